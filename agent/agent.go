@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/report"
@@ -43,7 +44,7 @@ type Config struct {
 	Address  string // HOST:PORT where other nodes find this one; empty: nowhere
 	Version  string
 	Labels   map[string]string
-	Pools    []PoolConfig // none: the default pool is made
+	Pools    []pool.Config // none: the default pool is made
 	Control  api.Service
 	Backends *backends.Registry
 	State    store.Store // the agent's own, on this node's disk
@@ -111,7 +112,7 @@ type Agent struct {
 	recovered   bool          // the agent's own state was lost, and control was not asked what is mounted before this start
 	reunion     reunion
 
-	pools   *pools
+	pools   *pool.Pools
 	cache   *records.Cache
 	locks   locks.Set
 	jobs    *jobs.Runner
@@ -199,7 +200,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.jobs = jobs.New(a.ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
-	a.pools = newPools(a.poolDeps())
+	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
 	if a.PeerID == nil {
 		a.PeerID = certified
@@ -276,7 +277,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	st := a.meetGuard(ctx)
 	a.bounds.wg.Go(a.keepBounds) // whatever takes its time from here on
-	if err := a.pools.open(ctx, a.node, a.recovered); err != nil {
+	if err := a.pools.Open(ctx, a.node, a.recovered); err != nil {
 		return err
 	}
 	a.takeGuard(st, 0)
@@ -324,7 +325,7 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 	if err := a.register(ctx); err != nil {
 		return s, err
 	}
-	if !a.pools.heard() { // before anything is done in them
+	if !a.pools.Heard() { // before anything is done in them
 		if _, _, err := a.askGenerations(ctx); err != nil {
 			return s, err
 		}
@@ -379,7 +380,7 @@ func (a *Agent) Close() error {
 	a.bounds.end()
 	a.bounds.wg.Wait()
 	a.leave(ctx)
-	return errors.Join(err, a.pools.close())
+	return errors.Join(err, a.pools.Close())
 }
 
 // Node returns the node's UUID.

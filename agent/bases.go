@@ -109,7 +109,7 @@ func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	if err != nil || v.Move == uuid.Nil {
 		return nil // a replica that finds none begins anew: nothing waits for that
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return nil
 	}

@@ -101,7 +101,7 @@ func (a *Agent) dropBeside(ctx context.Context, p pullRecord) error {
 	if p.Beside == uuid.Nil {
 		return nil
 	}
-	pool, err := a.pools.online(ctx, p.Pool)
+	pool, err := a.pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}

@@ -145,15 +145,15 @@ func TestI1GuardForgot(t *testing.T) {
 		g.wa.up()
 	}
 	known := func() bool { e, there := g.wa.entry(d.ID); return there && e.State == guard.StateArmed }
-	op := g.a.pools.all()[0]
-	if err := g.a.pools.wasOf(t.Context(), op.ID, 1<<40); err != nil {
+	op := g.a.pools.All()[0]
+	if err := g.a.pools.WasOf(t.Context(), op.ID, 1<<40); err != nil {
 		t.Fatal(err)
 	}
 	g.a.down()
 	forget()
 	g.a.up()
 	await(t, known)
-	if g.a.pools.free(op.ID) == nil {
+	if g.a.pools.Free(op.ID) == nil {
 		t.Error("its pool is not held")
 	}
 	g.la.away()
@@ -171,7 +171,7 @@ func TestI1GuardForgot(t *testing.T) {
 	if e := g.wa.fences(d.ID); e.Fence == nil || e.Filesystem.Root == "" || !e.Own {
 		t.Errorf("%+v", e)
 	}
-	if _, err := g.a.pools.get(op.ID); err == nil || g.a.pools.free(op.ID) != nil {
+	if _, err := g.a.pools.Get(op.ID); err == nil || g.a.pools.Free(op.ID) != nil {
 		t.Errorf("its pool is not offline: %v", err)
 	}
 	if err := os.Rename(op.Path+".away", op.Path); err != nil {

@@ -134,7 +134,7 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	if err != nil || home.Address == "" {
 		return 0, false
 	}
-	pool, err := a.pools.online(ctx, k.Pool)
+	pool, err := a.pools.Online(ctx, k.Pool)
 	if err != nil {
 		return 0, false
 	}

@@ -60,7 +60,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 		return out, err
 	}
 	if out.Dataset != nil && !out.Lost {
-		a.pools.changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
+		a.pools.Changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
 	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
 	a.news.Changed(op.DatasetID)
@@ -164,7 +164,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	jb.Step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = a.commit(ctx, op); err != nil && !inDoubt(err) {
@@ -179,7 +179,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 
 // mayTake refuses a snapshot that there is no room for.
 func (a *Agent) mayTake(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
-	err := a.pools.room(ctx)
+	err := a.pools.Room(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
 		err = tight(ctx, pool, d)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/loop"
@@ -27,10 +28,10 @@ func TestCloneRacedByAResize(t *testing.T) {
 			if backend == btrfs.Name {
 				scratch.Quota(t, disk, "simple")
 			}
-			pool := PoolConfig{Name: "default", Backend: backend, Path: filepath.Join(disk, "pool")}
+			cfg := pool.Config{Name: "default", Backend: backend, Path: filepath.Join(disk, "pool")}
 			r := newRig(t, func(c *Config) {
 				c.Backends = backends.NewRegistry(loop.New(&run.System{}), btrfs.New())
-				c.Pools = []PoolConfig{pool}
+				c.Pools = []pool.Config{cfg}
 			})
 			const had, has = 64 * dataset.MiB, 128 * dataset.MiB
 			if err := r.Create(t.Context(), "db", map[string]string{"size": had.String()}); err != nil {

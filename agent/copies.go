@@ -109,14 +109,14 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	}
 	if err := a.unused(ctx, d, "let go of"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
-			if pool, err := a.pools.get(k.Pool); err == nil {
+			if pool, err := a.pools.Get(k.Pool); err == nil {
 				return a.noteKey(ctx, pool, k) // who has it mounted needs no key any more
 			}
 			return nil // doctor says so
 		}
 		return err
 	}
-	pool, err := a.pools.online(ctx, k.Pool)
+	pool, err := a.pools.Online(ctx, k.Pool)
 	if err != nil {
 		return err
 	}

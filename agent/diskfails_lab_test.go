@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -77,22 +78,22 @@ func format(t *testing.T, disk *inside.Faulty, fs string) (at string, mounts, un
 func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyRig {
 	t.Helper()
 	r := &faultyRig{flock: &flock{T: t, may: "error"}, disk: inside.FaultyDisk(t, "faulty")}
-	pool := PoolConfig{Name: "default", Backend: backend, Image: image}
+	cfg := pool.Config{Name: "default", Backend: backend, Image: image}
 	if fs == "" {
-		pool.Devices = []string{r.disk.Path()}
+		cfg.Devices = []string{r.disk.Path()}
 		t.Cleanup(func() { // after the agent is closed
 			command(t, "lvm", "vgremove", "--config", "activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0}", "--force", "--yes", "drover-default")
 		})
 	} else {
 		at, mounts, unmounts := format(t, r.disk, fs)
-		pool.Path, r.mount, r.unmount = filepath.Join(at, "pool"), mounts, unmounts
+		cfg.Path, r.mount, r.unmount = filepath.Join(at, "pool"), mounts, unmounts
 		if fs == "btrfs" {
 			command(t, "btrfs", "quota", "enable", at)
 		}
 	}
 	r.serve()
 	h := r.host("host-a", "dir")
-	h.cfg.Pools = []PoolConfig{pool, {Name: "other", Backend: "dir", Path: filepath.Join(t.TempDir(), "other")}}
+	h.cfg.Pools = []pool.Config{cfg, {Name: "other", Backend: "dir", Path: filepath.Join(t.TempDir(), "other")}}
 	h.cfg.Backends = backends.NewRegistry(loop.New(&run.System{}), dir.Backend{}, btrfs.New(), lvm.New(&run.System{}))
 	r.h, r.a = h, h
 	t.Cleanup(r.close)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
@@ -24,7 +25,7 @@ func TestMoveFromAFailingDisk(t *testing.T) {
 	f.a, f.b = f.host("host-a", "loop"), f.host("host-b", "loop")
 	t.Cleanup(f.close)
 	disk := scratch.Mount(t, "xfs", 2<<30)
-	f.a.cfg.Pools = []PoolConfig{
+	f.a.cfg.Pools = []pool.Config{
 		{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")},
 		{Name: "near", Backend: "dir", Path: filepath.Join(t.TempDir(), "near")},
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -53,7 +54,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	}
 	a.checkDamaged(r)
 	a.checkRoot(ctx, r)
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		a.checkPoolInTime(ctx, r, p, known, err == nil)
 	}
 	a.checkUnmade(r)
@@ -105,14 +106,14 @@ func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
-	free, size, least, err := a.pools.rootSpace()
+	free, size, least, err := a.pools.RootSpace()
 	switch {
 	case err != nil:
 		r.Add(findings.Error, "root", "", "%v", err)
 	case free < least:
-		r.Add(findings.Error, "root", a.pools.rootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
+		r.Add(findings.Error, "root", a.pools.RootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
 	case free < backends.Reserve(size):
-		r.Add(findings.Warning, "root", a.pools.rootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
+		r.Add(findings.Warning, "root", a.pools.RootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
 	default:
 		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), a.Root)
 	}
@@ -140,7 +141,7 @@ func (a *Agent) checkBackends(ctx context.Context, r *diagnosis) {
 		switch {
 		case err == nil:
 			r.Add(findings.OK, name, "", "works on this host")
-		case !slices.ContainsFunc(a.pools.all(), func(p *openPool) bool { return p.Backend == k.Name() }): // nobody is without it
+		case !slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool { return p.Backend == k.Name() }): // nobody is without it
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.Serves(ctx, k) == nil:
 			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s", unnamed(k.Name(), err))
@@ -162,22 +163,22 @@ func unnamed(name string, err error) string {
 	return err.Error()
 }
 
-func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	name := "pool " + p.Name
-	if p.rec.Leaving != staying {
-		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.stuck, "that goes on by itself"))
+	if p.Record.Leaving != pool.Staying {
+		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "that goes on by itself"))
 		return
 	}
-	if p.backend == nil {
-		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.why))
+	if p.Storage == nil {
+		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.OfflineReason))
 		return
 	}
-	st, _ := a.pools.see(ctx, p.ID) // what is wrong stands in it
+	st, _ := a.pools.See(ctx, p.ID) // what is wrong stands in it
 	if !st.Online {
 		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
 		return
 	}
-	if why := p.held(); why != "" {
+	if why := p.Held(); why != "" {
 		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
 		return
 	}
@@ -190,18 +191,18 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *openPool, known 
 	case tight:
 		r.Add(findings.Warning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
 	default:
-		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.rec.Path, p.Note)
+		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
-	if p.unheld != "" {
-		r.Add(findings.Warning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.unheld)
+	if p.Unheld != "" {
+		r.Add(findings.Warning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.Unheld)
 	}
-	entries, err := p.backend.List(ctx)
+	entries, err := p.Storage.List(ctx)
 	if err != nil {
 		r.Add(findings.Error, name, "", "cannot be listed: %v", err)
 		return
 	}
-	if p.memory != "" {
-		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.inMemory())
+	if p.Memory != "" {
+		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.InMemory())
 	}
 	checkWarnings(r, p)
 	checkLacks(r, p)
@@ -217,18 +218,18 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *openPool, known 
 
 // roomHint says what would bring a pool below 80 %. On a store that is not to be
 // believed nothing would: it comes first.
-func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *openPool, st dataset.PoolStatus) string {
+func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *pool.Pool, st dataset.PoolStatus) string {
 	if r.strange != "" {
 		return ""
 	}
-	return a.pools.hint(ctx, p, st, st.Size/5)
+	return a.pools.Hint(ctx, p, st, st.Size/5)
 }
 
 // stallWarning is how long a snapshot may hold up writers before doctor says so.
 const stallWarning = 100 * time.Millisecond
 
-func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset) {
-	staller, ok := p.backend.(backends.Staller)
+func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset) {
+	staller, ok := p.Storage.(backends.Staller)
 	if !ok {
 		return
 	}

@@ -22,11 +22,11 @@ import (
 func TestDoctorLooksAgain(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	p, ok := r.pools.byName("default")
+	p, ok := r.pools.ByName("default")
 	if !ok {
 		t.Fatal("no pool")
 	}
-	entries, err := p.backend.List(t.Context())
+	entries, err := p.Storage.List(t.Context())
 	if err != nil || len(entries) != 1 {
 		t.Fatal(entries, err)
 	}
@@ -67,7 +67,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if err := p.backend.Delete(t.Context(), d.ID); err != nil {
+	if err := p.Storage.Delete(t.Context(), d.ID); err != nil {
 		t.Fatal(err)
 	}
 	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
@@ -80,7 +80,7 @@ func TestDoctorLooksAgain(t *testing.T) {
 func TestCopiesAreNotStrange(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	p, ok := r.pools.byName("default")
+	p, ok := r.pools.ByName("default")
 	if !ok {
 		t.Fatal("no pool")
 	}
@@ -107,10 +107,10 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
-		if err := p.backend.Snapshot(t.Context(), s, nil); err != nil {
+		if err := p.Storage.Snapshot(t.Context(), s, nil); err != nil {
 			t.Fatal(err)
 		}
-		entries, err := p.backend.List(t.Context())
+		entries, err := p.Storage.List(t.Context())
 		if err != nil || len(entries) != 1 {
 			t.Fatal(entries, err)
 		}
@@ -179,7 +179,7 @@ func TestDoctorOnALostStore(t *testing.T) {
 // A replica on record that is nowhere, and one that does not come along, are said.
 func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	r := newRig(t)
-	p, _ := r.pools.byName("default")
+	p, _ := r.pools.ByName("default")
 	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
 	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
@@ -220,7 +220,7 @@ func (k missingKind) Available(context.Context) error {
 // A host without the tools of a backend that no pool is of has nothing to mend.
 func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 	r := newRig(t)
-	p, _ := r.pools.byName("default")
+	p, _ := r.pools.ByName("default")
 	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
 		r.Backends = backends.NewRegistry(missingKind{name: name})
 		rep := &diagnosis{}

@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -29,7 +30,7 @@ func (a *Agent) comes(id uuid.UUID) bool {
 }
 
 // checkCopy looks at what lies here of a dataset whose home is elsewhere.
-func (a *Agent) checkCopy(r *diagnosis, p *openPool, e backends.Entry) {
+func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
 	k, kept := a.cache.Copy(e.ID)
 	switch {
@@ -56,7 +57,7 @@ func (a *Agent) checkReplicas(r *diagnosis) {
 			continue
 		}
 		subject := "volume " + k.Record.Volume
-		if op := a.pools.one(k.Pool); op == nil || op.gone {
+		if op := a.pools.One(k.Pool); op == nil || op.Gone {
 			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
 		} else if why := a.copiesFresh.failure(id); why != "" {
 			r.Add(findings.Warning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)

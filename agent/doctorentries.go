@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +20,7 @@ import (
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // checkEntries compares what lies in a pool with what the store knows.
-func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
 		again, _, err := a.recorded(ctx)
 		if err != nil {
@@ -49,8 +50,8 @@ func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *openPool, ent
 }
 
 // checkCorners names what a drover backend verify has made in a pool.
-func checkCorners(r *diagnosis, p *openPool) {
-	list, err := trialdir.Find(p.backend.Info().Path)
+func checkCorners(r *diagnosis, p *pool.Pool) {
+	list, err := trialdir.Find(p.Storage.Info().Path)
 	if err != nil {
 		return // a pool that is no folder has none
 	}
@@ -68,10 +69,10 @@ func checkCorners(r *diagnosis, p *openPool) {
 
 // checkUnrecorded looks at something that is on its way out, or that the store did not
 // know.
-func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *openPool, e backends.Entry, now recordsNow) {
+func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
-	doubtful := incoming && a.pools.doubts(p.ID, e.ID)
+	doubtful := incoming && a.pools.IsDistrusted(p.ID, e.ID)
 	if a.making(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
 		return
 	}
@@ -95,7 +96,7 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *openPool, 
 
 // checkElsewhere looks whether something that this node has not on record is another's, or may
 // be.
-func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *openPool, e backends.Entry) bool {
+func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
 	err := a.nobodys(ctx, e.ID)
 	switch {
@@ -120,7 +121,7 @@ func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 }
 
 // checkMissing names what is on record in a pool and does not lie there.
-func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
+func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
 		there[e.ID] = there[e.ID] || e.State == backends.EntryReady || e.State == backends.EntryIncoming
@@ -129,7 +130,7 @@ func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *openPool, ent
 		if d.Pool != p.ID || there[id] || d.State == dataset.StatePurging {
 			continue
 		}
-		_, err := p.backend.Stat(ctx, id)
+		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
 			r.Add(findings.Error, "dataset "+id.String(), a.gone(d), "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -43,7 +44,7 @@ func (a *Agent) checkHung(r *diagnosis) {
 }
 
 // checkPoolInTime is checkPool for a pool that may never answer.
-func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *openPool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	own := &diagnosis{strange: r.strange, mend: r.mend}
 	done := make(chan struct{})
 	go func() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -101,8 +102,8 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 	err := crypt.Available() // which not every backend needs
 	can := map[uuid.UUID]bool{}
-	for _, p := range c.a.pools.all() {
-		if p.backend != nil && p.Capabilities.Encryption {
+	for _, p := range c.a.pools.All() {
+		if p.Storage != nil && p.Capabilities.Encryption {
 			can[p.ID] = true
 		}
 	}
@@ -261,7 +262,7 @@ func rekeyOf(d dataset.Dataset) string {
 
 // checkRecordKey names a record beside the data that has the data key wrapped by another key than
 // the one that control has: that key is not to be destroyed yet.
-func (a *Agent) checkRecordKey(r *diagnosis, p *openPool, e backends.Entry, now recordsNow) {
+func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 		return
 	}

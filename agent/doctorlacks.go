@@ -7,12 +7,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
 
 // checkLacks says in a line what a pool has not, and other backends have: what a profile that
 // wants it will be told, before anybody asks.
-func checkLacks(r *diagnosis, p *openPool) {
+func checkLacks(r *diagnosis, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -14,7 +15,7 @@ import (
 
 // checkSnapshots compares the snapshots that lie in a pool with those that the
 // store knows.
-func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *openPool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := a.recordedSnapshots(ctx)
 	if err != nil {
 		r.Add(findings.Error, "control", "", "does not list its snapshots: %v", err)
@@ -70,8 +71,8 @@ func (a *Agent) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
 }
 
 // missingSnapshot looks again: it may have been made, or deleted, meanwhile.
-func (a *Agent) missingSnapshot(ctx context.Context, p *openPool, ds, id uuid.UUID) bool {
-	e, err := p.backend.Stat(ctx, ds)
+func (a *Agent) missingSnapshot(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
+	e, err := p.Storage.Stat(ctx, ds)
 	if err != nil || a.unknownSnapshot(ctx, id) {
 		return false
 	}

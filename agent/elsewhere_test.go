@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,7 +20,7 @@ func (r *rig) beside() *rig {
 	r.t.Helper()
 	return newRig(r.t, func(cfg *Config) {
 		cfg.Control, cfg.NodeName = r.link, "host-b"
-		cfg.Pools = []PoolConfig{{Name: "other", Backend: "dir", Path: filepath.Join(cfg.Root, "pool")}}
+		cfg.Pools = []pool.Config{{Name: "other", Backend: "dir", Path: filepath.Join(cfg.Root, "pool")}}
 	})
 }
 

@@ -111,8 +111,8 @@ func (a *Agent) addOwn(ctx context.Context, f *dataset.Facts) {
 	}
 	slices.Sort(f.Backends)
 	f.Pools = []dataset.PoolFacts{}
-	status := a.pools.status(ctx)
-	for _, p := range a.pools.records() {
+	status := a.pools.Status(ctx)
+	for _, p := range a.pools.Records() {
 		i := slices.IndexFunc(status, func(st dataset.PoolStatus) bool { return st.ID == p.ID })
 		if i < 0 {
 			continue // made in between

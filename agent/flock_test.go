@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -167,7 +168,7 @@ func (f *flock) host(name, backend string) *host {
 			f.Error(err)
 		}
 	})
-	pool := f.place(root, name, backend)
+	target := f.place(root, name, backend)
 	lease := 3 * time.Second // which each move of what is in use costs a test
 	if f.session > 0 {
 		lease = 8 * time.Second // longer than any promise
@@ -176,7 +177,7 @@ func (f *flock) host(name, backend string) *host {
 	h := &host{f: f, own: own, fuse: &fuse{left: -1}}
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
-		Pools:    []PoolConfig{{Name: "default", Backend: backend, Path: pool}},
+		Pools:    []pool.Config{{Name: "default", Backend: backend, Path: target}},
 		Backends: backends.NewRegistry(fusedKind{loop.New(&run.System{}), h}, fusedKind{dir.Backend{}, h}, fusedKind{btrfs.New(), h}, fusedKind{zfs.New(&run.System{}, clock.System{}), h}, fusedKind{nfs.Backend{Network: anywhere}, h}),
 		State:    fusedStore{own, h}, Clock: clock.System{}, Log: log,
 		Limits:   Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
@@ -383,9 +384,9 @@ func (f *flock) other(h *host) *host {
 
 func (h *host) thePool() backends.Pool {
 	h.f.Helper()
-	p, ok := h.pools.byName("default")
-	if !ok || p.backend == nil {
+	p, ok := h.pools.ByName("default")
+	if !ok || p.Storage == nil {
 		h.f.Fatal("no pool")
 	}
-	return p.backend
+	return p.Storage
 }

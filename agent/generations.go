@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -43,152 +43,6 @@ import (
 // the pool is held. So what costs no container waits for control: of a pool that nobody was
 // asked about since it was opened other nodes are given nothing (see given).
 
-// raiseEvery is how often a pool that is in use is raised: some flushes of its disk. For so
-// long a raise waits for replicas that were not asked since the start.
-const raiseEvery = 10 * time.Minute
-
-// held says why nothing is done in a pool; empty: it is not held.
-func (op *openPool) held() string {
-	if op.backend == nil || op.generation >= op.rec.Generation {
-		return ""
-	}
-	return fmt.Sprintf("its generation is %d and was %d: its disk was put back to an older state (bring back the newer one, or go on with what it has: drover pool accept %s --confirmed, on node %s)", op.generation, op.rec.Generation, op.Name, op.on)
-}
-
-// free fails with ErrOffline while a pool is held.
-func (op *openPool) free() error {
-	if why := op.held(); why != "" {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
-	}
-	return nil
-}
-
-// serves fails with ErrOffline while a pool is held, or offline.
-func (op *openPool) serves() error {
-	if op.rec.Leaving != staying {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
-	}
-	if op.backend == nil {
-		return offline(op.Name, op.why)
-	}
-	if op.hung != "" {
-		return offline(op.Name, op.hung)
-	}
-	if op.disk.failing != "" {
-		return offline(op.Name, op.disk.failing)
-	}
-	if op.late {
-		return offline(op.Name, "it was opened just now, and control is asked whether its disk was put back (ask again)")
-	}
-	return op.free()
-}
-
-// isDue reports whether a pool is to be raised.
-func (op *openPool) isDue(now time.Duration) bool {
-	return op.serves() == nil && !op.raising && (op.due || op.used && now-op.raised >= raiseEvery)
-}
-
-// change changes what is known of a pool, and says when it is held, or no more.
-func (p *pools) change(id uuid.UUID, f func(op *openPool)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	op := p.byID[id]
-	if op == nil {
-		return
-	}
-	next := *op
-	f(&next)
-	p.byID[id] = &next
-	log, was, is := p.log.WithField("pool", next.Name), op.held(), next.held()
-	switch {
-	case is != "" && was == "":
-		log.Error("pool is held: " + is)
-	case is == "" && was != "":
-		log.Info("pool is not held any more")
-	}
-}
-
-// keep changes what is on record of a pool, on disk first.
-func (p *pools) keep(ctx context.Context, id uuid.UUID, f func(rec *poolRecord)) error {
-	p.recording.Lock()
-	defer p.recording.Unlock()
-	op := p.one(id)
-	if op == nil || op.gone {
-		return notOurs(id)
-	}
-	rec := op.rec
-	f(&rec)
-	if err := p.db.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
-		return fmt.Errorf("pool %s: %w", op.Name, err)
-	}
-	p.change(id, func(op *openPool) { op.rec = rec })
-	return nil
-}
-
-// touched says that something in a pool is in use, or another than it was.
-func (p *pools) touched(id uuid.UUID) {
-	p.change(id, func(op *openPool) { op.used = true })
-}
-
-// changed is touched by what the store is written for anyway, or seldom; home: a home came
-// to the pool, and so it is to be raised soon.
-func (p *pools) changed(id uuid.UUID, home bool) {
-	p.change(id, func(op *openPool) { op.used, op.changed, op.due = true, true, op.due || home })
-}
-
-func (p *pools) one(id uuid.UUID) *openPool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.byID[id]
-}
-
-// wasOf takes in of which generation a pool was at most.
-func (p *pools) wasOf(ctx context.Context, id uuid.UUID, generation uint64) error {
-	op := p.one(id)
-	if op == nil || op.rec.Generation >= generation {
-		return nil
-	}
-	return p.keep(ctx, id, func(rec *poolRecord) { rec.Generation = max(rec.Generation, generation) })
-}
-
-// raise has a pool be of a later generation: in the pool first.
-func (p *pools) raise(ctx context.Context, op *openPool, to uint64) error {
-	var was openPool // what comes while it is raised counts for the next time
-	p.change(op.ID, func(op *openPool) { was, op.due, op.used, op.changed = *op, false, false, false })
-	unlock, err := p.identities.Lock(ctx, op.ID, "raise of pool "+op.Name)
-	if err == nil {
-		err = op.backend.Raise(to)
-		unlock()
-	}
-	if err != nil {
-		p.change(op.ID, func(op *openPool) {
-			op.due, op.used, op.changed = op.due || was.due, op.used || was.used, op.changed || was.changed
-		})
-		return ofPool(op.Name, err)
-	}
-	p.change(op.ID, func(op *openPool) {
-		op.unstored = op.unstored || was.due || was.changed
-		op.generation, op.raised = max(op.generation, to), p.clock.Steady()
-	})
-	return p.wasOf(ctx, op.ID, to)
-}
-
-// generations are those of the pools that are not offline.
-func (p *pools) generations() map[uuid.UUID]uint64 {
-	out := map[uuid.UUID]uint64{}
-	for _, op := range p.all() {
-		if op.backend != nil {
-			out[op.ID] = op.generation
-		}
-	}
-	return out
-}
-
-// heard reports whether control has said of each pool that is open of which generation it was.
-func (p *pools) heard() bool {
-	return !slices.ContainsFunc(p.all(), func(op *openPool) bool { return op.backend != nil && !op.heard })
-}
-
 // errNotKept says that a control replica is of a version that keeps no generations.
 var errNotKept = errors.New("control keeps no generations")
 
@@ -209,21 +63,21 @@ func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid
 	}
 	for _, g := range was.Pools {
 		of = append(of, g.Pool)
-		err = errors.Join(err, a.pools.wasOf(ctx, g.Pool, g.Generation))
+		err = errors.Join(err, a.pools.WasOf(ctx, g.Pool, g.Generation))
 	}
 	return of, err
 }
 
 // storeGenerations has control put on record of which generation this node's pools are.
 func (a *Agent) storeGenerations(ctx context.Context) error {
-	is := a.pools.generations()
+	is := a.pools.Generations()
 	_, err := a.tellGenerations(ctx, a.Control, is, false)
 	if errors.Is(err, errNotKept) {
 		return nil
 	}
 	for id, generation := range is {
 		if err == nil {
-			a.pools.change(id, func(op *openPool) { op.unstored = op.unstored && op.generation != generation })
+			a.pools.Change(id, func(op *pool.Pool) { op.Unstored = op.Unstored && op.Generation != generation })
 		}
 	}
 	return err
@@ -235,7 +89,7 @@ func (a *Agent) storeGenerations(ctx context.Context) error {
 func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
-	is, of, errs := a.pools.generations(), make([][]uuid.UUID, len(a.apart)), make([]error, len(a.apart))
+	is, of, errs := a.pools.Generations(), make([][]uuid.UUID, len(a.apart)), make([]error, len(a.apart))
 	var wg sync.WaitGroup
 	for i, to := range a.apart {
 		wg.Go(func() { of[i], errs[i] = a.tellGenerations(ctx, to, is, true) })
@@ -244,7 +98,7 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 	for i, err := range errs {
 		for _, id := range of[i] {
 			if err == nil || errors.Is(err, errNotKept) {
-				a.pools.change(id, func(op *openPool) { op.heard = true })
+				a.pools.Change(id, func(op *pool.Pool) { op.Heard = true })
 			}
 		}
 	}
@@ -273,16 +127,16 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
 		if d, known := a.cache.Dataset(id); known {
-			a.pools.touched(d.Pool)
+			a.pools.Touched(d.Pool)
 		}
 	}
 	a.jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return a.raiseDue(ctx) })
 }
 
 func (a *Agent) raiseDue(ctx context.Context) error {
-	due := func() (list []*openPool) {
-		for _, op := range a.pools.all() {
-			if op.isDue(a.Clock.Steady()) {
+	due := func() (list []*pool.Pool) {
+		for _, op := range a.pools.All() {
+			if op.IsDue(a.Clock.Steady()) {
 				list = append(list, op)
 			}
 		}
@@ -297,39 +151,39 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 	}
 	var work []*jobs.Job
 	for _, op := range due() { // none of which is held
-		if !all && a.Clock.Steady()-op.raised < raiseEvery {
+		if !all && a.Clock.Steady()-op.RaisedAt < pool.RaiseEvery {
 			continue
 		}
-		a.pools.change(op.ID, func(op *openPool) { op.raising = true })
+		a.pools.Change(op.ID, func(op *pool.Pool) { op.Raising = true })
 		work = append(work, a.jobs.Start("generation/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			a.raiseOne(ctx, op.ID)
 			return nil
 		}))
 	}
-	waitFor(ctx, a.Clock, startPatience, ends(work)) // what comes later is stored then
+	pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(work)) // what comes later is stored then
 	return a.storeRaised(ctx)
 }
 
 // raiseOne raises a pool, unless its disk was put back since its generation was read last.
 func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
-	_, err := a.pools.see(ctx, id)
-	if op := a.pools.one(id); op.serves() != nil {
+	_, err := a.pools.See(ctx, id)
+	if op := a.pools.One(id); op.Serves() != nil {
 		err = nil // it stays due
 	} else if err == nil {
-		err = a.pools.raise(ctx, op, op.generation+1)
+		err = a.pools.Raise(ctx, op, op.Generation+1)
 	}
 	if err != nil {
 		a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
-		a.pools.change(id, func(op *openPool) { op.due, op.raised = false, a.Clock.Steady() })
+		a.pools.Change(id, func(op *pool.Pool) { op.Due, op.RaisedAt = false, a.Clock.Steady() })
 	}
-	a.pools.change(id, func(op *openPool) { op.raising = false })
-	a.pools.suspect(id, err)
+	a.pools.Change(id, func(op *pool.Pool) { op.Raising = false })
+	a.pools.Suspect(id, err)
 	a.news.Soon()
 }
 
 // storeRaised has what the store is to hear of put on record.
 func (a *Agent) storeRaised(ctx context.Context) error {
-	if !slices.ContainsFunc(a.pools.all(), func(op *openPool) bool { return op.unstored }) {
+	if !slices.ContainsFunc(a.pools.All(), func(op *pool.Pool) bool { return op.Unstored }) {
 		return nil
 	}
 	return a.storeGenerations(ctx)
@@ -348,26 +202,26 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, known := a.pools.byName(in.Pool)
+	op, known := a.pools.ByName(in.Pool)
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
-	case op.rec.Leaving != staying || op.backend == nil || op.hung != "":
-		return dataset.Pool{}, op.serves()
-	case op.held() == "":
+	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
+		return dataset.Pool{}, op.Serves()
+	case op.Held() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict, "pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and on which node)", op.Name, a.NodeName)
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: what was written to it since it was as it is now is lost when it is accepted (say --confirmed)", op.Name)
 	}
 	_, all, err := a.askGenerations(ctx)
-	op, _ = a.pools.byName(in.Pool) // it is to be above all that anybody knows
-	to := op.rec.Generation + 1
+	op, _ = a.pools.ByName(in.Pool) // it is to be above all that anybody knows
+	to := op.Record.Generation + 1
 	if err != nil || !all {
 		to += unheard
 	}
-	a.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.held())
-	a.pools.changed(op.ID, true)
-	if err := a.pools.raise(ctx, op, to); err != nil {
+	a.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.Held())
+	a.pools.Changed(op.ID, true)
+	if err := a.pools.Raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err
 	}
 	defer a.news.Soon()

@@ -19,9 +19,9 @@ func (r *rig) at(generation uint64) {
 	r.t.Helper()
 	await(r.t, func() bool {
 		r.clock.Advance(settleTime) // a heartbeat may wait for it
-		op, _ := r.pools.byName("default")
-		g, err := op.backend.Generation()
-		return err == nil && g == generation && op.generation == g && r.link.highestSaid() == g
+		op, _ := r.pools.ByName("default")
+		g, err := op.Storage.Generation()
+		return err == nil && g == generation && op.Generation == g && r.link.highestSaid() == g
 	})
 }
 
@@ -132,7 +132,7 @@ func TestPoolThatWasPutBackIsHeld(t *testing.T) {
 		r.start(cfg)
 		r.holds(d)
 		r.holds(d)
-		if g, err := r.pools.all()[0].backend.Generation(); g != 1 || err != nil {
+		if g, err := r.pools.All()[0].Storage.Generation(); g != 1 || err != nil {
 			t.Errorf("it caught up: %d, %v", g, err)
 		}
 		if got := r.inPool("incoming"); len(got) != 1 {
@@ -174,8 +174,8 @@ func TestHostThatWasPutBack(t *testing.T) {
 	r.restart()
 	r.at(2)
 	older := func() {
-		p := r.pools.all()[0]
-		rec := p.rec
+		p := r.pools.All()[0]
+		rec := p.Record
 		rec.Generation = 1
 		cfg := r.Config
 		r.close()
@@ -194,7 +194,7 @@ func TestHostThatWasPutBack(t *testing.T) {
 	r.link.back()
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Retry)
-		return r.pools.free(d.Pool) != nil
+		return r.pools.Free(d.Pool) != nil
 	})
 	if _, err := r.Mount(t.Context(), "db", "after"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
 		t.Errorf("one more use: %v", err)
@@ -226,13 +226,13 @@ func TestNewerDiskIsBack(t *testing.T) {
 	older()
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Heartbeat)
-		return r.pools.free(d.Pool) != nil
+		return r.pools.Free(d.Pool) != nil
 	})
 	r.holds(d)
 	newer()
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Heartbeat)
-		return r.pools.free(d.Pool) == nil
+		return r.pools.Free(d.Pool) == nil
 	})
 	r.mount(d, "id")
 	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
@@ -248,7 +248,7 @@ func TestNoFalseAlarm(t *testing.T) {
 	d := r.volume("db")
 	serves := func(what string) {
 		t.Helper()
-		if err := r.pools.free(d.Pool); err != nil {
+		if err := r.pools.Free(d.Pool); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		r.mount(d, "id")
@@ -259,7 +259,7 @@ func TestNoFalseAlarm(t *testing.T) {
 	r.at(1)
 	raised := func(to uint64) {
 		t.Helper()
-		if err := r.pools.all()[0].backend.Raise(to); err != nil {
+		if err := r.pools.All()[0].Storage.Raise(to); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -273,7 +273,7 @@ func TestNoFalseAlarm(t *testing.T) {
 	for range 2 {
 		r.restart()
 		serves("control keeps none")
-		if g, err := r.pools.all()[0].backend.Generation(); g != 3 || err != nil {
+		if g, err := r.pools.All()[0].Storage.Generation(); g != 3 || err != nil {
 			t.Errorf("generation %d, %v", g, err)
 		}
 	}

@@ -222,7 +222,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
 			return nil
 		}
-		pool, err := a.pools.online(ctx, d.Pool)
+		pool, err := a.pools.Online(ctx, d.Pool)
 		if err == nil {
 			err = a.prune(ctx, pool, d)
 		}

@@ -75,8 +75,8 @@ func (a *Agent) registration(d dataset.Dataset, until time.Duration) (guard.Regi
 // ownFilesystem reports whether a dataset has a filesystem of its own. What is mounted shows
 // that while its pool is not open.
 func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
-	for _, op := range a.pools.all() {
-		if op.ID == d.Pool && op.backend != nil {
+	for _, op := range a.pools.All() {
+		if op.ID == d.Pool && op.Storage != nil {
 			return op.Capabilities.OwnFilesystem, nil
 		}
 	}

@@ -220,11 +220,11 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 // visit attaches a dataset of another home, by the pool that this node has on the same share.
 func (a *Agent) visit(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
 	err = errMoved
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		if p.Share == uuid.Nil {
 			continue
 		}
-		pool, perr := a.pools.online(ctx, p.ID)
+		pool, perr := a.pools.Online(ctx, p.ID)
 		if perr != nil {
 			err = perr
 			continue

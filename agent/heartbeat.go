@@ -94,14 +94,14 @@ func (a *Agent) purgeCondemned() {
 // rounds mends what has to be looked at now and then, and reports whether a pool
 // is back.
 func (a *Agent) rounds(ctx context.Context) (back bool) {
-	if back = a.pools.retry(ctx); back {
+	if back = a.pools.Retry(ctx); back {
 		if err := a.takeLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
 		a.noteAll()
 	}
 	a.leavePools()
-	a.pools.probeSuspects()
+	a.pools.ProbeSuspects()
 	a.raisePools()
 	a.trimPools()
 	a.unmountForgotten()
@@ -147,7 +147,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 		return st
 	}
-	pool, err := a.pools.get(d.Pool)
+	pool, err := a.pools.Get(d.Pool)
 	if err != nil {
 		st.Problem = err.Error()
 		return st
@@ -156,7 +156,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // for what it takes: not here
 	var used dataset.Size
 	var stopped, uerr error
-	if err = a.pools.ask(ctx, d.Pool, func(b backends.Pool) {
+	if err = a.pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		var fs unix.Statfs_t
 		if mounted {
 			stopped = a.volumeDisks.stopped(d, path, a.Clock.Steady())

@@ -46,7 +46,7 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	if err := a.keeps(d, string(op.Kind)); err != nil {
 		return d, nil, unlock, err
 	}
-	pool, err = a.pools.online(ctx, d.Pool)
+	pool, err = a.pools.Online(ctx, d.Pool)
 	return d, pool, unlock, err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -124,7 +125,7 @@ func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (
 // of the filesystem belongs to another filesystem now.
 func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Filesystem) (list []string) {
 	path, staged := a.mountPath(d.ID), ""
-	if pool, err := a.pools.get(d.Pool); err == nil {
+	if pool, err := a.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
 			staged = s.Staged(d.ID)
 		}
@@ -135,7 +136,7 @@ func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Files
 	ours, known := look.own.PlaceAt(path)
 	index := look.own.Index()
 	for _, e := range look.own {
-		if !tree.MayBe(e) || e.Mountpoint == staged || !within(e.Root, tree.Root) {
+		if !tree.MayBe(e) || e.Mountpoint == staged || !pool.Within(e.Root, tree.Root) {
 			continue
 		}
 		place, placed := index.PlaceOf(e)
@@ -158,22 +159,22 @@ func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Files
 // isOfAnotherDrover reports whether a mount on this host can be that of a second Drover on this machine, which
 // keeps its own record. Only a share can be mounted by two, and the path is all that identifies such a mount.
 func (a *Agent) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
-	pool := a.pools.one(d.Pool)
-	shared := pool == nil || pool.rec.Share != uuid.Nil // of a pool of another node, nothing is known here
+	pool := a.pools.One(d.Pool)
+	shared := pool == nil || pool.Record.Share != uuid.Nil // of a pool of another node, nothing is known here
 	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(a.mountPath(d.ID), a.Root))
 }
 
 // checkIdleInPool asks the pool whether a process on this host uses a dataset that is not mounted. It
 // fails if one does, and if the pool is offline or cannot tell.
 func (a *Agent) checkIdleInPool(ctx context.Context, d dataset.Dataset) error {
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return fmt.Errorf("cannot tell whether a process still has it mounted: %w", err)
 	}
 	idler, can := pool.(backends.Idler)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"cannot tell whether a process still has it mounted: pool %s does not support that", a.pools.name(d.Pool))
+			"cannot tell whether a process still has it mounted: pool %s does not support that", a.pools.Name(d.Pool))
 	}
 	err = idler.Idle(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder

@@ -72,13 +72,13 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	a.mu.Unlock()
 	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.allGiven()
 	lies := map[uuid.UUID]bool{}
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		if a.mistrust() != nil {
-			if err := a.pools.doubtAll(ctx, p.ID); err != nil {
+			if err := a.pools.DistrustAll(ctx, p.ID); err != nil {
 				return h, err
 			}
 		}
-		if _, err := a.pools.online(ctx, p.ID); errors.Is(err, dataset.ErrOffline) {
+		if _, err := a.pools.Online(ctx, p.ID); errors.Is(err, dataset.ErrOffline) {
 			continue
 		} else if err != nil {
 			return h, err

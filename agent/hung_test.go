@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -144,7 +145,7 @@ func hungRig(t *testing.T) (r *rig, h *hung, here, there dataset.Dataset) {
 	h = &hung{}
 	r = newRig(t, func(c *Config) {
 		c.Backends = backends.NewRegistry(h)
-		c.Pools = append(c.Pools, PoolConfig{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
+		c.Pools = append(c.Pools, pool.Config{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
 	})
 	t.Cleanup(h.goesOn)
 	here = r.volume("here")
@@ -172,7 +173,7 @@ func (r *rig) restartsLate() {
 		case err = <-started:
 			return true
 		default:
-			r.clock.Advance(startPatience / 10)
+			r.clock.Advance(pool.StartPatience / 10)
 			return false
 		}
 	})
@@ -180,7 +181,7 @@ func (r *rig) restartsLate() {
 		r.t.Fatal(err)
 	}
 	await(r.t, func() bool { // on a busy machine the start's time was over for a healthy disk too
-		if p, known := r.pools.byName("default"); known && p.serves() == nil {
+		if p, known := r.pools.ByName("default"); known && p.Serves() == nil {
 			return true
 		}
 		r.clock.Advance(r.Limits.Heartbeat)
@@ -188,9 +189,9 @@ func (r *rig) restartsLate() {
 	})
 }
 
-func (r *rig) other() *openPool {
+func (r *rig) other() *pool.Pool {
 	r.t.Helper()
-	p, known := r.pools.byName("other")
+	p, known := r.pools.ByName("other")
 	if !known {
 		r.t.Fatal("pool other is not known")
 	}
@@ -211,7 +212,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 		"reap": func(r *rig, _ dataset.Dataset) { // a create that was cut short
 			p := r.other()
 			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: p.ID}
-			if _, err := p.backend.Create(r.t.Context(), d); err != nil {
+			if _, err := p.Storage.Create(r.t.Context(), d); err != nil {
 				r.t.Fatal(err)
 			}
 		},
@@ -238,12 +239,12 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				r.isHung(there, 3)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
-				if r.pools.retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
+				if r.pools.Retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
 					t.Errorf("it is open, or was asked %d times", h.waits)
 				}
 			}
 			h.goesOn()
-			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().serves() == nil })
+			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().Serves() == nil })
 			r.mount(there, "id")
 			if r.record(there.ID).IDs["id"].Count != 1 {
 				t.Errorf("%+v", r.record(there.ID))
@@ -261,7 +262,7 @@ func (r *rig) isHung(there dataset.Dataset, found int) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	const want = "does not answer, since "
-	for _, st := range r.pools.status(ctx) {
+	for _, st := range r.pools.Status(ctx) {
 		if st.ID == there.Pool && (st.Online || !strings.HasPrefix(st.Reason, want)) {
 			r.t.Errorf("%+v", st)
 		}
@@ -293,27 +294,27 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 	rests := func(d dataset.Dataset) (generation uint64) {
 		t.Helper()
 		await(t, func() bool {
-			r.clock.Advance(startPatience)
-			op := r.pools.one(d.Pool)
-			generation = op.generation
-			return generation > 0 && !op.due && !op.used && !op.raising && !op.unstored
+			r.clock.Advance(pool.StartPatience)
+			op := r.pools.One(d.Pool)
+			generation = op.Generation
+			return generation > 0 && !op.Due && !op.Used && !op.Raising && !op.Unstored
 		})
 		return generation
 	}
 	here0, there0 := rests(here), rests(there) // for its first home as well, or both in one
 	h.hangs("raise")
-	r.pools.changed(there.Pool, true)
+	r.pools.Changed(there.Pool, true)
 	await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return h.asked() == 1 })
 	for n := range uint64(3) {
-		r.pools.changed(here.Pool, true)
+		r.pools.Changed(here.Pool, true)
 		if g := rests(here); g != here0+n+1 {
 			t.Fatalf("the other one is of generation %d, and was of %d", g, here0+n)
 		}
 	}
-	if g, asked := r.pools.one(there.Pool).generation, h.asked(); g != there0 || asked != 1 {
+	if g, asked := r.pools.One(there.Pool).Generation, h.asked(); g != there0 || asked != 1 {
 		t.Errorf("the one that hangs is of generation %d, and was asked %d times", g, asked)
 	}
-	r.pools.changed(there.Pool, true) // which counts for the next time
+	r.pools.Changed(there.Pool, true) // which counts for the next time
 	h.goesOn()
 	if g := rests(there); g != there0+2 {
 		t.Errorf("when it goes on it is of generation %d, and was of %d", g, there0)
@@ -325,13 +326,13 @@ func TestStopWhileAPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.hangs("open")
 	r.restartsLate()
-	late, cfg := r.other().opening, r.Config
+	late, cfg := r.other().Opening, r.Config
 	r.close()
 	h.goesOn()
-	<-late.done
+	<-late.Done
 	r.start(cfg)
-	if p := r.other(); p.backend == nil {
-		t.Fatal(p.why)
+	if p := r.other(); p.Storage == nil {
+		t.Fatal(p.OfflineReason)
 	}
 	r.mount(there, "id")
 	r.want(there, "id")

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -39,7 +40,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			await(t, func() bool {
 				r.clock.Advance(r.Limits.Heartbeat)
 				_, other := r.toldOf(here)
-				return other.Online && !slices.ContainsFunc(r.pools.all(), func(op *openPool) bool { return op.isDue(r.clock.Steady()) || op.raising })
+				return other.Online && !slices.ContainsFunc(r.pools.All(), func(op *pool.Pool) bool { return op.IsDue(r.clock.Steady()) || op.Raising })
 			})
 			h.mu.Lock()
 			h.own = call == "used"
@@ -47,9 +48,9 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			h.hangs(call)
 			r.news.Changed(there.ID)
 			await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
-			why := noAnswer(r.other().asked.since)
+			why := pool.NoAnswer(r.other().Asked.Since)
 			await(t, func() bool {
-				r.clock.Advance(askPatience / askTurns)
+				r.clock.Advance(pool.AskPatience / pool.AskTurns)
 				_, other := r.toldOf(here)
 				return !other.Online && other.Reason == why
 			})
@@ -89,15 +90,15 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	h.hangs("status")
 	r.news.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
-	q, cfg := r.other().asked, r.Config
+	q, cfg := r.other().Asked, r.Config
 	r.close()
 	select {
-	case <-q.done:
+	case <-q.Done:
 		t.Error("it did not hang")
 	default:
 	}
 	h.goesOn()
-	<-q.done
+	<-q.Done
 	await(t, func() bool { return h.closed() })
 	r.start(cfg)
 	r.mount(there, "id")
@@ -111,7 +112,7 @@ func TestStopWaitsForAnAnswer(t *testing.T) {
 	h.hangs("status")
 	r.news.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
-	time.AfterFunc(closePatience/10, h.goesOn) // no event tells that the stop waits for the pools
+	time.AfterFunc(pool.ClosePatience/10, h.goesOn) // no event tells that the stop waits for the pools
 	cfg := r.Config
 	r.close()
 	if !h.closed() {
@@ -132,14 +133,14 @@ func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
 				await(t, func() bool {
 					r.clock.Advance(settleTime)
 					op := r.other()
-					return op.generation == generation && op.rec.Generation == generation && !op.unstored
+					return op.Generation == generation && op.Record.Generation == generation && !op.Unstored
 				})
 			}
 			at(1)
 			putBack := r.saved("other")
 			r.restart()
 			at(2)
-			rec, moved := r.other().rec, filepath.Join(r.root, "moved")
+			rec, moved := r.other().Record, filepath.Join(r.root, "moved")
 			rec.Generation = 1
 			putBack()
 			if how == "adopted" {
@@ -179,7 +180,7 @@ func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
 				await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return mounts() == nil })
 				r.link.back()
 			}
-			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.pools.free(there.Pool) != nil })
+			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.pools.Free(there.Pool) != nil })
 			if err := mounts(); !errors.Is(err, dataset.ErrOffline) {
 				t.Error(err)
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -37,11 +38,11 @@ func TestI2ImportSurvivesAPowerCut(t *testing.T) {
 	}{"dir": {dir.Backend{}, "ext4", scratch.Ext4}, "btrfs": {btrfs.New(), "btrfs", scratch.Btrfs}} {
 		t.Run(backend, func(t *testing.T) {
 			disk := scratch.Image(t, of.fstype, of.size)
-			pool := filepath.Join(scratch.MountImage(t, of.fstype, disk), "pool")
+			target := filepath.Join(scratch.MountImage(t, of.fstype, disk), "pool")
 			cut := filepath.Join(t.TempDir(), "cut")
 			r := newRig(t, func(cfg *Config) {
 				cfg.Control = atCommit{cfg.Control, func() { scratch.Copy(t, disk, cut) }}
-				cfg.Pools = []PoolConfig{{Name: "default", Backend: backend, Path: pool}}
+				cfg.Pools = []pool.Config{{Name: "default", Backend: backend, Path: target}}
 				cfg.Backends = backends.NewRegistry(of.kind)
 			})
 			text := strings.Repeat("imported ", 1000)

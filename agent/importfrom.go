@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -44,11 +45,11 @@ type ownFolder struct{ what, path string }
 // ownFolders lists the places of all pools, and the agent's root. A place is listed by the path that is
 // recorded and, where its disk answers, by the path without symbolic links.
 func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
-	for _, o := range a.pools.all() {
-		for _, path := range o.rec.places() {
+	for _, o := range a.pools.All() {
+		for _, path := range o.Record.Places() {
 			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
 			all = append(all, ownFolder{what, path})
-			if a.pools.answers(ctx, path) != nil { // an import that reads from this disk hangs as well
+			if a.pools.Answers(ctx, path) != nil { // an import that reads from this disk hangs as well
 				continue
 			}
 			if resolved, err := filepath.EvalSymlinks(path); err == nil && resolved != path {
@@ -61,7 +62,7 @@ func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
 
 // contains reports whether path is dir or lies in it, by their paths or by where they are in one filesystem.
 func contains(table mount.Mounts, dir, path string) bool {
-	if within(path, dir) {
+	if pool.Within(path, dir) {
 		return true
 	}
 	outer, known := table.Place(dir)

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 )
 
@@ -24,7 +25,7 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 		select {
 		case <-a.isIn:
 		default:
-			waitFor(ctx, a.Clock, startPatience, ends(all))
+			pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(all))
 		}
 	}
 	waitFor(a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
@@ -33,9 +34,9 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 		return nil
 	}))
 	var all []*jobs.Job
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		all = append(all, a.jobs.StartAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
-			if now, there := a.pools.byName(p.Name); there {
+			if now, there := a.pools.ByName(p.Name); there {
 				a.resolveIncoming(ctx, now)
 			}
 			return nil
@@ -47,8 +48,8 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 // resolveIncoming finishes what a crash left in a pool: a dataset that is on record takes its
 // place, one that never was is not acknowledged and goes. What a pool does not let go is left
 // to the next start, and named by doctor.
-func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
-	if p.serves() != nil {
+func (a *Agent) resolveIncoming(ctx context.Context, p *pool.Pool) {
+	if p.Serves() != nil {
 		return
 	}
 	log := a.Log.WithField("pool", p.Name)
@@ -62,7 +63,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 		return
 	}
 	var promote []uuid.UUID
-	n, err := p.backend.Reap(ctx, func(id uuid.UUID) bool {
+	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
 		making := a.making(id) // asked first: what was just made is on record
 		if _, onRecord := a.cache.Dataset(id); onRecord {
 			if !making {
@@ -70,13 +71,13 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *openPool) {
 			}
 			return false
 		}
-		return !making && !a.wasLost(id) && !a.pools.doubts(p.ID, id) && !a.goesOnElsewhere(ctx, p, id, torn)
+		return !making && !a.wasLost(id) && !a.pools.IsDistrusted(p.ID, id) && !a.goesOnElsewhere(ctx, p, id, torn)
 	})
 	if err != nil {
 		log.WithError(err).Error("not all that a crash left was cleaned up")
 	}
 	for _, id := range promote {
-		if err := p.backend.Commit(ctx, id); err != nil {
+		if err := p.Storage.Commit(ctx, id); err != nil {
 			log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
 		}
 	}
@@ -98,43 +99,26 @@ func (a *Agent) wasLost(id uuid.UUID) bool {
 // pool was found without one, or the store was lost, nobody can tell it from one
 // that was never acknowledged: it stays, until it is on record again (drover store
 // rebuild) or a person has it destroyed.
-func (a *Agent) settleDoubts(ctx context.Context, p *openPool) error {
-	if !p.rec.Found && len(p.rec.Doubtful) == 0 {
+func (a *Agent) settleDoubts(ctx context.Context, p *pool.Pool) error {
+	if !p.Record.Found && len(p.Record.Doubtful) == 0 {
 		return nil
 	}
-	entries, err := p.backend.List(ctx)
+	entries, err := p.Storage.List(ctx)
 	if err != nil {
 		return err
 	}
 	var left []uuid.UUID
 	for _, e := range entries {
 		_, onRecord := a.cache.Dataset(e.ID)
-		if e.State == backends.EntryIncoming && !onRecord && !a.making(e.ID) && a.pools.doubts(p.ID, e.ID) {
+		if e.State == backends.EntryIncoming && !onRecord && !a.making(e.ID) && a.pools.IsDistrusted(p.ID, e.ID) {
 			left = append(left, e.ID)
 		}
 	}
-	if !p.rec.Found && slices.Equal(left, p.rec.Doubtful) {
+	if !p.Record.Found && slices.Equal(left, p.Record.Doubtful) {
 		return nil
 	}
 	if len(left) > 0 {
 		a.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records were lost, and are kept (drover doctor names them)", len(left))
 	}
-	return a.pools.doubt(ctx, p.ID, false, left)
-}
-
-// doubts reports whether nobody can say if an incoming dataset was acknowledged.
-func (p *pools) doubts(pool, id uuid.UUID) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	op := p.byID[pool]
-	return op != nil && (op.rec.Found || slices.Contains(op.rec.Doubtful, id))
-}
-
-// doubtAll makes all that is incoming in a pool doubtful.
-func (p *pools) doubtAll(ctx context.Context, pool uuid.UUID) error {
-	return p.doubt(ctx, pool, true, nil)
-}
-
-func (p *pools) doubt(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
-	return p.keep(ctx, pool, func(rec *poolRecord) { rec.Found, rec.Doubtful = all, ids })
+	return a.pools.Distrust(ctx, p.ID, false, left)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -90,8 +91,8 @@ func TestI3IncomingOfAFoundPool(t *testing.T) {
 	if got := r.inPool("datasets"); len(got) != 1 || got[0] != db.ID.String() || len(r.inPool("incoming")) != 0 {
 		t.Errorf("in the pool: %v, incoming %v", got, r.inPool("incoming"))
 	}
-	if p, _ := r.pools.byName("default"); p.rec.Found || len(p.rec.Doubtful) != 0 {
-		t.Errorf("still doubtful: %+v", p.rec)
+	if p, _ := r.pools.ByName("default"); p.Record.Found || len(p.Record.Doubtful) != 0 {
+		t.Errorf("still doubtful: %+v", p.Record)
 	}
 }
 
@@ -121,13 +122,13 @@ func TestI3IncomingThatARebuildCannotBringBack(t *testing.T) {
 // A crash while an adoption has not brought its datasets back yet loses none.
 func TestI3IncomingOfAnAdoptedPool(t *testing.T) {
 	r := newRig(t)
-	rec := poolRecord{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.root, "second")}
-	if _, err := r.pools.make(t.Context(), "second", rec); err != nil {
+	rec := pool.Record{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.root, "second")}
+	if _, err := r.pools.Make(t.Context(), "second", rec); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := r.pools.byName("second")
+	p, _ := r.pools.ByName("second")
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
-	if _, err := p.backend.Create(t.Context(), d); err != nil {
+	if _, err := p.Storage.Create(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
 	r.loseStore(true)
@@ -137,9 +138,9 @@ func TestI3IncomingOfAnAdoptedPool(t *testing.T) {
 	}
 	r.link.back()
 	r.restart()
-	if p, _ := r.pools.byName("second"); p == nil {
+	if p, _ := r.pools.ByName("second"); p == nil {
 		t.Fatal("the pool is not known")
-	} else if _, err := p.backend.Stat(t.Context(), d.ID); err != nil {
+	} else if _, err := p.Storage.Stat(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}
 }

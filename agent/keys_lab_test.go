@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -28,7 +29,7 @@ func TestEncryptedVolume(t *testing.T) {
 	programs := &run.Recorder{Next: &run.System{}}
 	k.rig = newRigOf(t, []byte(src), func(c *Config) {
 		c.Backends = backends.NewRegistry(loop.New(programs))
-		c.Pools = []PoolConfig{{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")}}
+		c.Pools = []pool.Config{{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")}}
 	})
 	d := k.encrypted("db")
 	data, err := keyring{k.Agent}.DataKey(t.Context(), d)

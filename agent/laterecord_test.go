@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -32,7 +33,7 @@ func TestRecordArrivesAfterTheEnd(t *testing.T) {
 		h, late := &hung{}, lateControl{records: make(chan api.Report, 1)}
 		r := newRig(t, func(c *Config) {
 			c.Backends = backends.NewRegistry(h)
-			c.Pools = append(c.Pools, PoolConfig{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
+			c.Pools = append(c.Pools, pool.Config{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
 			late.Service = c.Control
 			c.Control = late
 		})

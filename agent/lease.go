@@ -169,7 +169,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	case d.State != dataset.StateReady:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
-	if err := a.pools.free(d.Pool); err != nil {
+	if err := a.pools.Free(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	return d, a.opens(d, "mount")

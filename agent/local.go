@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
@@ -27,7 +28,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	rec, err := a.pools.asked(p)
+	rec, err := a.pools.Asked(p)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -37,7 +38,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, err := a.pools.make(ctx, p.Name, rec)
+	op, err := a.pools.Make(ctx, p.Name, rec)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -75,21 +76,21 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		return dataset.Pool{}, nil, err
 	}
 	defer unlock()
-	for _, o := range a.pools.all() {
-		if o.rec.place() == path || o.rec.Path == path { // before it is read: its disk may hang
-			if err := o.leaves(); err != nil {
+	for _, o := range a.pools.All() {
+		if o.Record.Place() == path || o.Record.Path == path { // before it is read: its disk may hang
+			if err := o.Leaves(); err != nil {
 				return dataset.Pool{}, nil, err
 			}
 		}
-		if o.rec.Image == 0 {
+		if o.Record.Image == 0 {
 			continue
 		}
-		if err := a.here(ctx, o); err != nil && sameFile(path, o.rec.Path) { // it is online: its disk does not hang
+		if err := a.here(ctx, o); err != nil && sameFile(path, o.Record.Path) { // it is online: its disk does not hang
 			return dataset.Pool{}, nil, err
 		}
 	}
 	name := a.freePoolName(path)
-	defer a.pools.tidy(name)
+	defer a.pools.Tidy(name)
 	var tried, unable []unadopted
 	for _, kind := range a.Backends.Kinds() {
 		if err := backends.Serves(ctx, kind); err != nil {
@@ -98,11 +99,11 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		}
 		rec := found
 		rec.Backend = kind.Name()
-		a.pools.place(name, &rec)
+		a.pools.Place(name, &rec)
 		var b backends.Pool
-		err := a.pools.formable(ctx, name, rec, kind)
+		err := a.pools.Formable(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.config(name, keyring{a}))
+			b, err = kind.Open(ctx, rec.Configured(name, keyring{a}))
 		}
 		if err != nil {
 			tried = append(tried, unadopted{kind.Name(), err})
@@ -162,11 +163,11 @@ func notAdopted(path string, tried, unable []unadopted) error {
 }
 
 // foundAt is the record of whatever pool lies at a path.
-func foundAt(path string) (poolRecord, error) {
-	found := poolRecord{Path: path, Found: true}
+func foundAt(path string) (pool.Record, error) {
+	found := pool.Record{Path: path, Found: true}
 	st, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && within(path, "/dev"): // a volume group of which nothing is active
+	case errors.Is(err, os.ErrNotExist) && pool.Within(path, "/dev"): // a volume group of which nothing is active
 	case err != nil:
 		return found, err
 	case st.Mode().IsRegular():
@@ -180,11 +181,11 @@ func foundAt(path string) (poolRecord, error) {
 }
 
 // here refuses to adopt a pool that this node has already, and that is online.
-func (a *Agent) here(ctx context.Context, p *openPool) error {
-	if st, err := a.pools.see(ctx, p.ID); err != nil || !st.Online {
+func (a *Agent) here(ctx context.Context, p *pool.Pool) error {
+	if st, err := a.pools.See(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
 	}
-	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.rec.Path)
+	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.Record.Path)
 }
 
 func sameFile(a, b string) bool {
@@ -193,35 +194,35 @@ func sameFile(a, b string) bool {
 	return err == nil && oerr == nil && os.SameFile(one, other)
 }
 
-func (a *Agent) adopt(ctx context.Context, name string, rec poolRecord) (dataset.Pool, []api.Rebuilt, error) {
-	for _, p := range a.pools.all() {
+func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (dataset.Pool, []api.Rebuilt, error) {
+	for _, p := range a.pools.All() {
 		if p.ID != rec.ID {
 			continue
 		}
-		if err := p.leaves(); err != nil { // by whatever path it was found
+		if err := p.Leaves(); err != nil { // by whatever path it was found
 			return dataset.Pool{}, nil, err
 		}
 		if err := a.here(ctx, p); err != nil {
 			return dataset.Pool{}, nil, err
 		}
 		// It has moved. Its place in the order and its name stay.
-		name, rec.Default, rec.Generation = p.Name, p.rec.Default, p.rec.Generation
+		name, rec.Default, rec.Generation = p.Name, p.Record.Default, p.Record.Generation
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
 		}
-		a.pools.place(name, &rec)
+		a.pools.Place(name, &rec)
 	}
 	if err := a.state.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	a.pools.openAll(ctx, true, a.pools.known(name, rec))
+	a.pools.OpenAll(ctx, true, a.pools.Known(name, rec))
 	defer a.news.Soon()
 	if err := a.takeLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	op, _ := a.pools.byName(name)
-	if err := op.serves(); err != nil {
-		if op.held() != "" {
+	op, _ := a.pools.ByName(name)
+	if err := op.Serves(); err != nil {
+		if op.Held() != "" {
 			err = fmt.Errorf("%w; then drover store rebuild brings its volumes back", err)
 		}
 		return op.Pool, nil, err
@@ -244,7 +245,7 @@ func (a *Agent) freePoolName(path string) string {
 	}
 	name := base
 	for n := 2; ; n++ {
-		if _, taken := a.pools.byName(name); !taken {
+		if _, taken := a.pools.ByName(name); !taken {
 			return name
 		}
 		name = fmt.Sprintf("%s-%d", base, n)
@@ -260,18 +261,18 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	if err := a.collectable(ctx, id); err != nil {
 		return err
 	}
-	for _, p := range a.pools.all() {
-		if p.backend == nil {
+	for _, p := range a.pools.All() {
+		if p.Storage == nil {
 			continue
 		}
-		e, err := p.backend.Stat(ctx, id)
+		e, err := p.Storage.Stat(ctx, id)
 		if errors.Is(err, dataset.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if err := p.serves(); err != nil {
+		if err := p.Serves(); err != nil {
 			return err
 		}
 		unlock, err := a.locks.Lock(ctx, id, "gc of dataset "+id.String())
@@ -292,7 +293,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).Warn("destroyed what the store does not know, as asked")
-		if err := p.backend.Delete(ctx, id); err != nil {
+		if err := p.Storage.Delete(ctx, id); err != nil {
 			return err
 		}
 		a.cache.Remove(id)
@@ -303,16 +304,16 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 
 // collectCorner removes what a drover backend verify has left, if that is what has the UUID.
 func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, err error) {
-	for _, p := range a.pools.all() {
-		if p.backend == nil {
+	for _, p := range a.pools.All() {
+		if p.Storage == nil {
 			continue
 		}
-		list, err := trialdir.Find(p.backend.Info().Path)
+		list, err := trialdir.Find(p.Storage.Info().Path)
 		i := slices.IndexFunc(list, func(l trialdir.Left) bool { return l.ID == id })
 		if err != nil || i < 0 {
 			continue
 		}
-		if err := p.serves(); err != nil {
+		if err := p.Serves(); err != nil {
 			return true, err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).Warn("removed what a verify has left, as asked")

@@ -34,11 +34,11 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		return out, err
 	}
 	defer unlock()
-	pool, err := a.pools.get(op.Dataset.Pool)
+	pool, err := a.pools.Get(op.Dataset.Pool)
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.room(ctx); err != nil {
+	if err := a.pools.Room(ctx); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
@@ -54,7 +54,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := a.makeBytes(withKey, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.mend(ctx, op.Dataset.Pool, err))
+		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.Mend(ctx, op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
 	if fill != nil {

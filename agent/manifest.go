@@ -42,7 +42,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	}
 	i := indexOf(e, s.ID)
 	if i < 0 {
-		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took", a.pools.name(d.Pool), s.ID)
+		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took", a.pools.Name(d.Pool), s.ID)
 	}
 	s = e.Snapshots[i] // that of an earlier try
 	if y.Files {

@@ -67,7 +67,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	r := a.record(d.ID)
 	if err := a.stopped(ctx, d, path); err != nil {
-		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
+		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, a.pools.Blame(ctx, d.Pool, err))
 		if len(r.IDs) == 0 { // the next request mounts it anew
 			err = errors.Join(err, a.unmountLater(ctx, d))
 		}
@@ -104,7 +104,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	a.unidle(d.ID)
 	a.limits.Used(d.ID, a.Clock.Steady())
 	if first && d.Home == a.node {
-		a.pools.changed(d.Pool, false)
+		a.pools.Changed(d.Pool, false)
 	}
 	steps.At("mount.recorded")
 	a.news.Changed(d.ID)
@@ -147,7 +147,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if d, err = a.opened(d); err != nil {
 		return err
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
@@ -166,7 +166,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	steps.At("mount.begin")
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
 		a.releaseSoon(d.ID)
-		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.blame(ctx, d.Pool, err))
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.Blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
 		a.limits.Disinherit(ctx, d)

@@ -34,11 +34,11 @@ type moving struct {
 // doMove makes this node the home of a dataset that another node has. It is begun again
 // after a crash: what has come is kept, and each step is idempotent.
 func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	pool, err := a.pools.online(ctx, op.Dataset.Pool)
+	pool, err := a.pools.Online(ctx, op.Dataset.Pool)
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := a.pools.room(ctx); err != nil {
+	if err := a.pools.Room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if err := a.canOpen(ctx, *op.Dataset); err != nil {
@@ -315,7 +315,7 @@ func (m *moving) makeHead(ctx context.Context) error {
 		return nil
 	}
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.a.pools.name(m.op.Dataset.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.a.pools.Name(m.op.Dataset.Pool))
 	}
 	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
 		return err

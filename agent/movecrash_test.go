@@ -25,11 +25,11 @@ func (h *host) opener(id uuid.UUID) bool {
 	if _, err := a.opened(d); err != nil {
 		return false
 	}
-	p, ok := a.pools.byName("default")
-	if !ok || p.backend == nil {
+	p, ok := a.pools.ByName("default")
+	if !ok || p.Storage == nil {
 		return false
 	}
-	e, err := p.backend.Stat(a.ctx, id)
+	e, err := p.Storage.Stat(a.ctx, id)
 	return err == nil && e.State != backends.EntryCopy
 }
 

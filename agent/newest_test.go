@@ -16,10 +16,10 @@ func TestNewestRecordWins(t *testing.T) {
 	if at == 0 {
 		t.Fatal("the copy has no index")
 	}
-	p, _ := r.pools.byName("default")
+	p, _ := r.pools.ByName("default")
 	entry := func() backends.Entry {
 		t.Helper()
-		entries, err := p.backend.List(t.Context())
+		entries, err := p.Storage.List(t.Context())
 		if err != nil || len(entries) != 1 {
 			t.Fatal(entries, err)
 		}
@@ -40,7 +40,7 @@ func TestNewestRecordWins(t *testing.T) {
 		beside := d
 		beside.Volume, beside.Epoch = "beside", uint64(int64(d.Epoch)+c.epoch)
 		beside.Written = uint64(int64(at) + c.written)
-		if err := p.backend.WriteRecord(t.Context(), beside, true); err != nil {
+		if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
 			t.Fatal(err)
 		}
 		f, ok := r.lying(entry(), false)
@@ -53,7 +53,7 @@ func TestNewestRecordWins(t *testing.T) {
 		}
 		r.cache.Apply(d, at)
 	}
-	if err := r.note(t.Context(), p.backend, d); err != nil {
+	if err := r.note(t.Context(), p.Storage, d); err != nil {
 		t.Fatal(err)
 	}
 	if got := entry().Record.Written; got != at {

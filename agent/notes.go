@@ -47,7 +47,7 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 	if !known || d.State == dataset.StatePurging {
 		return nil
 	}
-	pool, err := a.pools.get(d.Pool)
+	pool, err := a.pools.Get(d.Pool)
 	if err != nil {
 		return nil // noteAll comes to it when the pool is back
 	}
@@ -60,11 +60,11 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 // that was to write it.
 func (a *Agent) noteAll() {
 	a.jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
-		for _, p := range a.pools.all() {
-			if p.backend == nil || p.hung != "" {
+		for _, p := range a.pools.All() {
+			if p.Storage == nil || p.Hung != "" {
 				continue
 			}
-			entries, err := p.backend.List(ctx)
+			entries, err := p.Storage.List(ctx)
 			if err != nil && ctx.Err() == nil {
 				a.Log.WithError(err).WithField("pool", p.Name).Warn("the records beside the data were not compared")
 			}

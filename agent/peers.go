@@ -140,13 +140,13 @@ func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 // less than that node may have, which drops what its home has not: so nothing is given before
 // control has said of which generation the pool was. Containers here do not wait for that.
 func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
-	heard := func() bool { op := a.pools.one(id); return op == nil || op.heard }
+	heard := func() bool { op := a.pools.One(id); return op == nil || op.Heard }
 	if !heard() {
 		if _, _, err := a.askGenerations(ctx); !heard() {
-			return nil, dataset.Errorf(dataset.ErrUnavailable, "pool %s gives nothing to other nodes before control has said whether its disk was put back: %w", a.pools.name(id), cmp.Or(err, errUnknownPool))
+			return nil, dataset.Errorf(dataset.ErrUnavailable, "pool %s gives nothing to other nodes before control has said whether its disk was put back: %w", a.pools.Name(id), cmp.Or(err, errUnknownPool))
 		}
 	}
-	return a.pools.online(ctx, id)
+	return a.pools.Online(ctx, id)
 }
 
 // errUnknownPool says that control has a pool not on record as this node's.
@@ -182,7 +182,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if !known || d.State == dataset.StatePurging {
 		return out, false, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, false, err
 	}

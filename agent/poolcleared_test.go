@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -57,7 +58,7 @@ func TestPoolThatIsClearedIsNotOpenedAgain(t *testing.T) {
 	k := &clearing{Kind: dir.Backend{}}
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(k) })
 	r.newPool("plain")
-	k.before = func() { r.pools.retry(t.Context()) }
+	k.before = func() { r.pools.Retry(t.Context()) }
 	was := k.opened.Load()
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.pools.keep(ctx, p.ID, func(rec *poolRecord) { rec.Leaving = removed }); err != nil {
+	if err := r.pools.Keep(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -92,7 +93,7 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 	text := ""
 	await(t, func() bool {
 		r.rounds(ctx)
-		_, there := r.pools.byName("fast")
+		_, there := r.pools.ByName("fast")
 		for _, e := range log.AllEntries() { // which comes after it went
 			left, _ := e.Data["left"].(string)
 			text += left
@@ -111,8 +112,8 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 func TestForgettingOfPoolGoesOn(t *testing.T) {
 	r := newRig(t)
 	path := r.newPool("plain")
-	op, _ := r.pools.byName("plain")
-	if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving = forgotten }); err != nil {
+	op, _ := r.pools.ByName("plain")
+	if err := r.pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.Forgotten }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
@@ -130,11 +131,11 @@ func TestPoolThatIsRemovedIsAnothersByNow(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	path := r.newPool("plain")
-	op, _ := r.pools.byName("plain")
-	if err := r.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = removed }); err != nil {
+	op, _ := r.pools.ByName("plain")
+	if err := r.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.pools.holds.taken)), func(n string) bool { return !strings.HasPrefix(n, holdName(op.ID)) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.pools.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
 	cfg := r.Config
 	r.close()
 	other, err := socket.Hold(ctx, names[0])
@@ -190,12 +191,12 @@ func TestPoolThatHangsAsItGoesHoldsUpNoOther(t *testing.T) {
 // Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
 // where it may be cleared in part.
 func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
-	for name, is := range map[string]poolRecord{"whole": {Leaving: removed}, "cleared": {Leaving: removed, Off: true}} {
+	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.Removed}, "cleared": {Leaving: pool.Removed, Off: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			path := r.newPool("plain")
-			op, _ := r.pools.byName("plain")
-			if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
+			op, _ := r.pools.ByName("plain")
+			if err := r.pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
 				t.Fatal(err)
 			}
 			cfg := r.Config
@@ -205,12 +206,12 @@ func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			cfg.Pools = append(cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: path})
+			cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
 			r.start(cfg)
 			for range 2 {
 				r.rounds(t.Context())
-				now, there := r.pools.byName("plain")
-				if !there || now.serves() != nil || (name == "cleared") == (now.ID == op.ID) {
+				now, there := r.pools.ByName("plain")
+				if !there || now.Serves() != nil || (name == "cleared") == (now.ID == op.ID) {
 					t.Fatalf("it is %+v", now)
 				}
 				r.restart()
@@ -226,8 +227,8 @@ func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
 func TestForgottenPoolThatIsPutBackIntoTheFile(t *testing.T) {
 	r := newRig(t)
 	path := r.newPool("plain")
-	op, _ := r.pools.byName("plain")
-	if err := r.pools.keep(t.Context(), op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = forgotten, true }); err != nil {
+	op, _ := r.pools.ByName("plain")
+	if err := r.pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Forgotten, true }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -235,7 +236,7 @@ func TestForgottenPoolThatIsPutBackIntoTheFile(t *testing.T) {
 	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Pools = append(cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: path})
+	cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
 	r.start(cfg)
 	if there, err := os.ReadDir(path); err != nil || len(there) > 0 {
 		t.Errorf("made in its place: %v, %v", there, err)
@@ -245,7 +246,7 @@ func TestForgottenPoolThatIsPutBackIntoTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start(cfg)
-	if now, there := r.pools.byName("plain"); !there || now.ID != op.ID || now.serves() != nil {
+	if now, there := r.pools.ByName("plain"); !there || now.ID != op.ID || now.Serves() != nil {
 		t.Errorf("it is %+v", now)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -49,7 +50,7 @@ func TestPoolOfDevices(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(plain{dir.Backend{}}, f) })
 	ctx := t.Context()
 	devices := []string{"/dev/a", "/dev/b"}
-	mount := r.pools.imageMount("disk")
+	mount := r.pools.ImageMount("disk")
 	if err := os.MkdirAll(filepath.Dir(mount), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func TestPoolIsMadeByTheSameCommandAgain(t *testing.T) {
 	h := &halting{dies: true}
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("disk")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("disk")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	disk := api.NewPool{Name: "disk", Backend: "former", Devices: []string{"/dev/a", "/dev/b"}}
@@ -134,7 +135,7 @@ func TestPoolIsMadeByTheSameCommandAgain(t *testing.T) {
 	if made, err = r.CreatePool(ctx, other); !errors.Is(err, dataset.ErrExists) || h.got[0].ID == uuid.Nil {
 		t.Errorf("of other devices, where the first lies: %v, %v", made, err)
 	}
-	if err := r.state.Each(ctx, making+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
+	if err := r.state.Each(ctx, pool.Making+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
 		t.Errorf("of what was made: %v", err)
 	}
 }
@@ -152,7 +153,7 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 		}
 		return path
 	}
-	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("x")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("x")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"dir", "loop", "btrfs"} {
@@ -171,7 +172,7 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 			t.Errorf("%s: an empty disk was adopted: %v", kind, err)
 		}
 		for _, device := range []string{a, b} {
-			left := r.pools.imageMount(filepath.Base(device))
+			left := r.pools.ImageMount(filepath.Base(device))
 			if _, err := os.Lstat(left); err == nil {
 				t.Errorf("%s is left", left)
 			}

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -20,198 +17,9 @@ import (
 // probe fails, the pool is offline, and each round of the heartbeat repeats the probe until it
 // succeeds. A pool without such errors is never probed.
 
-// diskHealth is what the agent knows of the disk of a pool.
-type diskHealth struct {
-	suspect bool   // something in the pool failed as on a failing disk, and the pool was not probed since
-	failing string // why the last probe failed; empty: it succeeded, or there was none
-	closed  bool   // the pool was closed because its disk fails: it is probed before it serves again
-}
-
-// diskErrors are the errors of a failing disk, and of a filesystem that stopped taking writes after
-// one: XFS shuts down (EIO), ext4 and btrfs become read-only (EROFS).
-var diskErrors = []unix.Errno{unix.EIO, unix.EROFS, unix.EUCLEAN, unix.EBADMSG, unix.ENXIO, unix.ENODEV, unix.EREMOTEIO, unix.ENOLINK}
-
-// isDiskError reports whether a failing disk may be the cause of an error. The messages of programs
-// count too, as they carry no errno.
-func isDiskError(err error) bool {
-	if err == nil {
-		return false
-	}
-	for _, errno := range diskErrors {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	text := strings.ToLower(err.Error())
-	for _, errno := range diskErrors[:3] {
-		if strings.Contains(text, errno.Error()) {
-			return true
-		}
-	}
-	return false
-}
-
-// failingDisk returns the error for a pool whose disk fails, if err says so, and err otherwise.
-func failingDisk(pool string, err error) error {
-	if !isDiskError(err) {
-		return err
-	}
-	return dataset.Errorf(dataset.ErrOffline, "%s", diskFails(pool, err))
-}
-
-func diskFails(pool string, err error) string {
-	text := reason(pool, err)
-	if _, why, found := strings.Cut(text, "is offline: "); found {
-		text = why
-	}
-	return fmt.Sprintf("its disk fails: %s (look at dmesg; what to do: docs/operations.md, \"A disk fails\")", text)
-}
-
-// suspect starts a probe of a pool if err may come from its disk. The job is nil if there is none.
-func (p *pools) suspect(id uuid.UUID, err error) *jobs.Job {
-	if !isDiskError(err) {
-		return nil
-	}
-	open := false
-	p.change(id, func(op *openPool) { op.disk.suspect, open = true, op.backend != nil })
-	if !open {
-		return nil
-	}
-	return p.startProbe(id)
-}
-
-// blame returns the error of an operation in a pool that failed with err. If err may come from the
-// pool's disk, it waits for a probe, and if the disk fails the error says only that.
-func (p *pools) blame(ctx context.Context, id uuid.UUID, err error) error {
-	probe := p.suspect(id, err)
-	if probe == nil {
-		return err
-	}
-	waitFor(ctx, p.clock, askPatience, []<-chan struct{}{probe.Ended()})
-	op := p.one(id)
-	if why := op.diskFailure(); why != "" {
-		return offline(op.Name, why)
-	}
-	return err
-}
-
-// diskFailure says why a pool is offline, if that is because its disk fails.
-func (op *openPool) diskFailure() string {
-	if op.disk.closed {
-		return op.why
-	}
-	return op.disk.failing
-}
-
-// probeSuspects probes the pools that are suspected, and those whose last probe failed.
-func (p *pools) probeSuspects() {
-	for _, op := range p.all() {
-		if op.backend != nil && (op.disk.suspect || op.disk.failing != "") {
-			p.startProbe(op.ID)
-		}
-	}
-}
-
-func (p *pools) startProbe(id uuid.UUID) *jobs.Job {
-	return p.jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
-		p.probe(ctx, id)
-		return nil
-	})
-}
-
-// probe writes the identity of a pool as it is and records whether the disk took it. A pool that is
-// held is not written to. If the disk hangs, the wait ends and the write does not: the pool is offline
-// as one that hangs.
-func (p *pools) probe(ctx context.Context, id uuid.UUID) {
-	written := false
-	var failed error
-	err := p.ask(ctx, id, func(b backends.Pool) {
-		// Not while this host raises the generation: the old one would be written over the new one.
-		unlock, err := p.identities.Lock(ctx, id, "probe of pool "+p.name(id))
-		if err != nil {
-			return // drover stops
-		}
-		defer unlock()
-		if written = p.one(id).held() == ""; !written {
-			return
-		}
-		g, err := b.Generation()
-		if p.one(id).rec.Share != uuid.Nil {
-			g++ // other hosts raise it too, without this lock: what they raised is never taken back
-		}
-		if err == nil {
-			err = b.Raise(g)
-		}
-		failed = err
-	})
-	if err == nil && written {
-		p.probed(ctx, id, failed)
-	}
-}
-
-// probed records the outcome of a probe, and logs when the pool goes offline and comes back.
-func (p *pools) probed(ctx context.Context, id uuid.UUID, err error) {
-	before, now, name := "", "", p.name(id)
-	p.change(id, func(op *openPool) {
-		before = op.disk.failing
-		switch {
-		case isDiskError(err):
-			now = diskFails(name, err)
-		case err != nil && before != "": // such as that the operator has unmounted its filesystem
-			now = reason(name, err)
-		}
-		op.disk.failing, op.disk.suspect = now, false
-		op.back = op.back || before != "" && now == ""
-	})
-	log := p.log.WithField("pool", name)
-	switch {
-	case now != "" && before == "":
-		log.Error("pool is offline: " + now)
-	case now == "" && before != "":
-		log.Info("pool is online again: its disk works")
-	}
-	if (now == "") != (before == "") {
-		p.news.Soon()
-	}
-	if now != "" {
-		p.reopen(ctx, id, now)
-	}
-}
-
-// reopen closes a pool whose disk fails if Drover mounts the pool's filesystem (an image, devices)
-// and no volume of the pool is mounted. A filesystem that stopped taking writes works again only
-// after a new mount, which the next rounds make when they open the pool. What the operator mounted,
-// the operator must mount again.
-func (p *pools) reopen(ctx context.Context, id uuid.UUID, why string) {
-	if !p.one(id).rec.apart() {
-		return
-	}
-	for _, ds := range p.mounts.InUse() {
-		if d, known := p.cache.Dataset(ds); !known || d.Pool == id {
-			return
-		}
-	}
-	b, err := p.takeOut(ctx, id, why)
-	if err != nil {
-		return // it hangs, or was closed meanwhile: both are logged where they happen
-	}
-	p.change(id, func(op *openPool) { op.disk = diskHealth{closed: true} })
-	if err := b.Close(); err != nil {
-		p.log.WithError(err).WithField("pool", p.name(id)).Warn("pool with a failing disk was not closed cleanly")
-	}
-}
-
-// prove probes a pool that is being opened after it was closed because its disk failed.
-func (op *openPool) prove(b backends.Pool) error {
-	if !op.disk.closed {
-		return nil
-	}
-	return b.Raise(op.generation)
-}
-
 // blamePool is blame for the pool that an operation was carried out in.
 func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) error {
-	if !isDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // which is control's
+	if !pool.IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // which is control's
 		return err
 	}
 	id := uuid.Nil
@@ -221,10 +29,10 @@ func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) 
 	if op.Dataset != nil {
 		id = op.Dataset.Pool
 	}
-	if a.pools.one(id) == nil {
+	if a.pools.One(id) == nil {
 		return err
 	}
-	if cause := a.pools.blame(ctx, id, err); cause.Error() != err.Error() {
+	if cause := a.pools.Blame(ctx, id, err); cause.Error() != err.Error() {
 		return fmt.Errorf("volume %s: %w", op.Volume, cause)
 	}
 	return err

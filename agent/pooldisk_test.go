@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -104,7 +105,7 @@ func newBadRig(t *testing.T) (*rig, *badDisk) {
 	b := &badDisk{}
 	r := newRig(t, func(c *Config) {
 		c.Backends = backends.NewRegistry(b)
-		c.Pools = append(c.Pools, PoolConfig{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
+		c.Pools = append(c.Pools, pool.Config{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
 	})
 	if err := r.createIn("other", "db"); err != nil {
 		t.Fatal(err)
@@ -118,11 +119,11 @@ func (r *rig) createIn(pool, volume string) error {
 
 func (r *rig) statusOf(pool string) dataset.PoolStatus {
 	r.t.Helper()
-	p, ok := r.pools.byName(pool)
+	p, ok := r.pools.ByName(pool)
 	if !ok {
 		r.t.Fatal("no pool", pool)
 	}
-	for _, st := range r.pools.status(r.t.Context()) {
+	for _, st := range r.pools.Status(r.t.Context()) {
 		if st.ID == p.ID {
 			return st
 		}
@@ -154,8 +155,8 @@ func (r *rig) wantFailing(errno error) {
 	if f := r.finding("pool other"); f.Level != findings.Error || !strings.Contains(f.Text, "its disk fails") || !strings.Contains(f.Mend, "replace the disk") {
 		t.Errorf("doctor: %+v", f)
 	}
-	p, _ := r.pools.byName("other")
-	if _, err := r.pools.get(p.ID); !errors.Is(err, dataset.ErrOffline) {
+	p, _ := r.pools.ByName("other")
+	if _, err := r.pools.Get(p.ID); !errors.Is(err, dataset.ErrOffline) {
 		t.Errorf("work on it is not refused: %v", err)
 	}
 	_, err := r.Mount(t.Context(), "db", "user")
@@ -188,8 +189,8 @@ func TestPoolOnAFailingDisk(t *testing.T) {
 			return err
 		},
 		"raise": func(r *rig) error { // nobody asks for anything: the agent itself writes the identity
-			p, _ := r.pools.byName("other")
-			r.pools.changed(p.ID, true)
+			p, _ := r.pools.ByName("other")
+			r.pools.Changed(p.ID, true)
 			await(r.t, func() bool { r.rounds(r.t.Context()); return !r.statusOf("other").Online })
 			return r.createIn("other", "new")
 		},
@@ -256,16 +257,16 @@ func TestPoolOnAWorkingDisk(t *testing.T) {
 // A probe leaves the generation of a pool as it is, also when it is raised meanwhile.
 func TestProbeKeepsTheGeneration(t *testing.T) {
 	r, _ := newBadRig(t)
-	p, _ := r.pools.byName("other")
+	p, _ := r.pools.ByName("other")
 	for range 20 {
-		r.pools.changed(p.ID, true)
+		r.pools.Changed(p.ID, true)
 		r.rounds(t.Context())
-		<-r.pools.suspect(p.ID, unix.EIO).Ended()
+		<-r.pools.Suspect(p.ID, unix.EIO).Ended()
 	}
-	await(t, func() bool { return !r.pools.one(p.ID).raising })
-	now := r.pools.one(p.ID)
-	if g, err := now.backend.Generation(); err != nil || g != now.generation || now.held() != "" {
-		t.Errorf("generation %d, on record %d, %v, held %q", g, now.generation, err, now.held())
+	await(t, func() bool { return !r.pools.One(p.ID).Raising })
+	now := r.pools.One(p.ID)
+	if g, err := now.Storage.Generation(); err != nil || g != now.Generation || now.Held() != "" {
+		t.Errorf("generation %d, on record %d, %v, held %q", g, now.Generation, err, now.Held())
 	}
 }
 
@@ -273,7 +274,7 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 // write.
 func TestProbeOfAShare(t *testing.T) {
 	f := newFlock(t, "nfs", "nfs")
-	p, _ := f.a.pools.byName("default")
+	p, _ := f.a.pools.ByName("default")
 	at := func() uint64 {
 		t.Helper()
 		g, err := f.a.thePool().Generation()
@@ -282,15 +283,15 @@ func TestProbeOfAShare(t *testing.T) {
 		}
 		return g
 	}
-	await(t, func() bool { return at() > 0 && !f.a.pools.one(p.ID).due && !f.a.pools.one(p.ID).raising })
+	await(t, func() bool { return at() > 0 && !f.a.pools.One(p.ID).Due && !f.a.pools.One(p.ID).Raising })
 	before := at()
-	<-f.a.pools.suspect(p.ID, unix.EIO).Ended()
+	<-f.a.pools.Suspect(p.ID, unix.EIO).Ended()
 	if now := at(); now <= before {
 		t.Errorf("generation %d after %d", now, before)
 	}
 	for _, h := range f.hosts {
-		if op, _ := h.pools.byName("default"); op.held() != "" {
-			t.Errorf("%s: %s", h.NodeName, op.held())
+		if op, _ := h.pools.ByName("default"); op.Held() != "" {
+			t.Errorf("%s: %s", h.NodeName, op.Held())
 		}
 	}
 }
@@ -299,10 +300,10 @@ func TestProbeOfAShare(t *testing.T) {
 func TestProbeOfAHangingDisk(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.hangs("raise")
-	probe := r.pools.suspect(r.other().ID, unix.EIO)
+	probe := r.pools.Suspect(r.other().ID, unix.EIO)
 	await(t, func() bool { return h.asked() > 0 })
 	await(t, func() bool {
-		r.clock.Advance(askPatience / askTurns)
+		r.clock.Advance(pool.AskPatience / pool.AskTurns)
 		select {
 		case <-probe.Ended():
 			return true
@@ -322,8 +323,8 @@ func TestProbeOfAHangingDisk(t *testing.T) {
 func TestFailingPoolIsMountedAnew(t *testing.T) {
 	r, b := newBadRig(t)
 	lines := r.logged()
-	p, _ := r.pools.byName("other")
-	if err := r.pools.keep(t.Context(), p.ID, func(rec *poolRecord) { rec.Mount = rec.Path }); err != nil { // as one on devices
+	p, _ := r.pools.ByName("other")
+	if err := r.pools.Keep(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil { // as one on devices
 		t.Fatal(err)
 	}
 	d, _ := r.cache.Volume("db")
@@ -341,7 +342,11 @@ func TestFailingPoolIsMountedAnew(t *testing.T) {
 	await(t, func() bool { r.rounds(t.Context()); return b.closes() > 1 }) // opened again, and proven
 	r.wantFailing(unix.EROFS)
 	b.fails(nil, nil)
-	await(t, func() bool { r.clock.Advance(againPatience); r.rounds(t.Context()); return r.statusOf("other").Online })
+	await(t, func() bool {
+		r.clock.Advance(pool.AgainPatience)
+		r.rounds(t.Context())
+		return r.statusOf("other").Online
+	})
 	r.mount(d, "again")
 	if off, on := lines("pool is offline: its disk fails"), lines("pool is online again"); off != 1 || on != 1 {
 		t.Errorf("%d lines say that it is offline, and %d that it is online again", off, on)

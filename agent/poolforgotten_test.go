@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -78,19 +79,19 @@ func TestPoolIsForgottenAsItIs(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	path := r.newPool("plain")
-	op, _ := r.pools.byName("plain")
+	op, _ := r.pools.ByName("plain")
 	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: op.ID}
-	if _, err := op.backend.Create(ctx, lost); err != nil {
+	if _, err := op.Storage.Create(ctx, lost); err != nil {
 		t.Fatal(err)
 	}
-	if err := op.backend.Commit(ctx, lost.ID); err != nil {
+	if err := op.Storage.Commit(ctx, lost.ID); err != nil {
 		t.Fatal(err)
 	}
 	r.keepsPool("plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not on record here): drover doctor")
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
-	for name := range r.pools.holds.taken {
+	for name := range r.pools.Holds.Taken {
 		if strings.Contains(name, op.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}
@@ -122,7 +123,7 @@ func TestPoolStays(t *testing.T) {
 		t.Errorf("it serves no more: %v", err)
 	}
 	r.restart()
-	if op, there := r.pools.byName("plain"); !there || op.serves() != nil {
+	if op, there := r.pools.ByName("plain"); !there || op.Serves() != nil {
 		t.Error("it is not there any more")
 	}
 }
@@ -149,7 +150,7 @@ func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	r.restart()
-	if _, there := r.pools.byName("default"); !there {
+	if _, there := r.pools.ByName("default"); !there {
 		t.Error("a node without any pool has not the default one")
 	}
 }
@@ -173,8 +174,8 @@ func TestPoolIsRemovedUnderMakers(t *testing.T) {
 		}
 		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
 		if try%2 == 1 {
-			op, _ := r.pools.byName(name)
-			await(t, func() bool { now := r.pools.one(op.ID); return now.rec.Leaving != staying || now.gone })
+			op, _ := r.pools.ByName(name)
+			await(t, func() bool { now := r.pools.One(op.ID); return now.Record.Leaving != pool.Staying || now.Gone })
 			close(begins)
 		}
 		all.Wait()
@@ -188,7 +189,7 @@ func TestPoolIsRemovedUnderMakers(t *testing.T) {
 				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
 			}
 		}
-		if op, there := r.pools.byName(name); there != (errs[0] != nil) || there && op.serves() != nil {
+		if op, there := r.pools.ByName(name); there != (errs[0] != nil) || there && op.Serves() != nil {
 			t.Errorf("pool there %t: %v", there, errs[0])
 		}
 	}
@@ -202,7 +203,7 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	r.newPool("plain")
-	op, _ := r.pools.byName("plain")
+	op, _ := r.pools.ByName("plain")
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
 	unlock, err := r.locks.Lock(ctx, d.ID, "create of volume db")
 	if err != nil {
@@ -211,17 +212,17 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	gone := make(chan error, 1)
 	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
 	await(t, func() bool { return r.locks.Users(d.ID) == 2 })
-	if _, err := r.pools.get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
+	if _, err := r.pools.Get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("it is given to who asks now: %v", err)
 	}
-	if _, err := op.backend.Create(ctx, d); err != nil {
+	if _, err := op.Storage.Create(ctx, d); err != nil {
 		t.Fatal(err)
 	}
 	unlock()
 	if err := <-gone; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain holds volume db (incoming)") {
 		t.Errorf("removed: %v", err)
 	}
-	if _, err := r.pools.get(op.ID); err != nil {
+	if _, err := r.pools.Get(op.ID); err != nil {
 		t.Error(err)
 	}
 }
@@ -250,8 +251,8 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	}
 	hold(unknown)
 	r.newPool("plain")
-	op, _ := r.pools.byName("plain")
-	if err := r.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving, rec.Off = removed, true }); err != nil {
+	op, _ := r.pools.ByName("plain")
+	if err := r.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Removed, true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
@@ -320,7 +321,7 @@ func TestPoolRemovalCutShort(t *testing.T) {
 					c.State, c.Control = fusedStore{c.State, h}, fusedRegister{fusedControl{c.Control, h}}
 				})
 				path := r.newPool("plain")
-				await(t, func() bool { return len(r.pools.generations()) == 2 && !r.pools.one(r.pools.order[1]).raising })
+				await(t, func() bool { return len(r.pools.Generations()) == 2 && !r.pools.One(r.pools.Order[1]).Raising })
 				h.fuse.set(n, late, nil)
 				_, err := r.RemovePool(t.Context(), "plain", forget)
 				cut := h.fuse.blown()
@@ -329,13 +330,13 @@ func TestPoolRemovalCutShort(t *testing.T) {
 				h.fuse.mend()
 				r.start(r.Config)
 				await(t, func() bool {
-					op, there := r.pools.byName("plain")
-					if there && op.rec.Leaving != staying {
+					op, there := r.pools.ByName("plain")
+					if there && op.Record.Leaving != pool.Staying {
 						r.rounds(t.Context())
 					}
-					return !there || op.serves() == nil
+					return !there || op.Serves() == nil
 				})
-				_, there := r.pools.byName("plain")
+				_, there := r.pools.ByName("plain")
 				_, missing := os.Stat(filepath.Join(path, "pool.json"))
 				if there && r.Create(t.Context(), "db", map[string]string{"pool": "plain"}) != nil || there == (missing != nil) && !forget || err == nil && there {
 					t.Errorf("%s: there %t, its marker: %v", at, there, missing)

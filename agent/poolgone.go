@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
@@ -23,15 +24,6 @@ import (
 // before is waited for. It is looked into once more. Control takes it off its record, and refuses
 // that while anything is on record there: then the pool stays as it was. Its place is cleared.
 // The agent's own record goes. A start that finds a pool leaving goes on from there.
-
-// leaving is what becomes of a pool.
-type leaving string
-
-const (
-	staying   leaving = ""
-	removed   leaving = "removed"   // what Drover made at its place goes
-	forgotten leaving = "forgotten" // its place stays as it is
-)
 
 const (
 	// goneTime bounds a removal, whoever waits for it: LVM takes seconds, others less.
@@ -46,7 +38,7 @@ const (
 // for one that nobody can look into, ErrConflict while anything lies, or is on record, there, and
 // for one that a start would make again. Again, after a crash too: goes on.
 func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
-	op, known := a.pools.byName(name)
+	op, known := a.pools.ByName(name)
 	if !known {
 		return out, cmp.Or(a.mayGo(name, nil), a.notHere(ctx, name))
 	}
@@ -55,20 +47,20 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 		return out, err
 	}
 	defer unlock()
-	if op = a.pools.one(op.ID); op.gone { // meanwhile
+	if op = a.pools.One(op.ID); op.Gone { // meanwhile
 		return out, a.notHere(ctx, name)
 	}
 	if err := a.mayGo(name, op); err != nil {
 		return out, err
 	}
-	if !forget && op.rec.Leaving == staying {
+	if !forget && op.Record.Leaving == pool.Staying {
 		if err := a.emptied(ctx, op); err != nil {
 			return out, err
 		}
 	}
 	out.Pool, out.Notes = op.Pool, a.namedIn(ctx, op)
 	var asked []uuid.UUID // while the pool serves still: a refusal leaves it as it is
-	if op.rec.Leaving == staying {
+	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
 	}
 	if err := a.register(ctx, asked...); err != nil { // control has a say, so it is to be there
@@ -93,12 +85,12 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 
 // lockPool keeps two from removing one pool at once. What lies in it is asked under that lock alone:
 // its disk may hang, and other pools are made and taken in meanwhile.
-func (a *Agent) lockPool(ctx context.Context, op *openPool) (unlock func(), err error) {
+func (a *Agent) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
 	return a.locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
 // setLeaving puts on record that a pool is leaving. No other one is made, taken in or leaving meanwhile.
-func (a *Agent) setLeaving(ctx context.Context, op *openPool, forget bool) error {
+func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
 	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
 	if err != nil {
 		return err
@@ -107,20 +99,20 @@ func (a *Agent) setLeaving(ctx context.Context, op *openPool, forget bool) error
 	if err := a.mayGo(op.Name, op); err != nil {
 		return err
 	}
-	how := removed
-	if forget || op.rec.Leaving == forgotten { // which goes on
-		how = forgotten
+	how := pool.Removed
+	if forget || op.Record.Leaving == pool.Forgotten { // which goes on
+		how = pool.Forgotten
 	}
-	return a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Leaving = how })
+	return a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
 
 // mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
-func (a *Agent) mayGo(name string, op *openPool) error {
-	if slices.ContainsFunc(a.Pools, func(c PoolConfig) bool { return c.Name == name }) {
+func (a *Agent) mayGo(name string, op *pool.Pool) error {
+	if slices.ContainsFunc(a.Pools, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict, "pool %s stands in drover.yaml, and would be made again: take it out of that file and restart drover, then drover pool rm %s", name, name)
 	}
-	others := slices.ContainsFunc(a.pools.all(), func(o *openPool) bool { return o.Name != name && o.rec.Leaving == staying })
-	if op != nil && op.rec.Leaving == staying && !others && len(a.Pools) == 0 && (op.Default || name == "default") {
+	others := slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
+	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.Pools) == 0 && (op.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict, "pool %s is the only one of this node, and drover would make it again at its next start: make another one first (drover pool create)", name)
 	}
 	return nil
@@ -128,22 +120,22 @@ func (a *Agent) mayGo(name string, op *openPool) error {
 
 // emptied fails with ErrConflict unless a pool holds nothing, and with ErrOffline where nobody can
 // look. What is on its way out is brought to its end before.
-func (a *Agent) emptied(ctx context.Context, op *openPool) error {
-	b, err := a.pools.online(ctx, op.ID)
+func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
+	b, err := a.pools.Online(ctx, op.ID)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget %s takes it off the record, and touches nothing at its place)", op.Name, err, op.Name)
 	}
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
-		return ofPool(op.Name, err)
+		return pool.WithPoolName(op.Name, err)
 	}
 	return a.holdsNothing(ctx, op, b)
 }
 
 // holdsNothing is emptied for a pool that is open.
-func (a *Agent) holdsNothing(ctx context.Context, op *openPool, b backends.Pool) error {
+func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
-		return ofPool(op.Name, err)
+		return pool.WithPoolName(op.Name, err)
 	}
 	var there []dataset.Held
 	for _, e := range entries {
@@ -170,7 +162,7 @@ func (a *Agent) holdsNothing(ctx context.Context, op *openPool, b backends.Pool)
 
 // heldBy is what lies in a pool as what keeps it. What is on record counts, which the record
 // beside the data may be older than.
-func (a *Agent) heldBy(op *openPool, e backends.Entry) dataset.Held {
+func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
 	}
@@ -193,21 +185,21 @@ func (a *Agent) heldBy(op *openPool, e backends.Entry) dataset.Held {
 		return k.Held(volume, a.NodeName)
 	case a.making(e.ID) || a.copyOnRecord(e.ID):
 		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")", Mend: "work on it is under way, try again after it"}
-	case e.State == backends.EntryIncoming && !a.pools.doubts(op.ID, e.ID):
+	case e.State == backends.EntryIncoming && !a.pools.IsDistrusted(op.ID, e.ID):
 		return dataset.Held{What: "volume " + volume + " (incoming)", Mend: "was cut short, goes at the next start of drover"}
 	}
 	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not on record here)", Mend: "drover doctor says what it is"}
 }
 
 // namedIn says what names a pool, and what comes of its going.
-func (a *Agent) namedIn(ctx context.Context, op *openPool) (notes []string) {
+func (a *Agent) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 	list, _ := a.Control.Profiles(ctx) // it is a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
 			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of that name", p.Name, op.Name))
 		}
 	}
-	if !slices.ContainsFunc(a.pools.all(), func(o *openPool) bool { return o.ID != op.ID }) {
+	if !slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
 		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, unless there is another one by then")
 	}
 	return notes
@@ -217,10 +209,10 @@ func (a *Agent) namedIn(ctx context.Context, op *openPool) (notes []string) {
 // is tried again; but where anything lies or is on record there: then it stays a pool. left is
 // what is at its place still. The pool's lock is held.
 func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err error) {
-	op := a.pools.one(id)
-	how := op.rec.Leaving
+	op := a.pools.One(id)
+	how := op.Record.Leaving
 	steps.At("pool-remove.begun")
-	if !op.rec.Off {
+	if !op.Record.Off {
 		err = a.offRecord(ctx, op)
 	}
 	if err != nil && !inDoubt(err) {
@@ -230,10 +222,10 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.recorded")
-	if how == removed {
+	if how == pool.Removed {
 		left, err = a.clear(ctx, id)
 	} else {
-		left, err = "what lies at "+op.rec.Path+" was left as it is (drover pool adopt "+op.rec.place()+" takes it back)", a.pools.release(id)
+		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+" takes it back)", a.pools.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something came into it all the same
 		return "", errors.Join(err, a.stays(ctx, id))
@@ -247,18 +239,18 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 		return "", goesOn(op.Name, err)
 	}
 	defer unlock()
-	if err := a.pools.drop(ctx, id); err != nil {
+	if err := a.pools.Drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
-	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.rec.Backend, "path": op.rec.Path, "left": left}).Infof("pool is %s, as asked", how)
+	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.Record.Backend, "path": op.Record.Path, "left": left}).Infof("pool is %s, as asked", how)
 	return left, nil
 }
 
 // offRecord has control take a pool off its record, once nothing is under way, nor lies, in it.
-func (a *Agent) offRecord(ctx context.Context, op *openPool) error {
+func (a *Agent) offRecord(ctx context.Context, op *pool.Pool) error {
 	err := a.workEnds(ctx, op)
-	if err == nil && op.rec.Leaving == removed && op.backend != nil {
-		err = a.holdsNothing(ctx, op, op.backend)
+	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
+		err = a.holdsNothing(ctx, op, op.Storage)
 	}
 	if err == nil { // first without it: what control finds there after is all there is
 		err = a.register(ctx)
@@ -267,7 +259,7 @@ func (a *Agent) offRecord(ctx context.Context, op *openPool) error {
 		err = a.register(ctx, op.ID)
 	}
 	if err == nil {
-		err = a.pools.keep(ctx, op.ID, func(rec *poolRecord) { rec.Off = true })
+		err = a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Off = true })
 	}
 	return err
 }
@@ -278,7 +270,7 @@ func goesOn(name string, err error) error {
 
 // stays has a pool be one again.
 func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
-	if err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Leaving, rec.Off = staying, false }); err != nil {
+	if err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
 		return err
 	}
 	defer a.news.Soon()
@@ -286,7 +278,7 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 }
 
 // workEnds waits for what may have had a pool before it was leaving. ErrPending, naming it.
-func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
+func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
 	for _, id := range a.locks.Held() {
@@ -312,7 +304,7 @@ func (a *Agent) workEnds(ctx context.Context, op *openPool) error {
 
 // mayBeIn tells whether work on a dataset may be in a pool: it is known to, or nothing is known.
 func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
-	if a.pools.one(id) != nil { // the lock of a pool
+	if a.pools.One(id) != nil { // the lock of a pool
 		return false
 	}
 	var in []uuid.UUID

@@ -29,7 +29,7 @@ func everyKind(c *Config) {
 func (r *rig) unlisted(name string) {
 	r.t.Helper()
 	for range 2 {
-		if _, there := r.pools.byName(name); there {
+		if _, there := r.pools.ByName(name); there {
 			r.t.Errorf("the agent has pool %s", name)
 		}
 		list, err := r.link.Pools(r.t.Context())
@@ -116,7 +116,7 @@ func TestPoolIsRemoved(t *testing.T) {
 						t.Errorf("left at its place: %v, %v", left, err)
 					}
 				}
-				if _, err := os.Lstat(r.pools.imageMount(what)); !errors.Is(err, os.ErrNotExist) {
+				if _, err := os.Lstat(r.pools.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("where it was mounted: %v", err)
 				}
 				r.unlisted(what)

@@ -17,7 +17,7 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	path := r.newPool("plain")
-	op, _ := r.pools.byName("plain")
+	op, _ := r.pools.ByName("plain")
 	if err := r.Create(ctx, "shop", map[string]string{"pool": "plain"}); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded discard " + d.ID.String() + " " + r.NodeName)
 	r.cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not on record here) with 2 snapshots: drover doctor says what it is")
-	if err := op.backend.Delete(ctx, d.ID); err != nil {
+	if err := op.Storage.Delete(ctx, d.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(path, "stray"), nil, 0o600); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -37,8 +38,8 @@ func TestPoolsMadeAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if made != 1 || len(r.pools.all()) != 2 {
-		t.Errorf("%d made, %d known", made, len(r.pools.all()))
+	if made != 1 || len(r.pools.All()) != 2 {
+		t.Errorf("%d made, %d known", made, len(r.pools.All()))
 	}
 }
 
@@ -68,16 +69,16 @@ func TestImportHasItsID(t *testing.T) {
 
 // A pool's image is not mounted over another pool, nor a pool made in an image's place.
 func TestPoolsOverlap(t *testing.T) {
-	image := poolRecord{Path: "/disk/x.img", Mount: "/root/pools/x"}
+	image := pool.Record{Path: "/disk/x.img", Mount: "/root/pools/x"}
 	for _, c := range []struct {
-		other poolRecord
+		other pool.Record
 		want  bool
 	}{
-		{poolRecord{Path: "/root/pools/x"}, true}, {poolRecord{Path: "/root/pools"}, true}, {poolRecord{Path: "/disk"}, true},
-		{poolRecord{Path: "/disk/x"}, false}, {poolRecord{Path: "/disk/y.img", Mount: "/root/pools/y"}, false},
-		{poolRecord{Path: "/root/pools/x/y.img", Mount: "/root/pools/y"}, true},
+		{pool.Record{Path: "/root/pools/x"}, true}, {pool.Record{Path: "/root/pools"}, true}, {pool.Record{Path: "/disk"}, true},
+		{pool.Record{Path: "/disk/x"}, false}, {pool.Record{Path: "/disk/y.img", Mount: "/root/pools/y"}, false},
+		{pool.Record{Path: "/root/pools/x/y.img", Mount: "/root/pools/y"}, true},
 	} {
-		if overlap(image, c.other) != c.want || overlap(c.other, image) != c.want {
+		if pool.Overlap(image, c.other) != c.want || pool.Overlap(c.other, image) != c.want {
 			t.Errorf("%+v and %+v: want %t", image, c.other, c.want)
 		}
 	}
@@ -92,12 +93,12 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 		"pool fast at /x is offline:": {"pool fast: pool fast at /x is offline:", "pool fast at /x is offline:", "pool fast at /x is offline:"},
 	} {
 		err := dataset.Errorf(dataset.ErrNoSpace, "%s", given)
-		made := ofPool("fast", err)
+		made := pool.WithPoolName("fast", err)
 		if made.Error() != want[0] || !errors.Is(made, dataset.ErrNoSpace) {
 			t.Errorf("%q: %q, want %q", given, made, want[0])
 		}
-		why := reason("fast", err)
-		if off := offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
+		why := pool.Reason("fast", err)
+		if off := pool.Offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
 			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
 		}
 	}

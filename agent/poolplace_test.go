@@ -21,7 +21,7 @@ import (
 // or of the mounts becomes a pool by another way. One of nobody does.
 func TestPoolPlacedThroughABind(t *testing.T) {
 	r := newRig(t)
-	pool, ok := r.pools.byName("default")
+	pool, ok := r.pools.ByName("default")
 	if !ok {
 		t.Fatal("no pool")
 	}
@@ -53,9 +53,9 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 	}
 	second := api.NewPool{Name: "second", Backend: "dir"}
 	for from, says := range map[string]string{
-		filepath.Join(pool.rec.Path, "incoming"): "lies in pool " + pool.ID.String(),
-		filepath.Join(engine, "volumes"):         "lies in " + engine + ", where a container engine",
-		filepath.Join(r.mountRoot(), "some"):     ", where volumes are mounted",
+		filepath.Join(pool.Record.Path, "incoming"): "lies in pool " + pool.ID.String(),
+		filepath.Join(engine, "volumes"):            "lies in " + engine + ", where a container engine",
+		filepath.Join(r.mountRoot(), "some"):        ", where volumes are mounted",
 	} {
 		bound(from, func() {
 			for _, second.Path = range []string{at, filepath.Join(at, "new")} {
@@ -78,7 +78,7 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 func TestAdoptImageOfAPoolThatIsHere(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	image := filepath.Join(r.root, "images.img")
-	if err := os.MkdirAll(filepath.Dir(r.pools.imageMount("images")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("images")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
@@ -88,7 +88,7 @@ func TestAdoptImageOfAPoolThatIsHere(t *testing.T) {
 	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{image, hard, soft, r.pools.imageMount("images")} {
+	for _, path := range []string{image, hard, soft, r.pools.ImageMount("images")} {
 		_, _, err := r.AdoptPool(t.Context(), path)
 		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is pool images of this node already, at "+image) {
 			t.Errorf("%s: %v", path, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -26,7 +27,7 @@ func TestWithin(t *testing.T) {
 		{"/pool", "/pool", true}, {"/pool/sub", "/pool", true}, {"/pool", "/pool/sub", false},
 		{"/pools", "/pool", false}, {"/pool..x", "/pool", false}, {"/pool/..x", "/pool", true}, {"/", "/pool", false}, {"/x", "/", true},
 	} {
-		if got := within(c.path, c.dir); got != c.want {
+		if got := pool.Within(c.path, c.dir); got != c.want {
 			t.Errorf("%s within %s: %t", c.path, c.dir, got)
 		}
 	}
@@ -86,8 +87,8 @@ func TestPoolComesBack(t *testing.T) {
 	id := r.pool().ID()
 	f.offline.Store(true)
 	r.restart()
-	p, ok := r.pools.byName("default")
-	if !ok || p.backend != nil || p.ID != id {
+	p, ok := r.pools.ByName("default")
+	if !ok || p.Storage != nil || p.ID != id {
 		t.Fatalf("%+v", p)
 	}
 	for what, err := range map[string]error{"mount": r.calls("db")["mount"], "create": r.Create(ctx, "new", nil)} {
@@ -105,7 +106,7 @@ func TestPoolComesBack(t *testing.T) {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.offline.Store(false)
-	if !r.pools.retry(ctx) || r.pools.retry(ctx) {
+	if !r.pools.Retry(ctx) || r.pools.Retry(ctx) {
 		t.Error("it did not come back, once")
 	}
 	if err := r.takeLate(ctx); err != nil {
@@ -182,7 +183,7 @@ func TestCreatePool(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", c.p, err, c.kind.Code)
 		}
 	}
-	if got := len(r.pools.all()); got != 1 {
+	if got := len(r.pools.All()); got != 1 {
 		t.Fatalf("%d pools", got)
 	}
 	second, err := r.CreatePool(ctx, api.NewPool{Name: "second", Backend: "dir", Path: filepath.Join(r.root, "second")})
@@ -203,7 +204,7 @@ func TestCreatePool(t *testing.T) {
 		t.Error(err)
 	}
 	r.restart()
-	if p, ok := r.pools.byName("second"); !ok || p.ID != second.ID || p.backend == nil {
+	if p, ok := r.pools.ByName("second"); !ok || p.ID != second.ID || p.Storage == nil {
 		t.Errorf("after a restart: %+v", p)
 	}
 }
@@ -230,11 +231,11 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	await(t, func() bool { // its marker may be written meanwhile
 		return errors.Join(os.RemoveAll(copied), os.CopyFS(copied, os.DirFS(filepath.Join(r.root, "pool")))) == nil
 	})
-	_, err := r.pools.make(t.Context(), "copy", poolRecord{Backend: "dir", Path: copied})
+	_, err := r.pools.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
 	if !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "pool default") {
 		t.Errorf("a copy of the pool: %v", err)
 	}
-	if got := r.pools.all(); len(got) != 1 || got[0].rec.Path != filepath.Join(r.root, "pool") || got[0].ID == uuid.Nil {
+	if got := r.pools.All(); len(got) != 1 || got[0].Record.Path != filepath.Join(r.root, "pool") || got[0].ID == uuid.Nil {
 		t.Errorf("pools: %+v", got)
 	}
 }
@@ -250,7 +251,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := r.Config
-	cfg.Pools = append(cfg.Pools, PoolConfig{Name: "new", Backend: "dir", Path: full}, PoolConfig{Name: "odd", Backend: "zfs", Path: "/odd"})
+	cfg.Pools = append(cfg.Pools, pool.Config{Name: "new", Backend: "dir", Path: full}, pool.Config{Name: "odd", Backend: "zfs", Path: "/odd"})
 	r.close()
 	r.start(cfg)
 	r.mount(db, "id")
@@ -289,7 +290,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	cfg.Pools = cfg.Pools[:2]
 	r.close()
 	r.start(cfg)
-	if p, ok := r.pools.byName("new"); !ok || p.backend == nil {
+	if p, ok := r.pools.ByName("new"); !ok || p.Storage == nil {
 		t.Errorf("after it was mended: %+v", p)
 	}
 	r.tell(ctx, newTellers(r.apart), nil)
@@ -304,7 +305,7 @@ func TestNoDefaultBesideAPoolThatCannotBeMade(t *testing.T) {
 	f := &fussy{}
 	f.offline.Store(true)
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(f) })
-	if got := r.pools.all(); len(got) != 0 {
+	if got := r.pools.All(); len(got) != 0 {
 		t.Errorf("pools %+v", got)
 	}
 	if err := r.Create(t.Context(), "db", nil); err == nil {

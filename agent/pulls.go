@@ -135,7 +135,7 @@ func (a *Agent) resolvePull(ctx context.Context, id uuid.UUID, p pullRecord) err
 
 // settleHome puts a dataset whose home this node became in its place. Its lock is held.
 func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord) error {
-	pool, err := a.pools.online(ctx, p.Pool)
+	pool, err := a.pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 		}
 	}
 	steps.At("move.committed")
-	a.pools.changed(p.Pool, true)
+	a.pools.Changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
 	a.pruneSoon(d.ID)
 	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.dropPull(ctx, d.ID))
@@ -209,7 +209,7 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 	if p.Share { // none of it is here
 		return a.dropPull(ctx, id)
 	}
-	pool, err := a.pools.online(ctx, p.Pool)
+	pool, err := a.pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}

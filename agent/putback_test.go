@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -25,8 +26,8 @@ import (
 func TestPutBackIsFoundByWhatComesFirst(t *testing.T) {
 	for what, does := range map[string]func(r *rig, d dataset.Dataset) error{
 		"raise": func(r *rig, d dataset.Dataset) error {
-			r.pools.changed(d.Pool, true)
-			return errors.Join(r.raiseDue(r.t.Context()), r.pools.free(d.Pool))
+			r.pools.Changed(d.Pool, true)
+			return errors.Join(r.raiseDue(r.t.Context()), r.pools.Free(d.Pool))
 		},
 		"mount": func(r *rig, d dataset.Dataset) error {
 			_, err := r.Mount(r.t.Context(), d.Volume, "id")
@@ -49,7 +50,7 @@ func TestPutBackIsFoundByWhatComesFirst(t *testing.T) {
 			if err := does(r, d); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
 				t.Error(err)
 			}
-			if g, err := r.pools.all()[0].backend.Generation(); g != 1 || err != nil {
+			if g, err := r.pools.All()[0].Storage.Generation(); g != 1 || err != nil {
 				t.Errorf("it caught up: %d, %v", g, err)
 			}
 			r.holds(d)
@@ -59,7 +60,7 @@ func TestPutBackIsFoundByWhatComesFirst(t *testing.T) {
 
 // ahead is a volume whose replica on b has a snapshot of which a, the home, knows nothing once
 // its disk is put back by the function that is returned.
-func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() poolRecord) {
+func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() pool.Record) {
 	f.Helper()
 	d = f.a.volume("db@safe", map[string]string{"size": "320MiB"})
 	await(f.T, func() bool { return !f.upToOn(f.b, "db").IsZero() })
@@ -70,7 +71,7 @@ func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() poo
 		}
 	}
 	await(f.T, at(1))
-	op := f.a.pools.all()[0]
+	op := f.a.pools.All()[0]
 	f.a.down()
 	kept := filepath.Join(filepath.Dir(op.Path), "kept")
 	if out, err := exec.CommandContext(f.Context(), "cp", "-a", "--reflink=always", op.Path, kept).CombinedOutput(); err != nil {
@@ -78,17 +79,17 @@ func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() poo
 	}
 	f.a.cfg.Limits.Heartbeat = time.Hour // refreshes are a second apart
 	f.a.up()
-	await(f.T, at(op.generation+1))
+	await(f.T, at(op.Generation+1))
 	f.a.writes("db", "token", "new")
 	written := time.Now()
 	await(f.T, func() bool { return f.hasSince(f.b, "db", written) })
 	has, _ = f.b.replicaOf(d.ID)
-	return d, has, func() poolRecord {
+	return d, has, func() pool.Record {
 		if err := errors.Join(os.Rename(op.Path, op.Path+".newer"), os.Rename(kept, op.Path)); err != nil {
 			f.Fatal(err)
 		}
-		rec := op.rec
-		rec.Generation = op.generation
+		rec := op.Record
+		rec.Generation = op.Generation
 		return rec
 	}
 }
@@ -157,7 +158,7 @@ func TestReplicaOfAHostThatWasPutBackKeepsTheNewer(t *testing.T) {
 	f.a.unmounts("db", "alone")
 	f.keepsNewer(d, has, dataset.ErrUnavailable)
 	away.Store(false)
-	await(t, func() bool { return f.a.pools.free(d.Pool) != nil })
+	await(t, func() bool { return f.a.pools.Free(d.Pool) != nil })
 	f.keepsNewer(d, has, dataset.ErrOffline)
 }
 
@@ -167,7 +168,7 @@ func TestPeersWaitForNoHeartbeat(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.at(1)
-	r.pools.change(d.Pool, func(op *openPool) { op.heard = false })
+	r.pools.Change(d.Pool, func(op *pool.Pool) { op.Heard = false })
 	for _, away := range []bool{true, false} {
 		if away {
 			r.link.away()

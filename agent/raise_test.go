@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -52,28 +53,28 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The start of an agent raises the pool as well, in the background.
-		if _, err := r.jobs.Do(t.Context(), "generation/"+r.pools.all()[0].ID.String(), "raising", nothing); err != nil {
+		if _, err := r.jobs.Do(t.Context(), "generation/"+r.pools.All()[0].ID.String(), "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
-		if g, err := r.pools.all()[0].backend.Generation(); g != want || err != nil {
+		if g, err := r.pools.All()[0].Storage.Generation(); g != want || err != nil {
 			t.Errorf("%s: generation %d, %v; want %d", what, g, err, want)
 		}
 	}
 	r.at(1)
-	r.clock.Advance(3 * raiseEvery)
+	r.clock.Advance(3 * pool.RaiseEvery)
 	look(1, "idle")
 	d := r.volume("db")
 	look(2, "a volume was made")
 	r.mount(d, "id")
 	look(2, "in use, for a moment")
-	r.clock.Advance(raiseEvery)
+	r.clock.Advance(pool.RaiseEvery)
 	look(3, "in use")
-	r.clock.Advance(raiseEvery)
+	r.clock.Advance(pool.RaiseEvery)
 	look(4, "still in use")
-	r.pools.changed(d.Pool, true)
+	r.pools.Changed(d.Pool, true)
 	look(5, "a home came")
 	b.stubborn.Store(true)
-	r.clock.Advance(raiseEvery)
+	r.clock.Advance(pool.RaiseEvery)
 	look(5, "it takes none")
 	asked := b.asked.Load()
 	look(5, "it takes none")
@@ -87,7 +88,7 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 	r.mount(d, "id")
 	look(5, "it takes none after a start")
 	b.stubborn.Store(false)
-	r.clock.Advance(raiseEvery)
+	r.clock.Advance(pool.RaiseEvery)
 	look(6, "it takes one again")
 	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,13 +20,13 @@ import (
 // ErrOffline while a pool is, unless it is to be skipped.
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.Found // in all pools, before any of it takes a name
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		if a.mistrust() != nil {
-			if err := a.pools.doubtAll(ctx, p.ID); err != nil {
+			if err := a.pools.DistrustAll(ctx, p.ID); err != nil {
 				return nil, err
 			}
 		}
-		_, err := a.pools.online(ctx, p.ID)
+		_, err := a.pools.Online(ctx, p.ID)
 		if errors.Is(err, dataset.ErrOffline) && skipOffline {
 			continue
 		}
@@ -45,13 +46,13 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 }
 
 // inPool lists what lies in a pool.
-func (a *Agent) inPool(ctx context.Context, p *openPool) (found []api.Found, err error) {
-	entries, err := p.backend.List(ctx)
+func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, err error) {
+	entries, err := p.Storage.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		if f, ok := a.lying(e, a.pools.doubts(p.ID, e.ID)); ok {
+		if f, ok := a.lying(e, a.pools.IsDistrusted(p.ID, e.ID)); ok {
 			f.Pool = p.ID
 			found = append(found, f)
 		}

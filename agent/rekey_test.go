@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -200,26 +201,26 @@ func TestCopiesFollowARekey(t *testing.T) {
 
 	onRecord := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: now} }
 	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
-		pool := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
+		target := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.Kept{Record: &now, Copy: before.Copy}
 		k.cache.SetCopy(d.ID, &kept)
 		r := &diagnosis{}
-		k.checkRecordKey(r, &openPool{}, pool.entry, onRecord)
+		k.checkRecordKey(r, &pool.Pool{}, target.entry, onRecord)
 		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
-			if err := k.noteKey(t.Context(), pool, kept); err != nil {
+			if err := k.noteKey(t.Context(), target, kept); err != nil {
 				t.Fatal(err)
 			}
 		}
-		beside := pool.entry.Record
+		beside := target.entry.Record
 		r = &diagnosis{}
-		if k.checkRecordKey(r, &openPool{}, pool.entry, onRecord); len(r.All) > 0 {
+		if k.checkRecordKey(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
 			t.Errorf("and then %v", r.All)
 		}
-		if pool.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
-			t.Errorf("written %d times, beside it lies %+v of %+v", pool.wrote, beside.Encryption, beside.Profile.Encryption)
+		if target.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
+			t.Errorf("written %d times, beside it lies %+v of %+v", target.wrote, beside.Encryption, beside.Profile.Encryption)
 		}
 	}
 	k.cache.SetCopy(d.ID, nil)
@@ -254,7 +255,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 	trashed := now
 	trashed.State = dataset.StateTrashed
 	r := &diagnosis{}
-	k.checkRecordKey(r, &openPool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
+	k.checkRecordKey(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
 	if len(r.All) != 1 || r.All[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
 		t.Errorf("in the trash doctor says %+v", r.All)
 	}
@@ -276,7 +277,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
 		r := &diagnosis{}
-		if k.checkRecordKey(r, &openPool{}, c.e, c.now); len(r.All) > 0 {
+		if k.checkRecordKey(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
 			t.Errorf("of what is %s doctor says %v", what, r.All)
 		}
 	}

@@ -165,7 +165,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.pools.online(ctx, k.Pool)
+	pool, err := a.pools.Online(ctx, k.Pool)
 	if err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
@@ -178,7 +178,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	if err := a.recollect(ctx, pool, k); err != nil {
 		return err
 	}
-	if err := a.pools.room(ctx); err != nil {
+	if err := a.pools.Room(ctx); err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	jb.Step("refreshing the replica of volume " + d.Volume)
@@ -211,7 +211,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 		return err
 	}
 	if was, known := a.replicaOf(id); !known || was.Snapshot != s.ID {
-		a.pools.touched(k.Pool)
+		a.pools.Touched(k.Pool)
 	}
 	if err := dropGone(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)

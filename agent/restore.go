@@ -38,7 +38,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
 	if err := a.restoreBytes(ctx, jb, pool, d, op); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, a.pools.mend(ctx, d.Pool, err))
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -28,8 +29,8 @@ func TestRestoreInAFullPoolSaysWhatWouldDo(t *testing.T) {
 	if err := r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
 		t.Fatal(err)
 	}
-	op, _ := r.pools.byName("default")
-	r.pools.change(op.ID, func(op *openPool) { op.backend = restoreless{op.backend} })
+	op, _ := r.pools.ByName("default")
+	r.pools.Change(op.ID, func(op *pool.Pool) { op.Storage = restoreless{op.Storage} })
 	err := r.perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
 	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume rm and drover snapshot rm free some") {
 		t.Errorf("%v", err)

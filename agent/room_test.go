@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -120,10 +121,10 @@ func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 // weighs puts a pool in the place of the default one, in an image of a size, or in none.
 func (r *rig) weighs(p *weighty, image dataset.Size) {
 	r.t.Helper()
-	op, _ := r.pools.byName("default")
-	r.pools.change(op.ID, func(op *openPool) { op.backend = p })
+	op, _ := r.pools.ByName("default")
+	r.pools.Change(op.ID, func(op *pool.Pool) { op.Storage = p })
 	// What is on record is kept meanwhile by who raises the pool.
-	err := r.pools.keep(r.t.Context(), op.ID, func(rec *poolRecord) { rec.Path, rec.Image = "/disk/pool", image })
+	err := r.pools.Keep(r.t.Context(), op.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -134,9 +135,9 @@ func (r *rig) weighs(p *weighty, image dataset.Size) {
 func TestDoctorAsksForNoRoomInVain(t *testing.T) {
 	const why = "quotas were none and are full now: restart drover"
 	r := newRig(t)
-	op, _ := r.pools.byName("default")
+	op, _ := r.pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
-	r.weighs(&weighty{Pool: op.backend, status: st}, 0)
+	r.weighs(&weighty{Pool: op.Storage, status: st}, 0)
 	if f := r.finding("pool default"); f.Level != findings.Error || f.Mend != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
@@ -166,8 +167,8 @@ func TestFullPoolAdvice(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			op, _ := r.pools.byName("default")
-			p := &weighty{Pool: op.backend, used: map[uuid.UUID]dataset.Size{}, status: c.status}
+			op, _ := r.pools.ByName("default")
+			p := &weighty{Pool: op.Storage, used: map[uuid.UUID]dataset.Size{}, status: c.status}
 			for _, v := range []string{"a", "b", "c", "d", "gone"} {
 				d := dataset.Dataset{ID: uuid.New(), Volume: v, State: dataset.StateReady, Pool: op.ID}
 				p.used[d.ID] = c.used[v]
@@ -187,7 +188,7 @@ func TestFullPoolAdvice(t *testing.T) {
 			if f := r.finding("pool default"); f.Level != findings.Error || f.Mend != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
-			err := r.pools.mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			err := r.pools.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
 			want := "full"
 			if c.want != "" {
 				want += " (" + c.want + ")"

@@ -49,7 +49,7 @@ func TestI3IdleVolumeIsLookedAt(t *testing.T) {
 				return v.Status.Problem, true
 			}
 			await(t, func() bool { why, told := problem(); return told && why == "" })
-			if err := os.RemoveAll(filepath.Join(f.a.pools.all()[0].Path, "datasets", d.ID.String(), head)); err != nil {
+			if err := os.RemoveAll(filepath.Join(f.a.pools.All()[0].Path, "datasets", d.ID.String(), head)); err != nil {
 				t.Fatal(err)
 			}
 			await(t, func() bool { why, _ := problem(); return why != "" })

@@ -9,40 +9,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
-
-// inform takes in what is fixed about a pool that was opened.
-func (op *openPool) inform(can dataset.Capabilities, is backends.Info) {
-	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
-	if table, err := mount.Table(); err == nil {
-		op.memory = table.InMemory(is.Path)
-	}
-	if op.memory != "" { // first, as whoever makes a pool is told the note
-		op.Note = op.inMemory() + "; " + op.Note
-	}
-	if op.Share != uuid.Nil {
-		op.Reach = dataset.ReachCluster
-	}
-}
-
-// inMemory says what a pool in memory is good for.
-func (op *openPool) inMemory() string {
-	return "it is on " + op.memory + ": its data is in memory and is gone at a reboot"
-}
-
-// sameShare fails when a pool lies on another share than it was made on: its volumes would
-// be said to be where other nodes do not find them.
-func (op *openPool) sameShare(is backends.Info) error {
-	if op.rec.Share == uuid.Nil || op.rec.Share == is.Share {
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrOffline, "what is mounted at %s says that it is share %s, and the pool was made on share %s (mount that one, or bring its share.json back)", is.Path, is.Share, op.rec.Share)
-}
 
 // shares reports whether a volume lies on a share of which this node has a pool. Control that
 // does not say is taken for no.
@@ -63,7 +36,7 @@ func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 func (m *moving) shared(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.name(m.op.Dataset.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.Name(m.op.Dataset.Pool))
 	}
 	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
 	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
@@ -99,7 +72,7 @@ func (m *moving) onShare(ctx context.Context) error {
 func (m *moving) clear(ctx context.Context) error {
 	here := m.given == m.op.Dataset.Pool
 	if here && (m.before == nil || m.before.From != m.given) {
-		return dataset.Errorf(dataset.ErrConflict, "pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)", m.a.pools.name(m.given))
+		return dataset.Errorf(dataset.ErrConflict, "pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)", m.a.pools.Name(m.given))
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
 	switch {
@@ -111,7 +84,7 @@ func (m *moving) clear(ctx context.Context) error {
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
 	}
 	if err != nil {
-		return fmt.Errorf("what lies in pool %s of it (%s): %w", m.a.pools.name(m.op.Dataset.Pool), e.Path, err)
+		return fmt.Errorf("what lies in pool %s of it (%s): %w", m.a.pools.Name(m.op.Dataset.Pool), e.Path, err)
 	}
 	if here { // all there is of it: no home has taken it since
 		return nil
@@ -137,23 +110,23 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 // goesOnElsewhere reports whether what lies in a pool on a share may be a volume that went on at
 // another node, which has not taken it yet: that of a home that was passed over. What is not whole
 // is none: it is of a move file by file that was cut short.
-func (a *Agent) goesOnElsewhere(ctx context.Context, p *openPool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
+func (a *Agent) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
 	return p.Share != uuid.Nil && !torn[id] && a.nobodys(ctx, id) != nil
 }
 
 // torn returns what is incoming in a pool on a share and not whole.
-func (a *Agent) torn(ctx context.Context, p *openPool) (map[uuid.UUID]bool, error) {
+func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
 	if p.Share == uuid.Nil {
 		return nil, nil
 	}
-	list, err := p.backend.List(ctx)
+	list, err := p.Storage.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	torn := map[uuid.UUID]bool{}
 	for _, e := range list {
 		if e.State == backends.EntryIncoming {
-			_, err := p.backend.Stat(ctx, e.ID)
+			_, err := p.Storage.Stat(ctx, e.ID)
 			torn[e.ID] = errors.Is(err, dataset.ErrNotFound)
 		}
 	}
@@ -168,7 +141,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 		if _, comes := a.pull(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.isPulling(id) {
 			continue
 		}
-		pool, err := a.pools.online(ctx, d.Pool)
+		pool, err := a.pools.Online(ctx, d.Pool)
 		if err != nil {
 			continue // as are its volumes
 		}
@@ -229,11 +202,11 @@ func (a *Agent) mountedOnShare(id uuid.UUID) (bool, error) {
 		return false, err
 	}
 	at := table.At(a.mountPath(id))
-	return slices.ContainsFunc(a.pools.all(), func(p *openPool) bool {
-		if p.Share == uuid.Nil || p.backend == nil {
+	return slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool {
+		if p.Share == uuid.Nil || p.Storage == nil {
 			return false
 		}
-		on := table.On(p.backend.Info().Path)
+		on := table.On(p.Storage.Info().Path)
 		return at == nil || on != nil && on.Major == at.Major && on.Minor == at.Minor
 	}), nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/nfs"
@@ -35,7 +36,7 @@ func onRealShare(t *testing.T) *flock {
 	for i, name := range []string{"host-a", "host-b"} {
 		f.shared = filepath.Join(mounts[i], "drover")
 		h := f.host(name, "nfs")
-		h.cfg.Pools = append(h.cfg.Pools, PoolConfig{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
+		h.cfg.Pools = append(h.cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
 		h.cfg.Backends = backends.NewRegistry(nfs.Backend{}, dir.Backend{})
 		h.cfg.Limits.Lease = time.Minute // a home that has much to write out in a slow machine is given time
 		hosts[i] = h

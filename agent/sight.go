@@ -11,11 +11,11 @@ import (
 // SeenPools returns the pools of this node as they are now.
 func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 	names := map[string]api.Pool{}
-	for _, p := range a.pools.all() {
+	for _, p := range a.pools.All() {
 		names[p.ID.String()] = api.Pool{Pool: p.Pool, NodeName: a.NodeName}
 	}
 	var out []api.Pool
-	for _, st := range a.pools.status(ctx) {
+	for _, st := range a.pools.Status(ctx) {
 		if p, ok := names[st.ID.String()]; ok {
 			p.Status = &st
 			out = append(out, p)

@@ -70,7 +70,7 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 		word := a.words.Add(1) // before it is looked which pools there are
 		err := a.Control.Register(ctx, api.Registration{
 			Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels, Word: word},
-			Pools: a.pools.records(), Gone: gone, Boot: a.boot, Previous: previous,
+			Pools: a.pools.Records(), Gone: gone, Boot: a.boot, Previous: previous,
 		})
 		if overtaken = errors.Is(err, dataset.ErrStale) && word < a.words.Load(); err != nil && !overtaken {
 			return err

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -64,7 +65,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			return a.resolveMount(ctx, id, fenced, err != nil)
 		}))
 	}
-	all = waitFor(ctx, a.Clock, startPatience, ends(work))
+	all = pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(work))
 	for _, jb := range work {
 		select {
 		case <-jb.Ended():

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
@@ -45,9 +46,9 @@ func (p *pair) heard(generation uint64) {
 // uses has a volume in use until its pool was raised, and the store knows.
 func (p *pair) uses(d dataset.Dataset) {
 	p.t.Helper()
-	g := p.pools.all()[0].generation + 1
+	g := p.pools.All()[0].Generation + 1
 	p.mount(d, "container")
-	p.clock.Advance(raiseEvery)
+	p.clock.Advance(pool.RaiseEvery)
 	p.heard(g)
 	await(p.t, func() bool { return p.highest() == g })
 }
@@ -85,7 +86,7 @@ func (p *pair) onRecord() map[string]uint64 {
 // highest is the generation of the pool that the store has.
 func (p *pair) highest() uint64 {
 	p.t.Helper()
-	e, err := p.stored.Get(p.t.Context(), "generations/"+p.pools.all()[0].ID.String())
+	e, err := p.stored.Get(p.t.Context(), "generations/"+p.pools.All()[0].ID.String())
 	var v struct{ Highest uint64 }
 	if err == nil {
 		err = json.Unmarshal(e.Value, &v)
@@ -100,7 +101,7 @@ func (p *pair) highest() uint64 {
 // to that and starts it, after something else while it is down.
 func (p *pair) back() (putBack func(meanwhile func())) {
 	p.t.Helper()
-	rec, pool := p.pools.all()[0].rec, p.saved("pool")
+	rec, pool := p.pools.All()[0].Record, p.saved("pool")
 	return func(meanwhile func()) {
 		p.t.Helper()
 		cfg := p.Config
@@ -116,8 +117,8 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 
 func (p *pair) isHeld(want bool, what string) {
 	p.t.Helper()
-	if op := p.pools.all()[0]; (op.held() != "") != want {
-		p.t.Errorf("%s: generation %d of %d, held: %q", what, op.generation, op.rec.Generation, op.held())
+	if op := p.pools.All()[0]; (op.Held() != "") != want {
+		p.t.Errorf("%s: generation %d of %d, held: %q", what, op.Generation, op.Record.Generation, op.Held())
 	}
 }
 
@@ -132,7 +133,7 @@ func TestVolumeInUseWritesNothing(t *testing.T) {
 	g := uint64(3)
 	for range 18 {
 		g++
-		p.clock.Advance(raiseEvery)
+		p.clock.Advance(pool.RaiseEvery)
 		p.heard(g)
 	}
 	if now := p.onRecord(); !maps.Equal(before, now) {
@@ -169,7 +170,7 @@ func TestPutBackIsKnownByMemory(t *testing.T) {
 		}, down: func(p *pair) { p.anew() }, held: true},
 		"one was away": {before: func(p *pair) {
 			p.other.away()
-			p.clock.Advance(raiseEvery)
+			p.clock.Advance(pool.RaiseEvery)
 			p.at(6)
 			p.other.back()
 			p.told(p.other, 6, p.Limits.Heartbeat)
@@ -182,7 +183,7 @@ func TestPutBackIsKnownByMemory(t *testing.T) {
 			p.uses(d)
 			putBack := p.back()
 			for g := range uint64(2) {
-				p.clock.Advance(raiseEvery)
+				p.clock.Advance(pool.RaiseEvery)
 				p.heard(4 + g)
 			}
 			if c.before != nil {
@@ -213,13 +214,13 @@ func TestPutBackIsKnownByMemory(t *testing.T) {
 			if err := p.raiseDue(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if g, err := p.pools.all()[0].backend.Generation(); g != is || err != nil {
+			if g, err := p.pools.All()[0].Storage.Generation(); g != is || err != nil {
 				t.Errorf("it is raised before each was asked: %d, %v", g, err)
 			}
 			p.other.back()
 			await(t, func() bool {
 				p.clock.Advance(p.Limits.Heartbeat)
-				return p.pools.free(d.Pool) != nil
+				return p.pools.Free(d.Pool) != nil
 			})
 		})
 	}
@@ -233,11 +234,11 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 	p.uses(d)
 	putBack := p.back()
 	for g := range uint64(2) {
-		p.clock.Advance(raiseEvery)
+		p.clock.Advance(pool.RaiseEvery)
 		p.heard(4 + g)
 	}
 	p.link.away()
-	p.clock.Advance(raiseEvery)
+	p.clock.Advance(pool.RaiseEvery)
 	p.told(p.other, 6, settleTime)
 	p.ends(d)
 	// The agent has heard of 5 alone when the word is said.
@@ -267,12 +268,12 @@ func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
 	d := p.volume("db")
 	p.uses(d)
 	putBack := p.back()
-	p.clock.Advance(raiseEvery)
+	p.clock.Advance(pool.RaiseEvery)
 	p.heard(4)
 	newer := p.back()
 	p.link.away()
 	for g := range uint64(3) {
-		p.clock.Advance(raiseEvery)
+		p.clock.Advance(pool.RaiseEvery)
 		p.told(p.other, 5+g, settleTime)
 	}
 	p.ends(d)
@@ -288,7 +289,7 @@ func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
 	p.other.back()
 	await(t, func() bool { // it is told of what was told to others
 		p.clock.Advance(p.Limits.Heartbeat)
-		return p.other.highestSaid() > unheard || p.pools.all()[0].held() != ""
+		return p.other.highestSaid() > unheard || p.pools.All()[0].Held() != ""
 	})
 	p.isHeld(false, "with the other back")
 	newer(func() {})
@@ -303,7 +304,7 @@ func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
 	d := p.volume("db")
 	p.uses(d)
 	putBack := p.saved("pool")
-	p.clock.Advance(raiseEvery)
+	p.clock.Advance(pool.RaiseEvery)
 	p.heard(4)
 	p.ends(d)
 	cfg, moved := p.Config, filepath.Join(p.root, "moved")

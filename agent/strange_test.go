@@ -19,11 +19,11 @@ import (
 
 func (r *rig) pool() backends.Pool {
 	r.t.Helper()
-	p, ok := r.pools.byName("default")
-	if !ok || p.backend == nil {
+	p, ok := r.pools.ByName("default")
+	if !ok || p.Storage == nil {
 		r.t.Fatal("no pool")
 	}
-	return p.backend
+	return p.Storage
 }
 
 // incoming makes a dataset as a create does that is cut short before its commit.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
@@ -50,7 +51,7 @@ func TestOnePoolHangs(t *testing.T) {
 	d := g.replicated("db")
 	s := stuck{gate: make(chan chan struct{}, 1), entered: make(chan struct{}, 1)}
 	s.gate <- nil
-	g.a.cfg.Pools = append(g.a.cfg.Pools, PoolConfig{Name: "hangs", Backend: "dir", Path: t.TempDir()})
+	g.a.cfg.Pools = append(g.a.cfg.Pools, pool.Config{Name: "hangs", Backend: "dir", Path: t.TempDir()})
 	g.a.cfg.Backends = backends.NewRegistry(fusedKind{loop.New(&run.System{}), g.a}, s)
 	g.a.again()
 	await(t, func() bool { return g.a.until(d) > g.a.Clock.Steady() })

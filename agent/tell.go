@@ -142,7 +142,7 @@ func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {
 }
 
 func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
-	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.status(ctx), Unmade: a.pools.unmade, Operations: a.jobs.Running(), Guard: a.isGuarded()}
+	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.Status(ctx), Unmade: a.pools.Unmade, Operations: a.jobs.Running(), Guard: a.isGuarded()}
 	a.mu.Lock()
 	h.Distrust, h.Guard, h.Clock = a.strange, a.guarded, a.Clock.Now()
 	a.mu.Unlock()
@@ -209,7 +209,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 			delete(t.told, st.ID)
 		}
 	}
-	is := a.pools.generations()
+	is := a.pools.Generations()
 	if maps.Equal(t.generations, is) {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -35,11 +36,11 @@ func tight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 }
 
 // checkTight names the volumes whose scheduled snapshots are not taken for it.
-func (a *Agent) checkTight(ctx context.Context, r *diagnosis, p *openPool, d dataset.Dataset) {
+func (a *Agent) checkTight(ctx context.Context, r *diagnosis, p *pool.Pool, d dataset.Dataset) {
 	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
 		return
 	}
-	if err := tight(ctx, p.backend, d); errors.Is(err, dataset.ErrNoSpace) {
+	if err := tight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
 		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v", p.Name, err)
 	}
 }

@@ -66,7 +66,7 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 		t.Errorf("scheduled: %v", err)
 	}
 	rep := &diagnosis{}
-	p, _ := r.pools.byName("default")
+	p, _ := r.pools.ByName("default")
 	r.checkTight(ctx, rep, p, d)
 	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") {
 		t.Errorf("doctor: %+v", rep.All)
@@ -94,8 +94,8 @@ func TestScheduledSnapshotIsReportedFromANarrowPool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, _ := r.pools.byName("default")
-	if err := p.backend.Snapshot(ctx, *out.Operation.Snapshot, nil); err != nil {
+	p, _ := r.pools.ByName("default")
+	if err := p.Storage.Snapshot(ctx, *out.Operation.Snapshot, nil); err != nil {
 		t.Fatal(err)
 	}
 	n.free = dataset.GiB

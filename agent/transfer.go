@@ -67,7 +67,7 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 		}
 		src.Snapshot = s.ID
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
@@ -250,7 +250,7 @@ func nothingBelow(folder *os.File) error {
 }
 
 func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {
-	pool, err := a.pools.get(op.Dataset.Pool)
+	pool, err := a.pools.Get(op.Dataset.Pool)
 	if err != nil {
 		return api.Committed{}, err
 	}
@@ -301,7 +301,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, err
 	}

@@ -3,31 +3,26 @@ package agent
 import (
 	"context"
 	"errors"
-	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
-
-// TrimEvery is how often what is free on a pool's devices is told to them, where nobody
-// says otherwise.
-const TrimEvery = 7 * 24 * time.Hour
 
 // trimPools has the devices of pools told what of them is free, when it is time. Images are
 // left out: their blocks are to stay theirs.
 func (a *Agent) trimPools() (begun []*jobs.Job) {
 	now := a.Clock.Now()
-	for _, op := range a.pools.all() {
-		t, ok := op.backend.(backends.Trimmer)
-		if !ok || len(op.rec.Devices) == 0 {
+	for _, op := range a.pools.All() {
+		t, ok := op.Storage.(backends.Trimmer)
+		if !ok || len(op.Record.Devices) == 0 {
 			continue
 		}
-		every := a.pools.trimEvery(op.Name)
-		since := now.Sub(op.rec.Trimmed)
+		every := a.pools.TrimEvery(op.Name)
+		since := now.Sub(op.Record.Trimmed)
 		if every < 0 || (since >= 0 && since < every) { // less than 0: the clock was set back
 			continue
 		}
@@ -39,23 +34,15 @@ func (a *Agent) trimPools() (begun []*jobs.Job) {
 	return begun
 }
 
-func (p *pools) trimEvery(name string) time.Duration {
-	i := slices.IndexFunc(p.config, func(c PoolConfig) bool { return c.Name == name })
-	if i < 0 || p.config[i].Trim == 0 {
-		return TrimEvery
-	}
-	return p.config[i].Trim
-}
-
 // trim trims one that is in its place. That it was is on record before: one that fails, or takes
 // a host down, is not tried again at once.
 func (a *Agent) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
 	log := a.Log.WithField("pool", name)
-	if _, err := a.pools.online(ctx, id); err != nil {
+	if _, err := a.pools.Online(ctx, id); err != nil {
 		return nil //nolint:nilerr // it is offline, which is told elsewhere: later
 	}
 	now := a.Clock.Now()
-	err := a.pools.keep(ctx, id, func(rec *poolRecord) { rec.Trimmed = now })
+	err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
 	if err != nil {
 		log.WithError(err).Warn("pool is not trimmed")
 		return err

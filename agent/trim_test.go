@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -67,8 +68,8 @@ func TestTrim(t *testing.T) {
 	r := newRig(t, func(c *Config) {
 		c.Backends = backends.NewRegistry(dir.Backend{}, onMount{trimmed: trimmed, away: away}, &untrimmed{})
 		c.Pools = append(c.Pools,
-			PoolConfig{Name: "never", Backend: "on-mount", Devices: []string{"/dev/n"}, Trim: -1},
-			PoolConfig{Name: "daily", Backend: "on-mount", Devices: []string{"/dev/d"}, Trim: 24 * time.Hour})
+			pool.Config{Name: "never", Backend: "on-mount", Devices: []string{"/dev/n"}, Trim: -1},
+			pool.Config{Name: "daily", Backend: "on-mount", Devices: []string{"/dev/d"}, Trim: 24 * time.Hour})
 		if err := os.MkdirAll(filepath.Join(c.Root, "pools"), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -152,7 +152,7 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 	case a.keeps(d, "resize") != nil:
 		return nil // what was given up is as it is; when the move ends in vain it is tried again
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err == nil {
 		err = a.resize(ctx, pool, id, d.Size)
 	}

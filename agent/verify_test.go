@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control"
@@ -62,7 +63,7 @@ func newRigOf(t *testing.T, src []byte, change ...func(*Config)) *rig {
 	r.link = r.control("store.db")
 	cfg := Config{
 		Root: r.root, NodeName: "host-a", Control: r.link,
-		Pools:    []PoolConfig{{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "pool")}},
+		Pools:    []pool.Config{{Name: "default", Backend: "dir", Path: filepath.Join(r.root, "pool")}},
 		Backends: backends.NewRegistry(dir.Backend{}), State: own, Clock: r.clock, Log: log,
 	}
 	for _, c := range change {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -42,7 +43,7 @@ func (v *volumeDisks) stopped(d dataset.Dataset, path string, now time.Duration)
 		err = unix.Statfs(path, &fs)
 	}
 	switch {
-	case isDiskError(err):
+	case pool.IsDiskError(err):
 		return takesNoWrites(err)
 	case err != nil || d.ReadOnly:
 		return nil
@@ -108,11 +109,11 @@ func (v *volumeDisks) note(id uuid.UUID, failed bool) (changed bool) {
 // offline it returns nil: the pool itself is reported. The outcome is recorded, and logged when it
 // changes.
 func (a *Agent) stopped(ctx context.Context, d dataset.Dataset, path string) error {
-	if _, err := a.pools.get(d.Pool); err != nil {
+	if _, err := a.pools.Get(d.Pool); err != nil {
 		return nil
 	}
 	var found error
-	if err := a.pools.ask(ctx, d.Pool, func(backends.Pool) { found = a.volumeDisks.stopped(d, path, a.Clock.Steady()) }); err != nil {
+	if err := a.pools.Ask(ctx, d.Pool, func(backends.Pool) { found = a.volumeDisks.stopped(d, path, a.Clock.Steady()) }); err != nil {
 		return nil
 	}
 	a.noteDisk(d, found)
@@ -122,7 +123,7 @@ func (a *Agent) stopped(ctx context.Context, d dataset.Dataset, path string) err
 // noteDisk records what a look at a volume found. A disk error that was not there before is logged,
 // and the volume's pool is probed: its disk may fail as a whole.
 func (a *Agent) noteDisk(d dataset.Dataset, err error) {
-	failed := isDiskError(err)
+	failed := pool.IsDiskError(err)
 	if !a.volumeDisks.note(d.ID, failed) {
 		return
 	}
@@ -131,5 +132,5 @@ func (a *Agent) noteDisk(d dataset.Dataset, err error) {
 		return
 	}
 	a.log(d).Error("volume has a disk error: " + err.Error())
-	a.pools.suspect(d.Pool, err)
+	a.pools.Suspect(d.Pool, err)
 }

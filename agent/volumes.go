@@ -79,7 +79,7 @@ func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error)
 func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
 	m := map[string]any{
 		"dataset": d.ID, "volume": d.Volume, "profile": d.Profile.Name, "revision": d.Profile.Revision,
-		"node": a.NodeName, "pool": a.pools.name(d.Pool),
+		"node": a.NodeName, "pool": a.pools.Name(d.Pool),
 	}
 	if d.Size > 0 {
 		m["size"] = int64(d.Size)

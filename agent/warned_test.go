@@ -59,7 +59,7 @@ func TestPoolWarnings(t *testing.T) {
 	}
 	found := func() (lines []string) {
 		rep := &diagnosis{}
-		p, _ := r.pools.byName("default")
+		p, _ := r.pools.ByName("default")
 		r.checkPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {
 			if f.Level == findings.Warning && strings.HasPrefix(f.Text, "it lost ") {
@@ -79,7 +79,7 @@ func TestPoolWarnings(t *testing.T) {
 		log.Reset()
 		w.say(c.says...)
 		for range 2 {
-			r.pools.status(t.Context())
+			r.pools.Status(t.Context())
 		}
 		if got := logged(); !slices.Equal(got, c.log) {
 			t.Errorf("of %q it logs %q, want %q", c.says, got, c.log)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -88,10 +89,10 @@ func (a *Agent) cgroupDeps() throttle.Deps {
 	}
 }
 
-func (a *Agent) poolDeps() poolDeps {
-	return poolDeps{
-		ctx: a.ctx, root: a.Root, nodeName: a.NodeName, config: a.Pools, backends: a.Backends, control: a.Control,
-		keys: keyring{a}, limits: a.limits.Kind, db: a.state, cache: a.cache, jobs: a.jobs, mounts: mountTable{a},
-		news: a.news, clock: a.Clock, log: a.Log,
+func (a *Agent) poolDeps() pool.Deps {
+	return pool.Deps{
+		Ctx: a.ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.Pools, Backends: a.Backends, Control: a.Control,
+		Keys: keyring{a}, Limits: a.limits.Kind, DB: a.state, Cache: a.cache, Jobs: a.jobs, Mounts: mountTable{a},
+		News: a.news, Clock: a.Clock, Log: a.Log,
 	}
 }

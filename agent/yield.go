@@ -106,7 +106,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 	if !known || d.Home != a.node || d.Epoch != y.Epoch || d.State != dataset.StateReady {
 		return y, nil, nil // control has not said all of it yet, or something else since
 	}
-	pool, err := a.pools.online(ctx, d.Pool)
+	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
 		return y, []string{dataset.OneLine(err)}, nil
 	}
@@ -242,7 +242,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldReco
 		}
 		say := dataset.GivingUp
 		if a.Clock.Steady()-at >= stuckAfter*a.Limits.Lease {
-			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang (look at its disk: dmesg; the volume is mounted there again once that has ended)", a.pools.name(d.Pool))
+			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang (look at its disk: dmesg; the volume is mounted there again once that has ended)", a.pools.Name(d.Pool))
 		}
 		if say != said {
 			_, err := patient(ctx, a, func() (struct{}, error) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -152,7 +153,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {
-		o.Pools = append(o.Pools, agent.PoolConfig{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices, Trim: p.Trim})
+		o.Pools = append(o.Pools, pool.Config{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices, Trim: p.Trim})
 	}
 	if c := cfg.Consul; c != nil {
 		o.Consul = &consul.Options{

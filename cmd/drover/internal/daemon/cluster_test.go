@@ -18,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover"
-	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control"
@@ -98,7 +98,7 @@ func (l *lab) agent(name string, replicas ...Options) Options {
 	l.t.Helper()
 	o := l.options(name)
 	o.PluginDir, o.Driver, o.Profiles, o.Backends = filepath.Join(o.Root, "plugins"), "drover", nil, backends.NewRegistry(dir.Backend{})
-	o.Pools = []agent.PoolConfig{{Name: "plain", Backend: "dir", Path: filepath.Join(l.dir, "pool-"+name)}}
+	o.Pools = []pool.Config{{Name: "plain", Backend: "dir", Path: filepath.Join(l.dir, "pool-"+name)}}
 	for _, r := range replicas {
 		o.Replicas = append(o.Replicas, r.Listen.Advertise)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/cmd/drover/internal/swarm"
@@ -38,7 +39,7 @@ type Options struct {
 	Metrics      string // loopback address; empty: none
 	NodeName     string // of a control replica: its own
 	Version      string
-	Pools        []agent.PoolConfig
+	Pools        []pool.Config
 	Labels       map[string]string
 	TransferRate dataset.Size // bytes a second between hosts; 0: no limit
 	// FencePrograms are the programs that the agent runs for fences; nil: any of root's.

@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"time"
@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-type poolRecord struct {
+// Record is what the agent's database says of a pool, under pools/NAME.
+type Record struct {
 	ID      uuid.UUID    `json:"id"`
 	Backend string       `json:"backend"`
 	Path    string       `json:"path"`
@@ -21,9 +22,9 @@ type poolRecord struct {
 	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.
 	Found    bool        `json:"found,omitempty"`
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
-	// Generation is the highest that this node has heard of; see openPool.held.
+	// Generation is the highest that this node has heard of; see Pool.held.
 	Generation uint64 `json:"generation,omitempty"`
-	// Share is the one that it was made on; see openPool.inform.
+	// Share is the one that it was made on; see Pool.inform.
 	Share uuid.UUID `json:"share,omitzero"`
 	// Leaving says that it is being removed, Off that control has taken it off its record: then it
 	// may be cleared in part, and is no pool any more. See RemovePool.

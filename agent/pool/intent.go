@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"context"
@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// making is where the record of a pool is kept that somebody asked for, from before its backend
+// Making is where the record of a pool is kept that somebody asked for, from before its backend
 // changes anything until the pool itself is on record.
-const making = "making/"
+const Making = "making/"
 
 // intend puts on record that a pool is to be made. What was begun before under the same name, of
 // the same things, and cut short goes on under the UUID that it had then: that may be on its
 // disks by now, and a pool of another one would be refused there.
-func (p *pools) intend(ctx context.Context, name string, rec *poolRecord) error {
-	var begun poolRecord
-	if _, err := p.db.Get(ctx, making+name, &begun); err != nil {
+func (p *Pools) intend(ctx context.Context, name string, rec *Record) error {
+	var begun Record
+	if _, err := p.DB.Get(ctx, Making+name, &begun); err != nil {
 		return err
 	}
 	want := *rec
@@ -27,5 +27,5 @@ func (p *pools) intend(ctx context.Context, name string, rec *poolRecord) error 
 		rec.ID = begun.ID
 		return nil
 	}
-	return p.db.Put(ctx, map[string]any{making + name: rec})
+	return p.DB.Put(ctx, map[string]any{Making + name: rec})
 }

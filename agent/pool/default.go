@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 // makeDefault makes the pool that is there when nobody named one: image files
 // where the root lies on a filesystem with reflinks, otherwise in an image that
 // takes half of the free space, otherwise plain folders.
-func (p *pools) makeDefault(ctx context.Context) error {
-	dir := filepath.Join(p.root, "pools")
+func (p *Pools) makeDefault(ctx context.Context) error {
+	dir := filepath.Join(p.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make the folder of pools: %w", err)
 	}
@@ -30,8 +30,8 @@ func (p *pools) makeDefault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image := poolRecord{Backend: "loop", Path: path, Image: half, Mount: p.imageMount("default"), Default: true}
-	for _, rec := range []poolRecord{
+	image := Record{Backend: "loop", Path: path, Image: half, Mount: p.ImageMount("default"), Default: true}
+	for _, rec := range []Record{
 		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
 		image,
 		{Backend: "dir", Path: filepath.Join(dir, "default"), Default: true},
@@ -40,13 +40,17 @@ func (p *pools) makeDefault(ctx context.Context) error {
 			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
 			continue
 		}
-		_, err := p.make(ctx, "default", rec)
+		_, err := p.Make(ctx, "default", rec)
 		if err == nil {
 			if rec.Backend == "dir" {
-				p.log.WithField("pool", "default").Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v", errors.Join(tried...))
+				p.Log.WithField("pool", "default").
+					Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v",
+						errors.Join(tried...))
 			}
 			if rec.Image > 0 {
-				p.log.WithField("pool", "default").Infof("preallocated %s, half of the free space of %s (drover pool create makes others)", rec.Image.Human(), dir)
+				p.Log.WithField("pool", "default").
+					Infof("preallocated %s, half of the free space of %s (drover pool create makes others)",
+						rec.Image.Human(), dir)
 			}
 			return nil
 		}

@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"encoding/json"
@@ -16,7 +16,7 @@ import (
 // placed refuses a new pool where other things than its backend would take it along: below
 // another pool, whichever way leads there, in the folder of an engine, or among the mounts. The
 // backend says whether the folder itself will do. Nothing is changed.
-func (p *pools) placed(name string, rec poolRecord) error {
+func (p *Pools) placed(name string, rec Record) error {
 	ways, err := waysTo(rec.Path)
 	if err != nil {
 		return nil // its backend says what is absent
@@ -26,16 +26,17 @@ func (p *pools) placed(name string, rec poolRecord) error {
 			if path != ways[0] {
 				why += ", which is seen at " + rec.Path + " as well"
 			}
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s: give a path outside of it", name, rec.Path, why)
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s: give a path outside of it", name,
+				rec.Path, why)
 		}
 	}
 	return nil
 }
 
-// tidy removes the empty folder in which what is no pool after all, or another one, was mounted.
-func (p *pools) tidy(name string) {
-	if _, there := p.byName(name); !there {
-		_ = os.Remove(p.imageMount(name)) // nothing is lost by one that stays
+// Tidy removes the empty folder in which what is no pool after all, or another one, was mounted.
+func (p *Pools) Tidy(name string) {
+	if _, there := p.ByName(name); !there {
+		_ = os.Remove(p.ImageMount(name)) // nothing is lost by one that stays
 	}
 }
 
@@ -62,8 +63,8 @@ func waysTo(path string) ([]string, error) {
 }
 
 // misplaced says in what a path lies where there can be no pool, "" when it may.
-func (p *pools) misplaced(path string) string {
-	if mounts := p.mounts.Root(); within(path, mounts) {
+func (p *Pools) misplaced(path string) string {
+	if mounts := p.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {
@@ -104,12 +105,13 @@ func ofEngine(dir string) bool {
 		return true
 	}
 	info, err := os.Lstat(filepath.Join(dir, "engine-id"))
-	return err == nil && info.Mode().IsRegular() || has("containers", "image", "volumes") || has("io.containerd.metadata.v1.bolt")
+	return err == nil && info.Mode().IsRegular() || has("containers", "image", "volumes") ||
+		has("io.containerd.metadata.v1.bolt")
 }
 
-// imageMount is where a pool's image is mounted, in the words of the kernel.
-func (p *pools) imageMount(name string) string {
-	dir := filepath.Join(p.root, "pools")
+// ImageMount is where a pool's image is mounted, in the words of the kernel.
+func (p *Pools) ImageMount(name string) string {
+	dir := filepath.Join(p.Root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = there
 	}

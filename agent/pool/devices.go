@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"context"
@@ -13,28 +13,36 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// config is what a pool on record is opened with.
-func (r poolRecord) config(name string, keys backends.Keys) backends.Config {
-	return backends.Config{ID: r.ID, Name: name, Path: r.Path, Image: r.Image, Mount: r.Mount, Devices: r.Devices, Keys: keys}
+// Configured is what a pool on record is opened with.
+func (r Record) Configured(name string, keys backends.Keys) backends.Config {
+	return backends.Config{
+		ID:      r.ID,
+		Name:    name,
+		Path:    r.Path,
+		Image:   r.Image,
+		Mount:   r.Mount,
+		Devices: r.Devices,
+		Keys:    keys,
+	}
 }
 
-// place says where a pool lies and is mounted, as far as nobody else has.
-func (p *pools) place(name string, rec *poolRecord) {
+// Place says where a pool lies and is mounted, as far as nobody else has.
+func (p *Pools) Place(name string, rec *Record) {
 	// What lies below /dev is no directory, so its backend has something to mount.
-	if rec.Image > 0 || len(rec.Devices) > 0 || within(rec.Path, "/dev") {
-		rec.Mount = p.imageMount(name)
+	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
+		rec.Mount = p.ImageMount(name)
 	}
 	if rec.Path != "" || len(rec.Devices) == 0 {
 		return
 	}
-	kind, err := p.backends.Kind(rec.Backend)
+	kind, err := p.Backends.Kind(rec.Backend)
 	if former, ok := kind.(backends.Former); ok && err == nil {
 		rec.Path = former.PathOf(name, rec.Mount)
 	}
 }
 
-// formable refuses devices where they cannot become a pool.
-func (p *pools) formable(ctx context.Context, name string, rec poolRecord, kind backends.Kind) error {
+// Formable refuses devices where they cannot become a pool.
+func (p *Pools) Formable(ctx context.Context, name string, rec Record, kind backends.Kind) error {
 	if len(rec.Devices) == 0 {
 		return nil
 	}
@@ -42,12 +50,14 @@ func (p *pools) formable(ctx context.Context, name string, rec poolRecord, kind 
 		return onceEach(name, rec.Devices)
 	}
 	var can []string
-	for _, k := range p.backends.Kinds() {
+	for _, k := range p.Backends.Kinds() {
 		if _, ok := k.(backends.Former); ok && k.Available(ctx) == nil {
 			can = append(can, k.Name())
 		}
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "pool %s: backend %s makes no pool of devices: give it a path, or another backend (have: %s)", name, rec.Backend, dataset.Have(can))
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"pool %s: backend %s makes no pool of devices: give it a path, or another backend (have: %s)", name,
+		rec.Backend, dataset.Have(can))
 }
 
 // onceEach refuses devices of which two are one, by whatever names. Of one that is absent its
@@ -60,7 +70,8 @@ func onceEach(name string, devices []string) error {
 			continue
 		}
 		if first, twice := seen[number]; twice {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are one device: give it once", name, first, path)
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are one device: give it once", name,
+				first, path)
 		}
 		seen[number] = path
 	}
@@ -77,7 +88,7 @@ func deviceNumber(path string) (uint64, bool) {
 }
 
 // foreign refuses devices that another pool of this node lies on, by the UUID that they bear.
-func (p *pools) foreign(rec poolRecord) error {
+func (p *Pools) foreign(rec Record) error {
 	for _, path := range rec.Devices {
 		if _, ok := deviceNumber(path); !ok {
 			continue // its backend says what it is
@@ -86,7 +97,7 @@ func (p *pools) foreign(rec poolRecord) error {
 		p.mu.RLock()
 		o := p.byID[on]
 		p.mu.RUnlock()
-		if o != nil && !o.gone {
+		if o != nil && !o.Gone {
 			return lies(dataset.ErrExists, path, o.Name)
 		}
 	}
@@ -95,19 +106,19 @@ func (p *pools) foreign(rec poolRecord) error {
 
 // whose names, of devices that could not be had, as err says, the pool that has one: of what bears
 // no UUID, such as a volume group, by what that pool was made of.
-func (p *pools) whose(rec poolRecord, err error) error {
+func (p *Pools) whose(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {
 		return err
 	}
 	for _, path := range rec.Devices {
 		number, block := deviceNumber(path)
-		for _, o := range p.all() {
+		for _, o := range p.All() {
 			same := func(had string) bool {
 				is, ok := deviceNumber(had)
 				return ok && is == number
 			}
-			if block && o.backend != nil && slices.ContainsFunc(o.rec.Devices, same) {
+			if block && o.Storage != nil && slices.ContainsFunc(o.Record.Devices, same) {
 				return lies(kind, path, o.Name)
 			}
 		}
@@ -116,23 +127,26 @@ func (p *pools) whose(rec poolRecord, err error) error {
 }
 
 func lies(kind *dataset.Kind, device, pool string) error {
-	return dataset.Errorf(kind, "device %s is one that pool %s lies on: give another one (drover pool inspect %s)", device, pool, pool)
+	return dataset.Errorf(kind, "device %s is one that pool %s lies on: give another one (drover pool inspect %s)",
+		device, pool, pool)
 }
 
-// asked is the record of a pool that somebody wants, without a UUID.
-func (p *pools) asked(n api.NewPool) (poolRecord, error) {
-	rec := poolRecord{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
+// Asked is the record of a pool that somebody wants, without a UUID.
+func (p *Pools) Asked(n api.NewPool) (Record, error) {
+	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
 	for _, path := range append(slices.Clone(n.Devices), n.Path) {
 		if path == "" && len(n.Devices) > 0 {
 			continue
 		}
 		if clean := filepath.Clean("/" + path); clean != path {
-			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: path %q is not absolute and clean: want one such as %s", n.Name, path, clean)
+			return rec, dataset.Errorf(dataset.ErrInvalid,
+				"pool %s: path %q is not absolute and clean: want one such as %s", n.Name, path, clean)
 		}
 	}
 	if n.Image != "" {
 		if len(n.Devices) > 0 {
-			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: it lies in an image or on devices, not both", n.Name)
+			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: it lies in an image or on devices, not both",
+				n.Name)
 		}
 		size, err := dataset.ParseSize(n.Image)
 		if err != nil {
@@ -140,6 +154,6 @@ func (p *pools) asked(n api.NewPool) (poolRecord, error) {
 		}
 		rec.Image = size
 	}
-	p.place(n.Name, &rec)
+	p.Place(n.Name, &rec)
 	return rec, nil
 }

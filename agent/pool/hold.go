@@ -1,4 +1,4 @@
-package agent
+package pool
 
 import (
 	"context"
@@ -21,27 +21,27 @@ import (
 // pools for whoever reads it, so it takes no more than a second start by hand.
 type holds struct {
 	mu    sync.Mutex
-	taken map[string]io.Closer
+	Taken map[string]io.Closer
 	over  bool // it was released, for good
 }
 
-// take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
+// Take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
 // a copy of it elsewhere is another pool in this. unheld says why the pool is not kept
 // and is to be served all the same: a user without rights must not keep it offline. A
 // lock on a file of the pool could not be taken so, but keeps the pool's disk, while
 // nobody uses it, from being unmounted.
-func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
+func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
 		return "", fmt.Errorf("look at %s: %w", pool.Info().Path, err)
 	}
-	name := holdName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
+	name := HoldName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over { // its disk had not answered for so long
 		return "", dataset.Errorf(dataset.ErrOffline, "drover is stopping")
 	}
-	if h.taken[name] != nil {
+	if h.Taken[name] != nil {
 		return "", nil
 	}
 	c, err := socket.Hold(ctx, name)
@@ -51,41 +51,41 @@ func (h *holds) take(ctx context.Context, pool backends.Pool) (unheld string, er
 	if err != nil {
 		return "", err
 	}
-	if h.taken == nil {
-		h.taken = map[string]io.Closer{}
+	if h.Taken == nil {
+		h.Taken = map[string]io.Closer{}
 	}
-	h.taken[name] = c
+	h.Taken[name] = c
 	return "", nil
 }
 
-// let gives up a pool, so that another process may have it.
-func (h *holds) let(pool uuid.UUID) (err error) {
+// Let gives up a pool, so that another process may have it.
+func (h *holds) Let(pool uuid.UUID) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for name, c := range h.taken {
-		if strings.HasPrefix(name, holdName(pool)) {
+	for name, c := range h.Taken {
+		if strings.HasPrefix(name, HoldName(pool)) {
 			err = errors.Join(err, c.Close())
-			delete(h.taken, name)
+			delete(h.Taken, name)
 		}
 	}
 	return err
 }
 
-func holdName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
+func HoldName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
 func (h *holds) release() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
-	for _, c := range h.taken {
+	for _, c := range h.Taken {
 		errs = append(errs, c.Close())
 	}
-	h.taken, h.over = nil, true
+	h.Taken, h.over = nil, true
 	return errors.Join(errs...)
 }
 
-func (p *pools) warnUnheld(name, unheld string) {
+func (p *Pools) warnUnheld(name, unheld string) {
 	if unheld != "" {
-		p.log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
+		p.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
 	}
 }

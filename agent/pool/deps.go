@@ -1,0 +1,49 @@
+package pool
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/report"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Deps is what pools needs of the rest of the agent.
+type Deps struct {
+	Ctx        context.Context // of the agent's life
+	Root       string          // the agent's folder
+	NodeName   string
+	Configured []Config // of drover.yaml
+	Backends   *backends.Registry
+	Control    interface {
+		Pools(ctx context.Context) ([]api.Pool, error)
+	}
+	Keys   backends.Keys
+	Limits func() dataset.Limits // what this host can promise a volume that has a device of its own
+	DB     records.DB
+	Cache  *records.Cache
+	Jobs   *jobs.Runner
+	Mounts throttle.DatasetMounts
+	News   *report.News
+	Clock  clock.Clock
+	Log    logrus.FieldLogger
+}
+
+// can returns what a pool can do on this host.
+func (p *Pools) can(b backends.Pool) dataset.Capabilities {
+	c := b.Info().Capabilities
+	if c.OwnDevice {
+		c.Limits = p.Limits()
+	}
+	return c
+}
+
+func New(deps Deps) *Pools { return &Pools{Deps: deps, byID: map[uuid.UUID]*Pool{}} }

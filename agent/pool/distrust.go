@@ -1,0 +1,25 @@
+package pool
+
+import (
+	"context"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// IsDistrusted reports whether nobody can say if an incoming dataset was acknowledged.
+func (p *Pools) IsDistrusted(pool, id uuid.UUID) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	op := p.byID[pool]
+	return op != nil && (op.Record.Found || slices.Contains(op.Record.Doubtful, id))
+}
+
+// DistrustAll makes all that is incoming in a pool doubtful.
+func (p *Pools) DistrustAll(ctx context.Context, pool uuid.UUID) error {
+	return p.Distrust(ctx, pool, true, nil)
+}
+
+func (p *Pools) Distrust(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
+	return p.Keep(ctx, pool, func(rec *Record) { rec.Found, rec.Doubtful = all, ids })
+}

@@ -1,0 +1,174 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+)
+
+// RootSpace returns the free bytes and the size of the disk that the root lies on,
+// and how many must be free for anything new to begin.
+func (p *Pools) RootSpace() (free, size, least dataset.Size, err error) {
+	bytes, all, err := fsctl.Space(p.Root)
+	free, size = dataset.Size(bytes), dataset.Size(all)
+	return free, size, min(size/100, 256*dataset.MiB), err
+}
+
+// Room refuses new bytes while the disk of the root is nearly full. A pool refuses
+// them by itself while it is.
+func (p *Pools) Room(ctx context.Context) error {
+	free, size, least, err := p.RootSpace()
+	if err != nil || free >= least {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", p.Root,
+		free.Human(), size.Human(), p.RootHint(ctx))
+}
+
+// RootHint says what would free bytes on the disk of the root. Of what is in a pool's
+// image nothing does: its blocks stay the image's.
+func (p *Pools) RootHint(ctx context.Context) string {
+	var on []uuid.UUID
+	for _, op := range p.All() {
+		if !op.Record.apart() && sameDisk(op.Record.Path, p.Root) {
+			on = append(on, op.ID)
+		}
+	}
+	hints := []string{"free space on that disk: df -h " + p.Root}
+	if h := p.weigh(ctx, on); h.trashed > 0 {
+		hints = append(hints, h.trashHint())
+	}
+	return strings.Join(hints, "; ")
+}
+
+func sameDisk(x, y string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(x, &a) == nil && unix.Stat(y, &b) == nil && a.Dev == b.Dev
+}
+
+// Mend adds to a refusal for want of space what would free some.
+func (p *Pools) Mend(ctx context.Context, id uuid.UUID, err error) error {
+	if !errors.Is(err, dataset.ErrNoSpace) {
+		return err
+	}
+	for _, op := range p.All() {
+		if op.ID != id || op.Storage == nil {
+			continue
+		}
+		if hint := p.Hint(ctx, op, op.Storage.Status(ctx), 0); hint != "" {
+			return fmt.Errorf("%w (%s)", err, hint)
+		}
+	}
+	return err
+}
+
+// Hint says what would bring the free bytes of a pool to want, or to what it needs
+// to take in anything new. Empty: nothing in the pool would.
+func (p *Pools) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
+	reserve := backends.Reserve(st.Size)
+	if op.Record.apart() && st.Free >= max(want, reserve) {
+		return "" // what it lacks is something else, such as its image's blocks: the refusal says what gives it those
+	}
+	h := p.weigh(ctx, []uuid.UUID{op.ID})
+	var hints []string
+	if h.trashed > 0 {
+		hints = append(hints, h.trashHint())
+	}
+	if short := max(want, reserve) - st.Free; !h.weighed || h.trash < short {
+		hints = append(hints, h.largestHint())
+	}
+	if !op.Record.apart() {
+		hints = append(hints, "other files on its disk: df -h "+op.Record.Path)
+	}
+	return strings.Join(hints, "; ")
+}
+
+// weight is what the datasets of some pools take: the blocks of their heads, also
+// those that they share with others.
+type weight struct {
+	trashed int // in the trash
+	trash   dataset.Size
+	apart   bool // there is trash in other pools too
+	live    []heavy
+	weighed bool // the sizes are known
+}
+
+type heavy struct {
+	volume string
+	used   dataset.Size
+}
+
+// weigh asks for the size of each dataset of some pools. Where that were a walk
+// through all files they are only counted.
+func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
+	w := weight{weighed: true}
+	for _, id := range p.Cache.IDs() {
+		d, ok := p.Cache.Dataset(id)
+		if !ok || d.State == dataset.StatePurging {
+			continue
+		}
+		trashed := d.State == dataset.StateTrashed
+		if !slices.Contains(ids, d.Pool) {
+			w.apart = w.apart || trashed
+			continue
+		}
+		used, known := p.used(ctx, d)
+		w.weighed = w.weighed && known
+		if trashed {
+			w.trashed++
+			w.trash += used
+			continue
+		}
+		w.live = append(w.live, heavy{d.Volume, used})
+	}
+	slices.SortFunc(w.live, func(x, y heavy) int { return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.volume, y.volume)) })
+	return w
+}
+
+func (p *Pools) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
+	pool, err := p.Get(d.Pool)
+	if err != nil {
+		return 0, false
+	}
+	if can := pool.Info().Capabilities; !can.OwnFilesystem && !can.KnowsUsed {
+		return 0, false
+	}
+	used, err = pool.Used(ctx, d.ID)
+	return used, err == nil
+}
+
+func (w weight) trashHint() string {
+	says := fmt.Sprintf("%d in the trash", w.trashed)
+	if w.weighed {
+		says += ", " + w.trash.Human()
+	}
+	if w.apart { // --all would destroy what gives no room here
+		return says + ": drover trash ls, drover trash purge NAME"
+	}
+	return says + ": drover trash purge --all destroys them"
+}
+
+// largestShown is how many volumes a hint names.
+const largestShown = 3
+
+func (w weight) largestHint() string {
+	const free = "drover volume rm and drover snapshot rm free some"
+	if !w.weighed || len(w.live) == 0 {
+		return free
+	}
+	var names []string
+	for _, v := range w.live[:min(largestShown, len(w.live))] {
+		names = append(names, v.volume+" "+v.used.Human())
+	}
+	return "the largest volumes are " + strings.Join(names, ", ") + ": " + free
+}

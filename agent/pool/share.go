@@ -1,0 +1,39 @@
+package pool
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// inform takes in what is fixed about a pool that was opened.
+func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
+	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
+	if table, err := mount.Table(); err == nil {
+		op.Memory = table.InMemory(is.Path)
+	}
+	if op.Memory != "" { // first, as whoever makes a pool is told the note
+		op.Note = op.InMemory() + "; " + op.Note
+	}
+	if op.Share != uuid.Nil {
+		op.Reach = dataset.ReachCluster
+	}
+}
+
+// InMemory says what a pool in memory is good for.
+func (op *Pool) InMemory() string {
+	return "it is on " + op.Memory + ": its data is in memory and is gone at a reboot"
+}
+
+// sameShare fails when a pool lies on another share than it was made on: its volumes would
+// be said to be where other nodes do not find them.
+func (op *Pool) sameShare(is backends.Info) error {
+	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrOffline,
+		"what is mounted at %s says that it is share %s, and the pool was made on share %s (mount that one, "+
+			"or bring its share.json back)", is.Path, is.Share, op.Record.Share)
+}

@@ -1,0 +1,18 @@
+package pool
+
+import (
+	"slices"
+	"time"
+)
+
+// TrimEvery is how often what is free on a pool's devices is told to them, where nobody
+// says otherwise.
+const TrimEvery = 7 * 24 * time.Hour
+
+func (p *Pools) TrimEvery(name string) time.Duration {
+	i := slices.IndexFunc(p.Configured, func(c Config) bool { return c.Name == name })
+	if i < 0 || p.Configured[i].Trim == 0 {
+		return TrimEvery
+	}
+	return p.Configured[i].Trim
+}
