@@ -12,7 +12,7 @@ func testClaims(t *testing.T, e *engine.Engine) {
 	w := begin(t, e)
 	setupDisk(t, w)
 
-	// docs/operations.md, "A disk moves": the path in drover.yaml is changed.
+	// docs/operations.md, "Move a disk": the path in drover.yaml is changed.
 	w.write(t, "/etc/drover/drover.yaml", "pools: [{name: fast, backend: loop, path: /mnt/disk/fast}]\n")
 	w.stop(t)
 	w.start(t)
