@@ -16,8 +16,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
@@ -78,44 +78,20 @@ type Config struct {
 }
 
 // Limits are the times that the agent keeps. Zero values take the defaults.
-type Limits struct {
-	Record    time.Duration // work that takes longer goes on record as an operation (2 s)
-	Heartbeat time.Duration // between two reports of what is seen (10 s)
-	Retry     time.Duration // before control, or another node, is asked again that was away (1 s)
-	Lease     time.Duration // that a move waits for what its home has in use (30 s)
-	Follow    time.Duration // that a mount waits for a move, before it says that it goes on (50 s)
-}
-
-func (l Limits) orDefault() Limits {
-	for _, d := range []struct {
-		v   *time.Duration
-		def time.Duration
-	}{{&l.Record, 2 * time.Second}, {&l.Heartbeat, 10 * time.Second}, {&l.Retry, time.Second}, {&l.Lease, 30 * time.Second}, {&l.Follow, 50 * time.Second}} {
-		if *d.v == 0 {
-			*d.v = d.def
-		}
-	}
-	return l
-}
+type Limits = host.Limits
 
 // Agent is the agent of one host. All methods are safe for concurrent use.
 type Agent struct {
-	Config
-	state       records.DB
-	node        uuid.UUID
-	incarnation uuid.UUID
-	boot        string
-	previous    []uuid.UUID   // incarnations that this one comes after, until control has let it in
-	apart       []api.Service // each control replica alone
-	started     time.Time
-	began       time.Duration // the same by the steady clock
-	recovered   bool          // the agent's own state was lost, and control was not asked what is mounted before this start
-	reunion     reunion
+	*host.Host
+	config    Config
+	previous  []uuid.UUID   // incarnations that this one comes after, until control has let it in
+	apart     []api.Service // each control replica alone
+	started   time.Time
+	began     time.Duration // the same by the steady clock
+	recovered bool          // the agent's own state was lost, and control was not asked what is mounted before this start
+	reunion   reunion
 
 	pools   *pool.Pools
-	cache   *records.Cache
-	locks   locks.Set
-	jobs    *jobs.Runner
 	words   atomic.Uint64 // how often it has registered
 	mounts  mounts
 	facts   hostFacts
@@ -148,7 +124,6 @@ type Agent struct {
 	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	news        *report.News
 	copiesFresh *freshness
 	pulls       map[uuid.UUID]pullRecord
 	undersized  map[uuid.UUID]undersized
@@ -166,7 +141,6 @@ type Agent struct {
 	joined func()        // tells that control has taken this agent in, and is called again each time
 	isIn   chan struct{} // closed then
 
-	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
@@ -175,7 +149,7 @@ var _ api.Local = (*Agent)(nil)
 
 // New opens what is on disk. Nothing is mounted or changed before Start.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
-	cfg.Limits = cfg.Limits.orDefault()
+	cfg.Limits = cfg.Limits.OrDefault()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
@@ -185,31 +159,49 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	a := &Agent{
-		Config: cfg, state: records.OpenDB(cfg.State), boot: strings.TrimSpace(string(boot)),
-		incarnation: uuid.New(), started: cfg.Clock.Now(), began: cfg.Clock.Steady(), cache: records.NewCache(), leases: newLeases(), bounds: newBounds(context.WithoutCancel(ctx)), running: map[uuid.UUID]*running{}, scratch: map[uuid.UUID]uuid.UUID{}, news: report.New(),
-		copiesFresh: newFreshness(), pulls: map[uuid.UUID]pullRecord{}, undersized: map[uuid.UUID]undersized{}, pulling: map[uuid.UUID]bool{}, movers: map[uuid.UUID]mover{}, bases: map[uuid.UUID]movedBases{}, lost: map[uuid.UUID]bool{}, showFailed: map[uuid.UUID]failure{}, asked: map[int]bool{},
+		Host: &host.Host{
+			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
+			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
+			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
+		},
+		config:      cfg,
+		started:     cfg.Clock.Now(),
+		began:       cfg.Clock.Steady(),
+		leases:      newLeases(),
+		bounds:      newBounds(context.WithoutCancel(ctx)),
+		running:     map[uuid.UUID]*running{},
+		scratch:     map[uuid.UUID]uuid.UUID{},
+		copiesFresh: newFreshness(),
+		pulls:       map[uuid.UUID]pullRecord{},
+		undersized:  map[uuid.UUID]undersized{},
+		pulling:     map[uuid.UUID]bool{},
+		movers:      map[uuid.UUID]mover{},
+		bases:       map[uuid.UUID]movedBases{},
+		lost:        map[uuid.UUID]bool{},
+		showFailed:  map[uuid.UUID]failure{},
+		asked:       map[int]bool{},
 	}
-	a.locks.Clock = cfg.Clock
+	a.Locks.Clock = cfg.Clock
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
-	a.engines = engines{state: a.state, boot: a.boot, activated: map[process.Identity]bool{}}
+	a.engines = engines{state: a.DB, boot: a.Boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
-	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
-	a.jobs = jobs.New(a.ctx, &a.wg)
+	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
+	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
-	if a.PeerID == nil {
-		a.PeerID = certified
+	if a.config.PeerID == nil {
+		a.config.PeerID = certified
 	}
 	var limit *transfer.Limiter
-	if a.TransferRate > 0 {
-		limit = transfer.NewLimiter(a.Clock, a.TransferRate)
+	if a.config.TransferRate > 0 {
+		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
 	}
-	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err
@@ -228,27 +220,27 @@ func (a *Agent) load(ctx context.Context) error {
 	if err := a.engines.load(ctx); err != nil {
 		return err
 	}
-	if _, err := a.state.Get(ctx, clockKey, &a.clock); err != nil {
+	if _, err := a.DB.Get(ctx, clockKey, &a.clock); err != nil {
 		return err
 	}
 	a.clockOnDisk = a.clock
-	if _, err := a.state.Get(ctx, recoveryKey, &a.recovery); err != nil {
+	if _, err := a.DB.Get(ctx, recoveryKey, &a.recovery); err != nil {
 		return err
 	}
 	return errors.Join(
-		a.state.Each(ctx, "volumes/", func(_ string, v []byte) error {
+		a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
 			var d api.Indexed
 			err := json.Unmarshal(v, &d)
 			if err == nil {
-				a.cache.Load(d)
+				a.Cache.Load(d)
 			}
 			return err
 		}),
-		a.state.Each(ctx, "spellings/", func(name string, v []byte) error {
+		a.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
 			var r records.Spellings
 			err := json.Unmarshal(v, &r)
 			if err == nil {
-				a.cache.SetSpellings(name, r)
+				a.Cache.SetSpellings(name, r)
 			}
 			return err
 		}),
@@ -265,19 +257,19 @@ func (a *Agent) load(ctx context.Context) error {
 func (a *Agent) Start(ctx context.Context) error {
 	// Whoever is not root has no way in: a program in a volume may belong to root,
 	// with its setuid bit set, and a container's root may have put it there.
-	err := os.MkdirAll(a.mountRoot(), 0o700)
+	err := os.MkdirAll(a.MountRoot(), 0o700)
 	if err == nil {
-		err = os.Chmod(a.mountRoot(), 0o700)
+		err = os.Chmod(a.MountRoot(), 0o700)
 	}
 	if err != nil {
 		return fmt.Errorf("make the mount folder: %w", err)
 	}
-	if there, err := filepath.EvalSymlinks(a.mountRoot()); err != nil || there != a.mountRoot() {
-		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.mountRoot()))
+	if there, err := filepath.EvalSymlinks(a.MountRoot()); err != nil || there != a.MountRoot() {
+		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.meetGuard(ctx)
 	a.bounds.wg.Go(a.keepBounds) // whatever takes its time from here on
-	if err := a.pools.Open(ctx, a.node, a.recovered); err != nil {
+	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
 		return err
 	}
 	a.takeGuard(st, 0)
@@ -302,7 +294,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.wg.Go(a.limits.Run)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.keepFresh() }()
-	if a.Guard != nil {
+	if a.config.Guard != nil {
 		a.wg.Go(a.watchGuard)
 	}
 	told := make(chan struct{})
@@ -330,7 +322,7 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 			return s, err
 		}
 	}
-	if s, err = a.Control.Sync(ctx, a.node, 0, 0); err != nil {
+	if s, err = a.Control.Sync(ctx, a.NodeID, 0, 0); err != nil {
 		return s, err
 	}
 	if err := a.take(ctx, s, known); err != nil {
@@ -349,7 +341,7 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 // agents that have registered: one that started while control was away soon does, or
 // cannot, which is not waited for.
 func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
-	p, err := a.Control.Plan(ctx, a.node, req)
+	p, err := a.Control.Plan(ctx, a.NodeID, req)
 	if err != nil || p.Done != nil {
 		return p, err
 	}
@@ -372,7 +364,7 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 // Close stops the work: operations on record go on at the next start, mounts
 // stay. Again: nothing.
 func (a *Agent) Close() error {
-	a.jobs.Close(a.stop)
+	a.Jobs.Close(a.stop)
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -384,15 +376,4 @@ func (a *Agent) Close() error {
 }
 
 // Node returns the node's UUID.
-func (a *Agent) Node() uuid.UUID { return a.node }
-
-func (a *Agent) mountRoot() string { return filepath.Join(a.Root, "mnt") }
-
-// mountPath is where a dataset is mounted: its UUID stands in it, so that a user
-// can copy its first eight characters into @snapshot-.
-func (a *Agent) mountPath(id uuid.UUID) string { return filepath.Join(a.mountRoot(), id.String()) }
-
-// log returns the entry for a dataset, with the field names used everywhere.
-func (a *Agent) log(d dataset.Dataset) *logrus.Entry {
-	return a.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
-}
+func (a *Agent) Node() uuid.UUID { return a.NodeID }

@@ -33,7 +33,7 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	}
 	stay := uuid.New()
 	a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
-	if _, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: d.ID, ID: stay}); err != nil {
+	if _, err := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
 		a.setAlone(d.ID, stay, -1)
 		if inDoubt(err) {
 			a.endAlone(d.ID, stay)
@@ -88,7 +88,7 @@ func (a *Agent) isAlone(id, stay uuid.UUID) bool {
 
 // endAlone lets others in again, as a job of its own: nobody waits for that but who is kept out.
 func (a *Agent) endAlone(id, stay uuid.UUID) {
-	a.jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
 		_, err := patient(ctx, a, func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
 		if err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told that it is needed alone no more; the next sync tries again")

@@ -86,7 +86,7 @@ func TestI7ControlAway(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(r.Limits.Retry)
-		now, _ := r.cache.Dataset(d.ID)
+		now, _ := r.Cache.Dataset(d.ID)
 		return now.Protected
 	})
 	if _, err := r.Get(t.Context(), "nosuch"); !errors.Is(err, dataset.ErrNotFound) {
@@ -117,10 +117,10 @@ func (r *rig) answersAlone(d dataset.Dataset) {
 	ctx := r.t.Context()
 	for _, spelling := range []string{"db", "db@bronze"} {
 		v, err := r.Get(ctx, spelling)
-		if err != nil || v.Name != spelling || v.Mountpoint != r.mountPath(d.ID) {
+		if err != nil || v.Name != spelling || v.Mountpoint != r.MountPath(d.ID) {
 			r.t.Errorf("get %s: %+v, %v", spelling, v, err)
 		}
-		if path, err := r.Path(ctx, spelling); err != nil || path != r.mountPath(d.ID) {
+		if path, err := r.Path(ctx, spelling); err != nil || path != r.MountPath(d.ID) {
 			r.t.Errorf("path of %s: %s, %v", spelling, path, err)
 		}
 	}
@@ -147,7 +147,7 @@ func TestCommitInDoubt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d, ok := r.cache.Volume("db"); !ok || len(r.inPool("datasets")) != 1 || len(r.inPool("incoming")) != 0 {
+			if d, ok := r.Cache.Volume("db"); !ok || len(r.inPool("datasets")) != 1 || len(r.inPool("incoming")) != 0 {
 				t.Errorf("%+v, %t", d, ok)
 			}
 			return
@@ -183,7 +183,7 @@ func TestEndInDoubt(t *testing.T) {
 			if got := len(r.inPool("datasets")); got != c.want || len(r.inPool("incoming")) != 0 {
 				t.Errorf("%d datasets, incoming %v; want %d", got, r.inPool("incoming"), c.want)
 			}
-			if _, ok := r.cache.Volume("db"); ok != (c.want == 1) {
+			if _, ok := r.Cache.Volume("db"); ok != (c.want == 1) {
 				t.Errorf("the volume is known: %t", ok)
 			}
 			if err := r.Create(t.Context(), "db", nil); err != nil {
@@ -200,7 +200,7 @@ func TestEndInDoubt(t *testing.T) {
 // so, and nothing was made.
 func TestI8NotTakenIn(t *testing.T) {
 	r := newRig(t)
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	r.link.keepOut()
 	r.start(cfg)

@@ -101,7 +101,7 @@ func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 // Bases implements transfer.Source. What copies rest on is kept until the move is over.
 func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	a := s.a
-	d, home := a.cache.Dataset(ds)
+	d, home := a.Cache.Dataset(ds)
 	if !home {
 		return nil
 	}

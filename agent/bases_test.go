@@ -23,23 +23,23 @@ import (
 // a replica is away: the next refresh of each replica sends what changed, and not all.
 func TestReplicaAfterMove(t *testing.T) {
 	t.Parallel()
-	for name, move := range map[string]func(f *flock, b, c, d *host){
-		"to a node without a copy": func(f *flock, _, _, d *host) { f.moves("db", d) },
-		"to a replica":             func(f *flock, _, c, _ *host) { f.moves("db", c) },
-		"twice, one is away": func(f *flock, b, c, d *host) {
+	for name, move := range map[string]func(f *flock, b, c, d *flockHost){
+		"to a node without a copy": func(f *flock, _, _, d *flockHost) { f.moves("db", d) },
+		"to a replica":             func(f *flock, _, c, _ *flockHost) { f.moves("db", c) },
+		"twice, one is away": func(f *flock, b, c, d *flockHost) {
 			b.down()
 			f.moves("db", d)
 			f.moves("db", c)
 			b.up()
 		},
-		"to a replica, its home is dead": func(f *flock, b, c, _ *host) {
+		"to a replica, its home is dead": func(f *flock, b, c, _ *flockHost) {
 			f.may = "wants replicas on more nodes"
 			v := f.record("db")
 			begun, stop := time.Now(), f.a.keepsWriting("db")
 			await(f.T, func() bool { return b.shares(c, v.ID, begun) })
 			stop()
 			f.a.down()
-			for _, h := range []*host{b, c} { // what had come of a refresh until then is taken in still
+			for _, h := range []*flockHost{b, c} { // what had come of a refresh until then is taken in still
 				h.refreshFails(v.ID)
 			}
 			var freshest, other dataset.Copy
@@ -69,12 +69,12 @@ func TestReplicaAfterMove(t *testing.T) {
 			d := f.host("host-d", "loop") // after the replicas were placed
 			d.up()
 
-			before := map[*host]int64{f.b: f.wires.broughtTo(f.b), c: f.wires.broughtTo(c)}
+			before := map[*flockHost]int64{f.b: f.wires.broughtTo(f.b), c: f.wires.broughtTo(c)}
 			if before[f.b] < whole {
 				t.Fatalf("%d bytes came to a replica of %d", before[f.b], whole)
 			}
 			move(f, f.b, c, d)
-			home := f.hosts[slices.IndexFunc(f.hosts, func(h *host) bool { return h.Node() == f.record("db").Home })]
+			home := f.hosts[slices.IndexFunc(f.hosts, func(h *flockHost) bool { return h.Node() == f.record("db").Home })]
 			await(t, func() bool { // each replica is seen to be one of this home's, before anything is written
 				return !slices.ContainsFunc(f.record("db").Kept, func(k api.KeptCopy) bool {
 					return k.Kind == dataset.CopyReplica && k.Epoch != f.record("db").Epoch
@@ -105,7 +105,7 @@ func TestReplicaAfterMove(t *testing.T) {
 }
 
 // keepsWriting writes a little to a volume again and again, until it is told to stop.
-func (h *host) keepsWriting(volume string) (stop func()) {
+func (h *flockHost) keepsWriting(volume string) (stop func()) {
 	h.f.Helper()
 	path, end := h.mounts(volume, "little"), make(chan struct{})
 	var wg sync.WaitGroup
@@ -126,7 +126,7 @@ func (h *host) keepsWriting(volume string) (stop func()) {
 
 // refreshFails waits until a refresh of a replica has failed, as each one after it does when
 // its home is down.
-func (h *host) refreshFails(id uuid.UUID) {
+func (h *flockHost) refreshFails(id uuid.UUID) {
 	h.f.Helper()
 	of := func() *replica { return h.copiesFresh.of[id] }
 	h.copiesFresh.mu.Lock()
@@ -140,7 +140,7 @@ func (h *host) refreshFails(id uuid.UUID) {
 }
 
 // shares reports whether two hosts have a snapshot in common that is later than a time.
-func (h *host) shares(with *host, id uuid.UUID, after time.Time) bool {
+func (h *flockHost) shares(with *flockHost, id uuid.UUID, after time.Time) bool {
 	mine, err := h.thePool().Stat(h.f.Context(), id)
 	theirs, other := with.thePool().Stat(h.f.Context(), id)
 	return err == nil && other == nil && slices.ContainsFunc(mine.Snapshots, func(s dataset.Snapshot) bool {
@@ -241,7 +241,7 @@ func TestNothingIsSharedWithOne(t *testing.T) {
 	if _, err := f.svc.RemoveNode(t.Context(), "host-c", true); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*host{f.a, f.b} {
+	for _, h := range []*flockHost{f.a, f.b} {
 		await(t, func() bool {
 			e, err := h.thePool().Stat(t.Context(), d.ID)
 			return err == nil && !slices.ContainsFunc(e.Snapshots, isShared)
@@ -251,7 +251,7 @@ func TestNothingIsSharedWithOne(t *testing.T) {
 
 // shelf is what a home keeps of a volume for other nodes.
 type shelf struct {
-	*host
+	*flockHost
 	d dataset.Dataset
 }
 
@@ -270,7 +270,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 }
 
 // has tells control that a copy has a snapshot.
-func (h shelf) has(on *host, s dataset.Snapshot) {
+func (h shelf) has(on *flockHost, s dataset.Snapshot) {
 	h.f.Helper()
 	for _, k := range h.f.record(h.d.Volume).Kept {
 		if k.Node != on.Node() {
@@ -284,7 +284,7 @@ func (h shelf) has(on *host, s dataset.Snapshot) {
 }
 
 // gives gives a node what it asks for, which has some snapshots.
-func (h shelf) gives(to *host, have ...uuid.UUID) dataset.Snapshot {
+func (h shelf) gives(to *flockHost, have ...uuid.UUID) dataset.Snapshot {
 	h.f.Helper()
 	s, _, err := sending{h.Agent}.Freshen(context.WithValue(h.f.Context(), askerKey{}, to.Node()), h.d.ID, have)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // that cannot be told. So it is where this host was said to write no more, and did: its home may
 // have restored the dataset, and removed what it was, as whoever has that open changes no snapshot.
 func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
-	if mounted, err := isMountPoint(a.mountPath(d.ID)); err != nil || !mounted {
+	if mounted, err := isMountPoint(a.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}
 	att, err := a.visit(ctx, d)
@@ -26,7 +26,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 	if err := errors.Join(err, att.Release()); err != nil {
 		return nil
 	}
-	err = unix.Stat(a.mountPath(d.ID), &here)
+	err = unix.Stat(a.MountPath(d.ID), &here)
 	// By its number alone: the share may be mounted anew since, with a device of its own.
 	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
 		return nil
@@ -36,7 +36,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 
 // guestStatus is what this node says of a dataset that it has mounted beside its home.
 func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
-	mounted, err := isMountPoint(a.mountPath(g.ID))
+	mounted, err := isMountPoint(a.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.record(g.ID))}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())

@@ -70,7 +70,7 @@ func TestGuestThatWroteOn(t *testing.T) {
 	if got := f.b.reads("db", "token"); got != "old" {
 		t.Errorf("it holds %q", got)
 	}
-	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
+	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }

@@ -39,7 +39,7 @@ func (a *Agent) isBeside(id uuid.UUID) bool {
 // replaces reports whether a copy lies where a dataset is to come that has something of it, and
 // is on record: of what an earlier try has left the home has all. The dataset's lock is held.
 func (m *moving) replaces(ctx context.Context) (bool, error) {
-	if _, kept := m.a.cache.Copy(m.op.DatasetID); !kept {
+	if _, kept := m.a.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)

@@ -35,17 +35,17 @@ func (c *cutFiles) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // keeps reports whether a host has something of a dataset that is whole in its place: a copy with
 // a snapshot, or the files.
-func (h *host) keeps(id uuid.UUID) bool {
+func (h *flockHost) keeps(id uuid.UUID) bool {
 	e, err := h.thePool().Stat(h.f.Context(), id)
 	return err == nil && (e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0)
 }
 
 // left waits until a host knows that it was left, and what moves made there is gone.
-func (h *host) left(id uuid.UUID) {
+func (h *flockHost) left(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
 		_, given := h.leases.yielded(id)
-		_, kept := h.cache.Copy(id)
+		_, kept := h.Cache.Copy(id)
 		_, comes := h.pull(id)
 		if comes && !h.isPulling(id) {
 			h.resolvePulls(h.f.Context())
@@ -55,7 +55,7 @@ func (h *host) left(id uuid.UUID) {
 }
 
 // hasOnly reports whether a dataset is all that lies in a host's pool.
-func (h *host) hasOnly(id uuid.UUID) bool {
+func (h *flockHost) hasOnly(id uuid.UUID) bool {
 	h.f.Helper()
 	list, err := h.thePool().List(h.f.Context())
 	if err != nil {
@@ -197,23 +197,23 @@ func TestI3FilesMoveCutShort(t *testing.T) {
 		t.Run(pools[0]+" and "+pools[1], func(t *testing.T) {
 			f := newFlock(t, pools[0], pools[1])
 			if pools[0] == "loop" || long.Enabled() {
-				f.filesMovesCutShort([]*host{f.a, f.b}, false, true)
+				f.filesMovesCutShort([]*flockHost{f.a, f.b}, false, true)
 			} else {
-				f.filesMovesCutShort([]*host{f.a}, false)
+				f.filesMovesCutShort([]*flockHost{f.a}, false)
 			}
 		})
 	}
 }
 
-func (f *flock) filesMovesCutShort(targets []*host, lates ...bool) {
+func (f *flock) filesMovesCutShort(targets []*flockHost, lates ...bool) {
 	t := f.T
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "left")
 	f.moves("db", f.b)
 	f.a.left(d.ID)
 	home := f.b
-	ways := map[*host]*cutFiles{}
-	for _, h := range []*host{f.a, f.b} {
+	ways := map[*flockHost]*cutFiles{}
+	for _, h := range []*flockHost{f.a, f.b} {
 		h.down()
 		ways[h] = &cutFiles{RoundTripper: h.cfg.PeerHTTP}
 		h.cfg.PeerHTTP = ways[h]
@@ -275,11 +275,11 @@ func (f *flock) filesMovesCutShort(targets []*host, lates ...bool) {
 
 // knows waits until a host has heard that it is the home of a dataset, and of no move of it: a mount
 // before that is told to ask again.
-func (h *host) knows(id uuid.UUID) {
+func (h *flockHost) knows(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
-		d, known := h.cache.Dataset(id)
-		_, left := h.cache.Copy(id)
-		return known && !left && d.Home == h.node && h.opens(d, "look at") == nil
+		d, known := h.Cache.Dataset(id)
+		_, left := h.Cache.Copy(id)
+		return known && !left && d.Home == h.NodeID && h.opens(d, "look at") == nil
 	})
 }

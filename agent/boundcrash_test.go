@@ -23,7 +23,7 @@ func TestI1BoundedMountCutShort(t *testing.T) {
 	t.Parallel()
 	g := newGuarded(t)
 	d := g.replicated("db")
-	path := g.a.mountPath(d.ID)
+	path := g.a.MountPath(d.ID)
 	look := func(act string) {
 		mounted, err := isMountPoint(path)
 		_, there := g.wa.entry(d.ID)
@@ -78,14 +78,14 @@ func (g *guarded) agrees(d dataset.Dataset, at string) {
 	g.Helper()
 	ok := func() bool {
 		used := len(g.a.record(d.ID).IDs) > 0
-		mounted, err := isMountPoint(g.a.mountPath(d.ID))
+		mounted, err := isMountPoint(g.a.MountPath(d.ID))
 		e, there := g.wa.entry(d.ID)
 		return err == nil && mounted == used && there == used && (!there || e.State == guard.StateArmed)
 	}
 	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(until) {
 			e, there := g.wa.entry(d.ID)
-			mounted, err := isMountPoint(g.a.mountPath(d.ID))
+			mounted, err := isMountPoint(g.a.MountPath(d.ID))
 			g.Fatalf("%s: used by %v, mounted: %t, %v; the guard: %t, %+v", at, g.a.record(d.ID).IDs, mounted, err, there, e)
 		}
 	}
@@ -192,7 +192,7 @@ func TestBoundedStop(t *testing.T) {
 	d := g.replicated("db")
 	g.a.mounts("db@auto", "user")
 	release, closed := make(chan struct{}), make(chan struct{})
-	g.a.jobs.Start("slow", func(context.Context, *jobs.Job) error { <-release; return nil })
+	g.a.Jobs.Start("slow", func(context.Context, *jobs.Job) error { <-release; return nil })
 	was, _ := g.wa.entry(d.ID)
 	go func() { g.a.down(); close(closed) }()
 	await(t, func() bool {

@@ -178,11 +178,11 @@ func (b *bounds) fenceMay(d dataset.Dataset, deadline time.Duration) time.Durati
 // boundedHere returns the datasets whose home is this node and whose lease is bounded in time.
 // Without a guard there are none.
 func (a *Agent) boundedHere() (list []dataset.Dataset) {
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return nil
 	}
-	for _, id := range a.cache.IDs() {
-		if d, home := a.cache.Dataset(id); home && bounded(d) {
+	for _, id := range a.Cache.IDs() {
+		if d, home := a.Cache.Dataset(id); home && bounded(d) {
 			list = append(list, d)
 		}
 	}
@@ -224,7 +224,7 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 		return idleBounds
 	}
 	if unread && !silent {
-		a.jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { a.readHolds(ctx, row); return nil })
+		a.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { a.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
@@ -301,14 +301,14 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 // logs errors and refusals.
 func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
 	address := a.nodes.address(node)
-	if address == "" || a.PeerHTTP == nil {
+	if address == "" || a.config.PeerHTTP == nil {
 		if address == "" && a.nodes.misses(node) {
 			a.Log.WithField("node", a.nodes.name(node)).Error("control is silent, and it is not known here where another node answers, which could take over what is open here: it is fenced unless control is back in time")
 		}
 		return 0
 	}
 	sent := a.Clock.Steady()
-	answer, err := promise.Ask(ctx, a.PeerHTTP, address, node, promise.Request{Incarnation: a.incarnation, Epochs: wanted})
+	answer, err := promise.Ask(ctx, a.config.PeerHTTP, address, node, promise.Request{Incarnation: a.Incarnation, Epochs: wanted})
 	log := a.Log.WithField("node", a.nodes.name(node))
 	if err != nil {
 		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that is open here")
@@ -341,7 +341,7 @@ func (a *Agent) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	if len(feeds) == 0 {
 		return
 	}
-	refused, err := a.Guard.Feed(ctx, feeds)
+	refused, err := a.config.Guard.Feed(ctx, feeds)
 	if err != nil {
 		if ctx.Err() == nil {
 			a.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them when their deadlines pass")

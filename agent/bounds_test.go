@@ -74,7 +74,7 @@ func (g *guarded) thaws() {
 // fusedGuard is the way to the guard.
 type fusedGuard struct {
 	*warden
-	h *host
+	h *flockHost
 }
 
 func (f fusedGuard) Register(ctx context.Context, r guard.Registration) (e guard.Entry, err error) {
@@ -100,7 +100,7 @@ func (f fusedGuard) Feed(ctx context.Context, feeds []guard.Feed) (map[uuid.UUID
 func (g *guarded) replicated(name string) dataset.Dataset {
 	g.Helper()
 	await(g.T, func() bool { return g.a.Create(g.Context(), name+"@auto", nil) == nil }) // once control has heard of the guards
-	d, _ := g.a.cache.Volume(name)
+	d, _ := g.a.Cache.Volume(name)
 	await(g.T, func() bool { _, kept := g.b.replicaOf(d.ID); return kept })
 	return d
 }
@@ -155,7 +155,7 @@ func TestBoundedMount(t *testing.T) {
 	}
 	g.a.unmounts("db@auto", "two")
 	g.wa.forgets(d.ID)
-	if list, err := g.a.State.List(t.Context(), enrolledKey(d.ID, g.b.Node()), "", 0); err != nil || len(list) != 1 {
+	if list, err := g.a.config.State.List(t.Context(), enrolledKey(d.ID, g.b.Node()), "", 0); err != nil || len(list) != 1 {
 		t.Errorf("who pulled it is not on disk: %v, %v", list, err)
 	}
 	g.wa.down()

@@ -22,7 +22,7 @@ import (
 func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
 		now, err := a.takeOver(ctx, d)
-		if err != nil || now.Home == a.node {
+		if err != nil || now.Home == a.NodeID {
 			return now, err
 		}
 		d = now
@@ -32,7 +32,7 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 			return d, err
 		}
 	}
-	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.node.String()})
+	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.NodeID.String()})
 	if err != nil {
 		return d, err
 	}
@@ -124,8 +124,8 @@ const lackTime = 10 * time.Second
 
 // lacks asks the home how much this node lacks of a dataset of which it has a copy.
 func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
-	k, kept := a.cache.Copy(d.ID)
-	if !kept || a.PeerHTTP == nil {
+	k, kept := a.Cache.Copy(d.ID)
+	if !kept || a.config.PeerHTTP == nil {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, lackTime)
@@ -177,7 +177,7 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 // arrived returns the record of a dataset that came here.
 func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	now, err := a.whereNow(ctx, d)
-	if err == nil && now.Home != a.node {
+	if err == nil && now.Home != a.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume, a.nodes.name(now.Home))
 	}
 	return now, err

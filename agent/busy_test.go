@@ -15,7 +15,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "id")
-	shell, err := os.Open(r.mountPath(d.ID))
+	shell, err := os.Open(r.MountPath(d.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(forgottenAfter)
-		mounted, err := isMountPoint(r.mountPath(d.ID))
+		mounted, err := isMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
 	r.want(d)

@@ -62,15 +62,15 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	if out.Dataset != nil && !out.Lost {
 		a.pools.Changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
-	a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
-	a.news.Changed(op.DatasetID)
+	a.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
+	a.News.Changed(op.DatasetID)
 	return out, nil
 }
 
 // isHere reports whether this node is the home of the dataset that an answer is of. It is not
 // where that has gone elsewhere since: who asks again, as the first answer was lost, is told
 // how it is now.
-func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.node }
+func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.NodeID }
 
 // under runs do as an operation that can be seen, cancelled and, when it takes
 // long, found on record; the failure of one on record goes on record as well.
@@ -98,13 +98,13 @@ func (a *Agent) under(ctx context.Context, jb *jobs.Job, op dataset.Operation, d
 	a.mu.Lock()
 	recorded, inDoubt := r.recorded, r.inDoubt
 	a.mu.Unlock()
-	if err == nil || !recorded && !inDoubt || a.ctx.Err() != nil {
+	if err == nil || !recorded && !inDoubt || a.Ctx.Err() != nil {
 		end()
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
 	if !recorded { // control may be away, and who asked for the operation is not to wait for that
-		a.jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		a.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			defer end()
 			if _, err := a.report(ctx, &op); err != nil && ctx.Err() == nil {
 				a.Log.WithError(err).WithField("op", op.ID).Warn("control was not told that an operation failed")
@@ -126,7 +126,7 @@ func (a *Agent) under(ctx context.Context, jb *jobs.Job, op dataset.Operation, d
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := a.report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
-		a.cache.Apply(*out.Dataset, out.Index)
+		a.Cache.Apply(*out.Dataset, out.Index)
 		a.limits.ProfileChanged(*out.Dataset)
 	}
 	return out, err
@@ -282,10 +282,10 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	if err := a.unlearn(ctx, d); err != nil {
-		a.log(d).WithError(err).Warn("how the engine spelled it was left over")
+		a.LogOf(d).WithError(err).Warn("how the engine spelled it was left over")
 	}
-	if err := a.removeMountpoint(a.mountPath(d.ID)); err != nil {
-		a.log(d).WithError(err).Warn("mount point was left over")
+	if err := a.removeMountpoint(a.MountPath(d.ID)); err != nil {
+		a.LogOf(d).WithError(err).Warn("mount point was left over")
 	}
 	if out.Dataset.State == dataset.StatePurging {
 		a.purgeLater(*out.Dataset)
@@ -313,7 +313,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 		return out, err
 	}
 	// A recovery may have brought it back since the purge was planned, or while this waited.
-	if now, ok := a.cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
+	if now, ok := a.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more", d.Volume, now.State)
 	}
 	steps.At("purge.begin")
@@ -326,6 +326,6 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 		return out, err
 	}
 	steps.At("purge.recorded")
-	a.cache.Remove(d.ID)
-	return out, errors.Join(a.drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.mountPath(d.ID)))
+	a.Cache.Remove(d.ID)
+	return out, errors.Join(a.drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.MountPath(d.ID)))
 }

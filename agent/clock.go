@@ -22,7 +22,7 @@ func (a *Agent) keepClock(ctx context.Context) error {
 	if n == on {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{clockKey: n}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{clockKey: n}); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -21,7 +21,7 @@ func TestClockBehind(t *testing.T) {
 		r.link.answers(func(s *api.Sync) { s.Clock = 50 })
 		r.restart()
 		late := r.volume("late")
-		cfg := r.Config
+		cfg := r.config
 		r.close() // its clock is on disk from here on
 		out, err := r.link.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "late"})
 		if err != nil {
@@ -39,7 +39,7 @@ func TestClockBehind(t *testing.T) {
 			if got := r.doubts(); !strings.Contains(got, "older than what this node has") {
 				t.Fatalf("lacks %t: doctor says %q", lacks, got)
 			}
-			await(t, func() bool { return len(r.jobs.Running()) == 0 })
+			await(t, func() bool { return len(r.Jobs.Running()) == 0 })
 			if op, known := r.known(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
 				t.Errorf("lacks %t: an operation of the older store was carried out: it is %s", lacks, op.State)
 			}
@@ -60,7 +60,7 @@ func TestClockIsKept(t *testing.T) {
 	if err := r.keepClock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	e, err := r.State.Get(t.Context(), clockKey)
+	e, err := r.config.State.Get(t.Context(), clockKey)
 	if err != nil || string(e.Value) != "7" {
 		t.Fatalf("%s, %v", e.Value, err)
 	}
@@ -68,7 +68,7 @@ func TestClockIsKept(t *testing.T) {
 	if err := r.keepClock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := r.State.Get(t.Context(), clockKey); err != nil || again.Index != e.Index {
+	if again, err := r.config.State.Get(t.Context(), clockKey); err != nil || again.Index != e.Index {
 		t.Errorf("it was written again, %v", err)
 	}
 }

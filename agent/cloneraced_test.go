@@ -50,7 +50,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			if _, err := r.link.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: has.String()}); err != nil {
 				t.Fatal(err)
 			}
-			await(t, func() bool { d, _ := r.cache.Volume("db"); return d.Size == has })
+			await(t, func() bool { d, _ := r.Cache.Volume("db"); return d.Size == has })
 
 			out, err := r.doCreate(t.Context(), &jobs.Job{}, free)
 			if err != nil {

@@ -71,8 +71,8 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 	k := newKeyRig(t)
 	src := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.Node(), Size: 1 << 30, Encryption: &dataset.Encryption{ID: uuid.New()}}
 	src.Profile.Quiesce = dataset.QuiesceFreeze
-	k.cache.Apply(src, 1)
-	defer k.cache.Remove(src.ID)
+	k.Cache.Apply(src, 1)
+	defer k.Cache.Remove(src.ID)
 	root := k.filled(src.ID)
 	still := func() bool {
 		again := fsctl.Freeze(root)
@@ -81,7 +81,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		unlock, err := k.locks.Lock(ctx, src.ID, "test")
+		unlock, err := k.Locks.Lock(ctx, src.ID, "test")
 		if err == nil {
 			unlock()
 		}

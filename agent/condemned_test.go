@@ -24,13 +24,13 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.mountpoint(r.mountPath(d.ID)); err != nil {
+	if err := r.mountpoint(r.MountPath(d.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.mountDataset(ctx, r.pool(), d, r.mountPath(d.ID)); err != nil {
+	if err := r.mountDataset(ctx, r.pool(), d, r.MountPath(d.ID)); err != nil {
 		t.Fatal(err)
 	}
-	shell, err := os.Open(r.mountPath(d.ID))
+	shell, err := os.Open(r.MountPath(d.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,10 +57,10 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 func TestCondemnedNoMore(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
-		r.cache.Apply(d, r.cache.Index(d.ID)+1)
+		r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
 		if _, err := r.carryOut(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
@@ -99,7 +99,7 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 		if err := os.Rename(from, to); err != nil {
 			t.Fatal(err)
 		}
-		f.a.news.Changed(d.ID)
+		f.a.News.Changed(d.ID)
 		await(t, func() bool { st := f.record("db").Status; return st != nil && (st.Problem == "") == well })
 	}
 	aside := e.Path + ".aside"
@@ -108,17 +108,17 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 	way := newLink(f.b.cfg.Control)
 	f.b.cfg.Control = way
 	f.b.up()
-	await(t, func() bool { k, kept := f.b.cache.Copy(d.ID); return kept && k.Kind == dataset.CopyReplica })
+	await(t, func() bool { k, kept := f.b.Cache.Copy(d.ID); return kept && k.Kind == dataset.CopyReplica })
 	if kind := f.kept().Kind; kind != dataset.CopyReplica {
 		t.Errorf("on record it is %s", kind)
 	}
-	k, _ := f.b.cache.Copy(d.ID)
+	k, _ := f.b.Cache.Copy(d.ID)
 	k.Kind, k.Was = dataset.CopyGoing, dataset.CopyReplica
 	for _, away := range []bool{false, true} {
 		if away {
 			way.away()
 		}
-		f.b.cache.SetCopy(d.ID, &k)
+		f.b.Cache.SetCopy(d.ID, &k)
 		if err := f.b.settleCopy(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
 			t.Errorf("control away %v: %v", away, err)
 		}
@@ -158,6 +158,6 @@ func TestRemovedStaysRemoved(t *testing.T) {
 		})
 	}
 	all.Wait()
-	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.jobs.Running()) == 0 })
-	await(t, func() bool { return len(r.cache.IDs()) == 0 })
+	await(t, func() bool { return len(r.inPool("datasets")) == 0 && len(r.Jobs.Running()) == 0 })
+	await(t, func() bool { return len(r.Cache.IDs()) == 0 })
 }

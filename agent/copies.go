@@ -17,11 +17,11 @@ import (
 )
 
 func (a *Agent) loadCopies(ctx context.Context) error {
-	return a.state.Each(ctx, "copies/", func(_ string, v []byte) error {
+	return a.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
 		var k api.Kept
 		err := json.Unmarshal(v, &k)
 		if err == nil {
-			a.cache.SetCopy(k.Dataset, &k)
+			a.Cache.SetCopy(k.Dataset, &k)
 		}
 		return err
 	})
@@ -31,16 +31,16 @@ func (a *Agent) loadCopies(ctx context.Context) error {
 // home is another node. That is on disk before anything is done about it, so that no
 // start without control takes the dataset for its own again.
 func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
-	if d, home := a.cache.Dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
+	if d, home := a.Cache.Dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
 		return nil // from before it came here
 	}
 	key := k.Dataset.String()
-	if err := a.state.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
 		return err
 	}
-	if !a.cache.ReplaceByCopy(k) { // it came here while that was written
-		d, _ := a.cache.Dataset(k.Dataset)
-		return a.state.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.cache.Index(k.Dataset)}})
+	if !a.Cache.ReplaceByCopy(k) { // it came here while that was written
+		d, _ := a.Cache.Dataset(k.Dataset)
+		return a.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.Cache.Index(k.Dataset)}})
 	}
 	a.leases.forget(k.Dataset)
 	a.forgetGiven(k.Dataset)
@@ -51,14 +51,14 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 
 // forgetCopy takes in that this node keeps no copy of a dataset any more.
 func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
-	k, kept := a.cache.Copy(id)
+	k, kept := a.Cache.Copy(id)
 	if !kept {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
 		return err
 	}
-	a.cache.SetCopy(id, nil)
+	a.Cache.SetCopy(id, nil)
 	if records.IsShown(k) {
 		a.idle(records.ShownAs(k)) // it is taken off
 	}
@@ -67,7 +67,7 @@ func (a *Agent) forgetCopy(ctx context.Context, id uuid.UUID) error {
 
 // copySoon makes a copy what it is to be, as a job of its own.
 func (a *Agent) copySoon(id uuid.UUID) {
-	a.jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleCopy(ctx, id); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("copy is not what it is to be yet; it is tried again")
 		}
@@ -77,7 +77,7 @@ func (a *Agent) copySoon(id uuid.UUID) {
 
 // copies tries again what could not be done about copies.
 func (a *Agent) copies() {
-	for _, id := range a.cache.CopyIDs() {
+	for _, id := range a.Cache.CopyIDs() {
 		a.copySoon(id)
 	}
 }
@@ -85,12 +85,12 @@ func (a *Agent) copies() {
 // settleCopy makes a copy what it is to be: without a head, or gone. Again: nothing. In
 // use it is left as it is: nobody new begins, and who holds it ends it.
 func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
+	unlock, err := a.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	k, kept := a.cache.Copy(id)
+	k, kept := a.Cache.Copy(id)
 	if !kept || a.mistrust() != nil {
 		return nil
 	}
@@ -103,7 +103,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	if p, comes := a.pull(id); comes && p.Files {
 		return nil // what lies here is made anew, file by file
 	}
-	d, _ := a.cache.DatasetOrCopy(id)
+	d, _ := a.Cache.DatasetOrCopy(id)
 	if err := a.supersede(ctx, d); err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	case condemned:
 		return a.destroyCopy(ctx, pool, k)
 	}
-	err = errors.Join(err, a.noteKey(ctx, pool, k), a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	err = errors.Join(err, a.noteKey(ctx, pool, k), a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
 	return errors.Join(err, a.settleShown(ctx, pool, k))
 }
 
@@ -211,7 +211,7 @@ func (a *Agent) tellSuperseded(ctx context.Context, k api.Kept, s dataset.Snapsh
 
 // supersededSnapshot is the record of a head that was overtaken: one an epoch.
 func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
-	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", a.node, k.Epoch))
+	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", a.NodeID, k.Epoch))
 	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
 	if k.Record != nil {
 		s.Volume, s.Size, s.Profile = k.Record.Volume, k.Record.Size, k.Record.Profile
@@ -223,7 +223,7 @@ func (a *Agent) supersededSnapshot(k api.Kept) dataset.Snapshot {
 // wanted still: it may have been condemned long ago, and be the last good one by now.
 func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
-		err := a.Control.Copied(ctx, a.node, api.Copied{Incarnation: a.incarnation, Copy: k.Copy, Asks: true})
+		err := a.Control.Copied(ctx, a.NodeID, api.Copied{Incarnation: a.Incarnation, Copy: k.Copy, Asks: true})
 		if errors.Is(err, dataset.ErrStale) {
 			return nil // it stays, or the next sync says what it is
 		} else if err != nil {
@@ -241,14 +241,14 @@ func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept)
 	if err := a.tellCopy(ctx, api.Copied{Copy: k.Copy, Gone: true}); err != nil {
 		return err
 	}
-	return errors.Join(a.dropGiven(ctx, k.Dataset), a.drop(ctx, k.Dataset), a.removeMountpoint(a.mountPath(k.Dataset)))
+	return errors.Join(a.dropGiven(ctx, k.Dataset), a.drop(ctx, k.Dataset), a.removeMountpoint(a.MountPath(k.Dataset)))
 }
 
 // tellCopy tells control of a copy of this node's. That it is to have none any more is
 // heard with the next sync.
 func (a *Agent) tellCopy(ctx context.Context, c api.Copied) error {
-	c.Incarnation = a.incarnation
-	err := a.Control.Copied(ctx, a.node, c)
+	c.Incarnation = a.Incarnation
+	err := a.Control.Copied(ctx, a.NodeID, c)
 	if errors.Is(err, dataset.ErrStale) {
 		return nil
 	}

@@ -76,7 +76,7 @@ func TestI9CpAfterRestart(t *testing.T) {
 				r := newRig(t)
 				d := r.volume("db")
 				r.mount(d, "one")
-				stop := container(t, r.mountPath(d.ID))
+				stop := container(t, r.MountPath(d.ID))
 				r.Activated(t.Context())
 				r.after(unverifiedGrace)
 				cp(r, d)
@@ -110,8 +110,8 @@ func TestI9CpTwoContainers(t *testing.T) {
 	d := r.volume("db")
 	r.mount(d, "one")
 	r.mount(d, "two")
-	first := container(t, r.mountPath(d.ID))
-	second := container(t, r.mountPath(d.ID))
+	first := container(t, r.MountPath(d.ID))
+	second := container(t, r.MountPath(d.ID))
 	r.Activated(t.Context())
 	r.copied(d, "one")
 	r.copied(d, "two")
@@ -145,7 +145,7 @@ func TestI9RestartedContainer(t *testing.T) {
 	var stop []func()
 	for _, id := range []string{"one", "two"} {
 		r.mount(d, id)
-		stop = append(stop, container(t, r.mountPath(d.ID)))
+		stop = append(stop, container(t, r.MountPath(d.ID)))
 	}
 	r.copied(d, "one")
 	r.want(d, "one", "two")
@@ -167,7 +167,7 @@ func TestI9OneLook(t *testing.T) {
 	r.Activated(docker)
 	n := r.looks()
 	r.by(docker, "db", "one")
-	stop := container(t, r.mountPath(d.ID))
+	stop := container(t, r.MountPath(d.ID))
 	r.by(docker, "db", "one")
 	if c := r.record(d.ID).IDs["one"].Count; c != 2 {
 		t.Errorf("%d uses, want 2", c)
@@ -197,7 +197,7 @@ func TestI9CpFails(t *testing.T) {
 			docker := newCaller(t)
 			r.Activated(docker)
 			r.by(docker, "db", "one")
-			stop := container(t, r.mountPath(d.ID))
+			stop := container(t, r.MountPath(d.ID))
 			last := "one"
 			if other {
 				r.by(docker, "db", "stopped")
@@ -248,7 +248,7 @@ func TestI9PodmanUnmount(t *testing.T) {
 	r.Activated(command)
 	r.by(command, "db", podmanID)
 	command.end()
-	stop := container(t, r.mountPath(d.ID))
+	stop := container(t, r.MountPath(d.ID))
 	r.unmount(d, podmanID)
 	r.want(d, podmanID)
 	r.wantHeld(d, podmanID[:12])
@@ -263,7 +263,7 @@ func TestI9PodmanBesideDocker(t *testing.T) {
 	d := r.volume("db")
 	r.mount(d, "one")
 	r.mount(d, podmanID)
-	stop := container(t, r.mountPath(d.ID))
+	stop := container(t, r.MountPath(d.ID))
 	r.Activated(t.Context())
 	r.copied(d, "one")
 	r.want(d, "one", podmanID)
@@ -281,7 +281,7 @@ func TestI9UnmountDuringGrace(t *testing.T) {
 	d := r.volume("db")
 	r.mount(d, "one")
 	r.mount(d, "two")
-	stop := []func(){container(t, r.mountPath(d.ID)), container(t, r.mountPath(d.ID))}
+	stop := []func(){container(t, r.MountPath(d.ID)), container(t, r.MountPath(d.ID))}
 	r.Activated(t.Context())
 	r.copied(d, "one")
 	r.want(d, "one", "two")

@@ -31,7 +31,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 	if u := g.a.record(d.ID).IDs["one"]; !u.Ended {
 		t.Errorf("%+v", u)
 	}
-	await(t, func() bool { return len(g.a.jobs.Running()) == 0 })
+	await(t, func() bool { return len(g.a.Jobs.Running()) == 0 })
 	if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
 		t.Fatalf("the guard has %t, %+v", there, e)
 	}
@@ -100,7 +100,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "one")
-	path := r.mountPath(d.ID)
+	path := r.MountPath(d.ID)
 	stop := holder(t, path)
 	rec := r.record(d.ID)
 	clear(rec.IDs)
@@ -143,7 +143,7 @@ func TestI11MountOnTheHost(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "one")
-	path, dir := r.mountPath(d.ID), t.TempDir()
+	path, dir := r.MountPath(d.ID), t.TempDir()
 	same := filepath.Join(dir, strings.TrimPrefix(path, r.root))
 	if err := os.MkdirAll(same, 0o700); err != nil {
 		t.Fatal(err)

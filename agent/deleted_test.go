@@ -26,7 +26,7 @@ func TestDeletedWithoutTheHome(t *testing.T) {
 	await(t, func() bool { _, err := f.svc.Submit(t.Context(), asked); return err == nil })
 
 	f.a.up()
-	await(t, func() bool { now, _ := f.a.cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
+	await(t, func() bool { now, _ := f.a.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
 		t.Errorf("who uses it is disturbed: %v", err)
 	}
@@ -36,7 +36,7 @@ func TestDeletedWithoutTheHome(t *testing.T) {
 	if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { now, _ := f.a.cache.Dataset(d.ID); return now.State == dataset.StateReady })
+	await(t, func() bool { now, _ := f.a.Cache.Dataset(d.ID); return now.State == dataset.StateReady })
 	f.a.unmounts("db", "user")
 	for file, want := range map[string]string{"token": "kept", "late": "late"} {
 		if got := f.a.reads("db", file); got != want {

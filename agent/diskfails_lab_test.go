@@ -34,7 +34,7 @@ import (
 // the machine's root.
 type faultyRig struct {
 	*flock
-	h    *host
+	h    *flockHost
 	disk *inside.Faulty
 	// mount mounts the filesystem that the pool lies on, as the operator does; nil if Drover mounts it.
 	mount   func()
@@ -379,15 +379,15 @@ func TestI9RootsDiskFails(t *testing.T) {
 	}
 	disk.Works()
 	for _, name := range []string{"db", "idle"} { // as after a boot: the root cannot be mounted anew else
-		d, _ := h.cache.Volume(name)
-		if err := mount.Unmount(h.mountPath(d.ID)); err != nil {
+		d, _ := h.Cache.Volume(name)
+		if err := mount.Unmount(h.MountPath(d.ID)); err != nil {
 			t.Error(err)
 		}
 	}
 	unmounts()
 	mounts()
 	end = begin()
-	d, _ := h.cache.Volume("db")
+	d, _ := h.Cache.Volume("db")
 	if r := h.record(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
 		t.Errorf("uses %+v", r.IDs)
 	}

@@ -102,7 +102,7 @@ func (r *diagnosis) first() {
 // checkRoot looks at the disk of the root, without room on which nothing is made in
 // any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
-	if _, err := a.state.Get(ctx, "identity", &nodeIdentity{}); err != nil {
+	if _, err := a.DB.Get(ctx, "identity", &nodeIdentity{}); err != nil {
 		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
@@ -136,7 +136,7 @@ func (a *Agent) checkDamaged(r *diagnosis) {
 }
 
 func (a *Agent) checkBackends(ctx context.Context, r *diagnosis) {
-	for _, k := range a.Backends.Kinds() {
+	for _, k := range a.config.Backends.Kinds() {
 		name, err := "backend "+k.Name(), k.Available(ctx)
 		switch {
 		case err == nil:
@@ -254,8 +254,8 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 	n := 0
 	for _, id := range a.mountedIDs() {
 		n++
-		rec, path := a.record(id), a.mountPath(id)
-		d, _ := a.cache.Dataset(id)
+		rec, path := a.record(id), a.MountPath(id)
+		d, _ := a.Cache.Dataset(id)
 		if table.At(path) == nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
 		} else if err := a.stopped(ctx, d, path); err != nil {
@@ -267,7 +267,7 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 			}
 		}
 	}
-	for _, m := range table.Under(a.mountRoot()) {
+	for _, m := range table.Under(a.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "", "nobody uses it, as far as is recorded; it is taken off once no process has it mounted")

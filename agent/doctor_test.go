@@ -86,7 +86,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.root}
-	r.cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
+	r.Cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
 	damaged := theirs
 	damaged.Problem = "its record can't be read"
 	for want, entry := range []backends.Entry{theirs, damaged} {
@@ -183,7 +183,7 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
 	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
-		r.cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+		r.Cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
 	}
 	r.copiesFresh.mu.Lock()
 	r.copiesFresh.of[behind] = &replica{failed: "no way to its home"}
@@ -222,7 +222,7 @@ func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 	r := newRig(t)
 	p, _ := r.pools.ByName("default")
 	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
-		r.Backends = backends.NewRegistry(missingKind{name: name})
+		r.config.Backends = backends.NewRegistry(missingKind{name: name})
 		rep := &diagnosis{}
 		r.checkBackends(t.Context(), rep)
 		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {

@@ -27,7 +27,7 @@ func TestDoctorNamesABackendOnce(t *testing.T) {
 		"backend thin: no dm-thin":     "cannot work on this host: no dm-thin",
 		"backend thinner was expected": "cannot work on this host: backend thinner was expected",
 	} {
-		r.Backends = backends.NewRegistry(lacking{why: why})
+		r.config.Backends = backends.NewRegistry(lacking{why: why})
 		rep := &diagnosis{}
 		r.checkBackends(t.Context(), rep)
 		if len(rep.All) != 1 || rep.All[0].Subject != "backend thin" || rep.All[0].Text != want {

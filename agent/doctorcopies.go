@@ -18,7 +18,7 @@ func ours(s dataset.Snapshot) bool {
 // copyOnRecord reports whether this node is to have something of a dataset whose home
 // is elsewhere: a copy that control knows, or what a move brings.
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {
-	_, kept := a.cache.Copy(id)
+	_, kept := a.Cache.Copy(id)
 	return kept || a.comes(id) || a.isBeside(id)
 }
 
@@ -32,7 +32,7 @@ func (a *Agent) comes(id uuid.UUID) bool {
 // checkCopy looks at what lies here of a dataset whose home is elsewhere.
 func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
-	k, kept := a.cache.Copy(e.ID)
+	k, kept := a.Cache.Copy(e.ID)
 	switch {
 	case e.Problem != "":
 		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name, e.Problem)
@@ -51,8 +51,8 @@ func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 
 // checkReplicas names the replicas that this node is to keep and does not.
 func (a *Agent) checkReplicas(r *diagnosis) {
-	for _, id := range a.cache.CopyIDs() {
-		k, kept := a.cache.Copy(id)
+	for _, id := range a.Cache.CopyIDs() {
+		k, kept := a.Cache.Copy(id)
 		if !kept || k.Kind != dataset.CopyReplica || k.Record == nil {
 			continue
 		}

@@ -114,7 +114,7 @@ func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, 
 // wayOut says what to do about a dataset that the store does not know.
 func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
-	if _, known := a.cache.Dataset(e.ID); e.Record == nil && !known {
+	if _, known := a.Cache.Dataset(e.ID); e.Record == nil && !known {
 		return destroy
 	}
 	return rebuild + ", " + destroy

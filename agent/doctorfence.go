@@ -14,7 +14,7 @@ import (
 // profiles, and those of volumes with a copy here. They are needed when a home is lost, which is too
 // late to find out. None is run.
 func (a *Agent) checkFences(ctx context.Context, r *diagnosis) {
-	if a.PeerHTTP == nil { // no other node whose volumes this one could take over
+	if a.config.PeerHTTP == nil { // no other node whose volumes this one could take over
 		return
 	}
 	users := map[string][]string{} // profiles, by the program that they name
@@ -32,13 +32,13 @@ func (a *Agent) checkFences(ctx context.Context, r *diagnosis) {
 			uses(p)
 		}
 	}
-	for _, id := range a.cache.CopyIDs() {
-		if k, kept := a.cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
+	for _, id := range a.Cache.CopyIDs() {
+		if k, kept := a.Cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
 			uses(k.Record.Profile)
 		}
 	}
 	for _, program := range slices.Sorted(maps.Keys(users)) {
-		if err := safeProgram([]string{program}, a.FencePrograms); err != nil {
+		if err := safeProgram([]string{program}, a.config.FencePrograms); err != nil {
 			slices.Sort(users[program])
 			r.Add(findings.Warning, "failover", "", "volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
 				strings.Join(users[program], ", "), err)

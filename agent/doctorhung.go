@@ -28,7 +28,7 @@ const (
 // checkHung names the datasets on which something has been done for long, and what of it
 // waits in the kernel, where nothing can end it: everything else goes on beside it.
 func (a *Agent) checkHung(r *diagnosis) {
-	slow := a.locks.HeldFor(slowAfter, a.Clock.Steady())
+	slow := a.Locks.HeldFor(slowAfter, a.Clock.Steady())
 	if len(slow) == 0 {
 		return
 	}

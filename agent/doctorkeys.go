@@ -84,8 +84,8 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 	for _, d := range known {
 		all = append(all, sealedVolume{d, false})
 	}
-	for _, id := range a.cache.CopyIDs() {
-		if k, kept := a.cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
+	for _, id := range a.Cache.CopyIDs() {
+		if k, kept := a.Cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
 			all = append(all, sealedVolume{*k.Record, true})
 		}
 	}
@@ -227,11 +227,11 @@ func howMany(names []string) string {
 // WarnOfKeys logs what doctor says of keys and of fence programs: at a start, and whenever control has
 // new profiles. It returns at once.
 func (a *Agent) WarnOfKeys() {
-	a.jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
 		r := &diagnosis{}
 		known := map[uuid.UUID]dataset.Dataset{}
-		for _, id := range a.cache.IDs() {
-			known[id], _ = a.cache.Dataset(id)
+		for _, id := range a.Cache.IDs() {
+			known[id], _ = a.Cache.Dataset(id)
 		}
 		a.checkKeys(ctx, r, known)
 		a.checkFences(ctx, r)
@@ -266,8 +266,8 @@ func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 		return
 	}
-	d, known := a.cache.DatasetOrCopy(e.ID)
-	home := d.Home == a.node
+	d, known := a.Cache.DatasetOrCopy(e.ID)
+	home := d.Home == a.NodeID
 	other := func() bool {
 		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID && d.Encryption.KeyID != e.Record.Encryption.KeyID
 	}

@@ -47,7 +47,7 @@ func (c *doubtful) Commit(ctx context.Context, node uuid.UUID, r api.Report) (ap
 }
 
 // doubts has a host's way to control lose answers.
-func (h *host) doubts() *doubtful {
+func (h *flockHost) doubts() *doubtful {
 	h.f.Helper()
 	c := &doubtful{Service: h.f.link}
 	h.down()

@@ -43,7 +43,7 @@ func TestCreateIsDoneByTheNodeThatPlacementPicks(t *testing.T) {
 		return
 	}
 	v, err := a.Control.Volume(t.Context(), "db")
-	if err != nil || v.Home != b.node {
+	if err != nil || v.Home != b.NodeID {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	for _, r := range []*rig{a, b} {
@@ -69,7 +69,7 @@ func TestCreateElsewhereIsPickedUpAgain(t *testing.T) {
 	a := newRig(t)
 	b := a.beside()
 	opts := map[string]string{"pool": "other"}
-	cfg := b.Config
+	cfg := b.config
 	b.close()
 	for range 2 {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -78,19 +78,19 @@ func TestCreateElsewhereIsPickedUpAgain(t *testing.T) {
 		a.awaitRunning(asked)
 		cancel()
 		err := <-asked
-		if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "waits for node "+b.node.String()[:8]) || !strings.Contains(err.Error(), "operation watch") {
+		if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "waits for node "+b.NodeID.String()[:8]) || !strings.Contains(err.Error(), "operation watch") {
 			t.Fatal(err)
 		}
 	}
 	list, err := a.Control.Operations(t.Context(), api.Page{})
-	if err != nil || len(list.Items) != 1 || list.Items[0].Node != b.node {
+	if err != nil || len(list.Items) != 1 || list.Items[0].Node != b.NodeID {
 		t.Fatalf("%+v, %v", list.Items, err)
 	}
 	b.start(cfg)
 	if err := a.Create(t.Context(), "db", opts); err != nil {
 		t.Fatal(err)
 	}
-	if v, err := a.Control.Volume(t.Context(), "db"); err != nil || v.Home != b.node {
+	if v, err := a.Control.Volume(t.Context(), "db"); err != nil || v.Home != b.NodeID {
 		t.Errorf("%+v, %v", v, err)
 	}
 }
@@ -99,7 +99,7 @@ func TestCreateElsewhereIsPickedUpAgain(t *testing.T) {
 func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 	a := newRig(t)
 	b := a.beside()
-	cfg := b.Config
+	cfg := b.config
 	b.close()
 	asked := make(chan error, 1)
 	go func() { asked <- a.Create(t.Context(), "db", map[string]string{"pool": "other"}) }()
@@ -108,7 +108,7 @@ func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := <-asked
-	if !errors.Is(err, dataset.ErrCancelled) || !strings.Contains(err.Error(), "node "+b.node.String()[:8]+": cancelled by request") {
+	if !errors.Is(err, dataset.ErrCancelled) || !strings.Contains(err.Error(), "node "+b.NodeID.String()[:8]+": cancelled by request") {
 		t.Errorf("%v", err)
 	}
 	if _, err := a.Control.Volume(t.Context(), "db"); !errors.Is(err, dataset.ErrNotFound) {
@@ -121,7 +121,7 @@ func TestWhatAnotherNodeCouldNotMakeIsSaid(t *testing.T) {
 func (r *rig) awaitRunning(asked chan error) dataset.Operation {
 	r.t.Helper()
 	for {
-		if running := r.jobs.Running(); len(running) > 0 {
+		if running := r.Jobs.Running(); len(running) > 0 {
 			return running[0]
 		}
 		select {

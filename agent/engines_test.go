@@ -73,7 +73,7 @@ func TestI9Podman(t *testing.T) {
 	r.by(mount, "held", podmanID)
 	mount.end()
 
-	before, err := r.State.List(t.Context(), "", "", 0)
+	before, err := r.config.State.List(t.Context(), "", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestI9Podman(t *testing.T) {
 		r.Activated(command)
 		command.end()
 	}
-	after, err := r.State.List(t.Context(), "", "", 0)
+	after, err := r.config.State.List(t.Context(), "", "", 0)
 	if err != nil || len(before) != len(after) {
 		t.Fatalf("%d keys, then %d, %v", len(before), len(after), err)
 	}
@@ -185,7 +185,7 @@ func TestI9CallerNotKnown(t *testing.T) {
 func TestI9EngineOfAnOlderVersion(t *testing.T) {
 	r := newRig(t)
 	r.volume("db")
-	if err := r.state.Put(t.Context(), map[string]any{engineKey: engineRecord{Generation: 7}}); err != nil {
+	if err := r.DB.Put(t.Context(), map[string]any{engineKey: engineRecord{Generation: 7}}); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()

@@ -15,7 +15,7 @@ import (
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
 func (a *Agent) loadEnrolled(ctx context.Context) error {
-	return a.state.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
+	return a.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
 		id, err1 := uuid.Parse(ds)
 		node, err2 := uuid.Parse(who)
@@ -43,7 +43,7 @@ func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
 	if noted, err := a.mayEnrol(id, node, false); noted || err != nil {
 		return err
 	}
-	err := a.state.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
+	err := a.DB.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
 	a.bounds.mu.Lock()
 	defer a.bounds.mu.Unlock()
 	h := a.bounds.holds[id]
@@ -60,8 +60,8 @@ func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
 // mayEnrol puts a node among those that were given something of a dataset, as yet in memory,
 // and reports whether nothing more is to be done. With noted, only one that is on disk.
 func (a *Agent) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
-	d, home := a.cache.Dataset(id)
-	if !home || !bounded(d) || a.Guard == nil {
+	d, home := a.Cache.Dataset(id)
+	if !home || !bounded(d) || a.config.Guard == nil {
 		return true, nil
 	}
 	a.bounds.mu.Lock()
@@ -89,7 +89,7 @@ func (a *Agent) unenrol(ctx context.Context) error {
 			continue
 		}
 		v, err := a.Control.Volume(ctx, d.ID.String())
-		if err == nil && v.Home == a.node {
+		if err == nil && v.Home == a.NodeID {
 			err = a.dropGone(ctx, v.Dataset, now)
 		}
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // one in the trash may come back
@@ -113,7 +113,7 @@ func (a *Agent) dropGone(ctx context.Context, d dataset.Dataset, read time.Durat
 		}
 	}
 	a.bounds.mu.Unlock()
-	return a.state.Put(ctx, drop)
+	return a.DB.Put(ctx, drop)
 }
 
 // forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
@@ -122,7 +122,7 @@ func (a *Agent) forgetHolds() {
 	var left []uuid.UUID
 	a.bounds.mu.Lock()
 	for id, h := range a.bounds.holds {
-		if _, known := a.cache.Dataset(id); known {
+		if _, known := a.Cache.Dataset(id); known {
 			continue
 		}
 		if h.at(0); len(h.enrolled) == 0 {
@@ -135,7 +135,7 @@ func (a *Agent) forgetHolds() {
 	if len(left) == 0 {
 		return
 	}
-	a.jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
 		}
@@ -162,12 +162,12 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	}
 	drop, again := map[string]any{}, map[string]any{}
 	each(func(h *hold, id, node uuid.UUID) {
-		if _, back := a.cache.Dataset(id); !back {
+		if _, back := a.Cache.Dataset(id); !back {
 			h.enrolled[node] = enrolment{false, h.enrolled[node].asked}
 			drop[enrolledKey(id, node)] = nil
 		}
 	})
-	if err := a.state.Put(ctx, drop); err != nil {
+	if err := a.DB.Put(ctx, drop); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {
@@ -175,7 +175,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 		if _, dropped := drop[key]; !dropped {
 			return
 		}
-		if _, back := a.cache.Dataset(id); back {
+		if _, back := a.Cache.Dataset(id); back {
 			again[key] = struct{}{}
 		} else {
 			delete(h.enrolled, node)
@@ -184,7 +184,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	if len(again) == 0 {
 		return nil
 	}
-	if err := a.state.Put(ctx, again); err != nil {
+	if err := a.DB.Put(ctx, again); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -59,7 +60,7 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
 		b := newBounds(t.Context())
-		a := &Agent{bounds: b, Config: Config{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
+		a := &Agent{bounds: b, Host: &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
 		if spent {
 			d.Spent = d.Copies
@@ -106,7 +107,7 @@ func (silentGuard) Status(context.Context) (guard.Status, error) { return guard.
 func (r *rig) kept() dataset.Dataset {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: r.Node(), Epoch: 3, State: dataset.StateReady}
 	d.Profile.Failover.Auto = true
-	r.cache.Apply(d, 1)
+	r.Cache.Apply(d, 1)
 	return d
 }
 
@@ -153,7 +154,7 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	if err := errors.Join(<-dropped, <-done); err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.State.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
+	list, err := r.config.State.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
 	if err != nil || len(list) != 1 || len(r.enrolled(d)) != 1 {
 		t.Errorf("on disk: %v, %v; in memory: %v", list, err, r.enrolled(d))
 	}
@@ -180,11 +181,11 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 		close(s.on)
 		t.Fatal("it is back already, and is dropped on disk")
 	}
-	r.cache.Remove(d.ID)
+	r.Cache.Remove(d.ID)
 	go drops()
 	<-s.asked
 	d.Epoch++
-	r.cache.Apply(d, 2)
+	r.Cache.Apply(d, 2)
 	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
 	select {
 	case err := <-done:
@@ -196,7 +197,7 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	if err := errors.Join(<-dropped, <-done); err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.State.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
+	list, err := r.config.State.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
 	r.bounds.mu.Lock()
 	defer r.bounds.mu.Unlock()
 	if is := r.bounds.hold(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].noted || !is[nodeQ].noted {
@@ -211,13 +212,16 @@ func TestUnenrolGoesOn(t *testing.T) {
 		err  error
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
-		a := &Agent{bounds: newBounds(t.Context()), cache: records.NewCache(), Config: Config{Clock: clock.NewFake(time.Now()), Guard: silentGuard{}}}
+		a := &Agent{
+			bounds: newBounds(t.Context()), config: Config{Guard: silentGuard{}},
+			Host: &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())},
+		}
 		asked := 0
 		a.Control = telling{volume: func() error { asked++; return c.err }}
 		for range 3 {
 			d := dataset.Dataset{ID: uuid.New()}
 			d.Profile.Failover.Auto = true
-			a.cache.Apply(d, 1)
+			a.Cache.Apply(d, 1)
 			a.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
 		}
 		if err := a.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {

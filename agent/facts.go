@@ -69,7 +69,7 @@ func (a *Agent) tellFacts(ctx context.Context) {
 	}
 	a.addOwn(ctx, &f)
 	if on.Differ(f) {
-		if on, err = a.Control.Facts(ctx, a.node, api.FactsReport{Incarnation: a.incarnation, Facts: f}); err != nil {
+		if on, err = a.Control.Facts(ctx, a.NodeID, api.FactsReport{Incarnation: a.Incarnation, Facts: f}); err != nil {
 			return // follow says that control is away; once is enough
 		}
 	}
@@ -98,13 +98,13 @@ func (a *Agent) look() (f dataset.Facts, err error) {
 
 // addOwn adds what the agent itself knows.
 func (a *Agent) addOwn(ctx context.Context, f *dataset.Facts) {
-	f.Node = a.node
-	if a.Engine != nil {
-		e := a.Engine()
+	f.Node = a.NodeID
+	if a.config.Engine != nil {
+		e := a.config.Engine()
 		f.Engine, f.Swarm = e.Version, e.Swarm
 	}
 	f.Backends = []string{}
-	for _, k := range a.Backends.Kinds() {
+	for _, k := range a.config.Backends.Kinds() {
 		if k.Available(ctx) == nil {
 			f.Backends = append(f.Backends, k.Name())
 		}

@@ -81,7 +81,7 @@ func TestFactsAreToldWhenTheyDiffer(t *testing.T) {
 		t.Fatalf("told %d times at the start", c.count())
 	}
 	first := c.facts[0]
-	if first.Node != r.node || !first.Virtual || first.Engine != "28.0.1" || first.Swarm != "s1" || first.Load10 != 20 || len(first.Backends) != 1 || first.Backends[0] != "dir" ||
+	if first.Node != r.NodeID || !first.Virtual || first.Engine != "28.0.1" || first.Swarm != "s1" || first.Load10 != 20 || len(first.Backends) != 1 || first.Backends[0] != "dir" ||
 		len(first.Pools) != 1 || first.Pools[0].Name != "default" || first.Pools[0].Backend != "dir" {
 		t.Errorf("%+v", first)
 	}

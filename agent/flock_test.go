@@ -41,8 +41,8 @@ type flock struct {
 	store store.Store
 	svc   *control.Service
 	link  *api.Client
-	a, b  *host
-	hosts []*host
+	a, b  *flockHost
+	hosts []*flockHost
 	wires wires
 	may   string // what control may fail with
 	// shared is the folder that stands for a share, once a host has a pool on it.
@@ -54,8 +54,8 @@ type flock struct {
 	session time.Duration
 }
 
-// host is one agent of a flock.
-type host struct {
+// flockHost is one agent of a flock.
+type flockHost struct {
 	*Agent
 	f    *flock
 	cfg  Config
@@ -156,7 +156,7 @@ func (f *flock) close() {
 }
 
 // host makes a host with a pool of its own; it is not up yet.
-func (f *flock) host(name, backend string) *host {
+func (f *flock) host(name, backend string) *flockHost {
 	f.Helper()
 	root := f.TempDir()
 	own, err := bolt.Open(f.Context(), filepath.Join(root, "agent.db"), bolt.Options{Clock: clock.System{}})
@@ -174,7 +174,7 @@ func (f *flock) host(name, backend string) *host {
 		lease = 8 * time.Second // longer than any promise
 	}
 	log := quiet(name)
-	h := &host{f: f, own: own, fuse: &fuse{left: -1}}
+	h := &flockHost{f: f, own: own, fuse: &fuse{left: -1}}
 	h.cfg = Config{
 		Root: root, NodeName: name, Control: fusedControl{f.link, h}, Version: "1.0.0",
 		Pools:    []pool.Config{{Name: "default", Backend: backend, Path: target}},
@@ -209,7 +209,7 @@ func (n named) Fire(e *logrus.Entry) error {
 }
 
 // up starts the agent.
-func (h *host) up() {
+func (h *flockHost) up() {
 	h.f.Helper()
 	a, err := New(h.f.Context(), h.cfg)
 	if err == nil {
@@ -224,7 +224,7 @@ func (h *host) up() {
 }
 
 // down stops it. One that has crashed cannot end as it should.
-func (h *host) down() {
+func (h *flockHost) down() {
 	h.f.Helper()
 	if err := h.Close(); err != nil && !h.fuse.blown() {
 		h.f.Error(err)
@@ -232,14 +232,14 @@ func (h *host) down() {
 }
 
 // again is an agent that finds what the last one left.
-func (h *host) again() {
+func (h *flockHost) again() {
 	h.f.Helper()
 	h.down()
 	h.fuse.mend()
 	h.up()
 }
 
-func (h *host) agent() *Agent {
+func (h *flockHost) agent() *Agent {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.off {
@@ -248,7 +248,7 @@ func (h *host) agent() *Agent {
 	return h.Agent
 }
 
-func (h *host) tidy() {
+func (h *flockHost) tidy() {
 	points, _ := filepath.Glob(filepath.Join(h.cfg.Root, "mnt", "*"))
 	for _, p := range points {
 		scratch.Thaw(p)
@@ -261,20 +261,20 @@ func (h *host) tidy() {
 }
 
 // volume makes a volume on a host.
-func (h *host) volume(spec string, opts map[string]string) dataset.Dataset {
+func (h *flockHost) volume(spec string, opts map[string]string) dataset.Dataset {
 	h.f.Helper()
 	if err := h.Create(h.f.Context(), spec, opts); err != nil {
 		h.f.Fatal(err)
 	}
 	name, _, _ := strings.Cut(spec, "@")
-	d, ok := h.cache.Volume(name)
+	d, ok := h.Cache.Volume(name)
 	if !ok {
 		h.f.Fatal("the volume is not known")
 	}
 	return d
 }
 
-func (h *host) mounts(name, id string) string {
+func (h *flockHost) mounts(name, id string) string {
 	h.f.Helper()
 	path, err := h.Mount(h.f.Context(), name, id)
 	if err != nil {
@@ -283,7 +283,7 @@ func (h *host) mounts(name, id string) string {
 	return path
 }
 
-func (h *host) unmounts(name, id string) {
+func (h *flockHost) unmounts(name, id string) {
 	h.f.Helper()
 	if err := h.Unmount(h.f.Context(), name, id); err != nil {
 		h.f.Fatalf("%s: unmount of %s: %v", h.NodeName, name, err)
@@ -291,7 +291,7 @@ func (h *host) unmounts(name, id string) {
 }
 
 // writes puts a file into a volume.
-func (h *host) writes(volume, file, text string) {
+func (h *flockHost) writes(volume, file, text string) {
 	h.f.Helper()
 	path := h.mounts(volume, "writer")
 	w, err := os.OpenFile(filepath.Join(path, file), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -308,7 +308,7 @@ func (h *host) writes(volume, file, text string) {
 }
 
 // reads returns what a file of a volume holds.
-func (h *host) reads(volume, file string) string {
+func (h *flockHost) reads(volume, file string) string {
 	h.f.Helper()
 	path := h.mounts(volume, "reader")
 	b, err := os.ReadFile(filepath.Join(path, file))
@@ -320,7 +320,7 @@ func (h *host) reads(volume, file string) string {
 }
 
 // begins asks for a move.
-func (f *flock) begins(volume string, to *host) dataset.Operation {
+func (f *flock) begins(volume string, to *flockHost) dataset.Operation {
 	f.Helper()
 	out, err := f.svc.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName})
 	if err != nil {
@@ -358,7 +358,7 @@ func (f *flock) ended(op dataset.Operation) dataset.Operation {
 }
 
 // moves moves a volume, which must succeed.
-func (f *flock) moves(volume string, to *host) {
+func (f *flock) moves(volume string, to *flockHost) {
 	f.Helper()
 	if op := f.ended(f.begins(volume, to)); op.State != dataset.OpDone {
 		f.Fatalf("move of %s to %s: %+v", volume, to.NodeName, op.Problem)
@@ -375,14 +375,14 @@ func (f *flock) record(volume string) api.Volume {
 }
 
 // other is the host that a is not.
-func (f *flock) other(h *host) *host {
+func (f *flock) other(h *flockHost) *flockHost {
 	if h == f.a {
 		return f.b
 	}
 	return f.a
 }
 
-func (h *host) thePool() backends.Pool {
+func (h *flockHost) thePool() backends.Pool {
 	h.f.Helper()
 	p, ok := h.pools.ByName("default")
 	if !ok || p.Storage == nil {

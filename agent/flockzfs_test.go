@@ -43,7 +43,7 @@ func TestMoveOnZFS(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.a.writes("db", "token", "second")
-	for i, to := range []*host{f.b, f.a} {
+	for i, to := range []*flockHost{f.b, f.a} {
 		f.moves("db", to)
 		if v := f.record("db"); v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 {
 			t.Errorf("on record: %+v", v)

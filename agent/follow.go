@@ -17,24 +17,24 @@ const syncWait = 25 * time.Second
 // follow takes in what control says of this node until the agent stops: level
 // by level, so that what was missed is seen the next time.
 func (a *Agent) follow(s api.Sync, joined bool) {
-	for a.ctx.Err() == nil {
+	for a.Ctx.Err() == nil {
 		var err error
 		if !joined {
-			s, err = a.join(a.ctx)
+			s, err = a.join(a.Ctx)
 		} else {
-			rev, was := s.Rev, known{asked: a.cache.Moment()}
-			s, err = a.Control.Sync(a.ctx, a.node, rev, syncWait)
+			rev, was := s.Rev, known{asked: a.Cache.Moment()}
+			s, err = a.Control.Sync(a.Ctx, a.NodeID, rev, syncWait)
 			switch {
 			case err == nil && s.Full: // control does not remember that far
-				s, err = a.join(a.ctx)
+				s, err = a.join(a.Ctx)
 			case err == nil:
-				err = a.take(a.ctx, s, was)
+				err = a.take(a.Ctx, s, was)
 			}
 			if errors.Is(err, errOvertaken) {
 				s.Rev, err = rev, nil
 			}
 		}
-		if a.ctx.Err() != nil {
+		if a.Ctx.Err() != nil {
 			return
 		}
 		a.sayOutside(err)
@@ -42,7 +42,7 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 			continue
 		}
 		select {
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 		case <-a.Clock.After(a.Limits.Retry):
 		}
 	}
@@ -82,11 +82,11 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
-		if _, have := a.cache.Dataset(d.ID); s.Full && strange && (have || a.cache.HasLeftSince(d.Dataset)) {
+		if _, have := a.Cache.Dataset(d.ID); s.Full && strange && (have || a.Cache.HasLeftSince(d.Dataset)) {
 			continue // what it says of what is known here is not to be believed
 		}
-		old, _ := a.cache.Dataset(d.ID)
-		if a.cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
+		old, _ := a.Cache.Dataset(d.ID)
+		if a.Cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
 			changed = append(changed, d)
 		}
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
@@ -109,7 +109,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	if s.Full {
 		for _, d := range s.Datasets {
-			a.news.Changed(d.ID) // what control heard from us may be gone with its process
+			a.News.Changed(d.ID) // what control heard from us may be gone with its process
 		}
 		if !strange {
 			a.WarnOfKeys()
@@ -148,7 +148,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		return nil // forgetOthers has seen to it
 	}
 	for _, id := range s.Removed {
-		if !a.cache.RemoveAsOf(id, asked) {
+		if !a.Cache.RemoveAsOf(id, asked) {
 			return errOvertaken
 		}
 		a.leases.forget(id)
@@ -215,7 +215,7 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 // tellTrust tells control, which decides nothing on a store that is strange, before
 // anybody asks it to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
-	return a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Distrust: strange, Guard: a.isGuarded()})
+	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{Incarnation: a.Incarnation, Distrust: strange, Guard: a.isGuarded()})
 }
 
 // mistrust fails while control's store is strange.
@@ -239,26 +239,26 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
 	}
-	for _, id := range a.cache.CopyIDs() {
+	for _, id := range a.Cache.CopyIDs() {
 		if !named[id] {
 			err = errors.Join(err, a.forgetCopy(ctx, id))
 		}
 	}
 	gone = map[uuid.UUID]bool{}
-	asked := a.cache.Moment()
-	for id, now := range a.cache.Revisions() {
+	asked := a.Cache.Moment()
+	for id, now := range a.Cache.Revisions() {
 		if named[id] {
 			continue
 		}
 		if was.datasets != nil && now.Index > was.datasets[id].Index { // not 0, as after a recovery
 			switch d, err := a.fetch(ctx, id); {
-			case err == nil && d.Home == a.node:
+			case err == nil && d.Home == a.NodeID:
 				continue
 			case err != nil && !errors.Is(err, dataset.ErrNotFound):
 				return gone, err
 			}
 		}
-		if a.cache.RemoveAsOf(id, asked) { // otherwise it came here just now
+		if a.Cache.RemoveAsOf(id, asked) { // otherwise it came here just now
 			gone[id] = true
 			a.leases.forget(id)
 			a.forgetGiven(id)
@@ -270,10 +270,10 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 // converge acts on a record that changed: the copy beside the data follows, and
 // a condemned dataset is destroyed.
 func (a *Agent) converge(d api.Indexed) {
-	if d.Home != a.node {
+	if d.Home != a.NodeID {
 		return
 	}
-	a.news.Changed(d.ID)
+	a.News.Changed(d.ID)
 	if d.State == dataset.StatePurging {
 		a.purgeLater(d.Dataset)
 		return

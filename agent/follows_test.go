@@ -43,11 +43,11 @@ func TestGetOfASpellingThatWasUsed(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
-	if err := r.state.Put(t.Context(), used); err != nil {
+	if err := r.DB.Put(t.Context(), used); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
-	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Name != "db@gold" || v.Mountpoint != r.mountPath(d.ID) {
+	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Name != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
 		t.Errorf("a spelling that was used: %+v, %v", v, err)
 	}
 	if v, err := r.Get(t.Context(), "db@silver"); !errors.Is(err, dataset.ErrNotFound) {
@@ -61,9 +61,9 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	d := r.volume("db")
-	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	d.Epoch++
-	r.cache.Apply(d, r.cache.Index(d.ID)+1)
+	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
 	if _, err := r.carryOut(ctx, &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("a purge of an older epoch: %v", err)
 	}
@@ -77,20 +77,20 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 func TestFullAnswerIsOvertaken(t *testing.T) {
 	r := newRig(t)
 	was := r.knows()
-	s, err := r.link.Sync(t.Context(), r.node, 0, 0)
+	s, err := r.link.Sync(t.Context(), r.NodeID, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := r.volume("since")
-	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: d.Pool}
-	r.cache.Apply(gone, 1)
+	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: d.Pool}
+	r.Cache.Apply(gone, 1)
 	if err := r.take(t.Context(), s, was); err != nil {
 		t.Fatal(err)
 	}
-	if _, known := r.cache.Dataset(d.ID); !known {
+	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Error("a volume that was made since is forgotten")
 	}
-	if _, known := r.cache.Dataset(gone.ID); known {
+	if _, known := r.Cache.Dataset(gone.ID); known {
 		t.Error("a volume that is not on record is kept")
 	}
 }

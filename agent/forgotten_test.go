@@ -134,7 +134,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unlock, err := g.a.locks.Lock(t.Context(), d.ID, "test")
+		unlock, err := g.a.Locks.Lock(t.Context(), d.ID, "test")
 		if err == nil {
 			err = g.a.arm(t.Context(), changed)
 			unlock()

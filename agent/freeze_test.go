@@ -26,7 +26,7 @@ func (f freezing) Info() backends.Info { return backends.Info{Freezes: f.itself}
 // its root.
 func (r *rig) filled(id uuid.UUID) *os.File {
 	r.t.Helper()
-	at := r.mountPath(id)
+	at := r.MountPath(id)
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		r.t.Fatal(err)
 	}

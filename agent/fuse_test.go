@@ -132,7 +132,7 @@ func unavailable(err error) error {
 // fusedControl is the way to control.
 type fusedControl struct {
 	api.Service
-	h *host
+	h *flockHost
 }
 
 func (c fusedControl) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
@@ -189,7 +189,7 @@ func (c fusedControl) Heartbeat(ctx context.Context, node uuid.UUID, b api.Heart
 // fusedStore is the agent's own disk.
 type fusedStore struct {
 	store.Store
-	h *host
+	h *flockHost
 }
 
 func (s fusedStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (index uint64, err error) {
@@ -203,7 +203,7 @@ func (s fusedStore) Txn(ctx context.Context, checks []store.Check, writes []stor
 // fusedKind opens pools that a crash cuts off.
 type fusedKind struct {
 	backends.Kind
-	h *host
+	h *flockHost
 }
 
 func (k fusedKind) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
@@ -241,7 +241,7 @@ func (p fusedShare) Take(ctx context.Context, d dataset.Dataset, from backends.G
 
 type fusedPool struct {
 	backends.Pool
-	h *host
+	h *flockHost
 }
 
 func (p fusedPool) Idle(ctx context.Context, id uuid.UUID) error {

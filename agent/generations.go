@@ -49,14 +49,14 @@ var errNotKept = errors.New("control keeps no generations")
 // tellGenerations tells control of which generation this node's pools are, and takes in of
 // which those were that it returns; in passing: the store need not have it. errNotKept.
 func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64, passing bool) (of []uuid.UUID, err error) {
-	told := api.Generations{Incarnation: a.incarnation, Pools: []api.Generation{}, Passing: passing}
+	told := api.Generations{Incarnation: a.Incarnation, Pools: []api.Generation{}, Passing: passing}
 	for id, generation := range is {
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
 	}
-	was, err := to.Generations(ctx, a.node, told)
+	was, err := to.Generations(ctx, a.NodeID, told)
 	if passing && errors.Is(err, dataset.ErrInvalid) { // an older one writes all that it is told
 		told.Passing = false
-		was, err = to.Generations(ctx, a.node, told)
+		was, err = to.Generations(ctx, a.NodeID, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
 		return slices.Collect(maps.Keys(is)), errNotKept // it knows of no other
@@ -126,11 +126,11 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 // one may hang.
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
-		if d, known := a.cache.Dataset(id); known {
+		if d, known := a.Cache.Dataset(id); known {
 			a.pools.Touched(d.Pool)
 		}
 	}
-	a.jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return a.raiseDue(ctx) })
+	a.Jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return a.raiseDue(ctx) })
 }
 
 func (a *Agent) raiseDue(ctx context.Context) error {
@@ -155,7 +155,7 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 			continue
 		}
 		a.pools.Change(op.ID, func(op *pool.Pool) { op.Raising = true })
-		work = append(work, a.jobs.Start("generation/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		work = append(work, a.Jobs.Start("generation/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			a.raiseOne(ctx, op.ID)
 			return nil
 		}))
@@ -178,7 +178,7 @@ func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 	}
 	a.pools.Change(id, func(op *pool.Pool) { op.Raising = false })
 	a.pools.Suspect(id, err)
-	a.news.Soon()
+	a.News.Soon()
 }
 
 // storeRaised has what the store is to hear of put on record.
@@ -224,7 +224,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	if err := a.pools.Raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err
 	}
-	defer a.news.Soon()
+	defer a.News.Soon()
 	a.noteAll()
 	a.copies()
 	a.purgeCondemned()

@@ -61,7 +61,7 @@ func (r *rig) saved(folder string) (putBack func()) {
 func (r *rig) writes(d dataset.Dataset, text string) {
 	r.t.Helper()
 	r.mount(d, "writer")
-	if err := os.WriteFile(filepath.Join(r.mountPath(d.ID), "file"), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.MountPath(d.ID), "file"), []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := r.Unmount(r.t.Context(), d.Volume, "writer"); err != nil {
@@ -72,7 +72,7 @@ func (r *rig) writes(d dataset.Dataset, text string) {
 func (r *rig) reads(d dataset.Dataset) string {
 	r.t.Helper()
 	r.mount(d, "reader")
-	b, err := os.ReadFile(filepath.Join(r.mountPath(d.ID), "file"))
+	b, err := os.ReadFile(filepath.Join(r.MountPath(d.ID), "file"))
 	if err := errors.Join(err, r.Unmount(r.t.Context(), d.Volume, "reader")); err != nil {
 		r.t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestPoolThatWasPutBackIsHeld(t *testing.T) {
 	r, ctx := newRig(t), t.Context()
 	d, putBack := r.raised()
 	r.writes(d, "new")
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	putBack()
 	if err := os.Mkdir(filepath.Join(r.root, "pool/incoming", uuid.NewString()), 0o700); err != nil {
@@ -177,10 +177,10 @@ func TestHostThatWasPutBack(t *testing.T) {
 		p := r.pools.All()[0]
 		rec := p.Record
 		rec.Generation = 1
-		cfg := r.Config
+		cfg := r.config
 		r.close()
 		putBack()
-		if err := r.state.Put(t.Context(), map[string]any{"pools/default": rec}); err != nil {
+		if err := r.DB.Put(t.Context(), map[string]any{"pools/default": rec}); err != nil {
 			t.Fatal(err)
 		}
 		r.start(cfg)
@@ -263,7 +263,7 @@ func TestNoFalseAlarm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	raised(2) // and the agent was killed before it told anybody
 	r.start(cfg)
@@ -296,7 +296,7 @@ func TestNoFalseAlarm(t *testing.T) {
 func TestAdoptedPoolThatWasPutBack(t *testing.T) {
 	r, ctx := newRig(t), t.Context()
 	d, putBack := r.raised()
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	putBack()
 	moved := filepath.Join(r.root, "moved")

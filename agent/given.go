@@ -199,10 +199,10 @@ const tidyAtLast = time.Minute
 
 // pruneSoon removes what no other node needs any more of a dataset, as a job, after a while.
 func (a *Agent) pruneSoon(id uuid.UUID) {
-	if a.PeerHTTP == nil {
+	if a.config.PeerHTTP == nil {
 		return
 	}
-	a.jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for waited := time.Duration(0); waited < tidyAtLast; waited += tidyAfter {
 			select {
 			case <-ctx.Done():
@@ -213,12 +213,12 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 				break
 			}
 		}
-		unlock, err := a.locks.Lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
+		unlock, err := a.Locks.Lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
 		if err != nil {
 			return nil
 		}
 		defer unlock()
-		d, home := a.cache.Dataset(id)
+		d, home := a.Cache.Dataset(id)
 		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
 			return nil
 		}
@@ -227,7 +227,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 			err = a.prune(ctx, pool, d)
 		}
 		if err != nil && ctx.Err() == nil {
-			a.log(d).WithError(err).Warn("snapshots for other nodes were not removed")
+			a.LogOf(d).WithError(err).Warn("snapshots for other nodes were not removed")
 		}
 		return nil
 	})

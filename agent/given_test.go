@@ -66,7 +66,7 @@ func TestMoveToWhatRestsOnAnothers(t *testing.T) {
 	_, _ = rand.Read(bulk)
 	f.a.writes("db", "bulk", string(bulk))
 	written := time.Now()
-	for _, h := range []*host{c, f.b} { // the second is given what the first was
+	for _, h := range []*flockHost{c, f.b} { // the second is given what the first was
 		h.up()
 		await(t, func() bool { return f.hasSince(h, "db", written) })
 	}

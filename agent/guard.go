@@ -32,17 +32,17 @@ const startGuard = "systemctl start drover-guard"
 func (a *Agent) watchGuard() {
 	for {
 		answer := a.bounds.answers.Load()
-		st, err := a.Guard.Status(a.ctx)
+		st, err := a.config.Guard.Status(a.Ctx)
 		a.mu.Lock()
 		was := a.guarded
 		a.guarded = err == nil
 		a.mu.Unlock()
 		if was != (err == nil) {
-			a.news.Soon()
+			a.News.Soon()
 		}
 		a.takeGuard(st, answer)
 		select {
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return
 		case <-a.Clock.After(a.Limits.Heartbeat):
 		}
@@ -58,18 +58,18 @@ func (a *Agent) isGuarded() bool {
 // SeenGuard is how the guard is now. ErrUnavailable when it does not answer, ErrUnsupported
 // where none is asked.
 func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) {
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return guard.Status{}, dataset.Errorf(dataset.ErrUnsupported, "this host works alone, without a guard")
 	}
-	return a.Guard.Status(ctx)
+	return a.config.Guard.Status(ctx)
 }
 
 // checkGuard says how the guard is, where there is to be one.
 func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return
 	}
-	st, err := a.Guard.Status(ctx)
+	st, err := a.config.Guard.Status(ctx)
 	if err != nil {
 		r.Add(findings.Info, "guard", startGuard, "%v: no volume with failover auto is put on this host, or mounted", err)
 		return
@@ -87,7 +87,7 @@ func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 
 // entry returns what the guard has of a dataset on this boot.
 func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
-	st, err := a.Guard.Status(ctx)
+	st, err := a.config.Guard.Status(ctx)
 	if err != nil {
 		return e, false, err
 	}
@@ -110,7 +110,7 @@ func isFenced(e guard.Entry) bool {
 // fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
 // The error is why that is not known of one that may be.
 func (a *Agent) fenced(id uuid.UUID) (bool, error) {
-	return a.isFencedBy(id, func() (guard.Status, error) { return a.Guard.Status(a.ctx) })
+	return a.isFencedBy(id, func() (guard.Status, error) { return a.config.Guard.Status(a.Ctx) })
 }
 
 // isFencedBy reports so by what the guard says when it is asked, which it is about what may
@@ -127,7 +127,7 @@ func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bo
 // mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
 // here, as when the agent's state was lost, it may.
 func (a *Agent) mayBeFenced(id uuid.UUID) bool {
-	d, known := a.cache.DatasetOrCopy(id)
+	d, known := a.Cache.DatasetOrCopy(id)
 	_, armed := a.bounds.armedAt(id)
-	return a.Guard != nil && (armed || !known || bounded(d))
+	return a.config.Guard != nil && (armed || !known || bounded(d))
 }

@@ -20,10 +20,10 @@ import (
 // meetGuard asks the guard what it has, before anything is done about what is mounted,
 // where that may be bounded in time.
 func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
-	if a.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.cache.IDs(), a.cache.CopyIDs()...), a.isBounded) {
+	if a.config.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.Cache.IDs(), a.Cache.CopyIDs()...), a.isBounded) {
 		return st
 	}
-	st, err := a.Guard.Status(ctx)
+	st, err := a.config.Guard.Status(ctx)
 	if err == nil {
 		a.mu.Lock()
 		a.guarded = true // so that the first that control hears says it
@@ -35,7 +35,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 }
 
 func (a *Agent) isBounded(id uuid.UUID) bool {
-	d, known := a.cache.DatasetOrCopy(id)
+	d, known := a.Cache.DatasetOrCopy(id)
 	return known && bounded(d)
 }
 
@@ -67,7 +67,7 @@ func (a *Agent) registration(d dataset.Dataset, until time.Duration) (guard.Regi
 	}
 	own, err := a.ownFilesystem(d)
 	return guard.Registration{
-		Dataset: d.ID, Volume: d.Volume, Epoch: d.Epoch, Paths: []string{a.mountPath(d.ID)},
+		Dataset: d.ID, Volume: d.Volume, Epoch: d.Epoch, Paths: []string{a.MountPath(d.ID)},
 		Own: own, Policy: policy, Deadline: until,
 	}, err
 }
@@ -84,7 +84,7 @@ func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	e := table.At(a.mountPath(d.ID))
+	e := table.At(a.MountPath(d.ID))
 	return e != nil && e.Root == "/", nil
 }
 
@@ -95,14 +95,14 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if !bounded(d) {
 		return nil
 	}
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
 	}
 	until, err := a.held(ctx, d)
 	if err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(a.mountPath(d.ID))
+	mounted, err := isMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 			a.releaseSoon(d.ID)
 			return err
 		}
-		a.log(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
+		a.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
 	}
 	if mounted {
 		a.feedGuard(ctx, []dataset.Dataset{d})
@@ -145,14 +145,14 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 // enter registers a dataset. One that is mounted is never without a guard: where its policy
 // is none for this host, as after its profile was changed, its writers are killed instead.
 func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (guard.Entry, error) {
-	e, err := a.Guard.Register(ctx, r)
+	e, err := a.config.Guard.Register(ctx, r)
 	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > fenceMost(a.bounds.span())
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
-	a.log(d).WithError(err).WithField("bound", e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its writers would be killed instead", r.Policy)
+	a.LogOf(d).WithError(err).WithField("bound", e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its writers would be killed instead", r.Policy)
 	r.Policy = guard.PolicyKill
-	return a.Guard.Register(ctx, r)
+	return a.config.Guard.Register(ctx, r)
 }
 
 // vouch lets a dataset go on that was fenced: what holds it now says that the epoch is still
@@ -168,8 +168,8 @@ func (a *Agent) vouch(ctx context.Context, d dataset.Dataset, until time.Duratio
 	if !isFenced(e) {
 		return nil
 	}
-	if _, err = a.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
-		a.log(d).Warn("it was fenced, and goes on: its epoch is still this node's")
+	if _, err = a.config.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
+		a.LogOf(d).Warn("it was fenced, and goes on: its epoch is still this node's")
 	}
 	return err
 }
@@ -188,11 +188,11 @@ func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
 	if !bounded(d) {
 		return nil
 	}
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
 	}
 	steps.At("mount.unchecked")
-	if _, err := a.Guard.Check(ctx, d.ID, d.Epoch); err != nil {
+	if _, err := a.config.Guard.Check(ctx, d.ID, d.Epoch); err != nil {
 		return a.noGuard(err)
 	}
 	steps.At("mount.checked")
@@ -219,12 +219,12 @@ const releaseTime = 15 * time.Second
 // later. The dataset's lock is held.
 func (a *Agent) release(id uuid.UUID) {
 	epoch, armed := a.bounds.armedAt(id)
-	if !armed || a.Guard == nil {
+	if !armed || a.config.Guard == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, releaseTime)
+	ctx, cancel := context.WithTimeout(a.Ctx, releaseTime)
 	defer cancel()
-	if err := a.Guard.Release(ctx, id, epoch); err != nil {
+	if err := a.config.Guard.Release(ctx, id, epoch); err != nil {
 		if ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
 		}
@@ -235,25 +235,25 @@ func (a *Agent) release(id uuid.UUID) {
 
 // mendAll looks at all that the guard has or is to have, and forgets who has no copy any more.
 func (a *Agent) mendAll() {
-	if a.Guard == nil {
+	if a.config.Guard == nil {
 		return
 	}
 	a.bounds.mu.Lock()
 	armed := slices.Collect(maps.Keys(a.bounds.armed))
 	a.bounds.mu.Unlock()
 	for _, id := range armed {
-		_, home := a.cache.Dataset(id)
-		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && (!mounted || !home) {
+		_, home := a.Cache.Dataset(id)
+		if mounted, err := isMountPoint(a.MountPath(id)); err == nil && (!mounted || !home) {
 			a.mendSoon(id)
 		}
 	}
 	for _, d := range a.boundedHere() {
 		_, armed := a.bounds.armedAt(d.ID)
-		if mounted, err := isMountPoint(a.mountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
+		if mounted, err := isMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
 			a.mendSoon(d.ID)
 		}
 	}
-	a.jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
 			a.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
 		}
@@ -263,7 +263,7 @@ func (a *Agent) mendAll() {
 
 // mendSoon brings what the guard has of a dataset together with what is so, as a job.
 func (a *Agent) mendSoon(id uuid.UUID) {
-	a.jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.mend(ctx, id); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("a volume is not as the guard is to have it; it is tried again")
 		}
@@ -275,13 +275,13 @@ func (a *Agent) mendSoon(id uuid.UUID) {
 // one that it has forgotten, and forget one that is mounted no more. Of one whose home is
 // elsewhere settleCopy does the rest. Again: nothing.
 func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.Lock(ctx, id, "confirmation of dataset "+id.String())
+	unlock, err := a.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, home := a.cache.Dataset(id)
-	if _, copied := a.cache.Copy(id); copied {
+	d, home := a.Cache.Dataset(id)
+	if _, copied := a.Cache.Copy(id); copied {
 		a.copySoon(id)
 		return nil
 	}
@@ -289,7 +289,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(a.mountPath(id))
+	mounted, err := isMountPoint(a.MountPath(id))
 	if err != nil {
 		return err
 	}
@@ -321,12 +321,12 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	if err = a.arm(ctx, d); err == nil {
-		_, err = a.Guard.Check(ctx, id, d.Epoch)
+		_, err = a.config.Guard.Check(ctx, id, d.Epoch)
 	}
 	if err == nil && len(a.record(id).IDs) == 0 {
 		a.idle(id)
 	}
-	a.news.Changed(id)
+	a.News.Changed(id)
 	return err
 }
 
@@ -337,13 +337,13 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
 	}
-	a.log(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
+	a.LogOf(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
 	r, err := a.registration(d, a.Clock.Steady())
 	if err != nil {
 		return err
 	}
 	a.bounds.arm(d.ID, d.Epoch)
-	_, err = a.Guard.Register(ctx, r)
+	_, err = a.config.Guard.Register(ctx, r)
 	if errors.Is(err, dataset.ErrStale) { // the guard says that it is
 		return nil
 	}
@@ -355,14 +355,14 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 // uses end. It does nothing for a dataset that the guard does not have. The dataset's lock is held.
 func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	epoch, armed := a.bounds.armedAt(d.ID)
-	if !armed || a.Guard == nil {
+	if !armed || a.config.Guard == nil {
 		return nil
 	}
-	mounted, err := isMountPoint(a.mountPath(d.ID))
+	mounted, err := isMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
-	_, err = a.Guard.Supersede(ctx, d.ID, epoch)
+	_, err = a.config.Guard.Supersede(ctx, d.ID, epoch)
 	if errors.Is(err, dataset.ErrNotFound) {
 		a.bounds.disarm(d.ID)
 		return nil
@@ -373,7 +373,7 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	steps.At("fence.superseded")
 	r := a.record(d.ID)
 	if len(r.IDs) > 0 {
-		a.log(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed")
+		a.LogOf(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed")
 		clear(r.IDs)
 		if err := a.save(ctx, d, r, nil); err != nil {
 			return err

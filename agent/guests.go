@@ -101,7 +101,7 @@ func (g *guests) refuses(id uuid.UUID, why error) (first bool) {
 
 func (a *Agent) loadGuests(ctx context.Context) error {
 	a.guests.of, a.guests.refused, a.guests.alone = map[uuid.UUID]guestRecord{}, map[uuid.UUID]string{}, map[uuid.UUID]aloneStay{}
-	return a.state.Each(ctx, "guests/", func(_ string, v []byte) error {
+	return a.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
 		var r guestRecord
 		err := json.Unmarshal(v, &r)
 		if err == nil {
@@ -113,7 +113,7 @@ func (a *Agent) loadGuests(ctx context.Context) error {
 
 // setGuest puts a stay on disk, and then takes it in.
 func (a *Agent) setGuest(ctx context.Context, r guestRecord) error {
-	if err := a.state.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
 		return err
 	}
 	a.guests.mu.Lock()
@@ -127,7 +127,7 @@ func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 	if _, guest := a.guests.get(id); !guest {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.guests.mu.Lock()
@@ -138,15 +138,15 @@ func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 
 // visits reports whether a dataset is mounted here as a guest, rather than brought here.
 func (a *Agent) visits(d dataset.Dataset) bool {
-	if now, home := a.cache.Dataset(d.ID); home {
+	if now, home := a.Cache.Dataset(d.ID); home {
 		d = now
 	}
-	return d.Home != a.node && d.Profile.Access == dataset.AccessMany
+	return d.Home != a.NodeID && d.Profile.Access == dataset.AccessMany
 }
 
 // knownHere returns what this node knows of a dataset: as its home, with a copy, or as a guest.
 func (a *Agent) knownHere(id uuid.UUID) (dataset.Dataset, bool) {
-	if d, known := a.cache.DatasetOrCopy(id); known {
+	if d, known := a.Cache.DatasetOrCopy(id); known {
 		return d, true
 	}
 	g, guest := a.guests.get(id)
@@ -184,7 +184,7 @@ var errMoved = errors.New("it was moved to another pool of its share just now (a
 func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) error {
 	r := guestRecord{Stay: uuid.New()}
 	var err error
-	if r.Indexed, err = a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
+	if r.Indexed, err = a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
 		return err
 	}
 	steps.At("guest.recorded")
@@ -194,11 +194,11 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 		return errors.Join(err, a.endStay(ctx, d.ID, r.Stay))
 	}
 	steps.At("guest.kept")
-	if r.Home == a.node {
+	if r.Home == a.NodeID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
 	if !a.nodes.knows(r.Home) { // who looks at it is told the name
-		a.jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.lookNodes(ctx) })
+		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.lookNodes(ctx) })
 	}
 	if err := a.mountpoint(path); err != nil {
 		return err
@@ -213,7 +213,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 		return err
 	}
 	a.guests.refuses(d.ID, nil)
-	a.log(r.Dataset).WithField("path", path).Info("mounted, beside its home")
+	a.LogOf(r.Dataset).WithField("path", path).Info("mounted, beside its home")
 	return nil
 }
 
@@ -243,14 +243,14 @@ func (a *Agent) visit(ctx context.Context, d dataset.Dataset) (att backends.Atta
 
 // endStay has control end a stay.
 func (a *Agent) endStay(ctx context.Context, id, stay uuid.UUID) error {
-	_, err := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: stay, Over: true})
+	_, err := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: id, ID: stay, Over: true})
 	return err
 }
 
 // guestSoon has control and what is mounted here agree on a dataset, as a job of its own. told
 // is a stay that control has on record.
 func (a *Agent) guestSoon(id, told uuid.UUID) {
-	a.jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleGuest(ctx, id, told); err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
 		}
@@ -261,7 +261,7 @@ func (a *Agent) guestSoon(id, told uuid.UUID) {
 // guestRounds tries again what control could not be told.
 func (a *Agent) guestRounds() {
 	for _, id := range a.guests.ids() {
-		if mounted, err := isMountPoint(a.mountPath(id)); err == nil && !mounted {
+		if mounted, err := isMountPoint(a.MountPath(id)); err == nil && !mounted {
 			a.guestSoon(id, uuid.Nil)
 		}
 	}
@@ -277,14 +277,14 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 		g.Stay = uuid.New()
 	}
 	// Without the lock: who mounts or unmounts here what is mounted waits for no control.
-	now, asked := a.Control.Guest(ctx, a.node, api.Stay{Incarnation: a.incarnation, Dataset: id, ID: g.Stay, Held: true})
-	unlock, err := a.locks.Lock(ctx, id, "check of dataset "+id.String())
+	now, asked := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: id, ID: g.Stay, Held: true})
+	unlock, err := a.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	is, still := a.guests.get(id)
-	mounted, err := isMountPoint(a.mountPath(id))
+	mounted, err := isMountPoint(a.MountPath(id))
 	switch {
 	case err != nil:
 		return err
@@ -296,7 +296,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 
 // endedStay ends a stay without a mount; stays: there is one.
 func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecord, known, stays bool, err error) {
-	unlock, err := a.locks.Lock(ctx, id, "check of dataset "+id.String())
+	unlock, err := a.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return g, false, false, err
 	}
@@ -304,11 +304,11 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 	if a.mistrust() != nil {
 		return g, false, false, nil
 	}
-	if _, home := a.cache.Dataset(id); home {
+	if _, home := a.Cache.Dataset(id); home {
 		return g, false, false, a.dropGuest(ctx, id) // which needs none
 	}
 	g, known = a.guests.get(id)
-	mounted, err := isMountPoint(a.mountPath(id))
+	mounted, err := isMountPoint(a.MountPath(id))
 	if err != nil || mounted || len(a.record(id).IDs) > 0 {
 		return g, known, err == nil, err
 	}
@@ -329,7 +329,7 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
 		if err = fmt.Errorf("control has it not so on record: %w", err); a.guests.refuses(id, err) && known {
-			a.log(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
+			a.LogOf(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
 	case err != nil:
@@ -337,8 +337,8 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	}
 	why := a.leftBehind(ctx, now.Dataset)
 	if a.guests.refuses(id, why) {
-		a.log(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
-		a.news.Changed(id)
+		a.LogOf(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
+		a.News.Changed(id)
 	}
 	if known && now.Index == g.Index {
 		return nil
@@ -360,7 +360,7 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Guests {
 		named[d.ID] = true
-		on, _ := d.Stay(a.node)
+		on, _ := d.Stay(a.NodeID)
 		g, known := a.guests.get(d.ID)
 		switch {
 		case !known || g.Stay != on.ID:
@@ -380,7 +380,7 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 		}
 	}
 	for _, d := range s.Datasets {
-		if on, stays := d.Stay(a.node); stays && d.Home == a.node && !a.isAlone(d.ID, on.ID) {
+		if on, stays := d.Stay(a.NodeID); stays && d.Home == a.NodeID && !a.isAlone(d.ID, on.ID) {
 			a.endAlone(d.ID, on.ID) // of an agent that died over it
 		}
 	}

@@ -27,14 +27,14 @@ func many(t *testing.T) (*flock, dataset.Dataset) {
 	return f, f.a.volume("db@many", nil)
 }
 
-func (h *host) puts(path, text string) {
+func (h *flockHost) puts(path, text string) {
 	h.f.Helper()
 	if err := os.WriteFile(filepath.Join(path, "token"), []byte(text), 0o600); err != nil {
 		h.f.Error(err)
 	}
 }
 
-func (h *host) sees(path, want string) {
+func (h *flockHost) sees(path, want string) {
 	h.f.Helper()
 	if got, err := os.ReadFile(filepath.Join(path, "token")); err != nil || string(got) != want {
 		h.f.Errorf("%s sees %q, %v; want %q", h.NodeName, got, err, want)
@@ -42,7 +42,7 @@ func (h *host) sees(path, want string) {
 }
 
 // guestsOf waits until those nodes, and no others, are on record as guests.
-func (f *flock) guestsOf(volume string, want ...*host) {
+func (f *flock) guestsOf(volume string, want ...*flockHost) {
 	f.Helper()
 	until := time.Now().Add(20 * time.Second)
 	for {
@@ -160,7 +160,7 @@ func (f *flock) asks(req api.Request) api.Outcome {
 func TestGuestCutShort(t *testing.T) {
 	f, d := many(t)
 	f.a.writes("db", "token", "kept")
-	path := f.b.mountPath(d.ID)
+	path := f.b.MountPath(d.ID)
 	for _, late := range []bool{true, false} {
 		for n := 0; ; n++ {
 			f.b.fuse.set(n, late, func(act string) {
@@ -229,7 +229,7 @@ func TestGuestWithoutControl(t *testing.T) {
 	f.b.cfg.Control = link
 	f.b.up()
 	f.guestsOf("db")
-	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
+	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }
@@ -281,7 +281,7 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	f.b.down()
 	forget := func(d dataset.Dataset) {
 		t.Helper()
-		over := api.Stay{Incarnation: f.b.incarnation, Dataset: d.ID, ID: g.Stay, Over: true}
+		over := api.Stay{Incarnation: f.b.Incarnation, Dataset: d.ID, ID: g.Stay, Over: true}
 		if _, err := f.svc.Guest(t.Context(), f.b.Node(), over); err != nil {
 			t.Fatal(err)
 		}
@@ -316,12 +316,12 @@ func TestGuestThatWasForgotten(t *testing.T) {
 		t.Errorf("used: %v", err)
 	}
 	now := f.a.volume("db@many", nil)
-	if path := f.b.mounts("db", "another"); path != f.b.mountPath(now.ID) {
+	if path := f.b.mounts("db", "another"); path != f.b.MountPath(now.ID) {
 		t.Errorf("the new volume of that name is mounted at %s", path)
 	}
 	f.b.unmounts("db", "another")
 	f.b.unmounts("db", "user")
-	if is, err := isMountPoint(f.b.mountPath(d.ID)); is || err != nil {
+	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }

@@ -24,36 +24,36 @@ const settleTime = 50 * time.Millisecond
 // it has told of all that the start found.
 func (a *Agent) heartbeats(begun func()) {
 	all := newTellers(a.apart)
-	a.tell(a.ctx, all, a.news.Take())
-	a.tellFacts(a.ctx)
+	a.tell(a.Ctx, all, a.News.Take())
+	a.tellFacts(a.Ctx)
 	begun()
 	purgeAt := a.Clock.Steady() + purgeEvery
 	round := a.Clock.After(0)
 	var looks rota
 	for {
 		select {
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return
 		case <-round:
 			round = a.Clock.After(a.Limits.Heartbeat)
-			back := a.rounds(a.ctx)
+			back := a.rounds(a.Ctx)
 			if now := a.Clock.Steady(); back || now >= purgeAt {
 				a.purgeCondemned()
 				purgeAt = now + purgeEvery
 			}
 			all.tryAgain()
-			a.tell(a.ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.cache.IDs)))
-			a.tellFacts(a.ctx)
-			if err := errors.Join(a.flush(a.ctx), a.keepClock(a.ctx)); err != nil && a.ctx.Err() == nil {
+			a.tell(a.Ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.Cache.IDs)))
+			a.tellFacts(a.Ctx)
+			if err := errors.Join(a.flush(a.Ctx), a.keepClock(a.Ctx)); err != nil && a.Ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
 			}
-		case <-a.news.Wanted():
+		case <-a.News.Wanted():
 			select {
-			case <-a.ctx.Done():
+			case <-a.Ctx.Done():
 				return
 			case <-a.Clock.After(settleTime):
 			}
-			a.tell(a.ctx, all, a.news.Take())
+			a.tell(a.Ctx, all, a.News.Take())
 		}
 	}
 }
@@ -64,7 +64,7 @@ const leaveTime = 2 * time.Second
 // leave says that this agent stops in order: nobody is to look for it. Control that is
 // away finds that out by itself.
 func (a *Agent) leave(ctx context.Context) {
-	if a.Address == "" {
+	if a.config.Address == "" {
 		return
 	}
 	select {
@@ -74,7 +74,7 @@ func (a *Agent) leave(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	if err := a.Control.Heartbeat(ctx, a.node, api.Heartbeat{Incarnation: a.incarnation, Leaving: true}); err != nil {
+	if err := a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{Incarnation: a.Incarnation, Leaving: true}); err != nil {
 		a.Log.WithError(err).Info("control was not told that this agent stops")
 	}
 }
@@ -84,8 +84,8 @@ func (a *Agent) leave(ctx context.Context) {
 const purgeEvery = 10 * time.Minute
 
 func (a *Agent) purgeCondemned() {
-	for _, id := range a.cache.IDs() {
-		if d, ok := a.cache.Dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.node {
+	for _, id := range a.Cache.IDs() {
+		if d, ok := a.Cache.Dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.NodeID {
 			a.purgeLater(d)
 		}
 	}
@@ -110,7 +110,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.copies()
 	a.guestRounds()
 	a.mendAll()
-	a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.resolvePulls(ctx)
 		a.sizeAgain(ctx)
 		a.unswear(ctx)
@@ -140,7 +140,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		st.Mounts = a.usesOf(r)
 	}
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	mounted, err := isMountPoint(path)
 	st.Mounted = mounted
 	if err != nil {
@@ -190,7 +190,7 @@ const flushAtOnce = 60
 // flush copies the records that changed to disk, for a start without control.
 func (a *Agent) flush(ctx context.Context) error {
 	for {
-		dirty := a.cache.TakeChanged(flushAtOnce)
+		dirty := a.Cache.TakeChanged(flushAtOnce)
 		if len(dirty) == 0 {
 			return nil
 		}
@@ -201,8 +201,8 @@ func (a *Agent) flush(ctx context.Context) error {
 				values["volumes/"+id.String()] = d
 			}
 		}
-		if err := a.state.Put(ctx, values); err != nil {
-			a.cache.ReturnChanged(dirty)
+		if err := a.DB.Put(ctx, values); err != nil {
+			a.Cache.ReturnChanged(dirty)
 			return err
 		}
 	}
@@ -228,10 +228,10 @@ func (a *Agent) unmountForgotten() {
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
-		a.jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		a.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			err := a.unmountIdle(ctx, d, a.unmountUnheld)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
-				a.log(d).WithError(err).Warn("left-over mount was not taken off")
+				a.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
 			}
 			return err
 		})

@@ -24,20 +24,20 @@ import (
 // of its epoch. unlock is never nil, and to be called whatever err is; with
 // ErrOffline the pool is nil and the dataset is known.
 func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool, unlock func(), err error) {
-	unlock, err = a.locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
+	unlock, err = a.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
 	if err != nil {
 		return d, nil, func() {}, err
 	}
-	d, ok := a.cache.Dataset(op.DatasetID)
+	d, ok := a.Cache.Dataset(op.DatasetID)
 	if !ok {
 		if d, err = a.fetch(ctx, op.DatasetID); err != nil {
 			return d, nil, unlock, err
 		}
-		if a.cache.HasLeftSince(d) {
+		if a.Cache.HasLeftSince(d) {
 			return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: it went to another node after epoch %d, of which control speaks: its store may have been put back (%s brings it up to date)", op.Volume, d.Epoch, a.mendStore())
 		}
 	}
-	if d.Home != a.node && d.Home != uuid.Nil {
+	if d.Home != a.NodeID && d.Home != uuid.Nil {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume, a.nodes.name(d.Home))
 	}
 	if d.Epoch != op.Epoch {
@@ -57,8 +57,8 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	if err == nil && v.ID != id {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
-	if err == nil && v.Home == a.node && !a.cache.HasLeftSince(v.Dataset) {
-		a.cache.Apply(v.Dataset, 0)
+	if err == nil && v.Home == a.NodeID && !a.Cache.HasLeftSince(v.Dataset) {
+		a.Cache.Apply(v.Dataset, 0)
 	}
 	return v.Dataset, err
 }
@@ -73,7 +73,7 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, what, r)
 	}
-	mounted, err := isMountPoint(a.mountPath(d.ID))
+	mounted, err := isMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Datase
 // quiesce is freeze in a pool that has nothing else to do.
 func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
@@ -141,7 +141,7 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 		if freezing {
 			return none, dataset.Errorf(dataset.ErrPending, "volume %s has more to write out than %s allow, and a freeze would hold up its writers for as long: try again", d.Volume, throttle.WriteOutTime)
 		}
-		a.log(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", throttle.WriteOutTime)
+		a.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", throttle.WriteOutTime)
 	}
 	if !freezing {
 		return none, nil
@@ -226,7 +226,7 @@ func (a *Agent) flushed(path string, within time.Duration) {
 		case <-over:
 		case <-late:
 			return
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return
 		}
 	}
@@ -235,14 +235,14 @@ func (a *Agent) flushed(path string, within time.Duration) {
 // note writes the record beside the dataset anew. Not flushed: the store has it;
 // this one is for the day when the store is lost.
 func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
-	d.Written = a.cache.Index(d.ID)
+	d.Written = a.Cache.Index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
 // purgeLater destroys a condemned dataset as a job of its own.
 func (a *Agent) purgeLater(d dataset.Dataset) {
 	op := dataset.Operation{
-		ID: uuid.New(), Kind: dataset.OpPurge, Node: a.node,
+		ID: uuid.New(), Kind: dataset.OpPurge, Node: a.NodeID,
 		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: a.Clock.Now(),
 	}
 	a.background("purge/"+d.ID.String(), op)
@@ -250,14 +250,14 @@ func (a *Agent) purgeLater(d dataset.Dataset) {
 
 // background carries an operation out as a job of its own.
 func (a *Agent) background(key string, op dataset.Operation) {
-	a.jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
+	a.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
 		_, err := a.carryOut(ctx, jb, op)
 		if err != nil && ctx.Err() == nil {
 			level := logrus.ErrorLevel
 			if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
 				level = logrus.InfoLevel // what was asked for was refused: nothing is wrong here
 			}
-			a.log(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+			a.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
 				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
 		}
 		return nil // nobody waits for it

@@ -93,7 +93,7 @@ func (a *Agent) lookAtDataset(ctx context.Context, d dataset.Dataset) (hostLook,
 	if err != nil {
 		return hostLook{}, err
 	}
-	if m := own.At(a.mountPath(d.ID)); m != nil {
+	if m := own.At(a.MountPath(d.ID)); m != nil {
 		return a.lookAtFiles(ctx, treeOf(m))
 	}
 	return a.lookAtHost()
@@ -112,7 +112,7 @@ func treeOf(m *mount.Entry) mount.Filesystem {
 // If nothing is mounted on the mount point, holders asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.
 func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (list []string) {
-	if m := look.own.At(a.mountPath(d.ID)); m != nil {
+	if m := look.own.At(a.MountPath(d.ID)); m != nil {
 		return a.holdersOfTree(look, d, treeOf(m))
 	}
 	if err := a.checkIdleInPool(ctx, d); err != nil {
@@ -124,7 +124,7 @@ func (a *Agent) holders(ctx context.Context, look hostLook, d dataset.Dataset) (
 // holdersOfTree is like holders for a dataset whose filesystem is known. It returns nil if the device number
 // of the filesystem belongs to another filesystem now.
 func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Filesystem) (list []string) {
-	path, staged := a.mountPath(d.ID), ""
+	path, staged := a.MountPath(d.ID), ""
 	if pool, err := a.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
 			staged = s.Staged(d.ID)
@@ -161,7 +161,7 @@ func (a *Agent) holdersOfTree(look hostLook, d dataset.Dataset, tree mount.Files
 func (a *Agent) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 	pool := a.pools.One(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // of a pool of another node, nothing is known here
-	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(a.mountPath(d.ID), a.Root))
+	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(a.MountPath(d.ID), a.Root))
 }
 
 // checkIdleInPool asks the pool whether a process on this host uses a dataset that is not mounted. It
@@ -219,13 +219,13 @@ func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
 // mounted nevertheless, the guard keeps it and releaseUnheld fails with ErrInUse. If the guard does not
 // watch the dataset, releaseUnheld does nothing. The dataset's lock is held.
 func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
-	if _, armed := a.bounds.armedAt(d.ID); !armed || a.Guard == nil {
+	if _, armed := a.bounds.armedAt(d.ID); !armed || a.config.Guard == nil {
 		return nil
 	}
 	if err := a.checkUnheldByGuard(ctx, d); err != nil {
 		if a.bounds.noteKept(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
-			a.log(d).WithError(err).Warn(watches)
+			a.LogOf(d).WithError(err).Warn(watches)
 		}
 		return err
 	}
@@ -257,7 +257,7 @@ func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error
 // releaseSoon makes the guard forget a dataset that is not mounted, in the background. See
 // releaseUnheld.
 func (a *Agent) releaseSoon(id uuid.UUID) {
-	if _, armed := a.bounds.armedAt(id); armed && a.Guard != nil {
+	if _, armed := a.bounds.armedAt(id); armed && a.config.Guard != nil {
 		a.mendSoon(id)
 	}
 }

@@ -26,7 +26,7 @@ const holdAgain = 30
 // as a job of its own, once more when one is under way. None waits for another, which may be
 // away.
 func (a *Agent) holdSoon(recovery uuid.UUID) {
-	a.jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := a.holdings(ctx)
 		if err != nil {
 			a.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")
@@ -48,7 +48,7 @@ func (a *Agent) holdSoon(recovery uuid.UUID) {
 
 func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range holdAgain {
-		err = to.Hold(ctx, a.node, h)
+		err = to.Hold(ctx, a.NodeID, h)
 		if errors.Is(err, dataset.ErrConflict) { // another one was asked
 			return nil
 		}
@@ -68,7 +68,7 @@ func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings
 // into, and what it has given up.
 func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	a.mu.Lock()
-	h.Incarnation, h.Clock = a.incarnation, a.clock
+	h.Incarnation, h.Clock = a.Incarnation, a.clock
 	a.mu.Unlock()
 	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.allGiven()
 	lies := map[uuid.UUID]bool{}
@@ -89,18 +89,18 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 		}
 		h.Pools = append(h.Pools, p.ID)
 		for _, f := range here {
-			if _, copied := a.cache.Copy(f.Dataset.ID); !copied { // whose head was not taken away yet
+			if _, copied := a.Cache.Copy(f.Dataset.ID); !copied { // whose head was not taken away yet
 				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
 			}
 		}
 	}
-	for _, id := range a.cache.IDs() {
-		if d, known := a.cache.Dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
-			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: a.cache.Index(id)})
+	for _, id := range a.Cache.IDs() {
+		if d, known := a.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
+			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: a.Cache.Index(id)})
 		}
 	}
-	for _, id := range a.cache.CopyIDs() {
-		if k, kept := a.cache.Copy(id); kept {
+	for _, id := range a.Cache.CopyIDs() {
+		if k, kept := a.Cache.Copy(id); kept {
 			h.Copies = append(h.Copies, k)
 		}
 	}
@@ -131,7 +131,7 @@ func (a *Agent) newRecovery(s api.Sync) bool {
 // the next answer.
 func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
 	if s.Recovery.Heard {
-		a.cache.ForgetIndexes()
+		a.Cache.ForgetIndexes()
 		if err := a.flush(ctx); err != nil {
 			return err
 		}
@@ -141,7 +141,7 @@ func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
 	if err := a.belong(ctx, s.Cluster, ""); err != nil {
 		return err
 	}
-	if err := a.state.Put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
 		return err
 	}
 	a.mu.Lock()

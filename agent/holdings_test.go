@@ -44,11 +44,11 @@ func TestRecoveredStore(t *testing.T) {
 		}
 		answer(true, heard)
 		r.restart()
-		_, knows := r.cache.Dataset(late.ID)
+		_, knows := r.Cache.Dataset(late.ID)
 		if got := r.doubts(); (got == "") != heard || knows == heard {
 			t.Errorf("heard %t: doctor says %q, it knows of it: %t", heard, got, knows)
 		}
-		if d, _ := r.cache.Dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
+		if d, _ := r.Cache.Dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
 			t.Errorf("heard %t: %+v", heard, d)
 		}
 		if !heard {
@@ -73,10 +73,10 @@ func TestHoldings(t *testing.T) {
 	if err := r.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
-	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.node, Pool: uuid.New()}
-	r.cache.Apply(away, 7)
-	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.node, Pool: r.pool().ID(), Epoch: 2}}
-	r.cache.SetCopy(k.Dataset, &k)
+	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}
+	r.Cache.Apply(away, 7)
+	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.pool().ID(), Epoch: 2}}
+	r.Cache.SetCopy(k.Dataset, &k)
 	if err := r.setGiven(t.Context(), db.ID, yieldRecord{Epoch: db.Epoch, To: uuid.Max}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestHoldings(t *testing.T) {
 	}
 	want := map[uuid.UUID]int{db.ID: 1, away.ID: 0}
 	for _, f := range h.Found {
-		if n, ok := want[f.Dataset.ID]; !ok || n != len(f.Snapshots) || f.Index == 0 || f.Dataset.Home != r.node {
+		if n, ok := want[f.Dataset.ID]; !ok || n != len(f.Snapshots) || f.Index == 0 || f.Dataset.Home != r.NodeID {
 			t.Errorf("found %+v", f)
 		}
 		delete(want, f.Dataset.ID)

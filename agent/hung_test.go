@@ -152,14 +152,14 @@ func hungRig(t *testing.T) (r *rig, h *hung, here, there dataset.Dataset) {
 	if err := r.Create(t.Context(), "there", map[string]string{"pool": "other"}); err != nil {
 		t.Fatal(err)
 	}
-	there, _ = r.cache.Volume("there")
+	there, _ = r.Cache.Volume("there")
 	return r, h, here, there
 }
 
 // restartsLate is restart, for as long as a start waits for its disks.
 func (r *rig) restartsLate() {
 	r.t.Helper()
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	a, err := New(r.t.Context(), cfg)
 	if err != nil {
@@ -211,14 +211,14 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 		},
 		"reap": func(r *rig, _ dataset.Dataset) { // a create that was cut short
 			p := r.other()
-			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: p.ID}
+			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: p.ID}
 			if _, err := p.Storage.Create(r.t.Context(), d); err != nil {
 				r.t.Fatal(err)
 			}
 		},
 		"attach": func(r *rig, there dataset.Dataset) { // in use, and not mounted
 			r.mount(there, "kept")
-			if err := unix.Unmount(r.mountPath(there.ID), 0); err != nil {
+			if err := unix.Unmount(r.MountPath(there.ID), 0); err != nil {
 				r.t.Fatal(err)
 			}
 		},
@@ -326,7 +326,7 @@ func TestStopWhileAPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.hangs("open")
 	r.restartsLate()
-	late, cfg := r.other().Opening, r.Config
+	late, cfg := r.other().Opening, r.config
 	r.close()
 	h.goesOn()
 	<-late.Done

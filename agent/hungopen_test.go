@@ -46,7 +46,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			h.own = call == "used"
 			h.mu.Unlock()
 			h.hangs(call)
-			r.news.Changed(there.ID)
+			r.News.Changed(there.ID)
 			await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
 			why := pool.NoAnswer(r.other().Asked.Since)
 			await(t, func() bool {
@@ -88,9 +88,9 @@ func TestAnOpenPoolHangs(t *testing.T) {
 func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.hangs("status")
-	r.news.Soon()
+	r.News.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
-	q, cfg := r.other().Asked, r.Config
+	q, cfg := r.other().Asked, r.config
 	r.close()
 	select {
 	case <-q.Done:
@@ -110,10 +110,10 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 func TestStopWaitsForAnAnswer(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.hangs("status")
-	r.news.Soon()
+	r.News.Soon()
 	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
 	time.AfterFunc(pool.ClosePatience/10, h.goesOn) // no event tells that the stop waits for the pools
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	if !h.closed() {
 		t.Error("the pool is not closed")
@@ -150,7 +150,7 @@ func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
 			} else {
 				h.hangs("open")
 			}
-			if err := r.state.Put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
+			if err := r.DB.Put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
 				t.Fatal(err)
 			}
 			mounts := func() error {

@@ -26,11 +26,11 @@ const recoveredKey = "recovered"
 // identify learns who this node is, or makes it up, once.
 func (a *Agent) identify(ctx context.Context) error {
 	var id nodeIdentity
-	known, err := a.state.Get(ctx, "identity", &id)
+	known, err := a.DB.Get(ctx, "identity", &id)
 	if err != nil {
 		return err
 	}
-	if a.recovered, err = a.state.Get(ctx, recoveredKey, &struct{}{}); err != nil {
+	if a.recovered, err = a.DB.Get(ctx, recoveredKey, &struct{}{}); err != nil {
 		return err
 	}
 	if !known {
@@ -40,26 +40,26 @@ func (a *Agent) identify(ctx context.Context) error {
 		a.recovered = id.Node != uuid.Nil
 		if a.recovered {
 			a.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
-		} else if id.Node = a.Identity; id.Node == uuid.Nil {
+		} else if id.Node = a.config.Identity; id.Node == uuid.Nil {
 			id.Node = uuid.New()
 		}
 		first := map[string]any{"identity": id}
 		if a.recovered {
 			first[recoveredKey] = struct{}{}
 		}
-		if err := a.state.Put(ctx, first); err != nil {
+		if err := a.DB.Put(ctx, first); err != nil {
 			return err
 		}
 	}
-	a.node, a.cluster, a.strange = id.Node, id.Cluster, id.Strange
+	a.NodeID, a.cluster, a.strange = id.Node, id.Cluster, id.Strange
 	return a.writeIdentity(id)
 }
 
 // belong puts on disk whose control this node works with, and why its store is
 // strange.
 func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) error {
-	id := nodeIdentity{Node: a.node, Cluster: cluster, Strange: strange}
-	if err := a.state.Put(ctx, map[string]any{"identity": id}); err != nil {
+	id := nodeIdentity{Node: a.NodeID, Cluster: cluster, Strange: strange}
+	if err := a.DB.Put(ctx, map[string]any{"identity": id}); err != nil {
 		return err
 	}
 	if err := a.writeIdentity(id); err != nil {

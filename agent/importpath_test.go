@@ -62,7 +62,7 @@ func TestI6ImportOfWhatIsDroversOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	links, bound, beside := elsewhere+"/links", elsewhere+"/bound", elsewhere+"/beside"
-	for _, dir := range []string{links, bound, beside, r.root + "/pool/inner", r.mountRoot() + "/some"} {
+	for _, dir := range []string{links, bound, beside, r.root + "/pool/inner", r.MountRoot() + "/some"} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestI6ImportOfWhatIsDroversOwn(t *testing.T) {
 	refused(filepath.Dir(r.root), pool+" lies in ")
 	refused("/", " lies in / (import folders of it")
 	refused(r.root+"/pool/inner", r.root+"/pool/inner lies in "+pool)
-	refused(r.mountRoot()+"/some", " lies in "+root)
+	refused(r.MountRoot()+"/some", " lies in "+root)
 	refused(links+"/root/pool/inner", "lies in "+pool)
 	refused(links+"/parent/"+filepath.Base(r.root), pool+" lies in ")
 	bind(filepath.Dir(r.root), func() {

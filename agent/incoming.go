@@ -28,14 +28,14 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 			pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(all))
 		}
 	}
-	waitFor(a.jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+	waitFor(a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.takeAgain(ctx)
 		a.resolvePulls(ctx)
 		return nil
 	}))
 	var all []*jobs.Job
 	for _, p := range a.pools.All() {
-		all = append(all, a.jobs.StartAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		all = append(all, a.Jobs.StartAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if now, there := a.pools.ByName(p.Name); there {
 				a.resolveIncoming(ctx, now)
 			}
@@ -65,7 +65,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *pool.Pool) {
 	var promote []uuid.UUID
 	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
 		making := a.making(id) // asked first: what was just made is on record
-		if _, onRecord := a.cache.Dataset(id); onRecord {
+		if _, onRecord := a.Cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)
 			}
@@ -109,7 +109,7 @@ func (a *Agent) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	}
 	var left []uuid.UUID
 	for _, e := range entries {
-		_, onRecord := a.cache.Dataset(e.ID)
+		_, onRecord := a.Cache.Dataset(e.ID)
 		if e.State == backends.EntryIncoming && !onRecord && !a.making(e.ID) && a.pools.IsDistrusted(p.ID, e.ID) {
 			left = append(left, e.ID)
 		}

@@ -28,7 +28,7 @@ func (r *rig) uncommitted(d dataset.Dataset) {
 // agent's own.
 func (r *rig) loseStore(freshRoot bool) {
 	r.t.Helper()
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	if freshRoot {
 		if err := errors.Join(r.forgetAll(), os.Remove(filepath.Join(r.root, identityName))); err != nil {

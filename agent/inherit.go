@@ -30,7 +30,7 @@ type nodeAddress struct {
 
 func (a *Agent) loadStanding(ctx context.Context) error {
 	var r standingRecord
-	if there, err := a.state.Get(ctx, standingKey, &r); err != nil || !there {
+	if there, err := a.DB.Get(ctx, standingKey, &r); err != nil || !there {
 		return err
 	}
 	a.bounds.tenure.ttl = time.Duration(r.TTL)
@@ -59,7 +59,7 @@ func (a *Agent) saveStanding(ctx context.Context) error {
 	if r.TTL == a.nodes.saved.TTL && maps.Equal(r.Nodes, a.nodes.saved.Nodes) {
 		return nil
 	}
-	err := a.state.Put(ctx, map[string]any{standingKey: r})
+	err := a.DB.Put(ctx, map[string]any{standingKey: r})
 	if err == nil {
 		a.nodes.saved = r
 	}
@@ -71,8 +71,8 @@ func (a *Agent) saveStanding(ctx context.Context) error {
 // epoch than on record here it says nothing.
 func (a *Agent) inherit(st guard.Status) {
 	for _, e := range st.Datasets {
-		d, home := a.cache.Dataset(e.Dataset)
-		if !home || !bounded(d) || e.State != guard.StateArmed || e.Boot != a.boot || e.Epoch != d.Epoch {
+		d, home := a.Cache.Dataset(e.Dataset)
+		if !home || !bounded(d) || e.State != guard.StateArmed || e.Boot != a.Boot || e.Epoch != d.Epoch {
 			continue
 		}
 		a.bounds.mu.Lock()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
@@ -86,9 +87,9 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		{func(e *guard.Entry) { e.Boot = "another" }, false},
 		{func(e *guard.Entry) { e.State = guard.StateFenced }, false},
 	} {
-		a := &Agent{bounds: newBounds(t.Context()), cache: records.NewCache(), boot: "this"}
+		a := &Agent{bounds: newBounds(t.Context()), Host: &host.Host{Cache: records.NewCache(), Boot: "this"}}
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
-		a.cache.Apply(d, 1)
+		a.Cache.Apply(d, 1)
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}
 		e.Dataset = d.ID
 		c.change(&e)
@@ -98,7 +99,7 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 	}
 }
 
-func (h *host) alone() bool {
+func (h *flockHost) alone() bool {
 	h.bounds.mu.Lock()
 	defer h.bounds.mu.Unlock()
 	return h.bounds.alone()
@@ -129,7 +130,7 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 	if err := g.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { now, _ := g.a.cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
+	await(t, func() bool { now, _ := g.a.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
 	await(t, func() bool { _, kept := c.replicaOf(d.ID); return kept }) // it has heard of that as well
 	if !g.a.finds(c) {
 		t.Fatal("nobody looks where it is")
@@ -148,7 +149,7 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 }
 
 // finds waits until a host knows where another one is.
-func (h *host) finds(other *host) bool {
+func (h *flockHost) finds(other *flockHost) bool {
 	until := clock.Boottime() + 4*boundSession
 	for h.nodes.address(other.Node()) == "" && clock.Boottime() < until {
 		time.Sleep(10 * time.Millisecond)
@@ -178,7 +179,7 @@ func TestAddressesAreKept(t *testing.T) {
 		asked := make(chan struct{}, 1)
 		a.Control = counting{asked: asked}
 		var wg sync.WaitGroup
-		a.jobs = jobs.New(t.Context(), &wg)
+		a.Jobs = jobs.New(t.Context(), &wg)
 		for range c.others {
 			a.nodes.seen[uuid.New()] = dataset.Node{}
 		}

@@ -35,7 +35,7 @@ func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
 	}
 	of := k.a.standsFor(d.ID)
 	records := []dataset.Dataset{d}
-	now, known := k.a.cache.DatasetOrCopy(of)
+	now, known := k.a.Cache.DatasetOrCopy(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
 		records[0] = now
 		if d.Encryption != nil && d.Encryption.KeyID != now.Encryption.KeyID {
@@ -92,7 +92,7 @@ func (a *Agent) standIn(id, of uuid.UUID) (end func()) {
 
 // standsFor returns the dataset that another stands for, if it does, or else that itself.
 func (a *Agent) standsFor(id uuid.UUID) uuid.UUID {
-	if k, is := a.cache.ShownBy(id); is {
+	if k, is := a.Cache.ShownBy(id); is {
 		return k.Dataset
 	}
 	a.mu.Lock()
@@ -115,7 +115,7 @@ func (a *Agent) operatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID
 		return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "profile %s names no key", p.Name)
 	}
 	if len(from.Exec) > 0 {
-		if err := safeProgram(from.Exec, a.FencePrograms); err != nil {
+		if err := safeProgram(from.Exec, a.config.FencePrograms); err != nil {
 			return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "key of profile %s: %s", p.Name, err.Error())
 		}
 	}
@@ -129,7 +129,7 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 	d := op.Dataset
 	var from dataset.Dataset
 	if op.Source != nil {
-		from, _ = a.cache.DatasetOrCopy(op.Source.Dataset)
+		from, _ = a.Cache.DatasetOrCopy(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
 			return ctx, dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
 		}

@@ -209,7 +209,7 @@ func (k *keyRig) encrypted(spec string) dataset.Dataset {
 func (k *keyRig) known(spec string) dataset.Dataset {
 	k.t.Helper()
 	name, _, _ := strings.Cut(spec, "@")
-	d, ok := k.cache.Volume(name)
+	d, ok := k.Cache.Volume(name)
 	if !ok || d.Encryption == nil {
 		k.t.Fatalf("%s is not known as encrypted: %+v", name, d)
 	}
@@ -309,7 +309,7 @@ func (k *keyRig) nowhere(secrets ...[]byte) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.jobs.Close(func() {}) // nobody logs any more
+	k.Jobs.Close(func() {}) // nobody logs any more
 	places := map[string][]byte{"the log": k.log.Bytes(), "doctor": fmt.Append(nil, found)}
 	if err := filepath.WalkDir(k.root, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {

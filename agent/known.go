@@ -18,7 +18,7 @@ type known struct {
 }
 
 func (a *Agent) knows() known {
-	k := known{datasets: a.cache.Revisions(), left: a.cache.Left()}
+	k := known{datasets: a.Cache.Revisions(), left: a.Cache.Left()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k.clock = a.clock
@@ -31,7 +31,7 @@ func (a *Agent) knows() known {
 func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
-		case !a.cache.HasLeftSince(d.Dataset):
+		case !a.Cache.HasLeftSince(d.Dataset):
 		case !s.Full:
 			return "", errOlder
 		case knew.datasets == nil: // this node has the store go by its pools

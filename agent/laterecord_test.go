@@ -63,10 +63,10 @@ func TestRecordArrivesAfterTheEnd(t *testing.T) {
 		if fails {
 			want = dataset.OpFailed
 		}
-		if err := late.Service.Record(t.Context(), r.node, record); err != nil {
+		if err := late.Service.Record(t.Context(), r.NodeID, record); err != nil {
 			t.Error(err)
 		}
-		await(t, func() bool { return r.jobs.Count() == 0 }) // a failure is reported by a job
+		await(t, func() bool { return r.Jobs.Count() == 0 }) // a failure is reported by a job
 		op, err := r.Control.Operation(t.Context(), record.Operation.ID.String(), 0)
 		if err != nil || op.State != want {
 			t.Errorf("the operation is %s, %v: want %s", op.State, err, want)

@@ -37,7 +37,7 @@ func newLeases() *leases {
 
 // loadLeases reads which epochs were given up.
 func (a *Agent) loadLeases(ctx context.Context) error {
-	return a.state.Each(ctx, "yields/", func(rest string, v []byte) error {
+	return a.DB.Each(ctx, "yields/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -105,7 +105,7 @@ func (l *leases) open() []uuid.UUID {
 
 // setGiven puts on disk that an epoch is given up, and only then takes it in.
 func (a *Agent) setGiven(ctx context.Context, id uuid.UUID, y yieldRecord) error {
-	if err := a.state.Put(ctx, map[string]any{"yields/" + id.String(): y}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"yields/" + id.String(): y}); err != nil {
 		return err
 	}
 	a.leases.mu.Lock()
@@ -119,7 +119,7 @@ func (a *Agent) dropGiven(ctx context.Context, id uuid.UUID) error {
 	if _, given := a.leases.yielded(id); !given {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"yields/" + id.String(): nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"yields/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.leases.mu.Lock()
@@ -157,14 +157,14 @@ func (a *Agent) underway(d dataset.Dataset, what string, move, to uuid.UUID) err
 // opened returns the record of a dataset as it is known now, for what waited for its
 // lock meanwhile. It fails when the dataset may not be mounted here for another user.
 func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
-	now, known := a.cache.Dataset(d.ID)
+	now, known := a.Cache.Dataset(d.ID)
 	if known {
 		d = now
 	} else if g, guest := a.guests.get(d.ID); guest && g.State == dataset.StateReady {
 		return g.Dataset, a.guests.open(g.Dataset)
 	}
-	switch _, left := a.cache.Copy(d.ID); {
-	case left || d.Home != a.node:
+	switch _, left := a.Cache.Copy(d.ID); {
+	case left || d.Home != a.NodeID:
 		return d, dataset.Errorf(dataset.ErrConflict, "volume %s went to another node meanwhile: ask again", d.Volume)
 	case d.State != dataset.StateReady:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
@@ -178,7 +178,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 // freed has those look again who wait until a dataset is not mounted any more.
 func (a *Agent) freed(id uuid.UUID) {
 	a.yieldIfAsked(id)
-	if _, left := a.cache.Copy(id); left {
+	if _, left := a.Cache.Copy(id); left {
 		a.copySoon(id)
 	}
 	if _, guest := a.guests.get(id); guest {
@@ -253,7 +253,7 @@ func (a *Agent) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
 	}
 	n.mu.Unlock()
 	if due {
-		a.jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
+		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
 			if err := a.lookNodes(ctx); err != nil && ctx.Err() == nil {
 				a.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
 			}

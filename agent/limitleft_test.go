@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
@@ -174,7 +175,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 	if !f.a.says(not) {
 		t.Error("doctor does not say so")
 	}
-	now, _ := f.a.cache.Dataset(d.ID)
+	now, _ := f.a.Cache.Dataset(d.ID)
 	if st := f.a.datasetStatus(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
@@ -257,8 +258,9 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
 	var now time.Duration
-	a := &Agent{Config: f.a.Config}
-	a.Clock = hurried{now: &now}
+	a := &Agent{config: f.a.config, Host: &host.Host{
+		Clock: hurried{now: &now}, Log: f.a.Log, Jobs: f.a.Jobs, Ctx: f.a.Ctx,
+	}}
 	if err := a.settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
 		t.Error(err)
 	}
@@ -315,7 +317,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 			if err := act(); err != nil && state != "" {
 				t.Errorf("%q, %s: %v", state, what, err)
 			}
-			if _, err := f.a.jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil { // whose end it is
+			if _, err := f.a.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil { // whose end it is
 				t.Error(err)
 			}
 			f.a.wantTold(dev, iolimit.Limits{}, string(state)+", "+what)
@@ -327,9 +329,9 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	}
 	f.a.wantTold(dev, slowly, "thawed")
 	f.a.bounds.disarm(d.ID)
-	f.a.cache.Apply(d, 0)
+	f.a.Cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
-	f.a.cache.Apply(held, 0)
+	f.a.Cache.Apply(held, 0)
 	f.a.down() // what it lifts it sets again as it stops
 	if fencing, err := f.a.isFencing(d.ID, f.a.askGuard); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
@@ -361,7 +363,7 @@ func (f *flock) guarded(name string) (d, held dataset.Dataset) {
 	f.a.mounts(name, "one")
 	held = d
 	held.Profile.Failover.Auto = true
-	f.a.cache.Apply(held, 0)
+	f.a.Cache.Apply(held, 0)
 	return d, held
 }
 

@@ -34,7 +34,7 @@ func TestLimitThatIsLeftOnAnothersNumber(t *testing.T) {
 	if err := h.Set("/before", dev, old); err != nil {
 		t.Fatal(err)
 	}
-	rec := throttle.LimitRecord{Boot: f.a.boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
+	rec := throttle.LimitRecord{Boot: f.a.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
 	blind := throttle.New(throttle.Cgroups{Hierarchy: h}, f.a.cgroupDeps())
 	blind.Why = iolimit.ErrNone
 	if err := blind.Strip(t.Context(), d.ID, rec); err != nil {
@@ -253,7 +253,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.bounds.mu.Lock()
 	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
 	f.a.bounds.mu.Unlock()
-	unlock, err := f.a.locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
+	unlock, err := f.a.Locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 		t.Errorf("fencing: %v", err)
 	}
 	f.a.wantTold(dev, slowly, "fencing")
-	f.a.cache.Apply(free, 0) // or the keeper would limit it again
+	f.a.Cache.Apply(free, 0) // or the keeper would limit it again
 	says.say(d.ID, guard.StateArmed)
 	if err := f.a.limits.Limit(t.Context(), free); err != nil {
 		t.Error(err)
@@ -270,7 +270,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
 	unlock()
 	f.a.bounds.disarm(d.ID)
-	f.a.cache.Apply(d, 0)
+	f.a.Cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
 }
 
@@ -282,12 +282,12 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	for i := range volumes {
 		name := fmt.Sprint("db", i)
 		d, _ := f.guarded(name)
-		unlock, err := f.a.locks.Lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
+		unlock, err := f.a.Locks.Lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
-			f.a.cache.Apply(d, 0)
+			f.a.Cache.Apply(d, 0)
 			unlock()
 			f.a.unmounts(name, "one")
 		}()

@@ -86,9 +86,9 @@ func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hier
 }
 
 // device is what a mounted dataset lies on.
-func (h *host) device(d dataset.Dataset) iolimit.Device {
+func (h *flockHost) device(d dataset.Dataset) iolimit.Device {
 	h.f.Helper()
-	dev, is, err := iolimit.DeviceOf(h.mountPath(d.ID))
+	dev, is, err := iolimit.DeviceOf(h.MountPath(d.ID))
 	if err != nil || !is {
 		h.f.Fatal(is, err)
 	}
@@ -96,7 +96,7 @@ func (h *host) device(d dataset.Dataset) iolimit.Device {
 }
 
 // told returns what the root group was told of a device.
-func (h *host) told(dev iolimit.Device) iolimit.Limits {
+func (h *flockHost) told(dev iolimit.Device) iolimit.Limits {
 	h.f.Helper()
 	l, err := h.limits.Hierarchy.Get(iolimit.Root, dev)
 	if err != nil {
@@ -105,7 +105,7 @@ func (h *host) told(dev iolimit.Device) iolimit.Limits {
 	return l
 }
 
-func (h *host) wantTold(dev iolimit.Device, want iolimit.Limits, when string) {
+func (h *flockHost) wantTold(dev iolimit.Device, want iolimit.Limits, when string) {
 	h.f.Helper()
 	if got := h.told(dev); got != want {
 		h.f.Errorf("%s: told %+v, want %+v", when, got, want)
@@ -167,8 +167,8 @@ func TestLimitOfADeviceThatIsGone(t *testing.T) {
 		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
 		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
 	} {
-		rec := throttle.LimitRecord{Boot: f.a.boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
-		if err := f.a.state.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
+		rec := throttle.LimitRecord{Boot: f.a.Boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
+		if err := f.a.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.Set(iolimit.Root, dev, c.is); err != nil {
@@ -236,7 +236,7 @@ func TestLimitIsMended(t *testing.T) {
 }
 
 // says tells whether a line of doctor's has a text.
-func (h *host) says(text string) bool {
+func (h *flockHost) says(text string) bool {
 	h.f.Helper()
 	list, err := h.Doctor(h.f.Context())
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // else answers. With ListAll all others of the cluster come with them, as they were first
 // created; while control does not say which there are, they are left out.
 func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
-	list := a.cache.List(a.node)
-	if a.ListAll {
+	list := a.Cache.List(a.NodeID)
+	if a.config.ListAll {
 		others, err := a.others(ctx, list)
 		if err != nil {
 			a.Log.WithError(err).Warn("docker volume ls lacks the volumes of other nodes")
@@ -25,7 +25,7 @@ func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
 	}
 	out := make([]plugin.Volume, len(list))
 	for i, l := range list {
-		out[i] = plugin.Volume{Name: l.Spelling, Mountpoint: a.mountPath(l.Dataset)}
+		out[i] = plugin.Volume{Name: l.Spelling, Mountpoint: a.MountPath(l.Dataset)}
 	}
 	return out, nil
 }

@@ -7,12 +7,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func (h *host) lists() (names []string) {
+func (h *flockHost) lists() (names []string) {
 	h.f.Helper()
 	list, err := h.List(h.f.Context())
 	if err != nil {
@@ -80,7 +81,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 
 // There may be more than one answer of control holds.
 func TestListOfManyPages(t *testing.T) {
-	a := &Agent{Config: Config{Control: pages{}, ListAll: true}, cache: records.NewCache()}
+	a := &Agent{config: Config{ListAll: true}, Host: &host.Host{Control: pages{}, Cache: records.NewCache()}}
 	list, err := a.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Name != "a@gold" || list[1].Name != "b@gold" {
 		t.Errorf("%+v, %v", list, err)

@@ -42,7 +42,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	if err != nil {
 		return dataset.Pool{}, err
 	}
-	defer a.news.Soon()
+	defer a.News.Soon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // it is made, and control is to know it whoever still waits
 	if err := a.register(ctx); err != nil {
@@ -55,7 +55,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 // lockPools keeps two pools from being taken in at once, as one name or one place
 // could be both's.
 func (a *Agent) lockPools(ctx context.Context, what string) (unlock func(), err error) {
-	return a.locks.Lock(ctx, uuid.Nil, what)
+	return a.Locks.Lock(ctx, uuid.Nil, what)
 }
 
 // AdoptPool takes a pool that was made elsewhere, or before the store was lost,
@@ -92,7 +92,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	name := a.freePoolName(path)
 	defer a.pools.Tidy(name)
 	var tried, unable []unadopted
-	for _, kind := range a.Backends.Kinds() {
+	for _, kind := range a.config.Backends.Kinds() {
 		if err := backends.Serves(ctx, kind); err != nil {
 			unable = append(unable, unadopted{kind.Name(), err})
 			continue
@@ -212,11 +212,11 @@ func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (datase
 		}
 		a.pools.Place(name, &rec)
 	}
-	if err := a.state.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	a.pools.OpenAll(ctx, true, a.pools.Known(name, rec))
-	defer a.news.Soon()
+	defer a.News.Soon()
 	if err := a.takeLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
@@ -231,7 +231,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (datase
 	if err != nil {
 		return op.Pool, nil, err
 	}
-	back, err := a.Control.Rebuild(ctx, a.node, found)
+	back, err := a.Control.Rebuild(ctx, a.NodeID, found)
 	a.tellPools(ctx)
 	return op.Pool, back, err
 }
@@ -275,7 +275,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if err := p.Serves(); err != nil {
 			return err
 		}
-		unlock, err := a.locks.Lock(ctx, id, "gc of dataset "+id.String())
+		unlock, err := a.Locks.Lock(ctx, id, "gc of dataset "+id.String())
 		if err != nil {
 			return err
 		}
@@ -296,7 +296,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if err := p.Storage.Delete(ctx, id); err != nil {
 			return err
 		}
-		a.cache.Remove(id)
+		a.Cache.Remove(id)
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
@@ -317,7 +317,7 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 			return true, err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).Warn("removed what a verify has left, as asked")
-		return true, trialdir.Remove(ctx, a.Backends, list[i])
+		return true, trialdir.Remove(ctx, a.config.Backends, list[i])
 	}
 	return false, nil
 }
@@ -357,7 +357,7 @@ func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
 // recorded returns all datasets of this node as control has them now, and why its store is
 // not to be believed.
 func (a *Agent) recorded(ctx context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error) {
-	s, err := a.Control.Sync(ctx, a.node, 0, 0)
+	s, err := a.Control.Sync(ctx, a.NodeID, 0, 0)
 	if err != nil {
 		return nil, "", err
 	}

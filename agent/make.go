@@ -29,7 +29,7 @@ func (a *Agent) doCreate(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
 	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
 	// under a lock is waited for before a pool goes.
-	unlock, err := a.locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	unlock, err := a.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
@@ -138,13 +138,13 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 // cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
 // size, which is for when they write to the source again.
 func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
-	unlock, err := a.locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	unlock, err := a.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
-	if d, ok := a.cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+	if d, ok := a.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := a.keeps(d, "clone"); err != nil {
 			return nil, err
 		}

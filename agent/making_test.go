@@ -38,7 +38,7 @@ func TestI3WhatIsBeingMadeIsNotReaped(t *testing.T) {
 			t.Error(err)
 		}
 		cleaned := func(context.Context, *jobs.Job) error { return nil }
-		if _, err := r.jobs.Do(t.Context(), "incoming/"+r.pool().ID().String(), "", cleaned); err != nil {
+		if _, err := r.Jobs.Do(t.Context(), "incoming/"+r.pool().ID().String(), "", cleaned); err != nil {
 			t.Error(err)
 		}
 		joined = true
@@ -72,7 +72,7 @@ func TestI4WhatIsBeingMadeIsNotCollected(t *testing.T) {
 		}
 		id := list[0].ID
 		go func() { collected <- r.Collect(t.Context(), id) }()
-		await(t, func() bool { return r.locks.Users(id) == 2 })
+		await(t, func() bool { return r.Locks.Users(id) == 2 })
 	}
 	d := r.volume("db")
 	if err := <-collected; !errors.Is(err, dataset.ErrExists) {

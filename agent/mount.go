@@ -31,7 +31,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if d.Home != a.node && !a.visits(d) {
+	if d.Home != a.NodeID && !a.visits(d) {
 		if d, err = a.bring(ctx, d); err != nil {
 			return "", err
 		}
@@ -43,7 +43,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 			return path, err
 		}
 		what := "mount of volume " + d.Volume
-		_, err = a.jobs.Do(ctx, "mount/"+d.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
+		_, err = a.Jobs.Do(ctx, "mount/"+d.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
 			jb.Step("mounting")
 			return a.ensureMounted(ctx, d)
 		})
@@ -56,12 +56,12 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 
 // use puts an ID on record if the dataset is mounted, otherwise returns no path.
 func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
-	unlock, err := a.locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return "", err
 	}
@@ -103,11 +103,11 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	a.unidle(d.ID)
 	a.limits.Used(d.ID, a.Clock.Steady())
-	if first && d.Home == a.node {
+	if first && d.Home == a.NodeID {
 		a.pools.Changed(d.Pool, false)
 	}
 	steps.At("mount.recorded")
-	a.news.Changed(d.ID)
+	a.News.Changed(d.ID)
 	return path, nil
 }
 
@@ -129,12 +129,12 @@ func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord,
 
 // ensureMounted mounts a dataset that is not. Again: nothing.
 func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
-	unlock, err := a.locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := a.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || mounted {
 		return err
 	}
@@ -174,7 +174,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err := a.limits.Limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), a.unmountLater(ctx, d))
 	}
-	a.log(d).WithField("path", path).Info("mounted")
+	a.LogOf(d).WithField("path", path).Info("mounted")
 	return nil
 }
 
@@ -303,7 +303,7 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 		a.unmountForPodman(ctx, d, began)
 		return nil
 	}
-	_, err = a.jobs.Do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, a.unmountUnused(d))
+	_, err = a.Jobs.Do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, a.unmountUnused(d))
 	return err
 }
 
@@ -322,7 +322,7 @@ func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job
 // mountedAs returns the dataset that a mount ID is on record for. That need not be the
 // one with the name: a rebuild can have renamed it since, or nothing else be known of it.
 func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
-	d, named := a.cache.Volume(name)
+	d, named := a.Cache.Volume(name)
 	if named {
 		if _, used := a.record(d.ID).IDs[id]; used {
 			return d, true
@@ -343,7 +343,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 // unmountIdle unmounts a dataset that nobody uses, by one of the ways to unmount. Used again, or not
 // mounted: nothing.
 func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset, unmount func(context.Context, dataset.Dataset) error) error {
-	unlock, err := a.locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -367,14 +367,14 @@ func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
 
 // unmountLocked takes a dataset's mount off; its lock is held. The guard keeps the dataset.
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if err := a.unmountable(d); err != nil {
 		a.idle(d.ID)
 		return err
 	}
 	up, err := a.limits.Suspend(d, throttle.LiftUnmount)
 	if err != nil {
-		a.log(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
+		a.LogOf(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
 	a.flushed(path, throttle.LiftUnmount) // a snapshot gave up on one: it was slow, and is not now
 	err = mount.Unmount(path)
@@ -391,10 +391,10 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	case err == nil:
-		a.log(d).WithField("path", path).Info("unmounted")
+		a.LogOf(d).WithField("path", path).Info("unmounted")
 	}
 	a.unidle(d.ID)
-	a.news.Changed(d.ID)
+	a.News.Changed(d.ID)
 	steps.At("unmount.unmounted")
 	a.freed(d.ID)
 	return nil

@@ -18,7 +18,7 @@ import (
 func TestNothingCanBePutIntoAMountPoint(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	path := r.mountPath(d.ID)
+	path := r.MountPath(d.ID)
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestMountedOnce(t *testing.T) {
 	}
 	mounts := 0
 	for _, m := range table {
-		if m.Mountpoint == r.mountPath(d.ID) {
+		if m.Mountpoint == r.MountPath(d.ID) {
 			mounts++
 		}
 	}
@@ -83,7 +83,7 @@ func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
 	r.mount(used, "mine")
 	gone := used
 	gone.State = dataset.StatePurging
-	r.cache.Apply(gone, r.cache.Index(used.ID)+1)
+	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
 	if path, err := r.use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}

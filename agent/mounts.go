@@ -28,7 +28,7 @@ type mounts struct {
 }
 
 func (a *Agent) loadMounts(ctx context.Context) error {
-	return a.state.Each(ctx, "mounts/", func(rest string, v []byte) error {
+	return a.DB.Each(ctx, "mounts/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -41,7 +41,7 @@ func (a *Agent) loadMounts(ctx context.Context) error {
 			c.inherited = true
 			r.IDs[use] = c
 		}
-		if r.Boot == a.boot && len(r.IDs) > 0 {
+		if r.Boot == a.Boot && len(r.IDs) > 0 {
 			a.verifyAt = a.Clock.Steady() + unverifiedGrace
 		}
 		a.mounts.records[id] = &r
@@ -53,10 +53,10 @@ func (a *Agent) loadMounts(ctx context.Context) error {
 func (a *Agent) record(id uuid.UUID) mountRecord {
 	a.mounts.mu.Lock()
 	defer a.mounts.mu.Unlock()
-	r := mountRecord{Boot: a.boot, IDs: map[string]idCount{}}
+	r := mountRecord{Boot: a.Boot, IDs: map[string]idCount{}}
 	if old := a.mounts.records[id]; old != nil {
 		r.Epoch = old.Epoch
-		if old.Boot == a.boot {
+		if old.Boot == a.Boot {
 			r.IDs = maps.Clone(old.IDs)
 		}
 	}
@@ -70,11 +70,11 @@ func (a *Agent) record(id uuid.UUID) mountRecord {
 // that a mount without control needs, and then in memory.
 func (a *Agent) save(ctx context.Context, d dataset.Dataset, r mountRecord, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := a.cache.Copy(d.ID); !left && d.Home == a.node { // whose home is elsewhere is mounted by no start
-		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.cache.Index(d.ID)}
+	if _, left := a.Cache.Copy(d.ID); !left && d.Home == a.NodeID { // whose home is elsewhere is mounted by no start
+		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: a.Cache.Index(d.ID)}
 	}
 	maps.Copy(values, more)
-	if err := a.state.Put(ctx, values); err != nil {
+	if err := a.DB.Put(ctx, values); err != nil {
 		return err
 	}
 	a.mounts.mu.Lock()
@@ -92,7 +92,7 @@ func (a *Agent) drop(ctx context.Context, id uuid.UUID) error {
 	if !known {
 		return nil
 	}
-	return a.state.Put(ctx, map[string]any{"mounts/" + id.String(): nil})
+	return a.DB.Put(ctx, map[string]any{"mounts/" + id.String(): nil})
 }
 
 // mounted returns the records of datasets that have mount IDs on this boot.
@@ -101,7 +101,7 @@ func (a *Agent) mountedIDs() []uuid.UUID {
 	defer a.mounts.mu.Unlock()
 	var out []uuid.UUID
 	for id, r := range a.mounts.records {
-		if r.Boot == a.boot && len(r.IDs) > 0 {
+		if r.Boot == a.Boot && len(r.IDs) > 0 {
 			out = append(out, id)
 		}
 	}

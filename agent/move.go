@@ -98,7 +98,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 // overtaken refuses a move to where something is kept that the volume has not, which would
 // go with what its home has no more.
 func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
-	k, kept := a.cache.Copy(op.DatasetID)
+	k, kept := a.Cache.Copy(op.DatasetID)
 	if !kept {
 		return nil
 	}
@@ -130,9 +130,9 @@ func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	a, op := m.a, m.op
 	asked := *op
-	asked.Incarnation = a.incarnation
+	asked.Incarnation = a.Incarnation
 	now, err := patient(ctx, a, func() (dataset.Operation, error) {
-		return a.Control.Recall(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: asked})
+		return a.Control.Recall(ctx, a.NodeID, api.Report{Incarnation: a.Incarnation, Operation: asked})
 	})
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -149,7 +149,7 @@ func (m *moving) recall(ctx context.Context) error {
 		}
 		if who := m.users(now); who != "" {
 			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
-			a.news.Soon()
+			a.News.Soon()
 		} else {
 			m.jb.Step("asking node " + m.home.Name + " for it")
 		}
@@ -222,7 +222,7 @@ func (m *moving) unheard(why error) error {
 // promote makes a head of what came last, and has control open the next epoch here.
 func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	a, op := m.a, m.op
-	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
@@ -337,7 +337,7 @@ func (m *moving) dropHead(ctx context.Context) error {
 		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
 			return m.a.dropBeside(ctx, rec)
 		}
-		if k, kept := m.a.cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
+		if k, kept := m.a.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
 			return m.a.keepPlace(ctx, m.pool, *k.Record, rec)
 		}
 		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.dropBeside(ctx, rec))

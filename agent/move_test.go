@@ -31,7 +31,7 @@ func TestMoveIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.a.writes("db", "token", "second")
-	for i, to := range []*host{f.b, f.a, f.b} {
+	for i, to := range []*flockHost{f.b, f.a, f.b} {
 		from := f.other(to)
 		f.moves("db", to)
 		v := f.record("db")
@@ -75,7 +75,7 @@ func TestMoveTakesNoSnapshotTwice(t *testing.T) {
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")
 	for i, written := range []bool{false, true} {
-		from, to := []*host{f.a, f.b}[i], []*host{f.b, f.a}[i]
+		from, to := []*flockHost{f.a, f.b}[i], []*flockHost{f.b, f.a}[i]
 		taken, want := 0, "first"
 		from.fuse.set(-1, false, func(act string) {
 			if act == "snapshot" {
@@ -169,7 +169,7 @@ func TestLeftIdleIsGoneOnFrom(t *testing.T) {
 func lastSnapshotHangs(t *testing.T) (f *flock, d dataset.Dataset, goOn func()) {
 	t.Helper()
 	f = newFlock(t, "loop", "loop")
-	for _, h := range []*host{f.a, f.b} {
+	for _, h := range []*flockHost{f.a, f.b} {
 		h.cfg.Limits.Lease = 400 * time.Millisecond
 		h.again()
 	}
@@ -273,7 +273,7 @@ func TestMoveOfIdleIsOneRound(t *testing.T) {
 	f.a.cfg.Limits.Lease = time.Minute
 	f.a.volume("db", map[string]string{"size": "320MiB"})
 	for i, used := range []bool{false, true} {
-		from, to := []*host{f.a, f.b}[i], []*host{f.b, f.a}[i]
+		from, to := []*flockHost{f.a, f.b}[i], []*flockHost{f.b, f.a}[i]
 		count := asks{to.cfg.PeerHTTP, map[string]int{}}
 		to.cfg.PeerHTTP = count
 		to.again()
@@ -296,14 +296,14 @@ func TestMoveOfIdleIsOneRound(t *testing.T) {
 
 // settled waits until a host has done what it is to do about a dataset whose home is
 // elsewhere: it has a copy without a head and neither mounts nor opens it.
-func (h *host) settled(id uuid.UUID) {
+func (h *flockHost) settled(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
 		_, given := h.leases.yielded(id)
-		_, kept := h.cache.Copy(id)
+		_, kept := h.Cache.Copy(id)
 		e, err := h.thePool().Stat(h.f.Context(), id)
 		if h.f.shared != "" {
-			_, known := h.cache.Dataset(id)
+			_, known := h.Cache.Dataset(id)
 			return !kept && !given && !known && errors.Is(err, dataset.ErrNotFound)
 		}
 		return kept && !given && err == nil && e.State == backends.EntryCopy && !e.Promoted

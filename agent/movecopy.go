@@ -31,7 +31,7 @@ const (
 
 // from is the address of the home's agent.
 func (m *moving) from() (string, error) {
-	if m.a.PeerHTTP == nil || m.home.Address == "" {
+	if m.a.config.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
 	}
 	return "https://" + m.home.Address, nil
@@ -84,7 +84,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 		return s, err
 	}
 	// An idle connection may be dead without anybody knowing: a request on it waits for a minute.
-	if t, ok := m.a.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
+	if t, ok := m.a.config.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
 	until, busy := m.a.Clock.Steady()+unheardTries*m.a.Limits.Retry, busyTries
@@ -128,7 +128,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		return 0, err
 	}
 	a, op := m.a, m.op
-	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return 0, err
 	}
@@ -158,7 +158,7 @@ func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
 	}
-	unlock, err := m.a.locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
+	unlock, err := m.a.Locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		return err
 	}
 	a, op := m.a, m.op
-	unlock, err := a.locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,12 @@ import (
 )
 
 // opener reports whether an agent would open a dataset for somebody new.
-func (h *host) opener(id uuid.UUID) bool {
+func (h *flockHost) opener(id uuid.UUID) bool {
 	a := h.agent()
 	if h.fuse.blown() {
 		return false
 	}
-	d, home := a.cache.Dataset(id)
+	d, home := a.Cache.Dataset(id)
 	if !home {
 		return false
 	}
@@ -29,7 +29,7 @@ func (h *host) opener(id uuid.UUID) bool {
 	if !ok || p.Storage == nil {
 		return false
 	}
-	e, err := p.Storage.Stat(a.ctx, id)
+	e, err := p.Storage.Stat(a.Ctx, id)
 	return err == nil && e.State != backends.EntryCopy
 }
 
@@ -121,7 +121,7 @@ func (f *flock) movesCutShort(d dataset.Dataset) {
 }
 
 // cutOrDone waits until a host has died, or a move has come to all its ends.
-func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op *dataset.Operation, from *host, id uuid.UUID) (cut bool) {
+func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op *dataset.Operation, from *flockHost, id uuid.UUID) (cut bool) {
 	select {
 	case <-gone:
 		return true
@@ -135,9 +135,9 @@ func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op 
 			return false
 		case <-time.After(10 * time.Millisecond):
 			_, given := from.agent().leases.yielded(id)
-			_, kept := from.agent().cache.Copy(id)
+			_, kept := from.agent().Cache.Copy(id)
 			if f.shared != "" {
-				_, home := from.agent().cache.Dataset(id)
+				_, home := from.agent().Cache.Dataset(id)
 				kept = !home
 			}
 			if kept && !given {

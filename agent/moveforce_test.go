@@ -45,7 +45,7 @@ func TestForcedMove(t *testing.T) {
 	}
 
 	f.b.up()
-	await(t, func() bool { _, kept := f.b.cache.Copy(d.ID); return kept })
+	await(t, func() bool { _, kept := f.b.Cache.Copy(d.ID); return kept })
 	if _, err := f.b.use(t.Context(), d, "db", "new"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a new user of what was overtaken: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestMoveFiles(t *testing.T) {
 			}
 			f.a.unmounts("db", "writer")
 			f.moves("db", f.b)
-			check := func(h *host) {
+			check := func(h *flockHost) {
 				t.Helper()
 				path := h.mounts("db", "reader")
 				var st, again unix.Stat_t
@@ -126,7 +126,7 @@ func TestMoveFiles(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			f.a.fuse.set(-1, false, func(act string) { // what comes is no head that it has left
-				if k, kept := f.a.cache.Copy(d.ID); kept && act == "commit" {
+				if k, kept := f.a.Cache.Copy(d.ID); kept && act == "commit" {
 					if err := f.a.settleKept(t.Context(), k); err != nil {
 						t.Error(err)
 					}

@@ -30,7 +30,7 @@ const (
 )
 
 // resizes gives a volume its size after.
-func (h *host) resizes(name string) {
+func (h *flockHost) resizes(name string) {
 	h.f.Helper()
 	if err := h.perform(h.f.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
 		h.f.Fatal(err)
@@ -38,7 +38,7 @@ func (h *host) resizes(name string) {
 }
 
 // sized fails unless a volume is as large as it is on record.
-func (h *host) sized(name string) {
+func (h *flockHost) sized(name string) {
 	h.f.Helper()
 	path := h.mounts(name, "df")
 	defer h.unmounts(name, "df")
@@ -138,7 +138,7 @@ func TestSizeIsGivenLater(t *testing.T) {
 func TestMoveAfterAResize(t *testing.T) {
 	f := &flock{T: t}
 	f.serve()
-	for i, h := range []**host{&f.a, &f.b} {
+	for i, h := range []**flockHost{&f.a, &f.b} {
 		*h = f.host([]string{"host-a", "host-b"}[i], "zfs")
 		(*h).cfg.Backends = backends.NewRegistry(zfs.New(&run.System{}, clock.System{}))
 	}

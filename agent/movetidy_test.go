@@ -20,7 +20,7 @@ func TestWhatIsGoneGoes(t *testing.T) {
 	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	has := func(h *host) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
+	has := func(h *flockHost) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
 		e, err := h.thePool().Stat(t.Context(), d.ID)
 		if err != nil {
 			t.Fatal(err)

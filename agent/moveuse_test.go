@@ -137,7 +137,7 @@ func TestI1GivenUpIsGivenUp(t *testing.T) {
 }
 
 // dies has a host die at the n-th act of a name from now, after it.
-func (h *host) dies(act string, n int) (gone <-chan struct{}) {
+func (h *flockHost) dies(act string, n int) (gone <-chan struct{}) {
 	h.fuse.mu.Lock()
 	defer h.fuse.mu.Unlock()
 	h.fuse.gone = make(chan struct{})
@@ -261,12 +261,12 @@ func TestMoveCancelled(t *testing.T) {
 			if op = f.ended(op); op.State != dataset.OpCancelled {
 				t.Fatalf("%s: %+v", op.State, op.Problem)
 			}
-			await(t, func() bool { return len(f.b.jobs.Running()) == 0 })
+			await(t, func() bool { return len(f.b.Jobs.Running()) == 0 })
 			if act == "recall" { // it may have been given up in that moment
 				epoch = f.record("db").Epoch
 			}
 			await(t, func() bool {
-				dd, ok := f.a.cache.Dataset(d.ID)
+				dd, ok := f.a.Cache.Dataset(d.ID)
 				return ok && dd.Epoch == epoch && f.a.opens(dd, "mount") == nil
 			})
 			if got := f.a.reads("db", "token"); got != "old" {

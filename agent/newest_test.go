@@ -12,7 +12,7 @@ import (
 func TestNewestRecordWins(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	at := r.cache.Index(d.ID)
+	at := r.Cache.Index(d.ID)
 	if at == 0 {
 		t.Fatal("the copy has no index")
 	}
@@ -47,11 +47,11 @@ func TestNewestRecordWins(t *testing.T) {
 		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want || f.Dataset.Written != 0 {
 			t.Errorf("a record that is %s: found as %s (written %d), not %s", c.what, f.Dataset.Volume, f.Dataset.Written, want)
 		}
-		r.cache.ForgetIndexes()
+		r.Cache.ForgetIndexes()
 		if f, _ := r.lying(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
 			t.Errorf("a record that is %s, beside a copy of no known transaction: found as %s", c.what, f.Dataset.Volume)
 		}
-		r.cache.Apply(d, at)
+		r.Cache.Apply(d, at)
 	}
 	if err := r.note(t.Context(), p.Storage, d); err != nil {
 		t.Fatal(err)

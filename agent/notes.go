@@ -20,7 +20,7 @@ import (
 // waits for it: its pools may go to somebody who has the records alone.
 func (a *Agent) noteLater(d api.Indexed) {
 	a.limits.ProfileChanged(d.Dataset)
-	a.jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
 		return a.noteNow(ctx, d.ID)
 	})
 }
@@ -28,22 +28,22 @@ func (a *Agent) noteLater(d api.Indexed) {
 // noteDone renews the record beside a dataset for an operation that is on record
 // as done: it stays done when that fails, and noteAll tries again.
 func (a *Agent) noteDone(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
-	if d.Home != a.node {
+	if d.Home != a.NodeID {
 		return // beside a copy lies what it is a copy of
 	}
 	if err := a.note(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		a.log(d).WithError(err).Warn("the record beside the data was not written")
+		a.LogOf(d).WithError(err).Warn("the record beside the data was not written")
 	}
 }
 
 // noteNow renews the record beside a dataset from what is known of it now.
 func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
-	unlock, err := a.locks.Lock(ctx, id, "update of dataset "+id.String())
+	unlock, err := a.Locks.Lock(ctx, id, "update of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, known := a.cache.Dataset(id)
+	d, known := a.Cache.Dataset(id)
 	if !known || d.State == dataset.StatePurging {
 		return nil
 	}
@@ -59,7 +59,7 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 // note is not flushed, so one may have gone with the power, or with the process
 // that was to write it.
 func (a *Agent) noteAll() {
-	a.jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
 		for _, p := range a.pools.All() {
 			if p.Storage == nil || p.Hung != "" {
 				continue
@@ -72,7 +72,7 @@ func (a *Agent) noteAll() {
 				if ctx.Err() != nil || a.mistrust() != nil {
 					return nil
 				}
-				if d, known := a.cache.Dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.cache.Index(e.ID)) {
+				if d, known := a.Cache.Dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.Cache.Index(e.ID)) {
 					if err := a.noteNow(ctx, e.ID); err != nil {
 						return err
 					}

@@ -20,7 +20,7 @@ import (
 
 // Peers is what other nodes' agents ask of this one; nil when it works alone.
 func (a *Agent) Peers() http.Handler {
-	if a.PeerHTTP == nil {
+	if a.config.PeerHTTP == nil {
 		return nil
 	}
 	h := http.NewServeMux()
@@ -29,10 +29,10 @@ func (a *Agent) Peers() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Of the request's own context only the end: what else is in it is about this
 		// connection, and not about those to control.
-		ctx, cancel := context.WithCancel(a.ctx)
+		ctx, cancel := context.WithCancel(a.Ctx)
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
-		if id, err := a.PeerID(r); err == nil { // otherwise the handler says so
+		if id, err := a.config.PeerID(r); err == nil { // otherwise the handler says so
 			ctx = context.WithValue(ctx, askerKey{}, id)
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
@@ -61,7 +61,7 @@ func certified(r *http.Request) (uuid.UUID, error) {
 
 func (a *Agent) newSender(limit *transfer.Limiter) *transfer.Server {
 	return &transfer.Server{
-		Source: sending{a}, Peer: a.PeerID, Authorize: a.mayGet, Clock: a.Clock, Log: a.Log, Limit: limit,
+		Source: sending{a}, Peer: a.config.PeerID, Authorize: a.mayGet, Clock: a.Clock, Log: a.Log, Limit: limit,
 	}
 }
 
@@ -76,7 +76,7 @@ func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 // mayHave fails with ErrForbidden unless a node is to have a dataset of this one: by a
 // move to it that is under way, or as a copy of it is on record there.
 func (a *Agent) mayHave(ctx context.Context, peer, ds uuid.UUID) error {
-	d, known := a.cache.DatasetOrCopy(ds)
+	d, known := a.Cache.DatasetOrCopy(ds)
 	if !known {
 		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, a.NodeName)
 	}
@@ -125,11 +125,11 @@ func (a *Agent) moves(d dataset.Dataset, node uuid.UUID) bool {
 type sending struct{ a *Agent }
 
 func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
-	d, known := s.a.cache.Dataset(ds)
+	d, known := s.a.Cache.Dataset(ds)
 	if known {
 		return s.a.given(ctx, d.Pool)
 	}
-	k, kept := s.a.cache.Copy(ds)
+	k, kept := s.a.Cache.Copy(ds)
 	if !kept {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, s.a.NodeName)
 	}
@@ -173,12 +173,12 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if _, err := s.Pool(ctx, ds); err != nil { // which may take its time: not while it is locked
 		return out, false, err
 	}
-	unlock, err := a.locks.Lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
+	unlock, err := a.Locks.Lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
 	if err != nil {
 		return out, false, err
 	}
 	defer unlock()
-	d, known := a.cache.Dataset(ds)
+	d, known := a.Cache.Dataset(ds)
 	if !known || d.State == dataset.StatePurging {
 		return out, false, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}
@@ -260,7 +260,7 @@ func newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 // Tree opens the files of a snapshot, or with a nil one of a dataset that was given up.
 func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
 	a := s.a
-	d, known := a.cache.Dataset(ds)
+	d, known := a.Cache.Dataset(ds)
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, a.NodeName)
 	}

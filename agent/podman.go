@@ -20,14 +20,14 @@ const podmanPatience = 3 * time.Second
 // use from its records, the Unmount must succeed, and in time.
 func (a *Agent) unmountForPodman(ctx context.Context, d dataset.Dataset, began time.Duration) {
 	late := a.Clock.After(began + podmanPatience - a.Clock.Steady())
-	jb := a.jobs.Start("unmount/"+d.ID.String(), a.unmountUnused(d))
+	jb := a.Jobs.Start("unmount/"+d.ID.String(), a.unmountUnused(d))
 	select {
 	case <-jb.Ended():
 		if jb.Result() != nil {
-			a.log(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
+			a.LogOf(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
 		}
 	case <-late:
-		a.log(d).Warn("podman's last use has ended, and the unmount goes on")
+		a.LogOf(d).Warn("podman's last use has ended, and the unmount goes on")
 	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
 	}
 }

@@ -61,7 +61,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, podmanID)
-	shell, err := os.Open(r.mountPath(d.ID))
+	shell, err := os.Open(r.MountPath(d.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(forgottenAfter)
-		mounted, err := isMountPoint(r.mountPath(d.ID))
+		mounted, err := isMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
 	r.want(d)
@@ -99,7 +99,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(end) })
 	defer release()
-	slow := r.jobs.Start("unmount/"+d.ID.String(), func(context.Context, *jobs.Job) error { close(begun); <-end; return nil })
+	slow := r.Jobs.Start("unmount/"+d.ID.String(), func(context.Context, *jobs.Job) error { close(begun); <-end; return nil })
 	<-begun
 	answered := make(chan error)
 	go func() { answered <- r.Unmount(t.Context(), "db", podmanID) }()

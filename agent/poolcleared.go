@@ -20,7 +20,7 @@ func (a *Agent) leavePools() {
 		if op.Record.Leaving == pool.Staying || op.Storage == nil && op.Opening != nil {
 			continue
 		}
-		a.jobs.Start("removal of pool "+op.Name, func(ctx context.Context, _ *jobs.Job) error {
+		a.Jobs.Start("removal of pool "+op.Name, func(ctx context.Context, _ *jobs.Job) error {
 			unlock, err := a.lockPool(ctx, op)
 			if err != nil {
 				return err
@@ -73,7 +73,7 @@ func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 && !pool.Within(cfg.Path, "/dev") {
 		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is away"), nil
 	}
-	kind, err := a.Backends.Kind(op.Record.Backend)
+	kind, err := a.config.Backends.Kind(op.Record.Backend)
 	if err != nil {
 		return nil, "", err
 	}
@@ -105,7 +105,7 @@ func (a *Agent) notHere(ctx context.Context, name string) error {
 	}
 	list, _ := a.Control.Pools(ctx) // it is a hint
 	for _, p := range list {
-		if p.Name == name && p.Node != a.node {
+		if p.Name == name && p.Node != a.NodeID {
 			hint = "node " + p.NodeName + " has one of that name: ask there"
 		}
 	}

@@ -85,7 +85,7 @@ func TestPoolThatIsRemovedIsNotMadeOnItsDevices(t *testing.T) {
 	if err := r.pools.Keep(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	log := logtest.NewLocal(cfg.Log.(*logrus.Logger))
 	scratch.Run(t, "blkdiscard", "-z", "-f", disk)
@@ -136,7 +136,7 @@ func TestPoolThatIsRemovedIsAnothersByNow(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.pools.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	other, err := socket.Hold(ctx, names[0])
 	if err != nil {
@@ -199,7 +199,7 @@ func TestPoolThatIsPutBackIntoTheFile(t *testing.T) {
 			if err := r.pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
 				t.Fatal(err)
 			}
-			cfg := r.Config
+			cfg := r.config
 			r.close()
 			if name == "cleared" {
 				if err := os.Remove(filepath.Join(path, "pool.json")); err != nil {
@@ -231,7 +231,7 @@ func TestForgottenPoolThatIsPutBackIntoTheFile(t *testing.T) {
 	if err := r.pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Forgotten, true }); err != nil {
 		t.Fatal(err)
 	}
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
 		t.Fatal(err)

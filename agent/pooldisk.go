@@ -23,7 +23,7 @@ func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) 
 		return err
 	}
 	id := uuid.Nil
-	if d, known := a.cache.Dataset(op.DatasetID); known {
+	if d, known := a.Cache.Dataset(op.DatasetID); known {
 		id = d.Pool
 	}
 	if op.Dataset != nil {

@@ -169,10 +169,10 @@ func (r *rig) wantFailing(errno error) {
 	if st := r.statusOf("default"); !st.Online || st.Reason != "" {
 		t.Errorf("the other pool: %+v", st)
 	}
-	if _, known := r.cache.Volume("near"); !known {
+	if _, known := r.Cache.Volume("near"); !known {
 		r.volume("near")
 	}
-	near, _ := r.cache.Volume("near")
+	near, _ := r.Cache.Volume("near")
 	r.mount(near, "user")
 	if err := r.Unmount(t.Context(), "near", "user"); err != nil {
 		t.Error(err)
@@ -212,7 +212,7 @@ func TestPoolOnAFailingDisk(t *testing.T) {
 				b.fails(nil, nil)
 				r.rounds(t.Context())
 				await(t, func() bool { return r.statusOf("other").Online })
-				d, _ := r.cache.Volume("db")
+				d, _ := r.Cache.Volume("db")
 				r.mount(d, "user")
 				if off, on := lines("pool is offline: its disk fails"), lines("pool is online again: its disk works"); off != 1 || on != 1 {
 					t.Errorf("%d lines say that it is offline, and %d that it is online again", off, on)
@@ -327,7 +327,7 @@ func TestFailingPoolIsMountedAnew(t *testing.T) {
 	if err := r.pools.Keep(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil { // as one on devices
 		t.Fatal(err)
 	}
-	d, _ := r.cache.Volume("db")
+	d, _ := r.Cache.Volume("db")
 	r.mount(d, "user")
 	b.fails(unix.EROFS, nil)
 	if err := r.createIn("other", "new"); err == nil {

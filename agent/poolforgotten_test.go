@@ -42,7 +42,7 @@ func TestPoolAwayIsForgotten(t *testing.T) {
 	if err := r.Create(ctx, "db", map[string]string{"pool": "fast"}); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := r.cache.Volume("db")
+	d, _ := r.Cache.Volume("db")
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestPoolIsRemovedUnderMakers(t *testing.T) {
 		}
 		won[errs[0] == nil]++
 		for i, err := range errs[1:] {
-			_, there := r.cache.Volume(fmt.Sprint(name, "-", i))
+			_, there := r.Cache.Volume(fmt.Sprint(name, "-", i))
 			if there != (err == nil) || there && errs[0] == nil || err != nil && (dataset.KindOf(err) == dataset.ErrInternal || strings.Contains(err.Error(), "no such file")) {
 				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
 			}
@@ -205,13 +205,13 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	r.newPool("plain")
 	op, _ := r.pools.ByName("plain")
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
-	unlock, err := r.locks.Lock(ctx, d.ID, "create of volume db")
+	unlock, err := r.Locks.Lock(ctx, d.ID, "create of volume db")
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone := make(chan error, 1)
 	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
-	await(t, func() bool { return r.locks.Users(d.ID) == 2 })
+	await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
 	if _, err := r.pools.Get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("it is given to who asks now: %v", err)
 	}
@@ -238,7 +238,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	r.running[uuid.New()] = &running{dataset: imported, pool: d.Pool}
 	r.mu.Unlock()
 	hold := func(id uuid.UUID) {
-		unlock, err := r.locks.Lock(ctx, id, "import of volume other")
+		unlock, err := r.Locks.Lock(ctx, id, "import of volume other")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,7 +268,7 @@ func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	if err := r.Create(ctx, "db", map[string]string{"pool": "plain"}); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := r.locks.Lock(ctx, uuid.New(), "create of volume other")
+	unlock, err := r.Locks.Lock(ctx, uuid.New(), "create of volume other")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestPoolRemovalCutShort(t *testing.T) {
 	for _, forget := range []bool{false, true} {
 		for _, late := range []bool{false, true} {
 			for n := 0; ; n++ {
-				h := &host{fuse: &fuse{left: -1}}
+				h := &flockHost{fuse: &fuse{left: -1}}
 				r := newRig(t, func(c *Config) {
 					c.Backends = backends.NewRegistry(fusedClears{dir.Backend{}, h.fuse})
 					c.State, c.Control = fusedStore{c.State, h}, fusedRegister{fusedControl{c.Control, h}}
@@ -328,7 +328,7 @@ func TestPoolRemovalCutShort(t *testing.T) {
 				_ = r.Agent.Close() // which is dead
 				at := fmt.Sprintf("forget %t, late %t, act %d of %v: %v", forget, late, n, h.fuse.seen(), err)
 				h.fuse.mend()
-				r.start(r.Config)
+				r.start(r.config)
 				await(t, func() bool {
 					op, there := r.pools.ByName("plain")
 					if there && op.Record.Leaving != pool.Staying {

@@ -78,7 +78,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	if left != "" {
 		out.Notes = append([]string{left}, out.Notes...)
 	}
-	defer a.news.Soon()
+	defer a.News.Soon()
 	a.tellPools(ctx)
 	return out, nil
 }
@@ -86,7 +86,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 // lockPool keeps two from removing one pool at once. What lies in it is asked under that lock alone:
 // its disk may hang, and other pools are made and taken in meanwhile.
 func (a *Agent) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
-	return a.locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
+	return a.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
 // setLeaving puts on record that a pool is leaving. No other one is made, taken in or leaving meanwhile.
@@ -108,11 +108,11 @@ func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) erro
 
 // mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
 func (a *Agent) mayGo(name string, op *pool.Pool) error {
-	if slices.ContainsFunc(a.Pools, func(c pool.Config) bool { return c.Name == name }) {
+	if slices.ContainsFunc(a.config.Pools, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict, "pool %s stands in drover.yaml, and would be made again: take it out of that file and restart drover, then drover pool rm %s", name, name)
 	}
 	others := slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
-	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.Pools) == 0 && (op.Default || name == "default") {
+	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.config.Pools) == 0 && (op.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict, "pool %s is the only one of this node, and drover would make it again at its next start: make another one first (drover pool create)", name)
 	}
 	return nil
@@ -166,7 +166,7 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
 	}
-	d, known := a.cache.Dataset(e.ID)
+	d, known := a.Cache.Dataset(e.ID)
 	volume := d.Volume
 	switch {
 	case known:
@@ -175,7 +175,7 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	default:
 		volume = e.ID.String()
 	}
-	k, kept := a.cache.Copy(e.ID)
+	k, kept := a.Cache.Copy(e.ID)
 	switch {
 	case known && d.Pool == op.ID && e.State == backends.EntryReady:
 		return d.Held()
@@ -273,7 +273,7 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 	if err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
 		return err
 	}
-	defer a.news.Soon()
+	defer a.News.Soon()
 	return a.register(ctx)
 }
 
@@ -281,11 +281,11 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	for _, id := range a.locks.Held() {
+	for _, id := range a.Locks.Held() {
 		if id == uuid.Nil || !a.mayBeIn(id, op.ID) {
 			continue
 		}
-		unlock, err := a.locks.Lock(ctx, id, "removal of pool "+op.Name)
+		unlock, err := a.Locks.Lock(ctx, id, "removal of pool "+op.Name)
 		if err != nil {
 			return err
 		}
@@ -294,7 +294,7 @@ func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	nothing := func(context.Context, *jobs.Job) error { return nil }
 	for _, key := range []string{"generation/" + op.ID.String(), "trim of pool " + op.Name} {
 		select {
-		case <-a.jobs.Start(key, nothing).Ended():
+		case <-a.Jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
 			return dataset.Errorf(dataset.ErrPending, "removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
 		}
@@ -308,10 +308,10 @@ func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
 		return false
 	}
 	var in []uuid.UUID
-	if d, known := a.cache.Dataset(id); known {
+	if d, known := a.Cache.Dataset(id); known {
 		in = append(in, d.Pool)
 	}
-	if k, kept := a.cache.Copy(id); kept {
+	if k, kept := a.Cache.Copy(id); kept {
 		in = append(in, k.Pool)
 	}
 	if p, comes := a.pull(id); comes {

@@ -99,7 +99,7 @@ func TestPoolIsRemoved(t *testing.T) {
 				if err := r.Create(ctx, "used", map[string]string{"pool": what}); err != nil {
 					t.Fatal(err)
 				}
-				d, _ := r.cache.Volume("used")
+				d, _ := r.Cache.Volume("used")
 				r.keepsPool(what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
 				r.keepsPool(what, true, dataset.ErrConflict, "volume used", "drover volume rm")
 				r.destroy(d)
@@ -135,7 +135,7 @@ func (r *rig) destroy(d dataset.Dataset) {
 	if _, err := r.link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
 		r.t.Fatal(err)
 	}
-	await(r.t, func() bool { _, there := r.cache.Dataset(d.ID); return !there })
+	await(r.t, func() bool { _, there := r.Cache.Dataset(d.ID); return !there })
 }
 
 // earlier is the way to control of an agent of which a word may be overtaken.

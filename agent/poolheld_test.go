@@ -21,7 +21,7 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 	if err := r.Create(ctx, "shop", map[string]string{"pool": "plain"}); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := r.cache.Volume("shop")
+	d, _ := r.Cache.Volume("shop")
 	short := d.ID.String()[:8]
 	keeps := func(text string) {
 		t.Helper()
@@ -41,14 +41,14 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	keeps("volume shop (in the trash, " + short + ") with 2 snapshots: drover trash purge " + short)
-	d, _ = r.cache.Dataset(d.ID)
+	d, _ = r.Cache.Dataset(d.ID)
 	d.State = dataset.StatePurging
-	r.cache.Apply(d, 0)
+	r.Cache.Apply(d, 0)
 	keeps("what is left of volume shop (purged, " + short + ") with 2 snapshots: goes by itself")
-	r.cache.Remove(d.ID)
-	r.cache.SetCopy(d.ID, &api.Kept{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
+	r.Cache.Remove(d.ID)
+	r.Cache.SetCopy(d.ID, &api.Kept{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
 	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded discard " + d.ID.String() + " " + r.NodeName)
-	r.cache.SetCopy(d.ID, nil)
+	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not on record here) with 2 snapshots: drover doctor says what it is")
 	if err := op.Storage.Delete(ctx, d.ID); err != nil {
 		t.Fatal(err)

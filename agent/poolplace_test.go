@@ -30,7 +30,7 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 		t.Fatal(err)
 	}
 	engine, free := filepath.Join(root, "engine"), filepath.Join(root, "free")
-	for _, dir := range []string{filepath.Join(engine, "volumes"), free, filepath.Join(r.mountRoot(), "some")} {
+	for _, dir := range []string{filepath.Join(engine, "volumes"), free, filepath.Join(r.MountRoot(), "some")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 	for from, says := range map[string]string{
 		filepath.Join(pool.Record.Path, "incoming"): "lies in pool " + pool.ID.String(),
 		filepath.Join(engine, "volumes"):            "lies in " + engine + ", where a container engine",
-		filepath.Join(r.mountRoot(), "some"):        ", where volumes are mounted",
+		filepath.Join(r.MountRoot(), "some"):        ", where volumes are mounted",
 	} {
 		bound(from, func() {
 			for _, second.Path = range []string{at, filepath.Join(at, "new")} {

@@ -23,7 +23,7 @@ func TestPoolNameTakenByAUser(t *testing.T) {
 	if len(names) != 1 {
 		t.Fatalf("holds %q", names)
 	}
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	fd, done := -1, make(chan error)
 	go func() {

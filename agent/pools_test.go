@@ -215,7 +215,7 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	r := newRig(t)
 	db := r.volume("db")
 	id := r.pool().ID()
-	if err := r.state.Put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
+	if err := r.DB.Put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
@@ -250,7 +250,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(full, "precious"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cfg := r.Config
+	cfg := r.config
 	cfg.Pools = append(cfg.Pools, pool.Config{Name: "new", Backend: "dir", Path: full}, pool.Config{Name: "odd", Backend: "zfs", Path: "/odd"})
 	r.close()
 	r.start(cfg)

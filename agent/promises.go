@@ -34,7 +34,7 @@ func (a *Agent) answerPromise(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) promises(w http.ResponseWriter, r *http.Request) (out promise.Answer, err error) {
-	peer, err := a.PeerID(r)
+	peer, err := a.config.PeerID(r)
 	if err != nil {
 		return out, err
 	}
@@ -52,20 +52,20 @@ func (a *Agent) promises(w http.ResponseWriter, r *http.Request) (out promise.An
 	}
 	_, span := a.Standing()
 	out = a.keeper.Grant(peer, req, span, func(e promise.Epoch) string { return a.notHome(peer, e) })
-	out.Node = a.node
+	out.Node = a.NodeID
 	return out, nil
 }
 
 // notHome says why a node is not the home of a dataset at an epoch, as far as is known here;
 // "" when it is.
 func (a *Agent) notHome(node uuid.UUID, e promise.Epoch) string {
-	if d, here := a.cache.Dataset(e.Dataset); here {
+	if d, here := a.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
 			return "" // this node has missed where it went, and has nothing to open after that
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", a.NodeName, d.Epoch)
 	}
-	if k, kept := a.cache.Copy(e.Dataset); kept && k.Record != nil {
+	if k, kept := a.Cache.Copy(e.Dataset); kept && k.Record != nil {
 		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // it may have heard of a later one first
 			return ""
 		}
@@ -140,7 +140,7 @@ func (m *moving) fence(ctx context.Context) error {
 	m.jb.Step("cutting its last home off")
 	home, err := a.peer(ctx, op.Loss.Fenced)
 	if err == nil {
-		err = safeProgram(f.Exec, a.FencePrograms)
+		err = safeProgram(f.Exec, a.config.FencePrograms)
 	}
 	if err == nil {
 		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.runner(), home.Name, home.ID)
@@ -172,8 +172,8 @@ func safeProgram(args, allowed []string) error {
 }
 
 func (a *Agent) runner() run.Runner {
-	if a.Runner != nil {
-		return a.Runner
+	if a.config.Runner != nil {
+		return a.config.Runner
 	}
 	return &run.System{}
 }

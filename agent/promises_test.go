@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -29,9 +30,9 @@ func newBounded(t *testing.T, session time.Duration) *flock {
 }
 
 // asks asks a host for its promise about epochs.
-func (h *host) asks(other *host, epochs ...promise.Epoch) promise.Answer {
+func (h *flockHost) asks(other *flockHost, epochs ...promise.Epoch) promise.Answer {
 	h.f.Helper()
-	out, err := promise.Ask(h.f.Context(), h.cfg.PeerHTTP, other.Address, other.Node(), promise.Request{Incarnation: h.incarnation, Epochs: epochs})
+	out, err := promise.Ask(h.f.Context(), h.cfg.PeerHTTP, other.config.Address, other.Node(), promise.Request{Incarnation: h.Incarnation, Epochs: epochs})
 	if err != nil {
 		h.f.Fatal(err)
 	}
@@ -62,7 +63,7 @@ func TestPromises(t *testing.T) {
 	if got := f.b.asks(f.a, now); len(got.Refused) != 1 || !strings.Contains(got.Refused[0].Why, "node host-a has it") {
 		t.Errorf("the home's own promise: %+v", got)
 	}
-	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, f.b.Node(), promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
+	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.config.Address, f.b.Node(), promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Errorf("too many at once: %v", err)
 	}
 
@@ -81,7 +82,7 @@ func TestPromises(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	f.wires.setCut(true)
-	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.Address, f.b.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
+	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.config.Address, f.b.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
 		t.Error(err)
 	}
 }
@@ -103,7 +104,7 @@ func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestI1PromiseOfAnother(t *testing.T) {
 	for _, who := range []uuid.UUID{nodeP, nodeQ} {
 		a, d := aloneWith(t, nodeP)
-		a.PeerHTTP = grants{who}
+		a.config.PeerHTTP = grants{who}
 		was := a.until(d)
 		all := a.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
 		if own := who == nodeP; all != own || a.until(d) > was != own {
@@ -116,7 +117,7 @@ func TestI1PromiseOfAnother(t *testing.T) {
 // nodes have copies.
 func aloneWith(t *testing.T, copies ...uuid.UUID) (*Agent, dataset.Dataset) {
 	t.Helper()
-	a := &Agent{bounds: newBounds(t.Context()), Config: Config{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
+	a := &Agent{bounds: newBounds(t.Context()), Host: &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
 	b := a.bounds
 	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: a.Clock.Steady() + boundTTL/10}

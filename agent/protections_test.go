@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -85,7 +86,7 @@ func TestI1LaterFenceIsNotThawed(t *testing.T) {
 	for epoch, thawed := range map[uint64]bool{1: true, 2: true, 3: false} {
 		g := &later{entry: guard.Entry{Epoch: epoch, State: guard.StateFenced}}
 		g.entry.Dataset = d.ID
-		a := &Agent{Config: Config{Guard: g, Log: quiet("host-a")}}
+		a := &Agent{config: Config{Guard: g}, Host: &host.Host{Log: quiet("host-a")}}
 		err := a.vouch(t.Context(), d, time.Hour)
 		if errors.Is(err, dataset.ErrStale) == thawed || g.thawed.Load() != thawed {
 			t.Errorf("fenced at epoch %d: thawed %t, %v", epoch, g.thawed.Load(), err)

@@ -32,7 +32,7 @@ type pullRecord struct {
 const keptInVain = 24 * time.Hour
 
 func (a *Agent) loadPulls(ctx context.Context) error {
-	return a.state.Each(ctx, "pulls/", func(rest string, v []byte) error {
+	return a.DB.Each(ctx, "pulls/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -48,7 +48,7 @@ func (a *Agent) loadPulls(ctx context.Context) error {
 
 // setPull puts on disk what comes here.
 func (a *Agent) setPull(ctx context.Context, id uuid.UUID, p pullRecord) error {
-	if err := a.state.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -62,7 +62,7 @@ func (a *Agent) dropPull(ctx context.Context, id uuid.UUID) error {
 	if _, known := a.pull(id); !known {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -118,11 +118,11 @@ func (a *Agent) resolvePulls(ctx context.Context) {
 }
 
 func (a *Agent) resolvePull(ctx context.Context, id uuid.UUID, p pullRecord) error {
-	d, home := a.cache.Dataset(id)
+	d, home := a.Cache.Dataset(id)
 	if !home {
 		return a.letGoPull(ctx, id, p)
 	}
-	unlock, err := a.locks.Lock(ctx, id, "move of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, id, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -182,28 +182,28 @@ func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && !op.State.Final() {
 		return nil // control is away, or it is begun again
 	}
-	if _, kept := a.cache.Copy(id); kept {
+	if _, kept := a.Cache.Copy(id); kept {
 		v, err := a.Control.Volume(ctx, id.String())
-		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == a.node || a.isPulling(id) {
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == a.NodeID || a.isPulling(id) {
 			return nil // it may be the home and not have heard so: what a move made is its head
 		}
 		err = errors.Join(a.dropBeside(ctx, p), a.dropPull(ctx, id)) // control says what becomes of it
 		a.copySoon(id)
 		return err
 	}
-	unlock, err := a.locks.Lock(ctx, id, "removal of what a move brought in vain")
+	unlock, err := a.Locks.Lock(ctx, id, "removal of what a move brought in vain")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, home := a.cache.Dataset(id); home || a.isPulling(id) {
+	if _, home := a.Cache.Dataset(id); home || a.isPulling(id) {
 		return nil
 	}
 	v, err := a.Control.Volume(ctx, id.String())
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
-	if err == nil && (v.Home == a.node || a.Clock.Now().Sub(p.Since) < keptInVain) { // of what is deleted there is no other try
+	if err == nil && (v.Home == a.NodeID || a.Clock.Now().Sub(p.Since) < keptInVain) { // of what is deleted there is no other try
 		return nil
 	}
 	if p.Share { // none of it is here

@@ -146,7 +146,7 @@ func TestReplicaOfAHostThatWasPutBackKeepsTheNewer(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
 	d, has, putBack := f.ahead()
 	f.a.down()
-	if err := f.a.state.Put(t.Context(), map[string]any{"pools/default": putBack()}); err != nil {
+	if err := f.a.DB.Put(t.Context(), map[string]any{"pools/default": putBack()}); err != nil {
 		t.Fatal(err)
 	}
 	var away atomic.Bool

@@ -46,14 +46,14 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 	look := func(want uint64, what string) {
 		t.Helper()
 		r.raisePools()
-		if _, err := r.jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
+		if _, err := r.Jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.raiseDue(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// The start of an agent raises the pool as well, in the background.
-		if _, err := r.jobs.Do(t.Context(), "generation/"+r.pools.All()[0].ID.String(), "raising", nothing); err != nil {
+		if _, err := r.Jobs.Do(t.Context(), "generation/"+r.pools.All()[0].ID.String(), "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
 		if g, err := r.pools.All()[0].Storage.Generation(); g != want || err != nil {

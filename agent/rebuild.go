@@ -39,7 +39,7 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 		}
 		found = append(found, here...)
 	}
-	if all, err = a.Control.Rebuild(ctx, a.node, found); err != nil {
+	if all, err = a.Control.Rebuild(ctx, a.NodeID, found); err != nil {
 		return all, err
 	}
 	return all, a.accept(ctx)
@@ -66,8 +66,8 @@ func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, er
 // after. An incoming one of which nobody knows whether it was acknowledged comes
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
-	copied, known := a.cache.Dataset(e.ID)
-	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.cache.Index(e.ID)}
+	copied, known := a.Cache.Dataset(e.ID)
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):
@@ -101,12 +101,12 @@ func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
 
 // accept takes a store for right that was rebuilt from this node's pools.
 func (a *Agent) accept(ctx context.Context) error {
-	s, err := a.Control.Sync(ctx, a.node, 0, 0)
+	s, err := a.Control.Sync(ctx, a.NodeID, 0, 0)
 	if err != nil {
 		return err
 	}
 	// On disk too, or the next start would find the store older than it was.
-	a.cache.ForgetIndexes()
+	a.Cache.ForgetIndexes()
 	if err := a.flush(ctx); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
 		return
 	}
 	a.setInDoubt(op.ID, true)
-	err := a.Control.Record(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: op})
+	err := a.Control.Record(ctx, a.NodeID, api.Report{Incarnation: a.Incarnation, Operation: op})
 	if err == nil || ctx.Err() == nil && !inDoubt(err) {
 		a.setInDoubt(op.ID, false)
 	}
@@ -33,10 +33,10 @@ func (a *Agent) putOnRecord(ctx context.Context, op dataset.Operation) {
 // report has control put the outcome on record, and asks again as long as control
 // is away: what was done must not be left in doubt.
 func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	op.Incarnation = a.incarnation
+	op.Incarnation = a.Incarnation
 	mayArrive := a.settleRecord(op.ID)
 	for again := false; ; again = true {
-		out, err := a.Control.Commit(ctx, a.node, api.Report{Incarnation: a.incarnation, Operation: *op, Again: again || mayArrive})
+		out, err := a.Control.Commit(ctx, a.NodeID, api.Report{Incarnation: a.Incarnation, Operation: *op, Again: again || mayArrive})
 		if errors.Is(err, dataset.ErrUnavailable) {
 			a.setInDoubt(op.ID, true)
 		}
@@ -51,7 +51,7 @@ func (a *Agent) report(ctx context.Context, op *dataset.Operation) (api.Committe
 		select {
 		case <-ctx.Done():
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return out, err
 		case <-a.Clock.After(a.Limits.Retry):
 		}

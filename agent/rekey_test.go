@@ -53,8 +53,8 @@ func TestKeyProgramIsAskedOfVolumes(t *testing.T) {
 		t.Error("a clone is opened by another data key", err)
 	}
 	shown := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), Shown: true}}
-	k.cache.SetCopy(d.ID, &shown)
-	defer k.cache.SetCopy(d.ID, nil)
+	k.Cache.SetCopy(d.ID, &shown)
+	defer k.Cache.SetCopy(d.ID, nil)
 	looked := d
 	looked.ID = records.ShownAs(shown)
 	k.asked()
@@ -181,9 +181,9 @@ func TestCopiesFollowARekey(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	k.cache.Remove(d.ID) // as a node that has a copy
+	k.Cache.Remove(d.ID) // as a node that has a copy
 	before := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
-	k.cache.SetCopy(d.ID, &before)
+	k.Cache.SetCopy(d.ID, &before)
 	if err := k.canOpen(t.Context(), now); err != nil {
 		t.Errorf("with the new key: %v", err)
 	}
@@ -193,7 +193,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 		if what == "heard" {
 			after.Record = &now
 		}
-		k.cache.SetCopy(d.ID, &after)
+		k.Cache.SetCopy(d.ID, &after)
 		if got, err := (keyring{k.Agent}).DataKey(t.Context(), of); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("what is newer is %s: %v", what, err)
 		}
@@ -203,7 +203,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
 		target := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.Kept{Record: &now, Copy: before.Copy}
-		k.cache.SetCopy(d.ID, &kept)
+		k.Cache.SetCopy(d.ID, &kept)
 		r := &diagnosis{}
 		k.checkRecordKey(r, &pool.Pool{}, target.entry, onRecord)
 		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
@@ -223,7 +223,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 			t.Errorf("written %d times, beside it lies %+v of %+v", target.wrote, beside.Encryption, beside.Profile.Encryption)
 		}
 	}
-	k.cache.SetCopy(d.ID, nil)
+	k.Cache.SetCopy(d.ID, nil)
 }
 
 // A record beside the data that was not written at a rekey is named until it is, with what has it
@@ -346,7 +346,7 @@ func TestDoctorOfKeys(t *testing.T) {
 	run := k.encrypted("run@run")
 	there := first
 	there.ID, there.Volume = uuid.New(), "there"
-	k.cache.SetCopy(there.ID, &api.Kept{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
+	k.Cache.SetCopy(there.ID, &api.Kept{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
 
 	k.reprofile(k.profiled(k.silver))
 	old := "key " + first.Encryption.KeyID + " of key file " + k.gold
@@ -385,7 +385,7 @@ func TestDoctorOfKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants("volume run", "", "")
-	k.cache.SetCopy(there.ID, nil)
+	k.Cache.SetCopy(there.ID, nil)
 	lost := run
 	lost.Profile = lost.Profile.Clone()
 	lost.Profile.Encryption = dataset.KeySource{}

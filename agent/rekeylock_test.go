@@ -73,7 +73,7 @@ func TestRekeyLocksNobodyOut(t *testing.T) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		unlock, err := k.locks.Lock(ctx, d.ID, "unmount")
+		unlock, err := k.Locks.Lock(ctx, d.ID, "unmount")
 		cancel()
 		if err != nil {
 			t.Errorf("run %d: %v", count, err)
@@ -83,7 +83,7 @@ func TestRekeyLocksNobodyOut(t *testing.T) {
 		if count++; count == 1 { // as another rekey does
 			now, other := d, key.Wrap(d.Encryption.ID, data)
 			now.Encryption = &other
-			k.cache.Apply(now, 0)
+			k.Cache.Apply(now, 0)
 		}
 		if _, err := goes.WriteString("go\n"); err != nil {
 			t.Fatal(err)

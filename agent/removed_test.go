@@ -14,19 +14,19 @@ import (
 // asked for anew.
 func TestRemovedBeforeItCame(t *testing.T) {
 	r := newRig(t)
-	asked := known{asked: r.cache.Moment()}
+	asked := known{asked: r.Cache.Moment()}
 	d := r.volume("db")
 	stale := api.Sync{Cluster: r.cluster, Removed: []uuid.UUID{d.ID}}
 	if err := r.take(t.Context(), stale, asked); !errors.Is(err, errOvertaken) {
 		t.Errorf("it is believed: %v", err)
 	}
-	if _, known := r.cache.Dataset(d.ID); !known {
+	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
 	}
-	if err := r.take(t.Context(), stale, known{asked: r.cache.Moment()}); err != nil {
+	if err := r.take(t.Context(), stale, known{asked: r.Cache.Moment()}); err != nil {
 		t.Error(err)
 	}
-	if _, known := r.cache.Dataset(d.ID); known {
+	if _, known := r.Cache.Dataset(d.ID); known {
 		t.Error("what control says since is not believed")
 	}
 }
@@ -37,14 +37,14 @@ func TestCopyOfBeforeItCame(t *testing.T) {
 	d := r.volume("db")
 	before := d
 	d.Epoch = 3
-	r.cache.Apply(d, 0)
+	r.Cache.Apply(d, 0)
 	for epoch, left := range map[uint64]bool{2: false, 3: false, 4: true} {
 		before.Epoch = epoch
-		if got := r.cache.ReplaceByCopy(api.Kept{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
+		if got := r.Cache.ReplaceByCopy(api.Kept{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
 			t.Errorf("home at epoch 3, a copy of epoch %d: it is left: %t", epoch, got)
 		}
-		r.cache.SetCopy(d.ID, nil)
-		r.cache.Apply(d, 0)
+		r.Cache.SetCopy(d.ID, nil)
+		r.Cache.Apply(d, 0)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	d := r.volume("db")
 	gone := d
 	gone.Home, gone.Epoch = uuid.New(), d.Epoch+1
-	if !r.cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.node, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
+	if !r.Cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
 		t.Fatal("it is not left")
 	}
 	y := yieldRecord{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
@@ -64,7 +64,7 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	putBack := api.Sync{Cluster: r.cluster, Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
-	if err := r.take(ctx, putBack, known{asked: r.cache.Moment()}); !errors.Is(err, errOlder) {
+	if err := r.take(ctx, putBack, known{asked: r.Cache.Moment()}); !errors.Is(err, errOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if err := r.settleYield(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
@@ -73,10 +73,10 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if _, err := r.fetch(ctx, d.ID); err != nil {
 		t.Error(err)
 	}
-	if _, home := r.cache.Dataset(d.ID); home {
+	if _, home := r.Cache.Dataset(d.ID); home {
 		t.Error("this node takes itself for the home")
 	}
-	if _, left := r.cache.Copy(d.ID); !left {
+	if _, left := r.Cache.Copy(d.ID); !left {
 		t.Error("what went is forgotten")
 	}
 	if _, given := r.leases.yielded(d.ID); !given {
@@ -88,15 +88,15 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if err := r.dropGiven(ctx, d.ID); err != nil { // or the rig looks after it
 		t.Error(err)
 	}
-	r.cache.SetCopy(d.ID, nil)
+	r.Cache.SetCopy(d.ID, nil)
 }
 
 // leaves has a node know that a volume of its own went to another one, at an epoch.
 func (r *rig) leaves(d dataset.Dataset, epoch uint64) {
 	gone := d
 	gone.Home, gone.Epoch = uuid.New(), epoch
-	r.cache.Remove(d.ID)
-	r.cache.SetCopy(d.ID, &api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.node, Pool: d.Pool, Kind: dataset.CopyLeft}})
+	r.Cache.Remove(d.ID)
+	r.Cache.SetCopy(d.ID, &api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}})
 }
 
 // A full answer that takes back a move is none to believe, however far its clock has come; one that
@@ -130,8 +130,8 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 			if err := r.take(t.Context(), answer, c.knows(r)); err != nil {
 				t.Fatal(err)
 			}
-			now, home := r.cache.Dataset(d.ID)
-			if _, left := r.cache.Copy(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
+			now, home := r.Cache.Dataset(d.ID)
+			if _, left := r.Cache.Copy(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
 				t.Errorf("home %t, left %t, %+v", home, left, now)
 			}
 			if err := r.mistrust(); (err == nil) != c.believed {
@@ -147,7 +147,7 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			r.cache.SetCopy(d.ID, nil) // or the rig looks after it
+			r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
 		})
 	}
 }
@@ -163,11 +163,11 @@ func TestFullAnswerThatIsOvertaken(t *testing.T) {
 	if err := r.take(t.Context(), answer, before); !errors.Is(err, errOvertaken) {
 		t.Errorf("it was taken in: %v", err)
 	}
-	_, home := r.cache.Dataset(d.ID)
+	_, home := r.Cache.Dataset(d.ID)
 	if err := r.mistrust(); err != nil || home {
 		t.Errorf("home %t; the store: %v", home, err)
 	}
-	r.cache.SetCopy(d.ID, nil) // or the rig looks after it
+	r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
 }
 
 // What control, put back, says of a volume that has left is not gone by before that is seen, nor by
@@ -179,7 +179,7 @@ func TestOperationOnWhatLeft(t *testing.T) {
 		d := r.volume("db")
 		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
 			r.leaves(d, d.Epoch+epochs)
-			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.node, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 			_, _, unlock, err := r.hold(t.Context(), op, "test")
 			unlock()
 			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
@@ -190,7 +190,7 @@ func TestOperationOnWhatLeft(t *testing.T) {
 		if err := r.Remove(t.Context(), "db"); (err != nil) != refused {
 			t.Errorf("removal, %d epochs later: %v", epochs, err)
 		}
-		r.cache.SetCopy(d.ID, nil)
+		r.Cache.SetCopy(d.ID, nil)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestUnmountOfAForgottenVolume(t *testing.T) {
 	r.mountAs("db@bronze", "one")
 	r.mountAs("db", "other")
 	r.link.away()
-	r.cache.Remove(d.ID)
+	r.Cache.Remove(d.ID)
 	if err := r.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -215,10 +215,10 @@ func TestUnmountOfAForgottenVolume(t *testing.T) {
 	if uses := r.record(d.ID).IDs; len(uses) > 0 {
 		t.Errorf("it is used by %v", uses)
 	}
-	if mounted, err := isMountPoint(r.mountPath(d.ID)); mounted || err != nil {
+	if mounted, err := isMountPoint(r.MountPath(d.ID)); mounted || err != nil {
 		t.Errorf("it is mounted: %t, %v", mounted, err)
 	}
-	if there, err := r.state.Get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {
+	if there, err := r.DB.Get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {
 		t.Errorf("a record of it was made up: %t, %v", there, err)
 	}
 	r.link.back()

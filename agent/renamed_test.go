@@ -13,13 +13,13 @@ func TestUnmountOfARenamedVolume(t *testing.T) {
 		r.mount(other, "id")
 		renamed := db
 		renamed.Volume = "db-12345678"
-		if !r.cache.Apply(renamed, r.cache.Index(db.ID)+1) {
+		if !r.Cache.Apply(renamed, r.Cache.Index(db.ID)+1) {
 			t.Fatal("it was not renamed")
 		}
 		if taken {
 			next := db
 			next.ID = other.Pool // any other
-			r.cache.Apply(next, 1)
+			r.Cache.Apply(next, 1)
 		}
 		for range 2 { // again: nothing
 			if err := r.Unmount(ctx, "db", "id"); err != nil {

@@ -44,7 +44,7 @@ func TestDoneAndNotReported(t *testing.T) {
 				if of.spec == "db@many" {
 					user = f.b
 					for _, g := range f.record("db").Guests { // as the home says first of all when it is back
-						over := api.Stay{Incarnation: f.a.incarnation, Dataset: d.ID, ID: g.ID, Over: true}
+						over := api.Stay{Incarnation: f.a.Incarnation, Dataset: d.ID, ID: g.ID, Over: true}
 						if _, err := f.svc.Guest(t.Context(), f.a.Node(), over); err != nil {
 							t.Fatal(err)
 						}
@@ -72,7 +72,7 @@ func TestDoneAndNotReported(t *testing.T) {
 }
 
 // sameSnapshots fails unless those on record lie in the pool.
-func (h *host) sameSnapshots(id uuid.UUID) {
+func (h *flockHost) sameSnapshots(id uuid.UUID) {
 	h.f.Helper()
 	list, err := h.f.svc.Snapshots(h.f.Context(), id.String(), api.Page{})
 	if err != nil {

@@ -30,7 +30,7 @@ func TestReplicaComesWithTheGuard(t *testing.T) {
 		}
 	})
 	await(t, func() bool { return g.a.Create(t.Context(), "db@auto", nil) == nil })
-	d, _ := g.a.cache.Volume("db")
+	d, _ := g.a.Cache.Volume("db")
 	time.Sleep(2 * boundSession / 5) // a round of the background work, which says nothing
 	if v := g.record("db"); len(v.Copies) > 0 {
 		t.Fatalf("copies: %v", v.Copies)

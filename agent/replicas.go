@@ -57,7 +57,7 @@ func (a *Agent) keepFresh() {
 	for {
 		wait := a.refreshDue()
 		select {
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return
 		case <-a.copiesFresh.wake:
 		case <-a.Clock.After(wait):
@@ -68,8 +68,8 @@ func (a *Agent) keepFresh() {
 // refreshDue begins what is due and returns how long nothing else is.
 func (a *Agent) refreshDue() (wait time.Duration) {
 	every := map[uuid.UUID]time.Duration{}
-	for _, id := range a.cache.CopyIDs() {
-		if k, kept := a.cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
+	for _, id := range a.Cache.CopyIDs() {
+		if k, kept := a.Cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
 			every[id] = time.Duration(k.Record.Profile.Replicas.Every)
 		}
 	}
@@ -109,7 +109,7 @@ func (a *Agent) refreshDue() (wait time.Duration) {
 }
 
 func (a *Agent) startRefresh(id uuid.UUID) {
-	a.jobs.StartAgain("replica/"+id.String(), func(ctx context.Context, jb *jobs.Job) error {
+	a.Jobs.StartAgain("replica/"+id.String(), func(ctx context.Context, jb *jobs.Job) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		a.copiesFresh.mu.Lock()
@@ -155,9 +155,9 @@ func (a *Agent) stopRefresh(id uuid.UUID) {
 // refresh brings over what a replica lacks. What its home does not have any more goes here
 // too; the snapshot that the next difference rests on stays until that is here.
 func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
-	k, kept := a.cache.Copy(id)
+	k, kept := a.Cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
-		a.isPulling(id) || a.mistrust() != nil || a.PeerHTTP == nil {
+		a.isPulling(id) || a.mistrust() != nil || a.config.PeerHTTP == nil {
 		return nil
 	}
 	d := *k.Record
@@ -198,12 +198,12 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	if s.Epoch > d.Epoch { // what it went on without meanwhile, if anything, the record says
 		return a.relook(ctx, k)
 	}
-	unlock, err := a.locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if now, kept := a.cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
+	if now, kept := a.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
 		return nil
 	}
 	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.Moved})
@@ -257,7 +257,7 @@ func (a *Agent) fresh(ctx context.Context, c dataset.Copy) error {
 	r.copy = c
 	was := r.told
 	a.copiesFresh.mu.Unlock()
-	a.news.Changed(c.Dataset)
+	a.News.Changed(c.Dataset)
 	if !c.Tells(was) {
 		return nil
 	}

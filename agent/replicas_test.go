@@ -26,7 +26,7 @@ func (f *flock) upTo(volume string) (taken, checked time.Time) {
 }
 
 // upToOn does so of the replica on one of several hosts.
-func (f *flock) upToOn(h *host, volume string) (taken time.Time) {
+func (f *flock) upToOn(h *flockHost, volume string) (taken time.Time) {
 	for _, k := range f.record(volume).Kept {
 		if k.Node == h.Node() && k.Kind == dataset.CopyReplica {
 			taken = k.Taken
@@ -38,7 +38,7 @@ func (f *flock) upToOn(h *host, volume string) (taken time.Time) {
 // hasSince reports whether the replica of a volume on a host has all that was written until a
 // time. Its snapshot may be older: one that is taken between the last write and that time has
 // it all, and while nothing is written there is no other one.
-func (f *flock) hasSince(h *host, volume string, written time.Time) bool {
+func (f *flock) hasSince(h *flockHost, volume string, written time.Time) bool {
 	return slices.ContainsFunc(f.record(volume).Kept, func(k api.KeptCopy) bool {
 		return k.Node == h.Node() && k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil && k.Current.After(written)
 	})
@@ -75,7 +75,7 @@ func TestReplica(t *testing.T) {
 		written = time.Now()
 		await(t, func() bool { return f.hasSince(f.b, "db", written) })
 	}
-	for _, h := range []*host{f.a, f.b} {
+	for _, h := range []*flockHost{f.a, f.b} {
 		await(t, func() bool {
 			e, err := h.thePool().Stat(t.Context(), d.ID)
 			return err == nil && len(e.Snapshots) <= givenKept
@@ -177,8 +177,8 @@ func replicaAhead(t *testing.T, condemned bool) {
 	c := f.host("host-c", "loop")
 	c.up()
 	d := f.a.volume("db@safer", map[string]string{"size": "320MiB"})
-	upTo := func(h *host) time.Time { return f.upToOn(h, "db") }
-	write := func(text string, to ...*host) {
+	upTo := func(h *flockHost) time.Time { return f.upToOn(h, "db") }
+	write := func(text string, to ...*flockHost) {
 		t.Helper()
 		f.a.writes("db", "token", text)
 		written := time.Now()
@@ -212,7 +212,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	}
 	c.up()
 	await(t, func() bool {
-		k, kept := c.cache.Copy(d.ID)
+		k, kept := c.Cache.Copy(d.ID)
 		return kept && k.Kind == dataset.CopySuperseded
 	})
 	f.b.writes("db", "token", "four")
@@ -220,7 +220,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
 		t.Errorf("%s: %+v", op.State, op.Problem)
 	}
-	k, _ := c.cache.Copy(d.ID)
+	k, _ := c.Cache.Copy(d.ID)
 	if got := c.holds(d, k.Snapshot, "token"); got != "two" {
 		t.Errorf("what it has and the volume has not holds %q", got)
 	}
@@ -234,7 +234,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 }
 
 // holds returns what a file holds in a snapshot of a host's.
-func (h *host) holds(d dataset.Dataset, snapshot uuid.UUID, file string) string {
+func (h *flockHost) holds(d dataset.Dataset, snapshot uuid.UUID, file string) string {
 	h.f.Helper()
 	root, release, err := h.openSnapshotFiles(h.f.Context(), h.thePool(), d, snapshot)
 	if err != nil {
@@ -309,7 +309,7 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 	f.a.cfg.Control = lenient{undecided{f.a.cfg.Control}}
 	f.a.again()
 	f.a.settled(d.ID)
-	left, _ := f.a.cache.Copy(d.ID)
+	left, _ := f.a.Cache.Copy(d.ID)
 	k := left
 	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
 	for _, under := range []func() (end func()){
@@ -326,17 +326,17 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 		},
 	} {
 		end := under()
-		f.a.cache.SetCopy(d.ID, &k)
+		f.a.Cache.SetCopy(d.ID, &k)
 		if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.a.thePool().Stat(t.Context(), d.ID); err != nil {
 			t.Fatalf("destroyed under a move: %v", err)
 		}
-		f.a.cache.SetCopy(d.ID, &left)
+		f.a.Cache.SetCopy(d.ID, &left)
 		end()
 	}
-	f.a.cache.SetCopy(d.ID, &k)
+	f.a.Cache.SetCopy(d.ID, &k)
 	if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}

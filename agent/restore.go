@@ -57,7 +57,7 @@ func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Po
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(now.Guests, func(g dataset.Guest) bool { return g.Node != a.node }) {
+		if slices.ContainsFunc(now.Guests, func(g dataset.Guest) bool { return g.Node != a.NodeID }) {
 			restore = sharer.RestoreApart
 		}
 	}

@@ -29,14 +29,14 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	stale := api.Sync{Cluster: r.cluster, Operations: []dataset.Operation{*out.Operation}}
 	await(t, func() bool {
 		op, known := r.known(ctx, out.Operation.ID)
-		return known && op.State == dataset.OpDone && len(r.jobs.Running()) == 0
+		return known && op.State == dataset.OpDone && len(r.Jobs.Running()) == 0
 	})
-	d, ok := r.cache.Volume("db")
+	d, ok := r.Cache.Volume("db")
 	if !ok {
 		t.Fatal("the volume is not known")
 	}
 	r.mount(d, "id")
-	path := file(r.mountPath(d.ID))
+	path := file(r.MountPath(d.ID))
 	if err := os.WriteFile(path, []byte("written since"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err := r.take(ctx, stale, known{}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { return r.jobs.Count() == 0 })
+	await(t, func() bool { return r.Jobs.Count() == 0 })
 	r.mount(d, "id")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "written since" {
 		t.Errorf("it holds %q, %v", b, err)

@@ -36,14 +36,14 @@ func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	defer cancel(nil)
 	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
 		jb.Moved(done, total)
-		if a.locks.IsUrgent(d.ID) {
+		if a.Locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse, "a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
 		}
 	})
 	if err != nil {
 		return out, fmt.Errorf("rewrite of volume %s: %w", d.Volume, err)
 	}
-	a.log(d).Infof("written anew: its %d extents are %d now", was, now)
+	a.LogOf(d).Infof("written anew: its %d extents are %d now", was, now)
 	steps.At("rewrite.made")
 	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("rewrite.recorded")

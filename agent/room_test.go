@@ -175,10 +175,10 @@ func TestFullPoolAdvice(t *testing.T) {
 				if v == "gone" && c.trash {
 					d.State = dataset.StateTrashed
 				}
-				r.cache.Load(api.Indexed{Dataset: d})
+				r.Cache.Load(api.Indexed{Dataset: d})
 			}
 			if c.other {
-				r.cache.Load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
+				r.Cache.Load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
 			}
 			var image dataset.Size
 			if c.image {

@@ -21,7 +21,7 @@ func TestRootThroughALink(t *testing.T) {
 	})
 	d := r.volume("db")
 	r.mount(d, "id")
-	end := container(t, r.mountPath(d.ID))
+	end := container(t, r.MountPath(d.ID))
 	r.restart()
 	r.after(inheritedGrace + verifyEvery)
 	r.want(d, "id")
@@ -35,7 +35,7 @@ func TestRootThroughALink(t *testing.T) {
 
 func TestMountFolderIsNoLink(t *testing.T) {
 	r := newRig(t)
-	cfg := r.Config
+	cfg := r.config
 	cfg.Root = t.TempDir()
 	if err := os.Symlink(t.TempDir(), filepath.Join(cfg.Root, "mnt")); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 	}
 	i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == d.Pool })
 	return i >= 0 && list[i].Share != uuid.Nil && slices.ContainsFunc(list, func(p api.Pool) bool {
-		return p.Node == a.node && p.Share == list[i].Share
+		return p.Node == a.NodeID && p.Share == list[i].Share
 	})
 }
 
@@ -41,7 +41,7 @@ func (m *moving) shared(ctx context.Context) error {
 	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
 	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
 	if errors.Is(err, dataset.ErrNotFound) && m.before != nil && sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
-		m.a.log(*m.op.Dataset).WithField("from", m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+		m.a.LogOf(*m.op.Dataset).WithField("from", m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
 		m.given, m.op.Dataset.Taken = m.before.From, m.before
 		return nil
 	}
@@ -136,8 +136,8 @@ func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, err
 // takeAgain has what this node is the home of taken from where on its share it lies still, where
 // the record of that was lost here before it was.
 func (a *Agent) takeAgain(ctx context.Context) {
-	for _, id := range a.cache.IDs() {
-		d, home := a.cache.Dataset(id)
+	for _, id := range a.Cache.IDs() {
+		d, home := a.Cache.Dataset(id)
 		if _, comes := a.pull(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.isPulling(id) {
 			continue
 		}
@@ -148,7 +148,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
 			err = a.setPull(ctx, id, pullRecord{Pool: d.Pool, Epoch: d.Epoch, Share: true, From: d.Taken.From, Since: a.Clock.Now()})
 			if err != nil {
-				a.log(d).WithError(err).Error("it is not taken from where it lies on its share")
+				a.LogOf(d).WithError(err).Error("it is not taken from where it lies on its share")
 			}
 		}
 	}
@@ -166,7 +166,7 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have gone on before
 		now, err = a.removedElsewhere(ctx, id, epoch)
 	}
-	if err != nil || now.Home == a.node || now.Epoch <= epoch {
+	if err != nil || now.Home == a.NodeID || now.Epoch <= epoch {
 		return err
 	}
 	gone := dataset.Dataset{ID: id, Volume: now.Volume}
@@ -176,7 +176,7 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := a.unused(ctx, gone, "let go of"); err != nil {
 		return err
 	}
-	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.mountPath(id)))
+	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
 }
 
 // removedElsewhere returns what a dataset has become that the guard has here, and that is no volume
@@ -201,7 +201,7 @@ func (a *Agent) mountedOnShare(id uuid.UUID) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	at := table.At(a.mountPath(id))
+	at := table.At(a.MountPath(id))
 	return slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool {
 		if p.Share == uuid.Nil || p.Storage == nil {
 			return false

@@ -32,7 +32,7 @@ func onRealShare(t *testing.T) *flock {
 	}
 	f := &flock{T: t}
 	f.serve()
-	var hosts [2]*host
+	var hosts [2]*flockHost
 	for i, name := range []string{"host-a", "host-b"} {
 		f.shared = filepath.Join(mounts[i], "drover")
 		h := f.host(name, "nfs")

@@ -38,7 +38,7 @@ func TestMoveOnAShare(t *testing.T) {
 		t.Fatalf("snapshot: %+v", op.Problem)
 	}
 	f.a.writes("db", "token", "later")
-	inode := func(h *host) os.FileInfo {
+	inode := func(h *flockHost) os.FileInfo {
 		info, err := os.Stat(filepath.Join(f.shared, h.NodeName, "datasets", d.ID.String(), "head", "token"))
 		if err != nil {
 			t.Fatal(err)
@@ -46,7 +46,7 @@ func TestMoveOnAShare(t *testing.T) {
 		return info
 	}
 	was := inode(f.a)
-	for i, to := range []*host{f.b, f.a, f.b} {
+	for i, to := range []*flockHost{f.b, f.a, f.b} {
 		f.moves("db", to)
 		if v := f.record("db"); v.Home != to.Node() || v.Epoch != uint64(i+2) || v.Pool != to.thePool().ID() || len(v.Copies) != 0 {
 			t.Errorf("on record: %+v", v.Dataset)
@@ -185,7 +185,7 @@ func TestNotTakenYetIsNotCollected(t *testing.T) {
 	f.a.writes("db", "token", "kept")
 	f.moves("db", f.b)
 	f.a.settled(d.ID)
-	folder := func(h *host) string { return filepath.Join(f.shared, h.NodeName, "datasets", d.ID.String()) }
+	folder := func(h *flockHost) string { return filepath.Join(f.shared, h.NodeName, "datasets", d.ID.String()) }
 	if err := os.Rename(folder(f.b), folder(f.a)); err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +326,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	if err := g.a.Create(t.Context(), "db@shut", nil); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := g.a.cache.Volume("db")
+	d, _ := g.a.Cache.Volume("db")
 	g.a.writes("db", "token", "kept")
 	path := g.a.mounts("db", "user")
 	holder := exec.Command("sleep", "1000")

@@ -42,7 +42,7 @@ func neverTook(t *testing.T, to string) {
 	third := f.host("host-c", "nfs")
 	third.up()
 	d := f.untaken()
-	next := map[string]*host{"host-a": f.a, "host-b": f.b, "host-c": third}[to]
+	next := map[string]*flockHost{"host-a": f.a, "host-b": f.b, "host-c": third}[to]
 	if next == f.b {
 		f.b.again()
 	} else {

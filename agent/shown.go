@@ -39,7 +39,7 @@ func (a *Agent) tellShown(ctx context.Context, k api.Kept, why error) error {
 	if k.Kind != dataset.CopySuperseded || !k.Shown && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
-	path := a.mountPath(records.ShownAs(k))
+	path := a.MountPath(records.ShownAs(k))
 	mounted, err := isMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)
@@ -85,7 +85,7 @@ func (a *Agent) shownProblem(k api.Kept, why error) string {
 func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	d := *k.Record
 	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || mounted {
 		return err
 	}
@@ -105,14 +105,14 @@ func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error 
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")
-	a.log(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for somebody to look at")
+	a.LogOf(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for somebody to look at")
 	return nil
 }
 
 // hide takes away what show made.
 func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	id := records.ShownAs(k)
-	path := a.mountPath(id)
+	path := a.MountPath(id)
 	err := mount.Unmount(path)
 	switch {
 	case errors.Is(err, mount.ErrBusy):
@@ -129,7 +129,7 @@ func (a *Agent) hide(ctx context.Context, pool backends.Pool, k api.Kept) error 
 
 // checkShown says of a mount that no container has whether a person asked for it.
 func (a *Agent) checkShown(r *diagnosis, id uuid.UUID, path string) bool {
-	k, is := a.cache.ShownBy(id)
+	k, is := a.Cache.ShownBy(id)
 	if is {
 		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
 	}

@@ -84,7 +84,7 @@ func (f *flock) looksAt() string {
 func (f *flock) nothingShown(k api.KeptCopy, what string) {
 	f.Helper()
 	id := records.ShownAs(api.Kept{Copy: k.Copy})
-	path := f.b.mountPath(id)
+	path := f.b.MountPath(id)
 	await(f.T, func() bool { return f.kept().Path == "" })
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		f.Errorf("%s: %s is there: %v", what, path, err)
@@ -176,7 +176,7 @@ func TestShownWhileInUse(t *testing.T) {
 	f.b.down()
 	f.submits(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
 	f.b.up()
-	await(t, func() bool { _, kept := f.b.cache.Copy(d.ID); return kept })
+	await(t, func() bool { _, kept := f.b.Cache.Copy(d.ID); return kept })
 	f.shows(true)
 	await(t, func() bool { return strings.Contains(f.kept().Problem, "it is mounted by user on node host-b") })
 	f.b.unmounts("db", "user")
@@ -227,7 +227,7 @@ func TestShownAfterAPowerCut(t *testing.T) {
 	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(filepath.Join(f.a.mountPath(records.ShownAs(k)), "token"))
+	got, err := os.ReadFile(filepath.Join(f.a.MountPath(records.ShownAs(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -246,7 +246,7 @@ func TestShownAsItLies(t *testing.T) {
 	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
-	path := f.a.mountPath(records.ShownAs(k))
+	path := f.a.MountPath(records.ShownAs(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
@@ -325,7 +325,7 @@ func TestShownFailsInOtherWords(t *testing.T) {
 	f.shows(true)
 	f.looksAt()
 	f.b.down() // and nobody else tells of it
-	k, _ := f.b.cache.Copy(d.ID)
+	k, _ := f.b.Cache.Copy(d.ID)
 	for _, step := range []struct{ why, told error }{
 		{errors.New("loop7: busy"), errors.New("loop7: busy")},
 		{errors.New("loop8: busy"), errors.New("loop7: busy")},

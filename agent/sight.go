@@ -28,7 +28,7 @@ func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	for _, id := range a.mountedIDs() {
-		d, ok := a.cache.Dataset(id)
+		d, ok := a.Cache.Dataset(id)
 		if !ok {
 			continue
 		}
@@ -42,8 +42,8 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 // the trash, which is not written to.
 func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
-	for _, id := range a.cache.CopyIDs() {
-		k, _ := a.cache.Copy(id)
+	for _, id := range a.Cache.CopyIDs() {
+		k, _ := a.Cache.Copy(id)
 		c, known := a.replicaOf(id)
 		if !known || k.Record == nil || k.Record.State != dataset.StateReady {
 			continue
@@ -64,8 +64,8 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 // SeenSuperseded returns the volumes of which this node has a copy that was overtaken: it
 // waits for a person.
 func (a *Agent) SeenSuperseded() (volumes []string) {
-	for _, id := range a.cache.CopyIDs() {
-		if k, _ := a.cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
+	for _, id := range a.Cache.CopyIDs() {
+		if k, _ := a.Cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
 			volumes = append(volumes, k.Record.Volume)
 		}
 	}

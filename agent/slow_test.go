@@ -138,7 +138,7 @@ func TestCancelledCreate(t *testing.T) {
 		_, err := r.Control.CancelOperation(ctx, named[1])
 		return err == nil
 	})
-	await(t, func() bool { return len(r.jobs.Running()) == 0 })
+	await(t, func() bool { return len(r.Jobs.Running()) == 0 })
 	for _, area := range []string{"datasets", "incoming", "deleting"} {
 		if left := r.inPool(area); len(left) != 0 {
 			t.Errorf("%s: %v", area, left)
@@ -167,7 +167,7 @@ func TestI8SlowMount(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	close(s.gate)
-	await(t, func() bool { mounted, _ := isMountPoint(r.mountPath(d.ID)); return mounted })
+	await(t, func() bool { mounted, _ := isMountPoint(r.MountPath(d.ID)); return mounted })
 	if rec := r.record(d.ID); len(rec.IDs) != 0 {
 		t.Errorf("uses: %v", rec.IDs)
 	}
@@ -184,7 +184,7 @@ func TestI8SlowMount(t *testing.T) {
 	}
 	r.clock.Advance(forgottenAfter)
 	r.unmountForgotten()
-	await(t, func() bool { mounted, err := isMountPoint(r.mountPath(d.ID)); return err == nil && !mounted })
+	await(t, func() bool { mounted, err := isMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
 }
 
 // inPool lists an area of the pool.

@@ -27,7 +27,7 @@ func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) e
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := a.state.Put(ctx, more); err != nil {
+	if err := a.DB.Put(ctx, more); err != nil {
 		return err
 	}
 	learned()
@@ -38,15 +38,15 @@ func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) e
 func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
 	a.spelling.Lock()
 	defer a.spelling.Unlock()
-	if !a.cache.ForgetSpellings(d) {
+	if !a.Cache.ForgetSpellings(d) {
 		return nil
 	}
-	return a.state.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
+	return a.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
 }
 
 // forgetName forgets how the engine spelled a volume that was deleted elsewhere.
 func (a *Agent) forgetName(ctx context.Context, name string) error {
-	id, used := a.cache.DatasetNamed(name)
+	id, used := a.Cache.DatasetNamed(name)
 	if !used {
 		return nil
 	}
@@ -54,11 +54,11 @@ func (a *Agent) forgetName(ctx context.Context, name string) error {
 }
 
 // used returns the spellings that this engine has used for a volume.
-func (a *Agent) used(d dataset.Dataset) []string { return a.cache.SpellingsOf(d, a.node) }
+func (a *Agent) used(d dataset.Dataset) []string { return a.Cache.SpellingsOf(d, a.NodeID) }
 
 // isSpelling reports whether it is on record that a tool has used a spelling of a volume.
 func (a *Agent) isSpelling(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
-	return slices.Contains(a.used(d), spelling) && (tool != plugin.Podman || a.cache.UsedByPodman(d))
+	return slices.Contains(a.used(d), spelling) && (tool != plugin.Podman || a.Cache.UsedByPodman(d))
 }
 
 // spelt returns what must be put on disk so that it is on record that a tool has used a spelling,
@@ -68,11 +68,11 @@ func (a *Agent) spelt(d dataset.Dataset, spelling string, tool plugin.Tool) (val
 	if a.isSpelling(d, spelling, tool) {
 		return nil, func() {}
 	}
-	r := records.Spellings{Dataset: d.ID, Used: a.used(d), Podman: tool == plugin.Podman || a.cache.UsedByPodman(d)}
+	r := records.Spellings{Dataset: d.ID, Used: a.used(d), Podman: tool == plugin.Podman || a.Cache.UsedByPodman(d)}
 	if !slices.Contains(r.Used, spelling) {
 		r.Used = append(r.Used, spelling)
 	}
-	return map[string]any{"spellings/" + d.Volume: r}, func() { a.cache.SetSpellings(d.Volume, r) }
+	return map[string]any{"spellings/" + d.Volume: r}, func() { a.Cache.SetSpellings(d.Volume, r) }
 }
 
 // removableBy refuses to have an engine remove a volume that only others use on this node.
@@ -84,7 +84,7 @@ func (a *Agent) spelt(d dataset.Dataset, spelling string, tool plugin.Tool) (val
 func (a *Agent) removableBy(tool plugin.Tool, d dataset.Dataset, spelling string) error {
 	used := a.used(d)
 	switch {
-	case tool == plugin.Podman && !a.cache.UsedByPodman(d):
+	case tool == plugin.Podman && !a.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)",
 			d.Volume, a.NodeName, d.Volume)
@@ -107,10 +107,10 @@ func (a *Agent) unspell(
 	if len(rest) == 0 {
 		return false, nil
 	}
-	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && a.cache.UsedByPodman(d)}
-	if err := a.state.Put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
+	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && a.Cache.UsedByPodman(d)}
+	if err := a.DB.Put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
 		return true, err
 	}
-	a.cache.SetSpellings(d.Volume, r)
+	a.Cache.SetSpellings(d.Volume, r)
 	return true, nil
 }

@@ -38,14 +38,14 @@ func TestSpellingsAtOnce(t *testing.T) {
 		if _, err := r.link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: name}); err != nil {
 			t.Fatal(err)
 		}
-		await(t, func() bool { _, ok := r.cache.Volume(name); return ok })
+		await(t, func() bool { _, ok := r.Cache.Volume(name); return ok })
 		each(func(s string) error { return r.Create(ctx, s, nil) }, name)
-		d, _ := r.cache.Volume(name)
+		d, _ := r.Cache.Volume(name)
 		if used := r.used(d); len(used) != 2 || !slices.Contains(used, name) || !slices.Contains(used, name+"@bronze") {
 			t.Fatalf("%s is known as %v", name, used)
 		}
 		each(func(s string) error { return r.Remove(ctx, s) }, name)
-		if _, ok := r.cache.Volume(name); ok {
+		if _, ok := r.Cache.Volume(name); ok {
 			t.Fatalf("%s is still there, as %v", name, r.used(d))
 		}
 	}

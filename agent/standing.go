@@ -30,17 +30,17 @@ const incarnationsKept = 100
 // that it comes after.
 func (a *Agent) incarnate(ctx context.Context) error {
 	var known incarnations
-	if _, err := a.state.Get(ctx, incarnationsKey, &known); err != nil {
+	if _, err := a.DB.Get(ctx, incarnationsKey, &known); err != nil {
 		return err
 	}
-	if known.Boot == a.boot {
+	if known.Boot == a.Boot {
 		a.previous = known.IDs
 	}
 	if over := len(a.previous) - incarnationsKept; over > 0 {
 		a.previous = append(a.previous[:1:1], a.previous[over+1:]...)
 	}
-	ids := append(append([]uuid.UUID(nil), a.previous...), a.incarnation)
-	return a.state.Put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, ids}})
+	ids := append(append([]uuid.UUID(nil), a.previous...), a.Incarnation)
+	return a.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{a.Boot, ids}})
 }
 
 // letIn notes that control knows this incarnation: those before are over.
@@ -51,7 +51,7 @@ func (a *Agent) letIn(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{incarnationsKey: incarnations{a.boot, []uuid.UUID{a.incarnation}}}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{a.Boot, []uuid.UUID{a.Incarnation}}}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -69,8 +69,8 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 		a.mu.Unlock()
 		word := a.words.Add(1) // before it is looked which pools there are
 		err := a.Control.Register(ctx, api.Registration{
-			Node:  dataset.Node{ID: a.node, Name: a.NodeName, Address: a.Address, Incarnation: a.incarnation, Version: a.Version, Does: a.does(), Labels: a.Labels, Word: word},
-			Pools: a.pools.Records(), Gone: gone, Boot: a.boot, Previous: previous,
+			Node:  dataset.Node{ID: a.NodeID, Name: a.NodeName, Address: a.config.Address, Incarnation: a.Incarnation, Version: a.config.Version, Does: a.does(), Labels: a.config.Labels, Word: word},
+			Pools: a.pools.Records(), Gone: gone, Boot: a.Boot, Previous: previous,
 		})
 		if overtaken = errors.Is(err, dataset.ErrStale) && word < a.words.Load(); err != nil && !overtaken {
 			return err
@@ -142,7 +142,7 @@ func (a *Agent) renewOnce(first int, most time.Duration) (last renewal) {
 	answers := make(chan renewal, n)
 	ask := func(i int) {
 		r := renewal{sent: a.Clock.Steady(), by: i % n}
-		r.Standing, r.err = a.apart[r.by].Renew(ctx, a.node, a.incarnation)
+		r.Standing, r.err = a.apart[r.by].Renew(ctx, a.NodeID, a.Incarnation)
 		answers <- r
 	}
 	var wg sync.WaitGroup

@@ -34,13 +34,13 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			a.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
 			continue
 		}
-		if table.At(a.mountPath(id)) != nil {
+		if table.At(a.MountPath(id)) != nil {
 			continue
 		}
-		a.log(d).Warn("dataset in use is not mounted: mounting it again")
-		again := a.jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		a.LogOf(d).Warn("dataset in use is not mounted: mounting it again")
+		again := a.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if err := a.ensureMounted(ctx, d); err != nil {
-				a.log(d).WithError(err).Error("dataset in use was not mounted")
+				a.LogOf(d).WithError(err).Error("dataset in use was not mounted")
 			}
 			return nil
 		})
@@ -48,20 +48,20 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			work = append(work, again)
 		}
 	}
-	asked := sync.OnceValues(func() (guard.Status, error) { return a.Guard.Status(ctx) })
-	for _, m := range table.Under(a.mountRoot()) {
+	asked := sync.OnceValues(func() (guard.Status, error) { return a.config.Guard.Status(ctx) })
+	for _, m := range table.Under(a.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if err != nil || m.Mountpoint != a.mountPath(id) {
+		if err != nil || m.Mountpoint != a.MountPath(id) {
 			continue
 		}
-		if _, is := a.cache.ShownBy(id); is {
+		if _, is := a.Cache.ShownBy(id); is {
 			continue
 		}
 		fenced, err := a.isFencedBy(id, asked)
 		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
-		work = append(work, a.jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		work = append(work, a.Jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			return a.resolveMount(ctx, id, fenced, err != nil)
 		}))
 	}
@@ -80,7 +80,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 // not say.
 func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure bool) error {
 	if !fenced && !unsure {
-		if err := thaw(a.mountPath(id)); err != nil {
+		if err := thaw(a.MountPath(id)); err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 			unsure = true
 		}
@@ -99,7 +99,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 		return nil // once it is thawed it is looked at again
 	}
 	if err := a.unmountIdle(ctx, d, a.unmountUnheld); err != nil {
-		a.log(d).WithError(err).Warn("left-over mount was not taken off")
+		a.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
 		a.idle(id)
 	}
 	return nil
@@ -129,7 +129,7 @@ func (a *Agent) reunite(ctx context.Context) error {
 	if !all || a.mistrust() != nil {
 		return nil // it does not say all; see accept
 	}
-	err = a.state.Put(ctx, map[string]any{recoveredKey: nil})
+	err = a.DB.Put(ctx, map[string]any{recoveredKey: nil})
 	a.reunion.done = err == nil
 	return err
 }
@@ -142,10 +142,10 @@ const unknownUse = "unknown"
 // until somebody does.
 func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
-		a.log(d).Warn("mount of a dataset that is not on record is left alone")
+		a.LogOf(d).Warn("mount of a dataset that is not on record is left alone")
 		return nil
 	}
-	unlock, err := a.locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -185,10 +185,10 @@ func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	_, scratch := a.scratch[id]
 	a.mu.Unlock()
-	if _, shown := a.cache.ShownBy(id); shown || scratch || a.isBeside(id) {
+	if _, shown := a.Cache.ShownBy(id); shown || scratch || a.isBeside(id) {
 		return true
 	}
-	for _, op := range a.jobs.Running() {
+	for _, op := range a.Jobs.Running() {
 		if op.DatasetID == id {
 			return true
 		}

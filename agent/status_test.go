@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,7 +35,7 @@ func TestStatusHasTheNewest(t *testing.T) {
 			p.pages[i] = append(p.pages[i], dataset.Snapshot{ID: uuid.New()})
 		}
 	}
-	a := &Agent{Config: Config{Control: p}}
+	a := &Agent{Host: &host.Host{Control: p}}
 	list, err := a.snapshotList(t.Context(), dataset.Dataset{})
 	last := p.pages[1][len(p.pages[1])-1].ID
 	if err != nil || len(list) != snapshotsShown || list[snapshotsShown-1]["id"] != last || list[0]["id"] != p.pages[0][snapshotsShown-1].ID {
@@ -48,7 +49,7 @@ func TestStatusAtOnceAfterAStart(t *testing.T) {
 	d := r.volume("db")
 	r.volume("idle")
 	r.mount(d, "id")
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	// What control heard is gone with its process.
 	r.ends[len(r.ends)-1]()

@@ -104,10 +104,10 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 	rec, pool := p.pools.All()[0].Record, p.saved("pool")
 	return func(meanwhile func()) {
 		p.t.Helper()
-		cfg := p.Config
+		cfg := p.config
 		p.close()
 		pool()
-		if err := p.state.Put(p.t.Context(), map[string]any{"pools/default": rec}); err != nil {
+		if err := p.DB.Put(p.t.Context(), map[string]any{"pools/default": rec}); err != nil {
 			p.t.Fatal(err)
 		}
 		meanwhile()
@@ -307,7 +307,7 @@ func TestAdoptedPoolIsKnownByItsNode(t *testing.T) {
 	p.clock.Advance(pool.RaiseEvery)
 	p.heard(4)
 	p.ends(d)
-	cfg, moved := p.Config, filepath.Join(p.root, "moved")
+	cfg, moved := p.config, filepath.Join(p.root, "moved")
 	p.close()
 	putBack()
 	if err := os.Rename(filepath.Join(p.root, "pool"), moved); err != nil {

@@ -29,7 +29,7 @@ func (r *rig) pool() backends.Pool {
 // incoming makes a dataset as a create does that is cut short before its commit.
 func (r *rig) incoming() dataset.Dataset {
 	r.t.Helper()
-	d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.node, Pool: r.pool().ID()}
+	d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: r.pool().ID()}
 	if _, err := r.pool().Create(r.t.Context(), d); err != nil {
 		r.t.Fatal(err)
 	}
@@ -86,19 +86,19 @@ func TestStrangeStoreDestroysNothing(t *testing.T) {
 				c.change(s)
 			})
 			r.restart()
-			await(t, func() bool { return len(r.jobs.Running()) == 0 })
+			await(t, func() bool { return len(r.Jobs.Running()) == 0 })
 			if got := r.inPool("datasets"); len(got) != 2 || len(r.inPool("incoming")) != 1 {
 				t.Fatalf("in the pool: %v, incoming %v", got, r.inPool("incoming"))
 			}
 			if got := r.doubts(); !strings.Contains(got, c.says) {
 				t.Errorf("doctor says %q, want %q", got, c.says)
 			}
-			if now, ok := r.cache.Dataset(db.ID); !ok || now.State != dataset.StateReady || now.Epoch != db.Epoch {
+			if now, ok := r.Cache.Dataset(db.ID); !ok || now.State != dataset.StateReady || now.Epoch != db.Epoch {
 				t.Errorf("it is known as %+v, %t", now, ok)
 			}
 			for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpSnapshotDelete, dataset.OpRestore} {
 				op := dataset.Operation{
-					ID: uuid.New(), Kind: kind, Node: r.node, Volume: "db", DatasetID: db.ID, Epoch: db.Epoch,
+					ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: db.ID, Epoch: db.Epoch,
 					Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: db.ID}, Source: &dataset.Source{Dataset: db.ID, Snapshot: uuid.New()},
 				}
 				_, err := r.carryOut(ctx, &jobs.Job{}, op)
@@ -224,13 +224,13 @@ func TestStateLost(t *testing.T) {
 	r := newRig(t)
 	db := r.volume("db")
 	r.mount(db, "id")
-	node, poolID := r.node, r.pool().ID()
+	node, poolID := r.NodeID, r.pool().ID()
 	if err := r.forgetAll(); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
-	if r.node != node || r.pool().ID() != poolID {
-		t.Errorf("node %s with pool %s, want %s with %s", r.node, r.pool().ID(), node, poolID)
+	if r.NodeID != node || r.pool().ID() != poolID {
+		t.Errorf("node %s with pool %s, want %s with %s", r.NodeID, r.pool().ID(), node, poolID)
 	}
 	if got := r.doubts(); got != "" {
 		t.Errorf("doctor says %q", got)
@@ -249,7 +249,7 @@ func TestStateLost(t *testing.T) {
 
 // forgetAll empties the agent's own state.
 func (r *rig) forgetAll() error {
-	list, err := r.State.List(r.t.Context(), "", "", 0)
+	list, err := r.config.State.List(r.t.Context(), "", "", 0)
 	if err != nil {
 		return err
 	}
@@ -257,5 +257,5 @@ func (r *rig) forgetAll() error {
 	for _, e := range list {
 		values[e.Key] = nil
 	}
-	return r.state.Put(r.t.Context(), values)
+	return r.DB.Put(r.t.Context(), values)
 }

@@ -36,7 +36,7 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 		}
 		if err == nil {
 			now, err := a.whereNow(ctx, d)
-			if err != nil || !lost || now.Home == a.node {
+			if err != nil || !lost || now.Home == a.NodeID {
 				return now, err
 			}
 			d = now // its home is another node by now, which is looked at in its turn
@@ -56,7 +56,7 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 // failover asks control for a copy to take over; lost reports whether the home is lost, and
 // the operation that makes up for that is then under way.
 func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
-	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.node.String(), Failover: true})
+	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.NodeID.String(), Failover: true})
 	if err != nil || out.Operation == nil {
 		return op, false, err
 	}
@@ -65,7 +65,7 @@ func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Ope
 	if !op.Share {
 		without = "; what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	a.log(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Why + without)
+	a.LogOf(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Why + without)
 	return op, true, nil
 }
 
@@ -75,11 +75,11 @@ const answerTime = 3 * time.Second
 // answers fails with ErrPending when a node that control takes for alive does not answer:
 // it may be lost, and control not know it yet. A move from there would wait for it too.
 func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
-	if a.PeerHTTP == nil {
+	if a.config.PeerHTTP == nil {
 		return nil
 	}
 	now, err := a.whereNow(ctx, d)
-	if err != nil || now.Home == a.node {
+	if err != nil || now.Home == a.NodeID {
 		return err
 	}
 	home, err := a.peer(ctx, now.Home)
@@ -88,7 +88,7 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if _, err := promise.Ask(ctx, a.PeerHTTP, home.Address, home.ID, promise.Request{Incarnation: a.incarnation}); errors.Is(err, dataset.ErrOffline) {
+	if _, err := promise.Ask(ctx, a.config.PeerHTTP, home.Address, home.ID, promise.Request{Incarnation: a.Incarnation}); errors.Is(err, dataset.ErrOffline) {
 		return dataset.Errorf(dataset.ErrPending, "node %s, which has it, does not answer, and control takes it for alive", home.Name)
 	}
 	return nil
@@ -96,7 +96,7 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 
 // checkFailover says whether volumes fail over by themselves, where there are other hosts.
 func (a *Agent) checkFailover(ctx context.Context, r *diagnosis) {
-	if a.PeerHTTP == nil {
+	if a.config.PeerHTTP == nil {
 		return
 	}
 	st, err := a.Control.Failover(ctx)
@@ -109,7 +109,7 @@ func (a *Agent) checkFailover(ctx context.Context, r *diagnosis) {
 
 // whereNow returns the record of a dataset as control has it.
 func (a *Agent) whereNow(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if now, here := a.cache.Dataset(d.ID); here {
+	if now, here := a.Cache.Dataset(d.ID); here {
 		return now, nil
 	}
 	now, err := a.fetch(ctx, d.ID)

@@ -26,7 +26,7 @@ import (
 func (f *flock) auto(spec, text string) dataset.Dataset {
 	f.Helper()
 	name, _, _ := strings.Cut(spec, "@")
-	for _, h := range []*host{f.a, f.b} {
+	for _, h := range []*flockHost{f.a, f.b} {
 		await(f.T, func() bool {
 			h.Agent.mu.Lock()
 			defer h.Agent.mu.Unlock()
@@ -36,7 +36,7 @@ func (f *flock) auto(spec, text string) dataset.Dataset {
 	var d dataset.Dataset
 	await(f.T, func() bool { // control has heard of the guards
 		err := f.a.Create(f.Context(), spec, nil)
-		d, _ = f.a.cache.Volume(name)
+		d, _ = f.a.Cache.Volume(name)
 		return err == nil
 	})
 	f.a.writes(name, "token", text)
@@ -46,7 +46,7 @@ func (f *flock) auto(spec, text string) dataset.Dataset {
 }
 
 // switchedOff has a host's agent end as a host does that is switched off: control hears no more.
-func (h *host) switchedOff() {
+func (h *flockHost) switchedOff() {
 	h.f.Helper()
 	h.mu.Lock()
 	h.off = true
@@ -153,10 +153,10 @@ func TestFenceCommand(t *testing.T) {
 		}
 		return run.Result{}, nil
 	})}
-	f.b.Runner = c
+	f.b.config.Runner = c
 	d := f.auto("db@cut", "kept")
 	f.a.switchedOff()
-	f.b.FencePrograms = []string{"/bin/false"}
+	f.b.config.FencePrograms = []string{"/bin/false"}
 	_, err := f.b.Mount(t.Context(), "db", "one")
 	if err == nil || !strings.Contains(err.Error(), "program /bin/true: fence_programs in drover.yaml") || len(c.Calls()) != 0 {
 		t.Errorf("%v, %+v", err, c.Calls())
@@ -173,7 +173,7 @@ func TestFenceCommand(t *testing.T) {
 	if !warned() {
 		t.Error("doctor does not say that the program may not run here")
 	}
-	f.b.FencePrograms = []string{"/bin/true"}
+	f.b.config.FencePrograms = []string{"/bin/true"}
 	if warned() {
 		t.Error("doctor says that the program may not run here")
 	}

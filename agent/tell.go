@@ -113,7 +113,7 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.failed = false
 	}
-	a.tellThese(ctx, new, slices.Concat(a.cache.IDs(), a.cache.CopyIDs(), a.guests.ids()))
+	a.tellThese(ctx, new, slices.Concat(a.Cache.IDs(), a.Cache.CopyIDs(), a.guests.ids()))
 	for _, t := range new {
 		t.whole = !t.failed
 	}
@@ -142,13 +142,13 @@ func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {
 }
 
 func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
-	h := api.Heartbeat{Incarnation: a.incarnation, Pools: a.pools.Status(ctx), Unmade: a.pools.Unmade, Operations: a.jobs.Running(), Guard: a.isGuarded()}
+	h := api.Heartbeat{Incarnation: a.Incarnation, Pools: a.pools.Status(ctx), Unmade: a.pools.Unmade, Operations: a.Jobs.Running(), Guard: a.isGuarded()}
 	a.mu.Lock()
 	h.Distrust, h.Guard, h.Clock = a.strange, a.guarded, a.Clock.Now()
 	a.mu.Unlock()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
-		d, ok := a.cache.Dataset(id)
+		d, ok := a.Cache.Dataset(id)
 		if c, replica := a.replicaOf(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}
@@ -194,7 +194,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 		}
 	}
 	h.Whole = t.whole
-	if err := t.to.Heartbeat(ctx, a.node, h); err != nil {
+	if err := t.to.Heartbeat(ctx, a.NodeID, h); err != nil {
 		// It was started anew, or misses what is told meanwhile.
 		t.whole = false
 		clear(t.told)

@@ -58,7 +58,7 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	ctx := t.Context()
 	d := r.volume("db")
 	d.Profile.Snapshots.Schedule = "@daily"
-	r.cache.Apply(d, 1<<40)
+	r.Cache.Apply(d, 1<<40)
 	take := func(scheduled bool) error {
 		return r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
 	}

@@ -84,7 +84,7 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if out.Count > 0 {
-		a.log(d).WithField("count", out.Count).Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
+		a.LogOf(d).WithField("count", out.Count).Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
 	}
 	return out, nil
 }
@@ -98,7 +98,7 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
 		end()
 	}()
-	unlock, err := a.locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 
 // writeOut has the kernel write what it holds of a mounted dataset.
 func (a *Agent) writeOut(d dataset.Dataset) error {
-	path := a.mountPath(d.ID)
+	path := a.MountPath(d.ID)
 	if mounted, err := isMountPoint(path); err != nil || !mounted {
 		return err
 	}
@@ -172,7 +172,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	}
 	op := *plan.Operation
 	var out api.Committed // read only when the job has ended well
-	joined, err := a.jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *jobs.Job) error {
+	joined, err := a.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *jobs.Job) error {
 		// The archive comes with the request: it ends with it.
 		jctx, cancel := context.WithCancel(jctx)
 		defer cancel()
@@ -297,7 +297,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 		}
 		to.Snapshot, out.Newer = s.ID, s.ID.String()
 	}
-	d, ok := a.cache.Dataset(from.Dataset)
+	d, ok := a.Cache.Dataset(from.Dataset)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
 	}
@@ -309,7 +309,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool cannot tell what changed between snapshots", d.Volume)
 	}
-	unlock, err := a.locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {
 		return out, err
 	}

@@ -27,7 +27,7 @@ func (a *Agent) trimPools() (begun []*jobs.Job) {
 			continue
 		}
 		id, name := op.ID, op.Name
-		begun = append(begun, a.jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
+		begun = append(begun, a.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
 			return a.trim(ctx, id, name, t)
 		}))
 	}

@@ -23,7 +23,7 @@ type undersized struct {
 }
 
 func (a *Agent) loadUndersized(ctx context.Context) error {
-	return a.state.Each(ctx, "undersized/", func(rest string, v []byte) error {
+	return a.DB.Each(ctx, "undersized/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -42,13 +42,13 @@ func (a *Agent) setUndersized(ctx context.Context, id uuid.UUID, u undersized) e
 	if was, known := a.isUndersized(id); known && was == u {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	a.undersized[id] = u
 	a.mu.Unlock()
-	a.news.Changed(id)
+	a.News.Changed(id)
 	return nil
 }
 
@@ -56,13 +56,13 @@ func (a *Agent) dropUndersized(ctx context.Context, id uuid.UUID) error {
 	if _, known := a.isUndersized(id); !known {
 		return nil
 	}
-	if err := a.state.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	delete(a.undersized, id)
 	a.mu.Unlock()
-	a.news.Changed(id)
+	a.News.Changed(id)
 	return nil
 }
 
@@ -138,12 +138,12 @@ func (a *Agent) sizeAgain(ctx context.Context) {
 }
 
 func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
-	unlock, err := a.locks.Lock(ctx, id, "resize")
+	unlock, err := a.Locks.Lock(ctx, id, "resize")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, home := a.cache.Dataset(id)
+	d, home := a.Cache.Dataset(id)
 	switch {
 	case !home && a.mistrust() != nil:
 		return nil
@@ -170,9 +170,9 @@ func (a *Agent) resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 		return dataset.Errorf(dataset.ErrUnsupported, "its pool cannot enforce a size")
 	}
 	var root *os.File
-	mounted, err := isMountPoint(a.mountPath(id))
+	mounted, err := isMountPoint(a.MountPath(id))
 	if err == nil && mounted {
-		if root, err = os.Open(a.mountPath(id)); err == nil {
+		if root, err = os.Open(a.MountPath(id)); err == nil {
 			defer root.Close()
 		}
 	}
@@ -187,8 +187,8 @@ func (a *Agent) resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 
 // checkSizes names what is not of its size.
 func (a *Agent) checkSizes(r *diagnosis) {
-	for _, id := range a.cache.IDs() {
-		d, _ := a.cache.Dataset(id)
+	for _, id := range a.Cache.IDs() {
+		d, _ := a.Cache.Dataset(id)
 		if why := a.misSized(d); why != "" {
 			r.Add(findings.Error, "volume "+d.Volume, "", "%s", why)
 		}

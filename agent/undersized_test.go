@@ -35,7 +35,7 @@ func undersizes(t *testing.T) (f *flock, d dataset.Dataset, kind *sizeless) {
 }
 
 // forces moves a volume to a host without another, which is vouched for.
-func (f *flock) forces(volume string, to, without *host) {
+func (f *flock) forces(volume string, to, without *flockHost) {
 	f.Helper()
 	out, err := f.svc.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName, Force: true, Fenced: without.NodeName})
 	if err != nil || out.Operation == nil || out.Operation.Loss == nil {
@@ -115,7 +115,7 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	if err := r.setUndersized(t.Context(), d.ID, undersized{Why: "no room"}); err != nil {
 		t.Fatal(err)
 	}
-	r.cache.Remove(d.ID)
+	r.Cache.Remove(d.ID)
 	isIn := r.isIn
 	keeps := func(when string, want bool) {
 		t.Helper()
@@ -135,5 +135,5 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	r.strange = ""
 	r.mu.Unlock()
 	keeps("it is another node's", false)
-	r.cache.Apply(d, 0)
+	r.Cache.Apply(d, 0)
 }

@@ -44,8 +44,8 @@ func (f *flock) overtakes(d dataset.Dataset) {
 // was back, keeps the head that it had as any other: whether it looks at its copies before
 // it hears, as one that starts while control is away does, or has no head any more.
 func TestOvertakenBeforeItHeard(t *testing.T) {
-	for name, meanwhile := range map[string]func(*host, dataset.Dataset){
-		"and looks at its copy first": func(h *host, d dataset.Dataset) {
+	for name, meanwhile := range map[string]func(*flockHost, dataset.Dataset){
+		"and looks at its copy first": func(h *flockHost, d dataset.Dataset) {
 			reached := h.cfg.Control
 			h.cfg.Control = away{reached}
 			h.up()
@@ -58,7 +58,7 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 			h.down()
 			h.cfg.Control = reached
 		},
-		"and has no head": func(h *host, d dataset.Dataset) {
+		"and has no head": func(h *flockHost, d dataset.Dataset) {
 			pool := h.thePool()
 			e, err := pool.Stat(h.f.Context(), d.ID)
 			if err != nil {
@@ -105,7 +105,7 @@ func TestOvertakenWhileCutOff(t *testing.T) {
 			return c.Node == f.b.Node() && c.Kind == dataset.CopySuperseded && c.Snapshot != uuid.Nil
 		})
 	})
-	if known, ok := f.b.cache.Dataset(d.ID); ok {
+	if known, ok := f.b.Cache.Dataset(d.ID); ok {
 		t.Errorf("it is known as its own: %+v", known)
 	}
 	if err := f.b.mistrust(); err != nil {

@@ -90,7 +90,7 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 // changes nothing. If Podman stops waiting before the end is recorded, its use stays, because Podman also
 // keeps its count of the uses unless it receives an answer without an error.
 func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
-	unlock, err := a.locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return false, err
 	}
@@ -106,7 +106,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 		return false, errors.Join(fmt.Errorf("unmount of volume %s: %w", d.Volume, err), a.saveUses(ctx, d, before))
 	}
 	steps.At("unmount.recorded")
-	a.news.Changed(d.ID)
+	a.News.Changed(d.ID)
 	a.yieldIfAsked(d.ID)
 	return len(r.IDs) == 0, nil
 }
@@ -146,7 +146,7 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 		return false
 	}
 	const stays = "the engine unmounted the volume, but it stays mounted as long as a process has it: "
-	a.log(d).WithField("id", id).Warn(stays + held)
+	a.LogOf(d).WithField("id", id).Warn(stays + held)
 	c.Ended, c.Count = true, 1
 	r.IDs[id] = c
 	return true
@@ -282,7 +282,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 			continue
 		}
 		if err := a.dropUnverified(ctx, d, uses, len(a.holders(ctx, look, d))); err != nil {
-			a.log(d).WithError(err).Warn("cannot remove uses that have ended")
+			a.LogOf(d).WithError(err).Warn("cannot remove uses that have ended")
 		}
 	}
 }
@@ -325,7 +325,7 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 
 // dropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
 func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
-	unlock, err := a.locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
+	unlock, err := a.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -361,8 +361,8 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	if err := a.save(ctx, d, r, nil); err != nil {
 		return err
 	}
-	a.log(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
-	a.news.Changed(d.ID)
+	a.LogOf(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
+	a.News.Changed(d.ID)
 	if len(r.IDs) > 0 {
 		return nil
 	}

@@ -121,7 +121,7 @@ func TestI9AnotherBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		before.IDs["before"] = idCount{Count: 1, Since: r.Clock.Now()}
-		if err := r.state.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
+		if err := r.DB.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -144,9 +144,9 @@ func TestI9MountedAgain(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "id")
-	cfg := r.Config
+	cfg := r.config
 	r.close()
-	if err := mount.Unmount(r.mountPath(d.ID)); err != nil {
+	if err := mount.Unmount(r.MountPath(d.ID)); err != nil {
 		t.Fatal(err)
 	}
 	r.start(cfg)
@@ -165,7 +165,7 @@ func (r *rig) same(rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	for id, c := range r.record(d.ID).IDs {
 		got[id] = c.Count
 	}
-	mounted, err := isMountPoint(r.mountPath(d.ID))
+	mounted, err := isMountPoint(r.MountPath(d.ID))
 	if want := m.counts(); !maps.Equal(got, want) || mounted != (len(want) > 0) || err != nil {
 		rt.Fatalf("uses %v, mounted %t, %v; want uses %v", got, mounted, err, want)
 	}

@@ -152,7 +152,7 @@ func (r *rig) close() {
 // restart is an agent that finds what the last one left.
 func (r *rig) restart() {
 	r.t.Helper()
-	cfg := r.Config
+	cfg := r.config
 	r.close()
 	r.start(cfg)
 }
@@ -175,7 +175,7 @@ func (r *rig) volume(name string) dataset.Dataset {
 	if err := r.Create(r.t.Context(), name, nil); err != nil {
 		r.t.Fatal(err)
 	}
-	d, ok := r.cache.Volume(name)
+	d, ok := r.Cache.Volume(name)
 	if !ok {
 		r.t.Fatal("the volume is not known")
 	}
@@ -204,7 +204,7 @@ func (r *rig) want(d dataset.Dataset, ids ...string) {
 			r.t.Errorf("use %s is counted %d times, want 1", id, rec.IDs[id].Count)
 		}
 	}
-	mounted, err := isMountPoint(r.mountPath(d.ID))
+	mounted, err := isMountPoint(r.MountPath(d.ID))
 	if len(rec.IDs) != len(ids) || mounted != (len(ids) > 0) || err != nil {
 		r.t.Errorf("uses %v, mounted %t, %v; want uses %v", rec.IDs, mounted, err, ids)
 	}
@@ -266,7 +266,7 @@ func TestUsesOfAnOlderEngine(t *testing.T) {
 	r.mount(d, "one")
 	r.mount(d, "two")
 	r.mount(other, "three")
-	end := container(t, r.mountPath(d.ID))
+	end := container(t, r.MountPath(d.ID))
 	r.Activated(ctx)
 	r.clock.Set(r.clock.Now().Add(time.Hour)) // no time to start containers in
 	r.after(unverifiedGrace - time.Second)
@@ -302,7 +302,7 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	r.clock.Set(r.clock.Now().Add(time.Hour))
 	// Somebody on the host has it, in no other namespace.
 	place := t.TempDir()
-	src, err := os.Open(r.mountPath(bound.ID))
+	src, err := os.Open(r.MountPath(bound.ID))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,9 +128,9 @@ func (a *Agent) noteDisk(d dataset.Dataset, err error) {
 		return
 	}
 	if !failed {
-		a.log(d).Info("volume has no disk error any more")
+		a.LogOf(d).Info("volume has no disk error any more")
 		return
 	}
-	a.log(d).Error("volume has a disk error: " + err.Error())
+	a.LogOf(d).Error("volume has a disk error: " + err.Error())
 	a.pools.Suspect(d.Pool, err)
 }

@@ -28,7 +28,7 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 			log := logtest.NewLocal(r.Agent.Log.(*logrus.Logger))
 			d := r.volume("db")
 			r.mount(d, "user")
-			path := r.mountPath(d.ID)
+			path := r.MountPath(d.ID)
 			if err := mount.Mount(path, mount.Spec{Source: device, FSType: fs}); err != nil { // instead of the pool's folder
 				t.Fatal(err)
 			}
@@ -97,11 +97,11 @@ func TestStoppedFilesystemIsMountedAnew(t *testing.T) {
 	below := scratch.Mount(t, "xfs", scratch.XFS)
 	d := r.volume("db")
 	r.mount(d, "user")
-	path := r.mountPath(d.ID)
+	path := r.MountPath(d.ID)
 	if err := unix.Mount(below, path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.save(t.Context(), d, mountRecord{Boot: r.boot}, nil); err != nil { // as a request that gave up
+	if err := r.save(t.Context(), d, mountRecord{Boot: r.Boot}, nil); err != nil { // as a request that gave up
 		t.Fatal(err)
 	}
 	scratch.ShutDown(t, below)

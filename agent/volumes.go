@@ -26,7 +26,7 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	if err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", err)
 	}
-	d, known := a.cache.Volume(sp.Name)
+	d, known := a.Cache.Volume(sp.Name)
 	if !known {
 		d, known = a.guests.named(sp.Name)
 	}
@@ -69,8 +69,8 @@ func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error)
 		return plugin.Volume{}, err
 	}
 	v := plugin.Volume{Name: spelling, CreatedAt: d.Created, Status: a.statusMap(ctx, d)}
-	if d.Home == a.node || d.Profile.Access == dataset.AccessMany {
-		v.Mountpoint = a.mountPath(d.ID)
+	if d.Home == a.NodeID || d.Profile.Access == dataset.AccessMany {
+		v.Mountpoint = a.MountPath(d.ID)
 	}
 	return v, nil
 }
@@ -96,7 +96,7 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	if len(d.Labels) > 0 {
 		m["labels"] = d.Labels
 	}
-	if d.Home != a.node {
+	if d.Home != a.NodeID {
 		m["node"] = a.nodes.name(d.Home)
 		if _, guest := a.guests.get(d.ID); guest {
 			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.record(d.ID))
@@ -159,7 +159,7 @@ func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return a.mountPath(d.ID), nil
+	return a.MountPath(d.ID), nil
 }
 
 // Create makes sure that a volume exists as asked. Any number of identical
@@ -168,7 +168,7 @@ func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]str
 	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
 	sp, err := dataset.ParseSpec(spelling)
 	if err != nil {
-		if _, told := a.Control.Plan(ctx, a.node, req); errors.Is(told, dataset.ErrInvalid) {
+		if _, told := a.Control.Plan(ctx, a.NodeID, req); errors.Is(told, dataset.ErrInvalid) {
 			return told // with the profiles that there are
 		}
 		return err
@@ -183,7 +183,7 @@ func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d
 	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
 	for {
 		var made dataset.Dataset // read only when the job has ended well
-		joined, err := a.jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
+		joined, err := a.Jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
 			d, err := a.makeOnce(ctx, jb, req)
 			made = d
 			return err
@@ -226,7 +226,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 	if plan.Done != nil {
 		return *plan.Done, nil
 	}
-	if plan.Operation.Node != a.node {
+	if plan.Operation.Node != a.NodeID {
 		return a.makeElsewhere(ctx, jb, req)
 	}
 	out, err := a.carryOut(ctx, jb, *plan.Operation)
@@ -244,7 +244,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
 	r := a.record(d.ID)
 	if r.hasEndedUse() {
-		unlock, err := a.locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
+		unlock, err := a.Locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
 		if err != nil {
 			return err
 		}
@@ -290,13 +290,13 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	req.ID = uuid.New()
-	_, err := a.jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
+	_, err := a.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
 		jb.Step("planning")
 		plan, err := a.plan(ctx, req)
 		if err != nil || plan.Done != nil {
 			return err
 		}
-		if plan.Operation.Node != a.node {
+		if plan.Operation.Node != a.NodeID {
 			out, err := a.askElsewhere(ctx, jb, req)
 			if err != nil || out.Operation == nil {
 				return err

@@ -16,9 +16,9 @@ type wires struct {
 	mu      sync.Mutex
 	servers map[string]*httptest.Server
 	cut     bool
-	stalled chan struct{}   // streams wait until it is closed; nil: they do not
-	waiting int             // streams that do
-	brought map[*host]int64 // bytes of the streams that came to each
+	stalled chan struct{}        // streams wait until it is closed; nil: they do not
+	waiting int                  // streams that do
+	brought map[*flockHost]int64 // bytes of the streams that came to each
 }
 
 // stall has streams begin no more until what it returns is called.
@@ -64,7 +64,7 @@ func (w *wires) pass(r *http.Request) error {
 	}
 }
 
-func (w *wires) add(address string, h *host) {
+func (w *wires) add(address string, h *flockHost) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.servers == nil {
@@ -101,7 +101,7 @@ func (w *wires) setCut(cut bool) {
 // wire is the way of one host to all others.
 type wire struct {
 	*wires
-	from *host
+	from *flockHost
 }
 
 func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -139,14 +139,14 @@ func (c *counted) Read(b []byte) (int, error) {
 	c.to.mu.Lock()
 	defer c.to.mu.Unlock()
 	if c.to.brought == nil {
-		c.to.brought = map[*host]int64{}
+		c.to.brought = map[*flockHost]int64{}
 	}
 	c.to.brought[c.to.from] += int64(n)
 	return n, err
 }
 
 // broughtTo returns how many bytes of streams came to a host.
-func (w *wires) broughtTo(h *host) int64 {
+func (w *wires) broughtTo(h *flockHost) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.brought[h]

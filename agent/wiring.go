@@ -19,7 +19,7 @@ import (
 // open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
 // again. Who does not know sets nothing.
 func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
-	d, known := a.cache.Dataset(id)
+	d, known := a.Cache.Dataset(id)
 	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
 		return true, nil
 	}
@@ -32,9 +32,9 @@ func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (boo
 
 // askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
 func (a *Agent) askGuard() (guard.Status, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), throttle.AskFencing)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.Ctx), throttle.AskFencing)
 	defer cancel()
-	return a.Guard.Status(ctx)
+	return a.config.Guard.Status(ctx)
 }
 
 // settled flushes a filesystem that is mounted on path until that is soon done, at that moment at
@@ -77,22 +77,22 @@ func (f fencing) Look() func(uuid.UUID) (bool, error) {
 // mountTable knows where the agent mounts datasets, for limits.
 type mountTable struct{ a *Agent }
 
-func (m mountTable) Root() string                         { return m.a.mountRoot() }
-func (m mountTable) Path(id uuid.UUID) string             { return m.a.mountPath(id) }
-func (m mountTable) IsMounted(id uuid.UUID) (bool, error) { return isMountPoint(m.a.mountPath(id)) }
+func (m mountTable) Root() string                         { return m.a.MountRoot() }
+func (m mountTable) Path(id uuid.UUID) string             { return m.a.MountPath(id) }
+func (m mountTable) IsMounted(id uuid.UUID) (bool, error) { return isMountPoint(m.a.MountPath(id)) }
 func (m mountTable) InUse() []uuid.UUID                   { return m.a.mountedIDs() }
 
 func (a *Agent) cgroupDeps() throttle.Deps {
 	return throttle.Deps{
-		Ctx: a.ctx, Boot: a.boot, DB: a.state, Cache: a.cache, Locks: &a.locks, Jobs: a.jobs,
-		Mounts: mountTable{a}, Fence: fencing{a}, Changed: a.news.Changed, Clock: a.Clock, Logger: a.Log,
+		Ctx: a.Ctx, Boot: a.Boot, DB: a.DB, Cache: a.Cache, Locks: &a.Locks, Jobs: a.Jobs,
+		Mounts: mountTable{a}, Fence: fencing{a}, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
 	}
 }
 
 func (a *Agent) poolDeps() pool.Deps {
 	return pool.Deps{
-		Ctx: a.ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.Pools, Backends: a.Backends, Control: a.Control,
-		Keys: keyring{a}, Limits: a.limits.Kind, DB: a.state, Cache: a.cache, Jobs: a.jobs, Mounts: mountTable{a},
-		News: a.news, Clock: a.Clock, Log: a.Log,
+		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends, Control: a.Control,
+		Keys: keyring{a}, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
+		News: a.News, Clock: a.Clock, Log: a.Log,
 	}
 }

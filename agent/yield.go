@@ -35,7 +35,7 @@ type yieldRecord struct {
 
 // yieldSoon answers a recall as a job of its own, once more when one is under way.
 func (a *Agent) yieldSoon(id uuid.UUID) {
-	a.jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for {
 			err := a.yield(ctx, id)
 			if err == nil || ctx.Err() != nil {
@@ -65,7 +65,7 @@ func (a *Agent) yieldIfAsked(id uuid.UUID) {
 // two of these: it goes on.
 func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 	y, given := a.leases.yielded(id)
-	if d, known := a.cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
+	if d, known := a.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
 		return a.settleYield(ctx, id, y)
 	}
 	asked, recalled := a.leases.recall(id)
@@ -97,13 +97,13 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 // giveUp gives a dataset up under its lock: a change that was under way ends first. It
 // returns who or what keeps it from that.
 func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given bool) (yieldRecord, []string, error) {
-	unlock, err := a.locks.LockUrgent(ctx, id, "move of dataset "+id.String())
+	unlock, err := a.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
 	}
 	defer unlock()
-	d, known := a.cache.Dataset(id)
-	if !known || d.Home != a.node || d.Epoch != y.Epoch || d.State != dataset.StateReady {
+	d, known := a.Cache.Dataset(id)
+	if !known || d.Home != a.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
 		return y, nil, nil // control has not said all of it yet, or something else since
 	}
 	pool, err := a.pools.Online(ctx, d.Pool)
@@ -129,7 +129,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 			return y, nil, err
 		}
 		steps.At("yield.given-up")
-		a.log(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
+		a.LogOf(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
 	}
 	if y.Manifest == nil {
 		var seen summed
@@ -168,7 +168,7 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 	if ids := a.record(d.ID).ids(); len(ids) > 0 {
 		return ids, nil
 	}
-	mounted, err := isMountPoint(a.mountPath(d.ID))
+	mounted, err := isMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) datas
 
 // tellHolders tells control who keeps a dataset here.
 func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y yieldRecord, holders []string) error {
-	err := a.Control.Yield(ctx, a.node, api.Yield{Incarnation: a.incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Holders: holders})
+	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Holders: holders})
 	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
 		return nil // nobody waits for it any more
 	}
@@ -249,7 +249,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldReco
 				return struct{}{}, a.tellHolders(ctx, d.ID, y, []string{say})
 			})
 			if err != nil && ctx.Err() == nil {
-				a.log(d).WithError(err).Warn("the move was not told how far this node is with giving it up")
+				a.LogOf(d).WithError(err).Warn("the move was not told how far this node is with giving it up")
 			}
 			said = say
 		}
@@ -262,7 +262,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldReco
 
 // tellYield tells control what was given up.
 func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
-	err := a.Control.Yield(ctx, a.node, api.Yield{Incarnation: a.incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Manifest: y.Manifest})
+	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Manifest: y.Manifest})
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return err // it may have been heard
 	}
@@ -292,20 +292,20 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	unlock, err := a.locks.Lock(ctx, id, "move of dataset "+id.String())
+	unlock, err := a.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	_, copied := a.cache.Copy(id)
-	_, known := a.cache.Dataset(id)
+	_, copied := a.Cache.Copy(id)
+	_, known := a.Cache.Dataset(id)
 	switch {
-	case v.Home == a.node && a.cache.HasLeftSince(v.Dataset): // a store that was put back says so
+	case v.Home == a.NodeID && a.Cache.HasLeftSince(v.Dataset): // a store that was put back says so
 		return nil
-	case v.Home == a.node && v.Epoch >= y.Epoch && v.Move != y.Move:
-	case v.Home != a.node && !copied && !known: // deleted, or what lies here of it has been dealt with
+	case v.Home == a.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
+	case v.Home != a.NodeID && !copied && !known: // deleted, or what lies here of it has been dealt with
 		// Its record may be on disk still: a start without control would take it for home.
-		if err := a.state.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
+		if err := a.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err
 		}
 	default:

@@ -1,0 +1,81 @@
+// Package host has what every component of one agent shares: who this node is, and the services that all of
+// them are built on. It decides nothing.
+package host
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/report"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Host is one agent's host. Its fields do not change once the agent is made. All of them are safe for
+// concurrent use.
+type Host struct {
+	NodeID      uuid.UUID
+	Incarnation uuid.UUID // of this start of the agent
+	NodeName    string
+	Boot        string // the UUID of this boot of the kernel
+	Root        string // absolute, without symbolic links: mount points and images are below it
+
+	Control api.Service
+	DB      records.DB     // the agent's own database
+	Cache   *records.Cache // of what control records for this node
+	Locks   locks.Set      // one for each dataset
+	Jobs    *jobs.Runner
+	News    *report.News
+	Clock   clock.Clock
+	Log     logrus.FieldLogger
+	Limits  Limits
+	Ctx     context.Context // ends when the agent stops
+}
+
+// Limits are the times that the agent keeps. Zero values take the defaults.
+type Limits struct {
+	Record    time.Duration // work that takes longer is recorded as an operation (2 s)
+	Heartbeat time.Duration // between two heartbeats (10 s)
+	Retry     time.Duration // before an unreachable control replica or node is asked again (1 s)
+	Lease     time.Duration // how long a move waits while its home has the volume in use (30 s)
+	Follow    time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
+}
+
+// OrDefault returns the limits with the defaults in place of zero values.
+func (l Limits) OrDefault() Limits {
+	for _, d := range []struct {
+		value        *time.Duration
+		defaultValue time.Duration
+	}{
+		{&l.Record, 2 * time.Second},
+		{&l.Heartbeat, 10 * time.Second},
+		{&l.Retry, time.Second},
+		{&l.Lease, 30 * time.Second},
+		{&l.Follow, 50 * time.Second},
+	} {
+		if *d.value == 0 {
+			*d.value = d.defaultValue
+		}
+	}
+	return l
+}
+
+// MountRoot is the folder with the mount points of all datasets.
+func (h *Host) MountRoot() string { return filepath.Join(h.Root, "mnt") }
+
+// MountPath is the mount point of a dataset. It contains the dataset's UUID, so that a user can copy its first
+// eight characters into @snapshot-.
+func (h *Host) MountPath(id uuid.UUID) string { return filepath.Join(h.MountRoot(), id.String()) }
+
+// LogOf returns a log entry for a dataset, with the field names that are used everywhere.
+func (h *Host) LogOf(d dataset.Dataset) *logrus.Entry {
+	return h.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+}
