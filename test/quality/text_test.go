@@ -120,3 +120,28 @@ func TestInvariantsNameTests(t *testing.T) {
 		}
 	}
 }
+
+// The page on the design names packages. A package that moved would send its readers astray.
+func TestDesignNamesPackages(t *testing.T) {
+	exists := map[string]bool{}
+	for _, name := range files(t, "") {
+		exists[name] = true
+		for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+			exists[dir] = true
+		}
+	}
+	begins := regexp.MustCompile(`^(agent|backends|cmd|control|dataset|guard|internal|plugin|profiles|test)(/[\w./-]+)?$`)
+	for _, page := range []string{"docs/design.md", "docs/glossary.md", "docs/formats.md"} {
+		named := 0
+		for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(read(t, page), -1) {
+			if begins.MatchString(m[1]) {
+				if named++; !exists[m[1]] {
+					t.Errorf("%s names %s, which does not exist", page, m[1])
+				}
+			}
+		}
+		if named < 10 {
+			t.Errorf("%s names only %d packages", page, named)
+		}
+	}
+}
