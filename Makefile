@@ -34,7 +34,7 @@ lab-short: ## those of them that make test runs
 	scripts/deps.sh test
 	go test -count=1 -timeout 20m -v ./test/lab
 
-chaos: ## faults on a whole cluster: CHAOS_SECONDS, CHAOS_SEED (root; docs/design.md says more)
+chaos: ## faults on a whole cluster: CHAOS_SECONDS, CHAOS_SEED (root; docs/internals/testing.md says more)
 	scripts/deps.sh test
 	go test -count=1 -timeout 4h -v -run '^TestChaos$$' ./test/chaos
 
