@@ -2,13 +2,10 @@ package agent
 
 import (
 	"context"
-	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/agent/lineage"
 )
 
 // The next difference to a copy rests on a snapshot that its home and the copy both have. A
@@ -21,63 +18,6 @@ type movedBases struct {
 	snapshots []uuid.UUID
 }
 
-// restsOn returns the snapshot of an entry that the next difference to a copy rests on: the
-// one that the copy has as its newest or, where that did not come here with a move, the
-// newest one before it that was taken for its node, or for all.
-func restsOn(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
-	if !c.Whole() {
-		return dataset.Snapshot{}, false
-	}
-	if i := indexOf(e, c.Snapshot); i >= 0 {
-		return e.Snapshots[i], true
-	}
-	return newest(e, func(s dataset.Snapshot) bool {
-		return s.Kind == dataset.SnapshotTransfer && (s.Request == c.Node || isShared(s)) && s.At().Compare(c.At()) <= 0
-	})
-}
-
-// Of several replicas each is refreshed when it is due, from a snapshot of its own: without
-// the home they would have nothing in common, and all but the one that goes on would begin
-// anew. So now and then a snapshot is taken for all of them, which each brings along with its
-// next refresh, and which the home keeps, and so each of them, until the next one has come, or
-// one is left alone.
-// What is written over before and after it travels twice: that is why not each is one.
-
-// sharedEvery is how many times as long as a replica is not refreshed there is no new
-// snapshot for all of them.
-const sharedEvery = 4
-
-// isShared reports whether a snapshot was taken for all replicas.
-func isShared(s dataset.Snapshot) bool {
-	return s.Kind == dataset.SnapshotTransfer && s.Request == uuid.Nil
-}
-
-// several reports whether a dataset has replicas that are to have something in common.
-func several(d dataset.Dataset) bool { return len(d.Followers()) > 1 }
-
-// refreshes reports whether a node asks for a snapshot to refresh its replica with, and not
-// to move the dataset.
-func refreshes(d dataset.Dataset, node uuid.UUID) bool {
-	return d.Move == uuid.Nil && slices.Contains(d.Followers(), node)
-}
-
-// takenFor returns whom a snapshot is taken for that a node asks for; nil: all replicas.
-func takenFor(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
-	if !refreshes(d, node) || !several(d) {
-		return node
-	}
-	last, shared := newest(e, func(s dataset.Snapshot) bool { return isShared(s) && s.Epoch == d.Epoch })
-	if shared && now.Sub(last.Created).Abs() < sharedEvery*time.Duration(d.Profile.Replicas.Every) { // or the clock was set back
-		return node
-	}
-	return uuid.Nil
-}
-
-// sharedBefore returns the newest snapshot for all replicas that is not later than a moment.
-func sharedBefore(e backends.Entry, at dataset.Moment) (dataset.Snapshot, bool) {
-	return newest(e, func(s dataset.Snapshot) bool { return isShared(s) && s.At().Compare(at) <= 0 })
-}
-
 // Shared implements transfer.Source.
 func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	pool, err := s.Pool(ctx, ds)
@@ -88,11 +28,11 @@ func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	if err != nil {
 		return nil
 	}
-	i := indexOf(e, want)
+	i := lineage.IndexOf(e, want)
 	if i < 0 {
 		return nil
 	}
-	if last, shared := sharedBefore(e, e.Snapshots[i].At()); shared {
+	if last, shared := lineage.SharedBefore(e, e.Snapshots[i].At()); shared {
 		return []uuid.UUID{last.ID}
 	}
 	return nil
@@ -121,7 +61,7 @@ func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 		if k.Node == asker(ctx) {
 			continue
 		}
-		if s, rests := restsOn(e, k.Copy); rests {
+		if s, rests := lineage.BaseOf(e, k.Copy); rests {
 			ids = append(ids, s.ID)
 		}
 	}

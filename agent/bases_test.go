@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -144,7 +145,7 @@ func (h *flockHost) shares(with *flockHost, id uuid.UUID, after time.Time) bool 
 	mine, err := h.thePool().Stat(h.f.Context(), id)
 	theirs, other := with.thePool().Stat(h.f.Context(), id)
 	return err == nil && other == nil && slices.ContainsFunc(mine.Snapshots, func(s dataset.Snapshot) bool {
-		return s.Created.After(after) && indexOf(theirs, s.ID) >= 0
+		return s.Created.After(after) && lineage.IndexOf(theirs, s.ID) >= 0
 	})
 }
 
@@ -181,7 +182,7 @@ func TestTakenFor(t *testing.T) {
 		if c.alone {
 			want = c.node
 		}
-		if got := takenFor(c.d, c.e, c.node, now); got != want {
+		if got := lineage.TakenFor(c.d, c.e, c.node, now); got != want {
 			t.Errorf("%s: it is taken for %s", name, got)
 		}
 	}
@@ -244,7 +245,7 @@ func TestNothingIsSharedWithOne(t *testing.T) {
 	for _, h := range []*flockHost{f.a, f.b} {
 		await(t, func() bool {
 			e, err := h.thePool().Stat(t.Context(), d.ID)
-			return err == nil && !slices.ContainsFunc(e.Snapshots, isShared)
+			return err == nil && !slices.ContainsFunc(e.Snapshots, lineage.IsShared)
 		})
 	}
 }
@@ -303,7 +304,7 @@ func (h shelf) keeps(s dataset.Snapshot) bool {
 	if err != nil {
 		h.f.Fatal(err)
 	}
-	return indexOf(e, s.ID) >= 0
+	return lineage.IndexOf(e, s.ID) >= 0
 }
 
 // A home keeps what a copy rests on that has a newer snapshot than any that came here with a
@@ -344,7 +345,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return indexOf(e, id) >= 0
+		return lineage.IndexOf(e, id) >= 0
 	}
 	first := given()
 	has(dataset.Snapshot{ID: uuid.New(), Epoch: first.Epoch, Created: time.Now().UTC()}) // of an earlier home

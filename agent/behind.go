@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -14,7 +15,7 @@ import (
 // that cannot be told. So it is where this host was said to write no more, and did: its home may
 // have restored the dataset, and removed what it was, as whoever has that open changes no snapshot.
 func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
-	if mounted, err := isMountPoint(a.MountPath(d.ID)); err != nil || !mounted {
+	if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}
 	att, err := a.visit(ctx, d)
@@ -36,7 +37,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 
 // guestStatus is what this node says of a dataset that it has mounted beside its home.
 func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
-	mounted, err := isMountPoint(a.MountPath(g.ID))
+	mounted, err := host.IsMountPoint(a.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.record(g.ID))}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -70,7 +71,7 @@ func TestGuestThatWroteOn(t *testing.T) {
 	if got := f.b.reads("db", "token"); got != "old" {
 		t.Errorf("it holds %q", got)
 	}
-	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
+	if is, err := host.IsMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -25,7 +26,7 @@ func TestI1BoundedMountCutShort(t *testing.T) {
 	d := g.replicated("db")
 	path := g.a.MountPath(d.ID)
 	look := func(act string) {
-		mounted, err := isMountPoint(path)
+		mounted, err := host.IsMountPoint(path)
 		_, there := g.wa.entry(d.ID)
 		if err != nil || mounted && !there {
 			t.Errorf("at %s: mounted without the guard, %v", act, err)
@@ -78,14 +79,14 @@ func (g *guarded) agrees(d dataset.Dataset, at string) {
 	g.Helper()
 	ok := func() bool {
 		used := len(g.a.record(d.ID).IDs) > 0
-		mounted, err := isMountPoint(g.a.MountPath(d.ID))
+		mounted, err := host.IsMountPoint(g.a.MountPath(d.ID))
 		e, there := g.wa.entry(d.ID)
 		return err == nil && mounted == used && there == used && (!there || e.State == guard.StateArmed)
 	}
 	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(until) {
 			e, there := g.wa.entry(d.ID)
-			mounted, err := isMountPoint(g.a.MountPath(d.ID))
+			mounted, err := host.IsMountPoint(g.a.MountPath(d.ID))
 			g.Fatalf("%s: used by %v, mounted: %t, %v; the guard: %t, %+v", at, g.a.record(d.ID).IDs, mounted, err, there, e)
 		}
 	}

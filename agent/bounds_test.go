@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -162,7 +163,7 @@ func TestBoundedMount(t *testing.T) {
 	if _, err := g.a.Mount(t.Context(), "db@auto", "three"); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("mounted without a guard: %v", err)
 	}
-	if mounted, err := isMountPoint(path); err != nil || mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		t.Errorf("what was refused is mounted: %t, %v", mounted, err)
 	}
 	g.wa.step = boundSession

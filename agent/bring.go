@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -138,7 +139,7 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	if err != nil {
 		return 0, false
 	}
-	have, err := snapshotsOf(ctx, pool, d.ID)
+	have, err := lineage.SnapshotIDs(ctx, pool, d.ID)
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,7 +32,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(forgottenAfter)
-		mounted, err := isMountPoint(r.MountPath(d.ID))
+		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
 	r.want(d)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -221,7 +222,7 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.
 // the dataset by now.
 func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
-	return err == nil && indexOf(e, s.ID) >= 0
+	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
 
 // timed returns a snapshot with when it was taken, which an earlier try may have done
@@ -229,7 +230,7 @@ func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 // size that its dataset had then.
 func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
-	if i := indexOf(e, s.ID); err == nil && i >= 0 {
+	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
 		s.Created, s.Order, s.Size = e.Snapshots[i].Created, e.Snapshots[i].Order, e.Snapshots[i].Size
 		return s, nil
 	}

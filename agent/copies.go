@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -130,7 +131,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	}
 	keep, err := a.behead(ctx, pool, k)
 	if err == nil && keep.ID == uuid.Nil {
-		keep, err = lost(ctx, pool, k)
+		keep, err = lineage.Lost(ctx, pool, k)
 	}
 	switch {
 	case err != nil:
@@ -159,10 +160,10 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (kee
 	}
 	superseded := a.supersededSnapshot(k).TakenAfter(e.Snapshots, a.Clock.Now())
 	if e.State == backends.EntryCopy && !e.Promoted {
-		if i := indexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
+		if i := lineage.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // what was cut short before that
 		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
-			keep, _ = best(e) // its head had nothing else
+			keep, _ = lineage.Best(e) // its head had nothing else
 		}
 		return keep, nil
 	}
@@ -184,22 +185,6 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (kee
 	steps.At("leave.superseded")
 	a.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID}).Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
 	return superseded, nil
-}
-
-// lost returns the newest snapshot of a copy when it is of what the volume went on without,
-// and control has not heard so: it is kept as a head that was overtaken is.
-func lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
-	if k.Kind == dataset.CopySuperseded || k.Record == nil {
-		return keep, nil
-	}
-	e, err := pool.Stat(ctx, k.Dataset)
-	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		return keep, err
-	}
-	if s, found := newest(e, func(dataset.Snapshot) bool { return true }); found && k.Record.Lost(s) {
-		keep = s
-	}
-	return keep, nil
 }
 
 // tellSuperseded tells control which snapshot of this node's has what the volume has not:

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -127,7 +128,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	r.after(2 * forgottenAfter)
 	r.unmountForgotten()
 	r.restart()
-	if mounted, err := isMountPoint(path); !mounted || err != nil {
+	if mounted, err := host.IsMountPoint(path); !mounted || err != nil {
 		t.Errorf("mounted: %t, %v", mounted, err)
 	}
 	stop()

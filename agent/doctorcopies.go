@@ -9,12 +9,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ours reports whether a snapshot is never in the store: it lies beside the data for
-// copies on other nodes, or is a head that was overtaken.
-func ours(s dataset.Snapshot) bool {
-	return s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded
-}
-
 // copyOnRecord reports whether this node is to have something of a dataset whose home
 // is elsewhere: a copy that control knows, or what a move brings.
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -30,7 +31,7 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, 
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if !recorded[d.ID][s.ID] && !ours(s) && a.unknownSnapshot(ctx, s.ID) {
+			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && a.unknownSnapshot(ctx, s.ID) {
 				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
 					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
 			}

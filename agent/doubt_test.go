@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -72,7 +73,7 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 		}
 		s := f.record("db").Latest
 		e, serr := f.a.thePool().Stat(t.Context(), d.ID)
-		if serr != nil || s == uuid.Nil || indexOf(e, s) < 0 {
+		if serr != nil || s == uuid.Nil || lineage.IndexOf(e, s) < 0 {
 			t.Fatalf("%v: snapshot %s is on record, and the pool has %+v, %v", err, s, e.Snapshots, serr)
 		}
 		f.a.writes("db", "token", "later")

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -103,7 +103,7 @@ func (h *handed) to(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapsho
 	certain = len(all) > 0
 	if !certain {
 		for _, s := range e.Snapshots {
-			if isTransfer(s) && !isShared(s) && s.Request == node {
+			if lineage.IsTransfer(s) && !lineage.IsShared(s) && s.Request == node {
 				all = append(all, s)
 			}
 		}
@@ -127,14 +127,14 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	if e.State == backends.EntryCopy && !e.Promoted {
 		return nil // the home on record, and without a head: what lies here may be the last of it
 	}
-	if _, any := newest(e, isTransfer); !any {
+	if _, any := lineage.Newest(e, lineage.IsTransfer); !any {
 		return nil
 	}
 	v, err := a.Control.Volume(ctx, d.ID.String())
 	if err != nil {
 		return nil // another time
 	}
-	needed := neededBy(e, v)
+	needed := lineage.NeededBy(e, v)
 	nodes := append(slices.Clone(v.Copies), a.handed.others(d.ID, v.Copies, a.Clock.Steady())...)
 	if v.Move != uuid.Nil { // to a node that the agent before this one may have given something
 		for _, s := range e.Snapshots {
@@ -151,41 +151,19 @@ func (a *Agent) prune(ctx context.Context, pool backends.Pool, d dataset.Dataset
 		needed[id] = true
 	}
 	if y, given := a.leases.yielded(d.ID); given {
-		needed[finalID(y.Move)] = true
+		needed[lineage.FinalID(y.Move)] = true
 		if y.Manifest != nil {
 			needed[y.Manifest.Snapshot], needed[y.Manifest.Base] = true, true
 		}
 	}
 	for _, s := range e.Snapshots {
-		if isTransfer(s) && !needed[s.ID] && !a.sender.InUse(d.ID, s.ID) {
+		if lineage.IsTransfer(s) && !needed[s.ID] && !a.sender.InUse(d.ID, s.ID) {
 			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-func isTransfer(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer }
-
-// neededBy returns which snapshots the copies on record of a volume need.
-func neededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
-	needed := map[uuid.UUID]bool{}
-	for _, k := range v.Kept {
-		needed[k.Snapshot] = true
-		if s, rests := restsOn(e, k.Copy); rests {
-			needed[s.ID] = true
-		}
-		if s, shared := sharedBefore(e, k.At()); shared && k.Whole() && several(v.Dataset) {
-			needed[s.ID] = true
-		}
-	}
-	last, _ := newest(e, isTransfer)
-	needed[last.ID] = needed[last.ID] || v.Move != uuid.Nil || len(v.Copies) > 0
-	if last, shared := newest(e, isShared); shared && several(v.Dataset) {
-		needed[last.ID] = true
-	}
-	return needed
 }
 
 // tidyAfter is how long what is of no use any more is kept, so that whoever waits for the
@@ -245,7 +223,7 @@ func (a *Agent) hasGot(ctx context.Context, node, ds uuid.UUID, e backends.Entry
 		return has
 	}
 	for _, k := range v.Kept {
-		if s, rests := restsOn(e, k.Copy); rests && k.Node == node {
+		if s, rests := lineage.BaseOf(e, k.Copy); rests && k.Node == node {
 			has = append(has, s)
 		}
 	}

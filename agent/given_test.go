@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -72,7 +73,7 @@ func TestMoveToWhatRestsOnAnothers(t *testing.T) {
 	}
 	r, _ := f.b.replicaOf(d.ID)
 	e, err := f.a.thePool().Stat(t.Context(), d.ID)
-	if i := indexOf(e, r.Snapshot); err != nil || i < 0 || e.Snapshots[i].Request == f.b.Node() {
+	if i := lineage.IndexOf(e, r.Snapshot); err != nil || i < 0 || e.Snapshots[i].Request == f.b.Node() {
 		t.Fatalf("what it has was taken for itself (%d of %d), %v", i, len(e.Snapshots), err)
 	}
 
@@ -239,7 +240,7 @@ func TestI3HomeBegunAnewKeepsWhatMoves(t *testing.T) {
 	} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: c.request, Epoch: 1, Created: r.Clock.Now()}
 		last := s
-		last.ID, last.Request, last.Created = finalID(c.move), c.move, s.Created.Add(time.Minute)
+		last.ID, last.Request, last.Created = lineage.FinalID(c.move), c.move, s.Created.Add(time.Minute)
 		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, last}}
 		r.Control = on{control, c.move}
 		y := yieldRecord{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -102,7 +103,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(a.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
@@ -243,13 +244,13 @@ func (a *Agent) mendAll() {
 	a.bounds.mu.Unlock()
 	for _, id := range armed {
 		_, home := a.Cache.Dataset(id)
-		if mounted, err := isMountPoint(a.MountPath(id)); err == nil && (!mounted || !home) {
+		if mounted, err := host.IsMountPoint(a.MountPath(id)); err == nil && (!mounted || !home) {
 			a.mendSoon(id)
 		}
 	}
 	for _, d := range a.boundedHere() {
 		_, armed := a.bounds.armedAt(d.ID)
-		if mounted, err := isMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
+		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
 			a.mendSoon(d.ID)
 		}
 	}
@@ -289,7 +290,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(a.MountPath(id))
+	mounted, err := host.IsMountPoint(a.MountPath(id))
 	if err != nil {
 		return err
 	}
@@ -358,7 +359,7 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	if !armed || a.config.Guard == nil {
 		return nil
 	}
-	mounted, err := isMountPoint(a.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/backends"
@@ -261,7 +262,7 @@ func (a *Agent) guestSoon(id, told uuid.UUID) {
 // guestRounds tries again what control could not be told.
 func (a *Agent) guestRounds() {
 	for _, id := range a.guests.ids() {
-		if mounted, err := isMountPoint(a.MountPath(id)); err == nil && !mounted {
+		if mounted, err := host.IsMountPoint(a.MountPath(id)); err == nil && !mounted {
 			a.guestSoon(id, uuid.Nil)
 		}
 	}
@@ -284,7 +285,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	}
 	defer unlock()
 	is, still := a.guests.get(id)
-	mounted, err := isMountPoint(a.MountPath(id))
+	mounted, err := host.IsMountPoint(a.MountPath(id))
 	switch {
 	case err != nil:
 		return err
@@ -308,7 +309,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 		return g, false, false, a.dropGuest(ctx, id) // which needs none
 	}
 	g, known = a.guests.get(id)
-	mounted, err := isMountPoint(a.MountPath(id))
+	mounted, err := host.IsMountPoint(a.MountPath(id))
 	if err != nil || mounted || len(a.record(id).IDs) > 0 {
 		return g, known, err == nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -164,7 +165,7 @@ func TestGuestCutShort(t *testing.T) {
 	for _, late := range []bool{true, false} {
 		for n := 0; ; n++ {
 			f.b.fuse.set(n, late, func(act string) {
-				mounted, err := isMountPoint(path)
+				mounted, err := host.IsMountPoint(path)
 				if _, stays := f.record("db").Stay(f.b.Node()); err != nil || mounted && !stays {
 					t.Errorf("late %t, act %d: mounted, and not on record, at %s: %v", late, n, act, err)
 				}
@@ -187,7 +188,7 @@ func TestGuestCutShort(t *testing.T) {
 				f.b.unmounts("db", "user")
 			}
 			f.guestsOf("db")
-			if is, err := isMountPoint(path); is || err != nil {
+			if is, err := host.IsMountPoint(path); is || err != nil {
 				t.Fatalf("late %t, act %d of %v: mounted: %t, %v", late, n, what, is, err)
 			}
 			if !cut {
@@ -229,7 +230,7 @@ func TestGuestWithoutControl(t *testing.T) {
 	f.b.cfg.Control = link
 	f.b.up()
 	f.guestsOf("db")
-	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
+	if is, err := host.IsMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }
@@ -321,7 +322,7 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	}
 	f.b.unmounts("db", "another")
 	f.b.unmounts("db", "user")
-	if is, err := isMountPoint(f.b.MountPath(d.ID)); is || err != nil {
+	if is, err := host.IsMountPoint(f.b.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 }
@@ -348,7 +349,7 @@ func TestGuestWhoseStateWasLost(t *testing.T) {
 	f.b.mounts("db", "next")
 	f.b.unmounts("db", "next")
 	f.guestsOf("db", f.b)
-	if is, err := isMountPoint(path); !is || err != nil {
+	if is, err := host.IsMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 	f.b.Agent.began -= inheritedGrace

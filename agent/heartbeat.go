@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -141,7 +142,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Mounts = a.usesOf(r)
 	}
 	path := a.MountPath(d.ID)
-	mounted, err := isMountPoint(path)
+	mounted, err := host.IsMountPoint(path)
 	st.Mounted = mounted
 	if err != nil {
 		st.Problem = err.Error()

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
@@ -73,7 +74,7 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 	if r := a.record(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, what, r)
 	}
-	mounted, err := isMountPoint(a.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Datase
 func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := a.MountPath(d.ID)
-	if mounted, err := isMountPoint(path); err != nil || !mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
 	itself := pool.Info().Freezes && d.Encryption == nil // what it sees is ciphertext then

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -87,7 +88,7 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	}()
 	f.a.unmounts("db", "one")
 	<-ended
-	if mounted, err := isMountPoint(path); mounted || err != nil {
+	if mounted, err := host.IsMountPoint(path); mounted || err != nil {
 		t.Error(mounted, err)
 	}
 }

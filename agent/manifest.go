@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +20,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	if y.Share {
 		return a.written(ctx, pool, d)
 	}
-	s, err := a.timed(ctx, pool, a.transferSnapshot(d, finalID(y.Move), y.Move))
+	s, err := a.timed(ctx, pool, a.transferSnapshot(d, lineage.FinalID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
@@ -40,7 +41,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	if err != nil {
 		return m, err
 	}
-	i := indexOf(e, s.ID)
+	i := lineage.IndexOf(e, s.ID)
 	if i < 0 {
 		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took", a.pools.Name(d.Pool), s.ID)
 	}
@@ -50,7 +51,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
-	base, err := nearest(ctx, pool, e, s, a.hasGot(ctx, y.To, d.ID, e))
+	base, err := lineage.NearestBase(ctx, pool, e, s, a.hasGot(ctx, y.To, d.ID, e))
 	if err != nil {
 		return m, err
 	}
@@ -67,7 +68,7 @@ func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Datas
 	if err != nil {
 		return m, false, err
 	}
-	last, current := currentFor(ctx, pool, d, e, to)
+	last, current := lineage.CurrentFor(ctx, pool, d, e, to)
 	if !current {
 		return m, false, nil
 	}
@@ -83,37 +84,4 @@ func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, see
 	}
 	m, err = transfer.SumFiles(ctx, root, seen)
 	return m, errors.Join(err, root.Close(), release())
-}
-
-// nearest chooses what the last snapshot is sent as a difference to, of those that the
-// target has or gets before it: the newest that it was given, the newest of people and
-// schedules, and the one that the head went on from; none, where its pool sends it as a difference
-// to none of them.
-func nearest(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot) (base uuid.UUID, err error) {
-	sender, ok := pool.(backends.Sender)
-	if !ok {
-		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool sends no snapshots")
-	}
-	best := int64(-1)
-	for _, fits := range []func(dataset.Snapshot) bool{
-		func(o dataset.Snapshot) bool { return indexOf(backends.Entry{Snapshots: has}, o.ID) >= 0 },
-		func(o dataset.Snapshot) bool { return !ours(o) },
-		func(o dataset.Snapshot) bool { return o.ID == s.Parent },
-	} {
-		o, found := newest(e, func(o dataset.Snapshot) bool { return o.ID != s.ID && fits(o) })
-		if !found || o.ID == base {
-			continue
-		}
-		c, err := sender.Changed(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: o.ID}, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID})
-		if errors.Is(err, dataset.ErrUnsupported) {
-			continue // it is none that this one came of
-		}
-		if err != nil {
-			return base, err
-		}
-		if best < 0 || c.Bytes < best {
-			base, best = o.ID, c.Bytes
-		}
-	}
-	return base, nil
 }

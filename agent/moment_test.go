@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -65,7 +66,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 	wantNewest := func(name string) dataset.Snapshot {
 		t.Helper()
 		e, err := r.pool().Stat(t.Context(), d.ID)
-		s, found := best(e)
+		s, found := lineage.Best(e)
 		if err != nil || !found || s.Name != name {
 			t.Fatalf("the newest is %q, not %q: %v", s.Name, name, err)
 		}
@@ -130,7 +131,7 @@ func TestSnapshotsByTheHomesClock(t *testing.T) {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	for _, s := range list.Items {
-		if beside := e.Snapshots[indexOf(e, s.ID)].Created; s.Created.Before(first) || !s.Created.Equal(beside) {
+		if beside := e.Snapshots[lineage.IndexOf(e, s.ID)].Created; s.Created.Before(first) || !s.Created.Equal(beside) {
 			t.Errorf("%s %s: on record of %s, in the pool of %s", s.Kind, s.Name, s.Created, beside)
 		}
 	}

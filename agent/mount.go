@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
@@ -62,7 +63,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	defer unlock()
 	path := a.MountPath(d.ID)
-	if mounted, err := isMountPoint(path); err != nil || !mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return "", err
 	}
 	r := a.record(d.ID)
@@ -135,7 +136,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	}
 	defer unlock()
 	path := a.MountPath(d.ID)
-	if mounted, err := isMountPoint(path); err != nil || mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
 	if a.visits(d) {
@@ -260,27 +261,6 @@ func (a *Agent) removeMountpoint(path string) error {
 		return err
 	}
 	return os.Remove(path) // never more than an empty folder
-}
-
-// isMountPoint asks the kernel whether a mount's root is seen at path. No path:
-// no.
-func isMountPoint(path string) (bool, error) {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if errors.Is(err, unix.EIO) { // the answer of an XFS that was shut down
-		table, terr := mount.Table()
-		if terr == nil && table.At(path) != nil {
-			return true, nil
-		}
-		err = errors.Join(err, terr)
-	}
-	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
-	}
-	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // Unmount takes one use off a volume and unmounts it when that was the last. A

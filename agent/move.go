@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -105,7 +106,7 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 	superseded := k.Kind == dataset.CopySuperseded
 	if !superseded && op.Loss == nil {
 		k.Record = op.Dataset
-		keep, err := lost(ctx, pool, k)
+		keep, err := lineage.Lost(ctx, pool, k)
 		if err != nil {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -116,7 +117,7 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
-		_, superseded = newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
+		_, superseded = lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
 	}
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)
@@ -257,14 +258,6 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	return out, a.settleHome(ctx, *out.Dataset, rec)
 }
 
-// best returns the newest snapshot of a copy that a volume can go on from. What a restore
-// replaced is none: the restore would be undone.
-func best(e backends.Entry) (dataset.Snapshot, bool) {
-	return newest(e, func(s dataset.Snapshot) bool {
-		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
-	})
-}
-
 // atBest has a volume that goes on without its home go on from the newest snapshot here,
 // which may be newer than the one of which the loss was said.
 func (m *moving) atBest(ctx context.Context) error {
@@ -278,7 +271,7 @@ func (m *moving) atBest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
 	}
-	s, found := best(e)
+	s, found := lineage.Best(e)
 	if !found || s.At().Compare(m.op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt, "move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume, m.a.NodeName, m.op.Loss.Snapshot)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -79,7 +80,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	if err != nil {
 		return s, err
 	}
-	have, err := snapshotsOf(ctx, m.pool, m.op.DatasetID)
+	have, err := lineage.SnapshotIDs(ctx, m.pool, m.op.DatasetID)
 	if err != nil {
 		return s, err
 	}
@@ -168,11 +169,11 @@ func (m *moving) tidy(ctx context.Context) error {
 		return err
 	}
 	now := slices.DeleteFunc(m.gone, func(id uuid.UUID) bool {
-		i := indexOf(e, id)
-		return i >= 0 && isTransfer(e.Snapshots[i])
+		i := lineage.IndexOf(e, id)
+		return i >= 0 && lineage.IsTransfer(e.Snapshots[i])
 	})
 	m.gone = nil
-	return dropGone(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
+	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
 // tidyMeanwhile does so while something else is done, which waits for others.

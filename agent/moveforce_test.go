@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -233,7 +234,7 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 				return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded && v.Kept[0].Until.IsZero()
 			})
 			e, err := f.a.thePool().Stat(t.Context(), d.ID)
-			if _, kept := newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
+			if _, kept := lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
 				t.Errorf("%+v, %v", e.Snapshots, err)
 			}
 			if got := f.b.reads("db", "token"); got != "given up" {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
@@ -152,18 +153,6 @@ func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) 
 // errUnknownPool says that control has a pool not on record as this node's.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// snapshotsOf lists the snapshots that a pool has of a dataset: none of one that is absent.
-func snapshotsOf(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []uuid.UUID, err error) {
-	e, err := pool.Stat(ctx, id)
-	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		return nil, err
-	}
-	for _, s := range e.Snapshots {
-		have = append(have, s.ID)
-	}
-	return have, nil
-}
-
 // Freshen takes a snapshot for the node that asks. One that it was given, or another replica
 // was, and since which nothing was written, is given again; what was given up has its last
 // one. The newest that the node says it has stays: what control knows of that may be older.
@@ -192,7 +181,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	}
 	if y, given := a.leases.yielded(ds); given && d.Epoch <= y.Epoch {
 		if y.Manifest != nil {
-			if i := indexOf(e, y.Manifest.Snapshot); i >= 0 {
+			if i := lineage.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
 				return e.Snapshots[i], false, nil
 			}
 		}
@@ -209,52 +198,23 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err := errors.Join(err, thaw()); err != nil {
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
-	had, _ := newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
+	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
 	a.handed.note(d, e, asker(ctx), had, out, a.Clock.Steady())
 	a.pruneSoon(ds)
 	return out, len(a.record(ds).IDs) == 0, nil
 }
 
-func indexOf(e backends.Entry, id uuid.UUID) int {
-	return slices.IndexFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == id })
-}
-
 func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry) (dataset.Snapshot, error) {
 	peer, now := asker(ctx), a.Clock.Now()
-	if last, current := currentFor(ctx, pool, d, e, peer); current {
+	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := a.asLarge(a.transferSnapshot(d, uuid.New(), takenFor(d, e, peer, now))).TakenAfter(e.Snapshots, now)
+	s := a.asLarge(a.transferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
 	}
 	return s, err
-}
-
-// currentFor returns the newest snapshot that was taken for a node, for a refresh also that of
-// another, and whether it has all that the head has. One of an earlier epoch counts as less: a
-// copy is on record by its epoch.
-func currentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
-	last, given := newest(e, func(s dataset.Snapshot) bool {
-		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || refreshes(d, peer)) && s.Epoch == d.Epoch // one of before came here for the next difference
-	})
-	sender, ok := pool.(backends.Sender)
-	if !given || !ok || last.Epoch != d.Epoch {
-		return last, false
-	}
-	same, err := sender.Same(ctx, d.ID, last.ID, uuid.Nil)
-	return last, err == nil && same
-}
-
-// newest returns the latest snapshot of an entry that is wanted.
-func newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Snapshot, found bool) {
-	for _, s := range e.Snapshots {
-		if want(s) && (!found || s.At().Compare(last.At()) >= 0) {
-			last, found = s, true
-		}
-	}
-	return last, found
 }
 
 // Tree opens the files of a snapshot, or with a nil one of a dataset that was given up.

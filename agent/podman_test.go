@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/store"
 )
@@ -83,7 +84,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	}
 	await(t, func() bool {
 		r.clock.Advance(forgottenAfter)
-		mounted, err := isMountPoint(r.MountPath(d.ID))
+		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
 	r.want(d)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -116,7 +117,7 @@ func TestI3HomeKeepsWhatItGaveUp(t *testing.T) {
 	at := func(id uuid.UUID, minute int) dataset.Snapshot {
 		return dataset.Snapshot{ID: id, Dataset: d.ID, Kind: dataset.SnapshotTransfer, Epoch: 1, Created: r.Clock.Now().Add(time.Duration(minute) * time.Minute)}
 	}
-	older, base, last, newest := at(uuid.New(), 1), at(uuid.New(), 2), at(finalID(move), 3), at(uuid.New(), 4)
+	older, base, last, newest := at(uuid.New(), 1), at(uuid.New(), 2), at(lineage.FinalID(move), 3), at(uuid.New(), 4)
 	e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{older, base, last, newest}}
 	for name, c := range map[string]struct {
 		manifest *dataset.Manifest

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -111,7 +112,7 @@ func (f *flock) keepsNewer(d dataset.Dataset, has dataset.Copy, want error) {
 	if err := f.b.refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
 		f.Error("it was refreshed")
 	}
-	if e, err := f.b.thePool().Stat(f.Context(), d.ID); err != nil || indexOf(e, has.Snapshot) < 0 {
+	if e, err := f.b.thePool().Stat(f.Context(), d.ID); err != nil || lineage.IndexOf(e, has.Snapshot) < 0 {
 		f.Errorf("the newer snapshot is gone from the replica (%v)", err)
 	}
 }
@@ -220,7 +221,7 @@ func TestCopyKeepsWhatIsLaterThanItsHome(t *testing.T) {
 	} {
 		older := at(dataset.SnapshotTransfer, 2, 1)
 		p := &pile{snapshots: []dataset.Snapshot{older, last, c.gone}}
-		err := dropGone(t.Context(), p, uuid.New(), []uuid.UUID{older.ID, c.gone.ID}, last)
+		err := lineage.DropMissing(t.Context(), p, uuid.New(), []uuid.UUID{older.ID, c.gone.ID}, last)
 		left := map[bool]int{true: 1, false: 3}[c.goes]
 		if (err == nil) != c.goes || !c.goes && !errors.Is(err, dataset.ErrConflict) || len(p.snapshots) != left {
 			t.Errorf("%s: %v, %d are left", what, err, len(p.snapshots))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -67,7 +68,7 @@ func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, er
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.Cache.Dataset(e.ID)
-	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), ours), Index: a.Cache.Index(e.ID)}
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal), Index: a.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):

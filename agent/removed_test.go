@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -215,7 +216,7 @@ func TestUnmountOfAForgottenVolume(t *testing.T) {
 	if uses := r.record(d.ID).IDs; len(uses) > 0 {
 		t.Errorf("it is used by %v", uses)
 	}
-	if mounted, err := isMountPoint(r.MountPath(d.ID)); mounted || err != nil {
+	if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); mounted || err != nil {
 		t.Errorf("it is mounted: %t, %v", mounted, err)
 	}
 	if there, err := r.DB.Get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -82,7 +83,7 @@ func (h *flockHost) sameSnapshots(id uuid.UUID) {
 	if err != nil {
 		h.f.Fatal(err)
 	}
-	if len(e.Snapshots) != 2 || len(list.Items) != 2 || indexOf(e, list.Items[0].ID) < 0 || indexOf(e, list.Items[1].ID) < 0 {
+	if len(e.Snapshots) != 2 || len(list.Items) != 2 || lineage.IndexOf(e, list.Items[0].ID) < 0 || lineage.IndexOf(e, list.Items[1].ID) < 0 {
 		h.f.Errorf("on record: %+v; in the pool: %+v", list.Items, e.Snapshots)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -172,7 +173,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	if err := a.settleCopy(ctx, id); err != nil { // it may have been the home until just now
 		return err
 	}
-	if keep, err := lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
+	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
 		return err // it is not refreshed any more, once control has heard so
 	}
 	if err := a.recollect(ctx, pool, k); err != nil {
@@ -184,7 +185,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	jb.Step("refreshing the replica of volume " + d.Volume)
 	checked := a.Clock.Now().UTC().Round(0)
 	peer := "https://" + home.Address
-	have, err := snapshotsOf(ctx, pool, id)
+	have, err := lineage.SnapshotIDs(ctx, pool, id)
 	if err != nil {
 		return err
 	}
@@ -213,41 +214,12 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	if was, known := a.replicaOf(id); !known || was.Snapshot != s.ID {
 		a.pools.Touched(k.Pool)
 	}
-	if err := dropGone(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
+	if err := lineage.DropMissing(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
 	}
 	c := k.Copy
 	c.Epoch, c.Snapshot, c.Taken, c.Order, c.Checked, c.Current = s.Epoch, s.ID, s.Created, s.Order, checked, s.Current
 	return a.fresh(ctx, c)
-}
-
-// dropGone removes the snapshots of a copy that its source does not have any more. What was
-// overtaken here stays: a person discards it. A home keeps the newest of what it gave to copies:
-// where one is gone that is later than the last that it gives, of one epoch, nothing goes, and
-// it is ErrConflict.
-func dropGone(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
-	if len(gone) == 0 {
-		return nil
-	}
-	e, err := pool.Stat(ctx, id)
-	if err != nil {
-		return err
-	}
-	later, lost := newest(e, func(s dataset.Snapshot) bool {
-		return isTransfer(s) && s.Epoch == last.Epoch && s.At().Compare(last.At()) > 0 && slices.Contains(gone, s.ID)
-	})
-	if lost {
-		return dataset.Errorf(dataset.ErrConflict, "snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an older state (drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)", later.ID)
-	}
-	for _, s := range e.Snapshots {
-		if !slices.Contains(gone, s.ID) || s.Kind == dataset.SnapshotSuperseded {
-			continue
-		}
-		if err := pool.DeleteSnapshot(ctx, id, s.ID); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // fresh takes in how far a replica is, and tells of it.
@@ -285,7 +257,7 @@ func (a *Agent) recollect(ctx context.Context, pool backends.Pool, k api.Kept) e
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	s, found := best(e)
+	s, found := lineage.Best(e)
 	if !found {
 		return nil
 	}

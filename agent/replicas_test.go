@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -155,8 +156,8 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := indexOf(e, given[0]) >= 0
-		if first != (i < 4) || i == 3 && len(e.Snapshots) != 3 || indexOf(e, s.ID) < 0 {
+		first := lineage.IndexOf(e, given[0]) >= 0
+		if first != (i < 4) || i == 3 && len(e.Snapshots) != 3 || lineage.IndexOf(e, s.ID) < 0 {
 			t.Errorf("round %d: the first is there: %t, of %d", i, first, len(e.Snapshots))
 		}
 	}

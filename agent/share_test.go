@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -362,7 +363,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		t.Error("who held it was not killed")
 	}
 	await(t, func() bool {
-		mounted, err := isMountPoint(path)
+		mounted, err := host.IsMountPoint(path)
 		_, there := g.wa.entry(d.ID)
 		return err == nil && !mounted && !there && len(g.a.record(d.ID).IDs) == 0
 	})

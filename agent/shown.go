@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -40,7 +41,7 @@ func (a *Agent) tellShown(ctx context.Context, k api.Kept, why error) error {
 		return why
 	}
 	path := a.MountPath(records.ShownAs(k))
-	mounted, err := isMountPoint(path)
+	mounted, err := host.IsMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)
 	}
@@ -86,7 +87,7 @@ func (a *Agent) show(ctx context.Context, pool backends.Pool, k api.Kept) error 
 	d := *k.Record
 	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true
 	path := a.MountPath(d.ID)
-	if mounted, err := isMountPoint(path); err != nil || mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
 	what := "look at what node " + a.NodeName + " keeps of volume " + d.Volume

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -151,7 +152,7 @@ func TestShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.b.up()
-	await(t, func() bool { mounted, err := isMountPoint(path); return mounted && err == nil })
+	await(t, func() bool { mounted, err := host.IsMountPoint(path); return mounted && err == nil })
 	f.looksAt()
 	k := f.kept()
 	f.shows(false)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -167,7 +168,7 @@ func TestI8SlowMount(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	close(s.gate)
-	await(t, func() bool { mounted, _ := isMountPoint(r.MountPath(d.ID)); return mounted })
+	await(t, func() bool { mounted, _ := host.IsMountPoint(r.MountPath(d.ID)); return mounted })
 	if rec := r.record(d.ID); len(rec.IDs) != 0 {
 		t.Errorf("uses: %v", rec.IDs)
 	}
@@ -184,7 +185,7 @@ func TestI8SlowMount(t *testing.T) {
 	}
 	r.clock.Advance(forgottenAfter)
 	r.unmountForgotten()
-	await(t, func() bool { mounted, err := isMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
+	await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
 }
 
 // inPool lists an area of the pool.

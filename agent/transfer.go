@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
@@ -131,7 +132,7 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 // writeOut has the kernel write what it holds of a mounted dataset.
 func (a *Agent) writeOut(d dataset.Dataset) error {
 	path := a.MountPath(d.ID)
-	if mounted, err := isMountPoint(path); err != nil || !mounted {
+	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return err
 	}
 	root, err := openDir(path)

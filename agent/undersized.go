@@ -10,6 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -96,7 +98,7 @@ func (a *Agent) sizeAsRecorded(ctx context.Context, pool backends.Pool, d datase
 	var u undersized
 	e, err := pool.Stat(ctx, d.ID)
 	if err == nil {
-		i := indexOf(e, of)
+		i := lineage.IndexOf(e, of)
 		if i < 0 || e.Snapshots[i].Size == d.Size {
 			return nil
 		}
@@ -170,7 +172,7 @@ func (a *Agent) resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 		return dataset.Errorf(dataset.ErrUnsupported, "its pool cannot enforce a size")
 	}
 	var root *os.File
-	mounted, err := isMountPoint(a.MountPath(id))
+	mounted, err := host.IsMountPoint(a.MountPath(id))
 	if err == nil && mounted {
 		if root, err = os.Open(a.MountPath(id)); err == nil {
 			defer root.Close()

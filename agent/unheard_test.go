@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -64,7 +65,7 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 			if err != nil {
 				h.f.Fatal(err)
 			}
-			s, _ := best(e)
+			s, _ := lineage.Best(e)
 			if err := pool.(fusedImages).Copier.Demote(h.f.Context(), d.ID, s.ID); err != nil {
 				h.f.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -165,7 +166,7 @@ func (r *rig) same(rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	for id, c := range r.record(d.ID).IDs {
 		got[id] = c.Count
 	}
-	mounted, err := isMountPoint(r.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 	if want := m.counts(); !maps.Equal(got, want) || mounted != (len(want) > 0) || err != nil {
 		rt.Fatalf("uses %v, mounted %t, %v; want uses %v", got, mounted, err, want)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -204,7 +205,7 @@ func (r *rig) want(d dataset.Dataset, ids ...string) {
 			r.t.Errorf("use %s is counted %d times, want 1", id, rec.IDs[id].Count)
 		}
 	}
-	mounted, err := isMountPoint(r.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 	if len(rec.IDs) != len(ids) || mounted != (len(ids) > 0) || err != nil {
 		r.t.Errorf("uses %v, mounted %t, %v; want uses %v", rec.IDs, mounted, err, ids)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -77,10 +78,12 @@ func (f fencing) Look() func(uuid.UUID) (bool, error) {
 // mountTable knows where the agent mounts datasets, for limits.
 type mountTable struct{ a *Agent }
 
-func (m mountTable) Root() string                         { return m.a.MountRoot() }
-func (m mountTable) Path(id uuid.UUID) string             { return m.a.MountPath(id) }
-func (m mountTable) IsMounted(id uuid.UUID) (bool, error) { return isMountPoint(m.a.MountPath(id)) }
-func (m mountTable) InUse() []uuid.UUID                   { return m.a.mountedIDs() }
+func (m mountTable) Root() string             { return m.a.MountRoot() }
+func (m mountTable) Path(id uuid.UUID) string { return m.a.MountPath(id) }
+func (m mountTable) IsMounted(id uuid.UUID) (bool, error) {
+	return host.IsMountPoint(m.a.MountPath(id))
+}
+func (m mountTable) InUse() []uuid.UUID { return m.a.mountedIDs() }
 
 func (a *Agent) cgroupDeps() throttle.Deps {
 	return throttle.Deps{

@@ -10,7 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -153,10 +155,10 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 // what was then.
 func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y yieldRecord) error {
 	e, err := pool.Stat(ctx, id)
-	if err != nil || indexOf(e, finalID(y.Move)) < 0 {
+	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
 		return err
 	}
-	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: finalID(y.Move)})
+	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
 }
 
 // holdersOf returns who uses a dataset: mount IDs, or in words what else of this host does. A mount
@@ -168,7 +170,7 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 	if ids := a.record(d.ID).ids(); len(ids) > 0 {
 		return ids, nil
 	}
-	mounted, err := isMountPoint(a.MountPath(d.ID))
+	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -198,9 +200,6 @@ func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	steps.At("yield.manifest")
 	return y, nil
 }
-
-// finalID is the last snapshot's of a move: the same one whenever it is asked for.
-func finalID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final")) }
 
 // transferSnapshot is the record of a snapshot for another node.
 func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
