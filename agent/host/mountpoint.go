@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/droverhq/drover/internal/linux/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// IsMountPoint asks the kernel whether a mount's root is seen at path. No path:
-// no.
+// IsMountPoint asks the kernel whether path is the root of a mount. If path does not exist, it is not.
 func IsMountPoint(path string) (bool, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_TYPE, &st)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}

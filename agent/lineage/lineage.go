@@ -1,3 +1,15 @@
+// Package lineage chooses between the snapshots of one dataset: which is the newest, which one the next
+// difference to another node is based on, and which ones copies on other nodes still need.
+//
+// It has no state. A difference needs a base: a snapshot that the home and the copy both have. The home
+// therefore keeps the newest snapshots that it sent to each copy, and a move brings them to the next home;
+// otherwise each copy would have to be sent again from the beginning.
+//
+// Several replicas are refreshed at different times, each from a snapshot of its own. Without the home they
+// would have no snapshot in common, and all but the promoted one would have to start from the beginning. So now
+// and then a snapshot is taken for all replicas. Each replica receives it with its next refresh; the home and the
+// replicas keep it until the next shared snapshot has arrived, or only one replica is left. What is overwritten
+// before and after a shared snapshot is sent twice, so not every snapshot is shared.
 package lineage
 
 import (
@@ -6,17 +18,19 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/google/uuid"
 )
 
+// IndexOf returns the index of a snapshot in an entry, or -1.
 func IndexOf(e backends.Entry, id uuid.UUID) int {
 	return slices.IndexFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == id })
 }
 
-// Newest returns the latest snapshot of an entry that is wanted.
+// Newest returns the latest snapshot of an entry for which want returns true.
 func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Snapshot, found bool) {
 	for _, s := range e.Snapshots {
 		if want(s) && (!found || s.At().Compare(last.At()) >= 0) {
@@ -26,14 +40,15 @@ func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 	return last, found
 }
 
-// Best returns the newest snapshot of a copy that a volume can go on from. What a restore
-// replaced is none: the restore would be undone.
+// Best returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not
+// eligible, nor is the state that a restore replaced: choosing it would undo the restore.
 func Best(e backends.Entry) (dataset.Snapshot, bool) {
 	return Newest(e, func(s dataset.Snapshot) bool {
 		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
 	})
 }
 
+// IsTransfer reports whether a snapshot was taken to be sent to another node.
 func IsTransfer(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotTransfer }
 
 // IsShared reports whether a snapshot was taken for all replicas.
@@ -41,22 +56,22 @@ func IsShared(s dataset.Snapshot) bool {
 	return s.Kind == dataset.SnapshotTransfer && s.Request == uuid.Nil
 }
 
-// HasSeveralReplicas reports whether a dataset has replicas that are to have something in common.
+// HasSeveralReplicas reports whether a dataset has more than one replica, so that they need shared snapshots.
 func HasSeveralReplicas(d dataset.Dataset) bool { return len(d.Followers()) > 1 }
 
-// IsRefresh reports whether a node asks for a snapshot to refresh its replica with, and not
-// to move the dataset.
+// IsRefresh reports whether a node that requests a snapshot refreshes its replica. Otherwise the request
+// belongs to a move.
 func IsRefresh(d dataset.Dataset, node uuid.UUID) bool {
 	return d.Move == uuid.Nil && slices.Contains(d.Followers(), node)
 }
 
-// TakenFor returns whom a snapshot is taken for that a node asks for; nil: all replicas.
 func TakenFor(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
 	if !IsRefresh(d, node) || !HasSeveralReplicas(d) {
 		return node
 	}
 	last, shared := Newest(e, func(s dataset.Snapshot) bool { return IsShared(s) && s.Epoch == d.Epoch })
-	if shared && now.Sub(last.Created).Abs() < sharedEvery*time.Duration(d.Profile.Replicas.Every) { // or the clock was set back
+	// The age is an absolute value because the clock may have been set back.
+	if shared && now.Sub(last.Created).Abs() < sharedEvery*time.Duration(d.Profile.Replicas.Every) {
 		return node
 	}
 	return uuid.Nil
@@ -67,9 +82,9 @@ func SharedBefore(e backends.Entry, at dataset.Moment) (dataset.Snapshot, bool) 
 	return Newest(e, func(s dataset.Snapshot) bool { return IsShared(s) && s.At().Compare(at) <= 0 })
 }
 
-// BaseOf returns the snapshot of an entry that the next difference to a copy rests on: the
-// one that the copy has as its newest or, where that did not come here with a move, the
-// newest one before it that was taken for its node, or for all.
+// BaseOf returns the snapshot of an entry that is the base of the next difference to a copy. It is the newest
+// snapshot of the copy. If a move did not bring that snapshot here, it is the newest earlier one that was taken
+// for the copy's node or for all replicas.
 func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 	if !c.Whole() {
 		return dataset.Snapshot{}, false
@@ -82,11 +97,13 @@ func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 	})
 }
 
-// NearestBase chooses what the last snapshot is sent as a difference to, of those that the
-// target has or gets before it: the newest that it was given, the newest of people and
-// schedules, and the one that the head went on from; none, where its pool sends it as a difference
-// to none of them.
-func NearestBase(ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot) (base uuid.UUID, err error) {
+// NearestBase chooses the base from which the last snapshot s is sent as a difference. The candidates are
+// snapshots that the target has, or receives before s: the newest that it was sent, the newest that a user or a
+// schedule took, and the parent of s. It returns the candidate with the smallest difference, and uuid.Nil if
+// the pool can send s as a difference to none of them.
+func NearestBase(
+	ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot,
+) (base uuid.UUID, err error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool sends no snapshots")
@@ -101,9 +118,10 @@ func NearestBase(ctx context.Context, pool backends.Pool, e backends.Entry, s da
 		if !found || o.ID == base {
 			continue
 		}
-		c, err := sender.Changed(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: o.ID}, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID})
+		from := dataset.Source{Dataset: s.Dataset, Snapshot: o.ID}
+		c, err := sender.Changed(ctx, from, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID})
 		if errors.Is(err, dataset.ErrUnsupported) {
-			continue // it is none that this one came of
+			continue // s does not descend from it
 		}
 		if err != nil {
 			return base, err
@@ -115,12 +133,15 @@ func NearestBase(ctx context.Context, pool backends.Pool, e backends.Entry, s da
 	return base, nil
 }
 
-// CurrentFor returns the newest snapshot that was taken for a node, for a refresh also that of
-// another, and whether it has all that the head has. One of an earlier epoch counts as less: a
-// copy is on record by its epoch.
-func CurrentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID) (last dataset.Snapshot, current bool) {
+// CurrentFor returns the newest snapshot that was taken for a node, and whether it equals the head. For a
+// refresh, snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count: a
+// copy is recorded with its epoch.
+func CurrentFor(
+	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
+) (last dataset.Snapshot, current bool) {
 	last, given := Newest(e, func(s dataset.Snapshot) bool {
-		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || IsRefresh(d, peer)) && s.Epoch == d.Epoch // one of before came here for the next difference
+		// One of an earlier epoch was brought here as the base of the next difference.
+		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || IsRefresh(d, peer)) && s.Epoch == d.Epoch
 	})
 	sender, ok := pool.(backends.Sender)
 	if !given || !ok || last.Epoch != d.Epoch {
@@ -130,7 +151,7 @@ func CurrentFor(ctx context.Context, pool backends.Pool, d dataset.Dataset, e ba
 	return last, err == nil && same
 }
 
-// NeededBy returns which snapshots the copies on record of a volume need.
+// NeededBy returns the snapshots that the recorded copies of a volume need.
 func NeededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 	needed := map[uuid.UUID]bool{}
 	for _, k := range v.Kept {
@@ -150,16 +171,16 @@ func NeededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 	return needed
 }
 
-// IsInternal reports whether a snapshot is never in the store: it lies beside the data for
-// copies on other nodes, or is a head that was overtaken.
+// IsInternal reports whether a snapshot is only stored beside the data and never in control's store: it was taken
+// to be sent to another node, or it is a superseded head.
 func IsInternal(s dataset.Snapshot) bool {
 	return s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded
 }
 
-// DropMissing removes the snapshots of a copy that its source does not have any more. What was
-// overtaken here stays: a person discards it. A home keeps the newest of what it gave to copies:
-// where one is gone that is later than the last that it gives, of one epoch, nothing goes, and
-// it is ErrConflict.
+// DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay: a person
+// discards them. A home keeps the newest snapshots that it sent to copies. If one of those is missing there that
+// is later than last, the newest that the home sends, and of the same epoch, the home's disk was probably restored
+// from an older state: DropMissing then removes nothing and returns ErrConflict.
 func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {
 		return nil
@@ -172,7 +193,8 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 		return IsTransfer(s) && s.Epoch == last.Epoch && s.At().Compare(last.At()) > 0 && slices.Contains(gone, s.ID)
 	})
 	if lost {
-		return dataset.Errorf(dataset.ErrConflict, "snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an older state (drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)", later.ID)
+		return dataset.Errorf(dataset.ErrConflict, "snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an older state "+
+			"(drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)", later.ID)
 	}
 	for _, s := range e.Snapshots {
 		if !slices.Contains(gone, s.ID) || s.Kind == dataset.SnapshotSuperseded {
@@ -185,8 +207,8 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	return nil
 }
 
-// Lost returns the newest snapshot of a copy when it is of what the volume went on without,
-// and control has not heard so: it is kept as a head that was overtaken is.
+// Lost returns the newest snapshot of a copy if it has data that the volume continued without, and control does
+// not know so yet. Such a snapshot is kept, as a superseded head is. Otherwise keep is the zero value.
 func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil
@@ -201,10 +223,10 @@ func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Sna
 	return keep, nil
 }
 
-// FinalID is the last snapshot's of a move: the same one whenever it is asked for.
+// FinalID returns the UUID of the last snapshot of a move. It depends only on the move.
 func FinalID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final")) }
 
-// SnapshotIDs lists the snapshots that a pool has of a dataset: none of one that is absent.
+// SnapshotIDs lists the snapshots that a pool has of a dataset. If the dataset is absent, the list is empty.
 func SnapshotIDs(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []uuid.UUID, err error) {
 	e, err := pool.Stat(ctx, id)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -216,6 +238,5 @@ func SnapshotIDs(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []
 	return have, nil
 }
 
-// sharedEvery is how many times as long as a replica is not refreshed there is no new
-// snapshot for all of them.
+// sharedEvery is how many refresh intervals pass between two snapshots that are taken for all replicas.
 const sharedEvery = 4
