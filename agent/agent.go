@@ -118,7 +118,6 @@ type Agent struct {
 	clock       uint64 // the highest of control's store that was heard of; see api.Sync
 	clockOnDisk uint64
 	recovery    uuid.UUID     // the last one that was taken in
-	strange     string        // why control's store is not to be believed; empty: it is
 	outside     string        // why control does not take this node in, or did not answer last; empty: it is in
 	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
@@ -182,6 +181,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		asked:       map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
+	a.Trust = host.NewTrust(a.mendStore)
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
 	a.engines = engines{state: a.DB, boot: a.Boot, activated: map[process.Identity]bool{}}
 	a.apart = replicas(cfg.Control)

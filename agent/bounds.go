@@ -161,7 +161,7 @@ func (b *bounds) armedAt(id uuid.UUID) (epoch uint64, armed bool) {
 // until returns the deadline until which a dataset may be open here, as far as known now. A
 // deadline that has passed means that it may not be open.
 func (a *Agent) until(d dataset.Dataset) time.Duration {
-	doubted, now, b := a.mistrust() != nil, a.Clock.Steady(), a.bounds
+	doubted, now, b := a.Trust.Err() != nil, a.Clock.Steady(), a.bounds
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tenure.doubted = doubted
@@ -242,7 +242,7 @@ func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
 func (a *Agent) readHolds(ctx context.Context, row uint64) {
 	s, err := a.join(ctx)
 	if err == nil {
-		err = errors.Join(a.mistrust(), a.lookNodes(ctx))
+		err = errors.Join(a.Trust.Err(), a.lookNodes(ctx))
 	}
 	if err == nil && s.Halted != "" { // another node may have noticed a restored store before this node could
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
@@ -370,7 +370,7 @@ func (a *Agent) held(ctx context.Context, d dataset.Dataset) (time.Duration, err
 		if until := a.until(d); until > a.Clock.Steady() {
 			return until, nil
 		}
-		if a.mistrust() != nil {
+		if a.Trust.Err() != nil {
 			return 0, a.unconfirmed(d, "control's store is not to be believed")
 		}
 		if silent {

@@ -201,7 +201,7 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.
 	if err != nil {
 		return out, err
 	}
-	if err := a.mistrust(); err != nil {
+	if err := a.Trust.Err(); err != nil {
 		return out, err
 	}
 	steps.At("snapshot-delete.begin")
@@ -310,7 +310,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	if err := a.unused(ctx, d, "purge"); err != nil {
 		return out, err
 	}
-	if err := a.mistrust(); err != nil {
+	if err := a.Trust.Err(); err != nil {
 		return out, err
 	}
 	// A recovery may have brought it back since the purge was planned, or while this waited.

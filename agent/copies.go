@@ -32,7 +32,7 @@ func (a *Agent) loadCopies(ctx context.Context) error {
 // home is another node. That is on disk before anything is done about it, so that no
 // start without control takes the dataset for its own again.
 func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
-	if d, home := a.Cache.Dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.mistrust() != nil) {
+	if d, home := a.Cache.Dataset(k.Dataset); home && (k.Record != nil && k.Record.Epoch <= d.Epoch || a.Trust.Err() != nil) {
 		return nil // from before it came here
 	}
 	key := k.Dataset.String()
@@ -92,7 +92,7 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 	}
 	defer unlock()
 	k, kept := a.Cache.Copy(id)
-	if !kept || a.mistrust() != nil {
+	if !kept || a.Trust.Err() != nil {
 		return nil
 	}
 	return a.tellShown(ctx, k, a.settleKept(ctx, k))

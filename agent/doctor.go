@@ -34,9 +34,8 @@ type diagnosis struct {
 // Doctor says what on this host works, what does not and why, and what lies in
 // the pools that the store does not know. It changes nothing.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
-	r := &diagnosis{mend: a.mendStore()}
+	r := &diagnosis{mend: a.mendStore(), strange: a.Trust.Why()}
 	a.mu.Lock()
-	r.strange = a.strange
 	outside := a.outside
 	a.mu.Unlock()
 	a.checkBackends(ctx, r)

@@ -171,8 +171,9 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 		return false, err
 	}
 	a.mu.Lock()
-	was, before := a.cluster, a.strange
+	was := a.cluster
 	a.mu.Unlock()
+	before := a.Trust.Why()
 	why, recovered := before, a.newRecovery(s)
 	switch {
 	case recovered && s.Recovery.Heard:
@@ -201,9 +202,7 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 			return false, err
 		}
 	case why != before:
-		a.mu.Lock()
-		a.strange = why
-		a.mu.Unlock()
+		a.Trust.Set(why)
 		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s brings the volumes back)", why, a.mendStore())
 		if err := a.belong(ctx, was, why); err != nil {
 			a.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
@@ -216,17 +215,6 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 // anybody asks it to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
 	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{Incarnation: a.Incarnation, Distrust: strange, Guard: a.isGuarded()})
-}
-
-// mistrust fails while control's store is strange.
-func (a *Agent) mistrust() error {
-	a.mu.Lock()
-	why := a.strange
-	a.mu.Unlock()
-	if why == "" {
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrConflict, "nothing is destroyed while control's store is not to be believed: %s (%s)", why, a.mendStore())
 }
 
 // forgetOthers drops what a full answer does not name, and returns it. Of what was made or

@@ -197,7 +197,7 @@ func (a *Agent) pruneSoon(id uuid.UUID) {
 		}
 		defer unlock()
 		d, home := a.Cache.Dataset(id)
-		if !home || d.State == dataset.StatePurging || a.mistrust() != nil {
+		if !home || d.State == dataset.StatePurging || a.Trust.Err() != nil {
 			return nil
 		}
 		pool, err := a.pools.Online(ctx, d.Pool)

@@ -302,7 +302,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 		return g, false, false, err
 	}
 	defer unlock()
-	if a.mistrust() != nil {
+	if a.Trust.Err() != nil {
 		return g, false, false, nil
 	}
 	if _, home := a.Cache.Dataset(id); home {

@@ -73,7 +73,7 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.allGiven()
 	lies := map[uuid.UUID]bool{}
 	for _, p := range a.pools.All() {
-		if a.mistrust() != nil {
+		if a.Trust.Err() != nil {
 			if err := a.pools.DistrustAll(ctx, p.ID); err != nil {
 				return h, err
 			}

@@ -51,7 +51,8 @@ func (a *Agent) identify(ctx context.Context) error {
 			return err
 		}
 	}
-	a.NodeID, a.cluster, a.strange = id.Node, id.Cluster, id.Strange
+	a.NodeID, a.cluster = id.Node, id.Cluster
+	a.Trust.Set(id.Strange)
 	return a.writeIdentity(id)
 }
 
@@ -67,7 +68,8 @@ func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) e
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.cluster, a.strange = cluster, strange
+	a.cluster = cluster
+	a.Trust.Set(strange)
 	return nil
 }
 

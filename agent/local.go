@@ -324,7 +324,7 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 
 // collectable fails unless a dataset is on nobody's record, and that can be believed.
 func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
-	if err := a.mistrust(); err != nil {
+	if err := a.Trust.Err(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
 	known, _, err := a.recorded(ctx)

@@ -69,7 +69,7 @@ func (a *Agent) noteAll() {
 				a.Log.WithError(err).WithField("pool", p.Name).Warn("the records beside the data were not compared")
 			}
 			for _, e := range entries {
-				if ctx.Err() != nil || a.mistrust() != nil {
+				if ctx.Err() != nil || a.Trust.Err() != nil {
 					return nil
 				}
 				if d, known := a.Cache.Dataset(e.ID); known && d.Pool == p.ID && outOfDate(e, d, a.Cache.Index(e.ID)) {

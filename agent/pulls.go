@@ -175,7 +175,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p pullRecord)
 // letGoPull destroys what came in vain when its time is over, or the volume is deleted:
 // bytes that this node brought here itself, of a dataset whose home is elsewhere.
 func (a *Agent) letGoPull(ctx context.Context, id uuid.UUID, p pullRecord) error {
-	if a.mistrust() != nil {
+	if a.Trust.Err() != nil {
 		return nil
 	}
 	op, err := a.Control.Operation(ctx, p.Move.String(), 0)

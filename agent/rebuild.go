@@ -22,7 +22,7 @@ import (
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.Found // in all pools, before any of it takes a name
 	for _, p := range a.pools.All() {
-		if a.mistrust() != nil {
+		if a.Trust.Err() != nil {
 			if err := a.pools.DistrustAll(ctx, p.ID); err != nil {
 				return nil, err
 			}

@@ -135,7 +135,7 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 			if _, left := r.Cache.Copy(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
 				t.Errorf("home %t, left %t, %+v", home, left, now)
 			}
-			if err := r.mistrust(); (err == nil) != c.believed {
+			if err := r.Trust.Err(); (err == nil) != c.believed {
 				t.Errorf("the store is not to be believed: %v", err)
 			}
 			_, err := r.Mount(t.Context(), "db", "one")
@@ -165,7 +165,7 @@ func TestFullAnswerThatIsOvertaken(t *testing.T) {
 		t.Errorf("it was taken in: %v", err)
 	}
 	_, home := r.Cache.Dataset(d.ID)
-	if err := r.mistrust(); err != nil || home {
+	if err := r.Trust.Err(); err != nil || home {
 		t.Errorf("home %t; the store: %v", home, err)
 	}
 	r.Cache.SetCopy(d.ID, nil) // or the rig looks after it

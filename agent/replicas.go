@@ -158,7 +158,7 @@ func (a *Agent) stopRefresh(id uuid.UUID) {
 func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	k, kept := a.Cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
-		a.isPulling(id) || a.mistrust() != nil || a.config.PeerHTTP == nil {
+		a.isPulling(id) || a.Trust.Err() != nil || a.config.PeerHTTP == nil {
 		return nil
 	}
 	d := *k.Record

@@ -19,7 +19,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return out, err
 	}
-	if err := a.mistrust(); err != nil {
+	if err := a.Trust.Err(); err != nil {
 		return out, err
 	}
 	if !made(ctx, pool, *op.Snapshot) {

@@ -159,7 +159,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 // write would be written to what is another's now. Its lock is held.
 func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	epoch, armed := a.bounds.armedAt(id)
-	if !armed || a.mistrust() != nil {
+	if !armed || a.Trust.Err() != nil {
 		return nil
 	}
 	now, err := a.fetch(ctx, id)

@@ -126,7 +126,7 @@ func (a *Agent) reunite(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !all || a.mistrust() != nil {
+	if !all || a.Trust.Err() != nil {
 		return nil // it does not say all; see accept
 	}
 	err = a.DB.Put(ctx, map[string]any{recoveredKey: nil})

@@ -144,7 +144,7 @@ func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {
 func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	h := api.Heartbeat{Incarnation: a.Incarnation, Pools: a.pools.Status(ctx), Unmade: a.pools.Unmade, Operations: a.Jobs.Running(), Guard: a.isGuarded()}
 	a.mu.Lock()
-	h.Distrust, h.Guard, h.Clock = a.strange, a.guarded, a.Clock.Now()
+	h.Distrust, h.Guard, h.Clock = a.Trust.Why(), a.guarded, a.Clock.Now()
 	a.mu.Unlock()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {

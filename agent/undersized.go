@@ -147,7 +147,7 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 	defer unlock()
 	d, home := a.Cache.Dataset(id)
 	switch {
-	case !home && a.mistrust() != nil:
+	case !home && a.Trust.Err() != nil:
 		return nil
 	case !home || d.State == dataset.StatePurging:
 		return a.dropUndersized(ctx, id)

@@ -127,13 +127,9 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	r.isIn = make(chan struct{})
 	keeps("control is away", true)
 	r.isIn = isIn
-	r.mu.Lock()
-	r.strange = "it is another one"
-	r.mu.Unlock()
+	r.Trust.Set("it is another one")
 	keeps("control's store is not to be believed", true)
-	r.mu.Lock()
-	r.strange = ""
-	r.mu.Unlock()
+	r.Trust.Set("")
 	keeps("it is another node's", false)
 	r.Cache.Apply(d, 0)
 }

@@ -109,7 +109,7 @@ func TestOvertakenWhileCutOff(t *testing.T) {
 	if known, ok := f.b.Cache.Dataset(d.ID); ok {
 		t.Errorf("it is known as its own: %+v", known)
 	}
-	if err := f.b.mistrust(); err != nil {
+	if err := f.b.Trust.Err(); err != nil {
 		t.Error(err)
 	}
 }

@@ -71,7 +71,7 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 		return a.settleYield(ctx, id, y)
 	}
 	asked, recalled := a.leases.recall(id)
-	if !given && !recalled || a.mistrust() != nil {
+	if !given && !recalled || a.Trust.Err() != nil {
 		return nil
 	}
 	if !given {
@@ -277,7 +277,7 @@ func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y yieldRecord) erro
 // at a later epoch, or has left, or the move ended without having had the answer, so
 // that nobody can go on from it any more.
 func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
-	if a.mistrust() != nil {
+	if a.Trust.Err() != nil {
 		return nil
 	}
 	op, err := a.Control.Operation(ctx, y.Move.String(), 0)

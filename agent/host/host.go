@@ -34,6 +34,7 @@ type Host struct {
 	Locks   locks.Set      // one for each dataset
 	Jobs    *jobs.Runner
 	News    *report.News
+	Trust   *Trust // in control's store
 	Clock   clock.Clock
 	Log     logrus.FieldLogger
 	Limits  Limits

@@ -1,0 +1,44 @@
+package host
+
+import (
+	"sync"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Trust records whether control's store is consistent with what this node knows of it. A store that was lost or
+// restored from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
+// The code that receives changes from control calls Set. Its methods are safe for concurrent use.
+type Trust struct {
+	mu   sync.Mutex
+	why  string
+	mend func() string
+}
+
+// NewTrust returns a Trust that trusts the store. mend names the command that brings an inconsistent store up to
+// date.
+func NewTrust(mend func() string) *Trust { return &Trust{mend: mend} }
+
+// Set records why the store is inconsistent. An empty string means that it is consistent.
+func (t *Trust) Set(why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.why = why
+}
+
+// Why returns why the store is inconsistent, or an empty string if it is consistent.
+func (t *Trust) Why() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.why
+}
+
+// Err returns ErrConflict while the store is inconsistent, and nil otherwise.
+func (t *Trust) Err() error {
+	why := t.Why()
+	if why == "" {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict,
+		"nothing is destroyed while control's store is not to be believed: %s (%s)", why, t.mend())
+}
