@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
@@ -108,6 +109,7 @@ type Agent struct {
 	elsewhere func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
 	nodes     nodes
+	moveTable *replication.MoveTable
 	sender    *transfer.Server // to other nodes
 	puller    *transfer.Client // from them
 
@@ -124,9 +126,7 @@ type Agent struct {
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
 	copiesFresh *freshness
-	pulls       map[uuid.UUID]pullRecord
 	undersized  map[uuid.UUID]undersized
-	pulling     map[uuid.UUID]bool // datasets that a move under way brings here
 	movers      map[uuid.UUID]mover
 	bases       map[uuid.UUID]movedBases
 	handed      handed
@@ -171,9 +171,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		running:     map[uuid.UUID]*running{},
 		scratch:     map[uuid.UUID]uuid.UUID{},
 		copiesFresh: newFreshness(),
-		pulls:       map[uuid.UUID]pullRecord{},
 		undersized:  map[uuid.UUID]undersized{},
-		pulling:     map[uuid.UUID]bool{},
 		movers:      map[uuid.UUID]mover{},
 		bases:       map[uuid.UUID]movedBases{},
 		lost:        map[uuid.UUID]bool{},
@@ -194,6 +192,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
+	a.moveTable = replication.NewMoveTable(a.DB, a.stopRefresh)
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
 	}
@@ -247,7 +246,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
 		a.loadLeases(ctx), a.loadGuests(ctx),
-		a.loadPulls(ctx), a.loadUndersized(ctx), a.loadEnrolled(ctx),
+		a.moveTable.Load(ctx), a.loadUndersized(ctx), a.loadEnrolled(ctx),
 		a.loadStanding(ctx),
 	)
 }

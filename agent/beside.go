@@ -3,10 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -18,23 +18,6 @@ import (
 // copies it takes the copy's place when control has on record that the home is here: nothing
 // opens a copy, so the old state is not taken for the new one meanwhile. In others, which have
 // the old state as it was left, it does so just before, and is the copy if that is refused.
-
-// besideOf is the dataset as which a move brings files beside a copy.
-func besideOf(ds, move uuid.UUID) uuid.UUID {
-	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
-}
-
-// isBeside reports whether a dataset is what a move has brought beside a copy.
-func (a *Agent) isBeside(id uuid.UUID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.pulls {
-		if p.Beside == id && id != uuid.Nil {
-			return true
-		}
-	}
-	return false
-}
 
 // replaces reports whether a copy lies where a dataset is to come that has something of it, and
 // is on record: of what an earlier try has left the home has all. The dataset's lock is held.
@@ -50,10 +33,10 @@ func (m *moving) replaces(ctx context.Context) (bool, error) {
 }
 
 // recordOf is the record of this pull, with what has come of it beside a copy.
-func (m *moving) recordOf(snapshot uuid.UUID) pullRecord {
+func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
-	rec := pullRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, From: m.given, Since: m.a.Clock.Now(), Snapshot: snapshot}
-	if was, _ := m.a.pull(op.DatasetID); was.Move == op.ID {
+	rec := replication.MoveRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, From: m.given, Since: m.a.Clock.Now(), Snapshot: snapshot}
+	if was, _ := m.a.moveTable.Get(op.DatasetID); was.Move == op.ID {
 		rec.Beside = was.Beside
 	}
 	return rec
@@ -86,7 +69,7 @@ func (a *Agent) takePlaceAtHome(ctx context.Context, pool backends.Pool, d datas
 
 // keepPlace has what has taken a copy's place be the copy, where control did not put on record that
 // the home is here: there is no other any more, and all of it was verified. Its lock is held.
-func (a *Agent) keepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p pullRecord) error {
+func (a *Agent) keepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p replication.MoveRecord) error {
 	if err := pool.WriteRecord(ctx, d, true); err != nil { // which said that its home is here
 		return err
 	}
@@ -97,7 +80,7 @@ func (a *Agent) keepPlace(ctx context.Context, pool backends.Pool, d dataset.Dat
 }
 
 // dropBeside destroys what a move brought beside a copy: it has taken its place, or came in vain.
-func (a *Agent) dropBeside(ctx context.Context, p pullRecord) error {
+func (a *Agent) dropBeside(ctx context.Context, p replication.MoveRecord) error {
 	if p.Beside == uuid.Nil {
 		return nil
 	}

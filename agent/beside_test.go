@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
@@ -46,8 +47,8 @@ func (h *flockHost) left(id uuid.UUID) {
 	await(h.f.T, func() bool {
 		_, given := h.leases.yielded(id)
 		_, kept := h.Cache.Copy(id)
-		_, comes := h.pull(id)
-		if comes && !h.isPulling(id) {
+		_, comes := h.moveTable.Get(id)
+		if comes && !h.moveTable.IsActive(id) {
 			h.resolvePulls(h.f.Context())
 		}
 		return kept && !given && !comes && h.hasOnly(id)
@@ -169,7 +170,7 @@ func TestI3FilesComeBesideTheCopy(t *testing.T) {
 			}
 			// A crash left what came, and the volume was written to since: that stays.
 			beside := d
-			beside.ID, beside.Size = besideOf(d.ID, op.ID), 0
+			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
 			_, err := f.a.thePool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.a.writes("db", "token", "three")
 			if err = errors.Join(err, f.a.takePlaceAtHome(t.Context(), f.a.thePool(), d, beside.ID)); err != nil {
@@ -235,7 +236,7 @@ func (f *flock) filesMovesCutShort(targets []*flockHost, lates ...bool) {
 				home.writes("db", "token", token)
 				gone := target.fuse.set(n, late, func(act string) {
 					before := len(target.fuse.seen())
-					p, _ := target.pull(d.ID)
+					p, _ := target.moveTable.Get(d.ID)
 					// Unless what another act does was seen in part.
 					if p.Beside == uuid.Nil && !target.keeps(d.ID) && len(target.fuse.seen()) == before {
 						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
@@ -248,7 +249,7 @@ func (f *flock) filesMovesCutShort(targets []*flockHost, lates ...bool) {
 				select {
 				case <-gone:
 					cut = true
-					p, _ := target.pull(d.ID)
+					p, _ := target.moveTable.Get(d.ID)
 					ways[target].cut.Store(p.Beside != uuid.Nil) // what has come is not brought again
 					target.again()
 					op = <-done

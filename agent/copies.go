@@ -101,7 +101,7 @@ func (a *Agent) settleCopy(ctx context.Context, id uuid.UUID) error {
 // settleKept does so. Its lock is held.
 func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	id := k.Dataset
-	if p, comes := a.pull(id); comes && p.Files {
+	if p, comes := a.moveTable.Get(id); comes && p.Files {
 		return nil // what lies here is made anew, file by file
 	}
 	d, _ := a.Cache.DatasetOrCopy(id)
@@ -122,7 +122,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 		return err
 	}
 	condemned := k.Kind == dataset.CopyGoing
-	if _, comes := a.pull(id); condemned && (comes || a.isPulling(id)) {
+	if _, comes := a.moveTable.Get(id); condemned && (comes || a.moveTable.IsActive(id)) {
 		return nil // a move goes on from it; what becomes of it then is seen when that has ended
 	}
 	wanted := k.Record != nil && k.Record.State != dataset.StatePurging && (k.Was == dataset.CopyReplica || k.Was == dataset.CopyLeft)
@@ -167,7 +167,7 @@ func (a *Agent) behead(ctx context.Context, pool backends.Pool, k api.Kept) (kee
 		}
 		return keep, nil
 	}
-	if _, comes := a.pull(k.Dataset); comes && e.State == backends.EntryCopy {
+	if _, comes := a.moveTable.Get(k.Dataset); comes && e.State == backends.EntryCopy {
 		return keep, nil // a move made it, and may be on record: it is looked at again when that is known
 	}
 	steps.At("leave.begin")

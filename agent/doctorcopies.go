@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -13,13 +14,13 @@ import (
 // is elsewhere: a copy that control knows, or what a move brings.
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {
 	_, kept := a.Cache.Copy(id)
-	return kept || a.comes(id) || a.isBeside(id)
+	return kept || a.comes(id) || a.moveTable.IsBeside(id)
 }
 
 // comes reports whether a move brings something of a dataset here, or has. One on a share
 // brings nothing: what lies here may be all there is.
 func (a *Agent) comes(id uuid.UUID) bool {
-	p, comes := a.pull(id)
+	p, comes := a.moveTable.Get(id)
 	return comes && !p.Share
 }
 
@@ -33,8 +34,8 @@ func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	case !kept:
 		if !a.comes(e.ID) {
 			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it", "lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
-		} else if !a.isPulling(e.ID) {
-			r.Add(findings.Info, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, keptInVain)
+		} else if !a.moveTable.IsActive(e.ID) {
+			r.Add(findings.Info, subject, "", "a move that did not come to its end left a part of it in pool %s, for another try; it goes after %s", p.Name, replication.KeepFailed)
 		}
 	case len(a.record(e.ID).IDs) > 0:
 		r.Add(findings.Error, subject, "stop its containers here", "went on at another node (epoch %d ended here), but is in use here by %d: what they write is kept as a superseded snapshot once they stop", k.Epoch, len(a.record(e.ID).IDs))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -79,7 +80,7 @@ func (h *handed) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (no
 	for node, g := range h.of[ds] {
 		switch {
 		case slices.Contains(copies, node):
-		case g.moves && now-g.asked < keptInVain:
+		case g.moves && now-g.asked < replication.KeepFailed:
 			nodes = append(nodes, node)
 		default:
 			delete(h.of[ds], node)

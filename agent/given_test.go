@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -193,9 +194,9 @@ func TestHandedIsForgotten(t *testing.T) {
 		others []uuid.UUID
 		known  int
 	}{
-		{d.Copies, time.Hour + keptInVain - 1, []uuid.UUID{moved}, 2},
+		{d.Copies, time.Hour + replication.KeepFailed - 1, []uuid.UUID{moved}, 2},
 		{nil, time.Hour, []uuid.UUID{moved}, 1},
-		{nil, time.Hour + keptInVain, nil, 0},
+		{nil, time.Hour + replication.KeepFailed, nil, 0},
 	} {
 		if got := h.others(d.ID, c.copies, c.now); !slices.Equal(got, c.others) || len(h.of[d.ID]) != c.known {
 			t.Errorf("copies %v, after %s: others %v, known of %d", c.copies, c.now, got, len(h.of[d.ID]))

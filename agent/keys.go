@@ -96,14 +96,13 @@ func (a *Agent) standsFor(id uuid.UUID) uuid.UUID {
 		return k.Dataset
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if of, is := a.scratch[id]; is {
+	of, is := a.scratch[id]
+	a.mu.Unlock()
+	if is {
 		return of
 	}
-	for of, p := range a.pulls {
-		if p.Beside == id && id != uuid.Nil {
-			return of
-		}
+	if of, is := a.moveTable.BesideCopyOf(id); is {
+		return of
 	}
 	return id
 }

@@ -152,7 +152,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	if p, comes := a.pull(d.ID); comes && p.Epoch == d.Epoch && !a.isPulling(d.ID) { // a crash came between
+	if p, comes := a.moveTable.Get(d.ID); comes && p.Epoch == d.Epoch && !a.moveTable.IsActive(d.ID) { // a crash came between
 		if err := a.settleHome(ctx, d, p); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}

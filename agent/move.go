@@ -54,7 +54,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 		return out, err
 	}
 	m := &moving{a: a, jb: jb, op: op, pool: pool}
-	defer a.setPulling(op.DatasetID)()
+	defer a.moveTable.Begin(op.DatasetID)()
 	if op.Share {
 		if err := m.onShare(ctx); err != nil {
 			return out, err
@@ -73,12 +73,12 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.begin")
-	if was, _ := a.pull(op.DatasetID); was.Move != op.ID {
+	if was, _ := a.moveTable.Get(op.DatasetID); was.Move != op.ID {
 		if err := a.dropBeside(ctx, was); err != nil {
 			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
 		}
 	}
-	if err := a.setPull(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
+	if err := a.moveTable.Set(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
 		return out, err
 	}
 	if err := m.copyInUse(ctx); err != nil {
@@ -233,7 +233,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, err
 	}
 	rec := m.recordOf(m.last())
-	if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
+	if err := a.moveTable.Set(ctx, op.DatasetID, rec); err != nil {
 		return out, err
 	}
 	if err := m.makeHead(ctx); err != nil {

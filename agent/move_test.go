@@ -128,7 +128,7 @@ func TestLeftIdleIsGoneOnFrom(t *testing.T) {
 			if op = f.ended(op); op.State != dataset.OpCancelled {
 				f.Fatalf("%s: %+v", op.State, op.Problem)
 			}
-			await(f.T, func() bool { return f.a.opener(op.DatasetID) && !f.b.isPulling(op.DatasetID) })
+			await(f.T, func() bool { return f.a.opener(op.DatasetID) && !f.b.moveTable.IsActive(op.DatasetID) })
 			f.b.fuse.set(-1, false, nil)
 		},
 	} {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -255,7 +256,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	if replaces, err := m.replaces(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	} else if replaces || rec.Beside != uuid.Nil {
-		made.ID = besideOf(op.DatasetID, op.ID)
+		made.ID = replication.BesideID(op.DatasetID, op.ID)
 	}
 	files := transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Manifest: given, Progress: m.jb.Moved}
 	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
@@ -267,7 +268,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	}
 	if made.ID != op.DatasetID {
 		rec.Beside = made.ID
-		if err := a.setPull(ctx, op.DatasetID, rec); err != nil {
+		if err := a.moveTable.Set(ctx, op.DatasetID, rec); err != nil {
 			return err
 		}
 	}

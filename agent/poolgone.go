@@ -314,7 +314,7 @@ func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
 	if k, kept := a.Cache.Copy(id); kept {
 		in = append(in, k.Pool)
 	}
-	if p, comes := a.pull(id); comes {
+	if p, comes := a.moveTable.Get(id); comes {
 		in = append(in, p.Pool, p.From)
 	}
 	a.mu.Lock()

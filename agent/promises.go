@@ -71,7 +71,7 @@ func (a *Agent) notHome(node uuid.UUID, e promise.Epoch) string {
 		}
 		return fmt.Sprintf("it is on node %s, at epoch %d", a.nodes.name(k.Record.Home), k.Record.Epoch)
 	}
-	if p, comes := a.pull(e.Dataset); comes && p.Epoch == e.Epoch+1 {
+	if p, comes := a.moveTable.Get(e.Dataset); comes && p.Epoch == e.Epoch+1 {
 		return ""
 	}
 	return "node " + a.NodeName + " has nothing of it"
@@ -120,11 +120,11 @@ func (m *moving) swear(ctx context.Context) error {
 // is on record: what this node asked of it is over then, whatever came of that.
 func (a *Agent) unswear(ctx context.Context) {
 	for _, id := range a.keeper.Sworn() {
-		if a.isPulling(id) {
+		if a.moveTable.IsActive(id) {
 			continue
 		}
 		v, err := a.Control.Volume(ctx, id.String())
-		if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && v.Move == uuid.Nil && !a.isPulling(id) {
+		if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && v.Move == uuid.Nil && !a.moveTable.IsActive(id) {
 			a.keeper.Unswear(id)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -21,7 +22,7 @@ func TestBroughtInVain(t *testing.T) {
 	if op := f.ended(f.begins("db", f.b)); op.State != dataset.OpFailed {
 		t.Fatalf("%s", op.State)
 	}
-	await(t, func() bool { return !f.b.isPulling(d.ID) })
+	await(t, func() bool { return !f.b.moveTable.IsActive(d.ID) })
 	there := func() bool {
 		e, err := f.b.thePool().Stat(t.Context(), d.ID)
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -42,19 +43,19 @@ func TestBroughtInVain(t *testing.T) {
 			t.Errorf("doctor: %+v", l)
 		}
 	}
-	p, known := f.b.pull(d.ID)
+	p, known := f.b.moveTable.Get(d.ID)
 	if !known {
 		t.Fatal("what came is not on record")
 	}
 	if err := f.b.Collect(t.Context(), d.ID); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("it is collected: %v", err)
 	}
-	p.Since = time.Now().Add(-keptInVain)
-	if err := f.b.setPull(t.Context(), d.ID, p); err != nil {
+	p.Since = time.Now().Add(-replication.KeepFailed)
+	if err := f.b.moveTable.Set(t.Context(), d.ID, p); err != nil {
 		t.Fatal(err)
 	}
 	f.b.resolvePulls(t.Context())
-	if _, known := f.b.pull(d.ID); known || there() {
+	if _, known := f.b.moveTable.Get(d.ID); known || there() {
 		t.Error("what came in vain stays")
 	}
 	f.a.unmounts("db", "user")
@@ -73,7 +74,7 @@ func TestBroughtInVainOfDeleted(t *testing.T) {
 	if op := f.ended(f.begins("db", f.b)); op.State != dataset.OpFailed {
 		t.Fatalf("%s", op.State)
 	}
-	await(t, func() bool { return f.a.opener(d.ID) && !f.b.isPulling(d.ID) }) // both heard that it is over
+	await(t, func() bool { return f.a.opener(d.ID) && !f.b.moveTable.IsActive(d.ID) }) // both heard that it is over
 	f.a.unmounts("db", "user")
 	if err := f.a.Remove(t.Context(), "db"); err != nil {
 		t.Fatal(err)

@@ -158,7 +158,7 @@ func (a *Agent) stopRefresh(id uuid.UUID) {
 func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 	k, kept := a.Cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
-		a.isPulling(id) || a.Trust.Err() != nil || a.config.PeerHTTP == nil {
+		a.moveTable.IsActive(id) || a.Trust.Err() != nil || a.config.PeerHTTP == nil {
 		return nil
 	}
 	d := *k.Record
@@ -204,7 +204,7 @@ func (a *Agent) refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
-	if now, kept := a.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.isPulling(id) {
+	if now, kept := a.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || a.moveTable.IsActive(id) {
 		return nil
 	}
 	got, err := a.puller.Pull(ctx, transfer.Pull{Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.Moved})

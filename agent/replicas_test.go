@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -314,13 +315,13 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 	k := left
 	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
 	for _, under := range []func() (end func()){
-		func() func() { return f.a.setPulling(d.ID) },
+		func() func() { return f.a.moveTable.Begin(d.ID) },
 		func() func() { // as after a crash
-			if err := f.a.setPull(t.Context(), d.ID, pullRecord{Pool: k.Pool}); err != nil {
+			if err := f.a.moveTable.Set(t.Context(), d.ID, replication.MoveRecord{Pool: k.Pool}); err != nil {
 				t.Fatal(err)
 			}
 			return func() {
-				if err := f.a.dropPull(t.Context(), d.ID); err != nil {
+				if err := f.a.moveTable.Drop(t.Context(), d.ID); err != nil {
 					t.Error(err)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -138,7 +139,7 @@ func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, err
 func (a *Agent) takeAgain(ctx context.Context) {
 	for _, id := range a.Cache.IDs() {
 		d, home := a.Cache.Dataset(id)
-		if _, comes := a.pull(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.isPulling(id) {
+		if _, comes := a.moveTable.Get(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.moveTable.IsActive(id) {
 			continue
 		}
 		pool, err := a.pools.Online(ctx, d.Pool)
@@ -146,7 +147,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 			continue // as are its volumes
 		}
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
-			err = a.setPull(ctx, id, pullRecord{Pool: d.Pool, Epoch: d.Epoch, Share: true, From: d.Taken.From, Since: a.Clock.Now()})
+			err = a.moveTable.Set(ctx, id, replication.MoveRecord{Pool: d.Pool, Epoch: d.Epoch, Share: true, From: d.Taken.From, Since: a.Clock.Now()})
 			if err != nil {
 				a.LogOf(d).WithError(err).Error("it is not taken from where it lies on its share")
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -210,8 +211,8 @@ func TestNotTakenYetIsNotCollected(t *testing.T) {
 			t.Fatalf("%s: %v", when, err)
 		}
 	}
-	back := pullRecord{Move: uuid.New(), Pool: f.a.thePool().ID(), Share: true, Epoch: 3, Since: time.Now()}
-	if err := f.a.setPull(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
+	back := replication.MoveRecord{Move: uuid.New(), Pool: f.a.thePool().ID(), Share: true, Epoch: 3, Since: time.Now()}
+	if err := f.a.moveTable.Set(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
 		t.Fatal(err)
 	}
 	kept("live", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)

@@ -185,7 +185,7 @@ func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	_, scratch := a.scratch[id]
 	a.mu.Unlock()
-	if _, shown := a.Cache.ShownBy(id); shown || scratch || a.isBeside(id) {
+	if _, shown := a.Cache.ShownBy(id); shown || scratch || a.moveTable.IsBeside(id) {
 		return true
 	}
 	for _, op := range a.Jobs.Running() {

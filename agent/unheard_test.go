@@ -148,7 +148,7 @@ func TestHomeBeforeItHeard(t *testing.T) {
 		if e, err := f.b.thePool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {
 			t.Errorf("volumes are told of: %t: the head is gone: %+v, %v", volumes, e, err)
 		}
-		if _, known := f.b.pull(d.ID); !known {
+		if _, known := f.b.moveTable.Get(d.ID); !known {
 			t.Errorf("volumes are told of: %t: what a move brought is forgotten", volumes)
 		}
 		f.b.down()

@@ -1,0 +1,164 @@
+// Package replication brings datasets from other nodes to this one, by moves and as copies, and sends those of this
+// node to others.
+//
+// MoveTable has the moves that bring datasets here.
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/records"
+)
+
+// MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
+// after a crash. Its methods are safe for concurrent use.
+type MoveTable struct {
+	db      records.DB
+	started func(uuid.UUID)
+
+	mu     sync.Mutex
+	moves  map[uuid.UUID]MoveRecord // by dataset; also those that ended, until their data has its place or is gone
+	active map[uuid.UUID]bool       // datasets of which a move runs now
+}
+
+// MoveRecord is a dataset that a move brings here. The record of a move that failed is kept for keptInVain, so
+// that another attempt can continue from what has arrived.
+type MoveRecord struct {
+	Move     uuid.UUID `json:"move"`
+	Pool     uuid.UUID `json:"pool"`
+	Epoch    uint64    `json:"epoch"` // with which the dataset is opened here
+	Files    bool      `json:"files,omitempty"`
+	Share    bool      `json:"share,omitempty"`   // no data is sent: a pool on the same share hands it over
+	From     uuid.UUID `json:"from,omitzero"`     // the pool that it is taken over from
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // of which the head is made, once that is known
+	Since    time.Time `json:"since"`
+	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
+}
+
+// KeepFailed is how long the data that a failed move brought here is kept.
+const KeepFailed = 24 * time.Hour
+
+// NewMoveTable returns an empty table. started is called when a move of a dataset starts.
+func NewMoveTable(db records.DB, started func(uuid.UUID)) *MoveTable {
+	return &MoveTable{
+		db: db, started: started,
+		moves: map[uuid.UUID]MoveRecord{}, active: map[uuid.UUID]bool{},
+	}
+}
+
+// Load reads the table from disk.
+func (t *MoveTable) Load(ctx context.Context) error {
+	return t.db.Each(ctx, "pulls/", func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var p MoveRecord
+		if err := json.Unmarshal(v, &p); err != nil {
+			return err
+		}
+		t.moves[id] = p
+		return nil
+	})
+}
+
+// Set records on disk that a move brings a dataset here.
+func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.moves[id] = p
+	return nil
+}
+
+// Drop removes the record of a dataset that has its place, or of which nothing is left. If there is none, drop
+// does nothing.
+func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
+	if _, known := t.Get(id); !known {
+		return nil
+	}
+	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.moves, id)
+	return nil
+}
+
+// Get returns the record of a dataset, and whether there is one.
+func (t *MoveTable) Get(id uuid.UUID) (MoveRecord, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, known := t.moves[id]
+	return p, known
+}
+
+// Begin marks a dataset as being moved here until done is called. It ends a refresh of the dataset: the refresh
+// has the dataset's lock for as long as the home sends, and the home may be lost.
+func (t *MoveTable) Begin(id uuid.UUID) (done func()) {
+	t.mu.Lock()
+	t.active[id] = true
+	t.mu.Unlock()
+	t.started(id)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.active, id)
+	}
+}
+
+// IsActive reports whether a move of a dataset to this node runs now.
+func (t *MoveTable) IsActive(id uuid.UUID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.active[id]
+}
+
+// Inactive returns the records of the moves that do not run now.
+func (t *MoveTable) Inactive() map[uuid.UUID]MoveRecord {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make(map[uuid.UUID]MoveRecord, len(t.moves))
+	for id, p := range t.moves {
+		if !t.active[id] {
+			all[id] = p
+		}
+	}
+	return all
+}
+
+// IsBeside reports whether a dataset has the files that a move brought beside a copy.
+func (t *MoveTable) IsBeside(id uuid.UUID) bool {
+	_, is := t.BesideCopyOf(id)
+	return is
+}
+
+// BesideCopyOf returns the dataset whose files a move brought as the dataset id, beside a copy. If id is no such
+// dataset, it returns false.
+func (t *MoveTable) BesideCopyOf(id uuid.UUID) (ds uuid.UUID, is bool) {
+	if id == uuid.Nil {
+		return ds, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for ds, p := range t.moves {
+		if p.Beside == id {
+			return ds, true
+		}
+	}
+	return uuid.Nil, false
+}
+
+// BesideID returns the UUID of the dataset as which a move brings files beside a copy.
+func BesideID(ds, move uuid.UUID) uuid.UUID {
+	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
+}
