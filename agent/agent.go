@@ -110,6 +110,8 @@ type Agent struct {
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
 	nodes     nodes
 	moveTable *replication.MoveTable
+	access    *replication.Access
+	retention *replication.Retention
 	sender    *transfer.Server // to other nodes
 	puller    *transfer.Client // from them
 
@@ -127,9 +129,6 @@ type Agent struct {
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
 	copiesFresh *freshness
 	undersized  map[uuid.UUID]undersized
-	movers      map[uuid.UUID]mover
-	bases       map[uuid.UUID]movedBases
-	handed      handed
 	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
 	showFailed  map[uuid.UUID]failure // as control was told
 	rate        int64                 // bytes a second of the last move that came here; 0: none did
@@ -172,8 +171,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		scratch:     map[uuid.UUID]uuid.UUID{},
 		copiesFresh: newFreshness(),
 		undersized:  map[uuid.UUID]undersized{},
-		movers:      map[uuid.UUID]mover{},
-		bases:       map[uuid.UUID]movedBases{},
 		lost:        map[uuid.UUID]bool{},
 		showFailed:  map[uuid.UUID]failure{},
 		asked:       map[int]bool{},
@@ -201,6 +198,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
 	}
 	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.access = replication.NewAccess(a.Host)
+	a.retention = replication.NewRetention(a.retentionDeps())
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err

@@ -11,13 +11,6 @@ import (
 // The next difference to a copy rests on a snapshot that its home and the copy both have. A
 // move takes those to the next home: otherwise each copy would begin anew there.
 
-// movedBases are what copies of a dataset rest on, as a move brings it to the next home. The
-// copies go on meanwhile, and keep what their home has.
-type movedBases struct {
-	move      uuid.UUID
-	snapshots []uuid.UUID
-}
-
 // Shared implements transfer.Source.
 func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	pool, err := s.Pool(ctx, ds)
@@ -65,21 +58,6 @@ func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 			ids = append(ids, s.ID)
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.bases[ds] = movedBases{v.Move, ids}
+	a.retention.SetBases(ds, v.Move, ids)
 	return ids
-}
-
-// basesOf returns what a move under way brings to the next home for other copies; of one
-// that is over, nothing.
-func (a *Agent) basesOf(ds, move uuid.UUID) []uuid.UUID {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	b := a.bases[ds]
-	if b.move != move {
-		delete(a.bases, ds)
-		return nil
-	}
-	return b.snapshots
 }

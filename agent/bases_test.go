@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -98,7 +99,7 @@ func TestReplicaAfterMove(t *testing.T) {
 			// Once all rest on what is newer, that is all the home keeps.
 			await(t, func() bool {
 				e, err := home.thePool().Stat(t.Context(), v.ID)
-				return err == nil && len(e.Snapshots) <= givenKept*(len(f.record("db").Copies)+1) // one more for all
+				return err == nil && len(e.Snapshots) <= replication.SentKept*(len(f.record("db").Copies)+1) // one more for all
 			})
 		})
 	}
@@ -225,7 +226,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 		h.f.Fatal(err)
 	}
 	if of != uuid.Nil {
-		h.handed.note(h.f.record(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
+		h.retention.Sent.Note(h.f.record(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
 	}
 	return s
 }
@@ -257,7 +258,7 @@ func (h shelf) gives(to *flockHost, have ...uuid.UUID) dataset.Snapshot {
 // keeps reports whether a snapshot is there still, once what nobody needs is not.
 func (h shelf) keeps(s dataset.Snapshot) bool {
 	h.f.Helper()
-	if err := h.prune(h.f.Context(), h.thePool(), h.d); err != nil {
+	if err := h.retention.Prune(h.f.Context(), h.thePool(), h.d); err != nil {
 		h.f.Fatal(err)
 	}
 	e, err := h.thePool().Stat(h.f.Context(), h.d.ID)
@@ -286,7 +287,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 		round++
 		f.a.writes("db", "token", fmt.Sprint(round))
 		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, []uuid.UUID{k.Snapshot})
-		err = errors.Join(err, f.a.prune(t.Context(), f.a.thePool(), f.record("db").Dataset)) // as it is soon
+		err = errors.Join(err, f.a.retention.Prune(t.Context(), f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -309,7 +310,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	}
 	first := given()
 	has(dataset.Snapshot{ID: uuid.New(), Epoch: first.Epoch, Created: time.Now().UTC()}) // of an earlier home
-	for range givenKept + 1 {
+	for range replication.SentKept + 1 {
 		given()
 	}
 	if !keeps(first.ID) {
@@ -329,7 +330,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	if got := (sending{f.a.Agent}).Bases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
 		t.Errorf("the move is to bring %v", got)
 	}
-	for range givenKept + 1 {
+	for range replication.SentKept + 1 {
 		has(given())
 	}
 	if !keeps(resting) {
@@ -340,7 +341,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	}
 	goOn()
 	await(t, func() bool { // once nothing of it is being sent, and the other keeps it no longer
-		f.a.handed.forget(d.ID)
+		f.a.retention.Sent.Forget(d.ID)
 		given()
 		return !keeps(resting)
 	})

@@ -90,7 +90,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			changed = append(changed, d)
 		}
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
-			a.pruneSoon(d.ID)
+			a.retention.PruneSoon(d.ID)
 		}
 		if d.Lease != nil && !a.nodes.knows(d.Lease.Wanted) {
 			if err := a.lookNodes(ctx); err != nil { // who is refused is told the name

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -114,7 +113,7 @@ func TestHomeKeepsWhatItGave(t *testing.T) {
 			t.Fatalf("it is given %s, and not what was taken for %s", got.ID, name)
 		}
 		round := func() { // of the other
-			for range givenKept + 1 {
+			for range replication.SentKept + 1 {
 				f.a.writes("db", "token", uuid.NewString())
 				h.took(uuid.Nil)
 				h.has(f.b, h.took(f.b.Node()))
@@ -124,7 +123,7 @@ func TestHomeKeepsWhatItGave(t *testing.T) {
 		if !h.keeps(s) {
 			t.Errorf("what was taken for %s is gone while it is brought", name)
 		}
-		for range givenKept {
+		for range replication.SentKept {
 			round()
 			h.has(c, h.gives(c, s.ID))
 		}
@@ -140,7 +139,7 @@ func TestHomeKeepsWhatItGave(t *testing.T) {
 		h = shelf{f.a, d}
 		round()
 		e, err := f.a.thePool().Stat(t.Context(), d.ID)
-		if got := h.hasGot(t.Context(), c.Node(), d.ID, e); err != nil || !h.keeps(last) || len(got) != 1 || got[0].ID != last.ID {
+		if got := h.retention.Received(t.Context(), c.Node(), d.ID, e); err != nil || !h.keeps(last) || len(got) != 1 || got[0].ID != last.ID {
 			t.Errorf("begun anew it gives what it knows the node to have as %v, %v", got, err)
 		}
 	}
@@ -158,7 +157,7 @@ func TestHomeKeepsWhatIsBegun(t *testing.T) {
 	}
 	first := next()
 	second := next()
-	for range givenKept {
+	for range replication.SentKept {
 		next()
 	}
 	if !h.keeps(first) || h.keeps(second) {
@@ -176,36 +175,6 @@ func TestHomeKeepsWhatIsBegun(t *testing.T) {
 	}
 	if next(last.ID); h.keeps(first) || h.keeps(third) || !h.keeps(last) {
 		t.Error("it has the last, and the first ones stay")
-	}
-}
-
-// What a node without a copy on record was given is known as long as what a move brought in
-// vain is kept; of one that had a copy, until it has none.
-func TestHandedIsForgotten(t *testing.T) {
-	var h handed
-	copied, moved := uuid.New(), uuid.New()
-	d := dataset.Dataset{ID: uuid.New(), Copies: []uuid.UUID{copied}}
-	for _, node := range []uuid.UUID{copied, moved} {
-		h.note(d, backends.Entry{}, node, dataset.Snapshot{}, dataset.Snapshot{}, time.Hour)
-	}
-	for _, c := range []struct {
-		copies []uuid.UUID
-		now    time.Duration
-		others []uuid.UUID
-		known  int
-	}{
-		{d.Copies, time.Hour + replication.KeepFailed - 1, []uuid.UUID{moved}, 2},
-		{nil, time.Hour, []uuid.UUID{moved}, 1},
-		{nil, time.Hour + replication.KeepFailed, nil, 0},
-	} {
-		if got := h.others(d.ID, c.copies, c.now); !slices.Equal(got, c.others) || len(h.of[d.ID]) != c.known {
-			t.Errorf("copies %v, after %s: others %v, known of %d", c.copies, c.now, got, len(h.of[d.ID]))
-		}
-	}
-	h.note(d, backends.Entry{}, copied, dataset.Snapshot{}, dataset.Snapshot{}, 0)
-	h.forget(d.ID)
-	if len(h.of) > 0 {
-		t.Error("it is known still when the dataset has left")
 	}
 }
 
@@ -252,7 +221,7 @@ func TestI3HomeBegunAnewKeepsWhatMoves(t *testing.T) {
 		r.leases.given[d.ID] = y
 		r.leases.mu.Unlock()
 		n := 0
-		if err := r.prune(t.Context(), deletes{lying{e: e}, &n}, d); err != nil || n != c.want {
+		if err := r.retention.Prune(t.Context(), deletes{lying{e: e}, &n}, d); err != nil || n != c.want {
 			t.Errorf("%s: %d removed, %v", name, n, err)
 		}
 	}

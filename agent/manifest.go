@@ -51,7 +51,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
-	base, err := lineage.NearestBase(ctx, pool, e, s, a.hasGot(ctx, y.To, d.ID, e))
+	base, err := lineage.NearestBase(ctx, pool, e, s, a.retention.Received(ctx, y.To, d.ID, e))
 	if err != nil {
 		return m, err
 	}

@@ -157,7 +157,7 @@ func TestPeersMayHave(t *testing.T) {
 	f.a.mounts("db", "user")
 	op := f.begins("db", f.b)
 	await(t, func() bool { return ask() == nil })
-	if err := f.a.mayHave(t.Context(), uuid.New(), d.ID); !errors.Is(err, dataset.ErrForbidden) {
+	if err := f.a.access.Check(t.Context(), uuid.New(), d.ID); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("a third node: %v", err)
 	}
 	if op = f.ended(op); op.State != dataset.OpFailed {
@@ -173,7 +173,7 @@ func TestPeersMayHave(t *testing.T) {
 	f.a.unmounts("db", "user")
 	f.moves("db", f.b)
 	f.a.settled(d.ID)
-	if err := f.b.mayHave(t.Context(), f.a.Node(), d.ID); err != nil {
+	if err := f.b.access.Check(t.Context(), f.a.Node(), d.ID); err != nil {
 		t.Errorf("who has a copy on record: %v", err)
 	}
 	var e backends.Entry

@@ -66,60 +66,12 @@ func (a *Agent) newSender(limit *transfer.Limiter) *transfer.Server {
 	}
 }
 
-// mayGet fails as mayHave does, and as enrol, before a node is given anything.
+// mayGet fails as Access.Check does, and as enrol, before a node is given anything.
 func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
-	if err := a.mayHave(ctx, peer, ds); err != nil {
+	if err := a.access.Check(ctx, peer, ds); err != nil {
 		return err
 	}
 	return a.enrol(ctx, ds, peer)
-}
-
-// mayHave fails with ErrForbidden unless a node is to have a dataset of this one: by a
-// move to it that is under way, or as a copy of it is on record there.
-func (a *Agent) mayHave(ctx context.Context, peer, ds uuid.UUID) error {
-	d, known := a.Cache.DatasetOrCopy(ds)
-	if !known {
-		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, a.NodeName)
-	}
-	if slices.Contains(d.Copies, peer) || a.moves(d, peer) {
-		return nil
-	}
-	v, err := a.Control.Volume(ctx, ds.String()) // what is known here may be older than the move
-	if err != nil {
-		return err
-	}
-	if slices.Contains(v.Copies, peer) {
-		return nil
-	}
-	if v.Move != uuid.Nil {
-		op, err := a.Control.Operation(ctx, v.Move.String(), 0)
-		if err != nil {
-			return err
-		}
-		if op.Node == peer && !op.State.Final() {
-			a.mu.Lock()
-			a.movers[ds] = mover{op.ID, peer}
-			a.mu.Unlock()
-			return nil
-		}
-	}
-	return dataset.Errorf(dataset.ErrForbidden, "node %s is not to have dataset %s", peer, ds)
-}
-
-// mover is the node that a move takes a dataset to.
-type mover struct{ move, node uuid.UUID }
-
-// moves reports whether a move that control was asked for before, and that is still
-// under way, takes a dataset to a node.
-func (a *Agent) moves(d dataset.Dataset, node uuid.UUID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m, known := a.movers[d.ID]
-	if known && m.move != d.Move {
-		delete(a.movers, d.ID)
-		return false
-	}
-	return known && m.node == node
 }
 
 // sending is what this node sends to others.
@@ -199,8 +151,8 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	a.handed.note(d, e, asker(ctx), had, out, a.Clock.Steady())
-	a.pruneSoon(ds)
+	a.retention.Sent.Note(d, e, asker(ctx), had, out, a.Clock.Steady())
+	a.retention.PruneSoon(ds)
 	return out, len(a.record(ds).IDs) == 0, nil
 }
 

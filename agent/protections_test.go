@@ -131,7 +131,7 @@ func TestI3HomeKeepsWhatItGaveUp(t *testing.T) {
 		r.leases.given[d.ID] = yieldRecord{Epoch: d.Epoch, Move: move, Manifest: c.manifest}
 		r.leases.mu.Unlock()
 		var gone []uuid.UUID
-		if err := r.prune(t.Context(), pruned{lying{e: e}, &gone}, d); err != nil || !slices.Equal(gone, c.gone) {
+		if err := r.retention.Prune(t.Context(), pruned{lying{e: e}, &gone}, d); err != nil || !slices.Equal(gone, c.gone) {
 			t.Errorf("%s: %v are removed, want %v; %v", name, gone, c.gone, err)
 		}
 	}

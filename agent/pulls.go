@@ -75,7 +75,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p replication
 	steps.At("move.committed")
 	a.pools.Changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
-	a.pruneSoon(d.ID)
+	a.retention.PruneSoon(d.ID)
 	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.moveTable.Drop(ctx, d.ID))
 }
 

@@ -70,7 +70,7 @@ func TestI3HomeWithoutAHeadRemovesNothing(t *testing.T) {
 	} {
 		c.e.Snapshots = []dataset.Snapshot{{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: uuid.New(), Epoch: 1, Created: r.Clock.Now()}}
 		n := 0
-		if err := r.prune(t.Context(), deletes{lying{e: c.e}, &n}, d); err != nil || n != c.want {
+		if err := r.retention.Prune(t.Context(), deletes{lying{e: c.e}, &n}, d); err != nil || n != c.want {
 			t.Errorf("%s, promoted %t: %d removed, %v", c.e.State, c.e.Promoted, n, err)
 		}
 	}

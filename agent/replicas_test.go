@@ -68,7 +68,7 @@ func TestReplica(t *testing.T) {
 	})
 	await(t, func() bool { // and keeps no more than what the next difference rests on
 		e, err := f.a.thePool().Stat(t.Context(), d.ID)
-		return err == nil && len(e.Snapshots) <= givenKept
+		return err == nil && len(e.Snapshots) <= replication.SentKept
 	})
 
 	// Each round its home removes what nobody rests on any more, and so does the replica.
@@ -80,7 +80,7 @@ func TestReplica(t *testing.T) {
 	for _, h := range []*flockHost{f.a, f.b} {
 		await(t, func() bool {
 			e, err := h.thePool().Stat(t.Context(), d.ID)
-			return err == nil && len(e.Snapshots) <= givenKept
+			return err == nil && len(e.Snapshots) <= replication.SentKept
 		})
 	}
 
@@ -94,7 +94,7 @@ func TestReplica(t *testing.T) {
 	await(t, func() bool { return f.hasSince(f.b, "db", written) })
 	await(t, func() bool { // what its home keeps no longer goes with the next refresh
 		e, err := f.b.thePool().Stat(t.Context(), d.ID)
-		return err == nil && len(e.Snapshots) <= givenKept
+		return err == nil && len(e.Snapshots) <= replication.SentKept
 	})
 
 	f.a.down()
@@ -148,7 +148,7 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 			have = given[3:4]
 		}
 		s, _, err := sending{f.a.Agent}.Freshen(ctx, d.ID, have)
-		err = errors.Join(err, f.a.prune(ctx, f.a.thePool(), f.record("db").Dataset)) // as it is soon
+		err = errors.Join(err, f.a.retention.Prune(ctx, f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
 		}

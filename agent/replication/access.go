@@ -1,0 +1,78 @@
+package replication
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Access decides which nodes may read the datasets of this one. It remembers the targets of running moves, so that
+// control is not asked for each request. Its methods are safe for concurrent use.
+type Access struct {
+	host *host.Host
+
+	mu      sync.Mutex
+	targets map[uuid.UUID]target // by dataset
+}
+
+// target is the node to which a move takes a dataset.
+type target struct{ move, node uuid.UUID }
+
+// NewAccess returns an Access that knows of no moves yet.
+func NewAccess(h *host.Host) *Access { return &Access{host: h, targets: map[uuid.UUID]target{}} }
+
+// Check returns ErrForbidden unless a node may read a dataset of this one: because a running move takes the dataset
+// to it, or because it has a recorded copy.
+func (c *Access) Check(ctx context.Context, peer, ds uuid.UUID) error {
+	d, known := c.host.Cache.DatasetOrCopy(ds)
+	if !known {
+		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, c.host.NodeName)
+	}
+	if slices.Contains(d.Copies, peer) || c.isTarget(d, peer) {
+		return nil
+	}
+	v, err := c.host.Control.Volume(ctx, ds.String()) // the record here may be older than the move
+	if err != nil {
+		return err
+	}
+	if slices.Contains(v.Copies, peer) {
+		return nil
+	}
+	if v.Move != uuid.Nil {
+		op, err := c.host.Control.Operation(ctx, v.Move.String(), 0)
+		if err != nil {
+			return err
+		}
+		if op.Node == peer && !op.State.Final() {
+			c.mu.Lock()
+			c.targets[ds] = target{op.ID, peer}
+			c.mu.Unlock()
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "node %s is not to have dataset %s", peer, ds)
+}
+
+// isTarget reports whether a move that control confirmed earlier, and that has not ended, takes a dataset to a node.
+func (c *Access) isTarget(d dataset.Dataset, node uuid.UUID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, known := c.targets[d.ID]
+	if known && m.move != d.Move {
+		delete(c.targets, d.ID)
+		return false
+	}
+	return known && m.node == node
+}
+
+// Forget removes the target of a dataset whose home is no longer this node.
+func (c *Access) Forget(ds uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.targets, ds)
+}

@@ -1,0 +1,200 @@
+package replication
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Pools are the open pools of this node.
+type Pools interface {
+	// Online returns a pool, or ErrOffline if it is offline.
+	Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+}
+
+// Transfers are the transfers that send datasets to other nodes.
+type Transfers interface {
+	Busy(ds uuid.UUID) bool            // whether a transfer of the dataset runs
+	InUse(ds, snapshot uuid.UUID) bool // whether a running transfer reads the snapshot
+	Forget(ds uuid.UUID)
+}
+
+// RetentionDeps is what Retention needs of other components.
+type RetentionDeps struct {
+	*host.Host
+	Pools     Pools
+	Transfers Transfers
+	// Yielded returns the snapshots that the target needs of a dataset which this node has relinquished, if it has.
+	Yielded   func(ds uuid.UUID) []uuid.UUID
+	WorksSolo bool // there are no other nodes, so that no snapshots are taken for them
+}
+
+// Retention decides which of the snapshots that were taken for other nodes this node, the home, still has to keep,
+// and removes the others. Its methods are safe for concurrent use.
+type Retention struct {
+	deps RetentionDeps
+	Sent SentLog
+
+	mu    sync.Mutex
+	bases map[uuid.UUID]moveBases // by dataset
+}
+
+// moveBases are the snapshots that copies of a dataset need as the base of their next difference, while a move
+// brings the dataset to the next home. The copies are refreshed meanwhile, and keep the snapshots that their home
+// has.
+type moveBases struct {
+	move      uuid.UUID
+	snapshots []uuid.UUID
+}
+
+// NewRetention returns a Retention that knows nothing yet.
+func NewRetention(deps RetentionDeps) *Retention {
+	return &Retention{deps: deps, bases: map[uuid.UUID]moveBases{}}
+}
+
+// SetBases records the snapshots that a move brings to the next home for other copies. They are kept until the move
+// has ended.
+func (r *Retention) SetBases(ds, move uuid.UUID, snapshots []uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bases[ds] = moveBases{move, snapshots}
+}
+
+// basesOf returns the snapshots that a running move brings to the next home for other copies. It forgets those of
+// any other move of the dataset.
+func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.bases[ds]
+	if b.move != move {
+		delete(r.bases, ds)
+		return nil
+	}
+	return b.snapshots
+}
+
+// Forget removes what other nodes were sent of a dataset whose home is no longer this node.
+func (r *Retention) Forget(ds uuid.UUID) {
+	r.Sent.Forget(ds)
+	r.deps.Transfers.Forget(ds)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.bases, ds)
+}
+
+// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest one; those that
+// recorded copies have, are based on, or have in common; and those that each node was sent last that has a copy or
+// receives one. It removes nothing if the dataset has no head. The caller holds the dataset's lock.
+func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	if e.State == backends.EntryCopy && !e.Promoted {
+		return nil // this node is the recorded home and has no head: this copy may be the last one
+	}
+	if _, any := lineage.Newest(e, lineage.IsTransfer); !any {
+		return nil
+	}
+	v, err := r.deps.Control.Volume(ctx, d.ID.String())
+	if err != nil {
+		return nil // another time
+	}
+	needed := lineage.NeededBy(e, v)
+	nodes := append(slices.Clone(v.Copies), r.Sent.others(d.ID, v.Copies, r.deps.Clock.Steady())...)
+	if v.Move != uuid.Nil { // to a node to which an earlier process of this agent may have sent something
+		for _, s := range e.Snapshots {
+			nodes = append(nodes, s.Request)
+		}
+	}
+	for _, node := range nodes {
+		had, _ := r.Sent.to(node, d.ID, e)
+		for _, s := range had {
+			needed[s.ID] = true
+		}
+	}
+	for _, id := range append(r.deps.Yielded(d.ID), r.basesOf(d.ID, v.Move)...) {
+		needed[id] = true
+	}
+	for _, s := range e.Snapshots {
+		if lineage.IsTransfer(s) && !needed[s.ID] && !r.deps.Transfers.InUse(d.ID, s.ID) {
+			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not wait for
+// their removal too: on btrfs the next commit frees the blocks, and XFS looks up what a file shares with others only
+// between two that are freed.
+const pruneDelay = time.Second
+
+// pruneDelayMost is how long the removal waits for a running transfer of the dataset. Its blocks are freed at the
+// expense of other work in the pool, as many seconds as there are hundreds of thousands of blocks.
+const pruneDelayMost = time.Minute
+
+// PruneSoon starts a job that removes the snapshots of a dataset that no other node needs any more, after a delay.
+func (r *Retention) PruneSoon(id uuid.UUID) {
+	if r.deps.WorksSolo {
+		return
+	}
+	r.deps.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		for waited := time.Duration(0); waited < pruneDelayMost; waited += pruneDelay {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r.deps.Clock.After(pruneDelay):
+			}
+			if !r.deps.Transfers.Busy(id) {
+				break
+			}
+		}
+		unlock, err := r.deps.Locks.Lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
+		if err != nil {
+			return nil
+		}
+		defer unlock()
+		d, home := r.deps.Cache.Dataset(id)
+		if !home || d.State == dataset.StatePurging || r.deps.Trust.Err() != nil {
+			return nil
+		}
+		pool, err := r.deps.Pools.Online(ctx, d.Pool)
+		if err == nil {
+			err = r.Prune(ctx, pool, d)
+		}
+		if err != nil && ctx.Err() == nil {
+			r.deps.LogOf(d).WithError(err).Warn("snapshots for other nodes were not removed")
+		}
+		return nil
+	})
+}
+
+// Received returns the snapshots of a dataset that a node has, or receives now: those that it was sent. If that is
+// not certain, the result includes the base of its recorded copy.
+func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends.Entry) []dataset.Snapshot {
+	has, certain := r.Sent.to(node, ds, e)
+	if certain {
+		return has
+	}
+	v, err := r.deps.Control.Volume(ctx, ds.String())
+	if err != nil {
+		return has
+	}
+	for _, k := range v.Kept {
+		if s, rests := lineage.BaseOf(e, k.Copy); rests && k.Node == node {
+			has = append(has, s)
+		}
+	}
+	return has
+}

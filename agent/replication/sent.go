@@ -1,0 +1,107 @@
+package replication
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// SentKept is how many of the snapshots that a node was sent are kept for it. The last one may not have arrived
+// completely, and is a difference to the one before.
+const SentKept = 2
+
+// SentLog records the snapshots of this node's datasets that were sent to other nodes since this agent started. A
+// snapshot that was taken for another node, or for all replicas, does not say so itself. The zero value is ready for
+// use. Its methods are safe for concurrent use.
+type SentLog struct {
+	mu sync.Mutex
+	of map[uuid.UUID]map[uuid.UUID]sent // by dataset and node
+}
+
+type sent struct {
+	had   uuid.UUID     // the newest snapshot that the node had at its last request; uuid.Nil: none
+	last  []uuid.UUID   // the snapshots that it was sent since then, at most SentKept, the newest at the end
+	asked time.Duration // when that request was, by the steady clock
+	moves bool          // the node had no recorded copy then
+}
+
+// Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Of the
+// snapshots that it was sent since the one that it had, it keeps the first: a part of that may have arrived.
+func (l *SentLog) Note(
+	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
+) {
+	var last []uuid.UUID
+	before, _ := l.to(node, d.ID, e)
+	for _, s := range before {
+		if s.ID != snapshot.ID && (had.ID == uuid.Nil || s.At().Compare(had.At()) > 0) {
+			last = append(last, s.ID)
+		}
+	}
+	last = append(last[:min(len(last), SentKept-1)], snapshot.ID)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = map[uuid.UUID]map[uuid.UUID]sent{}
+	}
+	if l.of[d.ID] == nil {
+		l.of[d.ID] = map[uuid.UUID]sent{}
+	}
+	l.of[d.ID][node] = sent{had.ID, last, now, !slices.Contains(d.Copies, node)}
+}
+
+// Forget removes a dataset whose home is no longer this node.
+func (l *SentLog) Forget(ds uuid.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.of, ds)
+}
+
+// others returns the nodes that have a part of a dataset although they have no recorded copy: a move sent it, and
+// another attempt continues from it. It forgets all other nodes that are not in copies.
+func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for node, g := range l.of[ds] {
+		switch {
+		case slices.Contains(copies, node):
+		case g.moves && now-g.asked < KeepFailed:
+			nodes = append(nodes, node)
+		default:
+			delete(l.of[ds], node)
+		}
+	}
+	return nodes
+}
+
+// to returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier
+// process of this agent sent is only known from the node for which each snapshot was taken. The result is not
+// certain in that case.
+func (l *SentLog) to(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
+	l.mu.Lock()
+	g := l.of[ds][node]
+	l.mu.Unlock()
+	for _, s := range e.Snapshots {
+		if s.ID == g.had || slices.Contains(g.last, s.ID) {
+			all = append(all, s)
+		}
+	}
+	certain = len(all) > 0
+	if !certain {
+		for _, s := range e.Snapshots {
+			if lineage.IsTransfer(s) && !lineage.IsShared(s) && s.Request == node {
+				all = append(all, s)
+			}
+		}
+	}
+	slices.SortFunc(all, func(x, y dataset.Snapshot) int { return x.At().Compare(y.At()) })
+	if !certain {
+		all = all[max(0, len(all)-SentKept):]
+	}
+	return all, certain
+}
