@@ -112,6 +112,7 @@ type Agent struct {
 	moveTable *replication.MoveTable
 	access    *replication.Access
 	retention *replication.Retention
+	replicas  *replication.Replicas
 	sender    *transfer.Server // to other nodes
 	puller    *transfer.Client // from them
 
@@ -127,7 +128,6 @@ type Agent struct {
 	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
 	running     map[uuid.UUID]*running
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	copiesFresh *freshness
 	undersized  map[uuid.UUID]undersized
 	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
 	showFailed  map[uuid.UUID]failure // as control was told
@@ -162,18 +162,17 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
-		config:      cfg,
-		started:     cfg.Clock.Now(),
-		began:       cfg.Clock.Steady(),
-		leases:      newLeases(),
-		bounds:      newBounds(context.WithoutCancel(ctx)),
-		running:     map[uuid.UUID]*running{},
-		scratch:     map[uuid.UUID]uuid.UUID{},
-		copiesFresh: newFreshness(),
-		undersized:  map[uuid.UUID]undersized{},
-		lost:        map[uuid.UUID]bool{},
-		showFailed:  map[uuid.UUID]failure{},
-		asked:       map[int]bool{},
+		config:     cfg,
+		started:    cfg.Clock.Now(),
+		began:      cfg.Clock.Steady(),
+		leases:     newLeases(),
+		bounds:     newBounds(context.WithoutCancel(ctx)),
+		running:    map[uuid.UUID]*running{},
+		scratch:    map[uuid.UUID]uuid.UUID{},
+		undersized: map[uuid.UUID]undersized{},
+		lost:       map[uuid.UUID]bool{},
+		showFailed: map[uuid.UUID]failure{},
+		asked:      map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
 	a.Trust = host.NewTrust(a.mendStore)
@@ -189,7 +188,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
-	a.moveTable = replication.NewMoveTable(a.DB, a.stopRefresh)
+	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
 	}
@@ -200,6 +199,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
+	a.replicas = replication.NewReplicas(a.replicasDeps())
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err
@@ -291,7 +291,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.bounds.wg.Go(a.renews)
 	a.wg.Go(a.limits.Run)
 	a.wg.Add(3)
-	go func() { defer a.wg.Done(); a.keepFresh() }()
+	go func() { defer a.wg.Done(); a.replicas.Run() }()
 	if a.config.Guard != nil {
 		a.wg.Go(a.watchGuard)
 	}

@@ -45,8 +45,8 @@ func TestReplicaAfterMove(t *testing.T) {
 			}
 			var freshest, other dataset.Copy
 			await(f.T, func() bool { // until control has heard how far each came
-				freshest, _ = b.replicaOf(v.ID)
-				other, _ = c.replicaOf(v.ID)
+				freshest, _ = b.replicas.Copy(v.ID)
+				other, _ = c.replicas.Copy(v.ID)
 				return f.upToOn(b, "db").Equal(freshest.Taken) && f.upToOn(c, "db").Equal(other.Taken)
 			})
 			if other.At().Compare(freshest.At()) > 0 {
@@ -91,7 +91,7 @@ func TestReplicaAfterMove(t *testing.T) {
 				if came := f.wires.broughtTo(h) - had; came > whole/4 {
 					t.Errorf("%s was sent %d bytes of %d after the move", h.NodeName, came, whole)
 				}
-				r, _ := h.replicaOf(v.ID)
+				r, _ := h.replicas.Copy(v.ID)
 				if got := h.holds(v, r.Snapshot, "token"); got != "two" {
 					t.Errorf("%s has %q", h.NodeName, got)
 				}
@@ -129,15 +129,8 @@ func (h *flockHost) keepsWriting(volume string) (stop func()) {
 // its home is down.
 func (h *flockHost) refreshFails(id uuid.UUID) {
 	h.f.Helper()
-	of := func() *replica { return h.copiesFresh.of[id] }
-	h.copiesFresh.mu.Lock()
-	of().failed = ""
-	h.copiesFresh.mu.Unlock()
-	await(h.f.T, func() bool {
-		h.copiesFresh.mu.Lock()
-		defer h.copiesFresh.mu.Unlock()
-		return of().failed != ""
-	})
+	h.replicas.SetFailure(id, "")
+	await(h.f.T, func() bool { return h.replicas.Failure(id) != "" })
 }
 
 // shares reports whether two hosts have a snapshot in common that is later than a time.

@@ -102,7 +102,7 @@ func (g *guarded) replicated(name string) dataset.Dataset {
 	g.Helper()
 	await(g.T, func() bool { return g.a.Create(g.Context(), name+"@auto", nil) == nil }) // once control has heard of the guards
 	d, _ := g.a.Cache.Volume(name)
-	await(g.T, func() bool { _, kept := g.b.replicaOf(d.ID); return kept })
+	await(g.T, func() bool { _, kept := g.b.replicas.Copy(d.ID); return kept })
 	return d
 }
 

@@ -46,7 +46,7 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 	a.leases.forget(k.Dataset)
 	a.forgetGiven(k.Dataset)
 	a.copySoon(k.Dataset)
-	a.copiesFresh.soon()
+	a.replicas.Wake()
 	return nil
 }
 

@@ -185,9 +185,7 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
 		r.Cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
 	}
-	r.copiesFresh.mu.Lock()
-	r.copiesFresh.of[behind] = &replica{failed: "no way to its home"}
-	r.copiesFresh.mu.Unlock()
+	r.Agent.replicas.SetFailure(behind, "no way to its home")
 	rep := &diagnosis{}
 	r.checkReplicas(rep)
 	said := map[string]api.Finding{}

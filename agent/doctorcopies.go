@@ -54,7 +54,7 @@ func (a *Agent) checkReplicas(r *diagnosis) {
 		subject := "volume " + k.Record.Volume
 		if op := a.pools.One(k.Pool); op == nil || op.Gone {
 			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or drover node drain "+a.NodeName+" has another node keep it", "has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
-		} else if why := a.copiesFresh.failure(id); why != "" {
+		} else if why := a.replicas.Failure(id); why != "" {
 			r.Add(findings.Warning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
 		}
 	}

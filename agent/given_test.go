@@ -71,7 +71,7 @@ func TestMoveToWhatRestsOnAnothers(t *testing.T) {
 		h.up()
 		await(t, func() bool { return f.hasSince(h, "db", written) })
 	}
-	r, _ := f.b.replicaOf(d.ID)
+	r, _ := f.b.replicas.Copy(d.ID)
 	e, err := f.a.thePool().Stat(t.Context(), d.ID)
 	if i := lineage.IndexOf(e, r.Snapshot); err != nil || i < 0 || e.Snapshots[i].Request == f.b.Node() {
 		t.Fatalf("what it has was taken for itself (%d of %d), %v", i, len(e.Snapshots), err)

@@ -131,7 +131,7 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool { now, _ := g.a.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
-	await(t, func() bool { _, kept := c.replicaOf(d.ID); return kept }) // it has heard of that as well
+	await(t, func() bool { _, kept := c.replicas.Copy(d.ID); return kept }) // it has heard of that as well
 	if !g.a.finds(c) {
 		t.Fatal("nobody looks where it is")
 	}

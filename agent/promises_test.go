@@ -46,7 +46,7 @@ func TestPromises(t *testing.T) {
 	const session = time.Second
 	f := newBounded(t, session)
 	d := f.a.volume("db@safe", nil)
-	await(t, func() bool { _, kept := f.b.replicaOf(d.ID); return kept })
+	await(t, func() bool { _, kept := f.b.replicas.Copy(d.ID); return kept })
 	await(t, func() bool { _, ttl := f.b.Standing(); return ttl > 0 })
 	now := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
 	over, none := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, promise.Epoch{Dataset: uuid.New(), Epoch: 1}

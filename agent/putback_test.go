@@ -84,7 +84,7 @@ func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() poo
 	f.a.writes("db", "token", "new")
 	written := time.Now()
 	await(f.T, func() bool { return f.hasSince(f.b, "db", written) })
-	has, _ = f.b.replicaOf(d.ID)
+	has, _ = f.b.replicas.Copy(d.ID)
 	return d, has, func() pool.Record {
 		if err := errors.Join(os.Rename(op.Path, op.Path+".newer"), os.Rename(kept, op.Path)); err != nil {
 			f.Fatal(err)
@@ -109,7 +109,7 @@ func (f *flock) keepsNewer(d dataset.Dataset, has dataset.Copy, want error) {
 	if _, _, err := (sending{f.a.Agent}).Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if err := f.b.refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
+	if err := f.b.replicas.Refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
 		f.Error("it was refreshed")
 	}
 	if e, err := f.b.thePool().Stat(f.Context(), d.ID); err != nil || lineage.IndexOf(e, has.Snapshot) < 0 {

@@ -36,5 +36,5 @@ func TestReplicaComesWithTheGuard(t *testing.T) {
 		t.Fatalf("copies: %v", v.Copies)
 	}
 	g.wb.up()
-	await(t, func() bool { _, kept := g.b.replicaOf(d.ID); return kept })
+	await(t, func() bool { _, kept := g.b.replicas.Copy(d.ID); return kept })
 }

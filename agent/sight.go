@@ -44,7 +44,7 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
 	for _, id := range a.Cache.CopyIDs() {
 		k, _ := a.Cache.Copy(id)
-		c, known := a.replicaOf(id)
+		c, known := a.replicas.Copy(id)
 		if !known || k.Record == nil || k.Record.State != dataset.StateReady {
 			continue
 		}

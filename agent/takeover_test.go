@@ -41,7 +41,7 @@ func (f *flock) auto(spec, text string) dataset.Dataset {
 	})
 	f.a.writes(name, "token", text)
 	since := time.Now()
-	await(f.T, func() bool { c, kept := f.b.replicaOf(d.ID); return kept && c.Current.After(since) })
+	await(f.T, func() bool { c, kept := f.b.replicas.Copy(d.ID); return kept && c.Current.After(since) })
 	return d
 }
 

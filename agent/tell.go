@@ -149,7 +149,7 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := a.Cache.Dataset(id)
-		if c, replica := a.replicaOf(id); replica && !ok {
+		if c, replica := a.replicas.Copy(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}
 		if g, guest := a.guests.get(id); guest && !ok {

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -128,3 +129,17 @@ func (a *Agent) forgetGiven(ds uuid.UUID) {
 	a.retention.Forget(ds)
 	a.access.Forget(ds)
 }
+
+func (a *Agent) replicasDeps() replication.ReplicasDeps {
+	return replication.ReplicasDeps{
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.peer, Copies: copies{a},
+		WorksSolo: a.config.PeerHTTP == nil,
+	}
+}
+
+// copies brings copies into their recorded state, for replicas.
+type copies struct{ a *Agent }
+
+func (c copies) Settle(ctx context.Context, ds uuid.UUID) error { return c.a.settleCopy(ctx, ds) }
+func (c copies) Take(ctx context.Context, k api.Kept) error     { return c.a.takeCopy(ctx, k) }
+func (c copies) Report(ctx context.Context, r api.Copied) error { return c.a.tellCopy(ctx, r) }

@@ -1,0 +1,331 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// ReplicasDeps is what Replicas needs of other components.
+type ReplicasDeps struct {
+	*host.Host
+	Pools interface {
+		Pools
+		Room(ctx context.Context) error // fails if the disk that agent writes to is full
+		Touched(pool uuid.UUID)         // notes that a pool has other data than before
+	}
+	Moves  *MoveTable
+	Source *transfer.Client                                              // receives from other nodes
+	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
+	Copies interface {
+		Settle(ctx context.Context, ds uuid.UUID) error // brings a copy into its recorded state
+		Take(ctx context.Context, k api.Kept) error     // applies the record of a copy
+		Report(ctx context.Context, c api.Copied) error // reports a copy to control
+	}
+	WorksSolo bool // there are no other nodes
+}
+
+// Replicas refreshes the replicas that this node keeps, each as often as its profile says. Its methods are safe for
+// concurrent use.
+type Replicas struct {
+	deps ReplicasDeps
+	wake chan struct{} // holds one token while Run should look for due refreshes
+
+	mu sync.Mutex
+	of map[uuid.UUID]*replica // by dataset
+}
+
+type replica struct {
+	due     time.Duration // by the steady clock
+	running bool
+	copy    dataset.Copy // its current state; the zero value until that is known
+	told    dataset.Copy // as it was last reported to control's store
+	failed  string       // why the last refresh failed; empty: it succeeded
+	stop    func()       // ends the running refresh
+}
+
+// NewReplicas returns a Replicas that refreshes nothing before Run is called.
+func NewReplicas(deps ReplicasDeps) *Replicas {
+	return &Replicas{deps: deps, wake: make(chan struct{}, 1), of: map[uuid.UUID]*replica{}}
+}
+
+// Wake makes Run look for due refreshes at once.
+func (p *Replicas) Wake() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Failure returns why the last refresh of a replica failed, or an empty string if it succeeded.
+func (p *Replicas) Failure(id uuid.UUID) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if of := p.of[id]; of != nil {
+		return of.failed
+	}
+	return ""
+}
+
+// SetFailure records why a refresh of a replica failed.
+func (p *Replicas) SetFailure(id uuid.UUID, why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of[id] == nil {
+		p.of[id] = &replica{}
+	}
+	p.of[id].failed = why
+}
+
+// refreshAtOnce is how many refreshes run at the same time, refreshLook is how often Run looks for new replicas at
+// least.
+const (
+	refreshAtOnce = 4
+	refreshLook   = time.Minute
+)
+
+// Run refreshes replicas when they are due, until the agent stops.
+func (p *Replicas) Run() {
+	for {
+		wait := p.startDue()
+		select {
+		case <-p.deps.Ctx.Done():
+			return
+		case <-p.wake:
+		case <-p.deps.Clock.After(wait):
+		}
+	}
+}
+
+// startDue starts the refreshes that are due and returns how long no other one is.
+func (p *Replicas) startDue() (wait time.Duration) {
+	every := map[uuid.UUID]time.Duration{}
+	for _, id := range p.deps.Cache.CopyIDs() {
+		if k, kept := p.deps.Cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
+			every[id] = time.Duration(k.Record.Profile.Replicas.Every)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.of, func(id uuid.UUID, r *replica) bool {
+		_, still := every[id]
+		return !still && !r.running
+	})
+	running := 0
+	for id := range every {
+		if p.of[id] == nil {
+			p.of[id] = &replica{}
+		}
+		if p.of[id].running {
+			running++
+		}
+	}
+	now := p.deps.Clock.Steady()
+	wait = refreshLook
+	byDue := slices.SortedFunc(maps.Keys(every), func(x, y uuid.UUID) int {
+		return int(p.of[x].due - p.of[y].due)
+	})
+	for _, id := range byDue {
+		r := p.of[id]
+		switch {
+		case r.running:
+		case r.due > now:
+			wait = min(wait, r.due-now)
+		case running < refreshAtOnce:
+			running++
+			r.running, r.due = true, now+max(every[id], p.deps.Limits.Retry)
+			p.start(id)
+		}
+	}
+	return wait
+}
+
+// start starts the refresh of a replica as a job. The caller holds mu.
+func (p *Replicas) start(id uuid.UUID) {
+	p.deps.Jobs.StartAgain("replica/"+id.String(), func(ctx context.Context, jb *jobs.Job) error {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		p.mu.Lock()
+		p.of[id].stop = stop
+		p.mu.Unlock()
+		err := p.Refresh(ctx, jb, id)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		r := p.of[id]
+		r.running = false
+		why := ""
+		if err != nil {
+			why = dataset.OneLine(err)
+		}
+		if err != nil && why != r.failed && ctx.Err() == nil { // logged once for each cause
+			p.deps.Log.WithError(err).WithField("dataset", id).Warn("replica was not refreshed; it is tried again")
+		}
+		r.failed = why
+		p.Wake()
+		return nil
+	})
+}
+
+// Stop ends a running refresh of a replica. The data that has arrived stays.
+func (p *Replicas) Stop(id uuid.UUID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.of[id]; r != nil && r.stop != nil {
+		r.stop()
+	}
+}
+
+// Refresh fetches the data that a replica lacks. It also removes the snapshots that the home no longer has. The base
+// of the next difference stays until that difference has arrived.
+func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) error {
+	k, kept := p.deps.Cache.Copy(id)
+	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
+		p.deps.Moves.IsActive(id) || p.deps.Trust.Err() != nil || p.deps.WorksSolo {
+		return nil
+	}
+	d := *k.Record
+	home, err := p.deps.Peer(ctx, d.Home)
+	if err != nil {
+		return err
+	}
+	pool, err := p.deps.Pools.Online(ctx, k.Pool)
+	if err != nil {
+		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
+	}
+	if err := p.deps.Copies.Settle(ctx, id); err != nil { // this node may have been the home until just now
+		return err
+	}
+	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
+		return err // it is not refreshed any more, once control knows
+	}
+	if err := p.recollect(ctx, pool, k); err != nil {
+		return err
+	}
+	if err := p.deps.Pools.Room(ctx); err != nil {
+		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
+	}
+	jb.Step("refreshing the replica of volume " + d.Volume)
+	checked := p.deps.Clock.Now().UTC().Round(0)
+	peer := "https://" + home.Address
+	have, err := lineage.SnapshotIDs(ctx, pool, id)
+	if err != nil {
+		return err
+	}
+	s, err := p.deps.Source.Freshen(ctx, peer, id, have)
+	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
+		return errors.Join(err, p.reload(ctx, k)) // the home may be another node now
+	}
+	if err != nil {
+		return err
+	}
+	if s.Epoch > d.Epoch { // the record says which snapshots it continued without
+		return p.reload(ctx, k)
+	}
+	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now, kept := p.deps.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || p.deps.Moves.IsActive(id) {
+		return nil
+	}
+	got, err := p.deps.Source.Pull(ctx, transfer.Pull{
+		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.Moved,
+	})
+	if err != nil {
+		return err
+	}
+	if was, known := p.Copy(id); !known || was.Snapshot != s.ID {
+		p.deps.Pools.Touched(k.Pool)
+	}
+	if err := lineage.DropMissing(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
+		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
+	}
+	c := k.Copy
+	c.Epoch, c.Snapshot, c.Taken, c.Order, c.Checked, c.Current = s.Epoch, s.ID, s.Created, s.Order, checked, s.Current
+	return p.update(ctx, c)
+}
+
+// update records the state of a replica, and reports it.
+func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
+	p.mu.Lock()
+	r := p.of[c.Dataset]
+	r.copy = c
+	was := r.told
+	p.mu.Unlock()
+	p.deps.News.Changed(c.Dataset)
+	if !c.Tells(was) {
+		return nil
+	}
+	if err := p.deps.Copies.Report(ctx, api.Copied{Copy: c}); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.told = c
+	return nil
+}
+
+// recollect reads the state of a replica from its pool after a start. The home may be lost, and then control must
+// know which copy is the freshest.
+func (p *Replicas) recollect(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if _, known := p.Copy(k.Dataset); known {
+		return nil
+	}
+	if k.Snapshot == uuid.Nil {
+		// Data that a move left here is no copy to continue from: the home does not know of it, and would not
+		// ask this node for a promise. The next refresh makes it one.
+		return nil
+	}
+	e, err := pool.Stat(ctx, k.Dataset)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	s, found := lineage.Best(e)
+	if !found {
+		return nil
+	}
+	c := k.Copy
+	if c.Snapshot != s.ID {
+		c.Epoch, c.Snapshot, c.Taken, c.Order, c.Current = s.Epoch, s.ID, s.Created, s.Order, s.Created
+	}
+	return p.update(ctx, c)
+}
+
+// reload reads the record of a replicated dataset from control again.
+func (p *Replicas) reload(ctx context.Context, k api.Kept) error {
+	v, err := p.deps.Control.Volume(ctx, k.Dataset.String())
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil // the next sync says what happens to the replica
+	}
+	if err != nil {
+		return err
+	}
+	k.Record = &v.Dataset
+	return p.deps.Copies.Take(ctx, k)
+}
+
+// Copy returns the state of a replica of this node. It returns false while that is not known.
+func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.of[id]
+	if r == nil || r.copy.Snapshot == uuid.Nil {
+		return dataset.Copy{}, false
+	}
+	return r.copy, true
+}
