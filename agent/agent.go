@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
@@ -96,7 +97,7 @@ type Agent struct {
 	words   atomic.Uint64 // how often it has registered
 	mounts  mounts
 	facts   hostFacts
-	leases  *leases
+	leases  *lease.Table
 	guests  guests
 	keeper  *promise.Keeper // of what this node promised to others
 	bounds  *bounds
@@ -165,7 +166,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		config:     cfg,
 		started:    cfg.Clock.Now(),
 		began:      cfg.Clock.Steady(),
-		leases:     newLeases(),
 		bounds:     newBounds(context.WithoutCancel(ctx)),
 		running:    map[uuid.UUID]*running{},
 		scratch:    map[uuid.UUID]uuid.UUID{},
@@ -188,6 +188,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
+	a.leases = lease.NewTable(a.DB, a.nodes.name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
@@ -244,7 +245,7 @@ func (a *Agent) load(ctx context.Context) error {
 		}),
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
-		a.loadLeases(ctx), a.loadGuests(ctx),
+		a.leases.Load(ctx), a.loadGuests(ctx),
 		a.moveTable.Load(ctx), a.loadUndersized(ctx), a.loadEnrolled(ctx),
 		a.loadStanding(ctx),
 	)

@@ -45,7 +45,7 @@ func (h *flockHost) keeps(id uuid.UUID) bool {
 func (h *flockHost) left(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
-		_, given := h.leases.yielded(id)
+		_, given := h.leases.Relinquished(id)
 		_, kept := h.Cache.Copy(id)
 		_, comes := h.moveTable.Get(id)
 		if comes && !h.moveTable.IsActive(id) {
@@ -281,6 +281,6 @@ func (h *flockHost) knows(id uuid.UUID) {
 	await(h.f.T, func() bool {
 		d, known := h.Cache.Dataset(id)
 		_, left := h.Cache.Copy(id)
-		return known && !left && d.Home == h.NodeID && h.opens(d, "look at") == nil
+		return known && !left && d.Home == h.NodeID && h.leases.MayOpen(d, "look at") == nil
 	})
 }

@@ -43,7 +43,7 @@ func (a *Agent) takeCopy(ctx context.Context, k api.Kept) error {
 		d, _ := a.Cache.Dataset(k.Dataset)
 		return a.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: api.Indexed{Dataset: d, Index: a.Cache.Index(k.Dataset)}})
 	}
-	a.leases.forget(k.Dataset)
+	a.leases.EndRecall(k.Dataset)
 	a.forgetGiven(k.Dataset)
 	a.copySoon(k.Dataset)
 	a.replicas.Wake()
@@ -141,7 +141,7 @@ func (a *Agent) settleKept(ctx context.Context, k api.Kept) error {
 	case condemned:
 		return a.destroyCopy(ctx, pool, k)
 	}
-	err = errors.Join(err, a.noteKey(ctx, pool, k), a.dropGiven(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
+	err = errors.Join(err, a.noteKey(ctx, pool, k), a.leases.Drop(ctx, id), a.drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
 	return errors.Join(err, a.settleShown(ctx, pool, k))
 }
 
@@ -226,7 +226,7 @@ func (a *Agent) destroyCopy(ctx context.Context, pool backends.Pool, k api.Kept)
 	if err := a.tellCopy(ctx, api.Copied{Copy: k.Copy, Gone: true}); err != nil {
 		return err
 	}
-	return errors.Join(a.dropGiven(ctx, k.Dataset), a.drop(ctx, k.Dataset), a.removeMountpoint(a.MountPath(k.Dataset)))
+	return errors.Join(a.leases.Drop(ctx, k.Dataset), a.drop(ctx, k.Dataset), a.removeMountpoint(a.MountPath(k.Dataset)))
 }
 
 // tellCopy tells control of a copy of this node's. That it is to have none any more is

@@ -97,7 +97,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 				return err
 			}
 		}
-		if a.leases.hear(d) {
+		if a.leases.Apply(d) {
 			a.yieldSoon(d.ID)
 		}
 	}
@@ -151,7 +151,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		if !a.Cache.RemoveAsOf(id, asked) {
 			return errOvertaken
 		}
-		a.leases.forget(id)
+		a.leases.EndRecall(id)
 		a.forgetGiven(id)
 		if err := a.forgetCopy(ctx, id); err != nil {
 			return err
@@ -248,7 +248,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 		}
 		if a.Cache.RemoveAsOf(id, asked) { // otherwise it came here just now
 			gone[id] = true
-			a.leases.forget(id)
+			a.leases.EndRecall(id)
 			a.forgetGiven(id)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
@@ -213,13 +214,13 @@ func TestI3HomeBegunAnewKeepsWhatMoves(t *testing.T) {
 		last.ID, last.Request, last.Created = lineage.FinalID(c.move), c.move, s.Created.Add(time.Minute)
 		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, last}}
 		r.Control = on{control, c.move}
-		y := yieldRecord{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}
+		y := lease.Relinquished{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}
 		if c.base {
 			y.Manifest.Base = s.ID
 		}
-		r.leases.mu.Lock()
-		r.leases.given[d.ID] = y
-		r.leases.mu.Unlock()
+		if err := r.leases.Relinquish(t.Context(), d.ID, y); err != nil {
+			t.Fatal(err)
+		}
 		n := 0
 		if err := r.retention.Prune(t.Context(), deletes{lying{e: e}, &n}, d); err != nil || n != c.want {
 			t.Errorf("%s: %d removed, %v", name, n, err)

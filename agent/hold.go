@@ -44,7 +44,7 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	if d.Epoch != op.Epoch {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
 	}
-	if err := a.keeps(d, string(op.Kind)); err != nil {
+	if err := a.leases.MayChange(d, string(op.Kind)); err != nil {
 		return d, nil, unlock, err
 	}
 	pool, err = a.pools.Online(ctx, d.Pool)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -70,7 +69,7 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	a.mu.Lock()
 	h.Incarnation, h.Clock = a.Incarnation, a.clock
 	a.mu.Unlock()
-	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.allGiven()
+	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, a.leases.AllRelinquished()
 	lies := map[uuid.UUID]bool{}
 	for _, p := range a.pools.All() {
 		if a.Trust.Err() != nil {
@@ -105,17 +104,6 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 		}
 	}
 	return h, nil
-}
-
-// allGiven are the epochs that were given up.
-func (l *leases) allGiven() []api.Given {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := []api.Given{}
-	for _, id := range slices.SortedFunc(maps.Keys(l.given), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
-		out = append(out, api.Given{Dataset: id, Epoch: l.given[id].Epoch, To: l.given[id].To})
-	}
-	return out
 }
 
 // newRecovery reports whether a full answer is the first after a recovery of the store that

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"github.com/droverhq/drover/agent/lease"
 	"math"
 	"slices"
 	"strings"
@@ -77,7 +78,7 @@ func TestHoldings(t *testing.T) {
 	r.Cache.Apply(away, 7)
 	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.pool().ID(), Epoch: 2}}
 	r.Cache.SetCopy(k.Dataset, &k)
-	if err := r.setGiven(t.Context(), db.ID, yieldRecord{Epoch: db.Epoch, To: uuid.Max}); err != nil {
+	if err := r.leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}); err != nil {
 		t.Fatal(err)
 	}
 	h, err := r.holdings(t.Context())

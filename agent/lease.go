@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,144 +14,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// leases says what keeps datasets whose home is this node from being opened here: the
-// moves that recall them, as control last said, and the epochs that this node has given
-// up. Those are on disk too, and hold whatever control says or does not say.
-type leases struct {
-	mu       sync.Mutex
-	recalled map[uuid.UUID]recall
-	given    map[uuid.UUID]yieldRecord
-}
-
-// recall is a move that wants a dataset.
-type recall struct {
-	move, to uuid.UUID
-	epoch    uint64
-}
-
-func newLeases() *leases {
-	return &leases{recalled: map[uuid.UUID]recall{}, given: map[uuid.UUID]yieldRecord{}}
-}
-
-// loadLeases reads which epochs were given up.
-func (a *Agent) loadLeases(ctx context.Context) error {
-	return a.DB.Each(ctx, "yields/", func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var y yieldRecord
-		if err := json.Unmarshal(v, &y); err != nil {
-			return err
-		}
-		a.leases.given[id] = y
-		return nil
-	})
-}
-
-// hear takes in what control says of a dataset whose home is here, and reports whether
-// it waits for an answer.
-func (l *leases) hear(d api.Indexed) (asked bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if d.Lease == nil || d.Lease.State == dataset.LeaseHeld {
-		delete(l.recalled, d.ID)
-	} else {
-		l.recalled[d.ID] = recall{move: d.Move, to: d.Lease.Wanted, epoch: d.Lease.Epoch}
-	}
-	_, recalled := l.recalled[d.ID]
-	_, given := l.given[d.ID]
-	return recalled || given
-}
-
-// forget takes in that a dataset is not this node's any more.
-func (l *leases) forget(id uuid.UUID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.recalled, id)
-}
-
-func (l *leases) recall(id uuid.UUID) (recall, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r, ok := l.recalled[id]
-	return r, ok
-}
-
-func (l *leases) yielded(id uuid.UUID) (yieldRecord, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	y, ok := l.given[id]
-	return y, ok
-}
-
-// open returns the datasets of which an answer may be due.
-func (l *leases) open() []uuid.UUID {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ids := make([]uuid.UUID, 0, len(l.recalled)+len(l.given))
-	for id := range l.recalled {
-		ids = append(ids, id)
-	}
-	for id := range l.given {
-		if _, twice := l.recalled[id]; !twice {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// setGiven puts on disk that an epoch is given up, and only then takes it in.
-func (a *Agent) setGiven(ctx context.Context, id uuid.UUID, y yieldRecord) error {
-	if err := a.DB.Put(ctx, map[string]any{"yields/" + id.String(): y}); err != nil {
-		return err
-	}
-	a.leases.mu.Lock()
-	defer a.leases.mu.Unlock()
-	a.leases.given[id] = y
-	return nil
-}
-
-// dropGiven forgets that an epoch was given up, first on disk.
-func (a *Agent) dropGiven(ctx context.Context, id uuid.UUID) error {
-	if _, given := a.leases.yielded(id); !given {
-		return nil
-	}
-	if err := a.DB.Put(ctx, map[string]any{"yields/" + id.String(): nil}); err != nil {
-		return err
-	}
-	a.leases.mu.Lock()
-	defer a.leases.mu.Unlock()
-	delete(a.leases.given, id)
-	return nil
-}
-
-// keeps fails with ErrInUse when this node has given up the epoch that a dataset is at:
-// nothing may open or change it here any more.
-func (a *Agent) keeps(d dataset.Dataset, what string) error {
-	if y, given := a.leases.yielded(d.ID); given && d.Epoch <= y.Epoch {
-		return a.underway(d, what, y.Move, y.To)
-	}
-	return nil
-}
-
-// opens fails as keeps does, and while a move recalls a dataset: who uses it goes on,
-// and nobody new begins.
-func (a *Agent) opens(d dataset.Dataset, what string) error {
-	if err := a.keeps(d, what); err != nil {
-		return err
-	}
-	if r, asked := a.leases.recall(d.ID); asked && d.Epoch <= r.epoch {
-		return a.underway(d, what, r.move, r.to)
-	}
-	return nil
-}
-
-func (a *Agent) underway(d dataset.Dataset, what string, move, to uuid.UUID) error {
-	op := move.String()[:8]
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation %s (drover operation watch %s shows how far it is)", what, d.Volume, a.nodes.name(to), op, op)
-}
 
 // opened returns the record of a dataset as it is known now, for what waited for its
 // lock meanwhile. It fails when the dataset may not be mounted here for another user.
@@ -172,7 +33,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	if err := a.pools.Free(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	return d, a.opens(d, "mount")
+	return d, a.leases.MayOpen(d, "mount")
 }
 
 // freed has those look again who wait until a dataset is not mounted any more.

@@ -145,7 +145,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	defer unlock()
 	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
 	if d, ok := a.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
-		if err := a.keeps(d, "clone"); err != nil {
+		if err := a.leases.MayChange(d, "clone"); err != nil {
 			return nil, err
 		}
 		if made.Size > d.Size {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
@@ -16,7 +17,7 @@ import (
 // manifest takes the last snapshot of a dataset that was given up and says what it is.
 // Where the files go one by one, and the pool does not snapshot without copying, they
 // are read as they lie: nothing writes to them any more.
-func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord, seen io.Writer) (m dataset.Manifest, err error) {
+func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished, seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
 		return a.written(ctx, pool, d)
 	}

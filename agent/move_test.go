@@ -179,7 +179,7 @@ func lastSnapshotHangs(t *testing.T) (f *flock, d dataset.Dataset, goOn func()) 
 	goOn = sync.OnceFunc(func() { close(release) })
 	t.Cleanup(goOn)
 	f.a.fuse.set(-1, false, func(act string) {
-		if _, given := f.a.leases.yielded(d.ID); given && act == "snapshot" {
+		if _, given := f.a.leases.Relinquished(d.ID); given && act == "snapshot" {
 			<-release
 		}
 	})
@@ -220,7 +220,7 @@ func TestMoveEndsWhereItsHomeHangs(t *testing.T) {
 	}
 	goOn()
 	f.b.fuse.set(-1, false, nil)
-	await(t, func() bool { _, given := f.a.leases.yielded(d.ID); return !given })
+	await(t, func() bool { _, given := f.a.leases.Relinquished(d.ID); return !given })
 	if got := f.a.reads("db", "token"); got != "new" {
 		t.Errorf("it goes on with %q", got)
 	}
@@ -294,7 +294,7 @@ func TestMoveOfIdleIsOneRound(t *testing.T) {
 func (h *flockHost) settled(id uuid.UUID) {
 	h.f.Helper()
 	await(h.f.T, func() bool {
-		_, given := h.leases.yielded(id)
+		_, given := h.leases.Relinquished(id)
 		_, kept := h.Cache.Copy(id)
 		e, err := h.thePool().Stat(h.f.Context(), id)
 		if h.f.shared != "" {

@@ -134,7 +134,7 @@ func (f *flock) cutOrDone(gone <-chan struct{}, done chan dataset.Operation, op 
 		case <-end:
 			return false
 		case <-time.After(10 * time.Millisecond):
-			_, given := from.agent().leases.yielded(id)
+			_, given := from.agent().leases.Relinquished(id)
 			_, kept := from.agent().Cache.Copy(id)
 			if f.shared != "" {
 				_, home := from.agent().Cache.Dataset(id)

@@ -122,7 +122,7 @@ func TestMoveFiles(t *testing.T) {
 				h.unmounts("db", "reader")
 			}
 			check(f.b)
-			await(t, func() bool { _, given := f.a.leases.yielded(d.ID); return !given })
+			await(t, func() bool { _, given := f.a.leases.Relinquished(d.ID); return !given })
 			if _, err := f.a.use(t.Context(), d, "db", "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}

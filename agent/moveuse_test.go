@@ -29,7 +29,7 @@ func TestI11MoveInUse(t *testing.T) {
 	f.a.mounts("db", web)
 	f.a.mounts("db", "job")
 	op := f.begins("db", f.b)
-	await(t, func() bool { _, asked := f.a.leases.recall(d.ID); return asked })
+	await(t, func() bool { _, asked := f.a.leases.Recall(d.ID); return asked })
 	if _, err := f.a.Mount(t.Context(), "db", "new"); !errors.Is(err, dataset.ErrInUse) ||
 		!strings.Contains(err.Error(), "being moved to node host-b by operation "+op.ID.String()[:8]) {
 		t.Errorf("a new mount while it is recalled: %v", err)
@@ -45,7 +45,7 @@ func TestI11MoveInUse(t *testing.T) {
 	if v.Home != f.a.Node() || v.Epoch != 1 || v.Lease.State != dataset.LeaseHeld || v.Move != uuid.Nil {
 		t.Errorf("%+v, %+v", v.Dataset, v.Lease)
 	}
-	await(t, func() bool { _, asked := f.a.leases.recall(d.ID); return !asked })
+	await(t, func() bool { _, asked := f.a.leases.Recall(d.ID); return !asked })
 	f.a.mounts("db", "new")
 	for _, id := range []string{"new", "job", web} {
 		f.a.unmounts("db", id)
@@ -100,7 +100,7 @@ func TestI1GivenUpIsGivenUp(t *testing.T) {
 	gone := f.b.dies("promote", 1)
 	op := f.begins("db", f.b)
 	died(t, gone)
-	await(t, func() bool { y, given := f.a.leases.yielded(d.ID); return given && y.Told })
+	await(t, func() bool { y, given := f.a.leases.Relinquished(d.ID); return given && y.Told })
 	refused := func(when string) {
 		t.Helper()
 		if _, err := f.a.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) {
@@ -267,7 +267,7 @@ func TestMoveCancelled(t *testing.T) {
 			}
 			await(t, func() bool {
 				dd, ok := f.a.Cache.Dataset(d.ID)
-				return ok && dd.Epoch == epoch && f.a.opens(dd, "mount") == nil
+				return ok && dd.Epoch == epoch && f.a.leases.MayOpen(dd, "mount") == nil
 			})
 			if got := f.a.reads("db", "token"); got != "old" {
 				t.Errorf("it holds %q", got)

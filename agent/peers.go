@@ -131,7 +131,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err != nil {
 		return out, false, err
 	}
-	if y, given := a.leases.yielded(ds); given && d.Epoch <= y.Epoch {
+	if y, given := a.leases.Relinquished(ds); given && d.Epoch <= y.Epoch {
 		if y.Manifest != nil {
 			if i := lineage.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
 				return e.Snapshots[i], false, nil
@@ -181,7 +181,7 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 		return nil, nil, err
 	}
 	if snapshot == uuid.Nil {
-		if y, given := a.leases.yielded(ds); !given || d.Epoch > y.Epoch {
+		if y, given := a.leases.Relinquished(ds); !given || d.Epoch > y.Epoch {
 			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change", d.Volume)
 		}
 		root, err = openRoot(ctx, pool, ds, backends.AttachOptions{})

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -127,9 +128,9 @@ func TestI3HomeKeepsWhatItGaveUp(t *testing.T) {
 		"with one":                {&dataset.Manifest{Snapshot: last.ID, Base: base.ID}, []uuid.UUID{older.ID}},
 		"of what was sent before": {&dataset.Manifest{Snapshot: base.ID, Base: older.ID}, nil},
 	} {
-		r.leases.mu.Lock()
-		r.leases.given[d.ID] = yieldRecord{Epoch: d.Epoch, Move: move, Manifest: c.manifest}
-		r.leases.mu.Unlock()
+		if err := r.leases.Relinquish(t.Context(), d.ID, lease.Relinquished{Epoch: d.Epoch, Move: move, Manifest: c.manifest}); err != nil {
+			t.Fatal(err)
+		}
 		var gone []uuid.UUID
 		if err := r.retention.Prune(t.Context(), pruned{lying{e: e}, &gone}, d); err != nil || !slices.Equal(gone, c.gone) {
 			t.Errorf("%s: %v are removed, want %v; %v", name, gone, c.gone, err)

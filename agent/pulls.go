@@ -76,7 +76,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p replication
 	a.pools.Changed(p.Pool, true)
 	a.noteDone(ctx, pool, d)
 	a.retention.PruneSoon(d.ID)
-	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.dropGiven(ctx, d.ID), a.moveTable.Drop(ctx, d.ID))
+	return errors.Join(a.dropBeside(ctx, p), a.forgetCopy(ctx, d.ID), a.leases.Drop(ctx, d.ID), a.moveTable.Drop(ctx, d.ID))
 }
 
 // letGoPull destroys what came in vain when its time is over, or the volume is deleted:

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -60,8 +61,8 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if !r.Cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
 		t.Fatal("it is not left")
 	}
-	y := yieldRecord{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
-	if err := r.setGiven(ctx, d.ID, y); err != nil {
+	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
+	if err := r.leases.Relinquish(ctx, d.ID, y); err != nil {
 		t.Fatal(err)
 	}
 	putBack := api.Sync{Cluster: r.cluster, Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
@@ -80,13 +81,13 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if _, left := r.Cache.Copy(d.ID); !left {
 		t.Error("what went is forgotten")
 	}
-	if _, given := r.leases.yielded(d.ID); !given {
+	if _, given := r.leases.Relinquished(d.ID); !given {
 		t.Error("the epoch that was given up may be opened again")
 	}
 	if _, err := r.Mount(ctx, "db", "one"); err == nil {
 		t.Error("it is mounted at an epoch that has ended")
 	}
-	if err := r.dropGiven(ctx, d.ID); err != nil { // or the rig looks after it
+	if err := r.leases.Drop(ctx, d.ID); err != nil { // or the rig looks after it
 		t.Error(err)
 	}
 	r.Cache.SetCopy(d.ID, nil)

@@ -151,7 +151,7 @@ func (a *Agent) sizeOne(ctx context.Context, id uuid.UUID, u undersized) error {
 		return nil
 	case !home || d.State == dataset.StatePurging:
 		return a.dropUndersized(ctx, id)
-	case a.keeps(d, "resize") != nil:
+	case a.leases.MayChange(d, "resize") != nil:
 		return nil // what was given up is as it is; when the move ends in vain it is tried again
 	}
 	pool, err := a.pools.Online(ctx, d.Pool)

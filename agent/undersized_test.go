@@ -83,7 +83,7 @@ func TestUndersizedIsGivenUp(t *testing.T) {
 	c.up()
 	asked := false
 	c.fuse.set(-1, false, func(act string) {
-		if _, given := f.a.leases.yielded(d.ID); act != "commit" || !given || asked {
+		if _, given := f.a.leases.Relinquished(d.ID); act != "commit" || !given || asked {
 			return
 		}
 		asked = true

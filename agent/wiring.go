@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
@@ -105,23 +104,9 @@ func (a *Agent) poolDeps() pool.Deps {
 
 func (a *Agent) retentionDeps() replication.RetentionDeps {
 	return replication.RetentionDeps{
-		Host: a.Host, Pools: a.pools, Transfers: a.sender, Yielded: a.leases.yieldedSnapshots,
+		Host: a.Host, Pools: a.pools, Transfers: a.sender, Yielded: a.leases.RelinquishedSnapshots,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
-}
-
-// yieldedSnapshots returns the snapshots that the target of a move needs of a dataset which this node has
-// relinquished.
-func (l *leases) yieldedSnapshots(ds uuid.UUID) []uuid.UUID {
-	y, yielded := l.yielded(ds)
-	if !yielded {
-		return nil
-	}
-	ids := []uuid.UUID{lineage.FinalID(y.Move)}
-	if y.Manifest != nil {
-		ids = append(ids, y.Manifest.Snapshot, y.Manifest.Base)
-	}
-	return ids
 }
 
 // forgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.

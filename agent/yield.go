@@ -12,28 +12,13 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
-
-// yieldRecord is an epoch of a dataset that this node has given up: it neither opens
-// nor changes the dataset at that epoch again. The record ends when the dataset is this
-// node's again at a later epoch, or has left it, or when control says that the move
-// ended without having heard.
-type yieldRecord struct {
-	Epoch uint64    `json:"epoch"`
-	Move  uuid.UUID `json:"move"`
-	To    uuid.UUID `json:"to"`
-	Files bool      `json:"files,omitempty"`
-	Share bool      `json:"share,omitempty"`
-	// Manifest is what was given up, once it is known. It is put on disk before control
-	// is told: until then nobody can go on from it.
-	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	Told     bool              `json:"told,omitempty"` // control has it on record
-}
 
 // yieldSoon answers a recall as a job of its own, once more when one is under way.
 func (a *Agent) yieldSoon(id uuid.UUID) {
@@ -57,7 +42,7 @@ func (a *Agent) yieldSoon(id uuid.UUID) {
 
 // yieldIfAsked has a change of who uses a dataset looked at by a move that waits for it.
 func (a *Agent) yieldIfAsked(id uuid.UUID) {
-	if _, asked := a.leases.recall(id); asked {
+	if _, asked := a.leases.Recall(id); asked {
 		a.yieldSoon(id)
 	}
 }
@@ -66,23 +51,23 @@ func (a *Agent) yieldIfAsked(id uuid.UUID) {
 // is in use, takes the final snapshot, tells control. Again, after a crash between any
 // two of these: it goes on.
 func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
-	y, given := a.leases.yielded(id)
+	y, given := a.leases.Relinquished(id)
 	if d, known := a.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
 		return a.settleYield(ctx, id, y)
 	}
-	asked, recalled := a.leases.recall(id)
+	asked, recalled := a.leases.Recall(id)
 	if !given && !recalled || a.Trust.Err() != nil {
 		return nil
 	}
 	if !given {
-		op, err := a.Control.Operation(ctx, asked.move.String(), 0)
+		op, err := a.Control.Operation(ctx, asked.Move.String(), 0)
 		if err != nil {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
 		if op.Loss != nil {
 			return nil // it goes on without what this node has, which opens it for nobody new
 		}
-		y = yieldRecord{Epoch: asked.epoch, Move: asked.move, To: asked.to, Files: op.Files, Share: op.Share}
+		y = lease.Relinquished{Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.Files, Share: op.Share}
 	}
 	y, holders, err := a.giveUp(ctx, id, y, given)
 	switch {
@@ -98,7 +83,7 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 
 // giveUp gives a dataset up under its lock: a change that was under way ends first. It
 // returns who or what keeps it from that.
-func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given bool) (yieldRecord, []string, error) {
+func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, given bool) (lease.Relinquished, []string, error) {
 	unlock, err := a.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
@@ -127,7 +112,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 		if err := a.dropFinal(ctx, pool, id, y); err != nil {
 			return y, []string{dataset.OneLine(err)}, nil
 		}
-		if err := a.setGiven(ctx, id, y); err != nil {
+		if err := a.leases.Relinquish(ctx, id, y); err != nil {
 			return y, nil, err
 		}
 		steps.At("yield.given-up")
@@ -145,7 +130,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 			if ctx.Err() != nil {
 				return y, nil, ctx.Err()
 			}
-			return y, []string{dataset.OneLine(err)}, a.dropGiven(undo, id)
+			return y, []string{dataset.OneLine(err)}, a.leases.Drop(undo, id)
 		}
 	}
 	return y, nil, nil
@@ -153,7 +138,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y yieldRecord, given b
 
 // dropFinal removes the last snapshot of an earlier try, that nobody was told of: it is of
 // what was then.
-func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y yieldRecord) error {
+func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
 	e, err := pool.Stat(ctx, id)
 	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
 		return err
@@ -187,14 +172,14 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 
 // final takes the last snapshot of a dataset that was given up, and puts on disk what
 // the next home must have.
-func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y yieldRecord, seen io.Writer) (yieldRecord, error) {
+func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished, seen io.Writer) (lease.Relinquished, error) {
 	m, err := a.manifest(ctx, pool, d, y, seen)
 	if err != nil {
 		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("yield.snapshot")
 	y.Manifest = &m
-	if err := a.setGiven(ctx, d.ID, y); err != nil {
+	if err := a.leases.Relinquish(ctx, d.ID, y); err != nil {
 		return y, err
 	}
 	steps.At("yield.manifest")
@@ -210,7 +195,7 @@ func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) datas
 }
 
 // tellHolders tells control who keeps a dataset here.
-func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y yieldRecord, holders []string) error {
+func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
 	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Holders: holders})
 	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
 		return nil // nobody waits for it any more
@@ -233,7 +218,7 @@ const stuckAfter = 10
 
 // tellGivingUp tells control that what is given up is being summed up, which may take long:
 // so that the move waits. When nothing comes of it any more it says so, and the move ends.
-func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldRecord, seen *summed) {
+func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *summed) {
 	was, at, said := seen.bytes.Load(), a.Clock.Steady(), ""
 	for ctx.Err() == nil {
 		if is := seen.bytes.Load(); is != was {
@@ -260,7 +245,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y yieldReco
 }
 
 // tellYield tells control what was given up.
-func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
+func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Manifest: y.Manifest})
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return err // it may have been heard
@@ -270,13 +255,13 @@ func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y yieldRecord) erro
 	}
 	steps.At("yield.told")
 	y.Told = true
-	return a.setGiven(ctx, id, y)
+	return a.leases.Relinquish(ctx, id, y)
 }
 
 // settleYield ends a record that has served its time: the dataset is this node's again
 // at a later epoch, or has left, or the move ended without having had the answer, so
 // that nobody can go on from it any more.
-func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) error {
+func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if a.Trust.Err() != nil {
 		return nil
 	}
@@ -310,12 +295,12 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y yieldRecord) er
 	default:
 		return nil
 	}
-	return a.dropGiven(ctx, id)
+	return a.leases.Drop(ctx, id)
 }
 
 // yields answers all recalls that are open: what was lost on the way is said again.
 func (a *Agent) yields() {
-	for _, id := range a.leases.open() {
+	for _, id := range a.leases.Pending() {
 		a.yieldSoon(id)
 	}
 }

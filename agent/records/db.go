@@ -25,7 +25,7 @@ import (
 //	spellings/<name>       Spellings
 //	volumes/<dataset>      api.Indexed, a copy for the time when control is away
 //	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
-//	yields/<dataset>       yieldRecord
+//	yields/<dataset>       lease.Relinquished
 //	pulls/<dataset>        pullRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
 //	pools/<name>           poolRecord

@@ -1,0 +1,210 @@
+// Package lease decides whether this node may open datasets whose home it is.
+//
+// Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Table has what keeps datasets whose home is this node from being opened here: the moves that recall them, as
+// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on
+// disk, and apply whatever control reports or does not report. The methods of Table are safe for concurrent use.
+type Table struct {
+	db       records.DB
+	nodeName func(uuid.UUID) string
+
+	mu           sync.Mutex
+	recalled     map[uuid.UUID]Recall       // by dataset
+	relinquished map[uuid.UUID]Relinquished // by dataset
+}
+
+// Recall is a move that wants a dataset.
+type Recall struct {
+	Move, To uuid.UUID
+	Epoch    uint64
+}
+
+// Relinquished is an epoch of a dataset that this node has relinquished: it neither opens nor changes the dataset
+// at that epoch again. The record is removed when this node is the home of the dataset again at a later epoch,
+// when the dataset has left it, or when control reports that the move ended without the answer of this node.
+type Relinquished struct {
+	Epoch uint64    `json:"epoch"`
+	Move  uuid.UUID `json:"move"`
+	To    uuid.UUID `json:"to"`
+	Files bool      `json:"files,omitempty"`
+	Share bool      `json:"share,omitempty"`
+	// Manifest describes what was relinquished, once that is known. It is written to disk before control is
+	// notified: until then no other node can continue from it.
+	Manifest *dataset.Manifest `json:"manifest,omitempty"`
+	Told     bool              `json:"told,omitempty"` // control has recorded it
+}
+
+// NewTable returns an empty table. nodeName returns the name of a node, for error messages.
+func NewTable(db records.DB, nodeName func(uuid.UUID) string) *Table {
+	return &Table{
+		db: db, nodeName: nodeName,
+		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{},
+	}
+}
+
+func relinquishedKey(id uuid.UUID) string { return "yields/" + id.String() }
+
+// Load reads the relinquished epochs from disk.
+func (t *Table) Load(ctx context.Context) error {
+	return t.db.Each(ctx, "yields/", func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var r Relinquished
+		if err := json.Unmarshal(v, &r); err != nil {
+			return err
+		}
+		t.relinquished[id] = r
+		return nil
+	})
+}
+
+// Apply applies control's record of a dataset whose home is here. It reports whether control waits for an answer
+// of this node.
+func (t *Table) Apply(d api.Indexed) (pending bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d.Lease == nil || d.Lease.State == dataset.LeaseHeld {
+		delete(t.recalled, d.ID)
+	} else {
+		t.recalled[d.ID] = Recall{Move: d.Move, To: d.Lease.Wanted, Epoch: d.Lease.Epoch}
+	}
+	_, recalled := t.recalled[d.ID]
+	_, relinquished := t.relinquished[d.ID]
+	return recalled || relinquished
+}
+
+// EndRecall forgets the recall of a dataset whose home is another node now.
+func (t *Table) EndRecall(id uuid.UUID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.recalled, id)
+}
+
+// Recall returns the move that recalls a dataset, if there is one.
+func (t *Table) Recall(id uuid.UUID) (Recall, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.recalled[id]
+	return r, ok
+}
+
+// Relinquished returns the epoch of a dataset that this node has relinquished, if there is one.
+func (t *Table) Relinquished(id uuid.UUID) (Relinquished, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.relinquished[id]
+	return r, ok
+}
+
+// AllRelinquished returns the relinquished epochs, sorted by dataset.
+func (t *Table) AllRelinquished() []api.Given {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := []api.Given{}
+	for _, id := range slices.SortedFunc(maps.Keys(t.relinquished), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
+		out = append(out, api.Given{Dataset: id, Epoch: t.relinquished[id].Epoch, To: t.relinquished[id].To})
+	}
+	return out
+}
+
+// Pending returns the datasets for which control may wait for an answer of this node.
+func (t *Table) Pending() []uuid.UUID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := make([]uuid.UUID, 0, len(t.recalled)+len(t.relinquished))
+	for id := range t.recalled {
+		ids = append(ids, id)
+	}
+	for id := range t.relinquished {
+		if _, twice := t.recalled[id]; !twice {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Relinquish records that this node relinquishes an epoch, first on disk and then in memory.
+func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) error {
+	if err := t.db.Put(ctx, map[string]any{relinquishedKey(id): r}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.relinquished[id] = r
+	return nil
+}
+
+// Drop removes the record of a relinquished epoch, first on disk and then in memory. Idempotent: if there is no
+// record, Drop returns nil.
+func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
+	if _, relinquished := t.Relinquished(id); !relinquished {
+		return nil
+	}
+	if err := t.db.Put(ctx, map[string]any{relinquishedKey(id): nil}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.relinquished, id)
+	return nil
+}
+
+// MayChange fails with ErrInUse if this node has relinquished the epoch that a dataset is at: nothing may open or
+// change it here any more. what is a verb for the error message.
+func (t *Table) MayChange(d dataset.Dataset, what string) error {
+	if r, relinquished := t.Relinquished(d.ID); relinquished && d.Epoch <= r.Epoch {
+		return t.moving(d, what, r.Move, r.To)
+	}
+	return nil
+}
+
+// MayOpen fails as MayChange does, and also while a move recalls a dataset: those who use the dataset may
+// continue, but nobody else may begin to use it.
+func (t *Table) MayOpen(d dataset.Dataset, what string) error {
+	if err := t.MayChange(d, what); err != nil {
+		return err
+	}
+	if r, recalled := t.Recall(d.ID); recalled && d.Epoch <= r.Epoch {
+		return t.moving(d, what, r.Move, r.To)
+	}
+	return nil
+}
+
+func (t *Table) moving(d dataset.Dataset, what string, move, to uuid.UUID) error {
+	op := move.String()[:8]
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation %s "+
+		"(drover operation watch %s shows how far it is)", what, d.Volume, t.nodeName(to), op, op)
+}
+
+// RelinquishedSnapshots returns the snapshots that the target of a move needs of a dataset which this node has
+// relinquished.
+func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
+	r, relinquished := t.Relinquished(ds)
+	if !relinquished {
+		return nil
+	}
+	ids := []uuid.UUID{lineage.FinalID(r.Move)}
+	if r.Manifest != nil {
+		ids = append(ids, r.Manifest.Snapshot, r.Manifest.Base)
+	}
+	return ids
+}
