@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
@@ -114,8 +115,10 @@ type Agent struct {
 	access    *replication.Access
 	retention *replication.Retention
 	replicas  *replication.Replicas
-	sender    *transfer.Server // to other nodes
-	puller    *transfer.Client // from them
+
+	operations *operation.Runner
+	sender     *transfer.Server // to other nodes
+	puller     *transfer.Client // from them
 
 	taking      sync.Mutex // held while an answer of control is taken in
 	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
@@ -123,11 +126,10 @@ type Agent struct {
 	cluster     uuid.UUID
 	clock       uint64 // the highest of control's store that was heard of; see api.Sync
 	clockOnDisk uint64
-	recovery    uuid.UUID     // the last one that was taken in
-	outside     string        // why control does not take this node in, or did not answer last; empty: it is in
-	verifyAt    time.Duration // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
-	restarted   time.Duration // until when an engine that has just started may mount its containers' volumes again
-	running     map[uuid.UUID]*running
+	recovery    uuid.UUID               // the last one that was taken in
+	outside     string                  // why control does not take this node in, or did not answer last; empty: it is in
+	verifyAt    time.Duration           // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
+	restarted   time.Duration           // until when an engine that has just started may mount its containers' volumes again
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
 	undersized  map[uuid.UUID]undersized
 	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
@@ -167,7 +169,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		started:    cfg.Clock.Now(),
 		began:      cfg.Clock.Steady(),
 		bounds:     newBounds(context.WithoutCancel(ctx)),
-		running:    map[uuid.UUID]*running{},
 		scratch:    map[uuid.UUID]uuid.UUID{},
 		undersized: map[uuid.UUID]undersized{},
 		lost:       map[uuid.UUID]bool{},
@@ -198,6 +199,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
 	}
 	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())

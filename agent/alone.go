@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -35,7 +36,7 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
 	if _, err := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
 		a.setAlone(d.ID, stay, -1)
-		if inDoubt(err) {
+		if operation.InDoubt(err) {
 			a.endAlone(d.ID, stay)
 		}
 		return nil, err

@@ -8,27 +8,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
-
-// running is an operation that is being carried out.
-type running struct {
-	cancel   context.CancelFunc
-	recorded bool // control has it on record, and may cancel it
-	inDoubt  bool // control has not answered a report of it, which may still arrive
-
-	// settle ends the wait for that, so that control is not asked after it has returned.
-	settle func()
-
-	dataset, pool uuid.UUID // that it is of; pool may be Nil
-}
 
 // acts are what this agent carries out.
 func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error) {
@@ -53,7 +40,7 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 			return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
 		}
 	}
-	err = a.under(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
+	err = a.operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
 		out, err = act(ctx, jb, op)
 		return err
 	})
@@ -73,59 +60,10 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 // how it is now.
 func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.NodeID }
 
-// under runs do as an operation that can be seen, cancelled and, when it takes
-// long, found on record; the failure of one on record goes on record as well.
-func (a *Agent) under(ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	jb.Begin(op)
-	planned := apart(op) // do changes op meanwhile
-	r := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
-	if op.Dataset != nil {
-		r.pool = op.Dataset.Pool
-	}
-	a.mu.Lock()
-	a.running[op.ID] = r
-	r.settle = a.slow(ctx, a.Limits.Record, func(ctx context.Context) { a.putOnRecord(ctx, planned) })
-	a.mu.Unlock()
-	end := func() { // last of all: from then on one that is not final on record is begun again
-		a.mu.Lock()
-		delete(a.running, op.ID)
-		a.mu.Unlock()
-	}
-	err := do(ctx, &op)
-	r.settle()
-	err = a.blamePool(ctx, op, err)
-	a.mu.Lock()
-	recorded, inDoubt := r.recorded, r.inDoubt
-	a.mu.Unlock()
-	if err == nil || !recorded && !inDoubt || a.Ctx.Err() != nil {
-		end()
-		return err // an agent that stops leaves its operations to its next start
-	}
-	op.Problem = dataset.ProblemOf(err)
-	if !recorded { // control may be away, and who asked for the operation is not to wait for that
-		a.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
-			defer end()
-			if _, err := a.report(ctx, &op); err != nil && ctx.Err() == nil {
-				a.Log.WithError(err).WithField("op", op.ID).Warn("control was not told that an operation failed")
-			}
-			return nil
-		})
-		return err
-	}
-	defer end()
-	_, rerr := a.report(context.WithoutCancel(ctx), &op)
-	if errors.Is(rerr, dataset.ErrCancelled) {
-		rerr = nil
-	}
-	return errors.Join(err, rerr)
-}
-
 // commit has control put the outcome on record, and takes in what it answers of the dataset.
 // Its lock is held: once that is let go, the dataset may be gone before the answer is taken in.
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	out, err := a.report(ctx, op)
+	out, err := a.operations.Report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
 		a.Cache.Apply(*out.Dataset, out.Index)
 		a.limits.ProfileChanged(*out.Dataset)
@@ -168,7 +106,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
-	if out, err = a.commit(ctx, op); err != nil && !inDoubt(err) {
+	if out, err = a.commit(ctx, op); err != nil && !operation.InDoubt(err) {
 		return out, errors.Join(err, a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {

@@ -266,10 +266,7 @@ func (a *Agent) converge(d api.Indexed) {
 		a.purgeLater(d.Dataset)
 		return
 	}
-	a.mu.Lock()
-	r := a.running[d.Request]
-	a.mu.Unlock()
-	if r != nil {
+	if a.operations.IsRunning(d.Request) {
 		return // it does so itself
 	}
 	a.noteLater(d)
@@ -279,13 +276,7 @@ func (a *Agent) converge(d api.Indexed) {
 // is not may have ended after the answer that names it was read: it is looked at
 // again, since done twice an import would throw away what was written since.
 func (a *Agent) resume(ctx context.Context, op dataset.Operation) error {
-	a.mu.Lock()
-	r := a.running[op.ID]
-	if r != nil {
-		r.recorded = true
-	}
-	a.mu.Unlock()
-	if r != nil {
+	if a.operations.NoteRecorded(op.ID) {
 		return nil
 	}
 	now, err := a.Control.Operation(ctx, op.ID.String(), 0)
@@ -307,23 +298,14 @@ func (a *Agent) stopCancelled(ctx context.Context, open []dataset.Operation) {
 	for _, op := range open {
 		still[op.ID] = true
 	}
-	a.mu.Lock()
-	var gone []uuid.UUID
-	for id, r := range a.running {
-		if r.recorded && !still[id] {
-			gone = append(gone, id)
+	for _, id := range a.operations.Recorded() {
+		if still[id] {
+			continue
 		}
-	}
-	a.mu.Unlock()
-	for _, id := range gone {
 		op, known := a.known(ctx, id)
 		if !known || op.State != dataset.OpCancelled {
 			continue // it ended by itself
 		}
-		a.mu.Lock()
-		if r := a.running[id]; r != nil {
-			r.cancel()
-		}
-		a.mu.Unlock()
+		a.operations.Cancel(id)
 	}
 }

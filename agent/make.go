@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -64,7 +65,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	}
 	jb.Step("recording")
 	out, err = a.commit(ctx, op)
-	if inDoubt(err) {
+	if operation.InDoubt(err) {
 		return out, err // the next sync tells whether it is on record
 	}
 	if err != nil || out.Lost {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -242,7 +243,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	steps.At("move.promoted")
 	m.jb.Step("recording")
 	out, err = a.commit(context.WithoutCancel(ctx), op)
-	if inDoubt(err) {
+	if operation.InDoubt(err) {
 		return out, err // the next sync tells whether it is on record
 	}
 	if err != nil {

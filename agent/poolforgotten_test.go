@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -234,9 +235,14 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	ctx := t.Context()
 	r.newPool("plain")
 	d, imported, unknown := r.volume("db"), uuid.New(), uuid.New()
-	r.mu.Lock()
-	r.running[uuid.New()] = &running{dataset: imported, pool: d.Pool}
-	r.mu.Unlock()
+	runs := make(chan struct{})
+	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, Dataset: &dataset.Dataset{ID: imported, Pool: d.Pool}}
+	go r.operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
+		close(runs)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	<-runs
 	hold := func(id uuid.UUID) {
 		unlock, err := r.Locks.Lock(ctx, id, "import of volume other")
 		if err != nil {

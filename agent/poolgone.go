@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
@@ -215,7 +216,7 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	if !op.Record.Off {
 		err = a.offRecord(ctx, op)
 	}
-	if err != nil && !inDoubt(err) {
+	if err != nil && !operation.InDoubt(err) {
 		return "", errors.Join(err, a.stays(ctx, id))
 	}
 	if err != nil {
@@ -317,12 +318,6 @@ func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
 	if p, comes := a.moveTable.Get(id); comes {
 		in = append(in, p.Pool, p.From)
 	}
-	a.mu.Lock()
-	for _, r := range a.running {
-		if r.dataset == id && r.pool != uuid.Nil {
-			in = append(in, r.pool)
-		}
-	}
-	a.mu.Unlock()
+	in = append(in, a.operations.Pools(id)...)
 	return len(in) == 0 || slices.Contains(in, pool)
 }

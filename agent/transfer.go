@@ -178,7 +178,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		jctx, cancel := context.WithCancel(jctx)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()
-		return a.under(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
+		return a.operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
 			c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
 			out = c
 			return err

@@ -1,0 +1,256 @@
+// Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
+// where needed, to be recorded in control.
+//
+// Runner tracks the running operations. Sizes resizes datasets.
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RunnerDeps is what Runner needs of other components.
+type RunnerDeps struct {
+	*host.Host
+	// After calls fn once d has passed, unless stop is called first. stop waits until a running fn has ended.
+	After func(ctx context.Context, d time.Duration, fn func(context.Context)) (stop func())
+	// Blame adds the failure of a pool's disk to an error that was caused by it.
+	Blame func(ctx context.Context, op dataset.Operation, err error) error
+}
+
+// Runner runs operations and reports their outcome to control. Its methods are safe for concurrent use.
+type Runner struct {
+	deps RunnerDeps
+
+	mu      sync.Mutex
+	running map[uuid.UUID]*running // by operation
+}
+
+// running is an operation that is being carried out.
+type running struct {
+	cancel   context.CancelFunc
+	recorded bool // control has it on record, and may cancel it
+	inDoubt  bool // control has not answered a report of it, which may still arrive
+
+	// settle ends the request to record it, so that control is not asked after settle has returned.
+	settle func()
+
+	dataset, pool uuid.UUID // that it changes; pool may be uuid.Nil
+}
+
+// NewRunner returns a Runner without operations.
+func NewRunner(deps RunnerDeps) *Runner {
+	return &Runner{deps: deps, running: map[uuid.UUID]*running{}}
+}
+
+// Run runs do as an operation that can be listed and cancelled. If it takes longer than Limits.Record, control
+// records it. The failure of a recorded operation is recorded as well.
+func (r *Runner) Run(
+	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	jb.Begin(op)
+	planned := separate(op) // do changes op meanwhile
+	now := newRunning(op, cancel)
+	r.mu.Lock()
+	r.running[op.ID] = now
+	now.settle = r.deps.After(ctx, r.deps.Limits.Record, func(ctx context.Context) { r.record(ctx, planned) })
+	r.mu.Unlock()
+	end := func() { // comes last: afterwards, an operation that is recorded and not final is started again
+		r.mu.Lock()
+		delete(r.running, op.ID)
+		r.mu.Unlock()
+	}
+	err := do(ctx, &op)
+	now.settle()
+	err = r.deps.Blame(ctx, op, err)
+	r.mu.Lock()
+	recorded, inDoubt := now.recorded, now.inDoubt
+	r.mu.Unlock()
+	if err == nil || !recorded && !inDoubt || r.deps.Ctx.Err() != nil {
+		end()
+		return err // an agent that stops leaves its operations to its next start
+	}
+	op.Problem = dataset.ProblemOf(err)
+	if !recorded { // control may be unreachable, and the caller must not wait for it
+		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+			defer end()
+			if _, err := r.Report(ctx, &op); err != nil && ctx.Err() == nil {
+				r.deps.Log.WithError(err).WithField("op", op.ID).Warn("control was not told that an operation failed")
+			}
+			return nil
+		})
+		return err
+	}
+	defer end()
+	_, rerr := r.Report(context.WithoutCancel(ctx), &op)
+	if errors.Is(rerr, dataset.ErrCancelled) {
+		rerr = nil
+	}
+	return errors.Join(err, rerr)
+}
+
+func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {
+	now := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
+	if op.Dataset != nil {
+		now.pool = op.Dataset.Pool
+	}
+	return now
+}
+
+// separate returns a copy of an operation that shares no records with it.
+func separate(op dataset.Operation) dataset.Operation {
+	if op.Dataset != nil {
+		d := *op.Dataset
+		op.Dataset = &d
+	}
+	if op.Snapshot != nil {
+		s := *op.Snapshot
+		op.Snapshot = &s
+	}
+	return op
+}
+
+// record has control record a long operation, so that people can watch it.
+func (r *Runner) record(ctx context.Context, op dataset.Operation) {
+	if ctx.Err() != nil {
+		return
+	}
+	r.setInDoubt(op.ID, true)
+	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
+	if err == nil || ctx.Err() == nil && !InDoubt(err) {
+		r.setInDoubt(op.ID, false)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.running[op.ID]; now != nil && err == nil {
+		now.recorded = true
+	} else if err != nil && ctx.Err() == nil {
+		r.deps.Log.WithError(err).WithField("op", op.ID).Warn("long operation was not put on record")
+	}
+}
+
+// Report has control record the outcome of an operation. While control is unreachable it retries: the outcome of a
+// change that was made must not be left in doubt.
+func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	op.Incarnation = r.deps.Incarnation
+	mayArrive := r.settleRecord(op.ID)
+	for again := false; ; again = true {
+		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
+			Incarnation: r.deps.Incarnation, Operation: *op, Again: again || mayArrive,
+		})
+		if errors.Is(err, dataset.ErrUnavailable) {
+			r.setInDoubt(op.ID, true)
+		}
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
+				// Control may have applied the report that was not answered, and may have refused this one
+				// because of that outcome.
+				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
+			}
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-r.deps.Ctx.Done():
+			return out, err
+		case <-r.deps.Clock.After(r.deps.Limits.Retry):
+		}
+	}
+}
+
+// settleRecord ends the request to record an operation. It reports whether such a request was sent and not answered,
+// so that it may still arrive. If it arrived after the Commit, the operation would begin again, and a create that had
+// lost its name would make a volume that nobody asked for.
+func (r *Runner) settleRecord(op uuid.UUID) (mayArrive bool) {
+	r.mu.Lock()
+	now := r.running[op]
+	r.mu.Unlock()
+	if now == nil {
+		return false
+	}
+	now.settle()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return now.inDoubt
+}
+
+// setInDoubt notes whether a report of an operation was sent that control has not answered.
+func (r *Runner) setInDoubt(op uuid.UUID, inDoubt bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.running[op]; now != nil {
+		now.inDoubt = inDoubt
+	}
+}
+
+// InDoubt reports whether a commit that failed with err may have happened. A store whose disk is full has not
+// flushed the commit, but may find it there later.
+func InDoubt(err error) bool {
+	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
+}
+
+// IsRunning reports whether an operation runs now.
+func (r *Runner) IsRunning(op uuid.UUID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[op] != nil
+}
+
+// NoteRecorded notes that control has an operation on record, and reports whether the operation runs now.
+func (r *Runner) NoteRecorded(op uuid.UUID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.running[op]
+	if now != nil {
+		now.recorded = true
+	}
+	return now != nil
+}
+
+// Recorded returns the running operations that control has on record.
+func (r *Runner) Recorded() (ids []uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, now := range r.running {
+		if now.recorded {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Cancel cancels an operation if it runs.
+func (r *Runner) Cancel(op uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.running[op]; now != nil {
+		now.cancel()
+	}
+}
+
+// Pools returns the pools in which running operations change a dataset.
+func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, now := range r.running {
+		if now.dataset == ds && now.pool != uuid.Nil {
+			ids = append(ids, now.pool)
+		}
+	}
+	return ids
+}
