@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 )
 
 func TestEvents(t *testing.T) {
@@ -23,7 +24,7 @@ func TestEvents(t *testing.T) {
 	read := func(after uint64) (types []string, last api.Event) {
 		t.Helper()
 		if err := e.Events(e.ctx, after, false, func(ev api.Event) error {
-			if ev.ID <= after && after < e.events.next {
+			if ev.ID <= after && after < e.events.Next {
 				t.Errorf("event %d after %d", ev.ID, after)
 			}
 			types, last = append(types, ev.Type), ev
@@ -55,10 +56,10 @@ func TestEvents(t *testing.T) {
 	if got, _ := read(last.ID); len(got) != 1 { // what a reader of the last run has not seen
 		t.Errorf("after a restart: %v", got)
 	}
-	for range 3 * eventsKept {
-		e.events.publish(api.Event{Type: "x"})
+	for range 3 * notify.EventsKept {
+		e.events.Publish(api.Event{Type: "x"})
 	}
-	if got, _ := read(1); len(got) < eventsKept || len(got) > 2*eventsKept+1 {
+	if got, _ := read(1); len(got) < notify.EventsKept || len(got) > 2*notify.EventsKept+1 {
 		t.Errorf("%d events are kept", len(got))
 	}
 }

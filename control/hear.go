@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -91,7 +92,7 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 			lanes[e.Key] = was
 			continue
 		}
-		var t tidings
+		var t notify.Notices
 		if err := decode(e.Key, e.Value, &t); err != nil {
 			return err
 		}
@@ -108,21 +109,21 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	}
 	h.lanes, h.at = lanes, now
 	if gap {
-		s.feed.forget()
+		s.feed.Forget()
 	}
 	return nil
 }
 
 // hearLane publishes what is new in a lane. It reports false when some of that is
 // not known any more.
-func (s *Service) hearLane(e store.Entry, t tidings, was heard, follows bool) bool {
+func (s *Service) hearLane(e store.Entry, t notify.Notices, was heard, follows bool) bool {
 	if !follows || s.out.own(e.Key) {
 		return true
 	}
-	list, ok := t.missed(was.count)
+	list, ok := t.Missed(was.count)
 	for _, x := range list {
-		s.feed.publish(x)
-		s.events.publish(x.Events...)
+		s.feed.Publish(x)
+		s.events.Publish(x.Events...)
 		ok = ok && !x.All
 	}
 	return ok

@@ -96,9 +96,9 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		h.full, h.forget = time.Time{}, time.Time{}
 	}
 	h.now = now
-	changes := s.feed.since(uuid.Nil, h.rev)
-	everything := changes.full || !now.Before(h.full)
-	if err := s.markRan(ctx, changes.any || everything); err != nil && ctx.Err() == nil {
+	changes := s.feed.Since(uuid.Nil, h.rev)
+	everything := changes.Full || !now.Before(h.full)
+	if err := s.markRan(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
 	if over := s.passedOver(h); over > 0 {
@@ -106,15 +106,15 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		h.over += over
 		everything = true
 	}
-	if changes.any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
+	if changes.Any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
 		s.expireTrash(ctx, h)
 	}
 	short, err := s.due(ctx, &h.short)
 	if err != nil && ctx.Err() == nil {
 		h.fail("look for nodes that can take a replica", err)
 	}
-	if err := s.lookAtChanges(ctx, h, slices.Concat(changes.datasets, short), everything); err == nil {
-		h.rev = changes.rev
+	if err := s.lookAtChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
+		h.rev = changes.Rev
 		if everything {
 			h.full = now.Add(houseFull)
 		}
@@ -125,7 +125,7 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	if s.Shared {
 		s.lookAtMembers(ctx, h, everything)
 	}
-	if told := s.feed.operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
+	if told := s.feed.Operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
 		if err := errors.Join(s.forgetOperations(ctx), s.expireCopies(ctx)); err == nil {
 			h.forget, h.ops = now.Add(forgetEvery), told
 		} else if ctx.Err() == nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -236,7 +237,7 @@ func (c *comparison) lift(t *tx) error {
 	if err != nil {
 		return err
 	}
-	var dropped tidings
+	var dropped notify.Notices
 	if _, err := t.get(droppedKey, &dropped); err != nil {
 		return err
 	}

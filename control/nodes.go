@@ -153,9 +153,9 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	for i := range warnings {
 		warnings[i].Time = s.Clock.Now()
 	}
-	s.events.publish(warnings...)
+	s.events.Publish(warnings...)
 	for _, op := range moved {
-		s.feed.wake(op)
+		s.feed.Wake(op)
 	}
 	return nil
 }

@@ -262,7 +262,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	}
 	timeout := s.Clock.After(wait)
 	for {
-		rung, leave := s.feed.hear(first.ID)
+		rung, leave := s.feed.Hear(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
 		if err != nil || op.State != first.State || op.Progress != first.Progress || (op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
 			leave()

@@ -223,7 +223,7 @@ func (s *Service) passedOver(h *house) time.Duration {
 
 // tellHeld says that trash stays for longer than the clock says.
 func (s *Service) tellHeld(over time.Duration) {
-	s.events.publish(api.Event{
+	s.events.Publish(api.Event{
 		Time: s.Clock.Now(), Type: "trash.hold",
 		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})

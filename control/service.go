@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -54,8 +55,8 @@ type Service struct {
 	store      store.Store
 	started    time.Time
 	ran        ran
-	feed       *feed
-	events     *events
+	feed       *notify.Feed
+	events     *notify.EventLog
 	counts     counts
 	seen       seen
 	recalled   recalled
@@ -101,7 +102,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, store: d.Store, started: now,
-		feed: newFeed(), events: newEvents(now), seen: newSeen(),
+		feed: notify.NewFeed(), events: notify.NewEventLog(now), seen: newSeen(),
 		recalled: recalled{clock: d.Clock, of: map[string]recall{}},
 		stop:     stop, quit: ctx.Done(),
 	}
@@ -125,11 +126,11 @@ func (s *Service) Version(context.Context) (api.Version, error) {
 }
 
 // publish tells those who wait of what a transaction changed.
-func (s *Service) publish(t tiding) {
-	s.feed.publish(t)
-	s.events.publish(t.Events...)
+func (s *Service) publish(t notify.Notice) {
+	s.feed.Publish(t)
+	s.events.Publish(t.Events...)
 	if t.All {
-		s.feed.forget()
+		s.feed.Forget()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -262,12 +263,12 @@ const dropAtOnce = 50
 
 // dropLanes drops lanes that nobody writes any more, and keeps what they counted.
 func (t *tx) dropLanes(keys []string) error {
-	var dropped tidings
+	var dropped notify.Notices
 	if _, err := t.get(droppedKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
-		var last tidings
+		var last notify.Notices
 		if there, err := t.get(key, &last); err != nil {
 			return err
 		} else if there {

@@ -241,7 +241,7 @@ func TestNodesAreAway(t *testing.T) {
 	}
 	var types []string
 	for _, s := range x.list {
-		list, _ := s.events.after(0)
+		list, _ := s.events.After(0)
 		for _, ev := range list {
 			types = append(types, ev.Type)
 		}
@@ -264,11 +264,11 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	var h hearing
 	hear := func() (full bool) {
 		t.Helper()
-		rev := reader.feed.since(node, 0).rev
+		rev := reader.feed.Since(node, 0).Rev
 		if err := reader.hearNow(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
-		return reader.feed.since(node, rev).full
+		return reader.feed.Since(node, rev).Full
 	}
 	hear()
 	say(keeper)

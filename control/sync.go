@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -17,9 +18,9 @@ import (
 func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Clock.After(wait)
 	for last := false; ; {
-		rung, leave := s.feed.hear(node)
-		n := s.feed.since(node, rev)
-		if n.any || last {
+		rung, leave := s.feed.Hear(node)
+		n := s.feed.Since(node, rev)
+		if n.Any || last {
 			leave()
 			return s.syncNow(ctx, node, n)
 		}
@@ -49,8 +50,8 @@ func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-cha
 
 func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
 
-func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
-	if n.full && s.Shared {
+func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+	if n.Full && s.Shared {
 		return s.syncTrusted(ctx, node, n)
 	}
 	return s.syncRead(ctx, node, n)
@@ -59,7 +60,7 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n news) (out api.
 // syncTrusted reads everything with what tells an agent whether it is to be believed. The
 // store may be put back, or recovered, at any moment: so the clock is read after it, and
 // what a recovery says is the same before and after. ErrUnavailable when it is not.
-func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
+func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {
 		return out, err
@@ -100,14 +101,14 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 	return last, halted, err
 }
 
-func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n news) (out api.Sync, err error) {
-	out = api.Sync{Rev: n.rev, Full: n.full}
+func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+	out = api.Sync{Rev: n.Rev, Full: n.Full}
 	t := newTx(ctx, s.store)
-	ids := n.datasets
+	ids := n.Datasets
 	if s.Shared {
 		out.Clock, _ = s.highest.get()
 	}
-	if n.full {
+	if n.Full {
 		claims, err := listAll[claim](t, homePrefix(node))
 		if err != nil {
 			return out, err

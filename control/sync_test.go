@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -151,29 +152,22 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 		}
 	}
 	rev := a.sync(0).Rev
-	for i := range 2*feedSize + 1 {
-		e.feed.publish(tiding{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
-		if i == 2*feedSize-1 && a.sync(rev).Full {
+	for i := range 2*notify.FeedSize + 1 {
+		e.feed.Publish(notify.Notice{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
+		if i == 2*notify.FeedSize-1 && a.sync(rev).Full {
 			t.Error("forgotten too soon")
 		}
 	}
 	if s := a.sync(rev); !s.Full {
 		t.Error("a revision that is not remembered is taken for one without changes")
 	}
-	now := e.feed.since(a.id, 0).rev
-	if s := a.sync(now - feedSize); s.Full {
+	now := e.feed.Since(a.id, 0).Rev
+	if s := a.sync(now - notify.FeedSize); s.Full {
 		t.Error("the newest changes are forgotten")
 	}
-	if n := len(e.feed.changes); n > 2*feedSize {
+	if n := len(e.feed.Changes); n > 2*notify.FeedSize {
 		t.Errorf("%d changes are kept", n)
 	}
-}
-
-// heard reports whether somebody waits for a node.
-func (f *feed) heard(node uuid.UUID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.bells[node] != nil
 }
 
 func TestSyncWaits(t *testing.T) {
@@ -186,7 +180,7 @@ func TestSyncWaits(t *testing.T) {
 	done := wait(e.ctx)
 	b.create("theirs") // wakes nobody here
 	a.create("db")     // nor does what the answer told, which the next change tells too
-	if !e.feed.heard(a.id) {
+	if !e.feed.IsAwaited(a.id) {
 		t.Error("its own create woke the agent")
 	}
 	op := *e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
@@ -218,7 +212,7 @@ func TestSyncWaits(t *testing.T) {
 	if r := <-done; dataset.KindOf(r.err) != dataset.ErrUnavailable {
 		t.Errorf("%v", r.err)
 	}
-	if n := len(e.feed.bells); n != 0 {
+	if n := len(e.feed.Bells); n != 0 {
 		t.Errorf("%d bells are left", n)
 	}
 }
@@ -253,7 +247,7 @@ func TestSyncFollows(t *testing.T) {
 				}
 				select {
 				case <-last:
-					if e.feed.since(a.id, rev).any {
+					if e.feed.Since(a.id, rev).Any {
 						continue
 					}
 					return
@@ -277,7 +271,7 @@ func TestSyncFollows(t *testing.T) {
 	workers.Wait()
 	close(last)
 	for _, a := range agents {
-		e.feed.publish(tiding{Nodes: []uuid.UUID{a.id}}) // so that all look once more
+		e.feed.Publish(notify.Notice{Nodes: []uuid.UUID{a.id}}) // so that all look once more
 	}
 	followers.Wait()
 	for id, d := range e.check().datasets {
@@ -302,11 +296,11 @@ func TestHeartbeats(t *testing.T) {
 	beat := func(st dataset.PoolStatus) []api.Event {
 		t.Helper()
 		st.ID = pool
-		n := len(e.events.ring)
+		n := len(e.events.Ring)
 		if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Pools: []dataset.PoolStatus{st}}); err != nil {
 			t.Fatal(err)
 		}
-		return e.events.ring[n:]
+		return e.events.Ring[n:]
 	}
 	for i, c := range []struct {
 		st   dataset.PoolStatus

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -29,29 +29,6 @@ const (
 	toldBytes    = 4 << 10
 	toldTogether = 512
 )
-
-// tiding is what one transaction changed, for the agents and people that wait.
-type tiding struct {
-	Nodes    []uuid.UUID `json:"n,omitempty"`
-	Datasets []uuid.UUID `json:"d,omitempty"`
-	Ops      []uuid.UUID `json:"o,omitempty"`
-	Events   []api.Event `json:"e,omitempty"`
-	// Answered says that the agents of Nodes have all of it from the answer to what they
-	// asked: they hear of it with the next change, or when their question ends.
-	Answered bool `json:"a,omitempty"`
-	All      bool `json:"all,omitempty"` // everybody is to look at everything
-	House    bool `json:"h,omitempty"`   // who does the background work is
-}
-
-func (t tiding) empty() bool {
-	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.House
-}
-
-// tidings is the value of a lane.
-type tidings struct {
-	Count  uint64   `json:"count"` // of the values that were written to the lane
-	Recent []tiding `json:"recent"`
-}
 
 // written is the same for who writes it, to whom all but the newest is text.
 type written struct {
@@ -83,7 +60,7 @@ func newOutbox() *outbox {
 }
 
 // take returns a lane with the write that tells of t.
-func (o *outbox) take(ctx context.Context, t tiding) (*lane, store.Write, error) {
+func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write, error) {
 	select {
 	case o.room <- struct{}{}:
 	case <-ctx.Done():
@@ -138,7 +115,7 @@ func (o *outbox) own(key string) bool {
 
 // add makes the next value of a lane, which drops the oldest changes that are too many: the
 // newest always stays.
-func (l *lane) add(t tiding, most int) ([]byte, error) {
+func (l *lane) add(t notify.Notice, most int) ([]byte, error) {
 	newest, err := json.Marshal(t)
 	if err != nil {
 		return nil, fmt.Errorf("encode what changed: %w", err)
@@ -155,13 +132,4 @@ func (l *lane) add(t tiding, most int) ([]byte, error) {
 	}
 	l.next = written{Count: l.last.Count + 1, Recent: recent}
 	return json.Marshal(l.next)
-}
-
-// missed returns what was told in a lane after the count-th value; ok is false when
-// some of it is not there any more.
-func (t tidings) missed(count uint64) (list []tiding, ok bool) {
-	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
-		return nil, false
-	}
-	return t.Recent[len(t.Recent)-int(t.Count-count):], true
 }

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -99,7 +100,7 @@ func TestNothingIsMissed(t *testing.T) {
 		defer hears.Close()
 		x := &talk{T: r, st: st, talks: talks, hears: hears, node: uuid.New(), of: map[uuid.UUID]bool{}}
 		x.hear()
-		x.rev = hears.feed.since(x.node, 0).rev
+		x.rev = hears.feed.Since(x.node, 0).Rev
 		r.Repeat(map[string]func(*rapid.T){
 			"begin":  func(*rapid.T) { x.begin() },
 			"end":    func(r *rapid.T) { x.end(r) },
@@ -135,7 +136,7 @@ func (x *talk) begin() {
 		return
 	}
 	ds := uuid.New()
-	l, w, err := x.talks.out.take(context.Background(), tiding{Nodes: []uuid.UUID{x.node}, Datasets: []uuid.UUID{ds}})
+	l, w, err := x.talks.out.take(context.Background(), notify.Notice{Nodes: []uuid.UUID{x.node}, Datasets: []uuid.UUID{ds}})
 	if err != nil {
 		x.Fatal(err)
 	}
@@ -197,11 +198,11 @@ func (x *talk) hear() {
 	if err := x.hears.hearNow(context.Background(), &x.h); err != nil {
 		x.Fatal(err)
 	}
-	n := x.hears.feed.since(x.node, x.rev)
-	x.rev = n.rev
-	if !n.full {
+	n := x.hears.feed.Since(x.node, x.rev)
+	x.rev = n.Rev
+	if !n.Full {
 		for ds := range x.of {
-			if !slices.Contains(n.datasets, ds) {
+			if !slices.Contains(n.Datasets, ds) {
 				x.Fatalf("dataset %s changed, and nobody was told", ds)
 			}
 		}
@@ -220,13 +221,13 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	defer hears.Close()
 	node := uuid.New()
 	var h hearing
-	hear := func() news {
+	hear := func() notify.News {
 		t.Helper()
-		rev := hears.feed.since(node, 0).rev
+		rev := hears.feed.Since(node, 0).Rev
 		if err := hears.hearNow(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
-		return hears.feed.since(node, rev)
+		return hears.feed.Since(node, rev)
 	}
 	say := func(n int) {
 		for range n {
@@ -238,7 +239,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 			}
 		}
 	}
-	if n := hear(); !n.full {
+	if n := hear(); !n.Full {
 		t.Error("what was before is not known to be the same")
 	}
 	for _, tc := range []struct {
@@ -246,8 +247,8 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 		full bool
 	}{{1, false}, {toldMost, false}, {0, false}, {toldMost + 1, true}, {3, false}} {
 		say(tc.said)
-		if n := hear(); n.full != tc.full || !tc.full && len(n.datasets) != tc.said {
-			t.Errorf("%d changes: full %v, %d datasets", tc.said, n.full, len(n.datasets))
+		if n := hear(); n.Full != tc.full || !tc.full && len(n.Datasets) != tc.said {
+			t.Errorf("%d changes: full %v, %d datasets", tc.said, n.Full, len(n.Datasets))
 		}
 	}
 	// One lane, as one thing was done at a time.

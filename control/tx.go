@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -287,7 +288,7 @@ func (s *Service) try(ctx context.Context, first bool, decide func(*tx) error) (
 // follow another service.
 func (s *Service) commit(t *tx) (uint64, error) {
 	told, l := s.tidingOf(t), (*lane)(nil)
-	if s.out != nil && !t.silent && (!told.empty() || t.ticks()) {
+	if s.out != nil && !t.silent && (!told.Empty() || t.ticks()) {
 		var w store.Write
 		var err error
 		if l, w, err = s.out.take(t.ctx, told); err != nil {
@@ -322,16 +323,16 @@ func (s *Service) commit(t *tx) (uint64, error) {
 	}
 	// It may have happened: who would have been woken looks for himself.
 	told.Answered = false
-	s.feed.publish(told)
+	s.feed.Publish(told)
 	return 0, unwritten(t.ctx, err)
 }
 
-func (s *Service) tidingOf(t *tx) tiding {
+func (s *Service) tidingOf(t *tx) notify.Notice {
 	now := s.Clock.Now()
 	for i := range t.events {
 		t.events[i].Time = now
 	}
-	return tiding{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all, House: t.house}
+	return notify.Notice{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all, House: t.house}
 }
 
 // view makes a decision that writes nothing, again as long as what it reads

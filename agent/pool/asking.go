@@ -18,6 +18,7 @@ import (
 // that does not answer in time is offline, whatever else is asked of it, and has one goroutine
 // wait for it. That belongs to nobody: nothing ends it but the disk, so a stop waits only closePatience.
 
+// Times that a pool is given to answer, and to close.
 const (
 	// AskPatience is what an open pool has to answer; as askTurns, so that a clock that
 	// jumps, as on a host that was paused, counts for one of them.

@@ -46,4 +46,5 @@ func (p *Pools) can(b backends.Pool) dataset.Capabilities {
 	return c
 }
 
+// New returns the pools of a node. They are empty until Open.
 func New(deps Deps) *Pools { return &Pools{Deps: deps, byID: map[uuid.UUID]*Pool{}} }

@@ -20,6 +20,7 @@ func (p *Pools) DistrustAll(ctx context.Context, pool uuid.UUID) error {
 	return p.Distrust(ctx, pool, true, nil)
 }
 
+// Distrust records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
 func (p *Pools) Distrust(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
 	return p.Keep(ctx, pool, func(rec *Record) { rec.Found, rec.Doubtful = all, ids })
 }

@@ -107,6 +107,7 @@ func (p *Pools) Changed(id uuid.UUID, home bool) {
 	p.Change(id, func(op *Pool) { op.Used, op.changed, op.Due = true, true, op.Due || home })
 }
 
+// One returns a pool, open or not; nil if this node has none with this UUID.
 func (p *Pools) One(id uuid.UUID) *Pool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

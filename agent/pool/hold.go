@@ -71,6 +71,7 @@ func (h *holds) Let(pool uuid.UUID) (err error) {
 	return err
 }
 
+// HoldName is the prefix of the names of the unix sockets by which one drover holds a pool.
 func HoldName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
 func (h *holds) release() error {

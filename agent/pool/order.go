@@ -55,6 +55,7 @@ func Overlap(x, y Record) bool {
 // apart tells whether a pool shares no filesystem with files of others.
 func (r Record) apart() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
 
+// Places are the paths that a pool takes up: its folder or volume group, and the directory where it is mounted.
 func (r Record) Places() []string {
 	if r.Mount == "" {
 		return []string{r.Path}

@@ -50,6 +50,7 @@ type Pools struct {
 	Unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
 }
 
+// Pool is one pool of this node. The mutex of Pools protects its fields.
 type Pool struct {
 	dataset.Pool
 	Record        Record
@@ -312,6 +313,7 @@ func (p *Pools) disjoint(name string, rec Record) error {
 	return nil
 }
 
+// Within reports whether path is dir or below it. Both are clean.
 func Within(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && (rel == "." || (rel != ".." && !hasDotDot(rel)))
@@ -366,6 +368,7 @@ func (p *Pools) Free(id uuid.UUID) error {
 	return nil
 }
 
+// Name returns the name of a pool, or its UUID if this node has none with it.
 func (p *Pools) Name(id uuid.UUID) string {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -388,6 +391,7 @@ func (p *Pools) Records() []dataset.Pool {
 	return out
 }
 
+// All returns the pools in the order of drover.yaml, open or not.
 func (p *Pools) All() []*Pool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -398,6 +402,7 @@ func (p *Pools) All() []*Pool {
 	return out
 }
 
+// Close closes all pools. It waits ClosePatience at most for those that are being asked or opened.
 func (p *Pools) Close() error {
 	p.finish(ClosePatience)
 	var errs []error
@@ -412,6 +417,7 @@ func (p *Pools) Close() error {
 	return errors.Join(append(errs, p.Holds.release())...)
 }
 
+// ByName returns the pool with a name, open or not.
 func (p *Pools) ByName(name string) (*Pool, bool) {
 	list := p.All()
 	i := slices.IndexFunc(list, func(o *Pool) bool { return o.Name == name })

@@ -67,7 +67,7 @@ func (l *Limits) misses() map[uuid.UUID]error {
 
 // outside are the groups that a dataset is used in and that are, of version 2, below none of those
 // that rules are set on before a container starts. e.mu is held.
-func (l *Limits) outside(e *limited) (groups []string) {
+func (l *Limits) outside(e *Limited) (groups []string) {
 	if l.Hierarchy.Version != iolimit.V2 {
 		return nil
 	}
@@ -110,7 +110,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 }
 
 // bareNow are the groups that a dataset is used in and that cannot be limited.
-func (e *limited) bareNow() []string {
+func (e *Limited) bareNow() []string {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	return e.bare
@@ -128,7 +128,7 @@ func (l *Limits) strictly(outside []string) string {
 		": it has a limit of its own there, from about a second after its start"
 }
 
-func (l *Limits) checkLimited(r *findings.List, e *limited) {
+func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 	d, _ := l.Cache.DatasetOrCopy(e.id)
 	e.Mu.Lock()
 	defer e.Mu.Unlock()

@@ -26,10 +26,10 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 		return err
 	}
 	var errs []error
-	var gone []*limited
+	var gone []*Limited
 	err = errors.Join(
 		l.DB.Each(ctx, "limits/", func(rest string, v []byte) error {
-			e := &limited{}
+			e := &Limited{}
 			var err error
 			if e.id, err = uuid.Parse(rest); err != nil {
 				return err
@@ -130,6 +130,7 @@ func (l *Limits) sweep() error {
 	return errors.Join(errs...)
 }
 
+// LoopMajor is the major device number of loop devices.
 const LoopMajor = 7 // Documentation/admin-guide/devices.txt
 
 // attached tells whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
@@ -151,7 +152,7 @@ func (l *Limits) End(d dataset.Dataset) {
 }
 
 // unlimited forgets the limits of a dataset, whose device it takes them away from.
-func (l *Limits) unlimited(ctx context.Context, e *limited) error {
+func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
 	e.Mu.Lock()
 	over, rec := e.over, e.Rec
 	e.over = true
@@ -208,6 +209,7 @@ func (l *Limits) ClearLeft(ctx context.Context) {
 	}
 }
 
+// Leftovers returns the rules of devices that are gone and that could not be removed yet.
 func (l *Limits) Leftovers() (list []LimitRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

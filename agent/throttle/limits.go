@@ -50,15 +50,15 @@ type Limits struct {
 
 	wake chan struct{}
 	mu   sync.Mutex
-	Of   map[uuid.UUID]*limited
+	Of   map[uuid.UUID]*Limited
 	not  map[uuid.UUID]error // why what is mounted is not limited as its profile says; tried again
 	left map[iolimit.Device]LimitRecord
 	lost string        // why base fails; empty: it does not
 	used time.Duration // when a volume was mounted last for someone, by the steady clock
 }
 
-// limited is one mounted dataset with a limit, or whose limit is lifted.
-type limited struct {
+// Limited is one mounted dataset with a limit, or whose limit is lifted.
+type Limited struct {
 	id   uuid.UUID
 	Mu   sync.Mutex // held while its rules change
 	Rec  LimitRecord
@@ -80,6 +80,7 @@ type LimitRecord struct {
 	Lifted time.Time `json:"lifted,omitzero"`
 }
 
+// LimitsOf translates the QoS of a profile.
 func LimitsOf(q dataset.QoS) iolimit.Limits {
 	return iolimit.Limits{
 		ReadBPS:   int64(q.ReadBPS),
@@ -132,7 +133,7 @@ func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
 // New finds what this host can hold volumes to.
 func New(cfg Cgroups, deps Deps) *Limits {
 	l := &Limits{Deps: deps, Hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
-		Of: map[uuid.UUID]*limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]LimitRecord{}}
+		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]LimitRecord{}}
 	if l.Hierarchy.Dir == "" {
 		table, err := mount.Table()
 		if err == nil {
@@ -188,13 +189,15 @@ func (l *Limits) base() ([]string, error) {
 	return groups, nil
 }
 
-func (l *Limits) Get(id uuid.UUID) *limited {
+// Get returns the limit of a mounted dataset; nil if it has none.
+func (l *Limits) Get(id uuid.UUID) *Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Of[id]
 }
 
-func (l *Limits) All() []*limited {
+// All returns the limits of all mounted datasets.
+func (l *Limits) All() []*Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Collect(maps.Values(l.Of))
@@ -244,7 +247,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 		e = nil
 	}
 	if e == nil {
-		e = &limited{id: d.ID}
+		e = &Limited{id: d.ID}
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -258,7 +261,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-func (l *Limits) put(e *limited) {
+func (l *Limits) put(e *Limited) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.Of[e.id] = e
@@ -269,7 +272,7 @@ const heldV1 = "v1: per container, from about a second after its start"
 
 // Rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
 // is held.
-func (l *Limits) Rule(ctx context.Context, e *limited, rec LimitRecord) error {
+func (l *Limits) Rule(ctx context.Context, e *Limited, rec LimitRecord) error {
 	if was := e.Rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
 		rec.Before = append(slices.Clip(rec.Before), was)
 	}
@@ -285,7 +288,7 @@ func (l *Limits) Rule(ctx context.Context, e *limited, rec LimitRecord) error {
 
 // impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
 // once it is thawed. asked is what the guard says. e.mu is held.
-func (l *Limits) impose(e *limited, isFencing func(uuid.UUID) (bool, error)) error {
+func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
 	}
@@ -318,7 +321,7 @@ func (l *Limits) clear(rec LimitRecord) error {
 
 // unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
 // gives back then what it has lifted.
-func (l *Limits) unlimit(ctx context.Context, e *limited) error {
+func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
 			"its limit is taken away once it is not fenced any more"))

@@ -17,10 +17,11 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
+// How often the rules are checked, and how long the guard is asked.
 const (
 	// lookOften is how soon a container that starts is found, and for how long after a
 	// mount one is expected; lookSeldom is later, and how soon a rule is set again that
-	// somebody has changed. mendEvery is how often all processes are looked at anew, and
+	// somebody has changed. MendEvery is how often all processes are looked at anew, and
 	// what failed is tried again.
 	lookOften  = 500 * time.Millisecond
 	startsSoon = 30 * time.Second
@@ -132,13 +133,13 @@ func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.U
 }
 
 // now is what the groups are told.
-func (e *limited) now() iolimit.Limits {
+func (e *Limited) now() iolimit.Limits {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	return e.Rec.Limits
 }
 
-func (e *limited) device() iolimit.Device {
+func (e *Limited) device() iolimit.Device {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	return e.Rec.Device
@@ -153,6 +154,7 @@ func (l *Limits) miss(id uuid.UUID, err error) {
 	}
 }
 
+// Missed returns why the speed of a dataset is not limited as its profile says; nil if it is.
 func (l *Limits) Missed(id uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -226,7 +228,7 @@ func (l *Limits) lose(err error) bool {
 
 // hold has all groups hold a limit that are to: those above containers, also where their
 // controller was taken back meanwhile, and those of containers that these do not bind.
-func (k *Keeper) hold(ctx context.Context, e *limited, base []string) error {
+func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.over || e.Lift != 0 || e.Rec.Boot == "" {
@@ -271,7 +273,7 @@ func (k *Keeper) hold(ctx context.Context, e *limited, base []string) error {
 // usedIn returns the groups that a dataset is used in and that rules on others do not bind, and
 // notes which of those cannot be limited. Whose they are hands the controller down to them, or not.
 // e.mu is held.
-func (k *Keeper) usedIn(e *limited, bind []string) (groups []string, err error) {
+func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Rec.Device.Major), int(e.Rec.Device.Minor), k.Mounts.Path(e.id)) {
 		g, ok := k.Hierarchy.GroupOf(pid)
@@ -330,7 +332,7 @@ func (l *Limits) Binds(groups []string, g string) bool {
 }
 
 // astray returns the groups that do not hold what they were told. e.mu is held.
-func (l *Limits) astray(e *limited) (groups []string, err error) {
+func (l *Limits) astray(e *Limited) (groups []string, err error) {
 	if e.over || e.Lift != 0 {
 		return nil, nil
 	}

@@ -12,6 +12,7 @@ import (
 // WriteOutTime is how long a snapshot waits at most until a volume is written out. Its caller has a minute.
 const WriteOutTime = 15 * time.Second
 
+// For how long a limit is lifted at most.
 const (
 	// LiftSnapshot and liftUnmount bound for how long a limit is lifted for a flush of this
 	// agent's own: with it a freeze, or an unmount, would take as long as what is dirty takes
@@ -24,7 +25,7 @@ const (
 // Suspension is a limit that is lifted. The zero value is none.
 type Suspension struct {
 	l *Limits
-	e *limited
+	e *Limited
 	d dataset.Dataset
 }
 
@@ -81,7 +82,7 @@ func (up Suspension) Extend(bound time.Duration) {
 
 // lower sets limits again that were lifted, if that was for long enough, or at once. On disk
 // that they were is only told with what is told next: a start sets all of them.
-func (l *Limits) lower(ctx context.Context, e *limited, now bool) error {
+func (l *Limits) lower(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.over || e.Lift == 0 || !now && l.Clock.Steady() < e.Lift {

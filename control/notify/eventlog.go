@@ -1,0 +1,57 @@
+package notify
+
+import (
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+// EventsKept is how many events can be read again at least.
+const EventsKept = 1024
+
+// EventLog keeps the newest events for those who follow.
+type EventLog struct {
+	mu      sync.Mutex
+	Ring    []api.Event // with IDs one after another
+	Next    uint64
+	waiting chan struct{} // closed at the next event
+}
+
+// NewEventLog numbers from the time on, so that who goes on after an event of an
+// earlier run misses none of this one.
+func NewEventLog(now time.Time) *EventLog {
+	return &EventLog{Next: uint64(max(now.UnixMicro(), 1)), waiting: make(chan struct{})}
+}
+
+// Publish gives each event the next ID, keeps it, and wakes those who follow.
+func (e *EventLog) Publish(evs ...api.Event) {
+	if len(evs) == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ev := range evs {
+		ev.ID = e.Next
+		e.Next++
+		e.Ring = append(e.Ring, ev)
+	}
+	if over := len(e.Ring) - EventsKept; over > EventsKept {
+		e.Ring = append([]api.Event(nil), e.Ring[over:]...)
+	}
+	close(e.waiting)
+	e.waiting = make(chan struct{})
+}
+
+// After returns the events after an ID; all that are kept when it is one that
+// was not given out yet, as after a restart with a clock set back.
+func (e *EventLog) After(id uint64) ([]api.Event, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.Next - uint64(len(e.Ring))
+	skip := uint64(0)
+	if id >= first && id < e.Next {
+		skip = id - first + 1
+	}
+	return append([]api.Event(nil), e.Ring[skip:]...), e.waiting
+}
