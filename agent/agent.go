@@ -117,6 +117,7 @@ type Agent struct {
 	replicas  *replication.Replicas
 
 	operations *operation.Runner
+	sizes      *operation.Sizes
 	sender     *transfer.Server // to other nodes
 	puller     *transfer.Client // from them
 
@@ -131,10 +132,9 @@ type Agent struct {
 	verifyAt    time.Duration           // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
 	restarted   time.Duration           // until when an engine that has just started may mount its containers' volumes again
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	undersized  map[uuid.UUID]undersized
-	lost        map[uuid.UUID]bool    // datasets that were on record, and are not in a full answer since
-	showFailed  map[uuid.UUID]failure // as control was told
-	rate        int64                 // bytes a second of the last move that came here; 0: none did
+	lost        map[uuid.UUID]bool      // datasets that were on record, and are not in a full answer since
+	showFailed  map[uuid.UUID]failure   // as control was told
+	rate        int64                   // bytes a second of the last move that came here; 0: none did
 
 	guarded bool         // the guard answered when it was looked at last
 	asked   map[int]bool // control replicas of apart that said of which generation pools were
@@ -170,7 +170,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		began:      cfg.Clock.Steady(),
 		bounds:     newBounds(context.WithoutCancel(ctx)),
 		scratch:    map[uuid.UUID]uuid.UUID{},
-		undersized: map[uuid.UUID]undersized{},
 		lost:       map[uuid.UUID]bool{},
 		showFailed: map[uuid.UUID]failure{},
 		asked:      map[int]bool{},
@@ -200,6 +199,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
+	a.sizes = operation.NewSizes(a.sizesDeps())
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
@@ -248,7 +248,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
 		a.leases.Load(ctx), a.loadGuests(ctx),
-		a.moveTable.Load(ctx), a.loadUndersized(ctx), a.loadEnrolled(ctx),
+		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.loadEnrolled(ctx),
 		a.loadStanding(ctx),
 	)
 }

@@ -172,7 +172,7 @@ func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapsho
 		s.Created, s.Order, s.Size = e.Snapshots[i].Created, e.Snapshots[i].Order, e.Snapshots[i].Size
 		return s, nil
 	}
-	return a.asLarge(s).TakenAfter(e.Snapshots, a.Clock.Now()), err
+	return a.sizes.WithActualSize(s).TakenAfter(e.Snapshots, a.Clock.Now()), err
 }
 
 // doResize gives a dataset another size, mounted or not.
@@ -189,7 +189,7 @@ func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	}
 	steps.At("resize.begin")
 	jb.Step("resizing")
-	if err := a.resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
+	if err := a.sizes.Resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
 		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 	}
 	steps.At("resize.made")

@@ -113,7 +113,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.mendAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.resolvePulls(ctx)
-		a.sizeAgain(ctx)
+		a.sizes.Retry(ctx)
 		a.unswear(ctx)
 		return nil
 	})
@@ -180,7 +180,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 	case walks && mounted:
 	default:
-		st.Problem = cmp.Or(a.misSized(d), a.limits.Problems(d))
+		st.Problem = cmp.Or(a.sizes.Problem(d), a.limits.Problems(d))
 	}
 	return st
 }

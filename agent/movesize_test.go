@@ -117,14 +117,14 @@ func TestSizeIsGivenLater(t *testing.T) {
 	}
 	says("moved", true)
 	f.a.again()
-	f.a.sizeAgain(t.Context())
+	f.a.sizes.Retry(t.Context())
 	says("after a start", true)
 	path := f.a.mounts("db", "one") // it is of use all the same
 	if got, err := os.ReadFile(filepath.Join(path, "token")); err != nil || string(got) != "before" {
 		t.Errorf("it goes on with %q, %v", got, err)
 	}
 	kind.fails.Store(false)
-	f.a.sizeAgain(t.Context())
+	f.a.sizes.Retry(t.Context())
 	says("resized while it is mounted", false)
 	f.a.unmounts("db", "one")
 	f.a.sized("db")

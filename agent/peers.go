@@ -161,7 +161,7 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := a.asLarge(a.transferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).TakenAfter(e.Snapshots, now)
+	s := a.sizes.WithActualSize(a.transferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))

@@ -68,7 +68,7 @@ func (a *Agent) settleHome(ctx context.Context, d dataset.Dataset, p replication
 		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
 	}
 	if p.Snapshot != uuid.Nil {
-		if err := a.sizeAsRecorded(ctx, pool, d, p.Snapshot); err != nil {
+		if err := a.sizes.ResizeAsRecorded(ctx, pool, d, p.Snapshot); err != nil {
 			return err
 		}
 	}

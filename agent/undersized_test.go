@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
@@ -30,7 +31,7 @@ func undersizes(t *testing.T) (f *flock, d dataset.Dataset, kind *sizeless) {
 	f.b.down()
 	kind.fails.Store(true)
 	f.forces("db", f.a, f.b)
-	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return known })
+	await(t, func() bool { _, known := f.a.sizes.Deferred(d.ID); return known })
 	return f, d, kind
 }
 
@@ -70,7 +71,7 @@ func TestUndersizedMovesOn(t *testing.T) {
 	if got := c.reads("db", "token"); got != "last" {
 		t.Errorf("it goes on with %q", got)
 	}
-	if u, known := c.isUndersized(d.ID); known {
+	if u, known := c.sizes.Deferred(d.ID); known {
 		t.Errorf("it is not of its size there: %+v", u)
 	}
 }
@@ -88,8 +89,8 @@ func TestUndersizedIsGivenUp(t *testing.T) {
 		}
 		asked = true
 		kind.fails.Store(false)
-		f.a.sizeAgain(t.Context())
-		if _, still := f.a.isUndersized(d.ID); !still {
+		f.a.sizes.Retry(t.Context())
+		if _, still := f.a.sizes.Deferred(d.ID); !still {
 			t.Error("it is resized when it was given up")
 		}
 	})
@@ -104,7 +105,7 @@ func TestUndersizedIsGivenUp(t *testing.T) {
 			t.Errorf("what was left is kept as something else than what was given up: %+v", k)
 		}
 	}
-	await(t, func() bool { _, known := f.a.isUndersized(d.ID); return !known })
+	await(t, func() bool { _, known := f.a.sizes.Deferred(d.ID); return !known })
 }
 
 // That a volume is not of its size is known until control has said whose it is: its record may not be
@@ -112,15 +113,15 @@ func TestUndersizedIsGivenUp(t *testing.T) {
 func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	if err := r.setUndersized(t.Context(), d.ID, undersized{Why: "no room"}); err != nil {
+	if err := r.sizes.Defer(t.Context(), d.ID, operation.DeferredResize{Why: "no room"}); err != nil {
 		t.Fatal(err)
 	}
 	r.Cache.Remove(d.ID)
 	isIn := r.isIn
 	keeps := func(when string, want bool) {
 		t.Helper()
-		r.sizeAgain(t.Context())
-		if _, kept := r.isUndersized(d.ID); kept != want {
+		r.sizes.Retry(t.Context())
+		if _, kept := r.sizes.Deferred(d.ID); kept != want {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
@@ -128,3 +129,19 @@ type copies struct{ a *Agent }
 func (c copies) Settle(ctx context.Context, ds uuid.UUID) error { return c.a.settleCopy(ctx, ds) }
 func (c copies) Take(ctx context.Context, k api.Kept) error     { return c.a.takeCopy(ctx, k) }
 func (c copies) Report(ctx context.Context, r api.Copied) error { return c.a.tellCopy(ctx, r) }
+
+func (a *Agent) sizesDeps() operation.SizesDeps {
+	return operation.SizesDeps{
+		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange, Joined: a.hasJoined,
+	}
+}
+
+// hasJoined reports whether control has accepted this node since it started.
+func (a *Agent) hasJoined() bool {
+	select {
+	case <-a.isIn:
+		return true
+	default:
+		return false
+	}
+}

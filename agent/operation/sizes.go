@@ -1,0 +1,218 @@
+package operation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// SizesDeps is what Sizes needs of other components.
+type SizesDeps struct {
+	*host.Host
+	Pools interface {
+		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+	}
+	// MayChange returns an error if this node has relinquished the dataset.
+	MayChange func(d dataset.Dataset, what string) error
+	Joined    func() bool // whether control has accepted this node since it started
+}
+
+// Sizes resizes datasets. It tries a resize again that failed when the dataset moved here. Its methods are safe for
+// concurrent use.
+type Sizes struct {
+	deps SizesDeps
+
+	mu       sync.Mutex
+	deferred map[uuid.UUID]DeferredResize // by dataset
+}
+
+// DeferredResize is the resize of a dataset whose head was made of a snapshot with another size than the recorded
+// one, and that could not be resized then. It is on disk until that was done: nobody requests a resize to the size
+// that is already recorded.
+type DeferredResize struct {
+	Was dataset.Size `json:"was"` // the actual size; 0: it is not known
+	Why string       `json:"why"`
+}
+
+// NewSizes returns a Sizes without deferred resizes.
+func NewSizes(deps SizesDeps) *Sizes {
+	return &Sizes{deps: deps, deferred: map[uuid.UUID]DeferredResize{}}
+}
+
+// Load reads the deferred resizes from disk.
+func (z *Sizes) Load(ctx context.Context) error {
+	return z.deps.DB.Each(ctx, "undersized/", func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var u DeferredResize
+		if err := json.Unmarshal(v, &u); err != nil {
+			return err
+		}
+		z.deferred[id] = u
+		return nil
+	})
+}
+
+// Defer records a resize that failed.
+func (z *Sizes) Defer(ctx context.Context, id uuid.UUID, u DeferredResize) error {
+	u.Why = dataset.Cut(u.Why)
+	if was, known := z.Deferred(id); known && was == u {
+		return nil
+	}
+	if err := z.deps.DB.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
+		return err
+	}
+	z.mu.Lock()
+	z.deferred[id] = u
+	z.mu.Unlock()
+	z.deps.News.Changed(id)
+	return nil
+}
+
+// drop forgets the deferred resize of a dataset, if there is one.
+func (z *Sizes) drop(ctx context.Context, id uuid.UUID) error {
+	if _, known := z.Deferred(id); !known {
+		return nil
+	}
+	if err := z.deps.DB.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
+		return err
+	}
+	z.mu.Lock()
+	delete(z.deferred, id)
+	z.mu.Unlock()
+	z.deps.News.Changed(id)
+	return nil
+}
+
+// Deferred returns the deferred resize of a dataset, and whether there is one.
+func (z *Sizes) Deferred(id uuid.UUID) (DeferredResize, bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	u, known := z.deferred[id]
+	return u, known
+}
+
+// Problem says that a dataset does not have its recorded size. It is empty if no resize is deferred.
+func (z *Sizes) Problem(d dataset.Dataset) string {
+	u, known := z.Deferred(d.ID)
+	if !known {
+		return ""
+	}
+	was := ""
+	if u.Was != 0 {
+		was = " and may still have " + u.Was.String()
+	}
+	return fmt.Sprintf("it was not given its size of %s when it moved here%s: %s; that is tried again by itself",
+		d.Size, was, u.Why)
+}
+
+// ResizeAsRecorded gives a head the size of its volume. The head was made of the snapshot of, which may have been
+// taken before the volume was resized. If the resize fails, the volume is usable all the same and the resize is
+// deferred; an error means that this could not be recorded.
+func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error {
+	if _, can := pool.(backends.Resizer); !can {
+		return nil
+	}
+	var u DeferredResize
+	e, err := pool.Stat(ctx, d.ID)
+	if err == nil {
+		i := lineage.IndexOf(e, of)
+		if i < 0 || e.Snapshots[i].Size == d.Size {
+			return nil
+		}
+		u.Was = e.Snapshots[i].Size
+		err = z.Resize(ctx, pool, d.ID, d.Size)
+	}
+	if err != nil {
+		u.Why = err.Error()
+		return z.Defer(context.WithoutCancel(ctx), d.ID, u)
+	}
+	return nil
+}
+
+// WithActualSize returns the record of a snapshot that is taken now. If a resize of its dataset is deferred, it has
+// the dataset's actual size instead of the recorded one, because a volume that continues from the snapshot relies on
+// that size. 0 means that the actual size is not known.
+func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
+	if u, known := z.Deferred(s.Dataset); known {
+		s.Size = u.Was
+	}
+	return s
+}
+
+// Retry tries all deferred resizes again.
+func (z *Sizes) Retry(ctx context.Context) {
+	if !z.deps.Joined() { // control has not said yet which of the datasets have their home here
+		return
+	}
+	z.mu.Lock()
+	all := maps.Clone(z.deferred)
+	z.mu.Unlock()
+	for id, u := range all {
+		if err := z.retry(ctx, id, u); err != nil && ctx.Err() == nil {
+			log := z.deps.Log.WithError(err).WithField("dataset", id)
+			log.Error("it may not be as large as it is on record; that is tried again")
+		}
+	}
+}
+
+// retry tries the deferred resize of a dataset again.
+func (z *Sizes) retry(ctx context.Context, id uuid.UUID, u DeferredResize) error {
+	unlock, err := z.deps.Locks.Lock(ctx, id, "resize")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, home := z.deps.Cache.Dataset(id)
+	switch {
+	case !home && z.deps.Trust.Err() != nil:
+		return nil
+	case !home || d.State == dataset.StatePurging:
+		return z.drop(ctx, id)
+	case z.deps.MayChange(d, "resize") != nil:
+		return nil // a relinquished dataset must not change; if the move fails, the resize is tried again
+	}
+	pool, err := z.deps.Pools.Online(ctx, d.Pool)
+	if err == nil {
+		err = z.Resize(ctx, pool, id, d.Size)
+	}
+	if err != nil {
+		u.Why = err.Error()
+		return z.Defer(ctx, id, u)
+	}
+	return nil
+}
+
+// Resize gives a dataset a size, whether it is mounted or not. The caller holds its lock.
+func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, size dataset.Size) error {
+	r, can := pool.(backends.Resizer)
+	if !can {
+		return dataset.Errorf(dataset.ErrUnsupported, "its pool cannot enforce a size")
+	}
+	var root *os.File
+	mounted, err := host.IsMountPoint(z.deps.MountPath(id))
+	if err == nil && mounted {
+		if root, err = os.Open(z.deps.MountPath(id)); err == nil {
+			defer root.Close()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.Resize(ctx, id, size, root); err != nil {
+		return err
+	}
+	return z.drop(context.WithoutCancel(ctx), id)
+}
