@@ -110,7 +110,7 @@ type Agent struct {
 	looks     looks                                                           // at mounts
 	elsewhere func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
-	nodes     nodes
+	nodes     *nodes
 	moveTable *replication.MoveTable
 	access    *replication.Access
 	retention *replication.Retention
@@ -168,7 +168,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		config:     cfg,
 		started:    cfg.Clock.Now(),
 		began:      cfg.Clock.Steady(),
-		bounds:     newBounds(context.WithoutCancel(ctx)),
 		scratch:    map[uuid.UUID]uuid.UUID{},
 		lost:       map[uuid.UUID]bool{},
 		showFailed: map[uuid.UUID]failure{},
@@ -188,6 +187,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
+	a.nodes = newNodes(a.Host, a.Standing)
+	a.bounds = newBounds(context.WithoutCancel(ctx), a.Host, boundsDeps{
+		guard: cfg.Guard, http: cfg.PeerHTTP, nodes: a.nodes, readHomes: a.join, mendSoon: a.mendSoon,
+	})
 	a.leases = lease.NewTable(a.DB, a.nodes.name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
@@ -248,8 +251,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadMounts(ctx),
 		a.loadCopies(ctx),
 		a.leases.Load(ctx), a.loadGuests(ctx),
-		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.loadEnrolled(ctx),
-		a.loadStanding(ctx),
+		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.bounds.load(ctx),
 	)
 }
 
@@ -269,7 +271,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.meetGuard(ctx)
-	a.bounds.wg.Go(a.keepBounds) // whatever takes its time from here on
+	a.bounds.wg.Go(a.bounds.keepBounds) // whatever takes its time from here on
 	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
 		return err
 	}

@@ -3,14 +3,17 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -20,6 +23,9 @@ import (
 // deadlines; this file obtains what the computation needs. mu guards the fields from tenure to
 // moved; answers is atomic. No request is sent while mu is held.
 type bounds struct {
+	*host.Host
+	boundsDeps
+
 	mu      sync.Mutex
 	tenure  tenure
 	silent  bool // control did not answer the last renewal
@@ -42,13 +48,33 @@ type bounds struct {
 	wg  sync.WaitGroup
 }
 
-func newBounds(ctx context.Context) *bounds {
+// boundsDeps is what bounds needs of other components.
+type boundsDeps struct {
+	guard Guard             // nil: no lease is bounded in time
+	http  http.RoundTripper // reaches the agents of other nodes; nil: there are none
+	nodes *nodes
+	// readHomes reads from control which datasets this node is the home of, and applies it.
+	readHomes func(context.Context) (api.Sync, error)
+	// mendSoon repairs a dataset that the guard has fenced or does not know, as a job.
+	mendSoon func(uuid.UUID)
+}
+
+func newBounds(ctx context.Context, h *host.Host, deps boundsDeps) *bounds {
 	ctx, end := context.WithCancel(ctx)
 	return &bounds{
+		Host: h, boundsDeps: deps,
 		ctx: ctx, end: end,
 		holds: map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{}, kept: map[uuid.UUID]string{},
 		moved: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
+}
+
+// load reads the state on disk: the TTL of the last session, the addresses of the other nodes, and which nodes
+// are enrolled.
+func (b *bounds) load(ctx context.Context) error {
+	ttl, err := b.nodes.load(ctx)
+	b.tenure.ttl = ttl
+	return errors.Join(err, b.loadEnrolled(ctx))
 }
 
 // soon makes keepBounds run at once.
@@ -160,8 +186,8 @@ func (b *bounds) armedAt(id uuid.UUID) (epoch uint64, armed bool) {
 
 // until returns the deadline until which a dataset may be open here, as far as known now. A
 // deadline that has passed means that it may not be open.
-func (a *Agent) until(d dataset.Dataset) time.Duration {
-	doubted, now, b := a.Trust.Err() != nil, a.Clock.Steady(), a.bounds
+func (b *bounds) until(d dataset.Dataset) time.Duration {
+	doubted, now := b.Trust.Err() != nil, b.Clock.Steady()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tenure.doubted = doubted
@@ -177,12 +203,12 @@ func (b *bounds) fenceMay(d dataset.Dataset, deadline time.Duration) time.Durati
 
 // boundedHere returns the datasets whose home is this node and whose lease is bounded in time.
 // Without a guard there are none.
-func (a *Agent) boundedHere() (list []dataset.Dataset) {
-	if a.config.Guard == nil {
+func (b *bounds) boundedHere() (list []dataset.Dataset) {
+	if b.guard == nil {
 		return nil
 	}
-	for _, id := range a.Cache.IDs() {
-		if d, home := a.Cache.Dataset(id); home && bounded(d) {
+	for _, id := range b.Cache.IDs() {
+		if d, home := b.Cache.Dataset(id); home && bounded(d) {
 			list = append(list, d)
 		}
 	}
@@ -194,14 +220,14 @@ func (a *Agent) boundedHere() (list []dataset.Dataset) {
 const idleBounds = time.Minute
 
 // keepBounds extends the deadlines of the datasets that are open here, until bounds.ctx ends.
-func (a *Agent) keepBounds() {
+func (b *bounds) keepBounds() {
 	for {
-		wait := a.keepBoundsOnce(a.bounds.ctx)
+		wait := b.keepBoundsOnce(b.ctx)
 		select {
-		case <-a.bounds.ctx.Done():
+		case <-b.ctx.Done():
 			return
-		case <-a.bounds.wake:
-		case <-a.Clock.After(wait):
+		case <-b.wake:
+		case <-b.Clock.After(wait):
 		}
 	}
 }
@@ -210,63 +236,63 @@ func (a *Agent) keepBounds() {
 // read yet, in its current session, which datasets it is the home of. It asks the other nodes
 // for promises while control is silent. Then it feeds the guard. It returns the time to wait
 // before the next round.
-func (a *Agent) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
-	list := a.boundedHere()
-	a.forgetHolds()
+func (b *bounds) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
+	list := b.boundedHere()
+	b.forgetHolds()
 	if len(list) == 0 {
 		return idleBounds
 	}
-	a.bounds.mu.Lock()
-	row, unread, ttl := a.bounds.tenure.row, a.bounds.tenure.unread(), a.bounds.tenure.ttl
-	silent, alone := a.bounds.silent, a.bounds.alone()
-	a.bounds.mu.Unlock()
+	b.mu.Lock()
+	row, unread, ttl := b.tenure.row, b.tenure.unread(), b.tenure.ttl
+	silent, alone := b.silent, b.alone()
+	b.mu.Unlock()
 	if ttl == 0 {
 		return idleBounds
 	}
 	if unread && !silent {
-		a.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { a.readHolds(ctx, row); return nil })
+		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
-		a.keepAddresses(list, ttl)
-	} else if !a.askAll(ctx, list, ttl/10) {
+		b.keepAddresses(list, ttl)
+	} else if !b.askAll(ctx, list, ttl/10) {
 		wait = ttl / 10
 	}
-	a.feedGuard(ctx, list)
+	b.feedGuard(ctx, list)
 	return wait
 }
 
 // readHolds reads from control which datasets this node is the home of, and records that it did
 // so during a row of renewals (see tenure.row). If it fails, it logs the reason, and keepBounds
 // calls it again.
-func (a *Agent) readHolds(ctx context.Context, row uint64) {
-	s, err := a.join(ctx)
+func (b *bounds) readHolds(ctx context.Context, row uint64) {
+	s, err := b.readHomes(ctx)
 	if err == nil {
-		err = errors.Join(a.Trust.Err(), a.lookNodes(ctx))
+		err = errors.Join(b.Trust.Err(), b.nodes.look(ctx))
 	}
 	if err == nil && s.Halted != "" { // another node may have noticed a restored store before this node could
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
 	}
 	if err != nil {
-		if ctx.Err() == nil && a.bounds.isNews(err.Error()) {
-			a.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover auto are not confirmed to be its own; it is tried again")
+		if ctx.Err() == nil && b.isNews(err.Error()) {
+			b.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover auto are not confirmed to be its own; it is tried again")
 		}
 		return
 	}
-	a.bounds.isNews("")
-	a.bounds.change(func() { a.bounds.tenure.readDuring(row) })
+	b.isNews("")
+	b.change(func() { b.tenure.readDuring(row) })
 }
 
 // promisers returns the nodes that could take over datasets that are open here. For each node,
 // it returns the epochs that the node must promise not to exceed.
-func (a *Agent) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
+func (b *bounds) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
 	epochs := map[uuid.UUID][]promise.Epoch{}
-	now := a.Clock.Steady()
-	a.bounds.mu.Lock()
-	defer a.bounds.mu.Unlock()
+	now := b.Clock.Steady()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, d := range list {
-		h := a.bounds.hold(d)
-		if _, armed := a.bounds.armed[d.ID]; !armed || h.deadline <= now {
+		h := b.hold(d)
+		if _, armed := b.armed[d.ID]; !armed || h.deadline <= now {
 			continue
 		}
 		for _, node := range h.promisers(d.Followers()) {
@@ -280,14 +306,14 @@ func (a *Agent) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch 
 // sends one request to each node, for all datasets, and waits for most at the longest. It
 // reports whether all nodes promised all that they were asked for. If there is no such node, it
 // returns true.
-func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
-	epochs := a.promisers(list)
+func (b *bounds) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
+	epochs := b.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	var wg sync.WaitGroup
 	got := make(chan int, len(epochs))
 	for node, wanted := range epochs {
-		wg.Go(func() { got <- len(wanted) - a.askOne(ctx, node, wanted) })
+		wg.Go(func() { got <- len(wanted) - b.askOne(ctx, node, wanted) })
 	}
 	wg.Wait()
 	all = true
@@ -299,17 +325,17 @@ func (a *Agent) askAll(ctx context.Context, list []dataset.Dataset, most time.Du
 
 // askOne asks one node for promises, and returns how many of the wanted ones the node made. It
 // logs errors and refusals.
-func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
-	address := a.nodes.address(node)
-	if address == "" || a.config.PeerHTTP == nil {
-		if address == "" && a.nodes.misses(node) {
-			a.Log.WithField("node", a.nodes.name(node)).Error("control is silent, and it is not known here where another node answers, which could take over what is open here: it is fenced unless control is back in time")
+func (b *bounds) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
+	address := b.nodes.address(node)
+	if address == "" || b.http == nil {
+		if address == "" && b.nodes.misses(node) {
+			b.Log.WithField("node", b.nodes.name(node)).Error("control is silent, and it is not known here where another node answers, which could take over what is open here: it is fenced unless control is back in time")
 		}
 		return 0
 	}
-	sent := a.Clock.Steady()
-	answer, err := promise.Ask(ctx, a.config.PeerHTTP, address, node, promise.Request{Incarnation: a.Incarnation, Epochs: wanted})
-	log := a.Log.WithField("node", a.nodes.name(node))
+	sent := b.Clock.Steady()
+	answer, err := promise.Ask(ctx, b.http, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
+	log := b.Log.WithField("node", b.nodes.name(node))
 	if err != nil {
 		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that is open here")
 		return 0
@@ -317,10 +343,10 @@ func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epo
 	for _, r := range answer.Refused {
 		log.WithField("dataset", r.Dataset).Warnf("control is silent, and another node does not promise to leave this alone: %s", r.Why)
 	}
-	a.bounds.mu.Lock()
-	defer a.bounds.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, e := range answer.Granted {
-		if h := a.bounds.holds[e.Dataset]; h != nil {
+		if h := b.holds[e.Dataset]; h != nil {
 			h.vow(node, e.Epoch, answer.Bound(sent))
 		}
 	}
@@ -329,27 +355,27 @@ func (a *Agent) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epo
 
 // feedGuard sends all deadlines to the guard in one request. If the guard refuses one, because
 // it has fenced the dataset or does not know it, a job repairs that: see mendSoon.
-func (a *Agent) feedGuard(ctx context.Context, list []dataset.Dataset) {
-	now := a.Clock.Steady()
+func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
+	now := b.Clock.Steady()
 	var feeds []guard.Feed
 	for _, d := range list {
-		until := a.until(d)
-		if _, armed := a.bounds.armedAt(d.ID); armed && until > now {
-			feeds = append(feeds, guard.Feed{Dataset: d.ID, Epoch: d.Epoch, Deadline: until, Most: a.bounds.fenceMay(d, until)})
+		until := b.until(d)
+		if _, armed := b.armedAt(d.ID); armed && until > now {
+			feeds = append(feeds, guard.Feed{Dataset: d.ID, Epoch: d.Epoch, Deadline: until, Most: b.fenceMay(d, until)})
 		}
 	}
 	if len(feeds) == 0 {
 		return
 	}
-	refused, err := a.config.Guard.Feed(ctx, feeds)
+	refused, err := b.guard.Feed(ctx, feeds)
 	if err != nil {
 		if ctx.Err() == nil {
-			a.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them when their deadlines pass")
+			b.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them when their deadlines pass")
 		}
 		return
 	}
 	for id := range refused {
-		a.mendSoon(id)
+		b.mendSoon(id)
 	}
 }
 
@@ -361,32 +387,76 @@ const heldWait = 5 * time.Second
 // waits for control for at most heldWait. It fails with ErrUnavailable if control does not
 // answer or confirm it in time, or if control's store is not trusted, and with the error of
 // ctx.
-func (a *Agent) held(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
-	late := a.Clock.After(heldWait)
+func (b *bounds) held(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
+	late := b.Clock.After(heldWait)
 	for {
-		a.bounds.mu.Lock()
-		silent, moved := a.bounds.silent, a.bounds.moved
-		a.bounds.mu.Unlock()
-		if until := a.until(d); until > a.Clock.Steady() {
+		b.mu.Lock()
+		silent, moved := b.silent, b.moved
+		b.mu.Unlock()
+		if until := b.until(d); until > b.Clock.Steady() {
 			return until, nil
 		}
-		if a.Trust.Err() != nil {
-			return 0, a.unconfirmed(d, "control's store is not to be believed")
+		if b.Trust.Err() != nil {
+			return 0, b.unconfirmed(d, "control's store is not to be believed")
 		}
 		if silent {
-			return 0, a.unconfirmed(d, "control does not answer")
+			return 0, b.unconfirmed(d, "control does not answer")
 		}
-		a.bounds.soon()
+		b.soon()
 		select {
 		case <-moved:
 		case <-late:
-			return 0, a.unconfirmed(d, "control has not confirmed it yet")
+			return 0, b.unconfirmed(d, "control has not confirmed it yet")
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
 	}
 }
 
-func (a *Agent) unconfirmed(d dataset.Dataset, why string) error {
-	return dataset.Errorf(dataset.ErrUnavailable, "cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted once control says that it is still node %s's)", d.Volume, why, a.NodeName)
+func (b *bounds) unconfirmed(d dataset.Dataset, why string) error {
+	return dataset.Errorf(dataset.ErrUnavailable, "cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
+}
+
+// lookAgain is for how long at least what is known of the other nodes is taken for so.
+const lookAgain = time.Minute
+
+// keepAddresses has control asked, while it answers, where the nodes are whose promises
+// would be needed: at once of one that is not known, and now and then of all, as they move.
+// All agents together so ask about once a second in a large flock.
+func (b *bounds) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
+	promisers, now, n := b.promisers(list), b.Clock.Steady(), b.nodes
+	n.mu.Lock()
+	age := now - n.looked
+	due := len(promisers) > 0 && age >= max(lookAgain, time.Duration(len(n.seen))*time.Second)
+	for node := range promisers {
+		due = due || n.seen[node].Address == "" && age >= ttl
+	}
+	if due {
+		n.looked = now
+	}
+	n.mu.Unlock()
+	if due {
+		b.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
+			if err := b.nodes.look(ctx); err != nil && ctx.Err() == nil {
+				b.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
+			}
+			return nil
+		})
+	}
+}
+
+// inherit takes in until when the process before this one was to hold what the guard has of
+// this boot: a deadline that it fed was justified, so promises may carry that on. At another
+// epoch than on record here it says nothing.
+func (b *bounds) inherit(st guard.Status) {
+	for _, e := range st.Datasets {
+		d, home := b.Cache.Dataset(e.Dataset)
+		if !home || !bounded(d) || e.State != guard.StateArmed || e.Boot != b.Boot || e.Epoch != d.Epoch {
+			continue
+		}
+		b.mu.Lock()
+		h := b.hold(d)
+		h.deadline, h.fence = max(h.deadline, e.Deadline), e.Bound
+		b.mu.Unlock()
+	}
 }

@@ -225,17 +225,17 @@ func TestPromisesCarryOn(t *testing.T) {
 	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !writable(t, path, time.Minute) {
 		t.Errorf("%+v", e)
 	}
-	if err := g.a.enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
+	if err := g.a.bounds.enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("another node gets a copy that has promised nothing: %v", err)
 	}
-	if err := g.a.enrol(t.Context(), d.ID, g.b.Node()); err != nil {
+	if err := g.a.bounds.enrol(t.Context(), d.ID, g.b.Node()); err != nil {
 		t.Errorf("who has promised gets nothing: %v", err)
 	}
 	g.wires.setCut(true)
 	g.wa.fences(d.ID)
 	g.wires.setCut(false) // their promises do not begin anew what has lapsed
 	g.a.asks(g.b)
-	if g.a.until(d) > clock.Boottime() {
+	if g.a.bounds.until(d) > clock.Boottime() {
 		t.Error("promises have confirmed what had lapsed")
 	}
 	g.la.back()

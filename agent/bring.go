@@ -47,7 +47,7 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 
 // mayFollow fails unless the profile of a volume lets it move here by itself.
 func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
-	if err := a.lookNodes(ctx); err != nil {
+	if err := a.nodes.look(ctx); err != nil {
 		return err
 	}
 	home, command := a.nodes.name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
@@ -57,7 +57,7 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if a.shares(ctx, d) {
 		return nil // nothing is copied
 	}
-	if away, err := a.isAway(ctx, d.Home); err != nil || away {
+	if away, err := a.nodes.isAway(ctx, d.Home); err != nil || away {
 		return err // it cannot say how long it takes, and control refuses the move, with what to do
 	}
 	expected, how, err := a.expect(ctx, d)
@@ -131,7 +131,7 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	}
 	ctx, cancel := context.WithTimeout(ctx, lackTime)
 	defer cancel()
-	home, err := a.peer(ctx, d.Home)
+	home, err := a.nodes.peer(ctx, d.Home)
 	if err != nil || home.Address == "" {
 		return 0, false
 	}

@@ -14,18 +14,18 @@ import (
 
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
-func (a *Agent) loadEnrolled(ctx context.Context) error {
-	return a.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
+func (b *bounds) loadEnrolled(ctx context.Context) error {
+	return b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
 		id, err1 := uuid.Parse(ds)
 		node, err2 := uuid.Parse(who)
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		h := a.bounds.holds[id]
+		h := b.holds[id]
 		if h == nil {
 			h = &hold{enrolled: map[uuid.UUID]enrolment{}}
-			a.bounds.holds[id] = h
+			b.holds[id] = h
 		}
 		h.enrolled[node] = enrolment{noted: true}
 		return nil
@@ -34,19 +34,19 @@ func (a *Agent) loadEnrolled(ctx context.Context) error {
 
 // enrol puts on disk, before a node is given anything of a dataset, that it could go on
 // from that. ErrUnavailable while this node holds the dataset by what others have promised.
-func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
-	if noted, err := a.mayEnrol(id, node, true); noted || err != nil {
+func (b *bounds) enrol(ctx context.Context, id, node uuid.UUID) error {
+	if noted, err := b.mayEnrol(id, node, true); noted || err != nil {
 		return err
 	}
-	a.bounds.enrolling.Lock()
-	defer a.bounds.enrolling.Unlock()
-	if noted, err := a.mayEnrol(id, node, false); noted || err != nil {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
+	if noted, err := b.mayEnrol(id, node, false); noted || err != nil {
 		return err
 	}
-	err := a.DB.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
-	a.bounds.mu.Lock()
-	defer a.bounds.mu.Unlock()
-	h := a.bounds.holds[id]
+	err := b.DB.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.holds[id]
 	switch {
 	case h == nil: // it has left
 	case err != nil:
@@ -59,38 +59,38 @@ func (a *Agent) enrol(ctx context.Context, id, node uuid.UUID) error {
 
 // mayEnrol puts a node among those that were given something of a dataset, as yet in memory,
 // and reports whether nothing more is to be done. With noted, only one that is on disk.
-func (a *Agent) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
-	d, home := a.Cache.Dataset(id)
-	if !home || !bounded(d) || a.config.Guard == nil {
+func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
+	d, home := b.Cache.Dataset(id)
+	if !home || !bounded(d) || b.guard == nil {
 		return true, nil
 	}
-	a.bounds.mu.Lock()
-	defer a.bounds.mu.Unlock()
-	h := a.bounds.hold(d)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.hold(d)
 	if done = h.enrolled[node].noted; noted && !done {
 		return false, nil
 	}
-	if !h.enrol(&a.bounds.tenure, node, a.Clock.Steady()) {
-		return false, dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, a.NodeName)
+	if !h.enrol(&b.tenure, node, b.Clock.Steady()) {
+		return false, dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, b.NodeName)
 	}
 	return done, nil
 }
 
 // unenrol forgets the nodes that were given something of datasets and have no copy on
 // record: they would have to promise, and know nothing of it.
-func (a *Agent) unenrol(ctx context.Context) error {
+func (b *bounds) unenrol(ctx context.Context) error {
 	var errs []error
-	for _, d := range a.boundedHere() {
-		now := a.Clock.Steady()
-		a.bounds.mu.Lock()
-		some := len(a.bounds.hold(d).gone(d, now)) > 0
-		a.bounds.mu.Unlock()
+	for _, d := range b.boundedHere() {
+		now := b.Clock.Steady()
+		b.mu.Lock()
+		some := len(b.hold(d).gone(d, now)) > 0
+		b.mu.Unlock()
 		if !some {
 			continue
 		}
-		v, err := a.Control.Volume(ctx, d.ID.String())
-		if err == nil && v.Home == a.NodeID {
-			err = a.dropGone(ctx, v.Dataset, now)
+		v, err := b.Control.Volume(ctx, d.ID.String())
+		if err == nil && v.Home == b.NodeID {
+			err = b.dropGone(ctx, v.Dataset, now)
 		}
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // one in the trash may come back
 			errs = append(errs, err)
@@ -101,43 +101,43 @@ func (a *Agent) unenrol(ctx context.Context) error {
 
 // dropGone forgets who could not go on from what it was given, by a record that was read
 // since a moment.
-func (a *Agent) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
-	a.bounds.enrolling.Lock()
-	defer a.bounds.enrolling.Unlock()
+func (b *bounds) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
 	drop := map[string]any{}
-	a.bounds.mu.Lock()
-	if h := a.bounds.holds[d.ID]; h != nil {
+	b.mu.Lock()
+	if h := b.holds[d.ID]; h != nil {
 		for _, node := range h.gone(d, read) {
 			delete(h.enrolled, node)
 			drop[enrolledKey(d.ID, node)] = nil
 		}
 	}
-	a.bounds.mu.Unlock()
-	return a.DB.Put(ctx, drop)
+	b.mu.Unlock()
+	return b.DB.Put(ctx, drop)
 }
 
 // forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
 // since one that is slow is not to keep the guard from being fed.
-func (a *Agent) forgetHolds() {
+func (b *bounds) forgetHolds() {
 	var left []uuid.UUID
-	a.bounds.mu.Lock()
-	for id, h := range a.bounds.holds {
-		if _, known := a.Cache.Dataset(id); known {
+	b.mu.Lock()
+	for id, h := range b.holds {
+		if _, known := b.Cache.Dataset(id); known {
 			continue
 		}
 		if h.at(0); len(h.enrolled) == 0 {
-			delete(a.bounds.holds, id)
+			delete(b.holds, id)
 			continue
 		}
 		left = append(left, id)
 	}
-	a.bounds.mu.Unlock()
+	b.mu.Unlock()
 	if len(left) == 0 {
 		return
 	}
-	a.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
-		if err := a.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
-			a.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
+	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
+		if err := b.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
+			b.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
 		}
 		return nil
 	})
@@ -146,14 +146,14 @@ func (a *Agent) forgetHolds() {
 // dropEnrolled forgets who was given something of datasets that have left; of one that is
 // back by then it puts that on disk again. Who is given something anew meanwhile waits, and
 // is not forgotten when this is cut short.
-func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
-	a.bounds.enrolling.Lock()
-	defer a.bounds.enrolling.Unlock()
+func (b *bounds) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
 	each := func(f func(h *hold, id, node uuid.UUID)) {
-		a.bounds.mu.Lock()
-		defer a.bounds.mu.Unlock()
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		for _, id := range left {
-			if h := a.bounds.holds[id]; h != nil {
+			if h := b.holds[id]; h != nil {
 				for node := range h.enrolled {
 					f(h, id, node)
 				}
@@ -162,12 +162,12 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	}
 	drop, again := map[string]any{}, map[string]any{}
 	each(func(h *hold, id, node uuid.UUID) {
-		if _, back := a.Cache.Dataset(id); !back {
+		if _, back := b.Cache.Dataset(id); !back {
 			h.enrolled[node] = enrolment{false, h.enrolled[node].asked}
 			drop[enrolledKey(id, node)] = nil
 		}
 	})
-	if err := a.DB.Put(ctx, drop); err != nil {
+	if err := b.DB.Put(ctx, drop); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {
@@ -175,7 +175,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 		if _, dropped := drop[key]; !dropped {
 			return
 		}
-		if _, back := a.Cache.Dataset(id); back {
+		if _, back := b.Cache.Dataset(id); back {
 			again[key] = struct{}{}
 		} else {
 			delete(h.enrolled, node)
@@ -184,7 +184,7 @@ func (a *Agent) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	if len(again) == 0 {
 		return nil
 	}
-	if err := a.DB.Put(ctx, again); err != nil {
+	if err := b.DB.Put(ctx, again); err != nil {
 		return err
 	}
 	each(func(h *hold, id, node uuid.UUID) {

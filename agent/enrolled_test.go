@@ -44,11 +44,11 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 	r.bounds.mu.Lock()
 	r.bounds.holds[left] = &hold{enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
 	r.bounds.mu.Unlock()
-	r.forgetHolds()
+	r.bounds.forgetHolds()
 	<-s.asked
 	close(s.on)
 	await(t, func() bool {
-		r.forgetHolds()
+		r.bounds.forgetHolds()
 		r.bounds.mu.Lock()
 		defer r.bounds.mu.Unlock()
 		return len(r.bounds.holds) == 0
@@ -59,13 +59,13 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 // what it was given is forgotten: nobody goes on from that.
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
-		b := newBounds(t.Context())
-		a := &Agent{bounds: b, Host: &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
+		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a"), Trust: host.NewTrust(nil)}
+		b := newBounds(t.Context(), self, boundsDeps{nodes: newNodes(self, nil)})
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
 		if spent {
 			d.Spent = d.Copies
 		}
-		now := a.Clock.Steady()
+		now := b.Clock.Steady()
 		h := &hold{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
 		b.armed[d.ID], b.holds[d.ID] = d.Epoch, h
 		b.silent, b.tenure.ttl = true, 10*boundTTL
@@ -76,10 +76,10 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 		for _, node := range gone {
 			delete(h.enrolled, node)
 		}
-		if a.askAll(t.Context(), []dataset.Dataset{d}, time.Second) != spent {
+		if b.askAll(t.Context(), []dataset.Dataset{d}, time.Second) != spent {
 			t.Errorf("spent %t: who has it is asked", spent)
 		}
-		if got := a.until(d) - now; got > boundTTL != spent {
+		if got := b.until(d) - now; got > boundTTL != spent {
 			t.Errorf("spent %t: held for %v", spent, got)
 		}
 	}
@@ -124,10 +124,10 @@ func TestEnrolledInVain(t *testing.T) {
 	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
 	d := r.kept()
 	s.fails.Store(1)
-	if err := r.enrol(t.Context(), d.ID, nodeP); err == nil || len(r.enrolled(d)) > 0 {
+	if err := r.bounds.enrol(t.Context(), d.ID, nodeP); err == nil || len(r.enrolled(d)) > 0 {
 		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
 	}
-	if err := r.enrol(t.Context(), d.ID, nodeP); err != nil || len(r.enrolled(d)) != 1 {
+	if err := r.bounds.enrol(t.Context(), d.ID, nodeP); err != nil || len(r.enrolled(d)) != 1 {
 		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
 	}
 }
@@ -142,9 +142,9 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	r.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true}}
 	r.bounds.mu.Unlock()
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	go func() { dropped <- r.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
+	go func() { dropped <- r.bounds.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
 	<-s.asked
-	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
+	go func() { done <- r.bounds.enrol(t.Context(), d.ID, nodeP) }()
 	select { // it waits, or is on disk before what it comes after
 	case err := <-done:
 		done <- err
@@ -166,11 +166,11 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
 	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
 	d := r.kept()
-	if err := errors.Join(r.enrol(t.Context(), d.ID, nodeP), r.enrol(t.Context(), d.ID, nodeQ)); err != nil {
+	if err := errors.Join(r.bounds.enrol(t.Context(), d.ID, nodeP), r.bounds.enrol(t.Context(), d.ID, nodeQ)); err != nil {
 		t.Fatal(err)
 	}
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	drops := func() { dropped <- r.dropEnrolled(t.Context(), []uuid.UUID{d.ID}) }
+	drops := func() { dropped <- r.bounds.dropEnrolled(t.Context(), []uuid.UUID{d.ID}) }
 	go drops()
 	select {
 	case err := <-dropped:
@@ -186,7 +186,7 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	<-s.asked
 	d.Epoch++
 	r.Cache.Apply(d, 2)
-	go func() { done <- r.enrol(t.Context(), d.ID, nodeP) }()
+	go func() { done <- r.bounds.enrol(t.Context(), d.ID, nodeP) }()
 	select {
 	case err := <-done:
 		t.Errorf("it is given something, and on disk perhaps no more: %v", err)
@@ -212,19 +212,17 @@ func TestUnenrolGoesOn(t *testing.T) {
 		err  error
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
-		a := &Agent{
-			bounds: newBounds(t.Context()), config: Config{Guard: silentGuard{}},
-			Host: &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())},
-		}
+		h := &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())}
+		b := newBounds(t.Context(), h, boundsDeps{guard: silentGuard{}})
 		asked := 0
-		a.Control = telling{volume: func() error { asked++; return c.err }}
+		b.Control = telling{volume: func() error { asked++; return c.err }}
 		for range 3 {
 			d := dataset.Dataset{ID: uuid.New()}
 			d.Profile.Failover.Auto = true
-			a.Cache.Apply(d, 1)
-			a.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
+			b.Cache.Apply(d, 1)
+			b.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
 		}
-		if err := a.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {
+		if err := b.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {
 			t.Errorf("%s: %v; asked about %d", name, err, asked)
 		}
 	}

@@ -93,7 +93,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			a.retention.PruneSoon(d.ID)
 		}
 		if d.Lease != nil && !a.nodes.knows(d.Lease.Wanted) {
-			if err := a.lookNodes(ctx); err != nil { // who is refused is told the name
+			if err := a.nodes.look(ctx); err != nil { // who is refused is told the name
 				return err
 			}
 		}

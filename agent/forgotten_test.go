@@ -172,7 +172,7 @@ func TestI1SlowFenceFromTheFirst(t *testing.T) {
 	d := g.a.volume("db", map[string]string{"size": "320MiB"})
 	g.a.mounts("db", "user")
 	d.Profile.Failover.Auto = true
-	await(t, func() bool { return g.a.until(d) > clock.Boottime()+boundSession/2 })
+	await(t, func() bool { return g.a.bounds.until(d) > clock.Boottime()+boundSession/2 })
 	renewed, _ := g.a.Standing()
 	if err := g.a.arm(t.Context(), d); err != nil {
 		t.Error(err)

@@ -29,7 +29,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 		a.mu.Lock()
 		a.guarded = true // so that the first that control hears says it
 		a.mu.Unlock()
-		a.inherit(st)
+		a.bounds.inherit(st)
 		a.armAll(st, 0)
 	}
 	return st
@@ -99,7 +99,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if a.config.Guard == nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
 	}
-	until, err := a.held(ctx, d)
+	until, err := a.bounds.held(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		a.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
 	}
 	if mounted {
-		a.feedGuard(ctx, []dataset.Dataset{d})
+		a.bounds.feedGuard(ctx, []dataset.Dataset{d})
 	}
 	steps.At("mount.registered")
 	return nil
@@ -248,14 +248,14 @@ func (a *Agent) mendAll() {
 			a.mendSoon(id)
 		}
 	}
-	for _, d := range a.boundedHere() {
+	for _, d := range a.bounds.boundedHere() {
 		_, armed := a.bounds.armedAt(d.ID)
-		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.until(d) <= a.Clock.Steady()) {
+		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.bounds.until(d) <= a.Clock.Steady()) {
 			a.mendSoon(d.ID)
 		}
 	}
 	a.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
-		if err := a.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
+		if err := a.bounds.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
 			a.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
 		}
 		return nil
@@ -305,7 +305,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
-	until := a.until(d)
+	until := a.bounds.until(d)
 	if late := until <= a.Clock.Steady(); late && mounted && !there {
 		return a.fenceLate(ctx, d)
 	} else if late {

@@ -199,7 +199,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
 	if !a.nodes.knows(r.Home) { // who looks at it is told the name
-		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.lookNodes(ctx) })
+		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.nodes.look(ctx) })
 	}
 	if err := a.mountpoint(path); err != nil {
 		return err

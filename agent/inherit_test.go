@@ -65,7 +65,7 @@ func TestStartCarriesOn(t *testing.T) {
 	g.wa.fences(d.ID)
 	g.a.up()
 	g.a.asks(g.b)
-	if g.a.until(d) > clock.Boottime() {
+	if g.a.bounds.until(d) > clock.Boottime() {
 		t.Error("a start has confirmed what had lapsed")
 	}
 	g.la.back()
@@ -87,14 +87,14 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		{func(e *guard.Entry) { e.Boot = "another" }, false},
 		{func(e *guard.Entry) { e.State = guard.StateFenced }, false},
 	} {
-		a := &Agent{bounds: newBounds(t.Context()), Host: &host.Host{Cache: records.NewCache(), Boot: "this"}}
+		b := newBounds(t.Context(), &host.Host{Cache: records.NewCache(), Boot: "this"}, boundsDeps{})
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
-		a.Cache.Apply(d, 1)
+		b.Cache.Apply(d, 1)
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}
 		e.Dataset = d.ID
 		c.change(&e)
-		if a.inherit(guard.Status{Datasets: []guard.Entry{e}}); (a.bounds.hold(d).deadline == boundTTL) != c.want {
-			t.Errorf("held until %v by %+v", a.bounds.hold(d).deadline, e)
+		if b.inherit(guard.Status{Datasets: []guard.Entry{e}}); (b.hold(d).deadline == boundTTL) != c.want {
+			t.Errorf("held until %v by %+v", b.hold(d).deadline, e)
 		}
 	}
 }
@@ -175,20 +175,20 @@ func TestAddressesAreKept(t *testing.T) {
 		"for a minute of so many":  {[]uuid.UUID{nodeP}, 999, false, time.Minute, false},
 		"for longer, of that many": {[]uuid.UUID{nodeP}, 999, false, 1000 * time.Second, true},
 	} {
-		a, d := aloneWith(t, c.copies...)
+		b, d := aloneWith(t, c.copies...)
 		asked := make(chan struct{}, 1)
-		a.Control = counting{asked: asked}
+		b.Control = counting{asked: asked}
 		var wg sync.WaitGroup
-		a.Jobs = jobs.New(t.Context(), &wg)
+		b.Jobs = jobs.New(t.Context(), &wg)
 		for range c.others {
-			a.nodes.seen[uuid.New()] = dataset.Node{}
+			b.nodes.seen[uuid.New()] = dataset.Node{}
 		}
 		if c.lost {
-			delete(a.nodes.seen, nodeP)
+			delete(b.nodes.seen, nodeP)
 		}
-		a.bounds.holds[d.ID].deadline = a.Clock.Steady() + time.Hour
-		a.nodes.looked = a.Clock.Steady() - c.after
-		a.keepAddresses([]dataset.Dataset{d}, boundTTL/5)
+		b.holds[d.ID].deadline = b.Clock.Steady() + time.Hour
+		b.nodes.looked = b.Clock.Steady() - c.after
+		b.keepAddresses([]dataset.Dataset{d}, boundTTL/5)
 		wg.Wait()
 		if got := len(asked) > 0; got != c.want {
 			t.Errorf("%s: control is asked: %t", name, got)

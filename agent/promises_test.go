@@ -103,28 +103,28 @@ func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
 // What another node says at the address that a node had is not that node's word.
 func TestI1PromiseOfAnother(t *testing.T) {
 	for _, who := range []uuid.UUID{nodeP, nodeQ} {
-		a, d := aloneWith(t, nodeP)
-		a.config.PeerHTTP = grants{who}
-		was := a.until(d)
-		all := a.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
-		if own := who == nodeP; all != own || a.until(d) > was != own {
-			t.Errorf("asked of %v, %v has answered: all %t, held until %v, before until %v", nodeP, who, all, a.until(d), was)
+		b, d := aloneWith(t, nodeP)
+		b.http = grants{who}
+		was := b.until(d)
+		all := b.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
+		if own := who == nodeP; all != own || b.until(d) > was != own {
+			t.Errorf("asked of %v, %v has answered: all %t, held until %v, before until %v", nodeP, who, all, b.until(d), was)
 		}
 	}
 }
 
 // aloneWith is an agent that control does not answer, and what it has open, of which other
 // nodes have copies.
-func aloneWith(t *testing.T, copies ...uuid.UUID) (*Agent, dataset.Dataset) {
+func aloneWith(t *testing.T, copies ...uuid.UUID) (*bounds, dataset.Dataset) {
 	t.Helper()
-	a := &Agent{bounds: newBounds(t.Context()), Host: &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a")}}
+	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a"), Trust: host.NewTrust(nil)}
+	b := newBounds(t.Context(), h, boundsDeps{nodes: newNodes(h, func() (renewed, ttl time.Duration) { return 0, 0 })})
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
-	b := a.bounds
-	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: a.Clock.Steady() + boundTTL/10}
+	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
 	b.silent, b.tenure.ttl = true, boundTTL
-	a.nodes.seen = map[uuid.UUID]dataset.Node{}
+	b.nodes.seen = map[uuid.UUID]dataset.Node{}
 	for _, node := range copies {
-		a.nodes.seen[node] = dataset.Node{ID: node, Name: "host-b", Address: "host-b:9471"}
+		b.nodes.seen[node] = dataset.Node{ID: node, Name: "host-b", Address: "host-b:9471"}
 	}
-	return a, d
+	return b, d
 }

@@ -54,7 +54,7 @@ func TestOnePoolHangs(t *testing.T) {
 	g.a.cfg.Pools = append(g.a.cfg.Pools, pool.Config{Name: "hangs", Backend: "dir", Path: t.TempDir()})
 	g.a.cfg.Backends = backends.NewRegistry(fusedKind{loop.New(&run.System{}), g.a}, s)
 	g.a.again()
-	await(t, func() bool { return g.a.until(d) > g.a.Clock.Steady() })
+	await(t, func() bool { return g.a.bounds.until(d) > g.a.Clock.Steady() })
 	gate := make(chan struct{})
 	<-s.gate
 	s.gate <- gate
@@ -72,7 +72,7 @@ func TestOnePoolHangs(t *testing.T) {
 		return g.a.bounds.tenure.row > row
 	}
 	g.la.away()
-	await(t, func() bool { return g.a.until(d) < g.a.Clock.Steady() })
+	await(t, func() bool { return g.a.bounds.until(d) < g.a.Clock.Steady() })
 	g.la.back()
 	await(t, lapsed)
 	<-s.entered

@@ -24,7 +24,7 @@ import (
 // again. Who does not know sets nothing.
 func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := a.Cache.Dataset(id)
-	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.until(d) <= a.Clock.Steady() {
+	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.bounds.until(d) <= a.Clock.Steady() {
 		return true, nil
 	}
 	fenced, err := a.isFencedBy(id, asked)
@@ -118,7 +118,7 @@ func (a *Agent) forgetGiven(ds uuid.UUID) {
 
 func (a *Agent) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.peer, Copies: copies{a},
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.peer, Copies: copies{a},
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
