@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -107,8 +108,8 @@ func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) 
 		d.Profile.Snapshots.Schedule = ""
 	}
 	d.Size = d.Profile.Size
-	pool, err := s.place(t, order{
-		id: d.ID, what: "volume " + d.Volume, profile: d.Profile, asking: node, here: w.kind == dataset.OpImport,
+	pool, err := s.place(t, placement.Requirement{
+		ID: d.ID, What: "volume " + d.Volume, Profile: d.Profile, Asking: node, Here: w.kind == dataset.OpImport,
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package control
 
 import (
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -50,8 +51,8 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	if err != nil {
 		return n, err
 	}
-	o := order{id: d.ID, what: "move of volume " + d.Volume, profile: d.Profile, named: true, had: s.tooLarge(d)}
-	if o.where, err = placement(d.Profile); err != nil {
+	o := placement.Requirement{ID: d.ID, What: "move of volume " + d.Volume, Profile: d.Profile, Named: true, Had: s.tooLarge(d)}
+	if o.Where, err = placementExpr(d.Profile); err != nil {
 		return n, err
 	}
 	sites, err := s.sites(t)
@@ -59,14 +60,14 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 		return n, err
 	}
 	sites = takers(sites, from)
-	var fit, alike []candidate
+	var fit, alike []placement.Candidate
 	for i := range sites {
-		c, fits := first(sites[i:i+1], o)
+		c, fits := placement.First(sites[i:i+1], o)
 		if !fits {
 			continue
 		}
 		fit = append(fit, c)
-		if likeness(from, c.Pool) >= likeKind {
+		if placement.Likeness(from, c.Pool) >= placement.LikeKind {
 			alike = append(alike, c)
 		}
 	}
@@ -74,10 +75,10 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	case len(sites) == 0:
 		return n, dataset.Errorf(dataset.ErrOffline, "move of volume %s: there is no other node", d.Volume)
 	case len(fit) == 0:
-		return n, refuse(sites, o)
+		return n, placement.Refuse(sites, o)
 	case len(alike) > 0:
 		fit = alike
 	}
-	_, err = t.get(nodeKey(spread(fit, d.ID).Node), &n)
+	_, err = t.get(nodeKey(placement.Spread(fit, d.ID).Node), &n)
 	return n, err
 }

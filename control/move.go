@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -67,7 +68,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if err != nil {
 		return err
 	}
-	cands, why := elsewhere(cands, from, target)
+	cands, why := placement.OtherPools(cands, from, target)
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
@@ -76,41 +77,41 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if there, err := t.get(copyKey(target.ID, d.ID), &kept); err != nil {
 		return err
 	} else if there {
-		cands = slices.DeleteFunc(cands, func(c candidate) bool { return c.ID != kept.Pool })
+		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
 		had = d.Size
 	}
 	// A pool of the same kind takes what changed alone, and one of the same name is
 	// what an operator means by it.
-	slices.SortStableFunc(cands, func(x, y candidate) int {
-		return likeness(from, y.Pool) - likeness(from, x.Pool)
+	slices.SortStableFunc(cands, func(x, y placement.Candidate) int {
+		return placement.Likeness(from, y.Pool) - placement.Likeness(from, x.Pool)
 	})
 	wanted := d.Profile
 	if wanted.Pool != "" && wanted.Pool != from.Name {
 		wanted.Pool = "" // it got another name since, by an adoption
 	}
-	if shared := slices.DeleteFunc(slices.Clone(cands), func(c candidate) bool { return !oneShare(from, c.Pool) }); len(shared) > 0 {
+	if shared := slices.DeleteFunc(slices.Clone(cands), func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
 		cands = shared // a volume never leaves its share in passing
 	}
 	for i, c := range cands {
-		cands[i] = c.takes(from)
+		cands[i] = c.Takes(from)
 	}
-	o := order{what: "move of volume " + d.Volume + " to node " + target.Name, profile: wanted, had: had}
-	pool, err := choose(cands, o)
+	o := placement.Requirement{What: "move of volume " + d.Volume + " to node " + target.Name, Profile: wanted, Had: had}
+	pool, err := placement.Choose(cands, o)
 	if err != nil {
 		return s.notThere(t, err, from, cands, o)
 	}
 	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
-	if op.Share = oneShare(from, pool.Pool); op.Share {
+	if op.Share = placement.OnOneShare(from, pool.Pool); op.Share {
 		op.Dataset.Pool = pool.ID
 		return nil
 	}
-	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.status != nil && pool.status.Free < st.Used && kept.Snapshot == uuid.Nil {
-		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.status.Free.Human(), st.Used.Human())
+	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used && kept.Snapshot == uuid.Nil {
+		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.Status.Free.Human(), st.Used.Human())
 	}
 	op.Dataset.Pool = pool.ID
-	if op.Files = pool.anew; op.Files {
+	if op.Files = pool.Anew; op.Files {
 		if fs := &op.Dataset.Profile.Filesystem; fs.Chosen {
 			fs.Type, fs.Chosen = "", false // the pool there chooses anew
 		}
@@ -121,7 +122,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 
 // notThere adds to the error that no pool of a node is for a volume which of other nodes are, or else what
 // would do.
-func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []candidate, o order) error {
+func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []placement.Candidate, o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
 	}
@@ -131,46 +132,22 @@ func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []cand
 	}
 	sites = takers(sites, from)
 	for i, st := range sites {
-		sites[i].pools = slices.DeleteFunc(st.pools, func(c candidate) bool { return c.anew && from.Capabilities.Delta }) // its snapshots could not come along
+		sites[i].Pools = slices.DeleteFunc(st.Pools, func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta }) // its snapshots could not come along
 	}
-	o.profile.Placement = "" // it goes where a person says
-	who, _ := could([]site{{pools: cands}}, sites, o)
+	o.Profile.Placement = "" // it goes where a person says
+	who, _ := could([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
 	}
 	return fmt.Errorf("%w (%smake a pool there that can: drover pool create NAME --backend %s)", refusal, who, from.Backend)
 }
 
-// What makes two pools alike, by weight.
-const (
-	likeName = 1
-	likeKind = 2
-)
-
-// likeness says how much of a dataset can go from one pool to the other. Pure.
-func likeness(from, to dataset.Pool) (n int) {
-	if from.Backend == to.Backend && from.Capabilities.Delta && to.Capabilities.Delta {
-		n += likeKind
-	}
-	if from.Name == to.Name {
-		n += likeName
-	}
-	return n
-}
-
-// takes is a pool with how that comes to it which lies in another. Pure.
-func (c candidate) takes(from dataset.Pool) candidate {
-	c.whole = likeness(from, c.Pool) >= likeKind
-	c.anew = !c.whole && !oneShare(from, c.Pool)
-	return c
-}
-
 // takers are the sites to which what lies in a pool could go, with how it would come to each pool there. Pure.
-func takers(sites []site, from dataset.Pool) []site {
-	sites = slices.DeleteFunc(sites, func(st site) bool { return st.ID == from.Node })
+func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
+	sites = slices.DeleteFunc(sites, func(st placement.Site) bool { return st.ID == from.Node })
 	for _, st := range sites {
-		for i, c := range st.pools {
-			st.pools[i] = c.takes(from)
+		for i, c := range st.Pools {
+			st.Pools[i] = c.Takes(from)
 		}
 	}
 	return sites

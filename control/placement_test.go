@@ -7,15 +7,16 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
 func TestMisfits(t *testing.T) {
-	loop := candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
-	dir := candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
+	loop := placement.Candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
+	dir := placement.Candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
 	anew, there, guarded := dir, loop, loop
-	anew.anew, there.anew, guarded.guarded = true, true, true
-	limited := func(l dataset.Limits) candidate {
+	anew.Anew, there.Anew, guarded.Guarded = true, true, true
+	limited := func(l dataset.Limits) placement.Candidate {
 		c := loop
 		c.Capabilities.OwnDevice, c.Capabilities.Limits = true, l
 		return c
@@ -28,7 +29,7 @@ func TestMisfits(t *testing.T) {
 	slow, strict := dataset.QoS{WriteBPS: 5 * dataset.MiB}, dataset.QoS{WriteBPS: 5 * dataset.MiB, Strict: true}
 	auto := dataset.Profile{Failover: dataset.Failover{Auto: true}}
 	for _, c := range []struct {
-		on      candidate
+		on      placement.Candidate
 		profile dataset.Profile
 		want    string
 	}{
@@ -70,7 +71,7 @@ func TestMisfits(t *testing.T) {
 		{limited(dataset.LimitsStrict), dataset.Profile{QoS: strict}, ""},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
 	} {
-		if got := misfit(c.on, c.profile); got != c.want {
+		if got := placement.WhyUnsuitable(c.on, c.profile); got != c.want {
 			t.Errorf("%s, %+v: %q, not %q", c.on.Name, c.profile, got, c.want)
 		}
 	}
@@ -79,29 +80,29 @@ func TestMisfits(t *testing.T) {
 // ErrOffline where it would go if something were back, ErrUnsupported where it
 // never will.
 func TestChoose(t *testing.T) {
-	pool := func(name string, can dataset.Capabilities, st *dataset.PoolStatus) candidate {
-		return candidate{Pool: dataset.Pool{ID: uuid.New(), Name: name, Backend: "loop", Capabilities: can}, status: st}
+	pool := func(name string, can dataset.Capabilities, st *dataset.PoolStatus) placement.Candidate {
+		return placement.Candidate{Pool: dataset.Pool{ID: uuid.New(), Name: name, Backend: "loop", Capabilities: can}, Status: st}
 	}
 	on, off := &dataset.PoolStatus{Online: true}, &dataset.PoolStatus{Reason: "its disk is absent"}
 	cordoned := pool("fenced", loopCan, on)
-	cordoned.cordoned = true
+	cordoned.Cordoned = true
 	gold := dataset.Profile{Name: "gold", Size: 1}
 	for _, c := range []struct {
 		name  string
-		cands []candidate
+		cands []placement.Candidate
 		want  string
 		kind  *dataset.Kind
 		parts []string
 	}{
-		{"the first that fits", []candidate{pool("a", dirCan, on), pool("b", loopCan, on), pool("c", loopCan, on)}, "b", nil, nil},
-		{"not heard of", []candidate{pool("a", loopCan, nil)}, "a", nil, nil},
-		{"the first is away", []candidate{pool("a", loopCan, off), pool("b", loopCan, on)}, "b", nil, nil},
+		{"the first that fits", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, on), pool("c", loopCan, on)}, "b", nil, nil},
+		{"not heard of", []placement.Candidate{pool("a", loopCan, nil)}, "a", nil, nil},
+		{"the first is away", []placement.Candidate{pool("a", loopCan, off), pool("b", loopCan, on)}, "b", nil, nil},
 		{"none", nil, "", dataset.ErrOffline, []string{"volume db: there is no pool", "pool create"}},
-		{"none fits", []candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", ": pools a, b: it cannot enforce a size"}},
-		{"one would fit", []candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
-		{"cordoned", []candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
+		{"none fits", []placement.Candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", ": pools a, b: it cannot enforce a size"}},
+		{"one would fit", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
+		{"cordoned", []placement.Candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
 	} {
-		got, err := choose(c.cands, order{what: "volume db", profile: gold})
+		got, err := placement.Choose(c.cands, placement.Requirement{What: "volume db", Profile: gold})
 		if got.Name != c.want || dataset.KindOf(err) != c.kind {
 			t.Errorf("%s: %q, %v", c.name, got.Name, err)
 		}

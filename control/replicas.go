@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -157,13 +158,13 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 
 // replicaPools returns one pool of each node that could keep a copy of a dataset and has
 // none, those with the most room first, and why the others cannot.
-func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why []string, err error) {
+func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
 	from, err := t.pool(d)
 	if err != nil {
 		return nil, nil, err
 	}
-	o := order{id: d.ID, profile: d.Profile, had: s.tooLarge(d)}
-	if o.where, err = placement(d.Profile); err != nil {
+	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.tooLarge(d)}
+	if o.Where, err = placementExpr(d.Profile); err != nil {
 		return nil, nil, err
 	}
 	sites, err := s.sites(t)
@@ -174,30 +175,30 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []candidate, why [
 		if st.ID == d.Home || slices.Contains(d.Copies, st.ID) {
 			continue
 		}
-		for _, c := range st.pools {
-			c.whole = likeness(from, c.Pool) >= likeKind
-			reason, _ := st.unfit(c, o)
-			if reason == "" && !c.whole {
+		for _, c := range st.Pools {
+			c.Whole = placement.Likeness(from, c.Pool) >= placement.LikeKind
+			reason, _ := st.Unfit(c, o)
+			if reason == "" && !c.Whole {
 				reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
 			if reason != "" {
-				why = append(why, "pool "+c.of(st.Name)+": "+reason)
+				why = append(why, "pool "+c.OnNode(st.Name)+": "+reason)
 				continue
 			}
 			fit = append(fit, c)
 		}
 	}
-	free := func(c candidate) dataset.Size {
-		if c.status == nil {
+	free := func(c placement.Candidate) dataset.Size {
+		if c.Status == nil {
 			return 0
 		}
-		return c.status.Free
+		return c.Status.Free
 	}
-	slices.SortStableFunc(fit, func(x, y candidate) int {
-		return cmp.Or(cmp.Compare(likeness(from, y.Pool), likeness(from, x.Pool)), cmp.Compare(free(y), free(x)))
+	slices.SortStableFunc(fit, func(x, y placement.Candidate) int {
+		return cmp.Or(cmp.Compare(placement.Likeness(from, y.Pool), placement.Likeness(from, x.Pool)), cmp.Compare(free(y), free(x)))
 	})
 	nodes := map[uuid.UUID]bool{}
-	fit = slices.DeleteFunc(fit, func(c candidate) bool {
+	fit = slices.DeleteFunc(fit, func(c placement.Candidate) bool {
 		twice := nodes[c.Node]
 		nodes[c.Node] = true
 		return twice
@@ -233,7 +234,7 @@ func (s *Service) replicable(t *tx, d dataset.Dataset) error {
 		if err != nil {
 			return err
 		}
-		names = append(names, c.of(node))
+		names = append(names, c.OnNode(node))
 	}
 	if err = tooFew(d, why); len(names) > 0 {
 		err = fmt.Errorf("%w (%s)", err, poolsCould(names))

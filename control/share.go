@@ -5,15 +5,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
-// oneShare reports whether two pools see each other's bytes.
-func oneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
-
 // sharing returns the pool on a node that lies on the share that a dataset lies on, and why
 // nothing can go on there, if so; not shared: it lies on none.
-func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c candidate, shared bool, why string, err error) {
+func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool, why string, err error) {
 	from, err := t.pool(d)
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
@@ -22,32 +20,20 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c cand
 	if err != nil {
 		return c, false, "", err
 	}
-	cands, why = elsewhere(cands, from, target)
-	cands = slices.DeleteFunc(cands, func(c candidate) bool { return !oneShare(from, c.Pool) })
+	cands, why = placement.OtherPools(cands, from, target)
+	cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) })
 	if len(cands) == 0 {
 		if why == "" {
 			why = "node " + target.Name + " has no pool on the share that it lies on (drover pool create there, beside " + from.Path + ")"
 		}
 		return c, true, why, nil
 	}
-	c = cands[max(0, slices.IndexFunc(cands, func(c candidate) bool { return c.away() == "" }))]
-	if why = c.away(); why != "" {
+	c = cands[max(0, slices.IndexFunc(cands, func(c placement.Candidate) bool { return c.WhyOffline() == "" }))]
+	if why = c.WhyOffline(); why != "" {
 		why = "pool " + c.Name + " of node " + target.Name + ": " + why
 	}
 	_, err = t.get(poolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
 	return c, true, why, err
-}
-
-// elsewhere leaves out the pool that a dataset lies in, which its node may have adopted: what
-// comes there would take the place of what it comes from. It says why nothing can go on in
-// the others, if there were none but that.
-func elsewhere(cands []candidate, from dataset.Pool, target dataset.Node) (others []candidate, why string) {
-	others = slices.DeleteFunc(slices.Clone(cands), func(c candidate) bool { return c.ID == from.ID })
-	could := func(c candidate) bool { return from.Share == uuid.Nil || oneShare(from, c.Pool) }
-	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
-		why = "pool " + from.Name + ", which node " + target.Name + " has now, is the very pool that it lies in (drover store rebuild there makes it its home)"
-	}
-	return others, why
 }
 
 // takenFrom is where a dataset lies on its share that a node has become the home of, which takes
@@ -102,19 +88,10 @@ func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, w
 	}
 	switch {
 	case why != "":
-	case !c.guarded:
+	case !c.Guarded:
 		why = "node " + target.Name + " has no guard that answers (systemctl start drover-guard there)"
 	default:
-		why = misfence(c, d.Profile)
+		why = placement.WhyFenceUnsuitable(c, d.Profile)
 	}
 	return heir{node: target, pool: c.ID, share: true, loss: dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now()}}, why, nil
-}
-
-// misfence says why nothing on a share goes on by itself; "" when it may: who writes to it
-// from another host can only be kept from that by the share, or by the power.
-func misfence(c candidate, p dataset.Profile) string {
-	if p.Failover.Auto && c.Share != uuid.Nil && p.Failover.Fence.Kind != dataset.FenceExec {
-		return "it lies on a share, where failover auto takes a fence that shuts the last home out of it (fence: {exec: [PROGRAM]})"
-	}
-	return ""
 }

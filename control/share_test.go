@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -222,17 +223,17 @@ func TestForceOnAShare(t *testing.T) {
 
 // A guard on its last home is not enough for what lies on a share.
 func TestFailoverOnAShareWantsACommand(t *testing.T) {
-	c := candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, guarded: true}
+	c := placement.Candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, Guarded: true}
 	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}
 	for kind, want := range map[dataset.FenceKind]bool{dataset.FenceGuard: false, dataset.FenceWatchdog: false, dataset.FenceExec: true} {
 		p.Failover.Fence.Kind = kind
-		if why := misfit(c, p); (why == "") != want || !want && !strings.Contains(why, "fence: {exec: ") {
+		if why := placement.WhyUnsuitable(c, p); (why == "") != want || !want && !strings.Contains(why, "fence: {exec: ") {
 			t.Errorf("fence %s on a share: %q", kind, why)
 		}
 	}
 	c.Share = uuid.Nil
 	p.Failover.Fence.Kind = dataset.FenceGuard
-	if why := misfit(c, p); why != "" {
+	if why := placement.WhyUnsuitable(c, p); why != "" {
 		t.Errorf("elsewhere: %q", why)
 	}
 }

@@ -38,8 +38,8 @@ func (s *Service) due(ctx context.Context, short *shortage) ([]uuid.UUID, error)
 	}
 	var now strings.Builder
 	for _, st := range sites {
-		for _, c := range st.pools {
-			fmt.Fprintf(&now, "%s %t %t %t %t %s\n", c.ID, c.cordoned, c.dropped, c.silent, c.guarded, c.away())
+		for _, c := range st.Pools {
+			fmt.Fprintf(&now, "%s %t %t %t %t %s\n", c.ID, c.Cordoned, c.Dropped, c.Silent, c.Guarded, c.WhyOffline())
 		}
 	}
 	if now.String() == short.nodes {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -34,14 +35,14 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	if err != nil {
 		return nil, nil, err
 	}
-	c := candidate{Pool: pool, status: s.seen.pool(pool.ID)}
-	why := cmp.Or(misfit(c, dataset.Profile{Size: next.Size}), c.less(next.Size, d.Size))
+	c := placement.Candidate{Pool: pool, Status: s.seen.pool(pool.ID)}
+	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
 	switch {
-	case c.unasked():
-		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, c.status.Reason)
+	case c.IsUnasked():
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, c.Status.Reason)
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume, pool.Name, next.Size, why)
-		return nil, nil, s.withOthers(t, err, []site{{pools: []candidate{c}}}, order{profile: next.Profile, had: d.Size})
+		return nil, nil, s.withOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}}, placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume, next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}

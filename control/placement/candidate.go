@@ -1,0 +1,133 @@
+// Package placement decides on which pool a dataset is put. Its functions are pure: they depend on their arguments
+// alone and read nothing.
+//
+// A Site is a node with its pools, a Candidate a pool with what control knows of it, and a Requirement what is to be
+// placed. Package control reads the candidates from the store and asks Choose, First or Spread for one of them.
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Candidate is a pool that a dataset could be put on, with what control knows of it.
+type Candidate struct {
+	dataset.Pool
+	Cordoned bool
+	Silent   bool                // its node has not reported for too long
+	Dropped  bool                // its node no longer reports it
+	Guarded  bool                // the guard of its node answers
+	Anew     bool                // the data is copied there file by file
+	Whole    bool                // the data arrives with its filesystem
+	Status   *dataset.PoolStatus // nil: its node has not reported it yet; the pool counts as online
+}
+
+// WhyUnsuitable returns why a pool cannot keep a profile, whether it is online or not; "" if it can. A reason that no
+// change on the pool's host would remove comes first.
+func WhyUnsuitable(c Candidate, p dataset.Profile) string {
+	mended := ""
+	for _, l := range c.lacking(p) {
+		if l.is && !l.mends {
+			return l.why
+		}
+		if l.is && mended == "" {
+			mended = l.why
+		}
+	}
+	if why := WhyFenceUnsuitable(c, p); why != "" {
+		return why
+	}
+	return mended
+}
+
+// Shortcoming is a reason why a pool may be unable to keep a profile.
+type Shortcoming struct {
+	is    bool // it applies
+	why   string
+	mends bool // a change on its host would remove it
+}
+
+// lacking returns all possible shortcomings of the pool for a profile. Each says whether it applies.
+func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
+	can := c.Capabilities
+	fs := p.Filesystem.Type
+	size, inside, seal := c.lacks("sizes"), c.lacks(fs), c.lacks("encryption")
+	return []Shortcoming{
+		{p.Pool != "" && p.Pool != c.Name, "it is not pool " + p.Pool, false},
+		{p.Backend != "" && p.Backend != c.Backend, "its backend is " + c.Backend + ", not " + p.Backend, false},
+		{p.Size != 0 && !can.EnforcesSize, "it cannot enforce a size" + size, size != ""},
+		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot,
+			"it cannot take snapshots without copying", false},
+		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze one volume alone", false},
+		{fs != "" && !(c.Anew && p.Filesystem.Chosen) && !(c.Whole && slices.Contains(c.Holds, fs)) &&
+			!slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside,
+			inside != ""},
+		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for one volume alone", false},
+		{p.Access == dataset.AccessMany && !can.ManyHosts,
+			"several hosts cannot have a volume of it mounted at once, as access many wants", false},
+		{p.Encryption.Wanted() && !can.Encryption, "it cannot encrypt" + seal, seal != ""},
+		{p.QoS.Limited() && !can.OwnDevice, "it has no block device for each volume, whose speed could be limited",
+			false},
+		{c.Anew && p.Replicas.Count > 0 && !can.Delta, "it cannot tell replicas what changed", false},
+		{p.QoS.Limited() && can.Limits == "",
+			"its node cannot limit the speed of volumes (drover doctor there says why)", true},
+		{p.QoS.Strict && can.Limits != dataset.LimitsStrict,
+			"its node has control groups of version 1, which limit each container by itself from about a " +
+				"second after its start, and qos is strict", true},
+		{p.Failover.Auto && !c.Guarded, "its node has no guard, which failover auto needs (systemctl enable " +
+			"--now drover-guard there)", true},
+	}
+}
+
+// lacks says what a pool's host would need for something that it has not, with the command; "":
+// nothing would do.
+func (c Candidate) lacks(what string) string {
+	for _, m := range c.Missing {
+		if rest, is := strings.CutPrefix(m, what); is &&
+			(strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
+			return ": on its node " + m + ", and then a restart of drover"
+		}
+	}
+	return ""
+}
+
+// Less returns a reason if the whole pool is smaller than a size; "" if it is not, or if the volume has that size
+// already. The sizes of all volumes of a pool may add up to more than the pool.
+func (c Candidate) Less(size, had dataset.Size) string {
+	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
+		return ""
+	}
+	return fmt.Sprintf("it has %s in all, less than %s", c.Status.Size.Human(), size)
+}
+
+// WhyOffline returns why nothing can be put on the pool at present; "" if something can.
+func (c Candidate) WhyOffline() string {
+	switch {
+	case c.Cordoned:
+		return "its node is cordoned"
+	case c.Silent:
+		return "its node is away"
+	case c.Dropped:
+		return "its node has it no more"
+	case c.Status != nil && c.Status.Held:
+		return "it is held: " + c.Status.Reason
+	case c.Status != nil && !c.Status.Online:
+		return "it is offline: " + c.Status.Reason
+	}
+	return ""
+}
+
+// Choose returns the first candidate that fits, without regard to the placement expression of the profile. If none
+// fits, the error has the reason for each: dataset.ErrOffline if one would fit once it is online again, otherwise
+// dataset.ErrUnsupported.
+func Choose(cands []Candidate, o Requirement) (Candidate, error) {
+	o.Profile.Placement = "" // it applies to new datasets only; an existing one stays, or moves where a person says
+	sites := []Site{{Pools: cands}}
+	if c, fits := First(sites, o); fits {
+		return c, nil
+	}
+	return Candidate{}, Refuse(sites, o)
+}

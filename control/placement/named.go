@@ -1,0 +1,38 @@
+package placement
+
+import (
+	"reflect"
+	"slices"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// IsUnasked reports whether the pool has not been opened since its node started. Its capabilities are not known then,
+// so that an error must say that it is offline, not that it lacks every capability.
+func (c Candidate) IsUnasked() bool {
+	return c.Status != nil && !c.Status.Online && reflect.ValueOf(c.Capabilities).IsZero()
+}
+
+// IsChosen reports whether the pool has the name and the backend that the profile asks for, if it asks for any.
+func IsChosen(c Candidate, p dataset.Profile) bool {
+	return (p.Pool == "" || p.Pool == c.Name) && (p.Backend == "" || p.Backend == c.Backend)
+}
+
+// Named returns the sites with only the pool of a name, because an error must give the reason of that pool alone, and
+// the first words of the error.
+func Named(sites []Site, name string) (head string, of []Site) {
+	for _, st := range sites {
+		its := st
+		its.Pools = slices.DeleteFunc(slices.Clone(st.Pools), func(c Candidate) bool { return c.Name != name })
+		if len(its.Pools) > 0 {
+			of = append(of, its)
+		}
+	}
+	if len(of) == 0 { // the error gives the reason of each pool
+		return "no pool", sites
+	}
+	return "no pool " + name, of
+}
+
+// OnNode returns the name of the pool with that of its node, for errors about several nodes.
+func (c Candidate) OnNode(node string) string { return c.Name + " of node " + node }

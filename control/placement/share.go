@@ -1,0 +1,34 @@
+package placement
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// OnOneShare reports whether two pools are on the same share, so that each sees the data of the other.
+func OnOneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
+
+// OtherPools returns the candidates without the pool that holds the data, which the target node may have adopted: a
+// copy there would overwrite its own source. If no other candidate would do, why says so.
+func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (others []Candidate, why string) {
+	others = slices.DeleteFunc(slices.Clone(cands), func(c Candidate) bool { return c.ID == from.ID })
+	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnOneShare(from, c.Pool) }
+	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
+		why = "pool " + from.Name + ", which node " + target.Name +
+			" has now, is the very pool that it lies in (drover store rebuild there makes it its home)"
+	}
+	return others, why
+}
+
+// WhyFenceUnsuitable returns why a dataset with failover auto cannot be on a share with the fence of its profile; "" if
+// it can. Only the storage server or the power switch stops another host from writing to a share.
+func WhyFenceUnsuitable(c Candidate, p dataset.Profile) string {
+	if p.Failover.Auto && c.Share != uuid.Nil && p.Failover.Fence.Kind != dataset.FenceExec {
+		return "it lies on a share, where failover auto takes a fence that shuts the last home out of it " +
+			"(fence: {exec: [PROGRAM]})"
+	}
+	return ""
+}

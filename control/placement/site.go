@@ -1,0 +1,202 @@
+package placement
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
+)
+
+// Site is a node that a dataset could be put on, with its pools in the order in which the node lists them.
+type Site struct {
+	dataset.Node
+	Facts *dataset.Facts // nil: the node has not reported them yet
+	Pools []Candidate
+}
+
+// Requirement is what a dataset needs of a pool.
+type Requirement struct {
+	ID      uuid.UUID // of the dataset
+	What    string    // for errors, such as "volume db"
+	Profile dataset.Profile
+	Where   selector.Expr // the placement expression of the profile
+	Asking  uuid.UUID     // the node that requests it; uuid.Nil if none does
+	Here    bool          // only the requesting node will do, because the source is there
+	Named   bool          // errors name the node even if there is only one
+	Had     dataset.Size  // the size that the dataset has already; no pool is too small for it
+}
+
+// Unfit returns why a pool of the site does not meet a requirement; "" if it does. would reports that the pool would
+// meet it if the pool or its node were online.
+func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
+	if why := WhyUnsuitable(c, o.Profile); why != "" {
+		if c.IsUnasked() && IsChosen(c, o.Profile) {
+			return c.WhyOffline(), true
+		}
+		return why, false
+	}
+	if why := c.Less(o.Profile.Size, o.Had); why != "" {
+		return why, false
+	}
+	if o.Profile.Placement != "" {
+		if st.Facts == nil {
+			return "its facts are not known yet", true
+		}
+		pool, known := st.Facts.Pool(c.ID)
+		if !known && o.Where.OfPool() {
+			return "its facts are not known yet", true
+		}
+		if why := o.Where.Misfit(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
+			return why, false
+		}
+	}
+	why = c.WhyOffline()
+	return why, why != ""
+}
+
+// First returns the first pool of the sites that meets the requirement.
+func First(sites []Site, o Requirement) (Candidate, bool) {
+	for _, st := range sites {
+		for _, c := range st.Pools {
+			if why, _ := st.Unfit(c, o); why == "" {
+				return c, true
+			}
+		}
+	}
+	return Candidate{}, false
+}
+
+// Spread chooses one of several pools by their free space: a pool with twice as much is chosen twice as often, so that
+// many creates at once do not all go to the emptiest pool. The choice depends only on the UUID of the dataset and on
+// the pools (weighted rendezvous hashing).
+func Spread(fit []Candidate, id uuid.UUID) Candidate {
+	score := func(c Candidate) float64 {
+		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
+		even := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 1) / (1 << 53) // above 0, up to 1
+		free := 1.0
+		if c.Status != nil {
+			free = max(free, float64(c.Status.Free))
+		}
+		return -math.Log(even) / free
+	}
+	return slices.MinFunc(fit, func(x, y Candidate) int { return cmp.Compare(score(x), score(y)) })
+}
+
+// RefusedShown is how many pools or nodes with the same reason an error names. refusedLength is roughly how many bytes
+// of reasons an error has.
+const (
+	RefusedShown  = 3
+	refusedLength = 330
+)
+
+// listed formats names for an error: all of a few, the first of many.
+func listed(what string, names []string) string {
+	switch more := len(names) - RefusedShown; {
+	case len(names) == 1:
+		return what + " " + names[0]
+	case more > 1:
+		return fmt.Sprintf("%ss %s and %d more", what, strings.Join(names[:RefusedShown], ", "), more)
+	}
+	return what + "s " + strings.Join(names, ", ")
+}
+
+// reasons collects why nodes or pools do not meet a requirement, in the order in which they are added.
+type reasons struct {
+	lines []string
+	by    map[string][]string // names by line
+}
+
+func (r *reasons) add(name, line string) {
+	if r.by == nil {
+		r.by = map[string][]string{}
+	}
+	if r.by[line] == nil {
+		r.lines = append(r.lines, line)
+	}
+	r.by[line] = append(r.by[line], name)
+}
+
+// text formats the reasons: the first ones in full, and the number of the others.
+func (r *reasons) text(what, between string) string {
+	var parts []string
+	long, more := 0, 0
+	for i, line := range r.lines {
+		part := listed(what, r.by[line]) + ": " + line
+		if long += len(part); i > 0 && long > refusedLength || more > 0 {
+			more += len(r.by[line])
+			continue
+		}
+		parts = append(parts, part)
+	}
+	switch {
+	case more == 1:
+		parts = append(parts, "and 1 more "+what)
+	case more > 1:
+		parts = append(parts, fmt.Sprintf("and %d more %ss", more, what))
+	}
+	return strings.Join(parts, between)
+}
+
+// Refuse returns the error for the case that no pool meets the requirement, with the reasons: dataset.ErrOffline if one
+// would meet it once it is online again, otherwise dataset.ErrUnsupported.
+func Refuse(sites []Site, o Requirement) error {
+	var why reasons
+	pools, kind, nodes := 0, dataset.ErrUnsupported, o.Named || len(sites) > 1
+	head, sites := Named(sites, o.Profile.Pool)
+	for _, st := range sites {
+		pools += len(st.Pools)
+		reason, would := st.refusal(o, nodes)
+		if would {
+			kind = dataset.ErrOffline
+		}
+		why.add(st.Name, reason)
+	}
+	if pools == 0 {
+		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", o.What)
+	}
+	if pools == 1 && len(sites) == 1 {
+		c := sites[0].Pools[0]
+		reason, would := sites[0].Unfit(c, o)
+		name, cannot := c.Name, "cannot keep profile "+o.Profile.Name
+		if nodes {
+			name = c.OnNode(sites[0].Name)
+		}
+		if would {
+			cannot = "cannot take it now"
+		}
+		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.What, name, cannot, reason)
+	}
+	text := why.lines[0]
+	if nodes {
+		text = why.text("node", "; ")
+	}
+	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s", o.What, head, o.Profile.Name, text)
+}
+
+// refusal says why nothing of a site is for an order, each reason once.
+func (st Site) refusal(o Requirement, named bool) (line string, would bool) {
+	var why reasons
+	for _, c := range st.Pools {
+		reason, w := st.Unfit(c, o)
+		would = would || w
+		why.add(c.Name, reason)
+	}
+	switch {
+	case len(st.Pools) == 0:
+		return "it has no pool", false
+	case !named:
+		return why.text("pool", "; "), would
+	case len(why.lines) == 1 && len(st.Pools) > 1:
+		return why.lines[0], would
+	}
+	return why.text("pool", ", "), would
+}
