@@ -115,6 +115,7 @@ type Agent struct {
 	access    *replication.Access
 	retention *replication.Retention
 	replicas  *replication.Replicas
+	installer *replication.Installer
 
 	operations *operation.Runner
 	sizes      *operation.Sizes
@@ -206,6 +207,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
+	a.installer = replication.NewInstaller(a.installerDeps())
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		return nil, err

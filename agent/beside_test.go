@@ -49,7 +49,7 @@ func (h *flockHost) left(id uuid.UUID) {
 		_, kept := h.Cache.Copy(id)
 		_, comes := h.moveTable.Get(id)
 		if comes && !h.moveTable.IsActive(id) {
-			h.resolvePulls(h.f.Context())
+			h.installer.Resume(h.f.Context())
 		}
 		return kept && !given && !comes && h.hasOnly(id)
 	})
@@ -173,7 +173,7 @@ func TestI3FilesComeBesideTheCopy(t *testing.T) {
 			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
 			_, err := f.a.thePool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.a.writes("db", "token", "three")
-			if err = errors.Join(err, f.a.takePlaceAtHome(t.Context(), f.a.thePool(), d, beside.ID)); err != nil {
+			if err = errors.Join(err, f.a.installer.TakePlaceAtHome(t.Context(), f.a.thePool(), d, beside.ID)); err != nil {
 				t.Error(err)
 			}
 			if got := f.a.reads("db", "token"); got != "three" {

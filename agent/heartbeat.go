@@ -112,7 +112,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.guestRounds()
 	a.mendAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
-		a.resolvePulls(ctx)
+		a.installer.Resume(ctx)
 		a.sizes.Retry(ctx)
 		a.unswear(ctx)
 		return nil

@@ -30,7 +30,7 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	}
 	waitFor(a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.takeAgain(ctx)
-		a.resolvePulls(ctx)
+		a.installer.Resume(ctx)
 		return nil
 	}))
 	var all []*jobs.Job

@@ -153,7 +153,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	if p, comes := a.moveTable.Get(d.ID); comes && p.Epoch == d.Epoch && !a.moveTable.IsActive(d.ID) { // a crash came between
-		if err := a.settleHome(ctx, d, p); err != nil {
+		if err := a.installer.Install(ctx, d, p); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -75,7 +76,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	}
 	steps.At("move.begin")
 	if was, _ := a.moveTable.Get(op.DatasetID); was.Move != op.ID {
-		if err := a.dropBeside(ctx, was); err != nil {
+		if err := a.installer.DropBeside(ctx, was); err != nil {
 			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
 		}
 	}
@@ -251,12 +252,12 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.recorded")
 	if !a.isHere(out) {
-		// What was made here is one more head that was overtaken: see letGoPull.
+		// What was made here is one more head that was overtaken: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: it came here, and went on to another node before control's answer did (ask again)", op.Volume)
 	}
 	// It is the home whoever still waits: what is left is to be done here alone.
 	ctx = context.WithoutCancel(ctx)
-	return out, a.settleHome(ctx, *out.Dataset, rec)
+	return out, a.installer.Install(ctx, *out.Dataset, rec)
 }
 
 // atBest has a volume that goes on without its home go on from the newest snapshot here,
@@ -299,12 +300,12 @@ func (m *moving) last() uuid.UUID {
 // by file the head is what was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
-		return m.clear(ctx) // it is taken once that is on record: see settleHome
+		return m.clear(ctx) // it is taken once that is on record: see Installer.Install
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
-			return m.a.takePlace(ctx, m.pool, *m.op.Dataset, beside)
+			return m.a.installer.TakePlace(ctx, m.pool, *m.op.Dataset, beside)
 		}
 		return nil
 	}
@@ -329,12 +330,12 @@ func (m *moving) dropHead(ctx context.Context) error {
 	if m.op.Files {
 		rec := m.recordOf(uuid.Nil)
 		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
-			return m.a.dropBeside(ctx, rec)
+			return m.a.installer.DropBeside(ctx, rec)
 		}
 		if k, kept := m.a.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
-			return m.a.keepPlace(ctx, m.pool, *k.Record, rec)
+			return m.a.installer.KeepPlace(ctx, m.pool, *k.Record, rec)
 		}
-		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.dropBeside(ctx, rec))
+		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.installer.DropBeside(ctx, rec))
 	}
 	if !can {
 		return nil
@@ -355,4 +356,27 @@ func patient[T any](ctx context.Context, a *Agent, ask func() (T, error)) (T, er
 		case <-a.Clock.After(a.Limits.Retry):
 		}
 	}
+}
+
+// replaces reports whether a copy lies where a dataset is to come that has something of it, and
+// is on record: of what an earlier try has left the home has all. The dataset's lock is held.
+func (m *moving) replaces(ctx context.Context) (bool, error) {
+	if _, kept := m.a.Cache.Copy(m.op.DatasetID); !kept {
+		return false, nil
+	}
+	e, err := m.pool.Stat(ctx, m.op.DatasetID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return false, nil
+	}
+	return e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0, err
+}
+
+// recordOf is the record of this pull, with what has come of it beside a copy.
+func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
+	op := m.op
+	rec := replication.MoveRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, From: m.given, Since: m.a.Clock.Now(), Snapshot: snapshot}
+	if was, _ := m.a.moveTable.Get(op.DatasetID); was.Move == op.ID {
+		rec.Beside = was.Beside
+	}
+	return rec
 }

@@ -30,7 +30,7 @@ func TestBroughtInVain(t *testing.T) {
 		}
 		return err == nil && e.State == backends.EntryCopy
 	}
-	f.b.resolvePulls(t.Context())
+	f.b.installer.Resume(t.Context())
 	if !there() {
 		t.Error("what came is gone at once")
 	}
@@ -54,13 +54,13 @@ func TestBroughtInVain(t *testing.T) {
 	if err := f.b.moveTable.Set(t.Context(), d.ID, p); err != nil {
 		t.Fatal(err)
 	}
-	f.b.resolvePulls(t.Context())
+	f.b.installer.Resume(t.Context())
 	if _, known := f.b.moveTable.Get(d.ID); known || there() {
 		t.Error("what came in vain stays")
 	}
 	f.a.unmounts("db", "user")
 	f.moves("db", f.b)
-	f.b.resolvePulls(t.Context())
+	f.b.installer.Resume(t.Context())
 	f.b.mounts("db", "user")
 	f.b.unmounts("db", "user")
 }

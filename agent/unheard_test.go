@@ -141,7 +141,7 @@ func TestHomeBeforeItHeard(t *testing.T) {
 	for _, volumes := range []bool{false, true} {
 		f.b.cfg.Control = answering{away{reached}, volumes}
 		f.b.up()
-		f.b.resolvePulls(t.Context())
+		f.b.installer.Resume(t.Context())
 		if err := f.b.settleCopy(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}

@@ -145,3 +145,13 @@ func (a *Agent) hasJoined() bool {
 		return false
 	}
 }
+
+func (c copies) SettleSoon(ds uuid.UUID)                        { c.a.copySoon(ds) }
+func (c copies) Forget(ctx context.Context, ds uuid.UUID) error { return c.a.forgetCopy(ctx, ds) }
+
+func (a *Agent) installerDeps() replication.InstallerDeps {
+	return replication.InstallerDeps{
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: copies{a},
+		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.noteDone,
+	}
+}

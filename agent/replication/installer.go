@@ -1,0 +1,222 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// InstallerDeps is what Installer needs of other components.
+type InstallerDeps struct {
+	*host.Host
+	Pools interface {
+		Pools
+		Changed(pool uuid.UUID, home bool) // notes that a pool has other data than before
+	}
+	Moves     *MoveTable
+	Retention *Retention
+	Copies    interface {
+		SettleSoon(ds uuid.UUID)                        // starts a job that brings a copy into its recorded state
+		Forget(ctx context.Context, ds uuid.UUID) error // removes the record of a copy
+	}
+	// DropYield removes the record that this node relinquished the dataset earlier.
+	DropYield func(ctx context.Context, ds uuid.UUID) error
+	// Resize gives a head, which was made of a snapshot, the size of its volume, or defers that.
+	Resize func(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error
+	// WriteRecord writes the dataset's record beside its data.
+	WriteRecord func(ctx context.Context, pool backends.Pool, d dataset.Dataset)
+}
+
+// Installer puts the data that moves brought here in its place, or destroys it. It has no state: the records are in
+// the table of moves.
+//
+// A move that sends single files makes the dataset anew. A copy of it may already be on this node, and may be all
+// that is left of the volume if its home is lost meanwhile. So the files arrive beside the copy: as an incoming
+// dataset that has no record. Once they are complete and verified, the record of the move says so, which keeps them
+// over a crash; before that, the next start reaps them. In a pool that keeps copies, the files replace the copy once
+// control has recorded this node as the home: nothing opens a copy, so the old state is not taken for the new one
+// meanwhile. In other pools, which have the old state as it was left, the files replace it just before control is
+// asked, and become the copy if control refuses.
+type Installer struct{ deps InstallerDeps }
+
+// NewInstaller returns an Installer.
+func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
+
+// Resume finishes the moves that a crash interrupted. A dataset whose home this node became gets its head, if it has
+// none yet, and its place. Data of a failed move is destroyed after KeepFailed.
+func (i *Installer) Resume(ctx context.Context) {
+	for id, p := range i.deps.Moves.Inactive() {
+		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
+			log := i.deps.Log.WithError(err).WithField("dataset", id)
+			log.Error("what a move brought is not in its place yet; it is tried again")
+		}
+	}
+}
+
+// resume does so for one dataset.
+func (i *Installer) resume(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	d, home := i.deps.Cache.Dataset(id)
+	if !home {
+		return i.discard(ctx, id, p)
+	}
+	unlock, err := i.deps.Locks.Lock(ctx, id, "move of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if i.deps.Moves.IsActive(id) {
+		return nil
+	}
+	return i.Install(ctx, d, p)
+}
+
+// Install puts a dataset whose home this node became in its place. Idempotent. The caller holds its lock.
+func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord) error {
+	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+	if err != nil {
+		return err
+	}
+	if sharer, can := pool.(backends.Sharer); can && p.Share {
+		given := backends.Given{Pool: p.From, Epoch: p.Epoch - 1}
+		if p.From == p.Pool && d.Taken != nil { // it is here since before a home that never took it over
+			given.Epoch = d.Taken.Epoch - 1
+		}
+		if err := sharer.Take(ctx, d, given); err != nil {
+			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)
+		}
+	}
+	if copier, can := pool.(backends.Copier); can && !p.Files && p.Snapshot != uuid.Nil {
+		if err := copier.Promote(ctx, d.ID, p.Snapshot); err != nil {
+			return fmt.Errorf("volume %s: its home is here, but it has no head yet: %w", d.Volume, err)
+		}
+	} else if can && p.Beside != uuid.Nil {
+		if err := i.TakePlaceAtHome(ctx, pool, d, p.Beside); err != nil {
+			return fmt.Errorf("volume %s: its home is here, but what came is beside its copy yet: %w", d.Volume, err)
+		}
+	}
+	if err := pool.Commit(ctx, d.ID); err != nil {
+		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
+	}
+	if p.Snapshot != uuid.Nil {
+		if err := i.deps.Resize(ctx, pool, d, p.Snapshot); err != nil {
+			return err
+		}
+	}
+	steps.At("move.committed")
+	i.deps.Pools.Changed(p.Pool, true)
+	i.deps.WriteRecord(ctx, pool, d)
+	i.deps.Retention.PruneSoon(d.ID)
+	return errors.Join(
+		i.DropBeside(ctx, p),
+		i.deps.Copies.Forget(ctx, d.ID),
+		i.deps.DropYield(ctx, d.ID),
+		i.deps.Moves.Drop(ctx, d.ID),
+	)
+}
+
+// discard destroys the data of a failed move after KeepFailed, or if the volume was deleted. This node fetched the
+// data itself, and the home of the dataset is another node.
+func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	if i.deps.Trust.Err() != nil {
+		return nil
+	}
+	op, err := i.deps.Control.Operation(ctx, p.Move.String(), 0)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && !op.State.Final() {
+		return nil // control is unreachable, or the move was started again
+	}
+	if _, kept := i.deps.Cache.Copy(id); kept {
+		v, err := i.deps.Control.Volume(ctx, id.String())
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == i.deps.NodeID ||
+			i.deps.Moves.IsActive(id) {
+			return nil // this node may be the home without knowing it: then the data is the head
+		}
+		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // control says what happens to the copy
+		i.deps.Copies.SettleSoon(id)
+		return err
+	}
+	unlock, err := i.deps.Locks.Lock(ctx, id, "removal of what a move brought in vain")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, home := i.deps.Cache.Dataset(id); home || i.deps.Moves.IsActive(id) {
+		return nil
+	}
+	v, err := i.deps.Control.Volume(ctx, id.String())
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	// A move of a deleted volume is not tried again.
+	if err == nil && (v.Home == i.deps.NodeID || i.deps.Clock.Now().Sub(p.Since) < KeepFailed) {
+		return nil
+	}
+	if p.Share { // no data is here
+		return i.deps.Moves.Drop(ctx, id)
+	}
+	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(pool.Delete(ctx, id), i.DropBeside(ctx, p)); err != nil {
+		return err
+	}
+	return i.deps.Moves.Drop(ctx, id)
+}
+
+// TakePlace replaces the copy of a dataset with the files that arrived beside it. The caller holds its lock.
+func (i *Installer) TakePlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID) error {
+	if _, err := pool.Stat(ctx, beside); err != nil { // before anything is deleted
+		return err
+	}
+	if err := pool.Delete(ctx, d.ID); err != nil {
+		return err
+	}
+	d.Size = 0 // the size that it was made with
+	_, err := pool.Clone(ctx, d, dataset.Source{Dataset: beside}, nil)
+	return err
+}
+
+// TakePlaceAtHome does so if that waited for the record of the new home and was not done yet.
+func (i *Installer) TakePlaceAtHome(
+	ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID,
+) error {
+	e, err := pool.Stat(ctx, d.ID)
+	if err == nil && e.State != backends.EntryCopy {
+		return nil // it may have been written to since
+	}
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	return i.TakePlace(ctx, pool, d, beside)
+}
+
+// KeepPlace makes the files that replaced a copy the copy, after control refused to record this node as the home.
+// There is no other copy any more, and all files were verified. The caller holds the dataset's lock.
+func (i *Installer) KeepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
+	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record there says that its home is here
+		return err
+	}
+	if err := pool.Commit(ctx, d.ID); err != nil {
+		return err
+	}
+	return i.DropBeside(ctx, p)
+}
+
+// DropBeside destroys the files that a move brought beside a copy, after they replaced it or the move failed.
+func (i *Installer) DropBeside(ctx context.Context, p MoveRecord) error {
+	if p.Beside == uuid.Nil {
+		return nil
+	}
+	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+	if err != nil {
+		return err
+	}
+	return pool.Delete(ctx, p.Beside)
+}
