@@ -94,16 +94,17 @@ type Agent struct {
 	recovered bool          // the agent's own state was lost, and control was not asked what is mounted before this start
 	reunion   reunion
 
-	pools   *pool.Pools
-	words   atomic.Uint64 // how often it has registered
-	mounts  mounts
-	facts   hostFacts
-	leases  *lease.Table
-	guests  guests
-	keeper  *promise.Keeper // of what this node promised to others
-	bounds  *bounds
-	limits  *throttle.Limits
-	engines engines
+	pools    *pool.Pools
+	words    atomic.Uint64 // how often it has registered
+	mounts   mounts
+	facts    hostFacts
+	leases   *lease.Table
+	guests   guests
+	keeper   *promise.Keeper // of what this node promised to others
+	promises *lease.PromiseServer
+	bounds   *bounds
+	limits   *throttle.Limits
+	engines  engines
 
 	volumeDisks volumeDisks
 
@@ -197,6 +198,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
 	}
+	a.promises = lease.NewPromiseServer(a.promiseDeps())
 	var limit *transfer.Limiter
 	if a.config.TransferRate > 0 {
 		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)

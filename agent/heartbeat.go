@@ -114,7 +114,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.installer.Resume(ctx)
 		a.sizes.Retry(ctx)
-		a.unswear(ctx)
+		a.promises.Unswear(ctx)
 		return nil
 	})
 	return back

@@ -26,7 +26,7 @@ func (a *Agent) Peers() http.Handler {
 	}
 	h := http.NewServeMux()
 	h.Handle("/", a.sender.Handler())
-	h.HandleFunc(promise.Path, a.answerPromise)
+	h.Handle(promise.Path, a.promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Of the request's own context only the end: what else is in it is about this
 		// connection, and not about those to control.

@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -17,65 +15,6 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 )
-
-// maxPromiseRequest bounds the body of one, in bytes.
-const maxPromiseRequest = 2 << 20
-
-// answerPromise answers another node's agent that control may not hear.
-func (a *Agent) answerPromise(w http.ResponseWriter, r *http.Request) {
-	answer, err := a.promises(w, r)
-	w.Header().Set("Content-Type", "application/json")
-	if err != nil {
-		w.WriteHeader(dataset.KindOf(err).HTTP)
-		_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // who asked may be gone
-		return
-	}
-	_ = json.NewEncoder(w).Encode(answer)
-}
-
-func (a *Agent) promises(w http.ResponseWriter, r *http.Request) (out promise.Answer, err error) {
-	peer, err := a.config.PeerID(r)
-	if err != nil {
-		return out, err
-	}
-	if r.Method != http.MethodPost {
-		return out, dataset.Errorf(dataset.ErrInvalid, "promise: want POST, not %s", dataset.Clip(r.Method))
-	}
-	var req promise.Request
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPromiseRequest))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&req); err != nil {
-		return out, dataset.Errorf(dataset.ErrInvalid, "promise: %w", err)
-	}
-	if len(req.Epochs) > promise.MaxEpochs {
-		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: want %d at most", len(req.Epochs), promise.MaxEpochs)
-	}
-	_, span := a.Standing()
-	out = a.keeper.Grant(peer, req, span, func(e promise.Epoch) string { return a.notHome(peer, e) })
-	out.Node = a.NodeID
-	return out, nil
-}
-
-// notHome says why a node is not the home of a dataset at an epoch, as far as is known here;
-// "" when it is.
-func (a *Agent) notHome(node uuid.UUID, e promise.Epoch) string {
-	if d, here := a.Cache.Dataset(e.Dataset); here {
-		if d.Epoch < e.Epoch {
-			return "" // this node has missed where it went, and has nothing to open after that
-		}
-		return fmt.Sprintf("node %s has it, at epoch %d", a.NodeName, d.Epoch)
-	}
-	if k, kept := a.Cache.Copy(e.Dataset); kept && k.Record != nil {
-		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // it may have heard of a later one first
-			return ""
-		}
-		return fmt.Sprintf("it is on node %s, at epoch %d", a.nodes.name(k.Record.Home), k.Record.Epoch)
-	}
-	if p, comes := a.moveTable.Get(e.Dataset); comes && p.Epoch == e.Epoch+1 {
-		return ""
-	}
-	return "node " + a.NodeName + " has nothing of it"
-}
 
 // goesByItself reports whether a promotion rests on that nobody hears of the home, and not
 // on a person's word alone.
@@ -112,20 +51,6 @@ func (m *moving) swear(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.Clock.After(min(wait, max(until-a.Clock.Steady(), time.Millisecond))):
-		}
-	}
-}
-
-// unswear lets promises be made again for datasets of which control says that no promotion
-// is on record: what this node asked of it is over then, whatever came of that.
-func (a *Agent) unswear(ctx context.Context) {
-	for _, id := range a.keeper.Sworn() {
-		if a.moveTable.IsActive(id) {
-			continue
-		}
-		v, err := a.Control.Volume(ctx, id.String())
-		if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && v.Move == uuid.Nil && !a.moveTable.IsActive(id) {
-			a.keeper.Unswear(id)
 		}
 	}
 }

@@ -77,7 +77,7 @@ func TestPromises(t *testing.T) {
 		got := f.a.asks(f.b, now)
 		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is to be opened here")
 	})
-	f.b.unswear(t.Context()) // control knows of no promotion
+	f.b.promises.Unswear(t.Context()) // control knows of no promotion
 	if got := f.a.asks(f.b, now); len(got.Granted) != 1 {
 		t.Errorf("%+v", got)
 	}

@@ -74,7 +74,7 @@ func TestFailoverAtAMount(t *testing.T) {
 	if v.Home != f.b.Node() || v.Epoch != d.Epoch+1 || v.Move != uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
-	f.b.unswear(t.Context())
+	f.b.promises.Unswear(t.Context())
 	if left := f.b.keeper.Sworn(); len(left) != 0 {
 		t.Errorf("sworn off for ever: %v", left)
 	}
@@ -94,7 +94,7 @@ func TestI1NoFailoverPastAPromise(t *testing.T) {
 	go func() { // the holder, as it goes on
 		for {
 			_, span := f.b.Standing()
-			got := f.b.keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.b.notHome(d.Home, e) })
+			got := f.b.keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.b.promises.NotHome(d.Home, e) })
 			at := f.b.Clock.Steady()
 			select {
 			case <-stop:

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
@@ -153,5 +154,16 @@ func (a *Agent) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: copies{a},
 		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.noteDone,
+	}
+}
+
+func (a *Agent) promiseDeps() lease.PromiseDeps {
+	return lease.PromiseDeps{
+		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.name, Session: a.Standing,
+		IsMoving: a.moveTable.IsActive,
+		Incoming: func(ds uuid.UUID) (epoch uint64, ok bool) {
+			m, ok := a.moveTable.Get(ds)
+			return m.Epoch, ok
+		},
 	}
 }

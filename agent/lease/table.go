@@ -1,6 +1,7 @@
 // Package lease decides whether this node may open datasets whose home it is.
 //
 // Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
+// PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
 package lease
 
 import (

@@ -1,0 +1,111 @@
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/dataset"
+)
+
+// maxPromiseRequest is the maximum size of a promise request's body, in bytes.
+const maxPromiseRequest = 2 << 20
+
+// PromiseServer answers the agents of other nodes that ask this node to open no later epoch of datasets, because
+// control does not answer them. Its methods are safe for concurrent use. It has no state: the promises are in
+// Keeper.
+type PromiseServer struct{ deps PromiseDeps }
+
+// PromiseDeps is what a PromiseServer needs of other components.
+type PromiseDeps struct {
+	*host.Host
+	Keeper   *promise.Keeper
+	PeerID   func(*http.Request) (uuid.UUID, error) // the node that sent a request, as its certificate says
+	NodeName func(uuid.UUID) string                 // the name of a node, for the reason of a refusal
+	Session  func() (renewed, ttl time.Duration)    // this node's session with control; ttl is 0 if there is none
+
+	// Incoming returns the epoch at which a move opens a dataset here, if a move brings it.
+	Incoming func(ds uuid.UUID) (epoch uint64, ok bool)
+	// IsMoving reports whether a move that brings a dataset here runs now.
+	IsMoving func(ds uuid.UUID) bool
+}
+
+// NewPromiseServer returns a PromiseServer.
+func NewPromiseServer(deps PromiseDeps) *PromiseServer { return &PromiseServer{deps} }
+
+// ServeHTTP answers a promise request of another node's agent with a promise.Answer, or with a problem.
+func (s *PromiseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answer, err := s.answer(w, r)
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(dataset.KindOf(err).HTTP)
+		_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // the caller may have closed the connection
+		return
+	}
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out promise.Answer, err error) {
+	peer, err := s.deps.PeerID(r)
+	if err != nil {
+		return out, err
+	}
+	if r.Method != http.MethodPost {
+		return out, dataset.Errorf(dataset.ErrInvalid, "promise: want POST, not %s", dataset.Clip(r.Method))
+	}
+	var req promise.Request
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPromiseRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		return out, dataset.Errorf(dataset.ErrInvalid, "promise: %w", err)
+	}
+	if len(req.Epochs) > promise.MaxEpochs {
+		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: want %d at most",
+			len(req.Epochs), promise.MaxEpochs)
+	}
+	_, ttl := s.deps.Session()
+	out = s.deps.Keeper.Grant(peer, req, ttl, func(e promise.Epoch) string { return s.NotHome(peer, e) })
+	out.Node = s.deps.NodeID
+	return out, nil
+}
+
+// NotHome returns the reason why a node is not the home of a dataset at an epoch, as far as this node knows. It
+// returns an empty string if the node is the home.
+func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
+	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
+		if d.Epoch < e.Epoch {
+			return "" // this node has missed where the dataset went, and has nothing to open after that
+		}
+		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
+	}
+	if k, kept := s.deps.Cache.Copy(e.Dataset); kept && k.Record != nil {
+		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // it may have heard of a later epoch first
+			return ""
+		}
+		return fmt.Sprintf("it is on node %s, at epoch %d", s.deps.NodeName(k.Record.Home), k.Record.Epoch)
+	}
+	if epoch, incoming := s.deps.Incoming(e.Dataset); incoming && epoch == e.Epoch+1 {
+		return ""
+	}
+	return "node " + s.deps.Host.NodeName + " has nothing of it"
+}
+
+// Unswear allows promises again for datasets of which control has recorded no promotion: what this node asked
+// control to promote has ended then, whatever the result.
+func (s *PromiseServer) Unswear(ctx context.Context) {
+	for _, id := range s.deps.Keeper.Sworn() {
+		if s.deps.IsMoving(id) {
+			continue
+		}
+		v, err := s.deps.Control.Volume(ctx, id.String())
+		if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && v.Move == uuid.Nil && !s.deps.IsMoving(id) {
+			s.deps.Keeper.Unswear(id)
+		}
+	}
+}
