@@ -108,15 +108,17 @@ type Agent struct {
 
 	volumeDisks volumeDisks
 
-	looks     looks                                                           // at mounts
-	elsewhere func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
-	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
-	nodes     *nodes
-	moveTable *replication.MoveTable
-	access    *replication.Access
-	retention *replication.Retention
-	replicas  *replication.Replicas
-	installer *replication.Installer
+	looks       looks                                                           // at mounts
+	elsewhere   func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
+	files       func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
+	nodes       *nodes
+	moveTable   *replication.MoveTable
+	access      *replication.Access
+	retention   *replication.Retention
+	replicas    *replication.Replicas
+	copies      *replication.Copies
+	inspections *replication.Inspections
+	installer   *replication.Installer
 
 	operations *operation.Runner
 	sizes      *operation.Sizes
@@ -135,7 +137,6 @@ type Agent struct {
 	restarted   time.Duration           // until when an engine that has just started may mount its containers' volumes again
 	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
 	lost        map[uuid.UUID]bool      // datasets that were on record, and are not in a full answer since
-	showFailed  map[uuid.UUID]failure   // as control was told
 	rate        int64                   // bytes a second of the last move that came here; 0: none did
 
 	guarded bool         // the guard answered when it was looked at last
@@ -167,13 +168,12 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
-		config:     cfg,
-		started:    cfg.Clock.Now(),
-		began:      cfg.Clock.Steady(),
-		scratch:    map[uuid.UUID]uuid.UUID{},
-		lost:       map[uuid.UUID]bool{},
-		showFailed: map[uuid.UUID]failure{},
-		asked:      map[int]bool{},
+		config:  cfg,
+		started: cfg.Clock.Now(),
+		began:   cfg.Clock.Steady(),
+		scratch: map[uuid.UUID]uuid.UUID{},
+		lost:    map[uuid.UUID]bool{},
+		asked:   map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
 	a.Trust = host.NewTrust(a.mendStore)
@@ -208,6 +208,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.sizes = operation.NewSizes(a.sizesDeps())
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
+	a.inspections = replication.NewInspections(a.inspectionsDeps())
+	a.copies = replication.NewCopies(a.copiesDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
 	a.installer = replication.NewInstaller(a.installerDeps())
 	if err := a.load(ctx); err != nil {
@@ -253,7 +255,7 @@ func (a *Agent) load(ctx context.Context) error {
 			return err
 		}),
 		a.loadMounts(ctx),
-		a.loadCopies(ctx),
+		a.copies.Load(ctx),
 		a.leases.Load(ctx), a.loadGuests(ctx),
 		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.bounds.load(ctx),
 	)

@@ -232,7 +232,7 @@ func (h shelf) has(on *flockHost, s dataset.Snapshot) {
 			continue
 		}
 		k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
-		if err := on.tellCopy(h.f.Context(), api.Copied{Copy: k.Copy}); err != nil {
+		if err := on.copies.Report(h.f.Context(), api.Copied{Copy: k.Copy}); err != nil {
 			h.f.Fatal(err)
 		}
 	}
@@ -289,7 +289,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	has := func(s dataset.Snapshot) { // as control is told
 		t.Helper()
 		k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
-		if err := f.b.tellCopy(t.Context(), api.Copied{Copy: k}); err != nil {
+		if err := f.b.copies.Report(t.Context(), api.Copied{Copy: k}); err != nil {
 			t.Fatal(err)
 		}
 	}

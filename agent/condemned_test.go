@@ -119,7 +119,7 @@ func TestCondemnedCopyIsAskedAbout(t *testing.T) {
 			way.away()
 		}
 		f.b.Cache.SetCopy(d.ID, &k)
-		if err := f.b.settleCopy(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
+		if err := f.b.copies.Settle(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
 			t.Errorf("control away %v: %v", away, err)
 		}
 		if _, err := f.b.thePool().Stat(t.Context(), d.ID); err != nil {

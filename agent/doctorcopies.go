@@ -66,3 +66,12 @@ func volumeName(e backends.Entry) string {
 	}
 	return e.Record.Volume
 }
+
+// checkShown says of a mount that no container has whether a person asked for it.
+func (a *Agent) checkShown(r *diagnosis, id uuid.UUID, path string) bool {
+	k, is := a.Cache.ShownBy(id)
+	if is {
+		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+a.NodeName+" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for", k.Record.Volume)
+	}
+	return is
+}

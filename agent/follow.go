@@ -135,12 +135,12 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		return nil // it takes what is alive here for somebody else's
 	}
 	for _, k := range s.Copies {
-		if err := a.takeCopy(ctx, k); err != nil {
+		if err := a.copies.Take(ctx, k); err != nil {
 			return err
 		}
 	}
 	for _, d := range s.Datasets {
-		if err := a.forgetCopy(ctx, d.ID); err != nil {
+		if err := a.copies.Forget(ctx, d.ID); err != nil {
 			return err
 		}
 	}
@@ -153,7 +153,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		}
 		a.leases.EndRecall(id)
 		a.forgetGiven(id)
-		if err := a.forgetCopy(ctx, id); err != nil {
+		if err := a.copies.Forget(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -229,7 +229,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 	}
 	for _, id := range a.Cache.CopyIDs() {
 		if !named[id] {
-			err = errors.Join(err, a.forgetCopy(ctx, id))
+			err = errors.Join(err, a.copies.Forget(ctx, id))
 		}
 	}
 	gone = map[uuid.UUID]bool{}

@@ -226,7 +226,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	}
 	defer a.News.Soon()
 	a.noteAll()
-	a.copies()
+	a.copies.SettleAll()
 	a.purgeCondemned()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // it is accepted, and control is to know that whoever still waits

@@ -283,7 +283,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	defer unlock()
 	d, home := a.Cache.Dataset(id)
 	if _, copied := a.Cache.Copy(id); copied {
-		a.copySoon(id)
+		a.copies.SettleSoon(id)
 		return nil
 	}
 	e, there, err := a.entry(ctx, id)

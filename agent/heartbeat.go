@@ -108,7 +108,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.unmountForgotten()
 	a.verifyUses(ctx)
 	a.yields()
-	a.copies()
+	a.copies.SettleAll()
 	a.guestRounds()
 	a.mendAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {

@@ -33,7 +33,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 func (a *Agent) freed(id uuid.UUID) {
 	a.yieldIfAsked(id)
 	if _, left := a.Cache.Copy(id); left {
-		a.copySoon(id)
+		a.copies.SettleSoon(id)
 	}
 	if _, guest := a.guests.get(id); guest {
 		a.guestSoon(id, uuid.Nil)

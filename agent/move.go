@@ -48,7 +48,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more
-		if err := a.settleCopy(ctx, op.DatasetID); err != nil {
+		if err := a.copies.Settle(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 	}

@@ -128,7 +128,7 @@ func TestMoveFiles(t *testing.T) {
 			}
 			f.a.fuse.set(-1, false, func(act string) { // what comes is no head that it has left
 				if k, kept := f.a.Cache.Copy(d.ID); kept && act == "commit" {
-					if err := f.a.settleKept(t.Context(), k); err != nil {
+					if err := f.a.copies.SettleLocked(t.Context(), k); err != nil {
 						t.Error(err)
 					}
 				}

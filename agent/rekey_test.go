@@ -303,7 +303,7 @@ func TestRekeyOfWhatIsStillInUse(t *testing.T) {
 	if err := k.pool().WriteRecord(t.Context(), d, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.settleKept(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
+	if err := k.copies.SettleLocked(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := k.pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Encryption.KeyID != now.Encryption.KeyID {

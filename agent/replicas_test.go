@@ -329,7 +329,7 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 	} {
 		end := under()
 		f.a.Cache.SetCopy(d.ID, &k)
-		if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
+		if err := f.a.copies.Settle(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.a.thePool().Stat(t.Context(), d.ID); err != nil {
@@ -339,7 +339,7 @@ func TestCopyStaysUnderAMove(t *testing.T) {
 		end()
 	}
 	f.a.Cache.SetCopy(d.ID, &k)
-	if err := f.a.settleCopy(t.Context(), d.ID); err != nil {
+	if err := f.a.copies.Settle(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}
 	if _, err := f.a.thePool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {

@@ -225,14 +225,14 @@ func TestShownAfterAPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.a.unmounts("db", "user")
-	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
+	if err := f.a.inspections.Mount(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(f.a.MountPath(records.ShownAs(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := f.a.hide(t.Context(), f.a.thePool(), k); err != nil {
+	if err := f.a.inspections.Unmount(t.Context(), f.a.thePool(), k); err != nil {
 		t.Error(err)
 	}
 }
@@ -244,7 +244,7 @@ func TestShownAsItLies(t *testing.T) {
 	d := f.a.volume("db", nil)
 	f.a.writes("db", "token", "lost")
 	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.a.Node(), Kind: dataset.CopySuperseded, Shown: true}}
-	if err := f.a.show(t.Context(), f.a.thePool(), k); err != nil {
+	if err := f.a.inspections.Mount(t.Context(), f.a.thePool(), k); err != nil {
 		t.Fatal(err)
 	}
 	path := f.a.MountPath(records.ShownAs(k))
@@ -258,7 +258,7 @@ func TestShownAsItLies(t *testing.T) {
 	if e, err := f.a.thePool().Stat(t.Context(), records.ShownAs(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
-	if err := f.a.hide(t.Context(), f.a.thePool(), k); err != nil {
+	if err := f.a.inspections.Unmount(t.Context(), f.a.thePool(), k); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -337,7 +337,7 @@ func TestShownFailsInOtherWords(t *testing.T) {
 	} {
 		k.Copy = f.kept().Copy // as the agent has it by then
 		k.Shown = true
-		if err := f.b.tellShown(t.Context(), k, step.why); !errors.Is(err, step.why) {
+		if err := f.b.inspections.Report(t.Context(), k, step.why); !errors.Is(err, step.why) {
 			t.Fatal(err)
 		}
 		if told := f.kept().Problem; told != step.told.Error() {

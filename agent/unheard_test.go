@@ -50,7 +50,7 @@ func TestOvertakenBeforeItHeard(t *testing.T) {
 			reached := h.cfg.Control
 			h.cfg.Control = away{reached}
 			h.up()
-			if err := h.settleCopy(h.f.Context(), d.ID); err != nil {
+			if err := h.copies.Settle(h.f.Context(), d.ID); err != nil {
 				h.f.Error(err)
 			}
 			if e, err := h.thePool().Stat(h.f.Context(), d.ID); err != nil || !e.Promoted {
@@ -142,7 +142,7 @@ func TestHomeBeforeItHeard(t *testing.T) {
 		f.b.cfg.Control = answering{away{reached}, volumes}
 		f.b.up()
 		f.b.installer.Resume(t.Context())
-		if err := f.b.settleCopy(t.Context(), d.ID); err != nil {
+		if err := f.b.copies.Settle(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if e, err := f.b.thePool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {

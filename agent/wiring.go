@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -119,17 +118,10 @@ func (a *Agent) forgetGiven(ds uuid.UUID) {
 
 func (a *Agent) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.peer, Copies: copies{a},
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.peer, Copies: a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
-
-// copies brings copies into their recorded state, for replicas.
-type copies struct{ a *Agent }
-
-func (c copies) Settle(ctx context.Context, ds uuid.UUID) error { return c.a.settleCopy(ctx, ds) }
-func (c copies) Take(ctx context.Context, k api.Kept) error     { return c.a.takeCopy(ctx, k) }
-func (c copies) Report(ctx context.Context, r api.Copied) error { return c.a.tellCopy(ctx, r) }
 
 func (a *Agent) sizesDeps() operation.SizesDeps {
 	return operation.SizesDeps{
@@ -147,12 +139,9 @@ func (a *Agent) hasJoined() bool {
 	}
 }
 
-func (c copies) SettleSoon(ds uuid.UUID)                        { c.a.copySoon(ds) }
-func (c copies) Forget(ctx context.Context, ds uuid.UUID) error { return c.a.forgetCopy(ctx, ds) }
-
 func (a *Agent) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: copies{a},
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: a.copies,
 		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.noteDone,
 	}
 }
@@ -166,4 +155,25 @@ func (a *Agent) promiseDeps() lease.PromiseDeps {
 			return m.Epoch, ok
 		},
 	}
+}
+
+func (a *Agent) inspectionsDeps() replication.InspectionsDeps {
+	return replication.InspectionsDeps{
+		Host: a.Host, MakeMountPoint: a.mountpoint, RemoveMountPoint: a.removeMountpoint, Mount: a.mountDataset,
+	}
+}
+
+func (a *Agent) copiesDeps() replication.CopiesDeps {
+	return replication.CopiesDeps{
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
+		Taken:      func() { a.replicas.Wake() },
+		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.unused, SupersedeGuarded: a.supersede,
+		NoteKey: a.noteKey, DropMounts: a.drop, NoteIdle: a.idle, RemoveMountPoint: a.removeMountpoint,
+	}
+}
+
+// forgetHome forgets what this node knew as the home of a dataset.
+func (a *Agent) forgetHome(ds uuid.UUID) {
+	a.leases.EndRecall(ds)
+	a.forgetGiven(ds)
 }

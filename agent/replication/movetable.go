@@ -1,8 +1,9 @@
 // Package replication brings datasets from other nodes to this one, by moves and as copies, and sends those of this
 // node to others.
 //
-// MoveTable has the moves that bring datasets here, and Installer puts their data in its place. Replicas refreshes the
-// replicas of this node. SentLog, Retention and Access are for the datasets of this node that others have copies of:
+// MoveTable has the moves that bring datasets here, and Installer puts their data in its place. Copies
+// brings the copies that this node keeps into their recorded state, Replicas refreshes those that are replicas, and
+// Inspections mounts superseded heads. SentLog, Retention and Access are for the datasets of this node that others have copies of:
 // what they were sent, which snapshots are kept for them, and which nodes may read.
 package replication
 

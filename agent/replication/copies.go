@@ -1,0 +1,295 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// CopiesDeps is what Copies needs of other components.
+type CopiesDeps struct {
+	*host.Host
+	Pools interface {
+		Pools
+		Get(id uuid.UUID) (backends.Pool, error) // a pool that is open and not held
+	}
+	Moves       *MoveTable
+	Inspections *Inspections
+	Taken       func()             // is called after the record of a copy was applied
+	ForgetHome  func(ds uuid.UUID) // forgets what this node knew as the home of a dataset
+
+	// DropYield removes the record that this node relinquished the dataset earlier.
+	DropYield func(ctx context.Context, ds uuid.UUID) error
+	// Unused unmounts a dataset that nobody uses, or fails with ErrInUse.
+	Unused func(ctx context.Context, d dataset.Dataset, what string) error
+	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
+	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
+	// NoteKey writes the wrapped data key of a copy beside its data.
+	NoteKey func(ctx context.Context, pool backends.Pool, k api.Kept) error
+
+	DropMounts       func(ctx context.Context, ds uuid.UUID) error // removes the record of the dataset's mounts
+	NoteIdle         func(ds uuid.UUID)                            // notes that a dataset is no longer used
+	RemoveMountPoint func(path string) error
+}
+
+// Copies brings the copies that this node keeps of other nodes' datasets into their recorded state. The records are in
+// the cache and in the agent's database (copies/<dataset>). It has no state of its own.
+type Copies struct{ deps CopiesDeps }
+
+// NewCopies returns a Copies.
+func NewCopies(deps CopiesDeps) *Copies { return &Copies{deps: deps} }
+
+// Load reads the records of copies from disk.
+func (c *Copies) Load(ctx context.Context) error {
+	return c.deps.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
+		var k api.Kept
+		err := json.Unmarshal(v, &k)
+		if err == nil {
+			c.deps.Cache.SetCopy(k.Dataset, &k)
+		}
+		return err
+	})
+}
+
+// Take applies the record that this node keeps a copy of a dataset, or must remove it: the home is another node. The
+// record is on disk before anything is done about it, so that an agent which starts without control does not take the
+// dataset for its own again.
+func (c *Copies) Take(ctx context.Context, k api.Kept) error {
+	d, home := c.deps.Cache.Dataset(k.Dataset)
+	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
+		return nil // from before it came here
+	}
+	key := k.Dataset.String()
+	if err := c.deps.DB.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
+		return err
+	}
+	if !c.deps.Cache.ReplaceByCopy(k) { // it came here while that was written
+		d, _ := c.deps.Cache.Dataset(k.Dataset)
+		now := api.Indexed{Dataset: d, Index: c.deps.Cache.Index(k.Dataset)}
+		return c.deps.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
+	}
+	c.deps.ForgetHome(k.Dataset)
+	c.SettleSoon(k.Dataset)
+	c.deps.Taken()
+	return nil
+}
+
+// Forget removes the record of a copy that this node no longer keeps.
+func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
+	k, kept := c.deps.Cache.Copy(id)
+	if !kept {
+		return nil
+	}
+	if err := c.deps.DB.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
+		return err
+	}
+	c.deps.Cache.SetCopy(id, nil)
+	if records.IsShown(k) {
+		c.deps.NoteIdle(records.ShownAs(k)) // it is taken off
+	}
+	return nil
+}
+
+// SettleSoon starts a job that brings a copy into its recorded state.
+func (c *Copies) SettleSoon(id uuid.UUID) {
+	c.deps.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		if err := c.Settle(ctx, id); err != nil && ctx.Err() == nil {
+			c.deps.Log.WithError(err).WithField("dataset", id).Warn("copy is not what it is to be yet; it is tried again")
+		}
+		return nil
+	})
+}
+
+// SettleAll tries again what failed for any copy.
+func (c *Copies) SettleAll() {
+	for _, id := range c.deps.Cache.CopyIDs() {
+		c.SettleSoon(id)
+	}
+}
+
+// Settle brings a copy into its recorded state: without a head, or destroyed. Idempotent. A copy that is in use is left
+// as it is: it cannot be opened again, and its users end.
+func (c *Copies) Settle(ctx context.Context, id uuid.UUID) error {
+	unlock, err := c.deps.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	k, kept := c.deps.Cache.Copy(id)
+	if !kept || c.deps.Trust.Err() != nil {
+		return nil
+	}
+	return c.deps.Inspections.Report(ctx, k, c.SettleLocked(ctx, k))
+}
+
+// SettleLocked does the work of Settle. The caller holds the lock of the dataset.
+func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
+	id := k.Dataset
+	if p, comes := c.deps.Moves.Get(id); comes && p.Files {
+		return nil // what lies here is made anew, file by file
+	}
+	d, _ := c.deps.Cache.DatasetOrCopy(id)
+	if err := c.deps.SupersedeGuarded(ctx, d); err != nil {
+		return err
+	}
+	if err := c.deps.Unused(ctx, d, "let go of"); err != nil {
+		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
+			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
+				return c.deps.NoteKey(ctx, pool, k) // who has it mounted needs no key any more
+			}
+			return nil // doctor says so
+		}
+		return err
+	}
+	pool, err := c.deps.Pools.Online(ctx, k.Pool)
+	if err != nil {
+		return err
+	}
+	condemned := k.Kind == dataset.CopyGoing
+	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
+		return nil // a move goes on from it; what becomes of it then is seen when that has ended
+	}
+	wanted := k.Record != nil && k.Record.State != dataset.StatePurging &&
+		(k.Was == dataset.CopyReplica || k.Was == dataset.CopyLeft)
+	if condemned && !wanted {
+		return c.destroy(ctx, pool, k)
+	}
+	keep, err := c.removeHead(ctx, pool, k)
+	if err == nil && keep.ID == uuid.Nil {
+		keep, err = lineage.Lost(ctx, pool, k)
+	}
+	switch {
+	case err != nil:
+		return err
+	case keep.ID != uuid.Nil:
+		err = c.reportSuperseded(ctx, k, keep)
+	case condemned:
+		return c.destroy(ctx, pool, k)
+	}
+	err = errors.Join(
+		err,
+		c.deps.NoteKey(ctx, pool, k),
+		c.deps.DropYield(ctx, id),
+		c.deps.DropMounts(ctx, id),
+		c.deps.RemoveMountPoint(c.deps.MountPath(id)),
+	)
+	return errors.Join(err, c.deps.Inspections.Settle(ctx, pool, k))
+}
+
+// removeHead removes the head of a former home. Data that no snapshot has is first kept as a snapshot, which is
+// returned until control knows of it: a head that has data of its own is never dropped. A pool that keeps no copies
+// leaves the head, and nothing mounts it.
+func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
+	copier, can := pool.(backends.Copier)
+	e, err := pool.Stat(ctx, k.Dataset)
+	if !can || errors.Is(err, dataset.ErrNotFound) {
+		return keep, nil
+	}
+	if err != nil {
+		return keep, err
+	}
+	superseded := c.supersededSnapshot(k).TakenAfter(e.Snapshots, c.deps.Clock.Now())
+	if e.State == backends.EntryCopy && !e.Promoted {
+		if i := lineage.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
+			keep = e.Snapshots[i] // what was cut short before that
+		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
+			keep, _ = lineage.Best(e) // its head had nothing else
+		}
+		return keep, nil
+	}
+	if _, comes := c.deps.Moves.Get(k.Dataset); comes && e.State == backends.EntryCopy {
+		return keep, nil // a move made it, and may be on record: it is looked at again when that is known
+	}
+	steps.At("leave.begin")
+	if k.Kind != dataset.CopySuperseded {
+		err = copier.Demote(ctx, k.Dataset, k.Snapshot)
+		if err == nil || !errors.Is(err, dataset.ErrConflict) && !errors.Is(err, dataset.ErrNotFound) {
+			steps.At("leave.demoted")
+			return keep, err
+		}
+		log := c.deps.Log.WithError(err).WithField("dataset", k.Dataset)
+		log.Error("what was left is not what was given up: its head is kept as a superseded snapshot")
+	}
+	if err := copier.Supersede(ctx, k.Dataset, superseded); err != nil {
+		return keep, err
+	}
+	steps.At("leave.superseded")
+	log := c.deps.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID})
+	log.Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
+	return superseded, nil
+}
+
+// reportSuperseded reports the snapshot of this node that has data which the volume does not have. The next sync says
+// that it is kept.
+func (c *Copies) reportSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
+	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order, max(k.Epoch, s.Epoch)
+	return c.Report(ctx, api.Copied{Copy: k.Copy})
+}
+
+// supersededSnapshot is the record of a superseded head. There is one for each epoch.
+func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
+	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", c.deps.NodeID, k.Epoch))
+	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
+	if k.Record != nil {
+		s.Volume, s.Size, s.Profile = k.Record.Volume, k.Record.Size, k.Record.Profile
+	}
+	return s
+}
+
+// destroy destroys a copy and reports that. Control confirms right before that this is still wanted: the copy may have
+// been condemned long ago, and be the last good one now.
+func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
+		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.Copied{
+			Incarnation: c.deps.Incarnation, Copy: k.Copy, Asks: true,
+		})
+		if errors.Is(err, dataset.ErrStale) {
+			return nil // it stays, or the next sync says what it is
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := c.deps.Inspections.Settle(ctx, pool, k); err != nil {
+		return err
+	}
+	steps.At("let-go.begin")
+	if err := pool.Delete(ctx, k.Dataset); err != nil {
+		return err
+	}
+	steps.At("let-go.destroyed")
+	if err := c.Report(ctx, api.Copied{Copy: k.Copy, Gone: true}); err != nil {
+		return err
+	}
+	return errors.Join(
+		c.deps.DropYield(ctx, k.Dataset),
+		c.deps.DropMounts(ctx, k.Dataset),
+		c.deps.RemoveMountPoint(c.deps.MountPath(k.Dataset)),
+	)
+}
+
+// Report reports a copy of this node to control. It returns nil if control no longer wants the copy: the next sync
+// says so.
+func (c *Copies) Report(ctx context.Context, r api.Copied) error {
+	return reportCopy(ctx, c.deps.Host, r)
+}
+
+func reportCopy(ctx context.Context, h *host.Host, r api.Copied) error {
+	r.Incarnation = h.Incarnation
+	err := h.Control.Copied(ctx, h.NodeID, r)
+	if errors.Is(err, dataset.ErrStale) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,147 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// InspectionsDeps is what Inspections needs of other components.
+type InspectionsDeps struct {
+	*host.Host
+	MakeMountPoint   func(path string) error
+	RemoveMountPoint func(path string) error
+	Mount            func(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error
+}
+
+// Inspections mounts superseded heads read-only, so that a person can look at them. It mounts a clone, which stays
+// incoming because it has no record: neither the mount nor the recovery of the filesystem's log changes the head. The
+// clone's UUID is derived from the head, so that each start finds it.
+type Inspections struct {
+	deps InspectionsDeps
+
+	mu     sync.Mutex
+	failed map[uuid.UUID]failure // by dataset, as it was reported to control
+}
+
+// NewInspections returns an Inspections.
+func NewInspections(deps InspectionsDeps) *Inspections {
+	return &Inspections{deps: deps, failed: map[uuid.UUID]failure{}}
+}
+
+// Settle mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
+func (i *Inspections) Settle(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	switch {
+	case records.IsShown(k):
+		return i.Mount(ctx, pool, k)
+	case k.Kind == dataset.CopySuperseded, k.Was == dataset.CopySuperseded:
+		return i.Unmount(ctx, pool, k)
+	}
+	return nil
+}
+
+// Report reports to control where a copy is mounted, if it is, and why it is not in its recorded state. If control
+// knows that already, it does nothing.
+func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
+	if k.Kind != dataset.CopySuperseded || !k.Shown && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
+		return why
+	}
+	path := i.deps.MountPath(records.ShownAs(k))
+	mounted, err := host.IsMountPoint(path)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	now := k.Copy
+	now.Path = ""
+	if mounted {
+		now.Path = path
+	}
+	now.Problem = i.problem(k, why)
+	if now == k.Copy {
+		return why
+	}
+	return errors.Join(why, reportCopy(ctx, i.deps.Host, api.Copied{Copy: now, Looked: true}))
+}
+
+// failure is the reason of a failure, as it was first reported.
+type failure struct {
+	kind *dataset.Kind
+	text string
+}
+
+// problem is why a copy is not in its recorded state, for control's record. A reason that differs at each attempt, as
+// the name of a device does, is reported once, since each report is a write to the store. The log has every one.
+func (i *Inspections) problem(k api.Kept, why error) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if why == nil {
+		delete(i.failed, k.Dataset)
+		return ""
+	}
+	was, kind := i.failed[k.Dataset], dataset.KindOf(why)
+	if k.Problem == "" || was.kind != kind { // it is wanted anew, or it is something else
+		was = failure{kind, dataset.OneLine(why)}
+		i.failed[k.Dataset] = was
+	}
+	return was.text
+}
+
+// Mount mounts a superseded head. A pool that keeps no copies has only the head itself and no snapshot of it: then the
+// head is mounted.
+func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	d := *k.Record
+	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true
+	path := i.deps.MountPath(d.ID)
+	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
+		return err
+	}
+	what := "look at what node " + i.deps.NodeName + " keeps of volume " + d.Volume
+	if _, copies := pool.(backends.Copier); copies && k.Snapshot == uuid.Nil {
+		return dataset.Errorf(dataset.ErrPending, "%s: it is not kept as a snapshot yet", what)
+	} else if !copies {
+		d.ID = k.Dataset
+	} else if _, err := pool.Clone(ctx, d, dataset.Source{Dataset: k.Dataset, Snapshot: k.Snapshot}, nil); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	steps.At("show.cloned")
+	if err := i.deps.MakeMountPoint(path); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := i.deps.Mount(ctx, pool, d, path); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	steps.At("show.mounted")
+	i.deps.LogOf(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for somebody to look at")
+	return nil
+}
+
+// Unmount removes what Mount made.
+func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.Kept) error {
+	id := records.ShownAs(k)
+	path := i.deps.MountPath(id)
+	err := mount.Unmount(path)
+	switch {
+	case errors.Is(err, mount.ErrBusy):
+		return dataset.Errorf(dataset.ErrInUse, "what node %s keeps of dataset %s stays mounted: "+
+			"something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again", i.deps.NodeName, k.Dataset, path, path)
+	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	steps.At("hide.unmounted")
+	if err := i.deps.RemoveMountPoint(path); err != nil {
+		return err
+	}
+	return pool.Delete(ctx, id)
+}
