@@ -11,39 +11,39 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// How long this node may write to a dataset whose lease is bounded in time. Nothing here
-// asks anybody, and all moments are of the steady clock: those at which something was
-// *sent* that was answered, since nobody who answers can have begun to count before.
+// This file computes how long this node may write to a dataset whose lease is bounded in time. It sends no requests.
+// All times are of the steady clock. The time of an answered request is the time at which it was *sent*, because the
+// node that answers cannot have started to count earlier.
 
-// heldFor is how long a word of control counts here, of the time that it counts there: a
-// fence that begins then is complete before that is over.
+// heldFor returns how long an answer of control that is valid there for ttl is valid here: a fence that begins at the
+// end of that time is complete before ttl is over.
 func heldFor(ttl time.Duration) time.Duration { return promise.HeldFor(ttl) }
 
-// fencedFor is what a fence takes until it is complete: three rungs of the guard's ladder.
+// fencedFor is how long a fence usually takes: three steps of the guard's ladder.
 func fencedFor(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
 
-// fenceMost is what a fence may take.
+// fenceMost is how long a fence may take at most.
 func fenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
 
-// tenure is what this node knows of its session with control. The zero value knows nothing.
+// tenure is what this node knows of its session with control. The zero value has no session.
 type tenure struct {
-	session uuid.UUID     // that was renewed last; nil: none was
-	sent    time.Duration // when that renewal was
-	ttl     time.Duration // for how long it counts in control
-	// row counts the unbroken rows of renewals of one session, of which each was answered
-	// while the one before still counted. read is the row during which this node read what
-	// it is the home of: within it nobody takes over what was its own then, as that needs
-	// the session to be over. A session alone does not tell: a store that was put back has
-	// it again, and what was read while it was over comes late.
+	session uuid.UUID     // the session that was renewed last; uuid.Nil if there was none
+	sent    time.Duration // when that renewal was sent
+	ttl     time.Duration // how long control counts this node as alive after it
+	// row counts the unbroken rows of renewals. In a row, all renewals are of one session, and each was answered while
+	// the previous one was still valid. read is the row during which this node read which datasets it is the home of.
+	// During that row no other node takes these datasets over, because a takeover requires that the session has
+	// ended. The session's UUID is not sufficient: a restored store contains the session again, and an answer that
+	// was read while the session was over may arrive late.
 	row, read uint64
-	// doubted says that control's store is not to be believed: what is held goes on, and
-	// nothing begins.
+	// doubted says that control's store is inconsistent: leases that have a deadline are extended, and no other
+	// lease starts.
 	doubted bool
 }
 
-// renewed takes in a renewal that was answered now. When the one before counts no more,
-// what was read does not either: a store that was put back brings sessions back that were
-// over, and who has lost the store may answer still.
+// renewed applies a renewal that was answered now. If the previous renewal is no longer valid, a new row starts, and
+// what this node has read is not valid either: a restored store contains sessions that had ended, and a control
+// replica that has lost the store may still answer.
 func (t *tenure) renewed(session uuid.UUID, sent, ttl, now time.Duration) {
 	if session == t.session {
 		sent = max(sent, t.sent)
@@ -54,15 +54,15 @@ func (t *tenure) renewed(session uuid.UUID, sent, ttl, now time.Duration) {
 	t.session, t.sent, t.ttl = session, sent, ttl
 }
 
-// readDuring takes in that what this node is the home of was read, and in which row of
-// renewals that began.
+// readDuring records that this node has read which datasets it is the home of, and the row of renewals in which the
+// read started.
 func (t *tenure) readDuring(row uint64) { t.read = row }
 
-// unread reports whether a session is there, and nothing was read yet in the row of its
-// renewals.
+// unread reports whether there is a session, and this node has not yet read, in the current row, which datasets it is
+// the home of.
 func (t *tenure) unread() bool { return t.session != uuid.Nil && t.read != t.row }
 
-// until is the moment until which the session lets this node write; 0: it does not.
+// until returns the time until which the session allows this node to write, or 0 if it does not.
 func (t *tenure) until() time.Duration {
 	if t.session == uuid.Nil || t.unread() {
 		return 0
@@ -70,34 +70,34 @@ func (t *tenure) until() time.Duration {
 	return t.sent + heldFor(t.ttl)
 }
 
-// hold is how one dataset is held whose home this node is.
+// hold is the state of the bounded lease of one dataset whose home is this node.
 type hold struct {
 	epoch    uint64
-	deadline time.Duration // the latest that was ever justified; 0: none
-	fence    time.Duration // how long after it the guard has it fenced at the latest; 0: as fencedFor
-	answer   uint64        // of the guard at which that was so, see bounds.answers
-	// vows are until when single nodes have promised to open no later epoch, as far as this
-	// node may rely on it.
+	deadline time.Duration // the latest that was ever justified, or 0
+	fence    time.Duration // how long after deadline the guard has fenced the dataset at the latest; 0: fencedFor
+	answer   uint64        // the answer of the guard that said so, see bounds.answers
+	// vows has, for each node that promised to open no later epoch, the time until which this node may rely on the
+	// promise.
 	vows map[uuid.UUID]time.Duration
-	// enrolled are nodes that were given something of it: they could go on from that,
-	// whether or not they are on record.
+	// enrolled are the nodes that were given a part of the dataset: they could continue from that, whether or not
+	// control has recorded their copies.
 	enrolled map[uuid.UUID]enrolment
 }
 
-// enrolment is of a node that was given something of a dataset.
+// enrolment is the state of a node that was given a part of a dataset.
 type enrolment struct {
 	noted bool          // on disk
-	asked time.Duration // when it asked for something last
+	asked time.Duration // when the node requested data last
 }
 
-// at takes in at which epoch the dataset is. What was justified for another one is void.
+// at sets the epoch of the dataset. The deadline and the promises of another epoch are discarded.
 func (h *hold) at(epoch uint64) {
 	if h.epoch != epoch {
 		h.epoch, h.deadline, h.vows = epoch, 0, nil
 	}
 }
 
-// vow takes in the promise of a node.
+// vow records the promise of a node. A promise for another epoch is ignored.
 func (h *hold) vow(node uuid.UUID, epoch uint64, until time.Duration) {
 	if epoch != h.epoch {
 		return
@@ -108,16 +108,16 @@ func (h *hold) vow(node uuid.UUID, epoch uint64, until time.Duration) {
 	h.vows[node] = max(h.vows[node], until)
 }
 
-// promisers are the nodes that could open a later epoch: those with a copy on record that
-// may be gone on from, and those that were given something.
+// promisers returns the nodes that could open a later epoch: those with a recorded copy that is not superseded, and
+// the enrolled ones.
 func (h *hold) promisers(followers []uuid.UUID) []uuid.UUID {
 	all := append(slices.Collect(maps.Keys(h.enrolled)), followers...)
 	slices.SortFunc(all, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
 	return slices.Compact(all)
 }
 
-// overrun is by how much a fence takes longer than others wait for: who promised counts
-// from when it was asked, control from when it saw the session over, a session later.
+// overrun returns by how much a fence takes longer than other nodes wait. A node that promised counts from when it
+// was asked; control counts from when it saw the session end, one TTL later.
 func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 	over := h.fence - fencedFor(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
@@ -133,8 +133,8 @@ func (h *hold) fenceMay(t *tenure, deadline time.Duration) time.Duration {
 	return max(h.fence, fencedFor(t.ttl))
 }
 
-// extend returns until when this node may write, as promise.Extend. A store that is not to be
-// believed may say that a dataset is this node's which is not any more: it begins nothing.
+// extend returns the time until which this node may write, see promise.Extend. An inconsistent store may name this
+// node as the home of a dataset that has left it, so such a store extends a lease, but does not start one.
 func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
 	ofVows, ofSession := h.overrun(t)
 	session := t.until() - ofSession
@@ -151,9 +151,9 @@ func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Du
 	return h.deadline
 }
 
-// enrol puts a node among those that could take over, before it is given anything. It
-// reports whether that may be: a promise that this one did not make must not be relied on
-// while control, which this node may not hear, lets it take over.
+// enrol adds a node to those that could take over, before it is given any data. It reports whether this is allowed.
+// It is not allowed while the deadline rests on promises: the new node has made none, and control, which this node
+// may not reach, could let it take over.
 func (h *hold) enrol(t *tenure, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]
 	if !already && h.deadline > t.until() && h.deadline+max(h.fence, fencedFor(t.ttl)) > now {
@@ -166,8 +166,8 @@ func (h *hold) enrol(t *tenure, node uuid.UUID, now time.Duration) bool {
 	return true
 }
 
-// gone returns the nodes that were given something, none of them after a moment, and of
-// which a record that was read since does not say that they may go on from it.
+// gone returns the enrolled nodes that were given nothing after read, and that cannot continue from what they were
+// given according to d, which was requested after read.
 func (h *hold) gone(d dataset.Dataset, read time.Duration) (nodes []uuid.UUID) {
 	for node, e := range h.enrolled {
 		if e.noted && e.asked < read && d.Move == uuid.Nil && !slices.Contains(d.Followers(), node) {

@@ -417,12 +417,13 @@ func (b *bounds) unconfirmed(d dataset.Dataset, why string) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
 }
 
-// lookAgain is for how long at least what is known of the other nodes is taken for so.
+// lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.
 const lookAgain = time.Minute
 
-// keepAddresses has control asked, while it answers, where the nodes are whose promises
-// would be needed: at once of one that is not known, and now and then of all, as they move.
-// All agents together so ask about once a second in a large flock.
+// keepAddresses starts a job that reads the list of nodes from control, while control answers, if promises of other
+// nodes would be needed without it. It reads after ttl if an address is unknown. Otherwise it reads after lookAgain,
+// or after one second for each node in a large cluster, because addresses change: all agents together then send
+// about one request a second.
 func (b *bounds) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
 	promisers, now, n := b.promisers(list), b.Clock.Steady(), b.nodes
 	n.mu.Lock()
@@ -445,9 +446,10 @@ func (b *bounds) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
 	}
 }
 
-// inherit takes in until when the process before this one was to hold what the guard has of
-// this boot: a deadline that it fed was justified, so promises may carry that on. At another
-// epoch than on record here it says nothing.
+// inherit applies the deadlines that the previous process of this agent fed to the guard on this boot. Those
+// deadlines were justified, so promises of other nodes may extend them: a restarted agent keeps what is open,
+// however long its start takes and whether or not control answers. inherit starts no new lease. An entry with an
+// epoch other than the recorded one is ignored.
 func (b *bounds) inherit(st guard.Status) {
 	for _, e := range st.Datasets {
 		d, home := b.Cache.Dataset(e.Dataset)

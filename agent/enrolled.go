@@ -12,8 +12,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// enrolledKey is the key of the record that a node was given a part of a dataset.
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
+// loadEnrolled reads from disk which nodes are enrolled.
 func (b *bounds) loadEnrolled(ctx context.Context) error {
 	return b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
@@ -32,8 +34,8 @@ func (b *bounds) loadEnrolled(ctx context.Context) error {
 	})
 }
 
-// enrol puts on disk, before a node is given anything of a dataset, that it could go on
-// from that. ErrUnavailable while this node holds the dataset by what others have promised.
+// enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part.
+// It fails with ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
 func (b *bounds) enrol(ctx context.Context, id, node uuid.UUID) error {
 	if noted, err := b.mayEnrol(id, node, true); noted || err != nil {
 		return err
@@ -48,17 +50,17 @@ func (b *bounds) enrol(ctx context.Context, id, node uuid.UUID) error {
 	defer b.mu.Unlock()
 	h := b.holds[id]
 	switch {
-	case h == nil: // it has left
+	case h == nil: // the dataset has left this node
 	case err != nil:
-		delete(h.enrolled, node) // it is given nothing
+		delete(h.enrolled, node) // the caller gives it nothing
 	default:
 		h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
 	}
 	return err
 }
 
-// mayEnrol puts a node among those that were given something of a dataset, as yet in memory,
-// and reports whether nothing more is to be done. With noted, only one that is on disk.
+// mayEnrol enrols a node in memory, and reports whether nothing else must be done, because the node is on disk
+// already or the lease is not bounded. With noted, it changes nothing for a node that is not on disk.
 func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !bounded(d) || b.guard == nil {
@@ -76,8 +78,8 @@ func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error)
 	return done, nil
 }
 
-// unenrol forgets the nodes that were given something of datasets and have no copy on
-// record: they would have to promise, and know nothing of it.
+// unenrol removes enrolled nodes that have no recorded copy of the dataset: their promises would be needed, and they
+// would refuse, because they do not know the dataset.
 func (b *bounds) unenrol(ctx context.Context) error {
 	var errs []error
 	for _, d := range b.boundedHere() {
@@ -92,15 +94,15 @@ func (b *bounds) unenrol(ctx context.Context) error {
 		if err == nil && v.Home == b.NodeID {
 			err = b.dropGone(ctx, v.Dataset, now)
 		}
-		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // one in the trash may come back
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // a dataset in the trash may be restored
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// dropGone forgets who could not go on from what it was given, by a record that was read
-// since a moment.
+// dropGone removes the enrolled nodes that cannot continue from what they were given, according to control's record
+// d, which was requested after read.
 func (b *bounds) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
@@ -116,8 +118,8 @@ func (b *bounds) dropGone(ctx context.Context, d dataset.Dataset, read time.Dura
 	return b.DB.Put(ctx, drop)
 }
 
-// forgetHolds drops what was held here and has its home elsewhere; as a job what is on disk,
-// since one that is slow is not to keep the guard from being fed.
+// forgetHolds drops the state of datasets whose home is another node now. A job removes the records on disk, so that
+// a slow disk does not delay feeding the guard.
 func (b *bounds) forgetHolds() {
 	var left []uuid.UUID
 	b.mu.Lock()
@@ -143,9 +145,9 @@ func (b *bounds) forgetHolds() {
 	})
 }
 
-// dropEnrolled forgets who was given something of datasets that have left; of one that is
-// back by then it puts that on disk again. Who is given something anew meanwhile waits, and
-// is not forgotten when this is cut short.
+// dropEnrolled removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
+// writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even
+// if dropEnrolled is interrupted.
 func (b *bounds) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

@@ -16,25 +16,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// nodes are the nodes of the flock as they were last seen.
+// nodes has what this node knows of the other nodes of the cluster: their names and addresses. The addresses are
+// also on disk, so that a restarted agent can ask other nodes for promises while control is unreachable. mu guards
+// seen, looked and missed. No request is sent while mu is held.
 type nodes struct {
 	*host.Host
-	session func() (renewed, ttl time.Duration) // see Agent.Standing
+	session func() (renewed, ttl time.Duration) // this node's session with control, see Agent.Standing
 
 	mu     sync.Mutex
 	seen   map[uuid.UUID]dataset.Node
-	looked time.Duration      // when control was asked for them last
-	missed map[uuid.UUID]bool // whose address was wanted since, and is not known
+	looked time.Duration      // when keepAddresses asked control last, by the steady clock
+	missed map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
 
-	saving sync.Mutex // held while saved, which the disk has, is compared and written
-	saved  standingRecord
+	saving sync.Mutex     // held while saved is compared and written
+	saved  standingRecord // as it is on disk
 }
 
 func newNodes(h *host.Host, session func() (renewed, ttl time.Duration)) *nodes {
 	return &nodes{Host: h, session: session}
 }
 
-// name is what people call a node; its UUID where that was never heard.
+// name returns the name of a node, or its UUID if the name is unknown.
 func (n *nodes) name(id uuid.UUID) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -44,13 +46,14 @@ func (n *nodes) name(id uuid.UUID) string {
 	return id.String()
 }
 
-// address is where the agent of a node is asked; empty where that was never heard.
+// address returns the address of a node's agent, or "" if it is unknown.
 func (n *nodes) address(id uuid.UUID) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.seen[id].Address
 }
 
+// knows reports whether the name of a node is known. It returns true for uuid.Nil.
 func (n *nodes) knows(id uuid.UUID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,8 +61,8 @@ func (n *nodes) knows(id uuid.UUID) bool {
 	return known || id == uuid.Nil
 }
 
-// misses takes in that the address of a node is wanted and not known, and reports whether
-// that is new.
+// misses records that the address of a node was needed and is unknown. It reports whether this is the first time
+// since the last look, so that the caller logs it once.
 func (n *nodes) misses(id uuid.UUID) (first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -71,7 +74,7 @@ func (n *nodes) misses(id uuid.UUID) (first bool) {
 	return first
 }
 
-// look asks control which nodes there are.
+// look reads the list of nodes from control, and writes it to disk if it has changed.
 func (n *nodes) look(ctx context.Context) error {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil {
@@ -87,8 +90,7 @@ func (n *nodes) look(ctx context.Context) error {
 	return n.save(ctx)
 }
 
-// isAway reports whether control says that nothing is heard of a node. While control does not answer
-// nobody says so.
+// isAway reports whether control says that a node is unreachable. If control does not answer, isAway returns false.
 func (n *nodes) isAway(ctx context.Context, node uuid.UUID) (bool, error) {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
@@ -97,7 +99,8 @@ func (n *nodes) isAway(ctx context.Context, node uuid.UUID) (bool, error) {
 	return slices.ContainsFunc(list, func(a api.Node) bool { return a.ID == node && !a.Live }), nil
 }
 
-// peer returns a node as control has it now. ErrNotFound.
+// peer reads the list of nodes from control and returns one of them. It fails with ErrNotFound if control has no
+// record of the node.
 func (n *nodes) peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
 	if err := n.look(ctx); err != nil {
 		return dataset.Node{}, err
@@ -111,15 +114,16 @@ func (n *nodes) peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
 	return node, nil
 }
 
-// standingKey holds what is needed to ask other nodes for promises with control away.
+// standingKey is the key of the record that a restarted agent needs to ask other nodes for promises while control
+// is unreachable.
 const standingKey = "standing"
 
 type standingRecord struct {
-	TTL   dataset.Duration          `json:"ttl"` // of a session
+	TTL   dataset.Duration          `json:"ttl"` // of this node's session with control
 	Nodes map[uuid.UUID]nodeAddress `json:"nodes"`
 }
 
-// nodeAddress is where a node's agent answers.
+// nodeAddress is the name of a node and the address of its agent.
 type nodeAddress struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
@@ -139,11 +143,12 @@ func (n *nodes) load(ctx context.Context) (ttl time.Duration, err error) {
 	return time.Duration(r.TTL), nil
 }
 
-// save puts it on disk where that says something else. Nodes come and go seldom.
+// save writes the TTL and the addresses to disk if they have changed, which is rare. If this node has no session, it
+// writes nothing.
 func (n *nodes) save(ctx context.Context) error {
 	_, ttl := n.session()
 	if ttl == 0 {
-		return nil // nobody is bounded in time, or nothing is known yet
+		return nil // no lease is bounded in time, or control has not answered yet
 	}
 	n.saving.Lock()
 	defer n.saving.Unlock()

@@ -1,0 +1,69 @@
+package lease
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// A recalled dataset may be changed but not opened, a relinquished one neither, also after a restart. At a later
+// epoch both are allowed.
+func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
+	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	table := NewTable(records.OpenDB(st), uuid.UUID.String)
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 3, Move: uuid.New()}
+	expect := func(when string, table *Table, mayChange, mayOpen bool) {
+		t.Helper()
+		for name, c := range map[string]struct {
+			err  error
+			want bool
+		}{"MayChange": {table.MayChange(d, "resize"), mayChange}, "MayOpen": {table.MayOpen(d, "mount"), mayOpen}} {
+			if (c.err == nil) != c.want || c.err != nil && !errors.Is(c.err, dataset.ErrInUse) {
+				t.Errorf("%s: %s returned %v, allowed must be %t", when, name, c.err, c.want)
+			}
+		}
+	}
+	expect("held", table, true, true)
+
+	recalled := api.Indexed{Dataset: d}
+	recalled.Lease = &dataset.Lease{State: dataset.LeaseRecalled, Wanted: uuid.New(), Epoch: d.Epoch}
+	if !table.Apply(recalled) {
+		t.Error("Apply of a recall does not report that control waits for an answer")
+	}
+	expect("recalled", table, true, false)
+	table.EndRecall(d.ID)
+	expect("recall ended", table, true, true)
+
+	if err := table.Relinquish(t.Context(), d.ID, Relinquished{Epoch: d.Epoch, Move: d.Move}); err != nil {
+		t.Fatal(err)
+	}
+	expect("relinquished", table, false, false)
+	again := NewTable(records.OpenDB(st), uuid.UUID.String)
+	if err := again.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expect("relinquished, after a restart", again, false, false)
+	d.Epoch++
+	expect("at a later epoch", again, true, true)
+	d.Epoch--
+	if err := errors.Join(again.Drop(t.Context(), d.ID), again.Drop(t.Context(), d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	expect("dropped", again, true, true)
+}
