@@ -121,6 +121,7 @@ type Agent struct {
 	installer   *replication.Installer
 
 	operations *operation.Runner
+	requester  *operation.Requester
 	sizes      *operation.Sizes
 	sender     *transfer.Server // to other nodes
 	puller     *transfer.Client // from them
@@ -205,6 +206,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
+	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
 	a.sizes = operation.NewSizes(a.sizesDeps())
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())

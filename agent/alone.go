@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
@@ -90,7 +91,7 @@ func (a *Agent) isAlone(id, stay uuid.UUID) bool {
 // endAlone lets others in again, as a job of its own: nobody waits for that but who is kept out.
 func (a *Agent) endAlone(id, stay uuid.UUID) {
 	a.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
-		_, err := patient(ctx, a, func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
+		_, err := host.UntilAnswered(ctx, a.Host, func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
 		if err != nil && ctx.Err() == nil {
 			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told that it is needed alone no more; the next sync tries again")
 		}

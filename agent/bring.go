@@ -7,8 +7,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -163,7 +165,7 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 		if left <= 0 || ctx.Err() != nil {
 			return jobs.Pending("mount of volume "+op.Volume, op.ID, op.Progress)
 		}
-		next, err := a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
+		next, err := a.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
 		switch {
 		case err != nil && ctx.Err() != nil:
 		case err != nil:
@@ -172,7 +174,7 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 			op = next
 		}
 	}
-	return outcome(op)
+	return operation.Outcome(op)
 }
 
 // arrived returns the record of a dataset that came here.

@@ -3,16 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// syncWait is how long one question for changes stays open.
-const syncWait = 25 * time.Second
 
 // follow takes in what control says of this node until the agent stops: level
 // by level, so that what was missed is seen the next time.
@@ -23,7 +20,7 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 			s, err = a.join(a.Ctx)
 		} else {
 			rev, was := s.Rev, known{asked: a.Cache.Moment()}
-			s, err = a.Control.Sync(a.Ctx, a.NodeID, rev, syncWait)
+			s, err = a.Control.Sync(a.Ctx, a.NodeID, rev, host.LongPoll)
 			switch {
 			case err == nil && s.Full: // control does not remember that far
 				s, err = a.join(a.Ctx)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -113,7 +114,7 @@ func TestGuestsAreInTheWay(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return outcome(f.ended(*out.Operation))
+			return operation.Outcome(f.ended(*out.Operation))
 		},
 		"move": func() error {
 			_, err := f.svc.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b"})
@@ -135,12 +136,12 @@ func TestGuestsAreInTheWay(t *testing.T) {
 	}
 	path = f.b.mounts("db", "user")
 	restore := f.ended(*f.asks(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
-	if err := outcome(restore); !says(err) && !strings.Contains(err.Error(), "in use on host-b") {
+	if err := operation.Outcome(restore); !says(err) && !strings.Contains(err.Error(), "in use on host-b") {
 		t.Errorf("restore: %v", err)
 	}
 	f.b.sees(path, "goes on")
 	f.b.unmounts("db", "user")
-	if err := outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
+	if err := operation.Outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
 		t.Errorf("rm: %v", err)
 	}
 }
@@ -268,7 +269,7 @@ func TestGuestBecomesHome(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	f.guestsOf("db")
-	if err := outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
+	if err := operation.Outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
 		t.Errorf("rm: %v", err)
 	}
 }
@@ -293,7 +294,7 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	f.guestsOf("db", f.b)
 	f.b.down()
 	forget(d)
-	if err := outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
+	if err := operation.Outcome(f.ended(*f.asks(rm("db")).Operation)); err != nil {
 		t.Fatal(err)
 	}
 	f.b.up()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/operation"
@@ -134,7 +135,7 @@ func (m *moving) recall(ctx context.Context) error {
 	a, op := m.a, m.op
 	asked := *op
 	asked.Incarnation = a.Incarnation
-	now, err := patient(ctx, a, func() (dataset.Operation, error) {
+	now, err := host.UntilAnswered(ctx, a.Host, func() (dataset.Operation, error) {
 		return a.Control.Recall(ctx, a.NodeID, api.Report{Incarnation: a.Incarnation, Operation: asked})
 	})
 	if err != nil {
@@ -156,8 +157,8 @@ func (m *moving) recall(ctx context.Context) error {
 		} else {
 			m.jb.Step("asking node " + m.home.Name + " for it")
 		}
-		now, err = patient(ctx, a, func() (dataset.Operation, error) {
-			return a.Control.Operation(ctx, op.ID.String(), min(left, syncWait))
+		now, err = host.UntilAnswered(ctx, a.Host, func() (dataset.Operation, error) {
+			return a.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
 		})
 		switch {
 		case err != nil:
@@ -341,21 +342,6 @@ func (m *moving) dropHead(ctx context.Context) error {
 		return nil
 	}
 	return copier.Demote(ctx, m.op.DatasetID, m.last())
-}
-
-// patient asks control until it answers.
-func patient[T any](ctx context.Context, a *Agent, ask func() (T, error)) (T, error) {
-	for {
-		out, err := ask()
-		if !errors.Is(err, dataset.ErrUnavailable) {
-			return out, err
-		}
-		select {
-		case <-ctx.Done():
-			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
-		case <-a.Clock.After(a.Limits.Retry):
-		}
-	}
 }
 
 // replaces reports whether a copy lies where a dataset is to come that has something of it, and

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -53,7 +54,7 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset, op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
-		now, err := patient(ctx, a, func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
+		now, err := host.UntilAnswered(ctx, a.Host, func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
 		if err != nil {
 			return err
 		}

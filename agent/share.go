@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
@@ -55,9 +57,9 @@ func (m *moving) shared(ctx context.Context) error {
 // onShare finds out in which pool on the share the home has the dataset. What other pools have
 // of it is of earlier homes, that left it when it went off the share.
 func (m *moving) onShare(ctx context.Context) error {
-	v, err := patient(ctx, m.a, func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
+	v, err := host.UntilAnswered(ctx, m.a.Host, func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
 	if err == nil && v.Home != m.op.From {
-		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", short(m.op.From))
+		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.From))
 	}
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -188,7 +189,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	f.a.volume("db@many", nil)
 	f.a.writes("db", "token", "old")
-	if err := outcome(f.ended(*f.asks(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
+	if err := operation.Outcome(f.ended(*f.asks(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
 		t.Fatal(err)
 	}
 	there := f.b.mounts("db", "user")
@@ -205,7 +206,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	restore := f.ended(*f.asks(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
-	if err := outcome(restore); err != nil {
+	if err := operation.Outcome(restore); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = open.WriteAt([]byte("bad"), 0)

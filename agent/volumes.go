@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
@@ -196,7 +197,7 @@ func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (d
 			if perr != nil || plan.Done != nil {
 				return a.found(ctx, plan, perr, req)
 			}
-		case errors.Is(err, errLost):
+		case errors.Is(err, operation.ErrLost):
 		case err != nil:
 			return dataset.Dataset{}, err
 		default:
@@ -213,9 +214,6 @@ func (a *Agent) found(ctx context.Context, p api.Plan, err error, req api.Reques
 	return *p.Done, a.learn(ctx, *p.Done, req)
 }
 
-// errLost says that another request made the volume first: look again.
-var errLost = errors.New("another request was first")
-
 func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	jb.Step("planning")
 	req.ID = uuid.New()
@@ -227,14 +225,14 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 		return *plan.Done, nil
 	}
 	if plan.Operation.Node != a.NodeID {
-		return a.makeElsewhere(ctx, jb, req)
+		return a.requester.Make(ctx, jb, req)
 	}
 	out, err := a.carryOut(ctx, jb, *plan.Operation)
 	if err != nil {
 		return d, err
 	}
 	if out.Lost {
-		return d, errLost
+		return d, operation.ErrLost
 	}
 	return *out.Dataset, nil
 }
@@ -297,11 +295,11 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 			return err
 		}
 		if plan.Operation.Node != a.NodeID {
-			out, err := a.askElsewhere(ctx, jb, req)
+			out, err := a.requester.Do(ctx, jb, req)
 			if err != nil || out.Operation == nil {
 				return err
 			}
-			return outcome(*out.Operation)
+			return operation.Outcome(*out.Operation)
 		}
 		_, err = a.carryOut(ctx, jb, *plan.Operation)
 		return err

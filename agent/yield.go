@@ -229,7 +229,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Rel
 			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang (look at its disk: dmesg; the volume is mounted there again once that has ended)", a.pools.Name(d.Pool))
 		}
 		if say != said {
-			_, err := patient(ctx, a, func() (struct{}, error) {
+			_, err := host.UntilAnswered(ctx, a.Host, func() (struct{}, error) {
 				return struct{}{}, a.tellHolders(ctx, d.ID, y, []string{say})
 			})
 			if err != nil && ctx.Err() == nil {

@@ -1,0 +1,28 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// LongPoll is how long one request that waits for a change stays open.
+const LongPoll = 25 * time.Second
+
+// UntilAnswered repeats a request to control until control answers it.
+func UntilAnswered[T any](ctx context.Context, h *Host, ask func() (T, error)) (T, error) {
+	for {
+		out, err := ask()
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-h.Clock.After(h.Limits.Retry):
+		}
+	}
+}

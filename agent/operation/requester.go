@@ -1,0 +1,125 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RequesterDeps is what Requester needs of other components.
+type RequesterDeps struct {
+	*host.Host
+	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control decide on a request
+}
+
+// Requester has other nodes carry out operations. It has no state.
+type Requester struct{ deps RequesterDeps }
+
+// NewRequester returns a Requester.
+func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps} }
+
+// ErrLost says that another request made the volume first. The caller looks the volume up again.
+var ErrLost = errors.New("another request was first")
+
+// Make has another node make a volume. It returns ErrLost once the volume is made: the caller looks it up again, and
+// finds it like any other volume.
+func (r *Requester) Make(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+	out, err := r.Do(ctx, jb, req)
+	if err != nil {
+		return d, err
+	}
+	if out.Operation == nil {
+		return out.Volume.Dataset, nil // made meanwhile
+	}
+	if err := Outcome(*out.Operation); err != nil {
+		return d, fmt.Errorf("node %s: %w", ShortID(out.Operation.Node), err)
+	}
+	return d, ErrLost
+}
+
+// Do records an operation for another node's agent, and waits until it has ended, for as long as that takes. The result
+// has the operation as it ended, or none if there was nothing to do.
+func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
+	out, err = r.deps.Control.Submit(ctx, req)
+	if err != nil || out.Operation == nil {
+		return out, err
+	}
+	op := *out.Operation
+	showProgress(jb, op)
+	jb.Begin(op)
+	for !op.State.Final() {
+		now, err := host.UntilAnswered(ctx, r.deps.Host, func() (dataset.Operation, error) {
+			return r.deps.Control.Operation(ctx, op.ID.String(), host.LongPoll)
+		})
+		if err == nil && now.State == dataset.OpPending && makesVolume(req.Kind) {
+			err = r.reconsider(ctx, now, req)
+		}
+		switch {
+		case errors.Is(err, dataset.ErrNotFound):
+			op.State = dataset.OpDone // it ended long ago
+		case err != nil:
+			return out, err
+		default:
+			op = now
+			showProgress(jb, op)
+		}
+	}
+	out.Operation = &op
+	return out, nil
+}
+
+// reconsider cancels an operation that its node has not started for a long time, if control would now choose another
+// node for the request, or none: the first node may be lost. The error is ErrLost, or control's reason.
+func (r *Requester) reconsider(ctx context.Context, op dataset.Operation, req api.Request) error {
+	plan, err := r.deps.Plan(ctx, req)
+	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node
+	if same || errors.Is(err, dataset.ErrUnavailable) {
+		return nil
+	}
+	if _, cerr := r.deps.Control.CancelOperation(ctx, op.ID.String()); errors.Is(cerr, dataset.ErrConflict) {
+		return nil // it has just ended
+	} else if cerr != nil {
+		return cerr
+	}
+	if err == nil {
+		err = ErrLost
+	}
+	return err
+}
+
+// showProgress shows the progress of another node's agent in a job.
+func showProgress(jb *jobs.Job, op dataset.Operation) {
+	at := "waits for node " + ShortID(op.Node)
+	if op.Progress.Step != "" {
+		at = op.Progress.Step + " on node " + ShortID(op.Node)
+	}
+	jb.Step(at)
+	jb.Moved(op.Progress.Done, op.Progress.Total)
+}
+
+// Outcome returns the error with which an operation ended, or nil if it succeeded.
+func Outcome(op dataset.Operation) error {
+	switch {
+	case op.State == dataset.OpDone:
+		return nil
+	case op.Problem == nil:
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s of volume %s) is %s without a reason",
+			op.ID, op.Kind, op.Volume, op.State)
+	}
+	return op.Problem.Err()
+}
+
+// makesVolume reports whether a kind of operation makes a volume, which any node may do.
+func makesVolume(k dataset.OpKind) bool {
+	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
+}
+
+// ShortID returns the first eight characters of a UUID, for messages.
+func ShortID(id uuid.UUID) string { return id.String()[:8] }
