@@ -15,7 +15,7 @@ type KeySource struct {
 	// Exec is a program by its absolute path and its arguments, which prints the key, and
 	// Timeout what one run of it has.
 	Exec    []string `json:"exec,omitempty"`
-	Timeout Duration `json:"timeout,omitempty"`
+	Timeout Duration `json:"timeout,omitempty"` // how long one run of the program may take
 }
 
 const (
@@ -47,6 +47,6 @@ type Encryption struct {
 	// ID is the data key's own, and the UUID of the container that it opens: snapshots,
 	// clones and copies have the container's, and the same data key.
 	ID      uuid.UUID `json:"id"`
-	KeyID   string    `json:"key_id"` // 8 hex digits that tell keys of the operator apart
-	Wrapped []byte    `json:"wrapped"`
+	KeyID   string    `json:"key_id"`  // 8 hex digits that tell keys of the operator apart
+	Wrapped []byte    `json:"wrapped"` // the data key, encrypted with the key of the operator
 }

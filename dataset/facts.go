@@ -11,33 +11,33 @@ import (
 // Facts is what an agent knows of its host: what placement looks at. Texts that are
 // not known are empty.
 type Facts struct {
-	Node         uuid.UUID   `json:"node"`
-	Taken        time.Time   `json:"taken"`        // put on record, by the clock of control
-	Architecture string      `json:"architecture"` // as uname says: x86_64, aarch64
-	Kernel       string      `json:"kernel"`       // release of the kernel: 6.18.44
-	OS           string      `json:"os"`           // ID of os-release(5): debian
-	OSVersion    string      `json:"os_version"`   // VERSION_ID of os-release(5): 12
-	Engine       string      `json:"engine_version"`
-	Virtual      bool        `json:"is_virtual"` // a virtual machine; a container on a real one is not
-	CPUs         int         `json:"cpus"`       // online
-	MemoryTotal  Size        `json:"memory_total"`
-	MemoryFree   Size        `json:"memory_free"` // what can be had without swapping
-	Load1        float64     `json:"load_1"`      // average over 1 minute, as in proc_loadavg(5); likewise 15
-	Load10       float64     `json:"load_10"`
-	Load15       float64     `json:"load_15"`
+	Node         uuid.UUID   `json:"node"`            // UUID of the node
+	Taken        time.Time   `json:"taken"`           // put on record, by the clock of control
+	Architecture string      `json:"architecture"`    // as uname says: x86_64, aarch64
+	Kernel       string      `json:"kernel"`          // release of the kernel: 6.18.44
+	OS           string      `json:"os"`              // ID of os-release(5): debian
+	OSVersion    string      `json:"os_version"`      // VERSION_ID of os-release(5): 12
+	Engine       string      `json:"engine_version"`  // version of the container engine; empty: not known
+	Virtual      bool        `json:"is_virtual"`      // a virtual machine; a container on a real one is not
+	CPUs         int         `json:"cpus"`            // online
+	MemoryTotal  Size        `json:"memory_total"`    // memory of the host
+	MemoryFree   Size        `json:"memory_free"`     // what can be had without swapping
+	Load1        float64     `json:"load_1"`          // average over 1 minute, as in proc_loadavg(5); likewise 15
+	Load10       float64     `json:"load_10"`         // load average over 10 minutes
+	Load15       float64     `json:"load_15"`         // load average over 15 minutes
 	Backends     []string    `json:"backends"`        // kinds of storage that the agent can run here
 	Swarm        string      `json:"swarm,omitempty"` // the engine's ID in its Swarm
-	Pools        []PoolFacts `json:"pools"`
+	Pools        []PoolFacts `json:"pools"`           // facts of each pool of the node
 }
 
 // PoolFacts is what is known of one pool of a host.
 type PoolFacts struct {
-	ID      uuid.UUID `json:"id"`
-	Name    string    `json:"name"`
-	Backend string    `json:"backend"`
-	Online  bool      `json:"online"`
-	Size    Size      `json:"size"`
-	Free    Size      `json:"free"`
+	ID      uuid.UUID `json:"id"`      // UUID of the pool
+	Name    string    `json:"name"`    // name of the pool
+	Backend string    `json:"backend"` // backend of the pool
+	Online  bool      `json:"online"`  // the pool can be used now
+	Size    Size      `json:"size"`    // size of the pool
+	Free    Size      `json:"free"`    // free space of the pool
 }
 
 // Pool returns what is known of a pool.

@@ -19,9 +19,9 @@ const AccessMany Access = "many"
 // it and until it has it mounted no more. That of the home itself, which needs none to mount
 // it, says that it has the dataset alone meanwhile: nobody else is let in.
 type Guest struct {
-	Node  uuid.UUID `json:"node"`
-	ID    uuid.UUID `json:"id"` // of this stay: what is said of an earlier one is not of it
-	Since time.Time `json:"since"`
+	Node  uuid.UUID `json:"node"`  // UUID of the guest node
+	ID    uuid.UUID `json:"id"`    // of this stay: what is said of an earlier one is not of it
+	Since time.Time `json:"since"` // when the guest was recorded
 }
 
 // Stay returns the stay of a node with a dataset.

@@ -8,20 +8,21 @@ import (
 
 // Operation is one piece of work on record.
 type Operation struct {
-	ID        uuid.UUID `json:"id"`
-	Kind      OpKind    `json:"kind"`
-	State     OpState   `json:"state"`
-	Node      uuid.UUID `json:"node"`            // whose agent does it
-	Asked     string    `json:"asked,omitempty"` // digest of the request: another one cannot have its ID
-	Volume    string    `json:"volume,omitempty"`
-	DatasetID uuid.UUID `json:"dataset_id"`
+	ID        uuid.UUID `json:"id"`               // UUID of the operation; a retry sends the same
+	Kind      OpKind    `json:"kind"`             // kind of the operation
+	State     OpState   `json:"state"`            // state of the operation
+	Node      uuid.UUID `json:"node"`             // whose agent does it
+	Asked     string    `json:"asked,omitempty"`  // digest of the request: another one cannot have its ID
+	Volume    string    `json:"volume,omitempty"` // name of the volume that the operation changes
+	DatasetID uuid.UUID `json:"dataset_id"`       // UUID of the dataset that the operation changes
 	// Discarded is set in an operation that was to make a dataset and is done because an identical request
 	// made the volume first. It is what this operation made and took back; DatasetID is the volume's.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
-	Epoch     uint64    `json:"epoch"`             // of the dataset when this was planned
-	Dataset   *Dataset  `json:"dataset,omitempty"` // the record that is to be; of a delete that is done, as it left it
-	Snapshot  *Snapshot `json:"snapshot,omitempty"`
-	Source    *Source   `json:"source,omitempty"` // what a clone is made of
+	Epoch     uint64    `json:"epoch"` // of the dataset when this was planned
+	// the record that is to be; of a delete that is done, as it left it
+	Dataset  *Dataset  `json:"dataset,omitempty"`
+	Snapshot *Snapshot `json:"snapshot,omitempty"` // the snapshot that the operation makes or deletes; absent: none
+	Source   *Source   `json:"source,omitempty"`   // what a clone is made of
 	// Options is what was asked for: of a create as with -o, of a resize the
 	// profile when it is for that.
 	Options map[string]string `json:"options,omitempty"`
@@ -33,16 +34,18 @@ type Operation struct {
 	// asked for it; nil: none did
 	From uuid.UUID `json:"from,omitzero"`
 	// of a move: file by file, as the pools are unlike, and without snapshots
-	Files       bool      `json:"files,omitempty"`
-	Share       bool      `json:"share,omitempty"`    // of a move: nothing is copied, as both pools lie on one share
-	Manifest    *Manifest `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
-	Holders     []string  `json:"holders,omitempty"`  // of a move: mount IDs for which the home could not give up yet
-	Loss        *Loss     `json:"loss,omitempty"`     // of a move that goes without the home: what that loses
-	Problem     *Problem  `json:"problem,omitempty"`
-	Progress    Progress  `json:"progress"`
-	Incarnation uuid.UUID `json:"incarnation,omitzero"`
-	Created     time.Time `json:"created"`
-	Ended       time.Time `json:"ended,omitzero"`
+	Files bool `json:"files,omitempty"`
+	// of a move: nothing is copied, as both pools lie on one share
+	Share    bool      `json:"share,omitempty"`
+	Manifest *Manifest `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
+	// of a move: mount IDs for which the home could not give up yet
+	Holders     []string  `json:"holders,omitempty"`
+	Loss        *Loss     `json:"loss,omitempty"`       // of a move that goes without the home: what that loses
+	Problem     *Problem  `json:"problem,omitempty"`    // why the operation failed; absent: it did not fail
+	Progress    Progress  `json:"progress"`             // how far the operation has come
+	Incarnation uuid.UUID `json:"incarnation,omitzero"` // incarnation of the agent that carries the operation out
+	Created     time.Time `json:"created"`              // when the operation was recorded
+	Ended       time.Time `json:"ended,omitzero"`       // when the operation ended; absent: it has not ended
 }
 
 // OpKind says what an operation does.
@@ -87,14 +90,14 @@ func (s OpState) Final() bool { return s == OpDone || s == OpFailed || s == OpCa
 // Source names the bytes that a clone starts with: a snapshot of a dataset, or
 // with a nil Snapshot the dataset as it is now.
 type Source struct {
-	Dataset  uuid.UUID `json:"dataset"`
-	Snapshot uuid.UUID `json:"snapshot,omitzero"`
+	Dataset  uuid.UUID `json:"dataset"`           // UUID of the source dataset
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the source snapshot
 }
 
 // Problem is an error on record: its kind's code and its line.
 type Problem struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+	Code    string `json:"code"`    // stable code of the kind of error
+	Message string `json:"message"` // the error, for a person
 }
 
 // ProblemOf puts err on record, in one line that is cut off where it is too long, as
@@ -116,7 +119,7 @@ func (p *Problem) Err() error {
 
 // Progress is how far an operation is.
 type Progress struct {
-	Step  string `json:"step,omitempty"`
+	Step  string `json:"step,omitempty"`  // the current step; empty: not known
 	Done  int64  `json:"done,omitempty"`  // bytes
 	Total int64  `json:"total,omitempty"` // bytes; 0: not known
 }

@@ -8,36 +8,36 @@ import (
 // Profile is a named set of choices, resolved: every key has its value. It is
 // frozen into a dataset when that is made.
 type Profile struct {
-	Name        string     `json:"name"`
-	Revision    string     `json:"revision"` // 12 hex digits of a hash over all choices
-	Description string     `json:"description,omitempty"`
-	Backend     string     `json:"backend,omitempty"` // kind of storage; empty: any
-	Pool        string     `json:"pool,omitempty"`    // one pool by name; empty: any that fits
-	Size        Size       `json:"size,omitempty"`    // bytes, enforced; 0: no limit of its own
-	Filesystem  Filesystem `json:"filesystem"`
-	Snapshots   Snapshots  `json:"snapshots"`
-	Quiesce     Quiesce    `json:"quiesce"`
-	OnDelete    OnDelete   `json:"on_delete"`
-	Owner       *Owner     `json:"owner,omitempty"` // of the root; nil: whatever the image's copy-up makes it
-	Follow      Follow     `json:"follow,omitzero"`
-	Replicas    Replicas   `json:"replicas,omitzero"`
-	Failover    Failover   `json:"failover,omitzero"`
-	Placement   string     `json:"placement,omitempty"` // expression over the facts of a node; empty: any
-	QoS         QoS        `json:"qos,omitzero"`
-	Encryption  KeySource  `json:"encryption,omitzero"`
-	Access      Access     `json:"access,omitempty"` // empty: one host at a time
+	Name        string     `json:"name"`                  // name of the profile
+	Revision    string     `json:"revision"`              // 12 hex digits of a hash over all choices
+	Description string     `json:"description,omitempty"` // text of the operator who defined the profile
+	Backend     string     `json:"backend,omitempty"`     // kind of storage; empty: any
+	Pool        string     `json:"pool,omitempty"`        // one pool by name; empty: any that fits
+	Size        Size       `json:"size,omitempty"`        // bytes, enforced; 0: no limit of its own
+	Filesystem  Filesystem `json:"filesystem"`            // filesystem of the datasets
+	Snapshots   Snapshots  `json:"snapshots"`             // when snapshots are taken and how long they are kept
+	Quiesce     Quiesce    `json:"quiesce"`               // how writes are stopped while a snapshot is taken
+	OnDelete    OnDelete   `json:"on_delete"`             // what happens to the data when the volume is deleted
+	Owner       *Owner     `json:"owner,omitempty"`       // of the root; nil: whatever the image's copy-up makes it
+	Follow      Follow     `json:"follow,omitzero"`       // whether a volume moves to the node that mounts it
+	Replicas    Replicas   `json:"replicas,omitzero"`     // how many nodes besides the home keep a copy
+	Failover    Failover   `json:"failover,omitzero"`     // what happens when the home is lost
+	Placement   string     `json:"placement,omitempty"`   // expression over the facts of a node; empty: any
+	QoS         QoS        `json:"qos,omitzero"`          // limits of reading and writing
+	Encryption  KeySource  `json:"encryption,omitzero"`   // source of the encryption key; absent: not encrypted
+	Access      Access     `json:"access,omitempty"`      // empty: one host at a time
 }
 
 // Replicas says how many nodes beside the home keep a copy, and how old that may get.
 type Replicas struct {
-	Count int      `json:"count,omitempty"`
+	Count int      `json:"count,omitempty"` // number of nodes besides the home that keep a copy; 0: none
 	Every Duration `json:"every,omitempty"` // between two refreshes, when something changed
 }
 
 // Failover says what happens when the home is lost. The zero value is manual: a person
 // says where the volume goes on, and vouches that its home writes no more.
 type Failover struct {
-	Auto bool `json:"auto,omitempty"`
+	Auto bool `json:"auto,omitempty"` // a copy takes over without an operator; false: failover is manual
 	// MaxLoss is how old a copy may be, by the home's clock at its last heartbeat, to take
 	// over by itself; with Auto never 0.
 	MaxLoss Duration `json:"max_loss,omitempty"`
@@ -55,11 +55,11 @@ func (f Failover) String() string {
 
 // Fence is a way to stop the writers of a home that nobody hears.
 type Fence struct {
-	Kind FenceKind `json:"kind,omitempty"`
+	Kind FenceKind `json:"kind,omitempty"` // how writers on a lost home are stopped; empty: no fence, as with auto false
 	// Exec is, with FenceExec, a program by its absolute path and its arguments, which cuts
 	// a node off, and Timeout what one run of it has.
 	Exec    []string `json:"exec,omitempty"`
-	Timeout Duration `json:"timeout,omitempty"`
+	Timeout Duration `json:"timeout,omitempty"` // how long one run of the program may take
 }
 
 // String is the fence as profiles.yaml says it, in short.
@@ -94,6 +94,7 @@ const (
 // there by itself. The zero value, of records from before there was a choice, is
 // what a profile that says nothing has: within DefaultFollow.
 type Follow struct {
+	// when the volume moves to the node that mounts it; empty: as for within, with the default time
 	Mode   FollowMode `json:"mode,omitempty"`
 	Within Duration   `json:"within,omitempty"` // with mode within: the longest that the move may be expected to take
 }
@@ -148,18 +149,18 @@ type Filesystem struct {
 type Snapshots struct {
 	Required bool   `json:"required,omitempty"` // the pool must take snapshots without copying
 	Schedule string `json:"schedule,omitempty"` // cron expression, local time; empty: none on a schedule
-	Keep     Keep   `json:"keep"`
+	Keep     Keep   `json:"keep"`               // how many scheduled snapshots are kept
 }
 
 // Keep says how many scheduled snapshots survive: the newest Last ones, and the
 // newest of each of the latest so many hours, days, weeks, months. All zero
 // keeps every one.
 type Keep struct {
-	Last    int `json:"last,omitempty"`
-	Hourly  int `json:"hourly,omitempty"`
-	Daily   int `json:"daily,omitempty"`
-	Weekly  int `json:"weekly,omitempty"`
-	Monthly int `json:"monthly,omitempty"`
+	Last    int `json:"last,omitempty"`    // number of newest snapshots that are kept
+	Hourly  int `json:"hourly,omitempty"`  // number of hours whose newest snapshot is kept
+	Daily   int `json:"daily,omitempty"`   // number of days whose newest snapshot is kept
+	Weekly  int `json:"weekly,omitempty"`  // number of weeks whose newest snapshot is kept
+	Monthly int `json:"monthly,omitempty"` // number of months whose newest snapshot is kept
 }
 
 // Quiesce is what is done around a snapshot beyond its being atomic.
@@ -173,7 +174,7 @@ const (
 
 // OnDelete says what becomes of the data when the name is deleted.
 type OnDelete struct {
-	Mode  DeleteMode `json:"mode"`
+	Mode  DeleteMode `json:"mode"`            // what happens to the data when the volume is deleted
 	Trash Duration   `json:"trash,omitempty"` // how long, with mode trash
 }
 
@@ -189,8 +190,8 @@ const (
 
 // Owner is the owner and mode of a dataset's root.
 type Owner struct {
-	UID  uint32  `json:"uid"`
-	GID  uint32  `json:"gid"`
+	UID  uint32  `json:"uid"`            // numeric user ID
+	GID  uint32  `json:"gid"`            // numeric group ID
 	Mode *uint32 `json:"mode,omitempty"` // permission bits with setuid, setgid, sticky; nil: left
 }
 

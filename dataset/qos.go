@@ -7,10 +7,10 @@ import (
 
 // QoS says how fast a volume may be at most; what is 0 is not limited.
 type QoS struct {
-	ReadIOPS  int64 `json:"read_iops,omitempty"`
-	WriteIOPS int64 `json:"write_iops,omitempty"`
-	ReadBPS   Size  `json:"read_bps,omitempty"` // bytes a second
-	WriteBPS  Size  `json:"write_bps,omitempty"`
+	ReadIOPS  int64 `json:"read_iops,omitempty"`  // reads per second, at most; 0: not limited
+	WriteIOPS int64 `json:"write_iops,omitempty"` // writes per second, at most; 0: not limited
+	ReadBPS   Size  `json:"read_bps,omitempty"`   // bytes a second
+	WriteBPS  Size  `json:"write_bps,omitempty"`  // bytes written per second, at most; 0: not limited
 	// Strict wants the limit to hold for all that use the volume together, from the first
 	// moment: a node that cannot is refused.
 	Strict bool `json:"strict,omitempty"`

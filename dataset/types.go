@@ -11,29 +11,33 @@ import (
 // store and, the same bytes, beside the data, so that a lost store can be made
 // again from the pools.
 type Dataset struct {
-	ID        uuid.UUID         `json:"id"`
+	ID        uuid.UUID         `json:"id"`                  // UUID of the dataset; it never changes
 	Volume    string            `json:"volume"`              // the name that points here; in trash: the last that did
 	Spelling  string            `json:"spelling"`            // how it was first asked for: db@gold
 	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"` // node whose engine asked for it so; nil: no engine did
-	State     State             `json:"state"`
-	Profile   Profile           `json:"profile"` // frozen, with the options of the create
-	Size      Size              `json:"size,omitempty"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	Protected bool              `json:"protected,omitempty"`
-	ReadOnly  bool              `json:"readonly,omitempty"` // mounted read-only
-	Anonymous bool              `json:"anonymous,omitempty"`
-	Home      uuid.UUID         `json:"home"` // node
-	Pool      uuid.UUID         `json:"pool"`
-	Epoch     uint64            `json:"epoch"`            // only grows
-	Taken     *Taken            `json:"taken,omitempty"`  // by its home, from where on its share; nil: nowhere
-	Copies    []uuid.UUID       `json:"copies,omitempty"` // nodes that keep a copy beside the home's
-	Spent     []uuid.UUID       `json:"spent,omitempty"`  // of these, those whose copy nobody goes on from any more
-	Guests    []Guest           `json:"guests,omitempty"` // with access many: who has it mounted beside the home
-	Move      uuid.UUID         `json:"move,omitzero"`    // operation that is to give it another home: one at a time
+	State     State             `json:"state"`               // state of the dataset
+	Profile   Profile           `json:"profile"`             // frozen, with the options of the create
+	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
+	Labels    map[string]string `json:"labels,omitempty"`    // labels that users gave the volume
+	Protected bool              `json:"protected,omitempty"` // the volume cannot be deleted without force
+	ReadOnly  bool              `json:"readonly,omitempty"`  // mounted read-only
+	// the engine made the volume without a name given by a user
+	Anonymous bool        `json:"anonymous,omitempty"`
+	Home      uuid.UUID   `json:"home"`             // node
+	Pool      uuid.UUID   `json:"pool"`             // UUID of the pool that stores the dataset
+	Epoch     uint64      `json:"epoch"`            // only grows
+	Taken     *Taken      `json:"taken,omitempty"`  // by its home, from where on its share; nil: nowhere
+	Copies    []uuid.UUID `json:"copies,omitempty"` // nodes that keep a copy beside the home's
+	// of these, those whose copy nobody goes on from any more
+	Spent  []uuid.UUID `json:"spent,omitempty"`
+	Guests []Guest     `json:"guests,omitempty"` // with access many: who has it mounted beside the home
+	// operation that is to give it another home: one at a time
+	Move uuid.UUID `json:"move,omitzero"`
 	// that a copy on record may not have heard of, the oldest first
 	Losses  []Loss    `json:"losses,omitempty"`
-	Origin  *Origin   `json:"origin,omitempty"`
-	Created time.Time `json:"created"`
+	Origin  *Origin   `json:"origin,omitempty"` // what the dataset was cloned from; absent: it is not a clone
+	Created time.Time `json:"created"`          // when the dataset was created
+	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash   *Trash    `json:"trash,omitempty"`
 	Latest  uuid.UUID `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
 	Request uuid.UUID `json:"request"`         // operation that last wrote this, so that a retry knows its own
@@ -78,33 +82,35 @@ const (
 
 // Origin says what a clone was made from.
 type Origin struct {
-	Dataset  uuid.UUID `json:"dataset"`
-	Snapshot uuid.UUID `json:"snapshot"`
+	Dataset  uuid.UUID `json:"dataset"`            // UUID of the dataset that was cloned
+	Snapshot uuid.UUID `json:"snapshot"`           // UUID of the snapshot that was cloned
 	Implicit bool      `json:"implicit,omitempty"` // the snapshot was taken for this clone alone
 }
 
 // Trash says since when and until when a deleted dataset is kept.
 type Trash struct {
-	At    time.Time `json:"at"`
+	At    time.Time `json:"at"`             // when the dataset was put into the trash
 	Until time.Time `json:"until,omitzero"` // zero: until someone purges it
 }
 
 // Snapshot is an immutable point in time of a dataset.
 type Snapshot struct {
-	ID      uuid.UUID    `json:"id"`
-	Dataset uuid.UUID    `json:"dataset"`
-	Volume  string       `json:"volume"` // the dataset's name when it was taken
-	Parent  uuid.UUID    `json:"parent,omitzero"`
-	Name    string       `json:"name,omitempty"`
-	Message string       `json:"message,omitempty"`
-	Kind    SnapshotKind `json:"kind"`
-	Size    Size         `json:"size,omitempty"` // of the dataset when it was taken
-	Profile Profile      `json:"profile"`        // of the dataset when it was taken
-	Epoch   uint64       `json:"epoch"`
-	Created time.Time    `json:"created"`
+	ID      uuid.UUID    `json:"id"`                // UUID of the snapshot
+	Dataset uuid.UUID    `json:"dataset"`           // UUID of the dataset that the snapshot belongs to
+	Volume  string       `json:"volume"`            // the dataset's name when it was taken
+	Parent  uuid.UUID    `json:"parent,omitzero"`   // UUID of the previous snapshot; absent: there was none
+	Name    string       `json:"name,omitempty"`    // name of the snapshot; empty: it has none
+	Message string       `json:"message,omitempty"` // text of the user who took the snapshot
+	Kind    SnapshotKind `json:"kind"`              // why the snapshot was taken
+	Size    Size         `json:"size,omitempty"`    // of the dataset when it was taken
+	Profile Profile      `json:"profile"`           // of the dataset when it was taken
+	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
+	Created time.Time    `json:"created"`           // when the snapshot was taken
 	// Order is there when the clock was set back since an earlier snapshot of this epoch: it
 	// is later than that, and stands in place of Created wherever it counts which was first.
 	Order   time.Time `json:"order,omitzero"`
+	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
+	// that the snapshot is sent to; a nil UUID stands for all replicas.
 	Request uuid.UUID `json:"request"`
 }
 
@@ -127,11 +133,11 @@ const (
 // Lease is the right of one node to have a dataset mounted for writing. It is a
 // sticky delegation: it does not end with the last unmount.
 type Lease struct {
-	Dataset     uuid.UUID  `json:"dataset"`
-	Node        uuid.UUID  `json:"node"`
-	Incarnation uuid.UUID  `json:"incarnation"` // of the agent that took it
-	Epoch       uint64     `json:"epoch"`
-	State       LeaseState `json:"state"`
+	Dataset     uuid.UUID  `json:"dataset"`          // UUID of the dataset
+	Node        uuid.UUID  `json:"node"`             // UUID of the node that has the lease
+	Incarnation uuid.UUID  `json:"incarnation"`      // of the agent that took it
+	Epoch       uint64     `json:"epoch"`            // epoch of the dataset for which the lease is valid
+	State       LeaseState `json:"state"`            // state of the lease
 	InUse       bool       `json:"in_use,omitempty"` // when a recall asked
 	Wanted      uuid.UUID  `json:"wanted,omitzero"`  // node that recalls it
 }
@@ -164,10 +170,10 @@ const GivingUp = "it is being given up"
 // Copy is what a node that is not the home keeps of a dataset: snapshots, and no
 // head that anybody could write to.
 type Copy struct {
-	Dataset  uuid.UUID `json:"dataset"`
-	Node     uuid.UUID `json:"node"`
-	Pool     uuid.UUID `json:"pool"`
-	Kind     CopyKind  `json:"kind"`
+	Dataset  uuid.UUID `json:"dataset"`           // UUID of the dataset
+	Node     uuid.UUID `json:"node"`              // UUID of the node that keeps the copy
+	Pool     uuid.UUID `json:"pool"`              // UUID of the pool that stores the copy
+	Kind     CopyKind  `json:"kind"`              // why the node keeps the copy
 	Was      CopyKind  `json:"was,omitempty"`     // of one that is going: what it was
 	Epoch    uint64    `json:"epoch"`             // in which its newest snapshot was taken
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the newest one that is whole and verified
@@ -181,7 +187,7 @@ type Copy struct {
 	// Shown says that its node is to have it mounted, read-only: of a superseded one, which
 	// a person wants to look at. Path is where it is there; empty: nowhere, and Problem why.
 	Shown   bool   `json:"shown,omitempty"`
-	Path    string `json:"path,omitempty"`
+	Path    string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
 	Problem string `json:"problem,omitempty"` // why it is not as Shown says; it is tried again
 }
 
@@ -241,37 +247,39 @@ type Loss struct {
 
 // Node is one host of the flock.
 type Node struct {
-	ID          uuid.UUID `json:"id"`
-	Name        string    `json:"name"`
+	ID          uuid.UUID `json:"id"`          // UUID of the node
+	Name        string    `json:"name"`        // name of the node
 	Incarnation uuid.UUID `json:"incarnation"` // of the agent that registered last
-	Version     string    `json:"version"`
+	Version     string    `json:"version"`     // version of Drover on the node
 	// what its agent carries out; one from before it said so neither rekeys nor rewrites
 	Does []OpKind `json:"does,omitempty"`
 	// HOST:PORT where its agent answers other agents; empty: nowhere
 	Address    string            `json:"address,omitempty"`
-	Cordoned   bool              `json:"cordoned,omitempty"` // nothing new is put on it
-	Draining   bool              `json:"draining,omitempty"` // and what it has is to go elsewhere
-	Labels     map[string]string `json:"labels,omitempty"`
-	Pools      []uuid.UUID       `json:"pools"`
+	Cordoned   bool              `json:"cordoned,omitempty"`  // nothing new is put on it
+	Draining   bool              `json:"draining,omitempty"`  // and what it has is to go elsewhere
+	Labels     map[string]string `json:"labels,omitempty"`    // labels of the node, used for placement
+	Pools      []uuid.UUID       `json:"pools"`               // UUIDs of the pools of the node
 	Dropped    []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
 	Registered time.Time         `json:"registered,omitzero"` // when that was
-	Word       uint64            `json:"word,omitempty"`      // which of its registrations that was, as it counts them
+	// which of its registrations that was, as it counts them
+	Word uint64 `json:"word,omitempty"`
 	// since when its certificate is worth nothing; on record while datasets have their home there
 	Removed time.Time `json:"removed,omitzero"`
 }
 
 // Pool is one configured place on one node where a backend keeps datasets.
 type Pool struct {
-	ID           uuid.UUID    `json:"id"`
-	Name         string       `json:"name"`
-	Node         uuid.UUID    `json:"node"`
-	Backend      string       `json:"backend"`
-	Path         string       `json:"path"`
-	Devices      []string     `json:"devices,omitempty"` // that it was made of, as they were called then
-	Reach        Reach        `json:"reach"`
-	Share        uuid.UUID    `json:"share,omitzero"`    // that it lies on: other pools of the same share see its bytes
+	ID      uuid.UUID `json:"id"`                // UUID of the pool
+	Name    string    `json:"name"`              // name of the pool on its node
+	Node    uuid.UUID `json:"node"`              // UUID of the node that has the pool
+	Backend string    `json:"backend"`           // backend that manages the pool
+	Path    string    `json:"path"`              // where the pool is stored on its node
+	Devices []string  `json:"devices,omitempty"` // that it was made of, as they were called then
+	Reach   Reach     `json:"reach"`             // which nodes can use the pool
+	// that it lies on: other pools of the same share see its bytes
+	Share        uuid.UUID    `json:"share,omitzero"`
 	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
-	Capabilities Capabilities `json:"capabilities"`
+	Capabilities Capabilities `json:"capabilities"`      // what the backend can do on this pool
 	// filesystems that what comes whole can have there, those too that its host cannot make
 	Holds   []string `json:"holds,omitempty"`
 	Missing []string `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
@@ -280,15 +288,15 @@ type Pool struct {
 
 // PoolStatus is what an agent sees of a pool now.
 type PoolStatus struct {
-	ID     uuid.UUID `json:"id"`
-	Online bool      `json:"online"`
+	ID     uuid.UUID `json:"id"`     // UUID of the pool
+	Online bool      `json:"online"` // the pool can be used now
 	// it is of an older generation than it was: nothing is done in it, and it is not online
 	Held    bool   `json:"held,omitempty"`
 	Reason  string `json:"reason,omitempty"` // why not online, or what to mind
-	Size    Size   `json:"size"`
-	Free    Size   `json:"free"`
-	Pending int    `json:"pending"` // leftovers that wait for the next reaping
-	Unknown int    `json:"unknown"` // things that the store does not know
+	Size    Size   `json:"size"`             // size of the pool
+	Free    Size   `json:"free"`             // free space of the pool
+	Pending int    `json:"pending"`          // leftovers that wait for the next reaping
+	Unknown int    `json:"unknown"`          // things that the store does not know
 }
 
 // Reach says which hosts see a pool's bytes.
@@ -309,17 +317,17 @@ type Capabilities struct {
 	CloneIndependent bool     `json:"clone_independent"`      // a clone lives on when its snapshot is gone
 	OnlineGrow       bool     `json:"online_grow"`            // a dataset grows while it is mounted
 	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
-	Shrink           bool     `json:"shrink"`
+	Shrink           bool     `json:"shrink"`                 // a dataset can be made smaller
 	// a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
 	CountsWritten bool `json:"counts_written,omitempty"`
 	OwnFilesystem bool `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
 	// what a dataset takes is known without a walk, as it is with a filesystem of its own
 	KnowsUsed   bool     `json:"knows_used,omitempty"`
-	OwnDevice   bool     `json:"own_device,omitempty"` // a block device for each dataset, whose speed can be limited
-	Limits      Limits   `json:"limits,omitempty"`     // what its node can hold those to: never a backend's to say
-	Delta       bool     `json:"delta"`                // sends what changed between two snapshots, and keeps copies
-	Filesystems []string `json:"filesystems,omitempty"`
-	ManyHosts   bool     `json:"many_hosts,omitempty"` // several hosts can have a dataset mounted at once
+	OwnDevice   bool     `json:"own_device,omitempty"`  // a block device for each dataset, whose speed can be limited
+	Limits      Limits   `json:"limits,omitempty"`      // what its node can hold those to: never a backend's to say
+	Delta       bool     `json:"delta"`                 // sends what changed between two snapshots, and keeps copies
+	Filesystems []string `json:"filesystems,omitempty"` // filesystems that the backend can make
+	ManyHosts   bool     `json:"many_hosts,omitempty"`  // several hosts can have a dataset mounted at once
 	// keeps a dataset so that without its key nothing of it can be read
 	Encryption bool `json:"encryption,omitempty"`
 }
@@ -329,9 +337,9 @@ const MaxMountID = 256
 
 // Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
-	ID    string    `json:"id"` // empty: the engine sent none
-	Count int       `json:"count"`
-	Since time.Time `json:"since"`
+	ID    string    `json:"id"`             // empty: the engine sent none
+	Count int       `json:"count"`          // number of uses under this mount ID
+	Since time.Time `json:"since"`          // when the mount began
 	Tool  string    `json:"tool,omitempty"` // the engine: docker or podman; empty: not known
 	// it may have ended: the engine restarted since, or unmounted it while a process still had it
 	Unverified bool `json:"unverified,omitempty"`
@@ -339,9 +347,9 @@ type Mount struct {
 
 // DatasetStatus is what a node's agent sees of a dataset now.
 type DatasetStatus struct {
-	ID      uuid.UUID `json:"id"`
-	Mounted bool      `json:"mounted"`
-	Used    Size      `json:"used"` // bytes that the data takes, shared ones too
-	Mounts  []Mount   `json:"mounts,omitempty"`
+	ID      uuid.UUID `json:"id"`                // UUID of the dataset
+	Mounted bool      `json:"mounted"`           // the dataset is mounted on the node
+	Used    Size      `json:"used"`              // bytes that the data takes, shared ones too
+	Mounts  []Mount   `json:"mounts,omitempty"`  // the uses of the mounted dataset
 	Problem string    `json:"problem,omitempty"` // why it cannot be mounted
 }

@@ -9,17 +9,18 @@ import (
 // Stay is what an agent says of its stay with a dataset that several hosts may mount; see
 // dataset.Guest.
 type Stay struct {
-	Incarnation uuid.UUID `json:"incarnation"`
-	Dataset     uuid.UUID `json:"dataset"`
-	ID          uuid.UUID `json:"id"`             // of the stay, chosen by the agent: another one each time
-	Held        bool      `json:"held,omitempty"` // it has the dataset mounted: that is put on record, whatever goes on
-	Over        bool      `json:"over,omitempty"` // it has it mounted no more, or needs it alone no more
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the stay
+	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses
+	ID          uuid.UUID `json:"id"`          // of the stay, chosen by the agent: another one each time
+	// it has the dataset mounted: that is put on record, whatever goes on
+	Held bool `json:"held,omitempty"`
+	Over bool `json:"over,omitempty"` // it has it mounted no more, or needs it alone no more
 }
 
 // Visit is a guest of a dataset as people see it.
 type Visit struct {
 	dataset.Guest
-	NodeName string `json:"node_name"`
+	NodeName string `json:"node_name"` // name of the guest node
 	Alone    bool   `json:"alone,omitempty" doc:"it is the home, which lets nobody else in meanwhile"`
 	Away     bool   `json:"away,omitempty" doc:"nothing is heard of the node"`
 	Fenced   bool   `json:"fenced,omitempty" doc:"a person vouches that the node writes no more: it counts for nothing"`

@@ -53,13 +53,19 @@ func Handler(d Deps) http.Handler {
 // register puts the endpoints on mux and returns the document that describes
 // them.
 func register(mux humago.Mux, d Deps) *document {
+	doc := describe()
+	registerOn(mux, d, doc)
+	return newDocument(doc)
+}
+
+// registerOn puts the endpoints on mux and adds their descriptions to doc.
+func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	if d.Local == nil {
 		d.Local = absent{}
 	}
 	if d.Backup == nil {
 		d.Backup = absent{}
 	}
-	doc := describe()
 	if d.Members == nil {
 		d.Members = absent{}
 	}
@@ -84,7 +90,6 @@ func register(mux humago.Mux, d Deps) *document {
 	h.members()
 	h.recovery()
 	h.local()
-	return newDocument(doc)
 }
 
 type handlers struct {

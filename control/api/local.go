@@ -23,8 +23,8 @@ type AcceptPool struct {
 
 // Adopted is a pool and what was found in it.
 type Adopted struct {
-	Pool    dataset.Pool `json:"pool"`
-	Rebuilt []Rebuilt    `json:"rebuilt"`
+	Pool    dataset.Pool `json:"pool"`    // the pool that was adopted
+	Rebuilt []Rebuilt    `json:"rebuilt"` // what became of each dataset found in the pool
 }
 
 func (h handlers) pools() {

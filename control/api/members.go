@@ -48,14 +48,14 @@ type NewToken struct {
 type JoinToken struct {
 	Token   string    `json:"token" doc:"a secret, said this once"`
 	ID      string    `json:"id" doc:"the first digits of what is kept of it"`
-	Name    string    `json:"name,omitempty"`
+	Name    string    `json:"name,omitempty"` // the only name that the joining node can have; empty: any
 	Node    uuid.UUID `json:"node,omitzero" doc:"of the node that comes back with it"`
-	Expires time.Time `json:"expires"`
+	Expires time.Time `json:"expires"` // when the token stops being valid
 }
 
 // Join is how a host asks to be let in.
 type Join struct {
-	Token   string    `json:"token" maxLength:"256"`
+	Token   string    `json:"token" maxLength:"256"` // the join token, as it was printed when it was made
 	Request string    `json:"request" maxLength:"16384" doc:"PKCS #10, as PEM"`
 	Name    string    `json:"name" maxLength:"64" doc:"what the node is to be called"`
 	Node    uuid.UUID `json:"node,omitzero" doc:"what the host has been so far"`
@@ -63,9 +63,9 @@ type Join struct {
 
 // Joined is what a host has become.
 type Joined struct {
-	Node        uuid.UUID  `json:"node"`
-	Name        string     `json:"name"`
-	Certificate pki.Signed `json:"certificate"`
+	Node        uuid.UUID  `json:"node"`        // UUID of the node in the cluster
+	Name        string     `json:"name"`        // name of the node in the cluster
+	Certificate pki.Signed `json:"certificate"` // the certificate of the node
 }
 
 // Certification asks for a certificate.
@@ -75,16 +75,16 @@ type Certification struct {
 
 // Trust is what members believe.
 type Trust struct {
-	Cluster uuid.UUID `json:"cluster"`
+	Cluster uuid.UUID `json:"cluster"` // UUID of the cluster
 	Roots   string    `json:"roots" doc:"certificates of the cluster's authority, as PEM, the newest first"`
-	Revoked []Revoked `json:"revoked"`
+	Revoked []Revoked `json:"revoked"` // certificates that members must refuse
 }
 
 // Revoked is a certificate that is worth nothing any more.
 type Revoked struct {
 	Node     uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
 	Operator string    `json:"operator,omitempty" doc:"every certificate of operators of this name that was made before"`
-	At       time.Time `json:"at"`
+	At       time.Time `json:"at"` // when the certificate was revoked
 }
 
 func (h handlers) members() {

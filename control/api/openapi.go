@@ -8,7 +8,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-//go:generate go test -run TestOpenAPIIsKept -update .
+//go:generate go test -run TestDescriptionsAreTheComments|TestOpenAPIIsKept -update .
 
 // OpenAPI returns the document that describes the API, as YAML and always the
 // same: what docs/openapi.yaml holds. After a change of the API run
@@ -77,6 +77,7 @@ func newDocument(doc *huma.OpenAPI) *document {
 			s.Description = text
 		}
 	}
+	describeProperties(doc.Components.Schemas)
 	return &document{
 		json: sync.OnceValues(func() ([]byte, error) { return json.Marshal(doc) }),
 		yaml: sync.OnceValues(doc.YAML),

@@ -26,16 +26,22 @@ type (
 	sizeSchema         struct{}
 )
 
+// Descriptions of types whose unit is the same in every field.
+const (
+	durationUnit = "hours, minutes and seconds"
+	sizeUnit     = "bytes"
+)
+
 func (uuidSchema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Format: "uuid"}
 }
 
 func (durationSchema) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Description: "hours, minutes and seconds", Examples: []any{"72h0m0s"}}
+	return &huma.Schema{Type: huma.TypeString, Description: durationUnit, Examples: []any{"72h0m0s"}}
 }
 
 func (sizeSchema) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Description: "bytes"}
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Description: sizeUnit}
 }
 
 func (stateSchema) Schema(huma.Registry) *huma.Schema {

@@ -20,14 +20,14 @@ type RestoreTrash struct {
 
 // Emptied says what became of the trash.
 type Emptied struct {
-	Purged []Outcome `json:"purged"`
-	Failed []Failure `json:"failed,omitempty"`
+	Purged []Outcome `json:"purged"`           // one outcome for each dataset that is purged
+	Failed []Failure `json:"failed,omitempty"` // datasets that could not be purged, with the reason
 }
 
 // Failure is why one of several could not be done.
 type Failure struct {
-	Dataset uuid.UUID       `json:"dataset"`
-	Problem dataset.Problem `json:"problem"`
+	Dataset uuid.UUID       `json:"dataset"` // UUID of the dataset
+	Problem dataset.Problem `json:"problem"` // why the change failed
 }
 
 func (h handlers) trash() {

@@ -19,25 +19,33 @@ import (
 // is made from. Which fields count depends on the kind.
 type Request struct {
 	ID   uuid.UUID      `json:"id,omitzero"` // of the operation to be; chosen by the caller, so that a retry is known
-	Kind dataset.OpKind `json:"kind"`
+	Kind dataset.OpKind `json:"kind"`        // kind of the change
 	// Volume is the spec for create, clone and import; otherwise the volume,
 	// or dataset, by name or by a unique prefix of its UUID.
-	Volume    string            `json:"volume,omitempty"`
-	Options   map[string]string `json:"options,omitempty"`
-	Snapshot  string            `json:"snapshot,omitempty"` // name or UUID prefix
-	Name      string            `json:"name,omitempty"`     // of the new snapshot, or the name to restore from trash under
-	Message   string            `json:"message,omitempty"`
-	Size      string            `json:"size,omitempty"`
-	Profile   string            `json:"profile,omitempty"` // set-profile
-	Protect   *bool             `json:"protect,omitempty"`
-	Path      string            `json:"path,omitempty"`      // import; rekey: the file of the old key, if that is no more where its profile says
-	Live      bool              `json:"live,omitempty"`      // import
-	Force     bool              `json:"force,omitempty"`     // delete what is protected
-	Engine    bool              `json:"engine,omitempty"`    // create: Volume is how the asking node's engine spells it
-	Scheduled bool              `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
-	Node      string            `json:"node,omitempty"`      // move: where to, by name or by a unique prefix of its UUID; empty: away
-	Fenced    string            `json:"fenced,omitempty"`    // move and delete with force: the home, which a person says writes no more
-	Failover  bool              `json:"failover,omitempty"`  // move: only if its home is lost and the profile lets a copy take over
+	Volume string `json:"volume,omitempty"`
+	// options of the new volume, by name; absent: those of its profile
+	Options  map[string]string `json:"options,omitempty"`
+	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix
+	// of the new snapshot, or the name to restore from trash under
+	Name    string `json:"name,omitempty"`
+	Message string `json:"message,omitempty"` // free text that is kept with a snapshot
+	Size    string `json:"size,omitempty"`    // new size, such as 10GiB
+	Profile string `json:"profile,omitempty"` // set-profile
+	// whether the volume is protected against deletion; absent: unchanged
+	Protect *bool `json:"protect,omitempty"`
+	// import; rekey: the file of the old key, if that is no more where its profile says
+	Path  string `json:"path,omitempty"`
+	Live  bool   `json:"live,omitempty"`  // import
+	Force bool   `json:"force,omitempty"` // delete what is protected
+	// create: Volume is how the asking node's engine spells it
+	Engine    bool `json:"engine,omitempty"`
+	Scheduled bool `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
+	// move: where to, by name or by a unique prefix of its UUID; empty: away
+	Node string `json:"node,omitempty"`
+	// move and delete with force: the home, which a person says writes no more
+	Fenced string `json:"fenced,omitempty"`
+	// move: only if its home is lost and the profile lets a copy take over
+	Failover bool `json:"failover,omitempty"`
 }
 
 // Plan is what control decided on a request: exactly one field is set.
@@ -50,8 +58,8 @@ type Plan struct {
 
 // Report is what an agent says of an operation that it carried out.
 type Report struct {
-	Incarnation uuid.UUID         `json:"incarnation"`
-	Operation   dataset.Operation `json:"operation"` // with the real size in Dataset or Snapshot
+	Incarnation uuid.UUID         `json:"incarnation"` // incarnation of the agent that reports
+	Operation   dataset.Operation `json:"operation"`   // with the real size in Dataset or Snapshot
 	// Again says that an earlier Record or Commit of the operation was sent and not answered, so it may
 	// still arrive. A Commit then puts the end of the operation on record in any case, and what arrives
 	// after it changes nothing.
@@ -62,7 +70,7 @@ type Report struct {
 type Committed struct {
 	// Dataset is the record after the operation; nil when it is gone.
 	Dataset *dataset.Dataset `json:"dataset,omitempty"`
-	Index   uint64           `json:"index"`
+	Index   uint64           `json:"index"` // index of the transaction that wrote the record
 	// Lost says that an identical request won: Dataset is the winner's, and
 	// what this operation made is to be reaped.
 	Lost bool `json:"lost,omitempty"`
@@ -77,12 +85,12 @@ type Outcome struct {
 // Volume is a volume, or a dataset in the trash, as people see it.
 type Volume struct {
 	dataset.Dataset
-	Node      string                 `json:"node"` // name of the home
-	PoolName  string                 `json:"pool_name"`
-	Backend   string                 `json:"backend"`
-	Lease     *dataset.Lease         `json:"lease,omitempty"`
+	Node      string                 `json:"node"`             // name of the home
+	PoolName  string                 `json:"pool_name"`        // name of the pool that stores the dataset
+	Backend   string                 `json:"backend"`          // backend of that pool
+	Lease     *dataset.Lease         `json:"lease,omitempty"`  // the lease on the dataset; absent: no node has one
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
-	Snapshots int                    `json:"snapshots"`
+	Snapshots int                    `json:"snapshots"`        // number of snapshots
 	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies on other nodes
 	Visits    []Visit                `json:"visits,omitempty"` // its guests, as people see them
 }
@@ -90,7 +98,7 @@ type Volume struct {
 // KeptCopy is a copy of a dataset as people see it.
 type KeptCopy struct {
 	dataset.Copy
-	NodeName string `json:"node_name"`
+	NodeName string `json:"node_name"` // name of the node that keeps the copy
 }
 
 // Page asks for a part of a list, in the order of names or UUIDs.
@@ -101,8 +109,9 @@ type Page struct {
 
 // List is one page of a list; Next, when not empty, is the After of the next.
 type List[T any] struct {
-	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty"`
+	Items []T `json:"items"` // the entries of this page
+	// value of the parameter after for the next page; empty: this is the last page
+	Next string `json:"next,omitempty"`
 }
 
 // Node is a node as people see it.
@@ -111,42 +120,43 @@ type Node struct {
 	Facts *dataset.Facts `json:"facts,omitempty"` // as of the last change that counts; nil: not told yet
 	// Live says that its agent is heard of. Since is when it registered, or is not
 	// heard of since; zero: not known.
-	Live  bool      `json:"live"`
+	Live bool `json:"live"`
+	// when the agent registered, or, if it is unreachable, since when; absent: not known
 	Since time.Time `json:"since,omitzero"`
 	// Guarded says that its guard answered when it was heard last; Fenced, of one that is
 	// away, that a person vouches that it writes no more.
 	Guarded bool `json:"guarded,omitempty"`
-	Fenced  bool `json:"fenced,omitempty"`
+	Fenced  bool `json:"fenced,omitempty"` // the node is unreachable, and an operator confirmed that it is fenced
 }
 
 // Cordoned is whether nothing new is to be put on a node and, draining, what it has is to
 // go elsewhere: its replicas do so by themselves, its volumes when they are moved.
 type Cordoned struct {
-	Cordoned bool `json:"cordoned"`
+	Cordoned bool `json:"cordoned"`           // nothing new is placed on the node
 	Draining bool `json:"draining,omitempty"` // only what is cordoned is drained
 }
 
 // Fenced is a person's word that a node writes no more.
 type Fenced struct {
-	Confirmed bool `json:"confirmed"`
+	Confirmed bool `json:"confirmed"` // the operator confirms that the node is fenced
 }
 
 // FailoverState says whether volumes with failover auto go on from a copy by themselves.
 type FailoverState struct {
 	Halted string    `json:"halted,omitempty"` // why they do not, and what would help; empty: they do
-	Since  time.Time `json:"since,omitzero"`
+	Since  time.Time `json:"since,omitzero"`   // since when decisions are halted; absent: they are not
 }
 
 // FactsReport is what an agent says of its host.
 type FactsReport struct {
-	Incarnation uuid.UUID     `json:"incarnation"`
-	Facts       dataset.Facts `json:"facts"`
+	Incarnation uuid.UUID     `json:"incarnation"` // incarnation of the agent that reports
+	Facts       dataset.Facts `json:"facts"`       // facts of the host
 }
 
 // Registration is how an agent presents its node.
 type Registration struct {
-	Node  dataset.Node   `json:"node"`
-	Pools []dataset.Pool `json:"pools"`
+	Node  dataset.Node   `json:"node"`  // record of the node that registers
+	Pools []dataset.Pool `json:"pools"` // pools of the node
 	// Gone are pools that the node has no more, on a person's word: they go off the record.
 	// Of one that is in Pools too it is only asked whether it may: ErrConflict says what lies there.
 	Gone []uuid.UUID `json:"gone,omitempty"`
@@ -154,18 +164,18 @@ type Registration struct {
 	// that this one comes after, from its own disk: they tell an agent that was
 	// restarted from another machine with the same identity.
 	Boot     string      `json:"boot,omitempty"`
-	Previous []uuid.UUID `json:"previous,omitempty"`
+	Previous []uuid.UUID `json:"previous,omitempty"` // earlier incarnations of the agent in this boot
 }
 
 // Renewal says that an agent is alive.
 type Renewal struct {
-	Incarnation uuid.UUID `json:"incarnation"`
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that renews
 }
 
 // Standing says for how long an agent that renewed counts as alive, at least; 0: for
 // ever.
 type Standing struct {
-	TTL dataset.Duration `json:"ttl"`
+	TTL dataset.Duration `json:"ttl"` // how long the agent counts as alive after a renewal, at least; 0: for ever
 	// Session names the time for which the agent was alive without a break: another one
 	// begins when that was over. Nil from a control that does not say.
 	Session uuid.UUID `json:"session,omitzero"`
@@ -173,14 +183,17 @@ type Standing struct {
 
 // Heartbeat is what an agent says of what it sees; none of that is stored.
 type Heartbeat struct {
-	Incarnation uuid.UUID               `json:"incarnation"`
-	Pools       []dataset.PoolStatus    `json:"pools,omitempty"`
-	Unmade      []Pool                  `json:"unmade,omitempty"`   // pools that are configured and could not be made
-	Datasets    []dataset.DatasetStatus `json:"datasets,omitempty"` // those that changed
-	Operations  []dataset.Operation     `json:"operations,omitempty"`
-	Copies      []dataset.Copy          `json:"copies,omitempty"` // replicas of the node, as they are; those that changed
-	Clock       time.Time               `json:"clock,omitzero"`   // the node's own: what it wrote until then is compared with what copies have
-	Guard       bool                    `json:"guard,omitempty"`  // its guard answers
+	Incarnation uuid.UUID            `json:"incarnation"`     // incarnation of the agent that reports
+	Pools       []dataset.PoolStatus `json:"pools,omitempty"` // status of the pools of the node
+	// pools that are configured and could not be made
+	Unmade     []Pool                  `json:"unmade,omitempty"`
+	Datasets   []dataset.DatasetStatus `json:"datasets,omitempty"`   // those that changed
+	Operations []dataset.Operation     `json:"operations,omitempty"` // operations of the node, with their progress
+	// replicas of the node, as they are; those that changed
+	Copies []dataset.Copy `json:"copies,omitempty"`
+	// the node's own: what it wrote until then is compared with what copies have
+	Clock time.Time `json:"clock,omitzero"`
+	Guard bool      `json:"guard,omitempty"` // its guard answers
 	// Whole says that the replica was told of everything before, so that Datasets is
 	// what changed since. One that was not says so with ErrConflict.
 	Whole bool `json:"whole,omitempty"`
@@ -194,7 +207,7 @@ type Heartbeat struct {
 
 // Sync is what changed for a node since a revision.
 type Sync struct {
-	Rev uint64 `json:"rev"`
+	Rev uint64 `json:"rev"` // revision of this answer; the next request continues from it
 	// Cluster is the identity of the store behind control: an agent that finds
 	// another one than before destroys nothing.
 	Cluster uuid.UUID `json:"cluster"`
@@ -210,7 +223,8 @@ type Sync struct {
 	// Halted is, with Full, why the store is not to be believed; empty: it is.
 	Halted string `json:"halted,omitempty"`
 	// Full says that Datasets is all of the node's; what is not there is gone.
-	Full       bool                `json:"full,omitempty"`
+	Full bool `json:"full,omitempty"`
+	// datasets of the node that changed; with full: all of them
 	Datasets   []Indexed           `json:"datasets,omitempty"`
 	Removed    []uuid.UUID         `json:"removed,omitempty"`    // neither home nor copy is this node's any more
 	Operations []dataset.Operation `json:"operations,omitempty"` // all that are not final
@@ -221,7 +235,7 @@ type Sync struct {
 // Indexed is a record with the index of the transaction that last wrote it.
 type Indexed struct {
 	dataset.Dataset
-	Index uint64 `json:"index"`
+	Index uint64 `json:"index"` // index of the transaction that last wrote the record
 	// Lease is set while the record names a move.
 	Lease *dataset.Lease `json:"lease,omitempty"`
 }
@@ -230,17 +244,17 @@ type Indexed struct {
 // dataset; nil: there is none any more.
 type Kept struct {
 	dataset.Copy
-	Record *dataset.Dataset `json:"record,omitempty"`
-	Index  uint64           `json:"index"` // of the copy
+	Record *dataset.Dataset `json:"record,omitempty"` // record of the dataset; absent: the dataset no longer exists
+	Index  uint64           `json:"index"`            // of the copy
 }
 
 // Yield is what the agent of a home answers to a recall: exactly one of Manifest and
 // Holders is set.
 type Yield struct {
-	Incarnation uuid.UUID `json:"incarnation"`
-	Operation   uuid.UUID `json:"operation"` // the move
-	Dataset     uuid.UUID `json:"dataset"`
-	Epoch       uint64    `json:"epoch"`
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that answers
+	Operation   uuid.UUID `json:"operation"`   // the move
+	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset whose lease was recalled
+	Epoch       uint64    `json:"epoch"`       // epoch of the lease that was recalled
 	// Manifest says that the lease is given up: on the node's own disk, for good,
 	// and nothing writes to the dataset any more.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
@@ -249,11 +263,12 @@ type Yield struct {
 
 // Copied is what an agent says of a copy of its own.
 type Copied struct {
-	Incarnation uuid.UUID    `json:"incarnation"`
-	Copy        dataset.Copy `json:"copy"`             // the snapshot that it has now
-	Asks        bool         `json:"asks,omitempty"`   // it is to be destroyed now, unless that is wanted no more
-	Gone        bool         `json:"gone,omitempty"`   // it is destroyed, as it was to be
-	Looked      bool         `json:"looked,omitempty"` // it is about where Copy is mounted, or why not, and nothing else
+	Incarnation uuid.UUID    `json:"incarnation"`    // incarnation of the agent that reports
+	Copy        dataset.Copy `json:"copy"`           // the snapshot that it has now
+	Asks        bool         `json:"asks,omitempty"` // it is to be destroyed now, unless that is wanted no more
+	Gone        bool         `json:"gone,omitempty"` // it is destroyed, as it was to be
+	// it is about where Copy is mounted, or why not, and nothing else
+	Looked bool `json:"looked,omitempty"`
 }
 
 // Removed is a node that was let go of.
@@ -265,21 +280,22 @@ type Removed struct {
 // Pool is a pool as people see it.
 type Pool struct {
 	dataset.Pool
-	NodeName string              `json:"node_name"`
-	Status   *dataset.PoolStatus `json:"status,omitempty"`
+	NodeName string `json:"node_name"` // name of the node that has the pool
+	// status of the pool as last reported; absent: nothing was reported yet
+	Status *dataset.PoolStatus `json:"status,omitempty"`
 }
 
 // RemovedPool is a pool that is no more.
 type RemovedPool struct {
-	Pool dataset.Pool `json:"pool"`
+	Pool dataset.Pool `json:"pool"` // the pool that was removed
 	// Notes are what is to be known of its place, and of what named it.
 	Notes []string `json:"notes,omitempty" doc:"what stays at its place, and what named it"`
 }
 
 // Generations says of which generation pools are; what it answers, of which they were at most.
 type Generations struct {
-	Incarnation uuid.UUID    `json:"incarnation,omitzero"`
-	Pools       []Generation `json:"pools"`
+	Incarnation uuid.UUID    `json:"incarnation,omitzero"` // incarnation of the agent that reports
+	Pools       []Generation `json:"pools"`                // generation of each pool
 	// Passing says that memory is enough: no store need have it.
 	Passing bool `json:"passing,omitempty" doc:"kept in memory, and not put on record"`
 }
@@ -287,14 +303,14 @@ type Generations struct {
 // Generation is a pool's: a counter that lies in the pool itself and that its node raises,
 // so that a disk which was put back to an older state can be told.
 type Generation struct {
-	Pool       uuid.UUID `json:"pool"`
-	Generation uint64    `json:"generation"`
+	Pool       uuid.UUID `json:"pool"`       // UUID of the pool
+	Generation uint64    `json:"generation"` // generation of the pool; it only grows
 }
 
 // NewPool asks an agent for a pool.
 type NewPool struct {
-	Name    string `json:"name"`
-	Backend string `json:"backend"`
+	Name    string `json:"name"`    // name of the new pool
+	Backend string `json:"backend"` // backend that manages the pool
 	Path    string `json:"path,omitempty" doc:"where it lies; may be left out with devices"`
 	Image   string `json:"image,omitempty" doc:"size of a preallocated image file to make at path"`
 
@@ -303,9 +319,9 @@ type NewPool struct {
 
 // Found is a dataset that lies in a pool: what rebuild and adopt bring back.
 type Found struct {
-	Pool      uuid.UUID          `json:"pool"`
-	Dataset   dataset.Dataset    `json:"dataset"`
-	Snapshots []dataset.Snapshot `json:"snapshots,omitempty"`
+	Pool      uuid.UUID          `json:"pool"`                // UUID of the pool that stores the dataset
+	Dataset   dataset.Dataset    `json:"dataset"`             // record that is stored beside the data
+	Snapshots []dataset.Snapshot `json:"snapshots,omitempty"` // snapshots of the dataset in that pool
 	// Index is that of the transaction which last wrote the dataset, as far as the
 	// node has seen; 0: not known.
 	Index uint64 `json:"index,omitempty"`
@@ -313,46 +329,46 @@ type Found struct {
 
 // Rebuilt says what became of one Found.
 type Rebuilt struct {
-	Dataset uuid.UUID `json:"dataset"`
-	Volume  string    `json:"volume"`
-	Action  string    `json:"action" enum:"known,restored,renamed,trashed"`
-	Note    string    `json:"note,omitempty"`
+	Dataset uuid.UUID `json:"dataset"`                                      // UUID of the dataset
+	Volume  string    `json:"volume"`                                       // name of the volume
+	Action  string    `json:"action" enum:"known,restored,renamed,trashed"` // what was done with the dataset
+	Note    string    `json:"note,omitempty"`                               // explanation for a person; empty: none
 }
 
 // Event is one thing that happened.
 type Event struct {
-	ID      uint64            `json:"id"` // grows; unique until the server restarts
-	Time    time.Time         `json:"time"`
-	Type    string            `json:"type"` // volume.create, snapshot.delete, pool.full …
-	Volume  string            `json:"volume,omitempty"`
-	Dataset uuid.UUID         `json:"dataset,omitzero"`
-	Node    string            `json:"node,omitempty"`
-	Detail  string            `json:"detail,omitempty"`
-	Labels  map[string]string `json:"labels,omitempty"`
+	ID      uint64            `json:"id"`               // grows; unique until the server restarts
+	Time    time.Time         `json:"time"`             // when the event happened
+	Type    string            `json:"type"`             // volume.create, snapshot.delete, pool.full …
+	Volume  string            `json:"volume,omitempty"` // name of the volume concerned; empty: none
+	Dataset uuid.UUID         `json:"dataset,omitzero"` // UUID of the dataset concerned; absent: none
+	Node    string            `json:"node,omitempty"`   // name of the node concerned; empty: none
+	Detail  string            `json:"detail,omitempty"` // explanation for a person; empty: none
+	Labels  map[string]string `json:"labels,omitempty"` // labels of the volume concerned
 }
 
 // Finding is one line of doctor.
 type Finding struct {
-	Level   string `json:"level" enum:"ok,info,warning,error"`
-	Subject string `json:"subject"` // what it is about: "pool default", "dataset f23c…"
-	Text    string `json:"text"`
-	Mend    string `json:"mend,omitempty"` // the command that would do
+	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
+	Subject string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"
+	Text    string `json:"text"`                               // the finding, for a person
+	Mend    string `json:"mend,omitempty"`                     // the command that would do
 }
 
 // Diff is by how much two points in time of a volume differ.
 type Diff struct {
-	Older  string `json:"older"`
-	Newer  string `json:"newer"`
-	Bytes  int64  `json:"bytes"`
-	Zeroed int64  `json:"zeroed"`
-	Ranges int    `json:"ranges"`
+	Older  string `json:"older"`  // the older point in time
+	Newer  string `json:"newer"`  // the newer point in time
+	Bytes  int64  `json:"bytes"`  // number of bytes that differ
+	Zeroed int64  `json:"zeroed"` // number of bytes that became holes
+	Ranges int    `json:"ranges"` // number of ranges that differ
 }
 
 // Version is what answers.
 type Version struct {
-	Version string    `json:"version"`
-	API     string    `json:"api"`
-	Node    string    `json:"node,omitempty"`
-	Store   string    `json:"store"`
-	Started time.Time `json:"started"`
+	Version string    `json:"version"`        // version of the program
+	API     string    `json:"api"`            // version of the API
+	Node    string    `json:"node,omitempty"` // name of the node that answers; empty: not a node
+	Store   string    `json:"store"`          // kind of the store
+	Started time.Time `json:"started"`        // when the program started
 }

@@ -23,8 +23,8 @@ type Request struct {
 // Signed is the answer to a request, as PEM: the certificate with what belongs to
 // it, and the roots to believe.
 type Signed struct {
-	Chain string `json:"chain"`
-	Roots string `json:"roots"`
+	Chain string `json:"chain"` // the certificate with its chain, as PEM
+	Roots string `json:"roots"` // certificates of the authority of the cluster, as PEM
 }
 
 // NewRequest makes a key and a request for a certificate. It names nobody: who
