@@ -274,7 +274,7 @@ func (a *Agent) mendSoon(id uuid.UUID) {
 
 // mend lets a dataset that was fenced go on once its epoch is confirmed, has the guard know
 // one that it has forgotten, and forget one that is mounted no more. Of one whose home is
-// elsewhere settleCopy does the rest. Again: nothing.
+// elsewhere Copies.Settle does the rest. Again: nothing.
 func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	unlock, err := a.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {

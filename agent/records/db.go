@@ -33,7 +33,7 @@ import (
 //	limits/<dataset>       limitRecord
 //	left/<device>          limitRecord of limits that could not be removed
 //	guests/<dataset>       a dataset of another node that is mounted here: see guests.go
-//	undersized/<dataset>   a dataset whose size is not the one on record: see undersized.go
+//	undersized/<dataset>   a dataset whose size is not the one on record: see operation.DeferredResize
 type DB struct{ store store.Store }
 
 // OpenDB returns the database in a store, which the caller closes.

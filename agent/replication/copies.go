@@ -138,7 +138,7 @@ func (c *Copies) Settle(ctx context.Context, id uuid.UUID) error {
 func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	id := k.Dataset
 	if p, comes := c.deps.Moves.Get(id); comes && p.Files {
-		return nil // what lies here is made anew, file by file
+		return nil // the move replaces the copy file by file
 	}
 	d, _ := c.deps.Cache.DatasetOrCopy(id)
 	if err := c.deps.SupersedeGuarded(ctx, d); err != nil {
@@ -147,7 +147,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	if err := c.deps.Unused(ctx, d, "let go of"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
-				return c.deps.NoteKey(ctx, pool, k) // who has it mounted needs no key any more
+				return c.deps.NoteKey(ctx, pool, k) // a dataset that is mounted needs its key no more
 			}
 			return nil // doctor says so
 		}
@@ -159,7 +159,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	}
 	condemned := k.Kind == dataset.CopyGoing
 	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
-		return nil // a move goes on from it; what becomes of it then is seen when that has ended
+		return nil // a move continues from it, and the copy is settled when the move has ended
 	}
 	wanted := k.Record != nil && k.Record.State != dataset.StatePurging &&
 		(k.Was == dataset.CopyReplica || k.Was == dataset.CopyLeft)
@@ -203,14 +203,14 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 	superseded := c.supersededSnapshot(k).TakenAfter(e.Snapshots, c.deps.Clock.Now())
 	if e.State == backends.EntryCopy && !e.Promoted {
 		if i := lineage.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
-			keep = e.Snapshots[i] // what was cut short before that
+			keep = e.Snapshots[i] // an earlier attempt was interrupted before its report
 		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
 			keep, _ = lineage.Best(e) // its head had nothing else
 		}
 		return keep, nil
 	}
 	if _, comes := c.deps.Moves.Get(k.Dataset); comes && e.State == backends.EntryCopy {
-		return keep, nil // a move made it, and may be on record: it is looked at again when that is known
+		return keep, nil // a move made it, and control may have recorded that: it is settled when that is known
 	}
 	steps.At("leave.begin")
 	if k.Kind != dataset.CopySuperseded {
@@ -256,7 +256,7 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 			Incarnation: c.deps.Incarnation, Copy: k.Copy, Asks: true,
 		})
 		if errors.Is(err, dataset.ErrStale) {
-			return nil // it stays, or the next sync says what it is
+			return nil // the copy stays, or the next sync has its new record
 		} else if err != nil {
 			return err
 		}

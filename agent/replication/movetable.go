@@ -27,10 +27,10 @@ type MoveTable struct {
 
 	mu     sync.Mutex
 	moves  map[uuid.UUID]MoveRecord // by dataset; also those that ended, until their data has its place or is gone
-	active map[uuid.UUID]bool       // datasets of which a move runs now
+	active map[uuid.UUID]bool       // datasets that a running move brings here
 }
 
-// MoveRecord is a dataset that a move brings here. The record of a move that failed is kept for keptInVain, so
+// MoveRecord is a dataset that a move brings here. The record of a move that failed is kept for KeepFailed, so
 // that another attempt can continue from what has arrived.
 type MoveRecord struct {
 	Move     uuid.UUID `json:"move"`
@@ -39,7 +39,7 @@ type MoveRecord struct {
 	Files    bool      `json:"files,omitempty"`
 	Share    bool      `json:"share,omitempty"`   // no data is sent: a pool on the same share hands it over
 	From     uuid.UUID `json:"from,omitzero"`     // the pool that it is taken over from
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // of which the head is made, once that is known
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the head is made of it; known at the end of the transfer
 	Since    time.Time `json:"since"`
 	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
 }
@@ -82,7 +82,7 @@ func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
 	return nil
 }
 
-// Drop removes the record of a dataset that has its place, or of which nothing is left. If there is none, drop
+// Drop removes the record of a dataset that was installed or destroyed. If there is none, drop
 // does nothing.
 func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
 	if _, known := t.Get(id); !known {
