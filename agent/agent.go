@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
@@ -35,7 +36,6 @@ import (
 	"github.com/droverhq/drover/internal/linux/facts"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
-	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -104,7 +104,7 @@ type Agent struct {
 	promises *lease.PromiseServer
 	bounds   *bounds
 	limits   *throttle.Limits
-	engines  engines
+	engines  *mounting.Engines
 
 	volumeDisks volumeDisks
 
@@ -179,7 +179,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.Locks.Clock = cfg.Clock
 	a.Trust = host.NewTrust(a.mendStore)
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
-	a.engines = engines{state: a.DB, boot: a.Boot, activated: map[process.Identity]bool{}}
+	a.engines = mounting.NewEngines(a.DB, a.Boot)
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})
@@ -229,7 +229,7 @@ func (a *Agent) load(ctx context.Context) error {
 	if err := a.incarnate(ctx); err != nil {
 		return err
 	}
-	if err := a.engines.load(ctx); err != nil {
+	if err := a.engines.Load(ctx); err != nil {
 		return err
 	}
 	if _, err := a.DB.Get(ctx, clockKey, &a.clock); err != nil {

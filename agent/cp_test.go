@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -246,14 +247,14 @@ func TestI9PodmanUnmount(t *testing.T) {
 	d := r.volume("db")
 	command := newCaller(t)
 	r.Activated(command)
-	r.by(command, "db", podmanID)
+	r.by(command, "db", mounting.PodmanID)
 	command.end()
 	stop := container(t, r.MountPath(d.ID))
-	r.unmount(d, podmanID)
-	r.want(d, podmanID)
-	r.wantHeld(d, podmanID[:12])
+	r.unmount(d, mounting.PodmanID)
+	r.want(d, mounting.PodmanID)
+	r.wantHeld(d, mounting.PodmanID[:12])
 	stop()
-	r.unmount(d, podmanID)
+	r.unmount(d, mounting.PodmanID)
 	r.want(d)
 }
 
@@ -262,15 +263,15 @@ func TestI9PodmanBesideDocker(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "one")
-	r.mount(d, podmanID)
+	r.mount(d, mounting.PodmanID)
 	stop := container(t, r.MountPath(d.ID))
 	r.Activated(t.Context())
 	r.copied(d, "one")
-	r.want(d, "one", podmanID)
+	r.want(d, "one", mounting.PodmanID)
 	stop()
 	r.unmount(d, "one")
-	r.want(d, podmanID)
-	r.unmount(d, podmanID)
+	r.want(d, mounting.PodmanID)
+	r.unmount(d, mounting.PodmanID)
 	r.want(d)
 }
 

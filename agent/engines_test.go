@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"os/exec"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
@@ -70,7 +72,7 @@ func TestI9Podman(t *testing.T) {
 	r.by(docker, "db", "one")
 	mount := newCaller(t)
 	r.Activated(mount)
-	r.by(mount, "held", podmanID)
+	r.by(mount, "held", mounting.PodmanID)
 	mount.end()
 
 	before, err := r.config.State.List(t.Context(), "", "", 0)
@@ -87,24 +89,24 @@ func TestI9Podman(t *testing.T) {
 		t.Fatalf("%d keys, then %d, %v", len(before), len(after), err)
 	}
 	for i := range after {
-		if before[i].Key == engineKey && before[i].Index != after[i].Index {
+		if before[i].Key == "engine" && before[i].Index != after[i].Index {
 			t.Errorf("an activation wrote %s", after[i].Key)
 		}
 	}
 	r.wantUnverified(nil)
 	r.after(time.Hour)
 	r.want(db, "one")
-	r.want(held, podmanID)
+	r.want(held, mounting.PodmanID)
 	for range 2 { // also when Drover starts again, and nobody is to be found who has it
 		r.restart()
 		r.after(inheritedGrace)
 		r.after(verifyEvery)
-		r.want(held, podmanID)
+		r.want(held, mounting.PodmanID)
 	}
 
 	unmount := newCaller(t)
 	r.Activated(unmount)
-	if err := r.Unmount(unmount, "held", podmanID); err != nil {
+	if err := r.Unmount(unmount, "held", mounting.PodmanID); err != nil {
 		t.Fatal(err)
 	}
 	r.want(held)
@@ -160,7 +162,13 @@ func TestI9Proxy(t *testing.T) {
 		c.end()
 	}
 	r.wantUnverified(nil)
-	if n := len(r.engines.record.Running); n != 1 {
+	var record struct {
+		Running []json.RawMessage `json:"running"`
+	}
+	if _, err := r.DB.Get(t.Context(), "engine", &record); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(record.Running); n != 1 {
 		t.Errorf("%d engines", n)
 	}
 	r.Activated(connection())
@@ -185,13 +193,13 @@ func TestI9CallerNotKnown(t *testing.T) {
 func TestI9EngineOfAnOlderVersion(t *testing.T) {
 	r := newRig(t)
 	r.volume("db")
-	if err := r.DB.Put(t.Context(), map[string]any{engineKey: engineRecord{Generation: 7}}); err != nil {
+	if err := r.DB.Put(t.Context(), map[string]any{"engine": map[string]any{"generation": 7}}); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
 	docker := newCaller(t)
 	r.by(docker, "db", "one")
-	if g := r.engines.newest(); g != 7 {
+	if g := r.engines.Newest(); g != 7 {
 		t.Errorf("generation %d, want 7: it runs since before the agent was replaced", g)
 	}
 	r.Activated(newCaller(t))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
@@ -32,9 +33,9 @@ func (c idCount) tool(id string) plugin.Tool { return cmp.Or(c.Tool, toolByID(id
 // hexadecimal digits.
 func toolByID(id string) plugin.Tool {
 	switch {
-	case id == podmanID:
+	case id == mounting.PodmanID:
 		return plugin.Podman
-	case len(id) == len(podmanID) && strings.Trim(id, "0123456789abcdef") == "":
+	case len(id) == len(mounting.PodmanID) && strings.Trim(id, "0123456789abcdef") == "":
 		return plugin.Docker
 	}
 	return ""

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
@@ -40,9 +41,9 @@ func TestI11NamesTheTool(t *testing.T) {
 		{map[string]plugin.Tool{"job-1": ""}, "job-1" + ofNobody},
 		{map[string]plugin.Tool{"one": plugin.Docker}, "one" + ofDocker},
 		{map[string]plugin.Tool{dockers: ""}, "0123abcd0123" + ofDocker},
-		{map[string]plugin.Tool{podmanID: plugin.Podman}, ofPodman},
-		{map[string]plugin.Tool{podmanID: ""}, ofPodman},
-		{map[string]plugin.Tool{"one": plugin.Docker, podmanID: plugin.Podman, "job-1": ""}, ofSeveral},
+		{map[string]plugin.Tool{mounting.PodmanID: plugin.Podman}, ofPodman},
+		{map[string]plugin.Tool{mounting.PodmanID: ""}, ofPodman},
+		{map[string]plugin.Tool{"one": plugin.Docker, mounting.PodmanID: plugin.Podman, "job-1": ""}, ofSeveral},
 	} {
 		for id, tool := range c.uses {
 			if _, err := r.Mount(plugin.WithTool(t.Context(), tool), "db", id); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -87,11 +88,11 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	first := len(r.IDs) == 0
-	generation, err := a.engines.generation(ctx, plugin.Caller(ctx), id)
+	generation, err := a.engines.Generation(ctx, plugin.Caller(ctx), id)
 	if err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx), mounted: a.Clock.Steady()}, a.engines.hasEnded)
+	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx), mounted: a.Clock.Steady()}, a.engines.HasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts
@@ -279,7 +280,7 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	if err != nil || !last {
 		return err
 	}
-	if id == podmanID {
+	if id == mounting.PodmanID {
 		a.unmountForPodman(ctx, d, began)
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -33,24 +34,24 @@ func TestI9PodmanGivesUp(t *testing.T) {
 	var hangUp func()
 	r := newRig(t, func(c *Config) { c.State = hookedStore{c.State, &hangUp} })
 	d := r.volume("db")
-	r.mount(d, podmanID)
+	r.mount(d, mounting.PodmanID)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := r.Unmount(gone, "db", podmanID); err == nil {
+	if err := r.Unmount(gone, "db", mounting.PodmanID); err == nil {
 		t.Error("an unmount that nobody waits for succeeded")
 	}
-	r.want(d, podmanID)
+	r.want(d, mounting.PodmanID)
 
 	during, cancel := context.WithCancel(t.Context())
 	hangUp = cancel
-	if err := r.Unmount(during, "db", podmanID); err == nil {
+	if err := r.Unmount(during, "db", mounting.PodmanID); err == nil {
 		t.Error("an unmount that nobody waited for to the end succeeded")
 	}
 	hangUp = nil
-	r.want(d, podmanID)
+	r.want(d, mounting.PodmanID)
 	r.restart()
-	r.want(d, podmanID)
-	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+	r.want(d, mounting.PodmanID)
+	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
 		t.Error(err)
 	}
 	r.want(d)
@@ -61,22 +62,22 @@ func TestI9PodmanGivesUp(t *testing.T) {
 func TestI9PodmanHearsNoError(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	r.mount(d, podmanID)
+	r.mount(d, mounting.PodmanID)
 	shell, err := os.Open(r.MountPath(d.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer shell.Close()
-	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
 	if ids := r.record(d.ID).ids(); len(ids) > 0 {
 		t.Errorf("uses: %v", ids)
 	}
 	// A container that starts before the unmount was tried again gets the volume.
-	r.mount(d, podmanID)
-	r.want(d, podmanID)
-	if err := r.Unmount(t.Context(), "db", podmanID); err != nil {
+	r.mount(d, mounting.PodmanID)
+	r.want(d, mounting.PodmanID)
+	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
 	if err := shell.Close(); err != nil {
@@ -95,7 +96,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	r.mount(d, podmanID)
+	r.mount(d, mounting.PodmanID)
 	// A job of this key is the unmount that runs.
 	begun, end := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(end) })
@@ -103,7 +104,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	slow := r.Jobs.Start("unmount/"+d.ID.String(), func(context.Context, *jobs.Job) error { close(begun); <-end; return nil })
 	<-begun
 	answered := make(chan error)
-	go func() { answered <- r.Unmount(t.Context(), "db", podmanID) }()
+	go func() { answered <- r.Unmount(t.Context(), "db", mounting.PodmanID) }()
 	await(t, func() bool {
 		r.clock.Advance(podmanPatience)
 		select {

@@ -160,7 +160,7 @@ func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 		return nil // it was mounted just now
 	}
 	r.Epoch = d.Epoch
-	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.engines.newest(), Since: a.started, inherited: true}
+	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.engines.Newest(), Since: a.started, inherited: true}
 	a.verifyBy(a.Clock.Steady() + unverifiedGrace)
 	return a.save(ctx, d, r, nil)
 }

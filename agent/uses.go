@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/plugin"
 )
 
 // add counts one more use of an ID.
@@ -21,13 +23,13 @@ import (
 // ended: the next engine mounts with the same ID again, and nobody unmounted the old uses. But a
 // container may have outlived its engine (live-restore), and docker cp mounts with its ID too. So Older
 // is set, and the use then ends only after a look at the host.
-func (r mountRecord) add(id string, now idCount, hasEnded func(id string, use idCount) bool) {
+func (r mountRecord) add(id string, now idCount, hasEnded func(id string, generation uint64) bool) {
 	c, ok := r.IDs[id]
 	if !ok {
 		r.IDs[id] = now
 		return
 	}
-	if c.Ended || hasEnded(id, c) {
+	if c.Ended || hasEnded(id, c.Generation) {
 		now.Older = true
 		r.IDs[id] = now
 		return
@@ -52,7 +54,7 @@ func (r mountRecord) ids() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 // one for each ID. Podman's use explains none, because it can exist without a container.
 func (r mountRecord) expectedMounts(except string) (n int) {
 	for id := range r.IDs {
-		if id != except && id != podmanID {
+		if id != except && id != mounting.PodmanID {
 			n++
 		}
 	}
@@ -80,7 +82,7 @@ func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
 			Count:      c.Count,
 			Since:      c.Since,
 			Tool:       string(c.tool(id)),
-			Unverified: c.Ended || a.engines.hasEnded(id, c),
+			Unverified: c.Ended || a.engines.HasEnded(id, c.Generation),
 		})
 	}
 	return out
@@ -102,7 +104,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 	if err := a.saveUses(ctx, d, r); err != nil {
 		return false, err
 	}
-	if err := ctx.Err(); err != nil && id == podmanID {
+	if err := ctx.Err(); err != nil && id == mounting.PodmanID {
 		return false, errors.Join(fmt.Errorf("unmount of volume %s: %w", d.Volume, err), a.saveUses(ctx, d, before))
 	}
 	steps.At("unmount.recorded")
@@ -166,7 +168,7 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 // user can run podman volume unmount while a container runs.
 func (a *Agent) mayEndWithoutLook(r mountRecord, id string) bool {
 	c := r.IDs[id]
-	if c.Older || c.Ended || c.Generation == 0 || id == podmanID || a.engines.hasEnded(id, c) {
+	if c.Older || c.Ended || c.Generation == 0 || id == mounting.PodmanID || a.engines.HasEnded(id, c.Generation) {
 		return false
 	}
 	return len(r.IDs) > 1
@@ -200,7 +202,7 @@ func (a *Agent) unexplainedMount(ctx context.Context, d dataset.Dataset, expecte
 func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
 	uses := a.record(id).IDs
 	maps.DeleteFunc(uses, func(id string, c idCount) bool {
-		return !c.Ended && !a.engines.hasEnded(id, c) && (!c.inherited || id == podmanID)
+		return !c.Ended && !a.engines.HasEnded(id, c.Generation) && (!c.inherited || id == mounting.PodmanID)
 	})
 	return uses
 }
@@ -344,7 +346,7 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 	restarting := now < a.restarted
 	a.mu.Unlock()
 	over := func(id string, c idCount) bool {
-		return !restarting && a.engines.hasEnded(id, c) || c.inherited && now >= max(a.began+inheritedGrace, c.verifyFrom())
+		return !restarting && a.engines.HasEnded(id, c.Generation) || c.inherited && now >= max(a.began+inheritedGrace, c.verifyFrom())
 	}
 	r := a.record(d.ID)
 	n := len(r.IDs)
@@ -367,4 +369,16 @@ func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, loo
 		return nil
 	}
 	return a.unmountUnheld(ctx, d)
+}
+
+// Activated is called when a process activates the plugin. If an engine that had mounted volumes has
+// ended, its uses are unverified from now on. Safe for concurrent use.
+func (a *Agent) Activated(ctx context.Context) {
+	ended, err := a.engines.Activate(ctx, plugin.Caller(ctx))
+	if err != nil {
+		a.Log.WithError(err).Error("cannot record on disk that an engine has ended")
+	}
+	if ended {
+		a.delayVerify()
+	}
 }

@@ -17,7 +17,7 @@ import (
 //	identity               nodeIdentity
 //	recovered              the database was lost, and control has not yet said what is mounted
 //	incarnations           incarnations
-//	engine                 engineRecord
+//	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied
 //	standing               standingRecord
 //	clock                  the highest clock of control's store, some seconds late

@@ -1,4 +1,7 @@
-package agent
+// Package mounting has what the agent knows of the uses of mounted volumes.
+//
+// Engines has the engine processes that have mounted volumes.
+package mounting
 
 import (
 	"context"
@@ -7,19 +10,18 @@ import (
 
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/internal/linux/process"
-	"github.com/droverhq/drover/plugin"
 )
 
-// podmanID is the mount ID that Podman sends for every volume: pseudoCtrID in Podman's
+// PodmanID is the mount ID that Podman sends for every volume: pseudoCtrID in Podman's
 // libpod/volume_internal_linux.go. All versions that support volume plugins send the same one.
 //
 // Podman counts the uses of a volume in its database. It mounts when the count becomes 1 and unmounts
 // when it becomes 0. Usually one process mounts and ends, later commands rely on the mount without
 // another request, and a different process unmounts. So the end of a process does not end this use, and
 // neither does the absence of a container: podman volume mount needs no container.
-const podmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918ec2"
+const PodmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918ec2"
 
-// engines records which engine processes have mounted volumes, and which of them have ended. A Docker
+// Engines records which engine processes have mounted volumes, and which of them have ended. A Docker
 // engine keeps its mounts in memory and forgets them when it is killed. So the uses of an engine process
 // that was replaced by another one are unverified: they may have ended without an Unmount.
 //
@@ -38,9 +40,9 @@ const podmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918e
 // start of the agent.
 //
 // Safe for concurrent use.
-type engines struct {
-	state records.DB
-	boot  string
+type Engines struct {
+	db   records.DB
+	boot string
 
 	mu     sync.Mutex
 	record engineRecord
@@ -64,8 +66,15 @@ type engineProcess struct {
 
 const engineKey = "engine"
 
-func (e *engines) load(ctx context.Context) error {
-	if there, err := e.state.Get(ctx, engineKey, &e.record); err != nil || !there {
+// NewEngines returns an empty record. boot is the UUID of this boot of the kernel: processes that another boot has
+// recorded have ended.
+func NewEngines(db records.DB, boot string) *Engines {
+	return &Engines{db: db, boot: boot, activated: map[process.Identity]bool{}}
+}
+
+// Load reads the record from disk.
+func (e *Engines) Load(ctx context.Context) error {
+	if there, err := e.db.Get(ctx, engineKey, &e.record); err != nil || !there {
 		return err
 	}
 	switch e.record.Boot {
@@ -78,10 +87,10 @@ func (e *engines) load(ctx context.Context) error {
 	return nil
 }
 
-// activate records that a process activates the plugin, and reports whether that ended the generation
+// Activate records that a process activates the plugin, and reports whether that ended the generation
 // of an engine. If it did, the error is that of writing the record: the generation has ended in memory,
 // and its end may not be on disk.
-func (e *engines) activate(ctx context.Context, caller process.Identity) (ended bool, err error) {
+func (e *Engines) Activate(ctx context.Context, caller process.Identity) (ended bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for p := range e.activated {
@@ -104,13 +113,13 @@ func (e *engines) activate(ctx context.Context, caller process.Identity) (ended 
 		return false, nil
 	}
 	e.record.Running = running
-	return true, e.state.Put(ctx, map[string]any{engineKey: e.record})
+	return true, e.db.Put(ctx, map[string]any{engineKey: e.record})
 }
 
-// generation returns the generation of a process that mounts a volume with an ID. If the process has
+// Generation returns the generation of a process that mounts a volume with an ID. If the process has
 // none, a new one begins and is written to disk first. The generation of Podman is 0.
-func (e *engines) generation(ctx context.Context, caller process.Identity, id string) (uint64, error) {
-	if id == podmanID {
+func (e *Engines) Generation(ctx context.Context, caller process.Identity, id string) (uint64, error) {
+	if id == PodmanID {
 		return 0, nil
 	}
 	e.mu.Lock()
@@ -128,7 +137,7 @@ func (e *engines) generation(ctx context.Context, caller process.Identity, id st
 	}
 	next := engineRecord{Generation: e.record.Generation + 1, Boot: e.boot}
 	next.Running = append(slices.Clone(e.record.Running), engineProcess{caller, next.Generation})
-	if err := e.state.Put(ctx, map[string]any{engineKey: next}); err != nil {
+	if err := e.db.Put(ctx, map[string]any{engineKey: next}); err != nil {
 		return 0, err
 	}
 	e.record = next
@@ -136,8 +145,8 @@ func (e *engines) generation(ctx context.Context, caller process.Identity, id st
 	return next.Generation, nil
 }
 
-// newest returns the newest generation that has not ended, or 0.
-func (e *engines) newest() uint64 {
+// Newest returns the newest generation that has not ended, or 0.
+func (e *Engines) Newest() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if n := len(e.record.Running); n > 0 {
@@ -146,25 +155,13 @@ func (e *engines) newest() uint64 {
 	return 0
 }
 
-// hasEnded reports whether the generation of a use has ended. The uses of Podman, and uses without a
+// HasEnded reports whether the generation of a use, which has a mount ID, has ended. The uses of Podman, and uses without a
 // generation, have none that could end.
-func (e *engines) hasEnded(id string, use idCount) bool {
-	if id == podmanID || use.Generation == 0 {
+func (e *Engines) HasEnded(id string, generation uint64) bool {
+	if id == PodmanID || generation == 0 {
 		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool { return p.Generation == use.Generation })
-}
-
-// Activated is called when a process activates the plugin. If an engine that had mounted volumes has
-// ended, its uses are unverified from now on. Safe for concurrent use.
-func (a *Agent) Activated(ctx context.Context) {
-	ended, err := a.engines.activate(ctx, plugin.Caller(ctx))
-	if err != nil {
-		a.Log.WithError(err).Error("cannot record on disk that an engine has ended")
-	}
-	if ended {
-		a.delayVerify()
-	}
+	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool { return p.Generation == generation })
 }
