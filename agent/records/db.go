@@ -26,7 +26,7 @@ import (
 //	volumes/<dataset>      api.Indexed, a copy for the time when control is away
 //	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
-//	pulls/<dataset>        pullRecord
+//	pulls/<dataset>        replication.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
 //	pools/<name>           poolRecord
 //	making/<name>          poolRecord of a pool that is being made, as asked: see intend
