@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -21,13 +22,13 @@ func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err er
 		}
 		return a
 	}
-	entries, err := t.list(datasetsPrefix, "", 0)
+	entries, err := t.list(record.DatasetsPrefix, "", 0)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
 		var d dataset.Dataset
-		if err := decode(e.Key, e.Value, &d); err != nil {
+		if err := record.Decode(e.Key, e.Value, &d); err != nil {
 			return nil, err
 		}
 		a := of(d.ID)

@@ -49,7 +49,7 @@ func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
 	}
 	for _, p := range h.Unmade {
-		if err = cmp.Or(err, record(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
+		if err = cmp.Or(err, checkRecord(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
 			err = cmp.Or(err, line(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
 		}
 	}
@@ -70,8 +70,8 @@ func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	return err
 }
 
-// record fails with ErrInvalid for what would take too much on record.
-func record(who, what string, v any) error {
+// checkRecord fails with ErrInvalid for what would take too much on record.
+func checkRecord(who, what string, v any) error {
 	b, err := json.Marshal(v)
 	if err == nil && len(b) > maxRecord {
 		err = dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(b), maxRecord)
@@ -91,7 +91,7 @@ func checkHoldings(node string, h api.Holdings) error {
 		return err
 	}
 	for _, c := range h.Copies {
-		if err := record(who, "copy of dataset "+c.Dataset.String(), c); err != nil {
+		if err := checkRecord(who, "copy of dataset "+c.Dataset.String(), c); err != nil {
 			return err
 		}
 	}
@@ -105,9 +105,9 @@ func checkFound(who string, found []api.Found) error {
 		if err = cmp.Or(err, within(who, len(f.Snapshots), maxFound, "snapshots of dataset "+f.Dataset.ID.String())); err != nil {
 			return err
 		}
-		err = record(who, "dataset "+f.Dataset.ID.String(), f.Dataset)
+		err = checkRecord(who, "dataset "+f.Dataset.ID.String(), f.Dataset)
 		for _, s := range f.Snapshots {
-			err = cmp.Or(err, record(who, "snapshot "+s.ID.String(), s))
+			err = cmp.Or(err, checkRecord(who, "snapshot "+s.ID.String(), s))
 		}
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
@@ -37,7 +38,7 @@ func (s *Service) showMembers(ctx context.Context, h *house, everything bool) er
 // those that say where they answer.
 func (s *Service) members(ctx context.Context) (all []store.Service, err error) {
 	t := newTx(ctx, s.store)
-	replicas, err := listAll[Replica](t, liveServicesPrefix)
+	replicas, err := listAll[Replica](t, record.LiveServicesPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 		if n.Address == "" || !n.Removed.IsZero() || left[n.ID] {
 			continue
 		}
-		v := store.Service{Kind: kindAgent, ID: n.ID.String(), Address: n.Address, Meta: named(n.Name, n.Version)}
+		v := store.Service{Kind: kindAgent, ID: n.ID.String(), Address: n.Address, Meta: serviceMeta(n.Name, n.Version)}
 		if s.PublishFacts && n.Facts != nil {
 			v.Tags, v.Meta = facts.Tags(n.Node, *n.Facts), facts.Meta(n.Node, *n.Facts)
 		}
@@ -79,16 +80,12 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 // shown is a replica in the catalog. Its address is which one it is: it has another UUID
 // each time that it is started.
 func (r Replica) shown() store.Service {
-	return store.Service{Kind: kindControl, ID: r.Address, Address: r.Address, Meta: named(r.Name, r.Version), Alive: true}
-}
-
-func named(name, version string) map[string]string {
-	return map[string]string{"drover_node": name, "drover_version": version}
+	return store.Service{Kind: kindControl, ID: r.Address, Address: r.Address, Meta: serviceMeta(r.Name, r.Version), Alive: true}
 }
 
 // left reads which nodes' agents stopped in order.
 func (t *tx) left() (map[uuid.UUID]bool, error) {
-	list, err := listAll[claim](t, leftPrefix)
+	list, err := listAll[record.Claim](t, record.LeftPrefix)
 	out := map[uuid.UUID]bool{}
 	for _, c := range list {
 		out[c.ID] = true
@@ -99,7 +96,7 @@ func (t *tx) left() (map[uuid.UUID]bool, error) {
 // unheard says of a node that is away since when.
 func (t *tx) unheard(node uuid.UUID) (string, error) {
 	var gone away
-	known, err := t.peek(awayKey(node), &gone)
+	known, err := t.peek(record.AwayKey(node), &gone)
 	if err != nil || !known {
 		return "nothing is heard of its agent", err
 	}
@@ -112,7 +109,7 @@ func (s *Service) withdraw(ctx context.Context) error {
 	if s.Catalog == nil || s.Replica.Address == "" {
 		return nil
 	}
-	others, err := listAll[Replica](newTx(ctx, s.store), liveServicesPrefix)
+	others, err := listAll[Replica](newTx(ctx, s.store), record.LiveServicesPrefix)
 	if err != nil || len(others) > 0 {
 		return err
 	}
@@ -135,11 +132,16 @@ func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
 		if err != nil {
 			return err
 		}
-		if known, err := t.get(leftKey(is.ID), &claim{}); err != nil || known {
+		if known, err := t.get(record.LeftKey(is.ID), &record.Claim{}); err != nil || known {
 			return err
 		}
 		t.events = append(t.events, api.Event{Type: "node.leave", Node: is.Name})
-		return t.put(leftKey(is.ID), claim{is.ID})
+		return t.put(record.LeftKey(is.ID), record.Claim{ID: is.ID})
 	})
 	return err
+}
+
+// serviceMeta returns the metadata with which a service is listed in Consul's catalog.
+func serviceMeta(name, version string) map[string]string {
+	return map[string]string{"drover_node": name, "drover_version": version}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -110,8 +111,8 @@ func TestMembersAreShown(t *testing.T) {
 		t.Error("its session went before its time:", err)
 	}
 	x.clock.Advance(21 * time.Second)
-	x.awaitEnd(liveNodeKey(a.Node.ID))
-	x.awaitEnd(liveNodeKey(b.Node.ID))
+	x.awaitEnd(record.LiveNodeKey(a.Node.ID))
+	x.awaitEnd(record.LiveNodeKey(b.Node.ID))
 	x.stand(s)
 	if err := s.lookForAway(t.Context()); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -21,10 +22,6 @@ import (
 // A service knows of its own changes sooner than by its clock: each of its transactions
 // checks that its lane is as it left it.
 
-// droppedKey counts, in tidings.Count, what the lanes that were dropped had counted. It
-// lies beside them, so that one read has both.
-const droppedKey = revPrefix + "dropped"
-
 // clockIn reads the clock in what lies under revPrefix, of which some may be known.
 func clockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
 	for _, e := range entries {
@@ -35,7 +32,7 @@ func clockIn(entries []store.Entry, known map[string]heard) (n uint64, err error
 		var t struct {
 			Count uint64 `json:"count"`
 		}
-		if err := decode(e.Key, e.Value, &t); err != nil {
+		if err := record.Decode(e.Key, e.Value, &t); err != nil {
 			return 0, err
 		}
 		n += t.Count
@@ -77,7 +74,7 @@ func (h *highest) made(reads int) {
 // the cluster when the store went back.
 func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64, err error) {
 	before, _ := s.highest.get() // what is seen while this reads may be later
-	if entries, err = s.store.List(ctx, revPrefix, "", 0); err != nil {
+	if entries, err = s.store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, unread(ctx, err)
 	}
 	if clock, err = clockIn(entries, known); err != nil {
@@ -144,8 +141,8 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	ctx = context.WithValue(ctx, housing{}, nil) // whoever keeps the house now
 	_, err := s.update(ctx, func(t *tx) error {
 		t.silent = true // lanes may be what it was before
-		var h halt
-		there, err := t.get(haltedKey, &h)
+		var h record.Halt
+		there, err := t.get(record.HaltedKey, &h)
 		if err != nil || h.Saw >= saw {
 			return err
 		}
@@ -153,7 +150,7 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 			h.At = s.Clock.Now()
 		}
 		h.Shared, h.Saw = true, saw
-		return t.put(haltedKey, h)
+		return t.put(record.HaltedKey, h)
 	})
 	if err != nil {
 		return fmt.Errorf("put on record that the store went back: %w", err)
@@ -164,7 +161,7 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 // ticks reports whether a transaction changes where a dataset is at home, or its lease.
 func (t *tx) ticks() bool {
 	return slices.ContainsFunc(t.writes, func(w store.Write) bool {
-		return strings.HasPrefix(w.Key, leasesPrefix) || strings.HasPrefix(w.Key, homesPrefix)
+		return strings.HasPrefix(w.Key, record.LeasesPrefix) || strings.HasPrefix(w.Key, record.HomesPrefix)
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -53,7 +54,7 @@ func (x *shared) putBack(saved []store.Entry) {
 
 func (x *shared) halted() bool {
 	x.Helper()
-	list, err := x.st.List(x.Context(), haltedKey, "", 0)
+	list, err := x.st.List(x.Context(), record.HaltedKey, "", 0)
 	if err != nil {
 		x.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestClockGrows(t *testing.T) {
 	grows("register", true)
 	n.create("db@fleeting")
 	grows("create", true)
-	if _, err := keeper.update(t.Context(), func(t *tx) error { t.del(leaseKey(uuid.New())); return nil }); err != nil {
+	if _, err := keeper.update(t.Context(), func(t *tx) error { t.del(record.LeaseKey(uuid.New())); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	grows("a lease that nobody waits for", true)
@@ -150,7 +151,7 @@ func TestClockGrows(t *testing.T) {
 		}
 		grows("lanes are dropped", false)
 	}
-	if list, err := x.st.List(t.Context(), revPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != droppedKey {
+	if list, err := x.st.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.DroppedKey {
 		t.Fatalf("lanes that are left: %v, %v", list, err)
 	}
 	// Their service lives after all: it goes on in another lane.
@@ -180,7 +181,7 @@ func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, e
 // before: the store may be put back at any moment.
 func TestTheClockIsReadOnceForMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: revPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
+		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
 		s := &Service{store: st}
 		var all sync.WaitGroup
 		ask := func(want uint64) {
@@ -192,7 +193,7 @@ func TestTheClockIsReadOnceForMany(t *testing.T) {
 		}
 		ask(7)
 		synctest.Wait()
-		st.entries = []store.Entry{{Key: revPrefix + "a/0", Value: []byte(`{"count":8}`)}}
+		st.entries = []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":8}`)}}
 		for range 100 {
 			ask(8)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -55,7 +56,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return api.Committed{}, err
 	}
 	s.recalled.note(last, node, began)
-	if out.Dataset == nil || last.written(datasetKey(out.Dataset.ID)) >= 0 {
+	if out.Dataset == nil || last.written(record.DatasetKey(out.Dataset.ID)) >= 0 {
 		out.Index = index // otherwise it is that of an earlier transaction: see answer
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
@@ -77,7 +78,7 @@ func (t *tx) answer(out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
 	}
-	key := datasetKey(out.Dataset.ID)
+	key := record.DatasetKey(out.Dataset.ID)
 	var now dataset.Dataset
 	there, err := t.get(key, &now)
 	if there {
@@ -89,20 +90,20 @@ func (t *tx) answer(out *api.Committed) error {
 // foreseeReport reads at once what the report of an operation is decided by. Of a create,
 // which is planned a moment before, nothing is to be there, so nothing is read.
 func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
-	keys := []string{operationKey(op.ID), datasetKey(op.DatasetID)}
+	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.recalled.entry(op.Node); ok && t.first {
 		t.suppose(e)
 	} else {
-		keys = append(keys, nodeKey(op.Node))
+		keys = append(keys, record.NodeKey(op.Node))
 	}
 	if makes(op.Kind) && op.Problem == nil {
-		keys = append(keys, nameKey(op.Dataset.Volume))
+		keys = append(keys, record.NameKey(op.Dataset.Volume))
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.first {
 		for _, key := range keys[:2] {
 			t.suppose(store.Entry{Key: key})
 		}
-		t.suppose(store.Entry{Key: nameKey(op.Dataset.Volume)})
+		t.suppose(store.Entry{Key: record.NameKey(op.Dataset.Volume)})
 		return nil
 	}
 	return t.foresee(keys)
@@ -184,7 +185,7 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 	}
 	if op.Kind == dataset.OpDelete { // that of another request is no effect of this one
 		var d dataset.Dataset
-		there, err := t.get(datasetKey(op.DatasetID), &d)
+		there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
 	}
 	over, err := t.over(op)
@@ -229,7 +230,7 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 	if _, err := t.fresh(op.Node, op.Incarnation); err != nil {
 		return rec, false, err
 	}
-	known, err = t.get(operationKey(op.ID), &rec)
+	known, err = t.get(record.OperationKey(op.ID), &rec)
 	about := rec.DatasetID
 	if rec.Discarded != uuid.Nil { // its agent goes on to report what it made
 		about = rec.Discarded
@@ -243,7 +244,7 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 // gone reports whether nothing is on record of a dataset.
 func (t *tx) gone(id uuid.UUID) (bool, error) {
 	var d dataset.Dataset
-	ok, err := t.get(datasetKey(id), &d)
+	ok, err := t.get(record.DatasetKey(id), &d)
 	return err == nil && !ok, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -348,7 +349,7 @@ func TestIndexOfAnswers(t *testing.T) {
 	op := a.plan(create("db"))
 	first := a.commit(op)
 	a.snapshot("db", "")
-	entry, err := e.spy.Get(e.ctx, datasetKey(op.DatasetID))
+	entry, err := e.spy.Get(e.ctx, record.DatasetKey(op.DatasetID))
 	if err != nil || entry.Index <= first.Index {
 		t.Fatal(entry.Index, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -26,7 +27,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		if _, err := t.fresh(node, c.Incarnation); err != nil {
 			return err
 		}
-		key := copyKey(node, c.Copy.Dataset)
+		key := record.CopyKey(node, c.Copy.Dataset)
 		var rec dataset.Copy
 		there, err := t.get(key, &rec)
 		switch {
@@ -128,7 +129,7 @@ func (t *tx) keepIn(d *dataset.Dataset, c dataset.Copy) error {
 		d.Spent = append(d.Spent, c.Node)
 	}
 	t.touch(d.ID, c.Node)
-	return t.put(copyKey(c.Node, d.ID), c)
+	return t.put(record.CopyKey(c.Node, d.ID), c)
 }
 
 // uncopy takes a node out of those with a copy of a dataset.
@@ -143,7 +144,7 @@ func without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 // copyNow is a copy on record as its node said last. What it said of an earlier copy, or
 // of another epoch, is not of this one: the store hears of the first snapshot of each.
 func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
-	if there, err = t.get(copyKey(node, id), &c); err != nil || !there {
+	if there, err = t.get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
 	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch && last.At().Compare(c.At()) >= 0 {
@@ -155,9 +156,9 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 // dropCopy forgets a copy that is destroyed, and the dataset with the last one of one
 // that is to go altogether.
 func (t *tx) dropCopy(node, id uuid.UUID) error {
-	t.del(copyKey(node, id))
+	t.del(record.CopyKey(node, id))
 	var d dataset.Dataset
-	there, err := t.get(datasetKey(id), &d)
+	there, err := t.get(record.DatasetKey(id), &d)
 	if err != nil || !there {
 		return err
 	}
@@ -172,7 +173,7 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 // forget drops all that is on record of a dataset, when nothing of it is left anywhere.
 func (t *tx) forget(d dataset.Dataset) {
 	t.dismiss(&d)
-	for _, k := range []string{datasetKey(d.ID), uuidKey(d.ID), leaseKey(d.ID), trashKey(d.ID)} {
+	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID), record.TrashKey(d.ID)} {
 		t.del(k)
 	}
 }
@@ -189,7 +190,7 @@ func (t *tx) condemnCopies(d dataset.Dataset) error {
 
 func (t *tx) condemnCopy(node, id uuid.UUID) error {
 	var c dataset.Copy
-	there, err := t.get(copyKey(node, id), &c)
+	there, err := t.get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
 		return err
 	}
@@ -197,18 +198,18 @@ func (t *tx) condemnCopy(node, id uuid.UUID) error {
 		c.Kind, c.Was = dataset.CopyGoing, c.Kind
 	}
 	t.touch(id, node)
-	return t.put(copyKey(node, id), c)
+	return t.put(record.CopyKey(node, id), c)
 }
 
 // kept returns a copy that a node has, as its agent is to hear of it.
 func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
-	key := copyKey(node, id)
+	key := record.CopyKey(node, id)
 	if there, err = t.get(key, &k.Copy); err != nil || !there {
 		return k, false, err
 	}
 	k.Index = t.index(key)
 	var d dataset.Dataset
-	known, err := t.get(datasetKey(id), &d)
+	known, err := t.get(record.DatasetKey(id), &d)
 	if known {
 		k.Record = &d
 	}
@@ -218,14 +219,14 @@ func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
 // expireCopies lets go of the copies that moves left behind, when their time is over.
 func (s *Service) expireCopies(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := newTx(ctx, s.store).list(copiesPrefix, after, pageMost)
+		entries, err := newTx(ctx, s.store).list(record.CopiesPrefix, after, pageMost)
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
 			after = e.Key
 			var c dataset.Copy
-			if err := decode(e.Key, e.Value, &c); err != nil {
+			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
 			if c.Kind != dataset.CopyLeft || s.counted()-time.Duration(c.Ran) < leftFor {
@@ -247,7 +248,7 @@ func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
 		return uuid.Nil, nil
 	}
 	var op dataset.Operation
-	_, err := t.get(operationKey(d.Move), &op)
+	_, err := t.get(record.OperationKey(d.Move), &op)
 	return op.Node, err
 }
 
@@ -284,7 +285,7 @@ func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error)
 // good one: the home is to be alive and well, where a later epoch is open.
 func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	var c dataset.Copy
-	there, err := t.get(copyKey(was.Node, was.Dataset), &c)
+	there, err := t.get(record.CopyKey(was.Node, was.Dataset), &c)
 	if err != nil || !there || c != was {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -162,7 +163,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	}
 	if _, err := e.update(e.ctx, func(t *tx) error {
 		c := dataset.Copy{Dataset: d.ID, Node: a.id, Pool: a.pools[0].ID, Kind: dataset.CopyReplica}
-		return t.put(copyKey(a.id, d.ID), c)
+		return t.put(record.CopyKey(a.id, d.ID), c)
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -58,12 +59,12 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 // foreseeCreate reads at once what a create mostly asks for: the name, and the node that
 // asks, with its pools as they were.
 func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
-	keys := []string{nameKey(w.spec.Name)}
+	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
-		keys = append(keys, nodeKey(node))
+		keys = append(keys, record.NodeKey(node))
 		n, _ := s.recalled.node(node)
 		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
-			keys = append(keys, poolKey(id))
+			keys = append(keys, record.PoolKey(id))
 		}
 	}
 	return t.foresee(keys)
@@ -229,7 +230,7 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.Dataset
 	var mine dataset.Dataset
-	if there, err := t.get(datasetKey(d.ID), &mine); err != nil {
+	if there, err := t.get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
 	} else if there { // whatever became of it since: it is not to be taken back
 		out.Dataset = &mine
@@ -248,14 +249,14 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	}
 	t.event("volume."+string(op.Kind), d, d.Profile.Name)
 	out.Dataset = &d
-	if err := t.put(nameKey(d.Volume), claim{d.ID}); err != nil {
+	if err := t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	if err := t.enter(d, op.Incarnation); err != nil {
 		return err
 	}
 	if d.Profile.Replicas.Count == 0 {
-		if t.index(operationKey(op.ID)) == 0 {
+		if t.index(record.OperationKey(op.ID)) == 0 {
 			t.answered = true // the record, which the answer has, is all there is to know
 		}
 		return nil
@@ -268,13 +269,13 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 // enter puts a new dataset on record, with the lease for its home.
 func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{Dataset: d.ID, Node: d.Home, Incarnation: incarnation, Epoch: d.Epoch, State: dataset.LeaseHeld}
-	if err := t.point(d.ID, pointer{Dataset: d.ID}); err != nil {
+	if err := t.point(d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
-	if err := t.put(leaseKey(d.ID), lease); err != nil {
+	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
 		return err
 	}
-	if err := t.put(homeKey(d.Home, d.ID), claim{d.ID}); err != nil {
+	if err := t.put(record.HomeKey(d.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	return t.putDataset(d)
@@ -283,10 +284,10 @@ func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 // point has a UUID found by its prefix. ErrExists when it is another thing's: agents make
 // up the UUIDs of what they make. That it is nothing's is assumed, and checked, before it
 // is read.
-func (t *tx) point(id uuid.UUID, to pointer) error {
-	key := uuidKey(id)
+func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
+	key := record.UUIDKey(id)
 	t.suppose(store.Entry{Key: key})
-	var is pointer
+	var is record.UUIDPointer
 	there, err := t.get(key, &is)
 	if err == nil && there && is != to {
 		err = dataset.Errorf(dataset.ErrExists, "UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)

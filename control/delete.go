@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -162,13 +163,13 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 
 // unname takes a volume's name away, by an operation.
 func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
-	var c claim
-	if ok, err := t.get(nameKey(d.Volume), &c); err != nil {
+	var c record.Claim
+	if ok, err := t.get(record.NameKey(d.Volume), &c); err != nil {
 		return err
 	} else if !ok || c.ID != d.ID {
-		return torn("%s does not point at %s, which has that name", nameKey(d.Volume), datasetKey(d.ID))
+		return torn("%s does not point at %s, which has that name", record.NameKey(d.Volume), record.DatasetKey(d.ID))
 	}
-	t.del(nameKey(d.Volume))
+	t.del(record.NameKey(d.Volume))
 	d.Request, d.Protected = op, false
 	return nil
 }
@@ -194,7 +195,7 @@ func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
 	t.dismiss(d)
 	d.State = dataset.StatePurging
-	t.del(trashKey(d.ID))
+	t.del(record.TrashKey(d.ID))
 	if err := t.condemnCopies(*d); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -44,7 +45,7 @@ func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, 
 	found := 0
 	for _, node := range d.Copies {
 		var k dataset.Copy
-		there, err := t.get(copyKey(node, d.ID), &k)
+		there, err := t.get(record.CopyKey(node, d.ID), &k)
 		if err != nil {
 			return d, c, err
 		}
@@ -75,7 +76,7 @@ func refTo(d dataset.Dataset) string {
 func (t *tx) noneOvertaken(d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
-		there, err := t.get(copyKey(node, d.ID), &c)
+		there, err := t.get(record.CopyKey(node, d.ID), &c)
 		if err != nil {
 			return err
 		}

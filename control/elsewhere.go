@@ -3,6 +3,7 @@ package control
 import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -35,7 +36,7 @@ func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found b
 			continue
 		}
 		var n dataset.Node
-		if known, err := t.get(nodeKey(node), &n); err != nil {
+		if known, err := t.get(record.NodeKey(node), &n); err != nil {
 			return best, false, err
 		} else if known && !n.Cordoned {
 			best, newest, found = n, c, true
@@ -79,6 +80,6 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	case len(alike) > 0:
 		fit = alike
 	}
-	_, err = t.get(nodeKey(placement.Spread(fit, d.ID).Node), &n)
+	_, err = t.get(record.NodeKey(placement.Spread(fit, d.ID).Node), &n)
 	return n, err
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -239,7 +240,7 @@ func (a *agent) agrees(out api.Committed) {
 	if a.spy != nil {
 		st = a.spy.Store // what is read for this does not count
 	}
-	e, err := st.Get(a.ctx, datasetKey(out.Dataset.ID))
+	e, err := st.Get(a.ctx, record.DatasetKey(out.Dataset.ID))
 	if err != nil || e.Index != out.Index {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -299,7 +300,7 @@ func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 		"there is no pool": func(e *env, b *agent) error {
 			_, err := e.update(e.ctx, func(t *tx) error {
 				for _, p := range b.pools {
-					t.del(poolKey(p.ID))
+					t.del(record.PoolKey(p.ID))
 				}
 				return nil
 			})
@@ -338,7 +339,7 @@ func TestRemovalBesideARegistration(t *testing.T) {
 		t.Fatal(err)
 	}
 	var n dataset.Node
-	if _, err := newTx(e.ctx, e.spy).get(nodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
+	if _, err := newTx(e.ctx, e.spy).get(record.NodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
 		t.Errorf("record of the removed node: %+v, %v", n, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/selector"
 )
@@ -22,11 +23,11 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	_, err = s.update(ctx, func(t *tx) error {
 		if n, err := t.fresh(node, r.Incarnation); err != nil {
 			return err
-		} else if err := record("facts of node "+n.Name, "what is told", r.Facts); err != nil {
+		} else if err := checkRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
 		}
 		on = dataset.Facts{}
-		known, err := t.get(factsKey(node), &on)
+		known, err := t.get(record.FactsKey(node), &on)
 		if err != nil {
 			return err
 		}
@@ -37,7 +38,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 			return nil
 		}
 		on = is
-		return t.put(factsKey(node), is)
+		return t.put(record.FactsKey(node), is)
 	})
 	return on, err
 }
@@ -85,11 +86,11 @@ func fitting(e selector.Expr, n api.Node) bool {
 
 // flock reads all nodes with their facts.
 func (t *tx) flock() ([]api.Node, error) {
-	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return nil, err
 	}
-	facts, err := listAll[dataset.Facts](t, factsPrefix)
+	facts, err := listAll[dataset.Facts](t, record.FactsPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (t *tx) flock() ([]api.Node, error) {
 func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		n = dataset.Node{}
-		ok, err := t.get(nodeKey(node), &n)
+		ok, err := t.get(record.NodeKey(node), &n)
 		switch {
 		case err != nil:
 			return err
@@ -129,7 +130,7 @@ func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 			what = "node.cordon"
 		}
 		t.events, t.house = append(t.events, api.Event{Type: what, Node: n.Name}), true
-		return t.put(nodeKey(node), n)
+		return t.put(record.NodeKey(node), n)
 	})
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -55,20 +56,20 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	}
 	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
-	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(awayKey(d.Home))
+	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(record.AwayKey(d.Home))
 	return &dataset.Operation{Node: to.node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: &loss, Share: to.share}, nil, nil
 }
 
 // surelyLost says why the home of a dataset may be gone on without, for a person to read.
 // ErrPending while it may not.
 func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because string, err error) {
-	key := awayKey(d.Home)
+	key := record.AwayKey(d.Home)
 	known, err := t.get(key, &away{})
 	if err != nil {
 		return "", err
 	}
 	var word fenced
-	vouched, err := t.get(fencedKey(d.Home), &word)
+	vouched, err := t.get(record.FencedKey(d.Home), &word)
 	if err != nil {
 		return "", err
 	}
@@ -132,7 +133,7 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 	if err != nil {
 		return c, n, "", err
 	}
-	if _, err := t.get(nodeKey(id), &n); err != nil {
+	if _, err := t.get(record.NodeKey(id), &n); err != nil {
 		return c, n, "", err
 	}
 	_, lives, err := t.living(id)
@@ -188,7 +189,7 @@ func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limi
 // before it went away: its agent said then that it lives, and not until when it wrote.
 func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone away
-	if _, err := t.get(awayKey(node), &gone); err != nil {
+	if _, err := t.get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
@@ -196,7 +197,7 @@ func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, e
 	if !own.After(last) {
 		return last, late, nil
 	}
-	since, seen := s.absent.since(awayKey(node))
+	since, seen := s.absent.since(record.AwayKey(node))
 	return own.Time, late && (!seen || since-own.at > s.clockTime()), nil
 }
 
@@ -212,7 +213,7 @@ func (t *tx) stillLost(rec dataset.Operation) error {
 		return err
 	}
 	byItself := rec.Loss.Away != 0
-	if there || byItself && t.index(awayKey(rec.Loss.Fenced)) != rec.Loss.Away {
+	if there || byItself && t.index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
 		home, err := t.nodeName(rec.Loss.Fenced)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is back (stop its containers there and move it without --force)", rec.Volume, home))
 	}

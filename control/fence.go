@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -25,7 +26,7 @@ type fenced struct {
 func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		n = dataset.Node{}
-		known, err := t.get(nodeKey(node), &n)
+		known, err := t.get(record.NodeKey(node), &n)
 		switch {
 		case err != nil:
 			return err
@@ -43,12 +44,12 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		if there {
 			return dataset.Errorf(dataset.ErrConflict, "fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
 		}
-		if already, err := t.get(fencedKey(node), &fenced{}); err != nil || already {
+		if already, err := t.get(record.FencedKey(node), &fenced{}); err != nil || already {
 			return err
 		}
 		by := api.PrincipalOf(t.ctx).String()
 		t.events = append(t.events, api.Event{Type: "node.fence", Node: n.Name, Detail: by + " vouches that it writes no more"})
-		return errors.Join(s.goesAway(t, node), t.put(fencedKey(node), fenced{s.Clock.Now(), by}))
+		return errors.Join(s.goesAway(t, node), t.put(record.FencedKey(node), fenced{s.Clock.Now(), by}))
 	})
 	if err == nil {
 		err = s.lookForMassLoss(ctx)
@@ -61,7 +62,7 @@ func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err erro
 	err = s.view(ctx, func(t *tx) error {
 		out = api.FailoverState{}
 		var h halted
-		if _, err := t.get(failoverKey, &h); err != nil {
+		if _, err := t.get(record.FailoverKey, &h); err != nil {
 			return err
 		}
 		out.Halted, err = t.massLoss()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -80,14 +81,14 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 // endedRecords reads the operations that have ended.
 func (s *Service) endedRecords(ctx context.Context) (list []endedRecord, err error) {
 	for after := ""; ; {
-		entries, err := newTx(ctx, s.store).list(operationsPrefix, after, forgetAtOnce)
+		entries, err := newTx(ctx, s.store).list(record.OperationsPrefix, after, forgetAtOnce)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
 			after = e.Key
-			var op ended
-			if err := decode(e.Key, e.Value, &op); err != nil {
+			var op record.EndedOperation
+			if err := record.Decode(e.Key, e.Value, &op); err != nil {
 				return nil, err
 			}
 			if op.State.Final() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -125,7 +126,7 @@ func FuzzStoreValues(f *testing.F) {
 			judge(t, key, "background", err)
 		}
 		_, err := e.Volume(e.ctx, "db")
-		if needed := []string{nameKey("db"), datasetKey(sc.db.ID), leaseKey(sc.db.ID), nodeKey(sc.id), poolKey(sc.db.Pool)}; slices.Contains(needed, key) && values[key] != good[key] && dataset.KindOf(err) == dataset.ErrNotFound {
+		if needed := []string{record.NameKey("db"), record.DatasetKey(sc.db.ID), record.LeaseKey(sc.db.ID), record.NodeKey(sc.id), record.PoolKey(sc.db.Pool)}; slices.Contains(needed, key) && values[key] != good[key] && dataset.KindOf(err) == dataset.ErrNotFound {
 			t.Errorf("damage of %s looks like absence: %v", key, err)
 		}
 	})

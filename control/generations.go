@@ -8,16 +8,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
-
-// generation is the value of a pool's key under generations/: the highest that its node
-// ever said, but for what was said in passing. A key of its own, so that no decision about
-// the pool is in its way.
-type generation struct {
-	Pool    uuid.UUID `json:"pool"`
-	Highest uint64    `json:"highest"`
-}
 
 // generations are the highest that nodes said of pools to this service, in passing too: a
 // pool in use is raised again and again, which the store is not written for.
@@ -66,8 +59,6 @@ func (g *generations) keep(nodes map[uuid.UUID]bool) {
 	g.most = max(fewGenerations, 2*len(g.of))
 }
 
-func generationKey(pool uuid.UUID) string { return generationsPrefix + pool.String() }
-
 // Generations takes in of which generation pools of a node are, and returns the highest
 // known of each: a pool that is of an older one was put back to an older state, and its
 // agent holds it, and that is put on record even when it was said in passing. What is known
@@ -85,9 +76,9 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 	}
 	_, err = s.update(ctx, func(t *tx) error {
 		out.Pools = make([]api.Generation, 0, len(g.Pools))
-		keys := []string{nodeKey(node)}
+		keys := []string{record.NodeKey(node)}
 		for _, p := range g.Pools {
-			keys = append(keys, poolKey(p.Pool), generationKey(p.Pool))
+			keys = append(keys, record.PoolKey(p.Pool), record.GenerationKey(p.Pool))
 		}
 		if err := t.foresee(keys); err != nil {
 			return err
@@ -114,7 +105,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 
 // forgetGenerations forgets what nodes said of pools that were removed since.
 func (s *Service) forgetGenerations(ctx context.Context) error {
-	list, err := listAll[dataset.Node](newTx(ctx, s.store), nodesPrefix)
+	list, err := listAll[dataset.Node](newTx(ctx, s.store), record.NodesPrefix)
 	if err != nil {
 		return err
 	}
@@ -133,7 +124,7 @@ func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
 	if !heard || said.node == node {
 		return said.highest, nil
 	}
-	there, err := t.peek(nodeKey(said.node), &dataset.Node{})
+	there, err := t.peek(record.NodeKey(said.node), &dataset.Node{})
 	if err != nil || !there {
 		return 0, err
 	}
@@ -144,11 +135,11 @@ func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
 // is false for a pool that is not the node's.
 func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool, err error) {
 	var on dataset.Pool
-	if there, err := t.get(poolKey(p.Pool), &on); err != nil || !there || on.Node != node {
+	if there, err := t.get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
 		return 0, false, err
 	}
-	var g generation
-	if _, err := t.get(generationKey(p.Pool), &g); err != nil {
+	var g record.Generation
+	if _, err := t.get(record.GenerationKey(p.Pool), &g); err != nil {
 		return 0, false, err
 	}
 	heard, err := s.heardOf(t, node, p.Pool)
@@ -160,7 +151,7 @@ func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (
 	if highest == g.Highest || passing && p.Generation >= was {
 		return highest, true, nil
 	}
-	return highest, true, t.put(generationKey(p.Pool), generation{p.Pool, highest})
+	return highest, true, t.put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})
 }
 
 // useless says why nothing can go on from what lies in a pool, as its node says; "" when it

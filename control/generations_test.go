@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -88,7 +89,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	if _, err := e.update(e.ctx, func(t *tx) error { return t.dropNode(b.id) }); err != nil {
 		t.Fatal(err)
 	}
-	if there, err := newTx(e.ctx, e.spy).get(generationKey(pool), &generation{}); there || err != nil {
+	if there, err := newTx(e.ctx, e.spy).get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
 		t.Errorf("of a node that is gone: %t, %v", there, err)
 	}
 }
@@ -102,8 +103,8 @@ func TestGenerationsInPassing(t *testing.T) {
 	pool := a.pools[0].ID
 	stored := func() uint64 {
 		t.Helper()
-		var g generation
-		if _, err := newTx(e.ctx, e.spy.Store).get(generationKey(pool), &g); err != nil {
+		var g record.Generation
+		if _, err := newTx(e.ctx, e.spy.Store).get(record.GenerationKey(pool), &g); err != nil {
 			t.Fatal(err)
 		}
 		return g.Highest

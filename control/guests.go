@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -47,7 +48,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		if err != nil {
 			return err
 		}
-		out = api.Indexed{Dataset: d, Index: t.index(datasetKey(d.ID))}
+		out = api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(d.ID))}
 		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
@@ -117,7 +118,7 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 func (t *tx) guest(d *dataset.Dataset, g dataset.Guest) error {
 	d.Guests = append(others(d.Guests, g.Node), g)
 	t.touch(d.ID, g.Node)
-	return t.put(guestKey(g.Node, d.ID), claim{d.ID})
+	return t.put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
 }
 
 // guestNoMore takes a node's stay out of it.
@@ -129,7 +130,7 @@ func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
 		d.Guests = nil
 	}
 	t.touch(d.ID, node)
-	t.del(guestKey(node, d.ID))
+	t.del(record.GuestKey(node, d.ID))
 }
 
 // dismiss takes all stays out of it.
@@ -195,7 +196,7 @@ func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uu
 	if v.NodeName, err = memo(names, g.Node, t.nodeName); err != nil {
 		return v, err
 	}
-	if v.Fenced, err = t.get(fencedKey(g.Node), &fenced{}); err != nil {
+	if v.Fenced, err = t.get(record.FencedKey(g.Node), &fenced{}); err != nil {
 		return v, err
 	}
 	if s.Shared {
@@ -225,7 +226,7 @@ func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
 
 // stays adds the datasets that a node stays with to some, each once.
 func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
-	claims, err := listAll[claim](t, guestPrefix(node))
+	claims, err := listAll[record.Claim](t, record.GuestPrefix(node))
 	for _, c := range claims {
 		if !slices.Contains(ids, c.ID) {
 			ids = append(ids, c.ID)
@@ -237,7 +238,7 @@ func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
 // staysNowhere fails with ErrInUse while a node has datasets mounted as a guest, unless a
 // person vouches that it writes no more.
 func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
-	if vouched, err := t.get(fencedKey(n.ID), &fenced{}); err != nil || vouched {
+	if vouched, err := t.get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
 		return err
 	}
 	ids, err := t.stays(n.ID, nil)
@@ -263,7 +264,7 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 // more: what it has mounted it has mounted still.
 func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := newTx(ctx, s.store)
-	if vouched, err := t.get(fencedKey(node), &fenced{}); err != nil || !vouched {
+	if vouched, err := t.get(record.FencedKey(node), &fenced{}); err != nil || !vouched {
 		return err
 	}
 	ids, err := t.stays(node, nil)
@@ -273,11 +274,11 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 		}
 		_, err = s.update(ctx, func(t *tx) error {
 			var d dataset.Dataset
-			there, err := t.get(datasetKey(id), &d)
+			there, err := t.get(record.DatasetKey(id), &d)
 			if err != nil {
 				return err
 			}
-			t.del(guestKey(node, id))
+			t.del(record.GuestKey(node, id))
 			if _, stays := d.Stay(node); !there || !stays {
 				return nil
 			}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -64,7 +65,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	if why, err := later.Halted(t.Context()); err != nil || why != "" {
 		t.Errorf("%q, %v", why, err)
 	}
-	if list, err := x.st.List(t.Context(), haltedKey, "", 0); err != nil || len(list) != 0 {
+	if list, err := x.st.List(t.Context(), record.HaltedKey, "", 0); err != nil || len(list) != 0 {
 		t.Errorf("%d, %v", len(list), err)
 	}
 }

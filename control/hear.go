@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -69,7 +70,7 @@ const hearAtLeast = 2 * time.Minute
 func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error) {
 	wait, cancel := context.WithTimeout(ctx, hearAtLeast)
 	defer cancel()
-	next, err := s.store.Watch(wait, revPrefix, index)
+	next, err := s.store.Watch(wait, record.RevPrefix, index)
 	if err != nil && wait.Err() != nil && ctx.Err() == nil {
 		return index, nil
 	}
@@ -84,7 +85,7 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	}
 	lanes, gap := make(map[string]heard, len(entries)), h.lanes == nil
 	for _, e := range entries {
-		if e.Key == droppedKey {
+		if e.Key == record.DroppedKey {
 			continue
 		}
 		was, known := h.lanes[e.Key]
@@ -93,7 +94,7 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 			continue
 		}
 		var t notify.Notices
-		if err := decode(e.Key, e.Value, &t); err != nil {
+		if err := record.Decode(e.Key, e.Value, &t); err != nil {
 			return err
 		}
 		lanes[e.Key] = heard{e.Index, t.Count}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -265,7 +266,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if x.count() == before {
 		t.Error("the store stays halted, as nobody looked")
 	}
-	if there, err := newTx(t.Context(), x.st).peek(haltedKey, &halt{}); err != nil || there {
+	if there, err := newTx(t.Context(), x.st).peek(record.HaltedKey, &record.Halt{}); err != nil || there {
 		t.Error("it is halted yet:", err)
 	}
 	x.clock.Advance(recalledFor)

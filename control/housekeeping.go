@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -148,14 +149,14 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 	t := newTx(ctx, s.store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
-		entries, err := t.list(datasetsPrefix, after, pageMost)
+		entries, err := t.list(record.DatasetsPrefix, after, pageMost)
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
 			after = e.Key
 			var d dataset.Dataset
-			err := decode(e.Key, e.Value, &d)
+			err := record.Decode(e.Key, e.Value, &d)
 			if err := s.lookAtOne(ctx, h, e.Key, d, e.Index, err); err != nil {
 				return err
 			}
@@ -177,20 +178,20 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
 	t, keys := newTx(ctx, s.store), make([]string, len(changed))
 	for i, id := range changed {
-		keys[i] = datasetKey(id)
+		keys[i] = record.DatasetKey(id)
 	}
 	if err := t.foresee(keys); err != nil {
 		return err
 	}
 	for _, id := range changed {
 		var d dataset.Dataset
-		there, err := t.get(datasetKey(id), &d)
+		there, err := t.get(record.DatasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.plans, id)
 			h.short.note(id, nil)
 			continue
 		}
-		if err := s.lookAtOne(ctx, h, id.String(), d, t.index(datasetKey(id)), err); err != nil {
+		if err := s.lookAtOne(ctx, h, id.String(), d, t.index(record.DatasetKey(id)), err); err != nil {
 			return err
 		}
 	}
@@ -215,7 +216,7 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 
 // expireTrash condemns what has been in the trash for its time.
 func (s *Service) expireTrash(ctx context.Context, h *house) {
-	entries, err := newTx(ctx, s.store).list(trashPrefix, "", 0)
+	entries, err := newTx(ctx, s.store).list(record.TrashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -244,13 +245,13 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 // believe the store stays.
 func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
 	var tr inTrash
-	if err := decode(key, value, &tr); err != nil || tr.Until.IsZero() {
+	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
 	if left := tr.left(s.counted()); left > 0 {
 		return now.Add(left), nil
 	}
-	id, err := idIn(key, trashPrefix)
+	id, err := record.IDIn(key, record.TrashPrefix)
 	if err != nil {
 		return until, err
 	}
@@ -265,7 +266,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 			return nil
 		}
 		var d dataset.Dataset
-		there, err := t.get(datasetKey(id), &d)
+		there, err := t.get(record.DatasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
 			return err // back, or back and deleted again
 		}

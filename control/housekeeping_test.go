@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -98,7 +99,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 			low = id
 		}
 	}
-	if _, err := e.spy.Txn(e.ctx, nil, append(spoilt(trashKey(low), "garbage"), storeWrite{Key: "trash/0nonsense", Value: []byte(`{"at":"2020-01-01T00:00:00Z","until":"2020-01-01T00:00:00Z"}`)})); err != nil {
+	if _, err := e.spy.Txn(e.ctx, nil, append(spoilt(record.TrashKey(low), "garbage"), storeWrite{Key: "trash/0nonsense", Value: []byte(`{"at":"2020-01-01T00:00:00Z","until":"2020-01-01T00:00:00Z"}`)})); err != nil {
 		t.Fatal(err)
 	}
 	e.rounds()
@@ -107,7 +108,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	purging := 0
 	for _, id := range ids {
 		var d dataset.Dataset
-		if _, err := newTx(e.ctx, e.spy).get(datasetKey(id), &d); err != nil {
+		if _, err := newTx(e.ctx, e.spy).get(record.DatasetKey(id), &d); err != nil {
 			t.Fatal(err)
 		}
 		if d.State == dataset.StatePurging {

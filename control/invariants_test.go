@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -45,15 +46,15 @@ func (e *env) check() state {
 			op := read[dataset.Operation](e, en.Key, en.Value)
 			st.operations[op.ID] = op
 			if !op.State.Final() {
-				want[workKey(op.Node, op.ID)] = claim{op.ID}
+				want[record.WorkKey(op.Node, op.ID)] = record.Claim{ID: op.ID}
 			}
 			if op.State.Final() == op.Ended.IsZero() {
 				e.Errorf("operation %s is %s and ended at %v", op.ID, op.State, op.Ended)
 			}
 		case "names", "snapnames", "home", "work", "guests":
-			got[en.Key] = read[claim](e, en.Key, en.Value)
+			got[en.Key] = read[record.Claim](e, en.Key, en.Value)
 		case "by-uuid":
-			got[en.Key] = read[pointer](e, en.Key, en.Value)
+			got[en.Key] = read[record.UUIDPointer](e, en.Key, en.Value)
 		case "leases":
 			l := read[dataset.Lease](e, en.Key, en.Value)
 			st.leases[l.Dataset] = l
@@ -64,7 +65,7 @@ func (e *env) check() state {
 			got[en.Key] = l
 		case "copies":
 			c := read[dataset.Copy](e, en.Key, en.Value)
-			got[en.Key] = copyKey(c.Node, c.Dataset)
+			got[en.Key] = record.CopyKey(c.Node, c.Dataset)
 			if spent[c.Dataset] == nil {
 				spent[c.Dataset] = map[uuid.UUID]bool{}
 			}
@@ -105,37 +106,37 @@ func (e *env) check() state {
 func read[T any](e *env, key string, value []byte) T {
 	e.Helper()
 	var v T
-	if err := decode(key, value, &v); err != nil {
+	if err := record.Decode(key, value, &v); err != nil {
 		e.Fatalf("%v", err)
 	}
 	return v
 }
 
 func indexDataset(want map[string]any, d dataset.Dataset) {
-	want[uuidKey(d.ID)] = pointer{Dataset: d.ID}
+	want[record.UUIDKey(d.ID)] = record.UUIDPointer{Dataset: d.ID}
 	if d.Home != uuid.Nil {
-		want[homeKey(d.Home, d.ID)] = claim{d.ID}
+		want[record.HomeKey(d.Home, d.ID)] = record.Claim{ID: d.ID}
 	}
 	for _, n := range d.Copies {
-		want[copyKey(n, d.ID)] = copyKey(n, d.ID)
+		want[record.CopyKey(n, d.ID)] = record.CopyKey(n, d.ID)
 	}
 	for _, g := range d.Guests {
-		want[guestKey(g.Node, d.ID)] = claim{d.ID}
+		want[record.GuestKey(g.Node, d.ID)] = record.Claim{ID: d.ID}
 	}
 	if d.Home != uuid.Nil || d.State != dataset.StatePurging {
-		want[leaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}
+		want[record.LeaseKey(d.ID)] = dataset.Lease{Dataset: d.ID, Node: d.Home, Epoch: d.Epoch, State: dataset.LeaseHeld}
 	}
 	switch d.State {
 	case dataset.StateReady:
-		want[nameKey(d.Volume)] = claim{d.ID}
+		want[record.NameKey(d.Volume)] = record.Claim{ID: d.ID}
 	case dataset.StateTrashed:
-		want[trashKey(d.ID)] = *d.Trash
+		want[record.TrashKey(d.ID)] = *d.Trash
 	}
 }
 
 func indexSnapshot(want map[string]any, s dataset.Snapshot) {
-	want[uuidKey(s.ID)] = pointer{Dataset: s.Dataset, Snapshot: true}
+	want[record.UUIDKey(s.ID)] = record.UUIDPointer{Dataset: s.Dataset, Snapshot: true}
 	if s.Name != "" {
-		want[snapnameKey(s.Dataset, s.Name)] = claim{s.ID}
+		want[record.SnapshotNameKey(s.Dataset, s.Name)] = record.Claim{ID: s.ID}
 	}
 }

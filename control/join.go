@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -23,25 +24,6 @@ const (
 	// told what is wrong.
 	tokenKept = 24 * time.Hour
 )
-
-// token is what is on record of a join token: nothing that it could be made from
-// again. Its key is the SHA-256 of its secret, which is of 256 random bits: how long a
-// look for it takes tells of the hash alone.
-type token struct {
-	Name    string    `json:"name,omitempty"`
-	Node    uuid.UUID `json:"node,omitzero"` // that comes back with it
-	By      string    `json:"by"`
-	Expires time.Time `json:"expires"`
-	Used    *use      `json:"used,omitempty"`
-}
-
-// use is what became of a token, so that who did not hear the answer can ask again.
-type use struct {
-	Node    uuid.UUID `json:"node"`
-	Name    string    `json:"name"`
-	Request string    `json:"request"` // SHA-256
-	At      time.Time `json:"at"`
-}
 
 // authority is the cluster's; ErrUnsupported where there is none.
 func (s *Service) authority() (*pki.Authority, error) {
@@ -70,7 +52,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 		return out, err
 	}
 	secret := pki.NewToken(ca.Fingerprint())
-	rec := token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
+	rec := record.Token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
 	_, err = s.update(ctx, func(t *tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
@@ -86,7 +68,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 		if err := s.dropTokens(t); err != nil {
 			return err
 		}
-		return t.put(tokenKey(secret.Hash()), rec)
+		return t.put(record.TokenKey(secret.Hash()), rec)
 	})
 	if err != nil {
 		return api.JoinToken{}, err
@@ -99,14 +81,14 @@ const tokensAtOnce = 50
 
 // dropTokens forgets tokens that could be used long ago.
 func (s *Service) dropTokens(t *tx) error {
-	entries, err := t.list(tokensPrefix, "", 0)
+	entries, err := t.list(record.TokensPrefix, "", 0)
 	if err != nil {
 		return err
 	}
 	n := 0
 	for _, e := range entries {
-		var rec token
-		if err := decode(e.Key, e.Value, &rec); err != nil {
+		var rec record.Token
+		if err := record.Decode(e.Key, e.Value, &rec); err != nil {
 			return err
 		}
 		if n < tokensAtOnce && s.Clock.Now().After(rec.Expires.Add(tokenKept)) {
@@ -119,7 +101,7 @@ func (s *Service) dropTokens(t *tx) error {
 
 // called finds a node by its whole name. What is decided rests on the one that is found.
 func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
-	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return n, false, err
 	}
@@ -127,7 +109,7 @@ func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
 	if i < 0 {
 		return n, false, nil
 	}
-	ok, err = t.get(nodeKey(nodes[i].ID), &n)
+	ok, err = t.get(record.NodeKey(nodes[i].ID), &n)
 	return n, ok, err
 }
 
@@ -167,8 +149,8 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 
 // letIn decides which node a host becomes.
 func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
-	var rec token
-	key, now := tokenKey(secret.Hash()), s.Clock.Now()
+	var rec record.Token
+	key, now := record.TokenKey(secret.Hash()), s.Clock.Now()
 	known, err := t.get(key, &rec)
 	if err != nil {
 		return uuid.Nil, "", err
@@ -202,14 +184,14 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 	if err != nil {
 		return uuid.Nil, "", err
 	}
-	rec.Used = &use{Node: in.Node, Name: in.Name, Request: request, At: now}
+	rec.Used = &record.Use{Node: in.Node, Name: in.Name, Request: request, At: now}
 	return in.Node, in.Name, t.put(key, rec)
 }
 
 // present fails when a node was removed since it joined.
 func (t *tx) present(id uuid.UUID) error {
 	var n dataset.Node
-	ok, err := t.get(nodeKey(id), &n)
+	ok, err := t.get(record.NodeKey(id), &n)
 	if err == nil && (!ok || !n.Removed.IsZero()) {
 		err = gone(id)
 	}
@@ -221,9 +203,9 @@ func gone(id uuid.UUID) error {
 }
 
 // comesBack checks that a host is the node that a token is for, or may become it.
-func (t *tx) comesBack(rec token, in api.Join) error {
+func (t *tx) comesBack(rec record.Token, in api.Join) error {
 	var n dataset.Node
-	known, err := t.get(nodeKey(rec.Node), &n)
+	known, err := t.get(record.NodeKey(rec.Node), &n)
 	switch {
 	case err != nil:
 		return err
@@ -232,7 +214,7 @@ func (t *tx) comesBack(rec token, in api.Join) error {
 	case in.Node == rec.Node:
 		return nil
 	}
-	if other, err := t.get(nodeKey(in.Node), &dataset.Node{}); err != nil || other {
+	if other, err := t.get(record.NodeKey(in.Node), &dataset.Node{}); err != nil || other {
 		return dataset.Errorf(dataset.ErrExists, "the token is for node %s (%s), and this host is node %s, which is there as well: have a token made for that one", rec.Name, rec.Node, in.Node)
 	}
 	return nil
@@ -241,12 +223,12 @@ func (t *tx) comesBack(rec token, in api.Join) error {
 // isNew checks that a host is no node that is there, or was, and puts it on record.
 func (t *tx) isNew(in api.Join) error {
 	var n dataset.Node
-	if known, err := t.get(nodeKey(in.Node), &n); err != nil {
+	if known, err := t.get(record.NodeKey(in.Node), &n); err != nil {
 		return err
 	} else if known && n.Removed.IsZero() {
 		return dataset.Errorf(dataset.ErrExists, "this host is node %s (%s) already: for it to come back, have a token made with its name (drover node token --name %s)", n.Name, n.ID, n.Name)
 	}
-	if was, err := t.get(revokedNodeKey(in.Node), &revocation{}); err != nil {
+	if was, err := t.get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
 		return err
 	} else if was || !n.Removed.IsZero() {
 		return gone(in.Node)
@@ -258,7 +240,7 @@ func (t *tx) isNew(in api.Join) error {
 	if taken {
 		return dataset.Errorf(dataset.ErrExists, "a node called %s is there (%s): say another --node-name or, if this host is to be that node again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
 	}
-	return t.put(nodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
+	return t.put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }
 
 // Certify gives a node that is on record another certificate, for another key.
@@ -269,7 +251,7 @@ func (s *Service) Certify(ctx context.Context, node uuid.UUID, r api.Certificati
 		return signed, err
 	}
 	var n dataset.Node
-	known, err := newTx(ctx, s.store).get(nodeKey(node), &n)
+	known, err := newTx(ctx, s.store).get(record.NodeKey(node), &n)
 	if err == nil && (!known || !n.Removed.IsZero()) {
 		err = gone(node)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -197,7 +198,7 @@ func TestTokens(t *testing.T) {
 	e.token("")
 	e.clock.Advance(tokenKept + 2*time.Hour)
 	e.token("")
-	if left, err := e.spy.List(e.ctx, tokensPrefix, "", 0); err != nil || len(left) != 1 {
+	if left, err := e.spy.List(e.ctx, record.TokensPrefix, "", 0); err != nil || len(left) != 1 {
 		t.Errorf("%d tokens are kept, %v", len(left), err)
 	}
 	e.Authority = nil
@@ -294,7 +295,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, entry := range entries {
-		if strings.Contains(entry.Key, a.id.String()) && entry.Key != revokedNodeKey(a.id) || strings.HasPrefix(entry.Key, poolsPrefix) && strings.Contains(string(entry.Value), a.id.String()) {
+		if strings.Contains(entry.Key, a.id.String()) && entry.Key != record.RevokedNodeKey(a.id) || strings.HasPrefix(entry.Key, record.PoolsPrefix) && strings.Contains(string(entry.Value), a.id.String()) {
 			t.Errorf("left: %s %s", entry.Key, entry.Value)
 		}
 	}

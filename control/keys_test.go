@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -21,33 +22,33 @@ func TestDecode(t *testing.T) {
 		into  any
 		want  string // of the error; "" for none
 	}{
-		{nameKey("db"), claim{id}, &claim{}, ""},
-		{nameKey("db"), claim{}, &claim{}, "points at nothing"},
-		{uuidKey(id), pointer{Dataset: id}, &pointer{}, ""},
-		{uuidKey(id), pointer{Snapshot: true}, &pointer{}, "points at nothing"},
-		{datasetKey(id), d, &dataset.Dataset{}, ""},
-		{datasetKey(other), d, &dataset.Dataset{}, "the value of " + datasetKey(id)},
-		{datasetKey(id), trashed, &dataset.Dataset{}, ""},
-		{datasetKey(id), dataset.Dataset{ID: id, State: dataset.StateTrashed}, &dataset.Dataset{}, "since when"},
-		{datasetKey(id), dataset.Dataset{ID: id, State: "lost"}, &dataset.Dataset{}, `"lost"`},
-		{datasetKey(id), nil, &dataset.Dataset{}, "state"},
-		{snapshotKey(id, other), dataset.Snapshot{ID: other, Dataset: id}, &dataset.Snapshot{}, ""},
-		{snapshotKey(id, other), dataset.Snapshot{ID: id, Dataset: other}, &dataset.Snapshot{}, "value of"},
-		{leaseKey(id), dataset.Lease{Dataset: id}, &dataset.Lease{}, ""},
-		{leaseKey(id), dataset.Lease{Dataset: other}, &dataset.Lease{}, "value of"},
-		{nodeKey(id), dataset.Node{ID: other}, &dataset.Node{}, "value of"},
-		{poolKey(id), dataset.Pool{ID: other}, &dataset.Pool{}, "value of"},
-		{generationKey(id), generation{Pool: other, Highest: 1}, &generation{}, "value of"},
-		{operationKey(id), dataset.Operation{ID: other}, &dataset.Operation{}, "value of"},
-		{operationKey(id), dataset.Operation{ID: id}, &dataset.Operation{}, ""},
-		{trashKey(id), dataset.Trash{At: someday}, &dataset.Trash{}, ""},
-		{trashKey(id), "soon", &dataset.Trash{}, "json"},
+		{record.NameKey("db"), record.Claim{ID: id}, &record.Claim{}, ""},
+		{record.NameKey("db"), record.Claim{}, &record.Claim{}, "points at nothing"},
+		{record.UUIDKey(id), record.UUIDPointer{Dataset: id}, &record.UUIDPointer{}, ""},
+		{record.UUIDKey(id), record.UUIDPointer{Snapshot: true}, &record.UUIDPointer{}, "points at nothing"},
+		{record.DatasetKey(id), d, &dataset.Dataset{}, ""},
+		{record.DatasetKey(other), d, &dataset.Dataset{}, "the value of " + record.DatasetKey(id)},
+		{record.DatasetKey(id), trashed, &dataset.Dataset{}, ""},
+		{record.DatasetKey(id), dataset.Dataset{ID: id, State: dataset.StateTrashed}, &dataset.Dataset{}, "since when"},
+		{record.DatasetKey(id), dataset.Dataset{ID: id, State: "lost"}, &dataset.Dataset{}, `"lost"`},
+		{record.DatasetKey(id), nil, &dataset.Dataset{}, "state"},
+		{record.SnapshotKey(id, other), dataset.Snapshot{ID: other, Dataset: id}, &dataset.Snapshot{}, ""},
+		{record.SnapshotKey(id, other), dataset.Snapshot{ID: id, Dataset: other}, &dataset.Snapshot{}, "value of"},
+		{record.LeaseKey(id), dataset.Lease{Dataset: id}, &dataset.Lease{}, ""},
+		{record.LeaseKey(id), dataset.Lease{Dataset: other}, &dataset.Lease{}, "value of"},
+		{record.NodeKey(id), dataset.Node{ID: other}, &dataset.Node{}, "value of"},
+		{record.PoolKey(id), dataset.Pool{ID: other}, &dataset.Pool{}, "value of"},
+		{record.GenerationKey(id), record.Generation{Pool: other, Highest: 1}, &record.Generation{}, "value of"},
+		{record.OperationKey(id), dataset.Operation{ID: other}, &dataset.Operation{}, "value of"},
+		{record.OperationKey(id), dataset.Operation{ID: id}, &dataset.Operation{}, ""},
+		{record.TrashKey(id), dataset.Trash{At: someday}, &dataset.Trash{}, ""},
+		{record.TrashKey(id), "soon", &dataset.Trash{}, "json"},
 	} {
 		b, err := json.Marshal(c.value)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = decode(c.key, b, c.into)
+		err = record.Decode(c.key, b, c.into)
 		if c.want == "" && err == nil {
 			continue
 		}
@@ -61,15 +62,15 @@ func TestDecode(t *testing.T) {
 
 func TestIDIn(t *testing.T) {
 	id := uuid.New()
-	if got, err := idIn(trashKey(id), trashPrefix); err != nil || got != id {
+	if got, err := record.IDIn(record.TrashKey(id), record.TrashPrefix); err != nil || got != id {
 		t.Errorf("%s, %v", got, err)
 	}
 	for _, odd := range []string{
 		"", "x", strings.ToUpper(id.String()), "{" + id.String() + "}", "urn:uuid:" + id.String(),
 		strings.ReplaceAll(id.String(), "-", ""), id.String() + "/x",
 	} {
-		_, err := idIn(trashPrefix+odd, trashPrefix)
-		refused(t, err, dataset.ErrCorrupt, trashPrefix+odd)
+		_, err := record.IDIn(record.TrashPrefix+odd, record.TrashPrefix)
+		refused(t, err, dataset.ErrCorrupt, record.TrashPrefix+odd)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -164,11 +165,11 @@ func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
 		d, err := t.dataset(l.d.ID)
 		var c dataset.Copy
 		var n dataset.Node
-		_, cerr := t.get(copyKey(a.id, l.d.ID), &c)
-		_, nerr := t.get(nodeKey(a.id), &n)
+		_, cerr := t.get(record.CopyKey(a.id, l.d.ID), &c)
+		_, nerr := t.get(record.NodeKey(a.id), &n)
 		change(&c, &n)
 		d.Profile.Replicas.Count = 1
-		return errors.Join(err, cerr, nerr, t.keep(&d, c), t.put(nodeKey(a.id), n))
+		return errors.Join(err, cerr, nerr, t.keep(&d, c), t.put(record.NodeKey(a.id), n))
 	}); err != nil {
 		l.Fatal(err)
 	}

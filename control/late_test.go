@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -90,7 +91,7 @@ func TestIndexOfACommitSentAgain(t *testing.T) {
 			t.Errorf("%s: %+v, %v", kind, out, err)
 			continue
 		}
-		record, err := e.spy.Store.Get(e.ctx, datasetKey(out.Dataset.ID))
+		record, err := e.spy.Store.Get(e.ctx, record.DatasetKey(out.Dataset.ID))
 		if err != nil || out.Index != record.Index || first.Index != record.Index {
 			t.Errorf("%s: index %d and then %d, want that of the record: %d, %v", kind, first.Index, out.Index, record.Index, err)
 		}

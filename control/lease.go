@@ -10,15 +10,16 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
 
 // lease reads the lease of a dataset, which every dataset has.
 func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
-	ok, err := t.get(leaseKey(d.ID), &l)
+	ok, err := t.get(record.LeaseKey(d.ID), &l)
 	if err == nil && !ok {
-		err = torn("%s is missing, but %s is there", leaseKey(d.ID), datasetKey(d.ID))
+		err = torn("%s is missing, but %s is there", record.LeaseKey(d.ID), record.DatasetKey(d.ID))
 	}
 	return l, err
 }
@@ -27,7 +28,7 @@ func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
 // now and its lease. ErrStale for one that is over, or that the dataset is not at
 // the epoch of any more.
 func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
-	known, err := t.get(operationKey(id), &op)
+	known, err := t.get(record.OperationKey(id), &op)
 	switch {
 	case err != nil:
 		return op, d, l, err
@@ -78,7 +79,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		}
 		lease.State, lease.Wanted = dataset.LeaseRecalled, node
 		t.touch(d.ID, d.Home)
-		return t.put(leaseKey(d.ID), lease)
+		return t.put(record.LeaseKey(d.ID), lease)
 	})
 	return op, err
 }
@@ -110,7 +111,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			}
 			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
 		} else {
-			if some, err := t.list(snapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
+			if some, err := t.list(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
 				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file", d.Volume))
 			}
 			next.Manifest, next.Holders = y.Manifest, nil
@@ -119,12 +120,12 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		if lease == was && reflect.DeepEqual(next, op) {
 			return nil
 		}
-		if err := t.put(leaseKey(d.ID), lease); err != nil {
+		if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
 			return err
 		}
 		t.ops = append(t.ops, op.ID)
 		t.wakeNode(op.Node)
-		return t.put(operationKey(op.ID), next)
+		return t.put(record.OperationKey(op.ID), next)
 	})
 	return err
 }
@@ -134,7 +135,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 // over has given nothing up, and may have the epoch open where control does not hear it.
 func (t *tx) release(op dataset.Operation) error {
 	var d dataset.Dataset
-	there, err := t.get(datasetKey(op.DatasetID), &d)
+	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // nil: destroyed, and its lease with it
 		return err
 	}
@@ -156,7 +157,7 @@ func (t *tx) release(op dataset.Operation) error {
 	for _, node := range d.Copies { // whose promises are for an epoch
 		t.touch(d.ID, node)
 	}
-	if err := t.put(leaseKey(d.ID), lease); err != nil {
+	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
 		return err
 	}
 	return t.putDataset(d)
@@ -173,7 +174,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		return nil
 	}
 	t := newTx(ctx, s.store)
-	entries, err := t.list(awayPrefix, "", 0)
+	entries, err := t.list(record.AwayPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		if s.absent.see(e.Key, e.Index, s.Clock.Steady()) < lostFor {
 			continue
 		}
-		node, err := idIn(e.Key, awayPrefix)
+		node, err := record.IDIn(e.Key, record.AwayPrefix)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -33,11 +34,6 @@ type away struct {
 	Clock time.Time        `json:"clock,omitzero"` // the node's own, when it was last heard; zero: not known
 	Old   dataset.Duration `json:"old,omitempty"`  // how long that was ago, then
 }
-
-func liveNodeKey(id uuid.UUID) string { return liveNodesPrefix + id.String() }
-func awayKey(id uuid.UUID) string     { return awayPrefix + id.String() }
-func fencedKey(id uuid.UUID) string   { return fencedPrefix + id.String() }
-func leftKey(id uuid.UUID) string     { return leftPrefix + id.String() }
 
 // errNoSession asks for a session, which is not opened where none is needed.
 var errNoSession = errors.New("a session is needed")
@@ -78,7 +74,7 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 	}
 	id := r.Node.ID
 	var was alive
-	there, err := t.get(liveNodeKey(id), &was)
+	there, err := t.get(record.LiveNodeKey(id), &was)
 	switch {
 	case err != nil:
 		return "", err
@@ -91,7 +87,7 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 		return "", errNoSession
 	}
 	var word fenced
-	if err := errors.Join(t.drop(awayKey(id), &away{}), t.drop(fencedKey(id), &word), t.drop(leftKey(id), &claim{})); err != nil {
+	if err := errors.Join(t.drop(record.AwayKey(id), &away{}), t.drop(record.FencedKey(id), &word), t.drop(record.LeftKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
 	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
@@ -100,7 +96,7 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 		}
 		t.events = append(t.events, back)
 	}
-	return was.Session, t.putBound(liveNodeKey(id), alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
+	return was.Session, t.putBound(record.LiveNodeKey(id), alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
 }
 
 // succeeds reports whether an agent comes after the one that is there on the same
@@ -148,7 +144,7 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	known := s.sessions.get(node)
 	if known.Incarnation != incarnation {
-		there, err := newTx(ctx, s.store).peek(liveNodeKey(node), &known)
+		there, err := newTx(ctx, s.store).peek(record.LiveNodeKey(node), &known)
 		switch {
 		case err != nil:
 			return out, err
@@ -171,11 +167,11 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 // living reports whether a node's agent is alive, which the decision then rests on, and
 // otherwise since when it is not, as far as that is known.
 func (t *tx) living(node uuid.UUID) (since time.Time, there bool, err error) {
-	if there, err = t.get(liveNodeKey(node), &alive{}); err != nil || there {
+	if there, err = t.get(record.LiveNodeKey(node), &alive{}); err != nil || there {
 		return since, there, err
 	}
 	var gone away
-	_, err = t.get(awayKey(node), &gone)
+	_, err = t.get(record.AwayKey(node), &gone)
 	return gone.Since, false, err
 }
 
@@ -185,7 +181,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 		return nil
 	}
 	t := newTx(ctx, s.store)
-	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return err
 	}
@@ -193,7 +189,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := t.list(awayPrefix, "", 0)
+	entries, err := t.list(record.AwayPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -204,7 +200,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	}
 	s.absent.keep(known)
 	for _, n := range nodes {
-		if _, lives := live[n.ID]; lives || known[awayKey(n.ID)] {
+		if _, lives := live[n.ID]; lives || known[record.AwayKey(n.ID)] {
 			continue
 		}
 		if err := s.markAway(ctx, n); err != nil {
@@ -217,7 +213,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 	index, err := s.update(ctx, func(t *tx) error { return s.goesAway(t, n.ID) })
 	if index != 0 {
-		s.absent.see(awayKey(n.ID), index, s.Clock.Steady())
+		s.absent.see(record.AwayKey(n.ID), index, s.Clock.Steady())
 	}
 	return err
 }
@@ -225,15 +221,15 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 // goesAway puts on record that nothing is heard of a node, unless that is there, or the
 // node lives or is none any more.
 func (s *Service) goesAway(t *tx, id uuid.UUID) error {
-	there, err := t.get(liveNodeKey(id), &alive{})
+	there, err := t.get(record.LiveNodeKey(id), &alive{})
 	if err != nil || there {
 		return err
 	}
-	if known, err := t.get(awayKey(id), &away{}); err != nil || known {
+	if known, err := t.get(record.AwayKey(id), &away{}); err != nil || known {
 		return err
 	}
 	var n dataset.Node
-	if on, err := t.get(nodeKey(id), &n); err != nil || !on {
+	if on, err := t.get(record.NodeKey(id), &n); err != nil || !on {
 		return err
 	}
 	ran, err := s.hasRun(t)
@@ -245,7 +241,7 @@ func (s *Service) goesAway(t *tx, id uuid.UUID) error {
 	if c := s.seen.clock(id); !c.IsZero() {
 		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.at)
 	}
-	return t.put(awayKey(id), gone)
+	return t.put(record.AwayKey(id), gone)
 }
 
 // absent is for how long this service has seen each record that a node is away, by its own
@@ -299,7 +295,7 @@ func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
 	if !s.Shared {
 		return nil, nil
 	}
-	list, err := listAll[alive](t, liveNodesPrefix)
+	list, err := listAll[alive](t, record.LiveNodesPrefix)
 	live := map[uuid.UUID]alive{}
 	for _, a := range list {
 		live[a.Node] = a
@@ -332,9 +328,9 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 			continue
 		}
 		var gone away
-		_, err := t.peek(awayKey(n.ID), &gone)
+		_, err := t.peek(record.AwayKey(n.ID), &gone)
 		if err == nil {
-			nodes[i].Fenced, err = t.peek(fencedKey(n.ID), &fenced{})
+			nodes[i].Fenced, err = t.peek(record.FencedKey(n.ID), &fenced{})
 		}
 		if err != nil {
 			return err

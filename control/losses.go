@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -16,7 +17,7 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
 		var c dataset.Copy
-		if _, err := t.get(copyKey(node, next.ID), &c); err != nil {
+		if _, err := t.get(record.CopyKey(node, next.ID), &c); err != nil {
 			return err
 		}
 		behind = min(behind, c.Epoch)
@@ -36,13 +37,13 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 // eachSnapshot goes through the snapshots on record of a dataset, without taking note of
 // them.
 func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
-	entries, err := t.list(snapshotPrefix(id), "", 0)
+	entries, err := t.list(record.SnapshotPrefix(id), "", 0)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		var s dataset.Snapshot
-		if err := decode(e.Key, e.Value, &s); err != nil {
+		if err := record.Decode(e.Key, e.Value, &s); err != nil {
 			return err
 		}
 		look(s)
@@ -71,7 +72,7 @@ func unforgotten(l dataset.Loss) bool { return !l.Forgotten }
 // forgetSome returns whether there are more.
 func (t *tx) forgetSome(id uuid.UUID) (more bool, err error) {
 	var d dataset.Dataset
-	there, err := t.get(datasetKey(id), &d)
+	there, err := t.get(record.DatasetKey(id), &d)
 	i := slices.IndexFunc(d.Losses, unforgotten)
 	if err != nil || !there || i < 0 {
 		return false, err

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -75,17 +76,17 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		said = ""
 		// First: who finds more nodes lost after this, and says so, has this decided anew.
 		var was halted
-		there, err := t.get(failoverKey, &was)
+		there, err := t.get(record.FailoverKey, &was)
 		if err != nil {
 			return err
 		}
-		nodes, err := listAll[dataset.Node](t, nodesPrefix)
+		nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 		if err != nil {
 			return err
 		}
 		keys := make([]string, 0, 2*len(nodes))
 		for _, n := range nodes {
-			keys = append(keys, awayKey(n.ID), fencedKey(n.ID))
+			keys = append(keys, record.AwayKey(n.ID), record.FencedKey(n.ID))
 		}
 		if err := t.foresee(keys); err != nil {
 			return err
@@ -97,11 +98,11 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			}
 			all++
 			var gone away
-			known, err := t.peek(awayKey(n.ID), &gone)
+			known, err := t.peek(record.AwayKey(n.ID), &gone)
 			if err != nil {
 				return err
 			}
-			vouched, err := t.peek(fencedKey(n.ID), &fenced{})
+			vouched, err := t.peek(record.FencedKey(n.ID), &fenced{})
 			if err != nil {
 				return err
 			}
@@ -114,7 +115,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			return nil
 		}
 		if len(now) == 0 {
-			t.del(failoverKey)
+			t.del(record.FailoverKey)
 			t.events = append(t.events, api.Event{Type: "failover.resume", Detail: "volumes fail over by themselves again"})
 			return nil
 		}
@@ -122,7 +123,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			was.Since = s.Clock.Now()
 		}
 		was.Nodes = now
-		if err := t.put(failoverKey, was); err != nil {
+		if err := t.put(record.FailoverKey, was); err != nil {
 			return err
 		}
 		if said, err = t.massLoss(); err == nil {
@@ -170,7 +171,7 @@ func (s *Service) lookForLoss(ctx context.Context) error {
 // massLoss says why nothing fails over by itself; "" when it does.
 func (t *tx) massLoss() (string, error) {
 	var h halted
-	there, err := t.get(failoverKey, &h)
+	there, err := t.get(record.FailoverKey, &h)
 	if err != nil || !there {
 		return "", err
 	}
@@ -178,7 +179,7 @@ func (t *tx) massLoss() (string, error) {
 	var names []string
 	for _, id := range h.Nodes[:min(len(h.Nodes), vanishedShown)] {
 		n := dataset.Node{Name: id.String()}
-		if _, err := t.peek(nodeKey(id), &n); err != nil {
+		if _, err := t.peek(record.NodeKey(id), &n); err != nil {
 			return "", err
 		}
 		names = append(names, n.Name)

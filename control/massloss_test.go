@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,7 +23,7 @@ func TestMassLossOfHundreds(t *testing.T) {
 	for range nodes {
 		if _, err := e.update(e.ctx, func(x *tx) error {
 			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.clock.Now()}
-			return errors.Join(x.put(nodeKey(n.ID), n), x.put(awayKey(n.ID), away{Since: e.clock.Now()}))
+			return errors.Join(x.put(record.NodeKey(n.ID), n), x.put(record.AwayKey(n.ID), away{Since: e.clock.Now()}))
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -113,14 +114,14 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				if _, err := e.update(e.ctx, func(x *tx) (err error) {
 					h := halted{Since: e.clock.Now()}
 					for _, n := range list {
-						err = errors.Join(err, x.put(nodeKey(n.ID), n), x.put(awayKey(n.ID), away{Since: e.clock.Now()}))
+						err = errors.Join(err, x.put(record.NodeKey(n.ID), n), x.put(record.AwayKey(n.ID), away{Since: e.clock.Now()}))
 					}
 					for _, n := range nodes[:3] {
 						h.Nodes = append(h.Nodes, n.ID)
 					}
 					if halts {
 						slices.SortFunc(h.Nodes, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
-						err = errors.Join(err, x.put(failoverKey, h))
+						err = errors.Join(err, x.put(record.FailoverKey, h))
 					}
 					return err
 				}); err != nil {
@@ -129,7 +130,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 			}
 			goes(false, nodes[0])
 			for _, n := range nodes[1:] {
-				if _, err := e.update(e.ctx, func(x *tx) error { return x.put(nodeKey(n.ID), n) }); err != nil {
+				if _, err := e.update(e.ctx, func(x *tx) error { return x.put(record.NodeKey(n.ID), n) }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -137,7 +138,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 			switch at {
 			case "the halt is read":
 				e.spy.onGet = func(key string) {
-					if key == failoverKey {
+					if key == record.FailoverKey {
 						meanwhile()
 					}
 				}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -47,11 +48,11 @@ func (c *comparison) mend(ctx context.Context) error {
 func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
 	return c.s.update(ctx, func(t *tx) error {
 		t.mends = true
-		var rec recovery
-		if _, err := t.get(recoveryKey, &rec); err != nil {
+		var rec record.Recovery
+		if _, err := t.get(record.RecoveryKey, &rec); err != nil {
 			return err
 		}
-		halted, err := t.get(haltedKey, &halt{})
+		halted, err := t.get(record.HaltedKey, &record.Halt{})
 		if err != nil {
 			return err
 		}
@@ -89,11 +90,11 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		return err
 	}
 	var was dataset.Dataset
-	there, err := t.get(datasetKey(j.id), &was)
+	there, err := t.get(record.DatasetKey(j.id), &was)
 	if err != nil {
 		return err
 	}
-	if there != (j.stored != nil) || there && t.index(datasetKey(j.id)) != j.index {
+	if there != (j.stored != nil) || there && t.index(record.DatasetKey(j.id)) != j.index {
 		return dataset.Errorf(dataset.ErrConflict, "recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
 	}
 	if j.action == "snapshots" {
@@ -104,11 +105,11 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		if err := t.disclaim(was); err != nil {
 			return err
 		}
-		t.del(homeKey(was.Home, j.id))
+		t.del(record.HomeKey(was.Home, j.id))
 	}
 	if j.action == "forgotten" {
 		for _, node := range was.Copies {
-			t.del(copyKey(node, j.id))
+			t.del(record.CopyKey(node, j.id))
 		}
 		t.event("store.recover", was, j.action)
 		t.touch(j.id, was.Home)
@@ -119,7 +120,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
 	t.guestNoMore(&d, d.Home)
 	uncopy(&d, d.Home)
-	t.del(copyKey(d.Home, j.id))
+	t.del(record.CopyKey(d.Home, j.id))
 	for _, k := range j.keep {
 		if err := t.keepIn(&d, k); err != nil {
 			return err
@@ -154,7 +155,7 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 		rest = rest[len(some):]
 		if _, err := c.update(ctx, func(t *tx) error {
 			for _, snap := range some {
-				if there, err := t.get(snapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
+				if there, err := t.get(record.SnapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
 					return err
 				} else if there {
 					t.delSnapshot(snap)
@@ -171,7 +172,7 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 // forgetAllSnapshots removes the records of a dataset's snapshots, which is not on record
 // itself any more.
 func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
-	left, err := listAll[dataset.Snapshot](newTx(ctx, c.s.store), snapshotPrefix(id))
+	left, err := listAll[dataset.Snapshot](newTx(ctx, c.s.store), record.SnapshotPrefix(id))
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 // endAll ends what is on record as under way: it may have been done since, and what was
 // written after that is not to be written over.
 func (c *comparison) endAll(ctx context.Context) error {
-	ops, err := listAll[dataset.Operation](newTx(ctx, c.s.store), operationsPrefix)
+	ops, err := listAll[dataset.Operation](newTx(ctx, c.s.store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
@@ -191,7 +192,7 @@ func (c *comparison) endAll(ctx context.Context) error {
 		}
 		if _, err := c.update(ctx, func(t *tx) error {
 			var now dataset.Operation
-			if there, err := t.get(operationKey(op.ID), &now); err != nil || !there || now.State.Final() {
+			if there, err := t.get(record.OperationKey(op.ID), &now); err != nil || !there || now.State.Final() {
 				return err
 			}
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict, "the store went back while operation %s was under way: look whether it was carried out", now.ID))
@@ -209,15 +210,15 @@ const clockMargin = 1 << 20
 
 // lift ends the halt: from here on the store is the newest that there was.
 func (c *comparison) lift(t *tx) error {
-	var rec recovery
-	if _, err := t.get(recoveryKey, &rec); err != nil {
+	var rec record.Recovery
+	if _, err := t.get(record.RecoveryKey, &rec); err != nil {
 		return err
 	}
 	if err := c.noneLives(t); err != nil {
 		return err
 	}
-	var h halt
-	if _, err := t.get(haltedKey, &h); err != nil {
+	var h record.Halt
+	if _, err := t.get(record.HaltedKey, &h); err != nil {
 		return err
 	}
 	for node := range h.Nodes {
@@ -229,7 +230,7 @@ func (c *comparison) lift(t *tx) error {
 			return dataset.Errorf(dataset.ErrConflict, "recover: node %s does not believe the store, and did not say what it holds: look again (drover store recover)", name)
 		}
 	}
-	entries, err := t.list(revPrefix, "", 0)
+	entries, err := t.list(record.RevPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -238,22 +239,22 @@ func (c *comparison) lift(t *tx) error {
 		return err
 	}
 	var dropped notify.Notices
-	if _, err := t.get(droppedKey, &dropped); err != nil {
+	if _, err := t.get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
 	saw, _ := c.s.highest.get()
 	if behind := max(h.Saw, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}
-	if err := t.put(droppedKey, dropped); err != nil {
+	if err := t.put(record.DroppedKey, dropped); err != nil {
 		return err
 	}
 	for node := range c.roll.heard {
 		rec.Heard = append(rec.Heard, node)
 	}
 	rec.Done = true
-	t.del(haltedKey)
+	t.del(record.HaltedKey)
 	t.all = true
 	t.events = append(t.events, api.Event{Type: "store.recover", Detail: "the store is up to date again: decisions are made"})
-	return t.put(recoveryKey, rec)
+	return t.put(record.RecoveryKey, rec)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -74,7 +75,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	}
 	had := s.tooLarge(d)
 	var kept dataset.Copy
-	if there, err := t.get(copyKey(target.ID, d.ID), &kept); err != nil {
+	if there, err := t.get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
 	} else if there {
 		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
@@ -100,7 +101,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if err != nil {
 		return s.notThere(t, err, from, cands, o)
 	}
-	if _, err := t.get(poolKey(pool.ID), &dataset.Pool{}); err != nil {
+	if _, err := t.get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
 	if op.Share = placement.OnOneShare(from, pool.Pool); op.Share {
@@ -155,7 +156,7 @@ func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 
 // withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.
 func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
-	some, err := t.list(snapshotPrefix(d.ID), "", 1)
+	some, err := t.list(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
 		err = dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) (drover clone it there, or remove them)", d.Volume, from.Name, from.Backend, to.Name, target.Name, to.Backend)
 	}
@@ -165,7 +166,7 @@ func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Po
 // nodeNamed finds a node by name or by a unique prefix of its UUID. ErrInvalid lists
 // those there are, ErrAmbiguous.
 func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
-	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return n, err
 	}
@@ -179,7 +180,7 @@ func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
 	}
 	switch len(found) {
 	case 1:
-		_, err := t.get(nodeKey(found[0].ID), &n) // what is decided rests on this one
+		_, err := t.get(record.NodeKey(found[0].ID), &n) // what is decided rests on this one
 		return n, err
 	case 0:
 		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref), dataset.Have(names), dataset.Guess(ref, names))
@@ -198,9 +199,9 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 		return nil, err
 	}
 	var op dataset.Operation
-	there, err := t.get(operationKey(d.Move), &op)
+	there, err := t.get(record.OperationKey(d.Move), &op)
 	if err == nil && !there {
-		err = torn("%s is missing, but %s names it", operationKey(d.Move), datasetKey(d.ID))
+		err = torn("%s is missing, but %s names it", record.OperationKey(d.Move), record.DatasetKey(d.ID))
 	}
 	if err != nil {
 		return nil, err
@@ -234,7 +235,7 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 	}
 	if d.Move != uuid.Nil && d.Move != op.ID {
 		var other dataset.Operation
-		if there, err := t.get(operationKey(d.Move), &other); err != nil {
+		if there, err := t.get(record.OperationKey(d.Move), &other); err != nil {
 			return err
 		} else if there && !other.State.Final() {
 			other.State, other.Ended = dataset.OpCancelled, s.Clock.Now()
@@ -256,7 +257,7 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 			return err
 		}
 		lease.State, lease.Wanted = dataset.LeaseMoving, op.Node
-		if err := t.put(leaseKey(d.ID), lease); err != nil {
+		if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
 			return err
 		}
 	}
@@ -294,19 +295,19 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type, made.Chosen
 	}
 	uncopy(&next, rec.Node)
-	t.del(homeKey(d.Home, d.ID))
-	t.del(copyKey(rec.Node, d.ID))
+	t.del(record.HomeKey(d.Home, d.ID))
+	t.del(record.CopyKey(rec.Node, d.ID))
 	if err := s.guestsGoOn(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := s.leave(t, d, rec, &next); err != nil {
 		return err
 	}
-	if err := t.put(homeKey(next.Home, d.ID), claim{d.ID}); err != nil {
+	if err := t.put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	held := dataset.Lease{Dataset: d.ID, Node: next.Home, Incarnation: op.Incarnation, Epoch: next.Epoch, State: dataset.LeaseHeld}
-	if err := t.put(leaseKey(d.ID), held); err != nil {
+	if err := t.put(record.LeaseKey(d.ID), held); err != nil {
 		return err
 	}
 	if rec.Loss != nil && !rec.Share {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -228,11 +229,11 @@ func TestMoveRefused(t *testing.T) {
 	a.create("asked", "fs=xfs")
 	if _, err := e.update(e.ctx, func(t *tx) error {
 		var n dataset.Node
-		if _, err := t.get(nodeKey(b.id), &n); err != nil {
+		if _, err := t.get(record.NodeKey(b.id), &n); err != nil {
 			return err
 		}
 		n.Cordoned = true
-		return t.put(nodeKey(b.id), n)
+		return t.put(record.NodeKey(b.id), n)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +364,7 @@ func TestMoveByForce(t *testing.T) {
 		s, err := t.readSnapshot(late.Dataset, late.ID)
 		s.Created = someday.Add(1)
 		if err == nil {
-			err = t.put(snapshotKey(s.Dataset, s.ID), s)
+			err = t.put(record.SnapshotKey(s.Dataset, s.ID), s)
 		}
 		return err
 	}); err != nil {

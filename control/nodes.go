@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -34,7 +35,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		var old dataset.Node
-		if ok, err := t.get(nodeKey(n.ID), &old); err != nil {
+		if ok, err := t.get(record.NodeKey(n.ID), &old); err != nil {
 			return err
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
@@ -42,7 +43,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that are gone
 			return dataset.Errorf(dataset.ErrStale, "register of node %s: a later one of its agent was there before", n.Name)
 		}
-		if was, err := t.get(revokedNodeKey(n.ID), &revocation{}); err != nil {
+		if was, err := t.get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
 		} else if was || !old.Removed.IsZero() {
 			return gone(n.ID)
@@ -57,10 +58,10 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
-			if err := record("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
+			if err := checkRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
 				return err
 			}
-			if err := t.put(poolKey(p.ID), p); err != nil {
+			if err := t.put(record.PoolKey(p.ID), p); err != nil {
 				return err
 			}
 		}
@@ -68,11 +69,11 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		who := "register of node " + n.Name
-		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"), record(who, "what it says of itself", n)); err != nil {
+		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"), checkRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
-		return t.put(nodeKey(n.ID), n)
+		return t.put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
 		err = s.clearGone(ctx, r)
@@ -92,7 +93,7 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 		return nil
 	}
 	var on dataset.Pool
-	there, err := t.get(poolKey(p.ID), &on)
+	there, err := t.get(record.PoolKey(p.ID), &on)
 	if err != nil || !there || on.Node == n.ID {
 		return err
 	}
@@ -108,12 +109,12 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 }
 
 func (t *tx) identify() error {
-	var c claim
-	ok, err := t.get(clusterKey, &c)
+	var c record.Claim
+	ok, err := t.get(record.ClusterKey, &c)
 	if err != nil || ok {
 		return err
 	}
-	return t.put(clusterKey, claim{uuid.New()})
+	return t.put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
 // Heartbeat keeps what an agent sees; nothing is stored, but that it leaves. ErrStale for an agent
@@ -125,7 +126,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
 	if look {
 		began := s.Clock.Steady()
-		err := t.foresee([]string{nodeKey(node), haltedKey})
+		err := t.foresee([]string{record.NodeKey(node), record.HaltedKey})
 		if err == nil {
 			n, err = t.fresh(node, h.Incarnation)
 		}
@@ -163,7 +164,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 // fresh fails with ErrStale unless a report comes from the agent that registered
 // last for its node.
 func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
-	ok, err := t.get(nodeKey(node), &n)
+	ok, err := t.get(record.NodeKey(node), &n)
 	switch {
 	case err != nil:
 		return n, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -20,7 +21,7 @@ type only struct {
 // overtaken, or the last whole copy that is heard of a volume whose home is lost or ill.
 func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 	var c dataset.Copy
-	there, err := t.get(copyKey(node, id), &c)
+	there, err := t.get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
 		return o, err
 	}
@@ -44,7 +45,7 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 	var others []dataset.Copy
 	for _, n := range without(d.Copies, node) {
 		var other dataset.Copy
-		if _, err := t.get(copyKey(n, id), &other); err != nil {
+		if _, err := t.get(record.CopyKey(n, id), &other); err != nil {
 			return o, err
 		}
 		if other.Whole() {
@@ -66,7 +67,7 @@ func (s *Service) keepsNothing(ctx context.Context, ref string) error {
 	if err != nil || !n.Removed.IsZero() {
 		return err
 	}
-	copies, err := listAll[dataset.Copy](t, nodeCopies(n.ID))
+	copies, err := listAll[dataset.Copy](t, record.NodeCopies(n.ID))
 	if err != nil {
 		return err
 	}

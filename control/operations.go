@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -57,7 +58,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 // or the dataset that is already as asked.
 func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
-	if known, err := t.get(operationKey(req.ID), &recorded); err != nil {
+	if known, err := t.get(record.OperationKey(req.ID), &recorded); err != nil {
 		return nil, nil, err
 	} else if known {
 		return &recorded, nil, asked(recorded, req)
@@ -136,10 +137,10 @@ func (s *Service) settle(t *tx, op *dataset.Operation) error {
 func (s *Service) record(t *tx, op dataset.Operation) error {
 	t.ops = append(t.ops, op.ID)
 	t.wakeNode(op.Node)
-	if err := t.put(workKey(op.Node, op.ID), claim{op.ID}); err != nil {
+	if err := t.put(record.WorkKey(op.Node, op.ID), record.Claim{ID: op.ID}); err != nil {
 		return err
 	}
-	return t.put(operationKey(op.ID), op)
+	return t.put(record.OperationKey(op.ID), op)
 }
 
 // Record puts an operation on record that its agent carries out already and
@@ -178,7 +179,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 // over reports whether an operation is on record as done, by what it leaves.
 func (t *tx) over(op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
-	there, err := t.get(datasetKey(op.DatasetID), &d)
+	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil {
 		return false, err
 	}
@@ -195,12 +196,12 @@ func (t *tx) over(op dataset.Operation) (bool, error) {
 		if op.Snapshot == nil { // only in the report of a failure
 			return false, nil
 		}
-		return t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+		return t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 	case dataset.OpSnapshotDelete:
 		if op.Snapshot == nil {
 			return false, nil
 		}
-		there, err := t.get(snapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+		there, err := t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 		return !there, err
 	}
 	return false, nil
@@ -226,7 +227,7 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 	}
 	t.ops = append(t.ops, op.ID)
 	t.wakeNode(op.Node)
-	t.del(workKey(op.Node, op.ID))
+	t.del(record.WorkKey(op.Node, op.ID))
 	return s.putEnded(t, op)
 }
 
@@ -235,13 +236,13 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 // scheduled snapshots and their removals that went well, those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
-	entries, err := newTx(ctx, s.store).list(operationsPrefix, after(operationsPrefix, p), limit)
+	entries, err := newTx(ctx, s.store).list(record.OperationsPrefix, after(record.OperationsPrefix, p), limit)
 	if err != nil {
 		return out, err
 	}
 	out.Items = make([]dataset.Operation, len(entries))
 	for i, e := range entries {
-		if err := decode(e.Key, e.Value, &out.Items[i]); err != nil {
+		if err := record.Decode(e.Key, e.Value, &out.Items[i]); err != nil {
 			return api.List[dataset.Operation]{}, err
 		}
 		out.Items[i] = s.seen.withProgress(out.Items[i])
@@ -281,7 +282,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	if dataset.CheckPrefix(prefix) != nil {
 		return op, noOperation(ref)
 	}
-	entries, err := newTx(ctx, s.store).list(operationsPrefix+prefix, "", 2)
+	entries, err := newTx(ctx, s.store).list(record.OperationsPrefix+prefix, "", 2)
 	if err != nil {
 		return op, err
 	}
@@ -291,7 +292,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	case 2:
 		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (say more of the UUID)", ref)
 	}
-	err = decode(entries[0].Key, entries[0].Value, &op)
+	err = record.Decode(entries[0].Key, entries[0].Value, &op)
 	return s.seen.withProgress(op), err
 }
 
@@ -310,7 +311,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 	}
 	_, err = s.update(ctx, func(t *tx) error {
 		op = dataset.Operation{}
-		ok, err := t.get(operationKey(found.ID), &op)
+		ok, err := t.get(record.OperationKey(found.ID), &op)
 		switch {
 		case err != nil:
 			return err

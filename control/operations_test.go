@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -113,7 +114,7 @@ func TestSubmitBetweenReads(t *testing.T) {
 		req.ID = uuid.New()
 		var first api.Outcome
 		e.spy.onGet = func(key string) {
-			if key != operationKey(req.ID) { // which was read, and was not there
+			if key != record.OperationKey(req.ID) { // which was read, and was not there
 				e.spy.onGet = nil
 				first = e.submit(req)
 			}

@@ -3,6 +3,7 @@ package control
 import (
 	"slices"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -63,13 +64,13 @@ func (t *tx) profilesOf(rec, op dataset.Operation) (known []dataset.Profile, err
 	}
 	for _, of := range from {
 		var snap dataset.Snapshot
-		if there, err := t.get(snapshotKey(of.Dataset, of.Snapshot), &snap); err != nil {
+		if there, err := t.get(record.SnapshotKey(of.Dataset, of.Snapshot), &snap); err != nil {
 			return nil, err
 		} else if there {
 			known = append(known, snap.Profile)
 		}
 		var d dataset.Dataset
-		if there, err := t.get(datasetKey(of.Dataset), &d); err != nil {
+		if there, err := t.get(record.DatasetKey(of.Dataset), &d); err != nil {
 			return nil, err
 		} else if there {
 			known = append(known, d.Profile)

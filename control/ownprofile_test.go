@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -108,7 +109,7 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 	if _, err := m.update(a.ctx, func(x *tx) error {
 		d, err := x.dataset(snap.Dataset)
 		d.Profile = m.names.byName["auto"]
-		return errors.Join(err, x.put(datasetKey(d.ID), d))
+		return errors.Join(err, x.put(record.DatasetKey(d.ID), d))
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestFailoverWithoutItsCommand(t *testing.T) {
 	if _, err := l.update(l.ctx, func(x *tx) error {
 		d, err := x.dataset(l.d.ID)
 		d.Profile.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec}
-		return errors.Join(err, x.put(datasetKey(d.ID), d))
+		return errors.Join(err, x.put(record.DatasetKey(d.ID), d))
 	}); err != nil {
 		t.Fatal(err)
 	}

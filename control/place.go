@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/selector"
 )
@@ -90,21 +91,21 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 // rest has the decision rest on the pool and node that were chosen: there may be more
 // than a transaction can check.
 func (t *tx) rest(c placement.Candidate) error {
-	_, err := t.get(poolKey(c.ID), &dataset.Pool{})
-	_, nerr := t.get(nodeKey(c.Node), &dataset.Node{})
+	_, err := t.get(record.PoolKey(c.ID), &dataset.Pool{})
+	_, nerr := t.get(record.NodeKey(c.Node), &dataset.Node{})
 	return errors.Join(err, nerr)
 }
 
 // site reads the asking node; none when it is not known.
 func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error) {
 	var st placement.Site
-	ok, err := t.get(nodeKey(o.Asking), &st.Node)
+	ok, err := t.get(record.NodeKey(o.Asking), &st.Node)
 	if err != nil || !ok {
 		return nil, err
 	}
 	if o.Profile.Placement != "" {
 		var f dataset.Facts
-		ok, err := t.peek(factsKey(o.Asking), &f)
+		ok, err := t.peek(record.FactsKey(o.Asking), &f)
 		if err != nil {
 			return nil, err
 		}
@@ -122,7 +123,7 @@ func (s *Service) sites(t *tx) ([]placement.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	pools, err := listAll[dataset.Pool](t, poolsPrefix)
+	pools, err := listAll[dataset.Pool](t, record.PoolsPrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -74,7 +75,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 	c.tells(nil)
 	d.pools = d.pools[1:]
 	if _, err := e.update(e.ctx, func(t *tx) error {
-		return t.put(nodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
+		return t.put(record.NodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +185,7 @@ func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 	if err != nil || op.Node != a.id {
 		t.Fatal(op, err)
 	}
-	for _, key := range []string{nodeKey(a.id), poolKey(a.pools[0].ID)} {
+	for _, key := range []string{record.NodeKey(a.id), record.PoolKey(a.pools[0].ID)} {
 		if _, noted := tr.read[key]; !noted {
 			t.Errorf("%s is not checked", key)
 		}
@@ -227,15 +228,15 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 			}
 		}
 	}
-	x.awaitEnd(liveNodeKey(nodes[2].Node.ID))
+	x.awaitEnd(record.LiveNodeKey(nodes[2].Node.ID))
 	for range 200 {
 		if home() == nodes[2].Node.ID {
 			t.Fatal("a volume goes to a node that is away")
 		}
 	}
 	x.clock.Advance(time.Minute) // and the others
-	x.awaitEnd(liveNodeKey(nodes[0].Node.ID))
-	x.awaitEnd(liveNodeKey(nodes[1].Node.ID))
+	x.awaitEnd(record.LiveNodeKey(nodes[0].Node.ID))
+	x.awaitEnd(record.LiveNodeKey(nodes[1].Node.ID))
 	_, err := b.Plan(t.Context(), uuid.Nil, create("db"))
 	refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is away")
 }

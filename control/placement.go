@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -30,13 +31,13 @@ func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string
 // candidates returns the pools of a node in the order in which it lists them.
 func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, error) {
 	var n dataset.Node
-	if ok, err := t.get(nodeKey(node), &n); err != nil || !ok {
+	if ok, err := t.get(record.NodeKey(node), &n); err != nil || !ok {
 		return nil, err
 	}
 	var cands []placement.Candidate
 	for _, id := range n.Pools {
 		var p dataset.Pool
-		ok, err := t.peek(poolKey(id), &p)
+		ok, err := t.peek(record.PoolKey(id), &p)
 		if err != nil {
 			return nil, err
 		}
@@ -84,13 +85,13 @@ func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 // those that nodes are configured with and could not make, which have no UUID.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
-	list, err := listAll[dataset.Pool](t, poolsPrefix)
+	list, err := listAll[dataset.Pool](t, record.PoolsPrefix)
 	if err != nil {
 		return nil, err
 	}
 	keys := make([]string, len(list))
 	for i, p := range list {
-		keys[i] = nodeKey(p.Node)
+		keys[i] = record.NodeKey(p.Node)
 	}
 	if err := t.foresee(keys); err != nil {
 		return nil, err
@@ -120,7 +121,7 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 // nodeName is a node's name, or its UUID when it is not known.
 func (t *tx) nodeName(id uuid.UUID) (string, error) {
 	var n dataset.Node
-	ok, err := t.get(nodeKey(id), &n)
+	ok, err := t.get(record.NodeKey(id), &n)
 	if err == nil && !ok {
 		return id.String(), nil
 	}
@@ -135,7 +136,7 @@ func listAll[T any](t *tx, prefix string) ([]T, error) {
 	}
 	out := make([]T, len(entries))
 	for i, e := range entries {
-		if err := decode(e.Key, e.Value, &out[i]); err != nil {
+		if err := record.Decode(e.Key, e.Value, &out[i]); err != nil {
 			return nil, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -185,7 +186,7 @@ func TestRegister(t *testing.T) {
 	id := cluster()
 	a.create("db")
 	_, err := e.update(e.ctx, func(t *tx) error {
-		return t.put(nodeKey(a.id), dataset.Node{ID: a.id, Name: "alpha", Incarnation: a.incarnation, Cordoned: true, Pools: []uuid.UUID{a.pools[0].ID, a.pools[1].ID}})
+		return t.put(record.NodeKey(a.id), dataset.Node{ID: a.id, Name: "alpha", Incarnation: a.incarnation, Cordoned: true, Pools: []uuid.UUID{a.pools[0].ID, a.pools[1].ID}})
 	})
 	if err != nil {
 		t.Fatal(err)

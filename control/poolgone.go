@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -63,7 +64,7 @@ func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 // planned for it.
 func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
-	there, err := t.get(poolKey(id), &p)
+	there, err := t.get(record.PoolKey(id), &p)
 	if err != nil || !there || p.Node != n.ID {
 		return nil, err
 	}
@@ -77,10 +78,10 @@ func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 // forgetPool forgets a pool, unless it is another node's by now.
 func (t *tx) forgetPool(node, id uuid.UUID) error {
 	var p dataset.Pool
-	there, err := t.get(poolKey(id), &p)
+	there, err := t.get(record.PoolKey(id), &p)
 	if there && p.Node == node {
-		t.del(poolKey(id))
-		t.del(generationKey(id))
+		t.del(record.PoolKey(id))
+		t.del(record.GenerationKey(id))
 	}
 	return err
 }
@@ -88,31 +89,31 @@ func (t *tx) forgetPool(node, id uuid.UUID) error {
 // lyingIn names what is on record in a pool of a node, and what is to be made there.
 func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
-	homes, err := listAll[claim](t, homePrefix(node))
+	homes, err := listAll[record.Claim](t, record.HomePrefix(node))
 	if err != nil {
 		return nil, err
 	}
-	work, err := listAll[claim](t, workPrefix(node))
+	work, err := listAll[record.Claim](t, record.WorkPrefix(node))
 	if err != nil {
 		return nil, err
 	}
-	copies, err := listAll[dataset.Copy](t, nodeCopies(node))
+	copies, err := listAll[dataset.Copy](t, record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
 	var keys []string
 	for _, c := range homes {
-		keys = append(keys, datasetKey(c.ID))
+		keys = append(keys, record.DatasetKey(c.ID))
 	}
 	for _, c := range work {
-		keys = append(keys, operationKey(c.ID))
+		keys = append(keys, record.OperationKey(c.ID))
 	}
 	if err := t.foresee(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range homes {
 		var d dataset.Dataset
-		if _, err := t.peek(datasetKey(c.ID), &d); err != nil {
+		if _, err := t.peek(record.DatasetKey(c.ID), &d); err != nil {
 			return nil, err
 		}
 		if d.Pool == pool && d.State != dataset.StatePurging {
@@ -124,14 +125,14 @@ func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err e
 			continue
 		}
 		var d dataset.Dataset
-		if _, err := t.peek(datasetKey(c.Dataset), &d); err != nil {
+		if _, err := t.peek(record.DatasetKey(c.Dataset), &d); err != nil {
 			return nil, err
 		}
 		held = append(held, c.Held(d.Volume, n.Name))
 	}
 	for _, c := range work {
 		var op dataset.Operation
-		if _, err := t.peek(operationKey(c.ID), &op); err != nil {
+		if _, err := t.peek(record.OperationKey(c.ID), &op); err != nil {
 			return nil, err
 		}
 		if !op.State.Final() && op.Dataset != nil && op.Dataset.Pool == pool && op.Kind != dataset.OpPurge {

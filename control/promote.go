@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -158,7 +159,7 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 // is lost beyond what was said.
 func (t *tx) stillKept(rec, op dataset.Operation) error {
 	var kept dataset.Copy
-	there, err := t.get(copyKey(rec.Node, rec.DatasetID), &kept)
+	there, err := t.get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {
 	case err != nil:
 		return err

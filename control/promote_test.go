@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
 )
@@ -181,9 +182,9 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 		t.Helper()
 		if _, err := e.update(e.ctx, func(t *tx) error {
 			var s dataset.Snapshot
-			_, err := t.get(snapshotKey(d.ID, id), &s)
+			_, err := t.get(record.SnapshotKey(d.ID, id), &s)
 			s.Epoch, s.Created = epoch, at
-			return errors.Join(err, t.put(snapshotKey(d.ID, id), s))
+			return errors.Join(err, t.put(record.SnapshotKey(d.ID, id), s))
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -24,22 +25,12 @@ const (
 	markEvery  = unseenMost / 2
 )
 
-// mark is the value of ranKey: for how long services had run on the store. The count goes on
-// from there, or stands: while nothing waits for it nobody has to write, and no service runs
-// ahead of another. Whoever puts a stamp on what is to wait, or acts by one, has the
-// transaction check the mark that it counts from. None is like one that stands at nothing.
-type mark struct {
-	At   time.Time        `json:"at"` // by the clock
-	Ran  dataset.Duration `json:"ran"`
-	Runs bool             `json:"runs,omitempty"`
-}
-
 // ran is the mark as this service has seen it last. mu guards it.
 type ran struct {
 	mu     sync.Mutex
 	known  bool
 	entry  store.Entry // Index 0: there is none
-	mark   mark
+	mark   record.RunMark
 	before time.Duration // from the mark to since, by the clock
 	since  time.Duration // by the steady clock
 	begun  bool
@@ -47,7 +38,7 @@ type ran struct {
 }
 
 // see takes in a mark that was read.
-func (r *ran) see(e store.Entry, m mark, now time.Time, steady time.Duration) {
+func (r *ran) see(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known && e.Index == r.entry.Index {
@@ -64,7 +55,7 @@ func (r *ran) see(e store.Entry, m mark, now time.Time, steady time.Duration) {
 }
 
 // last returns the mark that was seen, and the count; false: none was.
-func (r *ran) last(steady time.Duration) (e store.Entry, m mark, count time.Duration, known bool) {
+func (r *ran) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	count = time.Duration(r.mark.Ran)
@@ -86,11 +77,11 @@ func (s *Service) hasRun(t *tx) (time.Duration, error) {
 	if e, _, _, known := s.ran.last(s.Clock.Steady()); known {
 		t.suppose(e)
 	}
-	var m mark
-	if _, err := t.get(ranKey, &m); err != nil {
+	var m record.RunMark
+	if _, err := t.get(record.RanKey, &m); err != nil {
 		return 0, err
 	}
-	s.ran.see(t.read[ranKey], m, s.Clock.Now(), s.Clock.Steady())
+	s.ran.see(t.read[record.RanKey], m, s.Clock.Now(), s.Clock.Steady())
 	return s.counted(), nil
 }
 
@@ -103,14 +94,14 @@ func (s *Service) counted() time.Duration {
 // markRan puts the count in the store, seldom, and has it stand while nothing waits for it.
 // What others put there may be seen late, by changed: what waits is kept for longer then.
 func (s *Service) markRan(ctx context.Context, changed bool) error {
-	fresh := func(m mark, count time.Duration) bool {
+	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.Ran) < markEvery
 	}
 	if _, m, count, known := s.ran.last(s.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
 	}
 	var e store.Entry
-	var m mark
+	var m record.RunMark
 	index, err := s.update(ctx, func(t *tx) error {
 		count, err := s.hasRun(t)
 		if err != nil {
@@ -120,12 +111,12 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 		if fresh(was, count) { // another service put it there
 			return nil
 		}
-		m = mark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
+		m = record.RunMark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
 		if m.Runs, err = s.waits(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
-		err = t.put(ranKey, m)
-		e = store.Entry{Key: ranKey, Value: t.writes[len(t.writes)-1].Value}
+		err = t.put(record.RanKey, m)
+		e = store.Entry{Key: record.RanKey, Value: t.writes[len(t.writes)-1].Value}
 		return err
 	})
 	if err == nil && index != 0 {
@@ -138,22 +129,22 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 // waits reports whether there is anything whose time goes by the count. What is damaged may
 // be.
 func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
-	if entries, err := t.list(operationsPrefix, "", 1); err != nil || len(entries) > 0 {
+	if entries, err := t.list(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
 	}
 	for prefix, does := range map[string]func(store.Entry) bool{
-		trashPrefix: func(e store.Entry) bool {
+		record.TrashPrefix: func(e store.Entry) bool {
 			var tr inTrash
-			return decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
+			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
 		},
 		// What is lost later is not to be of the same moment by it, see vanished.
-		awayPrefix: func(e store.Entry) bool {
+		record.AwayPrefix: func(e store.Entry) bool {
 			var gone away
-			return decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
+			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
 		},
-		copiesPrefix: func(e store.Entry) bool {
+		record.CopiesPrefix: func(e store.Entry) bool {
 			var c dataset.Copy
-			return decode(e.Key, e.Value, &c) != nil || c.Kind == dataset.CopyLeft
+			return record.Decode(e.Key, e.Value, &c) != nil || c.Kind == dataset.CopyLeft
 		},
 	} {
 		entries, err := t.list(prefix, "", 0)
@@ -186,13 +177,7 @@ func (s *Service) putInTrash(t *tx, id uuid.UUID, tr dataset.Trash) error {
 	if err != nil {
 		return err
 	}
-	return t.put(trashKey(id), inTrash{tr, dataset.Duration(now)})
-}
-
-// ended is the value of an operation's key once it is final.
-type ended struct {
-	dataset.Operation
-	Ran dataset.Duration `json:"ran,omitempty"`
+	return t.put(record.TrashKey(id), inTrash{tr, dataset.Duration(now)})
 }
 
 func (s *Service) putEnded(t *tx, op dataset.Operation) error {
@@ -200,7 +185,7 @@ func (s *Service) putEnded(t *tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	return t.put(operationKey(op.ID), ended{op, dataset.Duration(now)})
+	return t.put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
 }
 
 // passedOver returns, once, by how much the clock has gone further than the time

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -155,7 +156,7 @@ func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
 		e.house.full = e.clock.Now()
 		e.rounds()
 		var now dataset.Dataset
-		if _, err := newTx(e.ctx, e.store).get(datasetKey(d.ID), &now); err != nil || now.State != step.then {
+		if _, err := newTx(e.ctx, e.store).get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
 			e.Fatalf("%s on, of %s, it is %s and not %s, %v", step.time, after, now.State, step.then, err)
 		}
 	}
@@ -272,8 +273,8 @@ func TestActOfAnOlderMark(t *testing.T) {
 // the last one is long gone.
 func TestCountBetweenLosses(t *testing.T) {
 	e := newEnv(t)
-	mark := func() mark { _, m, _, _ := e.ran.last(e.clock.Steady()); return m }
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.put(awayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
+	mark := func() record.RunMark { _, m, _, _ := e.ran.last(e.clock.Steady()); return m }
+	if _, err := e.update(e.ctx, func(t *tx) error { return t.put(record.AwayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	e.tick(time.Hour)

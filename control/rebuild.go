@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -43,7 +44,7 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	for _, f := range found {
-		there, err := newTx(ctx, s.store).peek(datasetKey(f.Dataset.ID), &dataset.Dataset{})
+		there, err := newTx(ctx, s.store).peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
 		switch {
 		case err != nil:
 			return nil, err
@@ -66,13 +67,13 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		d := f.Dataset
 		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
 		var pool dataset.Pool
-		if ok, err := t.get(poolKey(f.Pool), &pool); err != nil {
+		if ok, err := t.get(record.PoolKey(f.Pool), &pool); err != nil {
 			return err
 		} else if !ok || pool.Node != node {
 			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s is not one of node %s", f.Pool, node)
 		}
 		var old dataset.Dataset
-		if known, err := t.get(datasetKey(d.ID), &old); err != nil {
+		if known, err := t.get(record.DatasetKey(d.ID), &old); err != nil {
 			return err
 		} else if known {
 			r.Volume = old.Volume
@@ -88,7 +89,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
 			}
-			if elsewhere || f.Index <= t.index(datasetKey(d.ID)) && d.Epoch <= old.Epoch {
+			if elsewhere || f.Index <= t.index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
 				return nil
 			}
 			r.Note = "the store had it as it was before"
@@ -133,7 +134,7 @@ func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	case dataset.StatePurging:
 		r.Action = "known"
 	}
-	t.del(homeKey(d.Home, d.ID))
+	t.del(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
 	t.event("volume.rebuild", d, r.Action)
 	return t.enter(d, uuid.Nil)
@@ -142,15 +143,15 @@ func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 // disclaim takes away what a dataset has by its state: its name, or its place in
 // the trash.
 func (t *tx) disclaim(d dataset.Dataset) error {
-	t.del(trashKey(d.ID))
-	var c claim
+	t.del(record.TrashKey(d.ID))
+	var c record.Claim
 	if dataset.CheckName(d.Volume) != nil {
 		return nil
 	}
-	if taken, err := t.get(nameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
+	if taken, err := t.get(record.NameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
 		return err
 	}
-	t.del(nameKey(d.Volume))
+	t.del(record.NameKey(d.Volume))
 	return nil
 }
 
@@ -174,8 +175,8 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 			suffix := "-" + d.ID.String()[:digits]
 			d.Volume = name[:min(len(name), 128-len(suffix))] + suffix
 		}
-		var c claim
-		taken, err := t.get(nameKey(d.Volume), &c)
+		var c record.Claim
+		taken, err := t.get(record.NameKey(d.Volume), &c)
 		if err != nil {
 			return err
 		}
@@ -192,7 +193,7 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.Volume != name {
 		d.Spelling, d.SpelledBy, r.Volume = d.Volume, uuid.Nil, d.Volume
 	}
-	return t.put(nameKey(d.Volume), claim{d.ID})
+	return t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
 }
 
 // rebuildSnapshots brings back snapshot records, some in each transaction (of update's):
@@ -219,7 +220,7 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 		if snap.ID == uuid.Nil || snap.ID == ds {
 			return dataset.Errorf(dataset.ErrInvalid, "rebuild: a snapshot of dataset %s has no UUID of its own", ds)
 		}
-		known, err := t.get(snapshotKey(ds, snap.ID), &dataset.Snapshot{})
+		known, err := t.get(record.SnapshotKey(ds, snap.ID), &dataset.Snapshot{})
 		if err != nil {
 			return err
 		}

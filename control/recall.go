@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -33,7 +34,7 @@ type recall struct {
 
 // note takes in what a transaction knows of a node, which was so after began.
 func (r *recalled) note(t *tx, node uuid.UUID, began time.Duration) {
-	e := t.read[nodeKey(node)]
+	e := t.read[record.NodeKey(node)]
 	if e.Index == 0 {
 		return
 	}
@@ -47,7 +48,7 @@ func (r *recalled) drop(writes []store.Write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range writes {
-		if strings.HasPrefix(w.Key, nodesPrefix) {
+		if strings.HasPrefix(w.Key, record.NodesPrefix) {
 			delete(r.of, w.Key)
 		}
 	}
@@ -63,12 +64,12 @@ func (r *recalled) dropAll() {
 func (r *recalled) entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, ok := r.of[nodeKey(node)]
+	known, ok := r.of[record.NodeKey(node)]
 	return known.entry, ok && r.clock.Steady()-known.at < recalledFor
 }
 
 // node returns a record of a node that may be a few seconds old.
 func (r *recalled) node(id uuid.UUID) (n dataset.Node, ok bool) {
 	e, ok := r.entry(id)
-	return n, ok && decode(e.Key, e.Value, &n) == nil
+	return n, ok && record.Decode(e.Key, e.Value, &n) == nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -76,11 +77,11 @@ func TestSuppositions(t *testing.T) {
 	stale := a.plan(create("stale"))
 	var n dataset.Node
 	other := newTx(e.ctx, c.Store)
-	if _, err := other.get(nodeKey(a.id), &n); err != nil {
+	if _, err := other.get(record.NodeKey(a.id), &n); err != nil {
 		t.Fatal(err)
 	}
 	n.Incarnation = uuid.New()
-	if err := other.put(nodeKey(a.id), n); err != nil {
+	if err := other.put(record.NodeKey(a.id), n); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := other.commit(); err != nil {

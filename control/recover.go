@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -23,16 +24,6 @@ import (
 // confirms what was seen: one transaction a dataset, each of which finds out anew what is
 // to be done, so that one that was cut short goes on when it is asked for again. The last
 // one ends the halt.
-
-// recoveryKey holds the last recovery.
-const recoveryKey = "cluster/recovery"
-
-// recovery is its value.
-type recovery struct {
-	ID    uuid.UUID   `json:"id"`
-	Done  bool        `json:"done,omitempty"`
-	Heard []uuid.UUID `json:"heard,omitempty"` // nodes whose holdings it is made of
-}
 
 // gathering is what nodes told for a recovery.
 type gathering struct {
@@ -120,8 +111,8 @@ func (s *Service) Gathers() error {
 
 // recovering is what a node is to know of the last recovery; nil: there was none.
 func (t *tx) recovering(node uuid.UUID) (*api.Recovering, error) {
-	var rec recovery
-	there, err := t.get(recoveryKey, &rec)
+	var rec record.Recovery
+	there, err := t.get(record.RecoveryKey, &rec)
 	if err != nil || !there {
 		return nil, err
 	}
@@ -142,8 +133,8 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 	if !s.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "the store is of this host alone (drover store rebuild brings it up to date)")
 	}
-	var h halt
-	if there, err := newTx(ctx, s.store).peek(haltedKey, &h); err != nil || !there {
+	var h record.Halt
+	if there, err := newTx(ctx, s.store).peek(record.HaltedKey, &h); err != nil || !there {
 		return api.Recovery{Heard: []string{}, Silent: []string{}, Different: []api.Differs{}}, err
 	}
 	if r.Confirm == "" {
@@ -156,7 +147,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 	if err != nil {
 		return out, err
 	}
-	c.out.Halted = h.err().Error()
+	c.out.Halted = h.Err().Error()
 	if r.Confirm == "" {
 		return c.out, nil
 	}
@@ -175,11 +166,11 @@ func (s *Service) gather(ctx context.Context) error {
 	id := uuid.New()
 	s.gathering.begin(id, s.Clock.Steady())
 	if _, err := s.update(ctx, func(t *tx) error {
-		if _, err := t.get(recoveryKey, &recovery{}); err != nil {
+		if _, err := t.get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
 		}
 		t.all = true
-		return t.put(recoveryKey, recovery{ID: id})
+		return t.put(record.RecoveryKey, record.Recovery{ID: id})
 	}); err != nil {
 		return err
 	}
@@ -232,8 +223,8 @@ type judged struct {
 // compare holds the store against what was told.
 func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, error) {
 	t := newTx(ctx, s.store)
-	var rec recovery
-	if _, err := t.peek(recoveryKey, &rec); err != nil {
+	var rec record.Recovery
+	if _, err := t.peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
 	of, told, _ := s.gathering.now()
@@ -274,7 +265,7 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 
 // callRoll names who was heard and who was not.
 func (c *comparison) callRoll(t *tx) error {
-	nodes, err := listAll[dataset.Node](t, nodesPrefix)
+	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	c.out.Heard, c.out.Silent, c.out.Different = []string{}, []string{}, []api.Differs{}
 	for _, n := range nodes {
 		if c.roll.heard[n.ID] {
@@ -311,7 +302,7 @@ func (c *comparison) look(t *tx, a *account) error {
 
 // lookAtSnapshots holds those on record against those that lie at home.
 func (j *judged) lookAtSnapshots(t *tx) error {
-	onRecord, err := listAll[dataset.Snapshot](t, snapshotPrefix(j.id))
+	onRecord, err := listAll[dataset.Snapshot](t, record.SnapshotPrefix(j.id))
 	if err != nil {
 		return err
 	}

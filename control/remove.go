@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -81,7 +82,7 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	if len(homes) > 0 {
 		return false, homesLeft(n, homes) // the last one came while it was removed
 	}
-	copies, err := t.list(nodeCopies(n.ID), "", 1)
+	copies, err := t.list(record.NodeCopies(n.ID), "", 1)
 	if err != nil || len(copies) > 0 {
 		return len(copies) > 0, err
 	}
@@ -92,7 +93,7 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	if len(guests) == 0 {
 		return false, t.dropNode(n.ID)
 	}
-	vouched, err := t.get(fencedKey(n.ID), &fenced{})
+	vouched, err := t.get(record.FencedKey(n.ID), &fenced{})
 	return vouched, err // otherwise it may write to what it has mounted, and says so to nobody
 }
 
@@ -102,14 +103,14 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 		return nil
 	}
 	n.Removed, n.Cordoned = s.Clock.Now(), true
-	if err := t.put(nodeKey(n.ID), *n); err != nil {
+	if err := t.put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
 	if err := t.trusts(n.ID); err != nil { // what it said of the store counts no more
 		return err
 	}
 	t.events = append(t.events, api.Event{Type: "node.remove", Node: n.Name, Detail: "removed; its certificate is worth nothing any more"})
-	return s.revoke(t, revokedNodeKey(n.ID), revocation{
+	return s.revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
 		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed, Until: n.Removed.Add(pki.MemberLife + time.Hour),
 	})
 }
@@ -117,17 +118,17 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 // homes names some of the datasets that have their home on a node: one more than an
 // error shows.
 func (t *tx) homes(node uuid.UUID) (names []string, err error) {
-	entries, err := t.list(homePrefix(node), "", shownHomes+1)
+	entries, err := t.list(record.HomePrefix(node), "", shownHomes+1)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		var c claim
-		if err := decode(e.Key, e.Value, &c); err != nil {
+		var c record.Claim
+		if err := record.Decode(e.Key, e.Value, &c); err != nil {
 			return nil, err
 		}
 		var d dataset.Dataset
-		if _, err := t.peek(datasetKey(c.ID), &d); err != nil {
+		if _, err := t.peek(record.DatasetKey(c.ID), &d); err != nil {
 			return nil, err
 		}
 		name := d.Volume
@@ -167,7 +168,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 	if err := s.clearGuest(ctx, node); err != nil {
 		return nil, err
 	}
-	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), nodeCopies(node))
+	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
@@ -194,13 +195,13 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 // clearCondemned forgets what a node that was removed was to destroy, or was to in a pool that
 // is gone: nobody will say that it has.
 func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
-	entries, err := newTx(ctx, s.store).list(homePrefix(node), "", 0)
+	entries, err := newTx(ctx, s.store).list(record.HomePrefix(node), "", 0)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		var c claim
-		if err := decode(e.Key, e.Value, &c); err != nil {
+		var c record.Claim
+		if err := record.Decode(e.Key, e.Value, &c); err != nil {
 			return err
 		}
 		gone := false
@@ -208,7 +209,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 			_, err := s.update(ctx, func(t *tx) error {
 				more, gone = false, false
 				var d dataset.Dataset
-				there, err := t.get(datasetKey(c.ID), &d)
+				there, err := t.get(record.DatasetKey(c.ID), &d)
 				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging || pool != uuid.Nil && d.Pool != pool {
 					return err
 				}
@@ -233,7 +234,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 // abandon ends an operation whose node is no more.
 func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 	var op dataset.Operation
-	ok, err := t.get(operationKey(id), &op)
+	ok, err := t.get(record.OperationKey(id), &op)
 	if err != nil || !ok || op.State.Final() {
 		return err
 	}
@@ -245,7 +246,7 @@ func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 // dropNode forgets a node that nothing hangs on any more, and its pools.
 func (t *tx) dropNode(id uuid.UUID) error {
 	var n dataset.Node
-	ok, err := t.get(nodeKey(id), &n)
+	ok, err := t.get(record.NodeKey(id), &n)
 	if err != nil || !ok {
 		return err
 	}
@@ -254,7 +255,7 @@ func (t *tx) dropNode(id uuid.UUID) error {
 			return err
 		}
 	}
-	for _, key := range []string{nodeKey(id), factsKey(id), awayKey(id), fencedKey(id), leftKey(id)} {
+	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id), record.LeftKey(id)} {
 		t.del(key)
 	}
 	return nil

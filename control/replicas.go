@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -39,9 +40,9 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	for _, node := range d.Copies {
 		var c dataset.Copy
 		var n dataset.Node
-		there, err := t.get(copyKey(node, d.ID), &c)
+		there, err := t.get(record.CopyKey(node, d.ID), &c)
 		if err == nil && there {
-			_, err = t.get(nodeKey(node), &n)
+			_, err = t.get(record.NodeKey(node), &n)
 		}
 		switch {
 		case err != nil:
@@ -137,10 +138,10 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	}
 	for _, c := range cands[:min(n, len(cands))] {
 		var node dataset.Node
-		if _, err := t.get(nodeKey(c.Node), &node); err != nil {
+		if _, err := t.get(record.NodeKey(c.Node), &node); err != nil {
 			return nil, err
 		}
-		if there, err := t.get(poolKey(c.ID), &dataset.Pool{}); err != nil {
+		if there, err := t.get(record.PoolKey(c.ID), &dataset.Pool{}); err != nil {
 			return nil, err
 		} else if !there || node.Cordoned { // since it was chosen
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -49,11 +50,11 @@ func (e *env) edit(a *agent, change func(*dataset.Node)) {
 	e.Helper()
 	if _, err := e.update(e.ctx, func(t *tx) error {
 		var n dataset.Node
-		if _, err := t.get(nodeKey(a.id), &n); err != nil {
+		if _, err := t.get(record.NodeKey(a.id), &n); err != nil {
 			return err
 		}
 		change(&n)
-		return t.put(nodeKey(a.id), n)
+		return t.put(record.NodeKey(a.id), n)
 	}); err != nil {
 		e.Fatalf("%v", err)
 	}
@@ -262,7 +263,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b 
 			e.spy.first(changes)
 		} else {
 			e.spy.onGet = func(key string) {
-				if key == nodeKey(b.id) {
+				if key == record.NodeKey(b.id) {
 					e.spy.onGet = nil
 					changes()
 				}
@@ -286,7 +287,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 	op := *e.submit(forced("db", "alpha", "beta")).Operation
 	looks := 0
 	e.spy.onList = func(prefix string) {
-		if prefix != homePrefix(b.id) {
+		if prefix != record.HomePrefix(b.id) {
 			return
 		}
 		if looks++; looks == 2 { // once it is cleared, and before it is forgotten

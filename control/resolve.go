@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -32,7 +33,7 @@ const (
 // stand behind any number of others. What is gone since its key was read is no
 // match.
 func (t *tx) matches(prefix string, want func(match) bool) (found []match, err error) {
-	prefix = uuidPrefix + strings.ToLower(prefix)
+	prefix = record.UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
 		entries, err := t.list(prefix, after, matchesRead)
 		if err != nil {
@@ -58,20 +59,20 @@ func (t *tx) matches(prefix string, want func(match) bool) (found []match, err e
 }
 
 func (t *tx) match(key string, value []byte) (m match, there bool, err error) {
-	id, err := idIn(key, uuidPrefix)
+	id, err := record.IDIn(key, record.UUIDPrefix)
 	if err != nil {
 		return m, false, err
 	}
-	var p pointer
-	if err := decode(key, value, &p); err != nil {
+	var p record.UUIDPointer
+	if err := record.Decode(key, value, &p); err != nil {
 		return m, false, err
 	}
 	if p.Snapshot {
 		m.snapshot = id
 	} else if p.Dataset != id {
-		return m, false, damaged(key, fmt.Errorf("it points at dataset %s", p.Dataset))
+		return m, false, record.Damaged(key, fmt.Errorf("it points at dataset %s", p.Dataset))
 	}
-	there, err = t.get(datasetKey(p.Dataset), &m.dataset)
+	there, err = t.get(record.DatasetKey(p.Dataset), &m.dataset)
 	return m, there, err
 }
 
@@ -99,7 +100,7 @@ func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)
 // dataset reads the record of a dataset; ErrNotFound.
 func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
 	var d dataset.Dataset
-	ok, err := t.get(datasetKey(id), &d)
+	ok, err := t.get(record.DatasetKey(id), &d)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
@@ -109,7 +110,7 @@ func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
 // pool reads the record of the pool that a dataset lies on; ErrOffline.
 func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
 	var p dataset.Pool
-	ok, err := t.get(poolKey(d.Pool), &p)
+	ok, err := t.get(record.PoolKey(d.Pool), &p)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
 	}
@@ -136,7 +137,7 @@ func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
-		if there, err := t.get(datasetKey(id), &d); err != nil || there && want(d) {
+		if there, err := t.get(record.DatasetKey(id), &d); err != nil || there && want(d) {
 			return d, err
 		}
 	}
@@ -165,13 +166,13 @@ func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	if dataset.CheckName(name) != nil {
 		return d, false, nil
 	}
-	var c claim
-	if ok, err = t.get(nameKey(name), &c); err != nil || !ok {
+	var c record.Claim
+	if ok, err = t.get(record.NameKey(name), &c); err != nil || !ok {
 		return d, false, err
 	}
-	there, err := t.get(datasetKey(c.ID), &d)
+	there, err := t.get(record.DatasetKey(c.ID), &d)
 	if err == nil && (!there || d.State != dataset.StateReady || d.Volume != name) {
-		err = torn("%s points at %s, which is not a volume of that name", nameKey(name), datasetKey(c.ID))
+		err = torn("%s points at %s, which is not a volume of that name", record.NameKey(name), record.DatasetKey(c.ID))
 	}
 	return d, err == nil, err
 }
@@ -191,13 +192,13 @@ func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
 
 func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error) {
 	if dataset.CheckName(snap) == nil {
-		var c claim
-		if ok, err := t.get(snapnameKey(d.ID, snap), &c); err != nil {
+		var c record.Claim
+		if ok, err := t.get(record.SnapshotNameKey(d.ID, snap), &c); err != nil {
 			return dataset.Snapshot{}, err
 		} else if ok {
 			s, err := t.readSnapshot(d.ID, c.ID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				err = torn("%s points at %s, which is missing", snapnameKey(d.ID, snap), snapshotKey(d.ID, c.ID))
+				err = torn("%s points at %s, which is missing", record.SnapshotNameKey(d.ID, snap), record.SnapshotKey(d.ID, c.ID))
 			}
 			return s, err
 		}
@@ -207,7 +208,7 @@ func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 
 func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 	var s dataset.Snapshot
-	ok, err := t.get(snapshotKey(ds, id), &s)
+	ok, err := t.get(record.SnapshotKey(ds, id), &s)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrNotFound, "no snapshot %s", id)
 	}
@@ -258,22 +259,22 @@ func (t *tx) volumesWith(name string) (has []string, err error) {
 		return nil, nil
 	}
 	for after := ""; len(has) < 3; {
-		entries, err := t.list(snapnamesPrefix, after, pageMost)
+		entries, err := t.list(record.SnapshotNamesPrefix, after, pageMost)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
 			after = e.Key
-			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, snapnamesPrefix), "/"+name)
+			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, record.SnapshotNamesPrefix), "/"+name)
 			if !is {
 				continue
 			}
-			id, err := idIn(snapnamesPrefix+of, snapnamesPrefix)
+			id, err := record.IDIn(record.SnapshotNamesPrefix+of, record.SnapshotNamesPrefix)
 			if err != nil {
 				return nil, err
 			}
 			var d dataset.Dataset
-			if there, err := t.get(datasetKey(id), &d); err != nil {
+			if there, err := t.get(record.DatasetKey(id), &d); err != nil {
 				return nil, err
 			} else if there && d.State == dataset.StateReady && len(has) < 3 {
 				has = append(has, d.Volume)

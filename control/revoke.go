@@ -6,23 +6,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
-
-// revocation is why certificates are worth nothing any more: on record for as long as
-// one of them could be taken for good.
-type revocation struct {
-	Node     uuid.UUID `json:"node,omitzero"`
-	Operator string    `json:"operator,omitempty"`
-	Name     string    `json:"name,omitempty"` // of the node
-	By       string    `json:"by"`
-	At       time.Time `json:"at"`
-	Until    time.Time `json:"until"`
-}
 
 const (
 	// revokedEvery is how often what other replicas revoked is looked at: for so long, at
@@ -43,7 +31,7 @@ type revoked struct {
 	heard   int           // asked when the last look that has ended began
 	at      time.Duration // on the steady clock, when it ended
 	err     error         // how
-	known   []revocation
+	known   []record.Revocation
 	loaded  bool // one went well
 }
 
@@ -71,7 +59,7 @@ func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 // revocations returns what is known, after a look at the store when it is time for one.
 // One request waits for that. The others wait only while nothing is known yet, and after
 // this replica has revoked something: a look that began before does not know it.
-func (s *Service) revocations() ([]revocation, error) {
+func (s *Service) revocations() ([]record.Revocation, error) {
 	r := &s.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,7 +74,7 @@ func (s *Service) revocations() ([]revocation, error) {
 	asked := r.asked
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
-	known, err := listAll[revocation](newTx(ctx, s.store), revokedPrefix)
+	known, err := listAll[record.Revocation](newTx(ctx, s.store), record.RevokedPrefix)
 	cancel()
 	r.mu.Lock()
 	r.looking, r.tried, r.heard, r.at = false, true, asked, s.Clock.Steady()
@@ -113,15 +101,15 @@ func (r *revoked) lookAgain() {
 }
 
 // revoke puts it on record and forgets what has no effect any more.
-func (s *Service) revoke(t *tx, key string, r revocation) error {
-	entries, err := t.list(revokedPrefix, "", 0)
+func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
+	entries, err := t.list(record.RevokedPrefix, "", 0)
 	if err != nil {
 		return err
 	}
 	n := 0
 	for _, e := range entries {
-		var old revocation
-		if err := decode(e.Key, e.Value, &old); err != nil {
+		var old record.Revocation
+		if err := record.Decode(e.Key, e.Value, &old); err != nil {
 			return err
 		}
 		if e.Key != key && n < tokensAtOnce && r.At.After(old.Until) {
@@ -141,7 +129,7 @@ func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 	}
 	now := s.Clock.Now()
 	_, err := s.update(ctx, func(t *tx) error {
-		return s.revoke(t, revokedOperatorKey(name), revocation{
+		return s.revoke(t, record.RevokedOperatorKey(name), record.Revocation{
 			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
 		})
 	})

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -70,12 +71,12 @@ func TestRevokedDuringALook(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		value, err := json.Marshal(revocation{Operator: "bob", At: clk.Now()})
+		value, err := json.Marshal(record.Revocation{Operator: "bob", At: clk.Now()})
 		if err != nil {
 			t.Error(err)
 		}
 		<-st.asked
-		st.answer <- []store.Entry{{Key: revokedOperatorKey("bob"), Value: value}}
+		st.answer <- []store.Entry{{Key: record.RevokedOperatorKey("bob"), Value: value}}
 		for _, answer := range after {
 			refused(t, <-answer, dataset.ErrForbidden, "was revoked")
 		}
@@ -121,7 +122,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	if err := e.RevokeOperator(e.ctx, "eve"); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := e.spy.List(e.ctx, revokedPrefix, "", 0); err != nil || len(left) != 1 {
+	if left, err := e.spy.List(e.ctx, record.RevokedPrefix, "", 0); err != nil || len(left) != 1 {
 		t.Error(left, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -25,7 +26,7 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 // and would never answer.
 func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
-	ok, err := t.get(nodeKey(d.Home), &n)
+	ok, err := t.get(record.NodeKey(d.Home), &n)
 	if err == nil && ok && !slices.Contains(n.Does, kind) {
 		err = dataset.Errorf(dataset.ErrUnsupported, "%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what, d.Volume, n.Name, n.Version)
 	}

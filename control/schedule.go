@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -59,7 +60,7 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 // the newest scheduled snapshot, or else the dataset, was made.
 func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
 	last := d.Created
-	list, err := listAll[dataset.Snapshot](newTx(ctx, s.store), snapshotPrefix(d.ID))
+	list, err := listAll[dataset.Snapshot](newTx(ctx, s.store), record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return last, err
 	}

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -267,7 +268,7 @@ func TestScheduleOfOthers(t *testing.T) {
 		a.commit(op)
 	}
 	broken := a.create("ee@gold")
-	if _, err := e.spy.Txn(e.ctx, nil, spoilt(datasetKey(broken.ID), `{"id":`)); err != nil {
+	if _, err := e.spy.Txn(e.ctx, nil, spoilt(record.DatasetKey(broken.ID), `{"id":`)); err != nil {
 		t.Fatal(err)
 	}
 	for range 4 {

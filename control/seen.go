@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -172,11 +173,11 @@ func (s *seen) silence(node uuid.UUID, now time.Duration) time.Duration {
 func (s *seen) halted() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var h halt
+	var h record.Halt
 	for node, why := range s.distrust {
 		if why != "" {
 			h.Nodes = map[uuid.UUID]string{node: why}
-			return h.err()
+			return h.Err()
 		}
 	}
 	return nil

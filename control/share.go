@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -32,7 +33,7 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c plac
 	if why = c.WhyOffline(); why != "" {
 		why = "pool " + c.Name + " of node " + target.Name + ": " + why
 	}
-	_, err = t.get(poolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
+	_, err = t.get(record.PoolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
 	return c, true, why, err
 }
 

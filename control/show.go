@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -51,7 +52,7 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 		return err
 	}
 	var c dataset.Copy
-	if there, err := t.get(copyKey(op.From, d.ID), &c); err != nil || !there {
+	if there, err := t.get(record.CopyKey(op.From, d.ID), &c); err != nil || !there {
 		return err // planShow has just read it
 	}
 	typ, detail := "volume.show", "the head that node "+name+" kept, mounted there read-only"
@@ -61,7 +62,7 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 	c.Problem = ""
 	t.event(typ, d, detail)
 	t.touch(d.ID, op.From)
-	return t.put(copyKey(op.From, d.ID), c)
+	return t.put(record.CopyKey(op.From, d.ID), c)
 }
 
 // looked takes in where a node has mounted a head that was overtaken, or why not. What was
@@ -73,5 +74,5 @@ func (t *tx) looked(rec, now dataset.Copy) error {
 	}
 	rec.Path, rec.Problem = now.Path, now.Problem
 	t.touch(rec.Dataset, rec.Node)
-	return t.put(copyKey(rec.Node, rec.Dataset), rec)
+	return t.put(record.CopyKey(rec.Node, rec.Dataset), rec)
 }

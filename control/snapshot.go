@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -46,8 +47,8 @@ func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 	if dataset.CheckName(name) != nil {
 		return dataset.Errorf(dataset.ErrInvalid, "bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", dataset.Clip(name))
 	}
-	var c claim
-	ok, err := t.get(snapnameKey(d.ID, name), &c)
+	var c record.Claim
+	ok, err := t.get(record.SnapshotNameKey(d.ID, name), &c)
 	if err == nil && ok {
 		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
 	}
@@ -61,7 +62,7 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	}
 	out.Dataset = &d
 	snap := *op.Snapshot
-	if ok, err := t.get(snapshotKey(d.ID, snap.ID), &dataset.Snapshot{}); err != nil || ok {
+	if ok, err := t.get(record.SnapshotKey(d.ID, snap.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
 	if d.State != dataset.StateReady {
@@ -83,21 +84,21 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 
 func (t *tx) putSnapshot(snap dataset.Snapshot) error {
 	if snap.Name != "" {
-		if err := t.put(snapnameKey(snap.Dataset, snap.Name), claim{snap.ID}); err != nil {
+		if err := t.put(record.SnapshotNameKey(snap.Dataset, snap.Name), record.Claim{ID: snap.ID}); err != nil {
 			return err
 		}
 	}
-	if err := t.point(snap.ID, pointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+	if err := t.point(snap.ID, record.UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
 		return err
 	}
-	return t.put(snapshotKey(snap.Dataset, snap.ID), snap)
+	return t.put(record.SnapshotKey(snap.Dataset, snap.ID), snap)
 }
 
 func (t *tx) delSnapshot(snap dataset.Snapshot) {
-	t.del(snapshotKey(snap.Dataset, snap.ID))
-	t.del(uuidKey(snap.ID))
+	t.del(record.SnapshotKey(snap.Dataset, snap.ID))
+	t.del(record.UUIDKey(snap.ID))
 	if snap.Name != "" {
-		t.del(snapnameKey(snap.Dataset, snap.Name))
+		t.del(record.SnapshotNameKey(snap.Dataset, snap.Name))
 	}
 }
 
@@ -125,7 +126,7 @@ func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Com
 	}
 	out.Dataset = &d
 	var snap dataset.Snapshot
-	if ok, err := t.get(snapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
+	if ok, err := t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
 		return err
 	}
 	t.delSnapshot(snap)
@@ -166,7 +167,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 	}
 	out.Dataset = &d
 	keep := *op.Snapshot
-	if ok, err := t.get(snapshotKey(d.ID, keep.ID), &dataset.Snapshot{}); err != nil || ok {
+	if ok, err := t.get(record.SnapshotKey(d.ID, keep.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
 	if d.State == dataset.StatePurging {
@@ -175,7 +176,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 	if err := t.freeSnapname(d, keep.Name); err != nil {
 		return err
 	}
-	there, err := t.get(snapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
+	there, err := t.get(record.SnapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
 	if err != nil {
 		return err
 	}

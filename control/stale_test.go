@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -25,7 +26,7 @@ func (e *env) change(id uuid.UUID, f func(d *dataset.Dataset, l *dataset.Lease))
 			return err
 		}
 		f(&d, &l)
-		return errors.Join(t.put(leaseKey(id), l), t.putDataset(d))
+		return errors.Join(t.put(record.LeaseKey(id), l), t.putDataset(d))
 	})
 	if err != nil {
 		e.Fatalf("%v", err)
@@ -118,7 +119,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	d := a.create("db@safe")
 	record := func() (c dataset.Copy) {
 		t.Helper()
-		if there, err := newTx(e.ctx, e.store).get(copyKey(b.id, d.ID), &c); err != nil || !there {
+		if there, err := newTx(e.ctx, e.store).get(record.CopyKey(b.id, d.ID), &c); err != nil || !there {
 			t.Fatal(there, err)
 		}
 		return c
@@ -168,7 +169,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			e.house.forget = e.clock.Now()
 			e.rounds()
 			var c dataset.Copy
-			if there, err := newTx(e.ctx, e.store).get(copyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
+			if there, err := newTx(e.ctx, e.store).get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
 				t.Errorf("%+v, %v, %v", c, there, err)
 			}
 		})
@@ -181,8 +182,8 @@ func TestRevokedNodeStaysOut(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	_, err := e.update(e.ctx, func(t *tx) error {
-		t.del(nodeKey(a.id))
-		return t.put(revokedNodeKey(a.id), revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
+		t.del(record.NodeKey(a.id))
+		return t.put(record.RevokedNodeKey(a.id), record.Revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -38,12 +39,6 @@ func (l Limits) orDefault() Limits {
 
 func (l Limits) renewEvery() time.Duration { return l.Session / 5 }
 
-const (
-	liveNodesPrefix    = store.LivePrefix + "nodes/"
-	liveServicesPrefix = store.LivePrefix + "control/"
-	houseKey           = store.LivePrefix + "house"
-)
-
 // Replica is a service that shares a store with others, as they see it.
 type Replica struct {
 	ID      uuid.UUID `json:"id"`
@@ -57,7 +52,7 @@ type Replica struct {
 // together with this one's, and names the first. One at the same address is this one's
 // own, from before it was started again.
 func Fits(ctx context.Context, st store.Store, me Replica) error {
-	others, err := listAll[Replica](newTx(ctx, st), liveServicesPrefix)
+	others, err := listAll[Replica](newTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -144,7 +139,7 @@ func (s *Service) stand(ctx context.Context) error {
 	me := s.Replica
 	me.ID, me.Version, me.Since = s.out.replica, s.Deps.Version, s.started
 	_, err = s.update(ctx, func(t *tx) error {
-		return t.putBound(liveServicesPrefix+me.ID.String(), me, session)
+		return t.putBound(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
 		err = Fits(ctx, s.store, me)
@@ -175,12 +170,12 @@ func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 	mine := false
 	_, err := s.update(ctx, func(t *tx) error {
 		var h housekeeper
-		taken, err := t.get(houseKey, &h)
+		taken, err := t.get(record.HouseKey, &h)
 		mine = err == nil && (!taken || h.Replica == s.out.replica)
 		if err != nil || taken {
 			return err
 		}
-		return t.putBound(houseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
+		return t.putBound(record.HouseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
 	})
 	if errors.Is(err, store.ErrNotFound) { // the session has ended meanwhile
 		return false, nil
@@ -198,7 +193,7 @@ func (s *Service) keepsHouse(t *tx) error {
 		return nil
 	}
 	var h housekeeper
-	taken, err := t.get(houseKey, &h)
+	taken, err := t.get(record.HouseKey, &h)
 	if err == nil && (!taken || h.Replica != s.out.replica) {
 		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
 	}
@@ -230,11 +225,11 @@ func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) 
 // forgetServices drops the lanes of services that are no more, once others have had
 // the time from one look at everything to the next to read them: see hearing.
 func (s *Service) forgetServices(ctx context.Context, h *house) error {
-	lanes, err := s.store.List(ctx, revPrefix, "", 0)
+	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
 		return unread(ctx, err)
 	}
-	services, err := listAll[Replica](newTx(ctx, s.store), liveServicesPrefix)
+	services, err := listAll[Replica](newTx(ctx, s.store), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -246,8 +241,8 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	var over []string
 	for _, e := range lanes {
 		h.lanes[e.Key] = e.Index
-		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, revPrefix), "/")
-		if e.Key != droppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
+		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
+		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
 			over = append(over, e.Key)
 		}
 	}
@@ -264,7 +259,7 @@ const dropAtOnce = 50
 // dropLanes drops lanes that nobody writes any more, and keeps what they counted.
 func (t *tx) dropLanes(keys []string) error {
 	var dropped notify.Notices
-	if _, err := t.get(droppedKey, &dropped); err != nil {
+	if _, err := t.get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
@@ -276,5 +271,5 @@ func (t *tx) dropLanes(keys []string) error {
 			t.del(key)
 		}
 	}
-	return t.put(droppedKey, dropped)
+	return t.put(record.DroppedKey, dropped)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -107,7 +108,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	}
 	// Once it is silent for its time, anybody may come.
 	x.clock.Advance(21 * time.Second)
-	x.awaitEnd(liveNodeKey(node))
+	x.awaitEnd(record.LiveNodeKey(node))
 	if _, err := a.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 		t.Error(err)
 	}
@@ -134,7 +135,7 @@ func TestSessionsHaveNames(t *testing.T) {
 			names = append(names, st.Session)
 		}
 		x.clock.Advance(21 * time.Second)
-		x.awaitEnd(liveNodeKey(r.Node.ID))
+		x.awaitEnd(record.LiveNodeKey(r.Node.ID))
 		for _, s := range x.list { // as an agent does, which is refused by each
 			if _, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 				t.Error(err)
@@ -193,7 +194,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		x.clock.Advance(2 * time.Second)
 		x.stand(b)
 	}
-	x.awaitEnd(houseKey)
+	x.awaitEnd(record.HouseKey)
 	refused(t, work(a), dataset.ErrStale, "another replica")
 	if !take(b) {
 		t.Error("the other does not take over")
@@ -220,23 +221,23 @@ func TestNodesAreAway(t *testing.T) {
 		}
 	}
 	look()
-	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &away{}); known || err != nil {
+	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &away{}); known || err != nil {
 		t.Errorf("it is alive: %v", err)
 	}
 	x.clock.Advance(21 * time.Second)
-	x.awaitEnd(liveNodeKey(r.Node.ID))
+	x.awaitEnd(record.LiveNodeKey(r.Node.ID))
 	look()
 	since := x.clock.Now()
 	x.clock.Advance(time.Hour)
 	look()
 	var at away
-	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
+	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}
 	if err := b.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if known, err := newTx(t.Context(), x.st).peek(awayKey(r.Node.ID), &at); known || err != nil {
+	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &at); known || err != nil {
 		t.Errorf("it is back: %v", err)
 	}
 	var types []string
@@ -257,7 +258,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	keeper, dead, reader := x.list[0], x.list[1], x.list[2]
 	node := uuid.New()
 	say := func(s *Service) {
-		if _, err := s.update(t.Context(), func(x *tx) error { x.wakeNode(node); return x.put("names/a", claim{uuid.New()}) }); err != nil {
+		if _, err := s.update(t.Context(), func(x *tx) error { x.wakeNode(node); return x.put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -274,12 +275,12 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	say(keeper)
 	say(dead)
 	lanes := func() (of []string) {
-		list, err := x.st.List(t.Context(), revPrefix, "", 0)
+		list, err := x.st.List(t.Context(), record.RevPrefix, "", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range list {
-			if e.Key == droppedKey {
+			if e.Key == record.DroppedKey {
 				continue
 			}
 			of = append(of, strings.Split(e.Key, "/")[1])
@@ -315,7 +316,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	say(dead)
 	hear()
 	x.clock.Advance(houseFull)
-	x.awaitEnd(houseKey)
+	x.awaitEnd(record.HouseKey)
 	forget()
 	forget()
 	if !hear() {
@@ -338,7 +339,7 @@ func TestFits(t *testing.T) {
 	x.stand(at("c1", "h1:9470", "v1.4.0"))
 	old := at("c2", "h2:9470", "v1.2.0")
 	refused(t, old.stand(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
-	if list, err := x.st.List(t.Context(), liveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.standing.get() != "" {
+	if list, err := x.st.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.standing.get() != "" {
 		t.Errorf("it stands all the same: %v, %v", list, err)
 	}
 	x.stand(at("c2", "h2:9470", "v1.5.1"))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -85,7 +86,7 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 // trust reads what a node is to know of the last recovery, and why nothing is decided.
 func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
 	t := newTx(ctx, s.store)
-	if err := t.foresee([]string{recoveryKey, haltedKey}); err != nil {
+	if err := t.foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
 	if r, err := t.recovering(node); err != nil {
@@ -93,10 +94,10 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 	} else if r != nil {
 		last = *r
 	}
-	var h halt
-	there, err := t.get(haltedKey, &h)
+	var h record.Halt
+	there, err := t.get(record.HaltedKey, &h)
 	if there {
-		halted = h.err().Error()
+		halted = h.Err().Error()
 	}
 	return last, halted, err
 }
@@ -109,14 +110,14 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 		out.Clock, _ = s.highest.get()
 	}
 	if n.Full {
-		claims, err := listAll[claim](t, homePrefix(node))
+		claims, err := listAll[record.Claim](t, record.HomePrefix(node))
 		if err != nil {
 			return out, err
 		}
 		for _, c := range claims {
 			ids = append(ids, c.ID)
 		}
-		copies, err := listAll[dataset.Copy](t, nodeCopies(node))
+		copies, err := listAll[dataset.Copy](t, record.NodeCopies(node))
 		if err != nil {
 			return out, err
 		}
@@ -132,25 +133,25 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 	if out.Operations, err = t.work(node); err != nil {
 		return out, err
 	}
-	keys := []string{clusterKey, nodeKey(node)}
+	keys := []string{record.ClusterKey, record.NodeKey(node)}
 	for _, op := range out.Operations {
-		keys = append(keys, datasetKey(op.DatasetID))
+		keys = append(keys, record.DatasetKey(op.DatasetID))
 	}
 	for _, id := range ids {
-		keys = append(keys, datasetKey(id))
+		keys = append(keys, record.DatasetKey(id))
 	}
 	if err := t.foresee(keys); err != nil {
 		return out, err
 	}
-	var cluster claim
-	if _, err := t.get(clusterKey, &cluster); err != nil {
+	var cluster record.Claim
+	if _, err := t.get(record.ClusterKey, &cluster); err != nil {
 		return out, err
 	}
 	out.Cluster = cluster.ID
-	if _, err := t.get(nodeKey(node), &dataset.Node{}); err != nil {
+	if _, err := t.get(record.NodeKey(node), &dataset.Node{}); err != nil {
 		return out, err
 	}
-	out.Index = t.index(nodeKey(node))
+	out.Index = t.index(record.NodeKey(node))
 	for _, id := range ids {
 		if err := s.syncOne(t, node, id, &out); err != nil {
 			return out, err
@@ -167,7 +168,7 @@ func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api
 			continue
 		}
 		var d dataset.Dataset
-		ok, err := t.get(datasetKey(op.DatasetID), &d)
+		ok, err := t.get(record.DatasetKey(op.DatasetID), &d)
 		if ok && err == nil && d.Home == node {
 			err = s.syncOne(t, node, op.DatasetID, out)
 		}
@@ -181,12 +182,12 @@ func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api
 // syncOne adds what a node is to know of a dataset that it has, had, or keeps a copy of.
 func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
-	ok, err := t.get(datasetKey(id), &d)
+	ok, err := t.get(record.DatasetKey(id), &d)
 	if err != nil {
 		return err
 	}
 	if ok && d.Home == node {
-		is := api.Indexed{Dataset: d, Index: t.index(datasetKey(id))}
+		is := api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(id))}
 		if d.Move != uuid.Nil {
 			lease, err := t.lease(d)
 			if err != nil {
@@ -202,7 +203,7 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	case !ok:
 		s.seen.forget(id)
 	case stays:
-		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.index(datasetKey(id))})
+		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(id))})
 	default:
 		s.seen.forgetFrom(node, id)
 	}
@@ -217,20 +218,20 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 
 // work returns the operations of a node that are not final.
 func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
-	claims, err := listAll[claim](t, workPrefix(node))
+	claims, err := listAll[record.Claim](t, record.WorkPrefix(node))
 	if err != nil {
 		return nil, err
 	}
 	keys := make([]string, len(claims))
 	for i, c := range claims {
-		keys[i] = operationKey(c.ID)
+		keys[i] = record.OperationKey(c.ID)
 	}
 	if err := t.foresee(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range claims {
 		var op dataset.Operation
-		if ok, err := t.get(operationKey(c.ID), &op); err != nil {
+		if ok, err := t.get(record.OperationKey(c.ID), &op); err != nil {
 			return nil, err
 		} else if ok && !op.State.Final() {
 			open = append(open, op)

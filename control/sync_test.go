@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -43,7 +44,7 @@ func TestSync(t *testing.T) {
 	if !full.Full || !cmp.Equal(names(full), []string{"db"}) || full.Rev == 0 || len(full.Operations) != 0 {
 		t.Fatalf("%+v", full)
 	}
-	entry, err := e.spy.Get(e.ctx, datasetKey(d.ID))
+	entry, err := e.spy.Get(e.ctx, record.DatasetKey(d.ID))
 	if err != nil || full.Datasets[0].Index != entry.Index {
 		t.Errorf("index %d, not %d, %v", full.Datasets[0].Index, entry.Index, err)
 	}
@@ -84,7 +85,7 @@ func TestSyncWhilePlanned(t *testing.T) {
 				e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db2", Protect: yes()})
 			}
 			e.spy.onList = func(prefix string) {
-				if prefix == workPrefix(a.id) {
+				if prefix == record.WorkPrefix(a.id) {
 					e.spy.onList = nil
 					e.submit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 				}

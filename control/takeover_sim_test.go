@@ -11,6 +11,7 @@ import (
 
 	promises "github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 )
@@ -150,7 +151,7 @@ func (w *takeovers) overtaken(n *taker) {
 // ends has the session of a node's agent end.
 func (w *takeovers) ends(n *taker) {
 	var is alive
-	there, err := newTx(w.ctx, w.x.st).peek(liveNodeKey(n.id), &is)
+	there, err := newTx(w.ctx, w.x.st).peek(record.LiveNodeKey(n.id), &is)
 	if err == nil && there {
 		err = w.x.st.End(w.ctx, is.Session)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -83,7 +84,7 @@ func (o *outbox) pick() (l *lane, most int) {
 		l, o.free = o.free[0], o.free[1:]
 		return l, min(toldMost, toldTogether/len(o.mine))
 	}
-	l = &lane{key: revPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
+	l = &lane{key: record.RevPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
 	o.made++
 	o.mine[l.key] = l
 	return l, toldMost

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -233,7 +234,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 		for range n {
 			if _, err := talks.update(t.Context(), func(x *tx) error {
 				x.touch(uuid.New(), node)
-				return x.put("names/"+uuid.NewString(), claim{uuid.New()})
+				return x.put("names/"+uuid.NewString(), record.Claim{ID: uuid.New()})
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -252,7 +253,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 		}
 	}
 	// One lane, as one thing was done at a time.
-	if list, err := st.List(t.Context(), revPrefix, "", 0); err != nil || len(list) != 1 {
+	if list, err := st.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 {
 		t.Errorf("%d lanes, %v", len(list), err)
 	}
 }

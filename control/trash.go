@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -27,8 +28,8 @@ func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dat
 	if err := dataset.CheckName(next.Volume); err != nil {
 		return nil, nil, err
 	}
-	var c claim
-	if ok, err := t.get(nameKey(next.Volume), &c); err != nil {
+	var c record.Claim
+	if ok, err := t.get(record.NameKey(next.Volume), &c); err != nil {
 		return nil, nil, err
 	} else if ok {
 		return nil, nil, dataset.Errorf(dataset.ErrExists, "a volume %s exists (drover trash restore %s NAME brings this one back under another name)", next.Volume, d.ID.String()[:8])
@@ -42,8 +43,8 @@ func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dat
 // settleUndelete writes what planUndelete decided on, in the same transaction.
 func (s *Service) settleUndelete(t *tx, op dataset.Operation) error {
 	d := *op.Dataset
-	t.del(trashKey(d.ID))
-	if err := t.put(nameKey(d.Volume), claim{d.ID}); err != nil {
+	t.del(record.TrashKey(d.ID))
+	if err := t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	t.event("volume.undelete", d, "")
@@ -100,22 +101,22 @@ func severalDeleted(found []match, ref string) error {
 
 // trashedAs adds the datasets in the trash that had a name.
 func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
-	entries, err := t.list(trashPrefix, "", 0)
+	entries, err := t.list(record.TrashPrefix, "", 0)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		id, err := idIn(e.Key, trashPrefix)
+		id, err := record.IDIn(e.Key, record.TrashPrefix)
 		if err != nil {
 			return nil, err
 		}
 		var seen, d dataset.Dataset
-		if there, err := t.peek(datasetKey(id), &seen); err != nil {
+		if there, err := t.peek(record.DatasetKey(id), &seen); err != nil {
 			return nil, err
 		} else if !there || seen.Volume != name {
 			continue
 		}
-		there, err := t.get(datasetKey(id), &d)
+		there, err := t.get(record.DatasetKey(id), &d)
 		if err != nil {
 			return nil, err
 		}
@@ -166,14 +167,14 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 // unhome takes a condemned dataset from its home, and forgets it if no other node has a copy.
 func (t *tx) unhome(d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
-	t.del(homeKey(d.Home, d.ID))
+	t.del(record.HomeKey(d.Home, d.ID))
 	if len(d.Copies) == 0 {
 		t.forget(d)
 		return nil
 	}
-	t.del(leaseKey(d.ID))
+	t.del(record.LeaseKey(d.ID))
 	d.Home = uuid.Nil
-	return t.put(datasetKey(d.ID), d)
+	return t.put(record.DatasetKey(d.ID), d)
 }
 
 // condemned reads the dataset of a purge; gone: its home has destroyed it already.
@@ -217,13 +218,13 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 
 // delSnapshots removes the records of as many snapshots of a dataset as one transaction can.
 func (t *tx) delSnapshots(d dataset.Dataset) (more bool, err error) {
-	entries, err := t.list(snapshotPrefix(d.ID), "", snapshotsAtOnce)
+	entries, err := t.list(record.SnapshotPrefix(d.ID), "", snapshotsAtOnce)
 	if err != nil {
 		return false, err
 	}
 	for _, e := range entries {
 		var snap dataset.Snapshot
-		if err := decode(e.Key, e.Value, &snap); err != nil {
+		if err := record.Decode(e.Key, e.Value, &snap); err != nil {
 			return false, err
 		}
 		t.delSnapshot(snap)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -52,7 +53,7 @@ func (t *tx) get(key string, v any) (bool, error) {
 		if t.writes[i].Delete {
 			return false, nil
 		}
-		return true, decode(key, t.writes[i].Value, v)
+		return true, record.Decode(key, t.writes[i].Value, v)
 	}
 	e, seen := t.read[key]
 	if !seen {
@@ -67,7 +68,7 @@ func (t *tx) get(key string, v any) (bool, error) {
 	if e.Index == 0 {
 		return false, nil
 	}
-	return true, decode(key, e.Value, v)
+	return true, record.Decode(key, e.Value, v)
 }
 
 // fetch reads an entry, with index 0 when there is none.
@@ -97,7 +98,7 @@ func (t *tx) peek(key string, v any) (bool, error) {
 	if e.Index == 0 {
 		return false, nil
 	}
-	return true, decode(key, e.Value, v)
+	return true, record.Decode(key, e.Value, v)
 }
 
 // foresee reads, at once, what will be asked for, without taking note of it: a store
@@ -185,7 +186,7 @@ func (t *tx) event(typ string, d dataset.Dataset, detail string) {
 // putDataset writes a record and wakes its home's agent.
 func (t *tx) putDataset(d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
-	return t.put(datasetKey(d.ID), d)
+	return t.put(record.DatasetKey(d.ID), d)
 }
 
 func (t *tx) touch(ds, node uuid.UUID) {

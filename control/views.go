@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -45,17 +46,17 @@ func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err err
 
 // Volumes lists the live ones by name.
 func (s *Service) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-	return s.listDatasets(ctx, namesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
-		var c claim
-		err := decode(namesPrefix+name, value, &c)
+	return s.listDatasets(ctx, record.NamesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
+		var c record.Claim
+		err := record.Decode(record.NamesPrefix+name, value, &c)
 		return c.ID, err
 	}, func(name string, d dataset.Dataset) bool { return d.State == dataset.StateReady && d.Volume == name })
 }
 
 // Trash lists the datasets in the trash by UUID.
 func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-	return s.listDatasets(ctx, trashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
-		return idIn(trashPrefix+id, trashPrefix)
+	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
+		return record.IDIn(record.TrashPrefix+id, record.TrashPrefix)
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
@@ -82,7 +83,7 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, i
 	for i, e := range entries {
 		suffix, ds := strings.TrimPrefix(e.Key, prefix), of[i]
 		var d dataset.Dataset
-		there, err := t.get(datasetKey(ds), &d)
+		there, err := t.get(record.DatasetKey(ds), &d)
 		if err != nil {
 			return none, err
 		}
@@ -115,7 +116,7 @@ type presenter struct {
 func (p *presenter) foresee(ids []uuid.UUID) error {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
-		keys = append(keys, datasetKey(id), leaseKey(id))
+		keys = append(keys, record.DatasetKey(id), record.LeaseKey(id))
 	}
 	if err := p.t.foresee(keys); err != nil {
 		return err
@@ -123,11 +124,11 @@ func (p *presenter) foresee(ids []uuid.UUID) error {
 	keys = keys[:0]
 	for _, id := range ids {
 		var d dataset.Dataset
-		there, err := p.t.peek(datasetKey(id), &d)
+		there, err := p.t.peek(record.DatasetKey(id), &d)
 		if err != nil || !there {
 			continue // who presents it says so
 		}
-		for _, key := range []string{nodeKey(d.Home), poolKey(d.Pool)} {
+		for _, key := range []string{record.NodeKey(d.Home), record.PoolKey(d.Pool)} {
 			if _, known := p.t.peeked[key]; !known && !slices.Contains(keys, key) {
 				keys = append(keys, key)
 			}
@@ -147,7 +148,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 		return v, err
 	}
 	pool, err := memo(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
-		_, err = p.t.get(poolKey(id), &pool)
+		_, err = p.t.get(record.PoolKey(id), &pool)
 		return pool, err
 	})
 	if err != nil {
@@ -155,7 +156,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
 	var lease dataset.Lease
-	there, err := p.t.get(leaseKey(d.ID), &lease)
+	there, err := p.t.get(record.LeaseKey(d.ID), &lease)
 	if err != nil {
 		return v, err
 	}
@@ -209,7 +210,7 @@ func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
 		return "its pool is offline: " + st.Reason, nil
 	}
 	var f dataset.Facts
-	told, err := p.t.get(factsKey(c.Node), &f)
+	told, err := p.t.get(record.FactsKey(c.Node), &f)
 	if _, has := f.Pool(c.Pool); err != nil || !told || has {
 		return "", err
 	}
@@ -247,14 +248,14 @@ type count struct {
 const countsKept = 1 << 17
 
 func (c *counts) snapshots(t *tx, ds uuid.UUID) (int, error) {
-	index := t.index(datasetKey(ds))
+	index := t.index(record.DatasetKey(ds))
 	c.mu.Lock()
 	known, ok := c.of[ds]
 	c.mu.Unlock()
 	if ok && known.index == index && index != 0 {
 		return known.n, nil
 	}
-	entries, err := t.list(snapshotPrefix(ds), "", 0)
+	entries, err := t.list(record.SnapshotPrefix(ds), "", 0)
 	if err != nil || index == 0 {
 		return len(entries), err
 	}
@@ -287,7 +288,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 	}); err != nil {
 		return out, err
 	}
-	list, err := listAll[dataset.Snapshot](t, snapshotPrefix(d.ID))
+	list, err := listAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return out, err
 	}
@@ -309,19 +310,19 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 
 func allSnapshots(t *tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	limit := pageLimit(p)
-	entries, err := t.list(snapshotsPrefix, after(snapshotsPrefix, p), limit)
+	entries, err := t.list(record.SnapshotsPrefix, after(record.SnapshotsPrefix, p), limit)
 	if err != nil {
 		return out, err
 	}
 	items := make([]dataset.Snapshot, len(entries))
 	for i, e := range entries {
-		if err := decode(e.Key, e.Value, &items[i]); err != nil {
+		if err := record.Decode(e.Key, e.Value, &items[i]); err != nil {
 			return out, err
 		}
 	}
 	out.Items = items
 	if len(entries) == limit {
-		out.Next = strings.TrimPrefix(entries[limit-1].Key, snapshotsPrefix)
+		out.Next = strings.TrimPrefix(entries[limit-1].Key, record.SnapshotsPrefix)
 	}
 	return out, nil
 }
@@ -357,7 +358,7 @@ func (s *Service) Seen(ctx context.Context) []api.Volume {
 	for some := range slices.Chunk(s.seen.ids(), store.MaxOps) {
 		t, keys := newTx(ctx, s.store), make([]string, len(some))
 		for i, id := range some {
-			keys[i] = datasetKey(id)
+			keys[i] = record.DatasetKey(id)
 		}
 		if t.foresee(keys) != nil {
 			return out

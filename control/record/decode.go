@@ -1,0 +1,97 @@
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// Decode reads the value of a key into v. A value that cannot be read, or that belongs to another key, is
+// dataset.ErrCorrupt and the error names the key: damage must not look like absence.
+func Decode(key string, value []byte, v any) error {
+	err := json.Unmarshal(value, v)
+	if err == nil {
+		err = belongs(key, v)
+	}
+	if err != nil {
+		return Damaged(key, err)
+	}
+	return nil
+}
+
+// Damaged is the error for a value that cannot be read.
+func Damaged(key string, err error) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "store: value of %s is damaged: %w", key, err)
+}
+
+// belongs checks that a value belongs to its key, and that it has what every decision needs.
+func belongs(key string, v any) error {
+	want := key
+	switch v := v.(type) {
+	case *Claim:
+		if v.ID == uuid.Nil {
+			return errors.New("it points at nothing")
+		}
+	case *UUIDPointer:
+		if v.Dataset == uuid.Nil {
+			return errors.New("it points at nothing")
+		}
+	case *dataset.Dataset:
+		want = DatasetKey(v.ID)
+		if err := whole(*v); err != nil {
+			return err
+		}
+	case *dataset.Snapshot:
+		want = SnapshotKey(v.Dataset, v.ID)
+	case *dataset.Lease:
+		want = LeaseKey(v.Dataset)
+	case *dataset.Copy:
+		want = CopyKey(v.Node, v.Dataset)
+	case *dataset.Node:
+		want = NodeKey(v.ID)
+	case *dataset.Facts:
+		want = FactsKey(v.Node)
+	case *dataset.Pool:
+		want = PoolKey(v.ID)
+	case *Generation:
+		want = GenerationKey(v.Pool)
+	case *dataset.Operation:
+		want = OperationKey(v.ID)
+	case *EndedOperation:
+		want = OperationKey(v.ID)
+	}
+	if want != key {
+		return fmt.Errorf("it is the value of %.100s", want)
+	}
+	return nil
+}
+
+func whole(d dataset.Dataset) error {
+	switch d.State {
+	case dataset.StateReady, dataset.StatePurging:
+	case dataset.StateTrashed:
+		if d.Trash == nil {
+			return errors.New("it is in the trash, but since when is missing")
+		}
+	default:
+		return fmt.Errorf("unknown state %.40q", d.State)
+	}
+	return nil
+}
+
+// IDIn returns the UUID at the end of a key with a prefix; dataset.ErrCorrupt if there is none.
+func IDIn(key, prefix string) (uuid.UUID, error) {
+	text := strings.TrimPrefix(key, prefix)
+	id, err := uuid.Parse(text)
+	if err == nil && id.String() != text {
+		err = errors.New("it is not spelt as a UUID is")
+	}
+	if err != nil {
+		return id, dataset.Errorf(dataset.ErrCorrupt, "store: key %.200s: %w", key, err)
+	}
+	return id, nil
+}

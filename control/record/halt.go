@@ -1,0 +1,47 @@
+package record
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Halt is the value of HaltedKey. It exists while the store is inconsistent: it was restored from an older
+// backup, or it is another store. A decision would be based on an old state: a name that is free there may
+// belong to a volume, and an old change may win over a later one. So no service decides anything until all
+// who reported it trust the store again.
+type Halt struct {
+	At    time.Time            `json:"at"`
+	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store
+	// Saw is the highest index that a service or node has seen, if it is above that of the store. Only drover store
+	// recover resets what a service saw.
+	Saw    uint64 `json:"saw,omitempty"`
+	Shared bool   `json:"shared,omitempty"` // the store is shared by several services: see mend
+}
+
+// Err returns the error for requests while the store is halted, with the command that ends it.
+func (h Halt) Err() error {
+	var why []string
+	for id, w := range h.Nodes {
+		why = append(why, fmt.Sprintf("node %s says that %s", id, w))
+	}
+	slices.Sort(why)
+	if len(why) == 0 {
+		why = []string{"it went back to what it was before"}
+	}
+	return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (%s)",
+		strings.Join(why, "; "), h.mend())
+}
+
+// mend is the command that brings the store up to date.
+func (h Halt) mend() string {
+	if h.Shared {
+		return "drover store recover"
+	}
+	return "drover store rebuild, on each of these hosts"
+}

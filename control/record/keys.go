@@ -1,0 +1,157 @@
+// Package record defines the records of control's store: the key of each, the types that only the store has, and the
+// check that a value belongs to its key. It does no I/O.
+package record
+
+import (
+	"github.com/droverhq/drover/control/store"
+	"github.com/google/uuid"
+)
+
+// Prefixes of the families of keys. The package comment of control says what each family has.
+const (
+	NamesPrefix         = "names/"
+	DatasetsPrefix      = "datasets/"
+	SnapshotsPrefix     = "snapshots/"
+	SnapshotNamesPrefix = "snapnames/"
+	NodesPrefix         = "nodes/"
+	PoolsPrefix         = "pools/"
+	OperationsPrefix    = "operations/"
+	TrashPrefix         = "trash/"
+	UUIDPrefix          = "by-uuid/"
+	RevPrefix           = "rev/"
+	AwayPrefix          = "away/"
+	fencedPrefix        = "fenced/"
+	LeftPrefix          = "left/"
+	TokensPrefix        = "tokens/"
+	RevokedPrefix       = "revoked/"
+	CopiesPrefix        = "copies/"
+	FactsPrefix         = "facts/"
+	LeasesPrefix        = "leases/"
+	HomesPrefix         = "home/"
+	guestsPrefix        = "guests/"
+
+	generationsPrefix = "generations/"
+)
+
+// ClusterKey holds the identity of the store: made once, with the first node.
+const ClusterKey = "cluster/id"
+
+// HaltedKey holds a Halt while the store is inconsistent and changes are suspended.
+const HaltedKey = "cluster/halted"
+
+// FailoverKey holds the reason why automatic failover is suspended, after many nodes were lost at once.
+const FailoverKey = "failover/halted"
+
+// RanKey holds a RunMark: for how long control services have run on the store.
+const RanKey = "house/ran"
+
+// NameKey is the key of the claim of a volume name.
+func NameKey(name string) string { return NamesPrefix + name }
+
+// DatasetKey is the key of a dataset.
+func DatasetKey(id uuid.UUID) string { return DatasetsPrefix + id.String() }
+
+// LeaseKey is the key of the lease of a dataset.
+func LeaseKey(id uuid.UUID) string { return LeasesPrefix + id.String() }
+
+// NodeKey is the key of a node.
+func NodeKey(id uuid.UUID) string { return NodesPrefix + id.String() }
+
+// PoolKey is the key of a pool.
+func PoolKey(id uuid.UUID) string { return PoolsPrefix + id.String() }
+
+// FactsKey is the key of the facts of a node.
+func FactsKey(id uuid.UUID) string { return FactsPrefix + id.String() }
+
+// OperationKey is the key of an operation.
+func OperationKey(id uuid.UUID) string { return OperationsPrefix + id.String() }
+
+// TrashKey is the key of a dataset in the trash.
+func TrashKey(id uuid.UUID) string { return TrashPrefix + id.String() }
+
+// UUIDKey is the key of what a UUID names.
+func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
+
+// TokenKey is the key of a join token, by its hash.
+func TokenKey(hash string) string { return TokensPrefix + hash }
+
+// RevokedNodeKey is the key of the revocation of a node.
+func RevokedNodeKey(id uuid.UUID) string { return RevokedPrefix + id.String() }
+
+// RevokedOperatorKey is the key of the revocation of an operator.
+func RevokedOperatorKey(name string) string { return RevokedPrefix + "operator/" + name }
+
+// SnapshotPrefix is the prefix of the keys of the snapshots of a dataset.
+func SnapshotPrefix(ds uuid.UUID) string { return SnapshotsPrefix + ds.String() + "/" }
+
+// SnapshotKey is the key of a snapshot.
+func SnapshotKey(ds, id uuid.UUID) string {
+	return SnapshotPrefix(ds) + id.String()
+}
+
+// SnapshotNameKey is the key of the claim of a snapshot name.
+func SnapshotNameKey(ds uuid.UUID, name string) string {
+	return SnapshotNamesPrefix + ds.String() + "/" + name
+}
+
+// HomePrefix is the prefix of the keys of the datasets whose home is a node.
+func HomePrefix(node uuid.UUID) string { return HomesPrefix + node.String() + "/" }
+
+// HomeKey is the key of the claim of a dataset by its home.
+func HomeKey(node, ds uuid.UUID) string {
+	return HomePrefix(node) + ds.String()
+}
+
+// NodeCopies is the prefix of the keys of the copies on a node.
+func NodeCopies(node uuid.UUID) string { return CopiesPrefix + node.String() + "/" }
+
+// CopyKey is the key of a copy.
+func CopyKey(node, ds uuid.UUID) string {
+	return NodeCopies(node) + ds.String()
+}
+
+// GuestPrefix is the prefix of the keys of the datasets that a node has mounted as a guest.
+func GuestPrefix(node uuid.UUID) string { return guestsPrefix + node.String() + "/" }
+
+// GuestKey is the key of the claim of a guest.
+func GuestKey(node, ds uuid.UUID) string {
+	return GuestPrefix(node) + ds.String()
+}
+
+// WorkPrefix is the prefix of the keys of the work of a node.
+func WorkPrefix(node uuid.UUID) string { return "work/" + node.String() + "/" }
+
+// WorkKey is the key of an operation of a node.
+func WorkKey(node, op uuid.UUID) string {
+	return WorkPrefix(node) + op.String()
+}
+
+// LiveNodeKey is the key of the session of a node.
+func LiveNodeKey(id uuid.UUID) string { return LiveNodesPrefix + id.String() }
+
+// AwayKey is the key of the record that a node is unreachable.
+func AwayKey(id uuid.UUID) string { return AwayPrefix + id.String() }
+
+// FencedKey is the key of the record that a node is fenced.
+func FencedKey(id uuid.UUID) string { return fencedPrefix + id.String() }
+
+// LeftKey is the key of the record that a node has left.
+func LeftKey(id uuid.UUID) string { return LeftPrefix + id.String() }
+
+// GenerationKey is the key of the generation of a pool.
+func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.String() }
+
+// RecoveryKey holds the last Recovery of the store.
+const RecoveryKey = "cluster/recovery"
+
+// DroppedKey holds the sum of the counts of all lanes that were removed. It has the same prefix as the lanes, so that
+// one read returns both.
+const DroppedKey = RevPrefix + "dropped"
+
+// Keys that end with the session of the process that wrote them: of nodes, of control replicas, and of the replica that
+// does the background work.
+const (
+	LiveNodesPrefix    = store.LivePrefix + "nodes/"
+	LiveServicesPrefix = store.LivePrefix + "control/"
+	HouseKey           = store.LivePrefix + "house"
+)
