@@ -108,7 +108,7 @@ type Snapshot struct {
 	Created time.Time    `json:"created"`           // when the snapshot was taken
 	// Order is there when the clock was set back since an earlier snapshot of this epoch: it
 	// is later than that, and stands in place of Created wherever it counts which was first.
-	Order   time.Time `json:"order,omitzero"`
+	Order time.Time `json:"order,omitzero"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID stands for all replicas.
 	Request uuid.UUID `json:"request"`

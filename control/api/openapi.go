@@ -18,6 +18,9 @@ func OpenAPI() ([]byte, error) {
 	return register(http.NewServeMux(), Deps{}).yaml()
 }
 
+// clientCertificate is the name of the security scheme of connections over TLS.
+const clientCertificate = "clientCertificate"
+
 // describe returns the document without its endpoints.
 func describe() *huma.OpenAPI {
 	return &huma.OpenAPI{
@@ -29,7 +32,27 @@ func describe() *huma.OpenAPI {
 				"with the same ID.",
 			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
-		Components: &huma.Components{Schemas: registry()},
+		Servers: []*huma.Server{
+			{URL: "http://drover", Description: "The unix socket of a host. The host name is ignored."},
+			{
+				URL: "https://{control}", Description: "Control of a cluster, over TLS.",
+				Variables: map[string]*huma.ServerVariable{
+					"control": {Default: "control", Description: "host and port of a node that runs control"},
+				},
+			},
+		},
+		Components: &huma.Components{
+			Schemas: registry(),
+			SecuritySchemes: map[string]*huma.SecurityScheme{
+				clientCertificate: {
+					Type: "mutualTLS",
+					Description: "A certificate of the cluster: of a node, for the endpoints of agents, or of an operator. " +
+						"Over the unix socket no certificate is needed: the permissions of the socket decide who may connect.",
+				},
+			},
+		},
+		// The empty requirement is for the unix socket, and for a host that joins with a token.
+		Security: []map[string][]string{{clientCertificate: {}}, {}},
 		Tags: []*huma.Tag{
 			{Name: "volumes", Description: "Names that people give, each for one dataset"},
 			{Name: "snapshots", Description: "Points in time, and copies that start as one"},
@@ -39,7 +62,7 @@ func describe() *huma.OpenAPI {
 			{Name: "operations", Description: "Work on record, and what happens"},
 			{Name: "nodes", Description: "Hosts"},
 			{Name: "host", Description: "What the agent of this host answers by itself"},
-			{Name: "agents", Description: "What agents ask control for, each for its own node"},
+			{Name: "agents", Description: "Endpoints that agents call on control, each for its own node. Operators do not use them"},
 		},
 	}
 }
