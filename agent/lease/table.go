@@ -121,7 +121,8 @@ func (t *Table) AllRelinquished() []api.Given {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []api.Given{}
-	for _, id := range slices.SortedFunc(maps.Keys(t.relinquished), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
+	byID := func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }
+	for _, id := range slices.SortedFunc(maps.Keys(t.relinquished), byID) {
 		out = append(out, api.Given{Dataset: id, Epoch: t.relinquished[id].Epoch, To: t.relinquished[id].To})
 	}
 	return out

@@ -163,5 +163,7 @@ func (e *Engines) HasEnded(id string, generation uint64) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool { return p.Generation == generation })
+	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool {
+		return p.Generation == generation
+	})
 }
