@@ -21,7 +21,7 @@ run='mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs mkfs.ext4=e2fsprogs losetup=mount 
 image='debootstrap=debootstrap wget=wget flock=util-linux'
 test='fio=fio strace=strace setfacl=acl setfattr=attr ip=iproute2 systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 zfs-fuse=zfs-fuse podman=podman catatonit=catatonit'
 long='gcc=gcc gcc=libc6-dev'
-lint='shellcheck=shellcheck'
+lint='shellcheck=shellcheck node=nodejs npm=npm'
 
 have() {
 	command -v "$1" >/dev/null
