@@ -13,14 +13,14 @@ import (
 type Dataset struct {
 	ID        uuid.UUID         `json:"id"`                  // UUID of the dataset; it never changes
 	Volume    string            `json:"volume"`              // the name that points here; in trash: the last that did
-	Spelling  string            `json:"spelling"`            // how it was first asked for: db@gold
-	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"` // node whose engine asked for it so; nil: no engine did
+	Spelling  string            `json:"spelling"`            // the volume as it was first requested, such as db@gold
+	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"` // UUID of the node whose engine requested it; absent: no engine did
 	State     State             `json:"state"`               // state of the dataset
 	Profile   Profile           `json:"profile"`             // frozen, with the options of the create
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
 	Labels    map[string]string `json:"labels,omitempty"`    // labels that users gave the volume
 	Protected bool              `json:"protected,omitempty"` // the volume cannot be deleted without force
-	ReadOnly  bool              `json:"readonly,omitempty"`  // mounted read-only
+	ReadOnly  bool              `json:"readonly,omitempty"`  // the volume is mounted read-only
 	// the engine made the volume without a name given by a user
 	Anonymous bool        `json:"anonymous,omitempty"`
 	Home      uuid.UUID   `json:"home"`             // node
@@ -174,7 +174,7 @@ type Copy struct {
 	Node     uuid.UUID `json:"node"`              // UUID of the node that keeps the copy
 	Pool     uuid.UUID `json:"pool"`              // UUID of the pool that stores the copy
 	Kind     CopyKind  `json:"kind"`              // why the node keeps the copy
-	Was      CopyKind  `json:"was,omitempty"`     // of one that is going: what it was
+	Was      CopyKind  `json:"was,omitempty"`     // kind that the copy had before it became going
 	Epoch    uint64    `json:"epoch"`             // in which its newest snapshot was taken
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the newest one that is whole and verified
 	Taken    time.Time `json:"taken,omitzero"`    // when that was, by its home's clock

@@ -79,7 +79,7 @@ type Committed struct {
 // Outcome answers a user's request.
 type Outcome struct {
 	Volume    *Volume            `json:"volume,omitempty"`    // as it was when the request was taken
-	Operation *dataset.Operation `json:"operation,omitempty"` // nil: nothing had to be done
+	Operation *dataset.Operation `json:"operation,omitempty"` // the operation that carries out the change; absent: nothing had to be done
 }
 
 // Volume is a volume, or a dataset in the trash, as people see it.
@@ -91,8 +91,8 @@ type Volume struct {
 	Lease     *dataset.Lease         `json:"lease,omitempty"`  // the lease on the dataset; absent: no node has one
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
 	Snapshots int                    `json:"snapshots"`        // number of snapshots
-	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies on other nodes
-	Visits    []Visit                `json:"visits,omitempty"` // its guests, as people see them
+	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies of the dataset on other nodes
+	Visits    []Visit                `json:"visits,omitempty"` // guests of the volume: nodes that use it besides the home
 }
 
 // KeptCopy is a copy of a dataset as people see it.
@@ -185,7 +185,7 @@ type Standing struct {
 type Heartbeat struct {
 	Incarnation uuid.UUID            `json:"incarnation"`     // incarnation of the agent that reports
 	Pools       []dataset.PoolStatus `json:"pools,omitempty"` // status of the pools of the node
-	// pools that are configured and could not be made
+	// pools that are configured but could not be created
 	Unmade     []Pool                  `json:"unmade,omitempty"`
 	Datasets   []dataset.DatasetStatus `json:"datasets,omitempty"`   // those that changed
 	Operations []dataset.Operation     `json:"operations,omitempty"` // operations of the node, with their progress
@@ -352,7 +352,7 @@ type Finding struct {
 	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
 	Subject string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"
 	Text    string `json:"text"`                               // the finding, for a person
-	Mend    string `json:"mend,omitempty"`                     // the command that would do
+	Mend    string `json:"mend,omitempty"`                     // the command that corrects it; empty: none
 }
 
 // Diff is by how much two points in time of a volume differ.
