@@ -92,7 +92,7 @@ type Volume struct {
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
 	Snapshots int                    `json:"snapshots"`        // number of snapshots
 	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies of the dataset on other nodes
-	Visits    []Visit                `json:"visits,omitempty"` // guests of the volume: nodes that use it besides the home
+	Visits    []Visit                `json:"visits,omitempty"` // guests of the volume; the home is one while it uses the volume alone
 }
 
 // KeptCopy is a copy of a dataset as people see it.
