@@ -86,12 +86,13 @@ type Limits = host.Limits
 // Agent is the agent of one host. All methods are safe for concurrent use.
 type Agent struct {
 	*host.Host
-	config    Config
-	previous  []uuid.UUID   // incarnations that this one comes after, until control has let it in
-	apart     []api.Service // each control replica alone
-	started   time.Time
-	began     time.Duration // the same by the steady clock
-	recovered bool          // the agent's own state was lost, and control was not asked what is mounted before this start
+	config   Config
+	previous []uuid.UUID   // incarnations that this one comes after, until control has let it in
+	apart    []api.Service // each control replica alone
+	started  time.Time
+	began    time.Duration // the same by the steady clock
+	// the agent's own state was lost, and control was not asked what is mounted before this start
+	recovered bool
 	reunion   reunion
 
 	pools    *pool.Pools
@@ -108,8 +109,9 @@ type Agent struct {
 
 	volumeDisks volumeDisks
 
-	looks       looks                                                           // at mounts
-	elsewhere   func() (*mount.Foreign, error)                                  // mount.Elsewhere; tests count and fail looks
+	looks looks // at mounts
+	// mount.Elsewhere; tests count and fail looks
+	elsewhere   func() (*mount.Foreign, error)
 	files       func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
 	nodes       *nodes
 	moveTable   *replication.MoveTable
@@ -132,13 +134,16 @@ type Agent struct {
 	cluster     uuid.UUID
 	clock       uint64 // the highest of control's store that was heard of; see api.Sync
 	clockOnDisk uint64
-	recovery    uuid.UUID               // the last one that was taken in
-	outside     string                  // why control does not take this node in, or did not answer last; empty: it is in
-	verifyAt    time.Duration           // by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
-	restarted   time.Duration           // until when an engine that has just started may mount its containers' volumes again
-	scratch     map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	lost        map[uuid.UUID]bool      // datasets that were on record, and are not in a full answer since
-	rate        int64                   // bytes a second of the last move that came here; 0: none did
+	recovery    uuid.UUID // the last one that was taken in
+	// why control does not take this node in, or did not answer last; empty: it is in
+	outside string
+	// by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
+	verifyAt time.Duration
+	// until when an engine that has just started may mount its containers' volumes again
+	restarted time.Duration
+	scratch   map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
+	lost      map[uuid.UUID]bool      // datasets that were on record, and are not in a full answer since
+	rate      int64                   // bytes a second of the last move that came here; 0: none did
 
 	guarded bool         // the guard answered when it was looked at last
 	asked   map[int]bool // control replicas of apart that said of which generation pools were
@@ -200,11 +205,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		a.config.PeerID = certified
 	}
 	a.promises = lease.NewPromiseServer(a.promiseDeps())
-	var limit *transfer.Limiter
-	if a.config.TransferRate > 0 {
-		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
-	}
-	a.sender, a.puller = a.newSender(limit), &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.makeTransfers()
 	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
 	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
 	a.sizes = operation.NewSizes(a.sizesDeps())
@@ -219,6 +220,16 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// makeTransfers makes the sender and the receiver of transfers, which share one limit of their rate.
+func (a *Agent) makeTransfers() {
+	var limit *transfer.Limiter
+	if a.config.TransferRate > 0 {
+		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
+	}
+	a.sender = a.newSender(limit)
+	a.puller = &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
 // load reads the agent's own state.
@@ -276,7 +287,8 @@ func (a *Agent) Start(ctx context.Context) error {
 		return fmt.Errorf("make the mount folder: %w", err)
 	}
 	if there, err := filepath.EvalSymlinks(a.MountRoot()); err != nil || there != a.MountRoot() {
-		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid, "the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
+		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
+			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.meetGuard(ctx)
 	a.bounds.wg.Go(a.bounds.keepBounds) // whatever takes its time from here on
@@ -369,7 +381,8 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	case <-a.Clock.After(10 * a.Limits.Retry):
 		err = errors.New("its log says why")
 	}
-	return p, dataset.Errorf(dataset.ErrUnavailable, "control has not taken in this node since drover started: %w (ask again)", err)
+	return p, dataset.Errorf(dataset.ErrUnavailable,
+		"control has not taken in this node since drover started: %w (ask again)", err)
 }
 
 // Close stops the work: operations on record go on at the next start, mounts

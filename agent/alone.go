@@ -35,7 +35,8 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	}
 	stay := uuid.New()
 	a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
-	if _, err := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
+	if _, err := a.Control.Guest(ctx, a.NodeID,
+		api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
 		a.setAlone(d.ID, stay, -1)
 		if operation.InDoubt(err) {
 			a.endAlone(d.ID, stay)
@@ -91,9 +92,11 @@ func (a *Agent) isAlone(id, stay uuid.UUID) bool {
 // endAlone lets others in again, as a job of its own: nobody waits for that but who is kept out.
 func (a *Agent) endAlone(id, stay uuid.UUID) {
 	a.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
-		_, err := host.UntilAnswered(ctx, a.Host, func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
+		_, err := host.UntilAnswered(ctx, a.Host,
+			func() (struct{}, error) { return struct{}{}, a.endStay(ctx, id, stay) })
 		if err != nil && ctx.Err() == nil {
-			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told that it is needed alone no more; the next sync tries again")
+			a.Log.WithError(err).WithField("dataset",
+				id).Warn("control was not told that it is needed alone no more; the next sync tries again")
 		}
 		return nil
 	})

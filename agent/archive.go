@@ -15,7 +15,8 @@ import (
 func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	err := tree.ReadTar(ctx, sent{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
-		err = dataset.Errorf(dataset.ErrInvalid, "the archive is not whole or no tar: %w (make it again, uncompressed, and send it again)", err)
+		err = dataset.Errorf(dataset.ErrInvalid,
+			"the archive is not whole or no tar: %w (make it again, uncompressed, and send it again)", err)
 	}
 	return err
 }

@@ -32,7 +32,9 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrConflict, "it was restored since, while this host was said to write no more: what is mounted here is no more what others have, and what is written to it is lost")
+	return dataset.Errorf(dataset.ErrConflict,
+		"it was restored since, while this host was said to write no more: what is mounted here is no more "+
+			"what others have, and what is written to it is lost")
 }
 
 // guestStatus is what this node says of a dataset that it has mounted beside its home.
@@ -55,7 +57,8 @@ func (a *Agent) checkGuests(r *diagnosis) {
 	for _, id := range a.guests.ids() {
 		g, _ := a.guests.get(id)
 		if why := a.guests.why(id); why != "" {
-			r.Add(findings.Error, "volume "+g.Volume, "stop its containers here", "is mounted here beside its home, and %s", why)
+			r.Add(findings.Error, "volume "+g.Volume, "stop its containers here",
+				"is mounted here beside its home, and %s", why)
 		}
 	}
 }

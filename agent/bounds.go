@@ -275,7 +275,8 @@ func (b *bounds) readHolds(ctx context.Context, row uint64) {
 	}
 	if err != nil {
 		if ctx.Err() == nil && b.isNews(err.Error()) {
-			b.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover auto are not confirmed to be its own; it is tried again")
+			b.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover " +
+				"auto are not confirmed to be its own; it is tried again")
 		}
 		return
 	}
@@ -329,7 +330,9 @@ func (b *bounds) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Ep
 	address := b.nodes.address(node)
 	if address == "" || b.http == nil {
 		if address == "" && b.nodes.misses(node) {
-			b.Log.WithField("node", b.nodes.name(node)).Error("control is silent, and it is not known here where another node answers, which could take over what is open here: it is fenced unless control is back in time")
+			b.Log.WithField("node", b.nodes.name(node)).
+				Error("control is silent, and it is not known here where another node answers, which could " +
+					"take over what is open here: it is fenced unless control is back in time")
 		}
 		return 0
 	}
@@ -337,11 +340,13 @@ func (b *bounds) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Ep
 	answer, err := promise.Ask(ctx, b.http, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
 	log := b.Log.WithField("node", b.nodes.name(node))
 	if err != nil {
-		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that is open here")
+		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that " +
+			"is open here")
 		return 0
 	}
 	for _, r := range answer.Refused {
-		log.WithField("dataset", r.Dataset).Warnf("control is silent, and another node does not promise to leave this alone: %s", r.Why)
+		log.WithField("dataset", r.Dataset).Warnf("control is silent, and another node does not promise to "+
+			"leave this alone: %s", r.Why)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -361,7 +366,12 @@ func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	for _, d := range list {
 		until := b.until(d)
 		if _, armed := b.armedAt(d.ID); armed && until > now {
-			feeds = append(feeds, guard.Feed{Dataset: d.ID, Epoch: d.Epoch, Deadline: until, Most: b.fenceMay(d, until)})
+			feeds = append(feeds, guard.Feed{
+				Dataset:  d.ID,
+				Epoch:    d.Epoch,
+				Deadline: until,
+				Most:     b.fenceMay(d, until),
+			})
 		}
 	}
 	if len(feeds) == 0 {
@@ -370,7 +380,8 @@ func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	refused, err := b.guard.Feed(ctx, feeds)
 	if err != nil {
 		if ctx.Err() == nil {
-			b.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them when their deadlines pass")
+			b.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them " +
+				"when their deadlines pass")
 		}
 		return
 	}
@@ -414,7 +425,9 @@ func (b *bounds) held(ctx context.Context, d dataset.Dataset) (time.Duration, er
 }
 
 func (b *bounds) unconfirmed(d dataset.Dataset, why string) error {
-	return dataset.Errorf(dataset.ErrUnavailable, "cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
+	return dataset.Errorf(dataset.ErrUnavailable,
+		"cannot open volume %s: with failover auto another node may have taken it over, and %s (it is "+
+			"mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
 }
 
 // lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.

@@ -35,7 +35,12 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 			return d, err
 		}
 	}
-	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.NodeID.String()})
+	out, err := a.Control.Submit(ctx, api.Request{
+		ID:     uuid.New(),
+		Kind:   dataset.OpMove,
+		Volume: d.ID.String(),
+		Node:   a.NodeID.String(),
+	})
 	if err != nil {
 		return d, err
 	}
@@ -54,7 +59,9 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	}
 	home, command := a.nodes.name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
 	if d.Profile.Follow.Mode == dataset.FollowNever {
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home, command)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home,
+			command)
 	}
 	if a.shares(ctx, d) {
 		return nil // nothing is copied
@@ -69,7 +76,9 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if d.Profile.Follow.Allows(expected) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "volume %s lives on node %s, and to move it here takes about %s (%s), more than its profile lets it follow %s (%s moves it here)",
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"volume %s lives on node %s, and to move it here takes about %s (%s), more than its profile lets it "+
+			"follow %s (%s moves it here)",
 		d.Volume, home, expected.Round(time.Second), how, d.Profile.Follow, command)
 }
 
@@ -169,7 +178,8 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 		switch {
 		case err != nil && ctx.Err() != nil:
 		case err != nil:
-			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume, op.ID.String()[:8], err)
+			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume,
+				op.ID.String()[:8], err)
 		default:
 			op = next
 		}
@@ -181,7 +191,8 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	now, err := a.whereNow(ctx, d)
 	if err == nil && now.Home != a.NodeID {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume, a.nodes.name(now.Home))
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume,
+			a.nodes.name(now.Home))
 	}
 	return now, err
 }

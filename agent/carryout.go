@@ -22,8 +22,9 @@ func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *jobs.Job, *data
 	return map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
 		dataset.OpSnapshot: a.doSnapshot, dataset.OpSnapshotDelete: a.doSnapshotDelete,
-		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey, dataset.OpRewrite: a.doRewrite,
-		dataset.OpDelete: a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
+		dataset.OpRestore: a.doRestore, dataset.OpResize: a.doResize, dataset.OpRekey: a.doRekey,
+		dataset.OpRewrite: a.doRewrite,
+		dataset.OpDelete:  a.doDelete, dataset.OpPurge: a.doPurge, dataset.OpMove: a.doMove,
 	}
 }
 
@@ -37,7 +38,8 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	act, known := a.acts()[op.Kind]
 	if !known { // which goes on record, or it would be begun again for ever
 		act = func(context.Context, *jobs.Job, *dataset.Operation) (out api.Committed, err error) {
-			return out, dataset.Errorf(dataset.ErrUnsupported, "operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+			return out, dataset.Errorf(dataset.ErrUnsupported,
+				"operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
 		}
 	}
 	err = a.operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
@@ -50,7 +52,8 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	if out.Dataset != nil && !out.Lost {
 		a.pools.Changed(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
-	a.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
+	a.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).
+		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
 	a.News.Changed(op.DatasetID)
 	return out, nil
 }
@@ -103,7 +106,8 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	jb.Step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err)), a.discardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err)),
+			a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = a.commit(ctx, op); err != nil && !operation.InDoubt(err) {
@@ -133,7 +137,8 @@ func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s datas
 
 // doSnapshotDelete destroys a snapshot and then forgets it. The operation is on
 // record: a crash between the two does both again.
-func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
+	err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "removal of a snapshot")
 	defer unlock()
 	if err != nil {
@@ -253,7 +258,8 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	}
 	// A recovery may have brought it back since the purge was planned, or while this waited.
 	if now, ok := a.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
-		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more", d.Volume, now.State)
+		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more",
+			d.Volume, now.State)
 	}
 	steps.At("purge.begin")
 	jb.Step("destroying")

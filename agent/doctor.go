@@ -44,7 +44,8 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	case err != nil:
 		r.Add(findings.Error, "control", "", "does not answer: %v (what is mounted goes on)", err)
 	case outside != "":
-		r.Add(findings.Error, "control", "", "answers, and this node has no part in what it decides: %s (what is mounted goes on)", outside)
+		r.Add(findings.Error, "control", "", "answers, and this node has no part in what it decides: %s "+
+			"(what is mounted goes on)", outside)
 	default:
 		r.Add(findings.OK, "control", "", "answers; %d datasets have their home here", len(known))
 	}
@@ -93,7 +94,8 @@ func (r *diagnosis) first() {
 	if r.unknown > 0 {
 		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.unknown)
 	}
-	r.Add(findings.Error, "store", r.mend, "%s; %snothing is made, changed or destroyed until it is rebuilt", r.strange, lie)
+	r.Add(findings.Error, "store", r.mend, "%s; %snothing is made, changed or destroyed until it is rebuilt",
+		r.strange, lie)
 	n := len(r.All) - 1
 	r.All = append(r.All[n:], r.All[:n]...)
 }
@@ -102,7 +104,8 @@ func (r *diagnosis) first() {
 // any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 	if _, err := a.DB.Get(ctx, "identity", &nodeIdentity{}); err != nil {
-		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace the disk, then restart drover", "mounts and unmounts are refused: %v", err)
+		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace "+
+			"the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
 	free, size, least, err := a.pools.RootSpace()
@@ -110,9 +113,12 @@ func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 	case err != nil:
 		r.Add(findings.Error, "root", "", "%v", err)
 	case free < least:
-		r.Add(findings.Error, "root", a.pools.RootHint(ctx), "creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
+		r.Add(findings.Error, "root", a.pools.RootHint(ctx),
+			"creates are refused: the disk of %s is nearly full: %s free of %s", a.Root, free.Human(), size.Human())
 	case free < backends.Reserve(size):
-		r.Add(findings.Warning, "root", a.pools.RootHint(ctx), "the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(), size.Human(), least.Human())
+		r.Add(findings.Warning, "root", a.pools.RootHint(ctx),
+			"the disk of %s fills up: %s free of %s; below %s creates are refused", a.Root, free.Human(),
+			size.Human(), least.Human())
 	default:
 		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), a.Root)
 	}
@@ -140,10 +146,12 @@ func (a *Agent) checkBackends(ctx context.Context, r *diagnosis) {
 		switch {
 		case err == nil:
 			r.Add(findings.OK, name, "", "works on this host")
-		case !slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool { return p.Backend == k.Name() }): // nobody is without it
+		// nobody is without it
+		case !slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool { return p.Backend == k.Name() }):
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.Serves(ctx, k) == nil:
-			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s", unnamed(k.Name(), err))
+			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s",
+				unnamed(k.Name(), err))
 		default:
 			r.Add(findings.Warning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		}
@@ -162,10 +170,12 @@ func unnamed(name string, err error) string {
 	return err.Error()
 }
 
-func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset,
+	sure bool) {
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.Staying {
-		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it", "is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "that goes on by itself"))
+		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it",
+			"is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "that goes on by itself"))
 		return
 	}
 	if p.Storage == nil {
@@ -178,7 +188,8 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 		return
 	}
 	if why := p.Held(); why != "" {
-		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had", "is held, and nothing in it is mounted or changed: %s", why)
+		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had",
+			"is held, and nothing in it is mounted or changed: %s", why)
 		return
 	}
 	tight := st.Size > 0 && st.Free*5 < st.Size
@@ -188,12 +199,14 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 	case st.Reason != "":
 		r.Add(findings.Error, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
 	case tight:
-		r.Add(findings.Warning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s", st.Free.Human(), st.Size.Human())
+		r.Add(findings.Warning, name, a.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s",
+			st.Free.Human(), st.Size.Human())
 	default:
 		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
 	if p.Unheld != "" {
-		r.Add(findings.Warning, name, "end that process, then restart drover", "is served, but another drover would not be kept from it: %s", p.Unheld)
+		r.Add(findings.Warning, name, "end that process, then restart drover",
+			"is served, but another drover would not be kept from it: %s", p.Unheld)
 	}
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
@@ -201,7 +214,8 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 		return
 	}
 	if p.Memory != "" {
-		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s", p.InMemory())
+		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s",
+			p.InMemory())
 	}
 	checkWarnings(r, p)
 	checkLacks(r, p)
@@ -238,7 +252,10 @@ func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *pool.Pool, kno
 		}
 		nanos, why, err := staller.Stall(ctx, id)
 		if err == nil && time.Duration(nanos) > stallWarning {
-			r.Add(findings.Warning, "volume "+d.Volume, "stop its containers, then: drover volume rewrite "+d.Volume, "a snapshot would hold up its writers for about %s (%s)", time.Duration(nanos).Round(time.Millisecond), why)
+			r.Add(findings.Warning, "volume "+d.Volume,
+				"stop its containers, then: drover volume rewrite "+d.Volume,
+				"a snapshot would hold up its writers for about %s (%s)",
+				time.Duration(nanos).Round(time.Millisecond), why)
 		}
 	}
 }
@@ -262,14 +279,17 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 		}
 		for _, m := range a.usesOf(rec) {
 			if m.Unverified {
-				r.Add(findings.Info, "volume "+d.Volume, "", "mount %s may have ended and is not verified yet: the engine restarted since, or unmounted it while a process still had it mounted", shortID(m.ID))
+				r.Add(findings.Info, "volume "+d.Volume, "",
+					"mount %s may have ended and is not verified yet: the engine restarted since, or "+
+						"unmounted it while a process still had it mounted", shortID(m.ID))
 			}
 		}
 	}
 	for _, m := range table.Under(a.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
-			r.Add(findings.Info, "mount "+m.Mountpoint, "", "nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
+			r.Add(findings.Info, "mount "+m.Mountpoint, "",
+				"nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
 		}
 	}
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)

@@ -20,7 +20,8 @@ import (
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // checkEntries compares what lies in a pool with what the store knows.
-func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+	known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
 		again, _, err := a.recorded(ctx)
 		if err != nil {
@@ -61,7 +62,8 @@ func checkCorners(r *diagnosis, p *pool.Pool) {
 		case l.Busy:
 			r.Add(findings.Info, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
 		default:
-			r.Add(findings.Warning, "pool "+p.Name, "drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
+			r.Add(findings.Warning, "pool "+p.Name,
+				"drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
 				"a drover backend verify that was killed has left %s", l.Path)
 		}
 	}
@@ -85,7 +87,8 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool,
 	switch {
 	case doubtful:
 		r.Add(findings.Warning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
-			"lies in pool %s as %s, made shortly before the records were lost: it may have been acknowledged, and is kept", p.Name, volumeOf(e))
+			"lies in pool %s as %s, made shortly before the records were lost: it may have been "+
+				"acknowledged, and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(findings.Info, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
 	default:
@@ -104,7 +107,8 @@ func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, 
 		return false
 	case errors.Is(err, dataset.ErrExists):
 		r.Add(findings.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
-			"lies in pool %s as %s, which has its home at another node: it is kept, as that may not have taken it from here yet", p.Name, volumeOf(e))
+			"lies in pool %s as %s, which has its home at another node: it is kept, as that may not have "+
+				"taken it from here yet", p.Name, volumeOf(e))
 	default:
 		r.Add(findings.Warning, subject, "", "lies in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
 	}
@@ -121,7 +125,8 @@ func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 }
 
 // checkMissing names what is on record in a pool and does not lie there.
-func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset, now recordsNow) {
+func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+	known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
 		there[e.ID] = there[e.ID] || e.State == backends.EntryReady || e.State == backends.EntryIncoming
@@ -132,7 +137,8 @@ func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, en
 		}
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.Add(findings.Error, "dataset "+id.String(), a.gone(d), "volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+			r.Add(findings.Error, "dataset "+id.String(), a.gone(d),
+				"volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}
 	}
 }
@@ -143,7 +149,8 @@ func (a *Agent) gone(d dataset.Dataset) string {
 	case d.State == dataset.StateTrashed:
 		return "drover trash purge " + d.ID.String()
 	case len(d.Copies) > 0:
-		return "drover volume inspect " + d.Volume + " says what copies there are; without a better one: drover volume rm " + d.Volume
+		return "drover volume inspect " + d.Volume +
+			" says what copies there are; without a better one: drover volume rm " + d.Volume
 	}
 	return "bring back the disk that has it, or let go of it: drover volume rm " + d.Volume
 }

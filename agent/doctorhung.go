@@ -39,12 +39,14 @@ func (a *Agent) checkHung(r *diagnosis) {
 			r.Add(findings.Info, w.What, "", "%s", text)
 			continue
 		}
-		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u", "%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
+		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
+			"%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
 	}
 }
 
 // checkPoolInTime is checkPool for a pool that may never answer.
-func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset, sure bool) {
+func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool,
+	known map[uuid.UUID]dataset.Dataset, sure bool) {
 	own := &diagnosis{strange: r.strange, mend: r.mend}
 	done := make(chan struct{})
 	go func() {
@@ -55,7 +57,8 @@ func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool,
 	case <-done:
 		r.All, r.unknown = append(r.All, own.All...), r.unknown+own.unknown
 	case <-a.Clock.After(poolPatience):
-		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)", "does not answer within %s: what it lies on hangs", poolPatience)
+		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)",
+			"does not answer within %s: what it lies on hangs", poolPatience)
 	}
 }
 

@@ -53,7 +53,13 @@ func (v sealedVolume) name() string {
 // its volumes and of what it has copies of; and what needs a key that its profile names no more.
 // known are the datasets whose home it is.
 func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID]dataset.Dataset) {
-	c := &keyCheck{diagnosis: r, a: a, now: map[string]dataset.Profile{}, have: map[string]keys.Key{}, gone: map[string]*goneKey{}}
+	c := &keyCheck{
+		diagnosis: r,
+		a:         a,
+		now:       map[string]dataset.Profile{},
+		have:      map[string]keys.Key{},
+		gone:      map[string]*goneKey{},
+	}
 	if all, err := a.Control.Profiles(ctx); err == nil { // that control is away is said already
 		for _, p := range all {
 			if p.Encryption.Wanted() {
@@ -89,7 +95,9 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 			all = append(all, sealedVolume{*k.Record, true})
 		}
 	}
-	all = slices.DeleteFunc(all, func(v sealedVolume) bool { return v.Encryption == nil || v.State == dataset.StatePurging })
+	all = slices.DeleteFunc(all, func(v sealedVolume) bool {
+		return v.Encryption == nil || v.State == dataset.StatePurging
+	})
 	slices.SortFunc(all, func(x, y sealedVolume) int {
 		if x.copied != y.copied {
 			return map[bool]int{false: -1, true: 1}[x.copied]
@@ -151,8 +159,10 @@ func placeOf(from dataset.KeySource) string {
 
 func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	if !v.Profile.Encryption.Wanted() {
-		c.Add(findings.Error, "volume "+v.Volume, fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
-			"cannot be mounted: where its key is was lost with its record; its data key is wrapped by key %s", v.Encryption.KeyID)
+		c.Add(findings.Error, "volume "+v.Volume,
+			fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
+			"cannot be mounted: where its key is was lost with its record; its data key is wrapped by key %s",
+			v.Encryption.KeyID)
 		return
 	}
 	key, why := c.read(ctx, v.Profile.Encryption, v.Profile)
@@ -177,7 +187,8 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
 		c.Add(findings.Warning, "volume "+v.Volume, "bring the key here that its home has",
-			"could not be mounted here if this node became its home: its data key is wrapped by key %s, and %s is key %s here", v.Encryption.KeyID, at, key.ID())
+			"could not be mounted here if this node became its home: its data key is wrapped by key %s, and "+
+				"%s is key %s here", v.Encryption.KeyID, at, key.ID())
 	case old:
 		c.Add(findings.Error, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
 			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
@@ -185,7 +196,8 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 		if next, why := c.read(ctx, now, v.Profile); why == nil && next.ID() == key.ID() {
 			return
 		}
-		c.Add(findings.Warning, "volume "+v.name(), rekey, "still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
+		c.Add(findings.Warning, "volume "+v.name(), rekey,
+			"still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
 	}
 }
 
@@ -206,7 +218,9 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 	for _, who := range []struct {
 		text  string
 		names []string
-	}{{"volumes that cannot be mounted", g.homes}, {"volumes in the trash that could not be restored", trashed}, {"volumes with a copy here that could not be mounted if this node became their home", g.copies}, {"profiles that make no volumes here", g.profiles}} {
+	}{{"volumes that cannot be mounted", g.homes}, {"volumes in the trash that could not be restored", trashed},
+		{"volumes with a copy here that could not be mounted if this node became their home", g.copies},
+		{"profiles that make no volumes here", g.profiles}} {
 		if len(who.names) > 0 {
 			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
 		}
@@ -263,13 +277,15 @@ func rekeyOf(d dataset.Dataset) string {
 // checkRecordKey names a record beside the data that has the data key wrapped by another key than
 // the one that control has: that key is not to be destroyed yet.
 func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
-	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
+	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
+		e.State == backends.EntryDeleting {
 		return
 	}
 	d, known := a.Cache.DatasetOrCopy(e.ID)
 	home := d.Home == a.NodeID
 	other := func() bool {
-		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID && d.Encryption.KeyID != e.Record.Encryption.KeyID
+		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID &&
+			d.Encryption.KeyID != e.Record.Encryption.KeyID
 	}
 	if home && other() {
 		d, known = now()[e.ID] // it may have been exchanged since the pool was listed
@@ -281,5 +297,7 @@ func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now
 	if home {
 		mend = rekeyOf(d)
 	}
-	r.Add(findings.Warning, "dataset "+e.ID.String(), mend, "volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
+	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
+		"volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: "+
+			"keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }

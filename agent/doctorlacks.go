@@ -15,7 +15,8 @@ import (
 // wants it will be told, before anybody asks.
 func checkLacks(r *diagnosis, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
-		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend, strings.Join(list, ", "))
+		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,
+			strings.Join(list, ", "))
 	}
 	if len(p.Missing) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.Missing, "; "))
@@ -35,7 +36,8 @@ func lacks(c dataset.Capabilities, shared bool) []string {
 		{c.InstantSnapshot && !c.ConstantSnapshot, "snapshots that take longer the more fragmented a volume is"},
 		{!c.CloneIndependent, "snapshots that stay as long as their clones"},
 		{c.EnforcesSize && !c.OnlineGrow, "no growing while in use"},
-		{c.OnlineGrow && len(c.OfflineGrow) > 0, "no growing of " + strings.Join(slices.Sorted(slices.Values(c.OfflineGrow)), " and ") + " while in use"},
+		{c.OnlineGrow && len(c.OfflineGrow) > 0,
+			"no growing of " + strings.Join(slices.Sorted(slices.Values(c.OfflineGrow)), " and ") + " while in use"},
 		{c.EnforcesSize && !c.Shrink, "no shrinking"},
 		{!c.OwnFilesystem, "no filesystem of a volume's own (type, mount options, freeze)"},
 		{!c.OwnFilesystem && !c.KnowsUsed, "what a volume takes is found by a walk"},

@@ -16,7 +16,8 @@ import (
 
 // checkSnapshots compares the snapshots that lie in a pool with those that the
 // store knows.
-func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) {
+func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+	known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := a.recordedSnapshots(ctx)
 	if err != nil {
 		r.Add(findings.Error, "control", "", "does not list its snapshots: %v", err)

@@ -73,7 +73,9 @@ func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error)
 		return false, nil
 	}
 	if !h.enrol(&b.tenure, node, b.Clock.Steady()) {
-		return false, dataset.Errorf(dataset.ErrUnavailable, "volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now", d.Volume, b.NodeName)
+		return false, dataset.Errorf(dataset.ErrUnavailable,
+			"volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now",
+			d.Volume, b.NodeName)
 	}
 	return done, nil
 }
@@ -139,7 +141,8 @@ func (b *bounds) forgetHolds() {
 	}
 	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
 		if err := b.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
-			b.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it is tried again")
+			b.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it " +
+				"is tried again")
 		}
 		return nil
 	})

@@ -118,6 +118,13 @@ func (a *Agent) addOwn(ctx context.Context, f *dataset.Facts) {
 			continue // made in between
 		}
 		st := status[i]
-		f.Pools = append(f.Pools, dataset.PoolFacts{ID: p.ID, Name: p.Name, Backend: p.Backend, Online: st.Online, Size: st.Size, Free: st.Free})
+		f.Pools = append(f.Pools, dataset.PoolFacts{
+			ID:      p.ID,
+			Name:    p.Name,
+			Backend: p.Backend,
+			Online:  st.Online,
+			Size:    st.Size,
+			Free:    st.Free,
+		})
 	}
 }

@@ -200,7 +200,8 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 		}
 	case why != before:
 		a.Trust.Set(why)
-		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s brings the volumes back)", why, a.mendStore())
+		a.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s "+
+			"brings the volumes back)", why, a.mendStore())
 		if err := a.belong(ctx, was, why); err != nil {
 			a.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
 		}
@@ -211,7 +212,11 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 // tellTrust tells control, which decides nothing on a store that is strange, before
 // anybody asks it to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
-	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{Incarnation: a.Incarnation, Distrust: strange, Guard: a.isGuarded()})
+	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{
+		Incarnation: a.Incarnation,
+		Distrust:    strange,
+		Guard:       a.isGuarded(),
+	})
 }
 
 // forgetOthers drops what a full answer does not name, and returns it. Of what was made or

@@ -48,7 +48,8 @@ var errNotKept = errors.New("control keeps no generations")
 
 // tellGenerations tells control of which generation this node's pools are, and takes in of
 // which those were that it returns; in passing: the store need not have it. errNotKept.
-func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64, passing bool) (of []uuid.UUID, err error) {
+func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
+	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: a.Incarnation, Pools: []api.Generation{}, Passing: passing}
 	for id, generation := range is {
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
@@ -173,7 +174,8 @@ func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 		err = a.pools.Raise(ctx, op, op.Generation+1)
 	}
 	if err != nil {
-		a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back is known by the last one")
+		a.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back " +
+			"is known by the last one")
 		a.pools.Change(id, func(op *pool.Pool) { op.Due, op.RaisedAt = false, a.Clock.Steady() })
 	}
 	a.pools.Change(id, func(op *pool.Pool) { op.Raising = false })
@@ -205,13 +207,18 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	op, known := a.pools.ByName(in.Pool)
 	switch {
 	case !known:
-		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
+			"unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
 	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
 		return dataset.Pool{}, op.Serves()
 	case op.Held() == "":
-		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict, "pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and on which node)", op.Name, a.NodeName)
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
+			"pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and "+
+				"on which node)", op.Name, a.NodeName)
 	case !in.Confirmed:
-		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid, "pool %s: what was written to it since it was as it is now is lost when it is accepted (say --confirmed)", op.Name)
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
+			"pool %s: what was written to it since it was as it is now is lost when it is accepted (say "+
+				"--confirmed)", op.Name)
 	}
 	_, all, err := a.askGenerations(ctx)
 	op, _ = a.pools.ByName(in.Pool) // it is to be above all that anybody knows

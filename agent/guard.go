@@ -71,7 +71,8 @@ func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 	}
 	st, err := a.config.Guard.Status(ctx)
 	if err != nil {
-		r.Add(findings.Info, "guard", startGuard, "%v: no volume with failover auto is put on this host, or mounted", err)
+		r.Add(findings.Info, "guard", startGuard,
+			"%v: no volume with failover auto is put on this host, or mounted", err)
 		return
 	}
 	r.Add(findings.OK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
@@ -80,7 +81,8 @@ func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
-			r.Add(findings.Error, "volume "+e.Volume, "", "is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
+			r.Add(findings.Error, "volume "+e.Volume, "",
+				"is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
 		}
 	}
 }
@@ -96,7 +98,9 @@ func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there b
 }
 
 func entryOf(st guard.Status, id uuid.UUID) (e guard.Entry, there bool) {
-	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool { return e.Dataset == id && e.State != guard.StateRebooted })
+	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool {
+		return e.Dataset == id && e.State != guard.StateRebooted
+	})
 	if i < 0 {
 		return e, false
 	}

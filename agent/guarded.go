@@ -21,7 +21,8 @@ import (
 // meetGuard asks the guard what it has, before anything is done about what is mounted,
 // where that may be bounded in time.
 func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
-	if a.config.Guard == nil || !a.recovered && !slices.ContainsFunc(append(a.Cache.IDs(), a.Cache.CopyIDs()...), a.isBounded) {
+	if a.config.Guard == nil || !a.recovered &&
+		!slices.ContainsFunc(append(a.Cache.IDs(), a.Cache.CopyIDs()...), a.isBounded) {
 		return st
 	}
 	st, err := a.config.Guard.Status(ctx)
@@ -97,7 +98,8 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	if a.config.Guard == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+			d.Volume)
 	}
 	until, err := a.bounds.held(ctx, d)
 	if err != nil {
@@ -129,12 +131,16 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		return a.noGuard(err)
 	}
 	if most := fenceMost(span); e.Bound > most {
-		err := dataset.Errorf(dataset.ErrUnsupported, "a fence of volume %s takes up to %v, and another node may go on with it after %v (start the guard with a shorter --step)", d.Volume, e.Bound, most)
+		err := dataset.Errorf(dataset.ErrUnsupported,
+			"a fence of volume %s takes up to %v, and another node may go on with it after %v (start the "+
+				"guard with a shorter --step)", d.Volume, e.Bound, most)
 		if !mounted {
 			a.releaseSoon(d.ID)
 			return err
 		}
-		a.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced when that is over") // see overrun
+		// see overrun
+		a.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced " +
+			"when that is over")
 	}
 	if mounted {
 		a.bounds.feedGuard(ctx, []dataset.Dataset{d})
@@ -151,7 +157,9 @@ func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registrati
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
-	a.LogOf(d).WithError(err).WithField("bound", e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its writers would be killed instead", r.Policy)
+	a.LogOf(d).WithError(err).WithField("bound",
+		e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its "+
+		"writers would be killed instead", r.Policy)
 	r.Policy = guard.PolicyKill
 	return a.config.Guard.Register(ctx, r)
 }
@@ -164,7 +172,8 @@ func (a *Agent) vouch(ctx context.Context, d dataset.Dataset, until time.Duratio
 		return err
 	}
 	if e.Epoch > d.Epoch {
-		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d, and this is epoch %d", d.Volume, e.Epoch, d.Epoch)
+		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d, and this is epoch %d",
+			d.Volume, e.Epoch, d.Epoch)
 	}
 	if !isFenced(e) {
 		return nil
@@ -190,7 +199,8 @@ func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	if a.config.Guard == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard", d.Volume)
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+			d.Volume)
 	}
 	steps.At("mount.unchecked")
 	if _, err := a.config.Guard.Check(ctx, d.ID, d.Epoch); err != nil {
@@ -207,7 +217,8 @@ func (a *Agent) unmountable(d dataset.Dataset) error {
 	case err != nil:
 		return fmt.Errorf("unmount of volume %s: it may be fenced: %w", d.Volume, err)
 	case fenced:
-		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: it is fenced; it is unmounted once it is known where it goes on", d.Volume)
+		return dataset.Errorf(dataset.ErrInUse,
+			"unmount of volume %s: it is fenced; it is unmounted once it is known where it goes on", d.Volume)
 	}
 	return nil
 }
@@ -227,7 +238,8 @@ func (a *Agent) release(id uuid.UUID) {
 	defer cancel()
 	if err := a.config.Guard.Release(ctx, id, epoch); err != nil {
 		if ctx.Err() == nil {
-			a.Log.WithError(err).WithField("dataset", id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
+			a.Log.WithError(err).WithField("dataset",
+				id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
 		}
 		return
 	}
@@ -250,7 +262,8 @@ func (a *Agent) mendAll() {
 	}
 	for _, d := range a.bounds.boundedHere() {
 		_, armed := a.bounds.armedAt(d.ID)
-		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted && (!armed || a.bounds.until(d) <= a.Clock.Steady()) {
+		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted &&
+			(!armed || a.bounds.until(d) <= a.Clock.Steady()) {
 			a.mendSoon(d.ID)
 		}
 	}
@@ -266,7 +279,8 @@ func (a *Agent) mendAll() {
 func (a *Agent) mendSoon(id uuid.UUID) {
 	a.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.mend(ctx, id); err != nil && ctx.Err() == nil {
-			a.Log.WithError(err).WithField("dataset", id).Warn("a volume is not as the guard is to have it; it is tried again")
+			a.Log.WithError(err).WithField("dataset",
+				id).Warn("a volume is not as the guard is to have it; it is tried again")
 		}
 		return nil
 	})
@@ -374,7 +388,8 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	steps.At("fence.superseded")
 	r := a.record(d.ID)
 	if len(r.IDs) > 0 {
-		a.LogOf(d).WithField("count", len(r.IDs)).Warn("it went on at another node while it was fenced here: those who used it are killed")
+		a.LogOf(d).WithField("count", len(r.IDs)).
+			Warn("it went on at another node while it was fenced here: those who used it are killed")
 		clear(r.IDs)
 		if err := a.save(ctx, d, r, nil); err != nil {
 			return err

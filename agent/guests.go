@@ -82,7 +82,8 @@ func (g *guests) why(id uuid.UUID) string {
 // open fails where a dataset that is mounted here may have no further users.
 func (g *guests) open(d dataset.Dataset) error {
 	if why := g.why(d.ID); why != "" {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s is mounted here, and %s (stop its containers here first)", d.Volume, why)
+		return dataset.Errorf(dataset.ErrConflict,
+			"volume %s is mounted here, and %s (stop its containers here first)", d.Volume, why)
 	}
 	return nil
 }
@@ -101,7 +102,8 @@ func (g *guests) refuses(id uuid.UUID, why error) (first bool) {
 }
 
 func (a *Agent) loadGuests(ctx context.Context) error {
-	a.guests.of, a.guests.refused, a.guests.alone = map[uuid.UUID]guestRecord{}, map[uuid.UUID]string{}, map[uuid.UUID]aloneStay{}
+	a.guests.of, a.guests.refused, a.guests.alone = map[uuid.UUID]guestRecord{}, map[uuid.UUID]string{},
+		map[uuid.UUID]aloneStay{}
 	return a.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
 		var r guestRecord
 		err := json.Unmarshal(v, &r)
@@ -185,7 +187,8 @@ var errMoved = errors.New("it was moved to another pool of its share just now (a
 func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) error {
 	r := guestRecord{Stay: uuid.New()}
 	var err error
-	if r.Indexed, err = a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
+	if r.Indexed, err = a.Control.Guest(ctx, a.NodeID,
+		api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
 		return err
 	}
 	steps.At("guest.recorded")
@@ -234,7 +237,8 @@ func (a *Agent) visit(ctx context.Context, d dataset.Dataset) (att backends.Atta
 		if !can {
 			continue
 		}
-		att, verr := sharer.Visit(ctx, d.ID, d.Pool, backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
+		att, verr := sharer.Visit(ctx, d.ID, d.Pool,
+			backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
 		if !errors.Is(verr, dataset.ErrNotFound) {
 			return att, verr
 		}
@@ -253,7 +257,8 @@ func (a *Agent) endStay(ctx context.Context, id, stay uuid.UUID) error {
 func (a *Agent) guestSoon(id, told uuid.UUID) {
 	a.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleGuest(ctx, id, told); err != nil && ctx.Err() == nil {
-			a.Log.WithError(err).WithField("dataset", id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
+			a.Log.WithError(err).WithField("dataset",
+				id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
 		}
 		return nil
 	})
@@ -278,7 +283,12 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 		g.Stay = uuid.New()
 	}
 	// Without the lock: who mounts or unmounts here what is mounted waits for no control.
-	now, asked := a.Control.Guest(ctx, a.NodeID, api.Stay{Incarnation: a.Incarnation, Dataset: id, ID: g.Stay, Held: true})
+	now, asked := a.Control.Guest(ctx, a.NodeID, api.Stay{
+		Incarnation: a.Incarnation,
+		Dataset:     id,
+		ID:          g.Stay,
+		Held:        true,
+	})
 	unlock, err := a.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return err
@@ -326,7 +336,8 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 }
 
 // holdStay takes in what control says of what is mounted here, whatever it decided meanwhile.
-func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known bool, now api.Indexed, err error) error {
+func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known bool, now api.Indexed,
+	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
 		if err = fmt.Errorf("control has it not so on record: %w", err); a.guests.refuses(id, err) && known {
@@ -376,7 +387,8 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 		}
 	}
 	for _, id := range a.guests.ids() {
-		if !named[id] && (s.Full || slices.Contains(s.Removed, id) || slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
+		if !named[id] && (s.Full || slices.Contains(s.Removed, id) ||
+			slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
 			a.guestSoon(id, uuid.Nil)
 		}
 	}

@@ -24,7 +24,8 @@ import (
 // hold takes the lock of an operation's dataset and checks that the operation is
 // of its epoch. unlock is never nil, and to be called whatever err is; with
 // ErrOffline the pool is nil and the dataset is known.
-func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool, unlock func(), err error) {
+func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
+	unlock func(), err error) {
 	unlock, err = a.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
 	if err != nil {
 		return d, nil, func() {}, err
@@ -35,14 +36,18 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 			return d, nil, unlock, err
 		}
 		if a.Cache.HasLeftSince(d) {
-			return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: it went to another node after epoch %d, of which control speaks: its store may have been put back (%s brings it up to date)", op.Volume, d.Epoch, a.mendStore())
+			return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
+				"volume %s: it went to another node after epoch %d, of which control speaks: its store may "+
+					"have been put back (%s brings it up to date)", op.Volume, d.Epoch, a.mendStore())
 		}
 	}
 	if d.Home != a.NodeID && d.Home != uuid.Nil {
-		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume, a.nodes.name(d.Home))
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume,
+			a.nodes.name(d.Home))
 	}
 	if d.Epoch != op.Epoch {
-		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
+			"volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
 	}
 	if err := a.leases.MayChange(d, string(op.Kind)); err != nil {
 		return d, nil, unlock, err
@@ -92,7 +97,8 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 // freeze has a mounted dataset write out what it holds in memory, so that a
 // snapshot taken now, with the context that it returns, has it, and quiesces it as its profile
 // says. What it returns thaws, and must be called.
-func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context, thaw func() error, err error) {
+func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
+	thaw func() error, err error) {
 	turner, takes := pool.(backends.Turner)
 	if !takes || !d.Profile.QoS.Limited() {
 		thaw, err = a.quiesce(pool, d)
@@ -140,9 +146,12 @@ func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() erro
 	}
 	if !written {
 		if freezing {
-			return none, dataset.Errorf(dataset.ErrPending, "volume %s has more to write out than %s allow, and a freeze would hold up its writers for as long: try again", d.Volume, throttle.WriteOutTime)
+			return none, dataset.Errorf(dataset.ErrPending,
+				"volume %s has more to write out than %s allow, and a freeze would hold up its writers for "+
+					"as long: try again", d.Volume, throttle.WriteOutTime)
 		}
-		a.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave", throttle.WriteOutTime)
+		a.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave",
+			throttle.WriteOutTime)
 	}
 	if !freezing {
 		return none, nil

@@ -36,7 +36,8 @@ func (a *Agent) holdSoon(recovery uuid.UUID) {
 		for _, to := range a.apart {
 			all.Go(func() {
 				if err := a.tellHoldings(ctx, to, h); err != nil && ctx.Err() == nil {
-					a.Log.WithError(err).Warn("a control replica was not told what this node holds; it may not be the one that asks")
+					a.Log.WithError(err).Warn("a control replica was not told what this node holds; it may " +
+						"not be the one that asks")
 				}
 			})
 		}

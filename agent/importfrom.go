@@ -31,9 +31,12 @@ func (a *Agent) importable(ctx context.Context, src *os.File) error {
 	for _, own := range a.ownFolders(ctx) {
 		switch {
 		case contains(table, path, own.path):
-			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s (import folders of it, one at a time)", own.what, path)
+			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s (import folders of it, one at a time)",
+				own.what, path)
 		case contains(table, own.path, path):
-			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s, which is for Drover alone (drover clone copies a volume; a tar of the folder can be imported with --from -)", path, own.what)
+			return dataset.Errorf(dataset.ErrInvalid,
+				"%s lies in %s, which is for Drover alone (drover clone copies a volume; a tar of the "+
+					"folder can be imported with --from -)", path, own.what)
 		}
 	}
 	return nil

@@ -118,7 +118,8 @@ func (a *Agent) settleDoubts(ctx context.Context, p *pool.Pool) error {
 		return nil
 	}
 	if len(left) > 0 {
-		a.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records were lost, and are kept (drover doctor names them)", len(left))
+		a.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records "+
+			"were lost, and are kept (drover doctor names them)", len(left))
 	}
 	return a.pools.Distrust(ctx, p.ID, false, left)
 }

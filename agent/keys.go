@@ -30,7 +30,8 @@ var _ backends.Keys = keyring{}
 // which may be of before the key was exchanged; but of a copy the record here may be the older.
 // What opens is the data key, whichever says so.
 func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
-	if h, is := ctx.Value(inHand{}).(atHand); is && d.Encryption != nil && h.id == d.ID && h.wrapped == d.Encryption.ID {
+	if h, is := ctx.Value(inHand{}).(atHand); is && d.Encryption != nil && h.id == d.ID &&
+		h.wrapped == d.Encryption.ID {
 		return bytes.Clone(h.data), nil
 	}
 	of := k.a.standsFor(d.ID)
@@ -124,13 +125,15 @@ func (a *Agent) operatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID
 // seal gives a dataset that is to be made its data key: a new one, that of what it is cloned
 // from, or what an earlier try has made it with. Nothing is changed where a key is not here. withKey
 // is the context to make it in: that of a clone, whose key is proven, has the data key at hand.
-func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error) {
+func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
+	err error) {
 	d := op.Dataset
 	var from dataset.Dataset
 	if op.Source != nil {
 		from, _ = a.Cache.DatasetOrCopy(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
-			return ctx, dataset.Errorf(dataset.ErrInvalid, "of it and what it is cloned from one is encrypted, and the other is not")
+			return ctx, dataset.Errorf(dataset.ErrInvalid,
+				"of it and what it is cloned from one is encrypted, and the other is not")
 		}
 	}
 	if !d.Profile.Encryption.Wanted() {
@@ -170,14 +173,17 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 // wrap wraps a data key by the key of a dataset's profile, and proves it: the key is read again,
 // and must open it. One that was read while it was written, or that a program prints but once,
 // is no key to come back by.
-func (a *Agent) wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID, data []byte) (e dataset.Encryption, err error) {
+func (a *Agent) wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
+	data []byte) (e dataset.Encryption, err error) {
 	e = key.Wrap(id, data)
 	again, err := a.operatorKey(ctx, d.Profile, d.ID)
 	if err != nil {
 		return e, fmt.Errorf("read once more: %w", err)
 	}
 	if again.ID() != key.ID() {
-		return e, dataset.Errorf(dataset.ErrForbidden, "%s was key %s, and read once more it is key %s: nothing was wrapped by it (try again when it stays as it is)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
+		return e, dataset.Errorf(dataset.ErrForbidden,
+			"%s was key %s, and read once more it is key %s: nothing was wrapped by it (try again when it "+
+				"stays as it is)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
 	}
 	opened, err := again.Unwrap(e)
 	if err == nil && !bytes.Equal(opened, data) {
@@ -203,7 +209,9 @@ func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) err
 		return nil
 	}
 	e, err := pool.Stat(ctx, k.Dataset)
-	if errors.Is(err, dataset.ErrNotFound) || err == nil && (e.State == backends.EntryForeign || e.State == backends.EntryDeleting || e.Record == nil || e.Record.Encryption == nil) {
+	if errors.Is(err, dataset.ErrNotFound) || err == nil &&
+		(e.State == backends.EntryForeign || e.State == backends.EntryDeleting || e.Record == nil ||
+			e.Record.Encryption == nil) {
 		return nil
 	}
 	if err != nil {
@@ -237,7 +245,8 @@ func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 		}
 	}
 	if err == nil {
-		err = dataset.Errorf(dataset.ErrConflict, "rekey of volume %s: its key was exchanged meanwhile, %d times: try again", d.Volume, rekeyTries)
+		err = dataset.Errorf(dataset.ErrConflict,
+			"rekey of volume %s: its key was exchanged meanwhile, %d times: try again", d.Volume, rekeyTries)
 	}
 	return out, err
 }
@@ -247,10 +256,12 @@ const rekeyTries = 3
 
 // exchange puts a data key on record that was wrapped anew, if d is how it stands there still;
 // otherwise it returns how it does now.
-func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset, next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
+func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
+	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
 	now, pool, unlock, err := a.hold(ctx, op, "rekey")
 	defer unlock()
-	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) || !now.Profile.Encryption.Equal(d.Profile.Encryption) {
+	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
+		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
 		return now, out, false, err
 	}
 	to := *op.Dataset
@@ -263,7 +274,8 @@ func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Da
 	return now, out, true, err
 }
 
-func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption, err error) {
+func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
+	err error) {
 	if d.Encryption == nil {
 		return next, dataset.Errorf(dataset.ErrUnsupported, "it is not encrypted")
 	}

@@ -73,11 +73,13 @@ func missing(s api.Sync, knew known, strange bool) string {
 		}
 	}
 	if back {
-		return "it is older than what this node has heard of (a change of another node's, for one): a backup was put back"
+		return "it is older than what this node has heard of (a change of another node's, for one): a " +
+			"backup was put back"
 	}
 	return ""
 }
 
 func older(volume string) string {
-	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back", volume)
+	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back",
+		volume)
 }

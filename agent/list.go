@@ -36,7 +36,8 @@ const listTime = 20 * time.Second
 
 // others returns the volumes that are not among those of this node.
 func (a *Agent) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, listTime, dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
+		dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
 	defer cancel()
 	names := map[string]bool{}
 	for _, l := range own {

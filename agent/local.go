@@ -69,7 +69,8 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		err = errors.New("it is absent")
 	}
 	if err != nil {
-		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %w (is its disk mounted?)", path, err)
+		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid,
+			"nothing at %s can be adopted: %w (is its disk mounted?)", path, err)
 	}
 	unlock, err := a.lockPools(ctx, "adoption of "+path)
 	if err != nil {
@@ -130,7 +131,8 @@ func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
 	raw, err := safefile.Read(filepath.Join(path, "pool.json")) // of every pool in a directory
-	if err == nil && json.Unmarshal(raw, &is) == nil && slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
+	if err == nil && json.Unmarshal(raw, &is) == nil &&
+		slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
 		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
 	}
 	st, serr := os.Stat(path)
@@ -139,10 +141,15 @@ func notAdopted(path string, tried, unable []unadopted) error {
 		if len(unable) > 0 {
 			but = "; not every backend works on this host: drover doctor"
 		}
-		return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: no pool lies there (is its disk mounted? drover pool create NAME --backend KIND --path %[1]s makes a new one%s)", path, but)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"nothing at %s can be adopted: no pool lies there (is its disk mounted? drover pool create NAME "+
+				"--backend KIND --path %[1]s makes a new one%s)", path, but)
 	}
-	if content, cerr := fsctl.Identify(path); cerr == nil && content == fsctl.Empty && serr == nil && st.Mode()&os.ModeDevice != 0 {
-		return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device %[1]s makes a pool of it)", path)
+	if content, cerr := fsctl.Identify(path); cerr == nil && content == fsctl.Empty && serr == nil &&
+		st.Mode()&os.ModeDevice != 0 {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device "+
+				"%[1]s makes a pool of it)", path)
 	}
 	holds := func(u unadopted) bool { // that lies there, and is not what it should be
 		kind := dataset.KindOf(u.err)
@@ -185,7 +192,8 @@ func (a *Agent) here(ctx context.Context, p *pool.Pool) error {
 	if st, err := a.pools.See(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
 	}
-	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store rebuild brings back what is not on record)", p.Name, p.Record.Path)
+	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store "+
+		"rebuild brings back what is not on record)", p.Name, p.Record.Path)
 }
 
 func sameFile(a, b string) bool {
@@ -239,7 +247,8 @@ func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (datase
 var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)
 
 func (a *Agent) freePoolName(path string) string {
-	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path), ".img")), "-"), "-")
+	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path),
+		".img")), "-"), "-")
 	if dataset.CheckPoolName(base) != nil {
 		base = "adopted"
 	}
@@ -292,7 +301,8 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 		if err := a.unused(ctx, dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}, "destroy"); err != nil {
 			return err
 		}
-		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).Warn("destroyed what the store does not know, as asked")
+		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).
+			Warn("destroyed what the store does not know, as asked")
 		if err := p.Storage.Delete(ctx, id); err != nil {
 			return err
 		}
@@ -316,7 +326,8 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 		if err := p.Serves(); err != nil {
 			return true, err
 		}
-		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).Warn("removed what a verify has left, as asked")
+		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
+			Warn("removed what a verify has left, as asked")
 		return true, trialdir.Remove(ctx, a.config.Backends, list[i])
 	}
 	return false, nil
@@ -332,10 +343,13 @@ func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if _, ok := known[id]; ok {
-		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
 	}
 	if a.copyOnRecord(id) {
-		return dataset.Errorf(dataset.ErrExists, "dataset %s is a copy of one whose home is another node, and on record (drover volume superseded discard, for one that was overtaken)", id)
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is a copy of one whose home is another node, and on record (drover volume "+
+				"superseded discard, for one that was overtaken)", id)
 	}
 	return nil
 }
@@ -347,7 +361,9 @@ func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
 	_, err := a.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {
 	case err == nil:
-		return dataset.Errorf(dataset.ErrExists, "dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover trash ls): what lies here may be all there is of it", id)
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover "+
+				"trash ls): what lies here may be all there is of it", id)
 	case errors.Is(err, dataset.ErrNotFound):
 		return nil
 	}

@@ -27,7 +27,8 @@ func (a *Agent) doCreate(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 
 // doMake makes op.Dataset under a private name, lets fill put something in, and
 // claims the name for it. What was made goes again unless it is on record.
-func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string, fill func(backends.Pool) error) (out api.Committed, err error) {
+func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+	fill func(backends.Pool) error) (out api.Committed, err error) {
 	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
 	// under a lock is waited for before a pool goes.
 	unlock, err := a.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
@@ -130,7 +131,9 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 		return nil
 	}
 	if asked := op.Options["size"]; asked != "" && d.Size > planned {
-		return dataset.Errorf(dataset.ErrInvalid, "size %s is smaller than its source's %s, which was resized meanwhile (leave the size out)", asked, d.Size.Said(0))
+		return dataset.Errorf(dataset.ErrInvalid,
+			"size %s is smaller than its source's %s, which was resized meanwhile (leave the size out)", asked,
+			d.Size.Said(0))
 	}
 	d.Profile.Size = max(d.Profile.Size, d.Size)
 	return nil
@@ -138,7 +141,8 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 
 // cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
 // size, which is for when they write to the source again.
-func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) (later backends.Resizer, err error) {
+func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
+	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := a.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err

@@ -17,7 +17,8 @@ import (
 // manifest takes the last snapshot of a dataset that was given up and says what it is.
 // Where the files go one by one, and the pool does not snapshot without copying, they
 // are read as they lie: nothing writes to them any more.
-func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished, seen io.Writer) (m dataset.Manifest, err error) {
+func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
 		return a.written(ctx, pool, d)
 	}
@@ -44,7 +45,8 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	}
 	i := lineage.IndexOf(e, s.ID)
 	if i < 0 {
-		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took", a.pools.Name(d.Pool), s.ID)
+		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took",
+			a.pools.Name(d.Pool), s.ID)
 	}
 	s = e.Snapshots[i] // that of an earlier try
 	if y.Files {
@@ -64,7 +66,8 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 // sentAll returns the manifest of the snapshot that the target was sent last, if nothing was
 // written since: it is the last one then. Another would have to be shared, compared, summed
 // up, sent and shared there, for nothing.
-func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset, to uuid.UUID) (m dataset.Manifest, all bool, err error) {
+func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
 		return m, false, err
@@ -78,7 +81,8 @@ func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Datas
 	return m, all, nil
 }
 
-func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest, err error) {
+func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest,
+	err error) {
 	root, release, err := sending{a}.Tree(ctx, ds, snapshot)
 	if err != nil {
 		return m, err

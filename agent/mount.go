@@ -27,7 +27,8 @@ import (
 // ID, and is shared by all who send none.
 func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
 	if len(id) > dataset.MaxMountID {
-		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)", dataset.Clip(spelling), len(id), dataset.MaxMountID)
+		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)",
+			dataset.Clip(spelling), len(id), dataset.MaxMountID)
 	}
 	d, err := a.find(ctx, spelling)
 	if err != nil {
@@ -53,7 +54,8 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 			return "", err
 		}
 	}
-	return "", dataset.Errorf(dataset.ErrConflict, "mount of volume %s: it is mounted and unmounted all the time", d.Volume)
+	return "", dataset.Errorf(dataset.ErrConflict, "mount of volume %s: it is mounted and unmounted all the time",
+		d.Volume)
 }
 
 // use puts an ID on record if the dataset is mounted, otherwise returns no path.
@@ -92,7 +94,14 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	r.add(id, idCount{Count: 1, Generation: generation, Since: a.Clock.Now(), As: spelling, Tool: plugin.ToolOf(ctx), mounted: a.Clock.Steady()}, a.engines.HasEnded)
+	r.add(id, idCount{
+		Count:      1,
+		Generation: generation,
+		Since:      a.Clock.Now(),
+		As:         spelling,
+		Tool:       plugin.ToolOf(ctx),
+		mounted:    a.Clock.Steady(),
+	}, a.engines.HasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
 	// The reply must not be lost to a caller that hung up between: the ID counts
@@ -153,7 +162,8 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	if p, comes := a.moveTable.Get(d.ID); comes && p.Epoch == d.Epoch && !a.moveTable.IsActive(d.ID) { // a crash came between
+	// a crash came between
+	if p, comes := a.moveTable.Get(d.ID); comes && p.Epoch == d.Epoch && !a.moveTable.IsActive(d.ID) {
 		if err := a.installer.Install(ctx, d, p); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}
@@ -222,7 +232,12 @@ func mountOn(m backends.Mount, path string) error {
 }
 
 func spec(m backends.Mount) mount.Spec {
-	s := mount.Spec{Source: m.Source, FSType: m.FSType, ReadOnly: m.Flags.ReadOnly, Options: append([]string(nil), m.Options...)}
+	s := mount.Spec{
+		Source:   m.Source,
+		FSType:   m.FSType,
+		ReadOnly: m.Flags.ReadOnly,
+		Options:  append([]string(nil), m.Options...),
+	}
 	if m.Flags.NoDev {
 		s.Options = append(s.Options, "nodev")
 	}
@@ -242,7 +257,8 @@ func (a *Agent) mountpoint(path string) error {
 		return fmt.Errorf("open the mount point: %w", err)
 	}
 	defer dir.Close()
-	if err := fsctl.SetImmutable(dir, true); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTTY) {
+	if err := fsctl.SetImmutable(dir, true); err != nil && !errors.Is(err, unix.EOPNOTSUPP) &&
+		!errors.Is(err, unix.ENOTTY) {
 		return fmt.Errorf("make the mount point immutable: %w", err)
 	}
 	return nil
@@ -258,7 +274,8 @@ func (a *Agent) removeMountpoint(path string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := fsctl.SetImmutable(dir, false); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTTY) {
+	if err := fsctl.SetImmutable(dir, false); err != nil && !errors.Is(err, unix.EOPNOTSUPP) &&
+		!errors.Is(err, unix.ENOTTY) {
 		return err
 	}
 	return os.Remove(path) // never more than an empty folder
@@ -323,7 +340,8 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 
 // unmountIdle unmounts a dataset that nobody uses, by one of the ways to unmount. Used again, or not
 // mounted: nothing.
-func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset, unmount func(context.Context, dataset.Dataset) error) error {
+func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset,
+	unmount func(context.Context, dataset.Dataset) error) error {
 	unlock, err := a.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -368,7 +386,9 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	switch {
 	case errors.Is(err, mount.ErrBusy):
 		a.idle(d.ID)
-		return dataset.Errorf(dataset.ErrInUse, "unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again", d.Volume, path, path)
+		return dataset.Errorf(dataset.ErrInUse,
+			"unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the "+
+				"unmount is tried again", d.Volume, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	case err == nil:

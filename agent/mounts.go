@@ -128,7 +128,8 @@ func unmountable(err error) error {
 	}
 	for _, why := range []error{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL} {
 		if errors.Is(err, why) {
-			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore "+
+				"VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
 		}
 	}
 	return err

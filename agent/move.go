@@ -123,7 +123,9 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 		_, superseded = lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
 	}
 	if superseded {
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; discard it first)", op.Volume, a.NodeName)
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; "+
+				"discard it first)", op.Volume, a.NodeName)
 	}
 	return nil
 }
@@ -164,7 +166,8 @@ func (m *moving) recall(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		case now.State.Final():
-			return dataset.Errorf(dataset.ErrCancelled, "move of volume %s: operation %s is %s", op.Volume, op.ID, now.State)
+			return dataset.Errorf(dataset.ErrCancelled, "move of volume %s: operation %s is %s", op.Volume, op.ID,
+				now.State)
 		}
 	}
 	op.Manifest = now.Manifest
@@ -193,7 +196,8 @@ func (m *moving) refused(now dataset.Operation) error {
 	}
 	other := slices.DeleteFunc(slices.Clone(now.Holders), func(h string) bool { return !strings.Contains(h, " ") })
 	if len(other) > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume, home, strings.Join(other, "; "))
+		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume,
+			home, strings.Join(other, "; "))
 	}
 	return m.unheard(errors.New("it did not answer that it is wanted here"))
 }
@@ -214,12 +218,15 @@ func (m *moving) users(now dataset.Operation) string {
 	spellings := []string{d.Volume, d.Spelling, d.Volume + "@" + d.Profile.Name}
 	slices.Sort(spellings)
 	spellings = slices.DeleteFunc(slices.Compact(spellings), func(s string) bool { return s == "" })
-	return fmt.Sprintf("it is %s on node %s (%s)", mountedBy(by), m.home.Name, howToStop("stop its containers there first", by, d.Volume, spellings))
+	return fmt.Sprintf("it is %s on node %s (%s)", mountedBy(by), m.home.Name,
+		howToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
 // unheard is the error when the home is away, with the way out that a person has.
 func (m *moving) unheard(why error) error {
-	return dataset.Errorf(dataset.ErrOffline, "volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any more: drover volume move %s %s --force --fenced %s goes on from the last copy here)",
+	return dataset.Errorf(dataset.ErrOffline,
+		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
+			"more: drover volume move %s %s --force --fenced %s goes on from the last copy here)",
 		m.op.Volume, m.home.Name, why, m.op.Volume, m.a.NodeName, m.home.Name)
 }
 
@@ -254,7 +261,9 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	steps.At("move.recorded")
 	if !a.isHere(out) {
 		// What was made here is one more head that was overtaken: see Installer.Resume.
-		return out, dataset.Errorf(dataset.ErrConflict, "move of volume %s: it came here, and went on to another node before control's answer did (ask again)", op.Volume)
+		return out, dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",
+			op.Volume)
 	}
 	// It is the home whoever still waits: what is left is to be done here alone.
 	ctx = context.WithoutCancel(ctx)
@@ -276,7 +285,9 @@ func (m *moving) atBest(ctx context.Context) error {
 	}
 	s, found := lineage.Best(e)
 	if !found || s.At().Compare(m.op.Loss.At()) < 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume, m.a.NodeName, m.op.Loss.Snapshot)
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume,
+			m.a.NodeName, m.op.Loss.Snapshot)
 	}
 	loss := *m.op.Loss
 	loss.Snapshot, loss.Epoch, loss.Taken, loss.Order, loss.Later = s.ID, s.Epoch, s.Created, s.Order, nil
@@ -360,7 +371,16 @@ func (m *moving) replaces(ctx context.Context) (bool, error) {
 // recordOf is the record of this pull, with what has come of it beside a copy.
 func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
-	rec := replication.MoveRecord{Move: op.ID, Pool: op.Dataset.Pool, Epoch: op.Dataset.Epoch, Files: op.Files, Share: op.Share, From: m.given, Since: m.a.Clock.Now(), Snapshot: snapshot}
+	rec := replication.MoveRecord{
+		Move:     op.ID,
+		Pool:     op.Dataset.Pool,
+		Epoch:    op.Dataset.Epoch,
+		Files:    op.Files,
+		Share:    op.Share,
+		From:     m.given,
+		Since:    m.a.Clock.Now(),
+		Snapshot: snapshot,
+	}
 	if was, _ := m.a.moveTable.Get(op.DatasetID); was.Move == op.ID {
 		rec.Beside = was.Beside
 	}

@@ -34,7 +34,8 @@ const (
 // from is the address of the home's agent.
 func (m *moving) from() (string, error) {
 	if m.a.config.PeerHTTP == nil || m.home.Address == "" {
-		return "", dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
+		return "", dataset.Errorf(dataset.ErrOffline,
+			"move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
 	}
 	return "https://" + m.home.Address, nil
 }
@@ -65,7 +66,8 @@ func (m *moving) copyInUse(ctx context.Context) error {
 			return err
 		}
 		steps.At("move.copied")
-		if bytes <= littleEnough || before >= 0 && 2*bytes > before || snapshot.Idle && m.a.Clock.Steady()-began < soonEnough {
+		if bytes <= littleEnough || before >= 0 && 2*bytes > before || snapshot.Idle &&
+			m.a.Clock.Steady()-began < soonEnough {
 			return nil
 		}
 		before = bytes
@@ -258,11 +260,18 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	} else if replaces || rec.Beside != uuid.Nil {
 		made.ID = replication.BesideID(op.DatasetID, op.ID)
 	}
-	files := transfer.Files{Peer: peer, Dataset: op.DatasetID, Snapshot: given.Snapshot, Manifest: given, Progress: m.jb.Moved}
+	files := transfer.Files{
+		Peer:     peer,
+		Dataset:  op.DatasetID,
+		Snapshot: given.Snapshot,
+		Manifest: given,
+		Progress: m.jb.Moved,
+	}
 	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
 		err = fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.Mend(ctx, op.Dataset.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
-			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has come: make room for both (remove snapshots or volumes there)", err, a.pools.Name(op.Dataset.Pool))
+			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has "+
+				"come: make room for both (remove snapshots or volumes there)", err, a.pools.Name(op.Dataset.Pool))
 		}
 		return err
 	}
@@ -278,7 +287,8 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 
 // makeFiles makes a dataset and fills it; of what an earlier try has left, unless that was all,
 // its home has all. What fails is taken back.
-func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files, came bool) (size dataset.Size, err error) {
+func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
+	came bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // again: its size
 	}

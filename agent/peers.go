@@ -96,7 +96,9 @@ func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) 
 	heard := func() bool { op := a.pools.One(id); return op == nil || op.Heard }
 	if !heard() {
 		if _, _, err := a.askGenerations(ctx); !heard() {
-			return nil, dataset.Errorf(dataset.ErrUnavailable, "pool %s gives nothing to other nodes before control has said whether its disk was put back: %w", a.pools.Name(id), cmp.Or(err, errUnknownPool))
+			return nil, dataset.Errorf(dataset.ErrUnavailable,
+				"pool %s gives nothing to other nodes before control has said whether its disk was put back: %w",
+				a.pools.Name(id), cmp.Or(err, errUnknownPool))
 		}
 	}
 	return a.pools.Online(ctx, id)
@@ -109,7 +111,8 @@ var errUnknownPool = errors.New("it does not know the pool")
 // was, and since which nothing was written, is given again; what was given up has its last
 // one. The newest that the node says it has stays: what control knows of that may be older.
 // Idle is false where it is being given up, as its uses are of no interest any more.
-func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool, err error) {
+func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
+	err error) {
 	a := s.a
 	if _, err := s.Pool(ctx, ds); err != nil { // which may take its time: not while it is locked
 		return out, false, err
@@ -156,12 +159,14 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	return out, len(a.record(ds).IDs) == 0, nil
 }
 
-func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry) (dataset.Snapshot, error) {
+func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	e backends.Entry) (dataset.Snapshot, error) {
 	peer, now := asker(ctx), a.Clock.Now()
 	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := a.sizes.WithActualSize(a.transferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).TakenAfter(e.Snapshots, now)
+	s := a.sizes.WithActualSize(a.transferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).
+		TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
 		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
@@ -182,7 +187,8 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 	}
 	if snapshot == uuid.Nil {
 		if y, given := a.leases.Relinquished(ds); !given || d.Epoch > y.Epoch {
-			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change", d.Volume)
+			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change",
+				d.Volume)
 		}
 		root, err = openRoot(ctx, pool, ds, backends.AttachOptions{})
 		return root, func() error { return nil }, err
@@ -191,7 +197,8 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 }
 
 // openSnapshotFiles opens the files of a snapshot through a clone that nobody else knows.
-func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dataset.Dataset, snapshot uuid.UUID) (*os.File, func() error, error) {
+func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := a.standIn(scratch.ID, d.ID)

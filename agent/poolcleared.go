@@ -70,7 +70,8 @@ func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left
 	}
 	cfg := op.Record.Configured(op.Name, keyring{a})
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices stays, so nothing lacks
-	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 && !pool.Within(cfg.Path, "/dev") {
+	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
+		!pool.Within(cfg.Path, "/dev") {
 		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is away"), nil
 	}
 	kind, err := a.config.Backends.Kind(op.Record.Backend)
@@ -85,10 +86,12 @@ func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left
 		}
 		return nil, "", errors.Join(ctx.Err(), err)
 	case err != nil:
-		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.Record.Place(), dataset.OneLine(err), op.Record.TakeBack("if it is the pool still")), nil
+		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.Record.Place(),
+			dataset.OneLine(err), op.Record.TakeBack("if it is the pool still")), nil
 	}
 	if _, err := a.pools.Holds.Take(ctx, b); err != nil {
-		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s leaves its place as it is)", err, op.Name), b.Close())
+		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s leaves its place as it is)", err,
+			op.Name), b.Close())
 	}
 	return b, "", nil
 }

@@ -237,11 +237,13 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	d, imported, unknown := r.volume("db"), uuid.New(), uuid.New()
 	runs := make(chan struct{})
 	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, Dataset: &dataset.Dataset{ID: imported, Pool: d.Pool}}
-	go r.operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
-		close(runs)
-		<-ctx.Done()
-		return ctx.Err()
-	})
+	go func() {
+		_ = r.operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
+			close(runs)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}()
 	<-runs
 	hold := func(id uuid.UUID) {
 		unlock, err := r.Locks.Lock(ctx, id, "import of volume other")

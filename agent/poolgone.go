@@ -110,11 +110,17 @@ func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) erro
 // mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
 func (a *Agent) mayGo(name string, op *pool.Pool) error {
 	if slices.ContainsFunc(a.config.Pools, func(c pool.Config) bool { return c.Name == name }) {
-		return dataset.Errorf(dataset.ErrConflict, "pool %s stands in drover.yaml, and would be made again: take it out of that file and restart drover, then drover pool rm %s", name, name)
+		return dataset.Errorf(dataset.ErrConflict,
+			"pool %s stands in drover.yaml, and would be made again: take it out of that file and restart "+
+				"drover, then drover pool rm %s", name, name)
 	}
-	others := slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
-	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.config.Pools) == 0 && (op.Default || name == "default") {
-		return dataset.Errorf(dataset.ErrConflict, "pool %s is the only one of this node, and drover would make it again at its next start: make another one first (drover pool create)", name)
+	others := slices.ContainsFunc(a.pools.All(),
+		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
+	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.config.Pools) == 0 &&
+		(op.Default || name == "default") {
+		return dataset.Errorf(dataset.ErrConflict,
+			"pool %s is the only one of this node, and drover would make it again at its next start: make "+
+				"another one first (drover pool create)", name)
 	}
 	return nil
 }
@@ -124,7 +130,9 @@ func (a *Agent) mayGo(name string, op *pool.Pool) error {
 func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
 	b, err := a.pools.Online(ctx, op.ID)
 	if err != nil {
-		return dataset.Errorf(dataset.ErrOffline, "whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget %s takes it off the record, and touches nothing at its place)", op.Name, err, op.Name)
+		return dataset.Errorf(dataset.ErrOffline,
+			"whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget "+
+				"%s takes it off the record, and touches nothing at its place)", op.Name, err, op.Name)
 	}
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return pool.WithPoolName(op.Name, err)
@@ -153,9 +161,11 @@ func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool
 		switch {
 		case c.Foreign != "": // which is listed as such
 		case c.Busy:
-			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is under way", Mend: "try again after it"})
+			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is under way",
+				Mend: "try again after it"})
 		default:
-			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify", Mend: "drover doctor --gc " + c.ID.String()})
+			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify",
+				Mend: "drover doctor --gc " + c.ID.String()})
 		}
 	}
 	return dataset.Holds(op.Name, there)
@@ -185,11 +195,14 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	case kept && k.Pool == op.ID:
 		return k.Held(volume, a.NodeName)
 	case a.making(e.ID) || a.copyOnRecord(e.ID):
-		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")", Mend: "work on it is under way, try again after it"}
+		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
+			Mend: "work on it is under way, try again after it"}
 	case e.State == backends.EntryIncoming && !a.pools.IsDistrusted(op.ID, e.ID):
-		return dataset.Held{What: "volume " + volume + " (incoming)", Mend: "was cut short, goes at the next start of drover"}
+		return dataset.Held{What: "volume " + volume + " (incoming)",
+			Mend: "was cut short, goes at the next start of drover"}
 	}
-	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not on record here)", Mend: "drover doctor says what it is"}
+	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not on record here)",
+		Mend: "drover doctor says what it is"}
 }
 
 // namedIn says what names a pool, and what comes of its going.
@@ -197,11 +210,13 @@ func (a *Agent) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 	list, _ := a.Control.Profiles(ctx) // it is a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
-			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of that name", p.Name, op.Name))
+			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of "+
+				"that name", p.Name, op.Name))
 		}
 	}
 	if !slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
-		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, unless there is another one by then")
+		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, "+
+			"unless there is another one by then")
 	}
 	return notes
 }
@@ -226,7 +241,8 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	if how == pool.Removed {
 		left, err = a.clear(ctx, id)
 	} else {
-		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+" takes it back)", a.pools.Release(id)
+		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
+			" takes it back)", a.pools.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something came into it all the same
 		return "", errors.Join(err, a.stays(ctx, id))
@@ -243,7 +259,12 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	if err := a.pools.Drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
-	a.Log.WithFields(map[string]any{"pool": op.Name, "backend": op.Record.Backend, "path": op.Record.Path, "left": left}).Infof("pool is %s, as asked", how)
+	a.Log.WithFields(map[string]any{
+		"pool":    op.Name,
+		"backend": op.Record.Backend,
+		"path":    op.Record.Path,
+		"left":    left,
+	}).Infof("pool is %s, as asked", how)
 	return left, nil
 }
 
@@ -266,7 +287,8 @@ func (a *Agent) offRecord(ctx context.Context, op *pool.Pool) error {
 }
 
 func goesOn(name string, err error) error {
-	return fmt.Errorf("pool %s is being removed, and that goes on by itself: %w (drover pool rm %s tries again now)", name, err, name)
+	return fmt.Errorf("pool %s is being removed, and that goes on by itself: %w (drover pool rm %s tries "+
+		"again now)", name, err, name)
 }
 
 // stays has a pool be one again.
@@ -297,7 +319,8 @@ func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 		select {
 		case <-a.Jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
-			return dataset.Errorf(dataset.ErrPending, "removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
+			return dataset.Errorf(dataset.ErrPending,
+				"removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
 		}
 	}
 	return nil

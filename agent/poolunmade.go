@@ -23,13 +23,17 @@ func (a *Agent) offlineHint(ctx context.Context, p *pool.Pool) string {
 	kind, err := a.config.Backends.Kind(p.Backend)
 	switch {
 	case a.pools.One(p.ID).DiskFailure() != "":
-		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if dmesg asks for it): then the pool is online again by itself"
+		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted " +
+			"by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if " +
+			"dmesg asks for it): then the pool is online again by itself"
 	case err != nil || a.pools.One(p.ID).Hung != "" || backends.Serves(ctx, kind) != nil:
 		return ""
 	case slices.ContainsFunc(a.config.Pools, func(c pool.Config) bool { return c.Name == p.Name }):
-		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for good, take it out there, and restart drover"
+		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for " +
+			"good, take it out there, and restart drover"
 	}
-	return "mount its disk where it was; or drover pool adopt PATH, where it lies now; or, if it is gone for good, drover pool rm --forget " + p.Name
+	return "mount its disk where it was; or drover pool adopt PATH, where it lies now; or, if it is gone " +
+		"for good, drover pool rm --forget " + p.Name
 }
 
 func (a *Agent) checkUnmade(r *diagnosis) {

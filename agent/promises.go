@@ -40,12 +40,16 @@ func (m *moving) swear(ctx context.Context) error {
 		}
 		if a.Clock.Steady() >= until {
 			if holder == uuid.Nil {
-				return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s has not heard of control for long enough (ask again)", op.Volume, a.NodeName)
+				return dataset.Errorf(dataset.ErrOffline,
+					"move of volume %s: node %s has not heard of control for long enough (ask again)", op.Volume,
+					a.NodeName)
 			}
 			if err := a.nodes.look(ctx); err != nil {
 				return err
 			}
-			return dataset.Errorf(dataset.ErrInUse, "volume %s is open on node %s, which is alive, but cut off from control (stop its containers there first, or mend its way to control)", op.Volume, a.nodes.name(holder))
+			return dataset.Errorf(dataset.ErrInUse,
+				"volume %s is open on node %s, which is alive, but cut off from control (stop its "+
+					"containers there first, or mend its way to control)", op.Volume, a.nodes.name(holder))
 		}
 		select {
 		case <-ctx.Done():
@@ -68,7 +72,8 @@ func (m *moving) fence(ctx context.Context) error {
 		err = safeProgram(f.Exec, a.config.FencePrograms)
 	}
 	if err == nil {
-		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.runner(), home.Name, home.ID)
+		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.runner(), home.Name,
+			home.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("move of volume %s: its last home is not certain to be cut off: %w", op.Volume, err)
@@ -88,7 +93,9 @@ func safeProgram(args, allowed []string) error {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
 	}
 	if allowed != nil && !slices.Contains(allowed, args[0]) {
-		return dataset.Errorf(dataset.ErrForbidden, "program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it may run here as root)", args[0])
+		return dataset.Errorf(dataset.ErrForbidden,
+			"program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it "+
+				"may run here as root)", args[0])
 	}
 	if err := safefile.CheckProgram(args[0]); err != nil {
 		return fmt.Errorf("program %w", err)

@@ -32,7 +32,8 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or say --skip-offline)", err)
+			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or "+
+				"say --skip-offline)", err)
 		}
 		here, err := a.inPool(ctx, p)
 		if err != nil {
@@ -68,7 +69,8 @@ func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, er
 // back in the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.Cache.Dataset(e.ID)
-	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal), Index: a.Cache.Index(e.ID)}
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
+		Index: a.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
 	case whole && !(known && newer(copied, f.Index, *e.Record)):

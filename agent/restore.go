@@ -51,10 +51,12 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 
 // restoreBytes restores so that no host can write to what is kept: of one that has it mounted
 // somebody vouched that it writes no more, or it would have been refused.
-func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset, op *dataset.Operation) error {
+func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
+	op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
-		now, err := host.UntilAnswered(ctx, a.Host, func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
+		now, err := host.UntilAnswered(ctx, a.Host,
+			func() (api.Volume, error) { return a.Control.Volume(ctx, d.ID.String()) })
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,8 @@ func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	was, now, err := r.Rewrite(ctx, d.ID, func(done, total int64) {
 		jb.Moved(done, total)
 		if a.Locks.IsUrgent(d.ID) {
-			cancel(dataset.Errorf(dataset.ErrInUse, "a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
+			cancel(dataset.Errorf(dataset.ErrInUse,
+				"a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
 		}
 	})
 	if err != nil {

@@ -10,7 +10,9 @@ import (
 // fitsPool refuses a volume that is larger than all of its pool; of many together the sizes may be more.
 func fitsPool(ctx context.Context, pool backends.Pool, size dataset.Size) error {
 	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
-		return dataset.Errorf(dataset.ErrUnsupported, "its pool has %s in all, less than %s (ask for less, or for another pool: drover pool ls)", st.Size.Human(), size)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its pool has %s in all, less than %s (ask for less, or for another pool: drover pool ls)",
+			st.Size.Human(), size)
 	}
 	return nil
 }

@@ -39,17 +39,22 @@ func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 func (m *moving) shared(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume, m.a.pools.Name(m.op.Dataset.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume,
+			m.a.pools.Name(m.op.Dataset.Pool))
 	}
 	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
 	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
-	if errors.Is(err, dataset.ErrNotFound) && m.before != nil && sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
-		m.a.LogOf(*m.op.Dataset).WithField("from", m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
+		sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
+		m.a.LogOf(*m.op.Dataset).WithField("from",
+			m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
 		m.given, m.op.Dataset.Taken = m.before.From, m.before
 		return nil
 	}
 	if errors.Is(err, dataset.ErrNotFound) {
-		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the same one there)", m.op.Volume, m.a.NodeName, err)
+		return dataset.Errorf(dataset.ErrOffline,
+			"move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the "+
+				"same one there)", m.op.Volume, m.a.NodeName, err)
 	}
 	return err
 }
@@ -57,7 +62,8 @@ func (m *moving) shared(ctx context.Context) error {
 // onShare finds out in which pool on the share the home has the dataset. What other pools have
 // of it is of earlier homes, that left it when it went off the share.
 func (m *moving) onShare(ctx context.Context) error {
-	v, err := host.UntilAnswered(ctx, m.a.Host, func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
+	v, err := host.UntilAnswered(ctx, m.a.Host,
+		func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
 	if err == nil && v.Home != m.op.From {
 		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.From))
 	}
@@ -75,7 +81,9 @@ func (m *moving) onShare(ctx context.Context) error {
 func (m *moving) clear(ctx context.Context) error {
 	here := m.given == m.op.Dataset.Pool
 	if here && (m.before == nil || m.before.From != m.given) {
-		return dataset.Errorf(dataset.ErrConflict, "pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)", m.a.pools.Name(m.given))
+		return dataset.Errorf(dataset.ErrConflict,
+			"pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)",
+			m.a.pools.Name(m.given))
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
 	switch {
@@ -141,7 +149,8 @@ func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, err
 func (a *Agent) takeAgain(ctx context.Context) {
 	for _, id := range a.Cache.IDs() {
 		d, home := a.Cache.Dataset(id)
-		if _, comes := a.moveTable.Get(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging || a.moveTable.IsActive(id) {
+		if _, comes := a.moveTable.Get(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging ||
+			a.moveTable.IsActive(id) {
 			continue
 		}
 		pool, err := a.pools.Online(ctx, d.Pool)
@@ -149,7 +158,13 @@ func (a *Agent) takeAgain(ctx context.Context) {
 			continue // as are its volumes
 		}
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
-			err = a.moveTable.Set(ctx, id, replication.MoveRecord{Pool: d.Pool, Epoch: d.Epoch, Share: true, From: d.Taken.From, Since: a.Clock.Now()})
+			err = a.moveTable.Set(ctx, id, replication.MoveRecord{
+				Pool:  d.Pool,
+				Epoch: d.Epoch,
+				Share: true,
+				From:  d.Taken.From,
+				Since: a.Clock.Now(),
+			})
 			if err != nil {
 				a.LogOf(d).WithError(err).Error("it is not taken from where it lies on its share")
 			}

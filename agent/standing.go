@@ -51,7 +51,8 @@ func (a *Agent) letIn(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	if err := a.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{a.Boot, []uuid.UUID{a.Incarnation}}}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{a.Boot,
+		[]uuid.UUID{a.Incarnation}}}); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -69,7 +70,16 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 		a.mu.Unlock()
 		word := a.words.Add(1) // before it is looked which pools there are
 		err := a.Control.Register(ctx, api.Registration{
-			Node:  dataset.Node{ID: a.NodeID, Name: a.NodeName, Address: a.config.Address, Incarnation: a.Incarnation, Version: a.config.Version, Does: a.does(), Labels: a.config.Labels, Word: word},
+			Node: dataset.Node{
+				ID:          a.NodeID,
+				Name:        a.NodeName,
+				Address:     a.config.Address,
+				Incarnation: a.Incarnation,
+				Version:     a.config.Version,
+				Does:        a.does(),
+				Labels:      a.config.Labels,
+				Word:        word,
+			},
 			Pools: a.pools.Records(), Gone: gone, Boot: a.Boot, Previous: previous,
 		})
 		if overtaken = errors.Is(err, dataset.ErrStale) && word < a.words.Load(); err != nil && !overtaken {

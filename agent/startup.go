@@ -173,7 +173,8 @@ func thaw(path string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := fsctl.Thaw(dir); err != nil && !errors.Is(err, fsctl.ErrNotFrozen) && !errors.Is(err, errors.ErrUnsupported) {
+	if err := fsctl.Thaw(dir); err != nil && !errors.Is(err, fsctl.ErrNotFrozen) &&
+		!errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	return nil

@@ -56,7 +56,13 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 // failover asks control for a copy to take over; lost reports whether the home is lost, and
 // the operation that makes up for that is then under way.
 func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
-	out, err := a.Control.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.ID.String(), Node: a.NodeID.String(), Failover: true})
+	out, err := a.Control.Submit(ctx, api.Request{
+		ID:       uuid.New(),
+		Kind:     dataset.OpMove,
+		Volume:   d.ID.String(),
+		Node:     a.NodeID.String(),
+		Failover: true,
+	})
 	if err != nil || out.Operation == nil {
 		return op, false, err
 	}
@@ -88,8 +94,10 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if _, err := promise.Ask(ctx, a.config.PeerHTTP, home.Address, home.ID, promise.Request{Incarnation: a.Incarnation}); errors.Is(err, dataset.ErrOffline) {
-		return dataset.Errorf(dataset.ErrPending, "node %s, which has it, does not answer, and control takes it for alive", home.Name)
+	if _, err := promise.Ask(ctx, a.config.PeerHTTP, home.Address, home.ID,
+		promise.Request{Incarnation: a.Incarnation}); errors.Is(err, dataset.ErrOffline) {
+		return dataset.Errorf(dataset.ErrPending,
+			"node %s, which has it, does not answer, and control takes it for alive", home.Name)
 	}
 	return nil
 }
@@ -103,7 +111,8 @@ func (a *Agent) checkFailover(ctx context.Context, r *diagnosis) {
 	switch {
 	case err != nil: // that control is away is said already
 	case st.Halted != "":
-		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s", st.Since.UTC().Format(time.RFC3339), st.Halted)
+		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
+			st.Since.UTC().Format(time.RFC3339), st.Halted)
 	}
 }
 

@@ -142,7 +142,13 @@ func (a *Agent) tellThese(ctx context.Context, all tellers, ids []uuid.UUID) {
 }
 
 func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
-	h := api.Heartbeat{Incarnation: a.Incarnation, Pools: a.pools.Status(ctx), Unmade: a.pools.Unmade, Operations: a.Jobs.Running(), Guard: a.isGuarded()}
+	h := api.Heartbeat{
+		Incarnation: a.Incarnation,
+		Pools:       a.pools.Status(ctx),
+		Unmade:      a.pools.Unmade,
+		Operations:  a.Jobs.Running(),
+		Guard:       a.isGuarded(),
+	}
 	a.mu.Lock()
 	h.Distrust, h.Guard, h.Clock = a.Trust.Why(), a.guarded, a.Clock.Now()
 	a.mu.Unlock()

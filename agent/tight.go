@@ -31,7 +31,9 @@ func tight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if st.Free >= least {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "no scheduled snapshot while the pool has less than %s free (it has %s): what is overwritten after one takes new blocks (free some, or take one by hand)",
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"no scheduled snapshot while the pool has less than %s free (it has %s): what is overwritten after "+
+			"one takes new blocks (free some, or take one by hand)",
 		least.Human(), st.Free.Human())
 }
 
@@ -41,6 +43,7 @@ func (a *Agent) checkTight(ctx context.Context, r *diagnosis, p *pool.Pool, d da
 		return
 	}
 	if err := tight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
-		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v", p.Name, err)
+		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v",
+			p.Name, err)
 	}
 }

@@ -85,13 +85,15 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if out.Count > 0 {
-		a.LogOf(d).WithField("count", out.Count).Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
+		a.LogOf(d).WithField("count", out.Count).
+			Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
 	}
 	return out, nil
 }
 
 // exportClone reads a clone that only the export knows.
-func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source, w io.Writer, out *api.LeftOut) (err error) {
+func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
+	w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := a.standIn(scratch.ID, d.ID)
@@ -113,7 +115,8 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 
 // exportedClone makes the clone. A snapshot may lack what was not synced, as after
 // a power cut; who takes data away expects all that was written before.
-func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error {
+func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
+	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {
 		if err := a.writeOut(d); err != nil {
 			return err
@@ -173,17 +176,18 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	}
 	op := *plan.Operation
 	var out api.Committed // read only when the job has ended well
-	joined, err := a.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume, func(jctx context.Context, jb *jobs.Job) error {
-		// The archive comes with the request: it ends with it.
-		jctx, cancel := context.WithCancel(jctx)
-		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
-		return a.operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
-			c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
-			out = c
-			return err
+	joined, err := a.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
+		func(jctx context.Context, jb *jobs.Job) error {
+			// The archive comes with the request: it ends with it.
+			jctx, cancel := context.WithCancel(jctx)
+			defer cancel()
+			defer context.AfterFunc(ctx, cancel)()
+			return a.operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
+				c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
+				out = c
+				return err
+			})
 		})
-	})
 	if joined { // whose archive is another one
 		err = usedID(op.ID)
 	}
@@ -191,7 +195,8 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		return dataset.Dataset{}, err
 	}
 	if out.Lost {
-		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile", op.Volume)
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile",
+			op.Volume)
 	}
 	return *out.Dataset, nil
 }
@@ -203,7 +208,8 @@ func usedID(id uuid.UUID) error {
 // doImport makes a volume from a folder of this host.
 func (a *Agent) doImport(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Path == "" {
-		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled, "import of volume %s was cut short by a restart: import it again", op.Volume)
+		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
+			"import of volume %s was cut short by a restart: import it again", op.Volume)
 	}
 	// From here on the folder is examined and read through this descriptor. Another user who renames a
 	// folder above it has no effect.
@@ -225,7 +231,8 @@ func (a *Agent) doImport(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		jb.Step("comparing")
 		diff, err := tree.Compare(ctx, src, root)
 		if err == nil && len(diff) > 0 {
-			err = dataset.Errorf(dataset.ErrConflict, "%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
+			err = dataset.Errorf(dataset.ErrConflict,
+				"%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
 		}
 		return err
 	})
@@ -244,13 +251,16 @@ func nothingBelow(folder *os.File) error {
 	}
 	for _, m := range table.Under(path) {
 		if m.Mountpoint != path {
-			return dataset.Errorf(dataset.ErrInvalid, "%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each by itself)", m.Mountpoint, path)
+			return dataset.Errorf(dataset.ErrInvalid,
+				"%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each "+
+					"by itself)", m.Mountpoint, path)
 		}
 	}
 	return nil
 }
 
-func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation, fill func(root *os.File) error) (api.Committed, error) {
+func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
+	fill func(root *os.File) error) (api.Committed, error) {
 	pool, err := a.pools.Get(op.Dataset.Pool)
 	if err != nil {
 		return api.Committed{}, err
@@ -294,7 +304,8 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 			return out, err
 		}
 		if s.Dataset != from.Dataset {
-			return out, dataset.Errorf(dataset.ErrInvalid, "snapshots %s and %s are of different datasets", older, newer)
+			return out, dataset.Errorf(dataset.ErrInvalid, "snapshots %s and %s are of different datasets", older,
+				newer)
 		}
 		to.Snapshot, out.Newer = s.ID, s.ID.String()
 	}
@@ -308,7 +319,8 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 	}
 	sender, ok := pool.(backends.Sender)
 	if !ok {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "volume %s: its pool cannot tell what changed between snapshots", d.Volume)
+		return out, dataset.Errorf(dataset.ErrUnsupported,
+			"volume %s: its pool cannot tell what changed between snapshots", d.Volume)
 	}
 	unlock, err := a.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {

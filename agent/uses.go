@@ -321,7 +321,8 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 		return nil
 	}
 	slices.Sort(ids)
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it (%s), but %s (end that first)",
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it "+
+		"(%s), but %s (end that first)",
 		what, d.Volume, a.NodeName, strings.Join(ids, ", "), held[0])
 }
 
@@ -340,13 +341,15 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked ma
 // that changed since the look stays. If there are no holders, all other uses in looked end. Otherwise
 // only uses that the engine has unmounted end, as long as the remaining uses explain all holders. The
 // dataset's lock is held.
-func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
+func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]idCount,
+	holders int) error {
 	now := a.Clock.Steady()
 	a.mu.Lock()
 	restarting := now < a.restarted
 	a.mu.Unlock()
 	over := func(id string, c idCount) bool {
-		return !restarting && a.engines.HasEnded(id, c.Generation) || c.inherited && now >= max(a.began+inheritedGrace, c.verifyFrom())
+		return !restarting && a.engines.HasEnded(id, c.Generation) || c.inherited &&
+			now >= max(a.began+inheritedGrace, c.verifyFrom())
 	}
 	r := a.record(d.ID)
 	n := len(r.IDs)

@@ -66,7 +66,8 @@ func (v *volumeDisks) stopped(d dataset.Dataset, path string, now time.Duration)
 }
 
 func takesNoWrites(err error) error {
-	return fmt.Errorf("its filesystem takes no writes since an error of its disk (%w; dmesg says more): stop its containers, and start them again once the disk works; what was flushed before the error is kept", err)
+	return fmt.Errorf("its filesystem takes no writes since an error of its disk (%w; dmesg says more): "+
+		"stop its containers, and start them again once the disk works; what was flushed before the error is kept", err)
 }
 
 func (v *volumeDisks) mounts(now time.Duration) (mount.Mounts, error) {
@@ -113,7 +114,9 @@ func (a *Agent) stopped(ctx context.Context, d dataset.Dataset, path string) err
 		return nil
 	}
 	var found error
-	if err := a.pools.Ask(ctx, d.Pool, func(backends.Pool) { found = a.volumeDisks.stopped(d, path, a.Clock.Steady()) }); err != nil {
+	if err := a.pools.Ask(ctx, d.Pool, func(backends.Pool) {
+		found = a.volumeDisks.stopped(d, path, a.Clock.Steady())
+	}); err != nil {
 		return nil
 	}
 	a.noteDisk(d, found)

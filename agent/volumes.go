@@ -49,7 +49,8 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	}
 	switch {
 	case sp.Profile != "" && sp.Profile != d.Profile.Name:
-		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name, sp.Profile)
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name,
+			sp.Profile)
 	case sp.From != "" && !cloneOf(d, sp.From):
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, sp.From)
 	}
@@ -129,7 +130,8 @@ const snapshotsShown = 20
 const snapshotTime = time.Second
 
 func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime, dataset.Errorf(dataset.ErrUnavailable, "control did not answer within %s", snapshotTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime,
+		dataset.Errorf(dataset.ErrUnavailable, "control did not answer within %s", snapshotTime))
 	defer cancel()
 	var newest []dataset.Snapshot
 	for page := (api.Page{}); ; {

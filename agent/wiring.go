@@ -59,7 +59,10 @@ func (a *Agent) settled(d dataset.Dataset, path string, until time.Duration) err
 			return nil
 		}
 	}
-	return dataset.Errorf(dataset.ErrPending, "volume %s is written to faster than its disk takes it: what came within %s is written out in as long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume, took.Round(100*time.Millisecond), longStall)
+	return dataset.Errorf(dataset.ErrPending,
+		"volume %s is written to faster than its disk takes it: what came within %s is written out in as "+
+			"long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume,
+		took.Round(100*time.Millisecond), longStall)
 }
 
 const (
@@ -97,8 +100,9 @@ func (a *Agent) cgroupDeps() throttle.Deps {
 
 func (a *Agent) poolDeps() pool.Deps {
 	return pool.Deps{
-		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends, Control: a.Control,
-		Keys: keyring{a}, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
+		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends,
+		Control: a.Control,
+		Keys:    keyring{a}, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
 		News: a.News, Clock: a.Clock, Log: a.Log,
 	}
 }

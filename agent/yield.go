@@ -83,7 +83,8 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 
 // giveUp gives a dataset up under its lock: a change that was under way ends first. It
 // returns who or what keeps it from that.
-func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, given bool) (lease.Relinquished, []string, error) {
+func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, given bool) (lease.Relinquished,
+	[]string, error) {
 	unlock, err := a.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
@@ -172,7 +173,8 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 
 // final takes the last snapshot of a dataset that was given up, and puts on disk what
 // the next home must have.
-func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished, seen io.Writer) (lease.Relinquished, error) {
+func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+	seen io.Writer) (lease.Relinquished, error) {
 	m, err := a.manifest(ctx, pool, d, y, seen)
 	if err != nil {
 		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
@@ -196,7 +198,13 @@ func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) datas
 
 // tellHolders tells control who keeps a dataset here.
 func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
-	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Holders: holders})
+	err := a.Control.Yield(ctx, a.NodeID, api.Yield{
+		Incarnation: a.Incarnation,
+		Operation:   y.Move,
+		Dataset:     id,
+		Epoch:       y.Epoch,
+		Holders:     holders,
+	})
 	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
 		return nil // nobody waits for it any more
 	}
@@ -226,7 +234,9 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Rel
 		}
 		say := dataset.GivingUp
 		if a.Clock.Steady()-at >= stuckAfter*a.Limits.Lease {
-			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang (look at its disk: dmesg; the volume is mounted there again once that has ended)", a.pools.Name(d.Pool))
+			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang "+
+				"(look at its disk: dmesg; the volume is mounted there again once that has ended)",
+				a.pools.Name(d.Pool))
 		}
 		if say != said {
 			_, err := host.UntilAnswered(ctx, a.Host, func() (struct{}, error) {
@@ -246,7 +256,13 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Rel
 
 // tellYield tells control what was given up.
 func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
-	err := a.Control.Yield(ctx, a.NodeID, api.Yield{Incarnation: a.Incarnation, Operation: y.Move, Dataset: id, Epoch: y.Epoch, Manifest: y.Manifest})
+	err := a.Control.Yield(ctx, a.NodeID, api.Yield{
+		Incarnation: a.Incarnation,
+		Operation:   y.Move,
+		Dataset:     id,
+		Epoch:       y.Epoch,
+		Manifest:    y.Manifest,
+	})
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return err // it may have been heard
 	}

@@ -122,7 +122,8 @@ type Pool interface {
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or
 	// with a nil src.Snapshot the head as it is at one moment, mounted or not.
 	// d.Size is what the clone has at least: it is grown to that, and has the source's size if
-	// that is larger, which a resize may have made it since d was planned. A clone has its source's data key, or ErrInvalid. Progress may be nil.
+	// that is larger, which a resize may have made it since d was planned. A clone has its source's data key,
+	// or ErrInvalid. Progress may be nil.
 	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
 	// Commit makes an incoming dataset, or a copy that was promoted, ready. Again:
 	// nothing. ErrNotFound when there is none. Its own durability may come later: an incoming dataset is
@@ -147,13 +148,12 @@ type Pool interface {
 	// pool has not, and all is as it was.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 	// Restore makes the head of ds what its snapshot is; its size stays, where the pool
-	// enforces one. Snapshots, newer ones too, stay. What the head was is kept as snapshot keep, with that record: as it is
-	// when it is replaced. What an earlier try has left of keep, before it replaced the
-	// head, is renewed, as the head may have been written to since; and as others may
-	// have what List shows, it had better not show keep before that.
-	// At every step of it the head is one or the other, whole. ErrInUse for a dataset that is
-	// attached. Again, once it was done: nothing, whoever uses it by then and whatever was
-	// written or restored since.
+	// enforces one. Snapshots, newer ones too, stay. What the head was is kept as snapshot keep, with that
+	// record: as it is when it is replaced. What an earlier try has left of keep, before it replaced the
+	// head, is renewed, as the head may have been written to since; and as others may have what List shows,
+	// it had better not show keep before that. At every step of it the head is one or the other, whole.
+	// ErrInUse for a dataset that is attached. Again, once it was done: nothing, whoever uses it by then and
+	// whatever was written or restored since.
 	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 
 	// WriteRecord replaces the record beside a dataset. Atomic; durable only
@@ -185,11 +185,12 @@ type Pool interface {
 type Info struct {
 	Capabilities dataset.Capabilities
 	Holds        []string // filesystems that a copy can have here: those too that cannot be made for want of a tool
-	Missing      []string // what the host lacks for more, each with what that is for first: "encryption needs cryptsetup (apt-get …)"
-	Note         string   // "XFS with reflinks: snapshots by FICLONE"
-	Path         string   // where the datasets lie
-	DefaultSize  dataset.Size
-	UsedLag      time.Duration // what Used tells was true this long ago at most; 0: it is true now
+	// what the host lacks for more, each with what that is for first: "encryption needs cryptsetup (apt-get …)"
+	Missing     []string
+	Note        string // "XFS with reflinks: snapshots by FICLONE"
+	Path        string // where the datasets lie
+	DefaultSize dataset.Size
+	UsedLag     time.Duration // what Used tells was true this long ago at most; 0: it is true now
 	// Freezes: a snapshot or clone of a mounted head freezes its filesystem for as long as
 	// it takes, whatever is asked, and fails where somebody else has frozen it.
 	Freezes bool
@@ -269,7 +270,8 @@ type Sender interface {
 	// time, whatever happens to the head: the first from bytes of it are made,
 	// but not written. It returns what the whole stream is. ErrInvalid: it has
 	// no from bytes. ErrUnsupported: of base this pool sends no difference to that.
-	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress Progress) (Stream, error)
+	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+		progress Progress) (Stream, error)
 	// Changed returns the bytes by which two points in time of a dataset
 	// differ; a nil Snapshot is the head, an older one without a Dataset nothing. It may be
 	// an estimate, without Ranges. ErrUnsupported: as Send of the one as a difference to the
@@ -371,9 +373,11 @@ type Received struct {
 func (d Delivery) Follows(have Received) error {
 	switch {
 	case d.From != 0 && d.From != have.Bytes:
-		return dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From, have.Bytes)
+		return dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From,
+			have.Bytes)
 	case d.From != 0 && d.Base != have.Base:
-		return dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s", have.Base, d.Base)
+		return dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s",
+			have.Base, d.Base)
 	}
 	return nil
 }

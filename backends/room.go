@@ -15,7 +15,9 @@ func Room(pool string, free, size dataset.Size) error {
 	if free >= least {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(), least.Human())
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(),
+		least.Human())
 }
 
 // RoomFor is Room for so many bytes that are still to come, where so many were written of which

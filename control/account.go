@@ -86,7 +86,8 @@ func (a *account) judge(r roll) verdict {
 	case a.destroyed(r):
 		v.action = "forgotten"
 	case v.from == nil && a.headless(v.is, r):
-		v.action, v.note = "missing", "its home looked, and does not have it; a node that is not heard may: it stays on record"
+		v.action, v.note = "missing", "its home looked, and does not have it; a node that is not heard may: "+
+			"it stays on record"
 	case !a.sameCopies(v.keep):
 		v.action = "copies"
 	}
@@ -95,7 +96,8 @@ func (a *account) judge(r roll) verdict {
 
 // says reports whether the store says what was found right.
 func (a *account) says(d dataset.Dataset) bool {
-	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request && a.stored.State == d.State
+	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request &&
+		a.stored.State == d.State
 }
 
 // latest is the record of the highest epoch that anybody knows of; of that the one which
@@ -104,7 +106,8 @@ func (a *account) says(d dataset.Dataset) bool {
 func (a *account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
-		if d.Home != uuid.Nil && d.State != dataset.StatePurging && (best.ID == uuid.Nil || d.Epoch > best.Epoch || d.Epoch == best.Epoch && at > index) {
+		if d.Home != uuid.Nil && d.State != dataset.StatePurging &&
+			(best.ID == uuid.Nil || d.Epoch > best.Epoch || d.Epoch == best.Epoch && at > index) {
 			best, index = d, at
 		}
 	}
@@ -140,7 +143,8 @@ func (a *account) disputed(is dataset.Dataset, r roll) string {
 // looked, and nobody has a copy, or could have one: no node is there that was not asked,
 // since it may have gone to any of them.
 func (a *account) destroyed(r roll) bool {
-	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 || len(a.claims) > 0 {
+	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
+		len(a.claims) > 0 {
 		return false
 	}
 	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.heard[n] })
@@ -161,7 +165,13 @@ func (a *account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	maps.Copy(out, a.copies)
 	for _, c := range a.claims {
 		if _, known := out[c.node]; !known {
-			out[c.node] = dataset.Copy{Dataset: a.id, Node: c.node, Pool: c.Pool, Epoch: c.Dataset.Epoch, Kind: dataset.CopySuperseded}
+			out[c.node] = dataset.Copy{
+				Dataset: a.id,
+				Node:    c.node,
+				Pool:    c.Pool,
+				Epoch:   c.Dataset.Epoch,
+				Kind:    dataset.CopySuperseded,
+			}
 		}
 	}
 	delete(out, is.Home)

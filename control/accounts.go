@@ -17,7 +17,12 @@ func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err er
 	of := func(id uuid.UUID) *account {
 		a := all[id]
 		if a == nil {
-			a = &account{id: id, copies: map[uuid.UUID]dataset.Copy{}, given: map[uuid.UUID]api.Given{}, strays: map[uuid.UUID]bool{}}
+			a = &account{
+				id:     id,
+				copies: map[uuid.UUID]dataset.Copy{},
+				given:  map[uuid.UUID]api.Given{},
+				strays: map[uuid.UUID]bool{},
+			}
 			all[id] = a
 		}
 		return a
@@ -34,11 +39,13 @@ func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err er
 		a := of(d.ID)
 		a.stored, a.index = &d, e.Index
 	}
-	for _, node := range slices.SortedFunc(maps.Keys(told), func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
+	for _, node := range slices.SortedFunc(maps.Keys(told),
+		func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
 		h := told[node]
 		for _, f := range h.Found {
 			if f.Dataset.ID == uuid.Nil {
-				return nil, dataset.Errorf(dataset.ErrInvalid, "recover: node %s holds a dataset without a UUID in pool %s", node, f.Pool)
+				return nil, dataset.Errorf(dataset.ErrInvalid,
+					"recover: node %s holds a dataset without a UUID in pool %s", node, f.Pool)
 			}
 			if f.Dataset.Home != node {
 				of(f.Dataset.ID).strays[node] = true

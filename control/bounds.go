@@ -32,7 +32,8 @@ func line(who, what, text string) error {
 	if len(text) <= dataset.MaxLine {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(text), dataset.MaxLine)
+	return dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(text),
+		dataset.MaxLine)
 }
 
 // checkHeartbeat fails with ErrInvalid for one that says too much.
@@ -60,10 +61,12 @@ func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		err = cmp.Or(err, line(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
 	}
 	for _, d := range h.Datasets {
-		err = cmp.Or(err, within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()), line(who, "what it says of dataset "+d.ID.String(), d.Problem))
+		err = cmp.Or(err, within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
+			line(who, "what it says of dataset "+d.ID.String(), d.Problem))
 		for _, m := range d.Mounts {
 			if len(m.ID) > dataset.MaxMountID {
-				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who, len(m.ID), dataset.MaxMountID))
+				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
+					len(m.ID), dataset.MaxMountID))
 			}
 		}
 	}
@@ -102,7 +105,8 @@ func checkHoldings(node string, h api.Holdings) error {
 func checkFound(who string, found []api.Found) error {
 	err := within(who, len(found), maxFound, "datasets")
 	for _, f := range found {
-		if err = cmp.Or(err, within(who, len(f.Snapshots), maxFound, "snapshots of dataset "+f.Dataset.ID.String())); err != nil {
+		if err = cmp.Or(err, within(who, len(f.Snapshots), maxFound,
+			"snapshots of dataset "+f.Dataset.ID.String())); err != nil {
 			return err
 		}
 		err = checkRecord(who, "dataset "+f.Dataset.ID.String(), f.Dataset)

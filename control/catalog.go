@@ -80,7 +80,13 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 // shown is a replica in the catalog. Its address is which one it is: it has another UUID
 // each time that it is started.
 func (r Replica) shown() store.Service {
-	return store.Service{Kind: kindControl, ID: r.Address, Address: r.Address, Meta: serviceMeta(r.Name, r.Version), Alive: true}
+	return store.Service{
+		Kind:    kindControl,
+		ID:      r.Address,
+		Address: r.Address,
+		Meta:    serviceMeta(r.Name, r.Version),
+		Alive:   true,
+	}
 }
 
 // left reads which nodes' agents stopped in order.

@@ -72,7 +72,8 @@ func (h *highest) made(reads int) {
 
 // readLanes reads all lanes and holds their clock against what was seen before. It halts
 // the cluster when the store went back.
-func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64, err error) {
+func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
+	err error) {
 	before, _ := s.highest.get() // what is seen while this reads may be later
 	if entries, err = s.store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, unread(ctx, err)

@@ -178,7 +178,8 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 		return true, nil
 	}
 	if !reported(op.Kind) {
-		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: agents carry out no %q", op.ID, dataset.Clip(string(op.Kind)))
+		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: agents carry out no %q", op.ID,
+			dataset.Clip(string(op.Kind)))
 	}
 	if err := dataset.CheckName(op.Volume); err != nil {
 		return false, err
@@ -195,7 +196,8 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 // reported reports whether agents report operations of a kind.
 func reported(kind dataset.OpKind) bool {
 	switch kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore,
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
+		dataset.OpRestore,
 		dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge:
 		return true
 	}
@@ -206,7 +208,8 @@ func reported(kind dataset.OpKind) bool {
 // only what identifies it.
 func unasked(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
-		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch, Created: op.Created,
+		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
+		Created: op.Created,
 	}
 }
 
@@ -236,7 +239,8 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 		about = rec.Discarded
 	}
 	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
-		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID, rec.Kind, rec.DatasetID)
+		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID,
+			rec.Kind, rec.DatasetID)
 	}
 	return rec, known, err
 }
@@ -300,7 +304,8 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 || op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil || len(op.Dataset.Guests) > 0 {
+		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 ||
+			op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil || len(op.Dataset.Guests) > 0 {
 			return bad("it is not of a new dataset of this node")
 		}
 		if op.Dataset.Profile.Encryption.Wanted() != (op.Dataset.Encryption != nil) {
@@ -367,7 +372,9 @@ func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
 		return d, err
 	}
 	if (d.Home != op.Node || d.Epoch != op.Epoch) && !steps.Off("epoch") {
-		return d, dataset.Errorf(dataset.ErrStale, "dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch, op.Node, d.Epoch, d.Home)
+		return d, dataset.Errorf(dataset.ErrStale,
+			"dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch,
+			op.Node, d.Epoch, d.Home)
 	}
 	if d.Move == uuid.Nil {
 		return d, nil
@@ -375,7 +382,8 @@ func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
 	// What its home has given up is not to be changed there any more.
 	lease, err := t.lease(d)
 	if err == nil && lease.State == dataset.LeaseMoving {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)", d.Volume, d.Move)
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",
+			d.Volume, d.Move)
 	}
 	return d, err
 }

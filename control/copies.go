@@ -19,7 +19,8 @@ import (
 // or is to be and stays.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
-		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset, c.Copy.Node, node)
+		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset,
+			c.Copy.Node, node)
 	}
 	var stays error
 	_, err := s.update(ctx, func(t *tx) error {
@@ -41,7 +42,8 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			stays, err = s.mayGo(t, rec)
 			return err
 		case c.Gone && rec.Kind != dataset.CopyGoing:
-			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s", c.Copy.Dataset, node, rec.Kind)
+			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s",
+				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
 			s.seen.forgetCopy(node, c.Copy.Dataset)
 			return t.dropCopy(node, c.Copy.Dataset)
@@ -79,7 +81,8 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s is to be destroyed", d.ID, rec.Node)
 	}
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
-	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch, now.Checked
+	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
+		now.Checked
 	s.seen.copied(rec, s.Clock.Steady())
 	return t.keep(&d, rec)
 }
@@ -88,7 +91,8 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 // still to be: the node may have been away, and the home is lost since. Then the copy is what
 // it was before, as the volume may have to go on from it. ErrStale when it stays.
 func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
-	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one", c.Dataset, c.Node)
+	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
+		c.Dataset, c.Node)
 	if c.Kind != dataset.CopyGoing {
 		return stays, nil
 	}
@@ -147,8 +151,10 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 	if there, err = t.get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
-	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch && last.At().Compare(c.At()) >= 0 {
-		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order, last.Epoch, last.Checked, last.Current
+	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
+		last.At().Compare(c.At()) >= 0 {
+		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order,
+			last.Epoch, last.Checked, last.Current
 	}
 	return c, true, nil
 }
@@ -173,7 +179,8 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 // forget drops all that is on record of a dataset, when nothing of it is left anywhere.
 func (t *tx) forget(d dataset.Dataset) {
 	t.dismiss(&d)
-	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID), record.TrashKey(d.ID)} {
+	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID),
+		record.TrashKey(d.ID)} {
 		t.del(k)
 	}
 }

@@ -119,6 +119,37 @@ func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) 
 	return s.replicable(t, *d)
 }
 
+// keepsFilesystem refuses a clone with another filesystem than its source.
+func keepsFilesystem(d dataset.Dataset, fs string) error {
+	if fs == "" || fs == d.Profile.Filesystem.Type {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid,
+		"volume %q: a clone has its source's filesystem, here %s, and cannot have %s (leave fs out)", d.Volume,
+		filesystem(d.Profile), fs)
+}
+
+// holdsSource refuses a size that is smaller than the source's.
+func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
+	if want == 0 || want >= d.Size {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid,
+		"volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
+}
+
+// keyIsKnown refuses to clone an encrypted dataset if the profile of the clone does not say where the key is, as after
+// a loss of the store.
+func keyIsKnown(d, from dataset.Dataset) error {
+	if from.Encryption == nil || d.Profile.Encryption.Wanted() {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrForbidden,
+		"volume %q: its source is encrypted, and its profile %s says no more where the key is (give "+
+			"profile %s one in profiles.yaml, then drover volume rekey %s)", d.Volume, d.Profile.Name,
+		d.Profile.Name, from.Volume)
+}
+
 // planSource fills in a clone: it lies beside its source and has the source's
 // profile, as it was then, unless another was asked for.
 func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
@@ -144,8 +175,8 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
 		d.Profile.Encryption = from.Profile.Clone().Encryption // there may be another key since
 	}
-	if w.opts.FS != "" && w.opts.FS != d.Profile.Filesystem.Type {
-		return dataset.Errorf(dataset.ErrInvalid, "volume %q: a clone has its source's filesystem, here %s, and cannot have %s (leave fs out)", d.Volume, filesystem(d.Profile), w.opts.FS)
+	if err := keepsFilesystem(*d, w.opts.FS); err != nil {
+		return err
 	}
 	profile := w.spec.Profile
 	if profile == "" && from.Anonymous {
@@ -162,14 +193,14 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		}
 		d.Profile.Encryption = p.Encryption // its data key is wrapped for itself
 	}
-	if from.Encryption != nil && !d.Profile.Encryption.Wanted() { // where its key is was lost with a store
-		return dataset.Errorf(dataset.ErrForbidden, "volume %q: its source is encrypted, and its profile %s says no more where the key is (give profile %s one in profiles.yaml, then drover volume rekey %s)", d.Volume, d.Profile.Name, d.Profile.Name, from.Volume)
+	if err := keyIsKnown(*d, from); err != nil {
+		return err
 	}
 	asked := d.Profile.Size // of the source, or by another profile
 	d.Profile = w.opts.Apply(d.Profile)
 	promised := d.Profile.Size
-	if want := w.opts.Size; want != 0 && want < d.Size {
-		return dataset.Errorf(dataset.ErrInvalid, "volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
+	if err := holdsSource(*d, w.opts.Size, asked); err != nil {
+		return err
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
@@ -209,12 +240,16 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
-		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s wants filesystem %s, but the data lies on %s (drover volume export %s | drover volume import NEW@%s --from - makes another with it)",
+		return p, dataset.Errorf(dataset.ErrInvalid,
+			"profile %s wants filesystem %s, but the data lies on %s (drover volume export %s | drover "+
+				"volume import NEW@%s --from - makes another with it)",
 			p.Name, want, filesystem(old), d.Volume, p.Name)
 	}
 	if p.Encryption.Wanted() != encrypted {
 		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
-		return p, dataset.Errorf(dataset.ErrInvalid, "profile %s says that the data %s, and it %s (drover volume export %s | drover volume import NEW@%s --from - makes another with it)",
+		return p, dataset.Errorf(dataset.ErrInvalid,
+			"profile %s says that the data %s, and it %s (drover volume export %s | drover volume import "+
+				"NEW@%s --from - makes another with it)",
 			p.Name, is[p.Encryption.Wanted()], is[encrypted], d.Volume, p.Name)
 	}
 	if old.Encryption.Wanted() {
@@ -268,7 +303,13 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 
 // enter puts a new dataset on record, with the lease for its home.
 func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
-	lease := dataset.Lease{Dataset: d.ID, Node: d.Home, Incarnation: incarnation, Epoch: d.Epoch, State: dataset.LeaseHeld}
+	lease := dataset.Lease{
+		Dataset:     d.ID,
+		Node:        d.Home,
+		Incarnation: incarnation,
+		Epoch:       d.Epoch,
+		State:       dataset.LeaseHeld,
+	}
 	if err := t.point(d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
@@ -290,7 +331,8 @@ func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
 	var is record.UUIDPointer
 	there, err := t.get(key, &is)
 	if err == nil && there && is != to {
-		err = dataset.Errorf(dataset.ErrExists, "UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
+		err = dataset.Errorf(dataset.ErrExists,
+			"UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
 	}
 	if err != nil {
 		return err
@@ -306,20 +348,24 @@ func (t *tx) checkSource(op dataset.Operation) error {
 	}
 	from, err := t.dataset(op.Source.Dataset)
 	if dataset.KindOf(err) == dataset.ErrNotFound || (err == nil && from.State == dataset.StatePurging) {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, dataset %s, was destroyed meanwhile", op.Volume, op.Source.Dataset)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, dataset %s, was destroyed meanwhile",
+			op.Volume, op.Source.Dataset)
 	}
 	if err != nil {
 		return err
 	}
-	if had, has := from.Encryption, op.Dataset.Encryption; (had == nil) != (has == nil) || had != nil && had.ID != has.ID {
-		return dataset.Errorf(dataset.ErrInvalid, "volume %s: it and its source, dataset %s, are not encrypted with one data key", op.Volume, from.ID)
+	if had, has := from.Encryption, op.Dataset.Encryption; (had == nil) != (has == nil) || had != nil &&
+		had.ID != has.ID {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"volume %s: it and its source, dataset %s, are not encrypted with one data key", op.Volume, from.ID)
 	}
 	if op.Source.Snapshot == uuid.Nil {
 		return nil
 	}
 	_, err = t.readSnapshot(from.ID, op.Source.Snapshot)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, snapshot %s, was deleted meanwhile", op.Volume, op.Source.Snapshot)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, snapshot %s, was deleted meanwhile",
+			op.Volume, op.Source.Snapshot)
 	}
 	return err
 }

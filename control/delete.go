@@ -58,7 +58,9 @@ func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrOffline, "delete of volume %s: it is on node %s, which %s (wait for it, or when it surely writes no more: drover volume rm %s --force --fenced %s)", d.Volume, home, isAway(since), d.Volume, home)
+	return dataset.Errorf(dataset.ErrOffline,
+		"delete of volume %s: it is on node %s, which %s (wait for it, or when it surely writes no more: "+
+			"drover volume rm %s --force --fenced %s)", d.Volume, home, isAway(since), d.Volume, home)
 }
 
 // deletableWithout refuses to delete a volume without its home, unless that is the node of
@@ -67,7 +69,8 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 	what := "delete of volume " + d.Volume
 	switch {
 	case !req.Force:
-		return dataset.Errorf(dataset.ErrInvalid, "%s: --fenced NODE goes with --force: it says that the node which has it writes no more", what)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"%s: --fenced NODE goes with --force: it says that the node which has it writes no more", what)
 	case !s.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
 	}
@@ -77,7 +80,8 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 	}
 	_, there, err := t.living(home.ID)
 	if err == nil && there {
-		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what, home.Name)
+		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what,
+			home.Name)
 	}
 	return err
 }
@@ -115,7 +119,8 @@ func (s *Service) endDeletes(t *tx, d dataset.Dataset) error {
 			continue
 		}
 		o.State, o.Ended = dataset.OpCancelled, s.Clock.Now()
-		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "a delete without the home took its place"}
+		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
+			Message: "a delete without the home took its place"}
 		if err := s.end(t, o); err != nil {
 			return err
 		}
@@ -127,7 +132,8 @@ func protected(d dataset.Dataset) error {
 	if !d.Protected {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrProtected, "volume %s is protected (drover volume unprotect %s)", d.Volume, d.Volume)
+	return dataset.Errorf(dataset.ErrProtected, "volume %s is protected (drover volume unprotect %s)", d.Volume,
+		d.Volume)
 }
 
 // commitDelete takes the name away. The data goes to the trash, or on its way

@@ -19,7 +19,9 @@ func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *data
 	if c.Shown {
 		name, err := t.nodeName(c.Node)
 		if err == nil {
-			err = dataset.Errorf(dataset.ErrInUse, "volume %s: the head that node %s keeps is mounted there for somebody to look at (drover volume superseded mount %s %s --off, then discard it)", d.Volume, name, refTo(d), name)
+			err = dataset.Errorf(dataset.ErrInUse,
+				"volume %s: the head that node %s keeps is mounted there for somebody to look at (drover "+
+					"volume superseded mount %s %s --off, then discard it)", d.Volume, name, refTo(d), name)
 		}
 		return nil, nil, err
 	}
@@ -56,11 +58,14 @@ func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, 
 	}
 	switch found {
 	case 0:
-		return d, c, dataset.Errorf(dataset.ErrNotFound, "volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)", d.Volume)
+		return d, c, dataset.Errorf(dataset.ErrNotFound,
+			"volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)",
+			d.Volume)
 	case 1:
 		return d, c, nil
 	}
-	return d, c, dataset.Errorf(dataset.ErrAmbiguous, "volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
+	return d, c, dataset.Errorf(dataset.ErrAmbiguous,
+		"volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
 }
 
 // refTo is what a person calls a dataset by: a name in the trash can be another's by now.
@@ -85,7 +90,9 @@ func (t *tx) noneOvertaken(d dataset.Dataset) error {
 		}
 		name, err := t.nodeName(node)
 		if err == nil {
-			err = dataset.Errorf(dataset.ErrConflict, "dataset %s stays in the trash: node %s keeps a head of it that was overtaken (drover volume superseded discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
+			err = dataset.Errorf(dataset.ErrConflict,
+				"dataset %s stays in the trash: node %s keeps a head of it that was overtaken (drover "+
+					"volume superseded discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
 		}
 		return err
 	}

@@ -18,7 +18,8 @@ func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset
 		return n, err
 	}
 	if req.Force {
-		return n, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: no node that is not cordoned has a whole copy of it", d.Volume)
+		return n, dataset.Errorf(dataset.ErrNotFound,
+			"move of volume %s: no node that is not cordoned has a whole copy of it", d.Volume)
 	}
 	return s.elsewhere(t, d)
 }
@@ -52,7 +53,13 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	if err != nil {
 		return n, err
 	}
-	o := placement.Requirement{ID: d.ID, What: "move of volume " + d.Volume, Profile: d.Profile, Named: true, Had: s.tooLarge(d)}
+	o := placement.Requirement{
+		ID:      d.ID,
+		What:    "move of volume " + d.Volume,
+		Profile: d.Profile,
+		Named:   true,
+		Had:     s.tooLarge(d),
+	}
 	if o.Where, err = placementExpr(d.Profile); err != nil {
 		return n, err
 	}

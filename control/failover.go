@@ -18,13 +18,16 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 	if s.Shared || !d.Profile.Failover.Auto {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "volume %s: profile %s has failover auto, and there is no other host to go on: this one works alone (docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"volume %s: profile %s has failover auto, and there is no other host to go on: this one works alone "+
+			"(docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
 }
 
 // planFailover decides to go on from the freshest copy of a volume whose home is lost; with
 // its home alive there is nothing to do. ErrPending as long as it is not certain that it is
 // lost: ask again. ErrOffline, as of a volume that does not fail over, with the reason.
-func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset,
+	error) {
 	since, there, err := t.living(d.Home)
 	if err != nil || there || !s.Shared {
 		return nil, &d, err
@@ -46,7 +49,8 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	}
 	next := d
 	if next.Profile = s.withOwnCommand(d.Profile, d.Profile); why == "" && next.Profile.Failover.Fence.Unknown() {
-		why = "profiles.yaml has no fence command for profile " + d.Profile.Name + ", and the one that was found beside its data is not run"
+		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
+			", and the one that was found beside its data is not run"
 	}
 	if why == "" {
 		why, err = t.massLoss()
@@ -57,7 +61,16 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
 	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(record.AwayKey(d.Home))
-	return &dataset.Operation{Node: to.node.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next, Loss: &loss, Share: to.share}, nil, nil
+	return &dataset.Operation{
+		Node:      to.node.ID,
+		From:      d.Home,
+		Volume:    d.Volume,
+		DatasetID: d.ID,
+		Epoch:     d.Epoch,
+		Dataset:   &next,
+		Loss:      &loss,
+		Share:     to.share,
+	}, nil, nil
 }
 
 // surelyLost says why the home of a dataset may be gone on without, for a person to read.
@@ -86,11 +99,15 @@ func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because str
 	}
 	switch {
 	case lease.State == dataset.LeaseMoving:
-		return "", dataset.Errorf(dataset.ErrPending, "volume %s was given up by node %s, which is away: the move that was under way ends first (drover operation ls)", d.Volume, home)
+		return "", dataset.Errorf(dataset.ErrPending,
+			"volume %s was given up by node %s, which is away: the move that was under way ends first "+
+				"(drover operation ls)", d.Volume, home)
 	case known && vouched:
 		return "by word of " + word.By + ": drover node fence " + home + " --confirmed", nil
 	case !known || left > 0:
-		return "", dataset.Errorf(dataset.ErrPending, "volume %s is on node %s, of which nothing is heard: a copy takes over in %s, if that stays so", d.Volume, home, max(left, time.Second).Round(time.Second))
+		return "", dataset.Errorf(dataset.ErrPending,
+			"volume %s is on node %s, of which nothing is heard: a copy takes over in %s, if that stays so",
+			d.Volume, home, max(left, time.Second).Round(time.Second))
 	}
 	fence := "its guard has fenced it by now"
 	if d.Profile.Failover.Fence.Kind == dataset.FenceExec {
@@ -101,7 +118,8 @@ func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because str
 
 // successor is the freshest copy of a dataset that can take over, the target's among
 // equals, and its node; why says why there is none, or none that is fresh enough.
-func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node, why string, err error) {
+func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
+	why string, err error) {
 	var not []string
 	for _, id := range d.Copies {
 		c, n, reason, err := s.couldFollow(t, d, id)
@@ -128,7 +146,8 @@ func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best
 }
 
 // couldFollow returns the copy of a dataset that a node has, and why that cannot take over.
-func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node, why string, err error) {
+func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node, why string,
+	err error) {
 	c, kept, err := s.copyNow(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
@@ -147,7 +166,8 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 	case !lives:
 		why = "is away"
 	case !s.seen.heard(id):
-		err = dataset.Errorf(dataset.ErrPending, "volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
+		err = dataset.Errorf(dataset.ErrPending,
+			"volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
 	case !s.seen.guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
 	default:
@@ -169,13 +189,16 @@ func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.No
 	most := time.Duration(d.Profile.Failover.MaxLoss)
 	switch age := last.Sub(c.Current); {
 	case last.IsZero() || c.Current.IsZero():
-		return "it is not known how old the copy on node " + on.Name + " is, as control was not there or was started since", nil
+		return "it is not known how old the copy on node " + on.Name +
+			" is, as control was not there or was started since", nil
 	case late:
-		return "it is not known how old the copy on node " + on.Name + " is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
+		return "it is not known how old the copy on node " + on.Name +
+			" is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
 	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than a heartbeat is under way
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
-		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name, age.Round(time.Second), d.Profile.Name, most), nil
+		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
+			age.Round(time.Second), d.Profile.Name, most), nil
 	}
 	return "", nil
 }
@@ -215,7 +238,9 @@ func (t *tx) stillLost(rec dataset.Operation) error {
 	byItself := rec.Loss.Away != 0
 	if there || byItself && t.index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
 		home, err := t.nodeName(rec.Loss.Fenced)
-		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is back (stop its containers there and move it without --force)", rec.Volume, home))
+		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: node %s, which has it, is back (stop its containers there and move it "+
+				"without --force)", rec.Volume, home))
 	}
 	if !byItself {
 		return nil

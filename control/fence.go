@@ -35,20 +35,27 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		case !s.Shared:
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:
-			return dataset.Errorf(dataset.ErrInvalid, "fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened elsewhere then (--confirmed)", n.Name)
+			return dataset.Errorf(dataset.ErrInvalid,
+				"fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened "+
+					"elsewhere then (--confirmed)", n.Name)
 		}
 		_, there, err := t.living(node)
 		if err != nil {
 			return err
 		}
 		if there {
-			return dataset.Errorf(dataset.ErrConflict, "fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
+			return dataset.Errorf(dataset.ErrConflict,
+				"fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
 		}
 		if already, err := t.get(record.FencedKey(node), &fenced{}); err != nil || already {
 			return err
 		}
 		by := api.PrincipalOf(t.ctx).String()
-		t.events = append(t.events, api.Event{Type: "node.fence", Node: n.Name, Detail: by + " vouches that it writes no more"})
+		t.events = append(t.events, api.Event{
+			Type:   "node.fence",
+			Node:   n.Name,
+			Detail: by + " vouches that it writes no more",
+		})
 		return errors.Join(s.goesAway(t, node), t.put(record.FencedKey(node), fenced{s.Clock.Now(), by}))
 	})
 	if err == nil {

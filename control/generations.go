@@ -71,7 +71,9 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 	}
 	for _, p := range g.Pools {
 		if p.Generation > maxRaised {
-			return out, dataset.Errorf(dataset.ErrInvalid, "pool %s: generation %d is none that a node can have raised it to (%d at most): its record is damaged", p.Pool, p.Generation, uint64(maxRaised))
+			return out, dataset.Errorf(dataset.ErrInvalid,
+				"pool %s: generation %d is none that a node can have raised it to (%d at most): its record "+
+					"is damaged", p.Pool, p.Generation, uint64(maxRaised))
 		}
 	}
 	_, err = s.update(ctx, func(t *tx) error {

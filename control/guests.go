@@ -78,7 +78,9 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 	case d.State != dataset.StateReady:
 		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	case d.Profile.Access != dataset.AccessMany:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s: its profile %s lets one host have it mounted, its home (access: many lets several)", what, d.Profile.Name)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"%s: its profile %s lets one host have it mounted, its home (access: many lets several)", what,
+			d.Profile.Name)
 	case held:
 		return nil
 	}
@@ -89,14 +91,17 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 		return s.unguested(t, d, "have alone")
 	}
 	if d.Move != uuid.Nil {
-		return dataset.Errorf(dataset.ErrPending, "%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
+		return dataset.Errorf(dataset.ErrPending,
+			"%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
 	}
 	if _, alone := d.Stay(d.Home); alone {
 		home, err := t.nodeName(d.Home)
 		if err != nil {
 			return err
 		}
-		return dataset.Errorf(dataset.ErrPending, "%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)", what, home)
+		return dataset.Errorf(dataset.ErrPending,
+			"%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)",
+			what, home)
 	}
 	c, shared, why, err := s.sharing(t, d, n)
 	switch {
@@ -109,7 +114,8 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 	case why != "":
 		return dataset.Errorf(dataset.ErrOffline, "%s: %s", what, why)
 	case !c.Capabilities.ManyHosts:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s: pool %s of node %s cannot have a volume mounted by several hosts at once", what, c.Name, n.Name)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"%s: pool %s of node %s cannot have a volume mounted by several hosts at once", what, c.Name, n.Name)
 	}
 	return nil
 }
@@ -174,7 +180,8 @@ func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
 		switch {
 		case v.Fenced:
 		case v.Away:
-			who = append(who, fmt.Sprintf("%s (which is away; once it is off for good: drover node fence %s --confirmed)", v.NodeName, v.NodeName))
+			who = append(who, fmt.Sprintf("%s (which is away; once it is off for good: drover node fence %s "+
+				"--confirmed)", v.NodeName, v.NodeName))
 		case v.Mounts == 1:
 			who = append(who, v.NodeName+" (1 mount)")
 		default:
@@ -184,11 +191,13 @@ func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
 	if len(who) == 0 {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers there first", what, d.Volume, strings.Join(who, " and "))
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers "+
+		"there first", what, d.Volume, strings.Join(who, " and "))
 }
 
 // visit is a stay as people see it.
-func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit, err error) {
+func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
+	err error) {
 	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
 	if names == nil {
 		names = &map[uuid.UUID]string{}
@@ -257,7 +266,9 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 		names = append(names, "others")
 	}
 	slices.Sort(names)
-	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its containers there or, once it is off for good: drover node fence %s --confirmed", n.Name, strings.Join(names, ", "), n.Name)
+	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its "+
+		"containers there or, once it is off for good: drover node fence %s --confirmed", n.Name,
+		strings.Join(names, ", "), n.Name)
 }
 
 // clearGuest ends the stays of a node that was removed, once a person vouches that it writes no

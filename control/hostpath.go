@@ -16,7 +16,8 @@ const maxPath = 4096
 // and if the kind of the request reads nothing of a host.
 func checkPath(req api.Request) error {
 	if req.Live && (req.Kind != dataset.OpImport || req.Path == "") {
-		return dataset.Errorf(dataset.ErrInvalid, "live is for the import of a folder, and this is none (leave live out)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"live is for the import of a folder, and this is none (leave live out)")
 	}
 	if req.Path == "" {
 		return nil
@@ -28,17 +29,21 @@ func checkPath(req api.Request) error {
 	case dataset.OpRekey:
 		what = "old key file"
 	default:
-		return dataset.Errorf(dataset.ErrInvalid, "a path is for import and rekey, and not for %.40s (leave path out)", req.Kind)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"a path is for import and rekey, and not for %.40s (leave path out)", req.Kind)
 	}
 	switch {
 	case len(req.Path) > maxPath:
-		return dataset.Errorf(dataset.ErrInvalid, "%s: a path of %d bytes is too long (%d at most)", what, len(req.Path), maxPath)
+		return dataset.Errorf(dataset.ErrInvalid, "%s: a path of %d bytes is too long (%d at most)", what,
+			len(req.Path), maxPath)
 	case !filepath.IsAbs(req.Path):
-		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is relative (want an absolute path on the volume's host)", what, dataset.Clip(req.Path))
+		return dataset.Errorf(dataset.ErrInvalid,
+			"%s %q: the path is relative (want an absolute path on the volume's host)", what, dataset.Clip(req.Path))
 	case strings.ContainsRune(req.Path, 0):
 		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path contains a zero byte", what, dataset.Clip(req.Path))
 	case filepath.Clean(req.Path) != req.Path:
-		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is not clean (say %s)", what, dataset.Clip(req.Path), dataset.Clip(filepath.Clean(req.Path)))
+		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is not clean (say %s)", what,
+			dataset.Clip(req.Path), dataset.Clip(filepath.Clean(req.Path)))
 	}
 	return nil
 }

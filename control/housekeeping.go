@@ -42,7 +42,12 @@ type house struct {
 }
 
 func (s *Service) newHouse() *house {
-	return &house{plans: map[uuid.UUID]duePlan{}, short: shortage{of: map[uuid.UUID]bool{}}, failed: s.Failed, told: map[string]time.Time{}}
+	return &house{
+		plans:  map[uuid.UUID]duePlan{},
+		short:  shortage{of: map[uuid.UUID]bool{}},
+		failed: s.Failed,
+		told:   map[string]time.Time{},
+	}
 }
 
 // fail reports a failure, unless the same one was reported lately.
@@ -199,7 +204,8 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 }
 
 // lookAtOne returns only the errors that concern all.
-func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64, err error) error {
+func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
+	err error) error {
 	if err == nil {
 		short := s.replicate(ctx, d)
 		h.short.note(d.ID, short)

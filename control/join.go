@@ -28,7 +28,8 @@ const (
 // authority is the cluster's; ErrUnsupported where there is none.
 func (s *Service) authority() (*pki.Authority, error) {
 	if s.Authority == nil {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself: joining is for a cluster's control replicas (drover control)")
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"this drover is one host by itself: joining is for a cluster's control replicas (drover control)")
 	}
 	return s.Authority()
 }
@@ -39,7 +40,9 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	ttl := tokenTTL
 	if in.TTL != "" {
 		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
-			return out, dataset.Errorf(dataset.ErrInvalid, "bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest, tokenLongest)
+			return out, dataset.Errorf(dataset.ErrInvalid,
+				"bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest,
+				tokenLongest)
 		}
 	}
 	if in.Name != "" {
@@ -61,7 +64,9 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 				return err
 			}
 			if ok && !n.Removed.IsZero() {
-				return dataset.Errorf(dataset.ErrForbidden, "node %s was removed, and cannot come back as what it was: have the host join under another --node-name, with an empty --root", n.Name)
+				return dataset.Errorf(dataset.ErrForbidden,
+					"node %s was removed, and cannot come back as what it was: have the host join under "+
+						"another --node-name, with an empty --root", n.Name)
 			}
 			rec.Node = n.ID
 		}
@@ -73,7 +78,13 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	if err != nil {
 		return api.JoinToken{}, err
 	}
-	return api.JoinToken{Token: secret.Reveal(), ID: secret.Hash()[:8], Name: rec.Name, Node: rec.Node, Expires: rec.Expires}, nil
+	return api.JoinToken{
+		Token:   secret.Reveal(),
+		ID:      secret.Hash()[:8],
+		Name:    rec.Name,
+		Node:    rec.Node,
+		Expires: rec.Expires,
+	}, nil
 }
 
 // tokensAtOnce is how many expired tokens one transaction drops.
@@ -143,7 +154,8 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 	if err != nil {
 		return api.Joined{}, err
 	}
-	out.Certificate, err = ca.Sign([]byte(in.Request), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name}, s.Clock.Now())
+	out.Certificate, err = ca.Sign([]byte(in.Request), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name},
+		s.Clock.Now())
 	return out, err
 }
 
@@ -160,20 +172,28 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 	again := "have another made: drover node token"
 	switch {
 	case !known:
-		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s is not one of this cluster's, or has expired (%s)", secret.Hash()[:8], again)
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
+			"join token %s is not one of this cluster's, or has expired (%s)", secret.Hash()[:8], again)
 	case now.After(rec.Expires):
-		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s expired at %s, and control's clock says %s (%s)", secret.Hash()[:8], rec.Expires.Format(time.RFC3339), now.Format(time.RFC3339), again)
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
+			"join token %s expired at %s, and control's clock says %s (%s)", secret.Hash()[:8],
+			rec.Expires.Format(time.RFC3339), now.Format(time.RFC3339), again)
 	case rec.Used != nil && rec.Used.Request == request:
 		return rec.Used.Node, rec.Used.Name, t.present(rec.Used.Node)
 	case rec.Used != nil:
-		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8], rec.Used.At.Format(time.RFC3339), rec.Used.Name, again)
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
+			"join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8],
+			rec.Used.At.Format(time.RFC3339), rec.Used.Name, again)
 	}
 	called := in.Name
 	if rec.Name != "" {
 		in.Name = rec.Name
 	}
 	if rec.Node != uuid.Nil && rec.Node != in.Node && called != rec.Name {
-		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden, "the token is for node %s to come back, and this host is called %s: have one made for this host (drover node token) or, if it is to be that node from now on, say --node-name %s", rec.Name, called, rec.Name)
+		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
+			"the token is for node %s to come back, and this host is called %s: have one made for this host "+
+				"(drover node token) or, if it is to be that node from now on, say --node-name %s", rec.Name,
+			called, rec.Name)
 	}
 	if rec.Node != uuid.Nil {
 		err = t.comesBack(rec, in)
@@ -199,7 +219,9 @@ func (t *tx) present(id uuid.UUID) error {
 }
 
 func gone(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrForbidden, "node %s was removed, and cannot come back as what it was: start the agent with an empty --root, and take over its pools with drover pool adopt", id)
+	return dataset.Errorf(dataset.ErrForbidden,
+		"node %s was removed, and cannot come back as what it was: start the agent with an empty --root, "+
+			"and take over its pools with drover pool adopt", id)
 }
 
 // comesBack checks that a host is the node that a token is for, or may become it.
@@ -215,7 +237,9 @@ func (t *tx) comesBack(rec record.Token, in api.Join) error {
 		return nil
 	}
 	if other, err := t.get(record.NodeKey(in.Node), &dataset.Node{}); err != nil || other {
-		return dataset.Errorf(dataset.ErrExists, "the token is for node %s (%s), and this host is node %s, which is there as well: have a token made for that one", rec.Name, rec.Node, in.Node)
+		return dataset.Errorf(dataset.ErrExists,
+			"the token is for node %s (%s), and this host is node %s, which is there as well: have a token "+
+				"made for that one", rec.Name, rec.Node, in.Node)
 	}
 	return nil
 }
@@ -226,7 +250,9 @@ func (t *tx) isNew(in api.Join) error {
 	if known, err := t.get(record.NodeKey(in.Node), &n); err != nil {
 		return err
 	} else if known && n.Removed.IsZero() {
-		return dataset.Errorf(dataset.ErrExists, "this host is node %s (%s) already: for it to come back, have a token made with its name (drover node token --name %s)", n.Name, n.ID, n.Name)
+		return dataset.Errorf(dataset.ErrExists,
+			"this host is node %s (%s) already: for it to come back, have a token made with its name "+
+				"(drover node token --name %s)", n.Name, n.ID, n.Name)
 	}
 	if was, err := t.get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
 		return err
@@ -238,7 +264,9 @@ func (t *tx) isNew(in api.Join) error {
 		return err
 	}
 	if taken {
-		return dataset.Errorf(dataset.ErrExists, "a node called %s is there (%s): say another --node-name or, if this host is to be that node again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
+		return dataset.Errorf(dataset.ErrExists,
+			"a node called %s is there (%s): say another --node-name or, if this host is to be that node "+
+				"again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
 	}
 	return t.put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }

@@ -49,7 +49,9 @@ func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l 
 		return op, d, l, err
 	}
 	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
-		err = dataset.Errorf(dataset.ErrStale, "operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID, op.Epoch, d.ID, op.From, d.Epoch, d.Home)
+		err = dataset.Errorf(dataset.ErrStale,
+			"operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID,
+			op.Epoch, d.ID, op.From, d.Epoch, d.Home)
 	}
 	return op, d, l, err
 }
@@ -89,7 +91,8 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 // home.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.Holders) == 0) {
-		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it", y.Dataset)
+		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it",
+			y.Dataset)
 	}
 	_, err := s.update(ctx, func(t *tx) error {
 		if _, err := t.fresh(node, y.Incarnation); err != nil {
@@ -100,7 +103,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		case err != nil:
 			return err
 		case op.From != node || d.ID != y.Dataset || d.Epoch != y.Epoch:
-			return dataset.Errorf(dataset.ErrStale, "dataset %s: node %s yields epoch %d, but it is at epoch %d on node %s", y.Dataset, node, y.Epoch, d.Epoch, d.Home)
+			return dataset.Errorf(dataset.ErrStale,
+				"dataset %s: node %s yields epoch %d, but it is at epoch %d on node %s", y.Dataset, node, y.Epoch,
+				d.Epoch, d.Home)
 		case lease.State == dataset.LeaseHeld:
 			return dataset.Errorf(dataset.ErrStale, "dataset %s: nobody recalls it", d.ID)
 		}
@@ -112,7 +117,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
 		} else {
 			if some, err := t.list(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
-				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict, "volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file", d.Volume))
+				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
+					"volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file",
+					d.Volume))
 			}
 			next.Manifest, next.Holders = y.Manifest, nil
 			lease.State, lease.InUse = dataset.LeaseMoving, false
@@ -194,7 +201,8 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 			if op.Kind != dataset.OpMove {
 				continue
 			}
-			if _, err := s.CancelOperation(ctx, op.ID.String()); err != nil && dataset.KindOf(err) != dataset.ErrConflict {
+			if _, err := s.CancelOperation(ctx, op.ID.String()); err != nil &&
+				dataset.KindOf(err) != dataset.ErrConflict {
 				return err
 			}
 		}

@@ -45,7 +45,8 @@ func (s *Service) withSession(ctx context.Context, decide func(t *tx, session st
 	attempt := func() error {
 		_, err := s.update(ctx, func(t *tx) error {
 			err := decide(t, session)
-			used = err == nil && session != "" && slices.ContainsFunc(t.writes, func(w store.Write) bool { return w.Session == session })
+			used = err == nil && session != "" &&
+				slices.ContainsFunc(t.writes, func(w store.Write) bool { return w.Session == session })
 			return err
 		})
 		return err
@@ -81,22 +82,28 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 	case there && was.Incarnation == r.Node.Incarnation:
 		return "", nil
 	case there && !succeeds(r, was):
-		return "", dataset.Errorf(dataset.ErrInUse, "node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host is a copy of that one, have it join as a node of its own, with an empty --root; if it was just started anew, it is let in within %s)",
+		return "", dataset.Errorf(dataset.ErrInUse,
+			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host "+
+				"is a copy of that one, have it join as a node of its own, with an empty --root; if it was "+
+				"just started anew, it is let in within %s)",
 			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*s.Limits.Session)
 	case session == "":
 		return "", errNoSession
 	}
 	var word fenced
-	if err := errors.Join(t.drop(record.AwayKey(id), &away{}), t.drop(record.FencedKey(id), &word), t.drop(record.LeftKey(id), &record.Claim{})); err != nil {
+	if err := errors.Join(t.drop(record.AwayKey(id), &away{}), t.drop(record.FencedKey(id), &word),
+		t.drop(record.LeftKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
 	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
 		if word.By != "" {
-			back.Detail = "though " + word.By + " vouched that it writes no more: what it has mounted was open to others meanwhile"
+			back.Detail = "though " + word.By +
+				" vouched that it writes no more: what it has mounted was open to others meanwhile"
 		}
 		t.events = append(t.events, back)
 	}
-	return was.Session, t.putBound(record.LiveNodeKey(id), alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
+	return was.Session, t.putBound(record.LiveNodeKey(id),
+		alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
 }
 
 // succeeds reports whether an agent comes after the one that is there on the same
@@ -149,12 +156,14 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 		case err != nil:
 			return out, err
 		case !there || known.Incarnation != incarnation:
-			return out, dataset.Errorf(dataset.ErrStale, "node %s: agent %s is not the one that is alive (it is to register)", node, incarnation)
+			return out, dataset.Errorf(dataset.ErrStale,
+				"node %s: agent %s is not the one that is alive (it is to register)", node, incarnation)
 		}
 	}
 	if err := s.store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
 		s.sessions.drop(node)
-		return out, dataset.Errorf(dataset.ErrStale, "node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
+		return out, dataset.Errorf(dataset.ErrStale,
+			"node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
 	} else if err != nil {
 		return out, unread(ctx, err)
 	}

@@ -22,7 +22,8 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 		}
 		behind = min(behind, c.Epoch)
 	}
-	next.Losses = slices.DeleteFunc(slices.Clone(next.Losses), func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
+	next.Losses = slices.DeleteFunc(slices.Clone(next.Losses),
+		func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
 	next.Losses = append(next.Losses, loss)
 	var newest dataset.Snapshot
 	err := t.eachSnapshot(next.ID, func(s dataset.Snapshot) {

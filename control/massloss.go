@@ -116,7 +116,8 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		}
 		if len(now) == 0 {
 			t.del(record.FailoverKey)
-			t.events = append(t.events, api.Event{Type: "failover.resume", Detail: "volumes fail over by themselves again"})
+			t.events = append(t.events, api.Event{Type: "failover.resume",
+				Detail: "volumes fail over by themselves again"})
 			return nil
 		}
 		if !there {
@@ -188,5 +189,7 @@ func (t *tx) massLoss() (string, error) {
 	if more := len(h.Nodes) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: mend what leads to them, or say of each that is off for certain: drover node fence NODE --confirmed", len(h.Nodes), massTime, strings.Join(names, ", ")), nil
+	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: mend "+
+		"what leads to them, or say of each that is off for certain: drover node fence NODE --confirmed",
+		len(h.Nodes), massTime, strings.Join(names, ", ")), nil
 }

@@ -36,7 +36,9 @@ func (t *tx) may(op *dataset.Operation) error {
 	case op.Loss != nil && op.Loss.Away != 0: // control saw by itself that the home is lost
 		return nil
 	case vouchesForHome(op):
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not %s volume %s without its home, which an admin must vouch for: %s", p, op.Kind, op.Volume, api.AskAsAdmin)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s may not %s volume %s without its home, which an admin must vouch for: %s", p, op.Kind, op.Volume,
+			api.AskAsAdmin)
 	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
@@ -48,7 +50,9 @@ func (t *tx) may(op *dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not ask for this %s of volume %s, which is node %s's to do: ask there, or %s", p, described(op.Kind), op.Volume, home, api.AskControl)
+	return dataset.Errorf(dataset.ErrForbidden,
+		"%s may not ask for this %s of volume %s, which is node %s's to do: ask there, or %s", p,
+		described(op.Kind), op.Volume, home, api.AskControl)
 }
 
 // vouchesForHome reports whether an operation rests on the word of its sender that the home writes no more. A move
@@ -73,11 +77,16 @@ func (t *tx) operatorMay(p api.Principal, op *dataset.Operation) error {
 		if err != nil {
 			return err
 		}
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not %s volume %s without its home, as that vouches that node %s writes no more (--fenced): that takes the role admin, as drover node fence does", p, op.Kind, op.Volume, home)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s may not %s volume %s without its home, as that vouches that node %s writes no more "+
+				"(--fenced): that takes the role admin, as drover node fence does", p, op.Kind, op.Volume, home)
 	case op.Path != "" && op.Kind == dataset.OpRekey:
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not name a key file of a host, which can be any file: that takes the role admin", p)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s may not name a key file of a host, which can be any file: that takes the role admin", p)
 	case op.Path != "":
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not import a folder of a host, which can be any: that takes the role admin (or send what is to be imported: drover volume import %s --from FILE)", p, op.Volume)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s may not import a folder of a host, which can be any: that takes the role admin (or send "+
+				"what is to be imported: drover volume import %s --from FILE)", p, op.Volume)
 	}
 	return nil
 }
@@ -96,7 +105,9 @@ func described(k dataset.OpKind) string {
 func (t *tx) mayCancel(op dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
-		return dataset.Errorf(dataset.ErrForbidden, "%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume, api.AskControl)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume,
+			api.AskControl)
 	}
 	return nil
 }

@@ -16,7 +16,9 @@ import (
 func (c *comparison) mend(ctx context.Context) error {
 	for _, d := range c.out.Different {
 		if d.Action == "disputed" {
-			return dataset.Errorf(dataset.ErrConflict, "recover: volume %s (dataset %s) takes a person's word: %s (bring the node back, or say which one writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
+			return dataset.Errorf(dataset.ErrConflict,
+				"recover: volume %s (dataset %s) takes a person's word: %s (bring the node back, or say "+
+					"which one writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
 		}
 	}
 	for _, j := range c.all {
@@ -57,7 +59,8 @@ func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64
 			return err
 		}
 		if rec.ID != c.id || rec.Done || !halted {
-			return dataset.Errorf(dataset.ErrConflict, "recover: another one was begun meanwhile, or is done: look again (drover store recover)")
+			return dataset.Errorf(dataset.ErrConflict,
+				"recover: another one was begun meanwhile, or is done: look again (drover store recover)")
 		}
 		return decide(t)
 	})
@@ -78,7 +81,9 @@ func (c *comparison) noneLives(t *tx) error {
 		if err != nil {
 			return err
 		}
-		return dataset.Errorf(dataset.ErrConflict, "recover: node %s, said to write no more, is alive (stop drover and its containers there, or switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Limits.Session, name)
+		return dataset.Errorf(dataset.ErrConflict,
+			"recover: node %s, said to write no more, is alive (stop drover and its containers there, or "+
+				"switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Limits.Session, name)
 	}
 	return nil
 }
@@ -95,7 +100,8 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		return err
 	}
 	if there != (j.stored != nil) || there && t.index(record.DatasetKey(j.id)) != j.index {
-		return dataset.Errorf(dataset.ErrConflict, "recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
+		return dataset.Errorf(dataset.ErrConflict,
+			"recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
 	}
 	if j.action == "snapshots" {
 		return nil
@@ -195,7 +201,8 @@ func (c *comparison) endAll(ctx context.Context) error {
 			if there, err := t.get(record.OperationKey(op.ID), &now); err != nil || !there || now.State.Final() {
 				return err
 			}
-			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict, "the store went back while operation %s was under way: look whether it was carried out", now.ID))
+			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
+				"the store went back while operation %s was under way: look whether it was carried out", now.ID))
 			return c.s.finish(t, now)
 		}); err != nil {
 			return err
@@ -227,7 +234,9 @@ func (c *comparison) lift(t *tx) error {
 			if err != nil {
 				return err
 			}
-			return dataset.Errorf(dataset.ErrConflict, "recover: node %s does not believe the store, and did not say what it holds: look again (drover store recover)", name)
+			return dataset.Errorf(dataset.ErrConflict,
+				"recover: node %s does not believe the store, and did not say what it holds: look again "+
+					"(drover store recover)", name)
 		}
 	}
 	entries, err := t.list(record.RevPrefix, "", 0)
@@ -255,6 +264,7 @@ func (c *comparison) lift(t *tx) error {
 	rec.Done = true
 	t.del(record.HaltedKey)
 	t.all = true
-	t.events = append(t.events, api.Event{Type: "store.recover", Detail: "the store is up to date again: decisions are made"})
+	t.events = append(t.events, api.Event{Type: "store.recover",
+		Detail: "the store is up to date again: decisions are made"})
 	return t.put(record.RecoveryKey, rec)
 }

@@ -26,7 +26,9 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 		return nil, nil, err
 	}
 	if req.Force != (req.Fenced != "") {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "move of volume %s: --force and --fenced NODE go together: they say that the node which has it writes no more", d.Volume)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"move of volume %s: --force and --fenced NODE go together: they say that the node which has it "+
+				"writes no more", d.Volume)
 	}
 	if d.Home == target.ID {
 		return nil, &d, nil
@@ -35,7 +37,9 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 		return s.planFailover(t, d, target)
 	}
 	if target.Cordoned {
-		return nil, nil, dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume, target.Name, target.Name)
+		return nil, nil, dataset.Errorf(dataset.ErrOffline,
+			"move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume,
+			target.Name, target.Name)
 	}
 	if err := s.reachable(t, d, target, req.Force); err != nil {
 		return nil, nil, err
@@ -47,7 +51,14 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	}
 	next := d
 	next.Home, next.Epoch, next.Move, next.Taken = target.ID, d.Epoch+1, uuid.Nil, nil
-	op := &dataset.Operation{Node: target.ID, From: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &next}
+	op := &dataset.Operation{
+		Node:      target.ID,
+		From:      d.Home,
+		Volume:    d.Volume,
+		DatasetID: d.ID,
+		Epoch:     d.Epoch,
+		Dataset:   &next,
+	}
 	if req.Force {
 		err = s.planPromotion(t, d, target, req.Fenced, op)
 	} else {
@@ -63,7 +74,8 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		return err
 	}
 	if why := s.held(from.ID); why != "" {
-		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s", d.Volume, from.Name, why)
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
+			d.Volume, from.Name, why)
 	}
 	cands, err := s.candidates(t, target.ID)
 	if err != nil {
@@ -90,13 +102,15 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if wanted.Pool != "" && wanted.Pool != from.Name {
 		wanted.Pool = "" // it got another name since, by an adoption
 	}
-	if shared := slices.DeleteFunc(slices.Clone(cands), func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
+	if shared := slices.DeleteFunc(slices.Clone(cands),
+		func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
 		cands = shared // a volume never leaves its share in passing
 	}
 	for i, c := range cands {
 		cands[i] = c.Takes(from)
 	}
-	o := placement.Requirement{What: "move of volume " + d.Volume + " to node " + target.Name, Profile: wanted, Had: had}
+	what := "move of volume " + d.Volume + " to node " + target.Name
+	o := placement.Requirement{What: what, Profile: wanted, Had: had}
 	pool, err := placement.Choose(cands, o)
 	if err != nil {
 		return s.notThere(t, err, from, cands, o)
@@ -108,8 +122,11 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		op.Dataset.Pool = pool.ID
 		return nil
 	}
-	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used && kept.Snapshot == uuid.Nil {
-		return dataset.Errorf(dataset.ErrNoSpace, "move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name, pool.Status.Free.Human(), st.Used.Human())
+	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
+		kept.Snapshot == uuid.Nil {
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name,
+			pool.Status.Free.Human(), st.Used.Human())
 	}
 	op.Dataset.Pool = pool.ID
 	if op.Files = pool.Anew; op.Files {
@@ -123,7 +140,8 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 
 // notThere adds to the error that no pool of a node is for a volume which of other nodes are, or else what
 // would do.
-func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []placement.Candidate, o placement.Requirement) error {
+func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []placement.Candidate,
+	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
 	}
@@ -133,14 +151,17 @@ func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []plac
 	}
 	sites = takers(sites, from)
 	for i, st := range sites {
-		sites[i].Pools = slices.DeleteFunc(st.Pools, func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta }) // its snapshots could not come along
+		// its snapshots could not come along
+		sites[i].Pools = slices.DeleteFunc(st.Pools,
+			func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta })
 	}
 	o.Profile.Placement = "" // it goes where a person says
 	who, _ := could([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
 	}
-	return fmt.Errorf("%w (%smake a pool there that can: drover pool create NAME --backend %s)", refusal, who, from.Backend)
+	return fmt.Errorf("%w (%smake a pool there that can: drover pool create NAME --backend %s)", refusal, who,
+		from.Backend)
 }
 
 // takers are the sites to which what lies in a pool could go, with how it would come to each pool there. Pure.
@@ -158,7 +179,10 @@ func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
 	some, err := t.list(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
-		err = dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) (drover clone it there, or remove them)", d.Volume, from.Name, from.Backend, to.Name, target.Name, to.Backend)
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) "+
+				"(drover clone it there, or remove them)", d.Volume, from.Name, from.Backend, to.Name, target.Name,
+			to.Backend)
 	}
 	return err
 }
@@ -183,9 +207,11 @@ func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
 		_, err := t.get(record.NodeKey(found[0].ID), &n) // what is decided rests on this one
 		return n, err
 	case 0:
-		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref), dataset.Have(names), dataset.Guess(ref, names))
+		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
+			dataset.Have(names), dataset.Guess(ref, names))
 	}
-	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two", dataset.Clip(ref), found[0].ID, found[1].ID)
+	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two",
+		dataset.Clip(ref), found[0].ID, found[1].ID)
 }
 
 // joinMove returns the move that is on record already and does what is asked for.
@@ -221,7 +247,9 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	}
 	to, err := t.nodeName(op.Node)
 	if err == nil {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to node %s already (operation %s; drover operation cancel %s stops it)", d.Volume, to, op.ID.String()[:8], op.ID.String()[:8])
+		err = dataset.Errorf(dataset.ErrConflict,
+			"volume %s is on its way to node %s already (operation %s; drover operation cancel %s stops it)",
+			d.Volume, to, op.ID.String()[:8], op.ID.String()[:8])
 	}
 	return nil, err
 }
@@ -239,7 +267,8 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 			return err
 		} else if there && !other.State.Final() {
 			other.State, other.Ended = dataset.OpCancelled, s.Clock.Now()
-			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "a move without the home took its place"}
+			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
+				Message: "a move without the home took its place"}
 			if err := s.end(t, other); err != nil {
 				return err
 			}
@@ -264,6 +293,17 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 	return t.putDataset(d)
 }
 
+// putMovedLease writes the lease of a dataset at its new home.
+func (t *tx) putMovedLease(d dataset.Dataset, incarnation uuid.UUID) error {
+	return t.put(record.LeaseKey(d.ID), dataset.Lease{
+		Dataset:     d.ID,
+		Node:        d.Home,
+		Incarnation: incarnation,
+		Epoch:       d.Epoch,
+		State:       dataset.LeaseHeld,
+	})
+}
+
 // commitMove opens the next epoch on the node that pulled: what it has is what the
 // home gave up, or what is left without it.
 func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) error {
@@ -282,7 +322,8 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
-		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: what was pulled is not what its home gave up", d.Volume)
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: what was pulled is not what its home gave up",
+			d.Volume)
 	}
 	if err != nil {
 		return err
@@ -292,7 +333,8 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	next.Request, next.Move, next.Taken = op.ID, uuid.Nil, takenFrom(rec, op, d)
 	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
 		made := op.Dataset.Profile.Filesystem
-		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type, made.Chosen
+		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type,
+			made.Chosen
 	}
 	uncopy(&next, rec.Node)
 	t.del(record.HomeKey(d.Home, d.ID))
@@ -306,8 +348,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err := t.put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	held := dataset.Lease{Dataset: d.ID, Node: next.Home, Incarnation: op.Incarnation, Epoch: next.Epoch, State: dataset.LeaseHeld}
-	if err := t.put(record.LeaseKey(d.ID), held); err != nil {
+	if err := t.putMovedLease(next, op.Incarnation); err != nil {
 		return err
 	}
 	if rec.Loss != nil && !rec.Share {
@@ -366,7 +407,8 @@ func (t *tx) movedText(op dataset.Operation) (string, error) {
 	case op.Loss != nil && op.Share:
 		text += ", without having heard it (" + op.Loss.Why + ")"
 	case op.Loss != nil:
-		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" + op.Loss.Why + ")"
+		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" +
+			op.Loss.Why + ")"
 	}
 	return text, err
 }

@@ -41,7 +41,8 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
 		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that are gone
-			return dataset.Errorf(dataset.ErrStale, "register of node %s: a later one of its agent was there before", n.Name)
+			return dataset.Errorf(dataset.ErrStale,
+				"register of node %s: a later one of its agent was there before", n.Name)
 		}
 		if was, err := t.get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
@@ -51,14 +52,16 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Pools, n.Dropped = nil, nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
-				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's", dataset.Clip(p.Name))
+				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's",
+					dataset.Clip(p.Name))
 			}
 			if err := s.poolIsFree(t, n, p); err != nil {
 				return err
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
-			if err := checkRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
+			if err := checkRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name),
+				p); err != nil {
 				return err
 			}
 			if err := t.put(record.PoolKey(p.ID), p); err != nil {
@@ -69,7 +72,8 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		who := "register of node " + n.Name
-		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"), checkRecord(who, "what it says of itself", n)); err != nil {
+		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"),
+			checkRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
 		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
@@ -103,7 +107,10 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	}
 	name, err := t.nodeName(on.Node)
 	if err == nil {
-		err = dataset.Errorf(dataset.ErrInUse, "register of node %s: pool %s (%s) is node %s's, which is alive (a copy of its disk cannot serve beside it; take the pool out of drover.yaml, or drover node rm %s first)", n.Name, p.Name, p.ID, name, name)
+		err = dataset.Errorf(dataset.ErrInUse,
+			"register of node %s: pool %s (%s) is node %s's, which is alive (a copy of its disk cannot "+
+				"serve beside it; take the pool out of drover.yaml, or drover node rm %s first)", n.Name, p.Name,
+			p.ID, name, name)
 	}
 	return err
 }
@@ -142,7 +149,8 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		return s.noteLeft(ctx, n)
 	}
 	if h.Whole && !s.seen.heard(node) {
-		return dataset.Errorf(dataset.ErrConflict, "node %s: nothing was heard of it since control was started: all is to be told", n.Name)
+		return dataset.Errorf(dataset.ErrConflict,
+			"node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
 	if err := s.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err
@@ -173,7 +181,8 @@ func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
 	case !n.Removed.IsZero():
 		return n, gone(node)
 	case n.Incarnation != incarnation:
-		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since", n.Name, incarnation, n.Incarnation)
+		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since",
+			n.Name, incarnation, n.Incarnation)
 	}
 	return n, nil
 }

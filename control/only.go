@@ -34,7 +34,8 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 		return o, err
 	}
 	if c.Kind == dataset.CopySuperseded {
-		return only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken", "drover volume superseded discard " + refTo(d) + " " + name}, nil
+		return only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
+			"drover volume superseded discard " + refTo(d) + " " + name}, nil
 	}
 	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
@@ -56,7 +57,8 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 		return o, err
 	}
 	home, err := t.nodeName(d.Home)
-	return only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it", "drover volume move " + refTo(d) + " --force --fenced " + home}, err
+	return only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
+		"drover volume move " + refTo(d) + " --force --fenced " + home}, err
 }
 
 // keepsNothing fails with ErrInUse while a node keeps what nobody else has, unless it was
@@ -89,5 +91,6 @@ func (s *Service) keepsNothing(ctx context.Context, ref string) error {
 	if len(what) == 0 {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInUse, "node %s keeps what nobody else has: %s (%s; or say --force, and it is forgotten)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
+	return dataset.Errorf(dataset.ErrInUse, "node %s keeps what nobody else has: %s (%s; or say --force, "+
+		"and it is forgotten)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
 }

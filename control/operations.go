@@ -64,7 +64,9 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 		return &recorded, nil, asked(recorded, req)
 	}
 	if req.Kind == dataset.OpImport && req.Path == "" {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "import of volume %q: from which folder? (say its path; a tar archive is sent to /v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"import of volume %q: from which folder? (say its path; a tar archive is sent to "+
+				"/v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
 	}
 	if op, err := s.joinMove(t, req); err != nil || op != nil {
 		return op, nil, err
@@ -109,7 +111,8 @@ func asked(rec dataset.Operation, req api.Request) error {
 	if rec.Asked == digest(req) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as another %s, of volume %s, and cannot be this %.40s as well (choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
+	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as another %s, of volume %s, and "+
+		"cannot be this %.40s as well (choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
 // settle carries out an operation that changes records alone, and leaves it on
@@ -212,7 +215,12 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	if op.Problem != nil {
 		op.State = dataset.OpFailed
-		t.events = append(t.events, api.Event{Type: "operation.fail", Volume: op.Volume, Dataset: op.DatasetID, Detail: string(op.Kind) + ": " + op.Problem.Message})
+		t.events = append(t.events, api.Event{
+			Type:    "operation.fail",
+			Volume:  op.Volume,
+			Dataset: op.DatasetID,
+			Detail:  string(op.Kind) + ": " + op.Problem.Message,
+		})
 	}
 	return s.end(t, op)
 }
@@ -265,7 +273,8 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	for {
 		rung, leave := s.feed.Hear(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
-		if err != nil || op.State != first.State || op.Progress != first.Progress || (op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
+		if err != nil || op.State != first.State || op.Progress != first.Progress ||
+			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
 			leave()
 			return op, err
 		}
@@ -297,7 +306,9 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 }
 
 func noOperation(ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such operation: %q (drover operation ls shows those of the last day, at most the last 10,000)", dataset.Clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound,
+		"no such operation: %q (drover operation ls shows those of the last day, at most the last 10,000)",
+		dataset.Clip(ref))
 }
 
 // CancelOperation ends an operation that is not final. Its agent stops as soon
@@ -327,7 +338,8 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is %s already", op.ID, op.State)
 		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
-			return dataset.Errorf(dataset.ErrUnsupported, "operation %s: a %s cannot be taken back once it has begun, so it cannot be cancelled", op.ID, op.Kind)
+			return dataset.Errorf(dataset.ErrUnsupported,
+				"operation %s: a %s cannot be taken back once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}
 		op.State, op.Ended = dataset.OpCancelled, s.Clock.Now()
 		op.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "cancelled by request"}

@@ -22,7 +22,9 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	if op.Snapshot != nil {
 		told = append(told, op.Snapshot.Profile)
 	}
-	told = slices.DeleteFunc(told, func(p dataset.Profile) bool { return s.knowsCommand(p) && s.knowsMount(p) && s.knowsKeys(p) })
+	told = slices.DeleteFunc(told, func(p dataset.Profile) bool {
+		return s.knowsCommand(p) && s.knowsMount(p) && s.knowsKeys(p)
+	})
 	if len(told) == 0 {
 		return nil
 	}
@@ -42,7 +44,9 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 		} else if s.knowsMount(p, known...) {
 			continue
 		}
-		return dataset.Errorf(dataset.ErrForbidden, "report of operation %s (%.40s): profile %s has %s (ask again, if profiles.yaml was changed just now)", op.ID, op.Kind, dataset.Clip(p.Name), what)
+		return dataset.Errorf(dataset.ErrForbidden,
+			"report of operation %s (%.40s): profile %s has %s (ask again, if profiles.yaml was changed just now)",
+			op.ID, op.Kind, dataset.Clip(p.Name), what)
 	}
 	return nil
 }
@@ -171,6 +175,7 @@ func (s *Service) withOwnMount(p dataset.Profile, record ...dataset.Profile) dat
 	}
 	own, _ := s.Deps.Profiles().Get(p.Name)
 	known := append([]string{"nosuid", "nodev", "noexec"}, own.Filesystem.Mount...)
-	p.Filesystem.Mount = slices.DeleteFunc(p.Filesystem.Mount, func(o string) bool { return !slices.Contains(known, o) })
+	p.Filesystem.Mount = slices.DeleteFunc(p.Filesystem.Mount,
+		func(o string) bool { return !slices.Contains(known, o) })
 	return p
 }

@@ -81,7 +81,8 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	}
 	for _, p := range unmade {
 		if p.Name == name && p.Status != nil {
-			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName, p.Status.Reason)
+			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName,
+				p.Status.Reason)
 		}
 	}
 	slices.Sort(names)
@@ -140,7 +141,14 @@ func (s *Service) sites(t *tx) ([]placement.Site, error) {
 		out[i] = placement.Site{Node: n.Node, Facts: n.Facts}
 		for _, id := range n.Pools {
 			if p, ok := by[id]; ok && p.Node == n.ID {
-				out[i].Pools = append(out[i].Pools, placement.Candidate{Pool: p, Cordoned: n.Cordoned, Dropped: slices.Contains(n.Dropped, id), Silent: s.Shared && live[n.ID].Node != n.ID, Guarded: s.seen.guarded(n.ID), Status: s.poolStatus(n.Facts, id)})
+				out[i].Pools = append(out[i].Pools, placement.Candidate{
+					Pool:     p,
+					Cordoned: n.Cordoned,
+					Dropped:  slices.Contains(n.Dropped, id),
+					Silent:   s.Shared && live[n.ID].Node != n.ID,
+					Guarded:  s.seen.guarded(n.ID),
+					Status:   s.poolStatus(n.Facts, id),
+				})
 			}
 		}
 	}

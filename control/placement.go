@@ -42,7 +42,13 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, erro
 			return nil, err
 		}
 		if ok && p.Node == n.ID { // not one that another node has adopted
-			cands = append(cands, placement.Candidate{Pool: p, Cordoned: n.Cordoned, Dropped: slices.Contains(n.Dropped, id), Guarded: s.seen.guarded(n.ID), Status: s.seen.pool(id)})
+			cands = append(cands, placement.Candidate{
+				Pool:     p,
+				Cordoned: n.Cordoned,
+				Dropped:  slices.Contains(n.Dropped, id),
+				Guarded:  s.seen.guarded(n.ID),
+				Status:   s.seen.pool(id),
+			})
 		}
 	}
 	return cands, nil
@@ -113,7 +119,8 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 		}
 	}
 	slices.SortStableFunc(out, func(x, y api.Pool) int {
-		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name), bytes.Compare(x.ID[:], y.ID[:]))
+		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name),
+			bytes.Compare(x.ID[:], y.ID[:]))
 	})
 	return out, nil
 }

@@ -18,7 +18,8 @@ import (
 // ErrOffline; ErrUnavailable when the store does not answer.
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
 	if alone(req.Kind) {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a change of kind %q is of records alone, and control's own: submit it", req.Kind)
+		return p, dataset.Errorf(dataset.ErrInvalid,
+			"a change of kind %q is of records alone, and control's own: submit it", req.Kind)
 	}
 	if req.Kind == dataset.OpMove {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")

@@ -53,7 +53,11 @@ func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 	if err != nil || p == nil {
 		return err // another node has adopted it
 	}
-	t.events = append(t.events, api.Event{Type: "pool.remove", Node: n.Name, Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path)})
+	t.events = append(t.events, api.Event{
+		Type:   "pool.remove",
+		Node:   n.Name,
+		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path),
+	})
 	return t.forgetPool(n.ID, id)
 }
 
@@ -136,7 +140,8 @@ func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err e
 			return nil, err
 		}
 		if !op.State.Final() && op.Dataset != nil && op.Dataset.Pool == pool && op.Kind != dataset.OpPurge {
-			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s", op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it"})
+			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s",
+				op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it"})
 		}
 	}
 	return held, nil

@@ -21,7 +21,8 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 		return err
 	}
 	if !there {
-		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume, target.Name)
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume,
+			target.Name)
 	}
 	since, there, err := t.living(d.Home)
 	if err != nil || there != force {
@@ -32,7 +33,9 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	case err != nil:
 		return err
 	case force:
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover and its containers there first", d.Volume, home)
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover "+
+				"and its containers there first", d.Volume, home)
 	}
 	return s.homeAway(t, d, target, home, since, "")
 }
@@ -48,14 +51,16 @@ func isAway(since time.Time) string {
 // homeAway is the refusal of a volume whose home is not heard of, with the command that
 // goes on without it where there is something to go on from. why is for what reason that is
 // not done by itself, where it might be.
-func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time, why string) error {
+func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
+	why string) error {
 	best, found, err := s.freshest(t, d)
 	if err != nil {
 		return err
 	}
 	mend := "wait for it: no other node has a whole copy"
 	if from, err := t.pool(d); err == nil && from.Share != uuid.Nil {
-		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force --fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
+		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force "+
+			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
 	}
 	if found {
 		if c, there, err := s.copyNow(t, target.ID, d.ID); err != nil {
@@ -67,13 +72,17 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 		if err != nil {
 			return err
 		}
-		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force --fenced %s, without what was written since %s", d.Volume, best.Name, home, c.Taken.UTC().Format(time.RFC3339))
+		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force "+
+			"--fenced %s, without what was written since %s", d.Volume, best.Name, home,
+			c.Taken.UTC().Format(time.RFC3339))
 	}
-	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home, isAway(since), why, mend)
+	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home,
+		isAway(since), why, mend)
 }
 
 // planPromotion makes the copy on a node the volume, without its home.
-func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string, op *dataset.Operation) error {
+func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string,
+	op *dataset.Operation) error {
 	home, err := t.vouched(d, fenced, "move of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -95,7 +104,14 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 		return err
 	}
 	op.Dataset.Pool = kept.Pool
-	op.Loss = &dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order, Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{
+		Snapshot: kept.Snapshot,
+		Epoch:    kept.Epoch,
+		Taken:    kept.Taken,
+		Order:    kept.Order,
+		Fenced:   d.Home,
+		Why:      "by word: --fenced " + home.Name,
+	}
 	return nil
 }
 
@@ -107,7 +123,9 @@ func (t *tx) vouched(d dataset.Dataset, fenced, what string) (home dataset.Node,
 	}
 	name, err := t.nodeName(d.Home)
 	if err == nil {
-		err = dataset.Errorf(dataset.ErrInvalid, "%s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", what, name, home.Name, name)
+		err = dataset.Errorf(dataset.ErrInvalid,
+			"%s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", what, name, home.Name,
+			name)
 	}
 	return home, err
 }
@@ -132,7 +150,10 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 		}
 		name, err := t.nodeName(node)
 		if err == nil {
-			err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the copy on node %s is of %s, later than node %s's of %s: move it there (and on from there)", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name, kept.Taken.UTC().Format(time.RFC3339))
+			err = dataset.Errorf(dataset.ErrConflict,
+				"move of volume %s: the copy on node %s is of %s, later than node %s's of %s: move it there "+
+					"(and on from there)", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name,
+				kept.Taken.UTC().Format(time.RFC3339))
 		}
 		return err
 	}
@@ -152,7 +173,9 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 	if len(have) == 0 {
 		have = []string{"none"}
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name, dataset.Have(have))
+	return dataset.Errorf(dataset.ErrNotFound,
+		"move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name,
+		dataset.Have(have))
 }
 
 // stillKept fails unless the copy that became the volume is one on record, and nothing
@@ -164,9 +187,12 @@ func (t *tx) stillKept(rec, op dataset.Operation) error {
 	case err != nil:
 		return err
 	case !there || !kept.Whole(): // nobody asks who has one that is spent for its promise
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says what there is)", rec.Volume)
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says "+
+				"what there is)", rec.Volume)
 	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.Fenced != rec.Loss.Fenced:
-		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
 	}
 	return nil
 }

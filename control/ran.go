@@ -210,6 +210,7 @@ func (s *Service) passedOver(h *house) time.Duration {
 func (s *Service) tellHeld(over time.Duration) {
 	s.events.Publish(api.Event{
 		Time: s.Clock.Now(), Type: "trash.hold",
-		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
+		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
+			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})
 }

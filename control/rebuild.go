@@ -87,7 +87,8 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				}
 			}
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
-				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() + ": this copy is left alone"
+				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
+					": this copy is left alone"
 			}
 			if elsewhere || f.Index <= t.index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
 				return nil
@@ -99,7 +100,8 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		}
 		d.Profile = s.withOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests // what is on record: those beside the data may be long over
+		// what is on record: those beside the data may be long over
+		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
 		t.guestNoMore(&d, node)
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
@@ -187,7 +189,8 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 			r.Action, r.Note = "renamed", "the name "+name+" is dataset "+c.ID.String()+"'s"
 		}
 		if digits == 36 {
-			return dataset.Errorf(dataset.ErrExists, "rebuild: dataset %s has no free name: even %s is taken", d.ID, d.Volume)
+			return dataset.Errorf(dataset.ErrExists, "rebuild: dataset %s has no free name: even %s is taken", d.ID,
+				d.Volume)
 		}
 	}
 	if d.Volume != name {
@@ -198,7 +201,8 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 
 // rebuildSnapshots brings back snapshot records, some in each transaction (of update's):
 // there can be more than fit in one.
-func (s *Service) rebuildSnapshots(ctx context.Context, update func(context.Context, func(*tx) error) (uint64, error), f api.Found) error {
+func (s *Service) rebuildSnapshots(ctx context.Context,
+	update func(context.Context, func(*tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
@@ -227,7 +231,8 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 		if known {
 			continue
 		}
-		if kind := dataset.KindOf(t.freeSnapname(d, snap.Name)); kind == dataset.ErrExists || kind == dataset.ErrInvalid {
+		if kind := dataset.KindOf(t.freeSnapname(d, snap.Name)); kind == dataset.ErrExists ||
+			kind == dataset.ErrInvalid {
 			snap.Name = ""
 		} else if kind != nil {
 			return t.freeSnapname(d, snap.Name)

@@ -104,7 +104,8 @@ func (s *Service) Gathers() error {
 	s.gathering.mu.Lock()
 	defer s.gathering.mu.Unlock()
 	if s.gathering.told == nil {
-		return dataset.Errorf(dataset.ErrConflict, "this control replica was not asked for a recovery of the store, or it is over: it takes nobody's holdings")
+		return dataset.Errorf(dataset.ErrConflict,
+			"this control replica was not asked for a recovery of the store, or it is over: it takes nobody's holdings")
 	}
 	return nil
 }
@@ -131,7 +132,8 @@ const (
 // takes a person's word; ErrInvalid for a node that is not on record.
 func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !s.Shared {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "the store is of this host alone (drover store rebuild brings it up to date)")
+		return out, dataset.Errorf(dataset.ErrUnsupported,
+			"the store is of this host alone (drover store rebuild brings it up to date)")
 	}
 	var h record.Halt
 	if there, err := newTx(ctx, s.store).peek(record.HaltedKey, &h); err != nil || !there {
@@ -152,7 +154,8 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 		return c.out, nil
 	}
 	if r.Confirm != c.out.Digest {
-		return out, dataset.Errorf(dataset.ErrConflict, "recover: what differs is another than was confirmed: look again (drover store recover)")
+		return out, dataset.Errorf(dataset.ErrConflict,
+			"recover: what differs is another than was confirmed: look again (drover store recover)")
 	}
 	if err := c.mend(ctx); err != nil {
 		return out, err
@@ -229,9 +232,14 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 	}
 	of, told, _ := s.gathering.now()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
-		return nil, dataset.Errorf(dataset.ErrConflict, "recover: another replica was asked meanwhile, or nothing was confirmed: look again (drover store recover)")
+		return nil, dataset.Errorf(dataset.ErrConflict,
+			"recover: another replica was asked meanwhile, or nothing was confirmed: look again (drover store recover)")
 	}
-	c := &comparison{s: s, id: of, roll: roll{heard: map[uuid.UUID]bool{}, fenced: map[uuid.UUID]bool{}, pools: map[uuid.UUID]bool{}}}
+	c := &comparison{
+		s:    s,
+		id:   of,
+		roll: roll{heard: map[uuid.UUID]bool{}, fenced: map[uuid.UUID]bool{}, pools: map[uuid.UUID]bool{}},
+	}
 	for node, h := range told {
 		c.roll.heard[node], c.clock = true, max(c.clock, h.Clock)
 		for _, p := range h.Pools {
@@ -326,7 +334,8 @@ func (j *judged) lookAtSnapshots(t *tx) error {
 // them all by a digest.
 func (c *comparison) sign(t *tx) error {
 	slices.SortFunc(c.all, func(x, y judged) int {
-		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.is.Created.Compare(x.is.Created), cmp.Compare(x.id.String(), y.id.String()))
+		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.is.Created.Compare(x.is.Created),
+			cmp.Compare(x.id.String(), y.id.String()))
 	})
 	for _, j := range c.all {
 		d, err := j.words(t)

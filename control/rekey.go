@@ -21,14 +21,16 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 		return nil, nil, movesAway(d)
 	}
 	if d.Encryption == nil {
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key", d.Volume)
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key",
+			d.Volume)
 	}
 	p, err := s.Deps.Profiles().Get(d.Profile.Name)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !p.Encryption.Wanted() {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
 	}
 	if err := t.does(d, dataset.OpRekey, "rekey"); err != nil {
 		return nil, nil, err
@@ -46,13 +48,17 @@ func (t *tx) orInTrash(ref string, none error) error {
 	if err != nil {
 		return none
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "volume %s: it is in the trash, where nothing is changed (drover trash restore %s, then drover volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
+	return dataset.Errorf(dataset.ErrNotFound,
+		"volume %s: it is in the trash, where nothing is changed (drover trash restore %s, then drover "+
+			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
 // movesAway refuses another key: the node that the volume goes to has looked for the one that it
 // has, and may not have the other.
 func movesAway(d dataset.Dataset) error {
-	return dataset.Errorf(dataset.ErrConflict, "volume %s: it is on its way to another node, which has looked for its key already (operation %s; ask again when that has ended)", d.Volume, d.Move)
+	return dataset.Errorf(dataset.ErrConflict,
+		"volume %s: it is on its way to another node, which has looked for its key already (operation %s; "+
+			"ask again when that has ended)", d.Volume, d.Move)
 }
 
 // commitRekey puts a data key on record that was wrapped anew, and where its key is. It must be

@@ -109,9 +109,14 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	if err := t.trusts(n.ID); err != nil { // what it said of the store counts no more
 		return err
 	}
-	t.events = append(t.events, api.Event{Type: "node.remove", Node: n.Name, Detail: "removed; its certificate is worth nothing any more"})
+	t.events = append(t.events, api.Event{
+		Type:   "node.remove",
+		Node:   n.Name,
+		Detail: "removed; its certificate is worth nothing any more",
+	})
 	return s.revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
-		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed, Until: n.Removed.Add(pki.MemberLife + time.Hour),
+		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed,
+		Until: n.Removed.Add(pki.MemberLife + time.Hour),
 	})
 }
 
@@ -146,7 +151,9 @@ func homesLeft(n dataset.Node, homes []string) error {
 		homes, more = homes[:shownHomes], " and others"
 	}
 	slices.Sort(homes)
-	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume move), or say --force if the node must not be let in any more: then it stays on record until they have another home",
+	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume "+
+		"move), or say --force if the node must not be let in any more: then it stays on record until they "+
+		"have another home",
 		n.Name, strings.Join(homes, ", "), more)
 }
 
@@ -210,7 +217,8 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 				more, gone = false, false
 				var d dataset.Dataset
 				there, err := t.get(record.DatasetKey(c.ID), &d)
-				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging || pool != uuid.Nil && d.Pool != pool {
+				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging || pool != uuid.Nil &&
+					d.Pool != pool {
 					return err
 				}
 				if more, err = t.delSnapshots(d); err != nil || more {
@@ -239,7 +247,8 @@ func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 		return err
 	}
 	op.State, op.Ended = dataset.OpFailed, s.Clock.Now()
-	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "node %s was removed while this was to be done there", node))
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline,
+		"node %s was removed while this was to be done there", node))
 	return s.end(t, op)
 }
 
@@ -255,7 +264,8 @@ func (t *tx) dropNode(id uuid.UUID) error {
 			return err
 		}
 	}
-	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id), record.LeftKey(id)} {
+	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id),
+		record.LeftKey(id)} {
 		t.del(key)
 	}
 	return nil

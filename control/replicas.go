@@ -146,7 +146,12 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 		} else if !there || node.Cordoned { // since it was chosen
 			continue
 		}
-		if err := t.keep(&d, dataset.Copy{Dataset: d.ID, Node: c.Node, Pool: c.ID, Kind: dataset.CopyReplica}); err != nil {
+		if err := t.keep(&d, dataset.Copy{
+			Dataset: d.ID,
+			Node:    c.Node,
+			Pool:    c.ID,
+			Kind:    dataset.CopyReplica,
+		}); err != nil {
 			return nil, err
 		}
 		n--
@@ -196,7 +201,8 @@ func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []placement.Candid
 		return c.Status.Free
 	}
 	slices.SortStableFunc(fit, func(x, y placement.Candidate) int {
-		return cmp.Or(cmp.Compare(placement.Likeness(from, y.Pool), placement.Likeness(from, x.Pool)), cmp.Compare(free(y), free(x)))
+		return cmp.Or(cmp.Compare(placement.Likeness(from, y.Pool), placement.Likeness(from, x.Pool)),
+			cmp.Compare(free(y), free(x)))
 	})
 	nodes := map[uuid.UUID]bool{}
 	fit = slices.DeleteFunc(fit, func(c placement.Candidate) bool {
@@ -217,7 +223,9 @@ func tooFew(d dataset.Dataset, why []string) error {
 	if n := len(why) - reasonsShown; n > 0 {
 		why = append(why[:reasonsShown:reasonsShown], "…")
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "volume %s: profile %s wants replicas on more nodes than can keep one: %s", d.Volume, d.Profile.Name, strings.Join(why, "; "))
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"volume %s: profile %s wants replicas on more nodes than can keep one: %s", d.Volume, d.Profile.Name,
+		strings.Join(why, "; "))
 }
 
 // replicable refuses a profile whose replicas the cluster cannot keep as it is now.

@@ -92,7 +92,8 @@ func one(found []match, ref string, none error) (match, error) {
 	if len(found) == matchesShown {
 		names = append(names, "…")
 	}
-	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref), strings.Join(names, ", "))
+	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)",
+		dataset.Clip(ref), strings.Join(names, ", "))
 }
 
 func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
@@ -112,7 +113,8 @@ func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
 	var p dataset.Pool
 	ok, err := t.get(record.PoolKey(d.Pool), &p)
 	if err == nil && !ok {
-		err = dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
+		err = dataset.Errorf(dataset.ErrOffline,
+			"volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
 	}
 	return p, err
 }
@@ -158,7 +160,8 @@ func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 }
 
 func noSuch(what, ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what, dataset.Clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what,
+		dataset.Clip(ref))
 }
 
 // byName finds a live volume by its name alone.
@@ -198,7 +201,8 @@ func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 		} else if ok {
 			s, err := t.readSnapshot(d.ID, c.ID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				err = torn("%s points at %s, which is missing", record.SnapshotNameKey(d.ID, snap), record.SnapshotKey(d.ID, c.ID))
+				err = torn("%s points at %s, which is missing", record.SnapshotNameKey(d.ID, snap),
+					record.SnapshotKey(d.ID, c.ID))
 			}
 			return s, err
 		}
@@ -248,9 +252,12 @@ func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
 	case err != nil:
 		return err
 	case len(has) > 0:
-		return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (its name is known in its volume alone: say --volume %s)", ref, strings.Join(has, " or --volume "))
+		return dataset.Errorf(dataset.ErrNotFound,
+			"no such snapshot: %q (its name is known in its volume alone: say --volume %s)", ref,
+			strings.Join(has, " or --volume "))
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)", dataset.Clip(ref))
+	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)",
+		dataset.Clip(ref))
 }
 
 // volumesWith returns the first few live volumes that have a snapshot of a name.
@@ -300,7 +307,8 @@ func (t *tx) source(from string, names bool) (dataset.Source, error) {
 		}
 		what = "volume is named, and no snapshot or dataset has a UUID that begins with,"
 	}
-	none := dataset.Errorf(dataset.ErrNotFound, "no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, dataset.Clip(from))
+	none := dataset.Errorf(dataset.ErrNotFound,
+		"no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, dataset.Clip(from))
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}

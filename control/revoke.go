@@ -47,9 +47,12 @@ func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	for _, r := range known {
 		switch {
 		case id.Kind == pki.Node && r.Node == id.Node:
-			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id, r.At.Format(time.RFC3339))
+			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id,
+				r.At.Format(time.RFC3339))
 		case id.Kind == pki.Operator && r.Operator == id.Name && !pki.IssuedAt(cert).After(r.At.Add(pki.Skew)):
-			return dataset.Errorf(dataset.ErrForbidden, "the certificate of %s was revoked at %s, with all that were made until %s, as clocks may differ (an admin makes another one: drover ca issue)",
+			return dataset.Errorf(dataset.ErrForbidden,
+				"the certificate of %s was revoked at %s, with all that were made until %s, as clocks may "+
+					"differ (an admin makes another one: drover ca issue)",
 				id, r.At.Format(time.RFC3339), r.At.Add(pki.Skew).Format(time.RFC3339))
 		}
 	}
@@ -90,7 +93,8 @@ func (r *revoked) unknown() error {
 	if r.loaded {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "whether certificates were revoked is not known: %w (try again in a moment)", r.err)
+	return dataset.Errorf(dataset.ErrUnavailable,
+		"whether certificates were revoked is not known: %w (try again in a moment)", r.err)
 }
 
 // lookAgain has the next request look at what was revoked.
@@ -121,8 +125,8 @@ func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
 }
 
 // RevokeOperator makes every certificate of operators of that name worth nothing that
-// was made so far, by the clock of whoever made it: at once here, within seconds at the other replicas. Again: those made
-// since as well. ErrInvalid for what is no name.
+// was made so far, by the clock of whoever made it: at once here, within seconds at the other replicas.
+// Again: those made since as well. ErrInvalid for what is no name.
 func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err

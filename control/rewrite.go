@@ -17,7 +17,9 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 		return nil, nil, err
 	}
 	if d.Move != uuid.Nil {
-		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume, d.Move)
+		return nil, nil, dataset.Errorf(dataset.ErrConflict,
+			"volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume,
+			d.Move)
 	}
 	return on(d), nil, t.does(d, dataset.OpRewrite, "rewrite")
 }
@@ -28,7 +30,9 @@ func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(d.Home), &n)
 	if err == nil && ok && !slices.Contains(n.Does, kind) {
-		err = dataset.Errorf(dataset.ErrUnsupported, "%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what, d.Volume, n.Name, n.Version)
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what,
+			d.Volume, n.Name, n.Version)
 	}
 	return err
 }

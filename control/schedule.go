@@ -109,7 +109,8 @@ func (s *Service) takeDue(ctx context.Context, h *house, now time.Time) {
 	}
 }
 
-func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan, waiting map[uuid.UUID]map[uuid.UUID]bool) error {
+func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
+	waiting map[uuid.UUID]map[uuid.UUID]bool) error {
 	pending, ok := waiting[plan.home]
 	if !ok {
 		var err error

@@ -69,11 +69,13 @@ func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of
 // to be told of its pools, and the operations that got further. When that is more than is
 // remembered of one node all of that is forgotten, as some of it may be long over:
 // ErrConflict, and the node tells what it has. ErrInvalid when that is too much.
-func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID, err error) {
+func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID,
+	err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := "node " + node.Name
-	err = cmp.Or(within(who, len(s.datasets[node.ID])+len(h.Datasets), maxSeen, "datasets to remember"), within(who, len(s.copies[node.ID])+len(h.Copies), maxSeen, "copies to remember"))
+	err = cmp.Or(within(who, len(s.datasets[node.ID])+len(h.Datasets), maxSeen, "datasets to remember"),
+		within(who, len(s.copies[node.ID])+len(h.Copies), maxSeen, "copies to remember"))
 	if err != nil {
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)

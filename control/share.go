@@ -12,7 +12,8 @@ import (
 
 // sharing returns the pool on a node that lies on the share that a dataset lies on, and why
 // nothing can go on there, if so; not shared: it lies on none.
-func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool, why string, err error) {
+func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
+	why string, err error) {
 	from, err := t.pool(d)
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
@@ -25,7 +26,8 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c plac
 	cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) })
 	if len(cands) == 0 {
 		if why == "" {
-			why = "node " + target.Name + " has no pool on the share that it lies on (drover pool create there, beside " + from.Path + ")"
+			why = "node " + target.Name + " has no pool on the share that it lies on (drover pool create " +
+				"there, beside " + from.Path + ")"
 		}
 		return c, true, why, nil
 	}
@@ -44,7 +46,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	switch {
 	case !rec.Share:
 		return nil
-	case rec.Loss != nil && op.Dataset != nil && op.Dataset.Taken != nil && d.Taken != nil && *op.Dataset.Taken == *d.Taken:
+	case rec.Loss != nil && op.Dataset != nil && op.Dataset.Taken != nil && d.Taken != nil &&
+		*op.Dataset.Taken == *d.Taken:
 		return d.Taken
 	}
 	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
@@ -52,7 +55,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 
 // planTake has a node take a dataset over that lies on a share of which it has a pool: all of
 // it is there. It reports whether it does.
-func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool, err error) {
+func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool,
+	err error) {
 	c, shared, why, err := s.sharing(t, d, target)
 	if err != nil || !shared {
 		return false, err
@@ -85,7 +89,11 @@ func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, w
 	}
 	if !shared {
 		kept, node, why, err := s.successor(t, d, target)
-		return heir{node: node, pool: kept.Pool, loss: dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order}}, why, err
+		return heir{
+			node: node,
+			pool: kept.Pool,
+			loss: dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order},
+		}, why, err
 	}
 	switch {
 	case why != "":
@@ -94,5 +102,10 @@ func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, w
 	default:
 		why = placement.WhyFenceUnsuitable(c, d.Profile)
 	}
-	return heir{node: target, pool: c.ID, share: true, loss: dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now()}}, why, nil
+	return heir{
+		node:  target,
+		pool:  c.ID,
+		share: true,
+		loss:  dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now()},
+	}, why, nil
 }

@@ -37,7 +37,9 @@ func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrOffline, "volume %s: node %s, which keeps the head of it that was overtaken, %s: it can be mounted there once that is back (drover node ls)", d.Volume, name, isAway(since))
+	return dataset.Errorf(dataset.ErrOffline,
+		"volume %s: node %s, which keeps the head of it that was overtaken, %s: it can be mounted there "+
+			"once that is back (drover node ls)", d.Volume, name, isAway(since))
 }
 
 // settleShow has the node mount what it keeps, or no more. What it said of an earlier try
@@ -69,7 +71,8 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 // said before it was wanted otherwise is not heard.
 func (t *tx) looked(rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
-	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path && rec.Problem == now.Problem {
+	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
+		rec.Problem == now.Problem {
 		return nil
 	}
 	rec.Path, rec.Problem = now.Path, now.Problem

@@ -17,7 +17,8 @@ func (s *Service) planSnapshot(t *tx, req api.Request) (*dataset.Operation, *dat
 		return nil, nil, err
 	}
 	if len(req.Message) > maxMessage {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (%d at most)", len(req.Message), maxMessage)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (%d at most)",
+			len(req.Message), maxMessage)
 	}
 	if err := t.freeSnapname(d, req.Name); err != nil {
 		return nil, nil, err
@@ -45,7 +46,9 @@ func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 		return nil
 	}
 	if dataset.CheckName(name) != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit", dataset.Clip(name))
+		return dataset.Errorf(dataset.ErrInvalid,
+			"bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter "+
+				"or digit", dataset.Clip(name))
 	}
 	var c record.Claim
 	ok, err := t.get(record.SnapshotNameKey(d.ID, name), &c)

@@ -60,7 +60,8 @@ func Fits(ctx context.Context, st store.Store, me Replica) error {
 		if r.ID == me.ID || r.Address != "" && r.Address == me.Address {
 			continue
 		}
-		if err := api.Compatible(me.Version, r.Version, fmt.Sprintf("control replica %s (%s)", r.Name, r.Address)); err != nil {
+		if err := api.Compatible(me.Version, r.Version,
+			fmt.Sprintf("control replica %s (%s)", r.Name, r.Address)); err != nil {
 			return fmt.Errorf("replica %s cannot work beside others: %w", me.Name, err)
 		}
 	}

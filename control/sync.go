@@ -74,7 +74,8 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 	}
 	after, halted, err := s.trust(ctx, node)
 	if err == nil && after != before {
-		err = dataset.Errorf(dataset.ErrUnavailable, "sync of node %s: the store was recovered meanwhile (ask again)", node)
+		err = dataset.Errorf(dataset.ErrUnavailable,
+			"sync of node %s: the store was recovered meanwhile (ask again)", node)
 	}
 	if after != (api.Recovering{}) {
 		out.Recovery = &after

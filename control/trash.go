@@ -32,7 +32,9 @@ func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dat
 	if ok, err := t.get(record.NameKey(next.Volume), &c); err != nil {
 		return nil, nil, err
 	} else if ok {
-		return nil, nil, dataset.Errorf(dataset.ErrExists, "a volume %s exists (drover trash restore %s NAME brings this one back under another name)", next.Volume, d.ID.String()[:8])
+		return nil, nil, dataset.Errorf(dataset.ErrExists,
+			"a volume %s exists (drover trash restore %s NAME brings this one back under another name)",
+			next.Volume, d.ID.String()[:8])
 	}
 	next.State, next.Trash = dataset.StateReady, nil
 	op := on(next)
@@ -68,7 +70,8 @@ func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Datas
 	}
 	switch len(found) {
 	case 0:
-		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound,
+			"no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
 	case 1:
 		return found[0].dataset, nil
 	}
@@ -96,7 +99,8 @@ func severalDeleted(found []match, ref string) error {
 		}
 		names = append(names, name)
 	}
-	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref), strings.Join(names, ", "))
+	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref),
+		strings.Join(names, ", "))
 }
 
 // trashedAs adds the datasets in the trash that had a name.
@@ -134,7 +138,8 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.volume(req.Volume); verr == nil {
-			err = dataset.Errorf(dataset.ErrNotFound, "volume %s is not in the trash (drover volume rm %s puts it there)", live.Volume, live.Volume)
+			err = dataset.Errorf(dataset.ErrNotFound,
+				"volume %s is not in the trash (drover volume rm %s puts it there)", live.Volume, live.Volume)
 		}
 	}
 	if err != nil {
@@ -143,7 +148,9 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 	if d.Home == uuid.Nil {
 		name, err := t.nodeName(d.Copies[0])
 		if err == nil {
-			err = dataset.Errorf(dataset.ErrPending, "dataset %s is destroyed but for its copies: node %s, for one, has not been heard to have done so (drover node ls)", d.ID, name)
+			err = dataset.Errorf(dataset.ErrPending,
+				"dataset %s is destroyed but for its copies: node %s, for one, has not been heard to have "+
+					"done so (drover node ls)", d.ID, name)
 		}
 		return nil, nil, err
 	}

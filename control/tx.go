@@ -248,7 +248,8 @@ const tries = 64
 var errTorn = errors.New("it changed while it was read")
 
 // errBusy is what is left of errTorn when that goes on.
-var errBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)", errTorn)
+var errBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
+	errTorn)
 
 // tornError is errTorn that says what would be damage if it stayed so.
 type tornError string
@@ -333,7 +334,15 @@ func (s *Service) tidingOf(t *tx) notify.Notice {
 	for i := range t.events {
 		t.events[i].Time = now
 	}
-	return notify.Notice{Nodes: t.nodes, Datasets: t.touched, Ops: t.ops, Events: t.events, Answered: t.answered, All: t.all, House: t.house}
+	return notify.Notice{
+		Nodes:    t.nodes,
+		Datasets: t.touched,
+		Ops:      t.ops,
+		Events:   t.events,
+		Answered: t.answered,
+		All:      t.all,
+		House:    t.house,
+	}
 }
 
 // view makes a decision that writes nothing, again as long as what it reads

@@ -39,12 +39,18 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
 	switch {
 	case c.IsUnasked():
-		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume, pool.Name, c.Status.Reason)
+		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume,
+			pool.Name, c.Status.Reason)
 	case why != "":
-		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume, pool.Name, next.Size, why)
-		return nil, nil, s.withOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}}, placement.Requirement{Profile: next.Profile, Had: d.Size})
+		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume,
+			pool.Name, next.Size, why)
+		return nil, nil, s.withOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+			placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume, next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
+			"volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover "+
+				"volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume,
+			next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := on(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
@@ -88,11 +94,13 @@ func (s *Service) planUpdate(t *tx, req api.Request) (*dataset.Operation, *datas
 	}
 	switch {
 	case req.Profile != "" && req.Protect != nil:
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: profile and protection cannot change at once (ask for one, then the other)", d.Volume)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"volume %s: profile and protection cannot change at once (ask for one, then the other)", d.Volume)
 	case req.Profile != "":
 		return s.planProfile(t, d, req.Profile)
 	case req.Protect == nil:
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "volume %s: nothing to change (say a profile, or whether it is protected)", d.Volume)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"volume %s: nothing to change (say a profile, or whether it is protected)", d.Volume)
 	case *req.Protect == d.Protected:
 		return nil, &d, nil
 	}
@@ -116,7 +124,10 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was made: with the guard in the way, or without.
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover), choice(d.Profile.Failover), d.Volume, p.Name)
+		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
+			"volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it "+
+				"was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover),
+			choice(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
 		if err := s.unguested(t, d, "give profile "+p.Name+" to"); err != nil {

@@ -62,7 +62,9 @@ func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], 
 
 // listDatasets lists what the keys under prefix point at, apart from what is no
 // more as the key says since the page of keys was read.
-func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page, id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume], error) {
+func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
+	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
+	error) {
 	var none api.List[api.Volume]
 	limit, t := pageLimit(p), newTx(ctx, s.store)
 	entries, err := t.list(prefix, after(prefix, p), limit)

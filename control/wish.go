@@ -27,25 +27,32 @@ func readWish(req api.Request) (w wish, err error) {
 		return w, err
 	}
 	if w.opts.Profile != "" && w.spec.Profile != "" && w.opts.Profile != w.spec.Profile {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for profile %s, option profile for %s (say one)", req.Volume, w.spec.Profile, w.opts.Profile)
+		return w, dataset.Errorf(dataset.ErrInvalid,
+			"volume %q: the name asks for profile %s, option profile for %s (say one)", req.Volume, w.spec.Profile,
+			w.opts.Profile)
 	}
 	if w.spec.Profile == "" {
 		w.spec.Profile = w.opts.Profile
 	}
 	if w.opts.From != "" && w.spec.From != "" && !strings.EqualFold(w.opts.From, w.spec.From) {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From, dataset.Clip(w.opts.From))
+		return w, dataset.Errorf(dataset.ErrInvalid,
+			"volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From,
+			dataset.Clip(w.opts.From))
 	}
 	if w.spec.From == "" {
 		w.spec.From, w.names = w.opts.From, true
 	}
 	if w.kind == dataset.OpImport && w.spec.From != "" {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: an import cannot be a clone as well (leave out from or @snapshot-)", req.Volume)
+		return w, dataset.Errorf(dataset.ErrInvalid,
+			"volume %q: an import cannot be a clone as well (leave out from or @snapshot-)", req.Volume)
 	}
 	if what := copies(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: %s has the owner and mode of what it copies (leave owner and mode out)", req.Volume, what)
+		return w, dataset.Errorf(dataset.ErrInvalid,
+			"volume %q: %s has the owner and mode of what it copies (leave owner and mode out)", req.Volume, what)
 	}
 	if w.kind == dataset.OpClone && w.spec.From == "" {
-		return w, dataset.Errorf(dataset.ErrInvalid, "volume %q: a clone of what? (say option from, or NAME@snapshot-PREFIX)", req.Volume)
+		return w, dataset.Errorf(dataset.ErrInvalid,
+			"volume %q: a clone of what? (say option from, or NAME@snapshot-PREFIX)", req.Volume)
 	}
 	return w, nil
 }
@@ -75,9 +82,11 @@ func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
 		if _, err := s.Deps.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
 		}
-		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name, w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
+		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name,
+			w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
 	case o.Size != 0 && o.Size != d.Size && o.Size != p.Size: // the backend may have rounded it up
-		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Said(p.Size), o.Size, d.Volume, o.Size)
+		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Said(p.Size), o.Size, d.Volume,
+			o.Size)
 	case o.FS != "" && o.FS != p.Filesystem.Type:
 		return differs("with %s, not filesystem %s", filesystem(p), o.FS)
 	case o.ReadOnly && !d.ReadOnly:
@@ -122,7 +131,8 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 		return nil
 	}
 	if d.Origin == nil {
-		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume, dataset.Clip(from))
+		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume,
+			dataset.Clip(from))
 	}
 	src, err := t.source(from, w.names)
 	switch dataset.KindOf(err) {
@@ -147,7 +157,8 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 	default:
 		return err
 	}
-	return dataset.Errorf(dataset.ErrExists, "volume %q exists and is a clone of %s, not of %s", d.Volume, originText(*d.Origin), dataset.Clip(from))
+	return dataset.Errorf(dataset.ErrExists, "volume %q exists and is a clone of %s, not of %s", d.Volume,
+		originText(*d.Origin), dataset.Clip(from))
 }
 
 // wasSource reports whether from named the origin of a clone when that was made.

@@ -55,7 +55,8 @@ func (f Failover) String() string {
 
 // Fence is a way to stop the writers of a home that nobody hears.
 type Fence struct {
-	Kind FenceKind `json:"kind,omitempty"` // how writers on a lost home are stopped; empty: no fence, as with auto false
+	// how writers on a lost home are stopped; empty: no fence, as with auto false
+	Kind FenceKind `json:"kind,omitempty"`
 	// Exec is, with FenceExec, a program by its absolute path and its arguments, which cuts
 	// a node off, and Timeout what one run of it has.
 	Exec    []string `json:"exec,omitempty"`

@@ -11,10 +11,11 @@ import (
 // store and, the same bytes, beside the data, so that a lost store can be made
 // again from the pools.
 type Dataset struct {
-	ID        uuid.UUID         `json:"id"`                  // UUID of the dataset; it never changes
-	Volume    string            `json:"volume"`              // the name that points here; in trash: the last that did
-	Spelling  string            `json:"spelling"`            // the volume as it was first requested, such as db@gold
-	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"` // UUID of the node whose engine requested it; absent: no engine did
+	ID       uuid.UUID `json:"id"`       // UUID of the dataset; it never changes
+	Volume   string    `json:"volume"`   // the name that points here; in trash: the last that did
+	Spelling string    `json:"spelling"` // the volume as it was first requested, such as db@gold
+	// UUID of the node whose engine requested it; absent: no engine did
+	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"`
 	State     State             `json:"state"`               // state of the dataset
 	Profile   Profile           `json:"profile"`             // frozen, with the options of the create
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited

@@ -48,7 +48,8 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 // Do begins a job of that key, or joins the one in progress, and waits for its end. joined is true if it joined
 // one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Do
 // begins no job once the agent stops: it fails with ErrUnavailable.
-func (j *Runner) Do(ctx context.Context, key, what string, fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
+func (j *Runner) Do(ctx context.Context, key, what string,
+	fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
 	jb, joined := j.all[key]
 	if !joined {
@@ -147,7 +148,9 @@ func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 	if op == uuid.Nil {
 		return dataset.Errorf(dataset.ErrPending, "%s takes long and goes on (%s): ask again", what, at)
 	}
-	return dataset.Errorf(dataset.ErrPending, "%s goes on as operation %s (%s): ask again, or drover operation watch %s", what, op.String()[:8], at, op.String()[:8])
+	return dataset.Errorf(dataset.ErrPending,
+		"%s goes on as operation %s (%s): ask again, or drover operation watch %s", what, op.String()[:8], at,
+		op.String()[:8])
 }
 
 // Count returns how many jobs are in progress.

@@ -195,8 +195,11 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 		return IsTransfer(s) && s.Epoch == last.Epoch && s.At().Compare(last.At()) > 0 && slices.Contains(gone, s.ID)
 	})
 	if lost {
-		return dataset.Errorf(dataset.ErrConflict, "snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an older state "+
-			"(drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)", later.ID)
+		return dataset.Errorf(dataset.ErrConflict,
+			"snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an "+
+				"older state "+
+				"(drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)",
+			later.ID)
 	}
 	for _, s := range e.Snapshots {
 		if !slices.Contains(gone, s.ID) || s.Kind == dataset.SnapshotSuperseded {

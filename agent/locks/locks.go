@@ -70,7 +70,8 @@ func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (
 		var work string
 		s.update(func() { work = l.work })
 		s.leave(id, l)
-		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again", what, work)
+		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again",
+			what, work)
 	}
 }
 

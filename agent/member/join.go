@@ -108,7 +108,8 @@ func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, re
 	}
 	pair, err := req.Pair(joined.Certificate)
 	if err == nil && (pair.Identity.Kind != pki.Node || pair.Identity.Node != joined.Node) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "certificate from control: it is that of %s, and not of node %s", pair.Identity, joined.Node)
+		err = dataset.Errorf(dataset.ErrCorrupt, "certificate from control: it is that of %s, and not of node %s",
+			pair.Identity, joined.Node)
 	}
 	if err == nil {
 		err = pki.NewCredentials(pair, j.Clock, nil).Good()

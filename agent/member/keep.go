@@ -36,10 +36,13 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	m := &Member{files: pki.NodeFiles(dir), clock: clk}
 	pair, err := pki.LoadPair(m.files)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
-		return nil, dataset.Errorf(dataset.ErrNotFound, "this host has not joined a cluster: have a token made on a control host (drover node token), and start the agent with --join @FILE (%w)", err)
+		return nil, dataset.Errorf(dataset.ErrNotFound,
+			"this host has not joined a cluster: have a token made on a control host (drover node token), "+
+				"and start the agent with --join @FILE (%w)", err)
 	}
 	if err == nil && pair.Identity.Kind != pki.Node {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is the certificate of %s, and not of a node", m.files.Cert, pair.Identity)
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is the certificate of %s, and not of a node", m.files.Cert,
+			pair.Identity)
 	}
 	if err != nil {
 		return nil, err
@@ -68,7 +71,8 @@ func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
 	}
 	for _, r := range *list {
 		if r.Node == id.Node {
-			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id, r.At.Format(time.RFC3339))
+			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id,
+				r.At.Format(time.RFC3339))
 		}
 	}
 	return nil
@@ -107,7 +111,8 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 // by who needs it for more.
 func (m *Member) worth(err error) bool {
 	leaf := m.credentials.Pair().Chain[0]
-	return dataset.KindOf(err) != dataset.ErrUnavailable || m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
+	return dataset.KindOf(err) != dataset.ErrUnavailable ||
+		m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
 }
 
 // Look does once what Keep does.
@@ -119,7 +124,9 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 	m.revoked.Store(&trust.Revoked)
 	pair := m.credentials.Pair()
 	if trust.Cluster != pair.Identity.Cluster {
-		return dataset.Errorf(dataset.ErrCorrupt, "control says that it is of cluster %s, and this host is of cluster %s", trust.Cluster, pair.Identity.Cluster)
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"control says that it is of cluster %s, and this host is of cluster %s", trust.Cluster,
+			pair.Identity.Cluster)
 	}
 	next, changed, err := pair.Believing(trust.Roots)
 	if err != nil {
@@ -127,7 +134,8 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 	}
 	if !m.clock.Now().Before(pki.RenewAt(next.Chain[0])) || !next.Newest() {
 		if next, err = renew(ctx, control, next.Identity); err != nil {
-			return fmt.Errorf("renew the certificate, which ends at %s: %w", pair.Chain[0].NotAfter.Format(time.RFC3339), err)
+			return fmt.Errorf("renew the certificate, which ends at %s: %w",
+				pair.Chain[0].NotAfter.Format(time.RFC3339), err)
 		}
 		changed = true
 	}

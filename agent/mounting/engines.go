@@ -155,8 +155,8 @@ func (e *Engines) Newest() uint64 {
 	return 0
 }
 
-// HasEnded reports whether the generation of a use, which has a mount ID, has ended. The uses of Podman, and uses without a
-// generation, have none that could end.
+// HasEnded reports whether the generation of a use, which has a mount ID, has ended. The uses of Podman, and
+// uses without a generation, have none that could end.
 func (e *Engines) HasEnded(id string, generation uint64) bool {
 	if id == PodmanID || generation == 0 {
 		return false

@@ -131,7 +131,9 @@ func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 		}
 		w.live = append(w.live, heavy{d.Volume, used})
 	}
-	slices.SortFunc(w.live, func(x, y heavy) int { return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.volume, y.volume)) })
+	slices.SortFunc(w.live, func(x, y heavy) int {
+		return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.volume, y.volume))
+	})
 	return w
 }
 

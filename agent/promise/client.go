@@ -60,7 +60,8 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 		return Answer{}, fmt.Errorf("promise of the node at %s: %w", address, err)
 	}
 	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // a version before this one says none
-		return Answer{}, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: node %s answers there, not node %s", address, out.Node, node)
+		return Answer{}, dataset.Errorf(dataset.ErrOffline,
+			"promise of the node at %s: node %s answers there, not node %s", address, out.Node, node)
 	}
 	return out, nil
 }

@@ -28,7 +28,8 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, shows: map[uuid.UUID]uuid.UUID{}, names: map[string]uuid.UUID{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, shows: map[uuid.UUID]uuid.UUID{},
+		names:     map[string]uuid.UUID{},
 		spellings: map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 	}
 }

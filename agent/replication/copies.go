@@ -106,7 +106,8 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 func (c *Copies) SettleSoon(id uuid.UUID) {
 	c.deps.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := c.Settle(ctx, id); err != nil && ctx.Err() == nil {
-			c.deps.Log.WithError(err).WithField("dataset", id).Warn("copy is not what it is to be yet; it is tried again")
+			c.deps.Log.WithError(err).WithField("dataset",
+				id).Warn("copy is not what it is to be yet; it is tried again")
 		}
 		return nil
 	})
@@ -234,7 +235,8 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 // reportSuperseded reports the snapshot of this node that has data which the volume does not have. The next sync says
 // that it is kept.
 func (c *Copies) reportSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
-	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order, max(k.Epoch, s.Epoch)
+	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order,
+		max(k.Epoch, s.Epoch)
 	return c.Report(ctx, api.Copied{Copy: k.Copy})
 }
 

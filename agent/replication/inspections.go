@@ -123,7 +123,8 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept)
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")
-	i.deps.LogOf(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for somebody to look at")
+	i.deps.LogOf(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for " +
+		"somebody to look at")
 	return nil
 }
 
@@ -135,7 +136,8 @@ func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.Kep
 	switch {
 	case errors.Is(err, mount.ErrBusy):
 		return dataset.Errorf(dataset.ErrInUse, "what node %s keeps of dataset %s stays mounted: "+
-			"something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again", i.deps.NodeName, k.Dataset, path, path)
+			"something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again",
+			i.deps.NodeName, k.Dataset, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return err
 	}

@@ -3,8 +3,8 @@
 //
 // MoveTable has the moves that bring datasets here, and Installer puts their data in its place. Copies
 // brings the copies that this node keeps into their recorded state, Replicas refreshes those that are replicas, and
-// Inspections mounts superseded heads. SentLog, Retention and Access are for the datasets of this node that others have copies of:
-// what they were sent, which snapshots are kept for them, and which nodes may read.
+// Inspections mounts superseded heads. SentLog, Retention and Access are for the datasets of this node that
+// others have copies of: what they were sent, which snapshots are kept for them, and which nodes may read.
 package replication
 
 import (

@@ -70,7 +70,8 @@ func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uui
 	return out.Plan, err
 }
 
-func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID, also url.Values) (out listing, err error) {
+func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID,
+	also url.Values) (out listing, err error) {
 	q := having(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())
@@ -111,7 +112,8 @@ func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []
 
 // address is where something of a dataset is asked for.
 func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
-	out := strings.TrimSuffix(peer, "/") + Prefix + "datasets/" + strings.Join(append([]string{ds.String()}, rest...), "/")
+	out := strings.TrimSuffix(peer, "/") + Prefix + "datasets/" +
+		strings.Join(append([]string{ds.String()}, rest...), "/")
 	if len(q) > 0 {
 		out += "?" + q.Encode()
 	}

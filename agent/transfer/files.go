@@ -72,7 +72,8 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 	}
 	defer func() {
 		if cErr := errors.Join(root.Close(), release()); cErr != nil {
-			s.Log.WithError(cErr).WithField("dataset", r.dataset).Error("what was opened for a transfer was not let go of")
+			s.Log.WithError(cErr).WithField("dataset",
+				r.dataset).Error("what was opened for a transfer was not let go of")
 		}
 	}()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })
@@ -163,10 +164,13 @@ func (f Files) verify(in *frameReader, got backends.Stream) error {
 		return errCut{io.ErrUnexpectedEOF}
 	}
 	if err := json.Unmarshal(in.end, &sent); err != nil || sent != got {
-		return dataset.Errorf(dataset.ErrCorrupt, "%d bytes came with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes, sent.Sum)
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"%d bytes came with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes,
+			sent.Sum)
 	}
 	if m := f.Manifest; m != nil && (m.Bytes != got.Bytes || m.Sum != got.Sum) {
-		return dataset.Errorf(dataset.ErrCorrupt, "%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes, got.Sum, m.Bytes, m.Sum)
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes, got.Sum, m.Bytes, m.Sum)
 	}
 	return nil
 }

@@ -220,7 +220,8 @@ func (f *frameReader) fill(b []byte) error {
 	case err == nil:
 		return nil
 	case in.ended:
-		return fmt.Errorf("%w: the answer ended within frame %d, or before it: %w", errFrame, f.next, io.ErrUnexpectedEOF)
+		return fmt.Errorf("%w: the answer ended within frame %d, or before it: %w", errFrame, f.next,
+			io.ErrUnexpectedEOF)
 	case errors.Is(err, io.EOF):
 		return io.ErrUnexpectedEOF
 	}
@@ -296,7 +297,8 @@ func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
 	if f.unpack == nil {
 		var err error
 		// What is packed to be much more than it says does not get the memory for it.
-		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
+		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
+			zstd.WithDecoderMaxWindow(maxFrame))
 		if err != nil {
 			return nil, err
 		}

@@ -33,7 +33,8 @@ func (p Plan) Bytes() (sum int64) {
 // inOrder sorts snapshots by when they were taken: within an epoch by the clock of its
 // home.
 func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
-	return slices.SortedStableFunc(slices.Values(all), func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
+	return slices.SortedStableFunc(slices.Values(all),
+		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
 // travels says whether a snapshot belongs to the dataset wherever its home is. Those that
@@ -53,7 +54,8 @@ func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 // that both have by then each is best sent as a difference to: the one before, the one
 // after, or its parent, which after a restore is an older one. Cost says how many bytes
 // that takes; base nil: none. A base of which it says ErrUnsupported is none for that one.
-func planned(all []dataset.Snapshot, have, want []uuid.UUID, cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
+func planned(all []dataset.Snapshot, have, want []uuid.UUID,
+	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)
 	both := map[uuid.UUID]bool{}
 	for _, s := range all {

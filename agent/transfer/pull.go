@@ -108,12 +108,14 @@ func (r *pulling) try(ctx context.Context) error {
 	r.out.Gone, r.before, r.total = plan.Gone, 0, plan.Bytes()
 	for _, step := range plan.Steps {
 		if step.Snapshot.Dataset != r.Dataset.ID {
-			return dataset.Errorf(dataset.ErrCorrupt, "the peer has snapshot %s for that of another dataset", step.Snapshot.ID)
+			return dataset.Errorf(dataset.ErrCorrupt, "the peer has snapshot %s for that of another dataset",
+				step.Snapshot.ID)
 		}
 		if r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot {
 			step.Base = r.Manifest.Base
 		}
-		isBase := step.Snapshot.Kind == dataset.SnapshotTransfer && step.Snapshot.ID != r.Want && step.Snapshot.ID != begun
+		isBase := step.Snapshot.Kind == dataset.SnapshotTransfer && step.Snapshot.ID != r.Want &&
+			step.Snapshot.ID != begun
 		if isBase {
 			r.bases = append(r.bases, step.Snapshot.ID)
 		}
@@ -159,7 +161,9 @@ func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 // dropBases goes on without what other copies rest on: these begin anew.
 func (r *pulling) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
-		r.Log.WithError(why).WithField("dataset", r.Dataset.ID).Warn("what other copies rest on does not come along: once this is their home, their next refresh sends all of it")
+		r.Log.WithError(why).WithField("dataset",
+			r.Dataset.ID).Warn("what other copies rest on does not come along: once this is their home, " +
+			"their next refresh sends all of it")
 	}
 	for _, id := range r.bases {
 		if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, id); err != nil {
@@ -200,7 +204,8 @@ func (r *pulling) wanted(ctx context.Context) error {
 	case m == nil:
 		return nil
 	case m.Snapshot != r.Want || got.Last.Base != m.Base || got.Last.Bytes != m.Bytes || got.Last.Sum != m.Sum:
-		return dataset.Errorf(dataset.ErrCorrupt, "snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
 			r.Want, got.Last.Bytes, got.Last.Sum, m.Bytes, m.Sum, m.Snapshot)
 	}
 	return nil
@@ -238,7 +243,8 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
-				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) { // which then may have changed
+				// which then may have changed
+				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
 				}
 				return true, errCut{err}
@@ -261,7 +267,8 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body, err := r.open(ctx, http.MethodGet, address(r.Peer, d.Dataset.ID, q, "snapshots", d.Snapshot.ID.String(), "stream"))
+	body, err := r.open(ctx, http.MethodGet, address(r.Peer, d.Dataset.ID, q, "snapshots", d.Snapshot.ID.String(),
+		"stream"))
 	if err != nil {
 		return backends.Stream{}, err
 	}

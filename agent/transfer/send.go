@@ -20,10 +20,12 @@ import (
 
 // Sum returns the manifest of a snapshot that a pool sends as a difference to base, or
 // whole with the nil one: it reads all of the stream, which seen gets, and sends nothing.
-func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID, seen io.Writer) (dataset.Manifest, error) {
+func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID,
+	seen io.Writer) (dataset.Manifest, error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
-		return dataset.Manifest{}, dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots", s.Dataset)
+		return dataset.Manifest{}, dataset.Errorf(dataset.ErrUnsupported,
+			"the pool of dataset %s sends no snapshots", s.Dataset)
 	}
 	sent, err := sender.Send(ctx, dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}, base, 0, seen, nil)
 	if err != nil {
@@ -33,7 +35,14 @@ func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.
 }
 
 func manifest(s dataset.Snapshot, sent backends.Stream) dataset.Manifest {
-	return dataset.Manifest{Snapshot: s.ID, Base: sent.Base, Bytes: sent.Bytes, Sum: sent.Sum, Taken: s.Created, Order: s.Order}
+	return dataset.Manifest{
+		Snapshot: s.ID,
+		Base:     sent.Base,
+		Bytes:    sent.Bytes,
+		Sum:      sent.Sum,
+		Taken:    s.Created,
+		Order:    s.Order,
+	}
 }
 
 func (s *Server) stream(w http.ResponseWriter, r *request) error {
@@ -60,7 +69,8 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	}
 	sender, ok := pool.(backends.Sender)
 	if !ok {
-		return dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
 	}
 	defer s.use(r.dataset, snapshot, base)()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
@@ -98,12 +108,14 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	}
 	if out.err != nil {
 		// Who asked is gone, or too slow: that is its own to tell.
-		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node", r.peer).Info("a transfer to another node was cut")
+		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
+			r.peer).Info("a transfer to another node was cut")
 		return nil
 	}
 	out.ctx = r.Context()
 	if err != nil {
-		s.Log.WithError(err).WithField("dataset", r.dataset).WithField("node", r.peer).Error("a transfer to another node failed")
+		s.Log.WithError(err).WithField("dataset", r.dataset).WithField("node",
+			r.peer).Error("a transfer to another node failed")
 	}
 	_ = frames.end(sent, err) // the other side sees that it has no end
 	return nil
@@ -162,7 +174,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 		if err := b.limit.wait(b.ctx, len(part)); err != nil {
 			return done, err
 		}
-		if err := b.control.SetWriteDeadline(clock.Deadline(b.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := b.control.SetWriteDeadline(clock.Deadline(b.idle)); err != nil &&
+			!errors.Is(err, http.ErrNotSupported) {
 			return done, b.fail(err)
 		}
 		n, err := b.w.Write(part)

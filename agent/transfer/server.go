@@ -171,7 +171,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 		return
 	}
 	kind := dataset.KindOf(err)
-	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) { // nobody's fault: it is there again when this agent is
+	// nobody's fault: it is there again when this agent is
+	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) {
 		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent stops: %w", err)
 	}
 	if kind == dataset.ErrInternal {
@@ -230,7 +231,8 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	out := listing{Snapshots: inOrder(e.Snapshots)}
 	sender, ok := pool.(backends.Sender)
 	if !ok {
-		return dataset.Errorf(dataset.ErrUnsupported, "the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
 	}
 	also := []uuid.UUID{want}
 	if r.URL.Query().Has("bases") { // one of before this asks for none
@@ -273,7 +275,8 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	}
 	all := strings.Split(text, ",")
 	if len(all) > maxHave {
-		return nil, want, dataset.Errorf(dataset.ErrInvalid, "%d snapshots are too many to compare with (at most %d)", len(all), maxHave)
+		return nil, want, dataset.Errorf(dataset.ErrInvalid,
+			"%d snapshots are too many to compare with (at most %d)", len(all), maxHave)
 	}
 	for _, text := range all {
 		id, err := parseID("snapshot", text)

@@ -86,7 +86,8 @@ func Cases() []Case {
 // proofs says by which cases each capability is proven, or that it is absent.
 func proofs() map[string][]string {
 	copies := []string{
-		"CapabilitiesMatchInterfaces", "StreamsAreAlwaysTheSame", "CopyBecomesHome", "CopyIsBroughtUpToDate", "CutStreamGoesOn",
+		"CapabilitiesMatchInterfaces", "StreamsAreAlwaysTheSame", "CopyBecomesHome", "CopyIsBroughtUpToDate",
+		"CutStreamGoesOn",
 		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
 	}
 	return map[string][]string{

@@ -155,6 +155,7 @@ func usedIsKnown(f *fixture) {
 	f.ok(err)
 	_, err = unix.Read(watch, make([]byte, 4<<10))
 	if known := errors.Is(err, unix.EAGAIN); known != (f.can.OwnFilesystem || f.can.KnowsUsed) {
-		f.Errorf("known without a walk: %v, with own_filesystem %v and knows_used %v", known, f.can.OwnFilesystem, f.can.KnowsUsed)
+		f.Errorf("known without a walk: %v, with own_filesystem %v and knows_used %v", known, f.can.OwnFilesystem,
+			f.can.KnowsUsed)
 	}
 }

@@ -271,13 +271,18 @@ func unknownIsNotFound(f *fixture) {
 	d, s := f.create(), dataset.Snapshot{}
 	unknown := f.record()
 	for what, call := range map[string]func() error{
-		"commit":        func() error { return f.pool.Commit(f.ctx, unknown.ID) },
-		"stat":          func() error { _, err := f.pool.Stat(f.ctx, unknown.ID); return err },
-		"used":          func() error { _, err := f.pool.Used(f.ctx, unknown.ID); return err },
-		"attach":        func() error { _, err := f.pool.Attach(f.ctx, unknown.ID, backends.AttachOptions{}); return err },
-		"write record":  func() error { return f.pool.WriteRecord(f.ctx, unknown, true) },
-		"snapshot":      func() error { return f.pool.Snapshot(f.ctx, f.snapshot(unknown), nil) },
-		"restore":       func() error { return f.pool.Restore(f.ctx, unknown.ID, uuid.New(), f.snapshot(unknown), nil) },
+		"commit": func() error { return f.pool.Commit(f.ctx, unknown.ID) },
+		"stat":   func() error { _, err := f.pool.Stat(f.ctx, unknown.ID); return err },
+		"used":   func() error { _, err := f.pool.Used(f.ctx, unknown.ID); return err },
+		"attach": func() error {
+			_, err := f.pool.Attach(f.ctx, unknown.ID, backends.AttachOptions{})
+			return err
+		},
+		"write record": func() error { return f.pool.WriteRecord(f.ctx, unknown, true) },
+		"snapshot":     func() error { return f.pool.Snapshot(f.ctx, f.snapshot(unknown), nil) },
+		"restore": func() error {
+			return f.pool.Restore(f.ctx, unknown.ID, uuid.New(), f.snapshot(unknown), nil)
+		},
 		"restore to it": func() error { s = f.snapshot(d); return f.pool.Restore(f.ctx, d.ID, uuid.New(), s, nil) },
 		"clone": func() error {
 			_, err := f.pool.Clone(f.ctx, f.record(), dataset.Source{Dataset: unknown.ID}, nil)

@@ -31,7 +31,11 @@ var _ backends.Keys = (*Keys)(nil)
 
 // NewKeys makes up a data key.
 func NewKeys() *Keys {
-	return &Keys{sealed: dataset.Encryption{ID: uuid.New(), KeyID: "00000000", Wrapped: []byte("wrapped")}, key: treetest.Bytes(23, 64)}
+	return &Keys{sealed: dataset.Encryption{
+		ID:      uuid.New(),
+		KeyID:   "00000000",
+		Wrapped: []byte("wrapped"),
+	}, key: treetest.Bytes(23, 64)}
 }
 
 // DataKey implements backends.Keys.

@@ -168,7 +168,8 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	f.ok(iErr)
 	reached := len(calls) > failure.At
 	what := fmt.Sprintf("%s whose last of %d calls %v fails with %s (%v; onwards %t), then %s",
-		o.name, failure.At+1, calls[:min(failure.At+1, len(calls))], unix.ErrnoName(failure.Errno), err, failure.Onwards, then.name)
+		o.name, failure.At+1, calls[:min(failure.At+1, len(calls))], unix.ErrnoName(failure.Errno), err,
+		failure.Onwards, then.name)
 	if !reached && err != nil {
 		f.Fatalf("%s: failed without a failure", what)
 	}
@@ -214,11 +215,13 @@ func (t *trial) settled(what string, order int) {
 	now := t.observed(what)
 	_, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
 	t.ok(err)
-	if reaped := t.observed(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head || reaped.state != now.state {
+	if reaped := t.observed(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
+		reaped.state != now.state {
 		t.Fatalf("%s: there was %v, and what is left after reaping is %v", what, now, reaped)
 	}
 	t.is(what, now, func(w world) bool {
-		return w.state == now.state && (w.head == now.head || w.state != backends.EntryReady) && slices.Equal(idsOf(w.has), idsOf(now.has))
+		return w.state == now.state && (w.head == now.head || w.state != backends.EntryReady) &&
+			slices.Equal(idsOf(w.has), idsOf(now.has))
 	})
 	ids := idsOf(now.has)
 	for i := range ids {

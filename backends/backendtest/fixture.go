@@ -115,7 +115,8 @@ func ended(t T, before int) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	buf := make([]byte, 1<<20)
-	t.Errorf("left running: %d goroutines, of all these:\n%s", runtime.NumGoroutine()-before, buf[:runtime.Stack(buf, true)])
+	t.Errorf("left running: %d goroutines, of all these:\n%s", runtime.NumGoroutine()-before,
+		buf[:runtime.Stack(buf, true)])
 }
 
 // nothingLeftBelow wants no mounts and no loop devices on what the test made.
@@ -184,9 +185,14 @@ func (f *fixture) record() dataset.Dataset {
 	id := uuid.New()
 	d := dataset.Dataset{
 		ID: id, Volume: "db-" + id.String()[:8], Spelling: "db@gold", State: dataset.StateReady,
-		Profile: dataset.Profile{Name: "gold", Revision: "0123456789ab", Quiesce: dataset.QuiesceNone, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}},
-		Labels:  map[string]string{"odd\n\"label": "välue"},
-		Home:    uuid.New(), Pool: f.pool.ID(), Epoch: 3, Request: uuid.New(),
+		Profile: dataset.Profile{
+			Name:     "gold",
+			Revision: "0123456789ab",
+			Quiesce:  dataset.QuiesceNone,
+			OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge},
+		},
+		Labels: map[string]string{"odd\n\"label": "välue"},
+		Home:   uuid.New(), Pool: f.pool.ID(), Epoch: 3, Request: uuid.New(),
 		Created: time.Date(2026, 11, 20, 7, 42, 0, 123456789, time.UTC),
 	}
 	f.seal(&d)
@@ -324,7 +330,12 @@ func mountOn(m backends.Mount, target string) error {
 		if m.Flags.NoDev {
 			options = append(options[:len(options):len(options)], "nodev")
 		}
-		return mount.Mount(target, mount.Spec{Source: m.Source, FSType: m.FSType, Options: options, ReadOnly: m.Flags.ReadOnly})
+		return mount.Mount(target, mount.Spec{
+			Source:   m.Source,
+			FSType:   m.FSType,
+			Options:  options,
+			ReadOnly: m.Flags.ReadOnly,
+		})
 	}
 	src, err := os.Open(m.Source)
 	if err != nil {

@@ -128,7 +128,8 @@ func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	paths = []string{
 		filepath.Join(top, "notes.txt"), filepath.Join(top, "precious"),
 		filepath.Join(among, "not a uuid\n"), filepath.Join(among, strings.ToUpper(uuid.NewString())+"x"),
-		filepath.Join(among, ids[0].String()), filepath.Join(among, ids[1].String()), filepath.Join(among, ids[2].String()),
+		filepath.Join(among, ids[0].String()), filepath.Join(among, ids[1].String()),
+		filepath.Join(among, ids[2].String()),
 	}
 	outside := filepath.Join(f.TempDir(), "outside")
 	f.ok(os.Mkdir(outside, 0o700))
@@ -157,7 +158,8 @@ func foreignThingsAreListedAndKept(f *fixture) {
 			i := slices.IndexFunc(list, func(e backends.Entry) bool { return e.Path == path })
 			if i < 0 {
 				f.Errorf("%s: %q is not listed", when, path)
-			} else if e := list[i]; e.State != backends.EntryForeign || e.Problem == "" || e.ID != uuid.Nil || strings.Contains(e.Problem, "\n") {
+			} else if e := list[i]; e.State != backends.EntryForeign || e.Problem == "" || e.ID != uuid.Nil ||
+				strings.Contains(e.Problem, "\n") {
 				f.Errorf("%s: listed as %+v", when, e)
 			}
 		}
@@ -243,7 +245,8 @@ func concurrentCalls(f *fixture) {
 			default:
 			}
 			list, err := f.pool.List(f.ctx)
-			found := slices.ContainsFunc(list, func(e backends.Entry) bool { return e.ID == stays.ID && e.Problem == "" })
+			found := slices.ContainsFunc(list,
+				func(e backends.Entry) bool { return e.ID == stays.ID && e.Problem == "" })
 			if err == nil && !found {
 				err = errors.New("a dataset is missing from a list")
 			}

@@ -36,7 +36,11 @@ func seenWhileItMoves(f *fixture) {
 	}
 	looks := []func() error{
 		func() error {
-			return look("by its name", func(id uuid.UUID) (bool, error) { e, err := f.pool.Stat(f.ctx, id); return e.ID == id, err })
+			return look("by its name", func(id uuid.UUID) (bool,
+				error) {
+				e, err := f.pool.Stat(f.ctx, id)
+				return e.ID == id, err
+			})
 		},
 		func() error {
 			return look("in the list", func(id uuid.UUID) (bool, error) {
@@ -85,7 +89,8 @@ func (f *fixture) moveAbout(is func(uuid.UUID)) error {
 				return err
 			}
 			for range 3 {
-				if err := errors.Join(f.copier().Demote(f.ctx, d.ID, s.ID), f.copier().Promote(f.ctx, d.ID, s.ID), f.pool.Commit(f.ctx, d.ID)); err != nil {
+				if err := errors.Join(f.copier().Demote(f.ctx, d.ID, s.ID), f.copier().Promote(f.ctx, d.ID, s.ID),
+					f.pool.Commit(f.ctx, d.ID)); err != nil {
 					return err
 				}
 			}

@@ -169,7 +169,10 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 
 // actsIn returns the acts with these names, or all if there are none.
 func (f *fixture) actsIn(d dataset.Dataset, s dataset.Snapshot, names []string) []act {
-	return slices.DeleteFunc(f.acts(d, s), func(a act) bool { return len(names) > 0 && !slices.Contains(names, a.name) })
+	return slices.DeleteFunc(f.acts(d, s), func(
+		a act) bool {
+		return len(names) > 0 && !slices.Contains(names, a.name)
+	})
 }
 
 // inUseInAnotherNamespace proves I11 on a dataset that a process of another mount namespace has mounted,
@@ -206,7 +209,8 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 	for _, a := range f.actsIn(d, s, only) {
 		err := a.call()
 		if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d ", w.pid)) {
-			f.Errorf("%s while it is used by %s: got %v, want an in_use error that names process %d", a.name, who, err, w.pid)
+			f.Errorf("%s while it is used by %s: got %v, want an in_use error that names process %d", a.name, who,
+				err, w.pid)
 		}
 	}
 	w.write("newer")

@@ -53,10 +53,18 @@ func operations() []operation {
 			_, err := t.pool.Create(t.ctx, t.clone)
 			t.ok(err)
 		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same)},
-		{name: "record", apart: true, call: func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) }, done: only(same)},
+		{
+			name:  "record",
+			apart: true,
+			call:  func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
+			done:  only(same),
+		},
 		{name: "snapshot", call: func(t *trial) error { return t.pool.Snapshot(t.ctx, t.keep, nil) },
 			done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
-		{name: "delete a snapshot", call: func(t *trial) error { return t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.old.ID) },
+		{name: "delete a snapshot", call: func(
+			t *trial) error {
+			return t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.old.ID)
+		},
 			done: only(func(t *trial, w world) world { return w.without(t.old) })},
 		{name: "restore", keeps: dataset.SnapshotRestore, call: func(t *trial) error {
 			return t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil)

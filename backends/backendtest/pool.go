@@ -131,7 +131,8 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 	_, attached := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
 	_, numbered := f.pool.Generation()
 	return map[string]error{
-		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped, "attach": attached,
+		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped,
+		"attach":          attached,
 		"commit":          f.pool.Commit(f.ctx, d.ID),
 		"delete":          f.pool.Delete(f.ctx, d.ID),
 		"snapshot":        f.pool.Snapshot(f.ctx, f.snapshot(d), nil),
@@ -243,27 +244,33 @@ func capabilitiesMatchInterfaces(f *fixture) {
 	_, sharer := f.pool.(backends.Sharer)
 	bounded, ok := f.kind.(backends.Bounded)
 	for what, wrong := range map[string]bool{
-		"more than its backend can at best":               ok && !atBest(f.can, bounded.Best()),
-		"ManyHosts without a share":                       f.can.ManyHosts && (!sharer || f.pool.Info().Share == uuid.Nil),
-		"EnforcesSize without Resizer":                    f.can.EnforcesSize && !resizer,
-		"OnlineGrow without EnforcesSize":                 f.can.OnlineGrow && !f.can.EnforcesSize,
-		"OfflineGrow of what it has not":                  slices.ContainsFunc(f.can.OfflineGrow, func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
-		"OnlineGrow of none":                              f.can.OnlineGrow && f.can.OwnFilesystem && len(f.can.OfflineGrow) >= len(f.can.Filesystems),
-		"Shrink without EnforcesSize":                     f.can.Shrink && !f.can.EnforcesSize,
-		"CountsWritten without EnforcesSize":              f.can.CountsWritten && !f.can.EnforcesSize,
-		"a default size without EnforcesSize":             f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
-		"Delta without Copier, or the other way":          f.can.Delta != copier,
-		"ConstantSnapshot without InstantSnapshot":        f.can.ConstantSnapshot && !f.can.InstantSnapshot,
-		"OwnFilesystem without Filesystems":               f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
-		"EnforcesSize without a default size":             f.can.EnforcesSize && f.can.OwnFilesystem && f.pool.Info().DefaultSize == 0,
-		"Limits, which are its node's to say":             f.can.Limits != "",
-		"OwnDevice without OwnFilesystem":                 f.can.OwnDevice && !f.can.OwnFilesystem,
-		"Staller without InstantSnapshot":                 staller && !f.can.InstantSnapshot,
-		"Info that changes":                               !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
-		"several lines in the note":                       strings.Contains(f.pool.Info().Note, "\n"),
-		"the same filesystem twice in Filesystems":        len(slices.Compact(slices.Sorted(slices.Values(f.can.Filesystems)))) != len(f.can.Filesystems),
-		"an absolute path missing in Info":                !filepath.IsAbs(f.pool.Info().Path),
-		"a status without size, or not online":            f.pool.Status(f.ctx).Size == 0 || !f.pool.Status(f.ctx).Online,
+		"more than its backend can at best": ok && !atBest(f.can, bounded.Best()),
+		"ManyHosts without a share": f.can.ManyHosts &&
+			(!sharer || f.pool.Info().Share == uuid.Nil),
+		"EnforcesSize without Resizer":    f.can.EnforcesSize && !resizer,
+		"OnlineGrow without EnforcesSize": f.can.OnlineGrow && !f.can.EnforcesSize,
+		"OfflineGrow of what it has not": slices.ContainsFunc(f.can.OfflineGrow,
+			func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
+		"OnlineGrow of none": f.can.OnlineGrow && f.can.OwnFilesystem &&
+			len(f.can.OfflineGrow) >= len(f.can.Filesystems),
+		"Shrink without EnforcesSize":              f.can.Shrink && !f.can.EnforcesSize,
+		"CountsWritten without EnforcesSize":       f.can.CountsWritten && !f.can.EnforcesSize,
+		"a default size without EnforcesSize":      f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
+		"Delta without Copier, or the other way":   f.can.Delta != copier,
+		"ConstantSnapshot without InstantSnapshot": f.can.ConstantSnapshot && !f.can.InstantSnapshot,
+		"OwnFilesystem without Filesystems":        f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
+		"EnforcesSize without a default size": f.can.EnforcesSize && f.can.OwnFilesystem &&
+			f.pool.Info().DefaultSize == 0,
+		"Limits, which are its node's to say": f.can.Limits != "",
+		"OwnDevice without OwnFilesystem":     f.can.OwnDevice && !f.can.OwnFilesystem,
+		"Staller without InstantSnapshot":     staller && !f.can.InstantSnapshot,
+		"Info that changes":                   !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
+		"several lines in the note":           strings.Contains(f.pool.Info().Note, "\n"),
+		"the same filesystem twice in Filesystems": len(
+			slices.Compact(slices.Sorted(slices.Values(f.can.Filesystems)))) != len(f.can.Filesystems),
+		"an absolute path missing in Info": !filepath.IsAbs(f.pool.Info().Path),
+		"a status without size, or not online": f.pool.Status(f.ctx).Size == 0 ||
+			!f.pool.Status(f.ctx).Online,
 		"a status of another pool":                        f.pool.Status(f.ctx).ID != f.pool.ID(),
 		"more free than there is":                         f.pool.Status(f.ctx).Free > f.pool.Status(f.ctx).Size,
 		"a backend that is not available the second time": f.kind.Available(f.ctx) != nil,

@@ -22,7 +22,8 @@ func (f *fixture) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 	var out bytes.Buffer
 	sent, err := f.copier().Send(f.ctx, f.source(s), base, 0, &out, nil)
 	f.ok(err)
-	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) || len(sent.Sum) != 64 {
+	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
+		len(sent.Sum) != 64 {
 		f.Errorf("a stream of %d bytes is told as %+v", out.Len(), sent)
 	}
 	return out.Bytes(), sent

@@ -70,7 +70,8 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 		return err
 	})
 	m := f.mount(d.ID)
-	if total, free := f.space(m); f.can.OwnFilesystem && (!within(free, size) || total < free || total > int64(size)*110/100) {
+	if total, free := f.space(m); f.can.OwnFilesystem &&
+		(!within(free, size) || total < free || total > int64(size)*110/100) {
 		f.Errorf("df in an empty %s of %s shows %d bytes free of %d", fs, size, free, total)
 	}
 	if written := f.fill(m); !within(written, size) {

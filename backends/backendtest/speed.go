@@ -61,7 +61,8 @@ func speedIsLimited(f *fixture) {
 				return err
 			}
 			if held < earliest { // later is no failure: a disk may be slower than its limit
-				f.Errorf("%s: %d pieces of %d KiB took %s under a limit that gives them %s", c.what, parts, piece>>10, held, paced)
+				f.Errorf("%s: %d pieces of %d KiB took %s under a limit that gives them %s", c.what, parts,
+					piece>>10, held, paced)
 			}
 		}
 		return nil

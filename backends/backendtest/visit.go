@@ -34,8 +34,10 @@ func visitBesideTheHome(f *fixture) {
 	home.unmount()
 	f.fails(f.pool.Delete(f.ctx, d.ID), dataset.ErrInUse)
 	guest.unmount()
-	for what, missing := range map[string][2]uuid.UUID{"dataset": {uuid.New(), f.pool.ID()}, "pool": {d.ID, uuid.New()}} {
-		if _, err := sharer.Visit(f.ctx, missing[0], missing[1], backends.AttachOptions{}); dataset.KindOf(err) != dataset.ErrNotFound {
+	for what, missing := range map[string][2]uuid.UUID{"dataset": {uuid.New(), f.pool.ID()},
+		"pool": {d.ID, uuid.New()}} {
+		if _, err := sharer.Visit(f.ctx, missing[0], missing[1],
+			backends.AttachOptions{}); dataset.KindOf(err) != dataset.ErrNotFound {
 			f.Errorf("of a %s that there is not: %v", what, err)
 		}
 	}

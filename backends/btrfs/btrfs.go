@@ -80,10 +80,12 @@ func (*Backend) Available(context.Context) error {
 	// Unlike a look at /proc/filesystems this loads the module.
 	fd, err := unix.Fsopen(Name, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs makes subvolumes and sets limits: run drover as root (CAP_SYS_ADMIN)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend btrfs makes subvolumes and sets limits: run drover as root (CAP_SYS_ADMIN)")
 	}
 	if err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs: the kernel has no btrfs (modprobe btrfs): %w", err)
+		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs: the kernel has no btrfs (modprobe btrfs): %w",
+			err)
 	}
 	unix.Close(fd)
 	return nil
@@ -92,7 +94,8 @@ func (*Backend) Available(context.Context) error {
 // Open implements backends.Kind.
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
 	}
 	p := &Pool{name: cfg.Name, step: b.step, clock: b.clock}
 	var err error
@@ -163,7 +166,9 @@ func belowBtrfs(path string) error {
 func onBtrfs(path string) error {
 	kind, err := fsctl.KindOf(path)
 	if err == nil && kind != Name {
-		err = dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend btrfs wants a directory on a mounted btrfs, or a device that is to become one (drover pool create NAME --backend btrfs --device DEVICE)", path, kind)
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"%s lies on %s: backend btrfs wants a directory on a mounted btrfs, or a device that is to "+
+				"become one (drover pool create NAME --backend btrfs --device DEVICE)", path, kind)
 	}
 	return err
 }
@@ -198,8 +203,9 @@ func (p *Pool) Info() backends.Info {
 	can.CountsWritten, can.KnowsUsed = p.quota == btrfsctl.QuotaSimple, p.quota == btrfsctl.QuotaFull
 	return backends.Info{
 		Capabilities: can,
-		Note:         "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " + p.sizes() + p.lies(),
-		Path:         p.shelf.Path(), Missing: p.missing(),
+		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " +
+			p.sizes() + p.lies(),
+		Path: p.shelf.Path(), Missing: p.missing(),
 	}
 }
 
@@ -208,7 +214,8 @@ func (p *Pool) missing() []string {
 	if p.quota != btrfsctl.QuotaNone {
 		return nil
 	}
-	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " + p.shelf.Path() + ")"}
+	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " +
+		p.shelf.Path() + ")"}
 }
 
 // sizes says how sizes are kept, or what would have them kept.
@@ -217,7 +224,8 @@ func (p *Pool) sizes() string {
 	case btrfsctl.QuotaFull:
 		return "sizes by full quotas, a full volume gets EDQUOT"
 	case btrfsctl.QuotaSimple:
-		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume for as long as a snapshot has it, and not what a clone shares"
+		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume " +
+			"for as long as a snapshot has it, and not what a clone shares"
 	default:
 		return "no size limits, as the filesystem's quotas were off when drover started"
 	}
@@ -251,7 +259,8 @@ func (p *Pool) quotasHold(dir *os.File) error {
 	case err != nil:
 		return err
 	case now != p.quota && now == btrfsctl.QuotaNone:
-		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)", p.shelf.Path())
+		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)",
+			p.shelf.Path())
 	case p.quota == btrfsctl.QuotaNone:
 		return nil
 	case now != p.quota:
@@ -269,9 +278,11 @@ func (p *Pool) quotasHold(dir *os.File) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota rescan -w %s): %w", p.shelf.Path(), err)
+		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota "+
+			"rescan -w %s): %w", p.shelf.Path(), err)
 	}
-	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w %s waits for it)", p.shelf.Path())
+	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+
+		"%s waits for it)", p.shelf.Path())
 }
 
 // recountEvery is how long a count is left alone that the kernel may be at still, or has given up
@@ -370,7 +381,8 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 // Attach implements backends.Pool: the head is there already.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs has no mount options for one volume (asked for %s)", dataset.Have(opts.Mount))
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend btrfs has no mount options for one volume (asked for %s)", dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -37,7 +37,8 @@ func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 
 // Receive implements backends.Copier: the stream is gathered in a file, and applied once it was
 // verified.
-func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receive(ctx, d, r, progress)
 	if err != nil {
 		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
@@ -45,7 +46,8 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	return out, nil
 }
 
-func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := p.shelf.MakeCopy(d.Dataset, p.room)
 	if err != nil {
 		return out, err
@@ -90,7 +92,12 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 		return out, errors.Join(err, p.destroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
 	}
 	p.step("btrfs.receive.durable")
-	if err := f.WriteKept(shelf.Kept{Snapshot: d.Snapshot, Tree: shelf.TreeOf(d.Snapshot.ID), Limit: out.Size, Stream: out}); err != nil {
+	if err := f.WriteKept(shelf.Kept{
+		Snapshot: d.Snapshot,
+		Tree:     shelf.TreeOf(d.Snapshot.ID),
+		Limit:    out.Size,
+		Stream:   out,
+	}); err != nil {
 		return out, err
 	}
 	p.step("btrfs.receive.recorded")
@@ -152,7 +159,8 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 			return err
 		}
 	}
-	return dataset.Errorf(dataset.ErrConflict, "the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+	return dataset.Errorf(dataset.ErrConflict,
+		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
 // headIs tells whether a head is what a snapshot is, wherever its folder is.
@@ -276,7 +284,8 @@ func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 	}
 	same, err := p.headIs(ctx, f, h, snapshot)
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost", snapshot)
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+			snapshot)
 	}
 	return err
 }

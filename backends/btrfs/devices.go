@@ -36,7 +36,8 @@ func (p *Pool) lies() string {
 	}
 	note := "; " + p.disk.Note()
 	if len(p.disk.Devices) > 1 {
-		note += fmt.Sprintf(": data %s, metadata %s", btrfsctl.Profile(p.disk.ID, "data"), btrfsctl.Profile(p.disk.ID, "metadata"))
+		note += fmt.Sprintf(": data %s, metadata %s", btrfsctl.Profile(p.disk.ID, "data"),
+			btrfsctl.Profile(p.disk.ID, "metadata"))
 	}
 	return note
 }

@@ -67,7 +67,8 @@ func own(f *shelf.Folder, owner *dataset.Owner) error {
 }
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
+	error) {
 	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
 		from, err := p.shelf.FindAny(src.Dataset)
 		if err != nil {
@@ -100,7 +101,8 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 
 // cloneSize returns the size of a clone of a tree that has a size, where want is asked for: the
 // larger one of the two.
-func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size, want dataset.Size) (dataset.Size, error) {
+func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size,
+	want dataset.Size) (dataset.Size, error) {
 	switch {
 	case p.quota == btrfsctl.QuotaNone:
 		return 0, nil // what was limited once is not here
@@ -175,15 +177,22 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs encrypts nothing: use a pool of backend loop or lvm")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend btrfs encrypts nothing: use a pool of backend loop or lvm")
 	case fs.Type != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of "+
+				"backend loop", fs.Type)
 	case len(fs.Mount) > 0:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend btrfs has no mount options for one volume (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend btrfs has no mount options for one volume (asked for %s): leave them out, or "+
+				"use a pool of backend loop", dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case p.quota == btrfsctl.QuotaNone:
-		return dataset.Errorf(dataset.ErrUnsupported, "pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs quota enable %s, then restart drover)", p.name, d.Size, p.shelf.Path())
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs "+
+				"quota enable %s, then restart drover)", p.name, d.Size, p.shelf.Path())
 	}
 	return p.fits(d.Size)
 }
@@ -195,7 +204,8 @@ func (p *Pool) fits(size dataset.Size) error {
 	case !st.Online:
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name, st.Size.Human())
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
+			st.Size.Human())
 	}
 	return (*Backend)(nil).Takes("", size)
 }

@@ -19,7 +19,8 @@ import (
 
 // Send implements backends.Sender: what the kernel makes of two subvolumes that never change,
 // which is the same each time.
-func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.send(ctx, src, base, from, w, progress)
 	if err != nil {
 		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
@@ -27,7 +28,8 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-func (p *Pool) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := p.shelf.FindAny(src.Dataset)
 	if err != nil {
 		return out, err
@@ -53,7 +55,13 @@ func (p *Pool) send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 		}
 		defer old.Close()
 	}
-	frames, err := spool.NewWriter(w, spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Limit}, from)
+	frames, err := spool.NewWriter(w, spool.Header{
+		Kind:     Name,
+		Dataset:  src.Dataset,
+		Snapshot: src.Snapshot,
+		Base:     base,
+		Size:     s.Limit,
+	}, from)
 	if err != nil {
 		return out, err
 	}

@@ -25,7 +25,8 @@ func limit(dir *os.File, size dataset.Size) error {
 	case off && size == 0:
 		return nil // there is none, as quotas are off or have not come to it
 	case off:
-		return dataset.Errorf(dataset.ErrUnsupported, "quotas were switched off: no size can be given (btrfs quota enable): %w", err)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"quotas were switched off: no size can be given (btrfs quota enable): %w", err)
 	}
 	return err
 }
@@ -63,7 +64,8 @@ func (p *Pool) misses(dir *os.File, size dataset.Size) error {
 	case err != nil:
 		return err
 	case have != size:
-		return fmt.Errorf("the limit of its subvolume is %s and its size %s, with 0B for none: restart drover", have, size)
+		return fmt.Errorf("the limit of its subvolume is %s and its size %s, with 0B for none: restart drover",
+			have, size)
 	}
 	return nil
 }

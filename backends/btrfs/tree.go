@@ -37,7 +37,8 @@ func open(f *shelf.Folder, name string) (*os.File, error) {
 		if dir != nil {
 			_ = dir.Close()
 		}
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s is no subvolume: drover made no such thing (was the pool copied file by file?)", f.ID, name)
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"dataset %s: %s is no subvolume: drover made no such thing (was the pool copied file by file?)", f.ID, name)
 	}
 	return dir, nil
 }
@@ -45,7 +46,8 @@ func open(f *shelf.Folder, name string) (*os.File, error) {
 // copyTree makes a tree what another is, at one moment; one that an earlier try left in its
 // place is destroyed. It is durable when it returns, with all that was done before: a
 // snapshot is made by the commit of the transaction that it is part of.
-func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string, readOnly bool) error {
+func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+	readOnly bool) error {
 	src, err := open(from, name)
 	if err != nil {
 		return err
@@ -88,7 +90,9 @@ func plain(f *shelf.Folder, tree *os.File) error {
 // nests is the error where something in a dataset made subvolumes.
 func nests(f *shelf.Folder, n int) error {
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"dataset %s holds %d subvolumes that something in it made: a snapshot would leave them out, and no size bounds them (btrfs subvolume list -o its mount point, and delete them, or use a pool of backend loop)", f.ID, n)
+		"dataset %s holds %d subvolumes that something in it made: a snapshot would leave them out, and no "+
+			"size bounds them (btrfs subvolume list -o its mount point, and delete them, or use a pool of "+
+			"backend loop)", f.ID, n)
 }
 
 // destroy removes a subvolume, or a folder with the subvolumes in it; what is absent is
@@ -176,7 +180,8 @@ func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 }
 
 func strangers(f *shelf.Folder, names []string) error {
-	return dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its folder holds %s, which drover did not put there: move it elsewhere", f.ID, dataset.Have(names))
+	return dataset.Errorf(dataset.ErrCorrupt,
+		"dataset %s: its folder holds %s, which drover did not put there: move it elsewhere", f.ID, dataset.Have(names))
 }
 
 // Delete implements backends.Pool. A folder that holds what Drover did not make stays.

@@ -14,7 +14,8 @@ import (
 // Attach implements backends.Pool: the head is there already.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s has no mount options (asked for %s)", p.kind, dataset.Have(opts.Mount))
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend %s has no mount options (asked for %s)", p.kind, dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -32,7 +33,8 @@ func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOpt
 		return backends.Attachment{}, err
 	}
 	if info, err := f.Lstat(head.Tree); err != nil || !info.IsDir() {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone", f.ID, head.Tree)
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone",
+			f.ID, head.Tree)
 	}
 	return p.uses.Bind(s, f, head.Tree, opts.ReadOnly), nil
 }
@@ -40,7 +42,8 @@ func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOpt
 // idle fails with dataset.ErrInUse while a dataset is in use, saying what cannot be done meanwhile.
 func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
 	if err := p.uses.None(ctx, f.ID, p.shelf.PathOf(f)); err != nil {
-		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop its containers, or use a pool of backend loop)", err, what, p.kind)
+		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop "+
+			"its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
 	return nil
 }

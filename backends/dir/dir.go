@@ -82,7 +82,13 @@ func (b Backend) Name() string { return cmp.Or(b.name, "dir") }
 
 // Best implements backends.Bounded.
 func (Backend) Best() dataset.Capabilities {
-	return dataset.Capabilities{EnforcesSize: true, KnowsUsed: true, OnlineGrow: true, Shrink: true, CloneIndependent: true}
+	return dataset.Capabilities{
+		EnforcesSize:     true,
+		KnowsUsed:        true,
+		OnlineGrow:       true,
+		Shrink:           true,
+		CloneIndependent: true,
+	}
 }
 
 // Takes implements backends.Bounded.
@@ -97,7 +103,8 @@ func (Backend) Takes(_ string, size dataset.Size) error {
 // 5.12 and later.
 func (b Backend) Available(context.Context) error {
 	if os.Geteuid() != 0 {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend %s keeps owners and device nodes: run drover as root", b.Name())
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend %s keeps owners and device nodes: run drover as root", b.Name())
 	}
 	if err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		return dataset.Errorf(dataset.ErrUnsupported, "backend %s needs Linux 5.12 or later (mount_setattr)", b.Name())
@@ -108,7 +115,8 @@ func (b Backend) Available(context.Context) error {
 // Open opens or makes a pool in a directory; see backends.Kind.
 func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend %s keeps datasets in a directory, not in an image: leave the size out", b.Name())
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"backend %s keeps datasets in a directory, not in an image: leave the size out", b.Name())
 	}
 	p := &Pool{name: cfg.Name, kind: b.Name(), step: b.step}
 	if p.step == nil {
@@ -206,8 +214,9 @@ func (p *Pool) Info() backends.Info {
 	}
 	return backends.Info{
 		Capabilities: can,
-		Note:         fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not to be in use%s", p.fs, p.sizes(), p.how, on),
-		Path:         p.shelf.Path(), Missing: p.missing(),
+		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not "+
+			"to be in use%s", p.fs, p.sizes(), p.how, on),
+		Path: p.shelf.Path(), Missing: p.missing(),
 	}
 }
 

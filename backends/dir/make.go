@@ -28,7 +28,8 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the
 // source's.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
+	progress backends.Progress) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
 		from, err := p.shelf.Find(src.Dataset)
 		if err != nil {
@@ -102,15 +103,22 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend dir encrypts nothing: use a pool of backend loop or lvm")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend dir encrypts nothing: use a pool of backend loop or lvm")
 	case fs.Type != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s makes no filesystem (asked for %s): leave it out, or use a pool of backend loop", p.kind, fs.Type)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend %s makes no filesystem (asked for %s): leave it out, or use a pool of backend loop",
+			p.kind, fs.Type)
 	case len(fs.Mount) > 0:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend %s has no mount options (asked for %s): leave them out, or use a pool of backend loop", p.kind, dataset.Have(fs.Mount))
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend %s has no mount options (asked for %s): leave them out, or use a pool of "+
+				"backend loop", p.kind, dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case p.mend != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of backend loop (%s)", p.kind, d.Size, p.mend)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of "+
+				"backend loop (%s)", p.kind, d.Size, p.mend)
 	}
 	return p.fits(d.Size)
 }
@@ -151,7 +159,8 @@ func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner
 }
 
 // copyHead copies a tree to what will be a head of that size, in a project of its own.
-func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head, progress backends.Progress) (shelf.Head, error) {
+func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
+	progress backends.Progress) (shelf.Head, error) {
 	if p.mend != "" {
 		return h, p.copyTree(ctx, from, name, to, h.Tree, copying{}, progress)
 	}
@@ -173,7 +182,8 @@ type copying struct {
 
 // copyTree copies a tree of one folder into a new one of another, durably; what
 // an earlier try left in its place is removed.
-func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string, c copying, progress backends.Progress) (err error) {
+func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+	c copying, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
 	if err != nil {
 		return err
@@ -187,7 +197,8 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		return over("what is to be copied", used, c.within)
 	}
 	if free, err := p.shelf.Free(); err != nil || (!p.shares && dataset.Size(size.Bytes) > free) {
-		return orElse(err, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left", dataset.Size(size.Bytes).Human(), free.Human()))
+		return orElse(err, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
+			dataset.Size(size.Bytes).Human(), free.Human()))
 	}
 	temp := shelf.Temp + as
 	if err := p.removeAll(ctx, to, temp, as); err != nil {

@@ -43,7 +43,8 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	case held:
 		id, inherited, err := fsctl.Project(dir)
 		if err == nil && inherited {
-			return fmt.Sprintf("the pool is inside of project %d, and there is none within another: use a directory that is in none", id), nil
+			return fmt.Sprintf("the pool is inside of project %d, and there is none within another: use a "+
+				"directory that is in none", id), nil
 		}
 		return "", err
 	}
@@ -51,7 +52,8 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	case fsctl.XFS:
 		return "mount its filesystem with -o prjquota, anew as a remount cannot" + andRestart, nil
 	case fsctl.Ext:
-		return "unmount its filesystem, tune2fs -O project,quota " + deviceOf(dir.Name()) + ", mount it with -o prjquota" + andRestart, nil
+		return "unmount its filesystem, tune2fs -O project,quota " + deviceOf(dir.Name()) +
+			", mount it with -o prjquota" + andRestart, nil
 	}
 	return "only XFS and ext4 have them, mounted with -o prjquota", nil
 }
@@ -232,7 +234,8 @@ func (p *Pool) misses(dir *os.File, h shelf.Head) error {
 		if h.Size == 0 {
 			return nil
 		}
-		return fmt.Errorf("its size of %s does not hold, as its head is in no project: restore a snapshot of it", h.Size)
+		return fmt.Errorf("its size of %s does not hold, as its head is in no project: restore a snapshot of it",
+			h.Size)
 	}
 	if ours(dir) != h.Project {
 		return fmt.Errorf("its head is not in project %d any more: no size holds", h.Project)
@@ -244,7 +247,8 @@ func (p *Pool) misses(dir *os.File, h shelf.Head) error {
 	case err != nil:
 		return err
 	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+rounded || (q.Limit != 0 && h.Size == 0):
-		return fmt.Errorf("the limit of its project %d is %d bytes and its size %s, with 0 for none: restart drover", h.Project, q.Limit, h.Size)
+		return fmt.Errorf("the limit of its project %d is %d bytes and its size %s, with 0 for none: "+
+			"restart drover", h.Project, q.Limit, h.Size)
 	}
 	return nil
 }

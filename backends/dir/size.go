@@ -20,7 +20,8 @@ func (p *Pool) fits(size dataset.Size) error {
 	case !st.Online:
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name, st.Size.Human())
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
+			st.Size.Human())
 	}
 	return Backend{}.Takes("", size)
 }
@@ -78,7 +79,9 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 	}
 	defer dir.Close()
 	if h.Project == 0 || ours(dir) != h.Project {
-		return dataset.Errorf(dataset.ErrUnsupported, "its files are in no project of its own, as it was made before its filesystem had project quotas: clone it, or restore a snapshot of it, for one that can have a size")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its files are in no project of its own, as it was made before its filesystem had project "+
+				"quotas: clone it, or restore a snapshot of it, for one that can have a size")
 	}
 	if size != 0 {
 		if err := p.fits(size); err != nil {
@@ -99,7 +102,8 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 		return err
 	}
 	p.step("dir.resize.recorded")
-	return fsctl.LimitProject(dir, h.Project, uint64(size)) // one that a crash takes back is set when the pool is opened
+	// one that a crash takes back is set when the pool is opened
+	return fsctl.LimitProject(dir, h.Project, uint64(size))
 }
 
 // Grow implements backends.Resizer: there is nothing to do.

@@ -72,11 +72,13 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 }
 
 // RestoreApart is Restore where another host may write to the head that was; see backends.Sharer.
-func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
+	progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, true, progress)
 }
 
-func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, apart bool, progress backends.Progress) error {
+func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, apart bool,
+	progress backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
 		return err

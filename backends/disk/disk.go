@@ -56,9 +56,11 @@ type Disk struct {
 
 // Open mounts the filesystem of a pool at cfg.Mount. It is kind, fsctl.XFS or fsctl.Btrfs;
 // options are tried in turn, until the kernel takes one.
-func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk, error) {
+func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk,
+	error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "a pool on devices lies where drover mounts it: leave its path and image out")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"a pool on devices lies where drover mounts it: leave its path and image out")
 	}
 	for _, device := range cfg.Devices {
 		if err := checkPath(device); err != nil {
@@ -67,7 +69,8 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	if kind == fsctl.XFS && len(cfg.Devices) > 1 && cfg.Make {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"XFS lies on one device, and cannot be striped over %s: give one, or use backend btrfs, lvm or zfs, or a RAID of them", strings.Join(cfg.Devices, " and "))
+			"XFS lies on one device, and cannot be striped over %s: give one, or use backend btrfs, lvm or "+
+				"zfs, or a RAID of them", strings.Join(cfg.Devices, " and "))
 	}
 	id, fresh, err := cfg.ID, false, error(nil)
 	if cfg.Make {
@@ -104,7 +107,8 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 
 // form returns the UUID of the filesystem on the devices of a pool that is to be made, and
 // whether it made that now.
-func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool, err error) {
+func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool,
+	err error) {
 	found := map[uuid.UUID]bool{}
 	force, blank := false, 0
 	for _, device := range cfg.Devices {
@@ -137,7 +141,10 @@ func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	switch {
 	case len(found) > 1 || (len(found) == 1 && blank > 0):
-		return id, false, dataset.Errorf(dataset.ErrExists, "some of %s have a pool's filesystem, and not all the same one: they were left as they are (drover pool adopt DEVICE takes one over; blkdiscard -z -f DEVICE writes zeros over all of it)", strings.Join(cfg.Devices, ", "))
+		return id, false, dataset.Errorf(dataset.ErrExists,
+			"some of %s have a pool's filesystem, and not all the same one: they were left as they are "+
+				"(drover pool adopt DEVICE takes one over; blkdiscard -z -f DEVICE writes zeros over all of it)",
+			strings.Join(cfg.Devices, ", "))
 	case len(found) == 1:
 		return id, false, nil
 	}
@@ -235,7 +242,8 @@ func (d *Disk) empty(dir *os.File, below string) error {
 		case below == "" && !e.IsDir() && strings.Contains(name, identity):
 			continue
 		case below == "" && e.IsDir():
-			fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			fd, err := unix.Openat(int(dir.Fd()), name,
+				unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
 			}
@@ -245,7 +253,9 @@ func (d *Disk) empty(dir *os.File, below string) error {
 				return err
 			}
 		default:
-			return dataset.Errorf(dataset.ErrExists, "there is a pool of drover's on %s, with %q in it: it was left as it is (drover pool adopt %s takes it over)",
+			return dataset.Errorf(dataset.ErrExists,
+				"there is a pool of drover's on %s, with %q in it: it was left as it is (drover pool adopt "+
+					"%s takes it over)",
 				strings.Join(d.Devices, " and "), below+name, d.Devices[0])
 		}
 	}
@@ -272,7 +282,11 @@ func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) 
 	}
 	var err error
 	for _, opts := range append(options, nil) {
-		spec := mount.Spec{Source: d.Devices[0], FSType: string(kind), Options: append(append([]string{"noatime"}, d.members()...), opts...)}
+		spec := mount.Spec{
+			Source:  d.Devices[0],
+			FSType:  string(kind),
+			Options: append(append([]string{"noatime"}, d.members()...), opts...),
+		}
 		err = mount.Mount(d.mount, spec)
 		for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
 			<-time.After(busyPause) // a process that is being forked has a copy of what peek had open
@@ -305,7 +319,8 @@ func (d *Disk) mounted() (bool, error) {
 	}
 	node, err := resolve(e.Source)
 	if err != nil || !slices.Contains(d.Devices, node) {
-		return false, dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool of %s belongs", e.Source, d.mount, strings.Join(d.Devices, " and "))
+		return false, dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool of %s belongs",
+			e.Source, d.mount, strings.Join(d.Devices, " and "))
 	}
 	return true, nil
 }
@@ -325,7 +340,8 @@ func (d *Disk) Left(backend string) string {
 		devices = append(devices, "--device "+device)
 		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a busy one
 	}
-	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; for anything else: %s)",
+	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; "+
+		"for anything else: %s)",
 		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, " && "))
 }
 

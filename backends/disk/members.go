@@ -36,7 +36,8 @@ func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
 	case sb.kind != kind:
 		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s has no %s", device, kind)
 	case sb.label != label || sb.unfinished:
-		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s has a %s that drover did not make: mount it, and adopt the path of the pool in it", device, kind)
+		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid,
+			"%s has a %s that drover did not make: mount it, and adopt the path of the pool in it", device, kind)
 	}
 	return sb.id, nil
 }
@@ -80,7 +81,8 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 		}
 	}
 	if err := whole(found); err != nil {
-		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id, strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
+		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id,
+			strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
 	}
 	return nodes(found), nil
 }
@@ -119,11 +121,13 @@ func whole(found []member) error {
 	})
 	for i, m := range found[1:] {
 		if m.device == found[i].device {
-			return fmt.Errorf("both %s and %s have the pool's filesystem: one is a copy, or another way to the same disk; take one away", found[i].node, m.node)
+			return fmt.Errorf("both %s and %s have the pool's filesystem: one is a copy, or another way to "+
+				"the same disk; take one away", found[i].node, m.node)
 		}
 	}
 	if want := found[0].devices; uint64(len(found)) != want {
-		return fmt.Errorf("%d of the %d devices of the pool's filesystem are there (%s): it is not mounted with some missing", len(found), want, strings.Join(nodes(found), ", "))
+		return fmt.Errorf("%d of the %d devices of the pool's filesystem are there (%s): it is not mounted "+
+			"with some missing", len(found), want, strings.Join(nodes(found), ", "))
 	}
 	return nil
 }

@@ -60,7 +60,8 @@ func vacant(path string) error {
 	if content == fsctl.OtherData {
 		how = "blkdiscard -z -f " + node + " writes zeros over all of it"
 	}
-	return dataset.Errorf(dataset.ErrExists, "device %s holds %s, and was left as it is (if nobody needs that: %s)", path, content, how)
+	return dataset.Errorf(dataset.ErrExists, "device %s holds %s, and was left as it is (if nobody needs that: %s)",
+		path, content, how)
 }
 
 // free fails unless path is a block device that nobody uses and that can be written to. It
@@ -80,9 +81,11 @@ func free(path string) (node string, err error) {
 	fd, err := unix.Open(node, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s cannot be written to (blockdev --getro %s): %w", path, node, err)
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"device %s cannot be written to (blockdev --getro %s): %w", path, node, err)
 	case errors.Is(err, unix.EBUSY):
-		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s and fuser -v %s show by what)", path, node, node)
+		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s and fuser -v %s show by what)",
+			path, node, node)
 	case err != nil:
 		return "", fmt.Errorf("open device %s: %w", path, err)
 	}
@@ -95,7 +98,8 @@ func free(path string) (node string, err error) {
 		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s has no bytes: there is no disk in it", path)
 	}
 	if readOnly != 0 {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s is read-only (blockdev --setrw %s, if it is to be written to)", path, node)
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"device %s is read-only (blockdev --setrw %s, if it is to be written to)", path, node)
 	}
 	return node, nil
 }
@@ -133,7 +137,8 @@ func unclaimed(path, node string, st unix.Stat_t) error {
 		where = of[0]
 	}
 	if where != nil {
-		return dataset.Errorf(dataset.ErrInUse, "device %s is mounted at %s (umount %s)", path, where.Mountpoint, where.Mountpoint)
+		return dataset.Errorf(dataset.ErrInUse, "device %s is mounted at %s (umount %s)", path, where.Mountpoint,
+			where.Mountpoint)
 	}
 	swap, err := isSwap(st.Rdev)
 	if err != nil {
@@ -147,14 +152,17 @@ func unclaimed(path, node string, st unix.Stat_t) error {
 		return err
 	}
 	if len(holders) > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, few(holders), node)
+		return dataset.Errorf(dataset.ErrInUse,
+			"device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, few(holders), node)
 	}
 	parts, err := partitions(in)
 	if err != nil {
 		return err
 	}
 	if len(parts) > 0 {
-		return dataset.Errorf(dataset.ErrExists, "device %s has partitions: %s (give one of them; or, if nobody needs what is in them: wipefs -a %s, then blkdiscard -z %s)", path, few(parts), node, node)
+		return dataset.Errorf(dataset.ErrExists,
+			"device %s has partitions: %s (give one of them; or, if nobody needs what is in them: wipefs -a "+
+				"%s, then blkdiscard -z %s)", path, few(parts), node, node)
 	}
 	return nil
 }
@@ -224,7 +232,8 @@ func Suffice(devices []string, least dataset.Size) error {
 		size += n
 	}
 	if size < least {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)", strings.Join(devices, " and "), size.Human(), least)
+		return dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)",
+			strings.Join(devices, " and "), size.Human(), least)
 	}
 	return nil
 }

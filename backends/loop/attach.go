@@ -116,7 +116,8 @@ func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error
 func look(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := superblock(image)
 	if errors.Is(err, dataset.ErrCorrupt) && item == head && crypt.FirstLost(image) == nil {
-		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps "+
+			"what is there)", err)
 	}
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", image.Name(), err)
@@ -138,7 +139,9 @@ func superblock(d fsctl.Disk) (fs string, size int64, err error) {
 	if is {
 		have, err := d.Seek(0, io.SeekEnd)
 		if err == nil && have <= crypt.Overhead {
-			err = dataset.Errorf(dataset.ErrCorrupt, "it was cut off: the headers of its LUKS container take %s, and %s are there", dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
+			err = dataset.Errorf(dataset.ErrCorrupt,
+				"it was cut off: the headers of its LUKS container take %s, and %s are there",
+				dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
 		}
 		return luks, 0, err
 	}

@@ -97,7 +97,8 @@ func (p *Pool) clearAreas(root folder) error {
 	for _, name := range []string{incoming, datasets, copies, deleting, templates} {
 		err := absentIsFine(root.rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
-			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", p.name, root.path(name))
+			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", p.name,
+				root.path(name))
 		}
 		if err != nil {
 			return err
@@ -107,7 +108,8 @@ func (p *Pool) clearAreas(root folder) error {
 	left, err := root.entries(".")
 	for _, e := range left {
 		if !strings.HasPrefix(e.Name(), identityFile) {
-			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, root.path(e.Name()))
+			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name,
+				root.path(e.Name()))
 		}
 	}
 	return err

@@ -109,7 +109,9 @@ func (p *Pool) dropHead(dir folder) error {
 		return err
 	}
 	if !ok {
-		return dataset.Errorf(dataset.ErrConflict, "the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+		return dataset.Errorf(dataset.ErrConflict,
+			"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as "+
+				"superseded first)")
 	}
 	return p.layout.remove(dir, head)
 }
@@ -213,7 +215,8 @@ func (p *Pool) demotable(dir folder, place string, snapshot uuid.UUID) error {
 	}
 	same, err := p.headIs(dir, snapshot.String())
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost", snapshot)
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+			snapshot)
 	}
 	return err
 }

@@ -39,7 +39,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 }
 
 // Clone implements backends.Pool: one shared image, one flush.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress backends.Progress) (dataset.Size, error) {
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
+	progress backends.Progress) (dataset.Size, error) {
 	size, err := p.build(d, func(root, dir folder) (made, error) {
 		defer p.claims.Use(src.Dataset)()
 		from, item, err := p.openSource(root, src)
@@ -145,7 +146,8 @@ func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder) (made, error
 	return size, nil
 }
 
-func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir folder) (made, error)) (dataset.Size, error) {
+func (p *Pool) fill(root, place folder, d dataset.Dataset, fill func(root, dir folder) (made, error)) (dataset.Size,
+	error) {
 	dir, err := place.sub(d.ID.String())
 	if err != nil {
 		return 0, err

@@ -128,7 +128,8 @@ func (p *Pool) destroy(root folder, path string) error {
 		}
 	}
 	if len(c.foreign) > 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "%s holds what no pool has: %s: left as it is", dir.Name(), strings.Join(c.foreign, ", "))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s holds what no pool has: %s: left as it is", dir.Name(),
+			strings.Join(c.foreign, ", "))
 	}
 	for _, name := range slices.Concat(c.tmp, c.records) {
 		if err := absentIsFine(dir.remove(name)); err != nil {

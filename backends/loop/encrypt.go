@@ -54,7 +54,8 @@ func (p *Pool) sameKey(dir folder, item string, d dataset.Dataset) error {
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
 	case is && id != d.Encryption.ID:
-		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
 	}
 	return nil
 }
@@ -102,7 +103,8 @@ func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templat
 	if !p.info.Capabilities.Encryption {
 		err := crypt.Available()
 		if err == nil {
-			err = dataset.Errorf(dataset.ErrUnsupported, "encryption was not possible when the pool was opened (restart drover)")
+			err = dataset.Errorf(dataset.ErrUnsupported,
+				"encryption was not possible when the pool was opened (restart drover)")
 		}
 		return 0, err
 	}
@@ -128,7 +130,8 @@ func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templat
 
 // encrypt makes a container in next, and the filesystem in that.
 func (p *Pool) encrypt(ctx context.Context, dir folder, id uuid.UUID, key []byte, t template) error {
-	dev, err := attach(ctx, dir.path(p.layout.image(next)), loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+	dev, err := attach(ctx, dir.path(p.layout.image(next)),
+		loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 	if err != nil {
 		return err
 	}
@@ -151,7 +154,8 @@ func (p *Pool) encrypt(ctx context.Context, dir folder, id uuid.UUID, key []byte
 }
 
 // attachEncrypted is Attach of an encrypted head. Nothing was changed where the key is not here.
-func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.AttachOptions) (backends.Attachment, error) {
+func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.AttachOptions) (backends.Attachment,
+	error) {
 	var att backends.Attachment
 	key, err := p.dataKey(ctx, dir)
 	if err != nil {
@@ -190,7 +194,8 @@ func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error
 // growsInside prepares the growth of an encrypted head that is mounted from a loop device: it
 // returns which filesystem the head has, its mapping, and what has the mapping fill the device. It
 // changes nothing, and fails if the key is absent or another one.
-func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs, inner string, inside func() (int64, error), err error) {
+func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs, inner string,
+	inside func() (int64, error), err error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
 		err = crypt.New(p.backend.runner).Fits(ctx, device, key)
@@ -210,7 +215,8 @@ func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs, 
 		return "", "", nil, err
 	}
 	fs, _, err = superblock(dev)
-	return fs, m.Path(), func() (int64, error) { return p.fillDevice(ctx, m.Name, m.Path(), key) }, errors.Join(err, dev.Close())
+	return fs, m.Path(), func() (int64, error) { return p.fillDevice(ctx, m.Name, m.Path(), key) },
+		errors.Join(err, dev.Close())
 }
 
 // fillDevice has a mapping fill its loop device, and returns how many bytes the mapping has then.

@@ -77,7 +77,9 @@ func (p *Pool) suitable(mk bool) (string, error) {
 	}
 	if !ok {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m reflink=1), btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", p.path, kind)
+			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m "+
+				"reflink=1), btrfs, or an image file (drover pool create NAME --backend loop --path FILE "+
+				"--image SIZE)", p.path, kind)
 	}
 	if kind == fsctl.Btrfs {
 		return layoutBtrfs, nil
@@ -87,10 +89,12 @@ func (p *Pool) suitable(mk bool) (string, error) {
 
 func unsuitable(path string, kind fsctl.Kind, mk bool) error {
 	if !mk {
-		return dataset.Errorf(dataset.ErrOffline, "%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
+		return dataset.Errorf(dataset.ErrOffline,
+			"%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
+		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, "+
+			"btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
 }
 
 // identify reads which pool lies at path, making one there if that is wanted.
@@ -123,7 +127,8 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 	case cfg.ID != uuid.Nil && id.ID != cfg.ID:
 		problem = fmt.Sprintf("another pool, %s (made as %q), instead of %s", id.ID, id.Name, cfg.ID)
 	case id.Format != format:
-		kind, problem = dataset.ErrUnsupported, fmt.Sprintf("a pool of format %d, which another version of Drover reads", id.Format)
+		kind, problem = dataset.ErrUnsupported,
+			fmt.Sprintf("a pool of format %d, which another version of Drover reads", id.Format)
 	case id.Layout != layout:
 		problem = fmt.Sprintf("a pool that was made on %s, on %s", id.Layout, layout)
 	default:

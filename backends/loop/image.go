@@ -57,7 +57,8 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 		return nil, err
 	}
 	if content != fsctl.HoldsXFS {
-		return nil, dataset.Errorf(dataset.ErrExists, "%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
+		return nil, dataset.Errorf(dataset.ErrExists,
+			"%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
 	}
 	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // it may be anybody's
 		if err := img.peek(ctx); err != nil {
@@ -81,12 +82,19 @@ func (img *poolImage) peek(ctx context.Context) error {
 		return err
 	}
 	defer dev.Close()
-	dir, err := mount.Detached(mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"norecovery", "nouuid"}, ReadOnly: true})
+	dir, err := mount.Detached(mount.Spec{
+		Source:   dev.Path,
+		FSType:   xfs,
+		Options:  []string{"norecovery", "nouuid"},
+		ReadOnly: true,
+	})
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		err = dataset.Errorf(dataset.ErrInUse, "%s is mounted elsewhere on this host: %w", img.file, err)
 	case errors.Is(err, unix.ENOSYS):
-		err = dataset.Errorf(dataset.ErrExists, "%s holds an XFS of smaller sectors than a pool's, and was left as it is (give a new file): %w", img.file, err)
+		err = dataset.Errorf(dataset.ErrExists,
+			"%s holds an XFS of smaller sectors than a pool's, and was left as it is (give a new file): %w",
+			img.file, err)
 	}
 	if err != nil {
 		return err
@@ -98,7 +106,8 @@ func (img *poolImage) peek(ctx context.Context) error {
 	}
 	// Of a pool that was just made all may be in the log still.
 	if len(names) > 0 && !slices.Contains(names, identityFile) && !slices.Contains(names, identityFile+tmpSuffix) {
-		return dataset.Errorf(dataset.ErrExists, "%s holds an XFS with %q in it, and no pool: it was left as it is (give a new file)", img.file, names[0])
+		return dataset.Errorf(dataset.ErrExists,
+			"%s holds an XFS with %q in it, and no pool: it was left as it is (give a new file)", img.file, names[0])
 	}
 	return nil
 }
@@ -108,7 +117,8 @@ func (img *poolImage) peek(ctx context.Context) error {
 func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	size := roundUp(cfg.Image)
 	if size < minPoolImage {
-		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)", cfg.Image, minPoolImage)
+		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
+			cfg.Image, minPoolImage)
 	}
 	if err := mkfs.Usable(xfs); err != nil { // a pool needs no more than one that its volumes can have
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
@@ -128,7 +138,8 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 		err = nameAnew(tmp, cfg.Path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)), absentIsFine(os.Remove(tmp)))
+		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)),
+			absentIsFine(os.Remove(tmp)))
 	}
 	return syncDir(filepath.Dir(cfg.Path))
 }
@@ -187,7 +198,9 @@ func hostRoom(path string, size dataset.Size) error {
 	}
 	free, keep := dataset.Size(bytes), backends.Reserve(dataset.Size(all))
 	if free < size+keep {
-		return dataset.Errorf(dataset.ErrNoSpace, "%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(), keep.Human())
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(),
+			keep.Human())
 	}
 	return nil
 }
@@ -244,7 +257,8 @@ func (img *poolImage) mounted() (device string, err error) {
 		return "", err
 	}
 	if !ok || info.Path != e.Source {
-		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool's image %s belongs", e.Source, img.mount, img.file)
+		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the pool's image %s belongs",
+			e.Source, img.mount, img.file)
 	}
 	return info.Path, nil
 }

@@ -47,7 +47,8 @@ func (p *Pool) list(ctx context.Context, root folder) ([]backends.Entry, error) 
 	for _, place := range []struct {
 		dir   string
 		state backends.EntryState
-	}{{incoming, backends.EntryIncoming}, {copies, backends.EntryCopy}, {datasets, backends.EntryReady}, {deleting, backends.EntryDeleting}} {
+	}{{incoming, backends.EntryIncoming}, {copies, backends.EntryCopy}, {datasets, backends.EntryReady},
+		{deleting, backends.EntryDeleting}} {
 		entries, err := root.entries(place.dir)
 		if err != nil {
 			return nil, err
@@ -258,7 +259,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	}
 	defer root.Close()
 	r := reaper{pool: p, root: root}
-	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.within(ctx, datasets), r.within(ctx, copies), r.templates())
+	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.within(ctx, datasets), r.within(ctx, copies),
+		r.templates())
 	if err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}

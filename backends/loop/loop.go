@@ -147,7 +147,8 @@ func (b *Backend) Serves(context.Context) error {
 // Open implements backends.Kind.
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
 	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path, keys: cfg.Keys}
 	var err error
@@ -248,7 +249,8 @@ func (p *Pool) describe() error {
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
 		Capabilities: can,
-		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.path, DefaultSize: defaultSize,
+		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.path,
+		DefaultSize: defaultSize,
 	}
 	return nil
 }

@@ -99,7 +99,8 @@ func expected(h streamHeader, d backends.Delivery) error {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
 		return corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
 	case h.Base != d.Base:
-		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
+		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base,
+			d.Base)
 	}
 	return nil
 }
@@ -109,7 +110,8 @@ func expected(h streamHeader, d backends.Delivery) error {
 func (p *Pool) startPartial(dir folder, h streamHeader) error {
 	base := h.Base.String()
 	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrNotFound, "the copy has no snapshot %s, which the stream is a difference to", h.Base)
+		return dataset.Errorf(dataset.ErrNotFound,
+			"the copy has no snapshot %s, which the stream is a difference to", h.Base)
 	}
 	if err := p.dropHead(dir); err != nil {
 		return err

@@ -150,7 +150,8 @@ func (p *Pool) Raise(generation uint64) error {
 }
 
 func (p *Pool) offline(format string, args ...any) error {
-	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", p.name, p.path, fmt.Errorf(format, args...))
+	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", p.name, p.path,
+		fmt.Errorf(format, args...))
 }
 
 // Status implements backends.Pool.
@@ -234,7 +235,8 @@ func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err er
 
 // headless says why a copy is not used as a dataset.
 func (p *Pool) headless(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere", p.name, id)
+	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere",
+		p.name, id)
 }
 
 // findAny finds copies too.
@@ -290,7 +292,8 @@ func (p *Pool) search(root folder, id uuid.UUID, places ...string) (dir folder, 
 // damaged says what is wrong with a ready dataset that has no head.
 func (p *Pool) damaged(dir folder) error {
 	if _, err := dir.lstat(recordFile); err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing", dir.Name())
+		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing",
+			dir.Name())
 	}
 	return dataset.Errorf(dataset.ErrCorrupt, "%s has lost its image", dir.Name())
 }
@@ -384,7 +387,8 @@ func (p *Pool) device(dir folder) (string, error) {
 
 // noSpace gives ENOSPC the kind that the contract has for it.
 func noSpace(err error) error {
-	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, dataset.ErrNoSpace) {
+	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
+		!errors.Is(err, dataset.ErrNoSpace) {
 		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
 	}
 	return err

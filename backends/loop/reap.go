@@ -19,7 +19,8 @@ type reaper struct {
 }
 
 // each calls f for every name in a directory that id reads as a dataset's, alone with it.
-func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error), f func(name string, id uuid.UUID) error) error {
+func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error),
+	f func(name string, id uuid.UUID) error) error {
 	entries, err := r.root.entries(name)
 	if err != nil {
 		return err

@@ -52,7 +52,8 @@ func (p *Pool) received(dir folder, place string, snapshot uuid.UUID) (out backe
 }
 
 // Receive implements backends.Copier.
-func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receive(ctx, d, r, progress)
 	if err != nil {
 		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
@@ -60,7 +61,8 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	return out, nil
 }
 
-func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (out backends.Stream, err error) {
 	root, err := p.open()
 	if err != nil {
 		return out, err
@@ -193,7 +195,8 @@ func (r *receiving) apply(ctx context.Context) error {
 		if c.data != nil {
 			_, err = r.image.WriteAt(c.data, c.offset)
 		} else {
-			err = unix.Fallocate(int(r.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.offset, c.length)
+			err = unix.Fallocate(int(r.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.offset,
+				c.length)
 		}
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r.image.Name(), err)
@@ -329,7 +332,12 @@ func (r *receiving) seal() (durable bool, err error) {
 // finish makes a snapshot of what was verified.
 func (r *receiving) finish() (backends.Stream, error) {
 	p, h := r.pool, r.in.header
-	out := backends.Stream{Base: h.Base, Size: dataset.Size(h.Size), Bytes: r.in.Offset, Sum: hex.EncodeToString(r.in.sum.Sum(nil))}
+	out := backends.Stream{
+		Base:  h.Base,
+		Size:  dataset.Size(h.Size),
+		Bytes: r.in.Offset,
+		Sum:   hex.EncodeToString(r.in.sum.Sum(nil)),
+	}
 	if err := r.image.Sync(); err != nil {
 		return out, err
 	}

@@ -41,7 +41,8 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 		}
 		fits := have.imageFor(roundUp(size))
 		if roundUp(size) < have.size || fits+fits/32 < have.image {
-			return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink", max(have.size, mkfs.Size(have.fs, dataset.Size(have.image))))
+			return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink",
+				max(have.size, mkfs.Size(have.fs, dataset.Size(have.image))))
 		}
 		if err := mkfs.CheckMax(size); err != nil {
 			return err
@@ -199,7 +200,9 @@ func growable(fs string) error {
 	}
 	ok, err := fsctl.CanGrowExt4()
 	if err == nil && !ok {
-		err = dataset.Errorf(dataset.ErrUnsupported, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE: stop the volume's containers first")
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE: stop the volume's "+
+				"containers first")
 	}
 	return err
 }
@@ -234,7 +237,8 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 		return p.layout.flush(dir)
 	}
 	if _, err := run.LookPath("resize2fs"); err != nil && fs == ext4 {
-		return dataset.Errorf(dataset.ErrUnsupported, "growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
 	}
 	return p.exchange(dir, head, func(*os.File) error { return p.growIdle(ctx, dir, next, size) })
 }

@@ -20,7 +20,8 @@ import (
 
 // Restore implements backends.Pool: a clone that was compared with its source is exchanged
 // with the head in one step.
-func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
+	progress backends.Progress) error {
 	var size int64
 	err := p.within(ds, func(dir folder) (err error) {
 		size, err = p.restore(ctx, dir, snapshot, keep)
@@ -35,7 +36,8 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	return nil
 }
 
-func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep dataset.Snapshot) (size int64, err error) {
+func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep dataset.Snapshot) (size int64,
+	err error) {
 	kept := keep.ID.String()
 	done, err := p.restored(dir, keep.ID)
 	if err != nil {

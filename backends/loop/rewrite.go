@@ -23,7 +23,9 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 	err = p.within(id, func(dir folder) error {
 		p.step("rewrite.begin")
 		if !p.layout.costly() {
-			return dataset.Errorf(dataset.ErrUnsupported, "there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is", p.name)
+			return dataset.Errorf(dataset.ErrUnsupported,
+				"there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is",
+				p.name)
 		}
 		if err := p.idle(ctx, dir); err != nil {
 			return err
@@ -111,9 +113,11 @@ func untouched(image *os.File, before os.FileInfo) error {
 	case err != nil:
 		return err
 	case attached:
-		return dataset.Errorf(dataset.ErrInUse, "it was attached to %s meanwhile, and not by drover: nothing was changed", device.Path)
+		return dataset.Errorf(dataset.ErrInUse,
+			"it was attached to %s meanwhile, and not by drover: nothing was changed", device.Path)
 	case !now.ModTime().Equal(before.ModTime()) || now.Size() != before.Size():
-		return dataset.Errorf(dataset.ErrConflict, "it was written to meanwhile, and not by drover: nothing was changed")
+		return dataset.Errorf(dataset.ErrConflict,
+			"it was written to meanwhile, and not by drover: nothing was changed")
 	}
 	return nil
 }
@@ -132,7 +136,8 @@ func (p *Pool) roomFor(dir folder, data []reflink.Range) error {
 		free = need // so that what is left is nothing
 	}
 	if err := backends.Room(p.name, free-need, size); err != nil {
-		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w", need.Human(), err)
+		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w",
+			need.Human(), err)
 	}
 	return nil
 }
@@ -199,7 +204,9 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 			return err
 		}
 		if !bytes.Equal(part, other[:len(part)]) {
-			return dataset.Errorf(dataset.ErrCorrupt, "what was written at %d is not what is read there, so the old head stays: look for errors of the disk (dmesg)", off)
+			return dataset.Errorf(dataset.ErrCorrupt,
+				"what was written at %d is not what is read there, so the old head stays: look for errors "+
+					"of the disk (dmesg)", off)
 		}
 		return each(int64(len(part)))
 	})

@@ -20,7 +20,8 @@ import (
 // images, so a difference costs what it is long. Its ranges are the longest that can be,
 // so that it does not matter how the maps are cut into extents, which changes with what
 // else shares them.
-func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream
 	err := p.withinAny(src.Dataset, func(dir folder, _ string) (err error) {
 		out, err = p.send(ctx, dir, src, base, from, w, progress)
@@ -32,7 +33,8 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (out backends.Stream, err error) {
 	image, err := p.openSnapshot(dir, src.Snapshot)
 	if err != nil {
 		return out, err
@@ -64,14 +66,20 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	if err := e.end(); err != nil {
 		return out, err
 	}
-	out = backends.Stream{Base: base, Size: dataset.Size(fi.Size()), Bytes: e.out.Total, Sum: hex.EncodeToString(e.sum.Sum(nil))}
+	out = backends.Stream{
+		Base:  base,
+		Size:  dataset.Size(fi.Size()),
+		Bytes: e.out.Total,
+		Sum:   hex.EncodeToString(e.sum.Sum(nil)),
+	}
 	if from > out.Bytes {
 		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
 	}
 	return out, nil
 }
 
-func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflink.Range, m *meter, early prefetch) error {
+func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflink.Range, m *meter,
+	early prefetch) error {
 	buf := make([]byte, maxPayload)
 	for _, r := range ranges {
 		if err := sendRange(ctx, e, image, r, buf, m, &early); err != nil {
@@ -81,7 +89,8 @@ func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflin
 	return nil
 }
 
-func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter, early *prefetch) error {
+func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter,
+	early *prefetch) error {
 	if r.Zero {
 		return e.zeros(r.Offset, r.Length)
 	}

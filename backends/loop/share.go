@@ -111,7 +111,8 @@ func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options)
 		err := p.own(ctx, dir)
 		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
 			if err = noSpace(err); errors.Is(err, dataset.ErrNoSpace) {
-				err = fmt.Errorf("pool %s has no room for an image of its own (remove snapshots or volumes there): %w", p.name, err)
+				err = fmt.Errorf("pool %s has no room for an image of its own (remove snapshots or volumes "+
+					"there): %w", p.name, err)
 			}
 			return nil, err
 		}
@@ -137,7 +138,8 @@ func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options)
 			}
 		}
 		if try == busyTries {
-			return nil, dataset.Errorf(dataset.ErrInUse, "its image has a second name, and a device (see losetup -a) that does not go")
+			return nil, dataset.Errorf(dataset.ErrInUse,
+				"its image has a second name, and a device (see losetup -a) that does not go")
 		}
 		select {
 		case <-ctx.Done():
@@ -214,7 +216,8 @@ func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
 		return nil
 	}
 	if err = noSpace(err); errors.Is(err, dataset.ErrNoSpace) {
-		err = fmt.Errorf("it is being read, and pool %s has no room for a head apart from it (remove it again once that has ended, or others first): %w", p.name, err)
+		err = fmt.Errorf("it is being read, and pool %s has no room for a head apart from it (remove it "+
+			"again once that has ended, or others first): %w", p.name, err)
 	}
 	return err
 }

@@ -108,7 +108,8 @@ func (p *Pool) dropSnapshot(ctx context.Context, dir folder, snapshot uuid.UUID)
 func (p *Pool) same(dir folder, source, clone string) error {
 	equal, err := p.equal(dir, source, clone)
 	if err == nil && !equal {
-		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was left as it is", dir.path(p.layout.image(source)))
+		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was left as it is",
+			dir.path(p.layout.image(source)))
 	}
 	return err
 }

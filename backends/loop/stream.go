@@ -251,7 +251,8 @@ func (d *decoder) nextChange() (change, error) {
 		return change{}, corrupt("a frame of an unknown kind %q", kind)
 	}
 	if offset < d.At || length <= 0 || length > d.header.Size || offset > d.header.Size-length {
-		return change{}, corrupt("a range of %d bytes at %d, after %d, in an image of %d", length, offset, d.At, d.header.Size)
+		return change{}, corrupt("a range of %d bytes at %d, after %d, in an image of %d", length, offset, d.At,
+			d.header.Size)
 	}
 	d.At = offset + length
 	return change{offset: offset, length: length, data: payload}, nil

@@ -141,7 +141,11 @@ func (p *Pool) mkfs(ctx context.Context, t template, at, extended string) error 
 	if err := mkfs.Usable(t.fs); err != nil { // it may have gone since the pool was opened
 		return err
 	}
-	_, err := p.backend.runner.Run(ctx, run.Command{Name: "mkfs." + t.fs, Args: append(mkfs.Args(t.fs, t.size), more...), Timeout: mkfsTimeout})
+	_, err := p.backend.runner.Run(ctx, run.Command{
+		Name:    "mkfs." + t.fs,
+		Args:    append(mkfs.Args(t.fs, t.size), more...),
+		Timeout: mkfsTimeout,
+	})
 	return err
 }
 

@@ -112,7 +112,8 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 		v.fsType, v.fsSize, err = fsctl.Filesystem(fs)
 	}
 	if errors.Is(err, dataset.ErrCorrupt) {
-		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", p.ref(name), err)
+		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, "+
+			"and keeps what is there)", p.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())
@@ -261,7 +262,8 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		}
 	}
 	if slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType) {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE", v.fsType)
+		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE",
+			v.fsType)
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -281,7 +283,8 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		l.Size = device
 	}
 	if want < l.Size || fits+fits/32 < device {
-		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here", max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here",
+			max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
 	}
 	fits = max(fits, device)
 	if err := p.extend(ctx, l.Volume, fits); err != nil {

@@ -21,19 +21,24 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 		return "", err
 	}
 	if tag := poolTag + p.ID().String(); !slices.Contains(g.Tags, tag) {
-		return "", dataset.Errorf(dataset.ErrOffline, "volume group %s has not the tag %s of pool %s any more: nothing in it is removed (vgs -o +vg_tags)", p.vg, tag, p.name)
+		return "", dataset.Errorf(dataset.ErrOffline,
+			"volume group %s has not the tag %s of pool %s any more: nothing in it is removed (vgs -o +vg_tags)",
+			p.vg, tag, p.name)
 	}
 	others := ""
 	for name, v := range all {
 		switch {
 		case v.Pool == poolName:
-			return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds volume %s: it is not removed", p.name, p.ref(name))
+			return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds volume %s: it is not removed", p.name,
+				p.ref(name))
 		case name != poolName && name != recordsName:
 			others = name
 		}
 	}
 	if p.whole && others != "" {
-		return "", dataset.Errorf(dataset.ErrConflict, "volume group %s was made for pool %s, and has %s, which is not drover's: it is not removed (lvremove %s, if nobody needs it)", p.vg, p.name, others, p.ref(others))
+		return "", dataset.Errorf(dataset.ErrConflict,
+			"volume group %s was made for pool %s, and has %s, which is not drover's: it is not removed "+
+				"(lvremove %s, if nobody needs it)", p.vg, p.name, others, p.ref(others))
 	}
 	if err := p.Close(); err != nil {
 		return "", err
@@ -47,7 +52,8 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	}
 	// The records go after the thin pool: without that Open with Make makes it anew.
 	for _, name := range []string{poolName, recordsName} {
-		if err := p.tool.lvm(ctx, "lvremove", "--yes", "--select", fmt.Sprintf("lv_name=%s && lv_tags=%s", name, ourTag), p.vg); err != nil {
+		if err := p.tool.lvm(ctx, "lvremove", "--yes", "--select",
+			fmt.Sprintf("lv_name=%s && lv_tags=%s", name, ourTag), p.vg); err != nil {
 			return "", err
 		}
 		p.step("lvm.clear." + name)
@@ -70,5 +76,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	for _, d := range devices {
 		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that one that is busy is refused
 	}
-	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")), p.tool.lvm(ctx, "pvremove", devices...)
+	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for "+
+			"another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")),
+		p.tool.lvm(ctx, "pvremove", devices...)
 }

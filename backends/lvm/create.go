@@ -106,7 +106,8 @@ func (p *Pool) snap(ctx context.Context, of link, to *shelf.Folder, tree string,
 	if err != nil {
 		return "", err
 	}
-	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"}, p.tags(to.ID)...)
+	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"},
+		p.tags(to.ID)...)
 	err = p.change(ctx, "lvcreate", append(args, p.ref(of.Volume))...)
 	if errors.Is(err, errAbsent) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of.Volume))
@@ -176,7 +177,9 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		if err != nil {
 			return 0, err
 		}
-		args := append([]string{"--yes", "--type", "thin", "--virtualsize", bytesText(p.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name, "--setactivationskip", "n"}, p.tags(d.ID)...)
+		args := append([]string{"--yes", "--type", "thin", "--virtualsize",
+			bytesText(p.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name,
+			"--setactivationskip", "n"}, p.tags(d.ID)...)
 		if err := p.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
 			return 0, err
 		}
@@ -212,7 +215,8 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 
 // format puts a filesystem on a new volume, whose root is empty and whose it is to be. The
 // volume reads as zeros: what is to be zero needs no writing, which would take blocks.
-func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset, key []byte) error {
+func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
+	key []byte) error {
 	dev, err := p.activate(ctx, name)
 	if err != nil {
 		return err
@@ -264,7 +268,8 @@ func (p *Pool) mkfs(ctx context.Context, fsType string, size dataset.Size, node 
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's. A
 // larger clone has its filesystem grown when it is mounted first.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
+	error) {
 	size, err := p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
 		from, err := p.shelf.Find(src.Dataset)
 		if err != nil {
@@ -312,7 +317,8 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 }
 
 // make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
-func (p *Pool) make(ctx context.Context, d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
+func (p *Pool) make(ctx context.Context, d dataset.Dataset,
+	fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
 	f, whole, err := p.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err

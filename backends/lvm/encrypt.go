@@ -76,7 +76,9 @@ func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 	case (is.Encryption != nil) != (d.Encryption != nil):
 		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
 	case is.Encryption != nil && is.Encryption.ID != d.Encryption.ID:
-		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", is.Encryption.ID, d.Encryption.ID)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"what it is made of is encrypted with data key %s, and its record has %s", is.Encryption.ID,
+			d.Encryption.ID)
 	}
 	return nil
 }
@@ -101,7 +103,8 @@ func (n named) Name() string { return n.name }
 
 // enter opens the container on the device of a head, if it has one, as its record says: a
 // filesystem in its place that nobody encrypted is not Drover's.
-func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device, key []byte, err error) {
+func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
+	key []byte, err error) {
 	disk := named{node, "/dev/mapper/" + p.device(volume)}
 	_, is, err := crypt.Header(disk)
 	if err != nil {
@@ -118,7 +121,8 @@ func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *
 		if err := crypt.FirstLost(disk); err != nil {
 			return nil, nil, err
 		}
-		return nil, nil, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and volume %s is not", p.ref(volume))
+		return nil, nil, dataset.Errorf(dataset.ErrCorrupt,
+			"its record says that it is encrypted, and volume %s is not", p.ref(volume))
 	}
 	if key, err = p.keyOf(ctx, *d); err != nil {
 		return nil, nil, err
@@ -146,7 +150,11 @@ func (p *Pool) makeFS(ctx context.Context, fsType string, size dataset.Size, pat
 	if fsType == ext4 {
 		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}
-	_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: append(mkfs.Args(fsType, size), more...), Timeout: mkfsTimeout})
+	_, err := p.runner.Run(ctx, run.Command{
+		Name:    "mkfs." + fsType,
+		Args:    append(mkfs.Args(fsType, size), more...),
+		Timeout: mkfsTimeout,
+	})
 	return err
 }
 

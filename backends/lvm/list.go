@@ -132,13 +132,17 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil, map[string]bool{}) }), nil
+	return p.shelf.Describe(f, func(f *shelf.Folder,
+		e *backends.Entry) {
+		p.describe(ctx, f, e, nil, map[string]bool{})
+	}), nil
 }
 
 // describe adds a dataset's snapshots to its entry, and what is wrong with them; to named,
 // the volumes that the folder names. What all lacks is looked for again: it may have come
 // since that was listed.
-func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume, named map[string]bool) {
+func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
+	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
 	links, problems := linksOf(f.Root)
 	for _, name := range links {
@@ -208,7 +212,8 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[string]bool) ([]backends.Entry, error) {
 	var odd []string
 	for name, v := range all {
-		if name != poolName && name != recordsName && !named[name] && (v.Pool == poolName || volumeName.MatchString(name)) {
+		if name != poolName && name != recordsName && !named[name] &&
+			(v.Pool == poolName || volumeName.MatchString(name)) {
 			odd = append(odd, name)
 		}
 	}
@@ -236,7 +241,11 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 		if ours(v) {
 			problem = fmt.Sprintf("a volume of dataset %s, and no record in the pool names it", id)
 		}
-		found = append(found, backends.Entry{State: backends.EntryForeign, Path: "/dev/" + p.ref(name), Problem: problem})
+		found = append(found, backends.Entry{
+			State:   backends.EntryForeign,
+			Path:    "/dev/" + p.ref(name),
+			Problem: problem,
+		})
 	}
 	return found, nil
 }

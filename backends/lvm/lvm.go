@@ -147,7 +147,8 @@ func (b *Backend) Serves(context.Context) error {
 	case why != nil:
 		return fmt.Errorf("%w; and it needs %s (apt-get install lvm2 thin-provisioning-tools)", why, program)
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
 }
 
 // mapper fails where the kernel has no thin pools, or not for this process.
@@ -156,7 +157,8 @@ func mapper() error {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")
 	case err != nil:
-		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: the kernel has no thin pools (modprobe dm-thin-pool): %w", err)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend lvm: the kernel has no thin pools (modprobe dm-thin-pool): %w", err)
 	}
 	return nil
 }
@@ -187,7 +189,18 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 // pool is one in a volume group, not open yet.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
-	return &Pool{name: cfg.Name, path: cfg.Path, vg: vg, whole: len(cfg.Devices) > 0, tool: newTool(b.runner), runner: b.runner, keys: cfg.Keys, step: b.step, attached: map[uuid.UUID]int{}, atRest: map[string]dataset.Size{}}
+	return &Pool{
+		name:     cfg.Name,
+		path:     cfg.Path,
+		vg:       vg,
+		whole:    len(cfg.Devices) > 0,
+		tool:     newTool(b.runner),
+		runner:   b.runner,
+		keys:     cfg.Keys,
+		step:     b.step,
+		attached: map[uuid.UUID]int{},
+		atRest:   map[string]dataset.Size{},
+	}
 }
 
 // check returns the name of the volume group that cfg names.
@@ -195,11 +208,14 @@ func check(cfg backends.Config) (string, error) {
 	vg, ok := strings.CutPrefix(cfg.Path, "/dev/")
 	switch {
 	case cfg.Image != 0:
-		return "", dataset.Errorf(dataset.ErrUnsupported, "backend lvm keeps datasets in a volume group, not in an image: leave the size out")
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"backend lvm keeps datasets in a volume group, not in an image: leave the size out")
 	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
-		return "", dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+		return "", dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+			cfg.Path)
 	case !ok || !groupName.MatchString(vg) || len(dm.Mangle(vg)) > 70:
-		return "", dataset.Errorf(dataset.ErrUnsupported, "%s names no volume group: backend lvm wants one as /dev/VG (vgs shows them)", cfg.Path)
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"%s names no volume group: backend lvm wants one as /dev/VG (vgs shows them)", cfg.Path)
 	case cfg.Mount == "":
 		return "", dataset.Errorf(dataset.ErrInvalid, "a volume group needs a directory where its records are mounted")
 	}
@@ -249,8 +265,9 @@ func (p *Pool) declare() error {
 	p.info = backends.Info{
 		Capabilities: can,
 		Missing:      lacks,
-		Note:         fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg, poolName, p.chunk),
-		Path:         p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
+		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg,
+			poolName, p.chunk),
+		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
 	return p.settled()
 }

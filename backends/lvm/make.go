@@ -42,7 +42,8 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 		return err
 	}
 	if g.Missing > 0 {
-		return dataset.Errorf(dataset.ErrOffline, "volume group %s lacks %d of its disks (pvs shows which): nothing in it is touched", p.vg, g.Missing)
+		return dataset.Errorf(dataset.ErrOffline,
+			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is touched", p.vg, g.Missing)
 	}
 	p.extent = g.Extent
 	id, err := p.claim(ctx, g, all, cfg)
@@ -72,14 +73,18 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 // makeGroup makes the volume group of a new pool from empty devices.
 func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
 	if !cfg.Make {
-		return group{}, nil, dataset.Errorf(dataset.ErrOffline, "there is no volume group %s (vgs shows those that are here; is its disk?)", p.vg)
+		return group{}, nil, dataset.Errorf(dataset.ErrOffline,
+			"there is no volume group %s (vgs shows those that are here; is its disk?)", p.vg)
 	}
 	// LVM leaves an empty directory where no udev runs.
 	if names, err := os.ReadDir(p.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
-		return group{}, nil, dataset.Errorf(dataset.ErrExists, "something that is no volume group has the name %s", p.path)
+		return group{}, nil, dataset.Errorf(dataset.ErrExists, "something that is no volume group has the name %s",
+			p.path)
 	}
 	if len(cfg.Devices) == 0 {
-		return group{}, nil, dataset.Errorf(dataset.ErrInvalid, "there is no volume group %s: make it (vgcreate %s DEVICE), or name the devices that drover may make it of", p.vg, p.vg)
+		return group{}, nil, dataset.Errorf(dataset.ErrInvalid,
+			"there is no volume group %s: make it (vgcreate %s DEVICE), or name the devices that drover may "+
+				"make it of", p.vg, p.vg)
 	}
 	for _, dev := range cfg.Devices {
 		if err := disk.Vacant(dev); err != nil {
@@ -120,7 +125,9 @@ func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
 		return err
 	}
 	if !slices.Equal(there, named) {
-		return dataset.Errorf(dataset.ErrExists, "there is a volume group %s, on %s and not on %s: it was left as it is (choose another name, or give the devices that it has)",
+		return dataset.Errorf(dataset.ErrExists,
+			"there is a volume group %s, on %s and not on %s: it was left as it is (choose another name, or "+
+				"give the devices that it has)",
 			p.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
 	}
 	return nil
@@ -153,22 +160,28 @@ func (p *Pool) claim(ctx context.Context, g group, all map[string]volume, cfg ba
 		}
 		id, err := uuid.Parse(text)
 		if err != nil {
-			return uuid.Nil, dataset.Errorf(dataset.ErrExists, "volume group %s has the tag %s, which names no pool", p.vg, tag)
+			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
+				"volume group %s has the tag %s, which names no pool", p.vg, tag)
 		}
 		if cfg.ID != uuid.Nil && cfg.ID != id {
-			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", p.vg, id, cfg.ID, p.wayOut(all, id, len(cfg.Devices) > 0))
+			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", p.vg, id, cfg.ID,
+				p.wayOut(all, id, len(cfg.Devices) > 0))
 		}
 		return id, nil
 	}
 	switch {
 	case !cfg.Make:
-		return uuid.Nil, dataset.Errorf(dataset.ErrOffline, "volume group %s is no pool of drover's (drover pool create makes one of what is free in it)", p.vg)
+		return uuid.Nil, dataset.Errorf(dataset.ErrOffline,
+			"volume group %s is no pool of drover's (drover pool create makes one of what is free in it)", p.vg)
 	case len(cfg.Devices) > 0:
-		return uuid.Nil, dataset.Errorf(dataset.ErrExists, "there is a volume group %s, and drover did not make it: choose another name, or leave the devices out to have what is free in it", p.vg)
+		return uuid.Nil, dataset.Errorf(dataset.ErrExists,
+			"there is a volume group %s, and drover did not make it: choose another name, or leave the "+
+				"devices out to have what is free in it", p.vg)
 	}
 	for name := range all {
 		if strings.HasPrefix(name, namePrefix) {
-			return uuid.Nil, dataset.Errorf(dataset.ErrExists, "volume group %s has a volume %s, and is no pool of drover's: it is left alone", p.vg, name)
+			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
+				"volume group %s has a volume %s, and is no pool of drover's: it is left alone", p.vg, name)
 		}
 	}
 	if _, err := p.plan(g.Free-recordsSize, 1); err != nil {
@@ -189,7 +202,8 @@ func (p *Pool) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
 	case whole:
 		return "its making was cut short, and it holds nothing: vgremove " + p.vg + ", then try again"
 	}
-	return fmt.Sprintf("its making was cut short, and it holds nothing: vgchange --deltag %s%s %s, lvremove those of %s and %s that there are, then try again", poolTag, id, p.vg, p.ref(recordsName), p.ref(poolName))
+	return fmt.Sprintf("its making was cut short, and it holds nothing: vgchange --deltag %s%s %s, lvremove "+
+		"those of %s and %s that there are, then try again", poolTag, id, p.vg, p.ref(recordsName), p.ref(poolName))
 }
 
 // ready has the pool's own two volumes made, as far as they are not, and active.
@@ -198,7 +212,9 @@ func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg ba
 	switch {
 	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
 	case !cfg.Make:
-		return dataset.Errorf(dataset.ErrOffline, "volume group %s was tagged as a pool, but the pool in it was not made to the end (the drover pool create that was cut short goes on with it when it is given again)", p.vg)
+		return dataset.Errorf(dataset.ErrOffline,
+			"volume group %s was tagged as a pool, but the pool in it was not made to the end (the drover "+
+				"pool create that was cut short goes on with it when it is given again)", p.vg)
 	default:
 		var err error
 		if all, err = p.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
@@ -225,10 +241,14 @@ func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg ba
 }
 
 // finish makes what a new pool lacks.
-func (p *Pool) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume, stripes int) (map[string]volume, error) {
+func (p *Pool) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
+	stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
 		if pool.Name != "" { // that comes after the records
-			return nil, dataset.Errorf(dataset.ErrExists, "%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are whole: lvchange --addtag %s %s)", p.ref(recordsName), formattedTag, formattedTag, p.ref(recordsName))
+			return nil, dataset.Errorf(dataset.ErrExists,
+				"%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are "+
+					"whole: lvchange --addtag %s %s)", p.ref(recordsName), formattedTag, formattedTag,
+				p.ref(recordsName))
 		}
 		if err := p.makeRecords(ctx, id, records); err != nil {
 			return nil, err
@@ -258,7 +278,8 @@ func (p *Pool) plan(free dataset.Size, stripes int) (layout, error) {
 	unit := p.extent * dataset.Size(stripes)
 	l.data -= l.data % unit
 	if l.data < minData {
-		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", p.vg, max(0, free+recordsSize).Human(), leastGroup.Human())
+		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", p.vg,
+			max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
 	for l.data/l.block*mappings > l.metadata {
 		l.block *= 2

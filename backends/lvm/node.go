@@ -75,7 +75,8 @@ func (p *Pool) wake(ctx context.Context, all map[string]volume) error {
 	}
 	for name, v := range all {
 		pool := name == poolName
-		if !slices.Contains(v.Tags, ourTag) || !pool && v.Pool != poolName || !asleep(name) && !(pool && asleep(name, "tpool")) {
+		if !slices.Contains(v.Tags, ourTag) || !pool && v.Pool != poolName || !asleep(name) &&
+			!(pool && asleep(name, "tpool")) {
 			continue
 		}
 		if err := p.tool.lvm(ctx, "lvchange", "--refresh", p.ref(name)); err != nil {
@@ -91,7 +92,8 @@ func (p *Pool) node(ctx context.Context, dev dm.Device) (string, error) {
 		for _, path := range []string{dev.Node(), "/dev/mapper/" + dev.Name} {
 			var st unix.Stat_t
 			err := unix.Stat(path, &st)
-			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && unix.Major(st.Rdev) == dev.Major && unix.Minor(st.Rdev) == dev.Minor {
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && unix.Major(st.Rdev) == dev.Major &&
+				unix.Minor(st.Rdev) == dev.Minor {
 				return path, nil
 			}
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -99,7 +101,8 @@ func (p *Pool) node(ctx context.Context, dev dm.Device) (string, error) {
 			}
 		}
 		if try > 0 {
-			return "", fmt.Errorf("nothing below /dev is device %d:%d (%s): is /dev a devtmpfs?", dev.Major, dev.Minor, dev.Name)
+			return "", fmt.Errorf("nothing below /dev is device %d:%d (%s): is /dev a devtmpfs?", dev.Major,
+				dev.Minor, dev.Name)
 		}
 		if err := p.tool.lvm(ctx, "vgmknodes", p.vg); err != nil {
 			return "", err
@@ -155,7 +158,11 @@ func parseUse(target dm.Target, block dataset.Size) (use, error) {
 	}
 	u.metadata, u.metadataOf = u.metadata*4*dataset.KiB, u.metadataOf*4*dataset.KiB
 	u.data, u.dataOf = u.data*block, u.dataOf*block
-	for word, mode := range map[string]string{"ro": "read-only", "out_of_data_space": "out of data space", "needs_check": "damaged"} {
+	for word, mode := range map[string]string{
+		"ro":                "read-only",
+		"out_of_data_space": "out of data space",
+		"needs_check":       "damaged",
+	} {
 		if slices.Contains(field, word) {
 			u.mode = mode
 		}
@@ -169,13 +176,17 @@ func (p *Pool) full(u use) error {
 	switch {
 	case u.mode == "out of data space" || u.data > u.dataOf/100*mark:
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s is nearly full: %s of the %s of its thin pool are taken, and nothing new begins above %d %% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE where that has no room)",
+			"pool %s is nearly full: %s of the %s of its thin pool are taken, and nothing new begins above "+
+				"%d %% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE "+
+				"where that has no room)",
 			p.name, u.data.Human(), u.dataOf.Human(), mark, ref, p.vg)
 	case u.mode != "":
-		return dataset.Errorf(dataset.ErrNoSpace, "pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", p.name, u.mode, ref)
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", p.name, u.mode, ref)
 	case u.metadata > u.metadataOf/100*mark:
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are taken, and nothing new begins above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
+			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are taken, and nothing "+
+				"new begins above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
 			p.name, u.metadata.Human(), u.metadataOf.Human(), mark, bytesText(p.roundUp(u.metadataOf/4)), ref)
 	}
 	return nil
@@ -227,7 +238,9 @@ func (p *Pool) crowded(u use, free, size dataset.Size, files, filesOf uint64) er
 	default:
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "pool %s has no room for more records: %s (lvextend --resizefs --size +256m %s)", p.name, what, p.ref(recordsName))
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"pool %s has no room for more records: %s (lvextend --resizefs --size +256m %s)", p.name, what,
+		p.ref(recordsName))
 }
 
 // room fails with ErrNoSpace while nothing new should begin in the pool.

@@ -30,7 +30,8 @@ func (p *Pool) makeRecords(ctx context.Context, id uuid.UUID, there volume) erro
 	switch {
 	case there.Name == "":
 		size := bytesText(p.roundUp(recordsSize))
-		if err := p.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y", "--addtag", ourTag, "--name", recordsName, p.vg); err != nil {
+		if err := p.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
+			"--addtag", ourTag, "--name", recordsName, p.vg); err != nil {
 			return err
 		}
 		p.step("lvm.records.created")
@@ -82,7 +83,8 @@ func formatted(path string, id uuid.UUID) (bool, error) {
 			return true, err
 		}
 	}
-	return false, dataset.Errorf(dataset.ErrExists, "it holds %s that drover did not make, and was left as it is (when nobody needs that: lvremove it)", content)
+	return false, dataset.Errorf(dataset.ErrExists,
+		"it holds %s that drover did not make, and was left as it is (when nobody needs that: lvremove it)", content)
 }
 
 // mountRecords mounts the records, or finds them mounted from an earlier run.
@@ -102,15 +104,21 @@ func (p *Pool) mountRecords(ctx context.Context, at string) error {
 		if e.Major == int(dev.Major) && e.Minor == int(dev.Minor) {
 			return nil
 		}
-		return dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where the records of volume group %s belong", e.Source, at, p.vg)
+		return dataset.Errorf(dataset.ErrOffline,
+			"%s is mounted at %s, where the records of volume group %s belong", e.Source, at, p.vg)
 	}
 	node, err := p.node(ctx, dev)
 	if err != nil {
 		return err
 	}
-	err = mount.Mount(at, mount.Spec{Source: node, FSType: ext4, Options: []string{"noatime", "nodev", "nosuid", "noexec"}})
+	err = mount.Mount(at, mount.Spec{
+		Source:  node,
+		FSType:  ext4,
+		Options: []string{"noatime", "nodev", "nosuid", "noexec"},
+	})
 	if err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may mend it; nothing was changed)", err, p.ref(recordsName))
+		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may mend it; nothing was changed)", err,
+			p.ref(recordsName))
 	}
 	return nil
 }

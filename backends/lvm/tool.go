@@ -27,7 +27,8 @@ const program = "lvm"
 var errAbsent = errors.New("lvm has it not")
 
 // errFrozen: LVM could not freeze a filesystem, since somebody else has.
-var errFrozen = dataset.Errorf(dataset.ErrConflict, "its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
+var errFrozen = dataset.Errorf(dataset.ErrConflict,
+	"its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
 // limit is how long a command is waited for. A snapshot waits until the filesystem's dirty
 // pages are written.
@@ -110,7 +111,8 @@ func (t tool) busy() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"%q has not ended in %s: it is not killed, as volumes could stay suspended, and nothing else is done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
+		"%q has not ended in %s: it is not killed, as volumes could stay suspended, and nothing else is "+
+			"done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
 }
 
 // begin waits for the turn of a command, which end ends.
@@ -181,9 +183,15 @@ func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, 
 	return out.Bytes(), err
 }
 
-func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, command string, args ...string) (run.Result, error) {
+func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, command string,
+	args ...string) (run.Result, error) {
 	all := append([]string{command}, settings()...)
-	res, err := t.runner.Run(context.WithoutCancel(ctx), run.Command{Name: program, Args: append(all, args...), Timeout: limit, Stdout: out})
+	res, err := t.runner.Run(context.WithoutCancel(ctx), run.Command{
+		Name:    program,
+		Args:    append(all, args...),
+		Timeout: limit,
+		Stdout:  out,
+	})
 	return res, classify(err)
 }
 
@@ -220,7 +228,8 @@ type answer struct {
 func answers() []answer {
 	return []answer{
 		{regexp.MustCompile(`Failed to find logical volume|Volume group "\S*" not found`), errAbsent},
-		{regexp.MustCompile(`[Ii]nsufficient (free|suitable)|out of data space|reached threshold|free space`), dataset.ErrNoSpace},
+		{regexp.MustCompile(`[Ii]nsufficient (free|suitable)|out of data space|reached threshold|free space`),
+			dataset.ErrNoSpace},
 		{regexp.MustCompile(`suspend ioctl .* failed: Device or resource busy`), errFrozen},
 		{regexp.MustCompile(`in use|is used by another`), dataset.ErrInUse},
 	}
@@ -317,7 +326,15 @@ func volumesOf(rows []row) map[string]volume {
 	found := map[string]volume{}
 	for _, r := range rows {
 		if name := r["lv_name"]; name != "" {
-			found[name] = volume{Name: name, Size: r.bytes("lv_size"), Tags: r.list("lv_tags"), Pool: r["pool_lv"], Chunk: r.bytes("chunk_size"), Kind: r["segtype"], WhenFull: r["lv_when_full"]}
+			found[name] = volume{
+				Name:     name,
+				Size:     r.bytes("lv_size"),
+				Tags:     r.list("lv_tags"),
+				Pool:     r["pool_lv"],
+				Chunk:    r.bytes("chunk_size"),
+				Kind:     r["segtype"],
+				WhenFull: r["lv_when_full"],
+			}
 		}
 	}
 	return found

@@ -80,7 +80,8 @@ func (Backend) Takes(string, dataset.Size) error { return nil }
 // Available implements backends.Kind.
 func (b Backend) Available(ctx context.Context) error {
 	if b.Network == nil && !mountable("/proc/filesystems", "/lib/modules") {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend nfs needs a kernel with NFS: this one has neither that nor modules (/proc/filesystems)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend nfs needs a kernel with NFS: this one has neither that nor modules (/proc/filesystems)")
 	}
 	return dir.Named(Name).Available(ctx)
 }
@@ -102,7 +103,8 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 		network = onNFS
 	}
 	p := &Pool{path: filepath.Dir(cfg.Path)}
-	if info, err := os.Stat(p.path); err == nil && info.IsDir() && filepath.IsAbs(cfg.Path) { // otherwise the shelf says so
+	// otherwise the shelf says so
+	if info, err := os.Stat(p.path); err == nil && info.IsDir() && filepath.IsAbs(cfg.Path) {
 		if p.note, err = network(p.path); err != nil {
 			return nil, err
 		}
@@ -135,7 +137,9 @@ func onNFS(path string) (note string, err error) {
 		return "", err
 	}
 	if kind != fsctl.NFS {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "%s lies on %s: backend nfs wants a share that every host mounts (mount -t nfs -o vers=4.2,hard SERVER:/EXPORT DIR; for what one host has alone use backend dir)", path, kind)
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"%s lies on %s: backend nfs wants a share that every host mounts (mount -t nfs -o vers=4.2,hard "+
+				"SERVER:/EXPORT DIR; for what one host has alone use backend dir)", path, kind)
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -151,9 +155,12 @@ func onNFS(path string) (note string, err error) {
 	}
 	switch {
 	case !has("vers=4"):
-		return "", dataset.Errorf(dataset.ErrUnsupported, "%s is mounted by an NFS older than 4, which cannot remove what is open or rename but once: mount it with -o vers=4.2", at.Mountpoint)
+		return "", dataset.Errorf(dataset.ErrUnsupported,
+			"%s is mounted by an NFS older than 4, which cannot remove what is open or rename but once: "+
+				"mount it with -o vers=4.2", at.Mountpoint)
 	case has("ro") || slices.Contains(strings.Split(at.Options, ","), "ro"):
-		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted read-only: mount it anew with -o rw", at.Mountpoint)
+		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted read-only: mount it anew with -o rw",
+			at.Mountpoint)
 	case has("soft"), has("softerr"):
 		return "; it is mounted soft, so a server that is away for long loses what was written: mount it hard", nil
 	}
@@ -179,7 +186,9 @@ func suits(share string) error {
 			}
 			// Another host may have made the share, and a pool on it, since.
 			if _, err := root.Lstat(shareName); err != nil {
-				return dataset.Errorf(dataset.ErrExists, "it holds %q and is no share of drover's: make an empty folder on it, such as drover, and a pool below that for each host", name)
+				return dataset.Errorf(dataset.ErrExists,
+					"it holds %q and is no share of drover's: make an empty folder on it, such as drover, "+
+						"and a pool below that for each host", name)
 			}
 		}
 	}
@@ -191,7 +200,8 @@ func keepsOwners(root *os.Root) (err error) {
 	name := probe + uuid.NewString()
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, unix.EROFS) {
-		return dataset.Errorf(dataset.ErrUnsupported, "its server lets nothing be written there: export it with rw to this host")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its server lets nothing be written there: export it with rw to this host")
 	}
 	if err == nil {
 		defer func() { err = errors.Join(err, f.Close(), root.Remove(name)) }()
@@ -202,8 +212,11 @@ func keepsOwners(root *os.Root) (err error) {
 		err = unix.Fstat(int(f.Fd()), &st)
 	}
 	switch {
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EINVAL), err == nil && (st.Uid != 12345 || st.Gid != 54321):
-		return dataset.Errorf(dataset.ErrUnsupported, "it does not let root give files away: its server makes root nobody (export it with no_root_squash, to these hosts alone)")
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EINVAL),
+		err == nil && (st.Uid != 12345 || st.Gid != 54321):
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"it does not let root give files away: its server makes root nobody (export it with "+
+				"no_root_squash, to these hosts alone)")
 	}
 	return err
 }
@@ -303,7 +316,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err er
 }
 
 // Attach implements backends.Pool; see Stat.
-func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (a backends.Attachment, err error) {
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (a backends.Attachment,
+	err error) {
 	if err := p.shelf.Anew(); err != nil {
 		return a, err
 	}
@@ -328,7 +342,8 @@ func (p *Pool) Sees(_ context.Context, id, pool uuid.UUID) error {
 }
 
 // Visit implements backends.Sharer.
-func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.AttachOptions) (a backends.Attachment, err error) {
+func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.AttachOptions) (a backends.Attachment,
+	err error) {
 	path, err := p.beside(pool)
 	if err != nil {
 		return a, err
@@ -342,7 +357,8 @@ func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.Attach
 }
 
 // RestoreApart implements backends.Sharer.
-func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
+func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
+	progress backends.Progress) error {
 	return p.in.RestoreApart(ctx, ds, id, keep, progress)
 }
 
@@ -380,7 +396,8 @@ func (p *Pool) beside(pool uuid.UUID) (string, error) {
 	case len(found) == 0:
 		return "", dataset.Errorf(dataset.ErrNotFound, "share %s (%s) has no pool %s", p.share, p.path, pool)
 	case len(found) > 1:
-		return "", dataset.Errorf(dataset.ErrConflict, "%s all say that they are pool %s: move what is a copy off the share", strings.Join(found, " and "), pool)
+		return "", dataset.Errorf(dataset.ErrConflict,
+			"%s all say that they are pool %s: move what is a copy off the share", strings.Join(found, " and "), pool)
 	}
 	return found[0], nil
 }

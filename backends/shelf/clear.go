@@ -37,7 +37,8 @@ func (s *Shelf) Clear() error {
 			continue
 		}
 		if err != nil { // something came into it
-			return errors.Join(dataset.Errorf(dataset.ErrConflict, "%s: %w", filepath.Join(s.path, name), err), s.restore(root, m))
+			return errors.Join(dataset.Errorf(dataset.ErrConflict, "%s: %w", filepath.Join(s.path, name), err),
+				s.restore(root, m))
 		}
 		steps.At("shelf.clear." + name)
 	}
@@ -71,7 +72,8 @@ func (s *Shelf) bare(root *os.Root) ([]string, error) {
 			name = filepath.Join(name, inside[0])
 			fallthrough
 		default:
-			return nil, dataset.Errorf(dataset.ErrConflict, "%s holds %q: it is not removed", s.title(), filepath.Join(s.path, name))
+			return nil, dataset.Errorf(dataset.ErrConflict, "%s holds %q: it is not removed", s.title(),
+				filepath.Join(s.path, name))
 		}
 	}
 	return own, nil

@@ -53,7 +53,8 @@ func (s *Shelf) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error)
 	case err == nil && f.State == backends.EntryCopy && f.whole():
 		return f, nil
 	case err == nil && f.State != backends.EntryCopy:
-		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head", s.title()), f.Close())
+		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head",
+			s.title()), f.Close())
 	case err == nil:
 		err = f.Close()
 	case errors.Is(err, dataset.ErrNotFound):
@@ -116,7 +117,8 @@ func (f *Folder) NoHead() error {
 
 // Received says how much of a snapshot is here; see backends.Copier. By what it came where all of
 // it is, whole says, or ErrNotFound.
-func (s *Shelf) Received(ds, snapshot uuid.UUID, whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+func (s *Shelf) Received(ds, snapshot uuid.UUID,
+	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
 	f, err := s.FindAny(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return backends.Received{}, nil
@@ -129,7 +131,8 @@ func (s *Shelf) Received(ds, snapshot uuid.UUID, whole func(*Folder, uuid.UUID) 
 }
 
 // Received is that of the Shelf, of an open folder.
-func (f *Folder) Received(snapshot uuid.UUID, whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+func (f *Folder) Received(snapshot uuid.UUID,
+	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
 	last, err := whole(f, snapshot)
 	switch {
 	case err == nil:
@@ -145,7 +148,12 @@ func (f *Folder) Received(snapshot uuid.UUID, whole func(*Folder, uuid.UUID) (ba
 
 // Spool is where a folder gathers a snapshot that comes.
 func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spool {
-	return spool.Spool{Root: f.Root, Room: room, Step: step, Write: func(name string, v any) error { return WriteJSON(f.Root, name, v, true) }}
+	return spool.Spool{
+		Root:  f.Root,
+		Room:  room,
+		Step:  step,
+		Write: func(name string, v any) error { return WriteJSON(f.Root, name, v, true) },
+	}
 }
 
 // Headless puts on record that no tree of a folder is the head, durably.

@@ -63,7 +63,9 @@ func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"%s and %s are not of one mount, so no volume goes from the one to the other: unmount what is mounted on either, here or where the server has it, and make it a plain folder", from.Name(), to.Name())
+			"%s and %s are not of one mount, so no volume goes from the one to the other: unmount what is "+
+				"mounted on either, here or where the server has it, and make it a plain folder", from.Name(),
+			to.Name())
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	}
@@ -125,7 +127,9 @@ func (s *Shelf) Have(d dataset.Dataset, after uint64) (bool, error) {
 		return false, err
 	}
 	if had.Epoch <= after {
-		return false, dataset.Errorf(dataset.ErrConflict, "dataset %s lies in %s as it was at epoch %d, and where it was at epoch %d it is no more", d.ID, s.title(), had.Epoch, after)
+		return false, dataset.Errorf(dataset.ErrConflict,
+			"dataset %s lies in %s as it was at epoch %d, and where it was at epoch %d it is no more", d.ID,
+			s.title(), had.Epoch, after)
 	}
 	return true, f.hand(d)
 }
@@ -137,7 +141,8 @@ func (f *Folder) hand(d dataset.Dataset) error {
 		return err
 	}
 	if had.Epoch > d.Epoch {
-		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was asked for at epoch %d", d.ID, had.Epoch, d.Epoch)
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was asked for at epoch %d",
+			d.ID, had.Epoch, d.Epoch)
 	}
 	return f.WriteRecord(d, true)
 }
@@ -146,7 +151,8 @@ func (f *Folder) hand(d dataset.Dataset) error {
 // the way.
 func pass(from *os.Root, dir string, to *os.Root, into, name string) error {
 	if err := rename(from, dir, to, into, name); err != nil {
-		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name), filepath.Join(to.Name(), into), err)
+		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name),
+			filepath.Join(to.Name(), into), err)
 	}
 	return nil
 }
@@ -215,7 +221,8 @@ func Beside(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 			err = errors.Join(anew(sub, incomingArea), anew(sub, readyArea))
 			found = append(found, filepath.Join(dir.Name(), name))
 		}
-		if err := errors.Join(err, sub.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, dataset.ErrCorrupt) {
+		if err := errors.Join(err, sub.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+			!errors.Is(err, dataset.ErrCorrupt) {
 			return nil, err
 		}
 	}

@@ -113,7 +113,8 @@ func (s *Shelf) open(root *os.Root, area string, id uuid.UUID, done func()) (*Fo
 	}
 	names, err := ReadNames(sub, ".")
 	if err == nil && len(names) == 0 {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s has a dataset's name, but is empty: drover made no such thing", filepath.Join(s.path, area, id.String()))
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s has a dataset's name, but is empty: drover made no such thing",
+			filepath.Join(s.path, area, id.String()))
 	}
 	if err != nil {
 		_ = sub.Close()

@@ -163,7 +163,8 @@ func (s *Shelf) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*
 	return count, errors.Join(errs...)
 }
 
-func (s *Shelf) reapOne(ctx context.Context, root *os.Root, area, name string, drop func(uuid.UUID) bool, tidy func(*Folder) (int, error)) (int, error) {
+func (s *Shelf) reapOne(ctx context.Context, root *os.Root, area, name string, drop func(uuid.UUID) bool,
+	tidy func(*Folder) (int, error)) (int, error) {
 	id, ok := parseName(area, name)
 	if !ok {
 		return 0, nil

@@ -81,7 +81,8 @@ func (s *Shelf) foreign(name, problem string) backends.Entry {
 }
 
 // entry describes one name in an area; not ok: it went away meanwhile.
-func (s *Shelf) entry(root *os.Root, area, name string, describe func(*Folder, *backends.Entry)) (backends.Entry, bool) {
+func (s *Shelf) entry(root *os.Root, area, name string, describe func(*Folder, *backends.Entry)) (backends.Entry,
+	bool) {
 	path := filepath.Join(area, name)
 	info, err := root.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {

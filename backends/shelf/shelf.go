@@ -100,7 +100,8 @@ type Shelf struct {
 // later layout, is dataset.ErrExists.
 func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+			cfg.Path)
 	}
 	s := &Shelf{mark: marker{Format: format, Backend: backend, ID: cfg.ID, Name: cfg.Name}, path: cfg.Path}
 	if cfg.Make {
@@ -114,7 +115,9 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	}
 	defer root.Close()
 	if m.Backend != backend || m.Format > format {
-		return nil, dataset.Errorf(dataset.ErrExists, "%s is a pool of backend %s, format %d (this is %s, format %d)", cfg.Path, m.Backend, m.Format, backend, format)
+		return nil, dataset.Errorf(dataset.ErrExists,
+			"%s is a pool of backend %s, format %d (this is %s, format %d)", cfg.Path, m.Backend, m.Format, backend,
+			format)
 	}
 	s.mark.ID = m.ID
 	return s, nil
@@ -236,7 +239,8 @@ var errNoPool = errors.New("no pool lies there (is its disk mounted?)")
 func (s *Shelf) look() (*os.Root, marker, error) {
 	root, err := openPlain(s.path)
 	if err != nil {
-		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)", s.title(), err)
+		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
+			s.title(), err)
 	}
 	m, err := readMarker(root)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -55,7 +55,8 @@ func (f *Folder) Head() (Head, error) {
 		return Head{Tree: FirstHead}, nil
 	}
 	if err != nil || !IsTree(h.Tree) || h.Size < 0 {
-		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which tree is the head", f.ID, currentName)
+		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which tree is the head",
+			f.ID, currentName)
 	}
 	return h, nil
 }
@@ -102,7 +103,8 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 		return s, err
 	}
 	if s.Tree == now.Tree {
-		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+		return s, dataset.Errorf(dataset.ErrNotFound,
+			"dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
 	}
 	if _, err := f.Lstat(s.Tree); err != nil {
 		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the bytes of snapshot %s are gone: %w", f.ID, id, err)
@@ -223,6 +225,7 @@ func (f *Folder) Strangers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, record := snapshotOf(name)
-		return record || IsTree(name) || name == recordName || name == currentName || name == spool.File || name == spool.RecordFile || strings.HasPrefix(name, Temp)
+		return record || IsTree(name) || name == recordName || name == currentName || name == spool.File ||
+			name == spool.RecordFile || strings.HasPrefix(name, Temp)
 	}), err
 }

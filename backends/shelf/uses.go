@@ -93,7 +93,9 @@ func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 		case err != nil:
 			return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
 		case at.untold:
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: unmount that first", id, at.point)
+			return dataset.Errorf(dataset.ErrInUse,
+				"dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: "+
+					"unmount that first", id, at.point)
 		case at.point != "":
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
 		case at.user == "":
@@ -262,7 +264,11 @@ func lies(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind s
 		if err != nil {
 			return tree, "", "", err
 		}
-		return mount.Filesystem{Major: own.Major, Minor: own.Minor, Root: filepath.Join(own.Root, inside)}, path, own.FSType, nil
+		return mount.Filesystem{
+			Major: own.Major,
+			Minor: own.Minor,
+			Root:  filepath.Join(own.Root, inside),
+		}, path, own.FSType, nil
 	}
 	return tree, "", "", fmt.Errorf("the mount of %s is not in the mount table", path)
 }

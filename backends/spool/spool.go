@@ -127,7 +127,8 @@ func syncDir(root *os.Root) error {
 // Gather reads a delivery, from where an earlier one was cut or anew, until all of it is in the
 // file, and says what it is. The file stays until Drop; of a stream that is ErrCorrupt nothing
 // does. Of one that begins as a difference base is asked about its base before anything is changed.
-func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
+func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
+	progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
 	out, err := s.gather(ctx, d, kind, r, progress, base)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = errors.Join(err, Drop(s.Root))
@@ -135,7 +136,8 @@ func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r i
 	return out, err
 }
 
-func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader, progress backends.Progress, base func(uuid.UUID) error) (out backends.Stream, err error) {
+func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
+	progress backends.Progress, base func(uuid.UUID) error) (out backends.Stream, err error) {
 	in, f, err := s.open(d, kind, r, base)
 	if err != nil {
 		return out, err
@@ -160,7 +162,8 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 }
 
 // open reads the beginning of a stream, or goes on where one was cut.
-func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*reader, *os.File, error) {
+func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*reader, *os.File,
+	error) {
 	in := newReader(r)
 	if d.From != 0 {
 		h, err := read(s.Root)
@@ -187,7 +190,8 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 	case h.Size < 0:
 		return nil, nil, corrupt("no dataset has %d bytes", h.Size)
 	case h.Base != d.Base:
-		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base, d.Base)
+		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s",
+			h.Base, d.Base)
 	}
 	if d.Base != uuid.Nil {
 		if err := base(d.Base); err != nil {

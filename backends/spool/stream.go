@@ -125,7 +125,8 @@ func (s *Writer) Close() (backends.Stream, error) {
 	}
 	out.Bytes, out.Sum = s.out.Total, hex.EncodeToString(s.sum.Sum(nil))
 	if s.out.Skip > out.Bytes {
-		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, s.out.Skip)
+		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes,
+			s.out.Skip)
 	}
 	return out, nil
 }

@@ -59,7 +59,9 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 		err = fmt.Errorf("what lies there is pool %s of backend %s", there.ID, there.Backend)
 	}
 	if err != nil {
-		return nil, dataset.Errorf(dataset.ErrOffline, "pool %s is not to be seen at %s from here: %w (run this on the node that has it, as root)", pool, path, err)
+		return nil, dataset.Errorf(dataset.ErrOffline,
+			"pool %s is not to be seen at %s from here: %w (run this on the node that has it, as root)", pool, path,
+			err)
 	}
 	c := &Corner{ID: uuid.New(), Backend: backend}
 	c.Path = filepath.Join(path, prefix+c.ID.String())

@@ -51,7 +51,8 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 func (c *Corner) Remove(ctx context.Context, kinds *backends.Registry) error {
 	var list []backends.Kind
 	if kinds != nil {
-		list = slices.DeleteFunc(slices.Clone(kinds.Kinds()), func(k backends.Kind) bool { return c.Backend != "" && k.Name() != c.Backend })
+		list = slices.DeleteFunc(slices.Clone(kinds.Kinds()),
+			func(k backends.Kind) bool { return c.Backend != "" && k.Name() != c.Backend })
 	}
 	entries, err := os.ReadDir(c.Path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -138,7 +139,8 @@ func detached(ctx context.Context, path string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return dataset.Errorf(dataset.ErrInUse, "%s is still attached to %s (losetup -d %s)", loops[0].Path, loops[0].Backing, loops[0].Path)
+			return dataset.Errorf(dataset.ErrInUse, "%s is still attached to %s (losetup -d %s)", loops[0].Path,
+				loops[0].Backing, loops[0].Path)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if err := Thaw(path); err != nil {

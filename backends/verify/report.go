@@ -79,7 +79,8 @@ func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 		v := Verdict{Name: name, Claimed: says[name]}
 		r.judge(&v, func(c Result) bool { return slices.Contains(c.Proves, name) })
 		if says[name] != there[name] {
-			v.Proven, v.Failures = Unproven, append(v.Failures, fmt.Sprintf("a new pool beside it says %q", there[name]))
+			v.Proven, v.Failures = Unproven, append(v.Failures,
+				fmt.Sprintf("a new pool beside it says %q", there[name]))
 		}
 		r.OK = r.OK && (v.Proven == Proven || v.Proven == Absent)
 		r.Capabilities = append(r.Capabilities, v)

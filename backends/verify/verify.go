@@ -30,8 +30,9 @@ type Result struct {
 
 // Event is one thing that happens while the suite runs. One of its fields is set.
 type Event struct {
-	Info    *Claims            `json:"info,omitempty"`    // the first: what the pools of the corner declare
-	Lacks   []string           `json:"lacks,omitempty"`   // operations that the filesystem below cannot do, and that are left out
+	Info *Claims `json:"info,omitempty"` // the first: what the pools of the corner declare
+	// operations that the filesystem below cannot do, and that are left out
+	Lacks   []string           `json:"lacks,omitempty"`
 	Begins  string             `json:"begins,omitempty"`  // a case
 	Result  *Result            `json:"result,omitempty"`  // of that
 	Times   []backendtest.Time `json:"times,omitempty"`   // the last, when nothing failed there
@@ -64,7 +65,8 @@ func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event
 		}
 	}
 	var times []backendtest.Time
-	if err := s.one(ctx, Result{Name: measuring}, func(t *try) { times = backendtest.Measure(t, s.pools(t)) }); err != nil || len(times) == 0 {
+	if err := s.one(ctx, Result{Name: measuring},
+		func(t *try) { times = backendtest.Measure(t, s.pools(t)) }); err != nil || len(times) == 0 {
 		return err
 	}
 	return tell(Event{Times: times})

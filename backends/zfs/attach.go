@@ -25,7 +25,8 @@ func isZFS(m *mount.Entry) bool {
 // Attach implements backends.Pool.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has no mount options (asked for %s)", dataset.Have(opts.Mount))
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend zfs has no mount options (asked for %s)", dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -119,7 +119,8 @@ type others struct {
 // ReadAt implements io.ReaderAt.
 func (o others) ReadAt(p []byte, off int64) (int, error) {
 	n, err := o.device.ReadAt(p, off)
-	for _, ours := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))}, {o.size - tableSize, o.size}} {
+	for _, ours := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))},
+		{o.size - tableSize, o.size}} {
 		if from, to := max(ours[0], off), min(ours[1], off+int64(n)); from < to {
 			clear(p[from-off : to-off])
 		}

@@ -15,7 +15,9 @@ var _ backends.Clearer = (*Pool)(nil)
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	if p.vdevs != nil {
 		name := zpoolName(p.vdevs.id)
-		return fmt.Sprintf("zpool %s stays, imported and with an empty pool (drover pool adopt takes it again by one of its devices; for anything else: zpool destroy %s, then zpool labelclear -f each of them)", name, name), p.Close()
+		return fmt.Sprintf("zpool %s stays, imported and with an empty pool (drover pool adopt takes it "+
+			"again by one of its devices; for anything else: zpool destroy %s, then zpool labelclear -f "+
+			"each of them)", name, name), p.Close()
 	}
 	entries, err := p.List(ctx)
 	if err != nil {

@@ -89,7 +89,8 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
 			return err
 		}
 	}
-	return dataset.Errorf(dataset.ErrConflict, "the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+	return dataset.Errorf(dataset.ErrConflict,
+		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
 // headIs tells whether a head is what a snapshot is, wherever its folder is.
@@ -269,7 +270,8 @@ func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 	}
 	same, err := p.headIs(ctx, f, c.FS, snapshot)
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost", snapshot)
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+			snapshot)
 	}
 	return err
 }
@@ -334,7 +336,8 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 
 // Receive implements backends.Copier: the stream is gathered in a file, read, and given to zfs
 // once all of it is what it should be.
-func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receive(ctx, d, r, progress)
 	if err != nil {
 		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))

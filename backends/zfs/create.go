@@ -80,7 +80,8 @@ func headOptions(size dataset.Size) []string {
 func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size), 10) }
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size, error) {
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
+	error) {
 	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) { return p.copyOf(ctx, d, src) })
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
@@ -90,7 +91,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 
 // copyOf plans a clone: of which size it is, and what makes it. What it reads is checked
 // before anything is made.
-func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size, func(fs string) error, error) {
+func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
+	func(fs string) error, error) {
 	from, err := p.source(src)
 	if err != nil {
 		return 0, nil, err
@@ -227,7 +229,8 @@ func (p *Pool) vacate(ctx context.Context, id uuid.UUID) error {
 	}
 	switch _, err := p.tool.one(ctx, p.root(id)); {
 	case err == nil:
-		return dataset.Errorf(dataset.ErrExists, "%s is there, and no record of a dataset is: drover leaves it alone", p.root(id))
+		return dataset.Errorf(dataset.ErrExists,
+			"%s is there, and no record of a dataset is: drover leaves it alone", p.root(id))
 	case !errors.Is(err, errAbsent):
 		return err
 	}
@@ -263,9 +266,13 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	case d.Encryption != nil && !p.encrypts():
 		return p.cannotEncrypt()
 	case fs.Type != "":
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of backend loop", fs.Type)
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of "+
+				"backend loop", fs.Type)
 	case len(fs.Mount) > 0:
-		return dataset.Errorf(dataset.ErrUnsupported, "a pool of backend zfs has no mount options (asked for %s): leave them out, or use a pool of backend loop", dataset.Have(fs.Mount))
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend zfs has no mount options (asked for %s): leave them out, or use a pool of "+
+				"backend loop", dataset.Have(fs.Mount))
 	}
 	return nil
 }
@@ -329,7 +336,8 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 		return fmt.Errorf("resize dataset %s: %w", id, err)
 	}
 	if least := max(minSize, head.referenced); size < least {
-		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it holds %s, and %s is the least", id, size, head.referenced.Human(), least.Human())
+		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it holds %s, and %s is the least",
+			id, size, head.referenced.Human(), least.Human())
 	}
 	if err := p.tool.zfs(ctx, "set", "refquota="+bytesText(size), head.name); err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, noSpace(err))

@@ -77,7 +77,8 @@ func (p *Pool) clear(ctx context.Context, all []object, keep func(object) bool) 
 // needed tells whether one of others is a clone of an object, or lies below it.
 func needed(o object, others []object) bool {
 	return slices.ContainsFunc(others, func(other object) bool {
-		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") || strings.HasPrefix(other.name, o.name+"@")
+		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") ||
+			strings.HasPrefix(other.name, o.name+"@")
 	})
 }
 
@@ -223,7 +224,10 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		return 0, err
 	}
 	trees := p.trees(all)
-	n, err := p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) { return p.tidy(ctx, f, trees[f.ID.String()]) })
+	n, err := p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int,
+		error) {
+		return p.tidy(ctx, f, trees[f.ID.String()])
+	})
 	for name := range trees {
 		ghost, ok := strings.CutPrefix(name, "deleted/")
 		if !ok || !isID(ghost) || ctx.Err() != nil {

@@ -55,14 +55,16 @@ func zpoolID(name string) uuid.UUID {
 // openOwn makes the zpool of a pool on devices, or imports it, and mounts it.
 func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "a pool on devices lies where drover mounts it: leave its path out")
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"a pool on devices lies where drover mounts it: leave its path out")
 	}
 	id, blank, err := b.identify(cfg)
 	switch {
 	case err != nil:
 		return nil, err
 	case cfg.ID != uuid.Nil && id != uuid.Nil && id != cfg.ID && cfg.Make:
-		return nil, dataset.Errorf(dataset.ErrExists, "%s: pool %s of drover is there, and was left as it is", strings.Join(cfg.Devices, " and "), id)
+		return nil, dataset.Errorf(dataset.ErrExists, "%s: pool %s of drover is there, and was left as it is",
+			strings.Join(cfg.Devices, " and "), id)
 	case cfg.Make && blank:
 		if id = cfg.ID; id == uuid.Nil {
 			id = uuid.New()
@@ -113,7 +115,9 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 		said[name] = append(said[name], device)
 	}
 	if len(said) > 1 && cfg.Make {
-		return id, false, dataset.Errorf(dataset.ErrExists, "some of %s have a pool of drover, and not all the same one: they were left as they are", strings.Join(cfg.Devices, " and "))
+		return id, false, dataset.Errorf(dataset.ErrExists,
+			"some of %s have a pool of drover, and not all the same one: they were left as they are",
+			strings.Join(cfg.Devices, " and "))
 	}
 	for name := range said {
 		if is := zpoolID(name); is != uuid.Nil {
@@ -145,7 +149,8 @@ func vacant(device string) error {
 func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
-		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy", zpoolName(id),
+		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy",
+		zpoolName(id),
 	}
 	err := begin(cfg.Devices)
 	if err == nil {
@@ -170,7 +175,9 @@ func older(err error) error {
 	if !errors.As(err, &failed) || !strings.Contains(failed.Stderr, "not a valid pool property") {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "pools of devices want OpenZFS, and the zpool(8) of this host is zfs-fuse's, or older (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; or give --path on a filesystem of zfs-fuse)")
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"pools of devices want OpenZFS, and the zpool(8) of this host is zfs-fuse's, or older (Debian, from "+
+			"contrib: apt-get install zfsutils-linux zfs-dkms; or give --path on a filesystem of zfs-fuse)")
 }
 
 func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {
@@ -184,7 +191,8 @@ func (b *Backend) imported(ctx context.Context, name string) error {
 	health, err := b.zpool(ctx, "list", "-H", "-o", "health", name)
 	if err == nil {
 		if health == "SUSPENDED" || health == "FAULTED" || health == "UNAVAIL" {
-			return dataset.Errorf(dataset.ErrOffline, "zpool %s is %s (zpool status -v %s)", name, strings.ToLower(health), name)
+			return dataset.Errorf(dataset.ErrOffline, "zpool %s is %s (zpool status -v %s)", name,
+				strings.ToLower(health), name)
 		}
 		return nil
 	}
@@ -210,11 +218,16 @@ func (o *ownPool) attach() error {
 	}
 	if e := table.At(o.mount); e != nil {
 		if e.Source != zpoolName(o.id) {
-			return dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where zpool %s belongs", e.Source, o.mount, zpoolName(o.id))
+			return dataset.Errorf(dataset.ErrOffline, "%s is mounted at %s, where zpool %s belongs", e.Source,
+				o.mount, zpoolName(o.id))
 		}
 		return nil
 	}
-	if err := mount.Mount(o.mount, mount.Spec{Source: zpoolName(o.id), FSType: fsType, Options: []string{"nodev", "nosuid"}}); err != nil {
+	if err := mount.Mount(o.mount, mount.Spec{
+		Source:  zpoolName(o.id),
+		FSType:  fsType,
+		Options: []string{"nodev", "nosuid"},
+	}); err != nil {
 		return err
 	}
 	return os.Chmod(o.mount, 0o700)
@@ -238,7 +251,8 @@ func (o *ownPool) note() string {
 	case o == nil:
 		return ""
 	case o.striped > 1:
-		return fmt.Sprintf("; on zpool %s, striped over %d devices: with one of them all is lost", zpoolName(o.id), o.striped)
+		return fmt.Sprintf("; on zpool %s, striped over %d devices: with one of them all is lost", zpoolName(o.id),
+			o.striped)
 	}
 	return "; on zpool " + zpoolName(o.id)
 }

@@ -39,19 +39,25 @@ const sealer = "or take a pool of backend loop or lvm"
 
 // lacks tells what a zpool, or this ZFS, has not to encrypt; "": nothing.
 func (t tool) lacks(ctx context.Context, h home) (string, error) {
-	const needs, install = "encryption needs OpenZFS 0.8 or later", "(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + sealer + ")"
+	const needs, install = "encryption needs OpenZFS 0.8 or later",
+		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + sealer + ")"
 	if h.fuse { // whose newest zpools are of version 23
 		return needs + " in the place of zfs-fuse, which has no feature@encryption " + install, nil
 	}
 	zpool, _, _ := strings.Cut(h.name, "/")
-	res, err := t.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: []string{"get", "-H", "-o", "value", "feature@encryption", zpool}, Timeout: limit})
+	res, err := t.runner.Run(ctx, run.Command{
+		Name:    zpoolProgram,
+		Args:    []string{"get", "-H", "-o", "value", "feature@encryption", zpool},
+		Timeout: limit,
+	})
 	switch err = classify(err); {
 	case errors.Is(err, errLacks):
 		version, rErr := os.ReadFile(moduleVersion)
 		if rErr != nil {
 			version = []byte("an older one")
 		}
-		return needs + ": the kernel's is " + strings.TrimSpace(string(version)) + ", which has no feature@encryption " + install, nil
+		return needs + ": the kernel's is " + strings.TrimSpace(string(version)) +
+			", which has no feature@encryption " + install, nil
 	case err != nil:
 		return "", err
 	}
@@ -59,9 +65,11 @@ func (t tool) lacks(ctx context.Context, h home) (string, error) {
 	case "enabled", "active":
 		return "", nil
 	case "disabled":
-		return "encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + "; " + sealer + ")", nil
+		return "encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + "; " +
+			sealer + ")", nil
 	}
-	return "encryption needs a zpool with features, and " + zpool + " is of an old version (zpool upgrade " + zpool + ", which ZFS from before then does not import any more; " + sealer + ")", nil
+	return "encryption needs a zpool with features, and " + zpool + " is of an old version (zpool upgrade " +
+		zpool + ", which ZFS from before then does not import any more; " + sealer + ")", nil
 }
 
 // moduleVersion is a file with the version of the kernel's ZFS.
@@ -80,7 +88,8 @@ func (p *Pool) encrypts() bool { return p.lacks == "" }
 
 // cannotEncrypt is the error for who asks for an encrypted dataset.
 func (p *Pool) cannotEncrypt() error {
-	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover", p.home.name, p.lacks)
+	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
+		p.home.name, p.lacks)
 }
 
 // given runs a command that reads a key.
@@ -127,7 +136,8 @@ func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error 
 	case (id != "-") != (d.Encryption != nil):
 		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
 	case d.Encryption != nil && id != d.Encryption.ID.String():
-		return dataset.Errorf(dataset.ErrInvalid, "what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
 	}
 	return nil
 }
@@ -151,7 +161,8 @@ func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock f
 	}
 	if !strings.HasPrefix(root, p.top()+"/") { // the operator has encrypted the home, or nobody anything
 		if d.Encryption != nil {
-			return lock, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its filesystem is not")
+			return lock, dataset.Errorf(dataset.ErrCorrupt,
+				"its record says that it is encrypted, and its filesystem is not")
 		}
 		return lock, nil
 	}
@@ -234,7 +245,12 @@ func (p *Pool) findLoaded(ctx context.Context) error {
 	if !p.encrypts() {
 		return nil
 	}
-	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value", "encryptionroot,keystatus", p.top()}, Timeout: limit})
+	res, err := p.tool.runner.Run(ctx, run.Command{
+		Name: program,
+		Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value",
+			"encryptionroot,keystatus", p.top()},
+		Timeout: limit,
+	})
 	if err != nil {
 		return classify(err)
 	}

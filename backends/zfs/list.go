@@ -31,7 +31,10 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 		return nil, err
 	}
 	trees := p.trees(all)
-	entries, err := p.shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, trees[f.ID.String()]) })
+	entries, err := p.shelf.List(func(f *shelf.Folder,
+		e *backends.Entry) {
+		p.describe(ctx, f, e, trees[f.ID.String()])
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,9 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 // missing returns the names of want that all lacks, in order.
 func missing(want map[string]string, all []object) (names []string) {
 	for name := range want {
-		if !slices.ContainsFunc(all, func(o object) bool { return o.name == name && (o.kind == kindFilesystem || o.kind == kindSnapshot) }) {
+		if !slices.ContainsFunc(all, func(o object) bool {
+			return o.name == name && (o.kind == kindFilesystem || o.kind == kindSnapshot)
+		}) {
 			names = append(names, name)
 		}
 	}
@@ -123,7 +128,8 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
 			for _, o := range tree {
 				if !p.made(o) {
-					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: zfs destroy it when it is of no use")
+					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: "+
+						"zfs destroy it when it is of no use")
 				}
 			}
 			continue
@@ -138,7 +144,8 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 		if p.vanished(ctx, name) {
 			continue
 		}
-		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset, and no record of one lies in %s", p.shelf.Path()))
+		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset, and no record of one lies in %s",
+			p.shelf.Path()))
 	}
 	return found
 }

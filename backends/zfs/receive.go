@@ -28,7 +28,8 @@ func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	return s.Stream, err
 }
 
-func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := p.shelf.MakeCopy(d.Dataset, func() error {
 		if err := p.room(ctx); err != nil {
 			return err
@@ -73,7 +74,12 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 		}
 		return out, err
 	}
-	if err := shelf.WriteJSON(f.Root, recordOf(d.Snapshot.ID), snapshot{Snapshot: d.Snapshot, FS: fs, Refquota: out.Size, Stream: out}, true); err != nil {
+	if err := shelf.WriteJSON(f.Root, recordOf(d.Snapshot.ID), snapshot{
+		Snapshot: d.Snapshot,
+		FS:       fs,
+		Refquota: out.Size,
+		Stream:   out,
+	}, true); err != nil {
 		return out, err
 	}
 	return out, spool.Drop(f.Root)
@@ -160,7 +166,8 @@ func (p *Pool) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is s
 	}
 	last, err := p.isLast(ctx, f, b)
 	if err == nil && !last && p.home.fuse {
-		err = dataset.Errorf(dataset.ErrUnsupported, "zfs-fuse cannot receive a difference to a snapshot after which others came")
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"zfs-fuse cannot receive a difference to a snapshot after which others came")
 	}
 	if err != nil || !last {
 		return "", origin, err

@@ -23,7 +23,8 @@ const streamLimit = 30 * 24 * time.Hour
 
 // Send implements backends.Sender: what zfs send makes of two snapshots, which is the same each
 // time. What is encrypted is sent so, without its key.
-func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (backends.Stream, error) {
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.sendFrom(ctx, src, base, from, w, progress)
 	if err != nil {
 		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
@@ -31,7 +32,8 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
+func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := p.shelf.FindAny(src.Dataset)
 	if err != nil {
 		return out, err
@@ -49,7 +51,13 @@ func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID,
 		}
 		older = p.snapshotName(f.ID, b.FS, base)
 	}
-	frames, err := spool.NewWriter(w, spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}, from)
+	frames, err := spool.NewWriter(w, spool.Header{
+		Kind:     Name,
+		Dataset:  src.Dataset,
+		Snapshot: src.Snapshot,
+		Base:     base,
+		Size:     s.Refquota,
+	}, from)
 	if err != nil {
 		return out, err
 	}
@@ -129,7 +137,8 @@ func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backen
 
 // Same implements backends.Sender.
 func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
-	_, err := p.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b}, p.differs)
+	_, err := p.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b},
+		p.differs)
 	switch {
 	case err == nil:
 		return true, nil
@@ -139,7 +148,8 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 	return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
 }
 
-func (p *Pool) changed(ctx context.Context, older, newer dataset.Source, compare func(ctx context.Context, older, newer string) (backends.Change, error)) (c backends.Change, err error) {
+func (p *Pool) changed(ctx context.Context, older, newer dataset.Source,
+	compare func(ctx context.Context, older, newer string) (backends.Change, error)) (c backends.Change, err error) {
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
 	}
@@ -228,7 +238,11 @@ func (p *Pool) measureStream(ctx context.Context, older, newer string) (c backen
 	if err != nil {
 		return c, err
 	}
-	res, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: append([]string{args[0], "-nP"}, args[1:]...), Timeout: streamLimit})
+	res, err := p.tool.runner.Run(ctx, run.Command{
+		Name:    program,
+		Args:    append([]string{args[0], "-nP"}, args[1:]...),
+		Timeout: streamLimit,
+	})
 	if err != nil {
 		return c, unrelated(classify(err))
 	}

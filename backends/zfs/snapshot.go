@@ -42,7 +42,8 @@ func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err erro
 		return current{FS: firstHead}, false, nil
 	}
 	if err != nil || c.FS != "" && !isHead(c.FS) {
-		return current{}, false, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which filesystem is the head", id, currentName)
+		return current{}, false, dataset.Errorf(dataset.ErrCorrupt,
+			"dataset %s: %s does not say which filesystem is the head", id, currentName)
 	}
 	return c, true, nil
 }
@@ -78,14 +79,16 @@ func isSnapshot(name string) bool {
 func (p *Pool) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	name, err := headName(f.Root, f.ID)
 	if err == nil && name == "" {
-		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, and it is none", f.ID, currentName)
+		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, and it is none", f.ID,
+			currentName)
 	}
 	if err != nil {
 		return object{}, err
 	}
 	o, err := p.tool.one(ctx, p.root(f.ID)+"/"+name)
 	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
-		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID, p.root(f.ID), name)
+		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID,
+			p.root(f.ID), name)
 	}
 	return o, err
 }
@@ -123,7 +126,8 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	}
 	head, err := headName(f.Root, f.ID)
 	if err == nil && head == s.FS {
-		err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+		err = dataset.Errorf(dataset.ErrNotFound,
+			"dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
 	}
 	return s, err
 }
@@ -171,7 +175,8 @@ func (p *Pool) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, 
 	if err := p.takeAnew(ctx, p.snapshotName(f.ID, fs, s.ID)); err != nil {
 		return err
 	}
-	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept}, true)
+	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept},
+		true)
 }
 
 // DeleteSnapshot implements backends.Pool. Its record goes first; while it has clones its
@@ -259,7 +264,8 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 }
 
 // swap makes fresh the head, of the size that the head has.
-func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string, size dataset.Size) error {
+func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
+	size dataset.Size) error {
 	from, to := p.snapshotName(f.ID, s.FS, s.ID), p.root(f.ID)+"/"+fresh
 	o, err := p.tool.one(ctx, from)
 	switch {
@@ -268,7 +274,8 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 	case err != nil:
 		return err
 	case o.referenced > size:
-		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first", o.referenced.Human(), size.Human())
+		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first",
+			o.referenced.Human(), size.Human())
 	}
 	// What an earlier try left was no head yet: nobody has written to it.
 	if err := p.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {

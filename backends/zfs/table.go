@@ -8,8 +8,10 @@ import (
 // What zpool(8) makes of a whole disk: a GPT with a partition for ZFS as the first of the table,
 // and one that is reserved as the ninth. Each has a type of its own; and the first has a name.
 const (
-	usrType      = "\xc3\x8c\x89\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31" // 6a898cc3-1dd2-11b2-99a6-080020736631
-	reservedType = "\x3b\x5a\x94\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31" // 6a945a3b-1dd2-11b2-99a6-080020736631
+	// 6a898cc3-1dd2-11b2-99a6-080020736631
+	usrType = "\xc3\x8c\x89\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31"
+	// 6a945a3b-1dd2-11b2-99a6-080020736631
+	reservedType = "\x3b\x5a\x94\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31"
 	usrName      = "z\x00f\x00s\x00"
 	reservedAt   = 8
 
@@ -51,7 +53,8 @@ func zpoolTable(head, tail []byte, sector int) bool {
 // zpoolMBR tells the sector that keeps others off a GPT, or an empty one.
 func zpoolMBR(b []byte) bool {
 	const kind, all = mbrEntries + 4, 0xee
-	return blank(b) || blank(b[:mbrEntries]) && b[kind] == all && blank(b[mbrEntries+16:510]) && b[510] == 0x55 && b[511] == 0xaa && blank(b[512:])
+	return blank(b) || blank(b[:mbrEntries]) && b[kind] == all && blank(b[mbrEntries+16:510]) && b[510] == 0x55 &&
+		b[511] == 0xaa && blank(b[512:])
 }
 
 func header(b []byte) bool {

@@ -214,6 +214,10 @@ func bytesOf(text string) (dataset.Size, error) {
 
 // value returns one property of a filesystem, "-" where it has none.
 func (t tool) value(ctx context.Context, property, name string) (string, error) {
-	res, err := t.runner.Run(ctx, run.Command{Name: program, Args: []string{"get", "-Hp", "-o", "value", property, name}, Timeout: limit})
+	res, err := t.runner.Run(ctx, run.Command{
+		Name:    program,
+		Args:    []string{"get", "-Hp", "-o", "value", property, name},
+		Timeout: limit,
+	})
 	return strings.TrimSuffix(string(res.Stdout), "\n"), classify(err)
 }

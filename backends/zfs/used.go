@@ -68,7 +68,8 @@ func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 		}
 		var st unix.Statfs_t
 		var at unix.Statx_t
-		if unix.Statfs(m.Mountpoint, &st) != nil || unix.Statx(unix.AT_FDCWD, m.Mountpoint, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &at) != nil {
+		if unix.Statfs(m.Mountpoint, &st) != nil ||
+			unix.Statx(unix.AT_FDCWD, m.Mountpoint, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &at) != nil {
 			continue
 		}
 		if int(at.Dev_major) == m.Major && int(at.Dev_minor) == m.Minor { // it was not unmounted since, nor hidden

@@ -102,7 +102,9 @@ func (b *Backend) Name() string { return Name }
 // nothing: agents ask often.
 func (b *Backend) Available(context.Context) error {
 	if _, err := run.LookPath(program); err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend zfs needs zfs(8) and its kernel module (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"backend zfs needs zfs(8) and its kernel module (Debian, from contrib: apt-get install "+
+				"zfsutils-linux zfs-dkms)")
 	}
 	for _, end := range []string{"/dev/zfs", fuseSocket} {
 		if _, err := os.Stat(end); err == nil {
@@ -116,9 +118,11 @@ func (b *Backend) Available(context.Context) error {
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	switch {
 	case cfg.Image != 0:
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "backend zfs keeps datasets in a zpool, not in an image: leave the size out")
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"backend zfs keeps datasets in a zpool, not in an image: leave the size out")
 	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..", cfg.Path)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+			cfg.Path)
 	}
 	if len(cfg.Devices) == 0 {
 		return b.open(ctx, cfg, nil)
@@ -202,9 +206,11 @@ func homeOf(path string) (home, error) {
 			what = mounts[0].FSType
 		}
 		return home{}, dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s POOL/NAME)", path, what, path)
+			"%s lies on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s "+
+				"POOL/NAME)", path, what, path)
 	case len(mounts[0].Source) > maxHome:
-		return home{}, dataset.Errorf(dataset.ErrUnsupported, "%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source, maxHome)
+		return home{}, dataset.Errorf(dataset.ErrUnsupported,
+			"%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source, maxHome)
 	}
 	return home{mounts[0].Source, mounts[0].FSType == fuseType}, nil
 }
@@ -238,14 +244,17 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 			return lErr
 		}
 		if !fresh || len(entries) > 0 {
-			return dataset.Errorf(dataset.ErrOffline, "its records are here, and its filesystem %s is not: were they copied without it, or was it renamed?", at)
+			return dataset.Errorf(dataset.ErrOffline,
+				"its records are here, and its filesystem %s is not: were they copied without it, or was it "+
+					"renamed?", at)
 		}
 		id = p.ID().String()
 		options := []string{
 			"create", "-o", "mountpoint=legacy", "-o", "canmount=off",
 			"-o", "com.sun:auto-snapshot=false", "-o", poolProperty + "=" + id,
 		}
-		err = p.tool.zfs(ctx, append(options, "-o", "acltype=posixacl", "-o", "xattr=sa", at)...) // POSIX ACLs, kept well
+		// POSIX ACLs, kept well
+		err = p.tool.zfs(ctx, append(options, "-o", "acltype=posixacl", "-o", "xattr=sa", at)...)
 		if errors.Is(err, errLacks) {
 			err = p.tool.zfs(ctx, append(options, at)...) // zfs-fuse
 		}
@@ -254,7 +263,8 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if id != p.ID().String() {
-		return dataset.Errorf(dataset.ErrExists, "%s is there, and drover did not make it (its property %s is %q)", at, poolProperty, id)
+		return dataset.Errorf(dataset.ErrExists, "%s is there, and drover did not make it (its property %s is %q)",
+			at, poolProperty, id)
 	}
 	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
 		return err

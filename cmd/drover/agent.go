@@ -48,7 +48,8 @@ them.`,
 	f.common(cmd.Flags())
 	f.ofHost(cmd.Flags())
 	f.publishing(cmd.Flags(), toSwarm)
-	cmd.Flags().StringVar(&join, "join", "", "where the token to join the cluster with is: `@FILE`, or - for standard input; a host that has joined stays what it is")
+	cmd.Flags().StringVar(&join, "join", "", "where the token to join the cluster with is: `@FILE`, or - "+
+		"for standard input; a host that has joined stays what it is")
 	return cmd
 }
 
@@ -73,7 +74,10 @@ func readToken(a *app, source string) (string, error) {
 		defer f.Close()
 		from = f
 	default:
-		return "", dataset.Errorf(dataset.ErrInvalid, "--join takes no token on the command line, which every user of this host can read: put it in a file that only root can read and say --join @FILE, or say --join - and send it on standard input (if that was a token, it can still be used: have another made, drover node token)")
+		return "", dataset.Errorf(dataset.ErrInvalid,
+			"--join takes no token on the command line, which every user of this host can read: put it in a "+
+				"file that only root can read and say --join @FILE, or say --join - and send it on standard "+
+				"input (if that was a token, it can still be used: have another made, drover node token)")
 	}
 	b, err := io.ReadAll(io.LimitReader(from, maxToken))
 	if err != nil {

@@ -79,7 +79,9 @@ func (a *app) hostPath(path string) (string, error) {
 		return "", dataset.Errorf(dataset.ErrInvalid, "the path is empty")
 	}
 	if !a.sameHost() {
-		return "", dataset.Errorf(dataset.ErrInvalid, "path %q is relative, and the server at %s may be on another host: say an absolute path there", path, a.address())
+		return "", dataset.Errorf(dataset.ErrInvalid,
+			"path %q is relative, and the server at %s may be on another host: say an absolute path there", path,
+			a.address())
 	}
 	return filepath.Abs(path)
 }
@@ -95,7 +97,8 @@ func (a *app) onHost(flag string, path *string) error {
 	if err != nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrInvalid, "--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
+	return dataset.Errorf(dataset.ErrInvalid,
+		"--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
 }
 
 func (a *app) sameHost() bool { return strings.HasPrefix(a.address(), "unix:") }

@@ -59,7 +59,8 @@ when something claimed is not proven.`,
 	}
 	o := outputFlags(cmd, false)
 	var inside string
-	cmd.Flags().StringVar(&inside, "inside", "", "be the process that does it in the corner at `PATH`, with a backend in place of the pool")
+	cmd.Flags().StringVar(&inside, "inside", "",
+		"be the process that does it in the corner at `PATH`, with a backend in place of the pool")
 	cobra.CheckErr(cmd.Flags().MarkHidden("inside"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if inside != "" {
@@ -134,17 +135,18 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
 	began, n, claims := a.now(), 0, verify.Claims{}
-	err = suiterunner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path, func(e verify.Event) error {
-		if e.Info != nil {
-			claims = *e.Info
-		}
-		if e.Begins != "" {
-			n++
-			a.step(fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
-		}
-		r.Hear(e)
-		return nil
-	})
+	err = suiterunner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path,
+		func(e verify.Event) error {
+			if e.Info != nil {
+				claims = *e.Info
+			}
+			if e.Begins != "" {
+				n++
+				a.step(fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
+			}
+			r.Hear(e)
+			return nil
+		})
 	a.step("")
 	if err == nil && len(r.Cases) < verify.Count() {
 		err = fmt.Errorf("the suite ended after %d of %d cases: nothing was proven", len(r.Cases), verify.Count())
@@ -172,7 +174,9 @@ func quotasHold(path string) bool {
 
 // gaveUp says what the kernel does now and then as subvolumes go (kdave/btrfs-progs#922).
 func gaveUp(path string) string {
-	return fmt.Sprintf("the kernel has marked the quotas of this btrfs inconsistent meanwhile: none of their limits holds until they are counted anew (btrfs quota rescan -w %s; drover has that done for a pool of backend btrfs)", path)
+	return fmt.Sprintf("the kernel has marked the quotas of this btrfs inconsistent meanwhile: none of "+
+		"their limits holds until they are counted anew (btrfs quota rescan -w %s; drover has that done for "+
+		"a pool of backend btrfs)", path)
 }
 
 // verifiable returns where a pool lies on this host, if the suite can run there now.
@@ -181,7 +185,8 @@ func (a *app) verifiable(p api.Pool) (string, error) {
 	case os.Geteuid() != 0:
 		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
 	case st == nil || !st.Online:
-		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name, poolState(p))
+		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name,
+			poolState(p))
 	default:
 		if err := enough(p, st.Free, st.Size); err != nil {
 			return "", err
@@ -199,7 +204,9 @@ func enough(p api.Pool, free, size dataset.Size) error {
 	if free >= need+backends.Reserve(size) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make room, or verify a pool that is like it",
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make "+
+			"room, or verify a pool that is like it",
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
@@ -230,13 +237,15 @@ func mountedAt(p api.Pool) (string, error) {
 	if h := homed(p); h != nil {
 		path, err := h.Home(p.Path)
 		if err != nil {
-			return "", fmt.Errorf("pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
+			return "", fmt.Errorf("pool %s of node %s is not to be seen from here: %w (run this on that node)",
+				p.Name, p.NodeName, err)
 		}
 		return path, nil
 	}
 	info, err := os.Stat(p.Path)
 	if err != nil {
-		return "", dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
+		return "", dataset.Errorf(dataset.ErrOffline,
+			"pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
 	}
 	if info.IsDir() {
 		return p.Path, nil
@@ -254,7 +263,9 @@ func mountedAt(p api.Pool) (string, error) {
 			return m.Mountpoint, nil
 		}
 	}
-	return "", dataset.Errorf(dataset.ErrOffline, "the image of pool %s, %s, is not mounted here (run this on node %s, in drover's own mount namespace)", p.Name, p.Path, p.NodeName)
+	return "", dataset.Errorf(dataset.ErrOffline,
+		"the image of pool %s, %s, is not mounted here (run this on node %s, in drover's own mount namespace)",
+		p.Name, p.Path, p.NodeName)
 }
 
 // tidy removes what earlier runs have left, and refuses to run beside another.
@@ -268,7 +279,8 @@ func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
 		case l.Foreign != "":
 			continue
 		case l.Busy:
-			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it", p.Name)
+			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it",
+				p.Name)
 		}
 		if err := trialdir.Remove(ctx, kinds(), l); err != nil {
 			return fmt.Errorf("remove what an earlier run has left: %w", err)
@@ -368,5 +380,6 @@ func (a *app) reportTable(r *verify.Report) error {
 			return err
 		}
 	}
-	return a.say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it", len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
+	return a.say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it",
+		len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
 }

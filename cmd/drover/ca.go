@@ -76,7 +76,8 @@ checked and stays, for what is run at each start, as by docker compose up.`,
 		case kept:
 			return a.say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
 		}
-		return a.say("made the certificate authority of cluster %s in %s; copy the folder to each control host, which alone may read it", made.Cluster(), *dir)
+		return a.say("made the certificate authority of cluster %s in %s; copy the folder to each control "+
+			"host, which alone may read it", made.Cluster(), *dir)
 	}
 	return cmd
 }
@@ -105,7 +106,10 @@ nodes that have not heard of the new one by then must join anew.`,
 		}
 		turn := pki.Rotate
 		if finish {
-			turn = func(dir string, now time.Time) (*pki.Authority, error) { return pki.FinishRotation(dir, force, now) }
+			turn = func(dir string, now time.Time) (*pki.Authority,
+				error) {
+				return pki.FinishRotation(dir, force, now)
+			}
 		}
 		turned, err := turn(*dir, a.now())
 		if err != nil {
@@ -115,9 +119,11 @@ nodes that have not heard of the new one by then must join anew.`,
 		case o.json():
 			return show.JSON(a.out, authorityOf(turned, *dir))
 		case finish:
-			return a.say("the certificate authority in %s believes its newest key alone; copy the folder to the other control hosts", *dir)
+			return a.say("the certificate authority in %s believes its newest key alone; copy the folder to "+
+				"the other control hosts", *dir)
 		}
-		return a.say("the certificate authority in %s has a new key; copy the folder to the other control hosts, and say drover ca rotate --finish in 30 days", *dir)
+		return a.say("the certificate authority in %s has a new key; copy the folder to the other control "+
+			"hosts, and say drover ca rotate --finish in 30 days", *dir)
 	}
 	return cmd
 }
@@ -162,7 +168,8 @@ writes no more (--fenced).`,
 		if o.json() {
 			return show.JSON(a.out, made)
 		}
-		if err := a.say("made the certificate of operator %s (%s), good until %s", made.Name, made.Role, made.Expires.Format(time.RFC3339)); err != nil {
+		if err := a.say("made the certificate of operator %s (%s), good until %s", made.Name, made.Role,
+			made.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
 		return a.say("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)

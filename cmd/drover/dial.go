@@ -34,10 +34,13 @@ func (a *app) open(endpoint string) (*api.Client, error) {
 		return value
 	}
 	files := pki.Files{
-		Cert: said("cert", a.files.Cert, "DROVER_CERT"), Key: said("key", a.files.Key, "DROVER_KEY"), CA: said("ca", a.files.CA, "DROVER_CA"),
+		Cert: said("cert", a.files.Cert, "DROVER_CERT"), Key: said("key", a.files.Key, "DROVER_KEY"),
+		CA: said("ca", a.files.CA, "DROVER_CA"),
 	}
 	if len(missing) > 0 {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "%s wants a certificate of the cluster: set %s (drover ca issue makes one on a control host)", dataset.Clip(endpoint), strings.Join(missing, ", "))
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"%s wants a certificate of the cluster: set %s (drover ca issue makes one on a control host)",
+			dataset.Clip(endpoint), strings.Join(missing, ", "))
 	}
 	pair, err := pki.LoadPair(files)
 	if err != nil {

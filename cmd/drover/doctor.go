@@ -59,7 +59,8 @@ among the findings.`,
 func (a *app) collect(ctx context.Context, c remote, gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
-		return dataset.Errorf(dataset.ErrInvalid, "--gc %q: want the full UUID of what drover doctor lists as quarantined", gc)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--gc %q: want the full UUID of what drover doctor lists as quarantined", gc)
 	}
 	if err := c.Collect(ctx, id); err != nil {
 		return err

@@ -45,7 +45,8 @@ restarted; a started guard goes on where the one before it was.`,
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the guard's socket, on a tmpfs")
 	fl.StringVar(&f.watchdog, "watchdog", "/dev/watchdog", "watchdog `DEVICE`, opened once a volume wants it")
 	fl.StringVar(&f.level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
-	fl.DurationVar(&f.step, "step", time.Second, "`TIME` that each rung of the ladder has: at most a tenth of what control takes a silent host for alive")
+	fl.DurationVar(&f.step, "step", time.Second,
+		"`TIME` that each rung of the ladder has: at most a tenth of what control takes a silent host for alive")
 	fl.BoolVar(&f.hand, "hand", false, "be the guard's hand, which the guard itself starts")
 	cobra.CheckErr(fl.MarkHidden("hand"))
 	cmd.AddCommand(newGuardLsCmd(a), newGuardReleaseCmd(a))

@@ -32,7 +32,9 @@ type fencer interface {
 func dialGuard(run string) (fencer, error) {
 	path := guard.SocketPath(run)
 	if _, err := os.Lstat(path); err != nil {
-		return nil, dataset.Errorf(dataset.ErrUnavailable, "the guard of this host is not there: %w (see whether drover guard runs; --run says where its socket is)", err)
+		return nil, dataset.Errorf(dataset.ErrUnavailable,
+			"the guard of this host is not there: %w (see whether drover guard runs; --run says where its "+
+				"socket is)", err)
 	}
 	return guard.NewClient(path)
 }
@@ -60,13 +62,15 @@ func newGuardLsCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return list(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() }, func(all []guard.Entry) *show.Table {
-			t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
-			for _, e := range all {
-				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State), deadlineLine(e, a.boottime()))
-			}
-			return t
-		})
+		return list(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() },
+			func(all []guard.Entry) *show.Table {
+				t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
+				for _, e := range all {
+					t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State),
+						deadlineLine(e, a.boottime()))
+				}
+				return t
+			})
 	}
 	return cmd
 }
@@ -101,7 +105,8 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid, "release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
+			return dataset.Errorf(dataset.ErrInvalid,
+				"release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
 		}
 		g, err := a.fencer(*run)
 		if err != nil {
@@ -137,14 +142,19 @@ func release(ctx context.Context, g fencer, unmount func(path string) error, ref
 	}
 	switch len(found) {
 	case 0:
-		return e, dataset.Errorf(dataset.ErrNotFound, "release of volume %q: the guard of this host does not have it (have: %s)", dataset.Clip(ref), dataset.Have(have))
+		return e, dataset.Errorf(dataset.ErrNotFound,
+			"release of volume %q: the guard of this host does not have it (have: %s)", dataset.Clip(ref),
+			dataset.Have(have))
 	case 1:
 		e = found[0]
 	default:
-		return e, dataset.Errorf(dataset.ErrAmbiguous, "release of volume %q: the guard has several of that name (say the UUID of the dataset: drover guard ls)", ref)
+		return e, dataset.Errorf(dataset.ErrAmbiguous,
+			"release of volume %q: the guard has several of that name (say the UUID of the dataset: drover "+
+				"guard ls)", ref)
 	}
 	if !slices.Contains([]guard.State{guard.StateFencing, guard.StateFenced, guard.StateSuperseded}, e.State) {
-		return e, dataset.Errorf(dataset.ErrConflict, "release of volume %s: it is %s, and not fenced (stop its containers)", e.Volume, e.State)
+		return e, dataset.Errorf(dataset.ErrConflict,
+			"release of volume %s: it is %s, and not fenced (stop its containers)", e.Volume, e.State)
 	}
 	if e, err = g.Supersede(ctx, e.Dataset, e.Epoch); err != nil {
 		return e, err
@@ -168,7 +178,8 @@ func stillLetGo(ctx context.Context, g fencer, e guard.Entry) error {
 	}
 	for _, now := range st.Datasets {
 		if now.Dataset == e.Dataset && now.State != guard.StateSuperseded {
-			return dataset.Errorf(dataset.ErrConflict, "release of volume %s: it is %s again: its agent has it (stop its containers)", e.Volume, now.State)
+			return dataset.Errorf(dataset.ErrConflict,
+				"release of volume %s: it is %s again: its agent has it (stop its containers)", e.Volume, now.State)
 		}
 	}
 	return nil

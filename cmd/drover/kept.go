@@ -18,7 +18,8 @@ func kept(kinds *backends.Registry) profiles.Check {
 				return "backend", err
 			}
 			if why := unkept(kind, p); why != "" {
-				return "backend", dataset.Errorf(dataset.ErrInvalid, "no pool of backend %s can keep this profile: %s%s", p.Backend, why, others(kinds, p))
+				return "backend", dataset.Errorf(dataset.ErrInvalid,
+					"no pool of backend %s can keep this profile: %s%s", p.Backend, why, others(kinds, p))
 			}
 			return "", nil
 		}

@@ -30,7 +30,8 @@ var version = "dev"
 func main() {
 	a := &app{
 		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
-		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New, sleep: sleep, signals: signals,
+		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New,
+		sleep: sleep, signals: signals,
 		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime, hasKey: hasKey,
 		authority: defaultAuthority,
 	}

@@ -27,6 +27,7 @@ func (a *app) node(ctx context.Context, ref string) (c remote, n api.Node, all [
 	if all, err = c.NodeList(ctx, ""); err != nil {
 		return c, n, nil, err
 	}
-	n, err = pick(all, "node", ref, func(n api.Node) string { return n.Name }, func(n api.Node) uuid.UUID { return n.ID })
+	n, err = pick(all, "node", ref, func(n api.Node) string { return n.Name },
+		func(n api.Node) uuid.UUID { return n.ID })
 	return c, n, all, err
 }

@@ -51,7 +51,8 @@ its volumes go on from the freshest copies that others have.`,
 		if fenced {
 			d.fenced = n.Name
 		}
-		if err := d.tell("node %s is cordoned: nothing new is put on it (drover node cordon --off %s ends that)", n.Name, n.Name); err != nil {
+		if err := d.tell("node %s is cordoned: nothing new is put on it (drover node cordon --off %s ends that)",
+			n.Name, n.Name); err != nil {
 			return err
 		}
 		return d.run(ctx)
@@ -106,7 +107,9 @@ func (d *drain) run(ctx context.Context) error {
 		}
 	}
 	if d.stayed > 0 {
-		return dataset.Errorf(dataset.ErrConflict, "%d of %d volumes stay on node %s: mend what is said above, and drain it again", d.stayed, d.all, d.node.Name)
+		return dataset.Errorf(dataset.ErrConflict,
+			"%d of %d volumes stay on node %s: mend what is said above, and drain it again", d.stayed, d.all,
+			d.node.Name)
 	}
 	return d.tell("node %s has no volumes any more", d.node.Name)
 }

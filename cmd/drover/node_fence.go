@@ -24,7 +24,9 @@ the node is alive; over when it is back.`,
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid, "fence of node %s: say --confirmed once it is off, or cut off for good: its volumes may be opened elsewhere then", args[0])
+			return dataset.Errorf(dataset.ErrInvalid,
+				"fence of node %s: say --confirmed once it is off, or cut off for good: its volumes may be "+
+					"opened elsewhere then", args[0])
 		}
 		c, n, _, err := a.node(cmd.Context(), args[0])
 		if err != nil {

@@ -75,7 +75,8 @@ func factLines(f *show.Form, is dataset.Facts, now time.Time) {
 	}
 	f.Add("Facts", show.When(now, is.Taken)+", the last change of 10 % or more")
 	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, is.CPUs))
-	f.Add("Load", fmt.Sprintf("%s, %s, %s (of 1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10), loadLine(is.Load15)))
+	f.Add("Load", fmt.Sprintf("%s, %s, %s (of 1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10),
+		loadLine(is.Load15)))
 	f.Add("Memory", fmt.Sprintf("%s, %s free", is.MemoryTotal.Human(), is.MemoryFree.Human()))
 	f.Add("System", strings.TrimSpace(is.OS+" "+is.OSVersion)+", Linux "+is.Kernel)
 	f.Add("Engine", is.Engine)

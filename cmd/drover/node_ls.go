@@ -53,13 +53,16 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 		ids[i] = n.ID
 	}
 	short := show.Shorten(ids)
-	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CORDONED", "CPUS", "LOAD", "MEMORY FREE", "FACTS", "LABELS")
+	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CORDONED", "CPUS", "LOAD", "MEMORY FREE",
+		"FACTS", "LABELS")
 	for _, n := range nodes {
 		cpus, load, free, age := "", "", "", ""
 		if f := n.Facts; f != nil {
-			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(), show.Ago(now, f.Taken)
+			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(),
+				show.Ago(now, f.Taken)
 		}
-		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now), yesNo(n.Cordoned), cpus, load, free, age, strings.Join(labelLines(n.Labels), ","))
+		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now), yesNo(n.Cordoned),
+			cpus, load, free, age, strings.Join(labelLines(n.Labels), ","))
 	}
 	return t
 }

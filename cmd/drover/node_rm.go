@@ -26,7 +26,8 @@ drover node fence says that it is off. What it kept is forgotten: the command
 says what nobody else has, and it lies in its pools.`,
 		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while volumes have their home there, or it keeps what nobody else has")
+	cmd.Flags().BoolVar(&force, "force", false,
+		"also while volumes have their home there, or it keeps what nobody else has")
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()

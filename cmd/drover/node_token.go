@@ -51,9 +51,11 @@ read. What was in the file is replaced.`,
 		case o.json():
 			return show.JSON(a.out, token)
 		case out != "":
-			return a.say("token %s, good for one host until %s, is in %s", token.ID, token.Expires.Format(time.RFC3339), out)
+			return a.say("token %s, good for one host until %s, is in %s", token.ID,
+				token.Expires.Format(time.RFC3339), out)
 		}
-		if _, err := fmt.Fprintf(a.errOut, "token %s, good for one host until %s:\n", token.ID, token.Expires.Format(time.RFC3339)); err != nil {
+		if _, err := fmt.Fprintf(a.errOut, "token %s, good for one host until %s:\n", token.ID,
+			token.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
 		return a.say("%s", token.Token)

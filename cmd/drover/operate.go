@@ -36,7 +36,8 @@ func detachFlag(cmd *cobra.Command, o *output) {
 
 // change asks for a change, waits for it, and prints what describe makes of the
 // outcome, in which the operation is final, or nil when nothing had to be done.
-func (a *app) change(cmd *cobra.Command, o *output, req api.Request, describe func(api.Outcome) (id uuid.UUID, line string)) error {
+func (a *app) change(cmd *cobra.Command, o *output, req api.Request,
+	describe func(api.Outcome) (id uuid.UUID, line string)) error {
 	c, err := a.connect()
 	if err != nil {
 		return err
@@ -57,7 +58,8 @@ func (a *app) submit(ctx context.Context, c remote, o *output, req api.Request) 
 	req.ID = a.newID()
 	out, err := c.Submit(ctx, req)
 	if ctx.Err() != nil && err != nil {
-		return out, dataset.Errorf(dataset.ErrCancelled, "interrupted before the answer came: what was asked may go on (drover operation watch %s)", req.ID)
+		return out, dataset.Errorf(dataset.ErrCancelled,
+			"interrupted before the answer came: what was asked may go on (drover operation watch %s)", req.ID)
 	}
 	if err != nil || o.detach || out.Operation == nil {
 		return out, err
@@ -87,7 +89,8 @@ func (a *app) wait(ctx context.Context, c remote, op dataset.Operation, m progre
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return op, dataset.Errorf(dataset.ErrCancelled,
-				"interrupted: operation %s goes on (drover operation watch %s shows it, drover operation cancel %s ends it)", op.ID, op.ID, op.ID)
+				"interrupted: operation %s goes on (drover operation watch %s shows it, drover operation "+
+					"cancel %s ends it)", op.ID, op.ID, op.ID)
 		case errors.Is(err, dataset.ErrUnavailable) && away < awayMost:
 			away++
 			_ = a.sleep(ctx, awayPause) // cut short by ctx, which the next round sees
@@ -117,7 +120,8 @@ func ending(op dataset.Operation) error {
 	case op.State == dataset.OpCancelled:
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s (%s %s) was cancelled", op.ID, op.Kind, op.Volume)
 	case op.Problem == nil:
-		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed without a reason", op.ID, op.Kind, op.Volume)
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed without a reason", op.ID, op.Kind,
+			op.Volume)
 	}
 	return op.Problem.Err()
 }

@@ -30,7 +30,8 @@ an hour.`,
 func (a *app) operationTable(ops []dataset.Operation) *show.Table {
 	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
 	for _, op := range ops {
-		t.Row(op.ID.String(), string(op.Kind), shortName(op.Volume), string(op.State), show.Ago(a.now(), op.Created), detail(op))
+		t.Row(op.ID.String(), string(op.Kind), shortName(op.Volume), string(op.State),
+			show.Ago(a.now(), op.Created), detail(op))
 	}
 	colors := a.palette()
 	t.Paint(3, func(s string) string {
@@ -51,7 +52,8 @@ func detail(op dataset.Operation) string {
 	case op.State.Final():
 		return ""
 	case p.Total > 0:
-		return fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)), dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
+		return fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)),
+			dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
 	}
 	return p.Step
 }

@@ -61,7 +61,8 @@ func quietFlag(cmd *cobra.Command, o *output) {
 }
 
 func completeFlag(cmd *cobra.Command, name string, words ...string) {
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name,
+		cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // makeFlags gives a command that makes a volume its flags. -o is Docker's
@@ -69,7 +70,8 @@ func completeFlag(cmd *cobra.Command, name string, words ...string) {
 func makeFlags(cmd *cobra.Command) (*output, map[string]string) {
 	o := &output{format: formatTable}
 	opts := map[string]string{}
-	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o", "an option of the volume (-o help lists them), or json or table for --output")
+	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
+		"an option of the volume (-o help lists them), or json or table for --output")
 	cmd.Flags().Var(&o.format, "output", "table for people or json for programs")
 	completeFlag(cmd, "output", formatTable, formatJSON)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))

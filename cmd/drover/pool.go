@@ -7,6 +7,7 @@ func newPoolCmd(a *app) *cobra.Command {
 		Use:   "pool",
 		Short: "Look at the places where datasets are kept, make and remove them",
 	},
-		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a), newPoolRmCmd(a),
+		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
+		newPoolRmCmd(a),
 	)
 }

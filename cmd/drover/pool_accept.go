@@ -25,7 +25,9 @@ first: drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid, "accept of pool %s: say --confirmed once you know that the newer disk cannot be had: what was written since is lost then", args[0])
+			return dataset.Errorf(dataset.ErrInvalid,
+				"accept of pool %s: say --confirmed once you know that the newer disk cannot be had: what "+
+					"was written since is lost then", args[0])
 		}
 		c, err := a.connect()
 		if err != nil {

@@ -35,7 +35,8 @@ where a name is taken, under the name and the beginning of their UUID.`,
 		if o.json() {
 			return show.JSON(a.out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
 		}
-		if err := a.say("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend, pool.Path); err != nil {
+		if err := a.say("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
+			pool.Path); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintln(a.out); err != nil {

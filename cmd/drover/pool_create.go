@@ -27,7 +27,8 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make at PATH")
-	cmd.Flags().StringArrayVar(&p.Devices, "device", nil, "an empty block `DEVICE` of the server's host to make it of; again for several")
+	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
+		"an empty block `DEVICE` of the server's host to make it of; again for several")
 	completeFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -63,7 +64,8 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		if o.json() {
 			return show.JSON(a.out, made)
 		}
-		if err := a.say("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend, made.Path); err != nil || made.Note == "" {
+		if err := a.say("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
+			made.Path); err != nil || made.Note == "" {
 			return err
 		}
 		return a.say("%s", made.Note)

@@ -129,7 +129,8 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 	grow := inWords("online_grow")
 	online, offline := grow, ""
 	if except := c.OfflineGrow; c.OnlineGrow && len(except) > 0 {
-		others := slices.DeleteFunc(slices.Clone(c.Filesystems), func(fs string) bool { return slices.Contains(except, fs) })
+		others := slices.DeleteFunc(slices.Clone(c.Filesystems),
+			func(fs string) bool { return slices.Contains(except, fs) })
 		online, offline = grow+": "+strings.Join(others, ", "), grow+": "+strings.Join(except, ", ")
 	}
 	for _, e := range []struct {

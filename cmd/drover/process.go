@@ -62,7 +62,8 @@ func (f *processFlags) common(fl *pflag.FlagSet) {
 
 // ofControl are the flags of a process with control in it.
 func (f *processFlags) ofControl(fl *pflag.FlagSet) {
-	fl.StringVar(&f.profiles, "profiles", defaultProfiles, "profiles `FILE`; without one at the default place, the built-in set")
+	fl.StringVar(&f.profiles, "profiles", defaultProfiles,
+		"profiles `FILE`; without one at the default place, the built-in set")
 }
 
 // ofHost are those of a process with an agent in it.
@@ -73,7 +74,8 @@ func (f *processFlags) ofHost(fl *pflag.FlagSet) {
 
 // publishing says where facts can be published by this process.
 func (f *processFlags) publishing(fl *pflag.FlagSet, where string) {
-	fl.StringSliceVar(&f.publish, "publish-facts", nil, "tell `WHOM` what hosts are and how they do: "+where+"; instead of publish_facts in drover.yaml")
+	fl.StringSliceVar(&f.publish, "publish-facts", nil,
+		"tell `WHOM` what hosts are and how they do: "+where+"; instead of publish_facts in drover.yaml")
 }
 
 // The places.
@@ -97,7 +99,8 @@ func tune(getenv func(string) string) {
 }
 
 // runProcess reads what a process is told and runs it until a signal ends it.
-func runProcess(ctx context.Context, a *app, f processFlags, process func(context.Context, daemon.Options) error) error {
+func runProcess(ctx context.Context, a *app, f processFlags,
+	process func(context.Context, daemon.Options) error) error {
 	tune(a.getenv)
 	log, err := newLog(f.level)
 	if err != nil {
@@ -138,7 +141,8 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 	o = daemon.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
 		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
-		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate, FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
+		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
+		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
 		Backends: kinds(),
 		Log:      log,
 		Ready:    func() { notify(log) },
@@ -153,7 +157,14 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {
-		o.Pools = append(o.Pools, pool.Config{Name: p.Name, Backend: p.Backend, Path: p.Path, Image: p.Image, Devices: p.Devices, Trim: p.Trim})
+		o.Pools = append(o.Pools, pool.Config{
+			Name:    p.Name,
+			Backend: p.Backend,
+			Path:    p.Path,
+			Image:   p.Image,
+			Devices: p.Devices,
+			Trim:    p.Trim,
+		})
 	}
 	if c := cfg.Consul; c != nil {
 		o.Consul = &consul.Options{
@@ -167,7 +178,8 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 // kinds are the backends of this program, the preferred ones first.
 func kinds() *backends.Registry {
 	runner := run.System{}
-	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{}, zfs.New(&runner, clock.System{}), lvm.New(&runner))
+	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
+		zfs.New(&runner, clock.System{}), lvm.New(&runner))
 }
 
 // newLog logs text on a terminal and JSON otherwise.

@@ -44,12 +44,14 @@ can keep a profile is seen when a volume is created.`,
 		}
 		for _, p := range set.All() {
 			if p.Quiesce == dataset.QuiesceFreeze {
-				if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
+				if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, "+
+					"writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
 					return err
 				}
 			}
 			if p.Failover.Auto {
-				if err := a.say("profile %s fails over: each node that is to have its volumes or replicas needs the guard (systemctl enable --now drover-guard)", p.Name); err != nil {
+				if err := a.say("profile %s fails over: each node that is to have its volumes or replicas "+
+					"needs the guard (systemctl enable --now drover-guard)", p.Name); err != nil {
 					return err
 				}
 			}

@@ -21,9 +21,11 @@ func newProfileLsCmd(a *app) *cobra.Command {
 }
 
 func profileTable(profiles []dataset.Profile) *show.Table {
-	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
+	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE",
+		"DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule, speedShort(p.QoS), encrypted(p.Encryption), onDelete(p.OnDelete), p.Description)
+		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule,
+			speedShort(p.QoS), encrypted(p.Encryption), onDelete(p.OnDelete), p.Description)
 	}
 	return t
 }
@@ -80,7 +82,8 @@ func keepLine(k dataset.Keep) string {
 	for _, e := range []struct {
 		n    int
 		what string
-	}{{k.Last, "the last %d"}, {k.Hourly, "%d hourly"}, {k.Daily, "%d daily"}, {k.Weekly, "%d weekly"}, {k.Monthly, "%d monthly"}} {
+	}{{k.Last, "the last %d"}, {k.Hourly, "%d hourly"}, {k.Daily, "%d daily"}, {k.Weekly, "%d weekly"},
+		{k.Monthly, "%d monthly"}} {
 		if e.n > 0 {
 			parts = append(parts, fmt.Sprintf(e.what, e.n))
 		}

@@ -26,8 +26,10 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
-		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a), newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
-		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), newCACmd(a), newOperationCmd(a), newEventsCmd(a),
+		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a),
+		newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
+		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), newCACmd(a), newOperationCmd(a),
+		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {
@@ -39,10 +41,13 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return flagError(cmd, a.args, err) })
-	root.PersistentFlags().StringVar(&a.endpoint, "api", "", "the API's `ADDRESS` (or DROVER_API; default "+defaultEndpoint+")")
-	root.PersistentFlags().StringVar(&a.files.Cert, "cert", "", "`FILE` of the certificate to show over https (or DROVER_CERT)")
+	root.PersistentFlags().StringVar(&a.endpoint, "api", "",
+		"the API's `ADDRESS` (or DROVER_API; default "+defaultEndpoint+")")
+	root.PersistentFlags().StringVar(&a.files.Cert, "cert", "",
+		"`FILE` of the certificate to show over https (or DROVER_CERT)")
 	root.PersistentFlags().StringVar(&a.files.Key, "key", "", "`FILE` of its key (or DROVER_KEY)")
-	root.PersistentFlags().StringVar(&a.files.CA, "ca", "", "`FILE` of the cluster's certificate authority (or DROVER_CA)")
+	root.PersistentFlags().StringVar(&a.files.CA, "ca", "",
+		"`FILE` of the cluster's certificate authority (or DROVER_CA)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	return root

@@ -41,9 +41,10 @@ volume, its name.`,
 // volumeFlag lets a snapshot be named by its name, which only its volume knows.
 func volumeFlag(a *app, cmd *cobra.Command) *string {
 	volume := cmd.Flags().String("volume", "", "the `VOLUME`, for naming its snapshots by their names")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-		return complete(a, volumeWords)(cmd, nil, begun)
-	}))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume",
+		func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+			return complete(a, volumeWords)(cmd, nil, begun)
+		}))
 	return volume
 }
 

@@ -45,7 +45,8 @@ func (a *app) snapshotTable(snaps []dataset.Snapshot) *show.Table {
 	short := show.Shorten(ids)
 	t := show.NewTable("SNAPSHOT", "VOLUME", "NAME", "KIND", "SIZE", "CREATED", "MESSAGE")
 	for _, s := range snaps {
-		t.Row(short(s.ID), shortName(s.Volume), s.Name, string(s.Kind), sizeOr(s.Size, s.Profile.Size, ""), show.Ago(a.now(), s.Created), s.Message)
+		t.Row(short(s.ID), shortName(s.Volume), s.Name, string(s.Kind), sizeOr(s.Size, s.Profile.Size, ""),
+			show.Ago(a.now(), s.Created), s.Message)
 	}
 	return t
 }

@@ -69,7 +69,8 @@ func wholeFile(what, file string, write func(io.Writer) error) (err error) {
 	tmp := file + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return dataset.Errorf(dataset.ErrExists, "%s exists: another %s is under way, or one was killed (remove it then)", tmp, what)
+		return dataset.Errorf(dataset.ErrExists,
+			"%s exists: another %s is under way, or one was killed (remove it then)", tmp, what)
 	}
 	if err != nil {
 		return err

@@ -52,8 +52,10 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 // ofStore are the flags of a command that opens the store itself.
 func (f *processFlags) ofStore(fl *pflag.FlagSet) {
 	f.level = "error"
-	fl.StringVar(&f.config, "config", defaultConfig, "configuration `FILE` that names the store; there may be none at the default place")
-	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, with the store where drover.yaml names no other")
+	fl.StringVar(&f.config, "config", defaultConfig,
+		"configuration `FILE` that names the store; there may be none at the default place")
+	fl.StringVar(&f.root, "root", "/var/lib/drover",
+		"`DIR` of the state, with the store where drover.yaml names no other")
 }
 
 // described says what a dump holds.

@@ -47,7 +47,8 @@ short, it goes on when it is run again; until then no drover starts on the store
 	return cmd
 }
 
-func (a *app) importStore(ctx context.Context, f processFlags, file string, force bool) (sum dump.Summary, where string, err error) {
+func (a *app) importStore(ctx context.Context, f processFlags, file string, force bool) (sum dump.Summary,
+	where string, err error) {
 	in, err := os.Open(file)
 	if err != nil {
 		return sum, "", err

@@ -18,7 +18,8 @@ on record is left as it is, and a name that is taken is not taken away.`,
 	}
 	o := outputFlags(cmd, true)
 	var skip bool
-	cmd.Flags().BoolVar(&skip, "skip-offline", false, "go without the pools that are offline, whose names others can take then")
+	cmd.Flags().BoolVar(&skip, "skip-offline", false,
+		"go without the pools that are offline, whose names others can take then")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.connect()
 		if err != nil {

@@ -60,7 +60,8 @@ func (a *app) recover(ctx context.Context, c remote, o *output, fenced []string,
 		}
 	}
 	if !yes && !terminal(a.in) {
-		return dataset.Errorf(dataset.ErrCancelled, "nothing was changed, as there is no terminal to ask at (--confirm mends what is found)")
+		return dataset.Errorf(dataset.ErrCancelled,
+			"nothing was changed, as there is no terminal to ask at (--confirm mends what is found)")
 	}
 	if !yes {
 		if err := a.confirm("yes", "this writes what is above into the store, and has the cluster go on"); err != nil {

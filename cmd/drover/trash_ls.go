@@ -40,7 +40,8 @@ func (a *app) trashTable(gone []api.Volume) *show.Table {
 				purged = show.Ago(a.now(), v.Trash.Until)
 			}
 		}
-		t.Row(short(v.ID), shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v), v.PoolName,
+		t.Row(short(v.ID), shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v),
+			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, purged)
 	}
 	return t

@@ -51,7 +51,8 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 			return err
 		}
 		if !yes {
-			if err := a.confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good", v.ID, v.Volume, v.Snapshots); err != nil {
+			if err := a.confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good",
+				v.ID, v.Volume, v.Snapshots); err != nil {
 				return err
 			}
 		}
@@ -76,7 +77,9 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 		}
 	}
 	if len(same) > 1 {
-		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous, "%q names several in the trash: %s (say which, as with drover trash purge %s)", ref, strings.Join(same, ", "), last)
+		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous,
+			"%q names several in the trash: %s (say which, as with drover trash purge %s)", ref,
+			strings.Join(same, ", "), last)
 	}
 	return pick(gone, "dataset in the trash", ref,
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
@@ -101,7 +104,8 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
 		line := fmt.Sprintf("purged dataset %s, once volume %s", v.ID, v.Volume)
 		if awaitsPool(out) {
-			line += fmt.Sprintf(": it is off the record; what lies in pool %s is destroyed when that is back (or, if it never will be: drover pool rm --forget %s)", v.PoolName, v.PoolName)
+			line += fmt.Sprintf(": it is off the record; what lies in pool %s is destroyed when that is "+
+				"back (or, if it never will be: drover pool rm --forget %s)", v.PoolName, v.PoolName)
 		}
 		return v.ID, line
 	}
@@ -114,7 +118,8 @@ func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volu
 		return a.say("the trash is empty")
 	}
 	if !yes && len(gone) > 0 {
-		if err := a.confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good", len(gone)); err != nil {
+		if err := a.confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",
+			len(gone)); err != nil {
 			return err
 		}
 	}
@@ -148,7 +153,8 @@ func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volu
 // confirm asks a person to type word. It fails with ErrCancelled for anything
 // else.
 func (a *app) confirm(word, format string, args ...any) error {
-	if _, err := fmt.Fprintf(a.errOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)), show.Clean(word)); err != nil {
+	if _, err := fmt.Fprintf(a.errOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
+		show.Clean(word)); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(a.in).ReadString('\n')

@@ -79,7 +79,8 @@ func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 			size = ", " + d.Size.Said(d.Profile.Size)
 		}
 		if out.Operation == nil {
-			return d.ID, fmt.Sprintf("volume %s is there already, as asked: dataset %s, profile %s%s", d.Volume, d.ID, d.Profile.Name, size)
+			return d.ID, fmt.Sprintf("volume %s is there already, as asked: dataset %s, profile %s%s", d.Volume,
+				d.ID, d.Profile.Name, size)
 		}
 		return d.ID, fmt.Sprintf("%s volume %s: dataset %s, profile %s%s", verb, d.Volume, d.ID, d.Profile.Name, size)
 	}

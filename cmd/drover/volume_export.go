@@ -26,11 +26,13 @@ named on standard error. Only an exit code of 0 means that the archive is whole.
 		ValidArgsFunction: complete(a, volumeWords),
 	}
 	var snapshot string
-	cmd.Flags().StringVar(&snapshot, "snapshot", "", "the snapshot to write, by `NAME` or UUID, instead of what is there now")
+	cmd.Flags().StringVar(&snapshot, "snapshot", "",
+		"the snapshot to write, by `NAME` or UUID, instead of what is there now")
 	snapshotFlag(a, cmd, "snapshot")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if terminal(a.out) {
-			return usage(cmd, "standard output is a terminal, not written to with a tar archive (say drover volume export %s > %s.tar)", args[0], args[0])
+			return usage(cmd, "standard output is a terminal, not written to with a tar archive (say drover "+
+				"volume export %s > %s.tar)", args[0], args[0])
 		}
 		c, err := a.connect()
 		if err != nil {
@@ -70,10 +72,11 @@ func leftOut(l api.LeftOut) string {
 // snapshotFlag completes a flag with the snapshots of the volume that the first
 // argument names.
 func snapshotFlag(a *app, cmd *cobra.Command, name string) {
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
-		if len(given) == 0 {
-			return complete(a, snapshotWords)(cmd, nil, begun)
-		}
-		return complete(a, nothing, snapshotWords)(cmd, given[:1], begun)
-	}))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name,
+		func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+			if len(given) == 0 {
+				return complete(a, snapshotWords)(cmd, nil, begun)
+			}
+			return complete(a, nothing, snapshotWords)(cmd, given[:1], begun)
+		}))
 }

@@ -38,7 +38,8 @@ what writes, or say --live to copy all the same.`,
 	cmd.Args = makeArgs(1, opts)
 	var from string
 	var live bool
-	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, or - for a tar on standard input")
+	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, or - for a tar "+
+		"on standard input")
 	cmd.Flags().BoolVar(&live, "live", false, "copy although something may write to the source")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
@@ -53,7 +54,8 @@ what writes, or say --live to copy all the same.`,
 		case from == "-" && live:
 			return usage(cmd, "--live means nothing with --from -")
 		case from == "-" && terminal(a.in):
-			return usage(cmd, "standard input is a terminal and no tar archive (say drover volume import %s --from - < FILE)", args[0])
+			return usage(cmd, "standard input is a terminal and no tar archive (say drover volume import %s "+
+				"--from - < FILE)", args[0])
 		case from == "-":
 			return a.importTar(cmd.Context(), o, req)
 		}
@@ -74,7 +76,8 @@ func (a *app) sourcePath(ctx context.Context, from string, live bool) (string, e
 	}
 	if !a.sameHost() {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, or pipe a tar into --from -)", from, a.address())
+			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, "+
+				"or pipe a tar into --from -)", from, a.address())
 	}
 	return a.docker(ctx, volume, live)
 }

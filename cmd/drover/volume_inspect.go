@@ -139,7 +139,8 @@ func sizeLine(v api.Volume) string {
 	case beside(v) > 0:
 		return fmt.Sprintf("%s, takes %s of its pool", size, v.Status.Used.Human())
 	case v.Size > 0:
-		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(), int64(100*float64(v.Status.Used)/float64(v.Size)))
+		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(),
+			int64(100*float64(v.Status.Used)/float64(v.Size)))
 	}
 	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
 }

@@ -28,7 +28,8 @@ func (a *app) volumeTable(volumes []api.Volume) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
 	short := shortDatasets(volumes)
 	for _, v := range volumes {
-		t.Row(shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v), status(v), v.PoolName, v.Node,
+		t.Row(shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v), status(v),
+			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.now(), v.Created))
 	}
 	p := a.palette()

@@ -68,7 +68,8 @@ func (a *app) sayLoss(ctx context.Context, req api.Request) error {
 		if k.NodeName != req.Node && k.Node.String() != req.Node || k.Snapshot == uuid.Nil {
 			continue
 		}
-		_, err := fmt.Fprintf(a.errOut, "drover: the copy of volume %s on node %s is of %s: what node %s wrote to it since is not in it\n", v.Volume, k.NodeName, show.When(a.now(), k.Taken), v.Node)
+		_, err := fmt.Fprintf(a.errOut, "drover: the copy of volume %s on node %s is of %s: what node %s "+
+			"wrote to it since is not in it\n", v.Volume, k.NodeName, show.When(a.now(), k.Taken), v.Node)
 		return err
 	}
 	return nil // there is none, as the answer says

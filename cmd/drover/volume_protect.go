@@ -26,7 +26,8 @@ func protection(a *app, on bool, cmd *cobra.Command) *cobra.Command {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &on}
 		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume, map[bool]string{true: "protected", false: "not protected"}[on], already(out))
+			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume,
+				map[bool]string{true: "protected", false: "not protected"}[on], already(out))
 		})
 	}
 	return cmd

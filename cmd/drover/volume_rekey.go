@@ -47,14 +47,17 @@ backups of the records.`,
 		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}
 		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil || out.Operation.Dataset.Encryption == nil {
+			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil ||
+				out.Operation.Dataset.Encryption == nil {
 				return d.ID, fmt.Sprintf("volume %s has another key now", d.Volume)
 			}
 			was, is := before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID
 			if was == is {
-				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before: its profile has no other one (exchange the key there, then this again)", d.Volume, is)
+				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before: its "+
+					"profile has no other one (exchange the key there, then this again)", d.Volume, is)
 			}
-			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume, was, is)
+			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume,
+				was, is)
 		})
 	}
 	return cmd

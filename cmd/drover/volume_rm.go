@@ -39,7 +39,8 @@ the trash.`,
 	o := workFlags(cmd, false)
 	req := api.Request{Kind: dataset.OpDelete}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "delete what is protected too")
-	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "with --force: the home `NODE`, which is away and writes to the volume no more")
+	cmd.Flags().StringVar(&req.Fenced, "fenced", "",
+		"with --force: the home `NODE`, which is away and writes to the volume no more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {
 			req.Volume = args[0]
@@ -91,13 +92,15 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	d := made(out)
 	line := "deleted volume " + d.Volume
 	if op := out.Operation; op != nil && op.From != uuid.Nil { // without its home
-		return d.ID, fmt.Sprintf("%s; its data stays where it lies, in the trash (drover trash restore %s)", line, d.ID.String()[:show.ShortLength])
+		return d.ID, fmt.Sprintf("%s; its data stays where it lies, in the trash (drover trash restore %s)", line,
+			d.ID.String()[:show.ShortLength])
 	}
 	switch d.Profile.OnDelete.Mode {
 	case dataset.DeletePurge:
 		line += "; its data is destroyed"
 	case dataset.DeleteTrash, dataset.DeleteKeep:
-		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", onDelete(d.Profile.OnDelete), d.ID.String()[:show.ShortLength])
+		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", onDelete(d.Profile.OnDelete),
+			d.ID.String()[:show.ShortLength])
 	default: // the server said nothing of it
 		line += "; drover trash ls shows whether its data is still there"
 	}

@@ -35,7 +35,8 @@ the size stays, which is said.`,
 		}
 		return a.report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision, already(out))
+			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
+				already(out))
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
 				line += "; its size is " + d.Size.Said(d.Profile.Size)
 			}
@@ -61,5 +62,6 @@ func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	case idle:
 		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s)", size, want, d.Volume, want)
 	}
-	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s, where its pool can make it smaller)", size, want, d.Volume, want)
+	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s, where its pool can make "+
+		"it smaller)", size, want, d.Volume, want)
 }

@@ -67,7 +67,8 @@ func (a *app) overtakenTable(list []overtaken) *show.Table {
 		if o.Snapshot != uuid.Nil {
 			kept, snapshot = show.Ago(a.now(), o.Taken), o.Snapshot.String()
 		}
-		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept, cmp.Or(o.Path, o.Problem))
+		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept,
+			cmp.Or(o.Path, o.Problem))
 	}
 	return t
 }
@@ -86,7 +87,10 @@ for good: look at what it has first, with drover volume superseded mount.`,
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "what it has is wanted by nobody any more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid, "discard of the head of volume %s that was overtaken: say --confirmed once you know that nobody wants what it has, which is gone for good then (drover volume superseded mount %s shows it)", args[0], strings.Join(args, " "))
+			return dataset.Errorf(dataset.ErrInvalid,
+				"discard of the head of volume %s that was overtaken: say --confirmed once you know that "+
+					"nobody wants what it has, which is gone for good then (drover volume superseded mount "+
+					"%s shows it)", args[0], strings.Join(args, " "))
 		}
 		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
 		if len(args) > 1 {
@@ -94,7 +98,8 @@ for good: look at what it has first, with drover volume superseded mount.`,
 		}
 		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := made(out)
-			return d.ID, fmt.Sprintf("the head of volume %s that was overtaken is let go of: its node destroys it", d.Volume)
+			return d.ID, fmt.Sprintf("the head of volume %s that was overtaken is let go of: its node destroys it",
+				d.Volume)
 		})
 	}
 	return cmd

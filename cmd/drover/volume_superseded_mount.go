@@ -66,7 +66,8 @@ func (a *app) look(cmd *cobra.Command, o *output, req api.Request) error {
 	case o.json():
 		return show.JSON(a.out, k)
 	case k.Shown:
-		return a.say("the head of volume %s that was overtaken is mounted read-only on node %s, at %s", k.Volume, k.NodeName, k.Path)
+		return a.say("the head of volume %s that was overtaken is mounted read-only on node %s, at %s", k.Volume,
+			k.NodeName, k.Path)
 	}
 	return a.say("the head of volume %s that was overtaken is mounted on node %s no more", k.Volume, k.NodeName)
 }
@@ -88,20 +89,25 @@ func (a *app) looked(ctx context.Context, c remote, op dataset.Operation) (k ove
 			return k, err
 		case err != nil:
 		case k.Shown != (op.Kind == dataset.OpShow):
-			return k, dataset.Errorf(dataset.ErrConflict, "volume %s: somebody else asked for something else meanwhile (drover volume superseded ls shows how it is)", k.Volume)
+			return k, dataset.Errorf(dataset.ErrConflict,
+				"volume %s: somebody else asked for something else meanwhile (drover volume superseded ls "+
+					"shows how it is)", k.Volume)
 		case k.Problem != "":
 			return k, dataset.Errorf(dataset.ErrConflict, "node %s: %s (it is tried again)", k.NodeName, k.Problem)
 		case k.Shown == (k.Path != ""):
 			return k, nil
 		}
 		if err := a.sleep(ctx, lookPause); err != nil {
-			return k, dataset.Errorf(dataset.ErrCancelled, "interrupted: its node goes on with that (drover volume superseded ls shows how it is)")
+			return k, dataset.Errorf(dataset.ErrCancelled,
+				"interrupted: its node goes on with that (drover volume superseded ls shows how it is)")
 		}
 	}
 	if err != nil {
 		return k, err
 	}
-	return k, dataset.Errorf(dataset.ErrPending, "node %s has not said yet that it has done so: it is to do it when it is heard of (drover node ls, drover volume superseded ls)", k.NodeName)
+	return k, dataset.Errorf(dataset.ErrPending,
+		"node %s has not said yet that it has done so: it is to do it when it is heard of (drover node ls, "+
+			"drover volume superseded ls)", k.NodeName)
 }
 
 // findOvertaken returns the head of a dataset, live or in the trash, that a node keeps.
@@ -119,5 +125,6 @@ func findOvertaken(ctx context.Context, c remote, id, node uuid.UUID) (k overtak
 			return k, nil
 		}
 	}
-	return k, dataset.Errorf(dataset.ErrNotFound, "the head of dataset %s that was overtaken was discarded meanwhile", id)
+	return k, dataset.Errorf(dataset.ErrNotFound,
+		"the head of dataset %s that was overtaken was discarded meanwhile", id)
 }

@@ -44,14 +44,17 @@ const (
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
-		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust", "get-failover", "diff-snapshot":
+		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust",
+		"get-failover", "diff-snapshot":
 		return rule{role: pki.Viewer, node: anybody}, true
 	case "get-openapi":
 		return rule{role: pki.Viewer, node: anybody}, true
 	case "doctor", "get-metrics":
 		return rule{role: pki.Viewer}, true
-	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume", "rewrite-volume", "set-volume-profile", "protect-volume",
-		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash", "purge-trash", "empty-trash":
+	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
+		"rewrite-volume", "set-volume-profile", "protect-volume",
+		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
+		"purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anybody}, true
 	case "export-volume":
 		return rule{role: pki.Worker, carries: true}, true
@@ -59,7 +62,8 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Admin, carries: true}, true
 	case "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store", "cordon-node", "fence-node",
+	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
+		"cordon-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
@@ -127,12 +131,14 @@ func (r rule) allows(p Principal, node, what string) error {
 		if p.Role.Covers(r.role) {
 			return nil
 		}
-		lacks = fmt.Sprintf("that takes the role %s (drover ca issue --role %s makes a certificate with it)", r.role, r.role)
+		lacks = fmt.Sprintf("that takes the role %s (drover ca issue --role %s makes a certificate with it)",
+			r.role, r.role)
 	case p.Kind == pki.Node && r.node == itself:
 		if p.Node.String() == strings.ToLower(node) {
 			return nil
 		}
-		lacks = fmt.Sprintf("an agent acts for its own node, and this is node %s's (if the host is a copy of another, have it join by itself)", dataset.Clip(node))
+		lacks = fmt.Sprintf("an agent acts for its own node, and this is node %s's (if the host is a copy "+
+			"of another, have it join by itself)", dataset.Clip(node))
 	case p.Kind == pki.Node && r.node == anybody:
 		return nil
 	case p.Kind == pki.Node:

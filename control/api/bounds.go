@@ -46,9 +46,11 @@ func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func
 	defer c.mu.Unlock()
 	switch {
 	case c.of[id] >= most:
-		return nil, dataset.Errorf(dataset.ErrUnavailable, "%s has %d %s under way, which is the most at once (try again when one has ended)", id, most, what)
+		return nil, dataset.Errorf(dataset.ErrUnavailable,
+			"%s has %d %s under way, which is the most at once (try again when one has ended)", id, most, what)
 	case ofAll > 0 && c.all >= ofAll:
-		return nil, dataset.Errorf(dataset.ErrUnavailable, "%d %s are under way, which is the most at once (try again when one has ended)", ofAll, what)
+		return nil, dataset.Errorf(dataset.ErrUnavailable,
+			"%d %s are under way, which is the most at once (try again when one has ended)", ofAll, what)
 	}
 	if c.of == nil {
 		c.of = map[pki.Identity]int{}

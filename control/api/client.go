@@ -95,7 +95,11 @@ func dial(endpoint string, config *tls.Config) (server, *http.Transport, error) 
 		TLSHandshakeTimeout:   handshakeTime,
 		DisableCompression:    true,
 		TLSClientConfig:       config,
-		DialContext:           (&net.Dialer{Timeout: connectTime, KeepAliveConfig: keepAlive(), Control: giveUp}).DialContext,
+		DialContext: (&net.Dialer{
+			Timeout:         connectTime,
+			KeepAliveConfig: keepAlive(),
+			Control:         giveUp,
+		}).DialContext,
 	}
 	if path, ok := strings.CutPrefix(endpoint, "unix://"); ok {
 		if !strings.HasPrefix(path, "/") {
@@ -114,7 +118,8 @@ func dial(endpoint string, config *tls.Config) (server, *http.Transport, error) 
 }
 
 func badEndpoint(endpoint string) error {
-	return dataset.Errorf(dataset.ErrInvalid, "bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT", dataset.Clip(endpoint))
+	return dataset.Errorf(dataset.ErrInvalid,
+		"bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT", dataset.Clip(endpoint))
 }
 
 // Close lets go of idle connections and, of a loopback client, waits for the
@@ -187,7 +192,8 @@ func (s *server) refused(resp *http.Response) error {
 	if resp.StatusCode >= http.StatusInternalServerError {
 		kind = dataset.ErrUnavailable // a proxy in front of a server that is away
 	}
-	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set --api or DROVER_API)", s.endpoint, resp.Status)
+	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set "+
+		"--api or DROVER_API)", s.endpoint, resp.Status)
 }
 
 // ask asks for a T.
@@ -200,7 +206,8 @@ func ask[T any](ctx context.Context, c *Client, k call) (v T, err error) {
 		}
 		var got T
 		if err := json.Unmarshal(text, &got); err != nil {
-			return dataset.Errorf(dataset.ErrInternal, "%s answered %s %s with what cannot be read: %w", s.endpoint, k.method, k.path, err)
+			return dataset.Errorf(dataset.ErrInternal, "%s answered %s %s with what cannot be read: %w", s.endpoint,
+				k.method, k.path, err)
 		}
 		v = got
 		return nil
@@ -222,7 +229,8 @@ func refs(path string, names ...string) (string, error) {
 	escaped := make([]any, len(names))
 	for i, n := range names {
 		if n == "" || n == "." || n == ".." {
-			return "", dataset.Errorf(dataset.ErrInvalid, "bad name %q: want a name, or 4 or more characters of a UUID", n)
+			return "", dataset.Errorf(dataset.ErrInvalid,
+				"bad name %q: want a name, or 4 or more characters of a UUID", n)
 		}
 		escaped[i] = url.PathEscape(n)
 	}

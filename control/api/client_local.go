@@ -98,7 +98,8 @@ func (c *Client) download(ctx context.Context, k call, w io.Writer) (http.Header
 		if sink.err != nil {
 			return nil, sink.err
 		}
-		return nil, from.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w", err))
+		return nil, from.failed(ctx, k, fmt.Errorf("the archive broke off (what was written is not the whole): %w",
+			err))
 	}
 	if ctx.Err() != nil {
 		return nil, from.failed(ctx, k, nil)
@@ -117,7 +118,8 @@ func (c *Client) Import(ctx context.Context, req Request, r io.Reader) (d datase
 		req.Kind = dataset.OpImport
 	}
 	if !reflect.DeepEqual(req, Request{ID: req.ID, Kind: dataset.OpImport, Volume: req.Volume, Options: req.Options}) {
-		return d, dataset.Errorf(dataset.ErrInvalid, "import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
+		return d, dataset.Errorf(dataset.ErrInvalid,
+			"import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
 	}
 	path, err := refs("/v1/volumes/%s/upload", req.Volume)
 	if err != nil {

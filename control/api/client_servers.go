@@ -222,7 +222,8 @@ func (s *server) failed(ctx context.Context, k call, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "want root, or a member of the group drover"
 	case errors.Is(err, dataset.ErrForbidden):
-		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err) // it says what would do
+		// it says what would do
+		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "is `drover control` running there, and of this cluster?"
 	case s.besideControl() != "":
@@ -254,5 +255,6 @@ func allAway(list []error) error {
 		}
 		return err
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at any of %d addresses: %s", len(list), strings.Join(lines, "; "))
+	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at any of %d addresses: %s", len(list),
+		strings.Join(lines, "; "))
 }

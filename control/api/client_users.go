@@ -91,7 +91,12 @@ func (c *Client) Operation(ctx context.Context, id string, wait time.Duration) (
 	if err != nil {
 		return dataset.Operation{}, err
 	}
-	return ask[dataset.Operation](ctx, c, call{method: http.MethodGet, path: path, query: query("wait", waitFor(wait)), patience: min(max(wait, 0), maxWait)})
+	return ask[dataset.Operation](ctx, c, call{
+		method:   http.MethodGet,
+		path:     path,
+		query:    query("wait", waitFor(wait)),
+		patience: min(max(wait, 0), maxWait),
+	})
 }
 
 // CancelOperation cancels one.

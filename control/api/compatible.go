@@ -43,7 +43,9 @@ func Compatible(control, version, who string) error {
 	if bMajor > aMajor || bMajor == aMajor && bMinor > aMinor {
 		older, newer, first = control, version, "control"
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "%s is drover %s and control is %s: only versions side by side work together (upgrade %s first, from %s to the minor version before %s or to it)",
+	return dataset.Errorf(dataset.ErrForbidden,
+		"%s is drover %s and control is %s: only versions side by side work together (upgrade %s first, "+
+			"from %s to the minor version before %s or to it)",
 		who, dataset.Clip(version), control, first, dataset.Clip(older), dataset.Clip(newer))
 }
 

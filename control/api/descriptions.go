@@ -36,7 +36,8 @@ func describeProperties(schemas huma.Registry) {
 			switch {
 			case s.Description == "":
 				s.Description = texts[key]
-			case s.Description == sizeUnit || s.Description == durationUnit: // of the type, so it holds for the field too
+			// of the type, so it holds for the field too
+			case s.Description == sizeUnit || s.Description == durationUnit:
 				s.Description = texts[key] + ". Unit: " + s.Description
 			}
 		}

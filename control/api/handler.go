@@ -42,12 +42,21 @@ type Deps struct {
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
-	plain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is", document.serve("application/openapi+json", document.json))
-	plain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is", document.serve("application/openapi+yaml", document.yaml))
+	plain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is",
+		document.serve("application/openapi+json", document.json))
+	plain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is",
+		document.serve("application/openapi+yaml", document.yaml))
 	if d.Metrics != nil {
 		plain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
 	}
-	return &guard{next: newRoutes(mux), version: d.Version, peer: d.Peer, audit: d.Audit, panicked: d.Panicked, patience: strangerTime}
+	return &guard{
+		next:     newRoutes(mux),
+		version:  d.Version,
+		peer:     d.Peer,
+		audit:    d.Audit,
+		panicked: d.Panicked,
+		patience: strangerTime,
+	}
 }
 
 // register puts the endpoints on mux and returns the document that describes
@@ -202,7 +211,8 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 		if watched.wrote {
 			panic(http.ErrAbortHandler) // the peer must not take half an answer for a whole one
 		}
-		problem(dataset.ErrInternal, http.StatusInternalServerError, "the server made a mistake with this request (its log says which)").write(watched)
+		problem(dataset.ErrInternal, http.StatusInternalServerError,
+			"the server made a mistake with this request (its log says which)").write(watched)
 	}()
 	g.next.ServeHTTP(watched, r)
 }

@@ -43,7 +43,8 @@ func leftOutOf(h http.Header) (l LeftOut, err error) {
 		return l, nil
 	}
 	if l.Count, err = strconv.Atoi(words[0]); err != nil {
-		return l, dataset.Errorf(dataset.ErrInternal, "bad answer: %s is %q", leftOutTrailer, dataset.Clip(h.Get(leftOutTrailer)))
+		return l, dataset.Errorf(dataset.ErrInternal, "bad answer: %s is %q", leftOutTrailer,
+			dataset.Clip(h.Get(leftOutTrailer)))
 	}
 	for _, word := range words[1:] {
 		path, err := url.PathUnescape(word)

@@ -37,7 +37,8 @@ func (h handlers) pools() {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			return reply(h.Local.CreatePool(ctx, in.Body))
 		})
-	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host", "What is in it gets its names again."),
+	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host",
+		"What is in it gets its names again."),
 		func(ctx context.Context, in *struct{ Body AdoptPool }) (*answer[Adopted], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
 			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
@@ -46,12 +47,14 @@ func (h handlers) pools() {
 			}
 			return reply(Adopted{Pool: pool, Rebuilt: rebuilt}, err)
 		})
-	add(h, post("/v1/pools/accept", "accept-pool", "pools", "Have a pool of this host that is held serve as it is", "It was put back to an older state: what was written to it since is lost."),
+	add(h, post("/v1/pools/accept", "accept-pool", "pools", "Have a pool of this host that is held serve as it is",
+		"It was put back to an older state: what was written to it since is lost."),
 		func(ctx context.Context, in *struct{ Body AcceptPool }) (*answer[dataset.Pool], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
 			return reply(h.Local.AcceptPool(ctx, in.Body))
 		})
-	add(h, del("/v1/pools/{pool}", "remove-pool", "pools", "Remove a pool of this host that holds nothing", "What Drover made at its place goes. Refused while anything lies or is on record there."),
+	add(h, del("/v1/pools/{pool}", "remove-pool", "pools", "Remove a pool of this host that holds nothing",
+		"What Drover made at its place goes. Refused while anything lies or is on record there."),
 		func(ctx context.Context, in *struct {
 			Pool   string `path:"pool" doc:"its name"`
 			Forget bool   `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
@@ -75,7 +78,8 @@ func (h handlers) local() {
 		}) (*struct{}, error) {
 			return nil, h.Local.Collect(ctx, in.Dataset)
 		})
-	add(h, post("/v1/store/rebuild", "rebuild-store", "host", "Bring back the names from what lies in this host's pools", ""),
+	add(h, post("/v1/store/rebuild", "rebuild-store", "host",
+		"Bring back the names from what lies in this host's pools", ""),
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"go without the pools that are offline: others can take their names"`
 		}) (*answer[List[Rebuilt]], error) {
@@ -93,7 +97,8 @@ var (
 )
 
 func (absent) err() error {
-	return dataset.Errorf(dataset.ErrUnsupported, "this is control, which has no part in any host (ask on the host in question, with no DROVER_API and no --api)")
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"this is control, which has no part in any host (ask on the host in question, with no DROVER_API and no --api)")
 }
 
 func (a absent) Doctor(context.Context) ([]Finding, error)             { return nil, a.err() }
@@ -130,7 +135,9 @@ func (absent) Backup(context.Context, io.Writer) error {
 }
 
 func (absent) alone() error {
-	return dataset.Errorf(dataset.ErrUnsupported, "this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control replicas (as root of a control host with "+onControl+")")
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control "+
+			"replicas (as root of a control host with "+onControl+")")
 }
 
 func (a absent) MakeToken(context.Context, NewToken) (JoinToken, error) {

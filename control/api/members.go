@@ -110,7 +110,9 @@ func (h handlers) members() {
 		func(ctx context.Context, _ *struct{}) (*answer[Trust], error) {
 			return reply(h.Members.Trust(ctx))
 		})
-	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node", "Its certificate is worth nothing from then on. Refused while volumes have their home there, or it keeps what nobody else has."),
+	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node",
+		"Its certificate is worth nothing from then on. Refused while volumes have their home there, or it "+
+			"keeps what nobody else has."),
 		func(ctx context.Context, in *struct {
 			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
 			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another; and while it keeps what nobody else has, which is forgotten"`
@@ -120,7 +122,8 @@ func (h handlers) members() {
 			}
 			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
 		})
-	add(h, del("/v1/operators/{name}", "revoke-operator", "nodes", "Make an operator's certificates worth nothing", "Those that were made so far, of all roles."),
+	add(h, del("/v1/operators/{name}", "revoke-operator", "nodes", "Make an operator's certificates worth nothing",
+		"Those that were made so far, of all roles."),
 		func(ctx context.Context, in *struct {
 			Name string `path:"name" doc:"the operator's name"`
 		}) (*struct{}, error) {
@@ -132,7 +135,8 @@ func (h handlers) members() {
 // join is the one endpoint that needs no certificate: what anybody can make it do is
 // bounded.
 func (h handlers) join() {
-	op := post(joinPath, "join", "agents", "Join the cluster with a token", "The one endpoint that needs no certificate.")
+	op := post(joinPath, "join", "agents", "Join the cluster with a token",
+		"The one endpoint that needs no certificate.")
 	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, strangerTime
 	room := make(chan struct{}, joinsOnce)
 	add(h, op, func(ctx context.Context, in *struct{ Body Join }) (*answer[Joined], error) {

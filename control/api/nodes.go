@@ -46,7 +46,8 @@ func (h handlers) nodes() {
 			Body Registration
 		}) (*struct{}, error) {
 			if in.Body.Node.ID != in.Node {
-				return nil, dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s", in.Body.Node.ID, in.Node)
+				return nil, dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s",
+					in.Body.Node.ID, in.Node)
 			}
 			return nil, h.Service.Register(ctx, in.Body)
 		})

@@ -27,8 +27,10 @@ func describe() *huma.OpenAPI {
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
 			Title: "Drover", Version: "1",
-			Description: "Named, portable data for containers. Served on a unix socket; errors are problem details (RFC 9457) " +
-				"with a stable code; lists are paged. Whatever changes something becomes an operation and can be asked again " +
+			Description: "Named, portable data for containers. Served on a unix socket; errors are problem " +
+				"details (RFC 9457) " +
+				"with a stable code; lists are paged. Whatever changes something becomes an operation and " +
+				"can be asked again " +
 				"with the same ID.",
 			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
@@ -46,8 +48,10 @@ func describe() *huma.OpenAPI {
 			SecuritySchemes: map[string]*huma.SecurityScheme{
 				clientCertificate: {
 					Type: "mutualTLS",
-					Description: "A certificate of the cluster: of a node, for the endpoints of agents, or of an operator. " +
-						"Over the unix socket no certificate is needed: the permissions of the socket decide who may connect.",
+					Description: "A certificate of the cluster: of a node, for the endpoints of agents, or " +
+						"of an operator. " +
+						"Over the unix socket no certificate is needed: the permissions of the socket " +
+						"decide who may connect.",
 				},
 			},
 		},
@@ -62,7 +66,8 @@ func describe() *huma.OpenAPI {
 			{Name: "operations", Description: "Work on record, and what happens"},
 			{Name: "nodes", Description: "Hosts"},
 			{Name: "host", Description: "What the agent of this host answers by itself"},
-			{Name: "agents", Description: "Endpoints that agents call on control, each for its own node. Operators do not use them"},
+			{Name: "agents", Description: "Endpoints that agents call on control, each for its own node. " +
+				"Operators do not use them"},
 		},
 	}
 }

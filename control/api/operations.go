@@ -27,7 +27,8 @@ func (h handlers) operations() {
 			return page(h.Service.Operations(ctx, *in))
 		})
 	add(h, post("/v1/operations", "submit-operation", "operations", "Ask for a change",
-		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with the same ID it is the same operation."),
+		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+
+			"the same ID it is the same operation."),
 		func(ctx context.Context, in *struct{ Body Request }) (*answer[Outcome], error) {
 			if in.Body.ID == uuid.Nil {
 				in.Body.ID = uuid.New()

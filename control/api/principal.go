@@ -69,7 +69,8 @@ func (g *guard) identify(r *http.Request) (Principal, error) {
 		user, _ := r.Context().Value(userKey{}).(string)
 		return Principal{Local: true, From: orElse(user, "user")}, nil
 	}
-	return Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden, "the API is not served without TLS: say https:// (on the host itself, unix:///run/drover/drover.sock)")
+	return Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden,
+		"the API is not served without TLS: say https:// (on the host itself, unix:///run/drover/drover.sock)")
 }
 
 func orElse(s, none string) string {
@@ -92,7 +93,9 @@ func withUser(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil || err != nil {
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
 		return ctx
 	}
 	return context.WithValue(ctx, userKey{}, fmt.Sprintf("uid %d", cred.Uid))

@@ -27,7 +27,8 @@ const allPaths = "/"
 
 func (rt *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !plainPath(r.URL.Path) {
-		line := fmt.Sprintf("bad path %q: it has an empty segment, or one of dots alone (no name is empty, . or ..)", dataset.Clip(r.URL.Path))
+		line := fmt.Sprintf("bad path %q: it has an empty segment, or one of dots alone (no name is empty, "+
+			". or ..)", dataset.Clip(r.URL.Path))
 		problem(dataset.ErrInvalid, http.StatusBadRequest, line).write(w)
 		return
 	}
@@ -62,7 +63,8 @@ func (rt *routes) unknown(w http.ResponseWriter, r *http.Request) {
 
 // methods lists the methods that the path of a request has an endpoint for, sorted.
 func (rt *routes) methods(r *http.Request) []string {
-	candidates := []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPost, http.MethodPut}
+	candidates := []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPost,
+		http.MethodPut}
 	return slices.DeleteFunc(candidates, func(method string) bool {
 		_, pattern := rt.mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL})
 		return pattern == allPaths

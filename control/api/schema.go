@@ -67,7 +67,8 @@ func (reachSchema) Schema(huma.Registry) *huma.Schema {
 
 func (opKindSchema) Schema(huma.Registry) *huma.Schema {
 	return words(dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
+		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpUpdate, dataset.OpDelete,
+		dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
 		dataset.OpShow, dataset.OpHide)
 }
 

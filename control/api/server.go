@@ -63,7 +63,8 @@ func parseWait(s string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 || d > maxWait {
-		return 0, dataset.Errorf(dataset.ErrInvalid, "bad wait %q: want a duration of at most %s, such as 30s", dataset.Clip(s), maxWait)
+		return 0, dataset.Errorf(dataset.ErrInvalid, "bad wait %q: want a duration of at most %s, such as 30s",
+			dataset.Clip(s), maxWait)
 	}
 	return d, nil
 }

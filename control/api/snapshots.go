@@ -58,7 +58,8 @@ func (h handlers) snapshots() {
 			Body TakeSnapshot
 		}) (*answer[Outcome], error) {
 			req := in.request(dataset.OpSnapshot)
-			req.Volume, req.Name, req.Message, req.Scheduled = in.Volume, in.Body.Name, in.Body.Message, in.Body.Scheduled
+			req.Volume, req.Name, req.Message, req.Scheduled = in.Volume, in.Body.Name, in.Body.Message,
+				in.Body.Scheduled
 			return h.submit(ctx, req)
 		})
 	add(h, del("/v1/snapshots/{snapshot}", "delete-snapshot", "snapshots", "Delete a snapshot", ""),
@@ -71,7 +72,8 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/snapshots/{snapshot}/restore", "restore-snapshot", "snapshots", "Make a volume again what it was", "What it was just before is kept as a snapshot."),
+	add(h, post("/v1/snapshots/{snapshot}/restore", "restore-snapshot", "snapshots",
+		"Make a volume again what it was", "What it was just before is kept as a snapshot."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			SnapshotParam
@@ -81,14 +83,16 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, get("/v1/snapshots/{snapshot}/diff", "diff-snapshot", "snapshots", "Say by how much a volume changed since a snapshot"),
+	add(h, get("/v1/snapshots/{snapshot}/diff", "diff-snapshot", "snapshots",
+		"Say by how much a volume changed since a snapshot"),
 		func(ctx context.Context, in *struct {
 			SnapshotParam
 			Newer string `query:"newer" doc:"a unique prefix of a later snapshot's UUID; left out: the volume as it is now"`
 		}) (*answer[Diff], error) {
 			return reply(h.Local.Diff(ctx, in.Snapshot, in.Newer))
 		})
-	add(h, post("/v1/clones", "create-clone", "snapshots", "Create a volume as a copy that shares its blocks", "A volume is copied as it is now."),
+	add(h, post("/v1/clones", "create-clone", "snapshots", "Create a volume as a copy that shares its blocks",
+		"A volume is copied as it is now."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body CloneVolume
@@ -99,7 +103,8 @@ func (h handlers) snapshots() {
 
 func (h handlers) clone(ctx context.Context, req Request, c CloneVolume) (*answer[Outcome], error) {
 	if from, ok := c.Options["from"]; ok && from != c.Source {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)", dataset.Clip(c.Source), dataset.Clip(from))
+		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)",
+			dataset.Clip(c.Source), dataset.Clip(from))
 	}
 	req.Volume, req.Options = c.New, maps.Clone(c.Options)
 	if req.Options == nil {

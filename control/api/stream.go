@@ -32,7 +32,8 @@ type Bytes struct {
 }
 
 func (h handlers) transfers() {
-	add(h, download("/v1/volumes/{volume}/export", "export-volume", "volumes", "Read a volume as a tar archive", "application/x-tar"),
+	add(h, download("/v1/volumes/{volume}/export", "export-volume", "volumes", "Read a volume as a tar archive",
+		"application/x-tar"),
 		func(ctx context.Context, in *struct {
 			VolumeParam
 			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
@@ -86,7 +87,8 @@ func download(path, id, tag, summary, contentType string) huma.Operation {
 	op := get(path, id, tag, summary)
 	op.Description = "Ends with trailers where they are asked for (TE: trailers): " + codeTrailer + " is " + codeOK +
 		", or the code of the problem that " + detailTrailer + " tells, percent-encoded. " +
-		leftOutTrailer + " of a whole archive that lacks the volume's sockets is how many, and the first of their paths. " +
+		leftOutTrailer + " of a whole archive that lacks the volume's sockets is how many, and the first of " +
+		"their paths. " +
 		"Without, the connection breaks where the archive does."
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: binary(contentType)}}
 	return op

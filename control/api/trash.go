@@ -35,7 +35,8 @@ func (h handlers) trash() {
 		func(ctx context.Context, in *Page) (*answer[List[Volume]], error) {
 			return page(h.Service.Trash(ctx, *in))
 		})
-	add(h, post("/v1/trash/{dataset}/restore", "restore-trash", "trash", "Give a dataset in the trash a name again", ""),
+	add(h, post("/v1/trash/{dataset}/restore", "restore-trash", "trash", "Give a dataset in the trash a name again",
+		""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			DatasetParam
@@ -57,7 +58,8 @@ func (h handlers) trash() {
 			req.Volume = in.Dataset
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/trash", "empty-trash", "trash", "Destroy all that is in the trash", "One that cannot be destroyed does not keep the others."),
+	add(h, del("/v1/trash", "empty-trash", "trash", "Destroy all that is in the trash",
+		"One that cannot be destroyed does not keep the others."),
 		func(ctx context.Context, _ *struct{}) (*answer[Emptied], error) { return reply(h.empty(ctx)) })
 }
 

@@ -78,8 +78,9 @@ type Committed struct {
 
 // Outcome answers a user's request.
 type Outcome struct {
-	Volume    *Volume            `json:"volume,omitempty"`    // as it was when the request was taken
-	Operation *dataset.Operation `json:"operation,omitempty"` // the operation that carries out the change; absent: nothing had to be done
+	Volume *Volume `json:"volume,omitempty"` // as it was when the request was taken
+	// the operation that carries out the change; absent: nothing had to be done
+	Operation *dataset.Operation `json:"operation,omitempty"`
 }
 
 // Volume is a volume, or a dataset in the trash, as people see it.
@@ -92,7 +93,8 @@ type Volume struct {
 	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
 	Snapshots int                    `json:"snapshots"`        // number of snapshots
 	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies of the dataset on other nodes
-	Visits    []Visit                `json:"visits,omitempty"` // guests of the volume; the home is one while it uses the volume alone
+	// guests of the volume; the home is one while it uses the volume alone
+	Visits []Visit `json:"visits,omitempty"`
 }
 
 // KeptCopy is a copy of a dataset as people see it.

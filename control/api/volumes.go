@@ -88,7 +88,8 @@ func (h handlers) volumes() {
 			req.Volume, req.Options = in.Body.Volume, in.Body.Options
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/volumes/{volume}", "delete-volume", "volumes", "Delete a volume", "Its profile says whether the data goes to the trash."),
+	add(h, del("/v1/volumes/{volume}", "delete-volume", "volumes", "Delete a volume",
+		"Its profile says whether the data goes to the trash."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -113,7 +114,8 @@ func (h handlers) changes() {
 			req.Volume, req.Size = in.Volume, in.Body.Size
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/rekey", "rekey-volume", "volumes", "Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
+	add(h, post("/v1/volumes/{volume}/rekey", "rekey-volume", "volumes",
+		"Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -123,7 +125,9 @@ func (h handlers) changes() {
 			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/rewrite", "rewrite-volume", "volumes", "Write a volume anew, so that it lies in few pieces", "It must not be in use, and takes room for a second copy; a mount ends it."),
+	add(h, post("/v1/volumes/{volume}/rewrite", "rewrite-volume", "volumes",
+		"Write a volume anew, so that it lies in few pieces",
+		"It must not be in use, and takes room for a second copy; a mount ends it."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -132,7 +136,8 @@ func (h handlers) changes() {
 			req.Volume = in.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes", "Give a volume another profile", ""),
+	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes",
+		"Give a volume another profile", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -142,7 +147,8 @@ func (h handlers) changes() {
 			req.Volume, req.Profile = in.Volume, in.Body.Profile
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/protect", "protect-volume", "volumes", "Refuse deletes of a volume, or no more", ""),
+	add(h, post("/v1/volumes/{volume}/protect", "protect-volume", "volumes",
+		"Refuse deletes of a volume, or no more", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -152,7 +158,8 @@ func (h handlers) changes() {
 			req.Volume, req.Protect = in.Volume, &in.Body.Protect
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/import", "import-volume", "volumes", "Create a volume from a folder", "The volume is named by the spec that it is to have."),
+	add(h, post("/v1/volumes/{volume}/import", "import-volume", "volumes", "Create a volume from a folder",
+		"The volume is named by the spec that it is to have."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -187,9 +194,23 @@ func get(path, id, tag, summary string) huma.Operation {
 }
 
 func post(path, id, tag, summary, description string) huma.Operation {
-	return huma.Operation{Method: http.MethodPost, Path: path, OperationID: id, Tags: []string{tag}, Summary: summary, Description: description}
+	return huma.Operation{
+		Method:      http.MethodPost,
+		Path:        path,
+		OperationID: id,
+		Tags:        []string{tag},
+		Summary:     summary,
+		Description: description,
+	}
 }
 
 func del(path, id, tag, summary, description string) huma.Operation {
-	return huma.Operation{Method: http.MethodDelete, Path: path, OperationID: id, Tags: []string{tag}, Summary: summary, Description: description}
+	return huma.Operation{
+		Method:      http.MethodDelete,
+		Path:        path,
+		OperationID: id,
+		Tags:        []string{tag},
+		Summary:     summary,
+		Description: description,
+	}
 }

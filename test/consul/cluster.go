@@ -306,7 +306,9 @@ func (c *Cluster) patiently(what string, ask func(*api.Client) error) {
 // Restore puts the cluster back to a snapshot.
 func (c *Cluster) Restore(snapshot []byte) {
 	c.tb.Helper()
-	c.patiently("restore", func(client *api.Client) error { return client.Snapshot().Restore(nil, bytes.NewReader(snapshot)) })
+	c.patiently("restore", func(client *api.Client) error {
+		return client.Snapshot().Restore(nil, bytes.NewReader(snapshot))
+	})
 }
 
 // RaftIndex is the newest index in the log of a server: a cluster in which

@@ -13,11 +13,6 @@ import (
 	"testing"
 )
 
-const (
-	maxFileLines     = 400
-	maxFunctionLines = 70
-)
-
 // top is the root of the repository, seen from this package.
 const top = "../.."
 
@@ -77,31 +72,6 @@ func sources(t *testing.T) []source {
 		t.Fatalf("only %d Go files found below %s", len(all), top)
 	}
 	return all
-}
-
-func TestFilesAreShort(t *testing.T) {
-	for _, s := range sources(t) {
-		if n := s.set.File(s.file.Pos()).LineCount(); n > maxFileLines {
-			t.Errorf("%s has %d lines, more than %d: would two names tell the story better?", s.name, n, maxFileLines)
-		}
-	}
-}
-
-func TestFunctionsAreShort(t *testing.T) {
-	for _, s := range sources(t) {
-		if s.isTest() {
-			continue
-		}
-		for _, decl := range s.file.Decls {
-			f, ok := decl.(*ast.FuncDecl)
-			if !ok || f.Body == nil {
-				continue
-			}
-			if n := s.lines(f); n > maxFunctionLines {
-				t.Errorf("%s: %s has %d lines, more than %d", s.name, f.Name.Name, n, maxFunctionLines)
-			}
-		}
-	}
 }
 
 // Every package says once what it is. A package that is nothing but tests says it in one of them.

@@ -64,12 +64,14 @@ func (e *endpoint) status(what string, answer *statusError) error {
 		return e.lacksRight(text)
 	case answer.code == http.StatusForbidden:
 		return dataset.Errorf(dataset.ErrForbidden,
-			"consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what, answer.host, text)
+			"consul: %s: %s does not know the token: it was deleted, or is another cluster's (%s)", what,
+			answer.host, text)
 	case answer.code == http.StatusRequestEntityTooLarge:
 		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)",
 			what, store.ErrTooLarge, text)
 	case answer.code == http.StatusTooManyRequests:
-		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", answer.host, text)
+		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", answer.host,
+			text)
 	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer",
 		"not ready to serve consistent reads"):
 		return away("no leader: %s (%s)", leaderHint, text)

@@ -35,7 +35,11 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 }
 
 func (s *Store) entry(p *api.KVPair) store.Entry {
-	return store.Entry{Key: strings.TrimPrefix(p.Key, s.layout.data), Value: p.Value, Index: s.base.fromConsul(p.ModifyIndex)}
+	return store.Entry{
+		Key:   strings.TrimPrefix(p.Key, s.layout.data),
+		Value: p.Value,
+		Index: s.base.fromConsul(p.ModifyIndex),
+	}
 }
 
 // GetMany returns entries by their keys, with index 0 where there is none: one request

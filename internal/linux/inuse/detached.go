@@ -114,7 +114,8 @@ func (f *handled) is(a unix.Statx_t) bool {
 // names, the place is that of one of them.
 func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 	// open_by_handle_at(2) takes no O_PATH descriptor of a mount.
-	root, err := unix.Open(e.Mountpoint, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(e.Mountpoint, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+		unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return File{}, &os.PathError{Op: "open", Path: e.Mountpoint, Err: err}
 	}

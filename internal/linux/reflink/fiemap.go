@@ -33,7 +33,8 @@ const (
 )
 
 // opaque extents say nothing about which bytes they hold.
-const opaque = Unknown | Delalloc | Encoded | 0x80 /* data encrypted */ | Inline | 0x100 /* not aligned */ | 0x400 /* data tail */
+const opaque = Unknown | Delalloc | Encoded | 0x80 /* data encrypted */ | Inline |
+	0x100 /* not aligned */ | 0x400 /* data tail */
 
 // The structures of linux/fiemap.h, with room for one batch of extents.
 const fiemapBatch = 1024

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
-func init() { runtime.LockOSThread() } //nolint:gochecknoinits // the thread that enters a namespace starts the program there
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // the thread that enters a namespace starts the program
 
 func main() {
 	var o options

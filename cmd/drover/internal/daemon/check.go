@@ -21,7 +21,10 @@ var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 func (o Options) CheckServe() error {
 	switch {
 	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: ca, listen, control, transfers, fence_programs and list are for the hosts of a cluster, and drover serve is one host by itself (leave them out, or run drover control and drover agent)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"drover.yaml: ca, listen, control, transfers, fence_programs and list are for the hosts of a "+
+				"cluster, and drover serve is one host by itself (leave them out, or run drover control and "+
+				"drover agent)")
 	}
 	return o.checkHost()
 }
@@ -30,17 +33,25 @@ func (o Options) CheckServe() error {
 func (o Options) CheckControl() error {
 	switch {
 	case o.Consul == nil:
-		return missing("store", "a cluster keeps its store in Consul", "store: {consul: {addresses: [\"https://consul1:8501\"]}}")
+		return missing("store", "a cluster keeps its store in Consul",
+			"store: {consul: {addresses: [\"https://consul1:8501\"]}}")
 	case o.CA == "":
-		return missing("ca", "control shows who it is with a certificate of the cluster's authority, which drover ca init makes", "ca: /etc/drover/ca")
+		return missing("ca", "control shows who it is with a certificate of the cluster's authority, which "+
+			"drover ca init makes", "ca: /etc/drover/ca")
 	case o.Listen == nil:
-		return missing("listen", "agents ask control over the network", "listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
+		return missing("listen", "agents ask control over the network",
+			"listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
 	case len(o.Replicas) > 0:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: control says where an agent finds control, and this is control (leave it out)")
-	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll, o.CgroupParents != nil:
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's, and this is control (give drover agent a file of its own with --config)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"drover.yaml: control says where an agent finds control, and this is control (leave it out)")
+	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll,
+		o.CgroupParents != nil:
+		return dataset.Errorf(dataset.ErrInvalid,
+			"drover.yaml: pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's, "+
+				"and this is control (give drover agent a file of its own with --config)")
 	}
-	if err := o.checkPublish(config.PublishConsul, "this is control, which has no part in a Swarm (say it to drover agent)"); err != nil {
+	if err := o.checkPublish(config.PublishConsul,
+		"this is control, which has no part in a Swarm (say it to drover agent)"); err != nil {
 		return err
 	}
 	if err := o.checkFolders(); err != nil {
@@ -53,11 +64,14 @@ func (o Options) CheckControl() error {
 func (o Options) CheckAgent() error {
 	switch {
 	case len(o.Replicas) == 0:
-		return missing("control", "an agent asks the cluster's control replicas", "control: {addresses: [\"10.0.0.1:9470\", \"10.0.0.2:9470\"]}")
+		return missing("control", "an agent asks the cluster's control replicas",
+			"control: {addresses: [\"10.0.0.1:9470\", \"10.0.0.2:9470\"]}")
 	case o.Listen == nil:
-		return missing("listen", "other hosts fetch volumes from this one", "listen: {address: \"0.0.0.0:9471\", advertise: \"10.0.0.1:9471\"}")
+		return missing("listen", "other hosts fetch volumes from this one",
+			"listen: {address: \"0.0.0.0:9471\", advertise: \"10.0.0.1:9471\"}")
 	case o.Consul != nil, o.CA != "":
-		return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: store and ca are control's, and an agent has neither (leave them out: it asks control)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"drover.yaml: store and ca are control's, and an agent has neither (leave them out: it asks control)")
 	}
 	return o.checkHost()
 }
@@ -78,7 +92,8 @@ func (o Options) checkPublish(can, why string) error {
 
 // checkHost checks what every process needs that has a host's agent in it.
 func (o Options) checkHost() error {
-	if err := o.checkPublish(config.PublishSwarm, "a cluster's control does that (say it to drover control)"); err != nil {
+	if err := o.checkPublish(config.PublishSwarm,
+		"a cluster's control does that (say it to drover control)"); err != nil {
 		return err
 	}
 	if err := o.checkFolders(); err != nil {
@@ -88,9 +103,11 @@ func (o Options) checkHost() error {
 	case !filepath.IsAbs(o.PluginDir):
 		return relative("plugin-dir", o.PluginDir)
 	case !driverRE.MatchString(o.Driver):
-		return dataset.Errorf(dataset.ErrInvalid, "--driver %q: want letters, digits, '_', '.' or '-', beginning with a letter or digit", o.Driver)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--driver %q: want letters, digits, '_', '.' or '-', beginning with a letter or digit", o.Driver)
 	case o.Driver == "local":
-		return dataset.Errorf(dataset.ErrInvalid, "--driver local: that is Docker's own, which would be asked in place of this one (say another name)")
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--driver local: that is Docker's own, which would be asked in place of this one (say another name)")
 	}
 	for _, path := range []string{o.apiSocket(), o.pluginSocket()} {
 		if err := socket.CheckPath(path); err != nil {
@@ -127,7 +144,8 @@ func checkLoopback(address string) error {
 	ip := net.ParseIP(host)
 	_, perr := strconv.ParseUint(port, 10, 16)
 	if err != nil || perr != nil || ip == nil || !ip.IsLoopback() {
-		return dataset.Errorf(dataset.ErrInvalid, "--metrics-listen %q: want a loopback address and a port, such as 127.0.0.1:9469", address)
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--metrics-listen %q: want a loopback address and a port, such as 127.0.0.1:9469", address)
 	}
 	return nil
 }

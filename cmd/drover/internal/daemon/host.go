@@ -64,7 +64,8 @@ type Options struct {
 }
 
 func (o Options) panicked(request string, value any, stack []byte) {
-	o.Log.WithFields(logrus.Fields{"request": request, "panic": fmt.Sprint(value)}).Errorf("a handler panicked\n%s", stack)
+	o.Log.WithFields(logrus.Fields{"request": request, "panic": fmt.Sprint(value)}).Errorf("a handler panicked\n%s",
+		stack)
 }
 
 // Serve runs one host until ctx ends, then stops in the order that loses nothing:
@@ -109,7 +110,15 @@ func Serve(ctx context.Context, o Options) (err error) {
 		}
 	})
 	metrics := newMetrics(svc, st.figures, o.Version)
-	handler := api.Handler(api.Deps{Service: svc, Local: ag, Backup: st.backup, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
+	handler := api.Handler(api.Deps{
+		Service:  svc,
+		Local:    ag,
+		Backup:   st.backup,
+		Metrics:  metrics,
+		Version:  o.Version,
+		Panicked: o.panicked,
+		Audit:    changes.Keep,
+	})
 	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
 	if err != nil {
 		return err
@@ -118,7 +127,8 @@ func Serve(ctx context.Context, o Options) (err error) {
 }
 
 // hostEndpoints are what the engine and the users of a host ask.
-func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint, error) {
+func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint,
+	error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
 		return nil, err
@@ -129,7 +139,8 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 			Global:   len(p.Replicas) > 0,
 			Panicked: p.panicked,
 			Unseen: func(call, name string, err error) {
-				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).Warn("the engine does not show why")
+				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).
+					Warn("the engine does not show why")
 			},
 		})},
 	}
@@ -158,7 +169,8 @@ func (p *process) replica() control.Replica {
 // nil, why this one cannot work beside others.
 func (p *process) control(st held, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(), Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Unfit: unfit,
+		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),
+		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Unfit: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
@@ -177,7 +189,8 @@ func (p *process) authority() func() (*pki.Authority, error) {
 
 // agent makes the agent with its own store; both end with the process. A nil identity:
 // it makes one up. Credentials are for other nodes' agents; nil: there are none.
-func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID, credentials *pki.Credentials) (*agent.Agent, error) {
+func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID,
+	credentials *pki.Credentials) (*agent.Agent, error) {
 	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err
@@ -190,7 +203,8 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	engine.Begin(ctx)
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
-		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels, Pools: p.Pools, TransferRate: p.TransferRate,
+		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels,
+		Pools: p.Pools, TransferRate: p.TransferRate,
 		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Limits: p.Times,

@@ -33,7 +33,8 @@ func lockRoot(root, name string) (unlock func() error, err error) {
 		if err := errors.Join(rerr, f.Close()); err != nil {
 			who = []byte("unknown")
 		}
-		return nil, dataset.Errorf(dataset.ErrInUse, "another drover (pid %s) works on %s (stop it, or say --root)", strings.TrimSpace(string(who)), root)
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover (pid %s) works on %s (stop it, or say --root)",
+			strings.TrimSpace(string(who)), root)
 	}
 	if err == nil {
 		if err = f.Truncate(0); err == nil {

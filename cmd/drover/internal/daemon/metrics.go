@@ -68,22 +68,31 @@ func storeFigure(name, help string, kind prometheus.ValueType, read func() float
 func boltFigures(st *bolt.Store) []figure {
 	count, gauge := prometheus.CounterValue, prometheus.GaugeValue
 	return []figure{
-		storeFigure("commits_total", "Flushed commits of the store.", count, func() float64 { return float64(st.Stats().Commits) }),
-		storeFigure("transactions_total", "Transactions that the store committed.", count, func() float64 { return float64(st.Stats().Txns) }),
-		storeFigure("conflicts_total", "Transactions that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("commits_total", "Flushed commits of the store.", count,
+			func() float64 { return float64(st.Stats().Commits) }),
+		storeFigure("transactions_total", "Transactions that the store committed.", count,
+			func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions that the store refused, as something had changed.", count,
+			func() float64 { return float64(st.Stats().Conflicts) }),
 		storeFigure("entries", "Keys in the store.", gauge, func() float64 { return float64(st.Stats().Entries) }),
-		storeFigure("reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; 0 where that cannot be had.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
+		storeFigure("reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; "+
+			"0 where that cannot be had.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
 	}
 }
 
 func consulFigures(st *consul.Store) []figure {
 	count := prometheus.CounterValue
 	return []figure{
-		storeFigure("transactions_total", "Transactions that this process committed.", count, func() float64 { return float64(st.Stats().Txns) }),
-		storeFigure("conflicts_total", "Transactions of this process that the store refused, as something had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
-		storeFigure("unknown_total", "Transactions of this process that failed otherwise: the outcome of most is not known.", count, func() float64 { return float64(st.Stats().Unknown) }),
-		storeFigure("requests_total", "Requests of this process to Consul, without those of watches.", count, func() float64 { return float64(st.Stats().Requests) }),
-		storeFigure("watch_wakes_total", "Answers of Consul to watches of this process.", count, func() float64 { return float64(st.Stats().Wakes) }),
+		storeFigure("transactions_total", "Transactions that this process committed.", count,
+			func() float64 { return float64(st.Stats().Txns) }),
+		storeFigure("conflicts_total", "Transactions of this process that the store refused, as something "+
+			"had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("unknown_total", "Transactions of this process that failed otherwise: the outcome of "+
+			"most is not known.", count, func() float64 { return float64(st.Stats().Unknown) }),
+		storeFigure("requests_total", "Requests of this process to Consul, without those of watches.", count,
+			func() float64 { return float64(st.Stats().Requests) }),
+		storeFigure("watch_wakes_total", "Answers of Consul to watches of this process.", count,
+			func() float64 { return float64(st.Stats().Wakes) }),
 	}
 }
 
@@ -96,32 +105,44 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 		seen: seen, store: st,
 		pool:       d("pool_bytes", "Bytes of a pool.", "pool", "node", "state"),
 		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
-		poolHeld:   d("pool_held", "1 while a pool is held, as its disk was put back to an older state.", "pool", "node"),
-		mounted:    d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
-		uses:       d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
-		used:       d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is mounted, of the pool otherwise.", "volume", "node"),
-		size:       d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.", "volume", "node"),
-		age:        d("replica_age_seconds", "By how much the replica of a volume on this node is behind its home, at most.", "volume"),
-		maxLoss:    d("replica_max_loss_seconds", "How far the replica of a volume with failover auto may be behind its home to take over by itself.", "volume"),
-		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.", "volume"),
-		halted:     d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
+		poolHeld: d("pool_held", "1 while a pool is held, as its disk was put back to an older state.", "pool",
+			"node"),
+		mounted: d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
+		uses:    d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
+		used: d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is "+
+			"mounted, of the pool otherwise.", "volume", "node"),
+		size: d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.",
+			"volume", "node"),
+		age: d("replica_age_seconds", "By how much the replica of a volume on this node is behind "+
+			"its home, at most.", "volume"),
+		maxLoss: d("replica_max_loss_seconds",
+			"How far the replica of a volume with failover auto may be behind its home to take over by itself.",
+			"volume"),
+		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.",
+			"volume"),
+		halted: d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
 
 		storeHalted: d("store_halted", "1 while the store is not to be believed, and nothing is decided."),
 
-		guardUp:     d("guard_up", "1 while the guard answers."),
-		guardAhead:  d("guard_deadline_seconds", "How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.", "volume"),
+		guardUp: d("guard_up", "1 while the guard answers."),
+		guardAhead: d("guard_deadline_seconds",
+			"How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.",
+			"volume"),
 		guardFenced: d("guard_fenced", "1 while a volume is fenced, or is being fenced.", "volume"),
 	}
 	r := prometheus.NewRegistry()
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."}, []string{"version"})
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."},
+		[]string{"version"})
 	info.WithLabelValues(version).Set(1)
-	r.MustRegister(c, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(c, info, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 10 * time.Second})
 }
 
 // Describe names the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.poolHeld, c.mounted, c.uses, c.used, c.size, c.age, c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
+	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.poolHeld, c.mounted, c.uses, c.used, c.size, c.age,
+		c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
 		ch <- d
 	}
 	for _, f := range c.store {

@@ -28,7 +28,8 @@ const (
 
 // network makes the endpoint of the port that o.Listen says. It answers over TLS, as cfg says. known
 // returns nil for peers whose connections are not bounded: see connlimit.Listener.
-func (p *process) network(what string, cfg *tls.Config, handler http.Handler, known func(tls.ConnectionState) error) (endpoint, error) {
+func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
+	known func(tls.ConnectionState) error) (endpoint, error) {
 	l, err := net.Listen("tcp", p.Listen.Address)
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen: %w", err)
@@ -41,7 +42,8 @@ func (p *process) network(what string, cfg *tls.Config, handler http.Handler, kn
 }
 
 // limited bounds the connections of strangers.
-func (p *process) limited(what string, l net.Listener, most int, known func(tls.ConnectionState) error) *connlimit.Listener {
+func (p *process) limited(what string, l net.Listener, most int,
+	known func(tls.ConnectionState) error) *connlimit.Listener {
 	closed := &closedLog{log: p.Log.WithField("port", what), most: most, clock: p.clock}
 	return connlimit.New(l, connlimit.Options{Most: most, Known: known, Closed: closed.add})
 }
@@ -78,6 +80,7 @@ func (c *closedLog) add(from netip.Addr) {
 		return
 	}
 	c.log.WithFields(logrus.Fields{"count": c.count, "from": from.String()}).
-		Warnf("more than %d connections of peers that have shown no certificate: the oldest of the address that has most were closed", c.most)
+		Warnf("more than %d connections of peers that have shown no certificate: the oldest of the address "+
+			"that has most were closed", c.most)
 	c.count, c.next = 0, now+closedEvery
 }

@@ -52,7 +52,9 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if id := own.Identity(); ag.Node() != id.Node {
-		return dataset.Errorf(dataset.ErrInvalid, "the certificate in %s is node %s's, and this is node %s (have a token made for it: drover node token --name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
+		return dataset.Errorf(dataset.ErrInvalid,
+			"the certificate in %s is node %s's, and this is node %s (have a token made for it: drover node "+
+				"token --name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
 	}
 	changes, err := p.audit("agent-audit.log")
 	if err != nil {
@@ -62,7 +64,14 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	metrics := newMetrics(sight{ag}, nil, o.Version)
-	handler := api.Handler(api.Deps{Service: client, Local: ag, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep})
+	handler := api.Handler(api.Deps{
+		Service:  client,
+		Local:    ag,
+		Metrics:  metrics,
+		Version:  o.Version,
+		Panicked: o.panicked,
+		Audit:    changes.Keep,
+	})
 	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
 	if err != nil {
 		return err

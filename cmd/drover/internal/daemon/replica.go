@@ -54,7 +54,8 @@ func Control(ctx context.Context, o Options) (err error) {
 	}
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := api.Handler(api.Deps{
-		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version, Panicked: o.panicked, Audit: changes.Keep,
+		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version,
+		Panicked: o.panicked, Audit: changes.Keep,
 		Peer: credentials.Peer,
 	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
@@ -69,7 +70,8 @@ func Control(ctx context.Context, o Options) (err error) {
 }
 
 // controlEndpoints are what agents, operators and root of this host ask.
-func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler, metrics http.Handler) (list []endpoint, err error) {
+func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler,
+	metrics http.Handler) (list []endpoint, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(list))

@@ -90,7 +90,8 @@ func (u *Unserved) openFile(ctx context.Context, o Options, fill bool) error {
 	if !fill {
 		_, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return dataset.Errorf(dataset.ErrNotFound, "there is no store at %s (is --root right, or is it in Consul, and --config names it?)", path)
+			return dataset.Errorf(dataset.ErrNotFound,
+				"there is no store at %s (is --root right, or is it in Consul, and --config names it?)", path)
 		}
 		if err != nil {
 			return err

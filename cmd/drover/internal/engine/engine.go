@@ -33,7 +33,8 @@ func Open() (*client.Client, error) {
 	if host := c.DaemonHost(); !strings.HasPrefix(host, "unix://") {
 		_ = c.Close()
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"DOCKER_HOST is %s, and docker:VOLUME needs the engine of this host (unset it, or pipe a tar of the volume into --from -)", host)
+			"DOCKER_HOST is %s, and docker:VOLUME needs the engine of this host (unset it, or pipe a tar of "+
+				"the volume into --from -)", host)
 	}
 	return c, nil
 }
@@ -48,7 +49,8 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	v, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err) || err == nil && v.Volume.Name != name:
-		return "", dataset.Errorf(dataset.ErrNotFound, "no such Docker volume: %q (docker volume ls shows what there is)", name)
+		return "", dataset.Errorf(dataset.ErrNotFound,
+			"no such Docker volume: %q (docker volume ls shows what there is)", name)
 	case err != nil:
 		return "", dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker about volume %q: %w", name, err)
 	}
@@ -62,7 +64,8 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	}
 	if len(users) > 0 {
 		return "", dataset.Errorf(dataset.ErrInUse,
-			"docker volume %q is in use by %s: stop that first, or say --live to copy while it changes", name, strings.Join(users, ", "))
+			"docker volume %q is in use by %s: stop that first, or say --live to copy while it changes", name,
+			strings.Join(users, ", "))
 	}
 	return path, nil
 }
@@ -70,7 +73,8 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 func folder(driver, mountpoint string, options map[string]string, name string) (string, error) {
 	if driver != "local" {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"docker volume %q is of driver %q: only those of driver local can be read in place (pipe a tar of it into --from -)", name, driver)
+			"docker volume %q is of driver %q: only those of driver local can be read in place (pipe a tar "+
+				"of it into --from -)", name, driver)
 	}
 	device, kind := options["device"], options["type"]
 	if device == "" && kind == "" {
@@ -84,12 +88,14 @@ func folder(driver, mountpoint string, options map[string]string, name string) (
 		}
 	}
 	return "", dataset.Errorf(dataset.ErrUnsupported,
-		"docker volume %q is a mount of %q (type %q), there only while a container uses it: mount that yourself and say --from PATH", name, device, kind)
+		"docker volume %q is a mount of %q (type %q), there only while a container uses it: mount that "+
+			"yourself and say --from PATH", name, device, kind)
 }
 
 func absolute(path, name string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q lies at %q, which is no absolute path", name, path)
+		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q lies at %q, which is no absolute path",
+			name, path)
 	}
 	return filepath.Clean(path), nil
 }
@@ -99,12 +105,14 @@ func absolute(path, name string) (string, error) {
 func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
 	list, err := c.ContainerList(ctx, client.ContainerListOptions{})
 	if err != nil {
-		return nil, dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker which containers use volume %q: %w", name, err)
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker which containers use volume %q: %w",
+			name, err)
 	}
 	var users []string
 	for _, ctr := range list.Items {
 		for _, m := range ctr.Mounts {
-			if m.Type == "volume" && m.Name == name || m.Source != "" && (within(m.Source, path) || within(path, m.Source)) {
+			if m.Type == "volume" && m.Name == name || m.Source != "" &&
+				(within(m.Source, path) || within(path, m.Source)) {
 				users = append(users, label(ctr.Names, ctr.ID))
 				break
 			}

@@ -52,7 +52,8 @@ func Open(t testing.TB) *Terminal {
 // Resize sets the size that the terminal says it has.
 func (p *Terminal) Resize(t testing.TB, width, height uint16) {
 	t.Helper()
-	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width}); err != nil {
+	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ,
+		&unix.Winsize{Row: height, Col: width}); err != nil {
 		t.Fatal(err)
 	}
 }

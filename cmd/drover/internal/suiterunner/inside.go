@@ -62,7 +62,8 @@ func needed(point, path string) bool {
 	}
 	top, below, _ := strings.Cut(strings.TrimPrefix(point, "/"), "/")
 	switch {
-	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top), strings.HasPrefix(top, "lib"):
+	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top),
+		strings.HasPrefix(top, "lib"):
 		return true
 	}
 	if point == "/run/lock" { // where LVM's commands wait for each other

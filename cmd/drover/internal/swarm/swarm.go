@@ -115,7 +115,8 @@ func (w *Watcher) Look(ctx context.Context) error {
 	case err != nil || w.Nodes == nil:
 		return err
 	case in.NodeID == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "this engine is in no Swarm (docker swarm init or join, or leave swarm out of --publish-facts)")
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"this engine is in no Swarm (docker swarm init or join, or leave swarm out of --publish-facts)")
 	case !in.ControlAvailable:
 		return nil
 	}
@@ -171,7 +172,8 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 		}
 		m.Spec.Labels = labels
 		if _, err := c.NodeUpdate(ctx, m.ID, client.NodeUpdateOptions{Version: m.Version, Spec: m.Spec}); err != nil {
-			failed = append(failed, dataset.Errorf(dataset.ErrUnavailable, "labels of the Swarm's node %s: %w", m.Description.Hostname, err))
+			failed = append(failed, dataset.Errorf(dataset.ErrUnavailable, "labels of the Swarm's node %s: %w",
+				m.Description.Hostname, err))
 		}
 	}
 	return errors.Join(failed...)
