@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// Check says what this host can hold volumes to, and whether it does.
+// Check adds findings on what this host can limit, and on every limit that does not hold.
 func (l *Limits) Check(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
@@ -49,7 +49,7 @@ func (l *Limits) Check(r *findings.List) {
 	}
 }
 
-// lostNow says why no control group limits what is to be limited; empty: they do.
+// lostNow returns why no control group can be limited at present; "" if one can or nothing is limited.
 func (l *Limits) lostNow() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,8 +65,8 @@ func (l *Limits) misses() map[uuid.UUID]error {
 	return maps.Clone(l.not)
 }
 
-// outside are the groups that a dataset is used in and that are, of version 2, below none of those
-// that rules are set on before a container starts. e.mu is held.
+// outside returns the groups that use the dataset and that, with version 2, are not below any of the parents that
+// get a rule before a container starts. The caller holds e.Mu.
 func (l *Limits) outside(e *Limited) (groups []string) {
 	if l.Hierarchy.Version != iolimit.V2 {
 		return nil
@@ -79,7 +79,7 @@ func (l *Limits) outside(e *Limited) (groups []string) {
 	return groups
 }
 
-// Problems says which promise on the speed of a dataset is broken; empty: none.
+// Problems returns which promise on the speed of a dataset is broken; "" if none is.
 func (l *Limits) Problems(d dataset.Dataset) string {
 	if err := l.Missed(d.ID); err != nil {
 		return "its speed is not limited as its profile says: " + err.Error()
@@ -109,7 +109,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 	return ""
 }
 
-// bareNow are the groups that a dataset is used in and that cannot be limited.
+// bareNow returns the groups that use the dataset and that cannot be limited.
 func (e *Limited) bareNow() []string {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -121,7 +121,7 @@ func unlimitedIn(groups []string) string {
 		", which it is used in: nobody has handed the controller io down to it"
 }
 
-// strictly says why a limit that is strict does not hold.
+// strictly returns why a strict limit does not hold; "" if it does.
 func (l *Limits) strictly(outside []string) string {
 	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
 		", which is below none of " + strings.Join(l.parents, ", ") +

@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Load takes in what was set before this start. What was set for a device that is
-// another's now, or nobody's, is taken away: who got its number would inherit that. What is
-// mounted still holds its limits from here on, also where a crash had left them lifted.
+// Load reads the rules that were set before this start. A rule of a device that is gone, or that now belongs to
+// something else, is removed, because the next user of the device number would inherit it. A dataset that is
+// still mounted keeps its limits, also if a crash left them suspended.
 func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -77,8 +77,8 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	return nil
 }
 
-// imposeAll has all hold again what is on record, at a start. A guard that hangs is asked once for
-// all of them: so long they would wait, each.
+// imposeAll sets all recorded rules again at a start. It asks the guard once for all of them: if the guard hangs,
+// one question per rule would add up.
 func (l *Limits) imposeAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {
@@ -96,8 +96,7 @@ func (l *Limits) imposeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// above returns the groups that rules are set on whoever uses a volume, whether or not they are
-// there.
+// above returns the groups that get a rule no matter which container uses a volume, whether they exist or not.
 func (l *Limits) above() []string {
 	if l.Hierarchy.Version == iolimit.V1 {
 		return []string{iolimit.Root}
@@ -105,9 +104,9 @@ func (l *Limits) above() []string {
 	return l.parents
 }
 
-// sweep takes away what limits loop devices that have no file, where the agent's state was lost,
-// and with it what it has set: of no use to anybody now, and whoever gets the number would have
-// it. A number of any other device is not used again: its rules went with it.
+// sweep removes the rules of loop devices that have no file. It is called if the agent's database was lost, and
+// with it the record of what was set. Such a rule is of no use to anybody, and the next user of the number would
+// inherit it. Only loop devices reuse their numbers: a rule of another device goes with the device.
 func (l *Limits) sweep() error {
 	if l.Why != nil {
 		return nil
@@ -133,13 +132,13 @@ func (l *Limits) sweep() error {
 // LoopMajor is the major device number of loop devices.
 const LoopMajor = 7 // Documentation/admin-guide/devices.txt
 
-// attached tells whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
+// attached reports whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
 func attached(dev iolimit.Device) bool {
 	_, err := os.Stat("/sys/dev/block/" + dev.String() + "/loop/backing_file")
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// End forgets the limits of a dataset that is mounted no more.
+// End removes the limits of a dataset that is no longer mounted.
 func (l *Limits) End(d dataset.Dataset) {
 	l.miss(d.ID, nil)
 	e := l.Get(d.ID)
@@ -151,7 +150,7 @@ func (l *Limits) End(d dataset.Dataset) {
 	}
 }
 
-// unlimited forgets the limits of a dataset, whose device it takes them away from.
+// unlimited removes the limits of a dataset, and its rules from the device.
 func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
 	e.Mu.Lock()
 	over, rec := e.over, e.Rec
@@ -166,8 +165,8 @@ func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
 	return l.Strip(ctx, e.id, rec)
 }
 
-// Strip takes away what was told of a device that is no more what a dataset lies on. What
-// cannot be taken away stays on record, by the device.
+// Strip removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
+// recorded under the device.
 func (l *Limits) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
 	told := map[string]any{"limits/" + id.String(): nil}
 	err := l.takeAway(rec)
@@ -180,7 +179,7 @@ func (l *Limits) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) error
 	return errors.Join(err, l.DB.Put(ctx, told))
 }
 
-// Leaves notes what is left on a device, with what was before.
+// Leaves records the rules that are left on a device, together with those recorded before.
 func (l *Limits) Leaves(rec LimitRecord) LimitRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -192,7 +191,7 @@ func (l *Limits) Leaves(rec LimitRecord) LimitRecord {
 	return rec
 }
 
-// ClearLeft tries again to take away what was left.
+// ClearLeft tries again to remove the rules that are left.
 func (l *Limits) ClearLeft(ctx context.Context) {
 	for _, rec := range l.Leftovers() {
 		err := l.takeAway(rec)
@@ -219,12 +218,12 @@ func (l *Limits) Leftovers() (list []LimitRecord) {
 	return list
 }
 
-// errNotNow is that nothing of this host's limits can be read or changed since this start.
+// errNotNow says that none of this host's limits could be read or changed since this start.
 var errNotNow = errors.New("no limit can be taken away since this start")
 
-// takeAway takes away what is as a record says that it was set, value by value: somebody may
-// have set others for who has that number now. What another volume's device is now holds what
-// that is told, in the groups that it names.
+// takeAway removes rules as the record says that they were set, value by value, because somebody else may have
+// set other values for the present user of the device number. If the device now belongs to another volume, its
+// groups get the rules of that volume.
 func (l *Limits) takeAway(rec LimitRecord) error {
 	if rec.Boot != l.Boot {
 		return nil
@@ -235,7 +234,7 @@ func (l *Limits) takeAway(rec LimitRecord) error {
 	groups := rec.Groups
 	for _, e := range l.All() {
 		if e.device() == rec.Device {
-			e.Mu.Lock() // it names no more of them meanwhile
+			e.Mu.Lock() // its groups do not change meanwhile
 			defer e.Mu.Unlock()
 			groups = slices.DeleteFunc(slices.Clone(groups),
 				func(g string) bool { return slices.Contains(e.Rec.Groups, g) })
@@ -253,9 +252,8 @@ func (l *Limits) takeAway(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// Disinherit takes away what holds already for the device that a dataset was just mounted
-// from, which is its own: who had its number before has left it, of this host's agents one whose
-// record is lost.
+// Disinherit removes rules that already exist for the device from which a dataset was just mounted. They come
+// from an earlier user of the number, such as an agent on this host whose record is lost.
 func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil || !own || l.Why != nil {

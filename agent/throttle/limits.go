@@ -27,56 +27,57 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Cgroups are the control groups that limit how fast volumes are.
+// Cgroups says which control groups limit the speed of volumes.
 type Cgroups struct {
-	Hierarchy iolimit.Hierarchy // zero: this host's
-	// Parents are, with version 2, the groups below which the engine puts containers; none:
-	// where engines do by themselves.
+	Hierarchy iolimit.Hierarchy // zero: the hierarchy of this host
+	// Parents are, with version 2, the groups below which the engine puts containers. If empty, the defaults of
+	// the engines are used.
 	Parents []string
 }
 
-// Limits is how fast the volumes that are mounted may be. A rule holds for a control group
-// and a device number, and stays when both the volume and its device are gone: so what is
-// set is on disk before (limits/<dataset>), and goes before the device does. What cannot be
-// taken away then is on disk as well (left/<device>), until it was.
+// Limits are the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device
+// number, even when both the volume and its device are gone. Each rule is therefore recorded (limits/<dataset>)
+// before it is set, and removed before the device goes. A rule that cannot be removed then is recorded under
+// left/<device> until it is.
 type Limits struct {
 	Deps
 	Hierarchy iolimit.Hierarchy
-	Why       error // there is none
-	// there is one that does not hold all that is written: no mount is promised anything, and what is left in
-	// it is taken away
+	Why       error // why this host has no hierarchy to set rules in
+	// leaky is why the hierarchy does not limit everything that is written. No mount is promised a limit then,
+	// and the rules that are left in it are removed.
 	leaky   error
-	parents []string // of version 2: the groups below which engines put containers
+	parents []string // with version 2, the groups below which engines put containers
 
 	wake chan struct{}
 	mu   sync.Mutex
 	Of   map[uuid.UUID]*Limited
-	not  map[uuid.UUID]error // why what is mounted is not limited as its profile says; tried again
+	not  map[uuid.UUID]error // why a mounted dataset is not limited as its profile says; tried again
 	left map[iolimit.Device]LimitRecord
-	lost string        // why base fails; empty: it does not
-	used time.Duration // when a volume was mounted last for someone, by the steady clock
+	lost string        // why base fails; "" if it does not
+	used time.Duration // when a volume was last mounted, by the steady clock
 }
 
-// Limited is one mounted dataset with a limit, or whose limit is lifted.
+// Limited is one mounted dataset whose speed is limited, or whose limit is suspended.
 type Limited struct {
 	id   uuid.UUID
 	Mu   sync.Mutex // held while its rules change
 	Rec  LimitRecord
-	Lift time.Duration // until when its rules are lifted, by the steady clock; 0: they are not
-	over bool          // it is limited no more, and in no map
-	// groups that it is used in and that cannot be limited: nobody handed the controller down to them
+	Lift time.Duration // until when its rules are suspended, by the steady clock; 0 if they are not
+	over bool          // its limit ended, and no map has it any more
+	// bare are the groups that use the dataset and that cannot be limited, because the controller is not enabled
+	// for them.
 	bare []string
 }
 
-// LimitRecord is what control groups were told of a device. It is void on another boot.
+// LimitRecord is the record of the rules that were set for a device. It is void after a reboot.
 type LimitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
 	Limits iolimit.Limits `json:"limits"`
-	// Before is what groups may have been told before, and hold still.
+	// Before has earlier rules that groups may still hold.
 	Before []iolimit.Limits `json:"before,omitempty"`
 	Groups []string         `json:"groups"`
-	// since when they are told nothing, for a flush of this agent's own
+	// Lifted is since when the rules are suspended for a flush of this agent; zero if they are not.
 	Lifted time.Time `json:"lifted,omitzero"`
 }
 
@@ -90,9 +91,9 @@ func LimitsOf(q dataset.QoS) iolimit.Limits {
 	}
 }
 
-// datasetRecords has the records of datasets; a *records.Cache is one.
+// datasetRecords has the records of datasets. *records.Cache implements it.
 type datasetRecords interface {
-	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // whose home is this node
+	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // of datasets whose home is this node
 	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also of those of which this node keeps a copy
 }
 
@@ -106,22 +107,22 @@ type DatasetMounts interface {
 
 // fences knows which datasets the guard fences.
 type fences interface {
-	// Look returns a function that reports whether the guard fences a dataset, or is about to. It asks the
-	// guard at most once.
+	// Look returns a function that reports whether the guard fences a dataset or is about to. The function asks
+	// the guard at most once.
 	Look() (isFencing func(id uuid.UUID) (bool, error))
 }
 
-// Deps is what limits needs of the rest of the agent.
+// Deps is what Limits needs of other components.
 type Deps struct {
-	Ctx     context.Context // of the agent's life
-	Boot    string          // the UUID of this boot
+	Ctx     context.Context // ends when the agent stops
+	Boot    string          // the UUID of this boot of the kernel
 	DB      records.DB
 	Cache   datasetRecords
 	Locks   *locks.Set
 	Jobs    *jobs.Runner
 	Mounts  DatasetMounts
 	Fence   fences
-	Changed func(id uuid.UUID) // the status of a dataset has changed
+	Changed func(id uuid.UUID) // reports that the status of a dataset changed
 	Clock   clock.Clock
 	Logger  logrus.FieldLogger
 }
@@ -130,7 +131,7 @@ func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
 	return l.Logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
-// New finds what this host can hold volumes to.
+// New finds out which limits this host can set.
 func New(cfg Cgroups, deps Deps) *Limits {
 	l := &Limits{Deps: deps, Hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
 		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]LimitRecord{}}
@@ -150,7 +151,7 @@ func New(cfg Cgroups, deps Deps) *Limits {
 	return l
 }
 
-// Kind is what a pool on this host can promise that gives each volume a device.
+// Kind returns which limits a pool on this host can promise for volumes with a device of their own; "" for none.
 func (l *Limits) Kind() dataset.Limits {
 	if l.cannot() != nil {
 		return ""
@@ -158,12 +159,11 @@ func (l *Limits) Kind() dataset.Limits {
 	return l.Hierarchy.Kind()
 }
 
-// cannot is why this host can hold volumes to nothing; nil: it can.
+// cannot returns why this host cannot limit volumes; nil if it can.
 func (l *Limits) cannot() error { return cmp.Or(l.Why, l.leaky) }
 
-// base returns the groups that a rule is set on whoever uses the volume: of version 1 the
-// root group, whose are the kernel's own writes; of version 2 those below which all
-// containers are.
+// base returns the groups that get a rule no matter which container uses the volume: with version 1 the root
+// group, to which the kernel's own writes belong; with version 2 the parents of all containers.
 func (l *Limits) base() ([]string, error) {
 	if l.Hierarchy.Version == iolimit.V1 {
 		return l.above(), nil
@@ -203,7 +203,7 @@ func (l *Limits) All() []*Limited {
 	return slices.Collect(maps.Values(l.Of))
 }
 
-// soon has the keeper look.
+// soon wakes Run.
 func (l *Limits) soon() {
 	select {
 	case l.wake <- struct{}{}:
@@ -211,8 +211,8 @@ func (l *Limits) soon() {
 	}
 }
 
-// Limit holds a dataset that was just mounted to the limits of its profile, before anybody
-// is told of the mount. Its lock is held. Again: the same.
+// Limit sets the limits of the profile for a dataset that was just mounted, before the mount is reported to
+// anybody. The caller holds the dataset's lock. Idempotent.
 func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
@@ -240,7 +240,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	if e != nil && e.device() != dev { // it was unmounted by somebody else
+	if e != nil && e.device() != dev { // somebody else unmounted it
 		if err := l.unlimited(ctx, e); err != nil {
 			l.log(d).WithError(err).Error("limits of its speed were left over")
 		}
@@ -251,7 +251,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	l.put(e) // before anything is told: what is told in part is taken away as well
+	l.put(e) // before any rule is set: rules that were set in part must be removed as well
 	rec := e.Rec
 	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.Boot, dev, LimitsOf(d.Profile.QoS), Union(groups, rec.Groups)
 	if err := l.Rule(ctx, e, rec); err != nil {
@@ -267,11 +267,10 @@ func (l *Limits) put(e *Limited) {
 	l.Of[e.id] = e
 }
 
-// heldV1 is what version 1 can do.
+// heldV1 describes what version 1 can do.
 const heldV1 = "v1: per container, from about a second after its start"
 
-// Rule puts a record on disk and has the groups in it hold it, unless they are lifted. e.mu
-// is held.
+// Rule records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
 func (l *Limits) Rule(ctx context.Context, e *Limited, rec LimitRecord) error {
 	if was := e.Rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
 		rec.Before = append(slices.Clip(rec.Before), was)
@@ -286,8 +285,8 @@ func (l *Limits) Rule(ctx context.Context, e *Limited, rec LimitRecord) error {
 	return l.impose(e, l.Fence.Look())
 }
 
-// impose has the groups hold what is on record, but while the dataset is fenced: the keeper does
-// once it is thawed. asked is what the guard says. e.mu is held.
+// impose sets the recorded rules in their groups, unless the dataset is fenced. Run does it once the dataset is
+// thawed. isFencing says what the guard answered. The caller holds e.Mu.
 func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
@@ -299,7 +298,7 @@ func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) err
 	return err
 }
 
-// set has groups hold what a record says. One that is gone holds nothing.
+// set sets the rules of a record in groups. A group that is gone needs none.
 func (l *Limits) set(rec LimitRecord, groups []string) error {
 	var errs []error
 	for _, g := range groups {
@@ -310,7 +309,7 @@ func (l *Limits) set(rec LimitRecord, groups []string) error {
 	return errors.Join(errs...)
 }
 
-// clear takes away what the groups of a record were told.
+// clear removes the rules of a record from its groups.
 func (l *Limits) clear(rec LimitRecord) error {
 	var errs []error
 	for _, g := range rec.Groups {
@@ -319,8 +318,8 @@ func (l *Limits) clear(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// unlimit takes the limits of a dataset away that is mounted, but while it is fenced: the guard
-// gives back then what it has lifted.
+// unlimit removes the limits of a mounted dataset, unless it is fenced: the guard would then restore the rules
+// that it suspended.
 func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
@@ -337,7 +336,7 @@ func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	return l.unlimited(ctx, e)
 }
 
-// Union returns the elements of both, in order, each once.
+// Union returns the elements of both, sorted, each once.
 func Union(a, b []string) []string {
 	all := slices.Concat(a, b)
 	slices.Sort(all)

@@ -19,19 +19,17 @@ import (
 
 // How often the rules are checked, and how long the guard is asked.
 const (
-	// lookOften is how soon a container that starts is found, and for how long after a
-	// mount one is expected; lookSeldom is later, and how soon a rule is set again that
-	// somebody has changed. MendEvery is how often all processes are looked at anew, and
-	// what failed is tried again.
+	// lookOften is the interval at which new containers are looked for in the time startsSoon after a mount;
+	// lookSeldom is the interval later, and the time after which a rule that somebody changed is set again.
+	// MendEvery is the interval at which all processes are examined again and failures are retried.
 	lookOften  = 500 * time.Millisecond
 	startsSoon = 30 * time.Second
 	lookSeldom = time.Second
 	MendEvery  = 30 * time.Second
-	AskFencing = time.Second // bounds a question to the guard, with a limit locked
+	AskFencing = time.Second // bounds a question to the guard while a limit is locked
 )
 
-// Run has new containers held to the limits of the volumes that they use, and changes
-// limits with profiles, until the agent stops.
+// Run sets the limits for new containers and for changed profiles until the agent stops.
 func (l *Limits) Run() {
 	k := Keeper{Limits: l}
 	full := l.Clock.Steady()
@@ -64,7 +62,7 @@ func (l *Limits) Run() {
 	}
 }
 
-// Pause is until the next look; 0: until something is told.
+// Pause returns the time until the next look; 0 means to wait until woken.
 func (l *Limits) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,14 +77,14 @@ func (l *Limits) Pause(now time.Duration) time.Duration {
 	return lookSeldom
 }
 
-// ProfileChanged has the keeper look at a record that may say another limit.
+// ProfileChanged wakes Run if the record of a dataset may have another limit.
 func (l *Limits) ProfileChanged(d dataset.Dataset) {
 	if d.Profile.QoS.Limited() || l.Get(d.ID) != nil {
 		l.soon()
 	}
 }
 
-// Used has the keeper look soon, and often for a while.
+// Used has Run look soon, and often for a while.
 func (l *Limits) Used(id uuid.UUID, now time.Duration) {
 	l.mu.Lock()
 	_, is := l.Of[id]
@@ -97,7 +95,7 @@ func (l *Limits) Used(id uuid.UUID, now time.Duration) {
 	}
 }
 
-// EndLifts ends what was lifted for too long.
+// EndLifts ends suspensions that have lasted too long.
 func (l *Limits) EndLifts() {
 	for _, e := range l.All() {
 		if err := l.lower(l.Ctx, e, false); err != nil {
@@ -106,7 +104,7 @@ func (l *Limits) EndLifts() {
 	}
 }
 
-// Renew takes in what profiles say now, of what is mounted, and tries again what failed.
+// Renew applies the present profiles to the mounted datasets, and retries what failed.
 func (l *Limits) Renew() {
 	for _, id := range l.stale(l.Cache.Dataset) {
 		if d, known := l.Cache.Dataset(id); known {
@@ -120,7 +118,7 @@ func (l *Limits) Renew() {
 	}
 }
 
-// stale returns what is limited as its profile does not say, or was not when it was tried.
+// stale returns the mounted datasets whose limits differ from their profile.
 func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
 	for _, e := range l.All() {
 		if d, known := of(e.id); known && LimitsOf(d.Profile.QoS) != e.now() && l.Missed(e.id) == nil {
@@ -132,7 +130,7 @@ func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.U
 	return slices.AppendSeq(ids, maps.Keys(l.not))
 }
 
-// now is what the groups are told.
+// now returns the rules that the groups of the dataset hold.
 func (e *Limited) now() iolimit.Limits {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -145,7 +143,7 @@ func (e *Limited) device() iolimit.Device {
 	return e.Rec.Device
 }
 
-// miss notes why a dataset that is mounted is not limited as its profile says; nil: it is.
+// miss records why a mounted dataset is not limited as its profile says; nil: it is.
 func (l *Limits) miss(id uuid.UUID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,8 +159,8 @@ func (l *Limits) Missed(id uuid.UUID) error {
 	return l.not[id]
 }
 
-// relimit holds a dataset to what its profile says now, if it is mounted. What fails is tried
-// again, and doctor says so meanwhile.
+// relimit applies the present profile to a dataset, if it is mounted. A failure is retried, and doctor reports it
+// meanwhile.
 func (l *Limits) relimit(d dataset.Dataset) {
 	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 		unlock, err := l.Locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
@@ -184,20 +182,21 @@ func (l *Limits) relimit(d dataset.Dataset) {
 			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
 		case was == nil || was.Error() != err.Error():
 			l.log(d).WithError(err).Error("speed is not limited as the profile says")
-			l.soon() // which has the keeper try again, where it would wait to be told
+			l.soon() // so that Run retries soon, where it would otherwise wait to be woken
 		}
 		return nil
 	})
 }
 
-// Keeper sees to it that control groups hold what they are to.
+// Keeper is one look at all control groups: it finds which groups use which dataset, and sets missing rules.
 type Keeper struct {
 	*Limits
 	users mount.Users
-	rules map[string]map[iolimit.Device]iolimit.Limits // of groups, in this look; nil: one cannot be limited
+	// the rules of each group, read in this look; nil: the group cannot be limited
+	rules map[string]map[iolimit.Device]iolimit.Limits
 }
 
-// Look finds who uses what is limited, and sets what is missing.
+// Look finds the groups that use limited datasets, and sets the rules that are missing.
 func (k *Keeper) Look(now time.Duration, all bool) {
 	if err := k.users.Look(now, all); err != nil {
 		k.Logger.WithError(err).Warn("who uses volumes whose speed is limited was not found")
@@ -215,7 +214,7 @@ func (k *Keeper) Look(now time.Duration, all bool) {
 	}
 }
 
-// lose notes why no group can be limited, and reports whether that is new.
+// lose records why no group can be limited, and reports whether that is new.
 func (l *Limits) lose(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -226,8 +225,8 @@ func (l *Limits) lose(err error) bool {
 	return l.lost != "" && l.lost != was
 }
 
-// hold has all groups hold a limit that are to: those above containers, also where their
-// controller was taken back meanwhile, and those of containers that these do not bind.
+// hold sets the limit in all groups that need it: the parents of containers, also if their controller was
+// disabled meanwhile, and the groups of containers that the rules of the parents do not bind.
 func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -270,9 +269,9 @@ func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	return k.Rule(ctx, e, rec)
 }
 
-// usedIn returns the groups that a dataset is used in and that rules on others do not bind, and
-// notes which of those cannot be limited. Whose they are hands the controller down to them, or not.
-// e.mu is held.
+// usedIn returns the groups that use a dataset and that are not bound by rules on other groups. It records which
+// of them cannot be limited: the owner of a group decides whether the controller is enabled for it. The caller
+// holds e.Mu.
 func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Rec.Device.Major), int(e.Rec.Device.Minor), k.Mounts.Path(e.id)) {
@@ -302,7 +301,7 @@ func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) 
 	return groups, nil
 }
 
-// held returns those of groups that can be limited.
+// held returns the groups that can be limited.
 func (k *Keeper) held(groups []string) []string {
 	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool {
 		rules, err := k.told(g)
@@ -310,7 +309,7 @@ func (k *Keeper) held(groups []string) []string {
 	})
 }
 
-// told returns the rules of a group, read once a look.
+// told returns the rules of a group. It reads them once a look.
 func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	rules, is := k.rules[g]
 	if is {
@@ -324,14 +323,14 @@ func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	return rules, nil
 }
 
-// Binds tells whether rules on groups bind those in another.
+// Binds reports whether rules on groups also bind the processes of another group.
 func (l *Limits) Binds(groups []string, g string) bool {
 	return slices.ContainsFunc(groups, func(has string) bool {
 		return has == g || l.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
 	}) || l.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-// astray returns the groups that do not hold what they were told. e.mu is held.
+// astray returns the groups whose rules differ from those that were set. The caller holds e.Mu.
 func (l *Limits) astray(e *Limited) (groups []string, err error) {
 	if e.over || e.Lift != 0 {
 		return nil, nil
@@ -339,7 +338,7 @@ func (l *Limits) astray(e *Limited) (groups []string, err error) {
 	for _, g := range e.Rec.Groups {
 		rules, err := l.Hierarchy.Rules(g)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // nobody is in it
+		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // the group has no processes
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		case rules[e.Rec.Device] != e.Rec.Limits:

@@ -14,24 +14,23 @@ const WriteOutTime = 15 * time.Second
 
 // For how long a limit is lifted at most.
 const (
-	// LiftSnapshot and liftUnmount bound for how long a limit is lifted for a flush of this
-	// agent's own: with it a freeze, or an unmount, would take as long as what is dirty takes
-	// at that speed, with all writers held up. A snapshot has flushed by the end of the first or
-	// is refused; while its filesystem is frozen nobody writes, and it is lifted for the second.
+	// LiftSnapshot and LiftUnmount bound how long a limit is suspended for a flush by this agent. Without the
+	// suspension, a freeze or an unmount would take as long as the dirty data takes at the limited speed, with
+	// all writers blocked. A snapshot has flushed by the end of LiftSnapshot, or is refused. While its filesystem
+	// is frozen nobody writes, and the limit is suspended for LiftUnmount.
 	LiftSnapshot = WriteOutTime + 5*time.Second
 	LiftUnmount  = time.Minute
 )
 
-// Suspension is a limit that is lifted. The zero value is none.
+// Suspension is a suspended limit. The zero value is none.
 type Suspension struct {
 	l *Limits
 	e *Limited
 	d dataset.Dataset
 }
 
-// Suspend lifts the limits of a dataset for a flush of this agent's own, for so long at most,
-// and puts that on record before. The dataset's lock is held. What it returns is to go back,
-// unless endLimit is called.
+// Suspend removes the rules of a dataset for a flush by this agent, for the given time at most. It records that
+// first. The caller holds the dataset's lock, and calls Resume on the result unless it calls End.
 func (l *Limits) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension, err error) {
 	e := l.Get(d.ID)
 	if e == nil {
@@ -58,7 +57,7 @@ func (l *Limits) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension,
 	return Suspension{l, e, d}, nil
 }
 
-// Resume sets the limits again.
+// Resume sets the rules again.
 func (up Suspension) Resume() {
 	if up.e == nil {
 		return
@@ -68,7 +67,7 @@ func (up Suspension) Resume() {
 	}
 }
 
-// Extend has them lifted for so long from now, if they still are.
+// Extend prolongs the suspension to the given time from now, if it has not ended.
 func (up Suspension) Extend(bound time.Duration) {
 	if up.e == nil {
 		return
@@ -80,16 +79,16 @@ func (up Suspension) Extend(bound time.Duration) {
 	}
 }
 
-// lower sets limits again that were lifted, if that was for long enough, or at once. On disk
-// that they were is only told with what is told next: a start sets all of them.
+// lower sets suspended rules again: at once, or if the suspension has lasted long enough. The end of the
+// suspension is recorded with the next change only, because a start sets all rules anyway.
 func (l *Limits) lower(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.over || e.Lift == 0 || !now && l.Clock.Steady() < e.Lift {
 		return nil
 	}
-	e.Lift = 0                                          // and should this fail, the keeper sees to it
-	if err := l.impose(e, l.Fence.Look()); err != nil { // before anything that can fail, or take its time
+	e.Lift = 0                                          // if this fails, Run tries again
+	if err := l.impose(e, l.Fence.Look()); err != nil { // before anything that can fail or take long
 		return err
 	}
 	rec := e.Rec
