@@ -13,31 +13,30 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A disk may begin to hang while its pool is open, and heartbeats tell of all pools. So what
-// is asked of a pool in passing is asked beside other work, one question a pool at a time: one
-// that does not answer in time is offline, whatever else is asked of it, and has one goroutine
-// wait for it. That belongs to nobody: nothing ends it but the disk, so a stop waits only closePatience.
+// The disk of an open pool may begin to hang, and heartbeats report all pools. So questions to pools run beside
+// other work, one at a time for each pool. A pool that does not answer in time is offline, and one goroutine
+// waits for its answer, however often it is asked. Nothing but the disk ends that goroutine, so a stop waits only
+// ClosePatience for it.
 
 // Times that a pool is given to answer, and to close.
 const (
-	// AskPatience is what an open pool has to answer; as askTurns, so that a clock that
-	// jumps, as on a host that was paused, counts for one of them.
+	// AskPatience is how long an open pool has to answer. It is counted in AskTurns, so that a clock that jumps,
+	// as on a host that was paused, counts for one turn only.
 	AskPatience = 5 * time.Second
 	AskTurns    = 10
 	// ClosePatience is how long a stop waits for the pools that are being asked or opened.
 	ClosePatience = 2 * time.Second
 )
 
-// question is what an open pool is asked, for as long as its disk takes.
+// question is what an open pool is asked at present, for as long as its disk takes to answer.
 type question struct {
 	Since time.Time
 	Done  chan struct{}
-	over  bool // whoever ends it closes the pool; under pools.mu
+	over  bool // whoever ends the question closes the pool; protected by Pools.mu
 }
 
-// Ask has an open pool answer f, which begins after all that was asked before has ended. Once
-// f has begun it may go on after ask has failed, with ErrOffline: what it writes to is read
-// only when ask succeeds.
+// Ask runs f on an open pool. f begins after all earlier questions have ended. Once it has begun it may continue
+// after Ask has failed with dataset.ErrOffline, so read what f writes only if Ask succeeds.
 func (p *Pools) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
 		q, mine, err := p.question(id, f)
@@ -58,7 +57,7 @@ func (p *Pools) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 	}
 }
 
-// question begins f, or returns what the pool is asked already.
+// question starts f, or returns the question that the pool is already asked.
 func (p *Pools) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +82,7 @@ func (p *Pools) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mi
 	return next.Asked, true, nil
 }
 
-// hangs has a pool be offline that did not answer in time, unless it has by now.
+// hangs marks a pool offline that did not answer in time, unless it has answered by now.
 func (p *Pools) hangs(id uuid.UUID, q *question) error {
 	first := false
 	p.Change(id, func(op *Pool) {
@@ -97,11 +96,11 @@ func (p *Pools) hangs(id uuid.UUID, q *question) error {
 	return Offline(p.Name(id), NoAnswer(q.Since))
 }
 
-// answered takes in that a question has ended.
+// answered records that a question has ended.
 func (p *Pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 	p.mu.Lock()
 	back := false
-	if op := p.byID[id]; op != nil && op.Asked == q { // otherwise it was moved meanwhile
+	if op := p.byID[id]; op != nil && op.Asked == q { // otherwise the pool was replaced meanwhile
 		next := *op
 		back = op.Hung != ""
 		next.Asked, next.Hung, next.back = nil, "", op.back || back
@@ -137,7 +136,7 @@ func (p *Pools) finish(patience time.Duration) {
 	WaitFor(ctx, p.Clock, patience, done)
 }
 
-// letGo closes an open pool, or has that done once it answers.
+// letGo closes an open pool, at once or when its question ends.
 func (p *Pools) letGo(id uuid.UUID) error {
 	p.mu.Lock()
 	op := p.byID[id]
@@ -150,15 +149,15 @@ func (p *Pools) letGo(id uuid.UUID) error {
 	return op.Storage.Close()
 }
 
-// Eject has nobody ask an open pool any more, as it is to be offline, and returns it. ErrOffline
-// for one that is not open, or does not answer.
+// Eject takes an open pool away from those who would ask it, because it is going offline, and returns it.
+// dataset.ErrOffline if the pool is not open or does not answer.
 func (p *Pools) Eject(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
 	for b == nil {
 		if err := p.Ask(ctx, id, func(backends.Pool) {}); err != nil {
 			return nil, err
 		}
 		p.Change(id, func(op *Pool) {
-			if op.Asked == nil { // otherwise somebody was faster
+			if op.Asked == nil { // otherwise another caller was faster
 				b, op.Storage, op.OfflineReason = op.Storage, nil, why
 			}
 		})
@@ -166,15 +165,15 @@ func (p *Pools) Eject(ctx context.Context, id uuid.UUID, why string) (b backends
 	return b, nil
 }
 
-// NoAnswer says that a pool hangs.
+// NoAnswer is the error for a pool that hangs.
 func NoAnswer(since time.Time) string {
 	return fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is "+
 		"taken in when it answers)", since.UTC().Format(time.RFC3339))
 }
 
-// See asks an open pool how it is, and reads its generation again: its disk may have been put
-// back since. What is known of the pool then is to be looked up after. ErrOffline when it
-// hangs, as the status says.
+// See asks an open pool for its status and reads its generation again, because its disk may have been restored
+// from an older backup. Look up what is known of the pool after the call. dataset.ErrOffline if it hangs; the
+// status says so too.
 func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
 	var is dataset.PoolStatus
 	var g uint64
@@ -207,7 +206,7 @@ func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, erro
 	return is, nil
 }
 
-// Status is how each pool is now; all are asked at once.
+// Status returns the status of each pool. All pools are asked at the same time.
 func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	all := p.All()
 	out := make([]dataset.PoolStatus, len(all))
@@ -215,7 +214,7 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	for i, op := range all {
 		out[i] = dataset.PoolStatus{ID: op.ID, Reason: op.OfflineReason}
 		if op.Storage != nil {
-			wg.Go(func() { out[i], _ = p.See(ctx, op.ID) }) // what is wrong stands in it
+			wg.Go(func() { out[i], _ = p.See(ctx, op.ID) }) // the status has the error
 		}
 	}
 	wg.Wait()
@@ -224,7 +223,7 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 		if st.Online && op.Held() != "" {
 			st.Online, st.Held, st.Reason = false, true, op.Held()
 		}
-		st.Reason = dataset.Cut(st.Reason) // control takes no longer ones
+		st.Reason = dataset.Cut(st.Reason) // control accepts no longer reasons
 	}
 	return out
 }

@@ -12,9 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// makeDefault makes the pool that is there when nobody named one: image files
-// where the root lies on a filesystem with reflinks, otherwise in an image that
-// takes half of the free space, otherwise plain folders.
+// makeDefault makes the default pool, which exists if drover.yaml names none: image files if the root is on a
+// filesystem with reflinks, otherwise an image with half of the free space, otherwise plain folders.
 func (p *Pools) makeDefault(ctx context.Context) error {
 	dir := filepath.Join(p.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -22,7 +21,7 @@ func (p *Pools) makeDefault(ctx context.Context) error {
 	}
 	var tried []error
 	path := filepath.Join(dir, "default.img")
-	// A start that was killed in the making has taken half of what was free.
+	// a start that was killed while it made the pool has taken half of the free space already
 	if err := os.Remove(backends.UnfinishedImage(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove what an earlier start left: %w", err)
 	}
@@ -62,8 +61,7 @@ func (p *Pools) makeDefault(ctx context.Context) error {
 	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
 }
 
-// halfOfFree returns half of the free bytes where path lies, in whole GiB; 0
-// when that is less than one.
+// halfOfFree returns half of the free bytes at path, in whole GiB; 0 if that is less than one.
 func halfOfFree(path string) (dataset.Size, error) {
 	free, _, err := fsctl.Space(path)
 	return dataset.Size(free) / 2 / dataset.GiB * dataset.GiB, err

@@ -16,18 +16,18 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps is what pools needs of the rest of the agent.
+// Deps is what Pools needs of other components.
 type Deps struct {
-	Ctx        context.Context // of the agent's life
+	Ctx        context.Context // ends when the agent stops
 	Root       string          // the agent's folder
 	NodeName   string
-	Configured []Config // of drover.yaml
+	Configured []Config // from drover.yaml
 	Backends   *backends.Registry
 	Control    interface {
 		Pools(ctx context.Context) ([]api.Pool, error)
 	}
 	Keys   backends.Keys
-	Limits func() dataset.Limits // what this host can promise a volume that has a device of its own
+	Limits func() dataset.Limits // which limits this host can promise for volumes with a device of their own
 	DB     records.DB
 	Cache  *records.Cache
 	Jobs   *jobs.Runner
@@ -37,7 +37,7 @@ type Deps struct {
 	Log    logrus.FieldLogger
 }
 
-// can returns what a pool can do on this host.
+// can returns the capabilities of a pool on this host.
 func (p *Pools) can(b backends.Pool) dataset.Capabilities {
 	c := b.Info().Capabilities
 	if c.OwnDevice {

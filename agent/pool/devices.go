@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Configured is what a pool on record is opened with.
+// Configured is the configuration with which a recorded pool is opened.
 func (r Record) Configured(name string, keys backends.Keys) backends.Config {
 	return backends.Config{
 		ID:      r.ID,
@@ -26,9 +26,9 @@ func (r Record) Configured(name string, keys backends.Keys) backends.Config {
 	}
 }
 
-// Place says where a pool lies and is mounted, as far as nobody else has.
+// Place fills in the path and the mount point of a pool, if the operator named none.
 func (p *Pools) Place(name string, rec *Record) {
-	// What lies below /dev is no directory, so its backend has something to mount.
+	// a path below /dev is no directory, so the backend has something to mount
 	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
 		rec.Mount = p.ImageMount(name)
 	}
@@ -41,7 +41,7 @@ func (p *Pools) Place(name string, rec *Record) {
 	}
 }
 
-// Formable refuses devices where they cannot become a pool.
+// Formable refuses devices that cannot become a pool.
 func (p *Pools) Formable(ctx context.Context, name string, rec Record, kind backends.Kind) error {
 	if len(rec.Devices) == 0 {
 		return nil
@@ -60,8 +60,8 @@ func (p *Pools) Formable(ctx context.Context, name string, rec Record, kind back
 		rec.Backend, dataset.Have(can))
 }
 
-// onceEach refuses devices of which two are one, by whatever names. Of one that is absent its
-// backend says so.
+// onceEach refuses a list that has the same device twice, under whatever names. The backend reports a device that
+// is absent.
 func onceEach(name string, devices []string) error {
 	seen := map[uint64]string{}
 	for _, path := range devices {
@@ -78,7 +78,7 @@ func onceEach(name string, devices []string) error {
 	return nil
 }
 
-// deviceNumber returns the number of a block device; false: it is none.
+// deviceNumber returns the number of a block device; false if the path is none.
 func deviceNumber(path string) (uint64, bool) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -87,11 +87,11 @@ func deviceNumber(path string) (uint64, bool) {
 	return st.Rdev, true
 }
 
-// foreign refuses devices that another pool of this node lies on, by the UUID that they bear.
+// foreign refuses devices that belong to another pool of this node, by the UUID on them.
 func (p *Pools) foreign(rec Record) error {
 	for _, path := range rec.Devices {
 		if _, ok := deviceNumber(path); !ok {
-			continue // its backend says what it is
+			continue // the backend reports what is on it
 		}
 		on := disk.PoolOn(path)
 		p.mu.RLock()
@@ -104,8 +104,8 @@ func (p *Pools) foreign(rec Record) error {
 	return nil
 }
 
-// whose names, of devices that could not be had, as err says, the pool that has one: of what bears
-// no UUID, such as a volume group, by what that pool was made of.
+// whose adds to err the pool that has one of the devices. For devices without a UUID, such as those of a volume
+// group, it compares with the devices that each pool was made of.
 func (p *Pools) whose(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {
@@ -131,7 +131,7 @@ func lies(kind *dataset.Kind, device, pool string) error {
 		device, pool, pool)
 }
 
-// Asked is the record of a pool that somebody wants, without a UUID.
+// Asked is the record of a requested pool, without a UUID.
 func (p *Pools) Asked(n api.NewPool) (Record, error) {
 	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
 	for _, path := range append(slices.Clone(n.Devices), n.Path) {

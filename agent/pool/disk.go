@@ -90,7 +90,7 @@ func (p *Pools) Blame(ctx context.Context, id uuid.UUID, err error) error {
 	return err
 }
 
-// DiskFailure says why a pool is offline, if that is because its disk fails.
+// DiskFailure returns why a pool is offline, if that is because its disk fails.
 func (op *Pool) DiskFailure() string {
 	if op.disk.closed {
 		return op.OfflineReason

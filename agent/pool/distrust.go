@@ -15,7 +15,7 @@ func (p *Pools) IsDistrusted(pool, id uuid.UUID) bool {
 	return op != nil && (op.Record.Found || slices.Contains(op.Record.Doubtful, id))
 }
 
-// DistrustAll makes all that is incoming in a pool doubtful.
+// DistrustAll marks all incoming datasets of a pool as doubtful.
 func (p *Pools) DistrustAll(ctx context.Context, pool uuid.UUID) error {
 	return p.Distrust(ctx, pool, true, nil)
 }

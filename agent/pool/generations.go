@@ -11,11 +11,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RaiseEvery is how often a pool that is in use is raised: some flushes of its disk. For so
-// long a raise waits for replicas that were not asked since the start.
+// RaiseEvery is how often the generation of a pool that is in use is raised. A raise costs some flushes of the
+// disk. A raise waits for the same time for control replicas that were not asked since the start.
 const RaiseEvery = 10 * time.Minute
 
-// Held says why nothing is done in a pool; empty: it is not held.
+// Held returns why the pool is quarantined; "" if it is not.
 func (op *Pool) Held() string {
 	if op.Storage == nil || op.Generation >= op.Record.Generation {
 		return ""
@@ -25,7 +25,7 @@ func (op *Pool) Held() string {
 		op.Generation, op.Record.Generation, op.Name, op.on)
 }
 
-// free fails with ErrOffline while a pool is held.
+// Free fails with dataset.ErrOffline while the pool is quarantined.
 func (op *Pool) free() error {
 	if why := op.Held(); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
@@ -33,7 +33,7 @@ func (op *Pool) free() error {
 	return nil
 }
 
-// Serves fails with ErrOffline while a pool is held, or offline.
+// Serves fails with dataset.ErrOffline while the pool is quarantined or offline.
 func (op *Pool) Serves() error {
 	if op.Record.Leaving != Staying {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
@@ -54,12 +54,12 @@ func (op *Pool) Serves() error {
 	return op.free()
 }
 
-// IsDue reports whether a pool is to be raised.
+// IsDue reports whether the generation of the pool must be raised.
 func (op *Pool) IsDue(now time.Duration) bool {
 	return op.Serves() == nil && !op.Raising && (op.Due || op.Used && now-op.RaisedAt >= RaiseEvery)
 }
 
-// Change changes what is known of a pool, and says when it is held, or no more.
+// Change changes the state of a pool, and logs when the pool becomes quarantined or is released from quarantine.
 func (p *Pools) Change(id uuid.UUID, f func(op *Pool)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,7 +79,7 @@ func (p *Pools) Change(id uuid.UUID, f func(op *Pool)) {
 	}
 }
 
-// Keep changes what is on record of a pool, on disk first.
+// Keep changes the record of a pool, first in the agent's database.
 func (p *Pools) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
 	p.recording.Lock()
 	defer p.recording.Unlock()
@@ -96,13 +96,13 @@ func (p *Pools) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) err
 	return nil
 }
 
-// Touched says that something in a pool is in use, or another than it was.
+// Touched records that something in the pool is in use or has changed.
 func (p *Pools) Touched(id uuid.UUID) {
 	p.Change(id, func(op *Pool) { op.Used = true })
 }
 
-// Changed is touched by what the store is written for anyway, or seldom; home: a home came
-// to the pool, and so it is to be raised soon.
+// Changed is Touched for changes that write to the store anyway, or that are rare. home says that a dataset got
+// its home in the pool, so that the generation is raised soon.
 func (p *Pools) Changed(id uuid.UUID, home bool) {
 	p.Change(id, func(op *Pool) { op.Used, op.changed, op.Due = true, true, op.Due || home })
 }
@@ -114,7 +114,7 @@ func (p *Pools) One(id uuid.UUID) *Pool {
 	return p.byID[id]
 }
 
-// WasOf takes in of which generation a pool was at most.
+// WasOf records the highest generation that control or a peer reported for a pool.
 func (p *Pools) WasOf(ctx context.Context, id uuid.UUID, generation uint64) error {
 	op := p.One(id)
 	if op == nil || op.Record.Generation >= generation {
@@ -123,9 +123,9 @@ func (p *Pools) WasOf(ctx context.Context, id uuid.UUID, generation uint64) erro
 	return p.Keep(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
 }
 
-// Raise has a pool be of a later generation: in the pool first.
+// Raise gives a pool a later generation, first in the pool itself.
 func (p *Pools) Raise(ctx context.Context, op *Pool, to uint64) error {
-	var was Pool // what comes while it is raised counts for the next time
+	var was Pool // changes made while it is being raised count for the next raise
 	p.Change(op.ID, func(op *Pool) { was, op.Due, op.Used, op.changed = *op, false, false, false })
 	unlock, err := p.identities.Lock(ctx, op.ID, "raise of pool "+op.Name)
 	if err == nil {
@@ -145,7 +145,7 @@ func (p *Pools) Raise(ctx context.Context, op *Pool, to uint64) error {
 	return p.WasOf(ctx, op.ID, to)
 }
 
-// Generations are those of the pools that are not offline.
+// Generations returns the generations of the pools that are not offline.
 func (p *Pools) Generations() map[uuid.UUID]uint64 {
 	out := map[uuid.UUID]uint64{}
 	for _, op := range p.All() {
@@ -156,7 +156,7 @@ func (p *Pools) Generations() map[uuid.UUID]uint64 {
 	return out
 }
 
-// Heard reports whether control has said of each pool that is open of which generation it was.
+// Heard reports whether control has reported the generation of each open pool.
 func (p *Pools) Heard() bool {
 	return !slices.ContainsFunc(p.All(), func(op *Pool) bool { return op.Storage != nil && !op.Heard })
 }

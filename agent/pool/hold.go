@@ -16,20 +16,19 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// holds are the pools that this process keeps from every other one of this host: two
-// would reap what the other is making, and mount what it has mounted. drover.yaml names
-// pools for whoever reads it, so it takes no more than a second start by hand.
+// holds are the locks that keep other drover processes on this host away from the pools. Two processes would reap
+// each other's incomplete datasets and mount each other's volumes. A second start by hand is enough for that,
+// because drover.yaml is readable and names the pools.
 type holds struct {
 	mu    sync.Mutex
 	Taken map[string]io.Closer
-	over  bool // it was released, for good
+	over  bool // all locks were released for good
 }
 
-// Take keeps a pool until release. Again: nothing. ErrInUse when another process has it;
-// a copy of it elsewhere is another pool in this. unheld says why the pool is not kept
-// and is to be served all the same: a user without rights must not keep it offline. A
-// lock on a file of the pool could not be taken so, but keeps the pool's disk, while
-// nobody uses it, from being unmounted.
+// Take locks a pool until release. Idempotent. dataset.ErrInUse if another process has the lock; a copy of the
+// pool elsewhere counts as the same pool. unheld says why the pool could not be locked and is served
+// nevertheless: a user without rights must not be able to keep it offline. The lock is not a file lock in the
+// pool, because an open file would keep an unused disk from being unmounted.
 func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
@@ -38,7 +37,7 @@ func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 	name := HoldName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.over { // its disk had not answered for so long
+	if h.over { // the disk had not answered until the process stopped
 		return "", dataset.Errorf(dataset.ErrOffline, "drover is stopping")
 	}
 	if h.Taken[name] != nil {
@@ -58,7 +57,7 @@ func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 	return "", nil
 }
 
-// Let gives up a pool, so that another process may have it.
+// Let releases the lock of a pool, so that another process can have it.
 func (h *holds) Let(pool uuid.UUID) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

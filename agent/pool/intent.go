@@ -6,13 +6,13 @@ import (
 	"slices"
 )
 
-// Making is where the record of a pool is kept that somebody asked for, from before its backend
-// changes anything until the pool itself is on record.
+// Making is the prefix under which the agent's database has the record of a requested pool, from before its
+// backend changes anything until the pool itself is recorded.
 const Making = "making/"
 
-// intend puts on record that a pool is to be made. What was begun before under the same name, of
-// the same things, and cut short goes on under the UUID that it had then: that may be on its
-// disks by now, and a pool of another one would be refused there.
+// intend records that a pool is about to be made. If making the same pool under the same name was interrupted, it
+// continues with the UUID of then: the UUID may be on the disks already, and a pool with another one would be
+// refused there.
 func (p *Pools) intend(ctx context.Context, name string, rec *Record) error {
 	var begun Record
 	if _, err := p.DB.Get(ctx, Making+name, &begun); err != nil {
@@ -21,7 +21,7 @@ func (p *Pools) intend(ctx context.Context, name string, rec *Record) error {
 	want := *rec
 	want.ID = begun.ID
 	if slices.Equal(want.Devices, begun.Devices) {
-		want.Devices = begun.Devices // none is none
+		want.Devices = begun.Devices // so that an empty and a nil list compare as equal
 	}
 	if reflect.DeepEqual(begun, want) {
 		rec.ID = begun.ID

@@ -1,11 +1,11 @@
 package pool
 
-// leaving is what becomes of a pool.
+// leaving says what becomes of a pool that is being removed.
 type leaving string
 
 // What becomes of a pool: see Record.Leaving.
 const (
 	Staying   leaving = ""
-	Removed   leaving = "removed"   // what Drover made at its place goes
-	Forgotten leaving = "forgotten" // its place stays as it is
+	Removed   leaving = "removed"   // what Drover made at its path is removed
+	Forgotten leaving = "forgotten" // its path stays as it is
 )

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// StartPatience is what a start waits for its pools, and then for what a crash left in
-	// them: all of them together.
+	// StartPatience is how long a start waits for all pools together, and then again for the clean-up after a
+	// crash.
 	StartPatience = 20 * time.Second
-	// AgainPatience is what a round waits for those that were offline.
+	// AgainPatience is how long a round waits for the pools that were offline.
 	AgainPatience = 2 * time.Second
 )
 
@@ -24,12 +24,12 @@ type opening struct {
 	since time.Time
 	Done  chan struct{}
 
-	is   Pool  // what comes of it; read once done is closed
+	is   Pool  // the result; read it once done is closed
 	err  error // likewise
-	over bool  // nobody takes it in any more; under pools.mu
+	over bool  // nobody applies the result any more; protected by Pools.mu
 }
 
-// begin opens a pool beside other work. Nobody else knows op yet.
+// begin opens a pool beside other work. No other goroutine knows op yet.
 func (p *Pools) begin(op *Pool) {
 	o := &opening{since: p.Clock.Now(), Done: make(chan struct{}), is: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"
@@ -45,7 +45,7 @@ func (p *Pools) begin(op *Pool) {
 	}()
 }
 
-// drop has nobody take in a pool that is being opened. Its pools.mu is held.
+// drop discards the result of an opening that is not finished. The caller holds Pools.mu.
 func (o *opening) drop() error {
 	if o == nil {
 		return nil
@@ -55,11 +55,11 @@ func (o *opening) drop() error {
 	case <-o.Done:
 		return o.close()
 	default:
-		return nil // it closes itself
+		return nil // the goroutine closes it
 	}
 }
 
-// close closes what was opened, and is not taken in.
+// close closes a pool that was opened and whose result is discarded.
 func (o *opening) close() error {
 	if o.err != nil {
 		return nil
@@ -67,9 +67,9 @@ func (o *opening) close() error {
 	return o.is.Storage.Close()
 }
 
-// settle takes in what came of opening pools, for which it waits for so long, and returns
-// those that are open now. Late ones serve once control was asked about them (see takeLate);
-// at a start nothing is served before that.
+// settle waits for openings, for the given time at most, applies their results and returns the pools that are
+// open now. Late pools are served once control was asked for their generation (see takeLate). At a start, nothing
+// is served before that.
 func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {
@@ -81,7 +81,7 @@ func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, l
 	for _, op := range list {
 		now, o := p.byID[op.ID], op.Opening
 		if now == nil || now.Opening != o {
-			continue // it was moved meanwhile
+			continue // the pool was replaced meanwhile
 		}
 		next := *now
 		select {
@@ -92,7 +92,7 @@ func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, l
 				break
 			}
 			next = o.is
-			next.Record, next.Late = now.Record, late // what is on record may have changed
+			next.Record, next.Late = now.Record, late // the record may have changed
 			back = append(back, &next)
 		default:
 			next.OfflineReason = NoAnswer(o.since)
@@ -102,8 +102,8 @@ func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, l
 	return back
 }
 
-// Retry opens again what is offline; it reports whether one came back, or answers again. One
-// that does not answer is waited for once.
+// Retry opens the pools that are offline again, and reports whether one is back. It waits once for a pool that
+// does not answer.
 func (p *Pools) Retry(ctx context.Context) (again bool) {
 	var asked []*Pool
 	patience := time.Duration(0)
@@ -119,12 +119,12 @@ func (p *Pools) Retry(ctx context.Context) (again bool) {
 			continue
 		}
 		if op.Opening == nil {
-			if op.Record.Leaving != Staying { // its place may be being cleared
+			if op.Record.Leaving != Staying { // its path may be in the course of being cleared
 				continue
 			}
 			next := *op
 			p.begin(&next)
-			next.OfflineReason = op.OfflineReason // until it is known better
+			next.OfflineReason = op.OfflineReason // until there is a newer reason
 			p.byID[id], op, patience = &next, &next, AgainPatience
 		}
 		asked = append(asked, op)
@@ -137,8 +137,8 @@ func (p *Pools) Retry(ctx context.Context) (again bool) {
 	return again || len(back) > 0
 }
 
-// Answers fails with ErrOffline when the place of a pool that is to be made does not answer:
-// that would not end.
+// Answers fails with dataset.ErrOffline if the path of a new pool does not answer: making the pool there would
+// never end.
 func (p *Pools) Answers(ctx context.Context, path string) error {
 	done := make(chan struct{})
 	go func() {
@@ -155,8 +155,8 @@ func (p *Pools) Answers(ctx context.Context, path string) error {
 		"it does not answer within %s: what it lies on hangs (look at its disk: dmesg)", StartPatience))
 }
 
-// WaitFor waits for work on pools to be done, for so long altogether, and reports whether all
-// is. What it lies on may hang.
+// WaitFor waits for work on pools, for the given time in all, and reports whether all of it ended. The disk below
+// it may hang.
 func WaitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
 	late := c.After(patience)
 	for _, done := range all {

@@ -12,9 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recall adds the pools that control has on record for this node, after the
-// agent's own state was lost, and returns their names. With control away there
-// are none: what is configured is found where it lies.
+// recall adds the pools that control records for this node, after the agent's database was lost, and returns
+// their names. If control is unreachable it adds none; the pools of drover.yaml are found at their paths.
 func (p *Pools) recall(ctx context.Context, known map[string]Record) (names []string, err error) {
 	list, err := p.Control.Pools(ctx)
 	if err != nil {
@@ -26,7 +25,7 @@ func (p *Pools) recall(ctx context.Context, known map[string]Record) (names []st
 		if o.Node != p.node || o.ID == uuid.Nil {
 			continue
 		}
-		if err := p.Answers(ctx, o.Path); err != nil { // and what it is nobody else knows
+		if err := p.Answers(ctx, o.Path); err != nil { // only the pool itself can say what it is
 			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
 		}
 		rec := Record{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}
@@ -40,7 +39,7 @@ func (p *Pools) recall(ctx context.Context, known map[string]Record) (names []st
 	return names, p.DB.Put(ctx, values)
 }
 
-// Overlap reports whether one of two pools lies, or is mounted, within the other.
+// Overlap reports whether one of two pools is located or mounted within the other.
 func Overlap(x, y Record) bool {
 	for _, p := range x.Places() {
 		for _, q := range y.Places() {
@@ -52,7 +51,7 @@ func Overlap(x, y Record) bool {
 	return false
 }
 
-// apart tells whether a pool shares no filesystem with files of others.
+// apart reports whether the pool shares no filesystem with other files.
 func (r Record) apart() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
 
 // Places are the paths that a pool takes up: its folder or volume group, and the directory where it is mounted.
@@ -63,14 +62,14 @@ func (r Record) Places() []string {
 	return []string{r.Path, r.Mount}
 }
 
-// Enlist takes a pool in, in its place: control puts a dataset on the first pool
-// that can keep it, which is to be the same one after a restart.
+// Enlist adds a pool at its position in the order. Control puts a dataset on the first pool that fits, so the
+// order must be the same after a restart.
 func (p *Pools) Enlist(op *Pool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if was := p.byID[op.ID]; was == nil || was.Gone {
 		p.Order = append(p.Order, op.ID)
-	} else if was.Record.Path != op.Record.Path { // otherwise what was begun is of the same place
+	} else if was.Record.Path != op.Record.Path { // otherwise the interrupted making was at the same path
 		if err := was.Opening.drop(); err != nil {
 			p.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
 		}
@@ -79,8 +78,7 @@ func (p *Pools) Enlist(op *Pool) {
 	slices.SortFunc(p.Order, func(x, y uuid.UUID) int { return p.compare(p.byID[x], p.byID[y]) })
 }
 
-// compare puts the pools of drover.yaml first, as they stand there, then the
-// default pool, then the others by name.
+// compare orders pools: those of drover.yaml first, in its order, then the default pool, then the others by name.
 func (p *Pools) compare(x, y *Pool) int {
 	place := func(o *Pool) int {
 		i := slices.IndexFunc(p.Configured, func(c Config) bool { return c.Name == o.Name })

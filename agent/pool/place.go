@@ -13,13 +13,13 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// placed refuses a new pool where other things than its backend would take it along: below
-// another pool, whichever way leads there, in the folder of an engine, or among the mounts. The
-// backend says whether the folder itself will do. Nothing is changed.
+// placed refuses a path for a new pool where something else than its backend would remove or move it: below
+// another pool by whichever path, in the folder of an engine, or among the mount points. The backend decides
+// about the folder itself. Nothing is changed.
 func (p *Pools) placed(name string, rec Record) error {
 	ways, err := waysTo(rec.Path)
 	if err != nil {
-		return nil // its backend says what is absent
+		return nil // the backend reports what is absent
 	}
 	for _, path := range ways {
 		if why := p.misplaced(path); why != "" {
@@ -33,15 +33,15 @@ func (p *Pools) placed(name string, rec Record) error {
 	return nil
 }
 
-// Tidy removes the empty folder in which what is no pool after all, or another one, was mounted.
+// Tidy removes the empty mount point of a pool that was not made after all, or that turned out to be another one.
 func (p *Pools) Tidy(name string) {
 	if _, there := p.ByName(name); !there {
-		_ = os.Remove(p.ImageMount(name)) // nothing is lost by one that stays
+		_ = os.Remove(p.ImageMount(name)) // a folder that stays does no harm
 	}
 }
 
-// waysTo returns the paths by which that of a pool to be is reached: a folder that is bound
-// elsewhere has several.
+// waysTo returns the paths that lead to the path of a new pool. A folder that is bind-mounted elsewhere has
+// several.
 func waysTo(path string) ([]string, error) {
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
@@ -62,7 +62,7 @@ func waysTo(path string) ([]string, error) {
 	return ways, nil
 }
 
-// misplaced says in what a path lies where there can be no pool, "" when it may.
+// misplaced returns what a path belongs to, if no pool may be there; "" if one may.
 func (p *Pools) misplaced(path string) string {
 	if mounts := p.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
@@ -80,7 +80,7 @@ func (p *Pools) misplaced(path string) string {
 	}
 }
 
-// poolAt returns the UUID of the pool that has its marker in a folder, of whatever backend.
+// poolAt returns the UUID of the pool whose marker is in a folder, of whatever backend.
 func poolAt(dir string) uuid.UUID {
 	var mark struct {
 		ID      uuid.UUID
@@ -93,8 +93,8 @@ func poolAt(dir string) uuid.UUID {
 	return mark.ID
 }
 
-// ofEngine tells whether a folder is the data root of Docker or containerd, by what they put
-// there: no engine is asked (I10), and its root may be anywhere.
+// ofEngine reports whether a folder is the data root of Docker or containerd, by the files in it. No engine is
+// asked (I10), and its root may be anywhere.
 func ofEngine(dir string) bool {
 	has := func(names ...string) bool {
 		for _, name := range names {
@@ -109,7 +109,7 @@ func ofEngine(dir string) bool {
 		has("io.containerd.metadata.v1.bolt")
 }
 
-// ImageMount is where a pool's image is mounted, in the words of the kernel.
+// ImageMount returns where a pool's image is mounted, as the kernel spells the path.
 func (p *Pools) ImageMount(name string) string {
 	dir := filepath.Join(p.Root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {

@@ -22,32 +22,31 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Config is a pool that the operator named in drover.yaml.
+// Config is a pool as drover.yaml names it.
 type Config struct {
 	Name    string
 	Backend string
 	Path    string
-	Image   dataset.Size // > 0: Path is an image file of that size
-	Devices []string     // block devices that it is made of; Path may be empty then
-	// Trim is how often they are told what of them is free; 0: TrimEvery, less: never.
+	Image   dataset.Size // above 0: Path is an image file of that size
+	Devices []string     // block devices to make the pool of; Path may be empty then
+	// Trim is how often the devices are told which blocks are free. 0: TrimEvery; negative: never.
 	Trim time.Duration
 }
 
-// Pools is the pools of this node. A pool that was seen once is known by its
-// UUID: when it is absent or another lies in its place it is offline, and never
-// made again.
+// Pools are the pools of this node. A pool that was seen once is known by its UUID. If it is absent, or if
+// another pool is at its path, it is offline; it is never made again.
 type Pools struct {
 	Deps
-	node  uuid.UUID // this one; set by open
+	node  uuid.UUID // this node; set by Open
 	mu    sync.RWMutex
 	Order []uuid.UUID
 	byID  map[uuid.UUID]*Pool
 	Holds holds
 
-	recording  sync.Mutex // held while what is on record of one is changed
-	identities locks.Set  // held while the identity of one is written
+	recording  sync.Mutex // held while the record of a pool is changed
+	identities locks.Set  // held while the identity of a pool is written
 
-	Unmade []api.Pool // of drover.yaml, without a UUID; set when the agent starts
+	Unmade []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Open
 }
 
 // Pool is one pool of this node. The mutex of Pools protects its fields.
@@ -55,33 +54,32 @@ type Pool struct {
 	dataset.Pool
 	Record        Record
 	Storage       backends.Pool // nil while offline
-	OfflineReason string        // it is offline
-	Gone          bool          // it was removed, and is kept in mind for who still asks about it
-	Stuck         string        // why it is not yet, as the log says
+	OfflineReason string        // why the pool is offline
+	Gone          bool          // the pool was removed; kept for callers that still ask about it
+	Stuck         string        // why the pool cannot be removed yet, as the log says
 	Opening       *opening      // while it is being opened
-	Asked         *question     // what it is asked now, while open
-	Hung          string        // it is open, and does not answer that in time
-	disk          diskHealth    // whether its disk takes writes: see pooldisk.go
-	back          bool          // it answers, or its disk works, again, and what it missed is to be done
-	warned        []string      // what it warned of when it was last looked at
-	Unheld        string        // why another drover is not kept from it; empty: it is
+	Asked         *question     // what the open pool is asked at present
+	Hung          string        // why the pool is offline although it is open: it does not answer in time
+	disk          diskHealth    // whether its disk takes writes: see disk.go
+	back          bool          // it answers again, or its disk works again, and the missed work must be done
+	warned        []string      // its warnings when it was last asked
+	Unheld        string        // why other drover processes are not kept away from it; "" if they are
 
-	Memory     string // that it lies in, such as tmpfs; "": none
-	on         string // the node's name
-	Generation uint64 // that the pool says it is of; see held
-	Late       bool   // it was opened while others are served, and control is being asked of it
-	Heard      bool   // control has said of which it was since drover opened it; see given
-	Due        bool   // it is to be raised soon
-	Used       bool   // since it was raised; changed: the store is to hear of the next time
+	Memory     string // the kind of memory that the pool is in, such as tmpfs; "" for none
+	on         string // the name of its node
+	Generation uint64 // the generation that the pool itself has; see Held
+	Late       bool   // it was opened while others were served, and control is being asked about it
+	Heard      bool   // control has reported its generation since drover opened it
+	Due        bool   // its generation must be raised soon
+	Used       bool   // it was used since the last raise; changed: the next raise is reported to the store
 	changed    bool
-	Raising    bool          // it is being raised
-	Unstored   bool          // it was raised, and the store has not heard of that
-	RaisedAt   time.Duration // when that was last, or it was opened, by the steady clock
+	Raising    bool          // its generation is being raised
+	Unstored   bool          // its generation was raised, and the store does not have it yet
+	RaisedAt   time.Duration // when it was last raised or opened, by the steady clock
 }
 
-// Open opens the pools that are configured, those that were made or adopted
-// before, and the default pool when there is no other. node is this node;
-// recovered says that the agent's own database was lost.
+// Open opens the configured pools, those that were made or adopted before, and the default pool if there is no
+// other. node is this node; recovered says that the agent's database was lost.
 func (p *Pools) Open(ctx context.Context, node uuid.UUID, recovered bool) error {
 	p.node = node
 	known := map[string]Record{}
@@ -144,14 +142,14 @@ func (p *Pools) Open(ctx context.Context, node uuid.UUID, recovered bool) error 
 	return ctx.Err()
 }
 
-// configured is the record of a pool of drover.yaml that is not known yet.
+// configured returns the record of a pool of drover.yaml that is not known yet.
 func (p *Pools) configured(c Config) Record {
 	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
 	p.Place(c.Name, &rec)
 	return rec
 }
 
-// Known is a pool that was seen before, and is not open yet.
+// Known returns a pool that was seen before and is not open yet.
 func (p *Pools) Known(name string, rec Record) *Pool {
 	return &Pool{
 		Record: rec,
@@ -168,7 +166,7 @@ func (p *Pools) Known(name string, rec Record) *Pool {
 	}
 }
 
-// OpenAll opens known pools; those that cannot be opened are offline. For late see settle.
+// OpenAll opens known pools. Pools that cannot be opened are offline. For late see settle.
 func (p *Pools) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
 		p.begin(op)
@@ -221,9 +219,9 @@ func (p *Pools) attach(ctx context.Context, op *Pool) error {
 	return nil
 }
 
-// Make makes a pool and puts it on record. With no UUID a pool that lies there
-// already is taken as it is: a first start may have been cut short, or this node
-// may have forgotten it. With one it is a new pool: see intend.
+// Make makes a pool and records it. Without a UUID in the record, a pool that is already at the path is taken as
+// it is: a first start may have been interrupted, or this node may have lost its record. With a UUID it is a new
+// pool: see intend.
 func (p *Pools) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
 	kind, err := p.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -257,7 +255,7 @@ func (p *Pools) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	}
 	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
 	if len(rec.Devices) > 0 {
-		rec.Trimmed = p.Clock.Now() // mkfs does that
+		rec.Trimmed = p.Clock.Now() // mkfs has discarded the free blocks
 	}
 	unheld, err := p.Holds.Take(ctx, b)
 	generation, gerr := b.Generation()
@@ -280,7 +278,7 @@ func (p *Pools) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	return op, nil
 }
 
-// single refuses a copy of a pool that is there under another name.
+// single refuses a copy of a pool that this node already has under another name.
 func (p *Pools) single(id uuid.UUID, name string) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -291,7 +289,7 @@ func (p *Pools) single(id uuid.UUID, name string) error {
 	return nil
 }
 
-// disjoint refuses a pool inside another one's path, or around it.
+// disjoint refuses a pool inside the path of another one, or around it.
 func (p *Pools) disjoint(name string, rec Record) error {
 	if err := p.unclaimed(name); err != nil {
 		return err
@@ -321,7 +319,7 @@ func Within(path, dir string) bool {
 
 func hasDotDot(rel string) bool { return len(rel) >= 3 && rel[:3] == "../" }
 
-// Get returns an open pool that is not held; ErrOffline says why it is not.
+// Get returns an open pool that is not quarantined; dataset.ErrOffline says why there is none.
 func (p *Pools) Get(id uuid.UUID) (backends.Pool, error) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -335,8 +333,8 @@ func (p *Pools) Get(id uuid.UUID) (backends.Pool, error) {
 	return op.Storage, nil
 }
 
-// Online is get for a pool that must also be in its place now, and not have been put back
-// since a heartbeat looked.
+// Online is Get for a pool that must also be at its path now, and must not have been restored from an older
+// backup since the last heartbeat.
 func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	b, err := p.Get(id)
 	if err != nil {
@@ -358,7 +356,7 @@ func notOurs(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 }
 
-// Free fails with ErrOffline while a pool is held.
+// Free fails with dataset.ErrOffline while a pool is quarantined.
 func (p *Pools) Free(id uuid.UUID) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -378,7 +376,7 @@ func (p *Pools) Name(id uuid.UUID) string {
 	return id.String()
 }
 
-// Records returns the pools for control, in their order, but for those that are being removed.
+// Records returns the pools for control, in their order, without those that are being removed.
 func (p *Pools) Records() []dataset.Pool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

@@ -16,18 +16,18 @@ type Record struct {
 	Image   dataset.Size `json:"image,omitempty"`
 	Mount   string       `json:"mount,omitempty"`
 	Devices []string     `json:"devices,omitempty"`
-	Trimmed time.Time    `json:"trimmed,omitzero"` // when its devices were last told what is free
+	Trimmed time.Time    `json:"trimmed,omitzero"` // when its devices were last told which blocks are free
 	Default bool         `json:"default,omitempty"`
-	// Found says that nobody has looked yet at what was incoming when this node took
-	// the pool in, Doubtful what of it nobody can say whether it was acknowledged.
+	// Found says that nobody has examined yet what was incoming when this node adopted the pool. Doubtful are the
+	// incoming datasets of which nobody can say whether they were acknowledged.
 	Found    bool        `json:"found,omitempty"`
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
-	// Generation is the highest that this node has heard of; see Pool.held.
+	// Generation is the highest generation that this node has heard of; see Pool.Held.
 	Generation uint64 `json:"generation,omitempty"`
-	// Share is the one that it was made on; see Pool.inform.
+	// Share is the share that the pool was made on; see Pool.inform.
 	Share uuid.UUID `json:"share,omitzero"`
-	// Leaving says that it is being removed, Off that control has taken it off its record: then it
-	// may be cleared in part, and is no pool any more. See RemovePool.
+	// Leaving says that the pool is being removed. Off says that control has removed it from the store: from then
+	// on it may be cleared in part and is no pool any more. See RemovePool.
 	Leaving leaving `json:"leaving,omitempty"`
 	Off     bool    `json:"off,omitempty"`
 }

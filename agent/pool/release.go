@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// wanted has a pool that was put back into drover.yaml while it was leaving be one again. One that may
-// be cleared in part held nothing, and is made again as if it had never been there.
+// wanted makes a pool serve again that was put back into drover.yaml while it was being removed. A pool that may
+// be cleared in part held nothing, and is made again as a new one.
 func (p *Pools) wanted(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := p.Log.WithField("pool", name)
@@ -40,12 +40,12 @@ func (op *Pool) Leaves() error {
 			"says what holds it up)", op.Name, op.Record.Place())
 }
 
-// TakeBack says how to remove what may lie at a pool's place once its record is gone.
+// TakeBack returns the command that removes what may be left at a pool's path once its record is gone.
 func (r Record) TakeBack(when string) string {
 	return when + ", drover pool adopt " + r.Place() + " takes it back, to be removed again"
 }
 
-// Release lets go of a pool whose place stays as it is.
+// Release closes a pool and forgets it. Its path stays as it is.
 func (p *Pools) Release(id uuid.UUID) (err error) {
 	op := p.One(id)
 	if op.Storage != nil {
@@ -58,7 +58,7 @@ func (p *Pools) Release(id uuid.UUID) (err error) {
 	return errors.Join(err, p.Holds.Let(id))
 }
 
-// Drop takes a pool off this node's record. What still asks about it is told that it is gone.
+// Drop removes a pool from this node's records. Callers that still ask about it learn that it is gone.
 func (p *Pools) Drop(ctx context.Context, id uuid.UUID) error {
 	p.recording.Lock()
 	defer p.recording.Unlock()
@@ -77,7 +77,7 @@ func (p *Pools) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// Place is what drover pool adopt finds a pool by.
+// Place returns what drover pool adopt finds a pool by.
 func (r Record) Place() string {
 	if len(r.Devices) > 0 && r.Path == r.Mount {
 		return r.Devices[0]

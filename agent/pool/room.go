@@ -16,16 +16,16 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// RootSpace returns the free bytes and the size of the disk that the root lies on,
-// and how many must be free for anything new to begin.
+// RootSpace returns the free bytes and the size of the disk with the root, and how many bytes must be free before
+// anything new begins.
 func (p *Pools) RootSpace() (free, size, least dataset.Size, err error) {
 	bytes, all, err := fsctl.Space(p.Root)
 	free, size = dataset.Size(bytes), dataset.Size(all)
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
-// Room refuses new bytes while the disk of the root is nearly full. A pool refuses
-// them by itself while it is.
+// Room refuses new data while the disk with the root is nearly full. A pool refuses by itself while its own disk
+// is.
 func (p *Pools) Room(ctx context.Context) error {
 	free, size, least, err := p.RootSpace()
 	if err != nil || free >= least {
@@ -35,8 +35,8 @@ func (p *Pools) Room(ctx context.Context) error {
 		free.Human(), size.Human(), p.RootHint(ctx))
 }
 
-// RootHint says what would free bytes on the disk of the root. Of what is in a pool's
-// image nothing does: its blocks stay the image's.
+// RootHint returns what would free bytes on the disk with the root. Nothing does for data in a pool's image,
+// whose blocks the image keeps.
 func (p *Pools) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range p.All() {
@@ -56,7 +56,7 @@ func sameDisk(x, y string) bool {
 	return unix.Stat(x, &a) == nil && unix.Stat(y, &b) == nil && a.Dev == b.Dev
 }
 
-// Mend adds to a refusal for want of space what would free some.
+// Mend adds to an error for want of space what would free some.
 func (p *Pools) Mend(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
@@ -72,12 +72,12 @@ func (p *Pools) Mend(ctx context.Context, id uuid.UUID, err error) error {
 	return err
 }
 
-// Hint says what would bring the free bytes of a pool to want, or to what it needs
-// to take in anything new. Empty: nothing in the pool would.
+// Hint returns what would raise the free bytes of a pool to want, or to the minimum for new data; "" if nothing
+// in the pool would.
 func (p *Pools) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if op.Record.apart() && st.Free >= max(want, reserve) {
-		return "" // what it lacks is something else, such as its image's blocks: the refusal says what gives it those
+		return "" // it lacks something else, such as blocks for its image: the refusal names the remedy for that
 	}
 	h := p.weigh(ctx, []uuid.UUID{op.ID})
 	var hints []string
@@ -93,12 +93,11 @@ func (p *Pools) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want 
 	return strings.Join(hints, "; ")
 }
 
-// weight is what the datasets of some pools take: the blocks of their heads, also
-// those that they share with others.
+// weight is what the datasets of some pools use: the blocks of their heads, including those shared with others.
 type weight struct {
 	trashed int // in the trash
 	trash   dataset.Size
-	apart   bool // there is trash in other pools too
+	apart   bool // other pools have trash too
 	live    []heavy
 	weighed bool // the sizes are known
 }
@@ -108,8 +107,8 @@ type heavy struct {
 	used   dataset.Size
 }
 
-// weigh asks for the size of each dataset of some pools. Where that were a walk
-// through all files they are only counted.
+// weigh asks for the size of each dataset of some pools. Where that takes a walk through all files, the datasets
+// are only counted.
 func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	w := weight{weighed: true}
 	for _, id := range p.Cache.IDs() {
@@ -154,7 +153,7 @@ func (w weight) trashHint() string {
 	if w.weighed {
 		says += ", " + w.trash.Human()
 	}
-	if w.apart { // --all would destroy what gives no room here
+	if w.apart { // --all would also destroy trash that frees nothing here
 		return says + ": drover trash ls, drover trash purge NAME"
 	}
 	return says + ": drover trash purge --all destroys them"

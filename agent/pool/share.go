@@ -8,13 +8,13 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// inform takes in what is fixed about a pool that was opened.
+// inform records the properties of a pool that was opened and that do not change.
 func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
 	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
 		op.Memory = table.InMemory(is.Path)
 	}
-	if op.Memory != "" { // first, as whoever makes a pool is told the note
+	if op.Memory != "" { // first, because the note is shown to whoever makes a pool
 		op.Note = op.InMemory() + "; " + op.Note
 	}
 	if op.Share != uuid.Nil {
@@ -22,13 +22,13 @@ func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
 	}
 }
 
-// InMemory says what a pool in memory is good for.
+// InMemory returns the warning for a pool in memory.
 func (op *Pool) InMemory() string {
 	return "it is on " + op.Memory + ": its data is in memory and is gone at a reboot"
 }
 
-// sameShare fails when a pool lies on another share than it was made on: its volumes would
-// be said to be where other nodes do not find them.
+// sameShare fails if a pool is on another share than it was made on: control would direct other nodes to volumes
+// that they do not find.
 func (op *Pool) sameShare(is backends.Info) error {
 	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
 		return nil

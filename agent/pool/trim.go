@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// TrimEvery is how often what is free on a pool's devices is told to them, where nobody
-// says otherwise.
+// TrimEvery is how often the devices of a pool are told which blocks are free, unless drover.yaml says otherwise.
 const TrimEvery = 7 * 24 * time.Hour
 
 // TrimEvery returns how often the devices of a pool are told which blocks are free; negative: never.

@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// missing keeps in mind that a pool of drover.yaml could be neither found nor made. It
-// is shown as offline, and the other pools serve. Nothing tries again before the next
-// start: who mends its disk may not be done yet.
+// missing records that a pool of drover.yaml could neither be found nor made. It is shown as offline, and the
+// other pools serve. It is not retried before the next start, because the operator may still be repairing the
+// disk.
 func (p *Pools) missing(c Config, why error) {
 	p.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
 		Error("pool of drover.yaml is offline: it could not be made")
@@ -29,7 +29,7 @@ func (p *Pools) missing(c Config, why error) {
 	})
 }
 
-// WithPoolName says of which pool an error is. Those of a backend may say so themselves.
+// WithPoolName adds the name of the pool to an error. Errors of backends may have it already.
 func WithPoolName(name string, err error) error {
 	if Reason(name, err) != err.Error() {
 		return err
@@ -37,11 +37,11 @@ func WithPoolName(name string, err error) error {
 	return fmt.Errorf("pool %s: %w", name, err)
 }
 
-// Reason is an error's text without the pool that it begins with, for where that is
-// named already.
+// Reason returns the text of an error without the pool that it begins with, for callers that name the pool
+// themselves.
 func Reason(name string, err error) string { return strings.TrimPrefix(err.Error(), "pool "+name+": ") }
 
-// Offline is the refusal of work on a pool, whose reason may say it all.
+// Offline is the error for work on a pool that is offline.
 func Offline(name, why string) error {
 	if strings.HasPrefix(why, "pool "+name+" at ") {
 		return dataset.Errorf(dataset.ErrOffline, "%s", why)
@@ -49,7 +49,7 @@ func Offline(name, why string) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)
 }
 
-// unclaimed refuses the name of a pool that drover.yaml has otherwise.
+// unclaimed refuses the name of a pool that drover.yaml defines otherwise.
 func (p *Pools) unclaimed(name string) error {
 	for _, u := range p.Unmade {
 		if u.Name == name {

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// Warnings returns what an open pool warns of; see backends.Warner.
+// Warnings returns the warnings of an open pool; see backends.Warner.
 func Warnings(b backends.Pool) []string {
 	if w, ok := b.(backends.Warner); ok {
 		return w.Warnings()
@@ -16,7 +16,7 @@ func Warnings(b backends.Pool) []string {
 	return nil
 }
 
-// warn logs those warnings of a pool that it did not give the last time.
+// warn logs the warnings of a pool that it did not give the last time.
 func (p *Pools) warn(id uuid.UUID, now []string) {
 	var before []string
 	p.Change(id, func(op *Pool) { before, op.warned = op.warned, now })
