@@ -19,8 +19,8 @@ const (
 	kindAgent   = "agent"
 )
 
-// showMembers has the catalog show which replicas and agents there are. Without the right
-// to that nothing is tried again before the next look at everything.
+// showMembers lists the replicas and agents in the catalog. Without the right to change the catalog, nothing is
+// retried before the next full look.
 func (s *Service) showMembers(ctx context.Context, h *house, everything bool) error {
 	if s.Catalog == nil || h.hidden && !everything {
 		return nil
@@ -34,8 +34,7 @@ func (s *Service) showMembers(ctx context.Context, h *house, everything bool) er
 	return err
 }
 
-// members are the replicas that live and the nodes that are on record, as others find them:
-// those that say where they answer.
+// members are the live replicas and the recorded nodes that say where they can be reached.
 func (s *Service) members(ctx context.Context) (all []store.Service, err error) {
 	t := newTx(ctx, s.store)
 	replicas, err := listAll[Replica](t, record.LiveServicesPrefix)
@@ -77,8 +76,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 	return all, nil
 }
 
-// shown is a replica in the catalog. Its address is which one it is: it has another UUID
-// each time that it is started.
+// shown is a replica in the catalog. Its address identifies it, because it has another UUID after each start.
 func (r Replica) shown() store.Service {
 	return store.Service{
 		Kind:    kindControl,
@@ -89,7 +87,7 @@ func (r Replica) shown() store.Service {
 	}
 }
 
-// left reads which nodes' agents stopped in order.
+// left reads which nodes' agents were stopped properly.
 func (t *tx) left() (map[uuid.UUID]bool, error) {
 	list, err := listAll[record.Claim](t, record.LeftPrefix)
 	out := map[uuid.UUID]bool{}
@@ -99,7 +97,7 @@ func (t *tx) left() (map[uuid.UUID]bool, error) {
 	return out, err
 }
 
-// unheard says of a node that is away since when.
+// unheard says since when a node is unreachable.
 func (t *tx) unheard(node uuid.UUID) (string, error) {
 	var gone away
 	known, err := t.peek(record.AwayKey(node), &gone)
@@ -109,8 +107,8 @@ func (t *tx) unheard(node uuid.UUID) (string, error) {
 	return "nothing is heard of its agent since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// withdraw takes this replica out of the catalog, as it stops, if it is the last one:
-// otherwise the one that does the background work does so, which knows what it wrote.
+// withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
+// does the background work removes it, because that one knows what it wrote.
 func (s *Service) withdraw(ctx context.Context) error {
 	if s.Catalog == nil || s.Replica.Address == "" {
 		return nil
@@ -121,14 +119,13 @@ func (s *Service) withdraw(ctx context.Context) error {
 	}
 	err = s.Catalog.Withdraw(ctx, kindControl, s.Replica.Address)
 	if dataset.KindOf(err) == dataset.ErrForbidden {
-		return nil // it was never there
+		return nil // it was never listed
 	}
 	return err
 }
 
-// noteLeft takes note of an agent that stops in order: it is to be found nowhere until it
-// registers again. Its session, and with it how long it counts as alive, is left alone:
-// its containers write on.
+// noteLeft records that an agent was stopped properly. The catalog does not list it until it registers again. Its
+// session, and so the time for which it counts as alive, stays: its containers continue to write.
 func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
 	if !s.Shared {
 		return nil

@@ -11,18 +11,18 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// How a store that went back is found out, without a write that a cluster in which
-// nothing changes would not make: the store's clock is how many values were written to
-// all lanes (see tidings), those that were dropped since included. Each transaction that
-// changes a home or a lease writes a lane, so it makes one more; a store that was put back
-// has seen fewer than somebody knows of. Services know it from what they read, agents from
-// control, on their disks. Indexes do not say it: those of a Consul that was put back go
-// on above all that were given out.
+// How a store that was restored from an older backup is recognised, without writes that an idle cluster would not make:
 //
-// A service knows of its own changes sooner than by its clock: each of its transactions
-// checks that its lane is as it left it.
+// The store's clock is the number of values that were written to all lanes (see tidings), including lanes that were
+// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
+// restored from a backup has a lower clock than somebody has seen. Services know the clock from what they read, agents
+// know it from control and keep it on disk. Indexes do not show it: those of a restored Consul continue above all that
+// were given out.
+//
+// A service notices a change of its own lane sooner than by the clock: each of its transactions checks that its lane is
+// as it left it.
 
-// clockIn reads the clock in what lies under revPrefix, of which some may be known.
+// clockIn returns the clock from the entries under RevPrefix, some of which may be known already.
 func clockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
@@ -40,8 +40,8 @@ func clockIn(entries []store.Entry, known map[string]heard) (n uint64, err error
 	return n, nil
 }
 
-// highest is the highest clock that the store surely had, as far as a service knows: what
-// it read last, and its own transactions that it began after that.
+// highest is the highest clock that the store certainly had, as far as this service knows: the last one that it
+// read, and the transactions that it began after that.
 type highest struct {
 	mu    sync.Mutex
 	n     uint64
@@ -61,7 +61,7 @@ func (h *highest) read(n uint64) {
 	h.reads++
 }
 
-// made takes in a transaction that was begun after so many reads.
+// made counts a transaction that was begun after so many reads.
 func (h *highest) made(reads int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,11 +70,11 @@ func (h *highest) made(reads int) {
 	}
 }
 
-// readLanes reads all lanes and holds their clock against what was seen before. It halts
-// the cluster when the store went back.
+// readLanes reads all lanes and compares their clock with the highest one seen before. It halts the cluster if
+// the store went back.
 func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
 	err error) {
-	before, _ := s.highest.get() // what is seen while this reads may be later
+	before, _ := s.highest.get() // a clock that is seen during the read may be later
 	if entries, err = s.store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, unread(ctx, err)
 	}
@@ -88,12 +88,12 @@ func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entrie
 	return entries, clock, nil
 }
 
-// clockReads has those share one reading of the lanes who ask for the clock at once: an
-// agent that has to look at everything is seldom alone.
+// clockReads lets callers that ask for the clock at the same time share one read of the lanes: an agent that has
+// to read everything is seldom alone.
 type clockReads struct {
 	mu   sync.Mutex
-	next *clockRead // that has not begun yet; nil: nobody waits for one
-	last *clockRead // that was asked for
+	next *clockRead // the read that has not begun yet; nil if nobody waits for one
+	last *clockRead // the last read that was requested
 }
 
 type clockRead struct {
@@ -102,8 +102,8 @@ type clockRead struct {
 	err   error
 }
 
-// clock reads the clock, as readLanes does, once for all who asked before that began: what
-// was read earlier does not show that the store was put back since.
+// clock reads the clock as readLanes does, once for all who asked before the read began. An earlier read does not
+// show that the store was restored from a backup since.
 func (s *Service) clock(ctx context.Context) (uint64, error) {
 	c := &s.clockReads
 	c.mu.Lock()
@@ -134,14 +134,13 @@ func (s *Service) clock(ctx context.Context) (uint64, error) {
 	return r.clock, r.err
 }
 
-// wentBack puts on record that the store is older than one that this service has seen.
-// Again: nothing.
+// wentBack records that the store is older than a state that this service has seen. Idempotent.
 func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	s.recalled.dropAll()
 	s.ran.forget()
-	ctx = context.WithValue(ctx, housing{}, nil) // whoever keeps the house now
+	ctx = context.WithValue(ctx, housing{}, nil) // whichever replica does the background work at present
 	_, err := s.update(ctx, func(t *tx) error {
-		t.silent = true // lanes may be what it was before
+		t.silent = true // the lanes may be in the old state
 		var h record.Halt
 		there, err := t.get(record.HaltedKey, &h)
 		if err != nil || h.Saw >= saw {
@@ -159,15 +158,15 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// ticks reports whether a transaction changes where a dataset is at home, or its lease.
+// ticks reports whether a transaction changes the home of a dataset, or its lease.
 func (t *tx) ticks() bool {
 	return slices.ContainsFunc(t.writes, func(w store.Write) bool {
 		return strings.HasPrefix(w.Key, record.LeasesPrefix) || strings.HasPrefix(w.Key, record.HomesPrefix)
 	})
 }
 
-// laneIsOurs reports whether a lane is as its service left it: another one would have
-// been what a transaction was refused for.
+// laneIsOurs reports whether a lane is as this service left it. Another value would be the reason for a refused
+// transaction.
 func (s *Service) laneIsOurs(ctx context.Context, l *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	defer cancel()

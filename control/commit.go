@@ -13,14 +13,12 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Commit puts the outcome of an operation on record, in one transaction that
-// checks every key which the decision rests on. Again, for the same operation:
-// the same answer. A report with a Problem records the failure alone.
+// Commit records the outcome of an operation in one transaction, which checks every key that the decision depends on.
+// Idempotent: the same operation gets the same response. A report with a Problem records only the failure.
 //
-// ErrStale: the report comes from an older incarnation, epoch or home;
-// ErrCancelled: the operation was cancelled, and what it made is to be taken
-// back; ErrConflict, ErrNotFound, ErrExists, ErrProtected: it cannot be put on
-// record any more, and nothing was; ErrUnavailable: it may have been.
+// Errors: dataset.ErrStale if the report comes from an older incarnation, epoch or home. ErrCancelled if the operation
+// was cancelled: the agent must undo what it made. ErrConflict, ErrNotFound, ErrExists, ErrProtected if the outcome can
+// no longer be recorded, and was not. ErrUnavailable if it may have been recorded.
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
 	op.Incarnation = r.Incarnation
@@ -32,7 +30,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return out, err
 		}
 	}
-	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil { // what it rests on may have changed meanwhile
+	// what the loss depends on may have changed meanwhile
+	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil {
 		if err := s.lookForLoss(ctx); err != nil {
 			return out, err
 		}
@@ -57,7 +56,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	s.recalled.note(last, node, began)
 	if out.Dataset == nil || last.written(record.DatasetKey(out.Dataset.ID)) >= 0 {
-		out.Index = index // otherwise it is that of an earlier transaction: see answer
+		out.Index = index // otherwise the index belongs to an earlier transaction: see answer
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.seen.forget(op.DatasetID)
@@ -72,8 +71,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answer has the agent told what is written in the end, copies that were decided on too: it
-// takes nothing else for what is on record at that index.
+// answer returns to the agent what was written in the end, including decisions on copies. The agent takes it for
+// everything that is recorded at that index.
 func (t *tx) answer(out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
@@ -87,8 +86,8 @@ func (t *tx) answer(out *api.Committed) error {
 	return err
 }
 
-// foreseeReport reads at once what the report of an operation is decided by. Of a create,
-// which is planned a moment before, nothing is to be there, so nothing is read.
+// foreseeReport reads in one call what the decision on a report needs. For a create, which was planned a moment
+// ago, nothing is expected to exist, so nothing is read.
 func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.recalled.entry(op.Node); ok && t.first {
@@ -109,8 +108,8 @@ func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
 	return t.foresee(keys)
 }
 
-// conclude decides on the report of an operation. The end of an operation that is not on record goes on
-// record only if again is set (see api.Report): otherwise nobody waits for it.
+// conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
+// if again is set (see api.Report); otherwise nobody waits for it.
 func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := t.recorded(op)
 	if err != nil {
@@ -120,7 +119,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 		return s.repeat(t, recorded, op, out)
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
-		// Someone else's purge of the same dataset may have been first.
+		// another purge of the same dataset may have been first
 		gone, err := t.gone(op.DatasetID)
 		if err != nil {
 			return err
@@ -148,28 +147,28 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 	}
 	switch {
 	case !out.Lost:
-	case !known: // nobody asks for it, and a report that is sent again gets the same answer
+	case !known: // nobody waits for it, and a repeated report gets the same response
 		recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
 	default:
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
 			return err
 		}
-		if op.Problem == nil { // whoever asks for this operation is told of the dataset that there is
+		if op.Problem == nil { // those who ask for this operation get the dataset that exists
 			recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
 		}
 	}
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
-		op.Dataset = out.Dataset // who waits for it is told what becomes of the data
+		op.Dataset = out.Dataset // those who wait for it learn what becomes of the data
 	}
-	// Who asked for what is as control put it on record; how it ended says the agent.
+	// control recorded who requested what; the agent says how it ended
 	recorded.Problem, recorded.Dataset, recorded.Snapshot = op.Problem, op.Dataset, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
 	return s.finish(t, recorded)
 }
 
-// mayArrive reports whether an earlier Record or Commit of an operation that is not on record may arrive
-// later and change something. The failure of an operation that has had its effect is no end: the first
-// report of it succeeded. Submit puts a move on record, so an agent's Record adds nothing to it.
+// mayArrive reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
+// change something. The failure of an operation that has had its effect is no end, because its first report
+// succeeded. Submit records a move, so an agent's Record adds nothing to it.
 func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
@@ -184,7 +183,7 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 	if err := dataset.CheckName(op.Volume); err != nil {
 		return false, err
 	}
-	if op.Kind == dataset.OpDelete { // that of another request is no effect of this one
+	if op.Kind == dataset.OpDelete { // a delete by another request is no effect of this one
 		var d dataset.Dataset
 		there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
@@ -204,8 +203,8 @@ func reported(kind dataset.OpKind) bool {
 	return false
 }
 
-// unasked is what goes on record of an operation for which nobody has asked control: of what its agent says,
-// only what identifies it.
+// unasked returns what is recorded of an operation that nobody requested from control: of the agent's report,
+// only what identifies the operation.
 func unasked(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
@@ -213,8 +212,8 @@ func unasked(op dataset.Operation) dataset.Operation {
 	}
 }
 
-// refusal is why the volume that another request made first is not what an
-// operation was to make; nil when it is.
+// refusal returns why the volume that another request made first differs from what the operation was to make; nil
+// if it does not differ.
 func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
 	if err == nil {
@@ -227,8 +226,8 @@ func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (
 	return nil, err
 }
 
-// recorded reads what is on record of an operation, and fails with ErrStale when
-// the report comes from an agent, or is of work, that it is not about.
+// recorded reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
+// agent, or is about other work.
 func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, err error) {
 	if _, err := t.fresh(op.Node, op.Incarnation); err != nil {
 		return rec, false, err
@@ -245,16 +244,16 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 	return rec, known, err
 }
 
-// gone reports whether nothing is on record of a dataset.
+// gone reports whether no record of a dataset exists.
 func (t *tx) gone(id uuid.UUID) (bool, error) {
 	var d dataset.Dataset
 	ok, err := t.get(record.DatasetKey(id), &d)
 	return err == nil && !ok, err
 }
 
-// apply writes what a finished operation changes.
+// apply writes the changes of a finished operation.
 func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
-	if op.Kind != dataset.OpPurge { // which says what was done
+	if op.Kind != dataset.OpPurge { // a purge itself says what was done
 		if err := t.halted(); err != nil {
 			return err
 		}
@@ -278,13 +277,13 @@ func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
 		return s.commitDelete(t, op, out)
 	case dataset.OpMove:
 		return s.commitMove(t, op, out)
-	default: // reportable lets no other through
+	default: // reportable refuses all other kinds
 		return s.commitPurge(t, op)
 	}
 }
 
-// reportable checks that a report is one that an agent can make: of its own
-// work, of a kind that agents do, with everything that the kind needs.
+// reportable checks that an agent can make such a report: about its own work, of a kind that agents carry out,
+// with everything that the kind needs.
 func reportable(node uuid.UUID, op dataset.Operation) error {
 	bad := func(what string) error {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", op.ID, op.Kind, what)
@@ -334,7 +333,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	return nil
 }
 
-// repeat answers the report of an operation whose end is on record.
+// repeat answers the report of an operation whose end is recorded already.
 func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) error {
 	switch {
 	case rec.State != dataset.OpDone && op.Problem != nil:
@@ -364,8 +363,8 @@ func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) e
 	return err
 }
 
-// current reads the dataset of an operation and fails with ErrStale unless it is
-// still at the epoch, and home, that the operation was planned for.
+// current reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
+// epoch and the home that the operation was planned for.
 func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
 	d, err := t.dataset(op.DatasetID)
 	if err != nil {
@@ -379,7 +378,7 @@ func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
 	if d.Move == uuid.Nil {
 		return d, nil
 	}
-	// What its home has given up is not to be changed there any more.
+	// A dataset that its home has relinquished must not be changed there any more.
 	lease, err := t.lease(d)
 	if err == nil && lease.State == dataset.LeaseMoving {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",

@@ -1,43 +1,42 @@
-// Package control is the control service: it decides, and never acts on
-// storage. A request is planned from the state in the store (a pure decision
-// over what it reads), the home's agent carries the plan out, and its report is
-// committed by one transaction that checks every key which the decision rests
-// on. Control never dials a node: agents ask, report, and wait for what changed.
+// Package control is the control service: it decides, and never acts on storage.
 //
-// Keys:
+// A request is planned from the state in the store, as a pure decision over what it reads. The agent of the home carries
+// the plan out. Its report is committed by one transaction, which checks every key that the decision depends on. Control
+// never connects to a node: agents ask, report, and wait for changes.
 //
-//	names/<name>                  the unique claim on a name: the dataset's UUID
+// Keys of the store (package record has their types):
+//
+//	names/<name>                  the claim of a volume name: the dataset's UUID
 //	datasets/<uuid>               dataset.Dataset
 //	snapshots/<dataset>/<uuid>    dataset.Snapshot
-//	snapnames/<dataset>/<name>    the unique claim on a snapshot's name
+//	snapnames/<dataset>/<name>    the claim of a snapshot name
 //	leases/<uuid>                 dataset.Lease
-//	copies/<node>/<dataset>       dataset.Copy: what a node that is not the home keeps
+//	copies/<node>/<dataset>       dataset.Copy: the copy on a node that is not the home
 //	nodes/<id>, pools/<id>        dataset.Node, dataset.Pool
-//	generations/<pool>            the highest generation that a pool was ever of, but for
-//	                              what every service heard since and has in memory
-//	facts/<id>                    dataset.Facts of a node, as of the last change that counts
+//	generations/<pool>            the highest generation that a pool ever had, apart from
+//	                              what every service has heard since and keeps in memory
+//	facts/<id>                    dataset.Facts of a node, as of the last significant change
 //	operations/<id>               dataset.Operation
-//	guests/<node>/<dataset>       index: datasets of access many that a node stays with: Dataset.Guests
+//	guests/<node>/<dataset>       index: datasets of access many with the node among their guests
 //	home/<node>/<dataset>         index: datasets whose home a node is
-//	work/<node>/<operation>       index: operations of a node that are not final
-//	trash/<dataset>               index: datasets in the trash, with their end
-//	by-uuid/<uuid>                index: what a UUID, or a prefix of it, names
-//	tokens/<sha256>               a join token, by what it is hashed to
-//	away/<node>                   since when nothing is heard of a node
-//	fenced/<node>                 a person's word that it writes no more, until it is back
-//	left/<node>                   its agent stopped in order, and is to be found nowhere
-//	failover/halted               too many nodes vanished for any to be taken for lost
-//	revoked/<node>                every certificate of a node is worth nothing
-//	revoked/operator/<name>       those of an operator that were made before
+//	work/<node>/<operation>       index: operations of a node that have not ended
+//	trash/<dataset>               index: datasets in the trash, and when they are purged
+//	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
+//	tokens/<sha256>               a join token, by its hash
+//	away/<node>                   since when a node is unreachable
+//	fenced/<node>                 an operator confirmed that the node is fenced; until it is back
+//	left/<node>                   its agent was stopped properly, and is not in the catalog
+//	failover/halted               too many nodes were lost at once: automatic failover is suspended
+//	revoked/<node>                all certificates of a node are revoked
+//	revoked/operator/<name>       the earlier certificates of an operator are revoked
 //	cluster/id                    the identity of this store
-//	cluster/halted                why nothing is decided: see halt
-//	cluster/recovery              the last time that agents were asked what they hold
-//	house/ran                     for how long services have run on it while anything waited for that
-//	rev/<replica>/<lane>          what a service changed last, for the others: see tidings
-//	rev/dropped                   how often lanes were written that are no more: see clockIn
+//	cluster/halted                why changes are suspended: see record.Halt
+//	cluster/recovery              the last recovery, in which agents reported what they have
+//	house/ran                     for how long services have run while something waited for that time
+//	rev/<replica>/<lane>          the last changes of a service, for the others: see notify.Notices
+//	rev/dropped                   the sum of the counts of removed lanes: see clockIn
 //
-// Any number of services can work on one store: none keeps anything that
-// another cannot read again, apart from what agents' heartbeats said last, and
-// those go to all. Each hears of what the others change, so that an agent may
-// follow any.
+// Any number of services can work on one store. None keeps anything that another cannot read again, apart from the last
+// heartbeats, which agents send to all. Each service learns what the others change, so that an agent can follow any of
+// them.
 package control

@@ -12,10 +12,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Plan decides on a request that the node itself will carry out. Nothing is
-// written. The errors are those of the kind of request: ErrInvalid,
-// ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported,
-// ErrOffline; ErrUnavailable when the store does not answer.
+// Plan decides on a request that the node itself will carry out. It writes nothing. The errors are those of the
+// kind of request: dataset.ErrInvalid, ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported,
+// ErrOffline; ErrUnavailable if the store does not answer.
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
 	if alone(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid,
@@ -34,7 +33,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	return p, err
 }
 
-// alone reports whether a kind of operation changes nothing on disk.
+// alone reports whether an operation of this kind changes nothing on disk.
 func alone(k dataset.OpKind) bool {
 	switch k {
 	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard, dataset.OpShow, dataset.OpHide:
@@ -43,8 +42,7 @@ func alone(k dataset.OpKind) bool {
 	return false
 }
 
-// plan is the decision: pure, but for what it reads through t, the clock and
-// the UUIDs that it makes.
+// plan is the decision. It is pure, apart from what it reads through t, the clock, and the UUIDs that it makes.
 func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -53,7 +51,7 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	if err != nil || done != nil {
 		return api.Plan{Done: done}, err
 	}
-	if !s.Shared { // otherwise the store says it, also that it is over
+	if !s.Shared { // otherwise the store has the facts about the halt, and about its end
 		if err := s.seen.halted(); err != nil {
 			return api.Plan{}, err
 		}
@@ -74,8 +72,7 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 	return api.Plan{Operation: op}, nil
 }
 
-// decide returns the operation that a request comes to, or the dataset that is
-// already as asked.
+// decide returns the operation for a request, or the dataset if it already is as requested.
 func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	if err := checkPath(req); err != nil {
 		return nil, nil, err
@@ -113,12 +110,12 @@ func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Opera
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
-// digest tells requests apart, whatever their IDs.
+// digest distinguishes requests, whatever their IDs.
 func digest(req api.Request) string {
 	req.ID = uuid.Nil
 	text, err := json.Marshal(req)
 	if err != nil {
-		return "" // of strings, flags and a UUID: cannot fail
+		return "" // cannot fail: the request has strings, flags and a UUID
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
@@ -129,7 +126,7 @@ func on(d dataset.Dataset) *dataset.Operation {
 	return &dataset.Operation{Node: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch}
 }
 
-// makes reports whether a kind of operation makes a dataset and claims a name.
+// makes reports whether an operation of this kind makes a dataset and claims a name.
 func makes(k dataset.OpKind) bool {
 	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
 }

@@ -13,43 +13,41 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Profiles is the set of profiles as it is now; profiles.Set implements it.
+// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
 type Profiles interface {
-	// Get returns a profile; the default one for an empty name. ErrInvalid
-	// lists those there are.
+	// Get returns a profile; the default one for an empty name. dataset.ErrInvalid lists the existing profiles.
 	Get(name string) (dataset.Profile, error)
 	All() []dataset.Profile
 }
 
-// Deps is what a service is made of.
+// Deps is what a Service needs.
 type Deps struct {
 	Store     store.Store
-	StoreName string // "bolt", for version
+	StoreName string // "bolt", for Version
 	Profiles  func() Profiles
 	Clock     clock.Clock
 	Version   string
-	// Shared says that other services may work on the store too: this one tells them
-	// what it changes, and hears what they do.
+	// Shared says that other services may work on the same store. This service then tells them what it changes,
+	// and learns what they change.
 	Shared bool
-	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere.
-	// With PublishFacts they find the facts of the hosts there as well.
+	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere. With PublishFacts it
+	// has the facts of the hosts too.
 	Catalog      store.Catalog
 	PublishFacts bool
-	// Replica says who this service is, with Shared: its name and address.
+	// Replica is the name and the address of this service, with Shared.
 	Replica Replica
 	Limits  Limits
-	// Authority is the cluster's; nil where there is no cluster. It may be read anew
+	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
 	// each time.
 	Authority func() (*pki.Authority, error)
-	// Unfit is told, once, why this service cannot work beside the others on its store
-	// (see Fits), and does none of the background work then; nil: nobody is.
+	// Unfit is called once with the reason why this service cannot work beside the others on its store (see
+	// Fits). The service then does no background work. May be nil.
 	Unfit func(error)
-	// Failed is told of what the background work could not do; never nil.
+	// Failed is called with what the background work could not do; never nil.
 	Failed func(what string, err error)
 }
 
-// Service is the control service. It implements api.Service. All methods are
-// safe for concurrent use.
+// Service is the control service. It implements api.Service. All methods are safe for concurrent use.
 type Service struct {
 	Deps
 	store      store.Store
@@ -60,8 +58,8 @@ type Service struct {
 	counts     counts
 	seen       seen
 	recalled   recalled
-	out        *outbox // what others are told of; nil: there are none
-	highest    highest // clock of the store
+	out        *outbox // what other services must be told; nil if there are none
+	highest    highest // the highest clock of the store that this service has seen
 	clockReads clockReads
 	gathering  gathering
 	revoked    revoked
@@ -73,7 +71,7 @@ type Service struct {
 	lossLook    lossLook
 
 	stop context.CancelFunc
-	quit <-chan struct{} // closed when the service is to stop
+	quit <-chan struct{} // closed when the service must stop
 	done sync.WaitGroup
 }
 
@@ -82,8 +80,7 @@ var (
 	_ api.Members = (*Service)(nil)
 )
 
-// New returns a service that works on the store, with its background work
-// running until Close.
+// New returns a service on the store. Its background work runs until Close.
 func New(d Deps) *Service {
 	s, ctx := newService(d)
 	s.done.Go(func() { s.keepHouse(ctx) })
@@ -94,8 +91,7 @@ func New(d Deps) *Service {
 	return s
 }
 
-// newService returns a service without its background work, which is to end
-// with ctx.
+// newService returns a service without its background work, which must end with ctx.
 func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	d.Limits = d.Limits.orDefault()
@@ -113,19 +109,18 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	return s, ctx
 }
 
-// Close stops the background work and lets go of whoever waits. The store stays
-// open. Again: nothing.
+// Close stops the background work and ends the requests that wait. It does not close the store. Idempotent.
 func (s *Service) Close() {
 	s.stop()
 	s.done.Wait()
 }
 
-// Version says what answers.
+// Version says which version answers.
 func (s *Service) Version(context.Context) (api.Version, error) {
 	return api.Version{Version: s.Deps.Version, API: "v1", Store: s.StoreName, Started: s.started}, nil
 }
 
-// publish tells those who wait of what a transaction changed.
+// publish tells those who wait here what a transaction changed.
 func (s *Service) publish(t notify.Notice) {
 	s.feed.Publish(t)
 	s.events.Publish(t.Events...)
@@ -139,7 +134,7 @@ func (s *Service) Profiles(context.Context) ([]dataset.Profile, error) {
 	return s.Deps.Profiles().All(), nil
 }
 
-// Profile returns one; ErrNotFound lists those there are.
+// Profile returns a profile; dataset.ErrNotFound lists the existing ones.
 func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, error) {
 	p, err := s.Deps.Profiles().Get(name)
 	if err != nil {

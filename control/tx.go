@@ -19,35 +19,36 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// tx is one decision: it remembers the index of every key that it read and
-// commits its writes only if none of them has changed since.
+// tx is one decision. It remembers the index of every key that it read, and commits its writes only if none of
+// these keys has changed since.
 type tx struct {
 	ctx    context.Context
 	store  store.Store
-	read   map[string]store.Entry // Index 0: read and absent
-	peeked map[string]store.Entry // likewise, and not noted
-	writes []store.Write          // one for each key, in the order of the first
-	first  bool                   // it may suppose what it checks, see suppose
-	looks  bool                   // nothing comes of it but by a further transaction
-	silent bool                   // nobody is told of it
-	mends  bool                   // it is of a recovery, which alone changes what a halted store says
+	read   map[string]store.Entry // Index 0: read, and absent
+	peeked map[string]store.Entry // the same for keys that the commit does not check
+	writes []store.Write          // one for each key, in the order in which the keys were first written
+	first  bool                   // it is the first attempt and may use cached entries, see suppose
+	looks  bool                   // it only looks: a further transaction decides
+	silent bool                   // nobody is notified of it
+	mends  bool                   // it belongs to a recovery, the only thing that may change a halted store
 
 	touched []uuid.UUID // datasets that changed
-	nodes   []uuid.UUID // whose agents are to look
+	nodes   []uuid.UUID // nodes whose agents must look
 	ops     []uuid.UUID // operations that changed
 	events  []api.Event
-	// answered says that the answer tells the agents of nodes all of it.
+	// answered says that the response tells the agents of nodes everything.
 	answered bool
-	all      bool // everybody is to look at everything
-	house    bool // who does the background work is: it changes what is to be done for datasets that do not change
+	all      bool // everybody must read everything again
+	// the replica that does the background work must look: what it has to do changes, although no dataset does
+	house bool
 }
 
 func newTx(ctx context.Context, st store.Store) *tx {
 	return &tx{ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{}}
 }
 
-// get reads key into v, which must be empty, and reports whether it is there.
-// It sees the writes of this transaction.
+// get reads key into v, which must be empty, and reports whether the key exists. It sees the writes of this
+// transaction. The commit checks that the key has not changed.
 func (t *tx) get(key string, v any) (bool, error) {
 	if i := t.written(key); i >= 0 {
 		if t.writes[i].Delete {
@@ -71,7 +72,7 @@ func (t *tx) get(key string, v any) (bool, error) {
 	return true, record.Decode(key, e.Value, v)
 }
 
-// fetch reads an entry, with index 0 when there is none.
+// fetch reads an entry from the store. The index is 0 if there is none.
 func (t *tx) fetch(key string) (store.Entry, error) {
 	e, err := t.store.Get(t.ctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -81,11 +82,11 @@ func (t *tx) fetch(key string) (store.Entry, error) {
 	return e, nil
 }
 
-// index is that of the transaction that last wrote a key which was read.
+// index returns the index of the transaction that last wrote a key that was read.
 func (t *tx) index(key string) uint64 { return t.read[key].Index }
 
-// peek reads key into v without taking note of it, for a look at more than one
-// transaction can check: what a decision rests on is taken note of by get.
+// peek reads key into v without having the commit check it. It is for looking at more keys than one transaction
+// can check. Read with get what the decision depends on.
 func (t *tx) peek(key string, v any) (bool, error) {
 	e, seen := t.peeked[key]
 	if !seen {
@@ -101,8 +102,8 @@ func (t *tx) peek(key string, v any) (bool, error) {
 	return true, record.Decode(key, e.Value, v)
 }
 
-// foresee reads, at once, what will be asked for, without taking note of it: a store
-// on the network takes as long for one key as for a hundred.
+// foresee reads keys that will be needed in one call, without having the commit check them: a store on the
+// network takes as long for one key as for a hundred.
 func (t *tx) foresee(keys []string) error {
 	if len(keys) == 0 {
 		return nil
@@ -117,9 +118,8 @@ func (t *tx) foresee(keys []string) error {
 	return nil
 }
 
-// suppose takes entries for what is there without reading them: what it takes note of
-// from them, get has the transaction check like all else. When one is not so, the next try
-// reads.
+// suppose uses cached entries as if they had just been read. The commit checks those that get returns, like all
+// others. If one is outdated, the next attempt reads the store.
 func (t *tx) suppose(entries ...store.Entry) {
 	if !t.first || t.looks {
 		return
@@ -131,7 +131,7 @@ func (t *tx) suppose(entries ...store.Entry) {
 	}
 }
 
-// list reads entries without taking note of them, as peek does.
+// list reads entries without having the commit check them, as peek does.
 func (t *tx) list(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)
 	return entries, unread(t.ctx, err)
@@ -146,7 +146,7 @@ func (t *tx) put(key string, v any) error {
 	return nil
 }
 
-// putBound writes a key that goes with a session.
+// putBound writes a key that is deleted with a session.
 func (t *tx) putBound(key string, v any, session string) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -156,7 +156,7 @@ func (t *tx) putBound(key string, v any, session string) error {
 	return nil
 }
 
-// drop removes a key if it is there. v is of its kind, and empty.
+// drop deletes a key if it exists. v is of the type of its value, and empty.
 func (t *tx) drop(key string, v any) error {
 	there, err := t.get(key, v)
 	if there {
@@ -183,7 +183,7 @@ func (t *tx) event(typ string, d dataset.Dataset, detail string) {
 	t.events = append(t.events, api.Event{Type: typ, Volume: d.Volume, Dataset: d.ID, Detail: detail})
 }
 
-// putDataset writes a record and wakes its home's agent.
+// putDataset writes a record and wakes the agent of its home.
 func (t *tx) putDataset(d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
 	return t.put(record.DatasetKey(d.ID), d)
@@ -200,8 +200,8 @@ func (t *tx) wakeNode(node uuid.UUID) {
 	}
 }
 
-// settled returns the outcome of a decision that writes nothing: a refusal is a
-// decision as well, and rests on what it read at one moment, or is errBusy.
+// settled returns the outcome of a decision that writes nothing. A refusal is a decision too: what it depends on
+// must have been read at one moment, otherwise settled returns errBusy.
 func (t *tx) settled(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
@@ -219,8 +219,8 @@ func (t *tx) settled(err error) error {
 	return err
 }
 
-// commitTime bounds a transaction whose caller has gone: what is decided is
-// committed, or known to be in doubt, before anyone is told.
+// commitTime bounds a transaction whose caller has gone. What is decided is committed, or known to be in doubt,
+// before anyone is notified.
 const commitTime = 30 * time.Second
 
 func (t *tx) commit() (uint64, error) {
@@ -239,19 +239,19 @@ func (t *tx) commit() (uint64, error) {
 	return t.store.Txn(ctx, checks, t.writes)
 }
 
-// tries is how often a decision is made anew when what it read has changed.
-// Each round some other transaction got through, so this is no live-lock.
+// tries is how often a decision is repeated because what it read has changed. In each round some other
+// transaction was committed, so this is no live-lock.
 const tries = 64
 
-// errTorn says that what was read is not of one moment: it is read again. What
-// stays so is damage, and the error that wraps this says which.
+// errTorn says that values were read that are not from one moment. They are read again. If that does not help the
+// store is damaged, and the error that wraps errTorn says how.
 var errTorn = errors.New("it changed while it was read")
 
-// errBusy is what is left of errTorn when that goes on.
+// errBusy replaces errTorn if reading again does not help.
 var errBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	errTorn)
 
-// tornError is errTorn that says what would be damage if it stayed so.
+// tornError is errTorn with the damage that it means if it does not pass.
 type tornError string
 
 func (e tornError) Error() string      { return string(e) }
@@ -261,9 +261,8 @@ func torn(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", tornError(fmt.Sprintf(format, args...)))
 }
 
-// update makes one decision and commits it, again as long as what it rests on
-// changes under it. It returns the index of the transaction, 0 when nothing was
-// written.
+// update makes one decision and commits it. It repeats the decision while what it depends on changes. It returns
+// the index of the transaction; 0 if nothing was written.
 func (s *Service) update(ctx context.Context, decide func(*tx) error) (index uint64, err error) {
 	for n := range tries {
 		if index, err = s.try(ctx, n == 0, decide); !errors.Is(err, errTorn) {
@@ -286,8 +285,8 @@ func (s *Service) try(ctx context.Context, first bool, decide func(*tx) error) (
 	return s.commit(t)
 }
 
-// commit commits what was decided and tells of it: in the same transaction those who
-// follow another service.
+// commit commits the decision and notifies those who wait; in the same transaction it notifies those who follow
+// another service.
 func (s *Service) commit(t *tx) (uint64, error) {
 	told, l := s.tidingOf(t), (*lane)(nil)
 	if s.out != nil && !t.silent && (!told.Empty() || t.ticks()) {
@@ -323,7 +322,7 @@ func (s *Service) commit(t *tx) (uint64, error) {
 	case refused:
 		return 0, errBusy
 	}
-	// It may have happened: who would have been woken looks for himself.
+	// It may have been committed: wake those who wait, so that they look for themselves.
 	told.Answered = false
 	s.feed.Publish(told)
 	return 0, unwritten(t.ctx, err)
@@ -345,8 +344,7 @@ func (s *Service) tidingOf(t *tx) notify.Notice {
 	}
 }
 
-// view makes a decision that writes nothing, again as long as what it reads
-// changes under it.
+// view makes a decision that writes nothing. It repeats the decision while what it reads changes.
 func (s *Service) view(ctx context.Context, decide func(*tx) error) (err error) {
 	for range tries {
 		t := newTx(ctx, s.store)
@@ -358,8 +356,8 @@ func (s *Service) view(ctx context.Context, decide func(*tx) error) (err error) 
 	return err
 }
 
-// unread turns a store's failure to read into the words of the API: not knowing
-// is never the same as absence.
+// unread turns an error of the store while reading into one of the API. A failed read is never reported as
+// absence.
 func unread(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
@@ -372,8 +370,8 @@ func unread(ctx context.Context, err error) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: %w", err)
 }
 
-// unwritten does the same for a transaction. Every kind but ErrInvalid and
-// ErrCorrupt leaves open whether it happened.
+// unwritten does the same for a transaction. Every kind but dataset.ErrInvalid and dataset.ErrCorrupt leaves open
+// whether it was committed.
 func unwritten(ctx context.Context, err error) error {
 	if errors.Is(err, store.ErrTooLarge) {
 		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)
