@@ -13,10 +13,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Copied takes in what a node's copy of a dataset is now; the store hears of the first
-// snapshot that is whole, of a new epoch, and now and then. Again: nothing. ErrStale for a
-// copy that the node is not to have, or for one that is destroyed though nobody wanted that,
-// or is to be and stays.
+// Copied records the present state of a node's copy of a dataset. It writes to the store for the first complete
+// snapshot, for a new epoch, and now and then. Idempotent. dataset.ErrStale for a copy that the node must not
+// have, for one that was destroyed although nobody asked for that, or for one that must be destroyed and still
+// exists.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset,
@@ -61,7 +61,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		if !tells {
 			return nil
 		}
-		if first { // another copy may have waited for that, to go
+		if first { // another copy may have waited for this one before it could be removed
 			t.touch(rec.Dataset, node)
 		}
 		return t.put(key, rec)
@@ -69,9 +69,9 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 	return cmp.Or(err, stays)
 }
 
-// overtaken puts on record that a copy has what its volume has not: its head was not what
-// it had given up, or it has what the volume went on without. Nothing lets go of that but a
-// person, who may have done so.
+// overtaken records that a copy has data that its volume lacks: its head differed from what the home had
+// relinquished, or it has what the volume continued without. Only a person discards such a copy, and may have
+// done so.
 func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	d, err := t.dataset(rec.Dataset)
 	if err != nil {
@@ -87,9 +87,9 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	return t.keep(&d, rec)
 }
 
-// mayGo decides, right before a node destroys a copy that was condemned, whether that is
-// still to be: the node may have been away, and the home is lost since. Then the copy is what
-// it was before, as the volume may have to go on from it. ErrStale when it stays.
+// mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
+// been unreachable, and the home may have been lost since. The copy then becomes what it was before, because the
+// volume may have to continue from it. dataset.ErrStale if it stays.
 func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
@@ -100,7 +100,7 @@ func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 		return nil, err
 	}
 	d, err := t.dataset(c.Dataset)
-	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging { // by a person's word
+	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging { // a person decided so
 		return nil, err
 	}
 	ill, known, err := s.illness(t, d)
@@ -114,8 +114,8 @@ func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 	return stays, err
 }
 
-// keep puts a copy on record that a node is to have, or what became of it; and in the
-// dataset's whether it can be gone on from, which its home goes by.
+// keep records a copy that a node must have, or what became of it. In the dataset it records whether the volume
+// can continue from the copy, which the home relies on.
 func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
 	if err := t.keepIn(d, c); err != nil {
 		return err
@@ -123,7 +123,7 @@ func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
 	return t.putDataset(*d)
 }
 
-// keepIn does so in a record that the caller writes.
+// keepIn is keep in a record of the dataset that the caller writes.
 func (t *tx) keepIn(d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
@@ -136,7 +136,7 @@ func (t *tx) keepIn(d *dataset.Dataset, c dataset.Copy) error {
 	return t.put(record.CopyKey(c.Node, d.ID), c)
 }
 
-// uncopy takes a node out of those with a copy of a dataset.
+// uncopy removes a node from those with a copy of a dataset.
 func uncopy(d *dataset.Dataset, node uuid.UUID) {
 	d.Copies, d.Spent = without(d.Copies, node), without(d.Spent, node)
 }
@@ -145,8 +145,8 @@ func without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
 
-// copyNow is a copy on record as its node said last. What it said of an earlier copy, or
-// of another epoch, is not of this one: the store hears of the first snapshot of each.
+// copyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
+// epoch does not apply: the store hears of the first snapshot of each.
 func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
 	if there, err = t.get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
@@ -159,8 +159,8 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 	return c, true, nil
 }
 
-// dropCopy forgets a copy that is destroyed, and the dataset with the last one of one
-// that is to go altogether.
+// dropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
+// destroyed altogether, it removes that record too.
 func (t *tx) dropCopy(node, id uuid.UUID) error {
 	t.del(record.CopyKey(node, id))
 	var d dataset.Dataset
@@ -176,7 +176,7 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 	return t.putDataset(d)
 }
 
-// forget drops all that is on record of a dataset, when nothing of it is left anywhere.
+// forget removes all records of a dataset when nothing of it is left anywhere.
 func (t *tx) forget(d dataset.Dataset) {
 	t.dismiss(&d)
 	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID),
@@ -208,7 +208,7 @@ func (t *tx) condemnCopy(node, id uuid.UUID) error {
 	return t.put(record.CopyKey(node, id), c)
 }
 
-// kept returns a copy that a node has, as its agent is to hear of it.
+// kept returns a copy of a node in the form in which its agent hears of it.
 func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	key := record.CopyKey(node, id)
 	if there, err = t.get(key, &k.Copy); err != nil || !there {
@@ -223,7 +223,7 @@ func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	return k, true, err
 }
 
-// expireCopies lets go of the copies that moves left behind, when their time is over.
+// expireCopies removes the copies that moves left behind, once their time has passed.
 func (s *Service) expireCopies(ctx context.Context) error {
 	for after := ""; ; {
 		entries, err := newTx(ctx, s.store).list(record.CopiesPrefix, after, pageMost)
@@ -249,7 +249,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 	}
 }
 
-// moveTo is the node that a move under way takes a dataset to; nil: there is none.
+// moveTo returns the node to which a move in progress takes a dataset; uuid.Nil if there is none.
 func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
 	if d.Move == uuid.Nil {
 		return uuid.Nil, nil
@@ -259,7 +259,7 @@ func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
 	return op.Node, err
 }
 
-// homeLost reports whether nothing is heard of the home of a dataset.
+// homeLost reports whether the home of a dataset is unreachable.
 func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
@@ -268,16 +268,16 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether any copy of a dataset may be the last good one. Who does not know
-// lets go of nothing.
+// mayBeLast reports whether a copy of a dataset may be the last good one. If that is not known, nothing is
+// removed.
 func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.illness(t, d)
 	return ill || !known, err
 }
 
-// illness reports whether the home of a dataset is lost, or says why it cannot open it, or
-// that its pool is held or offline; and whether it has said lately, to this service, how both
-// are: what was told once may be so no more.
+// illness reports whether the home of a dataset is lost, or why it cannot open the dataset, or that its pool is
+// quarantined or offline. fresh says whether the home has reported both to this service lately: an old report may
+// not be true any more.
 func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.seen.dataset(d.ID, d.Home), s.seen.pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
@@ -288,8 +288,8 @@ func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error)
 	return ill, known, err
 }
 
-// expireCopy lets go of a copy unless it is another one by now, or may be the last
-// good one: the home is to be alive and well, where a later epoch is open.
+// expireCopy removes a copy unless it was replaced by another one, or may be the last good one: the home must be
+// alive and well, with a later epoch open.
 func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.get(record.CopyKey(was.Node, was.Dataset), &c)

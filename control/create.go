@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planCreate decides on create, clone and import: they make a dataset and claim
-// a name.
+// planCreate decides on create, clone and import. These operations make a dataset and claim a name.
 func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	w, err := readWish(req)
 	if err != nil {
@@ -56,8 +55,8 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	return op, nil, nil
 }
 
-// foreseeCreate reads at once what a create mostly asks for: the name, and the node that
-// asks, with its pools as they were.
+// foreseeCreate reads in one call what most creates need: the name, and the requesting node with the pools that
+// it had last.
 func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
@@ -70,11 +69,11 @@ func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
 	return t.foresee(keys)
 }
 
-// poolsForeseen is as many pools as a node may well have.
+// poolsForeseen is the number of pools that a node may well have.
 const poolsForeseen = 16
 
-// sayProfiles adds to an error about a profile's name what profiles there are, and to one about a
-// volume's that there is no such profile either: who mends the one is not to come back for the other.
+// sayProfiles adds the existing profiles to an error about the name of a profile. To an error about the name of a
+// volume it adds that the profile does not exist either, so that both mistakes are corrected at once.
 func (s *Service) sayProfiles(err error, req api.Request) error {
 	volume, after, _ := strings.Cut(req.Volume, "@")
 	name := cmp.Or(after, req.Options["profile"])
@@ -150,8 +149,8 @@ func keyIsKnown(d, from dataset.Dataset) error {
 		d.Profile.Name, from.Volume)
 }
 
-// planSource fills in a clone: it lies beside its source and has the source's
-// profile, as it was then, unless another was asked for.
+// planSource fills in a clone: it is put beside its source, and gets the profile that the source had at that time
+// unless the request names another.
 func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	src, err := t.source(w.spec.From, w.names)
 	if err != nil {
@@ -173,14 +172,14 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 			return err
 		}
 		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
-		d.Profile.Encryption = from.Profile.Clone().Encryption // there may be another key since
+		d.Profile.Encryption = from.Profile.Clone().Encryption // it may have another key since
 	}
 	if err := keepsFilesystem(*d, w.opts.FS); err != nil {
 		return err
 	}
 	profile := w.spec.Profile
 	if profile == "" && from.Anonymous {
-		profile = from.Profile.Name // without what an anonymous volume goes without
+		profile = from.Profile.Name // an anonymous volume goes without parts of its profile; its clone does not
 	}
 	if profile != "" {
 		p, err := s.Deps.Profiles().Get(profile)
@@ -191,12 +190,12 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		if d.Profile, err = onto(from, p); err != nil {
 			return cmp.Or(s.unfit(t, *d, p), dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err))
 		}
-		d.Profile.Encryption = p.Encryption // its data key is wrapped for itself
+		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
 	if err := keyIsKnown(*d, from); err != nil {
 		return err
 	}
-	asked := d.Profile.Size // of the source, or by another profile
+	asked := d.Profile.Size // the size in the profile of the source, or in the other profile
 	d.Profile = w.opts.Apply(d.Profile)
 	promised := d.Profile.Size
 	if err := holdsSource(*d, w.opts.Size, asked); err != nil {
@@ -208,9 +207,9 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 		return err
 	}
 	wanted := d.Profile
-	wanted.Filesystem.Type = "" // it comes with the bytes, and nothing is formatted
+	wanted.Filesystem.Type = "" // it comes with the data, and nothing is formatted
 	if profile == "" && w.opts.Pool == "" {
-		wanted.Pool = "" // the source's pool may have got another name since, by an adoption
+		wanted.Pool = "" // an adoption may have given the source's pool another name since
 	}
 	if err := s.fits(t, *d, wanted, had); err != nil {
 		return err
@@ -218,13 +217,13 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	d.Profile.Size = promise(d.Size, promised)
 	op.Source = &src
 	if profile == "" && d.Size == had {
-		return nil // it has what its source has, also if that lacks replicas
+		return nil // it has what its source has, even if replicas are missing there
 	}
 	return s.replicable(t, *d)
 }
 
-// promise is what the profile of a dataset says of its size, when it was to be asked
-// for: that, if the backend would round it up to the size, or else the size.
+// promise returns the size to record in the profile of a dataset: the requested size, if the backend would round
+// it up to the actual one, otherwise the actual size.
 func promise(size, asked dataset.Size) dataset.Size {
 	if size.RoundedFrom(asked) {
 		return asked
@@ -232,10 +231,9 @@ func promise(size, asked dataset.Size) dataset.Size {
 	return max(size, asked)
 }
 
-// onto changes a dataset's profile to another, keeping what lies on disk
-// already: the filesystem, the owner of its root, and the key that its data key is wrapped
-// by, unless where that is was lost. What a pool chose by itself
-// is not known here, so it is not taken for what a profile wants.
+// onto changes the profile of a dataset to another, except for what is on disk already: the filesystem, the owner
+// of its root, and the key that wraps its data key (unless the place of that key was lost). A property that the
+// pool chose itself is not known here, so it does not count as one that the profile asked for.
 func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
@@ -260,14 +258,14 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	return p, nil
 }
 
-// commitCreate claims the name for a dataset that its node has made, and gives
-// the node the lease: all in one transaction.
+// commitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
+// transaction.
 func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.Dataset
 	var mine dataset.Dataset
 	if there, err := t.get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
-	} else if there { // whatever became of it since: it is not to be taken back
+	} else if there { // the dataset is recorded, whatever became of it since: the agent must not undo it
 		out.Dataset = &mine
 		return nil
 	}
@@ -292,16 +290,16 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	}
 	if d.Profile.Replicas.Count == 0 {
 		if t.index(record.OperationKey(op.ID)) == 0 {
-			t.answered = true // the record, which the answer has, is all there is to know
+			t.answered = true // the response has the record, and there is nothing else to know
 		}
 		return nil
 	}
-	// That there are too few nodes the background work tells, as it goes on trying.
+	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
 	_, err = s.replicas(t, d)
 	return err
 }
 
-// enter puts a new dataset on record, with the lease for its home.
+// enter records a new dataset, with the lease for its home.
 func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{
 		Dataset:     d.ID,
@@ -322,9 +320,9 @@ func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.putDataset(d)
 }
 
-// point has a UUID found by its prefix. ErrExists when it is another thing's: agents make
-// up the UUIDs of what they make. That it is nothing's is assumed, and checked, before it
-// is read.
+// point makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
+// choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
+// read.
 func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
 	key := record.UUIDKey(id)
 	t.suppose(store.Entry{Key: key})
@@ -340,8 +338,7 @@ func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
 	return t.put(key, to)
 }
 
-// checkSource makes sure that what a clone was made of was not on its way out
-// while it was made.
+// checkSource makes sure that the source of a clone was not about to be removed while the clone was made.
 func (t *tx) checkSource(op dataset.Operation) error {
 	if op.Source == nil {
 		return nil

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// failsOver refuses failover by itself on a host that works alone.
+// failsOver refuses profiles with automatic failover on a host that works alone.
 func (s *Service) failsOver(d dataset.Dataset) error {
 	if s.Shared || !d.Profile.Failover.Auto {
 		return nil
@@ -23,9 +23,9 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 			"(docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
 }
 
-// planFailover decides to go on from the freshest copy of a volume whose home is lost; with
-// its home alive there is nothing to do. ErrPending as long as it is not certain that it is
-// lost: ask again. ErrOffline, as of a volume that does not fail over, with the reason.
+// planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive
+// there is nothing to do. dataset.ErrPending while it is not certain that the home is lost: ask again.
+// dataset.ErrOffline with the reason if the volume cannot fail over.
 func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	since, there, err := t.living(d.Home)
@@ -73,8 +73,8 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	}, nil, nil
 }
 
-// surelyLost says why the home of a dataset may be gone on without, for a person to read.
-// ErrPending while it may not.
+// surelyLost returns, for a person to read, why a dataset may continue without its home. dataset.ErrPending while
+// it may not.
 func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.AwayKey(d.Home)
 	known, err := t.get(key, &away{})
@@ -116,8 +116,8 @@ func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because str
 	return fmt.Sprintf("by itself: nothing is heard of node %s, and %s", home, fence), nil
 }
 
-// successor is the freshest copy of a dataset that can take over, the target's among
-// equals, and its node; why says why there is none, or none that is fresh enough.
+// successor returns the freshest copy of a dataset that can take over, and its node. Among equals the target's
+// copy wins. why says why there is none, or none that is fresh enough.
 func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
 	why string, err error) {
 	var not []string
@@ -145,7 +145,7 @@ func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best
 	return best, on, why, err
 }
 
-// couldFollow returns the copy of a dataset that a node has, and why that cannot take over.
+// couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
 func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node, why string,
 	err error) {
 	c, kept, err := s.copyNow(t, id, d.ID)
@@ -179,8 +179,8 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 	return c, n, why, err
 }
 
-// tooOld says why a copy is too old to take over by itself; "" when it is not. Its age is
-// by the clock of the home alone.
+// tooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
+// clock of the home only.
 func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
 	last, late, err := s.lastHeard(t, d.Home)
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.No
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
 			" is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
-	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than a heartbeat is under way
+	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than one heartbeat is missing
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
@@ -203,20 +203,20 @@ func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.No
 	return "", nil
 }
 
-// clockTime is how long ago a node that goes away may have told its clock last: after a
-// heartbeat that was missed, which are as far apart as a session takes, its session goes on
-// for twice its time at most, and the background work then looks.
+// clockTime is how long before it was found unreachable a node may have reported its clock last. Heartbeats are
+// at most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its
+// time, and then the background work looks.
 func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limits.House }
 
-// lastHeard is what the clock of a node that is away said last, and whether that was too long
-// before it went away: its agent said then that it lives, and not until when it wrote.
+// lastHeard returns the clock that an unreachable node reported last, and whether that was too long before it
+// became unreachable: the report then says that the agent was alive, but not until when the node wrote.
 func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone away
 	if _, err := t.get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
-	own := s.seen.clock(node) // which who put it on record may not have heard
+	own := s.seen.clock(node) // the service that recorded it may not have heard it
 	if !own.After(last) {
 		return last, late, nil
 	}
@@ -224,9 +224,9 @@ func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, e
 	return own.Time, late && (!seen || since-own.at > s.clockTime()), nil
 }
 
-// stillLost fails when the last home of what a promotion takes over is back: whoever vouched
-// that it writes no more did not know. One that rests on that nobody hears of it fails too
-// when that was not so all the time.
+// stillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
+// fenced did not know that. A promotion that depends on the node being unreachable also fails if the node was
+// reachable in between.
 func (t *tx) stillLost(rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
@@ -252,7 +252,7 @@ func (t *tx) stillLost(rec dataset.Operation) error {
 	return err
 }
 
-// announce tells what a promotion is about to lose.
+// announce publishes what a promotion is about to lose.
 func (t *tx) announce(op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil

@@ -9,9 +9,9 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// halted fails with ErrConflict while the store is not to be believed. A transaction
-// takes that for not so, and checks it, before it reads it: the key is hardly ever
-// there. A plan does not read it: what comes of it is a transaction.
+// halted fails with dataset.ErrConflict while the store is inconsistent. A transaction assumes that it is not,
+// and has the commit check that, before it reads the key: the key hardly ever exists. A plan does not read it,
+// because a transaction follows.
 func (t *tx) halted() error {
 	if t.looks {
 		return nil
@@ -25,7 +25,7 @@ func (t *tx) halted() error {
 	return h.Err()
 }
 
-// Halted says why nothing is decided, as the store is not to be believed; "" while it is.
+// Halted returns why changes are suspended, because the store is inconsistent; "" if they are not.
 func (s *Service) Halted(ctx context.Context) (why string, err error) {
 	var h record.Halt
 	there, err := newTx(ctx, s.store).peek(record.HaltedKey, &h)
@@ -35,9 +35,8 @@ func (s *Service) Halted(ctx context.Context) (why string, err error) {
 	return h.Err().Error(), nil
 }
 
-// noteTrust puts on record that a node does not believe the store, or does again. It
-// costs nothing as long as the node says what it said before, but now and then a look at
-// the record, since another service may have written that, and be gone.
+// noteTrust records that a node does not trust the store, or does again. It costs nothing while the node says the
+// same as before, except for an occasional look at the record: another service may have written it, and be gone.
 func (s *Service) noteTrust(t *tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := s.seen.trust(node); heard && was == why && !look {
 		return nil
@@ -67,8 +66,8 @@ func (s *Service) noteTrust(t *tx, node uuid.UUID, why string, look bool) error 
 	return err
 }
 
-// trusts takes back what a node said of the store: it believes it again, or is none any
-// more. The last one lets the cluster go on.
+// trusts removes the report of a node that trusts the store again, or that is no node any more. When the last
+// report is removed, the cluster continues.
 func (t *tx) trusts(node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// lease reads the lease of a dataset, which every dataset has.
+// lease reads the lease of a dataset. Every dataset has one.
 func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
 	ok, err := t.get(record.LeaseKey(d.ID), &l)
 	if err == nil && !ok {
@@ -24,9 +24,8 @@ func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
 	return l, err
 }
 
-// underway reads a move that is on record and not final, with its dataset as it is
-// now and its lease. ErrStale for one that is over, or that the dataset is not at
-// the epoch of any more.
+// underway reads a recorded move that has not ended, with its dataset as it is now and the lease.
+// dataset.ErrStale if the move has ended, or if the dataset has another epoch.
 func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
 	known, err := t.get(record.OperationKey(id), &op)
 	switch {
@@ -56,10 +55,9 @@ func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l 
 	return op, d, l, err
 }
 
-// Recall has the home of a move asked for its lease: from then on it lets nobody
-// mount the volume anew. Again: the operation as it is now. ErrStale for a move
-// that is over or of another epoch, ErrCancelled, ErrConflict when the volume was
-// deleted, or nothing is decided: see halt.
+// Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the
+// volume. Idempotent: it returns the operation as it is now. dataset.ErrStale for a move that has ended or that
+// has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		if _, err := t.fresh(node, r.Incarnation); err != nil {
@@ -86,9 +84,8 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 	return op, err
 }
 
-// Yield puts the home's answer to a recall on record. Again: nothing. ErrStale when
-// the recall was withdrawn, or the answer comes from an older epoch, incarnation or
-// home.
+// Yield records the home's answer to a recall. Idempotent. dataset.ErrStale if the recall was withdrawn, or if
+// the answer comes from an older epoch, incarnation or home.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.Holders) == 0) {
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it",
@@ -112,7 +109,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		next, was := op, lease
 		if y.Manifest == nil {
 			if lease.State == dataset.LeaseMoving {
-				return nil // from before it was given up
+				return nil // the answer is older than the relinquishment
 			}
 			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
 		} else {
@@ -137,9 +134,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// release gives the lease back to the home that a move was to take it from. Given up
-// already: at a new epoch, as the home has sworn off the old one. A home that was passed
-// over has given nothing up, and may have the epoch open where control does not hear it.
+// release gives the lease back to the home that a move was to take it from. If the home has relinquished it
+// already it gets a new epoch, because it has promised not to use the old one. A home that was bypassed has
+// relinquished nothing, and may have the epoch open where control does not hear it.
 func (t *tx) release(op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
@@ -152,8 +149,8 @@ func (t *tx) release(op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
-		// In a store that went back the target may be the home by now, at this very epoch:
-		// only a recovery, which has asked it, knows.
+		// In a store that was restored from a backup the target may be the home by now, at this very epoch. Only
+		// a recovery, which has asked the target, knows.
 		if err := t.halted(); err != nil && !t.mends {
 			return err
 		}
@@ -161,7 +158,7 @@ func (t *tx) release(op dataset.Operation) error {
 		t.event("volume.lease", d, "given back to its home")
 	}
 	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
-	for _, node := range d.Copies { // whose promises are for an epoch
+	for _, node := range d.Copies { // their promises are for an epoch
 		t.touch(d.ID, node)
 	}
 	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
@@ -170,12 +167,12 @@ func (t *tx) release(op dataset.Operation) error {
 	return t.putDataset(d)
 }
 
-// lostFor is how long the target of a move may be away before the lease goes back to the
-// home: longer than a host takes to start its agent anew.
+// lostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is
+// longer than a host takes to restart its agent.
 const lostFor = time.Minute
 
-// endLostMoves gives leases back that moves hold whose target has been away for long: it
-// alone would have withdrawn its recall. What it has pulled stays with it.
+// endLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
+// would have withdrawn its recall. What it has pulled stays there.
 func (s *Service) endLostMoves(ctx context.Context) error {
 	if !s.Shared {
 		return nil

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planMove decides to give a volume another home: that node's agent is to pull it.
-// It is there already: nothing to do.
+// planMove decides to give a volume another home, whose agent pulls it. If the volume is there already there is
+// nothing to do.
 func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 	return op, nil, err
 }
 
-// planPull chooses the pool, and how the bytes get there.
+// planPull chooses the pool, and how the data gets there.
 func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
 	from, err := t.pool(d)
 	if err != nil {
@@ -93,18 +93,17 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
 		had = d.Size
 	}
-	// A pool of the same kind takes what changed alone, and one of the same name is
-	// what an operator means by it.
+	// A pool of the same kind receives only what changed. A pool of the same name is what an operator expects.
 	slices.SortStableFunc(cands, func(x, y placement.Candidate) int {
 		return placement.Likeness(from, y.Pool) - placement.Likeness(from, x.Pool)
 	})
 	wanted := d.Profile
 	if wanted.Pool != "" && wanted.Pool != from.Name {
-		wanted.Pool = "" // it got another name since, by an adoption
+		wanted.Pool = "" // an adoption has given the pool another name since
 	}
 	if shared := slices.DeleteFunc(slices.Clone(cands),
 		func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
-		cands = shared // a volume never leaves its share in passing
+		cands = shared // a move for another reason never takes a volume off its share
 	}
 	for i, c := range cands {
 		cands[i] = c.Takes(from)
@@ -131,15 +130,15 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	op.Dataset.Pool = pool.ID
 	if op.Files = pool.Anew; op.Files {
 		if fs := &op.Dataset.Profile.Filesystem; fs.Chosen {
-			fs.Type, fs.Chosen = "", false // the pool there chooses anew
+			fs.Type, fs.Chosen = "", false // the pool there chooses the filesystem
 		}
 		return s.withoutSnapshots(t, d, from, pool.Pool, target)
 	}
 	return nil
 }
 
-// notThere adds to the error that no pool of a node is for a volume which of other nodes are, or else what
-// would do.
+// notThere adds to the error that no pool of the node suits a volume which pools of other nodes do, or what else
+// would help.
 func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
@@ -151,11 +150,11 @@ func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []plac
 	}
 	sites = takers(sites, from)
 	for i, st := range sites {
-		// its snapshots could not come along
+		// its snapshots would be lost
 		sites[i].Pools = slices.DeleteFunc(st.Pools,
 			func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta })
 	}
-	o.Profile.Placement = "" // it goes where a person says
+	o.Profile.Placement = "" // a person says where it goes
 	who, _ := could([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
@@ -164,7 +163,8 @@ func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []plac
 		from.Backend)
 }
 
-// takers are the sites to which what lies in a pool could go, with how it would come to each pool there. Pure.
+// takers are the sites that could receive the data of a pool, with the way in which it would get to each of their
+// pools.
 func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 	sites = slices.DeleteFunc(sites, func(st placement.Site) bool { return st.ID == from.Node })
 	for _, st := range sites {
@@ -175,7 +175,7 @@ func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 	return sites
 }
 
-// withoutSnapshots refuses to copy file by file what has snapshots: they would be lost.
+// withoutSnapshots refuses to copy a dataset with snapshots file by file, because the snapshots would be lost.
 func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
 	some, err := t.list(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
@@ -187,8 +187,8 @@ func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Po
 	return err
 }
 
-// nodeNamed finds a node by name or by a unique prefix of its UUID. ErrInvalid lists
-// those there are, ErrAmbiguous.
+// nodeNamed finds a node by its name or by a unique prefix of its UUID. dataset.ErrInvalid lists the existing
+// nodes; dataset.ErrAmbiguous if several match.
 func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
 	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
@@ -204,7 +204,7 @@ func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
 	}
 	switch len(found) {
 	case 1:
-		_, err := t.get(record.NodeKey(found[0].ID), &n) // what is decided rests on this one
+		_, err := t.get(record.NodeKey(found[0].ID), &n) // the decision depends on this one
 		return n, err
 	case 0:
 		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
@@ -214,8 +214,8 @@ func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
 		dataset.Clip(ref), found[0].ID, found[1].ID)
 }
 
-// joinMove returns the move that is on record already and does what is asked for.
-// ErrConflict when it goes elsewhere.
+// joinMove returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
+// elsewhere.
 func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
@@ -233,7 +233,7 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 		return nil, err
 	}
 	if req.Failover && op.Loss == nil {
-		return nil, nil // it takes the place of that, if the home is lost
+		return nil, nil // a move without the home replaces it, if the home is lost
 	}
 	if req.Node == "" || req.Failover {
 		return &op, nil
@@ -254,8 +254,7 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	return nil, err
 }
 
-// beginMove has a dataset name the move that is put on record. One that goes without
-// the home takes the place of any other.
+// beginMove records in the dataset which move it is subject to. A move without the home replaces any other.
 func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 	d, err := t.dataset(op.DatasetID)
 	if err != nil {
@@ -279,8 +278,8 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 		}
 	}
 	d.Move = op.ID
-	if op.Loss != nil && op.Loss.Away == 0 { // otherwise it ends when its home comes back
-		// The home that comes back before this is done opens nothing anew: see stillLost.
+	if op.Loss != nil && op.Loss.Away == 0 { // otherwise the move ends when its home comes back
+		// A home that comes back before the move is done opens no epoch: see stillLost.
 		lease, err := t.lease(d)
 		if err != nil {
 			return err
@@ -304,8 +303,8 @@ func (t *tx) putMovedLease(d dataset.Dataset, incarnation uuid.UUID) error {
 	})
 }
 
-// commitMove opens the next epoch on the node that pulled: what it has is what the
-// home gave up, or what is left without it.
+// commitMove opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
+// without the home.
 func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := t.underway(op.ID)
 	if err != nil {
@@ -331,7 +330,7 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
 	next.Request, next.Move, next.Taken = op.ID, uuid.Nil, takenFrom(rec, op, d)
-	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile is silent
+	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile leaves it open
 		made := op.Dataset.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type,
 			made.Chosen
@@ -363,21 +362,21 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 		return err
 	}
 	t.event("volume.move", next, detail)
-	for _, node := range next.Copies { // the home that is left, and those that refresh from it
+	for _, node := range next.Copies { // the previous home, and the nodes that refresh from it
 		t.touch(d.ID, node)
 	}
 	out.Dataset = &next
 	if err := t.putDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = s.replicas(t, next) // what was left may make up for the one that became the home
+	_, err = s.replicas(t, next) // a copy that a move left may replace the replica that became the home
 	return err
 }
 
-// leftFor is how long the home that is left keeps its copy at least: a short way back.
+// leftFor is how long the previous home keeps its copy at least, so that a move back is short.
 const leftFor = 24 * time.Hour
 
-// leave puts on record what the old home keeps: nothing where the bytes themselves went.
+// leave records what the previous home keeps: nothing if the data itself moved.
 func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.Share {
 		t.touch(d.ID, d.Home)

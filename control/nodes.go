@@ -13,11 +13,10 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Register puts a node and its pools on record. The agent that registers last
-// is the one whose reports count. Again: the same. One that has a certificate is called
-// what that says. ErrInvalid when it does not say who it is, ErrForbidden for a node that
-// was removed, ErrInUse while another machine with its identity is alive, ErrConflict for a pool
-// that is gone while anything is on record there.
+// Register records a node and its pools. From then on only reports of this incarnation of the agent count.
+// Idempotent. A node with a certificate gets the name in the certificate. dataset.ErrInvalid if the node does not
+// say who it is, ErrForbidden if it was removed, ErrInUse while another machine with its identity is alive,
+// ErrConflict for a pool that was removed while something is recorded in it.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -40,7 +39,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
-		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that are gone
+		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that were removed
 			return dataset.Errorf(dataset.ErrStale,
 				"register of node %s: a later one of its agent was there before", n.Name)
 		}
@@ -76,7 +75,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			checkRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
-		n.Registered = s.Clock.Now() // so that the record is another one each time: see api.Sync.Index
+		n.Registered = s.Clock.Now() // so that each registration writes another record: see api.Sync.Index
 		return t.put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
@@ -88,10 +87,10 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	return unread(ctx, s.store.End(ctx, before))
 }
 
-// poolIsFree fails with ErrInUse for a pool that another node has on record, as long as
-// that one is alive: a disk that moved has left its host, and one that was copied is the
-// same pool twice. A pool of a node that is away is taken over by who vouches for that with
-// drover pool adopt, on the host: see Rebuild for what that does to its volumes.
+// poolIsFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
+// a disk that was moved has left its host, and a copied disk is the same pool twice. To take over a pool of an
+// unreachable node, the operator runs drover pool adopt on the new host: see Rebuild for what that does to the
+// volumes.
 func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	if !s.Shared {
 		return nil
@@ -124,9 +123,9 @@ func (t *tx) identify() error {
 	return t.put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
-// Heartbeat keeps what an agent sees; nothing is stored, but that it leaves. ErrStale for an agent
-// that is not the node's newest, ErrConflict for what changed since something that this
-// service was not told of, ErrInvalid for one that says too much.
+// Heartbeat keeps what an agent reports in memory. It writes to the store only if the agent leaves.
+// dataset.ErrStale for an agent that is not the newest of its node, ErrConflict for a change since a report that
+// this service did not receive, ErrInvalid for a report that is too large.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	n, ok := s.recalled.node(node)
 	t := newTx(ctx, s.store)
@@ -169,8 +168,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	return nil
 }
 
-// fresh fails with ErrStale unless a report comes from the agent that registered
-// last for its node.
+// fresh fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
 func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
 	ok, err := t.get(record.NodeKey(node), &n)
 	switch {

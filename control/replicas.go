@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// replicate has as many nodes beside the home keep a fresh copy of a volume as its
-// profile says. Too few nodes that could are an error which says why each cannot; what
-// can be kept is kept.
+// replicate has as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes
+// can, the error says why each cannot; the possible replicas are kept.
 func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
@@ -67,7 +66,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	}
 	good, fit, err := s.fitFirst(t, good)
 	if err != nil || fit < want {
-		return nil, err // those that stay would not make up for the others
+		return nil, err // the remaining copies would not replace the others
 	}
 	surplus := slices.Concat(leaving, good[want:])
 	target, err := t.moveTo(d)
@@ -75,7 +74,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 		return nil, err
 	}
 	for _, c := range surplus {
-		if c.Node == target { // it goes on from what that has
+		if c.Node == target { // it continues from what the target has
 			continue
 		}
 		if err := t.condemnCopy(c.Node, d.ID); err != nil {
@@ -85,9 +84,9 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
-// fitFirst puts the copies first that a volume could go on from now, the freshest of them
-// before the others, and returns how many these are: those that are whole, in a pool that is
-// online, on a node that lives, as this service has heard lately.
+// fitFirst sorts the copies so that those from which a volume could continue now come first, the freshest first,
+// and returns how many these are: they are complete, in a pool that is online, on a node that is alive, as this
+// service has heard lately.
 func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
@@ -110,8 +109,7 @@ func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, f
 	return append(sorted, unfit...), len(sorted), nil
 }
 
-// addReplicas makes replicas of copies that moves left, and then new ones on the nodes
-// with the most room.
+// addReplicas makes replicas of copies that moves left, and then new ones on the nodes with the most free space.
 func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
 	if left, _, err = s.fitFirst(t, left); err != nil {
 		return nil, err
@@ -127,8 +125,8 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 		return nil, nil
 	}
 	if lost, err := s.homeLost(t, d); err != nil || lost {
-		// A home that goes on where control does not hear it knows nothing of a new node: it
-		// would not ask that for its promise.
+		// A home that continues where control does not hear it does not know a new node, and would not ask it for
+		// its promise.
 		home, err2 := t.nodeName(d.Home)
 		return tooFew(d, []string{"node " + home + ", which has it, is away"}), cmp.Or(err, err2)
 	}
@@ -162,8 +160,8 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	return short, nil
 }
 
-// replicaPools returns one pool of each node that could keep a copy of a dataset and has
-// none, those with the most room first, and why the others cannot.
+// replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the
+// most free space first, and why the other nodes cannot.
 func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
 	from, err := t.pool(d)
 	if err != nil {
@@ -228,7 +226,7 @@ func tooFew(d dataset.Dataset, why []string) error {
 		strings.Join(why, "; "))
 }
 
-// replicable refuses a profile whose replicas the cluster cannot keep as it is now.
+// replicable refuses a profile whose replicas the cluster cannot keep at present.
 func (s *Service) replicable(t *tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil

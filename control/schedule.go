@@ -15,16 +15,15 @@ import (
 
 // duePlan says when the next scheduled snapshot of a dataset is due.
 type duePlan struct {
-	index    uint64 // of the record that this was made from
+	index    uint64 // of the record that the plan was made from
 	home     uuid.UUID
 	schedule string
-	due      time.Time // zero: never, the schedule makes no sense
+	due      time.Time // zero: never, because the schedule is not valid
 }
 
-// look takes in a dataset that is new or has changed: when its next scheduled
-// snapshot is due, and what retention does not keep any more. A dataset is
-// written with each snapshot that comes or goes, so one whose index is the same
-// needs no look.
+// look examines a dataset that is new or has changed: when its next scheduled snapshot is due, and which
+// snapshots retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a dataset
+// with the same index needs no look.
 func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
@@ -56,8 +55,8 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 	return err
 }
 
-// prune asks for the removal of what retention does not keep and returns when
-// the newest scheduled snapshot, or else the dataset, was made.
+// prune requests the removal of the snapshots that retention does not keep. It returns when the newest scheduled
+// snapshot, or else the dataset, was made.
 func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
 	last := d.Created
 	list, err := listAll[dataset.Snapshot](newTx(ctx, s.store), record.SnapshotPrefix(d.ID))
@@ -76,7 +75,7 @@ func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, erro
 	}
 	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
 		_, err := s.Submit(ctx, api.Request{
-			// The same snapshot is asked for once, however often it is found.
+			// the same snapshot is requested once, however often it is found
 			ID:   uuid.NewSHA1(snap.ID, []byte("prune")),
 			Kind: dataset.OpSnapshotDelete, Volume: d.ID.String(), Snapshot: snap.ID.String(),
 		})
@@ -87,18 +86,17 @@ func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, erro
 	return last, nil
 }
 
-// takeDue asks for the snapshots that are due. A schedule that was missed
-// several times is caught up once, and while a snapshot that was asked for waits
-// for its node no other is.
+// takeDue requests the snapshots that are due. A schedule that was missed several times is caught up once. While
+// a requested snapshot waits for its node, no other is requested.
 func (s *Service) takeDue(ctx context.Context, h *house, now time.Time) {
-	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // node, dataset
+	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.plans {
 		if plan.due.IsZero() || plan.due.After(now) || ctx.Err() != nil {
 			continue
 		}
 		if err := s.takeOne(ctx, id, plan, waiting); err != nil {
 			h.fail("scheduled snapshot of dataset "+id.String(), err)
-			continue // due as before: tried again with the next round
+			continue // still due: the next round tries again
 		}
 		next, err := nextTick(plan.schedule, now.In(time.Local))
 		if err != nil {
@@ -123,7 +121,7 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 		return nil
 	}
 	_, err := s.Submit(ctx, api.Request{
-		// Services that work on one store ask for the same snapshot.
+		// all services on one store request the same snapshot
 		ID:   uuid.NewSHA1(id, []byte("snapshot "+plan.due.UTC().Format(time.RFC3339))),
 		Kind: dataset.OpSnapshot, Volume: id.String(), Scheduled: true,
 	})
@@ -133,8 +131,7 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 	return err
 }
 
-// scheduledWork returns the datasets of a node for which a scheduled snapshot is
-// on record and not taken.
+// scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
 func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
 	open, err := newTx(ctx, s.store).work(node)
 	pending := map[uuid.UUID]bool{}
@@ -146,24 +143,23 @@ func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.U
 	return pending, err
 }
 
-// nextTick is the first moment after t that a cron expression names, in t's
-// location. A moment that is skipped when clocks are set forward is made up for
-// right after, and what is due several times a day goes on through the hour that
-// comes twice when they are set back. An error is ErrInvalid, with a zero time.
+// nextTick returns the first moment after t that a cron expression names, in the location of t. A moment that is
+// skipped when clocks are set forward is made up for right after. When clocks are set back, a schedule with
+// several moments a day also runs in the hour that occurs twice. An error is dataset.ErrInvalid, with a zero
+// time.
 func nextTick(expr string, t time.Time) (time.Time, error) {
 	next, err := gronx.NextTickAfter(expr, t, false)
 	if err != nil {
 		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", dataset.Clip(expr), err)
 	}
-	// On a clock that is never set. Where its answer does not exist in t's
-	// location, time.Date moves it by the gap.
+	// Compute on a clock that is never set. If the result does not exist in the location of t, time.Date moves it
+	// by the gap.
 	if wall, err := gronx.NextTickAfter(expr, onClock(t, time.UTC), false); err == nil {
 		if wall = onClock(wall, t.Location()); wall.After(t) && wall.Before(next) {
 			next = wall
 		}
 	}
-	// On a clock that is not set any more: gronx passes over the second of two
-	// equal hours.
+	// Compute on a clock that is not set any more: gronx skips the second of two equal hours.
 	name, offset := t.Zone()
 	if same, err := gronx.NextTickAfter(expr, t.In(time.FixedZone(name, offset)), false); err == nil {
 		same = same.In(t.Location())
@@ -174,7 +170,7 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 	return next, nil
 }
 
-// onClock is the moment at which a clock in loc shows what t's clock shows.
+// onClock returns the moment at which a clock in loc shows what the clock of t shows.
 func onClock(t time.Time, loc *time.Location) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), loc)
 }

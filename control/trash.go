@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planUndelete brings a dataset back from the trash, under its old name or
-// another. Control does it alone: nothing moves on disk.
+// planUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
+// because nothing changes on disk.
 func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
@@ -42,7 +42,7 @@ func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dat
 	return op, nil, nil
 }
 
-// settleUndelete writes what planUndelete decided on, in the same transaction.
+// settleUndelete writes in the same transaction what planUndelete decided.
 func (s *Service) settleUndelete(t *tx, op dataset.Operation) error {
 	d := *op.Dataset
 	t.del(record.TrashKey(d.ID))
@@ -53,9 +53,8 @@ func (s *Service) settleUndelete(t *tx, op dataset.Operation) error {
 	return t.putDataset(d)
 }
 
-// deleted finds a dataset that has no name any more, by a unique prefix of its
-// UUID or by the name that it had. Unlike elsewhere a name does not win over a
-// prefix: what is asked for may be a destruction.
+// deleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
+// elsewhere, a name does not take precedence over a prefix, because the request may be to destroy it.
 func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	var found []match
 	var err error
@@ -78,7 +77,7 @@ func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Datas
 	return dataset.Dataset{}, severalDeleted(found, ref)
 }
 
-// severalDeleted is the refusal that tells apart what had one name, latest deleted first.
+// severalDeleted is the error that tells datasets with the same former name apart, the latest deleted first.
 func severalDeleted(found []match, ref string) error {
 	at := func(m match) (at time.Time) {
 		if m.dataset.Trash != nil {
@@ -103,7 +102,7 @@ func severalDeleted(found []match, ref string) error {
 		strings.Join(names, ", "))
 }
 
-// trashedAs adds the datasets in the trash that had a name.
+// trashedAs adds the datasets in the trash with a former name.
 func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
 	entries, err := t.list(record.TrashPrefix, "", 0)
 	if err != nil {
@@ -132,8 +131,8 @@ func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bo
 	return found, nil
 }
 
-// planPurge decides to destroy a dataset in the trash. One that is on its way
-// out already can be asked for again: the first try may have failed.
+// planPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
+// again, because the first attempt may have failed.
 func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -157,8 +156,8 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 	return on(d), nil, nil
 }
 
-// commitPurge forgets a dataset whose bytes, and whose snapshots, are gone; as long as
-// other nodes have copies the record stays, so that they destroy them.
+// commitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
+// copies the record stays, so that they destroy them.
 func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 	d, gone, err := t.condemned(op)
 	if err != nil || gone {
@@ -171,7 +170,7 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 	return t.unhome(d)
 }
 
-// unhome takes a condemned dataset from its home, and forgets it if no other node has a copy.
+// unhome removes a condemned dataset from its home, and removes its record if no other node has a copy.
 func (t *tx) unhome(d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
 	t.del(record.HomeKey(d.Home, d.ID))
@@ -184,7 +183,7 @@ func (t *tx) unhome(d dataset.Dataset) error {
 	return t.put(record.DatasetKey(d.ID), d)
 }
 
-// condemned reads the dataset of a purge; gone: its home has destroyed it already.
+// condemned reads the dataset of a purge. gone says that its home has destroyed it already.
 func (t *tx) condemned(op dataset.Operation) (d dataset.Dataset, gone bool, err error) {
 	d, err = t.dataset(op.DatasetID)
 	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {
@@ -196,12 +195,12 @@ func (t *tx) condemned(op dataset.Operation) (d dataset.Dataset, gone bool, err 
 	return d, false, err
 }
 
-// snapshotsAtOnce bounds the snapshots that one transaction forgets or brings
-// back: up to three keys each, read and written, within the store's limit.
+// snapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
+// and written, must fit within the store's limit.
 const snapshotsAtOnce = (store.MaxOps - 24) / 6
 
-// forgetSnapshots removes the records of a condemned dataset's snapshots, in as
-// many transactions as that takes. Again: what is left.
+// forgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
+// Idempotent: it continues with what is left.
 func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
 	for more := true; more; {
 		_, err := s.update(ctx, func(t *tx) error {
@@ -223,7 +222,7 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 	return nil
 }
 
-// delSnapshots removes the records of as many snapshots of a dataset as one transaction can.
+// delSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
 func (t *tx) delSnapshots(d dataset.Dataset) (more bool, err error) {
 	entries, err := t.list(record.SnapshotPrefix(d.ID), "", snapshotsAtOnce)
 	if err != nil {
