@@ -17,7 +17,7 @@ lint_go() {
 
 tidy() {
 	local module
-	for module in . tools tools/compose; do
+	for module in . tools tools/compose tools/gotestsum; do
 		go -C "$module" mod tidy -diff
 	done
 }

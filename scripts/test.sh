@@ -24,8 +24,37 @@ prepare() {
 }
 
 # What is tested depends on the kernel and on programs, of which Go's test cache knows nothing. `make lint` vets.
-gotest() {
+plain_gotest() {
 	go test -count=1 -vet=off "$@"
+}
+
+# gotest FLAGS... PACKAGES... runs tests, and runs those that fail once more, at most four of them. The first failure
+# stays in the output. A test that passes the second time is listed at the end of the run: it must be mended, because
+# it hides either a race in a test or a bug. A package that panics or exceeds its time is not run again.
+gotest() {
+	local flags=() packages=()
+	while [ $# -gt 0 ]; do
+		case $1 in
+		-timeout | -p | -run) flags+=("$1" "$2") && shift ;;
+		-*) flags+=("$1") ;;
+		*) packages+=("$1") ;;
+		esac
+		shift
+	done
+	"$gotestsum" --format standard-quiet --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=4 \
+		--rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off "${flags[@]}"
+	if [ -s "$flaky.new" ]; then
+		cat "$flaky.new" >>"$flaky"
+	fi
+}
+
+# show_flaky lists the tests that failed and then passed.
+show_flaky() {
+	if [ -s "$flaky" ]; then
+		say "FLAKY: failed, and passed when run again. Mend them:"
+		cat "$flaky"
+	fi
+	rm -f "$flaky" "$flaky.new"
 }
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
@@ -33,7 +62,8 @@ gotest() {
 # and take these for possible users of a volume, so it is run before them.
 unit_tests() {
 	local packages
-	mapfile -t packages < <(go list ./... | grep -vE '/test/|/internal/linux/mount$')
+	mapfile -t packages < <(go list ./... |
+		grep -vE '/test/|/internal/linux/mount$|/agent$|/backends/(loop|btrfs|zfs)$|/control/store/consul$')
 	gotest "$@" ./internal/linux/mount
 	# Some mostly wait: three at a time.
 	gotest -timeout 20m -p 3 "$@" ./agent ./backends/{loop,btrfs,zfs} ./control/store/consul "${packages[@]}"
@@ -43,9 +73,10 @@ unit_tests() {
 # and have it for less than half of the time, so beside each other.
 product_tests() {
 	local within=$1 packages
-	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster)$')
+	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster|sim|product|faults|lab|docs|demo)$')
 	gotest -timeout "$within" -p 2 ./test/{product,faults,lab,docs,demo} "${packages[@]}"
-	gotest -timeout 30m -p 2 ./test/cluster ./test/chaos
+	# These compare histories with a model: one failure proves a bug, so nothing is run again.
+	plain_gotest -timeout 30m -p 2 ./test/cluster ./test/chaos ./test/sim
 }
 
 short() {
@@ -68,8 +99,10 @@ short | long) ;;
 *) die "usage: scripts/test.sh [long]" ;;
 esac
 need_root "testing mounts and engines"
-trap show_phases EXIT
+flaky=$(mktemp)
+trap 'show_flaky; show_phases' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
+gotestsum=$("$here/tools.sh" gotestsum)
 "$form"
 say "all tests passed"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds tools at the versions that tools/ pins, once, into the cache, and prints the path of each:
 #
-#   scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose|consul ...
+#   scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul ...
 #
 # They are built there because `go tool` would link them again at each change of the Go build cache, because
 # Docker takes docker-compose only as a file, and because tests start consul themselves.
@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 
-usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|docker-compose|consul ..."
+usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul ..."
 
 # build MODULE PACKAGE OUTPUT [LDFLAGS]
 build() {
@@ -30,6 +30,10 @@ tool() {
 	golangci-lint) package=github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
 	govulncheck) package=golang.org/x/vuln/cmd/govulncheck ;;
 	benchstat) package=golang.org/x/perf/cmd/benchstat ;;
+	gotestsum)
+		module=tools/gotestsum
+		package=gotest.tools/gotestsum
+		;;
 	docker-compose)
 		module=tools/compose
 		package=github.com/docker/compose/v2/cmd

@@ -40,73 +40,92 @@ func TestOpenWhenFull(t *testing.T) {
 // snapshot, so each write needs room in the pool. The kernel's loop driver takes a write that its file
 // takes in part for a whole one (lo_complete_rq in Linux 6.18), and a direct write to a btrfs may be cut
 // short when room runs out. It is not with images as they are here.
+//
+// How much is acknowledged before the pool is full depends on where the filesystems allocate. If the first write
+// without room is one of the journal, the filesystem in the image stops at once and an attempt shows nothing, so it is
+// repeated on a new pool.
 func TestAcknowledgedOnFullPool(t *testing.T) {
-	onPools(t, func(f *fixture) {
-		const chunk, chunks = 1 << 20, 200
-		d := newDataset(ext4)
-		f.create(d)
-		root, unmount := f.mounted(d.ID)
-		pattern := func(b byte) []byte { return bytes.Repeat([]byte{b}, chunk) }
-		file, err := os.Create(filepath.Join(root, "data"))
-		f.must(err)
-		for range chunks {
-			_, err := file.Write(pattern('a'))
-			f.must(err)
-		}
-		f.must(errors.Join(file.Sync(), file.Close()))
-		f.takeSnapshot(d)
-		// The room lies in many places, none as large as a write.
-		const pieces, piece = 80, 300 << 10
-		place := func(i int) string { return filepath.Join(f.disk, fmt.Sprint("room", i)) }
-		for i := range pieces {
-			f.must(os.WriteFile(place(i), make([]byte, piece), 0o600))
-		}
-		scratch.Fill(t, f.disk)
-		for i := 0; i < pieces; i += 2 {
-			f.must(os.Remove(place(i)))
-		}
-		dir, err := os.Open(f.disk)
-		f.must(err)
-		f.must(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
-		awaitFree(t, f.disk, pieces/2*piece)
+	const chunks, attempts = 200, 5
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
+			for range attempts {
+				kept, lost := writeOnFullPool(newFixture(t, fstype), chunks)
+				if lost > 0 {
+					t.Fatalf("%d of %d acknowledged chunks are lost", lost, kept+lost)
+				}
+				if kept > 0 && kept < chunks {
+					return
+				}
+			}
+			t.Errorf("in none of %d attempts some of %d writes were acknowledged and others were not", attempts, chunks)
+		})
+	}
+}
 
-		file, err = os.OpenFile(filepath.Join(root, "data"), os.O_WRONLY, 0)
+// writeOnFullPool overwrites the chunks of a file, whose blocks are shared with a snapshot, in a pool that has room for
+// some of them. It returns how many chunks that were acknowledged are on disk, and how many are not.
+func writeOnFullPool(f *fixture, chunks int) (kept, lost int) {
+	const chunk = 1 << 20
+	d := newDataset(ext4)
+	f.create(d)
+	root, unmount := f.mounted(d.ID)
+	pattern := func(b byte) []byte { return bytes.Repeat([]byte{b}, chunk) }
+	file, err := os.Create(filepath.Join(root, "data"))
+	f.must(err)
+	for range chunks {
+		_, err := file.Write(pattern('a'))
 		f.must(err)
-		acknowledged := map[int]bool{}
-		for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(chunks) {
-			_, err := file.WriteAt(pattern('b'), int64(i)*chunk)
-			if err == nil {
-				err = file.Sync()
-			}
-			acknowledged[i] = err == nil
+	}
+	f.must(errors.Join(file.Sync(), file.Close()))
+	f.takeSnapshot(d)
+	// The room lies in many places, none as large as a write.
+	const pieces, piece = 80, 300 << 10
+	place := func(i int) string { return filepath.Join(f.disk, fmt.Sprint("room", i)) }
+	for i := range pieces {
+		f.must(os.WriteFile(place(i), make([]byte, piece), 0o600))
+	}
+	scratch.Fill(f, f.disk)
+	for i := 0; i < pieces; i += 2 {
+		f.must(os.Remove(place(i)))
+	}
+	dir, err := os.Open(f.disk)
+	f.must(err)
+	f.must(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
+	awaitFree(f, f.disk, pieces/2*piece)
+
+	file, err = os.OpenFile(filepath.Join(root, "data"), os.O_WRONLY, 0)
+	f.must(err)
+	acknowledged := map[int]bool{}
+	for _, i := range rand.Perm(chunks) {
+		_, err := file.WriteAt(pattern('b'), int64(i)*chunk)
+		if err == nil {
+			err = file.Sync()
 		}
-		_ = file.Close()
-		unmount()
-		f.must(os.Remove(filepath.Join(f.disk, "ballast")))
-		root, unmount = f.mounted(d.ID)
-		defer unmount()
-		got, err := os.ReadFile(filepath.Join(root, "data"))
-		f.must(err)
-		lost, kept := 0, 0
-		for i, said := range acknowledged {
-			if !said {
-				continue
-			}
-			if bytes.Equal(got[i*chunk:(i+1)*chunk], pattern('b')) {
-				kept++
-			} else {
-				lost++
-			}
+		acknowledged[i] = err == nil
+	}
+	_ = file.Close()
+	unmount()
+	f.must(os.Remove(filepath.Join(f.disk, "ballast")))
+	root, unmount = f.mounted(d.ID)
+	defer unmount()
+	got, err := os.ReadFile(filepath.Join(root, "data"))
+	f.must(err)
+	for i, said := range acknowledged {
+		switch {
+		case !said:
+		case bytes.Equal(got[i*chunk:(i+1)*chunk], pattern('b')):
+			kept++
+		default:
+			lost++
 		}
-		if lost > 0 || kept == 0 || kept == chunks {
-			t.Errorf("of %d acknowledged chunks %d are lost; %d were written", kept+lost, lost, chunks)
-		}
-	})
+	}
+	return kept, lost
 }
 
 // awaitFree waits until a filesystem has that much room: XFS frees the blocks of removed files in the
 // background (fs/xfs/xfs_icache.c, inodegc).
-func awaitFree(t *testing.T, dir string, want uint64) {
+func awaitFree(t testing.TB, dir string, want uint64) {
 	t.Helper()
 	var free uint64
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
