@@ -11,45 +11,46 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// account is all that the store and agents say of one dataset, when the store went back.
+// account is everything that the store and the agents say about one dataset, after the store was restored from a
+// backup.
 type account struct {
 	id     uuid.UUID
-	stored *dataset.Dataset           // nil: it is not on record
-	index  uint64                     // of that
-	claims []holding                  // of nodes that say that they are its home
-	told   []holding                  // of nodes that have a copy, by which they know of its home
+	stored *dataset.Dataset           // nil: the store has no record of it
+	index  uint64                     // of that record
+	claims []holding                  // reports of nodes that say that they are its home
+	told   []holding                  // reports of nodes that have a copy, and so know its home
 	copies map[uuid.UUID]dataset.Copy // by the nodes that keep them
-	given  map[uuid.UUID]api.Given    // epochs that nodes have given up
-	strays map[uuid.UUID]bool         // nodes where it lies, that do not say that they are its home
+	given  map[uuid.UUID]api.Given    // epochs that nodes have relinquished
+	strays map[uuid.UUID]bool         // nodes that have its data and do not say that they are its home
 }
 
-// holding is what a node says of a dataset.
+// holding is what a node reports about a dataset.
 type holding struct {
 	api.Found
 	node uuid.UUID
-	lies bool // its pool was looked into, and it is there; of a dataset of its own
+	lies bool // its pool was examined, and has the data; of a dataset whose home is the node
 }
 
-// roll is who told what it holds, and who was vouched for.
+// roll says which nodes reported, and which are confirmed to be fenced.
 type roll struct {
 	heard  map[uuid.UUID]bool
 	fenced map[uuid.UUID]bool
-	pools  map[uuid.UUID]bool // that were looked into
-	silent bool               // there is a node of which neither is so: it may have anything
+	pools  map[uuid.UUID]bool // pools that were examined
+	silent bool               // a node neither reported nor is confirmed to be fenced: it may have anything
 }
 
-// verdict is what an account comes to.
+// verdict is the decision on an account.
 type verdict struct {
-	action string // as of api.Differs; empty: the store is right
+	action string // as in api.Differs; "" if the store is right
 	note   string
-	is     dataset.Dataset            // what the record is to be, of the epoch that is known
-	from   *holding                   // whose that is; nil: only others, or the store, know of it
-	keep   map[uuid.UUID]dataset.Copy // by the nodes that have them
+	is     dataset.Dataset            // the record as it must be, of the highest known epoch
+	from   *holding                   // the report that it comes from; nil: only other nodes, or the store, know of it
+	keep   map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// judge decides what is right of a dataset: of all that is said of it the highest epoch,
-// and of that the latest change. It is disputed when two nodes claim that epoch, or when
-// it was given up to a node that was not heard, which may have opened the next one. Pure.
+// judge decides what is right about a dataset: of all reports the one with the highest epoch, and of these the
+// latest change. The dataset is disputed if two nodes claim that epoch, or if it was relinquished to a node that
+// did not report and that may have opened the next epoch. It is a pure function.
 func (a *account) judge(r roll) verdict {
 	v := verdict{is: a.latest(r)}
 	if v.is.ID == uuid.Nil {
@@ -67,11 +68,11 @@ func (a *account) judge(r roll) verdict {
 	v.keep = a.kept(v.is)
 	for _, c := range a.claims {
 		if r.fenced[c.node] && c.node != v.is.Home && c.Dataset.Epoch >= v.is.Epoch {
-			v.is.Epoch, v.is.Request = c.Dataset.Epoch, uuid.Nil // what it claims is over
+			v.is.Epoch, v.is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that it claims has ended
 		}
 	}
 	if g, given := a.given[v.is.Home]; given && g.Epoch == v.is.Epoch && r.fenced[g.To] {
-		// The one that it was given up to may have opened the next one: it is over as well.
+		// The node that it was relinquished to may have opened the next epoch, so this one has ended too.
 		v.is.Epoch, v.is.Request = v.is.Epoch+1, uuid.Nil
 	}
 	switch newer := a.stored == nil || v.is.Epoch > a.stored.Epoch || !a.says(v.is); {
@@ -94,15 +95,15 @@ func (a *account) judge(r roll) verdict {
 	return v
 }
 
-// says reports whether the store says what was found right.
+// says reports whether the store agrees with the decision.
 func (a *account) says(d dataset.Dataset) bool {
 	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request &&
 		a.stored.State == d.State
 }
 
-// latest is the record of the highest epoch that anybody knows of; of that the one which
-// was written last. What a node that writes no more claims itself is over; what others
-// know of it is not: its epoch was open there, and they gave theirs up for it.
+// latest returns the record with the highest epoch that anybody knows; of several, the one that was written last.
+// What a fenced node claims for itself has ended. What others know of it has not: the epoch was open there, and
+// they relinquished theirs for it.
 func (a *account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -125,7 +126,7 @@ func (a *account) latest(r roll) (best dataset.Dataset) {
 	return best
 }
 
-// disputed says why a person has to decide; empty: nobody does.
+// disputed returns why a person must decide; "" if nobody has to.
 func (a *account) disputed(is dataset.Dataset, r roll) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
@@ -139,9 +140,8 @@ func (a *account) disputed(is dataset.Dataset, r roll) string {
 	return ""
 }
 
-// destroyed reports whether what the store has on record is nowhere any more: its home
-// looked, and nobody has a copy, or could have one: no node is there that was not asked,
-// since it may have gone to any of them.
+// destroyed reports whether the recorded data no longer exists: its home has looked, nobody has a copy, and
+// nobody could have one, because every node was asked. The data may have moved to any of them.
 func (a *account) destroyed(r roll) bool {
 	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
@@ -150,16 +150,14 @@ func (a *account) destroyed(r roll) bool {
 	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.heard[n] })
 }
 
-// headless reports whether the home that the store has on record looked, and does not have
-// the dataset: neither by its own word (what it claims), nor by that of a copy of which it
-// has not heard yet that it became the dataset.
+// headless reports whether the recorded home has looked and does not have the dataset: neither as one that it
+// claims, nor as a copy of which it has not learned yet that it became the dataset.
 func (a *account) headless(is dataset.Dataset, r roll) bool {
 	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.told, behind)
 }
 
-// kept are the copies that nodes said they have; a home that was overtaken has one that
-// nobody lets go of but a person.
+// kept returns the copies that nodes reported. A superseded home has one that only a person discards.
 func (a *account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
@@ -178,8 +176,8 @@ func (a *account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	return out
 }
 
-// sameCopies reports whether the store knows of the nodes that have copies. What it
-// knows besides is made right by replicas and by those nodes.
+// sameCopies reports whether the store knows the nodes that have copies. If it has more, replicas and those nodes
+// correct that.
 func (a *account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// accountsOf collects what the store and agents say, by datasets.
+// accountsOf collects what the store and the agents say, by dataset.
 func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err error) {
 	all := map[uuid.UUID]*account{}
 	of := func(id uuid.UUID) *account {

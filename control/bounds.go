@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a node may say of itself: who has its certificate may be anybody.
+// Limits for what a node says about itself, because anybody may have its certificate.
 const (
-	maxPools  = 256       // of one node, with those that it had
+	maxPools  = 256       // of one node, including those that it had
 	maxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
 	maxSeen   = 200_000   // datasets, or copies, of one node that are remembered
 	maxMounts = 10_000    // mount IDs of a dataset
@@ -19,7 +19,7 @@ const (
 	maxRecord = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
 )
 
-// within fails with ErrInvalid for more than there may be of something.
+// within fails with dataset.ErrInvalid if there is more of something than allowed.
 func within(who string, n, most int, what string) error {
 	if n <= most {
 		return nil
@@ -27,7 +27,7 @@ func within(who string, n, most int, what string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "%s: %d %s (%d at most)", who, n, what, most)
 }
 
-// line does so for a line that is too long.
+// line fails with dataset.ErrInvalid if a line is too long.
 func line(who, what, text string) error {
 	if len(text) <= dataset.MaxLine {
 		return nil
@@ -36,7 +36,7 @@ func line(who, what, text string) error {
 		dataset.MaxLine)
 }
 
-// checkHeartbeat fails with ErrInvalid for one that says too much.
+// checkHeartbeat fails with dataset.ErrInvalid for a heartbeat that is too large.
 func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	who := "heartbeat of node " + n.Name
 	err := cmp.Or(
@@ -73,7 +73,7 @@ func checkHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	return err
 }
 
-// checkRecord fails with ErrInvalid for what would take too much on record.
+// checkRecord fails with dataset.ErrInvalid for a record that would be too large.
 func checkRecord(who, what string, v any) error {
 	b, err := json.Marshal(v)
 	if err == nil && len(b) > maxRecord {
@@ -82,7 +82,7 @@ func checkRecord(who, what string, v any) error {
 	return err
 }
 
-// checkHoldings does so for what a node holds, for a recovery.
+// checkHoldings fails with dataset.ErrInvalid for a node's report in a recovery that is too large.
 func checkHoldings(node string, h api.Holdings) error {
 	who := "holdings of node " + node
 	err := cmp.Or(
@@ -101,7 +101,7 @@ func checkHoldings(node string, h api.Holdings) error {
 	return checkFound(who, h.Found)
 }
 
-// checkFound does so for what lies in pools.
+// checkFound fails with dataset.ErrInvalid for a list of found datasets that is too large.
 func checkFound(who string, found []api.Found) error {
 	err := within(who, len(found), maxFound, "datasets")
 	for _, f := range found {

@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/control/placement"
 )
 
-// could says which pools of all are for an order, where one of sites cannot keep it; "": none. Where those
-// are merely away it says nothing. large: one is too small, and fits otherwise. Pure.
+// could lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. If the
+// pools of the sites are only unreachable it returns "". large says that the pool of a site is only too small. It
+// is a pure function.
 func could(sites, all []placement.Site, o placement.Requirement) (who string, large bool) {
 	head, sites := placement.Named(sites, o.Profile.Pool)
 	lacks := false
@@ -23,10 +24,10 @@ func could(sites, all []placement.Site, o placement.Requirement) (who string, la
 	if !lacks {
 		return "", false
 	}
-	if head != "no pool" { // the one that is named cannot: another might
+	if head != "no pool" { // the named pool does not suit; another one might
 		o.Profile.Pool = ""
 	}
-	o.Had = 0 // what would come there is not there yet
+	o.Had = 0 // another pool does not have the data yet
 	var names []string
 	for _, st := range all {
 		for _, c := range st.Pools {
@@ -38,7 +39,7 @@ func could(sites, all []placement.Site, o placement.Requirement) (who string, la
 	return poolsCould(names), large
 }
 
-// poolsCould says that these could, if there are any.
+// poolsCould says that these pools could, if there are any.
 func poolsCould(names []string) string {
 	if len(names) == 0 {
 		return ""
@@ -50,8 +51,8 @@ func poolsCould(names []string) string {
 	return "pool " + strings.Join(names, ", ") + " could"
 }
 
-// withOthers adds to the error that no pool of sites is for an order which others could, or else what
-// would do.
+// withOthers adds to the error that no pool of the sites satisfies a requirement which other pools do, or else
+// what would help.
 func (s *Service) withOthers(t *tx, refusal error, sites []placement.Site, o placement.Requirement) error {
 	all := sites
 	if !o.Here {

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planDelete decides to delete a volume: its home does it, which nobody uses it on then. One
-// whose home is away is deleted by a person's word alone, by control; node is who plans.
+// planDelete decides to delete a volume. Its home does that, where nobody uses it then. A volume whose home is
+// unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
 func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 			return nil, nil, err
 		}
 	}
-	if req.Force { // only then is a protection that comes meanwhile overridden
+	if req.Force { // only then is a protection overridden that is set meanwhile
 		next := d
 		next.Protected = false
 		op.Dataset = &next
@@ -39,13 +39,12 @@ func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	return op, nil, protected(d)
 }
 
-// withoutHome reports whether an operation is a delete that control does by itself, since the
-// home is away.
+// withoutHome reports whether an operation is a delete that control does itself, because the home is unreachable.
 func withoutHome(op dataset.Operation) bool {
 	return op.Kind == dataset.OpDelete && op.From != uuid.Nil
 }
 
-// deletable refuses to have a volume deleted by a home that is away: it may be used there.
+// deletable refuses to delete a volume through a home that is unreachable, because it may be in use there.
 func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 	if !s.Shared {
 		return nil
@@ -63,8 +62,8 @@ func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 			"drover volume rm %s --force --fenced %s)", d.Volume, home, isAway(since), d.Volume, home)
 }
 
-// deletableWithout refuses to delete a volume without its home, unless that is the node of
-// which a person says that it writes no more, and away.
+// deletableWithout refuses to delete a volume without its home, unless that node is unreachable and a person
+// confirms that it is fenced.
 func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) error {
 	what := "delete of volume " + d.Volume
 	switch {
@@ -86,9 +85,9 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 	return err
 }
 
-// settleDelete deletes a volume whose home is away. Nobody has looked at what that has of it,
-// so it goes to the trash, where the profile would have it destroyed too. It stays at home
-// there, at its epoch: the home finds it in the trash when it is back, and opens it for nobody.
+// settleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
+// goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is back
+// it finds the volume in the trash, and opens it for nobody.
 func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
 	d, err := t.current(op)
 	if err != nil {
@@ -107,8 +106,8 @@ func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
 	return s.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
-// endDeletes ends what the home of a dataset was to delete: should the volume be brought back
-// from the trash before the home is back, it would go again.
+// endDeletes ends deletes that the home of a dataset was to do. Otherwise the volume would be deleted again if it
+// was brought back from the trash before the home is back.
 func (s *Service) endDeletes(t *tx, d dataset.Dataset) error {
 	work, err := t.work(d.Home)
 	if err != nil {
@@ -136,8 +135,7 @@ func protected(d dataset.Dataset) error {
 		d.Volume)
 }
 
-// commitDelete takes the name away. The data goes to the trash, or on its way
-// out, by the profile.
+// commitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
 func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
@@ -167,7 +165,7 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	return s.throw(t, &d, "in the trash")
 }
 
-// unname takes a volume's name away, by an operation.
+// unname removes a volume's name by an operation.
 func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
 	var c record.Claim
 	if ok, err := t.get(record.NameKey(d.Volume), &c); err != nil {
@@ -180,11 +178,10 @@ func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
 	return nil
 }
 
-// throw puts a dataset in the trash for as long as its profile says; until someone purges it
-// where that says nothing.
+// throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
 func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
-	t.dismiss(d) // of those that are left a person vouched that they write no more
+	t.dismiss(d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
@@ -196,8 +193,7 @@ func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	return t.putDataset(*d)
 }
 
-// condemn marks a dataset as on its way out: its home's agent destroys it, and
-// nothing brings it back.
+// condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
 func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
 	t.dismiss(d)
 	d.State = dataset.StatePurging

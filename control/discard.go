@@ -8,9 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planDiscard decides to let go of a head that was overtaken: the only one of a volume,
-// or that of the node that is named. ErrNotFound when there is none, ErrAmbiguous when
-// there are several.
+// planDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
+// dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
 func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := t.overtakenCopy(req)
 	if err != nil {
@@ -30,8 +29,7 @@ func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *data
 	return op, nil, nil
 }
 
-// overtakenCopy returns the one head that was overtaken which a request is about. ErrNotFound,
-// ErrAmbiguous.
+// overtakenCopy returns the superseded head that a request is about. dataset.ErrNotFound, ErrAmbiguous.
 func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
 	if d, err = t.anyDataset(req.Volume); err != nil {
 		return d, c, err
@@ -68,7 +66,8 @@ func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, 
 		"volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
 }
 
-// refTo is what a person calls a dataset by: a name in the trash can be another's by now.
+// refTo returns how a person refers to a dataset: the name of a dataset in the trash may belong to another one by
+// now.
 func refTo(d dataset.Dataset) string {
 	if d.State == dataset.StateReady {
 		return d.Volume
@@ -76,8 +75,8 @@ func refTo(d dataset.Dataset) string {
 	return d.ID.String()
 }
 
-// noneOvertaken fails with ErrConflict when a node keeps a head of a dataset that was
-// overtaken: a person lets go of that, and not time.
+// noneOvertaken fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
+// discards that, it does not expire.
 func (t *tx) noneOvertaken(d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
@@ -99,7 +98,7 @@ func (t *tx) noneOvertaken(d dataset.Dataset) error {
 	return nil
 }
 
-// settleDiscard has the node destroy what it keeps.
+// settleDiscard has the node destroy its superseded head.
 func (s *Service) settleDiscard(t *tx, op dataset.Operation) error {
 	d, err := t.dataset(op.DatasetID)
 	if err != nil {

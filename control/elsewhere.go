@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// moveTarget is the node that a move names; of one that names none, the one that suits
-// best, or where a move under way goes already.
+// moveTarget returns the node that a move names. If it names none: the target of the move in progress, or the
+// node that suits best.
 func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
 		return t.nodeNamed(req.Node)
@@ -24,8 +24,7 @@ func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset
 	return s.elsewhere(t, d)
 }
 
-// freshest returns the node that has the newest whole copy of a dataset, of those that
-// are not cordoned.
+// freshest returns the node with the newest complete copy of a dataset, among the nodes that are not cordoned.
 func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
@@ -46,8 +45,8 @@ func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found b
 	return best, found, nil
 }
 
-// elsewhere chooses a node for a volume that only has to leave its home, as for a new
-// one, but where its snapshots can go too if there is such a place.
+// elsewhere chooses a node for a volume that only has to leave its home. It chooses as for a new volume, but
+// prefers a place to which the snapshots can move too.
 func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error) {
 	from, err := t.pool(d)
 	if err != nil {

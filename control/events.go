@@ -6,8 +6,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Events calls fn for each event after the given ID: those that are kept and,
-// with follow, those to come, until ctx ends, fn errs or the service closes.
+// Events calls fn for each event after the given ID: first for those that are kept and, with follow, for those to
+// come, until ctx ends, fn returns an error, or the service closes.
 func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	for {
 		list, wait := s.events.After(after)
@@ -26,7 +26,7 @@ func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func
 		select {
 		case <-wait:
 		case <-s.quit:
-			return ctx.Err() // which may have ended as well
+			return ctx.Err() // ctx may have ended as well
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -12,13 +12,13 @@ import (
 	"github.com/droverhq/drover/internal/selector"
 )
 
-// factsEvery is how often the facts of a node are written at most: loads change all
-// the time, and every write goes through every store server.
+// factsEvery is how often the facts of a node are written at most: loads change all the time, and every write
+// goes through every store server.
 const factsEvery = time.Minute
 
-// Facts takes in what a node says of its host, and returns what is on record: that,
-// unless it differs too little from what was, or that was written just now. ErrStale
-// for an agent that is not the node's newest. Idempotent.
+// Facts records what a node reports about its host and returns what is recorded: the report, unless it differs
+// too little from the record, or the record was written just now. dataset.ErrStale for an agent that is not the
+// node's newest. Idempotent.
 func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		if n, err := t.fresh(node, r.Incarnation); err != nil {
@@ -33,7 +33,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 		}
 		is, now := r.Facts, s.Clock.Now()
 		is.Node, is.Taken = node, now
-		// A clock that was set back must not keep facts for as long.
+		// a clock that was set back must not keep the old facts longer
 		if passed := now.Sub(on.Taken); known && (!on.Differ(is) || passed >= 0 && passed < factsEvery) {
 			return nil
 		}
@@ -43,8 +43,8 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	return on, err
 }
 
-// NodeList lists the nodes that a filter, an expression over their facts, is true of,
-// with any of their pools; all for an empty one. ErrInvalid says what is wrong with it.
+// NodeList lists the nodes for which a filter, an expression over their facts, is true with any of their pools;
+// all nodes for an empty filter. dataset.ErrInvalid says what is wrong with the filter.
 func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {
@@ -66,8 +66,8 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 	return out, s.sayWhoLives(ctx, out)
 }
 
-// fitting reports whether an expression is true of a node with any of its pools. What
-// nothing is known of matches nothing. Pure.
+// fitting reports whether an expression is true for a node with any of its pools. A node without facts matches
+// nothing. It is a pure function.
 func fitting(e selector.Expr, n api.Node) bool {
 	if n.Facts == nil {
 		return false
@@ -105,8 +105,8 @@ func (t *tx) flock() ([]api.Node, error) {
 	return out, nil
 }
 
-// Cordon says whether nothing new is to be put on a node, and whether what is there is to
-// go elsewhere. Again: nothing. ErrNotFound, ErrInvalid.
+// Cordon sets whether new volumes may be put on a node, and whether its volumes must move elsewhere. Idempotent.
+// dataset.ErrNotFound, ErrInvalid.
 func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		n = dataset.Node{}

@@ -15,14 +15,13 @@ import (
 // fenced is the value of a node's key under fenced/.
 type fenced struct {
 	At time.Time `json:"at"`
-	By string    `json:"by"` // who said so
+	By string    `json:"by"` // who confirmed it
 }
 
-// Fence takes a person's word that a node writes no more: it is off, or cut off for good.
-// What fails over by itself need not wait then, and mass loss does not count the node. The
-// word is over when its agent is let in again. Again: nothing. ErrInvalid without the
-// confirmation, ErrConflict while the node is alive, ErrNotFound, ErrUnsupported where there
-// are no other hosts.
+// Fence records the confirmation of a person that a node is fenced: it is switched off, or disconnected for good.
+// Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when
+// the agent registers again. Idempotent. dataset.ErrInvalid without the confirmation, ErrConflict while the node
+// is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
 func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
 		n = dataset.Node{}
@@ -64,7 +63,7 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 	return n, err
 }
 
-// Failover says whether volumes fail over by themselves.
+// Failover says whether automatic failover is suspended.
 func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err error) {
 	err = s.view(ctx, func(t *tx) error {
 		out = api.FailoverState{}

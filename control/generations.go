@@ -12,12 +12,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// generations are the highest that nodes said of pools to this service, in passing too: a
-// pool in use is raised again and again, which the store is not written for.
+// generations are the highest pool generations that nodes reported to this service, including reports in passing:
+// a pool in use is raised again and again, and the store is not written for that.
 type generations struct {
 	mu   sync.Mutex
 	of   map[uuid.UUID]saidOf // by pool
-	most int                  // with more, those of nodes that are gone are looked for
+	most int                  // above this number, entries of removed nodes are looked for
 }
 
 type saidOf struct {
@@ -25,7 +25,7 @@ type saidOf struct {
 	highest uint64
 }
 
-// fewGenerations are kept without a look at who is gone.
+// fewGenerations are kept without looking for removed nodes.
 const fewGenerations = 1000
 
 func (g *generations) get(pool uuid.UUID) (saidOf, bool) {
@@ -51,7 +51,7 @@ func (g *generations) put(node uuid.UUID, list []api.Generation) (many bool) {
 	return len(g.of) > g.most
 }
 
-// keep forgets what nodes said that are not on record any more.
+// keep removes reports of nodes that are no longer recorded.
 func (g *generations) keep(nodes map[uuid.UUID]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -59,12 +59,12 @@ func (g *generations) keep(nodes map[uuid.UUID]bool) {
 	g.most = max(fewGenerations, 2*len(g.of))
 }
 
-// Generations takes in of which generation pools of a node are, and returns the highest
-// known of each: a pool that is of an older one was put back to an older state, and its
-// agent holds it, and that is put on record even when it was said in passing. What is known
-// only grows, so that a report which comes late, or again, does nothing. Pools that are not
-// on record as the node's are left out. ErrStale for an agent that is not the node's newest,
-// ErrInvalid for one that says too much, or of a generation that could not be raised further.
+// Generations records the generations of pools of a node, and returns the highest known generation of each. A
+// pool with an older one was restored from a backup: its agent quarantines it. The generation that this compares
+// with is written even if it was only reported in passing. Known generations only grow, so that a late or
+// repeated report does no harm. Pools that are not recorded for the node are left out. dataset.ErrStale for an
+// agent that is not the node's newest, ErrInvalid for a report that is too large, or for a generation that could
+// not be raised further.
 func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations, err error) {
 	if err := within("generations of node "+node.String(), len(g.Pools), maxPools, "pools"); err != nil {
 		return out, err
@@ -105,7 +105,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 	return out, s.forgetGenerations(ctx)
 }
 
-// forgetGenerations forgets what nodes said of pools that were removed since.
+// forgetGenerations removes reports about pools that were removed since.
 func (s *Service) forgetGenerations(ctx context.Context) error {
 	list, err := listAll[dataset.Node](newTx(ctx, s.store), record.NodesPrefix)
 	if err != nil {
@@ -119,8 +119,8 @@ func (s *Service) forgetGenerations(ctx context.Context) error {
 	return nil
 }
 
-// heardOf is the highest that this service heard of a pool, on whatever node that was: what
-// one said that was removed counts no more, as in the store.
+// heardOf returns the highest generation of a pool that this service heard, from whichever node. Reports of
+// removed nodes do not count, as in the store.
 func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
 	said, heard := s.generations.get(pool)
 	if !heard || said.node == node {
@@ -133,8 +133,8 @@ func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
 	return said.highest, nil
 }
 
-// raise takes in that a pool is of a generation, and returns the highest that is known. known
-// is false for a pool that is not the node's.
+// raise records the generation of a pool and returns the highest known one. known is false for a pool that is not
+// the node's.
 func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool, err error) {
 	var on dataset.Pool
 	if there, err := t.get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
@@ -156,8 +156,8 @@ func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (
 	return highest, true, t.put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})
 }
 
-// useless says why nothing can go on from what lies in a pool, as its node says; "" when it
-// can, or nothing was heard.
+// useless returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or
+// nothing was heard.
 func (s *Service) useless(pool uuid.UUID) string {
 	switch st := s.seen.pool(pool); {
 	case st == nil || st.Online:
@@ -169,8 +169,8 @@ func (s *Service) useless(pool uuid.UUID) string {
 	}
 }
 
-// held says why nothing is done in a pool, as its node says, and what is on record of it may
-// not be so; "" when it is not held.
+// held returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if it is
+// not quarantined.
 func (s *Service) held(pool uuid.UUID) string {
 	if st := s.seen.pool(pool); st != nil && st.Held {
 		return st.Reason

@@ -19,10 +19,10 @@ import (
 // while there is one, by name. A stay is on record before the mount, and goes after it: so what
 // is on record is never less than what is mounted.
 
-// Guest puts a node's stay with a dataset on record, or its end. Again, with the same ID:
-// nothing. ErrUnsupported where the profile has no access many, or the node no pool on the
-// share; ErrPending while a move is under way or the home has it alone; ErrInUse, for a home
-// that wants it alone, names its guests; ErrNotFound, ErrOffline, ErrStale.
+// Guest records a node's stay as a guest of a dataset, or its end. Idempotent for the same ID.
+// dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share.
+// ErrPending while a move is in progress or the home has the dataset alone. ErrInUse, for a home that wants it
+// alone, names the guests. ErrNotFound, ErrOffline, ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
@@ -70,8 +70,8 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 	return out, err
 }
 
-// mayStay fails unless a node may have a dataset mounted as a guest or, at home, have it alone.
-// held: it has it mounted already.
+// mayStay fails unless a node may mount a dataset as a guest or, as the home, have it alone. held says that the
+// node has it mounted already.
 func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
@@ -120,14 +120,14 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 	return nil
 }
 
-// guest puts a stay in a record that the caller writes.
+// guest adds a stay to a record that the caller writes.
 func (t *tx) guest(d *dataset.Dataset, g dataset.Guest) error {
 	d.Guests = append(others(d.Guests, g.Node), g)
 	t.touch(d.ID, g.Node)
 	return t.put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
 }
 
-// guestNoMore takes a node's stay out of it.
+// guestNoMore removes a node's stay from a record.
 func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.Stay(node); !stays {
 		return
@@ -139,7 +139,7 @@ func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
 	t.del(record.GuestKey(node, d.ID))
 }
 
-// dismiss takes all stays out of it.
+// dismiss removes all stays from a record.
 func (t *tx) dismiss(d *dataset.Dataset) {
 	for _, g := range d.Guests {
 		t.guestNoMore(d, g.Node)
@@ -150,12 +150,11 @@ func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
 	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.Guest) bool { return g.Node == node })
 }
 
-// guestsGoOn puts on record who goes on with a dataset that gets another home. A home that was
-// passed over may have it mounted: it is a guest, until it says otherwise or a person vouches
-// that it writes no more.
+// guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
+// mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
 func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	t.guestNoMore(next, op.Node)
-	t.guestNoMore(next, d.Home) // what it needed the dataset alone for is over
+	t.guestNoMore(next, d.Home) // the previous home needs it alone no longer
 	switch {
 	case !op.Share:
 		return s.unguested(t, *next, "move")
@@ -165,13 +164,13 @@ func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, nex
 	return t.guest(next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
 }
 
-// unguested fails with ErrInUse while a dataset has guests, and names them. Those of whom a
-// person vouches that they write no more do not count.
+// unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
+// be fenced do not count.
 func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
 	var who []string
 	for _, g := range d.Guests {
 		if g.Node == d.Home {
-			continue // its own agent knows for what
+			continue // its own agent knows why
 		}
 		v, err := s.visit(t, d, g, nil)
 		if err != nil {
@@ -195,7 +194,7 @@ func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
 		"there first", what, d.Volume, strings.Join(who, " and "))
 }
 
-// visit is a stay as people see it.
+// visit returns a stay as people see it.
 func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
 	err error) {
 	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
@@ -233,7 +232,7 @@ func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
 	return all, nil
 }
 
-// stays adds the datasets that a node stays with to some, each once.
+// stays adds the datasets of which a node is a guest, each once.
 func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
 	claims, err := listAll[record.Claim](t, record.GuestPrefix(node))
 	for _, c := range claims {
@@ -244,8 +243,8 @@ func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
 	return ids, err
 }
 
-// staysNowhere fails with ErrInUse while a node has datasets mounted as a guest, unless a
-// person vouches that it writes no more.
+// staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
+// that it is fenced.
 func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 	if vouched, err := t.get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
 		return err
@@ -271,8 +270,8 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 		strings.Join(names, ", "), n.Name)
 }
 
-// clearGuest ends the stays of a node that was removed, once a person vouches that it writes no
-// more: what it has mounted it has mounted still.
+// clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
+// mounts still exist.
 func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := newTx(ctx, s.store)
 	if vouched, err := t.get(record.FencedKey(node), &fenced{}); err != nil || !vouched {

@@ -9,11 +9,11 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// hearAgain is how long a store that does not answer is left alone.
+// hearAgain is the pause after the store did not answer.
 const hearAgain = time.Second
 
-// hearPause is how long what changes is left to gather, less than a lane needs to forget:
-// a replica that is busy would read the lanes for each of its own transactions too.
+// hearPause is how long changes are gathered before they are read. It is shorter than a lane keeps them. Without
+// the pause, a busy replica would read the lanes for each of its own transactions too.
 const hearPause = 10 * time.Millisecond
 
 // heard is what a service has read of a lane.
@@ -22,21 +22,21 @@ type heard struct {
 	count uint64
 }
 
-// hearing is what it has read of all.
+// hearing is what a service has read of all lanes.
 type hearing struct {
-	lanes map[string]heard // nil: nothing yet, or of a store that is no more
-	at    time.Duration    // by the steady clock, when they were read
-	told  bool             // that the store does not answer
+	lanes map[string]heard // nil: nothing was read yet, or the store was replaced
+	at    time.Duration    // when they were read, by the steady clock
+	told  bool             // it was reported that the store does not answer
 }
 
-// hearOthers publishes what other services on the store change, until ctx ends. It
-// holds one watch, reads the lanes when it wakes and writes nothing.
+// hearOthers publishes what other services on the store change, until ctx ends. It holds one watch, reads the
+// lanes when it wakes, and writes nothing.
 func (s *Service) hearOthers(ctx context.Context) {
 	var h hearing
 	for index := uint64(0); ctx.Err() == nil; {
 		next, err := s.awaitTidings(ctx, index)
 		if err == nil {
-			if next < index { // the store went back
+			if next < index { // the store was restored from a backup
 				h.lanes = nil
 				s.recalled.dropAll()
 				s.ran.forget()
@@ -63,8 +63,7 @@ func (s *Service) hearOthers(ctx context.Context) {
 	}
 }
 
-// hearAtLeast is how often the lanes are read when nothing changes: far more often
-// than they are dropped.
+// hearAtLeast is how often the lanes are read when nothing changes: far more often than they are removed.
 const hearAtLeast = 2 * time.Minute
 
 func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error) {
@@ -77,7 +76,7 @@ func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error
 	return next, err
 }
 
-// hearNow takes in what lies in the lanes now.
+// hearNow reads the lanes and publishes what is new.
 func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	entries, _, err := s.readLanes(ctx, h.lanes)
 	if err != nil {
@@ -102,8 +101,8 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	}
 	now := s.Clock.Steady()
 	for key := range h.lanes {
-		// Lanes go when they were left alone for that long: see forgetServices. Who did
-		// not look meanwhile does not know what was there last.
+		// Lanes that were not written for that long are removed: see forgetServices. A service that did not look
+		// meanwhile does not know what was there last.
 		if _, there := lanes[key]; !there && now-h.at >= houseFull {
 			gap = true
 		}
@@ -115,8 +114,7 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 	return nil
 }
 
-// hearLane publishes what is new in a lane. It reports false when some of that is
-// not known any more.
+// hearLane publishes what is new in a lane. It returns false if some of that is no longer known.
 func (s *Service) hearLane(e store.Entry, t notify.Notices, was heard, follows bool) bool {
 	if !follows || s.out.own(e.Key) {
 		return true

@@ -15,30 +15,29 @@ import (
 
 const (
 	houseEvery = 20 * time.Second
-	houseFull  = 10 * time.Minute // between two looks at everything: other services change things too
+	houseFull  = 10 * time.Minute // between two full looks: other services change things too
 	failAgain  = time.Hour        // between two reports of the same failure
 )
 
-// house is what the background work remembers from one round to the next, so
-// that a round in which nothing changed reads nothing. It is used by one
-// goroutine.
+// house is what the background work remembers from one round to the next, so that a round in which nothing
+// changed reads nothing. Only one goroutine uses it.
 type house struct {
-	rev      uint64    // of the feed, up to which changes were taken in
-	full     time.Time // when everything is looked at again
-	trashDue time.Time // when the next dataset in the trash expires; zero: none
+	rev      uint64    // revision of the feed up to which changes were examined
+	full     time.Time // when the next full look is due
+	trashDue time.Time // when the next dataset in the trash expires; zero if none does
 	forget   time.Time // when old operations are looked for again
-	ops      uint64    // how many changes of operations the feed had told of at the last look
+	ops      uint64    // how many changes of operations the feed had at the last look
 	plans    map[uuid.UUID]duePlan
 	short    shortage
-	hidden   bool              // the catalog may not be written
-	lanes    map[string]uint64 // of services, with their indexes, at the last look at everything
+	hidden   bool              // the right to write the catalog is missing
+	lanes    map[string]uint64 // lanes of services with their indexes, at the last full look
 
 	failed func(what string, err error)
-	told   map[string]time.Time // failures, by text
+	told   map[string]time.Time // reported failures, by text
 	now    time.Time
-	wall   time.Time     // of the last round
-	steady time.Duration // likewise
-	over   time.Duration // that the clock went further since, and nobody was told
+	wall   time.Time     // time of the last round
+	steady time.Duration // the same by the steady clock
+	over   time.Duration // by how much the clock has advanced further since, without a report
 }
 
 func (s *Service) newHouse() *house {
@@ -63,13 +62,12 @@ func (h *house) fail(what string, err error) {
 	h.failed(what, err)
 }
 
-// keepHouse does the background work until ctx ends: expired trash is condemned,
-// old operations are forgotten, snapshots that are due are asked for and those
-// that retention does not keep are removed. Agents are heard first: one may know
-// that the store was put back from a backup.
+// keepHouse does the background work until ctx ends: it condemns expired trash, removes old operations, requests
+// snapshots that are due, and removes those that retention does not keep. It hears the agents first: one may know
+// that the store was restored from a backup.
 func (s *Service) keepHouse(ctx context.Context) {
 	h, told := s.newHouse(), false
-	// From here on its time counts; what fails is tried again with the first that needs it.
+	// from here on the time of the background work counts; a failure is retried when the count is first needed
 	_, _ = s.hasRun(newTx(ctx, s.store))
 	for {
 		select {
@@ -84,7 +82,7 @@ func (s *Service) keepHouse(ctx context.Context) {
 		told = err != nil
 		switch {
 		case !mine:
-			h = nil // whoever does it meanwhile changes what is known here
+			h = nil // the replica that does the work meanwhile changes what is known here
 			continue
 		case h == nil:
 			h = s.newHouse()
@@ -93,10 +91,9 @@ func (s *Service) keepHouse(ctx context.Context) {
 	}
 }
 
-// round does what is to be done by now. What fails does not keep the rest, and
-// is tried again.
+// round does what is due. A failure does not stop the rest, and is retried.
 func (s *Service) round(ctx context.Context, h *house, now time.Time) {
-	if now.Before(h.now) { // set back: what was said to be due then is not
+	if now.Before(h.now) { // the clock was set back: what was due by it is not
 		clear(h.plans)
 		clear(h.told)
 		h.full, h.forget = time.Time{}, time.Time{}
@@ -140,8 +137,8 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	}
 }
 
-// lookAtChanges takes in the datasets that changed, or all. An error means that
-// they have to be looked at again; what is wrong with one alone does not.
+// lookAtChanges examines the datasets that changed, or all. After an error they must be examined again; a problem
+// with one dataset is no such error.
 func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
@@ -179,7 +176,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 	return nil
 }
 
-// lookAtSome takes in datasets that changed, as many as are read at once.
+// lookAtSome examines datasets that changed, as many as are read at once.
 func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
 	t, keys := newTx(ctx, s.store), make([]string, len(changed))
 	for i, id := range changed {
@@ -203,7 +200,7 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 	return nil
 }
 
-// lookAtOne returns only the errors that concern all.
+// lookAtOne returns only the errors that concern all datasets.
 func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
@@ -220,7 +217,7 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 	return nil
 }
 
-// expireTrash condemns what has been in the trash for its time.
+// expireTrash condemns datasets whose time in the trash has passed.
 func (s *Service) expireTrash(ctx context.Context, h *house) {
 	entries, err := newTx(ctx, s.store).list(record.TrashPrefix, "", 0)
 	if err != nil {
@@ -234,7 +231,7 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 		until, err := s.expireOne(ctx, e.Key, e.Value, h.now)
 		if err != nil && ctx.Err() == nil {
 			h.fail("expire "+e.Key, err)
-			until = h.now // tried again with the next round
+			until = h.now // the next round tries again
 		}
 		if !until.IsZero() && (h.trashDue.IsZero() || until.Before(h.trashDue)) {
 			h.trashDue = until
@@ -246,9 +243,8 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 	h.over = 0
 }
 
-// expireOne condemns a dataset if its time in the trash is over, and otherwise
-// returns when that will be by the clock; zero for never. One whose home does not
-// believe the store stays.
+// expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that will be by the
+// clock; zero for never. A dataset stays if its home does not trust the store.
 func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
 	var tr inTrash
 	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
@@ -274,7 +270,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		var d dataset.Dataset
 		there, err := t.get(record.DatasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
-			return err // back, or back and deleted again
+			return err // brought back, or brought back and deleted again
 		}
 		err = t.halted()
 		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.seen.believed(d.Home) {

@@ -15,17 +15,16 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// For how long a join token can be used.
+// Validity of join tokens.
 const (
 	tokenTTL      = time.Hour
 	tokenShortest = time.Minute
 	tokenLongest  = 7 * 24 * time.Hour
-	// tokenKept is for how long one stays on record after that, so that who shows it is
-	// told what is wrong.
+	// tokenKept is how long an expired token stays recorded, so that a host that uses it learns what is wrong.
 	tokenKept = 24 * time.Hour
 )
 
-// authority is the cluster's; ErrUnsupported where there is none.
+// authority returns the authority of the cluster; dataset.ErrUnsupported if there is none.
 func (s *Service) authority() (*pki.Authority, error) {
 	if s.Authority == nil {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
@@ -34,8 +33,8 @@ func (s *Service) authority() (*pki.Authority, error) {
 	return s.Authority()
 }
 
-// MakeToken makes a join token and puts its hash on record. ErrInvalid for a bad name or
-// time; ErrForbidden for the name of a node that was removed.
+// MakeToken makes a join token and records its hash. dataset.ErrInvalid for a bad name or time; ErrForbidden for
+// the name of a node that was removed.
 func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
 	ttl := tokenTTL
 	if in.TTL != "" {
@@ -87,10 +86,10 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	}, nil
 }
 
-// tokensAtOnce is how many expired tokens one transaction drops.
+// tokensAtOnce is how many expired tokens one transaction removes.
 const tokensAtOnce = 50
 
-// dropTokens forgets tokens that could be used long ago.
+// dropTokens removes tokens that expired long ago.
 func (s *Service) dropTokens(t *tx) error {
 	entries, err := t.list(record.TokensPrefix, "", 0)
 	if err != nil {
@@ -110,7 +109,7 @@ func (s *Service) dropTokens(t *tx) error {
 	return nil
 }
 
-// called finds a node by its whole name. What is decided rests on the one that is found.
+// called finds a node by its full name. The decision depends on the node that is found.
 func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
 	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
@@ -124,11 +123,10 @@ func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
 	return n, ok, err
 }
 
-// Join lets a host in that has a token: one transaction uses the token up and puts the
-// node on record. Again with the same request, while the token is good: another
-// certificate for the same node. ErrForbidden for a token that is unknown, used or
-// expired and for a node that was removed; ErrExists for a node, or the name of one, that
-// is there without the token being for it; ErrInvalid for a bad name or request.
+// Join admits a host that has a token. One transaction uses the token up and records the node. Repeated with the
+// same request while the token is valid, it issues another certificate for the same node. dataset.ErrForbidden
+// for a token that is unknown, used or expired, and for a node that was removed; ErrExists for a node, or the
+// name of a node, that exists although the token is not for it; ErrInvalid for a bad name or request.
 func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
 	secret, err := pki.ParseToken(in.Token)
 	if err != nil {
@@ -208,7 +206,7 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 	return in.Node, in.Name, t.put(key, rec)
 }
 
-// present fails when a node was removed since it joined.
+// present fails if a node was removed since it joined.
 func (t *tx) present(id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(id), &n)
@@ -224,7 +222,7 @@ func gone(id uuid.UUID) error {
 			"and take over its pools with drover pool adopt", id)
 }
 
-// comesBack checks that a host is the node that a token is for, or may become it.
+// comesBack checks that a host is the node that a token is for, or may become that node.
 func (t *tx) comesBack(rec record.Token, in api.Join) error {
 	var n dataset.Node
 	known, err := t.get(record.NodeKey(rec.Node), &n)
@@ -244,7 +242,7 @@ func (t *tx) comesBack(rec record.Token, in api.Join) error {
 	return nil
 }
 
-// isNew checks that a host is no node that is there, or was, and puts it on record.
+// isNew checks that a host is not and never was a node, and records it.
 func (t *tx) isNew(in api.Join) error {
 	var n dataset.Node
 	if known, err := t.get(record.NodeKey(in.Node), &n); err != nil {
@@ -271,8 +269,8 @@ func (t *tx) isNew(in api.Join) error {
 	return t.put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }
 
-// Certify gives a node that is on record another certificate, for another key.
-// ErrForbidden for one that is not; ErrInvalid for a bad request.
+// Certify issues another certificate, for another key, to a recorded node. dataset.ErrForbidden for a node that
+// is not recorded; ErrInvalid for a bad request.
 func (s *Service) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (signed pki.Signed, err error) {
 	ca, err := s.authority()
 	if err != nil {

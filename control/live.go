@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// alive is the value of a node's key under live/, which is there as long as its agent
-// renews: through any service, so the session stands in it.
+// alive is the value of a node's key under live/. The key exists while its agent renews the session, through any
+// service; so the value has the session.
 type alive struct {
 	Node        uuid.UUID `json:"node"`
 	Incarnation uuid.UUID `json:"incarnation"`
@@ -25,21 +25,20 @@ type alive struct {
 	Session     string    `json:"session"`
 }
 
-// away is the value of a node's key under away/: since when nothing is heard of it. The key
-// goes in the transaction in which its agent is let in again: as long as it has one index,
-// the node was away all the time.
+// away is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
+// transaction in which its agent registers again. While the key has the same index, the node was unreachable all
+// the time.
 type away struct {
 	Since time.Time        `json:"since"`
-	Ran   dataset.Duration `json:"ran,omitempty"`  // of the services on the store, then
-	Clock time.Time        `json:"clock,omitzero"` // the node's own, when it was last heard; zero: not known
-	Old   dataset.Duration `json:"old,omitempty"`  // how long that was ago, then
+	Ran   dataset.Duration `json:"ran,omitempty"`  // for how long services had run on the store then
+	Clock time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
+	Old   dataset.Duration `json:"old,omitempty"`  // how long ago that was, then
 }
 
-// errNoSession asks for a session, which is not opened where none is needed.
+// errNoSession asks for a session. None is opened where none is needed.
 var errNoSession = errors.New("a session is needed")
 
-// withSession makes a decision that may bind a key to a new session. The session goes
-// again when that did not happen.
+// withSession makes a decision that may bind a key to a new session. If it does not, the session is ended again.
 func (s *Service) withSession(ctx context.Context, decide func(t *tx, session string) error) error {
 	used, session := false, ""
 	attempt := func() error {
@@ -66,9 +65,8 @@ func (s *Service) withSession(ctx context.Context, decide func(t *tx, session st
 	return errors.Join(err, unread(cctx, s.store.End(cctx, session)))
 }
 
-// enter lets an agent in as its node's, unless another is there that lives: of two
-// machines with one identity the one that came first stays. It returns the session of
-// the agent before, which is to end.
+// enter admits an agent as its node's, unless another one is alive: of two machines with one identity, the one
+// that came first stays. It returns the session of the previous agent, which must be ended.
 func (s *Service) enter(t *tx, r api.Registration, session string) (before string, err error) {
 	if !s.Shared {
 		return "", nil
@@ -106,9 +104,8 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 		alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
 }
 
-// succeeds reports whether an agent comes after the one that is there on the same
-// machine: it knows that one from its own disk, in the same boot. An agent works on
-// its root alone, so that one has ended.
+// succeeds reports whether an agent follows the present one on the same machine: it knows the other from its own
+// disk, in the same boot. An agent is alone on its root, so the other one has ended.
 func succeeds(r api.Registration, was alive) bool {
 	return r.Boot != "" && r.Boot == was.Boot && slices.Contains(r.Previous, was.Incarnation)
 }
@@ -140,10 +137,9 @@ func (c *sessions) drop(node uuid.UUID) {
 	delete(c.of, node)
 }
 
-// Renew puts off the end of the time for which a node's agent counts as alive, and
-// says how long that is; 0: for ever, on a store of this process alone. Nothing is
-// stored. ErrStale for an agent that is not the node's, or whose time was over: it is
-// to register again.
+// Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means for ever, on a
+// store of this process alone. It stores nothing. dataset.ErrStale for an agent that is not the node's, or whose
+// time has passed: it must register again.
 func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
 	var out api.Standing
 	if !s.Shared {
@@ -169,12 +165,12 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	s.sessions.put(node, known)
 	out.TTL = dataset.Duration(s.Limits.Session)
-	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // who has its ID can end it
+	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // whoever has its ID can end the session
 	return out, nil
 }
 
-// living reports whether a node's agent is alive, which the decision then rests on, and
-// otherwise since when it is not, as far as that is known.
+// living reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
+// when it is not, if that is known.
 func (t *tx) living(node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.get(record.LiveNodeKey(node), &alive{}); err != nil || there {
 		return since, there, err
@@ -184,7 +180,7 @@ func (t *tx) living(node uuid.UUID) (since time.Time, there bool, err error) {
 	return gone.Since, false, err
 }
 
-// lookForAway puts on record since when nodes are away, and tells of it.
+// lookForAway records since when nodes are unreachable, and publishes it.
 func (s *Service) lookForAway(ctx context.Context) error {
 	if !s.Shared {
 		return nil
@@ -227,8 +223,8 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 	return err
 }
 
-// goesAway puts on record that nothing is heard of a node, unless that is there, or the
-// node lives or is none any more.
+// goesAway records that a node is unreachable, unless that is recorded already, or the node is alive or was
+// removed.
 func (s *Service) goesAway(t *tx, id uuid.UUID) error {
 	there, err := t.get(record.LiveNodeKey(id), &alive{})
 	if err != nil || there {
@@ -253,8 +249,8 @@ func (s *Service) goesAway(t *tx, id uuid.UUID) error {
 	return t.put(record.AwayKey(id), gone)
 }
 
-// absent is for how long this service has seen each record that a node is away, by its own
-// steady clock: one that is started anew begins to count anew.
+// absent is for how long this service has seen each record of an unreachable node, by its own steady clock. After
+// a restart the service counts anew.
 type absent struct {
 	mu   sync.Mutex
 	seen map[string]absence
@@ -265,7 +261,7 @@ type absence struct {
 	since time.Duration
 }
 
-// see takes in that a record has an index now, and returns for how long it has been seen so.
+// see notes the present index of a record, and returns for how long the record has been seen with it.
 func (a *absent) see(key string, index uint64, now time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -278,7 +274,7 @@ func (a *absent) see(key string, index uint64, now time.Duration) time.Duration 
 	return now - a.seen[key].since
 }
 
-// since is when a record was seen first, as it is now; false: it was not.
+// since returns when a record was first seen with its present index; false if it was not.
 func (a *absent) since(key string) (time.Duration, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -286,8 +282,8 @@ func (a *absent) since(key string) (time.Duration, bool) {
 	return first.since, seen
 }
 
-// keep forgets all other records: one that comes back with the index that it had, as from
-// an older store, is counted anew.
+// keep removes all other records. A record that comes back with its former index, as from an older store, is
+// counted anew.
 func (a *absent) keep(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -298,8 +294,8 @@ func (a *absent) keep(known map[string]bool) {
 	}
 }
 
-// living returns the agents that live, by their nodes; none on a store of this process
-// alone, where nobody keeps count.
+// living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
+// counts.
 func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
 	if !s.Shared {
 		return nil, nil
@@ -312,7 +308,7 @@ func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
 	return live, err
 }
 
-// sayWhoLives fills in which nodes are heard of, and since when they are or are not.
+// sayWhoLives fills in which nodes are reachable, and since when they are or are not.
 func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
 		nodes[i].Guarded = s.seen.guarded(n.ID)

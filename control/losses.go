@@ -10,9 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lose notes in the record of a dataset that is to be what it goes on without, and what
-// its newest snapshot on record is then. Of earlier losses those stay of which a copy on
-// record may not have heard.
+// lose records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
+// losses are kept while a recorded copy may not know of them.
 func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
@@ -35,8 +34,7 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// eachSnapshot goes through the snapshots on record of a dataset, without taking note of
-// them.
+// eachSnapshot calls fn for the recorded snapshots of a dataset. The commit does not check them.
 func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
 	entries, err := t.list(record.SnapshotPrefix(id), "", 0)
 	if err != nil {
@@ -52,9 +50,8 @@ func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
 	return nil
 }
 
-// forgetLost drops the snapshots of a dataset that it went on without, once that is on
-// record, some at a time: their bytes stay with the home that was overtaken. Again: what
-// is left.
+// forgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
+// some at a time. Their data stays on the superseded home. Idempotent: it continues with what is left.
 func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
 		_, err := s.update(ctx, func(t *tx) (err error) {

@@ -16,25 +16,25 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// When many nodes vanish at once it is hardly the nodes that are lost, but what leads to
-// them: then nothing fails over by itself, in the whole cluster, before a person has looked.
+// If many nodes vanish at once, they are hardly lost themselves: more likely the network to them is. Then nothing
+// fails over automatically in the whole cluster until a person has looked.
 const (
-	massFewest = 3 // nodes that a cluster has for that
-	massShare  = 3 // more than one in so many
+	massFewest = 3 // number of nodes from which a cluster has this rule
+	massShare  = 3 // the rule applies to more than one in three nodes
 	massTime   = 5 * time.Minute
-	// vanishedShown is how many of them an error names.
+	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )
 
-// halted is the value of failoverKey.
+// halted is the value of record.FailoverKey.
 type halted struct {
 	Since time.Time   `json:"since"`
-	Nodes []uuid.UUID `json:"nodes"` // that vanished
+	Nodes []uuid.UUID `json:"nodes"` // the nodes that vanished
 }
 
-// vanished returns the nodes of which more than a third of all went together, in order, and
-// goes on doing so for those that did before; none when it is not so many. ran is when each
-// that is away, and not vouched for, went. Pure.
+// vanished returns the nodes that vanished together, if they are more than a third of all, in order. It continues
+// to return those that it returned before. ran says when each unreachable node vanished that is not confirmed to
+// be fenced. It is a pure function.
 func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
@@ -66,7 +66,7 @@ func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uu
 	return most
 }
 
-// lookForMassLoss halts failover, or lets it go on, as the nodes are that are away.
+// lookForMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
 func (s *Service) lookForMassLoss(ctx context.Context) error {
 	if !s.Shared {
 		return nil
@@ -74,7 +74,8 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 	var said string
 	_, err := s.update(ctx, func(t *tx) error {
 		said = ""
-		// First: who finds more nodes lost after this, and says so, has this decided anew.
+		// first, so that a service which finds more nodes lost after this, and records them, has this decided
+		// again
 		var was halted
 		there, err := t.get(record.FailoverKey, &was)
 		if err != nil {
@@ -93,7 +94,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		}
 		ran, all := map[uuid.UUID]time.Duration{}, 0
 		for _, n := range nodes {
-			if !n.Removed.IsZero() || n.Registered.IsZero() { // is none any more, or none yet
+			if !n.Removed.IsZero() || n.Registered.IsZero() { // it was removed, or has not registered yet
 				continue
 			}
 			all++
@@ -138,8 +139,8 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 	return err
 }
 
-// lossEvery bounds how often it is looked who is lost: every container that waits for a
-// failover asks each second, and a look reads all nodes.
+// lossEvery bounds how often this service looks which nodes are lost: every container that waits for a failover
+// asks each second, and a look reads all nodes.
 const lossEvery = time.Second
 
 // lossLook is when this service looked last.
@@ -149,7 +150,7 @@ type lossLook struct {
 	at  time.Duration
 }
 
-// due reports whether to look now, which nobody else then does.
+// due reports whether a look is due, and counts it as done.
 func (l *lossLook) due(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,8 +161,8 @@ func (l *lossLook) due(now time.Duration) bool {
 	return true
 }
 
-// lookForLoss looks which nodes are away, and whether they are too many, unless that was
-// done just now: whoever goes on without one looks again in the end.
+// lookForLoss looks which nodes are unreachable and whether they are too many, unless that was done just now: the
+// decision to continue without a node looks again in the end.
 func (s *Service) lookForLoss(ctx context.Context) error {
 	if !s.lossLook.due(s.Clock.Steady()) {
 		return nil
@@ -169,14 +170,14 @@ func (s *Service) lookForLoss(ctx context.Context) error {
 	return cmp.Or(s.lookForAway(ctx), s.lookForMassLoss(ctx))
 }
 
-// massLoss says why nothing fails over by itself; "" when it does.
+// massLoss returns why automatic failover is suspended; "" if it is not.
 func (t *tx) massLoss() (string, error) {
 	var h halted
 	there, err := t.get(record.FailoverKey, &h)
 	if err != nil || !there {
 		return "", err
 	}
-	// Nothing is decided by their names, and a transaction cannot check those of hundreds.
+	// the decision does not depend on their names, and a transaction cannot check those of hundreds
 	var names []string
 	for _, id := range h.Nodes[:min(len(h.Nodes), vanishedShown)] {
 		n := dataset.Node{Name: id.String()}
