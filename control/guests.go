@@ -13,11 +13,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A dataset of access many keeps its one home, and is mounted by other nodes of its share as
-// guests. Each stay is in the dataset's own record: every decision on that is checked against
-// it, and one that needs nobody else to use the dataset (a delete, a move, a restore) is refused
-// while there is one, by name. A stay is on record before the mount, and goes after it: so what
-// is on record is never less than what is mounted.
+// A dataset of access many has one home, and other nodes of its share mount it as guests. Each stay is recorded in the
+// dataset itself: every decision about the dataset is checked against that record. A decision that needs the dataset
+// unused elsewhere (a delete, a move, a restore) is refused while there is a stay, by name. A stay is recorded before
+// the mount and removed after the unmount, so the record never has fewer stays than there are mounts.
 
 // Guest records a node's stay as a guest of a dataset, or its end. Idempotent for the same ID.
 // dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share.

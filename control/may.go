@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// asking is the node that asks for a new dataset: it is made there unless something
-// else is said.
+// asking returns the node that asks for a new dataset. The dataset is made there unless the request says
+// otherwise.
 func (t *tx) asking(k dataset.OpKind) uuid.UUID {
 	if p := api.PrincipalOf(t.ctx); p.Kind == pki.Node && makes(k) {
 		return p.Node
@@ -19,12 +19,12 @@ func (t *tx) asking(k dataset.OpKind) uuid.UUID {
 	return uuid.Nil
 }
 
-// may fails with ErrForbidden if the caller may not ask for an operation.
+// may fails with dataset.ErrForbidden if the caller may not request an operation.
 //
-// An operator needs the role admin for some operations: see operatorMay. A node may ask for its own part:
-// what concerns a dataset whose home it is, what it makes, and moves to or away from itself. It may have
-// datasets made on another node, where placement says so, but not from a folder of that host. It may have
-// a volume removed that its engine made, or of which it keeps a copy. It may not vouch for another node.
+// An operator needs the role admin for some operations: see operatorMay. A node may request what concerns its own part:
+// a dataset whose home it is, what it makes, and moves to or away from itself. It may have datasets made on another
+// node, if placement says so, but not from a folder of that host. It may have a volume removed that its engine made, or
+// of which it keeps a copy. It may not confirm that another node is fenced.
 func (t *tx) may(op *dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	switch {
@@ -33,7 +33,7 @@ func (t *tx) may(op *dataset.Operation) error {
 	case p.Kind == pki.Operator:
 		return t.operatorMay(p, op)
 	case p.Kind != pki.Node:
-	case op.Loss != nil && op.Loss.Away != 0: // control saw by itself that the home is lost
+	case op.Loss != nil && op.Loss.Away != 0: // control itself found that the home is lost
 		return nil
 	case vouchesForHome(op):
 		return dataset.Errorf(dataset.ErrForbidden,
@@ -55,15 +55,15 @@ func (t *tx) may(op *dataset.Operation) error {
 		described(op.Kind), op.Volume, home, api.AskControl)
 }
 
-// vouchesForHome reports whether an operation rests on the word of its sender that the home writes no more. A move
-// that control decided on by itself does not.
+// vouchesForHome reports whether an operation depends on the sender's confirmation that the home is fenced. A
+// move that control decided on itself does not.
 func vouchesForHome(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.Away == 0 || withoutHome(*op)
 }
 
-// operatorMay fails with ErrForbidden if an operation takes the role admin and the operator has another one.
-// It does so if the operator vouches that a node writes no more, as drover node fence does, or names a file
-// or folder of a host.
+// operatorMay fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
+// one. It is needed to confirm that a node is fenced, as drover node fence does, and to name a file or folder of
+// a host.
 func (t *tx) operatorMay(p api.Principal, op *dataset.Operation) error {
 	switch {
 	case p.Role.Covers(pki.Admin):
@@ -91,7 +91,7 @@ func (t *tx) operatorMay(p api.Principal, op *dataset.Operation) error {
 	return nil
 }
 
-// described names what was asked for, for an error.
+// described names the request, for an error.
 func described(k dataset.OpKind) string {
 	switch k {
 	case dataset.OpShow, dataset.OpHide, dataset.OpDiscard:
@@ -100,8 +100,8 @@ func described(k dataset.OpKind) string {
 	return string(k)
 }
 
-// mayCancel does so for the end of an operation. What a node has had made on another one it may take
-// back: that one may be gone.
+// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel what it
+// has had made on another node, because that node may be gone.
 func (t *tx) mayCancel(op dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {

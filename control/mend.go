@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// mend writes what agents know to be newer, ends what was under way, and then the halt.
+// mend writes what agents know to be newer, ends the operations that were in progress, and then the halt.
 func (c *comparison) mend(ctx context.Context) error {
 	for _, d := range c.out.Different {
 		if d.Action == "disputed" {
@@ -45,8 +45,8 @@ func (c *comparison) mend(ctx context.Context) error {
 	return err
 }
 
-// update makes one step of the recovery, as long as it is the one that is under way: one
-// that stood still while another was confirmed, and the halt was over, changes nothing.
+// update makes one step of the recovery, while it is the current one: a recovery that stood still while another
+// was confirmed, and the halt ended, changes nothing.
 func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
 	return c.s.update(ctx, func(t *tx) error {
 		t.mends = true
@@ -66,8 +66,8 @@ func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64
 	})
 }
 
-// noneLives fails with ErrConflict when a node is alive of which a person says that it
-// writes no more: what it has would be given to others.
+// noneLives fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
+// would be given to others.
 func (c *comparison) noneLives(t *tx) error {
 	for node := range c.roll.fenced {
 		_, there, err := t.living(node)
@@ -88,8 +88,8 @@ func (c *comparison) noneLives(t *tx) error {
 	return nil
 }
 
-// mendOne writes the record of one dataset as it is to be, unless the store has another
-// than it was judged by.
+// mendOne corrects the record of one dataset, unless the store has another record than the one that the decision
+// was based on.
 func (c *comparison) mendOne(t *tx, j judged) error {
 	if err := c.noneLives(t); err != nil {
 		return err
@@ -149,7 +149,8 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	return t.enter(d, uuid.Nil)
 }
 
-// mendSnapshots puts those on record that the home has, and takes those off that it has not.
+// mendSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
+// have.
 func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 	if len(j.lacks) > 0 {
 		if err := c.s.rebuildSnapshots(ctx, c.update, api.Found{Dataset: j.is, Snapshots: j.lacks}); err != nil {
@@ -175,8 +176,7 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 	return nil
 }
 
-// forgetAllSnapshots removes the records of a dataset's snapshots, which is not on record
-// itself any more.
+// forgetAllSnapshots removes the records of the snapshots of a dataset that has no record any more.
 func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
 	left, err := listAll[dataset.Snapshot](newTx(ctx, c.s.store), record.SnapshotPrefix(id))
 	if err != nil {
@@ -185,15 +185,16 @@ func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 	return c.mendSnapshots(ctx, judged{account: &account{id: id}, spare: left})
 }
 
-// endAll ends what is on record as under way: it may have been done since, and what was
-// written after that is not to be written over.
+// endAll ends the operations that the store has as in progress. They may have been done since, and what was
+// written after that must not be overwritten.
 func (c *comparison) endAll(ctx context.Context) error {
 	ops, err := listAll[dataset.Operation](newTx(ctx, c.s.store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
 	for _, op := range ops {
-		if op.State.Final() || op.Kind == dataset.OpPurge { // which finds nothing, or what is condemned still
+		// a purge finds nothing, or a dataset that is condemned anyway
+		if op.State.Final() || op.Kind == dataset.OpPurge {
 			continue
 		}
 		if _, err := c.update(ctx, func(t *tx) error {
@@ -211,11 +212,11 @@ func (c *comparison) endAll(ctx context.Context) error {
 	return nil
 }
 
-// clockMargin is by how much the clock is set further than anybody was heard to know:
-// somebody may have seen more who was not heard.
+// clockMargin is by how much the clock is set above the highest one that was reported: a node that was not heard
+// may have seen a higher one.
 const clockMargin = 1 << 20
 
-// lift ends the halt: from here on the store is the newest that there was.
+// lift ends the halt: from here on the store is the newest that ever existed.
 func (c *comparison) lift(t *tx) error {
 	var rec record.Recovery
 	if _, err := t.get(record.RecoveryKey, &rec); err != nil {

@@ -10,15 +10,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// only is a copy that has what nobody else has; none: is is empty.
+// only is a copy with data that nobody else has; is is "" if there is none.
 type only struct {
 	d    dataset.Dataset
 	is   string
-	then string // the command after which it is none any more
+	then string // the command after which others have the data too
 }
 
-// onlyOne says whether a node's copy of a dataset has what nobody else has: a head that was
-// overtaken, or the last whole copy that is heard of a volume whose home is lost or ill.
+// onlyOne returns whether a node's copy of a dataset has data that nobody else has: a superseded head, or the
+// last complete copy that is known of a volume whose home is lost or ill.
 func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 	var c dataset.Copy
 	there, err := t.get(record.CopyKey(node, id), &c)
@@ -61,8 +61,8 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 		"drover volume move " + refTo(d) + " --force --fenced " + home}, err
 }
 
-// keepsNothing fails with ErrInUse while a node keeps what nobody else has, unless it was
-// removed already: what it has nobody gets from it any more.
+// keepsNothing fails with dataset.ErrInUse while a node keeps data that nobody else has, unless it was removed
+// already: nobody gets its data any more.
 func (s *Service) keepsNothing(ctx context.Context, ref string) error {
 	t := newTx(ctx, s.store)
 	n, err := t.nodeNamed(ref)

@@ -13,14 +13,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Submit plans a request and puts its operation on record for the home's agent.
-// What changes records alone is done at once. Again, with the same request ID:
-// the operation as it is now. Errors as of Plan.
+// Submit plans a request and records its operation for the agent of the home. A change of records alone is done
+// at once. Idempotent for the same request ID: it returns the operation as it is now. Errors as those of Plan.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
-	if req.Failover { // what it rests on may have happened just now
+	if req.Failover { // what the failover depends on may have happened just now
 		if err := s.lookForLoss(ctx); err != nil {
 			return out, err
 		}
@@ -40,7 +39,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 			}
 			d, err := t.dataset(out.Operation.DatasetID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				return nil // a purge, or what failed to be made
+				return nil // a purge, or a create that failed
 			}
 			if err != nil {
 				return err
@@ -54,8 +53,8 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	return out, err
 }
 
-// submit decides on a request: an operation, on record with this transaction,
-// or the dataset that is already as asked.
+// submit decides on a request. The result is an operation, recorded by this transaction, or the dataset if it
+// already is as requested.
 func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
 	if known, err := t.get(record.OperationKey(req.ID), &recorded); err != nil {
@@ -80,7 +79,7 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 		return nil, nil, err
 	}
 	if makes(op.Kind) {
-		op.From = t.asking(op.Kind) // not before: who asks has no part in it
+		op.From = t.asking(op.Kind) // not earlier: the decision does not depend on who asks
 	}
 	if alone(op.Kind) || withoutHome(*op) {
 		return op, nil, s.settle(t, op)
@@ -105,8 +104,7 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	return op, nil, s.record(t, *op)
 }
 
-// asked fails unless an operation on record is what a request with its ID asks
-// for.
+// asked fails unless a recorded operation is what the request with its ID asks for.
 func asked(rec dataset.Operation, req api.Request) error {
 	if rec.Asked == digest(req) {
 		return nil
@@ -115,8 +113,7 @@ func asked(rec dataset.Operation, req api.Request) error {
 		"cannot be this %.40s as well (choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
-// settle carries out an operation that changes records alone, and leaves it on
-// record as done.
+// settle carries out an operation that changes only records, and records it as done.
 func (s *Service) settle(t *tx, op *dataset.Operation) error {
 	settle := s.settleUpdate
 	switch op.Kind {
@@ -146,10 +143,9 @@ func (s *Service) record(t *tx, op dataset.Operation) error {
 	return t.put(record.OperationKey(op.ID), op)
 }
 
-// Record puts an operation on record that its agent carries out already and
-// that takes longer than its caller can wait. Again, or for one whose outcome
-// is on record: nothing. One whose outcome left nothing on record, as a create that lost its name, would
-// be begun again: see api.Report, Again. Errors as of Commit.
+// Record records an operation that its agent carries out already and that takes longer than its caller can wait.
+// Idempotent, also if its outcome is recorded. An operation whose outcome left no record, such as a create that
+// lost its name, would be started again: see api.Report, Again. Errors as those of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
@@ -161,16 +157,15 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}
-		// A Record that was overtaken by its operation's Commit must not have
-		// the agent do it all again: a restore would throw away what was
-		// written since.
+		// A Record that arrives after the Commit of its operation must not have the agent do everything again: a
+		// restore would discard what was written since.
 		if over, err := t.over(op); err != nil || over {
 			return err
 		}
 		if err := s.ownProfiles(t, rec, op); err != nil {
 			return err
 		}
-		if known { // with what others have said of it since, as what the home of a move gave up
+		if known { // with what others have reported about it since, such as what the home of a move relinquished
 			rec.State, rec.Incarnation = op.State, op.Incarnation
 			return s.record(t, rec)
 		}
@@ -179,7 +174,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	return err
 }
 
-// over reports whether an operation is on record as done, by what it leaves.
+// over reports whether an operation is recorded as done, by its effect.
 func (t *tx) over(op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
@@ -210,7 +205,7 @@ func (t *tx) over(op dataset.Operation) (bool, error) {
 	return false, nil
 }
 
-// finish puts the end of an operation on record.
+// finish records the end of an operation.
 func (s *Service) finish(t *tx, op dataset.Operation) error {
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	if op.Problem != nil {
@@ -225,8 +220,8 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 	return s.end(t, op)
 }
 
-// end writes an operation that is final and takes it off its node's work. A move that
-// did not come to its end gives the lease back.
+// end writes an operation that has ended, and removes it from its node's work. A move that did not succeed gives
+// the lease back.
 func (s *Service) end(t *tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
 		if err := t.release(op); err != nil {
@@ -239,9 +234,9 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 	return s.putEnded(t, op)
 }
 
-// Operations lists those on record by their UUIDs: the ones that are not final
-// and those that ended within the last day, at most the last endedMost; of
-// scheduled snapshots and their removals that went well, those of the last hour.
+// Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within
+// the last day, at most the last endedMost. Of scheduled snapshots and their removals that succeeded it lists
+// those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
 	entries, err := newTx(ctx, s.store).list(record.OperationsPrefix, after(record.OperationsPrefix, p), limit)
@@ -261,9 +256,8 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 	return out, nil
 }
 
-// Operation returns one, by UUID or a unique prefix of it. With wait it waits so
-// long for it to end or its state or progress to change. ErrNotFound,
-// ErrAmbiguous.
+// Operation returns an operation by its UUID or a unique prefix. With wait it waits for that time for the
+// operation to end or for its state or progress to change. dataset.ErrNotFound, ErrAmbiguous.
 func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
 	first, err := s.operation(ctx, ref)
 	if err != nil || first.State.Final() || wait <= 0 {
@@ -311,10 +305,9 @@ func noOperation(ref string) error {
 		dataset.Clip(ref))
 }
 
-// CancelOperation ends an operation that is not final. Its agent stops as soon
-// as it learns of it and takes back what it made; so only what makes something
-// new can be cancelled: ErrUnsupported for the rest. ErrConflict for one that
-// has ended, ErrNotFound, ErrAmbiguous. Again: nothing.
+// CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of that, and undoes
+// what it made. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for the
+// others. ErrConflict for one that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
 func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	found, err := s.operation(ctx, ref)
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A fence command runs as root on the node that takes over, and a volume is mounted with its
-// profile's options wherever it goes: on other nodes than the one that tells of the profile.
-// So none of these goes on record that control does not know.
+// A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile
+// wherever it goes: on other nodes than the one that reports the profile. So no command or option is recorded that
+// control does not know.
 
-// ownProfiles fails with ErrForbidden when a report has a fence command, or mount options,
-// that neither profiles.yaml has for its profile, nor the record of the operation, the
-// dataset, or what it is made of. rec is the operation on record, empty where it is not.
+// ownProfiles fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
+// profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
+// operation, empty if there is none.
 func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	var told []dataset.Profile
 	if op.Dataset != nil {
@@ -34,7 +34,7 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	}
 	for _, p := range told {
 		if _, err := s.Deps.Profiles().Get(p.Name); err != nil && len(known) == 0 {
-			known = []dataset.Profile{{}} // of a profile that is gone: there is nothing for it to have
+			known = []dataset.Profile{{}} // its profile no longer exists, so it can have nothing of it
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
 		if !s.knowsKeys(p, known...) {
@@ -51,7 +51,7 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	return nil
 }
 
-// profilesOf are those on record that the outcome of an operation may have.
+// profilesOf returns the recorded profiles that the outcome of an operation may have.
 func (t *tx) profilesOf(rec, op dataset.Operation) (known []dataset.Profile, err error) {
 	if rec.Dataset != nil {
 		known = append(known, rec.Dataset.Profile)
@@ -60,7 +60,7 @@ func (t *tx) profilesOf(rec, op dataset.Operation) (known []dataset.Profile, err
 		known = append(known, rec.Snapshot.Profile)
 	}
 	from := []dataset.Source{{Dataset: op.DatasetID}}
-	if op.Snapshot != nil { // one that goes, and had its profile long before
+	if op.Snapshot != nil { // a snapshot that is being removed had its profile long before
 		from[0].Snapshot = op.Snapshot.ID
 	}
 	if op.Source != nil {
@@ -83,8 +83,8 @@ func (t *tx) profilesOf(rec, op dataset.Operation) (known []dataset.Profile, err
 	return known, nil
 }
 
-// knowsCommand reports whether a profile has no fence command, or that which profiles.yaml
-// or one of others has.
+// knowsCommand reports whether a profile has no fence command, or the one that profiles.yaml or one of the others
+// has.
 func (s *Service) knowsCommand(p dataset.Profile, others ...dataset.Profile) bool {
 	f := p.Failover.Fence
 	if len(f.Exec) == 0 {
@@ -99,8 +99,8 @@ func (s *Service) knowsCommand(p dataset.Profile, others ...dataset.Profile) boo
 	})
 }
 
-// knowsMount reports whether profiles.yaml has the mount options of a profile for it, or one
-// of others has. No options are a choice as well: without nosuid, say.
+// knowsMount reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
+// them. No options are a choice too, for instance to go without nosuid.
 func (s *Service) knowsMount(p dataset.Profile, others ...dataset.Profile) bool {
 	if own, err := s.Deps.Profiles().Get(p.Name); err == nil {
 		others = append(others, own)
@@ -110,9 +110,8 @@ func (s *Service) knowsMount(p dataset.Profile, others ...dataset.Profile) bool 
 	})
 }
 
-// withOwn returns a profile as it lay beside data, or on another record, with a fence command
-// and mount options that are control's. record is the dataset's on record; empty: there is
-// none.
+// withOwn returns a profile that was stored beside data, or in another record, with the fence command and mount
+// options that control knows. record is the recorded profile of the dataset; empty if there is none.
 func (s *Service) withOwn(p, record dataset.Profile) dataset.Profile {
 	var others []dataset.Profile
 	if record.Name != "" {
@@ -121,8 +120,8 @@ func (s *Service) withOwn(p, record dataset.Profile) dataset.Profile {
 	return s.withOwnKeys(s.withOwnMount(s.withOwnCommand(p, others...), others...), others...)
 }
 
-// knowsKeys reports whether a profile has no key program, or that which profiles.yaml or one of
-// others has. A key file is no more than a name: who has none there has no key.
+// knowsKeys reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
+// A key file is only a name: whoever has no such file has no key.
 func (s *Service) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true
@@ -133,8 +132,8 @@ func (s *Service) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool { return o.Encryption.Equal(p.Encryption) })
 }
 
-// withOwnKeys returns a profile with a key program that is known, or where none is with that
-// which profiles.yaml has for it now.
+// withOwnKeys returns a profile with a known key program; if it has none, with the one that profiles.yaml has for
+// it now.
 func (s *Service) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	if s.knowsKeys(p, others...) {
 		return p
@@ -145,9 +144,8 @@ func (s *Service) withOwnKeys(p dataset.Profile, others ...dataset.Profile) data
 	return p
 }
 
-// withOwnCommand returns a profile with the fence command that profiles.yaml has for it,
-// unless it has one that is known; with none where that has none: then nothing takes over by
-// itself.
+// withOwnCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
+// If profiles.yaml has none, the profile gets none, and nothing takes over automatically.
 func (s *Service) withOwnCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	f := p.Failover.Fence
 	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && s.knowsCommand(p, others...) {
@@ -161,9 +159,9 @@ func (s *Service) withOwnCommand(p dataset.Profile, others ...dataset.Profile) d
 	return p
 }
 
-// withOwnMount returns a profile with mount options that are known: its own, those of the
-// record, or, where there is none, what it has of those in profiles.yaml and what only
-// forbids. Nothing is added that the pool of the data may not be able to keep.
+// withOwnMount returns a profile with known mount options: its own, those of the record, or, if there is no
+// record, those of its options that profiles.yaml has or that only forbid something. It adds nothing that the
+// pool of the data may not support.
 func (s *Service) withOwnMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
 	if s.knowsMount(p, record...) {
 		return p

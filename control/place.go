@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/selector"
 )
 
-// placementExpr reads the expression of a profile, which was checked when it was loaded:
-// one on record may be of another version.
+// placementExpr parses the placement expression of a profile. It was checked when the profile was loaded, but a
+// recorded profile may come from another version.
 func placementExpr(p dataset.Profile) (selector.Expr, error) {
 	if p.Placement == "" {
 		return selector.Expr{}, nil
@@ -29,8 +29,8 @@ func placementExpr(p dataset.Profile) (selector.Expr, error) {
 	return e, err
 }
 
-// place chooses the pool for something new: the first of the asking node that fits;
-// when there is none, one of all others, spread by free space.
+// place chooses the pool for something new: the first pool of the asking node that fits. If there is none, it
+// chooses among the pools of all other nodes, spread by free space.
 func (s *Service) place(t *tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Where, err = placementExpr(o.Profile); err != nil {
 		return c, err
@@ -68,7 +68,7 @@ func (s *Service) place(t *tx, o placement.Requirement) (c placement.Candidate, 
 	return c, t.rest(c)
 }
 
-// unknownPool fails with ErrInvalid, listing those there are, for a pool that nobody has.
+// unknownPool fails with dataset.ErrInvalid, with the existing pools, if no node has a pool of that name.
 func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	var names []string
 	for _, st := range sites {
@@ -89,15 +89,15 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
 }
 
-// rest has the decision rest on the pool and node that were chosen: there may be more
-// than a transaction can check.
+// rest makes the decision depend on the chosen pool and node only, because there may be more than a transaction
+// can check.
 func (t *tx) rest(c placement.Candidate) error {
 	_, err := t.get(record.PoolKey(c.ID), &dataset.Pool{})
 	_, nerr := t.get(record.NodeKey(c.Node), &dataset.Node{})
 	return errors.Join(err, nerr)
 }
 
-// site reads the asking node; none when it is not known.
+// site reads the asking node; none if it is not known.
 func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error) {
 	var st placement.Site
 	ok, err := t.get(record.NodeKey(o.Asking), &st.Node)
@@ -118,7 +118,7 @@ func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error)
 	return []placement.Site{st}, err
 }
 
-// sites reads all nodes, their facts and pools.
+// sites reads all nodes with their facts and pools.
 func (s *Service) sites(t *tx) ([]placement.Site, error) {
 	nodes, err := t.flock()
 	if err != nil {
@@ -155,8 +155,7 @@ func (s *Service) sites(t *tx) ([]placement.Site, error) {
 	return out, nil
 }
 
-// poolStatus is what is known of a pool: what its node says to this service, or else
-// what it had put on record.
+// poolStatus returns what is known of a pool: what its node reports to this service, or else what it recorded.
 func (s *Service) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
 	if st := s.seen.pool(id); st != nil || f == nil {
 		return st

@@ -15,20 +15,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Misfit says why no pool of a backend could keep a profile, on whatever host, as one can at best
-// what is said; "" when one could. Pure.
+// Misfit returns why no pool of a backend could keep a profile on any host, given the best that a pool of that
+// backend can do; "" if one could. It is a pure function.
 func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string {
 	c := placement.Candidate{Pool: dataset.Pool{Name: p.Pool, Backend: backend, Capabilities: best}, Guarded: true}
 	if best.OwnDevice {
 		c.Capabilities.Limits = dataset.LimitsStrict
 	}
 	if best.ManyHosts {
-		c.Share = uuid.Max // one of which it is not known which
+		c.Share = uuid.Max // any share will do
 	}
 	return placement.WhyUnsuitable(c, p)
 }
 
-// candidates returns the pools of a node in the order in which it lists them.
+// candidates returns the pools of a node in the order in which the node lists them.
 func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, error) {
 	var n dataset.Node
 	if ok, err := t.get(record.NodeKey(node), &n); err != nil || !ok {
@@ -41,7 +41,7 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, erro
 		if err != nil {
 			return nil, err
 		}
-		if ok && p.Node == n.ID { // not one that another node has adopted
+		if ok && p.Node == n.ID { // unless another node has adopted it
 			cands = append(cands, placement.Candidate{
 				Pool:     p,
 				Cordoned: n.Cordoned,
@@ -54,8 +54,8 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, erro
 	return cands, nil
 }
 
-// fits checks that a dataset, where it lies, can have a profile, or one that is made of it, when it
-// had a size before.
+// fits checks that a dataset can have a profile where it is, or that a dataset can be made from it with the
+// profile. had is the size that it had before.
 func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
 	pool, err := t.pool(d)
 	if err != nil {
@@ -69,8 +69,8 @@ func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.
 	return nil
 }
 
-// unfit is why a dataset, where it lies, could not have a profile even if it were made anew there; nil when
-// it could.
+// unfit returns why a dataset could not have a profile where it is, even if it was made there again; nil if it
+// could.
 func (s *Service) unfit(t *tx, d dataset.Dataset, p dataset.Profile) error {
 	if err := s.fits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err
@@ -78,8 +78,8 @@ func (s *Service) unfit(t *tx, d dataset.Dataset, p dataset.Profile) error {
 	return nil
 }
 
-// tooLarge tells whether a dataset is larger than all of its pool already, as an older version made
-// it, and returns that size, or 0: it may go to another that is too small as well.
+// tooLarge returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
+// if it is not. Such a dataset may move to another pool that is too small.
 func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 	if st := s.seen.pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size
@@ -87,8 +87,8 @@ func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 	return 0
 }
 
-// Pools lists all pools of all nodes, by the names of the nodes and then their own: those on record, and
-// those that nodes are configured with and could not make, which have no UUID.
+// Pools lists all pools of all nodes, by the names of the nodes and then of the pools: the recorded ones, and
+// those that nodes are configured with and could not make. The latter have no UUID.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := newTx(ctx, s.store)
 	list, err := listAll[dataset.Pool](t, record.PoolsPrefix)
@@ -114,7 +114,7 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
 		if i < 0 {
 			out = append(out, u)
-		} else if out[i].Status == nil { // on record, and not found where it is configured
+		} else if out[i].Status == nil { // recorded, and not found where it is configured
 			out[i].Status = u.Status
 		}
 	}
@@ -125,7 +125,7 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	return out, nil
 }
 
-// nodeName is a node's name, or its UUID when it is not known.
+// nodeName returns the name of a node, or its UUID if it is not known.
 func (t *tx) nodeName(id uuid.UUID) (string, error) {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(id), &n)
@@ -135,7 +135,7 @@ func (t *tx) nodeName(id uuid.UUID) (string, error) {
 	return n.Name, err
 }
 
-// listAll reads every object under a prefix that holds few.
+// listAll reads every object under a prefix with few keys.
 func listAll[T any](t *tx, prefix string) ([]T, error) {
 	entries, err := t.list(prefix, "", 0)
 	if err != nil {

@@ -12,9 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepPools keeps on record what pools a node had and does not name now, but for those that are
-// gone: their datasets are offline, not gone. Of one that is named and gone it is asked whether it
-// may go.
+// keepPools keeps the records of pools that a node had and no longer names, except those that it removed: their
+// datasets are offline, not lost. For a pool that is named as removed it checks whether it may be removed.
 func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
@@ -34,11 +33,11 @@ func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
 	return nil
 }
 
-// clearGone forgets what a node was to destroy in pools that are gone.
+// clearGone removes the records of what a node had to destroy in pools that were removed.
 func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
 	for _, id := range r.Gone {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
-			continue // it was only asked about
+			continue // it was only asked whether it may be removed
 		}
 		if err := s.clearCondemned(ctx, r.Node.ID, id); err != nil {
 			return err
@@ -47,7 +46,7 @@ func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
 	return nil
 }
 
-// dropPool takes a pool off the record that its node has no more.
+// dropPool removes the record of a pool that its node no longer has.
 func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 	p, err := t.mayDrop(n, id)
 	if err != nil || p == nil {
@@ -61,11 +60,10 @@ func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 	return t.forgetPool(n.ID, id)
 }
 
-// mayDrop returns a pool of a node that may go off the record, nil for one that is not the node's.
-// ErrConflict while anything is on record there, but for what is condemned: who lets go of the
-// pool lets go of that too. It rests on the node's record: whoever is about to put something there
-// has read that, and its agent has registered without the pool before, so that nothing new was
-// planned for it.
+// mayDrop returns a pool of a node whose record may be removed; nil for one that is not the node's.
+// dataset.ErrConflict while anything but condemned datasets is recorded in it; those are removed with the pool.
+// The decision depends on the node's record: everything that is about to be put into the pool has read that
+// record. The agent has registered without the pool before, so nothing new was planned for it.
 func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.get(record.PoolKey(id), &p)
@@ -79,7 +77,7 @@ func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	return &p, dataset.Holds(p.Name, left)
 }
 
-// forgetPool forgets a pool, unless it is another node's by now.
+// forgetPool removes the record of a pool, unless it belongs to another node by now.
 func (t *tx) forgetPool(node, id uuid.UUID) error {
 	var p dataset.Pool
 	there, err := t.get(record.PoolKey(id), &p)
@@ -90,7 +88,7 @@ func (t *tx) forgetPool(node, id uuid.UUID) error {
 	return err
 }
 
-// lyingIn names what is on record in a pool of a node, and what is to be made there.
+// lyingIn names what is recorded in a pool of a node, and what is about to be made there.
 func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
 	homes, err := listAll[record.Claim](t, record.HomePrefix(node))

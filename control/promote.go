@@ -10,10 +10,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// reachable fails unless the nodes that are to do a move are alive and, by force, the
-// home is not: whoever vouches that it writes no more does not know that it is back.
+// reachable fails unless the nodes that carry out a move are alive and, for a forced move, the home is not: a
+// person who confirms that it is fenced does not know that it is back.
 func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force bool) error {
-	if !s.Shared { // there are no others
+	if !s.Shared { // there are no other nodes
 		return nil
 	}
 	_, there, err := t.living(target.ID)
@@ -40,7 +40,7 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	return s.homeAway(t, d, target, home, since, "")
 }
 
-// isAway says of a node that is away since when, where that is known.
+// isAway says since when a node is unreachable, if that is known.
 func isAway(since time.Time) string {
 	if since.IsZero() {
 		return "is away"
@@ -48,9 +48,8 @@ func isAway(since time.Time) string {
 	return "is away since " + since.UTC().Format(time.RFC3339)
 }
 
-// homeAway is the refusal of a volume whose home is not heard of, with the command that
-// goes on without it where there is something to go on from. why is for what reason that is
-// not done by itself, where it might be.
+// homeAway is the error for a volume whose home is unreachable, with the command that continues without the home
+// if there is a copy to continue from. why says why that is not done automatically, if it could be.
 func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
 	best, found, err := s.freshest(t, d)
@@ -115,8 +114,8 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	return nil
 }
 
-// vouched is the node of which a person says that it writes no more. ErrInvalid when it is
-// not the home of a dataset.
+// vouched returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
+// dataset.
 func (t *tx) vouched(d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
 	if home, err = t.nodeNamed(fenced); err != nil || home.ID == d.Home {
 		return home, err
@@ -130,8 +129,8 @@ func (t *tx) vouched(d dataset.Dataset, fenced, what string) (home dataset.Node,
 	return home, err
 }
 
-// noFresher refuses to go on from a copy while a node that is alive has a later one: that
-// would be made what this one is, and what it has more would be nowhere.
+// noFresher refuses to continue from a copy while a node that is alive has a later one: that copy would be made
+// equal to this one, and its newer data would be lost.
 func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
 		c, there, err := s.copyNow(t, node, d.ID)
@@ -160,7 +159,7 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 	return nil
 }
 
-// noCopy is the refusal that says who has one.
+// noCopy is the error that says which nodes have a copy.
 func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 	var have []string
 	for _, id := range d.Copies {
@@ -178,15 +177,15 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// stillKept fails unless the copy that became the volume is one on record, and nothing
-// is lost beyond what was said.
+// stillKept fails unless the copy that became the volume is recorded, and nothing is lost beyond what was
+// announced.
 func (t *tx) stillKept(rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {
 	case err != nil:
 		return err
-	case !there || !kept.Whole(): // nobody asks who has one that is spent for its promise
+	case !there || !kept.Whole(): // nobody asks the node of an unusable copy for its promise
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says "+
 				"what there is)", rec.Volume)

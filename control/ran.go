@@ -15,17 +15,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What is destroyed or forgotten after a time goes by the time that services were
-// seen to run, not by the clock: a host can boot with its clock years ahead, and
-// nothing in a clock says that it is right. Late does no harm.
+// What is destroyed or removed after a time is timed by how long services were seen to run, not by the clock: a host can
+// boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late does no harm.
 const (
-	// unseenMost is how much of the time since the last mark counts, which services may
-	// have run or not.
+	// unseenMost is how much of the time since the last mark counts. Services may or may not have run in that
+	// time.
 	unseenMost = time.Hour
 	markEvery  = unseenMost / 2
 )
 
-// ran is the mark as this service has seen it last. mu guards it.
+// ran is the mark as this service saw it last. mu protects it.
 type ran struct {
 	mu     sync.Mutex
 	known  bool
@@ -34,10 +33,10 @@ type ran struct {
 	before time.Duration // from the mark to since, by the clock
 	since  time.Duration // by the steady clock
 	begun  bool
-	unseen time.Duration // that the clock had passed over when this service began, and does not count
+	unseen time.Duration // time that the clock had skipped when this service started; it does not count
 }
 
-// see takes in a mark that was read.
+// see notes a mark that was read.
 func (r *ran) see(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,7 +53,7 @@ func (r *ran) see(e store.Entry, m record.RunMark, now time.Time, steady time.Du
 	r.begun = true
 }
 
-// last returns the mark that was seen, and the count; false: none was.
+// last returns the mark that was seen last, and the count; false if none was.
 func (r *ran) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,7 +64,7 @@ func (r *ran) last(steady time.Duration) (e store.Entry, m record.RunMark, count
 	return r.entry, r.mark, count, r.known
 }
 
-// forget has the mark read anew: the store went back, and may give an index a second time.
+// forget has the mark read again: the store was restored from a backup, and may give out an index a second time.
 func (r *ran) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,14 +84,14 @@ func (s *Service) hasRun(t *tx) (time.Duration, error) {
 	return s.counted(), nil
 }
 
-// counted is the count by the mark that was seen last, for a look that a transaction decides on.
+// counted returns the count by the mark that was seen last. A transaction decides in the end.
 func (s *Service) counted() time.Duration {
 	_, _, count, _ := s.ran.last(s.Clock.Steady())
 	return count
 }
 
-// markRan puts the count in the store, seldom, and has it stand while nothing waits for it.
-// What others put there may be seen late, by changed: what waits is kept for longer then.
+// markRan writes the count to the store, seldom, and stops it while nothing waits for it. What others add that
+// must wait may be noticed late, through changed: it is then kept longer.
 func (s *Service) markRan(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.Ran) < markEvery
@@ -108,7 +107,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 			return err
 		}
 		_, was, _, _ := s.ran.last(s.Clock.Steady())
-		if fresh(was, count) { // another service put it there
+		if fresh(was, count) { // another service wrote it
 			return nil
 		}
 		m = record.RunMark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
@@ -126,8 +125,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 	return err
 }
 
-// waits reports whether there is anything whose time goes by the count. What is damaged may
-// be.
+// waits reports whether anything waits for the count. A damaged entry may do so.
 func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
 	if entries, err := t.list(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
@@ -137,7 +135,7 @@ func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
 			var tr inTrash
 			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
 		},
-		// What is lost later is not to be of the same moment by it, see vanished.
+		// nodes that are lost later must not seem to be lost at the same moment, see vanished
 		record.AwayPrefix: func(e store.Entry) bool {
 			var gone away
 			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
@@ -155,13 +153,13 @@ func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
 	return false, nil
 }
 
-// inTrash is the value of a key of the trash: when that count began.
+// inTrash is the value of a key of the trash: the count when the dataset was put there.
 type inTrash struct {
 	dataset.Trash
 	Ran dataset.Duration `json:"ran,omitempty"`
 }
 
-// of reports whether a dataset was put in the trash then.
+// of reports whether the entry is about the time that a dataset was put in the trash.
 func (tr inTrash) of(d dataset.Dataset) bool {
 	return d.Trash.At.Equal(tr.At) && d.Trash.Until.Equal(tr.Until)
 }
@@ -171,7 +169,7 @@ func (tr inTrash) left(ran time.Duration) time.Duration {
 	return tr.Until.Sub(tr.At) - (ran - time.Duration(tr.Ran))
 }
 
-// putInTrash writes the index of what is in the trash.
+// putInTrash writes the index of a dataset in the trash.
 func (s *Service) putInTrash(t *tx, id uuid.UUID, tr dataset.Trash) error {
 	now, err := s.hasRun(t)
 	if err != nil {
@@ -188,9 +186,8 @@ func (s *Service) putEnded(t *tx, op dataset.Operation) error {
 	return t.put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
 }
 
-// passedOver returns, once, by how much the clock has gone further than the time
-// that was seen to pass, when that is more than clocks are set by: since the last
-// service, and since the last round of this one.
+// passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
+// than clocks are corrected by: since the last service ran, and since the last round of this one.
 func (s *Service) passedOver(h *house) time.Duration {
 	s.ran.mu.Lock()
 	defer s.ran.mu.Unlock()
@@ -206,7 +203,7 @@ func (s *Service) passedOver(h *house) time.Duration {
 	return over
 }
 
-// tellHeld says that trash stays for longer than the clock says.
+// tellHeld reports that trash is kept longer than the clock says.
 func (s *Service) tellHeld(over time.Duration) {
 	s.events.Publish(api.Event{
 		Time: s.Clock.Now(), Type: "trash.hold",

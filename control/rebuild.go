@@ -12,13 +12,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Rebuild brings back what was found in a node's pools and is not on record:
-// after a lost store, or when a pool of another host was adopted. What is on
-// record is left as it is, unless the node has seen a later change of it than
-// this store, which was then put back from a backup, or has it on the same pool of
-// a node that is not heard of. A name that is taken is not
-// taken away: the dataset comes back under name-UUID8. Again: nothing more.
-// ErrInvalid for a pool that is not the node's, and for more than can be.
+// Rebuild restores records of what was found in a node's pools, after the store was lost or when a pool of
+// another host was adopted. Existing records stay as they are, with two exceptions: the node has seen a later
+// change than this store, which was then restored from a backup; or the dataset is in the same pool of a node
+// that is unreachable. A name that is taken stays with its owner: the dataset comes back as name-UUID8.
+// Idempotent. dataset.ErrInvalid for a pool that is not the node's, and for too many datasets.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
 	if err := checkFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
@@ -38,9 +36,9 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 	return out, nil
 }
 
-// knownFirst puts what is on record before the rest: it may give up a name that
-// another has since. Of the rest the newest come first: of two with one name the
-// older one lost it, though its record may not say so.
+// knownFirst puts recorded datasets before the rest, because one of them may give up a name that another has
+// since. Of the rest the newest come first: of two with one name the older one has lost it, although its record
+// may not say so.
 func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	for _, f := range found {
@@ -100,7 +98,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		}
 		d.Profile = s.withOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		// what is on record: those beside the data may be long over
+		// the record in the store counts: those beside the data may be long outdated
 		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
 		t.guestNoMore(&d, node)
 		if err := s.reclaim(t, &d, &r); err != nil {
@@ -115,8 +113,8 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 	return r, s.rebuildSnapshots(ctx, s.update, f)
 }
 
-// lost reports whether nothing is heard of a node: by its session where services share
-// the store, which the decision then rests on.
+// lost reports whether a node is unreachable, by its session if services share the store. The decision then
+// depends on that.
 func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
 	if !s.Shared {
 		return !s.seen.heard(node), nil
@@ -125,9 +123,8 @@ func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
 	return !alive, err
 }
 
-// rehome gives a dataset, with the pool that it lies on, to another node. The one
-// that had it was not heard since this service started, and whoever took its pool
-// from it vouches that it is gone.
+// rehome gives a dataset, with its pool, to another node. The previous node was not heard since this service
+// started, and the person who took its pool confirms that it is gone.
 func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {
@@ -142,8 +139,7 @@ func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	return t.enter(d, uuid.Nil)
 }
 
-// disclaim takes away what a dataset has by its state: its name, or its place in
-// the trash.
+// disclaim removes what a dataset has because of its state: its name, or its place in the trash.
 func (t *tx) disclaim(d dataset.Dataset) error {
 	t.del(record.TrashKey(d.ID))
 	var c record.Claim
@@ -157,8 +153,8 @@ func (t *tx) disclaim(d dataset.Dataset) error {
 	return nil
 }
 
-// reclaim gives a dataset its name back, or puts it in the trash again: for its
-// whole time, since nobody could have had it back meanwhile.
+// reclaim gives a dataset its name back, or puts it in the trash again, for its whole time: nobody could have
+// brought it back meanwhile.
 func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := s.Clock.Now()
@@ -171,7 +167,7 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil
-	// As much of the UUID as makes the name free: eight digits, or all.
+	// As much of the UUID as makes the name unique: eight digits, or all.
 	for _, digits := range []int{0, 8, 13, 18, 23, 36} {
 		if digits > 0 {
 			suffix := "-" + d.ID.String()[:digits]
@@ -199,8 +195,8 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	return t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
 }
 
-// rebuildSnapshots brings back snapshot records, some in each transaction (of update's):
-// there can be more than fit in one.
+// rebuildSnapshots restores records of snapshots, some in each transaction (of update's), because there can be
+// more than fit in one.
 func (s *Service) rebuildSnapshots(ctx context.Context,
 	update func(context.Context, func(*tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
@@ -213,7 +209,7 @@ func (s *Service) rebuildSnapshots(ctx context.Context,
 	return nil
 }
 
-// reenter puts snapshots of a dataset on record that are not.
+// reenter records snapshots of a dataset that have no record.
 func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	d, err := t.dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
@@ -245,7 +241,7 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	if !news {
 		return nil
 	}
-	// Who counted the snapshots, or is to prune them, looks again.
+	// Those who counted the snapshots, or prune them, must look again.
 	d.Request = uuid.New()
 	return t.putDataset(d)
 }

@@ -13,13 +13,11 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// recalledFor is how long a node's record is taken for what it was: a little longer than
-// its agent is silent.
+// recalledFor is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
 const recalledFor = 15 * time.Second
 
-// recalled are the records of nodes as this service has last seen them in the store. A
-// decision that takes one from here instead of reading it has its transaction check that
-// it still is so, see tx.suppose.
+// recalled has the records of nodes as this service last saw them in the store. If a decision uses one instead of
+// reading it, the commit checks that it has not changed: see tx.suppose.
 type recalled struct {
 	clock clock.Clock
 
@@ -32,7 +30,7 @@ type recall struct {
 	at    time.Duration // by the steady clock
 }
 
-// note takes in what a transaction knows of a node, which was so after began.
+// note remembers what a transaction knows of a node. It was true at some time after began.
 func (r *recalled) note(t *tx, node uuid.UUID, began time.Duration) {
 	e := t.read[record.NodeKey(node)]
 	if e.Index == 0 {
@@ -43,7 +41,7 @@ func (r *recalled) note(t *tx, node uuid.UUID, began time.Duration) {
 	r.of[e.Key] = recall{e, began}
 }
 
-// drop forgets the nodes that a transaction writes.
+// drop removes the nodes that a transaction writes.
 func (r *recalled) drop(writes []store.Write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,7 +52,7 @@ func (r *recalled) drop(writes []store.Write) {
 	}
 }
 
-// dropAll forgets all: the store went back, and may give an index a second time.
+// dropAll removes all nodes: the store was restored from a backup, and may give out an index a second time.
 func (r *recalled) dropAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

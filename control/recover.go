@@ -18,14 +18,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A store that went back is brought up to date from what agents hold. Somebody asks: that
-// is on record, so that the agents of all replicas hear of it; each tells every replica
-// what it holds, which is stored nowhere. What differs is shown, and mended when a person
-// confirms what was seen: one transaction a dataset, each of which finds out anew what is
-// to be done, so that one that was cut short goes on when it is asked for again. The last
-// one ends the halt.
+// A store that was restored from an older backup is brought up to date from what agents report. A request for it is
+// recorded, so that the agents of all replicas learn of it. Each agent reports to every replica, which keeps the report
+// in memory. The differences are shown, and corrected when a person confirms them: one transaction for each dataset,
+// which determines again what must be done, so that an interrupted recovery continues when it is requested again. The
+// last transaction ends the halt.
 
-// gathering is what nodes told for a recovery.
+// gathering is what nodes reported for a recovery.
 type gathering struct {
 	mu    sync.Mutex
 	of    uuid.UUID
@@ -34,7 +33,7 @@ type gathering struct {
 	news  chan struct{}
 }
 
-// gatheredFor is how long a person has to confirm what differs. It is kept in memory.
+// gatheredFor is how long a person has to confirm the differences. They are kept in memory.
 const gatheredFor = time.Hour
 
 func (g *gathering) begin(id uuid.UUID, now time.Duration) {
@@ -43,7 +42,7 @@ func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 	g.of, g.began, g.told, g.news = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
 }
 
-// expire forgets what was told for a recovery that was looked at, and not confirmed in time.
+// expire drops the reports for a recovery that was looked at and not confirmed in time.
 func (g *gathering) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -65,7 +64,7 @@ func (g *gathering) put(node uuid.UUID, h api.Holdings) {
 	}
 }
 
-// end forgets what was told for a recovery, which is over.
+// end drops the reports for a recovery that has ended.
 func (g *gathering) end(id uuid.UUID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -74,7 +73,7 @@ func (g *gathering) end(id uuid.UUID) {
 	}
 }
 
-// now returns what was told so far, and what is rung with the next.
+// now returns the reports so far, and a channel that is closed with the next one.
 func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,9 +84,9 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 	return g.of, told, g.news
 }
 
-// Hold takes in what a node holds, for a recovery that this service was asked for. Again:
-// it takes the place of what was said. ErrStale for an agent that is not the node's newest.
-// ErrInvalid for more than can be.
+// Hold records what a node reports for a recovery that this service was asked for. A later report replaces an
+// earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is too
+// large.
 func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := checkHoldings(node.String(), h); err != nil {
 		return err
@@ -99,7 +98,7 @@ func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) erro
 	return nil
 }
 
-// Gathers fails with ErrConflict unless this service takes in what nodes hold.
+// Gathers fails with dataset.ErrConflict unless this service accepts reports for a recovery.
 func (s *Service) Gathers() error {
 	s.gathering.mu.Lock()
 	defer s.gathering.mu.Unlock()
@@ -110,7 +109,7 @@ func (s *Service) Gathers() error {
 	return nil
 }
 
-// recovering is what a node is to know of the last recovery; nil: there was none.
+// recovering returns what a node must know about the last recovery; nil if there was none.
 func (t *tx) recovering(node uuid.UUID) (*api.Recovering, error) {
 	var rec record.Recovery
 	there, err := t.get(record.RecoveryKey, &rec)
@@ -126,10 +125,10 @@ const (
 	gatherLook = time.Second
 )
 
-// Recover says by what a store that went back differs from what agents hold; with the
-// digest of that, it mends it. Cut short it is asked for again. ErrUnsupported where the
-// store is of one host; ErrConflict when what was confirmed is not what is there now, or
-// takes a person's word; ErrInvalid for a node that is not on record.
+// Recover returns the differences between a store that was restored from a backup and what agents report. With
+// the digest of these differences it corrects the store. If it is interrupted, call it again.
+// dataset.ErrUnsupported for the store of a single host; ErrConflict if the differences are not those that were
+// confirmed, or if a person has to confirm more; ErrInvalid for a node that is not recorded.
 func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !s.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
@@ -164,7 +163,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 	return c.out, nil
 }
 
-// gather asks all agents what they hold, and waits for those that are alive.
+// gather asks all agents for their reports, and waits for those that are alive.
 func (s *Service) gather(ctx context.Context) error {
 	id := uuid.New()
 	s.gathering.begin(id, s.Clock.Steady())
@@ -195,7 +194,7 @@ func (s *Service) gather(ctx context.Context) error {
 		}
 		select {
 		case <-news:
-		case <-s.Clock.After(gatherLook): // somebody may be alive no more
+		case <-s.Clock.After(gatherLook): // a node may not be alive any more
 		case <-timeout:
 			return nil
 		case <-s.quit:
@@ -206,12 +205,12 @@ func (s *Service) gather(ctx context.Context) error {
 	}
 }
 
-// comparison is by what the store differs from what agents hold.
+// comparison has the differences between the store and what agents report.
 type comparison struct {
 	s     *Service
 	id    uuid.UUID
 	roll  roll
-	clock uint64 // the highest that any of them has heard of
+	clock uint64 // the highest clock that any of them has seen
 	all   []judged
 	out   api.Recovery
 }
@@ -220,10 +219,11 @@ type comparison struct {
 type judged struct {
 	*account
 	verdict
-	lacks, spare []dataset.Snapshot // on record, of those that its home has or has not
+	// lacks: the home has them and the store does not; spare: the store has them and the home does not
+	lacks, spare []dataset.Snapshot
 }
 
-// compare holds the store against what was told.
+// compare compares the store with the reports.
 func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, error) {
 	t := newTx(ctx, s.store)
 	var rec record.Recovery
@@ -271,7 +271,7 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 	return c, c.sign(t)
 }
 
-// callRoll names who was heard and who was not.
+// callRoll names the nodes that reported and those that did not.
 func (c *comparison) callRoll(t *tx) error {
 	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	c.out.Heard, c.out.Silent, c.out.Different = []string{}, []string{}, []api.Differs{}
@@ -308,7 +308,7 @@ func (c *comparison) look(t *tx, a *account) error {
 	return nil
 }
 
-// lookAtSnapshots holds those on record against those that lie at home.
+// lookAtSnapshots compares the recorded snapshots with those at the home.
 func (j *judged) lookAtSnapshots(t *tx) error {
 	onRecord, err := listAll[dataset.Snapshot](t, record.SnapshotPrefix(j.id))
 	if err != nil {
@@ -330,8 +330,7 @@ func (j *judged) lookAtSnapshots(t *tx) error {
 	return nil
 }
 
-// sign puts the differences into words, in the order in which they are mended, and names
-// them all by a digest.
+// sign formats the differences in the order in which they are corrected, and computes a digest of all of them.
 func (c *comparison) sign(t *tx) error {
 	slices.SortFunc(c.all, func(x, y judged) int {
 		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.is.Created.Compare(x.is.Created),
@@ -350,8 +349,8 @@ func (c *comparison) sign(t *tx) error {
 	return err
 }
 
-// turn has what gives up a name come before what may take it; and of two that nobody knew
-// of the newer one, which has the name.
+// turn sorts a dataset that gives up a name before one that may take it; of two that nobody knew it puts the
+// newer one, which has the name, first.
 func (j *judged) turn() int {
 	switch {
 	case j.action == "forgotten":

@@ -7,8 +7,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planRekey has the home of an encrypted dataset wrap its data key by the key that its profile
-// has now.
+// planRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
 func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -42,7 +41,7 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 	return op, nil, nil
 }
 
-// orInTrash says how what is in the trash gets another key, where that is what was asked for.
+// orInTrash says how a dataset in the trash gets another key, if that was requested.
 func (t *tx) orInTrash(ref string, none error) error {
 	d, err := t.deleted(ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
@@ -53,16 +52,16 @@ func (t *tx) orInTrash(ref string, none error) error {
 			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
-// movesAway refuses another key: the node that the volume goes to has looked for the one that it
-// has, and may not have the other.
+// movesAway refuses another key while the volume moves: the target has looked for the present key, and may not
+// have the other one.
 func movesAway(d dataset.Dataset) error {
 	return dataset.Errorf(dataset.ErrConflict,
 		"volume %s: it is on its way to another node, which has looked for its key already (operation %s; "+
 			"ask again when that has ended)", d.Volume, d.Move)
 }
 
-// commitRekey puts a data key on record that was wrapped anew, and where its key is. It must be
-// the same data key, which all of the data rests on.
+// commitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
+// because all data is encrypted with it.
 func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {

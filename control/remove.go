@@ -17,14 +17,13 @@ import (
 // shownHomes is how many of a node's volumes an error names.
 const shownHomes = 5
 
-// RemoveNode lets a node go: its certificate is worth nothing from then on, the copies
-// that it kept are forgotten, and so is the node. While datasets have their home there it
-// fails with ErrInUse; with force only what its certificate is worth changes then, and the
-// node stays on record, removed and cordoned, until they have another home and it is
-// removed again; so it does while it may have datasets mounted as a guest, until a person vouches
-// that it writes no more. While it keeps what nobody else has it fails so too, and force forgets
-// that: the answer and events say what. Again: goes on where it was. ErrInvalid for an unknown node,
-// ErrAmbiguous.
+// RemoveNode removes a node: from then on its certificate is revoked, and the records of its copies and of the
+// node are removed. It fails with dataset.ErrInUse while datasets have their home there. With force it then only
+// revokes the certificate, and the node stays recorded, removed and cordoned, until its datasets have another
+// home and it is removed again. The same applies while it may have datasets mounted as a guest, until a person
+// confirms that it is fenced. It also fails while the node keeps data that nobody else has; with force that data
+// is given up, and the response and events say what it was. Idempotent: it continues where it was.
+// dataset.ErrInvalid for an unknown node, ErrAmbiguous.
 func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
 	if !force {
@@ -71,9 +70,9 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 	return out, nil
 }
 
-// dropCleared forgets a node that nothing hangs on any more. More: a volume went on
-// elsewhere while it was removed, and left a copy that is to be forgotten first. A home
-// becomes a copy in one transaction: so the homes are read before the copies.
+// dropCleared removes the record of a node that nothing depends on any more. more says that a volume moved
+// elsewhere while the node was removed, and left a copy whose record must be removed first. A home becomes a copy
+// in one transaction, so the homes are read before the copies.
 func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	homes, err := t.homes(n.ID)
 	if err != nil || len(homes) > 0 && force {
@@ -94,10 +93,10 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 		return false, t.dropNode(n.ID)
 	}
 	vouched, err := t.get(record.FencedKey(n.ID), &fenced{})
-	return vouched, err // otherwise it may write to what it has mounted, and says so to nobody
+	return vouched, err // otherwise it may write to what it has mounted, and reports to nobody
 }
 
-// banish makes a node's certificate worth nothing.
+// banish revokes a node's certificate.
 func (s *Service) banish(t *tx, n *dataset.Node) error {
 	if !n.Removed.IsZero() {
 		return nil
@@ -106,7 +105,7 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	if err := t.put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
-	if err := t.trusts(n.ID); err != nil { // what it said of the store counts no more
+	if err := t.trusts(n.ID); err != nil { // its report about the store does not count any more
 		return err
 	}
 	t.events = append(t.events, api.Event{
@@ -120,8 +119,7 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	})
 }
 
-// homes names some of the datasets that have their home on a node: one more than an
-// error shows.
+// homes names some of the datasets whose home is a node: one more than an error shows.
 func (t *tx) homes(node uuid.UUID) (names []string, err error) {
 	entries, err := t.list(record.HomePrefix(node), "", shownHomes+1)
 	if err != nil {
@@ -157,8 +155,8 @@ func homesLeft(n dataset.Node, homes []string) error {
 		n.Name, strings.Join(homes, ", "), more)
 }
 
-// clearNode ends what a node that was removed had to do, and forgets what it kept for
-// others: it cannot come back. It returns what of that nobody else has.
+// clearNode ends the work of a node that was removed, and removes the records of what it kept for others: it
+// cannot come back. It returns which of that nobody else has.
 func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
 	work, err := newTx(ctx, s.store).work(node)
 	if err != nil {
@@ -199,8 +197,8 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 	return forgotten, nil
 }
 
-// clearCondemned forgets what a node that was removed was to destroy, or was to in a pool that
-// is gone: nobody will say that it has.
+// clearCondemned removes the records of what a removed node had to destroy, or of what was to be destroyed in a
+// pool that was removed: nobody will report that it was.
 func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
 	entries, err := newTx(ctx, s.store).list(record.HomePrefix(node), "", 0)
 	if err != nil {
@@ -239,7 +237,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 	return nil
 }
 
-// abandon ends an operation whose node is no more.
+// abandon ends an operation whose node was removed.
 func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 	var op dataset.Operation
 	ok, err := t.get(record.OperationKey(id), &op)
@@ -252,7 +250,7 @@ func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 	return s.end(t, op)
 }
 
-// dropNode forgets a node that nothing hangs on any more, and its pools.
+// dropNode removes the records of a node that nothing depends on any more, and of its pools.
 func (t *tx) dropNode(id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(id), &n)

@@ -12,8 +12,8 @@ import (
 
 // match is one thing that a UUID prefix names.
 type match struct {
-	dataset  dataset.Dataset // the thing, or what it is a snapshot of
-	snapshot uuid.UUID       // nil: the dataset itself
+	dataset  dataset.Dataset // the dataset, or the one of the snapshot
+	snapshot uuid.UUID       // uuid.Nil: the dataset itself
 }
 
 func (m match) String() string {
@@ -24,14 +24,12 @@ func (m match) String() string {
 }
 
 const (
-	matchesRead  = 64 // at once
-	matchesShown = 10 // and looked for
+	matchesRead  = 64 // read at once
+	matchesShown = 10 // looked for, and shown
 )
 
-// matches returns the things that are wanted among those whose UUID begins with
-// prefix; up to matchesShown of them. It looks at all, since what is wanted may
-// stand behind any number of others. What is gone since its key was read is no
-// match.
+// matches returns up to matchesShown wanted things whose UUID begins with prefix. It examines all, because the
+// wanted ones may come after any number of others. A thing that was removed since its key was read is no match.
 func (t *tx) matches(prefix string, want func(match) bool) (found []match, err error) {
 	prefix = record.UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
@@ -76,8 +74,7 @@ func (t *tx) match(key string, value []byte) (m match, there bool, err error) {
 	return m, there, err
 }
 
-// one returns the only one of several matches; none is the error when there is
-// no match at all.
+// one returns the only one of several matches. none is the error if there is no match at all.
 func one(found []match, ref string, none error) (match, error) {
 	switch len(found) {
 	case 0:
@@ -98,7 +95,7 @@ func one(found []match, ref string, none error) (match, error) {
 
 func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
 
-// dataset reads the record of a dataset; ErrNotFound.
+// dataset reads the record of a dataset; dataset.ErrNotFound.
 func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
 	var d dataset.Dataset
 	ok, err := t.get(record.DatasetKey(id), &d)
@@ -108,7 +105,7 @@ func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
 	return d, err
 }
 
-// pool reads the record of the pool that a dataset lies on; ErrOffline.
+// pool reads the record of the pool of a dataset; dataset.ErrOffline.
 func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
 	var p dataset.Pool
 	ok, err := t.get(record.PoolKey(d.Pool), &p)
@@ -119,23 +116,22 @@ func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
 	return p, err
 }
 
-// volume finds a live volume by name, or by a unique prefix of its dataset's
-// UUID. ErrNotFound, ErrAmbiguous.
+// volume finds a live volume by name, or by a unique prefix of its dataset's UUID. dataset.ErrNotFound,
+// ErrAmbiguous.
 func (t *tx) volume(ref string) (dataset.Dataset, error) {
 	return t.named(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
 
-// anyDataset finds a dataset, live or in the trash, by UUID prefix, or a live
-// one by name.
+// anyDataset finds a dataset, live or in the trash, by a UUID prefix, or a live one by name.
 func (t *tx) anyDataset(ref string) (dataset.Dataset, error) {
 	return t.named(ref, "volume or dataset", lasting)
 }
 
-// lasting reports whether a dataset is not on its way out.
+// lasting reports whether a dataset is not being destroyed.
 func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
-// named finds a dataset by name or prefix. A whole UUID means what has it, and not a
-// volume that somebody named so: agents and schedules ask by UUID.
+// named finds a dataset by name or prefix. A complete UUID means the dataset with it, not a volume of that name:
+// agents and schedules ask by UUID.
 func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
@@ -164,7 +160,7 @@ func noSuch(what, ref string) error {
 		dataset.Clip(ref))
 }
 
-// byName finds a live volume by its name alone.
+// byName finds a live volume by its name only.
 func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	if dataset.CheckName(name) != nil {
 		return d, false, nil
@@ -180,8 +176,8 @@ func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 	return d, err == nil, err
 }
 
-// snapshot finds a snapshot by UUID prefix; with a volume or dataset, only one of
-// its snapshots, and by name too.
+// snapshot finds a snapshot by UUID prefix. With a volume or dataset it finds only a snapshot of that, and by
+// name too.
 func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
 		return t.snapshotByPrefix(snap, uuid.Nil)
@@ -240,8 +236,7 @@ func (t *tx) snapshotByPrefix(prefix string, of uuid.UUID) (dataset.Snapshot, er
 	return t.readSnapshot(m.dataset.ID, m.snapshot)
 }
 
-// noSnapshot is the error for a reference that names none; of a name that only some
-// volume knows it says which.
+// noSnapshot is the error for a reference without a match. For a name that only other volumes have it says which.
 func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
 	var has []string
 	var err error
@@ -294,9 +289,8 @@ func (t *tx) volumesWith(name string) (has []string, err error) {
 	return has, nil
 }
 
-// source finds what a clone is to be made of: for @snapshot-PREFIX a UUID
-// prefix of a snapshot or dataset, live or in the trash; for -o from= and the
-// clone command a volume's name as well.
+// source finds the source of a clone. For @snapshot-PREFIX that is a UUID prefix of a snapshot or dataset, live
+// or in the trash; for -o from= and the clone command it may also be the name of a volume.
 func (t *tx) source(from string, names bool) (dataset.Source, error) {
 	what := "snapshot or dataset has a UUID that begins with"
 	if names {

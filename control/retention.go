@@ -11,15 +11,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that keep does not keep, newest first: each rule
-// keeps the newest snapshot of each of its latest periods, in loc, that have
-// one. Pure.
+// expired returns the snapshots that the rules do not keep, newest first. Each rule keeps the newest snapshot of
+// each of its latest periods, in loc, that have one. It is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	if keep == (dataset.Keep{}) {
 		return nil
 	}
 	newest := slices.Clone(snaps)
-	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not by time alone: clocks of two homes differ
+	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not only by time: the clocks of two homes differ
 		return cmp.Or(b.At().Compare(a.At()), older(b, a))
 	})
 	kept := map[uuid.UUID]bool{}
@@ -30,7 +29,7 @@ func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []
 		n      int
 		period func(time.Time) string
 	}{
-		// With the offset, as the hour in which clocks are set back comes twice.
+		// with the offset, because the hour in which clocks are set back occurs twice
 		{keep.Hourly, func(t time.Time) string { return t.Format("2006-01-02T15-0700") }},
 		{keep.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
 		{keep.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprintf("%d-%d", y, w) }},

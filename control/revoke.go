@@ -13,32 +13,30 @@ import (
 )
 
 const (
-	// revokedEvery is how often what other replicas revoked is looked at: for so long, at
-	// most, a certificate is taken for good there.
+	// revokedEvery is how often revocations by other replicas are looked for. A revoked certificate is accepted
+	// there for at most that long.
 	revokedEvery = 5 * time.Second
-	// revokedTime bounds such a look, which a request waits for.
+	// revokedTime bounds such a look, because a request waits for it.
 	revokedTime = 2 * time.Second
 )
 
-// revoked is what this replica knows of certificates that are worth nothing. It is
-// asked with every request, so it remembers.
+// revoked is what this replica knows about revoked certificates. Every request asks it, so it remembers.
 type revoked struct {
 	mu      sync.Mutex
 	looked  sync.Cond     // a look has ended
-	looking bool          // one is under way
-	tried   bool          // one has ended
+	looking bool          // a look is in progress
+	tried   bool          // a look has ended
 	asked   int           // how often this replica has revoked something
-	heard   int           // asked when the last look that has ended began
-	at      time.Duration // on the steady clock, when it ended
-	err     error         // how
+	heard   int           // asked when the last finished look began
+	at      time.Duration // when it ended, by the steady clock
+	err     error         // its result
 	known   []record.Revocation
-	loaded  bool // one went well
+	loaded  bool // a look has succeeded
 }
 
-// Revoked fails with ErrForbidden for a certificate that is worth nothing any more, and
-// with ErrUnavailable while nothing is known of that, as the store has not answered yet.
-// When it stops to answer, what was known last counts. It is what pki.NewCredentials
-// wants of a control replica.
+// Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
+// known because the store has not answered yet. If the store stops answering, what was known last counts. It is
+// the check that pki.NewCredentials needs in a control replica.
 func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	known, err := s.revocations()
 	if err != nil {
@@ -59,9 +57,9 @@ func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	return nil
 }
 
-// revocations returns what is known, after a look at the store when it is time for one.
-// One request waits for that. The others wait only while nothing is known yet, and after
-// this replica has revoked something: a look that began before does not know it.
+// revocations returns what is known, after a look at the store if one is due. One request waits for the look. The
+// others wait only while nothing is known yet, and after this replica has revoked something: a look that began
+// before does not see that.
 func (s *Service) revocations() ([]record.Revocation, error) {
 	r := &s.revoked
 	r.mu.Lock()
@@ -97,14 +95,14 @@ func (r *revoked) unknown() error {
 		"whether certificates were revoked is not known: %w (try again in a moment)", r.err)
 }
 
-// lookAgain has the next request look at what was revoked.
+// lookAgain has the next request look at the store.
 func (r *revoked) lookAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
 }
 
-// revoke puts it on record and forgets what has no effect any more.
+// revoke records a revocation and removes those that have no effect any more.
 func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
 	entries, err := t.list(record.RevokedPrefix, "", 0)
 	if err != nil {
@@ -124,9 +122,9 @@ func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
 	return t.put(key, r)
 }
 
-// RevokeOperator makes every certificate of operators of that name worth nothing that
-// was made so far, by the clock of whoever made it: at once here, within seconds at the other replicas.
-// Again: those made since as well. ErrInvalid for what is no name.
+// RevokeOperator revokes every certificate of operators of a name that was issued so far, by the clock of the
+// issuer: at once here, within seconds at the other replicas. Called again, it also revokes those issued since.
+// dataset.ErrInvalid for an invalid name.
 func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err
@@ -141,7 +139,7 @@ func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 	return err
 }
 
-// Trust is what members believe: the roots, and which certificates are worth nothing.
+// Trust returns what members trust: the root certificates, and the revoked certificates.
 func (s *Service) Trust(context.Context) (api.Trust, error) {
 	ca, err := s.authority()
 	if err != nil {

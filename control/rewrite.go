@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planRewrite has the home of a dataset write it anew, in few pieces.
+// planRewrite has the home of a dataset rewrite it in fewer extents.
 func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if err != nil {
@@ -24,8 +24,8 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 	return on(d), nil, t.does(d, dataset.OpRewrite, "rewrite")
 }
 
-// does refuses what the agent of a dataset's home does not carry out: it is older than this control,
-// and would never answer.
+// does refuses what the agent of a dataset's home cannot carry out: it is older than this control, and would
+// never answer.
 func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(d.Home), &n)
@@ -37,7 +37,7 @@ func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
 	return err
 }
 
-// commitRewrite has nothing to put on record: all is as it was, for all who do not look at blocks.
+// commitRewrite has nothing to record: nothing has changed but the location of blocks.
 func (s *Service) commitRewrite(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {

@@ -14,28 +14,28 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// seen is what agents' heartbeats said last; none of it is stored.
+// seen is what agents reported with their last heartbeats. None of it is stored.
 type seen struct {
 	mu       sync.Mutex
-	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // node, dataset
-	copies   map[uuid.UUID]map[uuid.UUID]heardCopy             // likewise
+	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
+	copies   map[uuid.UUID]map[uuid.UUID]heardCopy             // by node, then by dataset
 	pools    map[uuid.UUID]dataset.PoolStatus
-	unmade   map[uuid.UUID][]api.Pool                     // node; without UUIDs
-	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // node, operation
-	distrust map[uuid.UUID]string                         // nodes that were heard: why they do not believe the store
+	unmade   map[uuid.UUID][]api.Pool                     // by node; without UUIDs
+	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
+	distrust map[uuid.UUID]string                         // nodes that were heard, and why they do not trust the store
 	guards   map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks   map[uuid.UUID]heardClock                     // the nodes' own, when they were heard last
-	last     map[uuid.UUID]time.Duration                  // when nodes were heard last, by the service's steady clock
+	clocks   map[uuid.UUID]heardClock                     // the clocks of nodes when they were last heard
+	last     map[uuid.UUID]time.Duration                  // when nodes were last heard, by the service's steady clock
 }
 
-// heardCopy is a copy, and when its node first said that it has all until then, by the
-// service's steady clock.
+// heardCopy is a copy, and when its node first reported that it is complete up to then, by the service's steady
+// clock.
 type heardCopy struct {
 	dataset.Copy
 	at time.Duration
 }
 
-// heardClock is what a clock said, and when, by the service's steady one.
+// heardClock is what a clock said, and when, by the service's steady clock.
 type heardClock struct {
 	time.Time
 	at time.Duration
@@ -55,7 +55,7 @@ func newSeen() seen {
 	}
 }
 
-// keep puts entries of a node with those that are remembered.
+// keep merges entries of a node with those that are remembered.
 func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of func(T) uuid.UUID) {
 	if all[node] == nil {
 		all[node] = make(map[uuid.UUID]T, len(list))
@@ -65,10 +65,10 @@ func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of
 	}
 }
 
-// take takes in a heartbeat of a node, at a moment of the steady clock. It returns what is
-// to be told of its pools, and the operations that got further. When that is more than is
-// remembered of one node all of that is forgotten, as some of it may be long over:
-// ErrConflict, and the node tells what it has. ErrInvalid when that is too much.
+// take records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools, and
+// the operations that advanced. If that would be more than is remembered of one node, everything about the node
+// is dropped, because some of it may be long outdated: the result is dataset.ErrConflict, and the node reports
+// everything again. ErrInvalid if that is too much as well.
 func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID,
 	err error) {
 	s.mu.Lock()
@@ -86,7 +86,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warn
 	}
 	for _, p := range h.Pools {
 		if !slices.Contains(node.Pools, p.ID) {
-			continue // another node's to speak of, or not registered yet
+			continue // another node reports it, or it is not registered yet
 		}
 		if ev, warn := poolEvent(s.pools[p.ID], p); warn {
 			ev.Node = node.Name
@@ -104,7 +104,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warn
 	}
 	s.distrust[node.ID] = h.Distrust
 	s.guards[node.ID], s.last[node.ID] = h.Guard, now
-	if !h.Clock.IsZero() { // an older agent does not say it
+	if !h.Clock.IsZero() { // an older agent does not report it
 		s.clocks[node.ID] = heardClock{h.Clock, now}
 	}
 	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
@@ -118,7 +118,7 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warn
 	return warnings, moved, nil
 }
 
-// believed reports whether a node was heard and believes the store.
+// believed reports whether a node was heard and trusts the store.
 func (s *seen) believed(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,23 +126,23 @@ func (s *seen) believed(node uuid.UUID) bool {
 	return heard && why == ""
 }
 
-// guarded reports whether a node's guard answered when the node was heard last.
+// guarded reports whether a node's guard answered when the node was last heard.
 func (s *seen) guarded(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.guards[node]
 }
 
-// clock is what a node's own clock said when the node was heard last; zero: not heard.
+// clock returns a node's own clock when it was last heard; zero if it was not heard.
 func (s *seen) clock(node uuid.UUID) heardClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.clocks[node]
 }
 
-// ahead is by how much a copy is newer than its home's clock was when that was told, going
-// by what it said when the home was heard last; 0: that is not known. A home that only
-// control does not hear goes on, and the copy with it.
+// ahead returns by how much a copy is newer than its home's clock was when the copy was reported, judged by when
+// the home was last heard; 0 if that is not known. A home that only control cannot reach continues, and its copy
+// with it.
 func (s *seen) ahead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,7 @@ func (s *seen) ahead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Dur
 	return c.Current.Sub(clock.Time) - max(now-clock.at, 0)
 }
 
-// heard reports whether a node told something of itself since this service started.
+// heard reports whether a node has reported since this service started.
 func (s *seen) heard(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,14 +164,14 @@ func (s *seen) heard(node uuid.UUID) bool {
 	return heard
 }
 
-// silence is for how long nothing was heard of a node that was heard before.
+// silence returns how long ago a node was last heard.
 func (s *seen) silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now - s.last[node]
 }
 
-// halted fails with ErrConflict while a node that was heard does not believe the store.
+// halted fails with dataset.ErrConflict while a node that was heard does not trust the store.
 func (s *seen) halted() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +185,7 @@ func (s *seen) halted() error {
 	return nil
 }
 
-// trust returns why a node did not believe the store when it was heard last.
+// trust returns why a node did not trust the store when it was last heard.
 func (s *seen) trust(node uuid.UUID) (why string, heard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +202,7 @@ func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {
 	return nil
 }
 
-// unmadePools are the pools that nodes are configured with and could not make.
+// unmadePools returns the pools that nodes are configured with and could not make.
 func (s *seen) unmadePools() (all []api.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,7 +215,7 @@ func (s *seen) unmadePools() (all []api.Pool) {
 	return all
 }
 
-// dataset is what its home sees of a dataset; what others say of it counts for nothing.
+// dataset returns what its home reports of a dataset. Reports of other nodes do not count.
 func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,7 +225,7 @@ func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	return nil
 }
 
-// ids are those of the datasets of which some node said something.
+// ids returns the datasets that some node reported.
 func (s *seen) ids() []uuid.UUID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,7 +238,7 @@ func (s *seen) ids() []uuid.UUID {
 	return slices.Collect(maps.Keys(all))
 }
 
-// forget forgets what nodes saw of a dataset that is no more.
+// forget drops reports about a dataset that no longer exists.
 func (s *seen) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,14 +247,14 @@ func (s *seen) forget(id uuid.UUID) {
 	}
 }
 
-// forgetFrom forgets what a node saw of a dataset that is not its own any more.
+// forgetFrom drops a node's reports about a dataset that is no longer its own.
 func (s *seen) forgetFrom(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.datasets[node], id)
 }
 
-// copied takes in what a node says of a copy, at a moment of the steady clock.
+// copied records what a node reports of a copy, at a moment of the steady clock.
 func (s *seen) copied(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,7 +286,7 @@ func (s *seen) forgetCopy(node, id uuid.UUID) {
 	delete(s.copies[node], id)
 }
 
-// withProgress returns an operation with how far its agent said that it is.
+// withProgress returns an operation with the progress that its agent reported.
 func (s *seen) withProgress(op dataset.Operation) dataset.Operation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +296,7 @@ func (s *seen) withProgress(op dataset.Operation) dataset.Operation {
 	return op
 }
 
-// fullAt is the share of a pool, in percent, from which on people are warned.
+// fullAt is the percentage of a pool from which on people are warned.
 const fullAt = 80
 
 func usedPercent(p dataset.PoolStatus) float64 {
@@ -306,7 +306,7 @@ func usedPercent(p dataset.PoolStatus) float64 {
 	return float64(p.Size-p.Free) * 100 / float64(p.Size)
 }
 
-// poolEvent says whether a pool filled up, went away or came back. Pure.
+// poolEvent says whether a pool filled up, became unreachable or came back. It is a pure function.
 func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// sharing returns the pool on a node that lies on the share that a dataset lies on, and why
-// nothing can go on there, if so; not shared: it lies on none.
+// sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
+// shared is false if the dataset is on no share.
 func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
 	why string, err error) {
 	from, err := t.pool(d)
@@ -35,13 +35,13 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c plac
 	if why = c.WhyOffline(); why != "" {
 		why = "pool " + c.Name + " of node " + target.Name + ": " + why
 	}
-	_, err = t.get(record.PoolKey(c.ID), &dataset.Pool{}) // what is decided rests on it
+	_, err = t.get(record.PoolKey(c.ID), &dataset.Pool{}) // the decision depends on it
 	return c, true, why, err
 }
 
-// takenFrom is where a dataset lies on its share that a node has become the home of, which takes
-// it once that is on record: in the pool of its last home, unless that had not taken it yet, as
-// only who goes on without that home can say.
+// takenFrom says where on its share a dataset is that a node has become the home of. The node takes it over once
+// that is recorded: from the pool of its previous home, unless that home had not taken it over itself yet, which
+// only a move without that home can say.
 func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	switch {
 	case !rec.Share:
@@ -53,8 +53,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
 }
 
-// planTake has a node take a dataset over that lies on a share of which it has a pool: all of
-// it is there. It reports whether it does.
+// planTake has a node take over a dataset on a share of which the node has a pool: all the data is there. It
+// reports whether it does.
 func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool,
 	err error) {
 	c, shared, why, err := s.sharing(t, d, target)
@@ -72,8 +72,8 @@ func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, 
 	return true, nil
 }
 
-// heir is with what, and in which pool of which node, a dataset could go on whose home is
-// lost. Of one on a share all is there: who asks for it goes on.
+// heir says with what, and in which pool of which node, a dataset whose home is lost could continue. On a share
+// all the data is there, so the asking node continues.
 type heir struct {
 	node  dataset.Node
 	pool  uuid.UUID
@@ -81,7 +81,7 @@ type heir struct {
 	share bool
 }
 
-// heir returns it, and why there is none that may.
+// heir returns it, or why there is none.
 func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
 	c, shared, why, err := s.sharing(t, d, target)
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planShow decides that a person may look at a head that was overtaken: its node is to mount
-// it, read-only, or no more. That it does so, and where, is on record with the copy. Again: the
-// same. Errors as of planDiscard; ErrOffline when the node that is to mount it is away.
+// planShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
+// Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
+// dataset.ErrOffline if the node that must mount it is unreachable.
 func (s *Service) planShow(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := t.overtakenCopy(req)
 	if err == nil && req.Kind == dataset.OpShow {
@@ -24,7 +24,7 @@ func (s *Service) planShow(t *tx, req api.Request) (*dataset.Operation, *dataset
 	return op, nil, nil
 }
 
-// answers fails with ErrOffline when nothing is heard of the node that keeps a head.
+// answers fails with dataset.ErrOffline if the node that keeps a head is unreachable.
 func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 	if !s.Shared {
 		return nil
@@ -42,8 +42,8 @@ func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 			"once that is back (drover node ls)", d.Volume, name, isAway(since))
 }
 
-// settleShow has the node mount what it keeps, or no more. What it said of an earlier try
-// goes: who waits for its answer waits for a new one.
+// settleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
+// because the caller waits for a new one.
 func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 	d, err := t.dataset(op.DatasetID)
 	if err != nil {
@@ -67,8 +67,8 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 	return t.put(record.CopyKey(op.From, d.ID), c)
 }
 
-// looked takes in where a node has mounted a head that was overtaken, or why not. What was
-// said before it was wanted otherwise is not heard.
+// looked records where a node has mounted a superseded head, or why not. A report from before the last request is
+// ignored.
 func (t *tx) looked(rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
 	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&

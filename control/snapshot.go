@@ -40,7 +40,7 @@ func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) data
 	}
 }
 
-// freeSnapname fails unless the name is empty or free for a snapshot of d.
+// freeSnapname fails unless the name is empty, or free for a snapshot of d.
 func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 	if name == "" {
 		return nil
@@ -74,8 +74,7 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	if err := t.freeSnapname(d, snap.Name); err != nil {
 		return err
 	}
-	// The one that was committed last is what this goes on from, whatever was
-	// planned first.
+	// The snapshot that was committed last is the parent, whichever was planned first.
 	snap.Parent = d.Latest
 	d.Latest, d.Request = snap.ID, op.ID
 	if err := t.putSnapshot(snap); err != nil {
@@ -119,9 +118,8 @@ func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// commitSnapshotDelete forgets a snapshot whose bytes are gone. It writes the
-// dataset too: whatever was decided on with the snapshot still there, on that
-// key, is decided anew.
+// commitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
+// decisions on it that were made with the snapshot are made again.
 func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
@@ -160,9 +158,9 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 	return op, nil, nil
 }
 
-// commitRestore puts on record that a dataset is what its snapshot is, as large as it was, and the
-// snapshot that keeps what it was. The bytes have changed by then: it is refused
-// only for a dataset that is being destroyed.
+// commitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
+// keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
+// destroyed.
 func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {

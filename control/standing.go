@@ -17,11 +17,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits are the times that services keep. Those that share a store keep the same.
-// Zero values take the defaults.
+// Limits are the times that services keep. Services that share a store have the same. Zero values take the
+// defaults.
 type Limits struct {
-	// Session is how long the store takes an agent, or a service, that is silent for
-	// alive, at least; at most twice that (10 s). It is renewed five times as often.
+	// Session is how long the store takes a silent agent or service for alive, at least; at most twice that (10
+	// s). It is renewed five times as often.
 	Session time.Duration
 	// House is how often the background work looks what is due (20 s).
 	House time.Duration
@@ -39,7 +39,7 @@ func (l Limits) orDefault() Limits {
 
 func (l Limits) renewEvery() time.Duration { return l.Session / 5 }
 
-// Replica is a service that shares a store with others, as they see it.
+// Replica is a service that shares a store with others, as the others see it.
 type Replica struct {
 	ID      uuid.UUID `json:"id"`
 	Name    string    `json:"name"`
@@ -48,9 +48,8 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
-// Fits fails with ErrForbidden when services share the store whose versions do not work
-// together with this one's, and names the first. One at the same address is this one's
-// own, from before it was started again.
+// Fits fails with dataset.ErrForbidden if services share the store whose versions do not work together with this
+// one's, and names the first. A service at the same address is this one, from before its restart.
 func Fits(ctx context.Context, st store.Store, me Replica) error {
 	others, err := listAll[Replica](newTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
@@ -71,7 +70,7 @@ func Fits(ctx context.Context, st store.Store, me Replica) error {
 // standing is this service's own session.
 type standing struct {
 	mu      sync.Mutex
-	session string // empty: there is none
+	session string // "": there is none
 }
 
 func (s *standing) get() string {
@@ -86,8 +85,8 @@ func (s *standing) set(session string) {
 	s.session = session
 }
 
-// keepStanding keeps a session of this service until ctx ends, with what others see
-// of it, and ends it then.
+// keepStanding keeps a session of this service until ctx ends, with what the others see of it, and then ends the
+// session.
 func (s *Service) keepStanding(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
@@ -119,11 +118,11 @@ func (s *Service) keepStanding(ctx context.Context) {
 	}
 }
 
-// endTime bounds what a service that stops waits for.
+// endTime bounds what a stopping service waits for.
 const endTime = 2 * time.Second
 
-// stand renews the session, or opens one: not beside services of other versions than work
-// together with this one's. Of two that begin at once each sees the other.
+// stand renews the session or opens one, but not beside services whose versions do not work together with this
+// one's. Of two that start at the same time, each sees the other.
 func (s *Service) stand(ctx context.Context) error {
 	s.gathering.expire(s.Clock.Steady())
 	if session := s.standing.get(); session != "" {
@@ -152,14 +151,14 @@ func (s *Service) stand(ctx context.Context) error {
 	return nil
 }
 
-// housekeeper is the value of houseKey: who does the background work.
+// housekeeper is the value of record.HouseKey: which replica does the background work.
 type housekeeper struct {
 	Replica uuid.UUID `json:"replica"`
 	Since   time.Time `json:"since"`
 }
 
-// takeHouse reports whether this service is to do the background work: it does it
-// by itself, or holds the lock for it, which goes with its session.
+// takeHouse reports whether this service must do the background work: it is alone, or holds the lock, which ends
+// with its session.
 func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 	if !s.Shared {
 		return true, nil
@@ -187,8 +186,8 @@ func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 // housing marks the context of the background work.
 type housing struct{}
 
-// keepsHouse fails unless this service still does the background work that t is of:
-// one that was stopped for a while may not know yet that another took over.
+// keepsHouse fails unless this service still does the background work that t belongs to: a service that was
+// paused may not know yet that another has taken over.
 func (s *Service) keepsHouse(t *tx) error {
 	if !s.Shared || t.ctx.Value(housing{}) == nil {
 		return nil
@@ -201,7 +200,7 @@ func (s *Service) keepsHouse(t *tx) error {
 	return err
 }
 
-// lookAtMembers looks which nodes and services are no more.
+// lookAtMembers looks which nodes and services no longer exist.
 func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
 	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
@@ -223,8 +222,8 @@ func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) 
 	}
 }
 
-// forgetServices drops the lanes of services that are no more, once others have had
-// the time from one look at everything to the next to read them: see hearing.
+// forgetServices removes the lanes of services that no longer exist, once others have had the time between two
+// full looks to read them: see hearing.
 func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
@@ -254,10 +253,10 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	return err
 }
 
-// dropAtOnce bounds the lanes that one transaction drops: each is checked, too.
+// dropAtOnce bounds the lanes that one transaction removes, because each is checked too.
 const dropAtOnce = 50
 
-// dropLanes drops lanes that nobody writes any more, and keeps what they counted.
+// dropLanes removes lanes that nobody writes any more, and keeps their counts.
 func (t *tx) dropLanes(keys []string) error {
 	var dropped notify.Notices
 	if _, err := t.get(record.DroppedKey, &dropped); err != nil {

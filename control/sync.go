@@ -13,9 +13,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Sync waits for changes of a node's datasets and operations after rev, for at
-// most wait; rev 0, or one from before this service started: everything at once.
-// ErrUnavailable when the service stops meanwhile.
+// Sync waits for changes of a node's datasets and operations after rev, for at most wait. With rev 0, or one from
+// before this service started, it returns everything at once. dataset.ErrUnavailable if the service stops
+// meanwhile.
 func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Clock.After(wait)
 	for last := false; ; {
@@ -34,8 +34,7 @@ func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait tim
 	}
 }
 
-// await reports whether a bell rang before the timeout. ErrUnavailable when the
-// service stops.
+// await reports whether a bell rang before the timeout. dataset.ErrUnavailable if the service stops.
 func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
 	select {
 	case <-rung:
@@ -58,9 +57,9 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (o
 	return s.syncRead(ctx, node, n)
 }
 
-// syncTrusted reads everything with what tells an agent whether it is to be believed. The
-// store may be put back, or recovered, at any moment: so the clock is read after it, and
-// what a recovery says is the same before and after. ErrUnavailable when it is not.
+// syncTrusted reads everything together with what tells an agent whether to trust it. The store may be restored
+// or recovered at any moment, so the clock is read last, and the state of the recovery must be the same before
+// and after. dataset.ErrUnavailable if it is not.
 func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {
@@ -84,7 +83,7 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 	return out, err
 }
 
-// trust reads what a node is to know of the last recovery, and why nothing is decided.
+// trust returns what a node must know about the last recovery, and why changes are suspended.
 func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
 	t := newTx(ctx, s.store)
 	if err := t.foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
@@ -129,8 +128,7 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 			return out, err
 		}
 	}
-	// Read before the datasets: what is planned between the two would come with a record from
-	// before it was.
+	// Read before the datasets: an operation that is planned between the two would come with an older record.
 	if out.Operations, err = t.work(node); err != nil {
 		return out, err
 	}
@@ -161,8 +159,8 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 	return out, s.syncWorkedOn(t, node, ids, &out)
 }
 
-// syncWorkedOn adds the datasets that operations are for and that are no news: of what was
-// planned just now they may be.
+// syncWorkedOn adds the datasets that operations are for and that have not changed: for operations that were just
+// planned they may be new to the node.
 func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
 	for _, op := range out.Operations {
 		if slices.Contains(told, op.DatasetID) {
@@ -180,7 +178,7 @@ func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api
 	return nil
 }
 
-// syncOne adds what a node is to know of a dataset that it has, had, or keeps a copy of.
+// syncOne adds what a node must know about a dataset that it has, had, or keeps a copy of.
 func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
 	ok, err := t.get(record.DatasetKey(id), &d)
@@ -217,7 +215,7 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	return err
 }
 
-// work returns the operations of a node that are not final.
+// work returns the operations of a node that have not ended.
 func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
 	claims, err := listAll[record.Claim](t, record.WorkPrefix(node))
 	if err != nil {

@@ -15,52 +15,50 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// Services that share a store tell each other what they change by keys of their own,
-// <rev/replica/lane>, which each transaction that somebody waits for writes too. A
-// lane is a key that one transaction at a time writes: so the values of one come in
-// order, each numbered and with those before it, and whoever reads the newest knows
-// what he has missed, or that it was too much. Lanes come with concurrency: a service
-// that does one thing at a time has one. No transaction of one service is ever in the
-// way of another's.
+// Services that share a store notify each other through keys of their own, <rev/replica/lane>, which each transaction
+// that somebody waits for writes too. One transaction at a time writes a lane, so its values come in order. Each value
+// has a number and the notices before it, so whoever reads the newest value knows what he missed, or that it was too
+// much. The number of lanes follows the concurrency: a service that does one thing at a time has one. Transactions of
+// one service never conflict with those of another through lanes.
 const (
-	lanesMost = 32 // transactions that a service commits at once, of those that tell
-	// A value of a lane holds this many changes, in about this many bytes, and fewer with
-	// many lanes, which take turns: who reads may be late by so many of all of them.
+	lanesMost = 32 // transactions with notices that a service commits at the same time
+	// A value of a lane has this many changes, in about this many bytes; fewer if there are many lanes, which are
+	// used in turn. A reader may be late by that many changes of all lanes together.
 	toldMost     = 16
 	toldBytes    = 4 << 10
 	toldTogether = 512
 )
 
-// written is the same for who writes it, to whom all but the newest is text.
+// written has the same JSON as notify.Notices; all but the newest notice is text already.
 type written struct {
 	Count  uint64            `json:"count"`
 	Recent []json.RawMessage `json:"recent"`
 }
 
-// lane is one such key, of this service.
+// lane is one key that this service writes.
 type lane struct {
 	key   string
 	index uint64  // of the transaction that wrote it last
-	last  written // what lies there
-	next  written // what the transaction under way writes
+	last  written // the value in the store
+	next  written // what the transaction in progress writes
 }
 
-// outbox are the lanes of a service.
+// outbox has the lanes of a service.
 type outbox struct {
 	replica uuid.UUID
-	room    chan struct{} // holds one for each lane in use
+	room    chan struct{} // has one element for each lane in use
 
 	mu   sync.Mutex
 	made int
 	free []*lane          // in the order of their use
-	mine map[string]*lane // in good standing, by key
+	mine map[string]*lane // lanes whose value this service knows, by key
 }
 
 func newOutbox() *outbox {
 	return &outbox{replica: uuid.New(), room: make(chan struct{}, lanesMost), mine: map[string]*lane{}}
 }
 
-// take returns a lane with the write that tells of t.
+// take returns a lane with the write that announces t.
 func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write, error) {
 	select {
 	case o.room <- struct{}{}:
@@ -76,7 +74,7 @@ func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write,
 	return l, store.Write{Key: l.key, Value: value}, nil
 }
 
-// pick returns the lane that was left alone for longest, and how many changes a value has.
+// pick returns the lane that was unused for longest, and how many changes a value has.
 func (o *outbox) pick() (l *lane, most int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -90,9 +88,9 @@ func (o *outbox) pick() (l *lane, most int) {
 	return l, toldMost
 }
 
-// done gives a lane back, with the index of its transaction; 0: that did not happen. One
-// of which nobody knows may still be written to, and one that is not what was left there
-// is another's: it is left, and read like those of others.
+// done gives a lane back, with the index of its transaction; 0 if the transaction was not committed. A lane whose
+// state is not known may still be written; a lane with another value than was left there belongs to another
+// service. Both are given up, and read like those of others.
 func (o *outbox) done(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -107,15 +105,14 @@ func (o *outbox) done(l *lane, index uint64, known bool) {
 	<-o.room
 }
 
-// own reports whether a key is a lane of which this service knows all.
+// own reports whether a key is a lane whose value this service knows.
 func (o *outbox) own(key string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.mine[key] != nil
 }
 
-// add makes the next value of a lane, which drops the oldest changes that are too many: the
-// newest always stays.
+// add makes the next value of a lane. It drops the oldest changes if there are too many; the newest always stays.
 func (l *lane) add(t notify.Notice, most int) ([]byte, error) {
 	newest, err := json.Marshal(t)
 	if err != nil {

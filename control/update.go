@@ -26,7 +26,7 @@ func (s *Service) planResize(t *tx, req api.Request) (*dataset.Operation, *datas
 	return s.resizeTo(t, d, next)
 }
 
-// resizeTo plans the agent's part of a change whose size differs.
+// resizeTo plans the agent's part of a change with another size.
 func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
@@ -57,10 +57,8 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// commitResize puts a dataset's new size on record and, when that is what it was
-// resized for, its new profile. What else changed since the plan stays. The
-// bytes have changed by then: it is refused only for a dataset that is being
-// destroyed.
+// commitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
+// since the plan stay. The data has changed by then, so it is refused only for a dataset that is being destroyed.
 func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) error {
 	d, err := t.current(op)
 	if err != nil {
@@ -76,7 +74,7 @@ func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) 
 	next := op.Dataset
 	detail := "size " + next.Size.Said(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
-		where := d.Profile.Clone().Encryption // which a rekey may have changed since
+		where := d.Profile.Clone().Encryption // a rekey may have changed it since
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
 		detail += ", profile " + name
@@ -123,7 +121,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		return nil, nil, cmp.Or(s.unfit(t, d, p), dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err))
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
-		// Its home has it open as it was made: with the guard in the way, or without.
+		// Its home has it open as it was mounted: with the guard, or without.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it "+
 				"was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover),
@@ -139,8 +137,8 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		next.Profile.Snapshots.Schedule = ""
 	}
 	wanted := next.Profile
-	wanted.Filesystem.Type = "" // that of what is there
-	// What is too large is not resized to it below.
+	wanted.Filesystem.Type = "" // the existing filesystem stays
+	// Below, a dataset is not resized to a size that is too large for the pool.
 	if err := s.fits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
@@ -149,7 +147,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
-	if err := s.replicable(t, next); err != nil { // of the size that it comes to
+	if err := s.replicable(t, next); err != nil { // with the resulting size
 		return nil, nil, err
 	}
 	if next.Size != d.Size {
@@ -164,10 +162,10 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	return op, nil, nil
 }
 
-// resized returns the size that a volume comes to with a profile's, and what is asked for then.
-// Where a filesystem cannot be made smaller a profile that promises less leaves the size, and
-// the answer shows it; so does one that promises none, and the newest revision of its own: the
-// volume may have been made larger on purpose.
+// resized returns the size that a volume gets with a profile's, and the size that is requested then. If a
+// filesystem cannot shrink, a profile with a smaller size leaves the size as it is, and the response shows that.
+// So does a profile without a size, and the newest revision of the volume's own profile: the volume may have been
+// enlarged on purpose.
 func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
 	size := p.Size
 	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
@@ -177,7 +175,7 @@ func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked data
 	return to, promise(to, max(d.Profile.Size, size))
 }
 
-// choice is what profiles.yaml says for failover.
+// choice is what profiles.yaml says about failover.
 func choice(f dataset.Failover) string {
 	if f.Auto {
 		return "auto"
@@ -185,7 +183,7 @@ func choice(f dataset.Failover) string {
 	return "manual"
 }
 
-// settleUpdate writes what planUpdate decided on, in the same transaction.
+// settleUpdate writes in the same transaction what planUpdate decided.
 func (s *Service) settleUpdate(t *tx, op dataset.Operation) error {
 	d := *op.Dataset
 	detail := "profile " + d.Profile.Name

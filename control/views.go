@@ -30,8 +30,8 @@ func after(prefix string, p api.Page) string {
 	return prefix + p.After
 }
 
-// Volume returns one, by name or by a unique prefix of its dataset's UUID.
-// ErrNotFound only when the store said so, ErrAmbiguous, ErrUnavailable.
+// Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the
+// store said so, ErrAmbiguous, ErrUnavailable.
 func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
 	err = s.view(ctx, func(t *tx) error {
 		d, err := t.volume(ref)
@@ -44,7 +44,7 @@ func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err err
 	return v, err
 }
 
-// Volumes lists the live ones by name.
+// Volumes lists the live volumes by name.
 func (s *Service) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.NamesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
 		var c record.Claim
@@ -60,8 +60,8 @@ func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], 
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-// listDatasets lists what the keys under prefix point at, apart from what is no
-// more as the key says since the page of keys was read.
+// listDatasets lists the datasets of the keys under prefix, except those that have changed since their key was
+// read so that the key no longer applies.
 func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
@@ -104,8 +104,7 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 	return out, nil
 }
 
-// presenter adds to records what people want to see beside them, and reads what
-// is common to many but once.
+// presenter adds to records what people want to see beside them. It reads what many records share only once.
 type presenter struct {
 	s     *Service
 	t     *tx
@@ -113,8 +112,7 @@ type presenter struct {
 	pools map[uuid.UUID]dataset.Pool
 }
 
-// foresee reads at once what presenting some datasets takes: in two requests, as the
-// records say which nodes and pools.
+// foresee reads in two requests what presenting some datasets needs; the records say which nodes and pools.
 func (p *presenter) foresee(ids []uuid.UUID) error {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
@@ -128,7 +126,7 @@ func (p *presenter) foresee(ids []uuid.UUID) error {
 		var d dataset.Dataset
 		there, err := p.t.peek(record.DatasetKey(id), &d)
 		if err != nil || !there {
-			continue // who presents it says so
+			continue // presenting it returns the error
 		}
 		for _, key := range []string{record.NodeKey(d.Home), record.PoolKey(d.Pool)} {
 			if _, known := p.t.peeked[key]; !known && !slices.Contains(keys, key) {
@@ -199,8 +197,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 	return all, nil
 }
 
-// nothingYet says why nothing has come of a replica, as far as its node told; "" where it
-// may be on its way.
+// nothingYet returns why a replica is still empty, as far as its node reported; "" if it may be in progress.
 func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
 	st := p.s.seen.pool(c.Pool)
 	switch {
@@ -233,9 +230,8 @@ func memo[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, 
 	return v, err
 }
 
-// counts remembers how many snapshots datasets have. A dataset is written with
-// each snapshot that comes or goes, so a count holds as long as the dataset's
-// index is the same, whichever service changed it.
+// counts remembers how many snapshots datasets have. A dataset is written whenever a snapshot is added or
+// removed, so a count is right while the dataset has the same index, whichever service changed it.
 type counts struct {
 	mu sync.Mutex
 	of map[uuid.UUID]count
@@ -246,7 +242,7 @@ type count struct {
 	n     int
 }
 
-// countsKept bounds the memory; beyond it counting begins anew.
+// countsKept bounds the memory; above it all counts are dropped.
 const countsKept = 1 << 17
 
 func (c *counts) snapshots(t *tx, ds uuid.UUID) (int, error) {
@@ -276,8 +272,8 @@ func (c *counts) forget(ds uuid.UUID) {
 	delete(c.of, ds)
 }
 
-// Snapshots lists those of one dataset, oldest first; with an empty ref all, in
-// the order of datasets.
+// Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
+// datasets.
 func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	t := newTx(ctx, s.store)
 	if ref == "" {
@@ -295,7 +291,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 		return out, err
 	}
 	slices.SortFunc(list, older)
-	// The cursor is a time and a UUID: the snapshot that it was may be gone.
+	// The cursor is a time and a UUID, because its snapshot may have been removed.
 	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
 		if p.After == "" || cursor(s) > after {
 			return 1
@@ -329,7 +325,7 @@ func allSnapshots(t *tx, p api.Page) (out api.List[dataset.Snapshot], err error)
 	return out, nil
 }
 
-// older orders snapshots by their time, and those of one moment by their UUIDs.
+// older orders snapshots by time, and those of one moment by UUID.
 func older(a, b dataset.Snapshot) int {
 	if c := a.Created.Compare(b.Created); c != 0 {
 		return c
@@ -342,7 +338,7 @@ func cursor(s dataset.Snapshot) string {
 	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
 }
 
-// Snapshot finds one by UUID prefix or, in a volume, by name.
+// Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
 func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
 	err = s.view(ctx, func(t *tx) error {
 		snap, err = t.snapshot(ref, snapshot)
@@ -351,9 +347,8 @@ func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap data
 	return snap, err
 }
 
-// Seen returns the volumes of which an agent said something since this service
-// started: those that are or were mounted. Their lease, copies and snapshots are left out:
-// metrics ask for thousands every few seconds.
+// Seen returns the volumes that an agent has reported since this service started: those that are or were mounted.
+// Their leases, copies and snapshots are left out, because metrics ask for thousands every few seconds.
 func (s *Service) Seen(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	nodes := map[uuid.UUID]string{}

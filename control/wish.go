@@ -10,12 +10,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// wish is a create request that was read: what is asked for, and no more.
+// wish is a create request that was parsed.
 type wish struct {
 	kind  dataset.OpKind
 	spec  dataset.Spec
 	opts  dataset.Options
-	names bool // From may be a name too
+	names bool // From may also be a name
 }
 
 func readWish(req api.Request) (w wish, err error) {
@@ -57,7 +57,7 @@ func readWish(req api.Request) (w wish, err error) {
 	return w, nil
 }
 
-// copies names a wish whose root is a copy of another, with its owner; "" for others.
+// copies names a request whose root is a copy of another, with its owner; "" for other requests.
 func copies(req api.Request, w wish) string {
 	switch {
 	case w.spec.From != "":
@@ -68,8 +68,8 @@ func copies(req api.Request, w wish) string {
 	return ""
 }
 
-// same fails with ErrExists, naming both, unless the volume that is there is
-// what was asked for. What was not said is as it is.
+// same fails with dataset.ErrExists, with both values, unless the existing volume is what was requested. What the
+// request leaves open may have any value.
 func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
@@ -106,7 +106,7 @@ func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
 	return sameSource(t, d, w)
 }
 
-// filesystem names what a profile says of the filesystem.
+// filesystem names the filesystem of a profile.
 func filesystem(p dataset.Profile) string {
 	if p.Filesystem.Type == "" {
 		return "the filesystem that its pool chose"
@@ -145,8 +145,8 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 			return nil
 		}
 	case dataset.ErrNotFound, dataset.ErrAmbiguous:
-		// The source may be gone, and the prefix mean more than it did: it still
-		// says whether it was that.
+		// The source may be gone, and the prefix may match more than it did. It still shows whether it was that
+		// source.
 		same, lerr := wasSource(t, *d.Origin, from, w.names)
 		if lerr != nil {
 			return lerr
@@ -161,7 +161,7 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 		originText(*d.Origin), dataset.Clip(from))
 }
 
-// wasSource reports whether from named the origin of a clone when that was made.
+// wasSource reports whether from named the origin of a clone when the clone was made.
 func wasSource(t *tx, o dataset.Origin, from string, names bool) (bool, error) {
 	prefix := strings.ToLower(from)
 	if !o.Implicit {
