@@ -1,8 +1,8 @@
 // Package control is the control service: it decides, and never acts on storage.
 //
-// A request is planned from the state in the store, as a pure decision over what it reads. The agent of the home carries
-// the plan out. Its report is committed by one transaction, which checks every key that the decision depends on. Control
-// never connects to a node: agents ask, report, and wait for changes.
+// A request is planned from the state in the store, as a pure decision over what it reads. The agent of the
+// home carries the plan out. Its report is committed by one transaction, which checks every key that the
+// decision depends on. Control never connects to a node: agents ask, report, and wait for changes.
 //
 // Keys of the store (package record has their types):
 //

@@ -15,8 +15,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What is destroyed or removed after a time is timed by how long services were seen to run, not by the clock: a host can
-// boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late does no harm.
+// What is destroyed or removed after a time is timed by how long services were seen to run, not by the clock:
+// a host can boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late
+// does no harm.
 const (
 	// unseenMost is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.

@@ -1,6 +1,5 @@
-// Package audit keeps the audit log: a file with one line of JSON for each change
-// that somebody made, each volume and store that somebody read as a whole, and each
-// such request that was refused.
+// Package audit writes the audit log: a file with one line of JSON for each change that somebody made, each
+// volume and store that somebody read as a whole, and each such request that was refused.
 package audit
 
 import (
@@ -20,15 +19,15 @@ import (
 )
 
 const (
-	// maxFile is how large the file may grow before it becomes the old one, of which
-	// one is kept: some 100,000 changes in each.
+	// maxFile is how large the file may become before it is renamed. One old file is kept. Each has some 100,000
+	// changes.
 	maxFile = 32 << 20
-	// What changed nothing, and carried nothing out, has an allowance, as anybody who reaches the port can cause
-	// it, and so could push out of the file what matters: each who asks, and all together
-	// who have no certificate, so many lines at once, and one more each interval.
+	// Requests that changed nothing have an allowance, because anybody who reaches the port can cause them, and
+	// so could push what matters out of the file. Each caller, and all callers without a certificate together,
+	// may add this many lines at once, and one more each interval.
 	maxVain   = 200
 	vainEvery = 2 * time.Second
-	// maxAskers bounds of how many that is counted; the others have one in common.
+	// maxAskers bounds the number of callers that are counted; the others share one allowance.
 	maxAskers = 1000
 )
 
@@ -42,20 +41,19 @@ type Log struct {
 	mu      sync.Mutex
 	file    *os.File
 	size    int64
-	allowed map[string]allowance // by who asks
-	dropped int                  // what was left out since the last line
+	allowed map[string]allowance // by caller
+	dropped int                  // number of lines that were left out since the last line
 	closed  bool
 }
 
-// allowance is how many lines may come at once.
+// allowance is how many lines a caller may still add.
 type allowance struct {
 	left  int
-	since time.Duration // of the steady clock, when it was counted
+	since time.Duration // by the steady clock, when it was counted
 }
 
-// Open opens the log at path, mode 0600, and goes on at its end; the one before it is
-// at path.old. failed, which must not be nil, is told of what could not be kept: the
-// changes themselves are not held up.
+// Open opens the log at path, mode 0600, and appends to it; the previous file is at path.old. failed, which must
+// not be nil, is called with what could not be written: the changes themselves are not delayed.
 func Open(path string, clk clock.Clock, failed func(error)) (*Log, error) {
 	l := &Log{path: path, clock: clk, max: maxFile, failed: failed, allowed: map[string]allowance{}}
 	return l, l.open()
@@ -74,7 +72,7 @@ func (l *Log) open() error {
 	return nil
 }
 
-// Keep appends a change with the time that it is now, by one write(2).
+// Keep appends a change with the present time, in one write(2).
 func (l *Log) Keep(c api.Change) {
 	if err := l.keep(c); err != nil {
 		l.failed(fmt.Errorf("audit log %s: %w", l.path, err))
@@ -83,7 +81,7 @@ func (l *Log) Keep(c api.Change) {
 
 type line struct {
 	api.Change
-	// Unkept is how many lines were left out before this one: of what changed nothing.
+	// Unkept is how many lines about requests that changed nothing were left out before this one.
 	Unkept int `json:"unkept,omitempty"`
 }
 
@@ -121,7 +119,7 @@ func (l *Log) append(c api.Change) error {
 	return nil
 }
 
-// allow takes one line from somebody's allowance.
+// allow takes one line from a caller's allowance.
 func (l *Log) allow(who string) bool {
 	now := l.clock.Steady()
 	a, known := l.allowed[who]
@@ -147,7 +145,7 @@ func (l *Log) allow(who string) bool {
 	return ok
 }
 
-// turn makes the file the old one and begins another.
+// turn renames the file to the old one and starts another.
 func (l *Log) turn() error {
 	if l.file != nil {
 		err := l.file.Close()
@@ -162,8 +160,7 @@ func (l *Log) turn() error {
 	return l.open()
 }
 
-// Close says what was left out since the last line and lets go of the file. What is kept
-// afterwards is an error.
+// Close writes how many lines were left out since the last one, and closes the file. A later Keep fails.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

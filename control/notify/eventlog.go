@@ -13,13 +13,13 @@ const EventsKept = 1024
 // EventLog keeps the newest events for those who follow.
 type EventLog struct {
 	mu      sync.Mutex
-	Ring    []api.Event // with IDs one after another
+	Ring    []api.Event // with consecutive IDs
 	Next    uint64
 	waiting chan struct{} // closed at the next event
 }
 
-// NewEventLog numbers from the time on, so that who goes on after an event of an
-// earlier run misses none of this one.
+// NewEventLog numbers events from the present time on, so that a reader who continues after an event of an
+// earlier run misses none of this run.
 func NewEventLog(now time.Time) *EventLog {
 	return &EventLog{Next: uint64(max(now.UnixMicro(), 1)), waiting: make(chan struct{})}
 }
@@ -43,8 +43,8 @@ func (e *EventLog) Publish(evs ...api.Event) {
 	e.waiting = make(chan struct{})
 }
 
-// After returns the events after an ID; all that are kept when it is one that
-// was not given out yet, as after a restart with a clock set back.
+// After returns the events after an ID. It returns all that are kept if the ID was not given out yet, as after a
+// restart with a clock that was set back.
 func (e *EventLog) After(id uint64) ([]api.Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -12,23 +12,23 @@ import (
 	"github.com/google/uuid"
 )
 
-// FeedSize is how many changes the feed remembers at least; who asks for older
-// ones is told to look at everything.
+// FeedSize is how many changes the feed remembers at least. A reader that asks for older changes gets a full
+// answer.
 const FeedSize = 8192
 
-// Feed tells which datasets changed on which node, in the order in which this
-// service committed them. What they are now is read from the store, so the
-// order in which readers learn of two changes to one dataset does not matter.
+// Feed has the datasets that changed, by node, in the order in which this service committed the changes. Readers
+// read the present state of a dataset from the store, so the order in which they learn of two changes to one
+// dataset does not matter.
 type Feed struct {
 	mu      sync.Mutex
-	first   uint64 // revision before changes[0]
+	first   uint64 // the revision before Changes[0]
 	Changes []change
 	Bells   map[uuid.UUID]*Bell
-	ops     uint64 // how many changes of operations were told of
+	ops     uint64 // how many changes of operations were published
 }
 
-// change is one dataset of one node; a nil dataset: the node's work changed. None of either: who
-// does the background work is to look at everything.
+// change is one dataset of one node. Without a dataset the work of the node changed. Without either, the replica
+// that does the background work must examine everything.
 type change struct{ node, dataset uuid.UUID }
 
 // Bell rings once for all who wait for one node or operation.
@@ -37,15 +37,15 @@ type Bell struct {
 	waiters int
 }
 
-// NewFeed starts at a revision that no other run of the service is likely to be
-// near, so that a reader who comes from one is told everything. Revisions stay
-// below 2^53: some readers of JSON have no larger whole numbers.
+// NewFeed starts at a random revision that is probably far from those of other runs, so that a reader that comes
+// from another run gets a full answer. Revisions stay below 2^53, because some JSON parsers have no larger
+// integers.
 func NewFeed() *Feed {
 	id := uuid.New()
 	return &Feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, Bells: map[uuid.UUID]*Bell{}}
 }
 
-// Publish tells of one transaction.
+// Publish adds the changes of one transaction.
 func (f *Feed) Publish(t Notice) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,15 +73,14 @@ func (f *Feed) Publish(t Notice) {
 	}
 }
 
-// Operations returns how many changes of operations this service was told of, its own and those of others
-// that share the store.
+// Operations returns how many changes of operations were published, by this service and by others on the store.
 func (f *Feed) Operations() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.ops
 }
 
-// Forget has everybody look at everything.
+// Forget makes every reader read everything again.
 func (f *Feed) Forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +91,7 @@ func (f *Feed) Forget() {
 	}
 }
 
-// Wake lets those look again who wait for a node or operation.
+// Wake wakes those who wait for a node or operation.
 func (f *Feed) Wake(id uuid.UUID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,8 +105,8 @@ func (f *Feed) ring(id uuid.UUID) {
 	}
 }
 
-// Hear returns what rings at the next change for a node or operation, and what
-// is to be called when nobody listens any more.
+// Hear returns a channel that is closed at the next change of a node or operation, and a function to call when
+// the caller no longer waits.
 func (f *Feed) Hear(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -128,14 +127,13 @@ func (f *Feed) Hear(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 
 // News is what changed after a revision.
 type News struct {
-	Rev      uint64 // to ask with the next time
-	Full     bool   // the revision is not known here: look at everything
+	Rev      uint64 // the revision to ask with the next time
+	Full     bool   // the revision asked with is not known here: read everything
 	Any      bool
 	Datasets []uuid.UUID
 }
 
-// Since returns what changed for a node after rev; for all nodes when node is
-// nil.
+// Since returns what changed for a node after rev; for all nodes if node is uuid.Nil.
 func (f *Feed) Since(node uuid.UUID, rev uint64) News {
 	f.mu.Lock()
 	defer f.mu.Unlock()

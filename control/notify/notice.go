@@ -12,11 +12,11 @@ type Notice struct {
 	Datasets []uuid.UUID `json:"d,omitempty"`
 	Ops      []uuid.UUID `json:"o,omitempty"`
 	Events   []api.Event `json:"e,omitempty"`
-	// Answered says that the agents of Nodes have all of it from the answer to what they
-	// asked: they hear of it with the next change, or when their question ends.
+	// Answered says that the agents of Nodes learn everything from the response to their request. They hear of
+	// the change again with the next one, or when their poll ends.
 	Answered bool `json:"a,omitempty"`
-	All      bool `json:"all,omitempty"` // everybody is to look at everything
-	House    bool `json:"h,omitempty"`   // who does the background work is
+	All      bool `json:"all,omitempty"` // everybody must read everything again
+	House    bool `json:"h,omitempty"`   // the replica that does the background work must look
 }
 
 // Empty reports whether the notice tells nobody anything.
@@ -30,8 +30,8 @@ type Notices struct {
 	Recent []Notice `json:"recent"`
 }
 
-// Missed returns what was told in a lane after the count-th value; ok is false when
-// some of it is not there any more.
+// Missed returns the notices that were added to a lane after the count-th value. ok is false if some of them are
+// no longer there.
 func (t Notices) Missed(count uint64) (list []Notice, ok bool) {
 	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
 		return nil, false

@@ -2,24 +2,23 @@ package store
 
 import "context"
 
-// Service is something of a cluster that runs somewhere, as others find it.
+// Service is a running part of a cluster, such as a control replica or an agent, as others find it.
 type Service struct {
-	Kind    string // what it is, such as control or agent
-	ID      string // which, of its kind
+	Kind    string // such as control or agent
+	ID      string // identifies it among those of its kind
 	Address string // HOST:PORT
 	Tags    []string
 	Meta    map[string]string
 	Alive   bool
-	Note    string // why it is not; constant as long as it is
+	Note    string // why it is not alive; does not change while it is not
 }
 
-// Catalog is where others find what there is: that of Consul. Safe for concurrent use.
+// Catalog is where others find the services of a cluster: the catalog of Consul. Safe for concurrent use.
 type Catalog interface {
-	// Publish has the catalog show these services of the cluster and no others. What it
-	// shows already is not written. It knows what that is by what it wrote; with look, or
-	// after a failure, it reads it. dataset.ErrForbidden, which says what would do, when
-	// that is not allowed. One at a time.
+	// Publish makes the catalog list these services of the cluster and no others. It writes only differences. It
+	// knows what is listed from what it wrote; with look, or after a failure, it reads the catalog.
+	// dataset.ErrForbidden, with the remedy, if the right is missing. Not safe for concurrent use.
 	Publish(ctx context.Context, all []Service, look bool) error
-	// Withdraw has it show one no more. Again: nothing.
+	// Withdraw removes a service from the catalog. Idempotent.
 	Withdraw(ctx context.Context, kind, id string) error
 }

@@ -10,24 +10,23 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Backuper is a store that can be copied while it works.
+// Backuper is a store that can be copied while it is in use.
 type Backuper interface {
-	// Backup writes one moment of the whole store to w, in the form that the
-	// store can be opened from. Changes go on meanwhile and however slow w is.
-	// After an error, w holds nothing of use.
+	// Backup writes the whole store, as it was at one moment, to w, in the form in which the store can be opened.
+	// Changes continue meanwhile, however slow w is. After an error, what was written is of no use.
 	Backup(ctx context.Context, w io.Writer) error
 }
 
-// Raiser is a store that can take the place of another: whoever knows indexes of
-// that one must see none that is not above them.
+// Raiser is a store that can replace another one: all its indexes must be above those that were given out by the
+// other.
 type Raiser interface {
-	// Raise makes every index from now on larger than index. Nobody else may work on
-	// the store meanwhile. Again, or with a smaller one: nothing.
+	// Raise makes every index from now on larger than index. Nobody else may use the store meanwhile. Idempotent;
+	// a smaller index does nothing.
 	Raise(ctx context.Context, index uint64) error
 }
 
-// CheckKey holds a key to the contract: ErrTooLarge when it is too long,
-// dataset.ErrInvalid when it is no key at all.
+// CheckKey checks a key against the contract: ErrTooLarge if it is too long, dataset.ErrInvalid if it is not
+// valid.
 func CheckKey(key string) error {
 	if len(key) > MaxKey {
 		return fmt.Errorf("%w: key %.40s… of %d bytes (%d at most)", ErrTooLarge, key, len(key), MaxKey)
@@ -38,7 +37,7 @@ func CheckKey(key string) error {
 		}
 	}
 	for word := range strings.SplitSeq(key, "/") {
-		// What is between slashes stands in URLs, which lose such words.
+		// the words between slashes are parts of URLs, which would lose these
 		if word == "" || word == "." || word == ".." {
 			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
 		}
@@ -46,10 +45,9 @@ func CheckKey(key string) error {
 	return nil
 }
 
-// CheckTxn holds a transaction to the contract before anything is done:
-// ErrTooLarge over a limit, dataset.ErrInvalid for a bad key, for one that is
-// written twice, for a delete with a value or session, and for a session where
-// none belongs or none where one does.
+// CheckTxn checks a transaction against the contract before anything is done: ErrTooLarge above a limit;
+// dataset.ErrInvalid for an invalid key, a key that is written twice, a delete with a value or session, a session
+// for a key that cannot have one, and a missing session for a key that must have one.
 func CheckTxn(checks []Check, writes []Write) error {
 	n, size := len(checks)+len(writes), 0
 	for _, c := range checks {
@@ -82,11 +80,11 @@ func CheckTxn(checks []Check, writes []Write) error {
 	return nil
 }
 
-// opSize is what one operation takes beside its key and value.
+// opSize is what one operation takes in addition to its key and value.
 const opSize = 288
 
-// Size is what a check or write adds to the size of a transaction: the key as
-// JSON quotes it, the value in base64, and what stands around them.
+// Size is what a check or write adds to the size of a transaction: the key as JSON quotes it, the value in
+// base64, and the JSON around them.
 func Size(key string, value []byte) int {
 	n := opSize + len(key) + base64.StdEncoding.EncodedLen(len(value))
 	for i := range len(key) {
@@ -117,8 +115,8 @@ func checkWrite(w Write) error {
 	return nil
 }
 
-// CheckPrefix fails with dataset.ErrInvalid unless prefix can be watched: a
-// key's beginning that ends with a slash.
+// CheckPrefix fails with dataset.ErrInvalid unless prefix can be watched: it is the beginning of a key and ends
+// with a slash.
 func CheckPrefix(prefix string) error {
 	if word, ok := strings.CutSuffix(prefix, "/"); ok && CheckKey(word) == nil {
 		return nil

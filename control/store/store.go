@@ -1,40 +1,35 @@
-// Package store is the contract of where the control service keeps its state: a
-// small, strictly ordered key-value store with transactions that check what
-// their decision read. bolt keeps it in one file on one host; Consul keeps it
-// in a cluster. storetest holds every implementation to this text.
+// Package store is the contract of where the control service keeps its state: a small, strictly ordered key-value store
+// with transactions that check what their decision was based on. Package bolt keeps the state in one file on one host,
+// package consul keeps it in a cluster. Package storetest checks every implementation against this text.
 //
 // # Keys and values
 //
-// Keys are slash-separated words, at most 512 bytes of printable ASCII without
-// blanks. One object has one key, never a blob of many, so that a change costs
-// what it costs however many objects there are. Values are at most 256 KiB.
+// Keys are words separated by slashes, at most 512 bytes of printable ASCII without spaces. One object has one key, so
+// that the cost of a change does not depend on the number of objects. Values are at most 256 KiB.
 //
 // # Indexes
 //
-// Every committed transaction that writes has an index, larger than all before.
-// An entry's index is that of the transaction that last wrote it, whether or not
-// that wrote other bytes. Index 0 stands for "absent". Indexes are for
+// Every committed transaction that writes has an index, which is larger than all earlier ones. The index of an entry is
+// that of the transaction that last wrote it, even if it wrote the same bytes. Index 0 means "absent". Indexes are for
 // comparing, not for counting.
 //
 // # Sessions
 //
-// Keys that begin with LivePrefix are bound to sessions, each to the one that it
-// was written with last, and end with it. No other key can be bound: what must
-// outlive its writer cannot be lost with a session by mistake.
+// Keys that begin with LivePrefix are bound to sessions. Each is bound to the session of its last write, and is deleted
+// with it. No other key can be bound, so that data that must outlive its writer cannot be lost with a session by mistake.
 //
 // # A store that goes back
 //
-// A store can be exchanged for an older copy of itself (a file put back, a
-// snapshot of Consul restored). Indexes then are what they were, and indexes
-// that were given out since may be given out again. Watch shows it: it returns
-// an index below the one that it was asked with. It shows it to those who ask;
-// whoever must know for sure keeps a key that only grows.
+// A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Indexes
+// are then what they were at that time, and indexes that were given out since may be given out again. Watch shows this
+// to its callers: it returns an index below the one that it was asked with. A caller that must know for certain keeps a
+// key that only grows.
 //
 // # Safety
 //
-// A Store is safe for concurrent use. A transaction whose call returned nil is
-// durable. One whose call returned any other error than ErrConflict may or may
-// not have been committed: look again. Nothing ever changes in part.
+// A Store is safe for concurrent use. A transaction whose call returned nil is durable. If the call returned any other
+// error than ErrConflict, the transaction may or may not have been committed: look again. No transaction is ever
+// committed in part.
 package store
 
 import (
@@ -43,93 +38,86 @@ import (
 	"time"
 )
 
-// Errors of stores, beside those of the context. Anything else means that the
-// store is away: nothing is known then.
+// Errors of stores, besides those of the context. Any other error means that the store does not answer: nothing
+// is known then.
 var (
-	// ErrNotFound says that there surely is no such key or session.
+	// ErrNotFound says that the key or session certainly does not exist.
 	ErrNotFound = errors.New("no such key")
-	// ErrConflict says that a check of a transaction did not hold: nothing was
-	// changed. Read again and decide again.
+	// ErrConflict says that a check of a transaction failed. Nothing was changed. Read again and decide again.
 	ErrConflict = errors.New("changed meanwhile")
-	// ErrTooLarge says that a key, value or transaction is over the limits:
-	// nothing was changed.
+	// ErrTooLarge says that a key, value or transaction is above the limits. Nothing was changed.
 	ErrTooLarge = errors.New("too large for one transaction")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
 
-// The limits that every store keeps, so that what works on one works on all.
-// Consul's transactions are the narrowest: 128 operations and a request of
-// 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul
-// 1.22). Some of both are kept for what a store adds of its own.
+// Limits that every store keeps, so that what works on one works on all. Consul's transactions have the lowest:
+// 128 operations, and a request of 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul 1.22).
+// A part of both is reserved for what a store adds itself.
 const (
-	MaxOps   = 120       // checks and writes of a transaction together; a bound write is two
-	MaxBytes = 500 << 10 // of a transaction as Size counts it
+	MaxOps   = 120       // checks and writes of a transaction together; a write with a session counts as two
+	MaxBytes = 500 << 10 // of a transaction, as Size counts
 	MaxValue = 256 << 10
 	MaxKey   = 512
 )
 
-// LivePrefix begins the keys that are bound to sessions.
+// LivePrefix is the beginning of the keys that are bound to sessions.
 const LivePrefix = "live/"
 
-// Entry is one key with its value. Values that a store returns are the
-// caller's to keep, not to change.
+// Entry is one key with its value. The caller may keep a value that a store returned, but not change it.
 type Entry struct {
 	Key   string
 	Value []byte
 	Index uint64
 }
 
-// Check demands that a key's entry has this index; 0: that it is absent.
+// Check requires that the entry of a key has this index; 0: that the key is absent.
 type Check struct {
 	Key   string
 	Index uint64
 }
 
-// Write sets a key, or deletes it. Deleting an absent key is fine.
+// Write sets a key, or deletes it. Deleting an absent key is no error.
 type Write struct {
 	Key    string
 	Value  []byte
 	Delete bool
-	// Session binds the key to a session: it is deleted with it. Whoever writes
-	// the key next binds it anew. Keys under LivePrefix need one, and no others
-	// can have one.
+	// Session binds the key to a session, with which it is deleted. The next write of the key binds it again.
+	// Keys under LivePrefix need a session, and other keys cannot have one.
 	Session string
 }
 
 // Store is the contract.
 type Store interface {
-	// Get returns the entry of a key; ErrNotFound when there is none. It sees
-	// every transaction that had returned before the call.
+	// Get returns the entry of a key; ErrNotFound if there is none. It sees every transaction that had returned
+	// before the call.
 	Get(ctx context.Context, key string) (Entry, error)
-	// GetMany returns of each key what Get would, in the order of keys; with index 0
-	// what is not there. Up to MaxOps keys are of one moment.
+	// GetMany returns for each key what Get would return, in the order of keys, with index 0 for an absent key.
+	// Up to MaxOps keys are read at one moment.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
-	// List returns up to limit entries whose key begins with prefix and is
-	// larger than after, in the order of keys; limit 0: all. Without a limit it is
-	// one moment. With one, each entry is as it was at some moment of the call, not
-	// all at the same, and no key is left out that was there all the time: whoever
-	// needs more of what he reads in pages checks it in a transaction. It sees
-	// every transaction that had returned before the call.
+	// List returns up to limit entries whose key begins with prefix and is larger than after, in the order of
+	// keys; limit 0: all of them. Without a limit they are from one moment. With a limit, each entry is as it was
+	// at some moment of the call, not all at the same one, and no key is left out that existed all the time. A
+	// caller that needs more of what it reads in pages checks it in a transaction. List sees every transaction
+	// that had returned before the call.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
-	// Txn makes all writes if all checks hold, otherwise none and returns
-	// ErrConflict. It returns the transaction's index. Safe to call again only
-	// with checks that fail after a success. ErrNotFound, and nothing changed,
-	// when a write is bound to a session that is not there; likewise ErrInvalid
-	// of package dataset for what CheckTxn refuses.
+	// Txn makes all writes if all checks hold; otherwise it makes none and returns ErrConflict. It returns the
+	// index of the transaction. It is safe to repeat only with checks that fail after a success. ErrNotFound,
+	// with nothing changed, if a write is bound to a session that does not exist; dataset.ErrInvalid, with
+	// nothing changed, for what CheckTxn refuses.
 	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
-	// Watch returns as soon as something under prefix has an index above after
-	// (deletes count), with the newest index that it covers; call again with
-	// that. It may return when nothing changed. An index below after: the store
-	// went back, and everything is to be read anew. The prefix ends with a slash.
+	// Watch returns as soon as something under prefix has an index above after (deletes count), with the newest
+	// index that it covers; call it again with that index. It may return although nothing changed. If the index
+	// is below after, the store was restored from a backup, and everything must be read again. The prefix ends
+	// with a slash.
 	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
-	// Session opens a session that ends when it was not renewed for ttl (at the
-	// earliest; at the latest after twice that), or is ended.
+	// Session opens a session. The session ends if it is not renewed for ttl (at the earliest; at the latest
+	// after twice that), or when it is ended.
 	Session(ctx context.Context, ttl time.Duration) (id string, err error)
-	// Renew puts off the end of a session; ErrNotFound when it has ended.
+	// Renew extends a session; ErrNotFound if it has ended.
 	Renew(ctx context.Context, id string) error
-	// End ends a session and deletes the keys bound to it. Again: nothing.
+	// End ends a session and deletes the keys bound to it. Idempotent.
 	End(ctx context.Context, id string) error
-	// Close lets go of the store; calls in flight return ErrClosed.
+	// Close closes the store; calls in flight return ErrClosed.
 	Close() error
 }

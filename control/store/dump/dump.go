@@ -1,5 +1,4 @@
-// Package dump carries a store's records from one kind of store to another, by way of
-// a file of JSON lines:
+// Package dump transfers the records of a store to another kind of store, through a file of JSON lines:
 //
 //	{"format":"drover store","version":1,"from":"bolt","cluster":"…"}
 //	{"key":"names/db","value":{"id":"…"}}
@@ -7,11 +6,10 @@
 //	{"entries":2,"index":4711}
 //	{"sha256":"…"}
 //
-// The first line says what it is, and whose: the cluster's identity goes along. Then
-// come the keys in order, without those under store.LivePrefix; values that are
-// compact JSON stand as they are. Then how many there are, and an index that none of
-// the store's was above; and the checksum of all lines before makes it whole. Nothing
-// is ever held in memory but a page.
+// The first line has the format and the identity of the cluster. The keys follow in order, without those under
+// store.LivePrefix; a value that is compact JSON is written as it is. The next line has their number, and an index that
+// no index of the store was above. The checksum of all lines before completes the file. Never more than a page of
+// entries is in memory.
 package dump
 
 import (
@@ -35,23 +33,22 @@ import (
 const (
 	format  = "drover store"
 	version = 1
-	// clusterKey and markKey are the keys that are more to this package than keys:
-	// the identity of the store (package control), and the mark of a Load that has
-	// begun and not ended.
+	// clusterKey and markKey are the two keys with a meaning for this package: the identity of the store (package
+	// control), and the mark of a Load that has begun and not ended.
 	clusterKey = "cluster/id"
 	markKey    = "cluster/loading"
 	// page is how many entries are read at once.
 	page = 200
 )
 
-// Summary is what a dump holds.
+// Summary describes a dump.
 type Summary struct {
-	From    string    // the kind of store that it was made of
-	Cluster uuid.UUID // the identity of that
+	From    string    // the kind of store that it was made from
+	Cluster uuid.UUID // the identity of that store
 	Entries int
 	Volumes int
-	Index   uint64 // at least the newest of that
-	Sum     string // SHA-256, as the last line has it
+	Index   uint64 // not below the newest index of that store
+	Sum     string // SHA-256, as in the last line
 }
 
 type head struct {
@@ -76,10 +73,9 @@ type tail struct {
 	Sum string `json:"sha256"`
 }
 
-// Save writes the records of a store of that kind to w. It reads them twice:
-// dataset.ErrConflict when the store was changed meanwhile. dataset.ErrInUse when
-// something works on it, dataset.ErrNotFound when it is empty. After an error, w
-// holds nothing of use, and shows it.
+// Save writes the records of a store of that kind to w. It reads them twice: dataset.ErrConflict if the store was
+// changed meanwhile. dataset.ErrInUse if the store is in use, dataset.ErrNotFound if it is empty. After an error,
+// what was written is of no use, and is recognisable as incomplete.
 func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summary, error) {
 	sum := Summary{From: kind}
 	if err := idle(ctx, st); err != nil {
@@ -110,7 +106,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 	if err != nil {
 		return sum, err
 	}
-	// What was deleted is in no entry, and had indexes too.
+	// Deleted keys have no entry, and had indexes too.
 	newest, err := st.Watch(ctx, "cluster/", 0)
 	if err != nil {
 		return sum, err
@@ -137,10 +133,10 @@ func (s *Summary) add(key string) {
 	}
 }
 
-// note takes an entry as it is now into a hash: its index changes with it.
+// note adds an entry to a hash, with its index, so that every write changes the hash.
 func note(h hash.Hash, e store.Entry) { fmt.Fprintln(h, e.Key, e.Index) }
 
-// each calls fn with all entries that are dumped, in order.
+// each calls fn with all entries that belong into a dump, in order.
 func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error {
 	for after := ""; ; {
 		list, err := st.List(ctx, "", after, page)
@@ -162,7 +158,7 @@ func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error
 	}
 }
 
-// idle fails with dataset.ErrInUse when something works on the store.
+// idle fails with dataset.ErrInUse if something uses the store.
 func idle(ctx context.Context, st store.Store) error {
 	list, err := st.List(ctx, store.LivePrefix, "", 1)
 	if err == nil && len(list) > 0 {
@@ -173,7 +169,7 @@ func idle(ctx context.Context, st store.Store) error {
 	return err
 }
 
-// clusterOf returns the identity of a store; zero for one that has none.
+// clusterOf returns the identity of a store; zero if it has none.
 func clusterOf(ctx context.Context, st store.Store) (id uuid.UUID, err error) {
 	e, err := st.Get(ctx, clusterKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -185,7 +181,7 @@ func clusterOf(ctx context.Context, st store.Store) (id uuid.UUID, err error) {
 	return identity(e.Value)
 }
 
-// identity reads the value of clusterKey.
+// identity decodes the value of clusterKey.
 func identity(value []byte) (uuid.UUID, error) {
 	var c struct {
 		ID uuid.UUID `json:"id"`
@@ -197,7 +193,7 @@ func identity(value []byte) (uuid.UUID, error) {
 	return c.ID, nil
 }
 
-// writer writes lines and sums them up.
+// writer writes lines and computes their checksum.
 type writer struct {
 	w    io.Writer
 	hash hash.Hash
@@ -218,8 +214,7 @@ func (w *writer) line(b []byte) error {
 	return err
 }
 
-// entry writes a value that is compact JSON byte for byte, which the encoder alone
-// would not: it escapes some characters.
+// entry writes a value that is compact JSON byte for byte. The encoder by itself would escape some characters.
 func (w *writer) entry(e store.Entry) error {
 	if !asItIs(e.Value) {
 		return w.json(line{Key: e.Key, Base64: e.Value})
@@ -231,7 +226,7 @@ func (w *writer) entry(e store.Entry) error {
 	return w.line(fmt.Appendf(nil, `{"key":%s,"value":%s}`, key, e.Value))
 }
 
-// asItIs reports whether a value comes back from a line of JSON as it was.
+// asItIs reports whether a value can be read back from a line of JSON unchanged.
 func asItIs(value []byte) bool {
 	var compact bytes.Buffer
 	return json.Compact(&compact, value) == nil && bytes.Equal(compact.Bytes(), value) &&

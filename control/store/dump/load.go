@@ -16,8 +16,8 @@ type mark struct {
 	Sum string `json:"sha256"` // of the dump
 }
 
-// Whole fails with dataset.ErrConflict when a Load into the store has begun and not
-// ended: what is missing in it looks like absence, so nothing may work on it.
+// Whole fails with dataset.ErrConflict if a Load into the store has begun and not ended: missing records look
+// like absence, so nothing may use the store.
 func Whole(ctx context.Context, st store.Store) error {
 	_, err := st.Get(ctx, markKey)
 	switch {
@@ -31,12 +31,10 @@ func Whole(ctx context.Context, st store.Store) error {
 			"nothing else before")
 }
 
-// Load writes the records of a dump into a store, whose indexes are above all of the
-// dump's afterwards. It checks the whole dump before it writes anything. A store that
-// holds something is refused with dataset.ErrExists unless the dump is to replace all
-// of it; one that something works on, with dataset.ErrInUse. Cut short, it goes on
-// when it is called again with the same dump; see Whole. Other errors: those of a dump
-// that cannot be read, see Check.
+// Load writes the records of a dump into a store, whose indexes are above all of the dump's afterwards. It checks
+// the whole dump before it writes anything. dataset.ErrExists if the store is not empty, unless the dump must
+// replace everything; dataset.ErrInUse if something uses the store. If it is interrupted, it continues when it is
+// called again with the same dump; see Whole. Other errors: those of a dump that cannot be read, see Check.
 func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
 	sum, err := Check(r)
 	if err != nil {
@@ -70,14 +68,13 @@ func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (S
 	return sum, l.failed(err)
 }
 
-// Check returns what a dump holds. Errors: dataset.ErrInvalid for what is none,
-// dataset.ErrUnsupported for one of another version of Drover, dataset.ErrCorrupt for
-// one that is damaged or cut off.
+// Check returns what a dump has. Errors: dataset.ErrInvalid for a file that is no dump, dataset.ErrUnsupported
+// for a dump of a later version of Drover, dataset.ErrCorrupt for one that is damaged or truncated.
 func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
 }
 
-// begin looks at what the store holds and marks it; it returns the mark's index.
+// begin examines what the store has and marks it; it returns the index of the mark.
 func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
@@ -89,7 +86,7 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 	}
 	var m mark
 	if was.Index != 0 && json.Unmarshal(was.Value, &m) == nil && m.Sum == sum.Sum {
-		replace = true // of what this dump had begun to write
+		replace = true // of what an earlier Load of this dump has written
 	}
 	if !replace {
 		if err := vacant(ctx, st); err != nil {
@@ -100,7 +97,7 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 		return 0, err
 	}
 	if was, err = st.Get(ctx, markKey); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return 0, err // its index may be another one by now
+		return 0, err // its index may have changed by now
 	}
 	value, err := json.Marshal(mark{sum.Sum})
 	if err != nil {
@@ -109,7 +106,7 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 	return st.Txn(ctx, []store.Check{{Key: markKey, Index: was.Index}}, []store.Write{{Key: markKey, Value: value}})
 }
 
-// vacant fails with dataset.ErrExists unless the store holds nothing.
+// vacant fails with dataset.ErrExists unless the store is empty.
 func vacant(ctx context.Context, st store.Store) error {
 	if err := Whole(ctx, st); err != nil {
 		return err
@@ -134,7 +131,7 @@ func vacant(ctx context.Context, st store.Store) error {
 		"volumes (--force replaces all that it holds; export it before)", cluster, len(names), more)
 }
 
-// loading is a Load that has begun.
+// loading is a Load in progress.
 type loading struct {
 	ctx    context.Context
 	st     store.Store
@@ -154,7 +151,7 @@ func (l *loading) failed(err error) error {
 	return fmt.Errorf("the import is not whole, and goes on when it is run again: %w", err)
 }
 
-// clear deletes all that the store holds but the mark.
+// clear deletes everything in the store but the mark.
 func (l *loading) clear() error {
 	err := each(l.ctx, l.st, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Delete: true}) })
 	if err != nil {
@@ -165,7 +162,7 @@ func (l *loading) clear() error {
 
 func (l *loading) set(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) }
 
-// add writes what was added before when it would not fit into one transaction.
+// add adds a write. It first commits the earlier ones if they would not fit into one transaction together.
 func (l *loading) add(w store.Write) error {
 	size := store.Size(w.Key, w.Value)
 	if len(l.writes) == store.MaxOps-1 || l.bytes+size > store.MaxBytes-store.Size(markKey, nil) {
@@ -177,7 +174,7 @@ func (l *loading) add(w store.Write) error {
 	return nil
 }
 
-// flush commits what was added, as long as the mark is this Load's.
+// flush commits the writes that were added, if the mark still belongs to this Load.
 func (l *loading) flush() error {
 	if len(l.writes) == 0 {
 		return nil

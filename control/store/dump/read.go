@@ -21,20 +21,19 @@ import (
 // maxLine is more than the longest key and value take.
 const maxLine = 1 << 20
 
-// reader reads a dump line by line, and holds it to what Save writes.
+// reader reads a dump line by line, and checks that it is what Save writes.
 type reader struct {
 	lines *bufio.Reader
 	hash  hash.Hash
-	n     int // of the line
+	n     int // number of the line
 	sum   Summary
-	last  string // key
+	last  string // the last key
 	named uuid.UUID
 }
 
-// read calls fn with each entry and returns what the dump holds once it is known to
-// be whole. Errors, beside fn's: dataset.ErrInvalid for what is no dump,
-// dataset.ErrUnsupported for one of a newer Drover, dataset.ErrCorrupt for one that
-// is damaged or cut off.
+// read calls fn with each entry. Once the dump is known to be complete it returns what the dump has. Errors,
+// besides those of fn: dataset.ErrInvalid for a file that is no dump, dataset.ErrUnsupported for a dump of a
+// later Drover, dataset.ErrCorrupt for one that is damaged or truncated.
 func read(r io.Reader, fn func(store.Entry) error) (Summary, error) {
 	d := &reader{lines: bufio.NewReaderSize(r, maxLine), hash: sha256.New()}
 	if err := d.head(); err != nil {
@@ -72,7 +71,7 @@ func (d *reader) bad(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "line %d "+format, append([]any{d.n}, args...)...)
 }
 
-// line returns the next line with its end.
+// line returns the next line with its newline.
 func (d *reader) line() ([]byte, error) {
 	b, err := d.lines.ReadSlice('\n')
 	d.n++
@@ -130,7 +129,7 @@ func (d *reader) entry(l line) (e store.Entry, err error) {
 	return e, nil
 }
 
-// end reads the last line, and holds all that was read to it and the one before.
+// end reads the last line, and compares it and the line before with all that was read.
 func (d *reader) end(c count) error {
 	d.sum.Index, d.sum.Sum = c.Index, hex.EncodeToString(d.hash.Sum(nil))
 	b, err := d.line()
