@@ -8,32 +8,32 @@ import (
 	"github.com/google/uuid"
 )
 
-// KeySource says where the key is that the operator has for the datasets of a profile: in a
-// file of each host, or what a program says. The zero value: they are not encrypted.
+// KeySource says where the operator's key for the datasets of a profile is: in a file on each host, or printed by
+// a program. The zero value: the datasets are not encrypted.
 type KeySource struct {
-	KeyFile string `json:"key_file,omitempty"` // absolute
-	// Exec is a program by its absolute path and its arguments, which prints the key, and
-	// Timeout what one run of it has.
+	KeyFile string `json:"key_file,omitempty"` // absolute path of the file with the key
+	// Exec is the absolute path of a program that prints the key, with its arguments.
 	Exec    []string `json:"exec,omitempty"`
 	Timeout Duration `json:"timeout,omitempty"` // how long one run of the program may take
 }
 
 const (
-	// DefaultKeyTimeout is what a key program has of which the profile does not say it.
+	// DefaultKeyTimeout is how long one run of a key program may take if the profile does not say.
 	DefaultKeyTimeout = Duration(10 * time.Second)
-	// MaxKeyTimeout bounds what it may have: a mount that waits for it has two minutes.
+	// MaxKeyTimeout is the longest time that a profile may allow: a mount that waits for the program has two
+	// minutes.
 	MaxKeyTimeout = Duration(time.Minute)
 )
 
-// Wanted reports whether datasets are to be encrypted.
+// Wanted reports whether the datasets must be encrypted.
 func (k KeySource) Wanted() bool { return k.KeyFile != "" || len(k.Exec) > 0 }
 
-// Equal reports whether two are the same place.
+// Equal reports whether two key sources are the same.
 func (k KeySource) Equal(o KeySource) bool {
 	return k.KeyFile == o.KeyFile && k.Timeout == o.Timeout && slices.Equal(k.Exec, o.Exec)
 }
 
-// String names the place.
+// String names the key source.
 func (k KeySource) String() string {
 	if k.KeyFile != "" {
 		return k.KeyFile
@@ -41,12 +41,12 @@ func (k KeySource) String() string {
 	return strings.Join(k.Exec, " ")
 }
 
-// Encryption is the data key of an encrypted dataset, as nobody can read it without the key of
-// the operator that it is wrapped by. It goes wherever the record goes.
+// Encryption is the data key of an encrypted dataset, wrapped with a key of the operator, without which nobody
+// can read it. It is a part of the record.
 type Encryption struct {
-	// ID is the data key's own, and the UUID of the container that it opens: snapshots,
-	// clones and copies have the container's, and the same data key.
+	// ID is the UUID of the data key and of the LUKS container that it opens. Snapshots, clones and copies have
+	// the container's ID, and the same data key.
 	ID      uuid.UUID `json:"id"`
-	KeyID   string    `json:"key_id"`  // 8 hex digits that tell keys of the operator apart
-	Wrapped []byte    `json:"wrapped"` // the data key, encrypted with the key of the operator
+	KeyID   string    `json:"key_id"`  // 8 hexadecimal digits that distinguish keys of the operator
+	Wrapped []byte    `json:"wrapped"` // the data key, encrypted with the operator's key
 }

@@ -8,9 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Kind is what sort of error this is: a sentinel for errors.Is, with a code
-// that programs can rely on, an HTTP status and an exit code. The text that
-// Docker shows is always the error's own line.
+// Kind is a kind of error: a sentinel for errors.Is, with a code that programs can rely on, an HTTP status and an
+// exit code. The text that Docker shows is always that of the error itself.
 type Kind struct {
 	Code  string // stable, in problem details and events
 	HTTP  int    // status of the API's answer
@@ -23,7 +22,7 @@ func (k *Kind) Error() string { return k.Title }
 
 // The kinds of errors. Each is a sentinel: test with errors.Is.
 var (
-	// Said of what was asked, before anything was changed.
+	// about the request, before anything was changed
 	ErrInvalid     = &Kind{"invalid", http.StatusUnprocessableEntity, 2, "wrong input"}
 	ErrUnsupported = &Kind{"unsupported", http.StatusUnprocessableEntity, 1, "the backend cannot do this"}
 	ErrNotFound    = &Kind{"not_found", http.StatusNotFound, 1, "no such object"}
@@ -35,7 +34,7 @@ var (
 	ErrStale       = &Kind{"stale", http.StatusConflict, 1, "report of an older epoch, incarnation or operation"}
 	ErrForbidden   = &Kind{"forbidden", http.StatusForbidden, 1, "not allowed"}
 
-	// Said of the world.
+	// about the state of the system
 	ErrNoSpace     = &Kind{"no_space", http.StatusInsufficientStorage, 1, "no space"}
 	ErrOffline     = &Kind{"offline", http.StatusServiceUnavailable, 1, "pool or node is offline"}
 	ErrUnavailable = &Kind{"unavailable", http.StatusServiceUnavailable, 1, "control service is away"}
@@ -45,8 +44,7 @@ var (
 	ErrInternal    = &Kind{"internal", http.StatusInternalServerError, 1, "internal error"}
 )
 
-// Kinds returns every kind, the table that HTTP, the command line and the
-// plugin translate with.
+// Kinds returns all kinds, for the translation in HTTP, the command line and the plugin.
 func Kinds() []*Kind {
 	return []*Kind{
 		ErrInvalid, ErrUnsupported, ErrNotFound, ErrAmbiguous, ErrExists, ErrInUse,
@@ -55,8 +53,8 @@ func Kinds() []*Kind {
 	}
 }
 
-// KindOf returns the kind of err: that of the outermost error that has one,
-// ErrInternal when none has. It is nil only for a nil error.
+// KindOf returns the kind of err: that of the outermost error that has one, ErrInternal if none has. It is nil
+// only for a nil error.
 func KindOf(err error) *Kind {
 	if err == nil {
 		return nil
@@ -68,8 +66,7 @@ func KindOf(err error) *Kind {
 	return ErrInternal
 }
 
-// KindByCode returns the kind with that code, ErrInternal when there is none:
-// what an error read from the wire becomes again.
+// KindByCode returns the kind with that code, ErrInternal if there is none. It decodes an error from the wire.
 func KindByCode(code string) *Kind {
 	for _, k := range Kinds() {
 		if k.Code == code {
@@ -79,14 +76,14 @@ func KindByCode(code string) *Kind {
 	return ErrInternal
 }
 
-// OneLine is the text of err in one line, cut: errors that were joined have one each.
+// OneLine returns the text of err in one line, truncated by Cut. Joined errors have one line each.
 func OneLine(err error) string { return Cut(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
-// MaxLine bounds, in bytes, the line of an error that is told or put on record: with a
-// path in it, it could be of any length.
+// MaxLine is the largest number of bytes of an error that is reported or recorded: with a path in it, it could
+// have any length.
 const MaxLine = 4 << 10
 
-// Cut bounds a line to 4 KiB, in whole characters, and says so where it was longer.
+// Cut truncates a line to MaxLine bytes, without cutting a character, and says so.
 func Cut(line string) string {
 	if len(line) <= MaxLine {
 		return line
@@ -95,10 +92,10 @@ func Cut(line string) string {
 	return head(line, MaxLine-len(end)) + end
 }
 
-// maxClip bounds, in bytes, what of a caller's own words an error repeats.
+// maxClip is how many bytes of a caller's own words an error repeats.
 const maxClip = 140
 
-// Clip bounds what an error repeats of what a caller or a file said.
+// Clip truncates what an error repeats of a request or a file.
 func Clip(s string) string {
 	if len(s) <= maxClip {
 		return s
@@ -106,7 +103,7 @@ func Clip(s string) string {
 	return head(s, maxClip-3) + "..."
 }
 
-// head is the first n bytes of s, or somewhat fewer: no part of a character.
+// head returns the first n bytes of s, or fewer so as not to cut a character.
 func head(s string, n int) string {
 	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
@@ -122,8 +119,8 @@ type kindError struct {
 func (e *kindError) Error() string   { return e.err.Error() }
 func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
 
-// Errorf makes an error of a kind: its text is the formatted line alone (wrap
-// with %w as usual), and errors.Is finds the kind.
+// Errorf makes an error of a kind. Its text is only the formatted line (wrap with %w as usual), and errors.Is
+// finds the kind.
 func Errorf(kind *Kind, format string, args ...any) error {
 	return &kindError{kind, fmt.Errorf(format, args...)}
 }

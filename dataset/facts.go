@@ -8,29 +8,28 @@ import (
 	"github.com/google/uuid"
 )
 
-// Facts is what an agent knows of its host: what placement looks at. Texts that are
-// not known are empty.
+// Facts are what an agent knows about its host, for placement. Texts that are not known are empty.
 type Facts struct {
 	Node         uuid.UUID   `json:"node"`            // UUID of the node
-	Taken        time.Time   `json:"taken"`           // put on record, by the clock of control
-	Architecture string      `json:"architecture"`    // as uname says: x86_64, aarch64
+	Taken        time.Time   `json:"taken"`           // when the facts were recorded, by the clock of control
+	Architecture string      `json:"architecture"`    // as uname reports it: x86_64, aarch64
 	Kernel       string      `json:"kernel"`          // release of the kernel: 6.18.44
 	OS           string      `json:"os"`              // ID of os-release(5): debian
 	OSVersion    string      `json:"os_version"`      // VERSION_ID of os-release(5): 12
 	Engine       string      `json:"engine_version"`  // version of the container engine; empty: not known
 	Virtual      bool        `json:"is_virtual"`      // a virtual machine; a container on a real one is not
-	CPUs         int         `json:"cpus"`            // online
+	CPUs         int         `json:"cpus"`            // number of online processors
 	MemoryTotal  Size        `json:"memory_total"`    // memory of the host
-	MemoryFree   Size        `json:"memory_free"`     // what can be had without swapping
-	Load1        float64     `json:"load_1"`          // average over 1 minute, as in proc_loadavg(5); likewise 15
+	MemoryFree   Size        `json:"memory_free"`     // memory that is available without swapping
+	Load1        float64     `json:"load_1"`          // load average over 1 minute, as in proc_loadavg(5)
 	Load10       float64     `json:"load_10"`         // load average over 10 minutes
 	Load15       float64     `json:"load_15"`         // load average over 15 minutes
 	Backends     []string    `json:"backends"`        // kinds of storage that the agent can run here
-	Swarm        string      `json:"swarm,omitempty"` // the engine's ID in its Swarm
+	Swarm        string      `json:"swarm,omitempty"` // ID of the engine in its Swarm
 	Pools        []PoolFacts `json:"pools"`           // facts of each pool of the node
 }
 
-// PoolFacts is what is known of one pool of a host.
+// PoolFacts are what is known about one pool of a host.
 type PoolFacts struct {
 	ID      uuid.UUID `json:"id"`      // UUID of the pool
 	Name    string    `json:"name"`    // name of the pool
@@ -40,7 +39,7 @@ type PoolFacts struct {
 	Free    Size      `json:"free"`    // free space of the pool
 }
 
-// Pool returns what is known of a pool.
+// Pool returns what is known about a pool.
 func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	i := slices.IndexFunc(f.Pools, func(p PoolFacts) bool { return p.ID == id })
 	if i < 0 {
@@ -49,11 +48,9 @@ func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	return f.Pools[i], true
 }
 
-// Differ reports whether facts are so different from those on record that they are
-// worth a write: any text, or a number that is 10 % or more away from the one on
-// record. So that a host that does nothing writes nothing, a load counts as no less
-// than the number of CPUs there, and memory and pools by no less than a hundredth of
-// what there is in all.
+// Differ reports whether facts differ enough from the recorded ones to be written: any text, or a number that is
+// 10 % or more away from the recorded one. So that an idle host writes nothing, small values count as larger
+// ones: a load as at least the number of CPUs, memory and pools as at least a hundredth of the total.
 func (f Facts) Differ(is Facts) bool {
 	if !f.alike(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
 		return true
@@ -71,15 +68,14 @@ func (f Facts) Differ(is Facts) bool {
 		far(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
-// alike compares the texts, and the numbers that never move by themselves.
+// alike compares the texts, and the numbers that never change by themselves.
 func (f Facts) alike(is Facts) bool {
 	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS &&
 		f.OSVersion == is.OSVersion &&
 		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
 }
 
-// far reports whether a number is 10 % or more away from what it was, and by no less
-// than least.
+// far reports whether a number is 10 % or more away from its previous value, and by at least least.
 func far(was, is, least float64) bool {
 	by := math.Abs(is - was)
 	return by > 0 && by >= math.Abs(was)/10 && by >= least

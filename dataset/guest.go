@@ -7,20 +7,19 @@ import (
 	"github.com/google/uuid"
 )
 
-// Access says on how many hosts a volume may be mounted at once. The zero value is one: its
-// home.
+// Access says on how many hosts a volume may be mounted at once. The zero value is one host: its home.
 type Access string
 
-// AccessMany lets every host mount a volume that sees its bytes, at the same time. Who writes
-// what when is for the applications to agree on.
+// AccessMany lets every host that sees the data of a volume mount it, at the same time. The applications must
+// coordinate who writes what.
 const AccessMany Access = "many"
 
-// Guest is the stay of a node with a dataset of access many, on record before the node mounts
-// it and until it has it mounted no more. That of the home itself, which needs none to mount
-// it, says that it has the dataset alone meanwhile: nobody else is let in.
+// Guest is the stay of a node with a dataset of access many. It is recorded from before the node mounts the
+// dataset until after it has unmounted it. A stay of the home, which needs none to mount the dataset, says that
+// the home has it alone for that time: nobody else may mount it.
 type Guest struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
-	ID    uuid.UUID `json:"id"`    // of this stay: what is said of an earlier one is not of it
+	ID    uuid.UUID `json:"id"`    // UUID of this stay, so that a report on an earlier one does not apply to it
 	Since time.Time `json:"since"` // when the guest was recorded
 }
 

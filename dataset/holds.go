@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	namedFirst = 3   // is how many things in a pool a refusal names
-	holdsBytes = 400 // is how long it is at most, unless one thing alone is longer
+	namedFirst = 3   // number of things in a pool that an error names
+	holdsBytes = 400 // longest text of such an error, unless a single thing is longer
 )
 
-// Held is something that keeps a pool: what it is, and what makes it go.
+// Held is something that keeps a pool from being removed: what it is, and what removes it.
 type Held struct{ What, Mend string }
 
-// Holds is the refusal to remove a pool because of what lies in it, or is on record there:
-// ErrConflict, with up to three of it, each with what would do. nil when that is nothing.
+// Holds is the error for a pool that cannot be removed because of what is in it or recorded there: ErrConflict
+// with up to three of these things, each with what removes it. It is nil if there are none.
 func Holds(pool string, held []Held) error {
 	if len(held) == 0 {
 		return nil
@@ -35,7 +35,7 @@ func Holds(pool string, held []Held) error {
 	return Errorf(ErrConflict, "%s", text)
 }
 
-// Held is the dataset as what keeps the pool of its home.
+// Held describes the dataset as something that keeps the pool of its home.
 func (d Dataset) Held() Held {
 	short := d.ID.String()[:8]
 	switch d.State {
@@ -48,7 +48,8 @@ func (d Dataset) Held() Held {
 	return Held{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s, then drover trash purge %s", d.Volume, short)}
 }
 
-// Held is the copy as what keeps its pool. volume names the one it is of; node is its node's name.
+// Held describes the copy as something that keeps its pool. volume is the name of its volume; node is the name of
+// its node.
 func (c Copy) Held(volume, node string) Held {
 	switch c.Kind {
 	case CopyReplica:

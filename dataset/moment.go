@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// Moment is a point in the life of a dataset. Each epoch has the clock of its own home, so
-// that times of two epochs say nothing of which was first; the epochs do.
+// Moment is a point in the life of a dataset. Each epoch is timed by the clock of its own home, so times of two
+// epochs do not say which was first; the epochs do.
 type Moment struct {
 	Epoch uint64
 	Taken time.Time
 }
 
-// Compare is negative when m is before o, positive when it is after.
+// Compare is negative if m is before o, positive if it is after.
 func (m Moment) Compare(o Moment) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), m.Taken.Compare(o.Taken))
 }
 
-// moment is that of a snapshot that was taken at a time, unless its order says another.
+// moment returns the moment of a snapshot from its time, or from its order if it has one.
 func moment(epoch uint64, taken, order time.Time) Moment {
 	if !order.IsZero() {
 		taken = order
@@ -26,11 +26,11 @@ func moment(epoch uint64, taken, order time.Time) Moment {
 	return Moment{epoch, taken}
 }
 
-// At is the moment that a snapshot holds.
+// At returns the moment of a snapshot.
 func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.Order) }
 
-// TakenAfter returns a snapshot with the time of its own clock at which it is taken, and later
-// than all others of its epoch, whatever that clock showed when they were taken.
+// TakenAfter returns a snapshot with the present time of its home's clock, ordered after all others of its epoch,
+// whatever that clock showed when they were taken.
 func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	s.Created, s.Order = now.UTC().Round(0), time.Time{}
 	for _, o := range others {
@@ -41,19 +41,19 @@ func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	return s
 }
 
-// At is the moment up to which a copy is whole.
+// At returns the moment up to which a copy is complete.
 func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.Order) }
 
-// At is the moment that a dataset goes on from.
+// At returns the moment that a dataset continues from.
 func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.Order) }
 
-// Of reports whether a snapshot is of what was lost: of an epoch that ended with it, and
-// later than what the dataset went on from.
+// Of reports whether a snapshot belongs to what was lost: its epoch ended with the loss, and it is later than
+// what the dataset continued from.
 func (l Loss) Of(s Snapshot) bool {
 	return s.Epoch <= l.Over && s.At().Compare(l.At()) > 0 && !slices.Contains(l.Later, s.ID)
 }
 
-// Lost reports whether a dataset has gone on without what a snapshot holds.
+// Lost reports whether a dataset continued without the content of a snapshot.
 func (d Dataset) Lost(s Snapshot) bool {
 	return slices.ContainsFunc(d.Losses, func(l Loss) bool { return l.Of(s) })
 }

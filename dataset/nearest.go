@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// Nearest returns the word of have that is spelt most like word, case aside,
-// the first of several; "" when none is close enough to be meant: one slip, or
-// one for every three letters.
+// Nearest returns the word of have that is most similar to word, ignoring case; the first of several; "" if none
+// is similar enough to be meant: one typing error, or one for every three letters.
 func Nearest(word string, have []string) string {
 	if len(word) > maxWord {
 		return ""
@@ -24,8 +23,8 @@ func Nearest(word string, have []string) string {
 	return best
 }
 
-// Guess ends an error about a word that is none of have: "; did you mean gold?",
-// or nothing where none is near.
+// Guess returns the end of an error about a word that is none of have: "; did you mean gold?", or "" if none is
+// similar.
 func Guess(word string, have []string) string {
 	if n := Nearest(word, have); n != "" {
 		return "; did you mean " + n + "?"
@@ -33,7 +32,7 @@ func Guess(word string, have []string) string {
 	return ""
 }
 
-// maxWord bounds the work that a hostile word can cause; no name is longer.
+// maxWord bounds the work that a malicious word can cause; no name is longer.
 const maxWord = 128
 
 // Have returns the words sorted and joined for the "(have: …)" of an error.
@@ -43,8 +42,8 @@ func Have(words []string) string {
 	return strings.Join(s, ", ")
 }
 
-// distance is the Damerau-Levenshtein distance with adjacent transpositions,
-// because glod for gold is one slip and not two.
+// distance is the Damerau-Levenshtein distance with adjacent transpositions, because glod for gold is one typing
+// error and not two.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

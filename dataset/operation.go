@@ -6,41 +6,41 @@ import (
 	"github.com/google/uuid"
 )
 
-// Operation is one piece of work on record.
+// Operation is one recorded piece of work.
 type Operation struct {
 	ID        uuid.UUID `json:"id"`               // UUID of the operation; a retry sends the same
 	Kind      OpKind    `json:"kind"`             // kind of the operation
 	State     OpState   `json:"state"`            // state of the operation
-	Node      uuid.UUID `json:"node"`             // whose agent does it
-	Asked     string    `json:"asked,omitempty"`  // digest of the request: another one cannot have its ID
+	Node      uuid.UUID `json:"node"`             // UUID of the node whose agent carries it out
+	Asked     string    `json:"asked,omitempty"`  // digest of the request, so that another request cannot use its ID
 	Volume    string    `json:"volume,omitempty"` // name of the volume that the operation changes
 	DatasetID uuid.UUID `json:"dataset_id"`       // UUID of the dataset that the operation changes
-	// Discarded is set in an operation that was to make a dataset and is done because an identical request
-	// made the volume first. It is what this operation made and took back; DatasetID is the volume's.
+	// Discarded is the UUID of a dataset that this operation made and removed again, because an identical request
+	// had made the volume first. DatasetID is the UUID of that volume.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
-	Epoch     uint64    `json:"epoch"` // of the dataset when this was planned
-	// the record that is to be; of a delete that is done, as it left it
+	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
+	// the record as it will be; of a delete that is done, as the delete left it
 	Dataset  *Dataset  `json:"dataset,omitempty"`
 	Snapshot *Snapshot `json:"snapshot,omitempty"` // the snapshot that the operation makes or deletes; absent: none
-	Source   *Source   `json:"source,omitempty"`   // what a clone is made of
-	// Options is what was asked for: of a create as with -o, of a resize the
-	// profile when it is for that.
+	Source   *Source   `json:"source,omitempty"`   // the source of a clone; absent: it is no clone
+	// Options are what was requested: for a create the options as with -o, for a resize the profile if it is for
+	// a change of the profile.
 	Options map[string]string `json:"options,omitempty"`
-	// what an import reads, or of a rekey the file of the old key
+	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
-	Live bool   `json:"live,omitempty"` // an import whose source may be in use
-	// of a move: the home that is left; its agent yields, Node's pulls. Of a discard, show or hide: whose
-	// copy it is about. Of a delete: the home, which it goes without. Of what makes a dataset: the node that
-	// asked for it; nil: none did
+	Live bool   `json:"live,omitempty"` // the source of the import may be in use
+	// UUID of the other node that takes part. For a move: the previous home. For a discard, show or hide: the
+	// node with the copy. For a delete without the home: the home. For an operation that makes a dataset: the
+	// node that requested it. Absent: there is none.
 	From uuid.UUID `json:"from,omitzero"`
-	// of a move: file by file, as the pools are unlike, and without snapshots
+	// the move copies file by file, without snapshots, because the pools differ in kind
 	Files bool `json:"files,omitempty"`
-	// of a move: nothing is copied, as both pools lie on one share
+	// the move copies nothing, because both pools are on the same share
 	Share    bool      `json:"share,omitempty"`
-	Manifest *Manifest `json:"manifest,omitempty"` // of a move: what the home gave up, once it has
-	// of a move: mount IDs for which the home could not give up yet
+	Manifest *Manifest `json:"manifest,omitempty"` // what the home relinquished for the move; absent: nothing yet
+	// mount IDs because of which the home could not relinquish the volume yet
 	Holders     []string  `json:"holders,omitempty"`
-	Loss        *Loss     `json:"loss,omitempty"`       // of a move that goes without the home: what that loses
+	Loss        *Loss     `json:"loss,omitempty"`       // what a move without the home loses
 	Problem     *Problem  `json:"problem,omitempty"`    // why the operation failed; absent: it did not fail
 	Progress    Progress  `json:"progress"`             // how far the operation has come
 	Incarnation uuid.UUID `json:"incarnation,omitzero"` // incarnation of the agent that carries the operation out
@@ -60,19 +60,19 @@ const (
 	OpSnapshotDelete OpKind = "snapshot-delete"
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
-	OpRekey          OpKind = "rekey"    // the data key is wrapped by another key of the operator
-	OpRewrite        OpKind = "rewrite"  // the head is written anew, in few pieces
-	OpUpdate         OpKind = "update"   // profile, labels, protection: records only
-	OpDelete         OpKind = "delete"   // the name goes, the data to trash
-	OpUndelete       OpKind = "undelete" // and comes back
-	OpPurge          OpKind = "purge"    // the data goes
-	OpMove           OpKind = "move"     // the home becomes another
-	OpDiscard        OpKind = "discard"  // a copy goes whose head was overtaken
-	OpShow           OpKind = "show"     // it is mounted on its node, read-only, for a person to look at
-	OpHide           OpKind = "hide"     // and no more
+	OpRekey          OpKind = "rekey"    // wraps the data key with another key of the operator
+	OpRewrite        OpKind = "rewrite"  // rewrites the head in fewer extents
+	OpUpdate         OpKind = "update"   // changes profile, labels or protection: only records
+	OpDelete         OpKind = "delete"   // removes the name, and puts the data in the trash
+	OpUndelete       OpKind = "undelete" // brings a dataset back from the trash
+	OpPurge          OpKind = "purge"    // destroys the data
+	OpMove           OpKind = "move"     // changes the home
+	OpDiscard        OpKind = "discard"  // destroys a superseded copy
+	OpShow           OpKind = "show"     // mounts a superseded copy read-only on its node, for a person to look at
+	OpHide           OpKind = "hide"     // unmounts it again
 )
 
-// OpState is where an operation is.
+// OpState is the state of an operation.
 type OpState string
 
 // The states of an operation. Done, failed and cancelled are final.
@@ -84,24 +84,23 @@ const (
 	OpCancelled OpState = "cancelled"
 )
 
-// Final reports whether the state is one that never changes again.
+// Final reports whether the state never changes again.
 func (s OpState) Final() bool { return s == OpDone || s == OpFailed || s == OpCancelled }
 
-// Source names the bytes that a clone starts with: a snapshot of a dataset, or
-// with a nil Snapshot the dataset as it is now.
+// Source names the data that a clone starts with: a snapshot of a dataset, or, if Snapshot is uuid.Nil, the
+// dataset as it is now.
 type Source struct {
 	Dataset  uuid.UUID `json:"dataset"`           // UUID of the source dataset
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the source snapshot
 }
 
-// Problem is an error on record: its kind's code and its line.
+// Problem is a recorded error: the code of its kind, and its text.
 type Problem struct {
 	Code    string `json:"code"`    // stable code of the kind of error
 	Message string `json:"message"` // the error, for a person
 }
 
-// ProblemOf puts err on record, in one line that is cut off where it is too long, as
-// what is too large for the store would never be there; nil for a nil error.
+// ProblemOf returns err as a record, in one line, truncated if it is too long for the store; nil for a nil error.
 func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
@@ -109,7 +108,7 @@ func ProblemOf(err error) *Problem {
 	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
 }
 
-// Err makes the problem an error again, of the same kind and text.
+// Err returns the problem as an error of the same kind and text.
 func (p *Problem) Err() error {
 	if p == nil {
 		return nil

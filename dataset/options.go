@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Options is what -o key=value says at a create.
+// Options are the options -o key=value of a create.
 type Options struct {
 	Profile  string            `json:"profile,omitempty"`
 	Size     Size              `json:"size,omitempty"`
 	From     string            `json:"from,omitempty"` // volume, snapshot name or UUID prefix
 	FS       string            `json:"fs,omitempty"`
 	Pool     string            `json:"pool,omitempty"`
-	Owner    *Owner            `json:"owner,omitempty"` // UID and GID; the mode is apart
+	Owner    *Owner            `json:"owner,omitempty"` // UID and GID, without the mode
 	Mode     *uint32           `json:"mode,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Protect  bool              `json:"protect,omitempty"`
@@ -39,15 +39,15 @@ func OptionHelp() []Option {
 	}
 }
 
-// ParseOptions reads the options of a create. An unknown key fails with
-// ErrInvalid and the list of those that would do; so does a bad value.
+// ParseOptions parses the options of a create. An unknown key or a bad value fails with ErrInvalid, and the error
+// lists what is valid.
 func ParseOptions(opts map[string]string) (Options, error) {
 	var o Options
 	keys := make([]string, 0, len(opts))
 	for k := range opts {
 		keys = append(keys, k)
 	}
-	sort.Strings(keys) // the same mistake gives the same error every time
+	sort.Strings(keys) // so that the same mistake gives the same error every time
 	for _, k := range keys {
 		if err := o.set(k, opts[k]); err != nil {
 			return Options{}, err
@@ -139,8 +139,8 @@ func (o *Options) setMode(value string) error {
 	return err
 }
 
-// ParseMode reads permission bits in octal, 0750 or 750, with setuid, setgid
-// and sticky: at most 07777. It fails with ErrInvalid.
+// ParseMode parses permission bits in octal, 0750 or 750, with setuid, setgid and sticky: at most 07777. It fails
+// with ErrInvalid.
 func ParseMode(s string) (uint32, error) {
 	m, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || m > 0o7777 {
@@ -159,8 +159,8 @@ func parseBool(key, value string) (bool, error) {
 	return false, Errorf(ErrInvalid, "option %s=%q: want true or false", key, Clip(value))
 }
 
-// Apply returns the profile with what the options say instead: size, pool,
-// filesystem, owner and mode. The profile that was given is not changed.
+// Apply returns the profile with the values that the options override: size, pool, filesystem, owner and mode. It
+// does not change p.
 func (o Options) Apply(p Profile) Profile {
 	p = p.Clone()
 	if o.Size != 0 {

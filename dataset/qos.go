@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// QoS says how fast a volume may be at most; what is 0 is not limited.
+// QoS limits the speed of a volume. A value of 0 is no limit.
 type QoS struct {
 	ReadIOPS  int64 `json:"read_iops,omitempty"`  // reads per second, at most; 0: not limited
 	WriteIOPS int64 `json:"write_iops,omitempty"` // writes per second, at most; 0: not limited
-	ReadBPS   Size  `json:"read_bps,omitempty"`   // bytes a second
+	ReadBPS   Size  `json:"read_bps,omitempty"`   // bytes read per second, at most; 0: not limited
 	WriteBPS  Size  `json:"write_bps,omitempty"`  // bytes written per second, at most; 0: not limited
-	// Strict wants the limit to hold for all that use the volume together, from the first
-	// moment: a node that cannot is refused.
+	// Strict requires that the limit holds for all users of the volume together, from the first moment. A node
+	// that cannot do that is refused.
 	Strict bool `json:"strict,omitempty"`
 }
 
@@ -22,7 +22,7 @@ func (q QoS) Limited() bool {
 	return q != QoS{}
 }
 
-// String is the limits in a few words, empty when there are none.
+// String is the limits in a few words; "" if there are none.
 func (q QoS) String() string {
 	if !q.Limited() {
 		return ""
@@ -50,14 +50,14 @@ func (q QoS) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Limits says what a node can hold a volume to, whose pool gives each a block device.
+// Limits says what a node can limit volumes to, if the pool gives each a block device.
 type Limits string
 
-// What nodes can hold; empty: nothing.
+// What nodes can limit; empty: nothing.
 const (
-	// LimitsContainer: each container by itself, from about a second after its start; and
-	// the kernel's own writing by itself.
+	// LimitsContainer: each container separately, from about a second after its start, and the kernel's own
+	// writes separately.
 	LimitsContainer Limits = "container"
-	// LimitsStrict: all that use the volume together, from the first moment.
+	// LimitsStrict: all users of the volume together, from the first moment.
 	LimitsStrict Limits = "strict"
 )

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Size is a number of bytes. 0 means that no size was asked for.
+// Size is a number of bytes. 0 means that no size was requested.
 type Size int64
 
 // Binary units.
@@ -29,9 +29,8 @@ var units = map[string]Size{
 	"t": TiB, "tib": TiB, "tb": 1e12,
 }
 
-// ParseSize reads a size such as 20GiB, 512M or 1.5TB. K, M, G, T and KiB, MiB,
-// GiB, TiB are binary, KB, MB, GB, TB decimal, case aside; B is a byte. A bare
-// number is refused, since half of all readers take it for the other thing.
+// ParseSize parses a size such as 20GiB, 512M or 1.5TB. K, M, G, T and KiB, MiB, GiB, TiB are binary, KB, MB, GB,
+// TB decimal, in any case; B is a byte. A bare number is refused, because readers disagree on what it means.
 // Fractions of a byte are cut off. It fails with ErrInvalid.
 func ParseSize(s string) (Size, error) {
 	m := sizeRE.FindStringSubmatch(strings.TrimSpace(s))
@@ -60,9 +59,8 @@ func ParseSize(s string) (Size, error) {
 	return Size(whole.Int64()), nil
 }
 
-// String returns the size with the largest unit that keeps it exact: 20GiB,
-// 100GB, 1537B. ParseSize reads every size that it can return back to the same
-// value; 0 and less are no sizes to it.
+// String returns the size with the largest unit that keeps it exact: 20GiB, 100GB, 1537B. ParseSize parses every
+// result above 0 back to the same value.
 func (s Size) String() string {
 	for _, u := range []struct {
 		n    Size
@@ -75,12 +73,12 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// RoundedFrom reports whether s is what a backend makes of a size that was asked for:
-// the same, with the last block filled up.
+// RoundedFrom reports whether s is what a backend makes of a requested size: the same, with the last block filled
+// up.
 func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s-asked < MiB }
 
-// Said returns the size as it was asked for where a backend has rounded that up, and
-// otherwise exactly where that reads well: 50GB, 20GiB, but 46.6GiB and not 48828128KiB.
+// Said returns the requested size if a backend has rounded it up. Otherwise it returns the exact size if that
+// reads well: 50GB, 20GiB, but 46.6GiB and not 48828128KiB.
 func (s Size) Said(asked Size) string {
 	if s.RoundedFrom(asked) {
 		s = asked
@@ -92,11 +90,10 @@ func (s Size) Said(asked Size) string {
 	return text
 }
 
-// readable is how many digits are taken in at a glance.
+// readable is how many digits can be read at a glance.
 const readable = 5
 
-// Human returns the size rounded to three digits with a binary unit, for
-// tables that people read: 1.46GiB.
+// Human returns the size rounded to three digits with a binary unit, for tables: 1.46GiB.
 func (s Size) Human() string {
 	f, unit := float64(s), "B"
 	for _, u := range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {

@@ -14,16 +14,15 @@ var (
 	labelRE   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,62}$`)
 )
 
-// Spec is what a user writes for a volume: a bare name, name@profile, or
-// name@snapshot-prefix. At most one of Profile and From is set.
+// Spec is how a user names a volume: a bare name, name@profile, or name@snapshot-prefix. At most one of Profile
+// and From is set.
 type Spec struct {
-	Name    string // the identity; db and db@gold are one volume
-	Profile string // asked for after "@"; empty when not said
-	From    string // lower-case UUID prefix after "@snapshot-"; empty when not said
+	Name    string // identifies the volume; db and db@gold are the same volume
+	Profile string // the profile after "@"; "" if there is none
+	From    string // the lower-case UUID prefix after "@snapshot-"; "" if there is none
 }
 
-// String returns the canonical spelling of the spec; ParseSpec reads it back
-// to the same value.
+// String returns the canonical form of the spec. ParseSpec parses it back to the same value.
 func (s Spec) String() string {
 	switch {
 	case s.From != "":
@@ -34,12 +33,11 @@ func (s Spec) String() string {
 	return s.Name
 }
 
-// Anonymous reports whether the name is one that Docker makes up for a volume
-// without a name: 64 hex digits.
+// Anonymous reports whether the name is one that Docker makes up for a volume without a name: 64 hexadecimal
+// digits.
 func (s Spec) Anonymous() bool { return anonRE.MatchString(s.Name) }
 
-// ParseSpec reads a spec. It fails with ErrInvalid, saying which part is wrong
-// and what would do.
+// ParseSpec parses a spec. It fails with ErrInvalid; the error says which part is wrong and what is valid.
 func ParseSpec(s string) (Spec, error) {
 	name, rest, at := strings.Cut(s, "@")
 	if err := CheckName(name); err != nil {
@@ -48,7 +46,7 @@ func ParseSpec(s string) (Spec, error) {
 	if !at {
 		return Spec{Name: name}, nil
 	}
-	// ToLower and not EqualFold, to which the long s of old print is an s too.
+	// ToLower and not EqualFold, which also takes the long s (U+017F) for an s.
 	if head, prefix, ok := strings.Cut(rest, "-"); ok && strings.ToLower(head) == "snapshot" {
 		prefix = strings.ToLower(prefix)
 		if err := CheckPrefix(prefix); err != nil {
@@ -66,8 +64,8 @@ func ParseSpec(s string) (Spec, error) {
 	return Spec{Name: name, Profile: rest}, nil
 }
 
-// CheckName fails with ErrInvalid unless name can be a volume's name: 2 to 128
-// characters of a-z A-Z 0-9 _ . - of which the first is a letter or digit.
+// CheckName fails with ErrInvalid unless name can be a volume's name: 2 to 128 of the characters a-z A-Z 0-9 _ .
+// - with a letter or digit first.
 func CheckName(name string) error {
 	if nameRE.MatchString(name) {
 		return nil
@@ -76,12 +74,12 @@ func CheckName(name string) error {
 		"beginning with a letter or digit", Clip(name))
 }
 
-// ErrProfileName is in the errors of CheckProfileName, for those who know what
-// profiles there are to say so.
+// ErrProfileName is wrapped by the errors of CheckProfileName, so that callers that know the existing profiles
+// can list them.
 var ErrProfileName = errors.New("bad profile name")
 
-// CheckProfileName fails with ErrInvalid unless name can be a profile's name.
-// "snapshot" and names that begin with "snapshot-" are kept for clones.
+// CheckProfileName fails with ErrInvalid unless name can be a profile's name. "snapshot" and names that begin
+// with "snapshot-" are reserved for clones.
 func CheckProfileName(name string) error {
 	if profileRE.MatchString(name) && name != "snapshot" && !strings.HasPrefix(name, "snapshot-") {
 		return nil
@@ -99,8 +97,8 @@ func CheckPoolName(name string) error {
 		"with a letter or digit", Clip(name))
 }
 
-// CheckPrefix fails with ErrInvalid unless prefix can begin a UUID: 4 to 36 hex
-// digits or '-'.
+// CheckPrefix fails with ErrInvalid unless prefix can be the beginning of a UUID: 4 to 36 hexadecimal digits or
+// '-'.
 func CheckPrefix(prefix string) error {
 	if prefixRE.MatchString(prefix) {
 		return nil

@@ -7,77 +7,80 @@ import (
 	"github.com/google/uuid"
 )
 
-// Dataset is the record of what holds the bytes of a volume. It lies in the
-// store and, the same bytes, beside the data, so that a lost store can be made
-// again from the pools.
+// Dataset is the record of the data of a volume. It is kept in the store and, with the same content, beside the
+// data, so that a lost store can be rebuilt from the pools.
 type Dataset struct {
 	ID       uuid.UUID `json:"id"`       // UUID of the dataset; it never changes
-	Volume   string    `json:"volume"`   // the name that points here; in trash: the last that did
+	Volume   string    `json:"volume"`   // name of the volume; in the trash: its last name
 	Spelling string    `json:"spelling"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested it; absent: no engine did
-	SpelledBy uuid.UUID         `json:"spelled_by,omitzero"`
-	State     State             `json:"state"`               // state of the dataset
-	Profile   Profile           `json:"profile"`             // frozen, with the options of the create
+	SpelledBy uuid.UUID `json:"spelled_by,omitzero"`
+	State     State     `json:"state"` // state of the dataset
+	// the profile as it was when the dataset was made, with the options of the create
+	Profile   Profile           `json:"profile"`
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
 	Labels    map[string]string `json:"labels,omitempty"`    // labels that users gave the volume
 	Protected bool              `json:"protected,omitempty"` // the volume cannot be deleted without force
 	ReadOnly  bool              `json:"readonly,omitempty"`  // the volume is mounted read-only
-	// the engine made the volume without a name given by a user
-	Anonymous bool        `json:"anonymous,omitempty"`
-	Home      uuid.UUID   `json:"home"`             // node
-	Pool      uuid.UUID   `json:"pool"`             // UUID of the pool that stores the dataset
-	Epoch     uint64      `json:"epoch"`            // only grows
-	Taken     *Taken      `json:"taken,omitempty"`  // by its home, from where on its share; nil: nowhere
-	Copies    []uuid.UUID `json:"copies,omitempty"` // nodes that keep a copy beside the home's
-	// of these, those whose copy nobody goes on from any more
+	// the engine made up the name of the volume
+	Anonymous bool      `json:"anonymous,omitempty"`
+	Home      uuid.UUID `json:"home"`  // UUID of the node that serves the dataset
+	Pool      uuid.UUID `json:"pool"`  // UUID of the pool that stores the dataset
+	Epoch     uint64    `json:"epoch"` // fencing token of the dataset, which only grows
+	// where on its share the home took the dataset over from; absent: it did not
+	Taken  *Taken      `json:"taken,omitempty"`
+	Copies []uuid.UUID `json:"copies,omitempty"` // UUIDs of the nodes that keep a copy besides the home
+	// UUIDs of those of them whose copy is superseded for good
 	Spent  []uuid.UUID `json:"spent,omitempty"`
-	Guests []Guest     `json:"guests,omitempty"` // with access many: who has it mounted beside the home
-	// operation that is to give it another home: one at a time
+	Guests []Guest     `json:"guests,omitempty"` // with access many: the nodes that have it mounted besides the home
+	// UUID of the move in progress, one at a time; absent: there is none
 	Move uuid.UUID `json:"move,omitzero"`
-	// that a copy on record may not have heard of, the oldest first
+	// losses that a recorded copy may not know of, the oldest first
 	Losses  []Loss    `json:"losses,omitempty"`
 	Origin  *Origin   `json:"origin,omitempty"` // what the dataset was cloned from; absent: it is not a clone
 	Created time.Time `json:"created"`          // when the dataset was created
 	// how long the deleted dataset is kept; absent: it is not in the trash
-	Trash   *Trash    `json:"trash,omitempty"`
-	Latest  uuid.UUID `json:"latest,omitzero"` // snapshot that the head goes on from: parent of the next
-	Request uuid.UUID `json:"request"`         // operation that last wrote this, so that a retry knows its own
-	// Encryption is the data key, wrapped; nil: the dataset is not encrypted.
+	Trash *Trash `json:"trash,omitempty"`
+	// UUID of the snapshot that the head is based on, the parent of the next snapshot
+	Latest uuid.UUID `json:"latest,omitzero"`
+	// UUID of the operation that last wrote the record, so that a retry recognises its own
+	Request uuid.UUID `json:"request"`
+	// Encryption is the wrapped data key; absent: the dataset is not encrypted.
 	Encryption *Encryption `json:"encryption,omitempty"`
-	// Written is set beside the data alone: the index of the store's transaction that
-	// wrote what stands there, as far as the agent knew it.
+	// Written is only set in the record beside the data: the index of the store's transaction that wrote this
+	// content, as far as the agent knows it.
 	Written uint64 `json:"written,omitempty" hidden:"true"`
 }
 
-// Followers are the nodes with a copy on record from which somebody may go on: one of which
-// it is not said that its copy is spent is among them. Who holds the dataset needs the
-// promise of these alone while control is silent, and of those that it gave something
-// itself, since a copy that is spent on a record once read stays so, whatever control
-// decides unheard: a promotion rests on the kind of its copy from its plan to its commit,
-// nothing makes that better, and a new copy of the same node begins empty and is filled by
-// the home alone, which has that node on disk before. Only a person's word goes past it:
-// drover store recover, without having heard the home.
+// Followers returns the nodes whose recorded copy a volume may continue from: all but those whose copy is known to be
+// spent.
+//
+// While control does not answer, the holder of the dataset needs the promise of these nodes, and of those that it gave
+// something itself. A copy that was once read as spent stays so, whatever control decides without the holder: a
+// promotion depends on the kind of its copy from its plan to its commit, no kind becomes better again, and a new copy on
+// the same node begins empty and is filled only by the home, which has recorded that node before. Only a person can
+// override this, with drover store recover without a report from the home.
 func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return slices.Contains(d.Spent, n) })
 }
 
-// Taken is where on its share a dataset lay as a node became its home: if that has not taken
-// it to its own pool yet, it lies there still.
+// Taken says where on its share a dataset was when a node became its home. If the node has not taken it over into
+// its own pool yet, it is still there.
 type Taken struct {
-	From  uuid.UUID `json:"from"`  // pool
-	Epoch uint64    `json:"epoch"` // of the home there: what lies there at an earlier one is not it
+	From  uuid.UUID `json:"from"`  // UUID of the pool that it was in
+	Epoch uint64    `json:"epoch"` // epoch of the home there; data of an earlier epoch is not the dataset
 }
 
-// State is where a dataset is in its life.
+// State says where a dataset is in its life.
 type State string
 
-// The states of a dataset. A dataset that is being made has no record yet: it
-// is made first, under a private name, and recorded when it is whole.
+// The states of a dataset. A dataset has no record while it is being made: it is made first, under a private
+// name, and recorded when it is complete.
 const (
-	StateReady   State = "ready"   // a name points at it
-	StateTrashed State = "trashed" // no name; can be restored
-	// StatePurging: being destroyed; cannot come back. The record stays until the home
-	// and every node with a copy have done so; Home is nil once the home has.
+	StateReady   State = "ready"   // a volume name refers to it
+	StateTrashed State = "trashed" // it has no name, and can be restored
+	// StatePurging: it is being destroyed and cannot be restored. The record stays until the home and every node
+	// with a copy have destroyed it; Home is uuid.Nil once the home has.
 	StatePurging State = "purging"
 )
 
@@ -85,13 +88,13 @@ const (
 type Origin struct {
 	Dataset  uuid.UUID `json:"dataset"`            // UUID of the dataset that was cloned
 	Snapshot uuid.UUID `json:"snapshot"`           // UUID of the snapshot that was cloned
-	Implicit bool      `json:"implicit,omitempty"` // the snapshot was taken for this clone alone
+	Implicit bool      `json:"implicit,omitempty"` // the snapshot was taken only for this clone
 }
 
 // Trash says since when and until when a deleted dataset is kept.
 type Trash struct {
 	At    time.Time `json:"at"`             // when the dataset was put into the trash
-	Until time.Time `json:"until,omitzero"` // zero: until someone purges it
+	Until time.Time `json:"until,omitzero"` // when it is purged; absent: never automatically
 }
 
 // Snapshot is an immutable point in time of a dataset.
@@ -103,204 +106,206 @@ type Snapshot struct {
 	Name    string       `json:"name,omitempty"`    // name of the snapshot; empty: it has none
 	Message string       `json:"message,omitempty"` // text of the user who took the snapshot
 	Kind    SnapshotKind `json:"kind"`              // why the snapshot was taken
-	Size    Size         `json:"size,omitempty"`    // of the dataset when it was taken
-	Profile Profile      `json:"profile"`           // of the dataset when it was taken
+	Size    Size         `json:"size,omitempty"`    // size of the dataset when it was taken
+	Profile Profile      `json:"profile"`           // profile of the dataset when it was taken
 	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
 	Created time.Time    `json:"created"`           // when the snapshot was taken
-	// Order is there when the clock was set back since an earlier snapshot of this epoch: it
-	// is later than that, and stands in place of Created wherever it counts which was first.
+	// Order is set if the clock was set back since an earlier snapshot of this epoch. It is later than that
+	// snapshot, and is used instead of Created wherever the order of snapshots matters.
 	Order time.Time `json:"order,omitzero"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID stands for all replicas.
 	Request uuid.UUID `json:"request"`
 }
 
-// SnapshotKind says who wanted a snapshot, and so what removes it.
+// SnapshotKind says who requested a snapshot, and so what removes it.
 type SnapshotKind string
 
 // The kinds of snapshots.
 const (
-	SnapshotManual    SnapshotKind = "manual"    // a person's; retention leaves it alone
-	SnapshotScheduled SnapshotKind = "scheduled" // the profile's; retention prunes it
-	SnapshotImplicit  SnapshotKind = "implicit"  // for one clone; gone when that needs it no more
-	SnapshotRestore   SnapshotKind = "restore"   // what a restore replaced; retention leaves it alone
-	// SnapshotTransfer is taken for a copy on another node, and never in the store.
+	SnapshotManual    SnapshotKind = "manual"    // taken by a person; retention does not remove it
+	SnapshotScheduled SnapshotKind = "scheduled" // taken on the schedule of the profile; retention removes it
+	SnapshotImplicit  SnapshotKind = "implicit"  // taken for one clone; removed when the clone no longer needs it
+	// taken before a restore, with the replaced content; retention does not remove it
+	SnapshotRestore SnapshotKind = "restore"
+	// SnapshotTransfer is taken for a copy on another node, and never recorded in the store.
 	SnapshotTransfer SnapshotKind = "transfer"
-	// SnapshotSuperseded is a head that was overtaken by one on another node: it is
-	// kept until a person discards it.
+	// SnapshotSuperseded is a head that was superseded by one on another node. It is kept until a person discards
+	// it.
 	SnapshotSuperseded SnapshotKind = "superseded"
 )
 
-// Lease is the right of one node to have a dataset mounted for writing. It is a
-// sticky delegation: it does not end with the last unmount.
+// Lease is the right of one node to have a dataset mounted for writing. It is sticky: it does not end with the
+// last unmount.
 type Lease struct {
 	Dataset     uuid.UUID  `json:"dataset"`          // UUID of the dataset
 	Node        uuid.UUID  `json:"node"`             // UUID of the node that has the lease
-	Incarnation uuid.UUID  `json:"incarnation"`      // of the agent that took it
+	Incarnation uuid.UUID  `json:"incarnation"`      // incarnation of the agent that took it
 	Epoch       uint64     `json:"epoch"`            // epoch of the dataset for which the lease is valid
 	State       LeaseState `json:"state"`            // state of the lease
-	InUse       bool       `json:"in_use,omitempty"` // when a recall asked
-	Wanted      uuid.UUID  `json:"wanted,omitzero"`  // node that recalls it
+	InUse       bool       `json:"in_use,omitempty"` // the dataset was in use when the lease was recalled
+	Wanted      uuid.UUID  `json:"wanted,omitzero"`  // UUID of the node that recalls it; absent: none does
 }
 
-// LeaseState is where a lease is.
+// LeaseState is the state of a lease.
 type LeaseState string
 
 // The states of a lease.
 const (
 	LeaseHeld     LeaseState = "held"
-	LeaseRecalled LeaseState = "recalled" // another node wants it: no new mounts
-	LeaseMoving   LeaseState = "moving"   // given up, on its way
+	LeaseRecalled LeaseState = "recalled" // another node wants it, so new mounts are refused
+	LeaseMoving   LeaseState = "moving"   // relinquished, while the dataset moves
 )
 
-// Manifest is what the home of a dataset gave up: what the next one must have before
-// it opens the next epoch.
+// Manifest describes what the home of a dataset relinquished: what the next home must have before it opens the
+// next epoch.
 type Manifest struct {
-	Snapshot uuid.UUID `json:"snapshot"`       // taken when nothing wrote any more
-	Base     uuid.UUID `json:"base,omitzero"`  // that the stream is a difference to; nil: it is whole
-	Bytes    int64     `json:"bytes"`          // of the stream
-	Sum      string    `json:"sum"`            // SHA-256 of the stream, in hexadecimal digits
-	Taken    time.Time `json:"taken"`          // by the home's clock
-	Order    time.Time `json:"order,omitzero"` // of the snapshot
+	Snapshot uuid.UUID `json:"snapshot"` // UUID of the snapshot that was taken when nothing could write any more
+	// UUID of the snapshot that the stream is a difference to; absent: the stream is complete
+	Base  uuid.UUID `json:"base,omitzero"`
+	Bytes int64     `json:"bytes"`          // length of the stream
+	Sum   string    `json:"sum"`            // SHA-256 of the stream, in hexadecimal digits
+	Taken time.Time `json:"taken"`          // when it was taken, by the home's clock
+	Order time.Time `json:"order,omitzero"` // order of the snapshot
 }
 
-// GivingUp is what stands among a move's holders while its home, which nobody can mount the
-// volume on any more, still makes out what it gives up.
+// GivingUp is among the holders of a move while its home is still relinquishing the volume, which nobody can
+// mount there any more.
 const GivingUp = "it is being given up"
 
-// Copy is what a node that is not the home keeps of a dataset: snapshots, and no
-// head that anybody could write to.
+// Copy is what a node other than the home keeps of a dataset: snapshots, and no head that anybody could write to.
 type Copy struct {
 	Dataset  uuid.UUID `json:"dataset"`           // UUID of the dataset
 	Node     uuid.UUID `json:"node"`              // UUID of the node that keeps the copy
 	Pool     uuid.UUID `json:"pool"`              // UUID of the pool that stores the copy
 	Kind     CopyKind  `json:"kind"`              // why the node keeps the copy
 	Was      CopyKind  `json:"was,omitempty"`     // kind that the copy had before it became going
-	Epoch    uint64    `json:"epoch"`             // in which its newest snapshot was taken
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the newest one that is whole and verified
-	Taken    time.Time `json:"taken,omitzero"`    // when that was, by its home's clock
-	Order    time.Time `json:"order,omitzero"`    // of that snapshot
-	// when its node last saw that it has all, by that node's clock
+	Epoch    uint64    `json:"epoch"`             // epoch in which its newest snapshot was taken
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of its newest complete and verified snapshot
+	Taken    time.Time `json:"taken,omitzero"`    // when that was taken, by its home's clock
+	Order    time.Time `json:"order,omitzero"`    // order of that snapshot
+	// when its node last verified that it is up to date, by that node's clock
 	Checked time.Time `json:"checked,omitzero"`
-	Current time.Time `json:"current,omitzero"`            // and by its home's clock; zero: not known
-	Until   time.Time `json:"until,omitzero"`              // when it is let go of; zero: never by itself
-	Ran     Duration  `json:"ran,omitempty" hidden:"true"` // of the services on the store, when Until was set
-	// Shown says that its node is to have it mounted, read-only: of a superseded one, which
-	// a person wants to look at. Path is where it is there; empty: nowhere, and Problem why.
+	Current time.Time `json:"current,omitzero"` // the same by its home's clock; absent: not known
+	Until   time.Time `json:"until,omitzero"`   // when it is removed; absent: never automatically
+	// for how long services had run on the store when Until was set
+	Ran Duration `json:"ran,omitempty" hidden:"true"`
+	// Shown says that its node must have it mounted read-only: a person wants to look at a superseded copy.
 	Shown   bool   `json:"shown,omitempty"`
 	Path    string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
-	Problem string `json:"problem,omitempty"` // why it is not as Shown says; it is tried again
+	Problem string `json:"problem,omitempty"` // why it is not mounted or unmounted as Shown says; retried
 }
 
-// Whole reports whether a volume can go on from the copy.
+// Whole reports whether a volume can continue from the copy.
 func (c Copy) Whole() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
 }
 
-// Spent reports whether nobody goes on from the copy any more, whatever becomes of it: it
-// was superseded. That is for good: such a copy goes, and with it its record, and one that
-// the node is to have after that is a new one, which begins empty. A copy that goes for
-// another reason may be found to be wanted still, by a store that was put back.
+// Spent reports whether nobody continues from the copy any more, whatever becomes of it, because it is
+// superseded. That is final: the copy and its record are removed, and a later copy on the same node is a new one,
+// which begins empty. A copy that is removed for another reason may turn out to be wanted, in a store that was
+// restored from a backup.
 func (c Copy) Spent() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.Was == CopySuperseded
 }
 
-// copyEvery is how often the store hears of a copy that is kept fresh: what its node says
-// with its heartbeats control keeps, and a store that was told each time would have nothing
-// else to do.
+// copyEvery is how often a refreshed copy is recorded in the store. Control keeps the reports of heartbeats in
+// memory; a store that had to record each of them would do nothing else.
 const copyEvery = 10 * time.Minute
 
-// Tells reports whether the store is to hear of a copy of which it heard as it was: of the
-// first snapshot that is whole, of a new epoch, and now and then.
+// Tells reports whether the store must record a copy, given what it recorded last: the first complete snapshot, a
+// new epoch, and now and then.
 func (c Copy) Tells(was Copy) bool {
-	// or the clock was set back
+	// also if the clock was set back
 	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
 }
 
-// CopyKind says why there is a copy, and so what becomes of it.
+// CopyKind says why a copy exists, and so what becomes of it.
 type CopyKind string
 
 // The kinds of copies.
 const (
-	CopyReplica    CopyKind = "replica"    // kept fresh
-	CopyLeft       CopyKind = "left"       // by a move: a short way back, for a time
-	CopySuperseded CopyKind = "superseded" // it has what its volume has not; it stays until a person discards it
-	CopyGoing      CopyKind = "going"      // being destroyed; the record goes when its node has done so
+	CopyReplica    CopyKind = "replica"    // kept up to date
+	CopyLeft       CopyKind = "left"       // left by a move for a time, so that a move back is short
+	CopySuperseded CopyKind = "superseded" // has data that its volume lacks; kept until a person discards it
+	CopyGoing      CopyKind = "going"      // being destroyed; the record is removed when its node has done so
 )
 
-// Loss is what a dataset lacks that was promoted without its last home.
+// Loss is what a dataset lacks that was promoted without its previous home.
 type Loss struct {
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // that it goes on from
-	Epoch    uint64    `json:"epoch"`             // in which that was taken
-	// by the clock of that epoch's home: what was written since is not in it
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the snapshot that it continues from; absent: none
+	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
+	// when that was, by the clock of that epoch's home; later writes are lost
 	Taken  time.Time   `json:"taken,omitzero"`
-	Order  time.Time   `json:"order,omitzero"`  // of the snapshot
-	Later  []uuid.UUID `json:"later,omitempty"` // snapshots that are later, and there nevertheless
-	Over   uint64      `json:"over,omitempty"`  // the epoch that ended with it
-	Fenced uuid.UUID   `json:"fenced"`          // the last home
-	Why    string      `json:"why"`             // who says that it writes no more
-	// Away is the index of the record that nothing is heard of the last home, on which
-	// that rests: with failover auto. 0: it rests on a person's word.
+	Order  time.Time   `json:"order,omitzero"`  // order of that snapshot
+	Later  []uuid.UUID `json:"later,omitempty"` // UUIDs of later snapshots that exist nevertheless
+	Over   uint64      `json:"over,omitempty"`  // the epoch that ended with the loss
+	Fenced uuid.UUID   `json:"fenced"`          // UUID of the previous home
+	Why    string      `json:"why"`             // who confirms that the previous home is fenced
+	// Away is the index of the record that the previous home is unreachable, on which an automatic failover is
+	// based; 0: a person confirmed that it is fenced.
 	Away uint64 `json:"away,omitempty"`
-	// Forgotten: the snapshots that are lost are not on record any more.
+	// Forgotten says that the records of the lost snapshots were removed.
 	Forgotten bool `json:"forgotten,omitempty"`
 }
 
-// Node is one host of the flock.
+// Node is one host of the cluster.
 type Node struct {
 	ID          uuid.UUID `json:"id"`          // UUID of the node
 	Name        string    `json:"name"`        // name of the node
-	Incarnation uuid.UUID `json:"incarnation"` // of the agent that registered last
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that registered last
 	Version     string    `json:"version"`     // version of Drover on the node
-	// what its agent carries out; one from before it said so neither rekeys nor rewrites
+	// kinds of operations that its agent carries out; an agent of an older version does not report them, and
+	// neither rekeys nor rewrites
 	Does []OpKind `json:"does,omitempty"`
-	// HOST:PORT where its agent answers other agents; empty: nowhere
+	// HOST:PORT where its agent answers other agents; absent: nowhere
 	Address    string            `json:"address,omitempty"`
-	Cordoned   bool              `json:"cordoned,omitempty"`  // nothing new is put on it
-	Draining   bool              `json:"draining,omitempty"`  // and what it has is to go elsewhere
+	Cordoned   bool              `json:"cordoned,omitempty"`  // no new volumes are put on it
+	Draining   bool              `json:"draining,omitempty"`  // its volumes must move elsewhere
 	Labels     map[string]string `json:"labels,omitempty"`    // labels of the node, used for placement
 	Pools      []uuid.UUID       `json:"pools"`               // UUIDs of the pools of the node
-	Dropped    []uuid.UUID       `json:"dropped,omitempty"`   // those of them that its agent does not name any more
-	Registered time.Time         `json:"registered,omitzero"` // when that was
-	// which of its registrations that was, as it counts them
+	Dropped    []uuid.UUID       `json:"dropped,omitempty"`   // UUIDs of those pools that its agent no longer reports
+	Registered time.Time         `json:"registered,omitzero"` // when its agent last registered
+	// number of that registration, as the agent counts them
 	Word uint64 `json:"word,omitempty"`
-	// since when its certificate is worth nothing; on record while datasets have their home there
+	// since when its certificate is revoked; the node stays recorded while datasets have their home there
 	Removed time.Time `json:"removed,omitzero"`
 }
 
-// Pool is one configured place on one node where a backend keeps datasets.
+// Pool is one configured place on one node where a backend stores datasets.
 type Pool struct {
 	ID      uuid.UUID `json:"id"`                // UUID of the pool
 	Name    string    `json:"name"`              // name of the pool on its node
 	Node    uuid.UUID `json:"node"`              // UUID of the node that has the pool
 	Backend string    `json:"backend"`           // backend that manages the pool
 	Path    string    `json:"path"`              // where the pool is stored on its node
-	Devices []string  `json:"devices,omitempty"` // that it was made of, as they were called then
+	Devices []string  `json:"devices,omitempty"` // devices that it was made of, by their names at that time
 	Reach   Reach     `json:"reach"`             // which nodes can use the pool
-	// that it lies on: other pools of the same share see its bytes
+	// UUID of the share that it is on; other pools of the same share see its data
 	Share        uuid.UUID    `json:"share,omitzero"`
-	Default      bool         `json:"default,omitempty"` // made by Drover, as none was configured
+	Default      bool         `json:"default,omitempty"` // made by Drover, because none was configured
 	Capabilities Capabilities `json:"capabilities"`      // what the backend can do on this pool
-	// filesystems that what comes whole can have there, those too that its host cannot make
-	Holds   []string `json:"holds,omitempty"`
-	Missing []string `json:"missing,omitempty"` // what its host lacks for more, each with what that is for first
-	Note    string   `json:"note,omitempty"`    // which way it works here, and why
+	// filesystems that a dataset which arrives with one can have there, including those that its host cannot make
+	Holds []string `json:"holds,omitempty"`
+	// what its host lacks for more features, each beginning with the feature
+	Missing []string `json:"missing,omitempty"`
+	Note    string   `json:"note,omitempty"` // how it works on this host, and why
 }
 
-// PoolStatus is what an agent sees of a pool now.
+// PoolStatus is the present state of a pool as its agent reports it.
 type PoolStatus struct {
 	ID     uuid.UUID `json:"id"`     // UUID of the pool
 	Online bool      `json:"online"` // the pool can be used now
-	// it is of an older generation than it was: nothing is done in it, and it is not online
+	// the pool is quarantined: it has an older generation than before, and is not used
 	Held    bool   `json:"held,omitempty"`
-	Reason  string `json:"reason,omitempty"` // why not online, or what to mind
+	Reason  string `json:"reason,omitempty"` // why it is not online, or a warning
 	Size    Size   `json:"size"`             // size of the pool
 	Free    Size   `json:"free"`             // free space of the pool
-	Pending int    `json:"pending"`          // leftovers that wait for the next reaping
-	Unknown int    `json:"unknown"`          // things that the store does not know
+	Pending int    `json:"pending"`          // number of leftovers that wait for the next clean-up
+	Unknown int    `json:"unknown"`          // number of things in it that the store does not know
 }
 
-// Reach says which hosts see a pool's bytes.
+// Reach says which hosts see the data of a pool.
 type Reach string
 
 // The reaches of a pool.
@@ -309,27 +314,29 @@ const (
 	ReachCluster Reach = "cluster"
 )
 
-// Capabilities is what a backend can do on one pool. The backends' suite checks
-// each against what it does. Placement reads these, never a backend's name.
+// Capabilities are what a backend can do on one pool. The conformance suite of the backends checks each of them.
+// Placement depends on these, never on a backend's name.
 type Capabilities struct {
-	EnforcesSize     bool     `json:"enforces_size"`          // a dataset cannot outgrow its size
-	InstantSnapshot  bool     `json:"instant_snapshot"`       // snapshots and clones share blocks: no copying
-	ConstantSnapshot bool     `json:"constant_snapshot"`      // and take the same time however fragmented
-	CloneIndependent bool     `json:"clone_independent"`      // a clone lives on when its snapshot is gone
-	OnlineGrow       bool     `json:"online_grow"`            // a dataset grows while it is mounted
-	OfflineGrow      []string `json:"offline_grow,omitempty"` // filesystems that are the exception
-	Shrink           bool     `json:"shrink"`                 // a dataset can be made smaller
-	// a size counts what was written to a dataset as long as a snapshot has it, and not what a clone shares
+	EnforcesSize     bool `json:"enforces_size"`     // a dataset cannot become larger than its size
+	InstantSnapshot  bool `json:"instant_snapshot"`  // snapshots and clones share blocks, nothing is copied
+	ConstantSnapshot bool `json:"constant_snapshot"` // they take the same time however fragmented the data is
+	CloneIndependent bool `json:"clone_independent"` // a clone stays usable when its snapshot is removed
+	OnlineGrow       bool `json:"online_grow"`       // a dataset can grow while it is mounted
+	// filesystems that can only grow while they are not mounted
+	OfflineGrow []string `json:"offline_grow,omitempty"`
+	Shrink      bool     `json:"shrink"` // a dataset can be made smaller
+	// the size limits what was written to a dataset, including what only a snapshot still has, and excluding what
+	// a clone shares
 	CountsWritten bool `json:"counts_written,omitempty"`
-	OwnFilesystem bool `json:"own_filesystem"` // a filesystem for each dataset: true df, freeze
-	// what a dataset takes is known without a walk, as it is with a filesystem of its own
+	OwnFilesystem bool `json:"own_filesystem"` // each dataset has a filesystem: df is exact, and it can be frozen
+	// the used bytes of a dataset are known without a walk through its files
 	KnowsUsed   bool     `json:"knows_used,omitempty"`
-	OwnDevice   bool     `json:"own_device,omitempty"`  // a block device for each dataset, whose speed can be limited
-	Limits      Limits   `json:"limits,omitempty"`      // what its node can hold those to: never a backend's to say
-	Delta       bool     `json:"delta"`                 // sends what changed between two snapshots, and keeps copies
+	OwnDevice   bool     `json:"own_device,omitempty"`  // each dataset has a block device, whose speed can be limited
+	Limits      Limits   `json:"limits,omitempty"`      // what its node can limit volumes to; a backend does not set this
+	Delta       bool     `json:"delta"`                 // it can send the difference between two snapshots, and keep copies
 	Filesystems []string `json:"filesystems,omitempty"` // filesystems that the backend can make
 	ManyHosts   bool     `json:"many_hosts,omitempty"`  // several hosts can have a dataset mounted at once
-	// keeps a dataset so that without its key nothing of it can be read
+	// it can store a dataset so that nothing of it can be read without its key
 	Encryption bool `json:"encryption,omitempty"`
 }
 
@@ -338,19 +345,19 @@ const MaxMountID = 256
 
 // Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
-	ID    string    `json:"id"`             // empty: the engine sent none
+	ID    string    `json:"id"`             // mount ID; empty: the engine sent none
 	Count int       `json:"count"`          // number of uses under this mount ID
 	Since time.Time `json:"since"`          // when the mount began
 	Tool  string    `json:"tool,omitempty"` // the engine: docker or podman; empty: not known
-	// it may have ended: the engine restarted since, or unmounted it while a process still had it
+	// the use may have ended: the engine restarted since, or unmounted the volume while a process still used it
 	Unverified bool `json:"unverified,omitempty"`
 }
 
-// DatasetStatus is what a node's agent sees of a dataset now.
+// DatasetStatus is the present state of a dataset as a node's agent reports it.
 type DatasetStatus struct {
 	ID      uuid.UUID `json:"id"`                // UUID of the dataset
 	Mounted bool      `json:"mounted"`           // the dataset is mounted on the node
-	Used    Size      `json:"used"`              // bytes that the data takes, shared ones too
+	Used    Size      `json:"used"`              // bytes that the data uses, including shared ones
 	Mounts  []Mount   `json:"mounts,omitempty"`  // the uses of the mounted dataset
 	Problem string    `json:"problem,omitempty"` // why it cannot be mounted
 }
