@@ -18,10 +18,10 @@ import (
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 8 << 20
 
-// Ask asks a node's agent at an address, HOST:PORT, with this node's certificate. It fails
-// with ErrOffline when there is no answer, or another node's, as an address may be somebody
-// else's by now: then nothing is promised, though the node may keep to a promise that it
-// made. Again: the promise begins anew. Safe for concurrent use.
+// Ask asks a node's agent at an address, HOST:PORT, with this node's certificate. It fails with
+// dataset.ErrOffline if there is no answer, or if another node answers, because the address may belong to
+// somebody else by now: then nothing is promised, although the node may keep a promise that it made. A repeated
+// call starts the promise again. Safe for concurrent use.
 func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UUID, r Request) (out Answer, err error) {
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -36,12 +36,12 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read
+	defer func() { _ = resp.Body.Close() }() // the body was read
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
 	}
-	if resp.TLS != nil { // who answered is known, whatever the answer says
+	if resp.TLS != nil { // the certificate says who answered, whatever the answer says
 		err = isOf(resp.TLS, node)
 	}
 	if err != nil {
@@ -59,14 +59,14 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	if err != nil {
 		return Answer{}, fmt.Errorf("promise of the node at %s: %w", address, err)
 	}
-	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // a version before this one says none
+	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // earlier versions do not name the node
 		return Answer{}, dataset.Errorf(dataset.ErrOffline,
 			"promise of the node at %s: node %s answers there, not node %s", address, out.Node, node)
 	}
 	return out, nil
 }
 
-// isOf fails unless a connection, which was verified, is to a node.
+// isOf fails unless a verified connection is to a node.
 func isOf(cs *tls.ConnectionState, node uuid.UUID) error {
 	if len(cs.PeerCertificates) == 0 {
 		return pki.ErrNoCertificate

@@ -13,10 +13,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Keeper is what one process of an agent has promised to others, in memory alone: it opens
-// no later epoch within the time of a promise after its own start, so that what the process
-// before it promised has passed by then. That is more than a record on disk would say, and
-// costs no flush. Safe for concurrent use.
+// Keeper has the promises of one process of an agent to others, in memory only. After its start it opens no later
+// epoch for the duration of a promise, so that the promises of the previous process have ended by then. That is
+// safer than a record on disk, and costs no flush. Safe for concurrent use.
 type Keeper struct {
 	now   func() time.Duration
 	begun time.Duration
@@ -24,7 +23,7 @@ type Keeper struct {
 	mu    sync.Mutex
 	ready bool
 	made  map[uuid.UUID]made
-	sworn map[uuid.UUID]Epoch // by the dataset
+	sworn map[uuid.UUID]Epoch // by dataset
 }
 
 // made is the last promise about a dataset.
@@ -33,22 +32,22 @@ type made struct {
 	until time.Duration
 }
 
-// NewKeeper returns one for an agent that starts now, by its CLOCK_BOOTTIME.
+// NewKeeper returns a Keeper for an agent that starts now, by its CLOCK_BOOTTIME.
 func NewKeeper(now func() time.Duration) *Keeper {
 	return &Keeper{now: now, begun: now(), made: map[uuid.UUID]made{}, sworn: map[uuid.UUID]Epoch{}}
 }
 
-// Ready lets it promise: control has taken this process of the agent in, and said what
-// its operations are, so that nothing that an earlier process asked for opens an epoch.
+// Ready allows promises: control has registered this process of the agent and told it its operations, so that no
+// request of an earlier process opens an epoch.
 func (k *Keeper) Ready() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ready = true
 }
 
-// Grant answers a request that came now. span is for how long a promise holds: the time of
-// a session, 0 where that is not known yet. home says why a node is not a dataset's home
-// at an epoch, as far as is known here; "" when it is.
+// Grant answers a request that arrived now. span is how long a promise holds: the duration of a session, 0 if
+// that is not known yet. home returns why a node is not the home of a dataset at an epoch, as far as this node
+// knows; "" if it is.
 func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home func(Epoch) string) Answer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -80,10 +79,9 @@ func (k *Keeper) refuses(e Epoch, span time.Duration, home func(Epoch) string) s
 	return home(e)
 }
 
-// Swear lets no promise be made for a dataset any more, as the epoch after e is to be
-// opened here, unless one still holds: then it returns who has it, and how long to wait
-// before it is asked again. A nil holder: this process has not been there for as long as a
-// promise holds. Of an epoch that is sworn off already: nothing, as often as it is asked.
+// Swear refuses further promises for a dataset, because the epoch after e will be opened here, unless a promise
+// still holds: then it returns who has it, and how long to wait before asking again. A nil holder means that this
+// process has not run for the duration of a promise yet. Idempotent.
 func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -92,7 +90,7 @@ func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time
 		return m.to, m.until - now
 	}
 	if span <= 0 {
-		return uuid.Nil, time.Second // it is not known yet
+		return uuid.Nil, time.Second // the duration is not known yet
 	}
 	if begun := k.begun + span; begun > now {
 		return uuid.Nil, begun - now
@@ -101,15 +99,14 @@ func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time
 	return uuid.Nil, 0
 }
 
-// Sworn returns the datasets that are sworn off.
+// Sworn returns the datasets whose promises are refused.
 func (k *Keeper) Sworn() []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Collect(maps.Keys(k.sworn))
 }
 
-// Unswear lets promises be made again: the next epoch was not opened here, for certain, or
-// it was, and home says so.
+// Unswear allows promises again: the next epoch was certainly not opened here, or it was opened and home says so.
 func (k *Keeper) Unswear(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -19,21 +19,19 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Client asks other nodes' agents. Its fields are set before its first use. Safe for
-// concurrent use.
+// Client sends requests to other nodes' agents. Set its fields before the first use. Safe for concurrent use.
 type Client struct {
-	HTTP  http.RoundTripper // with this node's certificate
-	Limit *Limiter          // nil: none
+	HTTP  http.RoundTripper // uses this node's certificate
+	Limit *Limiter          // nil: no limit
 	Clock clock.Clock
 	Log   logrus.FieldLogger
-	// Idle is after how long a peer that sends nothing is given up. 0: DefaultIdle.
+	// Idle is how long a peer may send nothing before the request is given up. 0: DefaultIdle.
 	Idle time.Duration
-	// Tries is how often in a row a transfer may be cut without that anything came.
-	// 0: DefaultTries.
+	// Tries is how often in a row a transfer may be interrupted without any progress. 0: DefaultTries.
 	Tries int
 }
 
-// DefaultTries is about half a minute for a peer that is away.
+// DefaultTries amounts to about half a minute for a peer that is unreachable.
 const DefaultTries = 10
 
 func (c *Client) idle() time.Duration {
@@ -50,21 +48,20 @@ func (c *Client) tries() int {
 	return DefaultTries
 }
 
-// errIdle is why a request ends that the peer leaves without an answer.
+// errIdle is the reason for ending a request that the peer does not answer.
 var errIdle = errors.New("the peer sent nothing for too long")
 
-// maxReply bounds an answer that is no stream, in bytes.
+// maxReply bounds an answer that is not a stream, in bytes.
 const maxReply = 64 << 20
 
-// Snapshots returns the snapshots of a dataset at a peer, HTTPS address and port, oldest
-// first.
+// Snapshots returns the snapshots of a dataset at a peer (HTTPS address and port), oldest first.
 func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]dataset.Snapshot, error) {
 	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil, nil)
 	return out.Snapshots, err
 }
 
-// Plan says what a copy that has some snapshots lacks of a dataset at a peer, and how many
-// bytes that takes. Want is a transfer snapshot that is wanted as well, or nil.
+// Plan returns what a copy with some snapshots lacks of a dataset at a peer, and how many bytes that takes. want
+// is a transfer snapshot that is wanted too, or uuid.Nil.
 func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
 	out, err := c.listing(ctx, peer, ds, have, want, nil)
 	return out.Plan, err
@@ -84,7 +81,7 @@ func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []
 	return out, err
 }
 
-// having says which snapshots are here.
+// having encodes which snapshots this node has.
 func having(have []uuid.UUID) url.Values {
 	q := url.Values{}
 	if len(have) > 0 {
@@ -97,8 +94,8 @@ func having(have []uuid.UUID) url.Values {
 	return q
 }
 
-// Freshen has the home take a transfer snapshot of a dataset as it is now. It keeps the
-// newest of those that are here, which the next difference rests on.
+// Freshen has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the
+// snapshots that this node has, which the next difference is based on.
 func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out Fresh, err error) {
 	err = c.ask(ctx, http.MethodPost, address(peer, ds, having(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
@@ -110,7 +107,7 @@ func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []
 	return out, err
 }
 
-// address is where something of a dataset is asked for.
+// address is the URL for requests about a dataset.
 func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
 	out := strings.TrimSuffix(peer, "/") + Prefix + "datasets/" +
 		strings.Join(append([]string{ds.String()}, rest...), "/")
@@ -120,7 +117,7 @@ func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
 	return out
 }
 
-// ask asks and reads an answer in JSON.
+// ask sends a request and decodes a JSON answer.
 func (c *Client) ask(ctx context.Context, method, where string, into any) error {
 	body, err := c.open(ctx, method, where)
 	if err != nil {
@@ -140,8 +137,8 @@ func (c *Client) ask(ctx context.Context, method, where string, into any) error 
 	return nil
 }
 
-// open asks for something and returns the answer's body, which ends with errIdle when the
-// peer sends nothing for too long. A peer that cannot be asked is dataset.ErrOffline.
+// open sends a request and returns the body of the answer. Reading it fails with errIdle if the peer sends
+// nothing for too long. A peer that cannot be reached is dataset.ErrOffline.
 func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	body := &patient{idle: c.idle(), ctx: ctx, cancel: cancel}
@@ -166,7 +163,7 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 	return nil, problemOf(resp.StatusCode, body)
 }
 
-// maxProblem bounds what is read of a problem, in bytes.
+// maxProblem bounds how much of a problem is read, in bytes.
 const maxProblem = 64 << 10
 
 func problemOf(status int, body io.Reader) error {
@@ -182,7 +179,7 @@ func problemOf(status int, body io.Reader) error {
 	return &peerError{p}
 }
 
-// patient reads an answer, and does not wait for ever.
+// patient reads an answer, but not for ever.
 type patient struct {
 	from   io.ReadCloser
 	idle   time.Duration
@@ -201,7 +198,7 @@ func (p *patient) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// explain says why a request was given up.
+// explain returns why a request was given up.
 func (p *patient) explain(err error) error {
 	if cause := context.Cause(p.ctx); cause != nil {
 		return cause

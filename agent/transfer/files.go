@@ -19,33 +19,32 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Files says which tree of files is brought to where.
+// Files says which tree of files to copy, and where.
 type Files struct {
 	Peer     string // https://HOST:PORT of the agent that has it
 	Dataset  uuid.UUID
-	Snapshot uuid.UUID // nil: the dataset as it lies there, at rest
+	Snapshot uuid.UUID // uuid.Nil: the dataset itself, which must not be in use
 	Into     *os.File  // open, empty directory: the root of a dataset that nobody uses
-	// Manifest is what must come, as the home that gave the dataset up says (SumFiles);
-	// nil: whatever comes.
+	// Manifest is what must arrive, from the home that relinquished the dataset (SumFiles); nil: not checked.
 	Manifest *dataset.Manifest
-	Progress backends.Progress // nil, or told bytes; the total is that of the manifest, or 0
+	Progress backends.Progress // called with bytes; the total is that of the manifest, or 0. May be nil.
 }
 
-// SumFiles returns the manifest of a tree: it reads all of it, which seen gets, and sends
-// nothing. The same tree has the same one each time, while nobody changes it.
+// SumFiles returns the manifest of a tree. It reads all of the tree, reports the bytes to seen, and sends
+// nothing. The result is the same each time while nobody changes the tree.
 func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manifest, error) {
 	sent, err := writeFiles(ctx, root, seen)
 	return dataset.Manifest{Bytes: sent.Bytes, Sum: sent.Sum}, err
 }
 
-// writeFiles writes a tree as a tar archive, sockets too, which archives of others have not.
+// writeFiles writes a tree as a tar archive. Unlike other archives it includes sockets.
 func writeFiles(ctx context.Context, root *os.File, w io.Writer) (backends.Stream, error) {
 	all := &tally{sum: sha256.New()}
 	err := tree.WriteTar(ctx, root, io.MultiWriter(w, all), tree.ForReadTar())
 	return all.stream(), err
 }
 
-// tally counts a stream and takes its checksum.
+// tally counts the bytes of a stream and computes its checksum.
 type tally struct {
 	sum   hash.Hash
 	bytes int64
@@ -79,13 +78,11 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })
 }
 
-// PullFiles brings the tree of files of a dataset over: owners, modes, times, attributes,
-// ACLs, hard links, holes, devices, FIFOs and sockets, and neither access times nor
-// snapshots. It begins anew after a cut. Durable when it returns.
-//
-// Errors are those of Pull, and dataset.ErrExists when the directory is not empty: what a
-// run that was cut short has left is the caller's to remove, with the dataset. After an
-// error nothing of what came is left.
+// PullFiles copies the tree of files of a dataset: owners, modes, times, attributes, ACLs, hard links, holes,
+// devices, FIFOs and sockets, but neither access times nor snapshots. It starts again after an interruption. The
+// copy is durable when it returns. Errors are those of Pull, and dataset.ErrExists if the directory is not empty:
+// the caller removes what an interrupted run has left, together with the dataset. After an error nothing of the
+// copy is left.
 func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
 	var out dataset.Manifest
 	corrupt := 0
@@ -113,7 +110,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 	return out, nil
 }
 
-// pullFiles tries once, and tells whether anything may have been put into the directory.
+// pullFiles makes one attempt, and reports whether it may have written to the directory.
 func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got backends.Stream, began bool, err error) {
 	if err := vacant(f.Into); err != nil {
 		return got, false, err
@@ -143,7 +140,7 @@ func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got b
 	return got, true, err
 }
 
-// telling tells of progress.
+// telling reports progress.
 type telling struct {
 	to    backends.Progress
 	all   *tally
@@ -157,7 +154,7 @@ func (t *telling) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// verify compares what came with what the peer sent, and with what it was to send.
+// verify compares what arrived with what the peer sent, and with the manifest.
 func (f Files) verify(in *frameReader, got backends.Stream) error {
 	var sent backends.Stream
 	if !errors.Is(in.err, io.EOF) {
@@ -190,7 +187,7 @@ func vacant(dir *os.File) error {
 	return err
 }
 
-// empty removes what came of a try that failed, also when ctx has ended.
+// empty removes what a failed attempt wrote, even if ctx has ended.
 func empty(ctx context.Context, dir *os.File) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DefaultIdle)
 	defer cancel()

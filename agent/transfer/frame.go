@@ -38,8 +38,8 @@ const (
 	frameProblem = 'X'
 )
 
-// errFrame is a peer that does not keep to the form. It has no kind on purpose: a pool
-// that reads through it is to keep what has come, which was checked by itself.
+// errFrame is a peer that violates the format. It has no kind on purpose: a pool that reads through it must keep
+// what has arrived, which was checked separately.
 var errFrame = errors.New("the peer sent a bad frame")
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
@@ -55,21 +55,21 @@ type flushWriter interface {
 	Flush() error
 }
 
-// frameWriter writes frames. Safe for concurrent use, since frames that say that the
-// sender lives come between the others.
+// frameWriter writes frames. Safe for concurrent use, because frames that say that the sender is alive are sent
+// between the others.
 type frameWriter struct {
 	mu     sync.Mutex
 	w      flushWriter
 	next   uint32
-	wrote  int64 // bytes, with what frames them
+	wrote  int64 // bytes, including the framing
 	packer *zstd.Encoder
 	buf    []byte
 	pace   pace
-	// now measures how long the link and the processor take; nil: nothing is packed.
+	// now measures how long the link and the processor take; nil: nothing is compressed.
 	now func() int64
 }
 
-// Write sends bytes of the stream, packed where that is quicker than the link.
+// Write sends bytes of the stream, compressed if that is faster on this link.
 func (f *frameWriter) Write(b []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +92,7 @@ func (f *frameWriter) data(b []byte) error {
 	start := f.now()
 	if f.packer == nil {
 		var err error
-		// One thread and little memory: the containers of the host come first.
+		// one thread and little memory, because the host's containers come first
 		f.packer, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
 		if err != nil {
@@ -138,14 +138,14 @@ func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
 	return nil
 }
 
-// alive says that more is to come.
+// alive says that more will follow.
 func (f *frameWriter) alive() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.frame(frameAlive, 0, nil)
 }
 
-// end says what was sent, or why that is not all.
+// end says what was sent, or why that is not everything.
 func (f *frameWriter) end(sent any, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,23 +167,23 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 	return f.next, f.wrote
 }
 
-// frameReader reads the bytes that frames carry: io.EOF after the end frame. A stream that
-// ends without one is io.ErrUnexpectedEOF, and errFrame as well where it was not the way
-// that broke: the peer has ended its answer there. One whose sender failed is *peerError.
+// frameReader reads the bytes of frames; io.EOF after the end frame. A stream without an end frame is
+// io.ErrUnexpectedEOF, and errFrame too unless the connection broke: the peer has then ended its answer there. A
+// stream whose sender failed is *peerError.
 type frameReader struct {
 	r      io.Reader
 	next   uint32
 	stored []byte
 	plain  []byte
 	left   []byte // of the present frame
-	read   int64  // bytes, with what frames them
+	read   int64  // bytes, including the framing
 	unpack *zstd.Decoder
-	end    json.RawMessage // what the end frame says
+	end    json.RawMessage // content of the end frame
 	err    error
 }
 
-// peerError is a failure of the other side. What kind it is does not show here: a source
-// that finds its own data damaged says nothing of what has come.
+// peerError is a failure of the other side. errors.Is does not find its kind: a source that finds its own data
+// damaged says nothing about what has arrived.
 type peerError struct{ problem dataset.Problem }
 
 func (e *peerError) Error() string { return e.problem.Message }
@@ -228,7 +228,7 @@ func (f *frameReader) fill(b []byte) error {
 	return err
 }
 
-// ending notes that what it reads has come to its end, which a connection that broke has not.
+// ending records that its reader has come to an end, as opposed to a broken connection.
 type ending struct {
 	r     io.Reader
 	ended bool
@@ -236,11 +236,11 @@ type ending struct {
 
 func (e *ending) Read(b []byte) (int, error) {
 	n, err := e.r.Read(b)
-	e.ended = err == io.EOF // as http has it: one that wraps it broke
+	e.ended = err == io.EOF // net/http returns io.EOF itself; a wrapped one means that the connection broke
 	return n, err
 }
 
-// frame reads one frame, and leaves what it carries.
+// frame reads one frame, and keeps its content.
 func (f *frameReader) frame() error {
 	var h [frameHeader]byte
 	if err := f.fill(h[:]); err != nil {
@@ -296,7 +296,7 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
 	if f.unpack == nil {
 		var err error
-		// What is packed to be much more than it says does not get the memory for it.
+		// compressed data that would become larger than announced does not get the memory for it
 		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
 			zstd.WithDecoderMaxWindow(maxFrame))
 		if err != nil {

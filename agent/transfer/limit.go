@@ -9,30 +9,30 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Limiter holds all transfers of a host to so many bytes a second. A nil one holds
-// nothing back. Safe for concurrent use.
+// Limiter limits all transfers of a host to a number of bytes per second. A nil Limiter does not limit. Safe for
+// concurrent use.
 type Limiter struct {
 	clock clock.Clock
 
 	mu     sync.Mutex
-	rate   dataset.Size  // a second; 0: no limit
-	credit float64       // bytes that may go now; less than 0: that have gone early
-	last   time.Duration // of the clock, when the credit was counted
+	rate   dataset.Size  // per second; 0: no limit
+	credit float64       // bytes that may be sent now; negative: bytes that were sent early
+	last   time.Duration // when the credit was computed, by the clock
 }
 
-// NewLimiter returns a limiter of so many bytes a second, 0 for no limit.
+// NewLimiter returns a limiter for a number of bytes per second; 0 for no limit.
 func NewLimiter(c clock.Clock, rate dataset.Size) *Limiter {
 	return &Limiter{clock: c, rate: rate, last: c.Steady()}
 }
 
-// Set gives another rate; 0: no limit.
+// Set changes the rate; 0: no limit.
 func (l *Limiter) Set(rate dataset.Size) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rate, l.credit, l.last = rate, 0, l.clock.Steady()
 }
 
-// wait returns when n bytes more may go, or with ctx.
+// wait returns when n more bytes may be sent, or when ctx ends.
 func (l *Limiter) wait(ctx context.Context, n int) error {
 	if l == nil {
 		return nil
@@ -49,8 +49,8 @@ func (l *Limiter) wait(ctx context.Context, n int) error {
 	}
 }
 
-// piece is how many of n bytes are best asked for at once: what goes in a tenth of a
-// second, so that nobody takes a slow limit for a peer that is away.
+// piece returns how many of n bytes to ask for at once: those that may be sent in a tenth of a second, so that a
+// slow limit is not mistaken for a peer that does not answer.
 func (l *Limiter) piece(n int) int {
 	if l == nil {
 		return n
@@ -63,8 +63,8 @@ func (l *Limiter) piece(n int) int {
 	return min(n, max(int(l.rate/10), 1<<10))
 }
 
-// reserve takes n bytes from the credit, which can go below zero: whoever comes next waits
-// for that. What was not used is kept for a tenth of a second.
+// reserve takes n bytes from the credit. The credit can become negative, and the next caller waits for that.
+// Unused credit is kept for a tenth of a second.
 func (l *Limiter) reserve(n int) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

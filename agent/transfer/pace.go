@@ -1,31 +1,31 @@
 package transfer
 
-// pace decides whether packing pays: when the processor takes less time for a byte than
-// the link for what packing saves. Both are measured as it goes; times are in
-// nanoseconds. A link that takes what it is given as fast as it comes (a local network,
-// or one that is just being filled) is never waited for, and nothing is packed for it.
+// pace decides whether to compress: if the processor needs less time for a byte than the link for what
+// compression saves. Both are measured continuously; times are in nanoseconds. A link that takes data as fast as
+// it is produced (a local network, or a link that is just being filled) is never waited for, and nothing is
+// compressed for it.
 type pace struct {
-	link   float64 // that a byte takes on its way
-	cpu    float64 // that it takes to pack one
-	ratio  float64 // packed size to size
+	link   float64 // time that the link needs for a byte
+	cpu    float64 // time that compressing a byte takes
+	ratio  float64 // compressed size divided by size
 	tried  bool
 	frames int
 }
 
 const (
-	// aging is the weight of what was measured last.
+	// aging is the weight of the last measurement.
 	aging = 0.2
-	// trial is after how many frames packing is tried again, as data changes.
+	// trial is after how many frames compression is tried again, because data changes.
 	trial = 64
-	// margin: what saves less is not worth the processor's time, which others want.
+	// margin: smaller savings are not worth the processor time, which others need.
 	margin = 0.9
 )
 
-// pack says whether the next frame is to be packed.
+// pack reports whether the next frame should be compressed.
 func (p *pace) pack() bool {
 	p.frames++
 	if !p.tried {
-		return p.frames > 1 // the first only tells how fast the link is
+		return p.frames > 1 // the first frame only shows how fast the link is
 	}
 	return p.frames%trial == 0 || p.cpu+p.ratio*p.link < margin*p.link
 }
@@ -49,16 +49,15 @@ func age(mean *float64, now float64, first bool) {
 }
 
 const (
-	// zerosStride is how far apart the bytes are that are looked at, no part of any block's size.
+	// zerosStride is the distance of the bytes that are examined. It divides no block size.
 	zerosStride = 61
-	// zerosPart: one of so many has to be zero.
+	// zerosPart: one in so many bytes must be zero.
 	zerosPart = 4
 )
 
-// mostlyZeros says that much of b is zeros, by some of its bytes: packing that takes less
-// time than its checksum, and is worth it on any link. The 2 MiB of its log that XFS
-// writes anew with each mount, one header of some 50 bytes in each sector, are all of it
-// that a small change has besides.
+// mostlyZeros reports, from some of its bytes, whether much of b is zeros. Compressing that takes less time than
+// its checksum, and pays on any link. The 2 MiB of its log that XFS rewrites with each mount, one header of some
+// 50 bytes in each sector, are all that a small change has besides.
 func mostlyZeros(b []byte) bool {
 	zeros := 0
 	for i := 0; i < len(b); i += zerosStride {

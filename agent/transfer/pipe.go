@@ -5,24 +5,23 @@ import (
 	"sync"
 )
 
-// A transfer is a pipe: while a pool reads and sums up, or sums up and writes, the link is
-// busy with what came before or comes next. Each side holds so many pieces for that, of so
-// many bytes at most: a little more than a frame of a pool's stream has, since of one that is
-// cut nothing is kept. Who receives holds more: an eighth of a second of a link of 1 Gbit/s,
-// in which a pool clones what the stream is a difference to, or waits for its disk.
+// A transfer is a pipeline: while a pool reads and computes checksums, or computes checksums and writes, the link is
+// busy with earlier or later data. Each side buffers a number of pieces for that, each of a limited size: a little more
+// than a frame of a pool's stream, because nothing of an incomplete frame is kept. The receiver buffers more: an eighth
+// of a second of a link of 1 Gbit/s, in which a pool clones the base of a difference, or waits for its disk.
 const (
 	pipePieces  = 4
 	aheadPieces = 16
 	pipePiece   = 1<<20 + 4<<10
 )
 
-// pieces go round between who fills and who empties them.
+// pieces circulate between the goroutine that fills and the one that empties them.
 type pieces struct{ full, free chan []byte }
 
 func newPieces(n int) pieces {
 	p := pieces{make(chan []byte, n), make(chan []byte, n)}
 	for range n {
-		p.free <- nil // made when they are needed: most transfers are small
+		p.free <- nil // allocated when needed: most transfers are small
 	}
 	return p
 }
@@ -34,19 +33,19 @@ func emptied(b []byte) []byte {
 	return b[:0]
 }
 
-// ahead reads while who reads from it is busy with what came before.
+// ahead reads while its reader is busy with earlier data.
 type ahead struct {
 	pieces
 
 	stop  chan struct{}
 	owner sync.WaitGroup
-	fault error // what the reader below ended with; known once full is closed
+	fault error // the error that the underlying reader ended with; valid once full is closed
 	piece []byte
-	left  []byte // of the piece
-	err   error  // that was returned
+	left  []byte // rest of the piece
+	err   error  // the error that was returned
 }
 
-// readAhead reads from r until that fails or close is called.
+// readAhead reads from r until r fails or close is called.
 func readAhead(r io.Reader) *ahead {
 	a := &ahead{pieces: newPieces(aheadPieces), stop: make(chan struct{})}
 	a.owner.Go(func() {
@@ -60,7 +59,7 @@ func readAhead(r io.Reader) *ahead {
 			}
 			b = emptied(b)
 			n, err := r.Read(b[:cap(b)])
-			a.full <- b[:n] // there is room for all of them
+			a.full <- b[:n] // full has room for all pieces
 			if err != nil {
 				a.fault = err
 				return
@@ -88,13 +87,13 @@ func (a *ahead) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// close ends it, once what it reads from gives no more: that is to be closed before.
+// close ends it once the underlying reader returns no more data, so close that reader first.
 func (a *ahead) close() {
 	close(a.stop)
 	a.owner.Wait()
 }
 
-// behind writes while who writes to it makes what comes next.
+// behind writes while its writer prepares later data.
 type behind struct {
 	pieces
 
@@ -104,7 +103,7 @@ type behind struct {
 	err    error
 }
 
-// writeBehind writes to w, in pieces, until that fails or close is called.
+// writeBehind writes to w, in pieces, until w fails or close is called.
 func writeBehind(w io.Writer) *behind {
 	b := &behind{pieces: newPieces(pipePieces), failed: make(chan struct{})}
 	b.owner.Go(func() {
@@ -145,11 +144,11 @@ func (b *behind) Write(p []byte) (int, error) {
 }
 
 func (b *behind) ship() {
-	b.full <- b.piece // there is room for all of them
+	b.full <- b.piece // full has room for all pieces
 	b.piece = nil
 }
 
-// close returns once all is written, or could not be.
+// close returns once everything is written, or could not be.
 func (b *behind) close() error {
 	if len(b.piece) > 0 {
 		b.ship()

@@ -9,20 +9,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Step is one snapshot that is to be brought over.
+// Step is one snapshot that must be transferred.
 type Step struct {
 	Snapshot dataset.Snapshot `json:"snapshot"`
-	Base     uuid.UUID        `json:"base,omitzero"` // that both sides have by then; nil: none
-	Bytes    int64            `json:"bytes"`         // that its stream takes, about
+	Base     uuid.UUID        `json:"base,omitzero"` // a snapshot that both sides have by then; uuid.Nil: none
+	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 
-// Plan says what a copy lacks, in the order in which it is brought over.
+// Plan is what a copy lacks, in the order in which it is transferred.
 type Plan struct {
 	Steps []Step      `json:"steps"`
-	Gone  []uuid.UUID `json:"gone,omitempty"` // that the copy has, and the source not any more
+	Gone  []uuid.UUID `json:"gone,omitempty"` // snapshots that the copy has and the source no longer has
 }
 
-// Bytes is how much all steps take, about.
+// Bytes returns the approximate length of all steps.
 func (p Plan) Bytes() (sum int64) {
 	for _, s := range p.Steps {
 		sum += s.Bytes
@@ -30,16 +30,14 @@ func (p Plan) Bytes() (sum int64) {
 	return sum
 }
 
-// inOrder sorts snapshots by when they were taken: within an epoch by the clock of its
-// home.
+// inOrder sorts snapshots by the time at which they were taken; within an epoch by the clock of its home.
 func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
 	return slices.SortedStableFunc(slices.Values(all),
 		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
-// travels says whether a snapshot belongs to the dataset wherever its home is. Those that
-// were taken for another copy do not, but for those that are asked for, nor does what was
-// overtaken on one node.
+// travels reports whether a snapshot belongs to the dataset wherever its home is. Snapshots that were taken for
+// another copy do not, unless they are asked for, and neither do superseded heads.
 func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 	switch s.Kind {
 	case dataset.SnapshotTransfer:
@@ -50,10 +48,10 @@ func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 	return true
 }
 
-// planned decides what a copy that has some snapshots lacks of all, and which of those
-// that both have by then each is best sent as a difference to: the one before, the one
-// after, or its parent, which after a restore is an older one. Cost says how many bytes
-// that takes; base nil: none. A base of which it says ErrUnsupported is none for that one.
+// planned decides what a copy with some snapshots lacks of all, and to which snapshot that both have by then each
+// is best sent as a difference: the previous one, the next one, or its parent, which is an older one after a
+// restore. cost returns how many bytes that takes; base uuid.Nil: no base. A base for which it returns
+// ErrUnsupported is not used.
 func planned(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)
@@ -81,7 +79,7 @@ func planned(all []dataset.Snapshot, have, want []uuid.UUID,
 	return plan, nil
 }
 
-// near returns the bases that may be near to one of all.
+// near returns the bases that may be close to a snapshot.
 func near(all []dataset.Snapshot, i int, both map[uuid.UUID]bool) (bases []uuid.UUID) {
 	for _, s := range slices.Backward(all[:i]) {
 		if both[s.ID] {

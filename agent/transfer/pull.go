@@ -16,42 +16,40 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Pull says what is brought to where.
+// Pull says what to transfer, and where.
 type Pull struct {
 	Peer    string          // https://HOST:PORT of the agent that has it
-	Dataset dataset.Dataset // the record that a new copy gets
-	Into    backends.Pool   // where the copy is, or will be; a backends.Copier
-	// Want is a transfer snapshot that is brought besides all others; nil: none.
+	Dataset dataset.Dataset // the record for a new copy
+	Into    backends.Pool   // the pool that has or gets the copy; a backends.Copier
+	// Want is a transfer snapshot to transfer in addition to all others; uuid.Nil: none.
 	Want uuid.UUID
-	// Manifest is what Want must be, as the home that gave the dataset up says; nil:
-	// whatever it is.
+	// Manifest describes what Want must be, from the home that relinquished the dataset; nil: not checked.
 	Manifest *dataset.Manifest
-	// Bases has that brought too which other copies rest on, as far as it can be: Into is to
-	// be their home.
+	// Bases also transfers the snapshots that other copies are based on, if possible, because Into becomes their
+	// home.
 	Bases bool
-	// Shared has that brought too which all replicas are to have, as far as it can be.
+	// Shared also transfers the snapshots that all replicas must have, if possible.
 	Shared bool
-	// Progress, when not nil, is told now and then how many bytes of the streams are here
-	// of how many, about. From one goroutine.
+	// Progress is called now and then with the approximate numbers of transferred and of all bytes, from one
+	// goroutine. May be nil.
 	Progress backends.Progress
 }
 
-// Brought is what a Pull has brought.
+// Brought is what a Pull has transferred.
 type Brought struct {
-	Snapshots []dataset.Manifest // in the order in which they came; those that were there are not
-	Gone      []uuid.UUID        // that the copy has, and the source not any more
-	Wire      int64              // bytes that came over the wire, for this
+	Snapshots []dataset.Manifest // in the order of arrival, without those that existed before
+	Gone      []uuid.UUID        // snapshots that the copy has and the source no longer has
+	Wire      int64              // number of bytes received from the network
 }
 
-// Pull brings all snapshots over that a copy lacks, and the one that is wanted, the oldest
-// first, each as a difference to one that is here by then. After a cut it goes on from what
-// has come. The caller keeps others from the copy meanwhile. Again: nothing, or what is new.
+// Pull transfers all snapshots that a copy lacks, and the one that is wanted, the oldest first, each as a difference to
+// one that has arrived by then. After an interruption it resumes from what has arrived. The caller keeps others away
+// from the copy meanwhile. Idempotent: a repeated call transfers only what is new.
 //
-// dataset.ErrUnsupported: one of the pools has no snapshots to send (see PullFiles);
-// ErrOffline: the peer could not be heard for long; ErrCorrupt: what it sent was not what it
-// said, several times, or not what the manifest says; ErrNotFound: it has no such dataset or
-// snapshot; ErrForbidden: this node may not have it; ErrNoSpace: the pool is nearly full.
-// After any of them, and after ctx has ended, the copy has what came until then.
+// Errors: dataset.ErrUnsupported if one of the pools cannot send snapshots (see PullFiles). ErrOffline if the peer was
+// unreachable for long. ErrCorrupt if what it sent was several times not what it announced, or is not what the manifest
+// says. ErrNotFound if it has no such dataset or snapshot. ErrForbidden if this node may not have it. ErrNoSpace if the
+// pool is nearly full. After any of them, and after ctx has ended, the copy has what arrived until then.
 func (c *Client) Pull(ctx context.Context, p Pull) (out Brought, err error) {
 	into, ok := p.Into.(backends.Copier)
 	if !ok {
@@ -70,13 +68,13 @@ type pulling struct {
 	Pull
 	into   backends.Copier
 	out    *Brought
-	before int64 // bytes of the steps that are done
+	before int64 // bytes of the finished steps
 	total  int64
-	bases  []uuid.UUID // that were brought for other copies
+	bases  []uuid.UUID // transferred for other copies
 	once   complaint
 }
 
-// maxPlans bounds how often a plan is made anew, since what it rests on has gone.
+// maxPlans bounds how often a plan is made again because a snapshot that it used was removed.
 const maxPlans = 5
 
 func (r *pulling) all(ctx context.Context) error {
@@ -88,7 +86,7 @@ func (r *pulling) all(ctx context.Context) error {
 	}
 }
 
-// errReplan is a base or a snapshot that the source has no more.
+// errReplan is a base or snapshot that the source no longer has.
 var errReplan = errors.New("what was planned is there no more")
 
 func (r *pulling) try(ctx context.Context) error {
@@ -134,7 +132,7 @@ func (r *pulling) try(ctx context.Context) error {
 	return r.wanted(ctx)
 }
 
-// also says what is brought besides.
+// also returns what is transferred in addition.
 func (r *pulling) also(begun uuid.UUID) url.Values {
 	q := url.Values{}
 	if r.Bases {
@@ -149,8 +147,8 @@ func (r *pulling) also(begun uuid.UUID) url.Values {
 	return q
 }
 
-// spares reports whether what failed can do without what other copies rest on: that itself,
-// or what it left no room for. A peer that is away is so for all of it.
+// spares reports whether the failed transfer can do without the snapshots that other copies are based on: one of
+// them failed, or left no room. If the peer is unreachable it is so for everything.
 func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
 		return false
@@ -158,7 +156,7 @@ func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 	return isBase || errors.Is(err, dataset.ErrNoSpace)
 }
 
-// dropBases goes on without what other copies rest on: these begin anew.
+// dropBases continues without the snapshots that other copies are based on: these copies start again.
 func (r *pulling) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
 		r.Log.WithError(why).WithField("dataset",
@@ -174,8 +172,8 @@ func (r *pulling) dropBases(ctx context.Context, why error) error {
 	return nil
 }
 
-// have lists the snapshots of the copy, and the one of which a part has come: what is left of
-// it and what changed since is mostly less than another one, of which nothing has.
+// have lists the snapshots of the copy, and the one that was transferred in part: the rest of it and the later
+// changes are usually less than another one of which nothing has arrived.
 func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -190,7 +188,7 @@ func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, e
 	return ids, begun, nil
 }
 
-// wanted checks that the snapshot that was asked for is here, and what the manifest says.
+// wanted checks that the requested snapshot has arrived, and against the manifest.
 func (r *pulling) wanted(ctx context.Context) error {
 	if r.Want == uuid.Nil {
 		return nil
@@ -211,10 +209,10 @@ func (r *pulling) wanted(ctx context.Context) error {
 	return nil
 }
 
-// maxRestarts is how often a snapshot is begun whose stream is not what it should be; last, whole.
+// maxRestarts is how often a snapshot is started again whose stream is wrong; the last time as a complete stream.
 const maxRestarts = 3
 
-// bring brings one snapshot over.
+// bring transfers one snapshot.
 func (r *pulling) bring(ctx context.Context, step Step) error {
 	restarts := 0
 	return r.patiently(ctx, func() (bool, error) {
@@ -233,7 +231,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 			r.out.Snapshots = append(r.out.Snapshots, manifest(step.Snapshot, got))
 			return false, nil
 		case d.From > 0 && (isKind(err, dataset.ErrInvalid) || isKind(err, dataset.ErrNotFound)):
-			// It has no such base any more, or not so many bytes.
+			// the copy no longer has that base, or not that many bytes
 			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
 				return false, err
 			}
@@ -243,7 +241,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
-				// which then may have changed
+				// it may have changed
 				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
 				}
@@ -256,7 +254,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 	})
 }
 
-// receive reads one stream, or what is left of it, into the pool.
+// receive reads one stream, or the rest of it, into the pool.
 func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.Stream, error) {
 	q := url.Values{}
 	if d.Base != uuid.Nil {
@@ -280,15 +278,15 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 			r.Progress(min(r.before+done, r.total), r.total)
 		}
 	})
-	cancel() // what was read ahead of a failure of the pool is of no use
+	cancel() // what was read ahead is of no use after a failure of the pool
 	_ = body.Close()
 	pipe.close()
 	r.out.Wire += in.read
 	return got, r.cause(pipe.err, err)
 }
 
-// cause sorts what a transfer has failed with: what the peer says of itself is what it is,
-// what came of the way is a cut, and the rest the pool's.
+// cause classifies the error of a transfer: what the peer reports about itself is returned, a failure on the way
+// is an interruption, and the rest comes from the pool.
 func (r *pulling) cause(read, err error) error {
 	var theirs *peerError
 	switch {
@@ -307,7 +305,7 @@ func (r *pulling) cause(read, err error) error {
 
 func (r *pulling) complain(err error) { r.once.of(r.Client, r.Dataset.ID, r.Peer, err) }
 
-// complaint logs, once, what a peer does that it should not.
+// complaint logs once that a peer violates the protocol.
 type complaint struct{ made bool }
 
 func (o *complaint) of(c *Client, id uuid.UUID, peer string, err error) {
@@ -318,12 +316,12 @@ func (o *complaint) of(c *Client, id uuid.UUID, peer string, err error) {
 	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("a peer was cut off")
 }
 
-// errCut is a failure of the way there: it is worth another try.
+// errCut is a failure on the way to the peer, which is worth another attempt.
 type errCut struct{ error }
 
 func (e errCut) Unwrap() error { return e.error }
 
-// isKind tells whether err, of this side or of the peer, is of a kind.
+// isKind reports whether err, of this side or of the peer, is of a kind.
 func isKind(err error, kind *dataset.Kind) bool {
 	var theirs *peerError
 	if errors.As(err, &theirs) {
@@ -337,14 +335,14 @@ func isPeer(err error) bool {
 	return errors.As(err, &theirs)
 }
 
-// The waits between tries.
+// The pauses between attempts.
 const (
 	firstWait = 200 * time.Millisecond
 	lastWait  = 8 * time.Second
 )
 
-// patiently calls try until it succeeds or fails for good: a cut, or a peer that is away,
-// is tried again after a while, as often as that leads on, and some times more.
+// patiently calls try until it succeeds or fails for good. After an interruption, or if the peer is unreachable,
+// it tries again after a pause: as long as there is progress, and some times more.
 func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)) error {
 	wait, left := firstWait, c.tries()
 	for {
@@ -373,7 +371,7 @@ func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)
 	}
 }
 
-// again says whether another try can end better.
+// again reports whether another attempt may succeed.
 func again(err error) bool {
 	var cut errCut
 	if errors.As(err, &cut) {
@@ -382,7 +380,7 @@ func again(err error) bool {
 	return isKind(err, dataset.ErrOffline) || isKind(err, dataset.ErrUnavailable)
 }
 
-// final is an error as the caller is told: what the peer said has its kind again.
+// final returns the error for the caller, with the kind that the peer reported.
 func final(err error) error {
 	var theirs *peerError
 	if errors.As(err, &theirs) {

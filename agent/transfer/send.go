@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Sum returns the manifest of a snapshot that a pool sends as a difference to base, or
-// whole with the nil one: it reads all of the stream, which seen gets, and sends nothing.
+// Sum returns the manifest of a snapshot that a pool sends as a difference to base, or as a whole if base is
+// uuid.Nil. It reads all of the stream, reports the bytes to seen, and sends nothing.
 func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID,
 	seen io.Writer) (dataset.Manifest, error) {
 	sender, ok := pool.(backends.Sender)
@@ -82,8 +82,8 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	})
 }
 
-// send answers with the frames of what write writes, and at the end with what it returns.
-// What it fails with before the first frame is an answer of its own.
+// send answers with the frames of what write writes, and at the end with what write returns. An error before the
+// first frame is an ordinary answer.
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -107,7 +107,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 		out.err = context.Cause(r.Context())
 	}
 	if out.err != nil {
-		// Who asked is gone, or too slow: that is its own to tell.
+		// the caller is gone or too slow, and reports that itself
 		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
 			r.peer).Info("a transfer to another node was cut")
 		return nil
@@ -117,13 +117,12 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 		s.Log.WithError(err).WithField("dataset", r.dataset).WithField("node",
 			r.peer).Error("a transfer to another node failed")
 	}
-	_ = frames.end(sent, err) // the other side sees that it has no end
+	_ = frames.end(sent, err) // the other side notices that the end is missing
 	return nil
 }
 
-// watch tells the other side now and then that more is to come, while nothing else is
-// written, and looks whether it is still to be believed: a transfer can last for longer
-// than that. What it returns ends both.
+// watch tells the other side now and then that more will follow while nothing else is written, and checks whether
+// the other side is still authorized: a transfer can last longer than that. An error that it returns ends both.
 func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (quiet func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})
@@ -156,8 +155,7 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 	}
 }
 
-// bounded writes an answer, no faster than the limit, to a peer that has to take it in
-// time.
+// bounded writes an answer, no faster than the limit, to a peer that must accept it in time.
 type bounded struct {
 	ctx     context.Context
 	w       io.Writer

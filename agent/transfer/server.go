@@ -20,37 +20,36 @@ import (
 
 // Source is what a server sends from: the agent. Safe for concurrent use.
 type Source interface {
-	// Pool returns the pool in which a dataset lies, as home or as a copy;
-	// dataset.ErrNotFound.
+	// Pool returns the pool that has a dataset, as its home or as a copy; dataset.ErrNotFound.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
-	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns
-	// its record, the pool's own, and whether nobody used the dataset then. One that has
-	// nothing new may be the last one. The newest that the peer has is kept for it.
+	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns its record, as the
+	// pool has it, and whether nobody used the dataset then. A snapshot without changes may be the previous one.
+	// The newest snapshot that the peer has is kept for it.
 	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
-	// Bases returns the transfer snapshots that the next differences to other copies of a
-	// dataset rest on, at most one a copy, for a peer that is to be its home; and keeps them
-	// for that time. None, where that is not known.
+	// Bases returns the transfer snapshots that the next differences to other copies of a dataset are based on,
+	// at most one for each copy, for a peer that becomes the home, and keeps them for that time. None if they are
+	// not known.
 	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
-	// Shared returns the transfer snapshots that a replica brings along with one that it
-	// wants, and keeps, because all replicas do: what they have in common without this home.
+	// Shared returns the transfer snapshots that a replica gets along with the one that it wants, and keeps,
+	// because all replicas do: they are what the replicas have in common without this home.
 	Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
-	// Tree opens the root of a snapshot, or with the nil one of the dataset as it lies, which
-	// must be at rest. The function lets go of it, after the root was closed.
+	// Tree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
+	// the function after the root was closed.
 	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
 }
 
-// Server answers other nodes. Its fields are set before its first use.
+// Server answers other nodes. Set its fields before the first use.
 type Server struct {
 	Source Source
-	// Peer says which node asks, from its certificate.
+	// Peer returns the node that sent a request, from its certificate.
 	Peer func(*http.Request) (uuid.UUID, error)
-	// Authorize returns nil when a node may have a dataset, otherwise why not.
+	// Authorize returns nil if a node may have a dataset, otherwise why not.
 	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
-	Limit     *Limiter // nil: none
+	Limit     *Limiter // nil: no limit
 	Clock     clock.Clock
 	Log       logrus.FieldLogger
-	// Idle is after how long a peer that takes nothing is cut off; a quarter of it is how
-	// often one is told that more is to come. 0: DefaultIdle.
+	// Idle is how long a peer may accept nothing before it is disconnected. A quarter of it is how often a peer
+	// is told that more will follow. 0: DefaultIdle.
 	Idle time.Duration
 
 	mu   sync.Mutex
@@ -67,7 +66,7 @@ type sent struct {
 // DefaultIdle is how long one side waits for the other.
 const DefaultIdle = time.Minute
 
-// Prefix is where the peer API begins.
+// Prefix is the path prefix of the peer API.
 const Prefix = "/v1/peer/"
 
 // Handler returns the peer API.
@@ -83,8 +82,8 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// InUse reports whether a snapshot is being sent, or a difference to it: who removes it
-// now makes a peer begin anew.
+// InUse reports whether a snapshot is being sent, or a difference to it. If it is removed now, a peer has to
+// start again.
 func (s *Server) InUse(ds, snapshot uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,8 +102,8 @@ func (s *Server) Busy(ds uuid.UUID) bool {
 	return false
 }
 
-// Sent returns the manifest of a snapshot of a dataset as it was sent to a node, if that was
-// the last of the dataset that anybody was sent since this server began.
+// Sent returns the manifest of a snapshot of a dataset as it was sent to a node, if that was the last of the
+// dataset that was sent to anybody since this server started.
 func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manifest, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +111,7 @@ func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manife
 	return manifest(snapshot, last.stream), last.snapshot == snapshot.ID && last.peer == peer
 }
 
-// noteSent notes what a node was sent.
+// noteSent records what was sent to a node.
 func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,14 +121,14 @@ func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream
 	s.sent[r.dataset] = sent{r.peer, snapshot, stream}
 }
 
-// Forget forgets what was sent of a dataset, which is not this node's any more.
+// Forget drops what was recorded of a dataset that no longer belongs to this node.
 func (s *Server) Forget(ds uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sent, ds)
 }
 
-// use notes that snapshots are in use until the function that it returns is called.
+// use marks snapshots as in use until the returned function is called.
 func (s *Server) use(ds uuid.UUID, snapshots ...uuid.UUID) (release func()) {
 	add := func(n int) {
 		s.mu.Lock()
@@ -155,13 +154,13 @@ func (s *Server) idle() time.Duration {
 	return DefaultIdle
 }
 
-// request is what was asked, by whom.
+// request is a request and its sender.
 type request struct {
 	*http.Request
 	peer, dataset uuid.UUID
 }
 
-// maxAsked bounds the body of a request, of which none has any.
+// maxAsked bounds the body of a request; no request has one.
 const maxAsked = 1 << 10
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.ResponseWriter, *request) error) {
@@ -171,7 +170,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 		return
 	}
 	kind := dataset.KindOf(err)
-	// nobody's fault: it is there again when this agent is
+	// it is available again when this agent is
 	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) {
 		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent stops: %w", err)
 	}
@@ -180,7 +179,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(kind.HTTP)
-	_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // who asked may be gone
+	_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // the peer may be gone
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, f func(http.ResponseWriter, *request) error) error {
@@ -206,7 +205,7 @@ func parseID(what, text string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// listing is what is answered about a dataset.
+// listing is the answer to a request about a dataset.
 type listing struct {
 	Snapshots []dataset.Snapshot `json:"snapshots"` // oldest first
 	Plan      Plan               `json:"plan"`
@@ -235,7 +234,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 			"the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
 	}
 	also := []uuid.UUID{want}
-	if r.URL.Query().Has("bases") { // one of before this asks for none
+	if r.URL.Query().Has("bases") { // an older version does not ask for them
 		also = append(also, s.Source.Bases(r.Context(), r.dataset)...)
 	}
 	if r.URL.Query().Has("shared") {
@@ -288,13 +287,13 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	return have, want, nil
 }
 
-// Fresh is a transfer snapshot that has all that a dataset had at a time.
+// Fresh is a transfer snapshot with everything that a dataset had at some time.
 type Fresh struct {
 	dataset.Snapshot
-	// Current is that time, by the home's clock: later than when the snapshot was taken,
-	// where nothing was written since. Zero: not known.
+	// Current is that time, by the home's clock: later than when the snapshot was taken, if nothing was written
+	// since. Zero: not known.
 	Current time.Time `json:"current,omitzero"`
-	// Idle is true when nobody used the dataset then: there is little after it.
+	// Idle says that nobody used the dataset then, so that little follows it.
 	Idle bool `json:"idle,omitempty"`
 }
 
@@ -308,14 +307,14 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	// One that was taken just now; an older one of a later time tells of a clock that was set back.
+	// the snapshot was taken just now; an older one with a later time means that the clock was set back
 	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}
 	return reply(w, Fresh{snap, current, idle})
 }
 
-// reply answers with v. Nothing can be said any more when that fails.
+// reply answers with v. A failure cannot be reported any more.
 func reply(w http.ResponseWriter, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
