@@ -175,7 +175,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 // one would kill it.
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
-	do := func(act string) error { return as(t, "freezer", act, path).Run() }
+	do := func(act string) error { return runContinued(as(t, "freezer", act, path)) }
 	if err := do("freeze"); err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +190,24 @@ func freezeAs(t *testing.T, path string) (thaw func()) {
 	}
 	t.Cleanup(thaw)
 	return thaw
+}
+
+// runContinued runs a command and continues its process each time that it is stopped. The guard takes a process with a
+// file of a dataset open for a holder, and may stop it before it has done its work. Nobody would thaw then.
+func runContinued(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(10 * time.Millisecond):
+			_ = cmd.Process.Signal(unix.SIGCONT)
+		}
+	}
 }
 
 // entry returns what the guard knows of a dataset.

@@ -3,9 +3,11 @@ package hand
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,11 +31,30 @@ func sleeper(t *testing.T) Process {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	awaitSleep(t, cmd.Process.Pid)
 	p, err := ProcessOf(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// awaitSleep waits until a process sleeps. One that has just started is in state D while its program is read from disk,
+// and counts as one that cannot be stopped.
+func awaitSleep(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(stat), "(sleep) S ") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("process %d does not sleep: %s", pid, stat)
+		}
+	}
 }
 
 func untilHalted(t *testing.T, p Process, want bool) {
