@@ -39,43 +39,39 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Config is what an agent is made of.
+// Config is what an agent needs.
 type Config struct {
-	Root     string    // absolute: pools and mounts live below it
-	Identity uuid.UUID // of this node, where its own state does not say so yet; nil: it makes that up
+	Root     string    // absolute: pools and mount points are below it
+	Identity uuid.UUID // the UUID of this node if its database does not have it yet; uuid.Nil: a new one is made
 	NodeName string
-	Address  string // HOST:PORT where other nodes find this one; empty: nowhere
+	Address  string // HOST:PORT where other nodes reach this one; "": nowhere
 	Version  string
 	Labels   map[string]string
 	Pools    []pool.Config // none: the default pool is made
 	Control  api.Service
 	Backends *backends.Registry
-	State    store.Store // the agent's own, on this node's disk
+	State    store.Store // the agent's own database, on this node's disk
 	Clock    clock.Clock
 	Log      logrus.FieldLogger
 	Limits   Limits
 	Host     facts.Host // where facts are read from; zero: this host
-	// Engine tells what is known of the engine, without asking it; nil: nothing is.
+	// Engine returns what is known of the engine, without asking it; nil: nothing is.
 	Engine func() Engine
 
-	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host
-	// that works alone.
+	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host that works alone.
 	Guard Guard
 
 	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are none.
 	PeerHTTP http.RoundTripper
-	// PeerID says which node asks; nil: the certificate of the connection, which was
-	// verified.
+	// PeerID returns which node sent a request; nil: the node of the connection's verified certificate.
 	PeerID func(*http.Request) (uuid.UUID, error)
-	// TransferRate is how many bytes a second are sent to peers and received from them, all
-	// together; 0: no limit.
+	// TransferRate limits how many bytes a second are sent to and received from peers, all together; 0: no limit.
 	TransferRate dataset.Size
-	// FencePrograms are the programs that fence commands may run; nil: any that belongs to
-	// root.
+	// FencePrograms are the programs that fence commands may run; nil: any that belongs to root.
 	FencePrograms []string
-	// ListAll has the engine's list show the volumes of all nodes.
+	// ListAll makes the engine's list show the volumes of all nodes.
 	ListAll bool
-	Cgroups throttle.Cgroups // that limit volumes
+	Cgroups throttle.Cgroups // control groups that limit volumes
 	// Runner runs fence commands; nil: this host does.
 	Runner run.Runner
 }
@@ -87,21 +83,22 @@ type Limits = host.Limits
 type Agent struct {
 	*host.Host
 	config   Config
-	previous []uuid.UUID   // incarnations that this one comes after, until control has let it in
-	apart    []api.Service // each control replica alone
+	previous []uuid.UUID   // earlier incarnations of this agent, until control has registered this one
+	apart    []api.Service // each control replica separately
 	started  time.Time
 	began    time.Duration // the same by the steady clock
-	// the agent's own state was lost, and control was not asked what is mounted before this start
+	// recovered says that the agent's database was lost, and that control was not asked what is mounted before
+	// this start.
 	recovered bool
 	reunion   reunion
 
 	pools    *pool.Pools
-	words    atomic.Uint64 // how often it has registered
+	words    atomic.Uint64 // how often this agent has registered
 	mounts   mounts
 	facts    hostFacts
 	leases   *lease.Table
 	guests   guests
-	keeper   *promise.Keeper // of what this node promised to others
+	keeper   *promise.Keeper // this node's promises to others
 	promises *lease.PromiseServer
 	bounds   *bounds
 	limits   *throttle.Limits
@@ -128,28 +125,29 @@ type Agent struct {
 	sender     *transfer.Server // to other nodes
 	puller     *transfer.Client // from them
 
-	taking      sync.Mutex // held while an answer of control is taken in
-	spelling    sync.Mutex // held while what the engine has used is read, written and taken in
+	taking      sync.Mutex // held while a response of control is applied
+	spelling    sync.Mutex // held while the aliases that the engine used are read, written and applied
 	mu          sync.Mutex
 	cluster     uuid.UUID
-	clock       uint64 // the highest of control's store that was heard of; see api.Sync
+	clock       uint64 // the highest index of control's store that this node has heard of; see api.Sync
 	clockOnDisk uint64
-	recovery    uuid.UUID // the last one that was taken in
-	// why control does not take this node in, or did not answer last; empty: it is in
+	recovery    uuid.UUID // the last recovery that was applied
+	// outside is why control does not register this node, or did not answer last; "" if it is registered.
 	outside string
-	// by the steady clock, when uses whose end may have been missed are looked at next; 0: there are none
+	// verifyAt is when uses whose end may have been missed are checked next, by the steady clock; 0 if there are
+	// none.
 	verifyAt time.Duration
-	// until when an engine that has just started may mount its containers' volumes again
+	// restarted is until when an engine that has just started may mount its containers' volumes again.
 	restarted time.Duration
-	scratch   map[uuid.UUID]uuid.UUID // what no record has, and the dataset that it stands for
-	lost      map[uuid.UUID]bool      // datasets that were on record, and are not in a full answer since
-	rate      int64                   // bytes a second of the last move that came here; 0: none did
+	scratch   map[uuid.UUID]uuid.UUID // datasets without a record, and the dataset that each stands for
+	lost      map[uuid.UUID]bool      // datasets that were recorded, and have been missing in a full response since
+	rate      int64                   // bytes a second of the last move to this node; 0: there was none
 
-	guarded bool         // the guard answered when it was looked at last
-	asked   map[int]bool // control replicas of apart that said of which generation pools were
+	guarded bool         // the guard answered when it was last asked
+	asked   map[int]bool // control replicas (index in apart) that have reported the generations of pools
 
-	joined func()        // tells that control has taken this agent in, and is called again each time
-	isIn   chan struct{} // closed then
+	joined func()        // reports that control has registered this agent; may be called again
+	isIn   chan struct{} // closed by joined
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -164,7 +162,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
-	// The kernel names mounts by the path that there is, without symbolic links.
+	// the kernel shows mount points without symbolic links
 	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
@@ -232,7 +230,7 @@ func (a *Agent) makeTransfers() {
 	a.puller = &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
-// load reads the agent's own state.
+// load reads the agent's database.
 func (a *Agent) load(ctx context.Context) error {
 	if err := a.identify(ctx); err != nil {
 		return err
@@ -274,11 +272,11 @@ func (a *Agent) load(ctx context.Context) error {
 	)
 }
 
-// Start opens the pools, resolves what a crash left, registers with control and
-// begins to work. When it returns the plugin can be served.
+// Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the
+// plugin can be served.
 func (a *Agent) Start(ctx context.Context) error {
-	// Whoever is not root has no way in: a program in a volume may belong to root,
-	// with its setuid bit set, and a container's root may have put it there.
+	// Only root may enter: a program in a volume may belong to root with its setuid bit set, and a container's
+	// root may have put it there.
 	err := os.MkdirAll(a.MountRoot(), 0o700)
 	if err == nil {
 		err = os.Chmod(a.MountRoot(), 0o700)
@@ -291,13 +289,13 @@ func (a *Agent) Start(ctx context.Context) error {
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.meetGuard(ctx)
-	a.bounds.wg.Go(a.bounds.keepBounds) // whatever takes its time from here on
+	a.bounds.wg.Go(a.bounds.keepBounds) // from here on, because the rest may take long
 	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
 		return err
 	}
 	a.takeGuard(st, 0)
-	err = a.limits.Load(ctx, a.recovered) // before anything gets a device number that was another's
-	if err == nil && !a.recovered {       // otherwise what is mounted is only known after
+	err = a.limits.Load(ctx, a.recovered) // before a device gets the number of an earlier one
+	if err == nil && !a.recovered {       // otherwise it is not known yet what is mounted
 		_, err = a.resolveMounts(ctx)
 	}
 	if err != nil {
@@ -308,7 +306,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
-	if a.recovered && err != nil { // what a snapshot left frozen does not wait for control
+	if a.recovered && err != nil { // a filesystem that a snapshot left frozen does not wait for control
 		if _, err := a.resolveMounts(ctx); err != nil {
 			return err
 		}
@@ -323,7 +321,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.follow(s, err == nil) }()
 	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()
-	select { // whoever asks from now on sees how each volume is
+	select { // so that callers see the state of each volume from now on
 	case <-told:
 	case <-a.Clock.After(firstTell):
 	case <-ctx.Done():
@@ -331,16 +329,16 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
-// firstTell bounds what a start waits for: a pool's disk may not answer.
+// firstTell bounds what a start waits for, because a pool's disk may not answer.
 const firstTell = 3 * time.Second
 
-// join registers and takes in everything that control knows of this node.
+// join registers, and applies everything that control has for this node.
 func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
-	known := a.knows() // before control writes that this node registers
+	known := a.knows() // before control records that this node registers
 	if err := a.register(ctx); err != nil {
 		return s, err
 	}
-	if !a.pools.Heard() { // before anything is done in them
+	if !a.pools.Heard() { // before anything is done in the pools
 		if _, _, err := a.askGenerations(ctx); err != nil {
 			return s, err
 		}
@@ -360,9 +358,9 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 	return s, nil
 }
 
-// plan asks control to decide on a request. What comes of it control hears only from
-// agents that have registered: one that started while control was away soon does, or
-// cannot, which is not waited for.
+// plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
+// registered. An agent that started while control was unreachable registers soon, or cannot, and then the request
+// does not wait.
 func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	p, err := a.Control.Plan(ctx, a.NodeID, req)
 	if err != nil || p.Done != nil {
@@ -371,7 +369,7 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	select {
 	case <-a.isIn:
 		return p, nil
-	default: // and only then a timer
+	default: // only then a timer is needed
 	}
 	select {
 	case <-a.isIn:
@@ -385,8 +383,7 @@ func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
 		"control has not taken in this node since drover started: %w (ask again)", err)
 }
 
-// Close stops the work: operations on record go on at the next start, mounts
-// stay. Again: nothing.
+// Close stops the work. Recorded operations continue at the next start, and mounts stay. Idempotent.
 func (a *Agent) Close() error {
 	a.Jobs.Close(a.stop)
 	a.wg.Wait()

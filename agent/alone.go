@@ -13,14 +13,14 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// aloneStay is one stay of the home, for as many as need it.
+// aloneStay is one stay of the home, shared by all who need the dataset alone.
 type aloneStay struct {
 	id    uuid.UUID
 	users int
 }
 
-// alone has a dataset of access many, whose home this is, to this node alone, until what it
-// returns is called. ErrInUse names who has it mounted elsewhere.
+// alone reserves a dataset of access many, whose home is this node, for this node only, until the returned
+// function is called. dataset.ErrInUse names who has it mounted elsewhere.
 func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err error) {
 	if d.Profile.Access != dataset.AccessMany {
 		return func() {}, nil
@@ -34,7 +34,7 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 		return func() { a.notAlone(d.ID) }, nil
 	}
 	stay := uuid.New()
-	a.setAlone(d.ID, stay, 1) // before control says it: see takeGuests
+	a.setAlone(d.ID, stay, 1) // before control answers: see takeGuests
 	if _, err := a.Control.Guest(ctx, a.NodeID,
 		api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
 		a.setAlone(d.ID, stay, -1)
@@ -47,7 +47,7 @@ func (a *Agent) alone(ctx context.Context, d dataset.Dataset) (end func(), err e
 	return func() { a.notAlone(d.ID) }, nil
 }
 
-// joinAlone is one more user of a stay that there is.
+// joinAlone adds a user to an existing stay.
 func (a *Agent) joinAlone(id uuid.UUID) bool {
 	a.guests.mu.Lock()
 	defer a.guests.mu.Unlock()
@@ -65,7 +65,7 @@ func (a *Agent) notAlone(id uuid.UUID) {
 	}
 }
 
-// setAlone counts who needs a dataset alone; over: nobody does any more.
+// setAlone counts who needs a dataset alone. over: nobody does any more.
 func (a *Agent) setAlone(id, stay uuid.UUID, more int) (was uuid.UUID, over bool) {
 	a.guests.mu.Lock()
 	defer a.guests.mu.Unlock()
@@ -81,7 +81,7 @@ func (a *Agent) setAlone(id, stay uuid.UUID, more int) (was uuid.UUID, over bool
 	return s.id, true
 }
 
-// isAlone reports whether a dataset is needed alone, by that stay if one is said.
+// isAlone reports whether a dataset is needed alone, by the given stay if there is one.
 func (a *Agent) isAlone(id, stay uuid.UUID) bool {
 	a.guests.mu.Lock()
 	defer a.guests.mu.Unlock()
@@ -89,7 +89,8 @@ func (a *Agent) isAlone(id, stay uuid.UUID) bool {
 	return is && (stay == uuid.Nil || stay == s.id)
 }
 
-// endAlone lets others in again, as a job of its own: nobody waits for that but who is kept out.
+// endAlone lets other nodes mount the dataset again, as a separate job: only those who are kept out wait for
+// that.
 func (a *Agent) endAlone(id, stay uuid.UUID) {
 	a.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
 		_, err := host.UntilAnswered(ctx, a.Host,

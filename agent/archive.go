@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// unpackSent makes the tree of an archive that comes with a request. An archive that is damaged, or breaks
-// off, is ErrInvalid: the sender is at fault, and no data of Drover is damaged.
+// unpackSent unpacks an archive that comes with a request. An archive that is damaged or truncated is
+// dataset.ErrInvalid: the sender is at fault, and no data of Drover is damaged.
 func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	err := tree.ReadTar(ctx, sent{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
@@ -21,7 +21,7 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	return err
 }
 
-// sent gives the errors of a sender's stream their kind.
+// sent gives errors of a sender's stream their kind.
 type sent struct{ r io.Reader }
 
 func (s sent) Read(p []byte) (int, error) {

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/agent/lineage"
 )
 
-// The next difference to a copy rests on a snapshot that its home and the copy both have. A
-// move takes those to the next home: otherwise each copy would begin anew there.
+// The next difference to a copy is based on a snapshot that its home and the copy both have. A move takes these
+// snapshots to the next home: otherwise each copy would start again there.
 
 // Shared implements transfer.Source.
 func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
@@ -31,7 +31,7 @@ func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	return nil
 }
 
-// Bases implements transfer.Source. What copies rest on is kept until the move is over.
+// Bases implements transfer.Source. The snapshots that copies are based on are kept until the move ends.
 func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	a := s.a
 	d, home := a.Cache.Dataset(ds)
@@ -40,7 +40,7 @@ func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	}
 	v, err := a.Control.Volume(ctx, ds.String())
 	if err != nil || v.Move == uuid.Nil {
-		return nil // a replica that finds none begins anew: nothing waits for that
+		return nil // a replica that finds no base starts again, so nothing waits for it
 	}
 	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// leftBehind says why what is mounted here of a dataset is not what others have of it; nil: it is, or
-// that cannot be told. So it is where this host was said to write no more, and did: its home may
-// have restored the dataset, and removed what it was, as whoever has that open changes no snapshot.
+// leftBehind returns why what is mounted here of a dataset differs from what other nodes have; nil if it does
+// not, or if that is not known. It differs if this host was said to be fenced and was not: its home may have
+// restored the dataset and removed its former content, because whoever has that open changes no snapshot.
 func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err != nil || !mounted {
 		return nil
@@ -28,7 +28,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	err = unix.Stat(a.MountPath(d.ID), &here)
-	// By its number alone: the share may be mounted anew since, with a device of its own.
+	// only by its number: the share may have been mounted again with another device
 	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 			"what others have, and what is written to it is lost")
 }
 
-// guestStatus is what this node says of a dataset that it has mounted beside its home.
+// guestStatus is this node's report of a dataset that it has mounted as a guest.
 func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(a.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.record(g.ID))}
@@ -52,7 +52,7 @@ func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
 	return st
 }
 
-// checkGuests says what this node has mounted beside other homes.
+// checkGuests adds findings on what this node has mounted as a guest.
 func (a *Agent) checkGuests(r *diagnosis) {
 	for _, id := range a.guests.ids() {
 		g, _ := a.guests.get(id)

@@ -16,38 +16,33 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A disk can be put back to an older state under us, as with a virtual machine that is
-// rolled back: what is on record of it is then not there any more, and a volume that was
-// written to would silently be what it was before. So each pool carries its generation, a
-// counter that its node raises in the pool itself, and only then tells control of. A pool of
-// an older generation than was ever told of is held: nothing in it is mounted, made, moved,
-// promoted or destroyed until the newer disk is back, or a person accepts what is there
-// (drover pool accept).
+// A disk can be restored from an older backup without the agent noticing, as when a virtual machine is rolled back. What
+// was recorded about it since is then missing, and a volume would silently have its old content. So each pool has a
+// generation: a counter that its node raises first in the pool itself, and then reports to control. A pool with an older
+// generation than was ever reported is quarantined: nothing in it is mounted, made, moved, promoted or destroyed until
+// the newer disk is back, or a person accepts what is there (drover pool accept).
 //
-// It is raised once control has said that it knows of no higher one, so that a pool which
-// was put back does not catch up: at a start, when a home comes to the pool, and each
-// raiseEvery while something in it is in use or was changed. A disk that is put back to its
-// state since the last of these cannot be told from one that was not; nor one that is put
-// back together with all that knows better.
+// The generation is raised once control has confirmed that it knows no higher one, so that a restored pool does not
+// catch up: at a start, when a dataset gets its home in the pool, and each RaiseEvery while something in it is in use or
+// was changed. A disk that is restored to its state since the last raise cannot be recognised; nor one that is restored
+// together with everything that knows better.
 //
-// What knows is this node's own record, the store, and the memory of every control replica.
-// A volume that stays in use for days is no change that the store is to be written for: so
-// that hears of the generation at each registration, of the raise at a start and when a home
-// came, and of the first one after something on record changed or a volume that lay idle was
-// mounted. All others are told to the replicas alone, to each, and again to one that was
-// started anew. One that is away is asked when it is back, and a pool is held then.
+// The generations are known to this node's own database, the store, and the memory of every control replica. The store
+// must not be written again and again for a volume that is in use for days. So the store gets the generation at each
+// registration, at the raise of a start and of a new home, and at the first raise after a recorded change or after an
+// idle volume was mounted. All other raises are reported only to the replicas, to each, and again to one that was
+// restarted. A replica that is unreachable is asked when it is back, and the pool is quarantined then.
 //
-// A host that starts while control is away mounts what is its own by its own record: losing
-// control stops no container. When that was put back as well nobody is there to say so, and it
-// may write to a volume that has moved on since, at the epoch that it had: once control is back
-// the pool is held. So what costs no container waits for control: of a pool that nobody was
-// asked about since it was opened other nodes are given nothing (see given).
+// A host that starts while control is unreachable mounts its own volumes by its own database: losing control stops no
+// container. If that database was restored too, nobody can say so, and the host may write to a volume that has moved on
+// since, at its old epoch; once control is back the pool is quarantined. So whatever costs no container waits for
+// control: other nodes get nothing from a pool that no replica was asked about since it was opened (see given).
 
-// errNotKept says that a control replica is of a version that keeps no generations.
+// errNotKept says that a control replica has a version that does not keep generations.
 var errNotKept = errors.New("control keeps no generations")
 
-// tellGenerations tells control of which generation this node's pools are, and takes in of
-// which those were that it returns; in passing: the store need not have it. errNotKept.
+// tellGenerations reports the generations of this node's pools to control, and applies the generations that
+// control returns. passing says that the store need not have them. errNotKept.
 func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: a.Incarnation, Pools: []api.Generation{}, Passing: passing}
@@ -55,12 +50,12 @@ func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
 	}
 	was, err := to.Generations(ctx, a.NodeID, told)
-	if passing && errors.Is(err, dataset.ErrInvalid) { // an older one writes all that it is told
+	if passing && errors.Is(err, dataset.ErrInvalid) { // an older version writes everything that is reported
 		told.Passing = false
 		was, err = to.Generations(ctx, a.NodeID, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return slices.Collect(maps.Keys(is)), errNotKept // it knows of no other
+		return slices.Collect(maps.Keys(is)), errNotKept // it knows no other
 	}
 	for _, g := range was.Pools {
 		of = append(of, g.Pool)
@@ -69,7 +64,7 @@ func (a *Agent) tellGenerations(ctx context.Context, to api.Service, is map[uuid
 	return of, err
 }
 
-// storeGenerations has control put on record of which generation this node's pools are.
+// storeGenerations has control record the generations of this node's pools.
 func (a *Agent) storeGenerations(ctx context.Context) error {
 	is := a.pools.Generations()
 	_, err := a.tellGenerations(ctx, a.Control, is, false)
@@ -84,9 +79,9 @@ func (a *Agent) storeGenerations(ctx context.Context) error {
 	return err
 }
 
-// askGenerations asks every control replica of which generation this node's pools were. It
-// reports whether any keeps them, and whether each was asked since this agent started: what
-// one that is away knows it then has from this agent.
+// askGenerations asks every control replica for the generations of this node's pools. It reports whether any of
+// them keeps generations, and whether each was asked since this agent started: an unreachable one has what it
+// knows from this agent then.
 func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
@@ -123,8 +118,7 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 	return kept, len(a.asked) == len(a.apart), err
 }
 
-// raisePools raises the pools that are due, as a job of its own, and one a pool: the disk of
-// one may hang.
+// raisePools raises the pools that are due, as a job, with one goroutine for each pool: the disk of one may hang.
 func (a *Agent) raisePools() {
 	for _, id := range a.mountedIDs() {
 		if d, known := a.Cache.Dataset(id); known {
@@ -148,10 +142,10 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 	}
 	kept, all, err := a.askGenerations(ctx)
 	if err != nil || !kept {
-		return err // it is tried again; that control is away follow says
+		return err // it is retried; follow reports that control is unreachable
 	}
 	var work []*jobs.Job
-	for _, op := range due() { // none of which is held
+	for _, op := range due() { // none of them is quarantined
 		if !all && a.Clock.Steady()-op.RaisedAt < pool.RaiseEvery {
 			continue
 		}
@@ -161,11 +155,11 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 			return nil
 		}))
 	}
-	pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(work)) // what comes later is stored then
+	pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(work)) // later ones are recorded then
 	return a.storeRaised(ctx)
 }
 
-// raiseOne raises a pool, unless its disk was put back since its generation was read last.
+// raiseOne raises a pool, unless its disk was restored from a backup since its generation was last read.
 func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 	_, err := a.pools.See(ctx, id)
 	if op := a.pools.One(id); op.Serves() != nil {
@@ -183,7 +177,7 @@ func (a *Agent) raiseOne(ctx context.Context, id uuid.UUID) {
 	a.News.Soon()
 }
 
-// storeRaised has what the store is to hear of put on record.
+// storeRaised has control record the raised generations that belong into the store.
 func (a *Agent) storeRaised(ctx context.Context) error {
 	if !slices.ContainsFunc(a.pools.All(), func(op *pool.Pool) bool { return op.Unstored }) {
 		return nil
@@ -191,13 +185,13 @@ func (a *Agent) storeRaised(ctx context.Context) error {
 	return a.storeGenerations(ctx)
 }
 
-// unheard is how many generations more a pool is raised that is accepted while not every replica
-// of control can be asked: one that is away may remember later ones, and would have it held again.
-// In so many, ten minutes each, go twenty years.
+// unheard is by how many generations an accepted pool is raised while not every control replica can be asked: an
+// unreachable one may remember later generations, and would have the pool quarantined again. At ten minutes each,
+// that many generations take twenty years.
 const unheard = 1 << 20
 
-// AcceptPool has a pool that is held serve with what it has, on a person's word. ErrConflict
-// for one that is not held, ErrInvalid without that word, or for a pool that is not here.
+// AcceptPool makes a quarantined pool serve with what it has, if a person confirms that. dataset.ErrConflict for
+// a pool that is not quarantined, ErrInvalid without the confirmation, or for a pool that is not on this node.
 func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
 	unlock, err := a.lockPools(ctx, "accepting of pool "+in.Pool)
 	if err != nil {
@@ -221,7 +215,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 				"--confirmed)", op.Name)
 	}
 	_, all, err := a.askGenerations(ctx)
-	op, _ = a.pools.ByName(in.Pool) // it is to be above all that anybody knows
+	op, _ = a.pools.ByName(in.Pool) // above everything that anybody knows
 	to := op.Record.Generation + 1
 	if err != nil || !all {
 		to += unheard
@@ -236,6 +230,6 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	a.copies.SettleAll()
 	a.purgeCondemned()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel() // it is accepted, and control is to know that whoever still waits
+	defer cancel() // the pool is accepted, and control must learn of it even if the caller no longer waits
 	return op.Pool, a.storeGenerations(ctx)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// Guard is what an agent asks of its host's guard: guard.Client, whose methods say what each
+// Guard is what an agent needs of its host's guard. guard.Client implements it, and its methods say what each
 // does.
 type Guard interface {
 	Register(ctx context.Context, r guard.Registration) (guard.Entry, error)
@@ -27,8 +27,8 @@ type Guard interface {
 // startGuard is the command for a host whose guard does not answer.
 const startGuard = "systemctl start drover-guard"
 
-// watchGuard looks how the guard is, now and then, until the agent stops, and has control
-// told when that is another than before.
+// watchGuard asks the guard for its state now and then until the agent stops, and has control notified when it
+// changes.
 func (a *Agent) watchGuard() {
 	for {
 		answer := a.bounds.answers.Load()
@@ -55,8 +55,8 @@ func (a *Agent) isGuarded() bool {
 	return a.guarded
 }
 
-// SeenGuard is how the guard is now. ErrUnavailable when it does not answer, ErrUnsupported
-// where none is asked.
+// SeenGuard returns the present state of the guard. dataset.ErrUnavailable if it does not answer, ErrUnsupported
+// if there is none.
 func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) {
 	if a.config.Guard == nil {
 		return guard.Status{}, dataset.Errorf(dataset.ErrUnsupported, "this host works alone, without a guard")
@@ -64,7 +64,7 @@ func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) {
 	return a.config.Guard.Status(ctx)
 }
 
-// checkGuard says how the guard is, where there is to be one.
+// checkGuard adds findings on the guard, if there should be one.
 func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 	if a.config.Guard == nil {
 		return
@@ -87,7 +87,7 @@ func (a *Agent) checkGuard(ctx context.Context, r *diagnosis) {
 	}
 }
 
-// entry returns what the guard has of a dataset on this boot.
+// entry returns the guard's record of a dataset on this boot.
 func (a *Agent) entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
 	st, err := a.config.Guard.Status(ctx)
 	if err != nil {
@@ -111,14 +111,13 @@ func isFenced(e guard.Entry) bool {
 	return e.State == guard.StateFencing || e.State == guard.StateFenced
 }
 
-// fenced reports whether a dataset is fenced, which only who vouches for its epoch lifts.
-// The error is why that is not known of one that may be.
+// fenced reports whether a dataset is fenced. Only a confirmation of its epoch ends that. The error is why that
+// is not known of a dataset that may be fenced.
 func (a *Agent) fenced(id uuid.UUID) (bool, error) {
 	return a.isFencedBy(id, func() (guard.Status, error) { return a.config.Guard.Status(a.Ctx) })
 }
 
-// isFencedBy reports so by what the guard says when it is asked, which it is about what may
-// be fenced alone.
+// isFencedBy is fenced with the guard's answer. The guard is asked only about datasets that may be fenced.
 func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	if !a.mayBeFenced(id) {
 		return false, nil
@@ -128,8 +127,8 @@ func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bo
 	return err == nil && there && isFenced(e), err
 }
 
-// mayBeFenced reports whether the guard may have a dataset: one of which nothing is known
-// here, as when the agent's state was lost, it may.
+// mayBeFenced reports whether the guard may have a dataset. If nothing is known of it here, as after a loss of
+// the agent's database, it may.
 func (a *Agent) mayBeFenced(id uuid.UUID) bool {
 	d, known := a.Cache.DatasetOrCopy(id)
 	_, armed := a.bounds.armedAt(id)

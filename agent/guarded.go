@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// meetGuard asks the guard what it has, before anything is done about what is mounted,
-// where that may be bounded in time.
+// meetGuard asks the guard for its records before anything is done about what is mounted, if leases may be
+// bounded in time.
 func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 	if a.config.Guard == nil || !a.recovered &&
 		!slices.ContainsFunc(append(a.Cache.IDs(), a.Cache.CopyIDs()...), a.isBounded) {
@@ -28,7 +28,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 	st, err := a.config.Guard.Status(ctx)
 	if err == nil {
 		a.mu.Lock()
-		a.guarded = true // so that the first that control hears says it
+		a.guarded = true // so that the first report to control says it
 		a.mu.Unlock()
 		a.bounds.inherit(st)
 		a.armAll(st, 0)
@@ -41,8 +41,8 @@ func (a *Agent) isBounded(id uuid.UUID) bool {
 	return known && bounded(d)
 }
 
-// takeGuard takes in what the guard has, asked after an answer of it. What is mounted
-// no more it is to forget.
+// takeGuard applies the guard's records. asked is the number of its answers when it was asked. The guard forgets
+// what is no longer mounted.
 func (a *Agent) takeGuard(st guard.Status, answer uint64) {
 	a.armAll(st, answer)
 	for _, e := range st.Datasets {
@@ -54,14 +54,14 @@ func (a *Agent) takeGuard(st guard.Status, answer uint64) {
 
 func (a *Agent) armAll(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
-		if e.State != guard.StateRebooted { // nothing of that is mounted since
+		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted
 			a.bounds.arm(e.Dataset, e.Epoch)
 			a.bounds.fenceTakes(e.Dataset, e.Bound, answer)
 		}
 	}
 }
 
-// registration is what the guard is to know of a dataset that is open until a moment.
+// registration is what the guard must know about a dataset that may be open until a moment.
 func (a *Agent) registration(d dataset.Dataset, until time.Duration) (guard.Registration, error) {
 	policy := guard.PolicyKill
 	if d.Profile.Failover.Fence.Kind == dataset.FenceWatchdog {
@@ -74,8 +74,8 @@ func (a *Agent) registration(d dataset.Dataset, until time.Duration) (guard.Regi
 	}, err
 }
 
-// ownFilesystem reports whether a dataset has a filesystem of its own. What is mounted shows
-// that while its pool is not open.
+// ownFilesystem reports whether a dataset has a filesystem of its own. While its pool is not open, its mount
+// shows that.
 func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
 	for _, op := range a.pools.All() {
 		if op.ID == d.Pool && op.Storage != nil {
@@ -90,9 +90,9 @@ func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
 	return e != nil && e.Root == "/", nil
 }
 
-// arm has the guard know of a dataset before it is mounted, or goes on: nothing for one
-// that is not bounded in time. Its pool may be held, or offline: what is mounted of it goes
-// on, and is fenced. Its lock is held.
+// arm registers a dataset with the guard before it is mounted or continues; it does nothing if its lease is not
+// bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and is fenced. The caller
+// holds the dataset's lock.
 func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if !bounded(d) {
 		return nil
@@ -114,7 +114,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	span := a.bounds.span()
-	if mounted { // until it is known how slow a fence is, which would be too late otherwise
+	if mounted { // until it is known how long a fence takes, which would be too late otherwise
 		r.Deadline = min(until, a.Clock.Steady()+span/10)
 	}
 	e, err := a.enter(ctx, d, r, mounted)
@@ -126,7 +126,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if err == nil {
 		a.bounds.fenceTakes(d.ID, e.Bound, a.bounds.answers.Add(1))
 	}
-	a.bounds.arm(d.ID, d.Epoch) // or perhaps: an answer can be lost. From here on it is fed
+	a.bounds.arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
 	if err != nil {
 		return a.noGuard(err)
 	}
@@ -149,8 +149,8 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// enter registers a dataset. One that is mounted is never without a guard: where its policy
-// is none for this host, as after its profile was changed, its writers are killed instead.
+// enter registers a dataset. A mounted dataset is never without a guard: if its policy is not possible on this
+// host, as after a change of its profile, its writers are killed instead.
 func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (guard.Entry, error) {
 	e, err := a.config.Guard.Register(ctx, r)
 	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > fenceMost(a.bounds.span())
@@ -164,8 +164,7 @@ func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registrati
 	return a.config.Guard.Register(ctx, r)
 }
 
-// vouch lets a dataset go on that was fenced: what holds it now says that the epoch is still
-// this node's.
+// vouch lets a fenced dataset continue, because its epoch was confirmed to be this node's.
 func (a *Agent) vouch(ctx context.Context, d dataset.Dataset, until time.Duration) error {
 	e, there, err := a.entry(ctx, d.ID)
 	if err != nil || !there {
@@ -184,7 +183,7 @@ func (a *Agent) vouch(ctx context.Context, d dataset.Dataset, until time.Duratio
 	return err
 }
 
-// noGuard says what would help when the guard does not answer.
+// noGuard is the error for a guard that does not answer, with the remedy.
 func (a *Agent) noGuard(err error) error {
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return fmt.Errorf("%w: with failover auto nothing is mounted without it (%s)", err, startGuard)
@@ -192,8 +191,8 @@ func (a *Agent) noGuard(err error) error {
 	return err
 }
 
-// checkArmed fails unless the guard says that a dataset may be written to that is mounted:
-// nothing for one that is not bounded in time. Its lock is held.
+// checkArmed fails unless the guard confirms that a mounted dataset may be written; it does nothing if its lease
+// is not bounded in time. The caller holds the dataset's lock.
 func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
 	if !bounded(d) {
 		return nil
@@ -210,8 +209,8 @@ func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// unmountable fails with ErrInUse while a dataset is fenced: a filesystem that is frozen and
-// mounted nowhere can be thawed by nobody.
+// unmountable fails with dataset.ErrInUse while a dataset is fenced: nobody can thaw a frozen filesystem that is
+// mounted nowhere.
 func (a *Agent) unmountable(d dataset.Dataset) error {
 	switch fenced, err := a.fenced(d.ID); {
 	case err != nil:
@@ -226,9 +225,9 @@ func (a *Agent) unmountable(d dataset.Dataset) error {
 // releaseTime bounds a request to the guard after an unmount.
 const releaseTime = 15 * time.Second
 
-// release has the guard forget a dataset. The caller has looked at the whole host, and nobody has
-// the dataset mounted: the guard fences nobody after this. If the guard cannot be reached it is told
-// later. The dataset's lock is held.
+// release has the guard forget a dataset. The caller has examined the whole host, and nobody has the dataset
+// mounted: the guard fences nobody after this. If the guard cannot be reached it is notified later. The caller
+// holds the dataset's lock.
 func (a *Agent) release(id uuid.UUID) {
 	epoch, armed := a.bounds.armedAt(id)
 	if !armed || a.config.Guard == nil {
@@ -246,7 +245,7 @@ func (a *Agent) release(id uuid.UUID) {
 	a.bounds.disarm(id)
 }
 
-// mendAll looks at all that the guard has or is to have, and forgets who has no copy any more.
+// mendAll repairs everything that the guard has or must have, and forgets nodes that no longer have copies.
 func (a *Agent) mendAll() {
 	if a.config.Guard == nil {
 		return
@@ -275,7 +274,7 @@ func (a *Agent) mendAll() {
 	})
 }
 
-// mendSoon brings what the guard has of a dataset together with what is so, as a job.
+// mendSoon makes the guard's record of a dataset agree with its state, as a job.
 func (a *Agent) mendSoon(id uuid.UUID) {
 	a.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.mend(ctx, id); err != nil && ctx.Err() == nil {
@@ -286,9 +285,9 @@ func (a *Agent) mendSoon(id uuid.UUID) {
 	})
 }
 
-// mend lets a dataset that was fenced go on once its epoch is confirmed, has the guard know
-// one that it has forgotten, and forget one that is mounted no more. Of one whose home is
-// elsewhere Copies.Settle does the rest. Again: nothing.
+// mend lets a fenced dataset continue once its epoch is confirmed, registers one that the guard has forgotten,
+// and has it forget one that is no longer mounted. For a dataset whose home is elsewhere Copies.Settle does the
+// rest. Idempotent.
 func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	unlock, err := a.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
@@ -309,7 +308,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if !home {
-		return a.leaveShare(ctx, id) // or nothing is known of it yet, or it is deleted
+		return a.leaveShare(ctx, id) // also if nothing is known of it yet, or it was deleted
 	}
 	if !mounted && !there {
 		a.bounds.disarm(id)
@@ -323,7 +322,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	if late := until <= a.Clock.Steady(); late && mounted && !there {
 		return a.fenceLate(ctx, d)
 	} else if late {
-		return nil // once it is, the guard is fed, and says what is not as it is to be
+		return nil // once it is, the guard is fed, and reports what differs
 	}
 	if there && isFenced(e) {
 		if err := a.vouch(ctx, d, until); err != nil {
@@ -345,8 +344,8 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
-// fenceLate has the guard fence what is mounted here, and unknown to it, unless control
-// confirms it. The dataset's lock is held.
+// fenceLate has the guard fence a dataset that is mounted here and that the guard does not know, unless control
+// confirms it. The caller holds the dataset's lock.
 func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	err := a.arm(ctx, d)
 	if !errors.Is(err, dataset.ErrUnavailable) {
@@ -359,15 +358,15 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	}
 	a.bounds.arm(d.ID, d.Epoch)
 	_, err = a.config.Guard.Register(ctx, r)
-	if errors.Is(err, dataset.ErrStale) { // the guard says that it is
+	if errors.Is(err, dataset.ErrStale) { // the guard says that it is fenced
 		return nil
 	}
 	return err
 }
 
-// supersede gives up what is open here of a dataset that has gone on at another node while it was
-// fenced here: the guard kills every process on the host that holds the dataset, and only then its
-// uses end. It does nothing for a dataset that the guard does not have. The dataset's lock is held.
+// supersede ends the uses of a dataset that has continued on another node while it was fenced here: the guard
+// kills every process on the host that holds the dataset, and only then its uses end. It does nothing for a
+// dataset that the guard does not have. The caller holds the dataset's lock.
 func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	epoch, armed := a.bounds.armedAt(d.ID)
 	if !armed || a.config.Guard == nil {
@@ -395,7 +394,7 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 			return err
 		}
 	}
-	if !mounted { // otherwise the unmount does, after another look
+	if !mounted { // otherwise the unmount does it, after another look
 		a.release(d.ID)
 	}
 	return nil

@@ -23,13 +23,12 @@ import (
 
 // A dataset of access many whose home is another node is mounted here as a guest:
 //
-//	control has the stay on record → it is on disk here → mount(2) → {ID} on disk → reply
+//	control has the stay recorded → it is on disk here → mount(2) → {ID} on disk → reply
 //	ID off disk → umount(2) → control ends the stay → it is off disk here
 //
-// So control never knows of less than is mounted, and what a crash leaves of a stay without a
-// mount is ended as soon as either side looks: each stay has an ID of its own, so that what is
-// said late is not taken for the next one. A mount that control has no stay for, as after a
-// person's word that this host is gone, is told anew as one that is held.
+// So control never knows of less than is mounted. A stay without a mount, as after a crash, is ended as soon as either
+// side looks: each stay has an ID, so that a late report does not apply to the next one. A mount that control has no
+// stay for, as after a person confirmed that this host is fenced, is reported again as one that is held.
 
 // guestRecord is a stay of this node.
 type guestRecord struct {
@@ -37,13 +36,13 @@ type guestRecord struct {
 	Stay uuid.UUID `json:"stay"`
 }
 
-// guests are the stays of this node, as on disk, and what its own datasets are needed alone for.
+// guests are the stays of this node, as on disk, and the datasets of this node that are needed alone.
 type guests struct {
 	mu      sync.Mutex
 	of      map[uuid.UUID]guestRecord
-	refused map[uuid.UUID]string // mounted here, and why nobody else is to have it here
+	refused map[uuid.UUID]string // mounted here, and why nobody else may mount them here
 	alone   map[uuid.UUID]aloneStay
-	asking  locks.Set // each while control is asked for a dataset alone
+	asking  locks.Set // held while control is asked to reserve a dataset
 }
 
 func (g *guests) get(id uuid.UUID) (guestRecord, bool) {
@@ -53,8 +52,8 @@ func (g *guests) get(id uuid.UUID) (guestRecord, bool) {
 	return r, is
 }
 
-// named returns the dataset behind a name. One that control has no stay for is behind none, as
-// another may have its name by now.
+// named returns the dataset with a name. A dataset that control has no stay for has none, because another may
+// have its name by now.
 func (g *guests) named(name string) (dataset.Dataset, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -72,14 +71,14 @@ func (g *guests) ids() []uuid.UUID {
 	return slices.Collect(maps.Keys(g.of))
 }
 
-// why is why nobody else is to have what is mounted here; "": they may.
+// why returns why nobody else may use what is mounted here; "" if they may.
 func (g *guests) why(id uuid.UUID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.refused[id]
 }
 
-// open fails where a dataset that is mounted here may have no further users.
+// open fails if a dataset that is mounted here must not get further users.
 func (g *guests) open(d dataset.Dataset) error {
 	if why := g.why(d.ID); why != "" {
 		return dataset.Errorf(dataset.ErrConflict,
@@ -88,7 +87,7 @@ func (g *guests) open(d dataset.Dataset) error {
 	return nil
 }
 
-// refuses keeps why nobody else is to have what is mounted here; nil: it is well, or nothing is.
+// refuses records why nobody else may use what is mounted here; nil: they may, or nothing is mounted.
 func (g *guests) refuses(id uuid.UUID, why error) (first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,7 +113,7 @@ func (a *Agent) loadGuests(ctx context.Context) error {
 	})
 }
 
-// setGuest puts a stay on disk, and then takes it in.
+// setGuest writes a stay to disk, and then applies it.
 func (a *Agent) setGuest(ctx context.Context, r guestRecord) error {
 	if err := a.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
 		return err
@@ -125,7 +124,7 @@ func (a *Agent) setGuest(ctx context.Context, r guestRecord) error {
 	return nil
 }
 
-// dropGuest forgets one.
+// dropGuest removes a stay.
 func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 	if _, guest := a.guests.get(id); !guest {
 		return nil
@@ -139,7 +138,7 @@ func (a *Agent) dropGuest(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// visits reports whether a dataset is mounted here as a guest, rather than brought here.
+// visits reports whether a dataset is mounted here as a guest, and not as its home.
 func (a *Agent) visits(d dataset.Dataset) bool {
 	if now, home := a.Cache.Dataset(d.ID); home {
 		d = now
@@ -156,9 +155,8 @@ func (a *Agent) knownHere(id uuid.UUID) (dataset.Dataset, bool) {
 	return g.Dataset, guest
 }
 
-// mountGuest mounts a dataset of another home; its lock is held, and it is not mounted. What
-// passes (a move to another node of the share, a snapshot at home) it waits for as long as for
-// a lease.
+// mountGuest mounts a dataset of another home. The caller holds its lock, and it is not mounted. It waits as long
+// as for a lease for what passes: a move to another node of the share, or a snapshot at the home.
 func (a *Agent) mountGuest(ctx context.Context, d dataset.Dataset, path string) error {
 	for until := a.Clock.Steady() + a.Limits.Lease; ; {
 		err := a.mountStay(ctx, d, path)
@@ -180,10 +178,10 @@ func (a *Agent) mountGuest(ctx context.Context, d dataset.Dataset, path string) 
 	}
 }
 
-// errMoved says that a dataset is not where control had it on record a moment ago.
+// errMoved says that a dataset is no longer where control recorded it a moment ago.
 var errMoved = errors.New("it was moved to another pool of its share just now (ask again)")
 
-// mountStay does so once.
+// mountStay is one attempt of mountGuest.
 func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) error {
 	r := guestRecord{Stay: uuid.New()}
 	var err error
@@ -192,8 +190,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 		return err
 	}
 	steps.At("guest.recorded")
-	// Its record is on disk here before the mount, so that a start without control knows what
-	// is mounted.
+	// The record is on disk before the mount, so that a start without control knows what is mounted.
 	if err := a.setGuest(ctx, r); err != nil {
 		return errors.Join(err, a.endStay(ctx, d.ID, r.Stay))
 	}
@@ -201,7 +198,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 	if r.Home == a.NodeID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
-	if !a.nodes.knows(r.Home) { // who looks at it is told the name
+	if !a.nodes.knows(r.Home) { // findings name the home
 		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.nodes.look(ctx) })
 	}
 	if err := a.mountpoint(path); err != nil {
@@ -221,7 +218,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 	return nil
 }
 
-// visit attaches a dataset of another home, by the pool that this node has on the same share.
+// visit attaches a dataset of another home, through this node's pool on the same share.
 func (a *Agent) visit(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
 	err = errMoved
 	for _, p := range a.pools.All() {
@@ -252,8 +249,8 @@ func (a *Agent) endStay(ctx context.Context, id, stay uuid.UUID) error {
 	return err
 }
 
-// guestSoon has control and what is mounted here agree on a dataset, as a job of its own. told
-// is a stay that control has on record.
+// guestSoon makes control's record and the mount of a dataset agree, as a job. told is a stay that control has
+// recorded.
 func (a *Agent) guestSoon(id, told uuid.UUID) {
 	a.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := a.settleGuest(ctx, id, told); err != nil && ctx.Err() == nil {
@@ -264,7 +261,7 @@ func (a *Agent) guestSoon(id, told uuid.UUID) {
 	})
 }
 
-// guestRounds tries again what control could not be told.
+// guestRounds retries reports that control did not get.
 func (a *Agent) guestRounds() {
 	for _, id := range a.guests.ids() {
 		if mounted, err := host.IsMountPoint(a.MountPath(id)); err == nil && !mounted {
@@ -273,7 +270,7 @@ func (a *Agent) guestRounds() {
 	}
 }
 
-// settleGuest ends a stay without a mount, and tells of a mount without one. Again: nothing.
+// settleGuest ends a stay without a mount, and reports a mount without a stay. Idempotent.
 func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	g, known, stays, err := a.endedStay(ctx, id, told)
 	if err != nil || !stays {
@@ -282,7 +279,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	if !known {
 		g.Stay = uuid.New()
 	}
-	// Without the lock: who mounts or unmounts here what is mounted waits for no control.
+	// without the lock, so that mounts and unmounts here do not wait for control
 	now, asked := a.Control.Guest(ctx, a.NodeID, api.Stay{
 		Incarnation: a.Incarnation,
 		Dataset:     id,
@@ -300,12 +297,12 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	case err != nil:
 		return err
 	case !mounted && len(a.record(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
-		return nil // it ended meanwhile: the next sync says so if control heard of that before this
+		return nil // it ended meanwhile: the next sync says so if control learned of that before this
 	}
 	return a.holdStay(ctx, id, guestRecord{is.Indexed, g.Stay}, known, now, asked)
 }
 
-// endedStay ends a stay without a mount; stays: there is one.
+// endedStay ends a stay without a mount. stays: there is a mount.
 func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecord, known, stays bool, err error) {
 	unlock, err := a.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
@@ -316,7 +313,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 		return g, false, false, nil
 	}
 	if _, home := a.Cache.Dataset(id); home {
-		return g, false, false, a.dropGuest(ctx, id) // which needs none
+		return g, false, false, a.dropGuest(ctx, id) // it needs none
 	}
 	g, known = a.guests.get(id)
 	mounted, err := host.IsMountPoint(a.MountPath(id))
@@ -335,7 +332,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 	return g, known, false, a.dropGuest(ctx, id)
 }
 
-// holdStay takes in what control says of what is mounted here, whatever it decided meanwhile.
+// holdStay applies control's answer about what is mounted here, whatever control decided meanwhile.
 func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known bool, now api.Indexed,
 	err error) error {
 	switch {
@@ -355,7 +352,7 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	if known && now.Index == g.Index {
 		return nil
 	}
-	if !known { // the agent's own state was lost, with who uses it
+	if !known { // the agent's database was lost, with the record of who uses it
 		err = a.assumed(ctx, now.Dataset)
 	}
 	if err != nil {
@@ -364,7 +361,7 @@ func (a *Agent) holdStay(ctx context.Context, id uuid.UUID, g guestRecord, known
 	return a.setGuest(ctx, guestRecord{now, g.Stay})
 }
 
-// takeGuests takes in what control has on record of this node's stays.
+// takeGuests applies the stays that control has recorded for this node.
 func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error {
 	if strange {
 		return nil
@@ -394,13 +391,13 @@ func (a *Agent) takeGuests(ctx context.Context, s api.Sync, strange bool) error 
 	}
 	for _, d := range s.Datasets {
 		if on, stays := d.Stay(a.NodeID); stays && d.Home == a.NodeID && !a.isAlone(d.ID, on.ID) {
-			a.endAlone(d.ID, on.ID) // of an agent that died over it
+			a.endAlone(d.ID, on.ID) // of an agent that ended meanwhile
 		}
 	}
 	return nil
 }
 
-// leaves ends the stay with a dataset that was unmounted. What fails is tried again later.
+// leaves ends the stay with a dataset that was unmounted. A failure is retried later.
 func (a *Agent) leaves(ctx context.Context, id uuid.UUID) {
 	if _, guest := a.guests.get(id); !guest {
 		return
