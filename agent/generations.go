@@ -16,16 +16,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A disk can be restored from an older backup without the agent noticing, as when a virtual machine is rolled back. What
-// was recorded about it since is then missing, and a volume would silently have its old content. So each pool has a
-// generation: a counter that its node raises first in the pool itself, and then reports to control. A pool with an older
-// generation than was ever reported is quarantined: nothing in it is mounted, made, moved, promoted or destroyed until
-// the newer disk is back, or a person accepts what is there (drover pool accept).
+// A disk can be restored from an older backup without the agent noticing, as when a virtual machine is rolled
+// back. What was recorded about it since is then missing, and a volume would silently have its old content.
+// So each pool has a generation: a counter that its node raises first in the pool itself, and then reports to
+// control. A pool with an older generation than was ever reported is quarantined: nothing in it is mounted,
+// made, moved, promoted or destroyed until the newer disk is back, or a person accepts what is there (drover
+// pool accept).
 //
 // The generation is raised once control has confirmed that it knows no higher one, so that a restored pool does not
-// catch up: at a start, when a dataset gets its home in the pool, and each RaiseEvery while something in it is in use or
-// was changed. A disk that is restored to its state since the last raise cannot be recognised; nor one that is restored
-// together with everything that knows better.
+// catch up: at a start, when a dataset gets its home in the pool, and each RaiseEvery while something in it
+// is in use or was changed. A disk that is restored to its state since the last raise cannot be recognised;
+// nor one that is restored together with everything that knows better.
 //
 // The generations are known to this node's own database, the store, and the memory of every control replica. The store
 // must not be written again and again for a volume that is in use for days. So the store gets the generation at each

@@ -57,9 +57,9 @@ type Dataset struct {
 //
 // While control does not answer, the holder of the dataset needs the promise of these nodes, and of those that it gave
 // something itself. A copy that was once read as spent stays so, whatever control decides without the holder: a
-// promotion depends on the kind of its copy from its plan to its commit, no kind becomes better again, and a new copy on
-// the same node begins empty and is filled only by the home, which has recorded that node before. Only a person can
-// override this, with drover store recover without a report from the home.
+// promotion depends on the kind of its copy from its plan to its commit, no kind becomes better again, and a
+// new copy on the same node begins empty and is filled only by the home, which has recorded that node before.
+// Only a person can override this, with drover store recover without a report from the home.
 func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return slices.Contains(d.Spent, n) })
 }
@@ -330,10 +330,12 @@ type Capabilities struct {
 	CountsWritten bool `json:"counts_written,omitempty"`
 	OwnFilesystem bool `json:"own_filesystem"` // each dataset has a filesystem: df is exact, and it can be frozen
 	// the used bytes of a dataset are known without a walk through its files
-	KnowsUsed   bool     `json:"knows_used,omitempty"`
-	OwnDevice   bool     `json:"own_device,omitempty"`  // each dataset has a block device, whose speed can be limited
-	Limits      Limits   `json:"limits,omitempty"`      // what its node can limit volumes to; a backend does not set this
-	Delta       bool     `json:"delta"`                 // it can send the difference between two snapshots, and keep copies
+	KnowsUsed bool `json:"knows_used,omitempty"`
+	OwnDevice bool `json:"own_device,omitempty"` // each dataset has a block device, whose speed can be limited
+	// what its node can limit volumes to; a backend does not set this
+	Limits Limits `json:"limits,omitempty"`
+	// it can send the difference between two snapshots, and keep copies
+	Delta       bool     `json:"delta"`
 	Filesystems []string `json:"filesystems,omitempty"` // filesystems that the backend can make
 	ManyHosts   bool     `json:"many_hosts,omitempty"`  // several hosts can have a dataset mounted at once
 	// it can store a dataset so that nothing of it can be read without its key

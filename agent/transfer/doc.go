@@ -1,7 +1,7 @@
-// Package transfer copies datasets from one node's agent to another's: it has the server and the client of the peer API,
-// on top of whatever http.Handler and http.RoundTripper the agent provides (mutual TLS, in a cluster). It moves bytes
-// and says what they were. It knows no leases, no operations and no store, and decides nothing about where a dataset
-// belongs.
+// Package transfer copies datasets from one node's agent to another's: it has the server and the client of
+// the peer API, on top of whatever http.Handler and http.RoundTripper the agent provides (mutual TLS, in a
+// cluster). It moves bytes and says what they were. It knows no leases, no operations and no store, and
+// decides nothing about where a dataset belongs.
 //
 // # What a target does
 //
@@ -32,8 +32,8 @@
 //
 // # What can go wrong
 //
-// After an interruption, an unreachable peer, a peer that sends nothing for Idle, or bytes that were damaged on the way,
-// Pull waits a little and resumes from what has arrived, as long as it makes progress. A peer that violates the format
-// is disconnected, and logged once for each Pull. Whatever happens, the copy has complete, verified snapshots and at
-// most a part of the next one.
+// After an interruption, an unreachable peer, a peer that sends nothing for Idle, or bytes that were damaged
+// on the way, Pull waits a little and resumes from what has arrived, as long as it makes progress. A peer
+// that violates the format is disconnected, and logged once for each Pull. Whatever happens, the copy has
+// complete, verified snapshots and at most a part of the next one.
 package transfer

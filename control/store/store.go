@@ -16,7 +16,8 @@
 // # Sessions
 //
 // Keys that begin with LivePrefix are bound to sessions. Each is bound to the session of its last write, and is deleted
-// with it. No other key can be bound, so that data that must outlive its writer cannot be lost with a session by mistake.
+// with it. No other key can be bound, so that data that must outlive its writer cannot be lost with a session
+// by mistake.
 //
 // # A store that goes back
 //
