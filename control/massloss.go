@@ -74,8 +74,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 	var said string
 	_, err := s.update(ctx, func(t *tx) error {
 		said = ""
-		// first, so that a service which finds more nodes lost after this, and records them, has this decided
-		// again
+		// first, so that a service which records more lost nodes after this has this decided again
 		var was halted
 		there, err := t.get(record.FailoverKey, &was)
 		if err != nil {
