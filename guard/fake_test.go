@@ -123,7 +123,9 @@ type fakeHand struct {
 	bare    bool          // nothing is mounted
 	blind   error         // why it cannot be seen what is mounted
 	binding func()        // runs during each Bind
-	anew    bool          // each act finds that somebody had undone it
+	// condemning runs during each Condemn.
+	condemning func()
+	anew       bool // each act finds that somebody had undone it
 	// contained: what a stop that fails leaves are not holders.
 	contained bool
 }
@@ -165,6 +167,9 @@ func (h *fakeHand) KillHolders(context.Context, hand.Target, time.Duration) hand
 }
 
 func (h *fakeHand) Condemn(context.Context, hand.Target, time.Duration) hand.Outcome {
+	if h.condemning != nil {
+		h.condemning()
+	}
 	return h.act("condemn")
 }
 

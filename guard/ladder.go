@@ -110,13 +110,16 @@ func (g *Guard) climb(e *entry) {
 	})
 }
 
-// descend ends the ladder of an entry and waits for that; the lock is not held, the entry
-// is busy.
+// descend ends the ladder of an entry and waits for that. The caller does not hold the lock, and the entry is busy. If
+// the entry is armed, its deadline may begin another ladder at any time.
 func (g *Guard) descend(e *entry) {
-	if e.end != nil {
-		e.end()
-		<-e.ended
-		e.end, e.ended = nil, nil
+	g.mu.Lock()
+	end, ended := e.end, e.ended
+	e.end, e.ended = nil, nil
+	g.mu.Unlock()
+	if end != nil {
+		end()
+		<-ended
 	}
 }
 

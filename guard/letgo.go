@@ -145,19 +145,30 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	return e.copy(), err
 }
 
-// condemned marks an entry as superseded, because its holders were killed, and thaws its dataset.
+// condemned marks an entry as superseded, because its holders were killed, and thaws its dataset. If its deadline has
+// passed meanwhile, a fence began: it must end before the thaw, or it would freeze the dataset again and stop the users
+// of the next epoch. Once the entry is superseded, no deadline begins another fence.
 func (g *Guard) condemned(ctx context.Context, e *entry) error {
-	g.mu.Lock()
-	if e.State != StateRebooted {
-		e.State = StateSuperseded
+	mark := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if e.State != StateRebooted { // a reboot has ended all holders
+			e.State = StateSuperseded
+		}
+		g.save(e)
 	}
-	g.save(e)
-	g.mu.Unlock()
+	mark()
+	g.descend(e)
+	mark() // the fence may have recorded an outcome before it ended
 	return g.Hand.Undo(ctx, e.Target)
 }
 
-// fenceAgain resumes the fence of an entry that could not be given up. The lock is held.
+// fenceAgain resumes the fence of an entry that could not be given up, unless its deadline has begun one. The lock is
+// held.
 func (g *Guard) fenceAgain(e *entry) {
+	if e.end != nil {
+		return
+	}
 	switch e.State {
 	case StateArmed: // another node has a newer epoch, so the deadline does not matter any more
 		g.trip(e)

@@ -209,3 +209,39 @@ func TestI1RegisteredLateWithoutALook(t *testing.T) {
 	}
 	b.until(t, r.Dataset, guard.StateFenced)
 }
+
+// I1: a deadline that passes while the holders are killed begins a fence. That fence ends before the dataset is thawed:
+// otherwise it would freeze the dataset again, and stop the users of the next epoch.
+func TestI1DeadlinePassesDuringSupersede(t *testing.T) {
+	for name, killed := range map[string]bool{"holders are killed": true, "a holder is left": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			r := b.registered(t, guard.PolicyKill, time.Minute)
+			b.hand.mu.Lock()
+			b.hand.fails["condemn"] = !killed
+			b.hand.mu.Unlock()
+			b.hand.condemning = func() {
+				b.clock.advance(2*time.Minute, false)
+				b.until(t, r.Dataset, guard.StateFenced)
+				fencing := func() bool { return b.clock.waiting() == 2 } // the guard, and the fence, which looks again
+				await(t, "the fence waits", fencing, func() string { return "it does not" })
+			}
+			e, err := b.Supersede(t.Context(), r.Dataset, 3)
+			if !killed {
+				if !isKind(err, "in_use") || e.State != guard.StateFenced {
+					t.Errorf("it is %s: %v", e.State, err)
+				}
+				return
+			}
+			if err != nil || e.State != guard.StateSuperseded {
+				t.Fatalf("it is %s: %v", e.State, err)
+			}
+			if b.clock.waiting() > 1 { // the guard's own alarm is one
+				t.Error("the fence goes on")
+			}
+			if e := b.entry(r.Dataset); e.State != guard.StateSuperseded {
+				t.Errorf("it is %s", e.State)
+			}
+		})
+	}
+}
