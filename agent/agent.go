@@ -59,7 +59,7 @@ type Config struct {
 	Engine func() Engine
 
 	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host that works alone.
-	Guard Guard
+	Guard lease.Guard
 
 	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are none.
 	PeerHTTP http.RoundTripper
@@ -92,17 +92,18 @@ type Agent struct {
 	recovered bool
 	reunion   reunion
 
-	pools    *pool.Pools
-	words    atomic.Uint64 // how often this agent has registered
-	mounts   mounts
-	facts    hostFacts
-	leases   *lease.Table
-	guests   guests
-	keeper   *promise.Keeper // this node's promises to others
-	promises *lease.PromiseServer
-	bounds   *bounds
-	limits   *throttle.Limits
-	engines  *mounting.Engines
+	pools     *pool.Pools
+	words     atomic.Uint64 // how often this agent has registered
+	mounts    mounts
+	facts     hostFacts
+	leases    *lease.Table
+	guests    guests
+	keeper    *promise.Keeper // this node's promises to others
+	promises  *lease.PromiseServer
+	deadlines *lease.Deadlines
+	renewals  *lease.Renewals
+	limits    *throttle.Limits
+	engines   *mounting.Engines
 
 	volumeDisks volumeDisks
 
@@ -110,7 +111,7 @@ type Agent struct {
 	// mount.Elsewhere; tests count and fail looks
 	elsewhere   func() (*mount.Foreign, error)
 	files       func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
-	nodes       *nodes
+	nodes       *lease.Nodes
 	moveTable   *replication.MoveTable
 	access      *replication.Access
 	retention   *replication.Retention
@@ -148,6 +149,12 @@ type Agent struct {
 
 	joined func()        // reports that control has registered this agent; may be called again
 	isIn   chan struct{} // closed by joined
+
+	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
+	// stops has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
+	leaseCtx  context.Context
+	endLeases context.CancelFunc
+	leaseWork sync.WaitGroup
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -193,11 +200,16 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
-	a.nodes = newNodes(a.Host, a.Standing)
-	a.bounds = newBounds(context.WithoutCancel(ctx), a.Host, boundsDeps{
-		guard: cfg.Guard, http: cfg.PeerHTTP, nodes: a.nodes, readHomes: a.join, mendSoon: a.mendSoon,
+	a.nodes = lease.NewNodes(a.Host, a.Standing)
+	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
+		Host: a.Host, Guard: cfg.Guard, HTTP: cfg.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join, MendSoon: a.mendSoon,
 	})
-	a.leases = lease.NewTable(a.DB, a.nodes.name)
+	a.renewals = lease.NewRenewals(lease.RenewalDeps{
+		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
+		Register: func(ctx context.Context) error { return a.register(ctx) },
+	})
+	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
+	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
@@ -215,6 +227,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.installer = replication.NewInstaller(a.installerDeps())
 	if err := a.load(ctx); err != nil {
 		a.stop()
+		a.endLeases()
 		return nil, err
 	}
 	return a, nil
@@ -268,7 +281,7 @@ func (a *Agent) load(ctx context.Context) error {
 		a.loadMounts(ctx),
 		a.copies.Load(ctx),
 		a.leases.Load(ctx), a.loadGuests(ctx),
-		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.bounds.load(ctx),
+		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.deadlines.Load(ctx),
 	)
 }
 
@@ -289,7 +302,7 @@ func (a *Agent) Start(ctx context.Context) error {
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.meetGuard(ctx)
-	a.bounds.wg.Go(a.bounds.keepBounds) // from here on, because the rest may take long
+	a.leaseWork.Go(func() { a.deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
 	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
 		return err
 	}
@@ -311,7 +324,7 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.bounds.wg.Go(a.renews)
+	a.leaseWork.Go(func() { a.renewals.Run(a.leaseCtx) })
 	a.wg.Go(a.limits.Run)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.replicas.Run() }()
@@ -390,8 +403,8 @@ func (a *Agent) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err := errors.Join(a.flush(ctx), a.keepClock(ctx))
-	a.bounds.end()
-	a.bounds.wg.Wait()
+	a.endLeases()
+	a.leaseWork.Wait()
 	a.leave(ctx)
 	return errors.Join(err, a.pools.Close())
 }

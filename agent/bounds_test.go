@@ -156,7 +156,7 @@ func TestBoundedMount(t *testing.T) {
 	}
 	g.a.unmounts("db@auto", "two")
 	g.wa.forgets(d.ID)
-	if list, err := g.a.config.State.List(t.Context(), enrolledKey(d.ID, g.b.Node()), "", 0); err != nil || len(list) != 1 {
+	if list, err := g.a.config.State.List(t.Context(), "enrolled/"+d.ID.String()+"/"+g.b.Node().String(), "", 0); err != nil || len(list) != 1 {
 		t.Errorf("who pulled it is not on disk: %v, %v", list, err)
 	}
 	g.wa.down()
@@ -225,17 +225,17 @@ func TestPromisesCarryOn(t *testing.T) {
 	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !writable(t, path, time.Minute) {
 		t.Errorf("%+v", e)
 	}
-	if err := g.a.bounds.enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
+	if err := g.a.deadlines.Enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("another node gets a copy that has promised nothing: %v", err)
 	}
-	if err := g.a.bounds.enrol(t.Context(), d.ID, g.b.Node()); err != nil {
+	if err := g.a.deadlines.Enrol(t.Context(), d.ID, g.b.Node()); err != nil {
 		t.Errorf("who has promised gets nothing: %v", err)
 	}
 	g.wires.setCut(true)
 	g.wa.fences(d.ID)
 	g.wires.setCut(false) // their promises do not begin anew what has lapsed
 	g.a.asks(g.b)
-	if g.a.bounds.until(d) > clock.Boottime() {
+	if g.a.deadlines.Until(d) > clock.Boottime() {
 		t.Error("promises have confirmed what had lapsed")
 	}
 	g.la.back()

@@ -54,10 +54,10 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 
 // mayFollow fails unless the profile of a volume lets it move here by itself.
 func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
-	if err := a.nodes.look(ctx); err != nil {
+	if err := a.nodes.Refresh(ctx); err != nil {
 		return err
 	}
-	home, command := a.nodes.name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
+	home, command := a.nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
 	if d.Profile.Follow.Mode == dataset.FollowNever {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home,
@@ -66,7 +66,7 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if a.shares(ctx, d) {
 		return nil // nothing is copied
 	}
-	if away, err := a.nodes.isAway(ctx, d.Home); err != nil || away {
+	if away, err := a.nodes.IsAway(ctx, d.Home); err != nil || away {
 		return err // it cannot say how long it takes, and control refuses the move, with what to do
 	}
 	expected, how, err := a.expect(ctx, d)
@@ -142,7 +142,7 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	}
 	ctx, cancel := context.WithTimeout(ctx, lackTime)
 	defer cancel()
-	home, err := a.nodes.peer(ctx, d.Home)
+	home, err := a.nodes.Peer(ctx, d.Home)
 	if err != nil || home.Address == "" {
 		return 0, false
 	}
@@ -192,7 +192,7 @@ func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset
 	now, err := a.whereNow(ctx, d)
 	if err == nil && now.Home != a.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume,
-			a.nodes.name(now.Home))
+			a.nodes.Name(now.Home))
 	}
 	return now, err
 }

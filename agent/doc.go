@@ -30,11 +30,9 @@
 //
 // # What is bounded in time
 //
-// A dataset with failover auto is held until a deadline that the guard is fed: for how long
-// says bound.go, which asks nobody; bounds.go asks control and other nodes and feeds,
-// guarded.go keeps the guard's table and what is mounted together. Those that were given
-// something of one stand on disk (enrolled/). A dataset with failover manual goes through
-// none of that.
+// A dataset with failover auto may be open here until a deadline, which the guard is told. lease.Deadlines computes and
+// extends it. guarded.go makes the guard's records agree with what is mounted. The nodes that were given a part of such
+// a dataset are on disk (enrolled/). For a dataset with failover manual none of that is done.
 //
 // # Locks
 //

@@ -89,8 +89,8 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
 			a.retention.PruneSoon(d.ID)
 		}
-		if d.Lease != nil && !a.nodes.knows(d.Lease.Wanted) {
-			if err := a.nodes.look(ctx); err != nil { // who is refused is told the name
+		if d.Lease != nil && !a.nodes.Knows(d.Lease.Wanted) {
+			if err := a.nodes.Refresh(ctx); err != nil { // who is refused is told the name
 				return err
 			}
 		}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -129,7 +131,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		slow.mu.Lock()
 		slow.slow = policies
 		slow.mu.Unlock()
-		answer := g.a.bounds.answers.Load()
+		answer := g.a.deadlines.Answers()
 		before, err := slow.Status(t.Context()) // which comes in late
 		if err != nil {
 			t.Fatal(err)
@@ -146,9 +148,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
 		}
 		g.a.takeGuard(before, answer)
-		g.a.bounds.mu.Lock()
-		fence := g.a.bounds.holds[d.ID].fence
-		g.a.bounds.mu.Unlock()
+		fence := g.a.deadlines.FenceTime(d.ID)
 		if long := fence == time.Hour; long != (len(policies) > 1) {
 			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)
 		}
@@ -165,20 +165,20 @@ func TestI1SlowFenceFromTheFirst(t *testing.T) {
 	t.Parallel()
 	const over = boundSession / 5
 	g := newGuarded(t)
-	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, slow: []guard.Policy{guard.PolicyKill}, by: fenceMost(boundSession) + over}
+	slow := &slowGuard{fusedGuard: fusedGuard{g.wa, g.a}, slow: []guard.Policy{guard.PolicyKill}, by: lease.FenceMost(boundSession) + over}
 	g.a.cfg.Guard = slow
 	g.a.again()
 	g.replicated("other") // so that it is read what the node is the home of
 	d := g.a.volume("db", map[string]string{"size": "320MiB"})
 	g.a.mounts("db", "user")
 	d.Profile.Failover.Auto = true
-	await(t, func() bool { return g.a.bounds.until(d) > clock.Boottime()+boundSession/2 })
+	await(t, func() bool { return g.a.deadlines.Until(d) > clock.Boottime()+boundSession/2 })
 	renewed, _ := g.a.Standing()
 	if err := g.a.arm(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 	e, there := g.wa.entry(d.ID)
-	held := heldFor(boundSession) - over
+	held := promise.HeldFor(boundSession) - over
 	if least, most := renewed+held, g.la.lastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
 		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
 	}

@@ -3,26 +3,14 @@ package agent
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
-
-// Guard is what an agent needs of its host's guard. guard.Client implements it, and its methods say what each
-// does.
-type Guard interface {
-	Register(ctx context.Context, r guard.Registration) (guard.Entry, error)
-	Feed(ctx context.Context, feeds []guard.Feed) (refused map[uuid.UUID]error, err error)
-	Check(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
-	Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (guard.Entry, error)
-	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
-	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
-	Status(ctx context.Context) (guard.Status, error)
-}
 
 // startGuard is the command for a host whose guard does not answer.
 const startGuard = "systemctl start drover-guard"
@@ -31,7 +19,7 @@ const startGuard = "systemctl start drover-guard"
 // changes.
 func (a *Agent) watchGuard() {
 	for {
-		answer := a.bounds.answers.Load()
+		answer := a.deadlines.Answers()
 		st, err := a.config.Guard.Status(a.Ctx)
 		a.mu.Lock()
 		was := a.guarded
@@ -131,6 +119,6 @@ func (a *Agent) isFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bo
 // the agent's database, it may.
 func (a *Agent) mayBeFenced(id uuid.UUID) bool {
 	d, known := a.Cache.DatasetOrCopy(id)
-	_, armed := a.bounds.armedAt(id)
-	return a.config.Guard != nil && (armed || !known || bounded(d))
+	_, armed := a.deadlines.Armed(id)
+	return a.config.Guard != nil && (armed || !known || lease.IsBounded(d))
 }

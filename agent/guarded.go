@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -30,7 +30,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 		a.mu.Lock()
 		a.guarded = true // so that the first report to control says it
 		a.mu.Unlock()
-		a.bounds.inherit(st)
+		a.deadlines.Inherit(st)
 		a.armAll(st, 0)
 	}
 	return st
@@ -38,7 +38,7 @@ func (a *Agent) meetGuard(ctx context.Context) (st guard.Status) {
 
 func (a *Agent) isBounded(id uuid.UUID) bool {
 	d, known := a.Cache.DatasetOrCopy(id)
-	return known && bounded(d)
+	return known && lease.IsBounded(d)
 }
 
 // takeGuard applies the guard's records. asked is the number of its answers when it was asked. The guard forgets
@@ -55,8 +55,8 @@ func (a *Agent) takeGuard(st guard.Status, answer uint64) {
 func (a *Agent) armAll(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
 		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted
-			a.bounds.arm(e.Dataset, e.Epoch)
-			a.bounds.fenceTakes(e.Dataset, e.Bound, answer)
+			a.deadlines.Arm(e.Dataset, e.Epoch)
+			a.deadlines.SetFenceTime(e.Dataset, e.Bound, answer)
 		}
 	}
 }
@@ -94,14 +94,14 @@ func (a *Agent) ownFilesystem(d dataset.Dataset) (bool, error) {
 // bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and is fenced. The caller
 // holds the dataset's lock.
 func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
-	if !bounded(d) {
+	if !lease.IsBounded(d) {
 		return nil
 	}
 	if a.config.Guard == nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
 			d.Volume)
 	}
-	until, err := a.bounds.held(ctx, d)
+	until, err := a.deadlines.Wait(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	span := a.bounds.span()
+	span := a.deadlines.TTL()
 	if mounted { // until it is known how long a fence takes, which would be too late otherwise
 		r.Deadline = min(until, a.Clock.Steady()+span/10)
 	}
@@ -124,13 +124,13 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 		}
 	}
 	if err == nil {
-		a.bounds.fenceTakes(d.ID, e.Bound, a.bounds.answers.Add(1))
+		a.deadlines.SetFenceTime(d.ID, e.Bound, a.deadlines.Answered())
 	}
-	a.bounds.arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
+	a.deadlines.Arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
 	if err != nil {
 		return a.noGuard(err)
 	}
-	if most := fenceMost(span); e.Bound > most {
+	if most := lease.FenceMost(span); e.Bound > most {
 		err := dataset.Errorf(dataset.ErrUnsupported,
 			"a fence of volume %s takes up to %v, and another node may go on with it after %v (start the "+
 				"guard with a shorter --step)", d.Volume, e.Bound, most)
@@ -143,7 +143,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 			"when that is over")
 	}
 	if mounted {
-		a.bounds.feedGuard(ctx, []dataset.Dataset{d})
+		a.deadlines.Feed(ctx, []dataset.Dataset{d})
 	}
 	steps.At("mount.registered")
 	return nil
@@ -153,7 +153,7 @@ func (a *Agent) arm(ctx context.Context, d dataset.Dataset) error {
 // host, as after a change of its profile, its writers are killed instead.
 func (a *Agent) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (guard.Entry, error) {
 	e, err := a.config.Guard.Register(ctx, r)
-	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > fenceMost(a.bounds.span())
+	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > lease.FenceMost(a.deadlines.TTL())
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
@@ -194,7 +194,7 @@ func (a *Agent) noGuard(err error) error {
 // checkArmed fails unless the guard confirms that a mounted dataset may be written; it does nothing if its lease
 // is not bounded in time. The caller holds the dataset's lock.
 func (a *Agent) checkArmed(ctx context.Context, d dataset.Dataset) error {
-	if !bounded(d) {
+	if !lease.IsBounded(d) {
 		return nil
 	}
 	if a.config.Guard == nil {
@@ -229,7 +229,7 @@ const releaseTime = 15 * time.Second
 // mounted: the guard fences nobody after this. If the guard cannot be reached it is notified later. The caller
 // holds the dataset's lock.
 func (a *Agent) release(id uuid.UUID) {
-	epoch, armed := a.bounds.armedAt(id)
+	epoch, armed := a.deadlines.Armed(id)
 	if !armed || a.config.Guard == nil {
 		return
 	}
@@ -242,7 +242,7 @@ func (a *Agent) release(id uuid.UUID) {
 		}
 		return
 	}
-	a.bounds.disarm(id)
+	a.deadlines.Disarm(id)
 }
 
 // mendAll repairs everything that the guard has or must have, and forgets nodes that no longer have copies.
@@ -250,24 +250,22 @@ func (a *Agent) mendAll() {
 	if a.config.Guard == nil {
 		return
 	}
-	a.bounds.mu.Lock()
-	armed := slices.Collect(maps.Keys(a.bounds.armed))
-	a.bounds.mu.Unlock()
-	for _, id := range armed {
+	for _, id := range a.deadlines.AllArmed() {
 		_, home := a.Cache.Dataset(id)
 		if mounted, err := host.IsMountPoint(a.MountPath(id)); err == nil && (!mounted || !home) {
 			a.mendSoon(id)
 		}
 	}
-	for _, d := range a.bounds.boundedHere() {
-		_, armed := a.bounds.armedAt(d.ID)
+	for _, d := range a.deadlines.Datasets() {
+		_, armed := a.deadlines.Armed(d.ID)
 		if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err == nil && mounted &&
-			(!armed || a.bounds.until(d) <= a.Clock.Steady()) {
+			(!armed || a.deadlines.Until(d) <= a.Clock.Steady()) {
 			a.mendSoon(d.ID)
 		}
 	}
 	a.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
-		if err := a.bounds.unenrol(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, dataset.ErrUnavailable) {
+		if err := a.deadlines.DropEnrolled(ctx); err != nil && ctx.Err() == nil &&
+			!errors.Is(err, dataset.ErrUnavailable) {
 			a.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
 		}
 		return nil
@@ -311,14 +309,14 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return a.leaveShare(ctx, id) // also if nothing is known of it yet, or it was deleted
 	}
 	if !mounted && !there {
-		a.bounds.disarm(id)
+		a.deadlines.Disarm(id)
 		return nil
 	}
 	if !mounted && !isFenced(e) {
 		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
-	until := a.bounds.until(d)
+	until := a.deadlines.Until(d)
 	if late := until <= a.Clock.Steady(); late && mounted && !there {
 		return a.fenceLate(ctx, d)
 	} else if late {
@@ -356,7 +354,7 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	a.bounds.arm(d.ID, d.Epoch)
+	a.deadlines.Arm(d.ID, d.Epoch)
 	_, err = a.config.Guard.Register(ctx, r)
 	if errors.Is(err, dataset.ErrStale) { // the guard says that it is fenced
 		return nil
@@ -368,7 +366,7 @@ func (a *Agent) fenceLate(ctx context.Context, d dataset.Dataset) error {
 // kills every process on the host that holds the dataset, and only then its uses end. It does nothing for a
 // dataset that the guard does not have. The caller holds the dataset's lock.
 func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
-	epoch, armed := a.bounds.armedAt(d.ID)
+	epoch, armed := a.deadlines.Armed(d.ID)
 	if !armed || a.config.Guard == nil {
 		return nil
 	}
@@ -378,7 +376,7 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 	}
 	_, err = a.config.Guard.Supersede(ctx, d.ID, epoch)
 	if errors.Is(err, dataset.ErrNotFound) {
-		a.bounds.disarm(d.ID)
+		a.deadlines.Disarm(d.ID)
 		return nil
 	}
 	if err != nil {

@@ -198,8 +198,8 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 	if r.Home == a.NodeID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
-	if !a.nodes.knows(r.Home) { // findings name the home
-		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.nodes.look(ctx) })
+	if !a.nodes.Knows(r.Home) { // findings name the home
+		a.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return a.nodes.Refresh(ctx) })
 	}
 	if err := a.mountpoint(path); err != nil {
 		return err

@@ -43,7 +43,7 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	}
 	if d.Home != a.NodeID && d.Home != uuid.Nil {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume,
-			a.nodes.name(d.Home))
+			a.nodes.Name(d.Home))
 	}
 	if d.Epoch != op.Epoch {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale,

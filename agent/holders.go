@@ -219,11 +219,11 @@ func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
 // mounted nevertheless, the guard keeps it and releaseUnheld fails with ErrInUse. If the guard does not
 // watch the dataset, releaseUnheld does nothing. The dataset's lock is held.
 func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
-	if _, armed := a.bounds.armedAt(d.ID); !armed || a.config.Guard == nil {
+	if _, armed := a.deadlines.Armed(d.ID); !armed || a.config.Guard == nil {
 		return nil
 	}
 	if err := a.checkUnheldByGuard(ctx, d); err != nil {
-		if a.bounds.noteKept(d.ID, err.Error()) {
+		if a.deadlines.NoteKept(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
 			a.LogOf(d).WithError(err).Warn(watches)
 		}
@@ -257,17 +257,7 @@ func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error
 // releaseSoon makes the guard forget a dataset that is not mounted, in the background. See
 // releaseUnheld.
 func (a *Agent) releaseSoon(id uuid.UUID) {
-	if _, armed := a.bounds.armedAt(id); armed && a.config.Guard != nil {
+	if _, armed := a.deadlines.Armed(id); armed && a.config.Guard != nil {
 		a.mendSoon(id)
 	}
-}
-
-// noteKept records why the guard keeps a dataset that is not mounted. It reports whether the reason
-// differs from the recorded one.
-func (b *bounds) noteKept(id uuid.UUID, why string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	was := b.kept[id]
-	b.kept[id] = why
-	return was != why
 }

@@ -3,12 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"github.com/droverhq/drover/agent/lease"
 	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/droverhq/drover/agent/lease"
 
 	"github.com/google/uuid"
 

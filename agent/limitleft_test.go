@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -292,13 +293,11 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	f, says := toldFlock(t)
 	d, held := f.guarded("db")
 	dev := f.a.device(d)
-	f.a.bounds.arm(d.ID, d.Epoch)
+	f.a.deadlines.Arm(d.ID, d.Epoch)
 	look := func() error { (&throttle.Keeper{Limits: f.a.limits}).Look(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
-			f.a.bounds.mu.Lock()
-			f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
-			f.a.bounds.mu.Unlock()
+			f.heldUntil(held, f.a.Clock.Steady()+time.Hour)
 		}
 		says.say(d.ID, state)
 		for what, act := range map[string]func() error{
@@ -328,7 +327,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.a.wantTold(dev, slowly, "thawed")
-	f.a.bounds.disarm(d.ID)
+	f.a.deadlines.Disarm(d.ID)
 	f.a.Cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
 	f.a.Cache.Apply(held, 0)
@@ -340,7 +339,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 
 // toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
 type toldGuard struct {
-	Guard
+	lease.Guard
 	mu    sync.Mutex
 	e     guard.Entry
 	asked int
@@ -365,6 +364,13 @@ func (f *flock) guarded(name string) (d, held dataset.Dataset) {
 	held.Profile.Failover.Auto = true
 	f.a.Cache.Apply(held, 0)
 	return d, held
+}
+
+// heldUntil lets a dataset be open at host a until a deadline, as if its agent had restarted and the guard had it.
+func (f *flock) heldUntil(d dataset.Dataset, deadline time.Duration) {
+	e := guard.Entry{State: guard.StateArmed, Boot: f.a.Boot, Bound: f.a.deadlines.FenceTime(d.ID)}
+	e.Dataset, e.Epoch, e.Deadline = d.ID, d.Epoch, deadline
+	f.a.deadlines.Inherit(guard.Status{Datasets: []guard.Entry{e}})
 }
 
 // say has it say so; no state: it does not answer.

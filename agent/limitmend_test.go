@@ -250,10 +250,8 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	d, held := f.guarded("db")
 	dev, free := f.a.device(d), held
 	free.Profile.QoS = dataset.QoS{}
-	f.a.bounds.arm(d.ID, d.Epoch)
-	f.a.bounds.mu.Lock()
-	f.a.bounds.hold(held).deadline = f.a.Clock.Steady() + time.Hour
-	f.a.bounds.mu.Unlock()
+	f.a.deadlines.Arm(d.ID, d.Epoch)
+	f.heldUntil(held, f.a.Clock.Steady()+time.Hour)
 	unlock, err := f.a.Locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +268,7 @@ func TestLimitIsKeptInAFence(t *testing.T) {
 	}
 	f.a.wantTold(dev, iolimit.Limits{}, "thawed")
 	unlock()
-	f.a.bounds.disarm(d.ID)
+	f.a.deadlines.Disarm(d.ID)
 	f.a.Cache.Apply(d, 0)
 	f.a.unmounts("db", "one")
 }

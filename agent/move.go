@@ -72,7 +72,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 		}
 		return m.promote(ctx)
 	}
-	if m.home, err = a.nodes.peer(ctx, op.From); err != nil {
+	if m.home, err = a.nodes.Peer(ctx, op.From); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.begin")
@@ -181,7 +181,7 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
 	}
-	away, err := m.a.nodes.isAway(ctx, m.op.From)
+	away, err := m.a.nodes.IsAway(ctx, m.op.From)
 	if away {
 		err = m.unheard(errors.New("it went away while it gave it up"))
 	}

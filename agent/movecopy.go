@@ -106,7 +106,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 		case m.a.Clock.Steady() >= until:
 			return s, m.unheard(err)
 		default:
-			if away, aerr := m.a.nodes.isAway(ctx, m.op.From); aerr != nil || away {
+			if away, aerr := m.a.nodes.IsAway(ctx, m.op.From); aerr != nil || away {
 				return s, errors.Join(aerr, m.unheard(err))
 			}
 		}

@@ -71,7 +71,7 @@ func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.access.Check(ctx, peer, ds); err != nil {
 		return err
 	}
-	return a.bounds.enrol(ctx, ds, peer)
+	return a.deadlines.Enrol(ctx, ds, peer)
 }
 
 // sending is what this node sends to others.

@@ -44,12 +44,12 @@ func (m *moving) swear(ctx context.Context) error {
 					"move of volume %s: node %s has not heard of control for long enough (ask again)", op.Volume,
 					a.NodeName)
 			}
-			if err := a.nodes.look(ctx); err != nil {
+			if err := a.nodes.Refresh(ctx); err != nil {
 				return err
 			}
 			return dataset.Errorf(dataset.ErrInUse,
 				"volume %s is open on node %s, which is alive, but cut off from control (stop its "+
-					"containers there first, or mend its way to control)", op.Volume, a.nodes.name(holder))
+					"containers there first, or mend its way to control)", op.Volume, a.nodes.Name(holder))
 		}
 		select {
 		case <-ctx.Done():
@@ -67,7 +67,7 @@ func (m *moving) fence(ctx context.Context) error {
 		return nil
 	}
 	m.jb.Step("cutting its last home off")
-	home, err := a.nodes.peer(ctx, op.Loss.Fenced)
+	home, err := a.nodes.Peer(ctx, op.Loss.Fenced)
 	if err == nil {
 		err = safeProgram(f.Exec, a.config.FencePrograms)
 	}

@@ -1,19 +1,14 @@
 package agent
 
 import (
-	"encoding/json"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 )
 
 // newBounded starts a flock whose agents count as alive for so long.
@@ -85,46 +80,4 @@ func TestPromises(t *testing.T) {
 	if _, err := promise.Ask(t.Context(), f.a.cfg.PeerHTTP, f.b.config.Address, f.b.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
 		t.Error(err)
 	}
-}
-
-// grants is a node that promises whatever it is asked.
-type grants struct{ node uuid.UUID }
-
-func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
-	var req promise.Request
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		return nil, err
-	}
-	w := httptest.NewRecorder()
-	err := json.NewEncoder(w).Encode(promise.Answer{Node: g.node, Granted: req.Epochs, For: dataset.Duration(boundTTL)})
-	return w.Result(), err
-}
-
-// What another node says at the address that a node had is not that node's word.
-func TestI1PromiseOfAnother(t *testing.T) {
-	for _, who := range []uuid.UUID{nodeP, nodeQ} {
-		b, d := aloneWith(t, nodeP)
-		b.http = grants{who}
-		was := b.until(d)
-		all := b.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
-		if own := who == nodeP; all != own || b.until(d) > was != own {
-			t.Errorf("asked of %v, %v has answered: all %t, held until %v, before until %v", nodeP, who, all, b.until(d), was)
-		}
-	}
-}
-
-// aloneWith is an agent that control does not answer, and what it has open, of which other
-// nodes have copies.
-func aloneWith(t *testing.T, copies ...uuid.UUID) (*bounds, dataset.Dataset) {
-	t.Helper()
-	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a"), Trust: host.NewTrust(nil)}
-	b := newBounds(t.Context(), h, boundsDeps{nodes: newNodes(h, func() (renewed, ttl time.Duration) { return 0, 0 })})
-	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
-	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
-	b.silent, b.tenure.ttl = true, boundTTL
-	b.nodes.seen = map[uuid.UUID]dataset.Node{}
-	for _, node := range copies {
-		b.nodes.seen[node] = dataset.Node{ID: node, Name: "host-b", Address: "host-b:9471"}
-	}
-	return b, d
 }

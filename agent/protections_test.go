@@ -68,7 +68,7 @@ func TestI6ImportOfALink(t *testing.T) {
 
 // later is a guard that has fenced a dataset at a later epoch than the agent knows.
 type later struct {
-	Guard
+	lease.Guard
 	entry  guard.Entry
 	thawed atomic.Bool
 }

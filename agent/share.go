@@ -176,7 +176,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 // another node, of which this one keeps nothing: who holds it here is killed, as what they
 // write would be written to what is another's now. Its lock is held.
 func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
-	epoch, armed := a.bounds.armedAt(id)
+	epoch, armed := a.deadlines.Armed(id)
 	if !armed || a.Trust.Err() != nil {
 		return nil
 	}

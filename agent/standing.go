@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -92,103 +91,8 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 	return a.storeGenerations(ctx)
 }
 
-// renewAgain is how often an agent says that it is alive as long as it does not know
-// for how long that holds.
-const renewAgain = 2 * time.Second
-
-// renews says that this agent is alive until it stops, or learns that it need not:
-// five times in the time for which one word of it holds.
-func (a *Agent) renews() {
-	every, told := renewAgain, false
-	for first := 0; ; {
-		wait := every
-		r := a.renewOnce(first, every)
-		switch {
-		case a.bounds.ctx.Err() != nil:
-			return
-		case r.err == nil && r.TTL == 0:
-			return
-		case r.err == nil:
-			every, told, first = time.Duration(r.TTL)/5, false, r.by
-			a.bounds.heard(r.Session, r.sent, time.Duration(r.TTL), a.Clock.Steady())
-			wait = every
-		case errors.Is(r.err, dataset.ErrStale):
-			if r.err = a.register(a.bounds.ctx); r.err == nil {
-				wait = min(every, a.Limits.Retry)
-			}
-			fallthrough
-		default:
-			first++
-			wait = min(wait, every/4) // what is held waits for one that is answered
-			a.bounds.unheard()
-			if !told && r.err != nil && a.bounds.ctx.Err() == nil {
-				told = true
-				a.Log.WithError(r.err).Warn("control was not told that this node is alive")
-			}
-		}
-		select {
-		case <-a.bounds.ctx.Done():
-			return
-		case <-a.Clock.After(wait):
-		}
-	}
-}
-
-// renewal is what came of one.
-type renewal struct {
-	api.Standing
-	err  error
-	sent time.Duration
-	by   int // the replica that was asked
-}
-
-// renewOnce asks one control replica after the other, from the first on, until one
-// answers: the next as soon as one fails, or has taken half of the time. Who is slow may
-// answer still; none has more than the time.
-func (a *Agent) renewOnce(first int, most time.Duration) (last renewal) {
-	ctx, cancel := context.WithTimeout(a.bounds.ctx, most)
-	defer cancel()
-	n := len(a.apart)
-	answers := make(chan renewal, n)
-	ask := func(i int) {
-		r := renewal{sent: a.Clock.Steady(), by: i % n}
-		r.Standing, r.err = a.apart[r.by].Renew(ctx, a.NodeID, a.Incarnation)
-		answers <- r
-	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	for asked, heard := 0, 0; heard < n; {
-		var late <-chan time.Time
-		if asked < n {
-			i := first + asked
-			wg.Go(func() { ask(i) })
-			if asked++; asked < n {
-				late = a.Clock.After(most / 2)
-			}
-		}
-		select {
-		case last = <-answers:
-			if heard++; last.err == nil || errors.Is(last.err, dataset.ErrStale) {
-				return last
-			}
-		case <-late:
-		}
-	}
-	return last
-}
-
-// Standing returns when control was last told that this agent is alive, and heard it,
-// by the steady clock as it was before that was said, and for how long it then holds.
-// Zeros as long as there was no such time, and always where it need not be told.
-func (a *Agent) Standing() (renewed, ttl time.Duration) {
-	a.bounds.mu.Lock()
-	defer a.bounds.mu.Unlock()
-	if a.bounds.tenure.session == uuid.Nil {
-		return 0, 0
-	}
-	return a.bounds.tenure.sent, a.bounds.tenure.ttl
-}
+// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Session() }
 
 // replicas returns each control replica alone, the one way to control where there are
 // not several.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -44,7 +45,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			}
 			return nil
 		})
-		if !bounded(d) { // otherwise control is asked first, which this does not wait for
+		if !lease.IsBounded(d) { // otherwise control is asked first, which this does not wait for
 			work = append(work, again)
 		}
 	}

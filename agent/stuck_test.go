@@ -54,7 +54,7 @@ func TestOnePoolHangs(t *testing.T) {
 	g.a.cfg.Pools = append(g.a.cfg.Pools, pool.Config{Name: "hangs", Backend: "dir", Path: t.TempDir()})
 	g.a.cfg.Backends = backends.NewRegistry(fusedKind{loop.New(&run.System{}), g.a}, s)
 	g.a.again()
-	await(t, func() bool { return g.a.bounds.until(d) > g.a.Clock.Steady() })
+	await(t, func() bool { return g.a.deadlines.Until(d) > g.a.Clock.Steady() })
 	gate := make(chan struct{})
 	<-s.gate
 	s.gate <- gate
@@ -63,18 +63,11 @@ func TestOnePoolHangs(t *testing.T) {
 		<-s.gate
 		s.gate <- nil
 	})
-	g.a.bounds.mu.Lock()
-	row := g.a.bounds.tenure.row
-	g.a.bounds.mu.Unlock()
-	lapsed := func() bool {
-		g.a.bounds.mu.Lock()
-		defer g.a.bounds.mu.Unlock()
-		return g.a.bounds.tenure.row > row
-	}
 	g.la.away()
-	await(t, func() bool { return g.a.bounds.until(d) < g.a.Clock.Steady() })
+	await(t, func() bool { return g.a.deadlines.Until(d) < g.a.Clock.Steady() })
+	lapsed, _ := g.a.Standing()
 	g.la.back()
-	await(t, lapsed)
+	await(t, func() bool { renewed, _ := g.a.Standing(); return renewed > lapsed })
 	<-s.entered
 	g.a.mounts("db@auto", "user")
 	g.a.unmounts("db@auto", "user")

@@ -88,7 +88,7 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	if err != nil || now.Home == a.NodeID {
 		return err
 	}
-	home, err := a.nodes.peer(ctx, now.Home)
+	home, err := a.nodes.Peer(ctx, now.Home)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 		m["labels"] = d.Labels
 	}
 	if d.Home != a.NodeID {
-		m["node"] = a.nodes.name(d.Home)
+		m["node"] = a.nodes.Name(d.Home)
 		if _, guest := a.guests.get(d.ID); guest {
 			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.record(d.ID))
 		}

@@ -24,7 +24,8 @@ import (
 // again. Who does not know sets nothing.
 func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := a.Cache.Dataset(id)
-	if _, armed := a.bounds.armedAt(id); known && bounded(d) && armed && a.bounds.until(d) <= a.Clock.Steady() {
+	if _, armed := a.deadlines.Armed(id); known && lease.IsBounded(d) && armed &&
+		a.deadlines.Until(d) <= a.Clock.Steady() {
 		return true, nil
 	}
 	fenced, err := a.isFencedBy(id, asked)
@@ -122,7 +123,7 @@ func (a *Agent) forgetGiven(ds uuid.UUID) {
 
 func (a *Agent) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.peer, Copies: a.copies,
+		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
@@ -152,7 +153,7 @@ func (a *Agent) installerDeps() replication.InstallerDeps {
 
 func (a *Agent) promiseDeps() lease.PromiseDeps {
 	return lease.PromiseDeps{
-		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.name, Session: a.Standing,
+		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.Name, Session: a.Standing,
 		IsMoving: a.moveTable.IsActive,
 		Incoming: func(ds uuid.UUID) (epoch uint64, ok bool) {
 			m, ok := a.moveTable.Get(ds)

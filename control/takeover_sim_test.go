@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// taker stands for a host: what it holds lasts as long as it can justify (agent/bound.go),
+// taker stands for a host: what it holds lasts as long as it can justify (agent/lease/hold.go),
 // and its guard fences it then. What it promises is the agent's own code, and the guard the
 // real one.
 type taker struct {

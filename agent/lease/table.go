@@ -1,7 +1,11 @@
 // Package lease decides whether this node may open datasets whose home it is.
 //
 // Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
-// PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
+//
+// Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
+// until when each dataset may be open here, extends that, and feeds it to the guard. Nodes has the addresses of the
+// other nodes, which are asked for promises while control is unreachable. PromiseServer answers other nodes that ask
+// this node to open no later epoch of a dataset.
 package lease
 
 import (

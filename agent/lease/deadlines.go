@@ -1,9 +1,11 @@
-package agent
+package lease
 
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,13 +20,13 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// bounds contains the state of this node's time-bounded leases: how long each dataset may be
-// kept open, and what this node knows of its session with control. bound.go computes the
-// deadlines; this file obtains what the computation needs. mu guards the fields from tenure to
-// moved; answers is atomic. No request is sent while mu is held.
-type bounds struct {
-	*host.Host
-	boundsDeps
+// Deadlines has this node's leases that are bounded in time: until when each dataset whose home is this node may be
+// open here, and what this node knows of its session with control. hold.go computes the deadlines; this file obtains
+// what the computation needs. Its methods are safe for concurrent use.
+//
+// mu guards the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
+type Deadlines struct {
+	DeadlineDeps
 
 	mu      sync.Mutex
 	tenure  tenure
@@ -35,50 +37,69 @@ type bounds struct {
 	answers atomic.Uint64        // the number of registrations that the guard has answered
 	kept    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
 	moved   chan struct{}        // closed and replaced when tenure or silent changes
-	wake    chan struct{}        // wakes keepBounds
+	wake    chan struct{}        // wakes Run
 
-	// enrolling is held while the set of enrolled nodes changes on disk, so that changes are
-	// written in the order in which they were decided. It is locked before mu.
+	// enrolling is held while the set of enrolled nodes changes on disk, so that changes are written in the order in
+	// which they were decided. It is locked before mu.
 	enrolling sync.Mutex
-
-	// ctx is the context of renewals and of keepBounds. They continue until an agent that stops
-	// has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
-	ctx context.Context
-	end context.CancelFunc
-	wg  sync.WaitGroup
 }
 
-// boundsDeps is what bounds needs of other components.
-type boundsDeps struct {
-	guard Guard             // nil: no lease is bounded in time
-	http  http.RoundTripper // reaches the agents of other nodes; nil: there are none
-	nodes *nodes
-	// readHomes reads from control which datasets this node is the home of, and applies it.
-	readHomes func(context.Context) (api.Sync, error)
-	// mendSoon repairs a dataset that the guard has fenced or does not know, as a job.
-	mendSoon func(uuid.UUID)
+// DeadlineDeps is what Deadlines needs of other components.
+type DeadlineDeps struct {
+	*host.Host
+	Guard Guard             // nil: no lease is bounded in time
+	HTTP  http.RoundTripper // reaches the agents of other nodes; nil: there are none
+	Nodes *Nodes
+	// ReadHomes reads from control which datasets this node is the home of, and applies it.
+	ReadHomes func(context.Context) (api.Sync, error)
+	// MendSoon repairs a dataset that the guard has fenced or does not know, as a job.
+	MendSoon func(uuid.UUID)
 }
 
-func newBounds(ctx context.Context, h *host.Host, deps boundsDeps) *bounds {
-	ctx, end := context.WithCancel(ctx)
-	return &bounds{
-		Host: h, boundsDeps: deps,
-		ctx: ctx, end: end,
-		holds: map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{}, kept: map[uuid.UUID]string{},
+// NewDeadlines returns a Deadlines without any lease.
+func NewDeadlines(deps DeadlineDeps) *Deadlines {
+	return &Deadlines{
+		DeadlineDeps: deps,
+		holds:        map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{}, kept: map[uuid.UUID]string{},
 		moved: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
 
-// load reads the state on disk: the TTL of the last session, the addresses of the other nodes, and which nodes
+// Session returns when control was last notified that this agent runs, and answered, by the steady clock as it was
+// before the request, and for how long that is valid. It returns zeros until then, and always where control requires
+// no session.
+func (b *Deadlines) Session() (renewed, ttl time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tenure.session == uuid.Nil {
+		return 0, 0
+	}
+	return b.tenure.sent, b.tenure.ttl
+}
+
+// Answers returns the number of registrations that the guard has answered: see SetFenceTime.
+func (b *Deadlines) Answers() uint64 { return b.answers.Load() }
+
+// Answered counts an answer of the guard to a registration, and returns the new number.
+func (b *Deadlines) Answered() uint64 { return b.answers.Add(1) }
+
+// AllArmed returns the datasets that the guard has registered, as far as known.
+func (b *Deadlines) AllArmed() []uuid.UUID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.armed))
+}
+
+// Load reads the state on disk: the TTL of the last session, the addresses of the other nodes, and which nodes
 // are enrolled.
-func (b *bounds) load(ctx context.Context) error {
-	ttl, err := b.nodes.load(ctx)
+func (b *Deadlines) Load(ctx context.Context) error {
+	ttl, err := b.Nodes.load(ctx)
 	b.tenure.ttl = ttl
 	return errors.Join(err, b.loadEnrolled(ctx))
 }
 
-// soon makes keepBounds run at once.
-func (b *bounds) soon() {
+// Wake makes Run run at once.
+func (b *Deadlines) Wake() {
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -86,20 +107,20 @@ func (b *bounds) soon() {
 }
 
 // change changes tenure or silent with mu locked. It wakes those that wait for moved, and
-// keepBounds.
-func (b *bounds) change(f func()) {
+// Run.
+func (b *Deadlines) change(f func()) {
 	b.mu.Lock()
 	f()
 	close(b.moved)
 	b.moved = make(chan struct{})
 	b.mu.Unlock()
-	b.soon()
+	b.Wake()
 }
 
 // isNews records why readHolds failed, or "" if it succeeded, and reports whether the reason is
 // another than the last one. readHolds is repeated several times in a session, and must not log
 // the same reason each time.
-func (b *bounds) isNews(why string) bool {
+func (b *Deadlines) isNews(why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was := b.unread
@@ -107,25 +128,43 @@ func (b *bounds) isNews(why string) bool {
 	return was != why
 }
 
-// heard records that control answered a renewal. session and ttl are from the answer, sent is
+// Renewed records that control answered a renewal. session and ttl are from the answer, sent is
 // the time of the request, and now is the time of the answer.
-func (b *bounds) heard(session uuid.UUID, sent, ttl, now time.Duration) {
+func (b *Deadlines) Renewed(session uuid.UUID, sent, ttl, now time.Duration) {
 	b.change(func() { b.silent = false; b.tenure.renewed(session, sent, ttl, now) })
 }
 
-// unheard records that control did not answer a renewal.
-func (b *bounds) unheard() { b.change(func() { b.silent = true }) }
+// NotRenewed records that control did not answer a renewal.
+func (b *Deadlines) NotRenewed() { b.change(func() { b.silent = true }) }
 
 // alone reports whether promises of other nodes are needed, because what control says is not
 // sufficient: control did not answer the last renewal or has not answered any renewal of this
 // process, or this node has not read yet which datasets it is the home of. The caller holds mu.
-func (b *bounds) alone() bool {
+func (b *Deadlines) alone() bool {
 	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
+}
+
+// NeedsPromises reports whether what control says is not sufficient to keep datasets open here, so that promises of
+// other nodes are needed.
+func (b *Deadlines) NeedsPromises() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.alone()
+}
+
+// FenceTime returns how long a fence of a dataset takes at most, according to the guard, or 0 if that is not known.
+func (b *Deadlines) FenceTime(id uuid.UUID) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.holds[id]; h != nil {
+		return h.fence
+	}
+	return 0
 }
 
 // hold returns the state of a dataset's lease, and creates it if there is none. If the state is
 // of another epoch, its deadline and promises are discarded. The caller holds mu.
-func (b *bounds) hold(d dataset.Dataset) *hold {
+func (b *Deadlines) hold(d dataset.Dataset) *hold {
 	h := b.holds[d.ID]
 	if h == nil {
 		h = &hold{}
@@ -135,20 +174,20 @@ func (b *bounds) hold(d dataset.Dataset) *hold {
 	return h
 }
 
-// arm records that the guard has, or may have, a dataset registered at an epoch.
-func (b *bounds) arm(id uuid.UUID, epoch uint64) {
+// Arm records that the guard has, or may have, a dataset registered at an epoch.
+func (b *Deadlines) Arm(id uuid.UUID, epoch uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.armed[id] = epoch
 }
 
-// fenceTakes records how long a fence of a dataset takes at most, according to the guard.
+// SetFenceTime records how long a fence of a dataset takes at most, according to the guard.
 // answer is the value of b.answers before the guard was asked. A report older than the recorded
 // one is ignored: a status that was requested before the registration may be about an earlier
 // one.
 //
 // If fences have become slower, the deadline becomes earlier by the difference.
-func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration, answer uint64) {
+func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h := b.holds[id]; h != nil && h.answer <= answer {
@@ -160,33 +199,33 @@ func (b *bounds) fenceTakes(id uuid.UUID, bound time.Duration, answer uint64) {
 	}
 }
 
-// span returns the TTL of a session with control, or 0 if it is not known yet.
-func (b *bounds) span() time.Duration {
+// TTL returns the TTL of a session with control, or 0 if it is not known yet.
+func (b *Deadlines) TTL() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.tenure.ttl
 }
 
-// disarm records that the guard has forgotten a dataset.
-func (b *bounds) disarm(id uuid.UUID) {
+// Disarm records that the guard has forgotten a dataset.
+func (b *Deadlines) Disarm(id uuid.UUID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.armed, id)
 	delete(b.kept, id)
 }
 
-// armedAt returns the epoch at which the guard has a dataset registered. armed is false if the
+// Armed returns the epoch at which the guard has a dataset registered. armed is false if the
 // guard is not known to have it.
-func (b *bounds) armedAt(id uuid.UUID) (epoch uint64, armed bool) {
+func (b *Deadlines) Armed(id uuid.UUID) (epoch uint64, armed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	epoch, armed = b.armed[id]
 	return epoch, armed
 }
 
-// until returns the deadline until which a dataset may be open here, as far as known now. A
+// Until returns the deadline until which a dataset may be open here, as far as known now. A
 // deadline that has passed means that it may not be open.
-func (b *bounds) until(d dataset.Dataset) time.Duration {
+func (b *Deadlines) Until(d dataset.Dataset) time.Duration {
 	doubted, now := b.Trust.Err() != nil, b.Clock.Steady()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -195,36 +234,36 @@ func (b *bounds) until(d dataset.Dataset) time.Duration {
 }
 
 // fenceMay is hold.fenceMay.
-func (b *bounds) fenceMay(d dataset.Dataset, deadline time.Duration) time.Duration {
+func (b *Deadlines) fenceMay(d dataset.Dataset, deadline time.Duration) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.hold(d).fenceMay(&b.tenure, deadline)
 }
 
-// boundedHere returns the datasets whose home is this node and whose lease is bounded in time.
+// Datasets returns the datasets whose home is this node and whose lease is bounded in time.
 // Without a guard there are none.
-func (b *bounds) boundedHere() (list []dataset.Dataset) {
-	if b.guard == nil {
+func (b *Deadlines) Datasets() (list []dataset.Dataset) {
+	if b.Guard == nil {
 		return nil
 	}
 	for _, id := range b.Cache.IDs() {
-		if d, home := b.Cache.Dataset(id); home && bounded(d) {
+		if d, home := b.Cache.Dataset(id); home && IsBounded(d) {
 			list = append(list, d)
 		}
 	}
 	return list
 }
 
-// idleBounds is the interval of keepBounds while this node is the home of no time-bounded
+// idleWait is the interval of Run while this node is the home of no time-bounded
 // dataset, or does not know the TTL of its session.
-const idleBounds = time.Minute
+const idleWait = time.Minute
 
-// keepBounds extends the deadlines of the datasets that are open here, until bounds.ctx ends.
-func (b *bounds) keepBounds() {
+// Run extends the deadlines of the datasets that are open here, until ctx ends.
+func (b *Deadlines) Run(ctx context.Context) {
 	for {
-		wait := b.keepBoundsOnce(b.ctx)
+		wait := b.extendOnce(ctx)
 		select {
-		case <-b.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-b.wake:
 		case <-b.Clock.After(wait):
@@ -232,43 +271,43 @@ func (b *bounds) keepBounds() {
 	}
 }
 
-// keepBoundsOnce performs one round of keepBounds. It starts readHolds if this node has not
+// extendOnce performs one round of Run. It starts readHolds if this node has not
 // read yet, in its current session, which datasets it is the home of. It asks the other nodes
 // for promises while control is silent. Then it feeds the guard. It returns the time to wait
 // before the next round.
-func (b *bounds) keepBoundsOnce(ctx context.Context) (wait time.Duration) {
-	list := b.boundedHere()
+func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
+	list := b.Datasets()
 	b.forgetHolds()
 	if len(list) == 0 {
-		return idleBounds
+		return idleWait
 	}
 	b.mu.Lock()
 	row, unread, ttl := b.tenure.row, b.tenure.unread(), b.tenure.ttl
 	silent, alone := b.silent, b.alone()
 	b.mu.Unlock()
 	if ttl == 0 {
-		return idleBounds
+		return idleWait
 	}
 	if unread && !silent {
 		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHolds(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
-		b.keepAddresses(list, ttl)
+		b.Nodes.refreshIfDue(slices.Collect(maps.Keys(b.promisers(list))), ttl)
 	} else if !b.askAll(ctx, list, ttl/10) {
 		wait = ttl / 10
 	}
-	b.feedGuard(ctx, list)
+	b.Feed(ctx, list)
 	return wait
 }
 
 // readHolds reads from control which datasets this node is the home of, and records that it did
-// so during a row of renewals (see tenure.row). If it fails, it logs the reason, and keepBounds
+// so during a row of renewals (see tenure.row). If it fails, it logs the reason, and Run
 // calls it again.
-func (b *bounds) readHolds(ctx context.Context, row uint64) {
-	s, err := b.readHomes(ctx)
+func (b *Deadlines) readHolds(ctx context.Context, row uint64) {
+	s, err := b.ReadHomes(ctx)
 	if err == nil {
-		err = errors.Join(b.Trust.Err(), b.nodes.look(ctx))
+		err = errors.Join(b.Trust.Err(), b.Nodes.Refresh(ctx))
 	}
 	if err == nil && s.Halted != "" { // another node may have noticed a restored store before this node could
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
@@ -286,7 +325,7 @@ func (b *bounds) readHolds(ctx context.Context, row uint64) {
 
 // promisers returns the nodes that could take over datasets that are open here. For each node,
 // it returns the epochs that the node must promise not to exceed.
-func (b *bounds) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
+func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
 	epochs := map[uuid.UUID][]promise.Epoch{}
 	now := b.Clock.Steady()
 	b.mu.Lock()
@@ -307,7 +346,7 @@ func (b *bounds) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch
 // sends one request to each node, for all datasets, and waits for most at the longest. It
 // reports whether all nodes promised all that they were asked for. If there is no such node, it
 // returns true.
-func (b *bounds) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
+func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
 	epochs := b.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -326,19 +365,19 @@ func (b *bounds) askAll(ctx context.Context, list []dataset.Dataset, most time.D
 
 // askOne asks one node for promises, and returns how many of the wanted ones the node made. It
 // logs errors and refusals.
-func (b *bounds) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
-	address := b.nodes.address(node)
-	if address == "" || b.http == nil {
-		if address == "" && b.nodes.misses(node) {
-			b.Log.WithField("node", b.nodes.name(node)).
+func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
+	address := b.Nodes.Address(node)
+	if address == "" || b.HTTP == nil {
+		if address == "" && b.Nodes.misses(node) {
+			b.Log.WithField("node", b.Nodes.Name(node)).
 				Error("control is silent, and it is not known here where another node answers, which could " +
 					"take over what is open here: it is fenced unless control is back in time")
 		}
 		return 0
 	}
 	sent := b.Clock.Steady()
-	answer, err := promise.Ask(ctx, b.http, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
-	log := b.Log.WithField("node", b.nodes.name(node))
+	answer, err := promise.Ask(ctx, b.HTTP, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
+	log := b.Log.WithField("node", b.Nodes.Name(node))
 	if err != nil {
 		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that " +
 			"is open here")
@@ -358,14 +397,14 @@ func (b *bounds) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Ep
 	return len(answer.Granted)
 }
 
-// feedGuard sends all deadlines to the guard in one request. If the guard refuses one, because
+// Feed sends all deadlines to the guard in one request. If the guard refuses one, because
 // it has fenced the dataset or does not know it, a job repairs that: see mendSoon.
-func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
+func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	now := b.Clock.Steady()
 	var feeds []guard.Feed
 	for _, d := range list {
-		until := b.until(d)
-		if _, armed := b.armedAt(d.ID); armed && until > now {
+		until := b.Until(d)
+		if _, armed := b.Armed(d.ID); armed && until > now {
 			feeds = append(feeds, guard.Feed{
 				Dataset:  d.ID,
 				Epoch:    d.Epoch,
@@ -377,7 +416,7 @@ func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
 	if len(feeds) == 0 {
 		return
 	}
-	refused, err := b.guard.Feed(ctx, feeds)
+	refused, err := b.Guard.Feed(ctx, feeds)
 	if err != nil {
 		if ctx.Err() == nil {
 			b.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them " +
@@ -386,7 +425,7 @@ func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
 		return
 	}
 	for id := range refused {
-		b.mendSoon(id)
+		b.MendSoon(id)
 	}
 }
 
@@ -394,17 +433,17 @@ func (b *bounds) feedGuard(ctx context.Context, list []dataset.Dataset) {
 // home of.
 const heldWait = 5 * time.Second
 
-// held returns the deadline until which a dataset may be open here. If there is none yet, it
+// Wait returns the deadline until which a dataset may be open here. If there is none yet, it
 // waits for control for at most heldWait. It fails with ErrUnavailable if control does not
 // answer or confirm it in time, or if control's store is not trusted, and with the error of
 // ctx.
-func (b *bounds) held(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
+func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
 	late := b.Clock.After(heldWait)
 	for {
 		b.mu.Lock()
 		silent, moved := b.silent, b.moved
 		b.mu.Unlock()
-		if until := b.until(d); until > b.Clock.Steady() {
+		if until := b.Until(d); until > b.Clock.Steady() {
 			return until, nil
 		}
 		if b.Trust.Err() != nil {
@@ -413,7 +452,7 @@ func (b *bounds) held(ctx context.Context, d dataset.Dataset) (time.Duration, er
 		if silent {
 			return 0, b.unconfirmed(d, "control does not answer")
 		}
-		b.soon()
+		b.Wake()
 		select {
 		case <-moved:
 		case <-late:
@@ -424,49 +463,20 @@ func (b *bounds) held(ctx context.Context, d dataset.Dataset) (time.Duration, er
 	}
 }
 
-func (b *bounds) unconfirmed(d dataset.Dataset, why string) error {
+func (b *Deadlines) unconfirmed(d dataset.Dataset, why string) error {
 	return dataset.Errorf(dataset.ErrUnavailable,
 		"cannot open volume %s: with failover auto another node may have taken it over, and %s (it is "+
 			"mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
 }
 
-// lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.
-const lookAgain = time.Minute
-
-// keepAddresses starts a job that reads the list of nodes from control, while control answers, if promises of other
-// nodes would be needed without it. It reads after ttl if an address is unknown. Otherwise it reads after lookAgain,
-// or after one second for each node in a large cluster, because addresses change: all agents together then send
-// about one request a second.
-func (b *bounds) keepAddresses(list []dataset.Dataset, ttl time.Duration) {
-	promisers, now, n := b.promisers(list), b.Clock.Steady(), b.nodes
-	n.mu.Lock()
-	age := now - n.looked
-	due := len(promisers) > 0 && age >= max(lookAgain, time.Duration(len(n.seen))*time.Second)
-	for node := range promisers {
-		due = due || n.seen[node].Address == "" && age >= ttl
-	}
-	if due {
-		n.looked = now
-	}
-	n.mu.Unlock()
-	if due {
-		b.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
-			if err := b.nodes.look(ctx); err != nil && ctx.Err() == nil {
-				b.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
-			}
-			return nil
-		})
-	}
-}
-
-// inherit applies the deadlines that the previous process of this agent fed to the guard on this boot. Those
+// Inherit applies the deadlines that the previous process of this agent fed to the guard on this boot. Those
 // deadlines were justified, so promises of other nodes may extend them: a restarted agent keeps what is open,
 // however long its start takes and whether or not control answers. inherit starts no new lease. An entry with an
 // epoch other than the recorded one is ignored.
-func (b *bounds) inherit(st guard.Status) {
+func (b *Deadlines) Inherit(st guard.Status) {
 	for _, e := range st.Datasets {
 		d, home := b.Cache.Dataset(e.Dataset)
-		if !home || !bounded(d) || e.State != guard.StateArmed || e.Boot != b.Boot || e.Epoch != d.Epoch {
+		if !home || !IsBounded(d) || e.State != guard.StateArmed || e.Boot != b.Boot || e.Epoch != d.Epoch {
 			continue
 		}
 		b.mu.Lock()
@@ -474,4 +484,14 @@ func (b *bounds) inherit(st guard.Status) {
 		h.deadline, h.fence = max(h.deadline, e.Deadline), e.Bound
 		b.mu.Unlock()
 	}
+}
+
+// NoteKept records why the guard keeps a dataset that is not mounted. It reports whether the reason
+// differs from the recorded one.
+func (b *Deadlines) NoteKept(id uuid.UUID, why string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.kept[id]
+	b.kept[id] = why
+	return was != why
 }

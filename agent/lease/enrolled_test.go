@@ -1,24 +1,29 @@
-package agent
+package lease
 
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 )
 
 // slowStore is a disk that takes its time to forget who has copies, until it is let go.
@@ -39,50 +44,20 @@ func (s slowStore) Txn(ctx context.Context, checks []store.Check, writes []store
 // anybody waiting who feeds the guard; and once it has, it is forgotten.
 func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
-	r := newRig(t, func(c *Config) { s.Store = c.State; c.State = s })
+	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	left := uuid.New()
-	r.bounds.mu.Lock()
-	r.bounds.holds[left] = &hold{enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
-	r.bounds.mu.Unlock()
-	r.bounds.forgetHolds()
+	r.mu.Lock()
+	r.holds[left] = &hold{enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
+	r.mu.Unlock()
+	r.forgetHolds()
 	<-s.asked
 	close(s.on)
-	await(t, func() bool {
-		r.bounds.forgetHolds()
-		r.bounds.mu.Lock()
-		defer r.bounds.mu.Unlock()
-		return len(r.bounds.holds) == 0
+	eventually(t, func() bool {
+		r.forgetHolds()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.holds) == 0
 	})
-}
-
-// Who has a copy that was superseded is not asked for a promise while control is silent, and
-// what it was given is forgotten: nobody goes on from that.
-func TestSpentCopiesAreNotAsked(t *testing.T) {
-	for _, spent := range []bool{false, true} {
-		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet("host-a"), Trust: host.NewTrust(nil)}
-		b := newBounds(t.Context(), self, boundsDeps{nodes: newNodes(self, nil)})
-		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
-		if spent {
-			d.Spent = d.Copies
-		}
-		now := b.Clock.Steady()
-		h := &hold{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
-		b.armed[d.ID], b.holds[d.ID] = d.Epoch, h
-		b.silent, b.tenure.ttl = true, 10*boundTTL
-		gone := h.gone(d, now+1)
-		if (len(gone) == 1) != spent {
-			t.Errorf("spent %t: forgotten are %v", spent, gone)
-		}
-		for _, node := range gone {
-			delete(h.enrolled, node)
-		}
-		if b.askAll(t.Context(), []dataset.Dataset{d}, time.Second) != spent {
-			t.Errorf("spent %t: who has it is asked", spent)
-		}
-		if got := b.until(d) - now; got > boundTTL != spent {
-			t.Errorf("spent %t: held for %v", spent, got)
-		}
-	}
 }
 
 // failStore is a disk that does not take who has copies, as often as it is told.
@@ -103,31 +78,17 @@ type silentGuard struct{ Guard }
 
 func (silentGuard) Status(context.Context) (guard.Status, error) { return guard.Status{}, errAway }
 
-// kept has a rig keep a volume whose lease is bounded in time, of which control says nothing.
-func (r *rig) kept() dataset.Dataset {
-	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: r.Node(), Epoch: 3, State: dataset.StateReady}
-	d.Profile.Failover.Auto = true
-	r.Cache.Apply(d, 1)
-	return d
-}
-
-func (r *rig) enrolled(d dataset.Dataset) []uuid.UUID {
-	r.bounds.mu.Lock()
-	defer r.bounds.mu.Unlock()
-	return slices.Collect(maps.Keys(r.bounds.hold(d).enrolled))
-}
-
 // A node of which the disk did not take that it is given something is given nothing, and is
 // asked for no promise.
 func TestEnrolledInVain(t *testing.T) {
 	s := failStore{fails: &atomic.Int32{}}
-	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	d := r.kept()
 	s.fails.Store(1)
-	if err := r.bounds.enrol(t.Context(), d.ID, nodeP); err == nil || len(r.enrolled(d)) > 0 {
+	if err := r.Enrol(t.Context(), d.ID, nodeP); err == nil || len(r.enrolled(d)) > 0 {
 		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
 	}
-	if err := r.bounds.enrol(t.Context(), d.ID, nodeP); err != nil || len(r.enrolled(d)) != 1 {
+	if err := r.Enrol(t.Context(), d.ID, nodeP); err != nil || len(r.enrolled(d)) != 1 {
 		t.Errorf("%v; enrolled are %v", err, r.enrolled(d))
 	}
 }
@@ -136,15 +97,15 @@ func TestEnrolledInVain(t *testing.T) {
 // the end, if it is in memory.
 func TestEnrolledWhileForgotten(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
-	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	d := r.kept()
-	r.bounds.mu.Lock()
-	r.bounds.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true}}
-	r.bounds.mu.Unlock()
+	r.mu.Lock()
+	r.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true}}
+	r.mu.Unlock()
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	go func() { dropped <- r.bounds.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
+	go func() { dropped <- r.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
 	<-s.asked
-	go func() { done <- r.bounds.enrol(t.Context(), d.ID, nodeP) }()
+	go func() { done <- r.Enrol(t.Context(), d.ID, nodeP) }()
 	select { // it waits, or is on disk before what it comes after
 	case err := <-done:
 		done <- err
@@ -154,7 +115,7 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	if err := errors.Join(<-dropped, <-done); err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.config.State.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
+	list, err := r.state.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
 	if err != nil || len(list) != 1 || len(r.enrolled(d)) != 1 {
 		t.Errorf("on disk: %v, %v; in memory: %v", list, err, r.enrolled(d))
 	}
@@ -164,13 +125,13 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 // before, is on disk before that, and stays there if the forgetting is cut short.
 func TestEnrolledOnceItIsBack(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
-	r := newRig(t, func(c *Config) { s.Store = c.State; c.State, c.Guard = s, silentGuard{} })
+	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	d := r.kept()
-	if err := errors.Join(r.bounds.enrol(t.Context(), d.ID, nodeP), r.bounds.enrol(t.Context(), d.ID, nodeQ)); err != nil {
+	if err := errors.Join(r.Enrol(t.Context(), d.ID, nodeP), r.Enrol(t.Context(), d.ID, nodeQ)); err != nil {
 		t.Fatal(err)
 	}
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	drops := func() { dropped <- r.bounds.dropEnrolled(t.Context(), []uuid.UUID{d.ID}) }
+	drops := func() { dropped <- r.dropLeft(t.Context(), []uuid.UUID{d.ID}) }
 	go drops()
 	select {
 	case err := <-dropped:
@@ -186,7 +147,7 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	<-s.asked
 	d.Epoch++
 	r.Cache.Apply(d, 2)
-	go func() { done <- r.bounds.enrol(t.Context(), d.ID, nodeP) }()
+	go func() { done <- r.Enrol(t.Context(), d.ID, nodeP) }()
 	select {
 	case err := <-done:
 		t.Errorf("it is given something, and on disk perhaps no more: %v", err)
@@ -197,10 +158,10 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	if err := errors.Join(<-dropped, <-done); err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.config.State.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
-	r.bounds.mu.Lock()
-	defer r.bounds.mu.Unlock()
-	if is := r.bounds.hold(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].noted || !is[nodeQ].noted {
+	list, err := r.state.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if is := r.hold(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].noted || !is[nodeQ].noted {
 		t.Errorf("on disk: %v, %v; in memory: %v", list, err, is)
 	}
 }
@@ -213,7 +174,7 @@ func TestUnenrolGoesOn(t *testing.T) {
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
 		h := &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())}
-		b := newBounds(t.Context(), h, boundsDeps{guard: silentGuard{}})
+		b := NewDeadlines(DeadlineDeps{Host: h, Guard: silentGuard{}})
 		asked := 0
 		b.Control = telling{volume: func() error { asked++; return c.err }}
 		for range 3 {
@@ -222,7 +183,7 @@ func TestUnenrolGoesOn(t *testing.T) {
 			b.Cache.Apply(d, 1)
 			b.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
 		}
-		if err := b.unenrol(t.Context()); (err == nil) != c.want || asked != 3 {
+		if err := b.DropEnrolled(t.Context()); (err == nil) != c.want || asked != 3 {
 			t.Errorf("%s: %v; asked about %d", name, err, asked)
 		}
 	}
@@ -234,3 +195,65 @@ type telling struct {
 }
 
 func (t telling) Volume(context.Context, string) (api.Volume, error) { return api.Volume{}, t.volume() }
+
+// keeper is a Deadlines with a database on disk, and a guard that does not answer.
+type keeper struct {
+	*Deadlines
+	state store.Store
+}
+
+func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
+	t.Helper()
+	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := wrap(st)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		stop()
+		wg.Wait()
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h := &host.Host{
+		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: jobs.New(ctx, &wg),
+		Trust: host.NewTrust(nil), Clock: clock.System{}, Log: quiet(),
+	}
+	return &keeper{NewDeadlines(DeadlineDeps{Host: h, Guard: silentGuard{}}), state}
+}
+
+// kept adds a volume whose lease is bounded in time, and which control does not mention.
+func (k *keeper) kept() dataset.Dataset {
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.NodeID, Epoch: 3, State: dataset.StateReady}
+	d.Profile.Failover.Auto = true
+	k.Cache.Apply(d, 1)
+	return d
+}
+
+func (k *keeper) enrolled(d dataset.Dataset) []uuid.UUID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Collect(maps.Keys(k.hold(d).enrolled))
+}
+
+var errAway = dataset.Errorf(dataset.ErrUnavailable, "control is away")
+
+func quiet() *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return log
+}
+
+// eventually waits until a condition is true, for at most ten seconds.
+func eventually(t *testing.T, what func() bool) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); !what(); {
+		if time.Now().After(until) {
+			t.Fatal("it has not become true within ten seconds")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

@@ -1,4 +1,4 @@
-package agent
+package lease
 
 import (
 	"maps"
@@ -29,28 +29,89 @@ func TestExtend(t *testing.T) {
 		loud   bool // control answers
 		want   int
 	}{
-		"nothing is known":                    {want: 0},
-		"renewed, and nothing read":           {t: tenure{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
-		"read during another session":         {t: tenure{session: second, sent: at(990), ttl: boundTTL, row: 2, read: 1}, want: 0},
-		"renewed and read":                    {t: read(990), want: 1050},
-		"as the session says, and no more":    {t: read(990), h: hold{deadline: at(1020)}, loud: true, want: 1050},
-		"an earlier word is not taken back":   {t: read(900), h: hold{deadline: at(1020)}, loud: true, want: 1020},
-		"nobody could take over":              {t: read(950), h: hold{deadline: at(1010)}, want: 1060},
-		"nobody could, but it has lapsed":     {t: read(900), h: hold{deadline: at(960)}, want: 960},
-		"all promised":                        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055), nodeQ, at(1040))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1040},
-		"all promised, and it has lapsed":     {t: read(900), h: hold{deadline: at(1000), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1000},
-		"all promised, during no session":     {t: tenure{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1}, h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1055},
-		"one did not":                         {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP, nodeQ}, want: 1010},
-		"one that was given something":        {t: read(950), h: hold{deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}, copies: []uuid.UUID{nodeP}, want: 1010},
-		"promises that end before":            {t: read(950), h: hold{deadline: at(1030), vows: vows(nodeP, at(1020))}, copies: []uuid.UUID{nodeP}, want: 1030},
-		"promises count while control does":   {t: read(980), h: hold{deadline: at(1010), vows: vows(nodeP, at(1059))}, copies: []uuid.UUID{nodeP}, loud: true, want: 1040},
-		"a watchdog is slower than promises":  {t: read(990), h: hold{deadline: at(1010), fence: at(130), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1050},
-		"a fence that is slow, by promises":   {t: read(900), h: hold{deadline: at(1010), fence: at(40), vows: vows(nodeP, at(1055))}, copies: []uuid.UUID{nodeP}, want: 1045},
-		"a fence that is slower than control": {t: read(990), h: hold{fence: at(140)}, copies: []uuid.UUID{nodeP}, want: 1040},
-		"begun on a store that is doubted":    {t: doubted, want: 0},
-		"lapsed, and the store is doubted":    {t: doubted, h: hold{deadline: at(1000)}, want: 1000},
-		"held, and the store is doubted":      {t: doubted, h: hold{deadline: at(1001)}, loud: true, want: 1050},
-		"no session was ever known, and vows": {h: hold{vows: vows(nodeP, at(1059))}, copies: []uuid.UUID{nodeP}, want: 0},
+		"nothing is known":          {want: 0},
+		"renewed, and nothing read": {t: tenure{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
+		"read during another session": {t: tenure{
+			session: second,
+			sent:    at(990),
+			ttl:     boundTTL,
+			row:     2,
+			read:    1,
+		}, want: 0},
+		"renewed and read":                  {t: read(990), want: 1050},
+		"as the session says, and no more":  {t: read(990), h: hold{deadline: at(1020)}, loud: true, want: 1050},
+		"an earlier word is not taken back": {t: read(900), h: hold{deadline: at(1020)}, loud: true, want: 1020},
+		"nobody could take over":            {t: read(950), h: hold{deadline: at(1010)}, want: 1060},
+		"nobody could, but it has lapsed":   {t: read(900), h: hold{deadline: at(960)}, want: 960},
+		"all promised": {
+			t:      read(950),
+			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055), nodeQ, at(1040))},
+			copies: []uuid.UUID{nodeP, nodeQ},
+			want:   1040,
+		},
+		"all promised, and it has lapsed": {
+			t:      read(900),
+			h:      hold{deadline: at(1000), vows: vows(nodeP, at(1055))},
+			copies: []uuid.UUID{nodeP},
+			want:   1000,
+		},
+		"all promised, during no session": {
+			t:      tenure{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1},
+			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055))},
+			copies: []uuid.UUID{nodeP},
+			want:   1055,
+		},
+		"one did not": {
+			t:      read(950),
+			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055))},
+			copies: []uuid.UUID{nodeP, nodeQ},
+			want:   1010,
+		},
+		"one that was given something": {
+			t:      read(950),
+			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}},
+			copies: []uuid.UUID{nodeP},
+			want:   1010,
+		},
+		"promises that end before": {
+			t:      read(950),
+			h:      hold{deadline: at(1030), vows: vows(nodeP, at(1020))},
+			copies: []uuid.UUID{nodeP},
+			want:   1030,
+		},
+		"promises count while control does": {
+			t:      read(980),
+			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1059))},
+			copies: []uuid.UUID{nodeP},
+			loud:   true,
+			want:   1040,
+		},
+		"a watchdog is slower than promises": {
+			t:      read(990),
+			h:      hold{deadline: at(1010), fence: at(130), vows: vows(nodeP, at(1055))},
+			copies: []uuid.UUID{nodeP},
+			want:   1050,
+		},
+		"a fence that is slow, by promises": {
+			t:      read(900),
+			h:      hold{deadline: at(1010), fence: at(40), vows: vows(nodeP, at(1055))},
+			copies: []uuid.UUID{nodeP},
+			want:   1045,
+		},
+		"a fence that is slower than control": {
+			t:      read(990),
+			h:      hold{fence: at(140)},
+			copies: []uuid.UUID{nodeP},
+			want:   1040,
+		},
+		"begun on a store that is doubted": {t: doubted, want: 0},
+		"lapsed, and the store is doubted": {t: doubted, h: hold{deadline: at(1000)}, want: 1000},
+		"held, and the store is doubted":   {t: doubted, h: hold{deadline: at(1001)}, loud: true, want: 1050},
+		"no session was ever known, and vows": {
+			h:      hold{vows: vows(nodeP, at(1059))},
+			copies: []uuid.UUID{nodeP},
+			want:   0,
+		},
 	} {
 		if got := c.h.extend(&c.t, c.copies, !c.loud, at(1000)); got != at(c.want) {
 			t.Errorf("%s: until %v, want %v", name, got, at(c.want))
@@ -68,7 +129,17 @@ func TestExtend(t *testing.T) {
 	for name, c := range map[string]struct {
 		t    tenure
 		want bool
-	}{"beyond what control vouches for": {read(900), false}, "as far as control vouches": {read(950), true}, "read during another session": {tenure{session: second, sent: at(990), ttl: boundTTL, row: 2, read: 1}, false}} {
+	}{
+		"beyond what control vouches for": {read(900), false},
+		"as far as control vouches":       {read(950), true},
+		"read during another session": {tenure{
+			session: second,
+			sent:    at(990),
+			ttl:     boundTTL,
+			row:     2,
+			read:    1,
+		}, false},
+	} {
 		if h.enrol(&c.t, nodeP, at(1000)) != c.want || (len(h.enrolled) == 1) != c.want {
 			t.Errorf("enrolled while it is held %s: %t", name, !c.want)
 		}
@@ -181,7 +252,11 @@ func (m *boundModel) renew() {
 func (m *boundModel) read() {
 	row, boot, sent := m.tenure.row, m.boots, m.now
 	m.send(func() {
-		took, restored, d := m.took, m.restored, dataset.Dataset{Copies: slices.Clone(m.copies), Spent: slices.Collect(maps.Keys(m.spent)), Move: m.move}
+		took, restored, d := m.took, m.restored, dataset.Dataset{
+			Copies: slices.Clone(m.copies),
+			Spent:  slices.Collect(maps.Keys(m.spent)),
+			Move:   m.move,
+		}
 		m.answer(boot, func() {
 			if m.tenure.doubted = m.tenure.doubted || restored; restored {
 				return
@@ -211,7 +286,8 @@ func (m *boundModel) ask(peer uuid.UUID) {
 // takesOver reports whether a peer opens the next epoch.
 func (m *boundModel) takesOver(peer uuid.UUID) bool {
 	waited := m.fence <= fencedFor(boundTTL) || m.now >= m.ended+boundTTL
-	return m.session == uuid.Nil && waited && !m.took && !m.restored && slices.Contains(m.copies, peer) && !m.spent[peer] && m.has[peer] && m.sworn[peer] <= m.now
+	return m.session == uuid.Nil && waited && !m.took && !m.restored && slices.Contains(m.copies, peer) &&
+		!m.spent[peer] && m.has[peer] && m.sworn[peer] <= m.now
 }
 
 // Whatever comes late or not at all: before anybody can take over, what this node has open
@@ -220,8 +296,15 @@ func TestI1BoundsEndInTime(t *testing.T) {
 	const rounds = 600 // of a hundred runs each
 	takeovers := 0
 	run := func(t *rapid.T) {
-		m := &boundModel{now: time.Hour, session: uuid.New(), spent: map[uuid.UUID]bool{}, has: map[uuid.UUID]bool{}, sworn: map[uuid.UUID]time.Duration{}}
-		m.fence = rapid.SampledFrom([]time.Duration{0, boundTTL * 2 / 10, boundTTL * 3 / 10, boundTTL * 6 / 10, boundTTL * 13 / 10}).Draw(t, "fence")
+		m := &boundModel{
+			now:     time.Hour,
+			session: uuid.New(),
+			spent:   map[uuid.UUID]bool{},
+			has:     map[uuid.UUID]bool{},
+			sworn:   map[uuid.UUID]time.Duration{},
+		}
+		m.fence = rapid.SampledFrom([]time.Duration{0, boundTTL * 2 / 10, boundTTL * 3 / 10, boundTTL * 6 / 10,
+			boundTTL * 13 / 10}).Draw(t, "fence")
 		m.hold.fence = m.fence
 		m.saved = m.session
 		m.arrived, m.tenure = m.now, tenure{session: m.session, sent: m.now, ttl: boundTTL, row: 1, read: 1}

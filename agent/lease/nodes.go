@@ -1,4 +1,4 @@
-package agent
+package lease
 
 import (
 	"context"
@@ -12,32 +12,35 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// nodes has what this node knows of the other nodes of the cluster: their names and addresses. The addresses are
+// Nodes has what this node knows of the other nodes of the cluster: their names and addresses. The addresses are
 // also on disk, so that a restarted agent can ask other nodes for promises while control is unreachable. mu guards
 // seen, looked and missed. No request is sent while mu is held.
-type nodes struct {
+type Nodes struct {
 	*host.Host
 	session func() (renewed, ttl time.Duration) // this node's session with control, see Agent.Standing
 
 	mu     sync.Mutex
 	seen   map[uuid.UUID]dataset.Node
-	looked time.Duration      // when keepAddresses asked control last, by the steady clock
+	looked time.Duration      // when refreshIfDue asked control last, by the steady clock
 	missed map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
 
 	saving sync.Mutex     // held while saved is compared and written
 	saved  standingRecord // as it is on disk
 }
 
-func newNodes(h *host.Host, session func() (renewed, ttl time.Duration)) *nodes {
-	return &nodes{Host: h, session: session}
+// NewNodes returns a Nodes that knows no other node. session returns this node's session with control: see
+// Deadlines.Session.
+func NewNodes(h *host.Host, session func() (renewed, ttl time.Duration)) *Nodes {
+	return &Nodes{Host: h, session: session}
 }
 
-// name returns the name of a node, or its UUID if the name is unknown.
-func (n *nodes) name(id uuid.UUID) string {
+// Name returns the name of a node, or its UUID if the name is unknown.
+func (n *Nodes) Name(id uuid.UUID) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if node, known := n.seen[id]; known {
@@ -46,15 +49,15 @@ func (n *nodes) name(id uuid.UUID) string {
 	return id.String()
 }
 
-// address returns the address of a node's agent, or "" if it is unknown.
-func (n *nodes) address(id uuid.UUID) string {
+// Address returns the address of a node's agent, or "" if it is unknown.
+func (n *Nodes) Address(id uuid.UUID) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.seen[id].Address
 }
 
-// knows reports whether the name of a node is known. It returns true for uuid.Nil.
-func (n *nodes) knows(id uuid.UUID) bool {
+// Knows reports whether the name of a node is known. It returns true for uuid.Nil.
+func (n *Nodes) Knows(id uuid.UUID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	_, known := n.seen[id]
@@ -63,7 +66,7 @@ func (n *nodes) knows(id uuid.UUID) bool {
 
 // misses records that the address of a node was needed and is unknown. It reports whether this is the first time
 // since the last look, so that the caller logs it once.
-func (n *nodes) misses(id uuid.UUID) (first bool) {
+func (n *Nodes) misses(id uuid.UUID) (first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	first = !n.missed[id]
@@ -74,8 +77,8 @@ func (n *nodes) misses(id uuid.UUID) (first bool) {
 	return first
 }
 
-// look reads the list of nodes from control, and writes it to disk if it has changed.
-func (n *nodes) look(ctx context.Context) error {
+// Refresh reads the list of nodes from control, and writes it to disk if it has changed.
+func (n *Nodes) Refresh(ctx context.Context) error {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil {
 		return fmt.Errorf("nodes: %w", err)
@@ -90,8 +93,36 @@ func (n *nodes) look(ctx context.Context) error {
 	return n.save(ctx)
 }
 
-// isAway reports whether control says that a node is unreachable. If control does not answer, isAway returns false.
-func (n *nodes) isAway(ctx context.Context, node uuid.UUID) (bool, error) {
+// lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.
+const lookAgain = time.Minute
+
+// refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and
+// the last read is long ago: ttl if the address of one of them is unknown, otherwise lookAgain, or one second for each
+// node in a large cluster, because addresses change: all agents together then send about one request a second.
+func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
+	now := n.Clock.Steady()
+	n.mu.Lock()
+	age := now - n.looked
+	due := len(promisers) > 0 && age >= max(lookAgain, time.Duration(len(n.seen))*time.Second)
+	for _, node := range promisers {
+		due = due || n.seen[node].Address == "" && age >= ttl
+	}
+	if due {
+		n.looked = now
+	}
+	n.mu.Unlock()
+	if due {
+		n.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
+			if err := n.Refresh(ctx); err != nil && ctx.Err() == nil {
+				n.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
+			}
+			return nil
+		})
+	}
+}
+
+// IsAway reports whether control says that a node is unreachable. If control does not answer, isAway returns false.
+func (n *Nodes) IsAway(ctx context.Context, node uuid.UUID) (bool, error) {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
 		return false, fmt.Errorf("nodes: %w", err)
@@ -99,10 +130,10 @@ func (n *nodes) isAway(ctx context.Context, node uuid.UUID) (bool, error) {
 	return slices.ContainsFunc(list, func(a api.Node) bool { return a.ID == node && !a.Live }), nil
 }
 
-// peer reads the list of nodes from control and returns one of them. It fails with ErrNotFound if control has no
+// Peer reads the list of nodes from control and returns one of them. It fails with ErrNotFound if control has no
 // record of the node.
-func (n *nodes) peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
-	if err := n.look(ctx); err != nil {
+func (n *Nodes) Peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
+	if err := n.Refresh(ctx); err != nil {
 		return dataset.Node{}, err
 	}
 	n.mu.Lock()
@@ -130,7 +161,7 @@ type nodeAddress struct {
 }
 
 // load reads the addresses from disk. It returns the TTL of the last session, or 0 if it is not known.
-func (n *nodes) load(ctx context.Context) (ttl time.Duration, err error) {
+func (n *Nodes) load(ctx context.Context) (ttl time.Duration, err error) {
 	var r standingRecord
 	if there, err := n.DB.Get(ctx, standingKey, &r); err != nil || !there {
 		return 0, err
@@ -145,7 +176,7 @@ func (n *nodes) load(ctx context.Context) (ttl time.Duration, err error) {
 
 // save writes the TTL and the addresses to disk if they have changed, which is rare. If this node has no session, it
 // writes nothing.
-func (n *nodes) save(ctx context.Context) error {
+func (n *Nodes) save(ctx context.Context) error {
 	_, ttl := n.session()
 	if ttl == 0 {
 		return nil // no lease is bounded in time, or control has not answered yet

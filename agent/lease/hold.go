@@ -1,4 +1,4 @@
-package agent
+package lease
 
 import (
 	"maps"
@@ -22,8 +22,8 @@ func heldFor(ttl time.Duration) time.Duration { return promise.HeldFor(ttl) }
 // fencedFor is how long a fence usually takes: three steps of the guard's ladder.
 func fencedFor(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
 
-// fenceMost is how long a fence may take at most.
-func fenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
+// FenceMost is how long a fence may take at most.
+func FenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
 
 // tenure is what this node knows of its session with control. The zero value has no session.
 type tenure struct {
@@ -75,7 +75,7 @@ type hold struct {
 	epoch    uint64
 	deadline time.Duration // the latest that was ever justified, or 0
 	fence    time.Duration // how long after deadline the guard has fenced the dataset at the latest; 0: fencedFor
-	answer   uint64        // the answer of the guard that said so, see bounds.answers
+	answer   uint64        // the answer of the guard that said so, see Deadlines.Answers
 	// vows has, for each node that promised to open no later epoch, the time until which this node may rely on the
 	// promise.
 	vows map[uuid.UUID]time.Duration
@@ -128,7 +128,7 @@ func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 // how long.
 func (h *hold) fenceMay(t *tenure, deadline time.Duration) time.Duration {
 	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
-		return max(h.fence, fenceMost(t.ttl))
+		return max(h.fence, FenceMost(t.ttl))
 	}
 	return max(h.fence, fencedFor(t.ttl))
 }
@@ -177,5 +177,5 @@ func (h *hold) gone(d dataset.Dataset, read time.Duration) (nodes []uuid.UUID) {
 	return nodes
 }
 
-// bounded reports whether the lease of a dataset is bounded in time.
-func bounded(d dataset.Dataset) bool { return d.Profile.Failover.Auto }
+// IsBounded reports whether the lease of a dataset is bounded in time.
+func IsBounded(d dataset.Dataset) bool { return d.Profile.Failover.Auto }

@@ -1,4 +1,4 @@
-package agent
+package lease
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
 // loadEnrolled reads from disk which nodes are enrolled.
-func (b *bounds) loadEnrolled(ctx context.Context) error {
+func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 	return b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
 		id, err1 := uuid.Parse(ds)
@@ -34,9 +34,9 @@ func (b *bounds) loadEnrolled(ctx context.Context) error {
 	})
 }
 
-// enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part.
+// Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part.
 // It fails with ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
-func (b *bounds) enrol(ctx context.Context, id, node uuid.UUID) error {
+func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 	if noted, err := b.mayEnrol(id, node, true); noted || err != nil {
 		return err
 	}
@@ -61,9 +61,9 @@ func (b *bounds) enrol(ctx context.Context, id, node uuid.UUID) error {
 
 // mayEnrol enrols a node in memory, and reports whether nothing else must be done, because the node is on disk
 // already or the lease is not bounded. With noted, it changes nothing for a node that is not on disk.
-func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
+func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
-	if !home || !bounded(d) || b.guard == nil {
+	if !home || !IsBounded(d) || b.Guard == nil {
 		return true, nil
 	}
 	b.mu.Lock()
@@ -80,11 +80,11 @@ func (b *bounds) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error)
 	return done, nil
 }
 
-// unenrol removes enrolled nodes that have no recorded copy of the dataset: their promises would be needed, and they
-// would refuse, because they do not know the dataset.
-func (b *bounds) unenrol(ctx context.Context) error {
+// DropEnrolled removes enrolled nodes that have no recorded copy of the dataset: their promises would be
+// needed, and they would refuse, because they do not know the dataset.
+func (b *Deadlines) DropEnrolled(ctx context.Context) error {
 	var errs []error
-	for _, d := range b.boundedHere() {
+	for _, d := range b.Datasets() {
 		now := b.Clock.Steady()
 		b.mu.Lock()
 		some := len(b.hold(d).gone(d, now)) > 0
@@ -105,7 +105,7 @@ func (b *bounds) unenrol(ctx context.Context) error {
 
 // dropGone removes the enrolled nodes that cannot continue from what they were given, according to control's record
 // d, which was requested after read.
-func (b *bounds) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
+func (b *Deadlines) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
 	drop := map[string]any{}
@@ -122,7 +122,7 @@ func (b *bounds) dropGone(ctx context.Context, d dataset.Dataset, read time.Dura
 
 // forgetHolds drops the state of datasets whose home is another node now. A job removes the records on disk, so that
 // a slow disk does not delay feeding the guard.
-func (b *bounds) forgetHolds() {
+func (b *Deadlines) forgetHolds() {
 	var left []uuid.UUID
 	b.mu.Lock()
 	for id, h := range b.holds {
@@ -140,7 +140,7 @@ func (b *bounds) forgetHolds() {
 		return
 	}
 	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
-		if err := b.dropEnrolled(ctx, left); err != nil && ctx.Err() == nil {
+		if err := b.dropLeft(ctx, left); err != nil && ctx.Err() == nil {
 			b.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it " +
 				"is tried again")
 		}
@@ -148,10 +148,10 @@ func (b *bounds) forgetHolds() {
 	})
 }
 
-// dropEnrolled removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
+// dropLeft removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
 // writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even
 // if dropEnrolled is interrupted.
-func (b *bounds) dropEnrolled(ctx context.Context, left []uuid.UUID) error {
+func (b *Deadlines) dropLeft(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
 	each := func(f func(h *hold, id, node uuid.UUID)) {

@@ -1,0 +1,113 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Renewals renews this node's session with control. It has no state of its own: what a renewal changes is in
+// Deadlines.
+type Renewals struct{ RenewalDeps }
+
+// RenewalDeps is what Renewals needs of other components.
+type RenewalDeps struct {
+	*host.Host
+	Replicas  []api.Service // each control replica separately; at least one
+	Deadlines *Deadlines
+	// Register has control record this node.
+	Register func(context.Context) error
+}
+
+// NewRenewals returns a Renewals.
+func NewRenewals(deps RenewalDeps) *Renewals { return &Renewals{deps} }
+
+// renewAgain is the interval of renewals while the TTL of the session is not known.
+const renewAgain = 2 * time.Second
+
+// Run notifies control that this agent runs, five times in the TTL of the session, until ctx ends or control answers
+// that it requires no session.
+func (n *Renewals) Run(ctx context.Context) {
+	every, logged := renewAgain, false
+	for first := 0; ; {
+		wait := every
+		r := n.once(ctx, first, every)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case r.err == nil && r.TTL == 0:
+			return
+		case r.err == nil:
+			every, logged, first = time.Duration(r.TTL)/5, false, r.replica
+			n.Deadlines.Renewed(r.Session, r.sent, time.Duration(r.TTL), n.Clock.Steady())
+			wait = every
+		case errors.Is(r.err, dataset.ErrStale):
+			if r.err = n.Register(ctx); r.err == nil {
+				wait = min(every, n.Limits.Retry)
+			}
+			fallthrough
+		default:
+			first++
+			wait = min(wait, every/4) // requests that wait for a lease wait for the next renewal that is answered
+			n.Deadlines.NotRenewed()
+			if !logged && r.err != nil && ctx.Err() == nil {
+				logged = true
+				n.Log.WithError(r.err).Warn("control was not told that this node is alive")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.Clock.After(wait):
+		}
+	}
+}
+
+// renewal is the result of one request.
+type renewal struct {
+	api.Standing
+	err     error
+	sent    time.Duration
+	replica int // the replica that was asked
+}
+
+// once asks one control replica after the other, beginning with first, until one answers. It asks the next one when
+// a replica fails, or when it has taken half of limit. A slow replica may still answer. No request takes longer than
+// limit.
+func (n *Renewals) once(ctx context.Context, first int, limit time.Duration) (last renewal) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	count := len(n.Replicas)
+	answers := make(chan renewal, count)
+	ask := func(i int) {
+		r := renewal{sent: n.Clock.Steady(), replica: i % count}
+		r.Standing, r.err = n.Replicas[r.replica].Renew(ctx, n.NodeID, n.Incarnation)
+		answers <- r
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for asked, answered := 0, 0; answered < count; {
+		var late <-chan time.Time
+		if asked < count {
+			i := first + asked
+			wg.Go(func() { ask(i) })
+			if asked++; asked < count {
+				late = n.Clock.After(limit / 2)
+			}
+		}
+		select {
+		case last = <-answers:
+			if answered++; last.err == nil || errors.Is(last.err, dataset.ErrStale) {
+				return last
+			}
+		case <-late:
+		}
+	}
+	return last
+}
