@@ -144,8 +144,7 @@ type Agent struct {
 	lost      map[uuid.UUID]bool      // datasets that were recorded, and have been missing in a full response since
 	rate      int64                   // bytes a second of the last move to this node; 0: there was none
 
-	guarded bool         // the guard answered when it was last asked
-	asked   map[int]bool // control replicas (index in apart) that have reported the generations of pools
+	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
 
 	joined func()        // reports that control has registered this agent; may be called again
 	isIn   chan struct{} // closed by joined
@@ -156,8 +155,9 @@ type Agent struct {
 	endLeases context.CancelFunc
 	leaseWork sync.WaitGroup
 
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	stop      context.CancelFunc
+	wg        sync.WaitGroup
+	registrar *lease.Registrar
 }
 
 var _ api.Local = (*Agent)(nil)
@@ -197,9 +197,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.mounts.records = map[uuid.UUID]*mountRecord{}
-	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
-	a.pools = pool.New(a.poolDeps())
-	a.facts = newHostFacts(cfg.Host)
 	a.nodes = lease.NewNodes(a.Host, a.Standing)
 	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
 		Host: a.Host, Guard: cfg.Guard, HTTP: cfg.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join, MendSoon: a.mendSoon,
@@ -209,6 +206,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Register: func(ctx context.Context) error { return a.register(ctx) },
 	})
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
+	a.registrar = lease.NewRegistrar(a.registrarDeps())
+	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
+	a.pools = pool.New(a.poolDeps())
+	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
@@ -301,7 +302,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	st := a.meetGuard(ctx)
+	st := a.registrar.Meet(ctx, a.recovered)
 	a.leaseWork.Go(func() { a.deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
 	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
 		return err
@@ -329,7 +330,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.replicas.Run() }()
 	if a.config.Guard != nil {
-		a.wg.Go(a.watchGuard)
+		a.wg.Go(a.registrar.Watch)
 	}
 	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.follow(s, err == nil) }()

@@ -15,6 +15,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -62,7 +63,7 @@ func (g *guarded) thaws() {
 			g.Error(err)
 		}
 		for _, e := range st.Datasets {
-			if isFenced(e) {
+			if lease.IsFenced(e) {
 				_, err := w.Thaw(context.Background(), e.Dataset, e.Epoch, clock.Boottime()+time.Minute)
 				if err != nil {
 					g.Error(err)

@@ -215,7 +215,7 @@ func (a *Agent) tellTrust(ctx context.Context, strange string) error {
 	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{
 		Incarnation: a.Incarnation,
 		Distrust:    strange,
-		Guard:       a.isGuarded(),
+		Guard:       a.registrar.IsAnswering(),
 	})
 }
 

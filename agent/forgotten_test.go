@@ -138,7 +138,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		}
 		unlock, err := g.a.Locks.Lock(t.Context(), d.ID, "test")
 		if err == nil {
-			err = g.a.arm(t.Context(), changed)
+			err = g.a.registrar.Arm(t.Context(), changed)
 			unlock()
 		}
 		if err != nil {
@@ -174,7 +174,7 @@ func TestI1SlowFenceFromTheFirst(t *testing.T) {
 	d.Profile.Failover.Auto = true
 	await(t, func() bool { return g.a.deadlines.Until(d) > clock.Boottime()+boundSession/2 })
 	renewed, _ := g.a.Standing()
-	if err := g.a.arm(t.Context(), d); err != nil {
+	if err := g.a.registrar.Arm(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 	e, there := g.wa.entry(d.ID)
@@ -182,6 +182,6 @@ func TestI1SlowFenceFromTheFirst(t *testing.T) {
 	if least, most := renewed+held, g.la.lastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
 		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
 	}
-	g.a.release(d.ID)
+	g.a.registrar.Release(d.ID)
 	g.a.unmounts("db", "user")
 }

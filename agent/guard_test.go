@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
@@ -173,16 +174,12 @@ func TestGuardIsSeen(t *testing.T) {
 		}
 		t.Errorf("doctor says nothing %s of the guard with %q: %+v", level, text, list)
 	}
-	guarded := func() bool {
-		f.a.Agent.mu.Lock()
-		defer f.a.Agent.mu.Unlock()
-		return f.a.guarded
-	}
+	guarded := f.a.registrar.IsAnswering
 	await(t, guarded)
 	doctor(findings.OK, "watches over 0 datasets")
 	w.down()
 	await(t, func() bool { return !guarded() })
-	doctor(findings.Info, startGuard)
+	doctor(findings.Info, lease.StartGuard)
 	w.up()
 	await(t, guarded)
 }

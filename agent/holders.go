@@ -211,7 +211,7 @@ func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
 	if err := a.unmountLocked(d); err != nil {
 		return err
 	}
-	a.release(d.ID)
+	a.registrar.Release(d.ID)
 	return nil
 }
 
@@ -229,14 +229,14 @@ func (a *Agent) releaseUnheld(ctx context.Context, d dataset.Dataset) error {
 		}
 		return err
 	}
-	a.release(d.ID)
+	a.registrar.Release(d.ID)
 	return nil
 }
 
 // checkUnheldByGuard is like checkUnheld for a dataset that is not mounted. It uses the filesystem that
 // the guard has recorded for the dataset.
 func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error {
-	e, there, err := a.entry(ctx, d.ID)
+	e, there, err := a.registrar.Entry(ctx, d.ID)
 	if err == nil && (!there || e.Filesystem == mount.Filesystem{}) { // it was never mounted
 		return nil
 	}
@@ -252,12 +252,4 @@ func (a *Agent) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error
 			"volume %s is unmounted, but still in use on node %s: %w", d.Volume, a.NodeName, err)
 	}
 	return nil
-}
-
-// releaseSoon makes the guard forget a dataset that is not mounted, in the background. See
-// releaseUnheld.
-func (a *Agent) releaseSoon(id uuid.UUID) {
-	if _, armed := a.deadlines.Armed(id); armed && a.config.Guard != nil {
-		a.mendSoon(id)
-	}
 }

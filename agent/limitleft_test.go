@@ -332,7 +332,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 	f.a.unmounts("db", "one")
 	f.a.Cache.Apply(held, 0)
 	f.a.down() // what it lifts it sets again as it stops
-	if fencing, err := f.a.isFencing(d.ID, f.a.askGuard); fencing || err != nil {
+	if fencing, err := f.a.registrar.Look()(d.ID); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
 	}
 }

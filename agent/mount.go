@@ -82,7 +82,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 			return "", err
 		}
 	}
-	if err := a.checkArmed(ctx, d); err != nil {
+	if err := a.registrar.Check(ctx, d); err != nil {
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, a.unmountLater(ctx, d)) // nobody was told the path
 		}
@@ -172,12 +172,12 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	a.idle(d.ID)
-	if err := a.arm(ctx, d); err != nil {
+	if err := a.registrar.Arm(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	steps.At("mount.begin")
 	if err := a.mountDataset(ctx, pool, d, path); err != nil {
-		a.releaseSoon(d.ID)
+		a.registrar.ReleaseSoon(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, a.pools.Blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
@@ -360,14 +360,14 @@ func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
 	if err := a.unmountLocked(d); err != nil {
 		return err
 	}
-	a.releaseSoon(d.ID)
+	a.registrar.ReleaseSoon(d.ID)
 	return nil
 }
 
 // unmountLocked takes a dataset's mount off; its lock is held. The guard keeps the dataset.
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	path := a.MountPath(d.ID)
-	if err := a.unmountable(d); err != nil {
+	if err := a.registrar.CheckUnmount(d); err != nil {
 		a.idle(d.ID)
 		return err
 	}

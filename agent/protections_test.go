@@ -9,18 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -63,36 +60,6 @@ func TestI6ImportOfALink(t *testing.T) {
 	}
 	if op := r.imported("all", link); op.Problem == nil || op.Problem.Code != "invalid" {
 		t.Errorf("%s, %+v", op.State, op.Problem)
-	}
-}
-
-// later is a guard that has fenced a dataset at a later epoch than the agent knows.
-type later struct {
-	lease.Guard
-	entry  guard.Entry
-	thawed atomic.Bool
-}
-
-func (g *later) Status(context.Context) (guard.Status, error) {
-	return guard.Status{Datasets: []guard.Entry{g.entry}}, nil
-}
-
-func (g *later) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.Entry, error) {
-	g.thawed.Store(true)
-	return g.entry, nil
-}
-
-// An agent vouches for its own epoch: what the guard has fenced at a later one it does not thaw.
-func TestI1LaterFenceIsNotThawed(t *testing.T) {
-	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 2}
-	for epoch, thawed := range map[uint64]bool{1: true, 2: true, 3: false} {
-		g := &later{entry: guard.Entry{Epoch: epoch, State: guard.StateFenced}}
-		g.entry.Dataset = d.ID
-		a := &Agent{config: Config{Guard: g}, Host: &host.Host{Log: quiet("host-a")}}
-		err := a.vouch(t.Context(), d, time.Hour)
-		if errors.Is(err, dataset.ErrStale) == thawed || g.thawed.Load() != thawed {
-			t.Errorf("fenced at epoch %d: thawed %t, %v", epoch, g.thawed.Load(), err)
-		}
 	}
 }
 

@@ -58,7 +58,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 		if _, is := a.Cache.ShownBy(id); is {
 			continue
 		}
-		fenced, err := a.isFencedBy(id, asked)
+		fenced, err := a.registrar.IsFencedBy(id, asked)
 		if err != nil {
 			a.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
@@ -96,7 +96,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 	if a.recovered {
 		return a.assumeUse(ctx, d, ok)
 	}
-	if fenced || unsure && a.mayBeFenced(id) {
+	if fenced || unsure && a.registrar.MayBeFenced(id) {
 		return nil // once it is thawed it is looked at again
 	}
 	if err := a.unmountIdle(ctx, d, a.unmountUnheld); err != nil {

@@ -27,11 +27,7 @@ func (f *flock) auto(spec, text string) dataset.Dataset {
 	f.Helper()
 	name, _, _ := strings.Cut(spec, "@")
 	for _, h := range []*flockHost{f.a, f.b} {
-		await(f.T, func() bool {
-			h.Agent.mu.Lock()
-			defer h.Agent.mu.Unlock()
-			return h.guarded
-		})
+		await(f.T, h.registrar.IsAnswering)
 	}
 	var d dataset.Dataset
 	await(f.T, func() bool { // control has heard of the guards

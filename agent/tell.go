@@ -147,11 +147,9 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 		Pools:       a.pools.Status(ctx),
 		Unmade:      a.pools.Unmade,
 		Operations:  a.Jobs.Running(),
-		Guard:       a.isGuarded(),
+		Guard:       a.registrar.IsAnswering(),
 	}
-	a.mu.Lock()
-	h.Distrust, h.Guard, h.Clock = a.Trust.Why(), a.guarded, a.Clock.Now()
-	a.mu.Unlock()
+	h.Distrust, h.Clock = a.Trust.Why(), a.Clock.Now()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := a.Cache.Dataset(id)

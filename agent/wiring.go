@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,32 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard"
 )
-
-// isFencing tells whether the guard fences a dataset, or is about to: for its flush it lifts
-// the limit, which is set again once it is thawed. Its flush may last when the dataset may be
-// open here again, so the guard is asked, by an agent that stops as well: what it lifted it sets
-// again. Who does not know sets nothing.
-func (a *Agent) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
-	d, known := a.Cache.Dataset(id)
-	if _, armed := a.deadlines.Armed(id); known && lease.IsBounded(d) && armed &&
-		a.deadlines.Until(d) <= a.Clock.Steady() {
-		return true, nil
-	}
-	fenced, err := a.isFencedBy(id, asked)
-	if err != nil {
-		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
-	}
-	return fenced, err
-}
-
-// askGuard asks the guard what it fences, and waits for that no longer than a limit may be locked.
-func (a *Agent) askGuard() (guard.Status, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.Ctx), throttle.AskFencing)
-	defer cancel()
-	return a.config.Guard.Status(ctx)
-}
 
 // settled flushes a filesystem that is mounted on path until that is soon done, at that moment at
 // the latest: a limit that is lifted until then lets its writers make more dirty than the disk
@@ -74,14 +47,6 @@ const (
 	flushes    = 5
 )
 
-// fencing asks the guard, for limits.
-type fencing struct{ a *Agent }
-
-func (f fencing) Look() func(uuid.UUID) (bool, error) {
-	asked := sync.OnceValues(f.a.askGuard)
-	return func(id uuid.UUID) (bool, error) { return f.a.isFencing(id, asked) }
-}
-
 // mountTable knows where the agent mounts datasets, for limits.
 type mountTable struct{ a *Agent }
 
@@ -95,7 +60,21 @@ func (m mountTable) InUse() []uuid.UUID { return m.a.mountedIDs() }
 func (a *Agent) cgroupDeps() throttle.Deps {
 	return throttle.Deps{
 		Ctx: a.Ctx, Boot: a.Boot, DB: a.DB, Cache: a.Cache, Locks: &a.Locks, Jobs: a.Jobs,
-		Mounts: mountTable{a}, Fence: fencing{a}, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
+		Mounts: mountTable{a}, Fence: a.registrar, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
+	}
+}
+
+func (a *Agent) registrarDeps() lease.RegistrarDeps {
+	return lease.RegistrarDeps{
+		Host: a.Host, Guard: a.config.Guard, Deadlines: a.deadlines,
+		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
+			op := a.pools.One(pool)
+			if op == nil || op.Storage == nil {
+				return false, false
+			}
+			return op.Capabilities.OwnFilesystem, true
+		},
+		Repair: a.takeGuard, MendSoon: a.mendSoon,
 	}
 }
 

@@ -3,9 +3,10 @@
 // Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
 //
 // Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
-// until when each dataset may be open here, extends that, and feeds it to the guard. Nodes has the addresses of the
-// other nodes, which are asked for promises while control is unreachable. PromiseServer answers other nodes that ask
-// this node to open no later epoch of a dataset.
+// until when each dataset may be open here, extends that, and feeds it to the guard. Registrar registers
+// datasets with the guard before they are mounted. Nodes has the addresses of the other nodes, which are
+// asked for promises while control is unreachable. PromiseServer answers other nodes that ask this node to
+// open no later epoch of a dataset.
 package lease
 
 import (

@@ -28,7 +28,7 @@ var stillTooLarge = map[string]int{
 	"package cmd/drover":                82,
 	"package control":                   67,
 	"package control/api":               33,
-	"type agent.Agent":                  390,
+	"type agent.Agent":                  370,
 	"type agent/pool.Pools":             78,
 	"type agent/throttle.Limits":        48,
 	"type backends/backendtest.fixture": 72,

@@ -1,0 +1,393 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Registrar keeps the guard's records in agreement with what is open here. The guard fences a dataset that is
+// registered when its deadline passes. Nothing whose lease is bounded in time is mounted before it is registered, or
+// used before the guard has confirmed that. Its methods are safe for concurrent use.
+type Registrar struct {
+	RegistrarDeps
+
+	mu        sync.Mutex
+	answering bool // the guard answered when it was last asked
+}
+
+// RegistrarDeps is what a Registrar needs of other components.
+type RegistrarDeps struct {
+	*host.Host
+	Guard     Guard // nil: this host works alone
+	Deadlines *Deadlines
+	// OwnFilesystem reports whether the datasets of a pool have filesystems of their own. known is false while the pool
+	// is not open.
+	OwnFilesystem func(pool uuid.UUID) (own, known bool)
+	// Repair makes the guard's records and the datasets agree that differ in a status of the guard. answer is the value
+	// of Deadlines.Answers before the status was requested.
+	Repair func(st guard.Status, answer uint64)
+	// MendSoon does so for one dataset, as a job.
+	MendSoon func(id uuid.UUID)
+}
+
+// NewRegistrar returns a Registrar.
+func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
+
+// Meet asks the guard for its records before anything is done about what is mounted, if leases may be
+// bounded in time.
+func (g *Registrar) Meet(ctx context.Context, recovered bool) (st guard.Status) {
+	if g.Guard == nil || !recovered &&
+		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
+		return st
+	}
+	st, err := g.Guard.Status(ctx)
+	if err == nil {
+		g.mu.Lock()
+		g.answering = true // so that the first report to control says it
+		g.mu.Unlock()
+		g.Deadlines.Inherit(st)
+		g.RecordAll(st, 0)
+	}
+	return st
+}
+
+func (g *Registrar) isBounded(id uuid.UUID) bool {
+	d, known := g.Cache.DatasetOrCopy(id)
+	return known && IsBounded(d)
+}
+
+// RecordAll records in Deadlines what a status of the guard says. answer is the value of Deadlines.Answers before the
+// status was requested.
+func (g *Registrar) RecordAll(st guard.Status, answer uint64) {
+	for _, e := range st.Datasets {
+		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted
+			g.Deadlines.Arm(e.Dataset, e.Epoch)
+			g.Deadlines.SetFenceTime(e.Dataset, e.Bound, answer)
+		}
+	}
+}
+
+// Registration is what the guard must know about a dataset that may be open until a moment.
+func (g *Registrar) Registration(d dataset.Dataset, until time.Duration) (guard.Registration, error) {
+	policy := guard.PolicyKill
+	if d.Profile.Failover.Fence.Kind == dataset.FenceWatchdog {
+		policy = guard.PolicyWatchdog
+	}
+	own, err := g.ownFilesystem(d)
+	return guard.Registration{
+		Dataset: d.ID, Volume: d.Volume, Epoch: d.Epoch, Paths: []string{g.MountPath(d.ID)},
+		Own: own, Policy: policy, Deadline: until,
+	}, err
+}
+
+// ownFilesystem reports whether a dataset has a filesystem of its own. While its pool is not open, its mount
+// shows that.
+func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
+	if own, known := g.OwnFilesystem(d.Pool); known {
+		return own, nil
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	e := table.At(g.MountPath(d.ID))
+	return e != nil && e.Root == "/", nil
+}
+
+// Arm registers a dataset with the guard before it is mounted or continues; it does nothing if its lease is not
+// bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and is fenced. The caller
+// holds the dataset's lock.
+func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
+	if !IsBounded(d) {
+		return nil
+	}
+	if g.Guard == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+			d.Volume)
+	}
+	until, err := g.Deadlines.Wait(ctx, d)
+	if err != nil {
+		return err
+	}
+	mounted, err := host.IsMountPoint(g.MountPath(d.ID))
+	if err != nil {
+		return err
+	}
+	r, err := g.Registration(d, until)
+	if err != nil {
+		return err
+	}
+	span := g.Deadlines.TTL()
+	if mounted { // until it is known how long a fence takes, which would be too late otherwise
+		r.Deadline = min(until, g.Clock.Steady()+span/10)
+	}
+	e, err := g.enter(ctx, d, r, mounted)
+	if errors.Is(err, dataset.ErrStale) {
+		if err = g.Continue(ctx, d, until); err == nil {
+			e, err = g.enter(ctx, d, r, mounted)
+		}
+	}
+	if err == nil {
+		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.Answered())
+	}
+	g.Deadlines.Arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
+	if err != nil {
+		return g.withRemedy(err)
+	}
+	if most := FenceMost(span); e.Bound > most {
+		err := dataset.Errorf(dataset.ErrUnsupported,
+			"a fence of volume %s takes up to %v, and another node may go on with it after %v (start the "+
+				"guard with a shorter --step)", d.Volume, e.Bound, most)
+		if !mounted {
+			g.ReleaseSoon(d.ID)
+			return err
+		}
+		// see overrun
+		g.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced " +
+			"when that is over")
+	}
+	if mounted {
+		g.Deadlines.Feed(ctx, []dataset.Dataset{d})
+	}
+	steps.At("mount.registered")
+	return nil
+}
+
+// enter registers a dataset. A mounted dataset is never without a guard: if its policy is not possible on this
+// host, as after a change of its profile, its writers are killed instead.
+func (g *Registrar) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
+	guard.Entry, error) {
+	e, err := g.Guard.Register(ctx, r)
+	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > FenceMost(g.Deadlines.TTL())
+	if !mounted || !none || r.Policy == guard.PolicyKill {
+		return e, err
+	}
+	g.LogOf(d).WithError(err).WithField("bound",
+		e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its "+
+		"writers would be killed instead", r.Policy)
+	r.Policy = guard.PolicyKill
+	return g.Guard.Register(ctx, r)
+}
+
+// Continue lets a fenced dataset continue, because its epoch was confirmed to be this node's.
+func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.Duration) error {
+	e, there, err := g.Entry(ctx, d.ID)
+	if err != nil || !there {
+		return err
+	}
+	if e.Epoch > d.Epoch {
+		return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d, and this is epoch %d",
+			d.Volume, e.Epoch, d.Epoch)
+	}
+	if !IsFenced(e) {
+		return nil
+	}
+	if _, err = g.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
+		g.LogOf(d).Warn("it was fenced, and goes on: its epoch is still this node's")
+	}
+	return err
+}
+
+// withRemedy is the error for a guard that does not answer, with the remedy.
+func (g *Registrar) withRemedy(err error) error {
+	if errors.Is(err, dataset.ErrUnavailable) {
+		return fmt.Errorf("%w: with failover auto nothing is mounted without it (%s)", err, StartGuard)
+	}
+	return err
+}
+
+// Check fails unless the guard confirms that a mounted dataset may be written; it does nothing if its lease
+// is not bounded in time. The caller holds the dataset's lock.
+func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
+	if !IsBounded(d) {
+		return nil
+	}
+	if g.Guard == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+			d.Volume)
+	}
+	steps.At("mount.unchecked")
+	if _, err := g.Guard.Check(ctx, d.ID, d.Epoch); err != nil {
+		return g.withRemedy(err)
+	}
+	steps.At("mount.checked")
+	return nil
+}
+
+// CheckUnmount fails with dataset.ErrInUse while a dataset is fenced: nobody can thaw a frozen filesystem that is
+// mounted nowhere.
+func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
+	switch fenced, err := g.isFencedNow(d.ID); {
+	case err != nil:
+		return fmt.Errorf("unmount of volume %s: it may be fenced: %w", d.Volume, err)
+	case fenced:
+		return dataset.Errorf(dataset.ErrInUse,
+			"unmount of volume %s: it is fenced; it is unmounted once it is known where it goes on", d.Volume)
+	}
+	return nil
+}
+
+// Release has the guard forget a dataset. The caller has examined the whole host, and nobody has the dataset
+// mounted: the guard fences nobody after this. If the guard cannot be reached it is notified later. The caller
+// holds the dataset's lock.
+func (g *Registrar) Release(id uuid.UUID) {
+	epoch, armed := g.Deadlines.Armed(id)
+	if !armed || g.Guard == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.Ctx, releaseTime)
+	defer cancel()
+	if err := g.Guard.Release(ctx, id, epoch); err != nil {
+		if ctx.Err() == nil {
+			g.Log.WithError(err).WithField("dataset",
+				id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
+		}
+		return
+	}
+	g.Deadlines.Disarm(id)
+}
+
+// releaseTime bounds a request to the guard after an unmount.
+const releaseTime = 15 * time.Second
+
+// Watch asks the guard for its status at each heartbeat until the agent stops, has what differs repaired, and has
+// control notified when the guard begins or stops to answer.
+func (g *Registrar) Watch() {
+	for {
+		answer := g.Deadlines.Answers()
+		st, err := g.Guard.Status(g.Ctx)
+		g.mu.Lock()
+		was := g.answering
+		g.answering = err == nil
+		g.mu.Unlock()
+		if was != (err == nil) {
+			g.News.Soon()
+		}
+		g.Repair(st, answer)
+		select {
+		case <-g.Ctx.Done():
+			return
+		case <-g.Clock.After(g.Limits.Heartbeat):
+		}
+	}
+}
+
+// IsAnswering reports whether the guard answered when it was last asked.
+func (g *Registrar) IsAnswering() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.answering
+}
+
+// Status returns the present status of the guard. It fails with ErrUnavailable if the guard does not answer, and with
+// ErrUnsupported if there is none.
+func (g *Registrar) Status(ctx context.Context) (guard.Status, error) {
+	if g.Guard == nil {
+		return guard.Status{}, dataset.Errorf(dataset.ErrUnsupported, "this host works alone, without a guard")
+	}
+	return g.Guard.Status(ctx)
+}
+
+// Entry returns the guard's record of a dataset on this boot.
+func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
+	st, err := g.Guard.Status(ctx)
+	if err != nil {
+		return e, false, err
+	}
+	e, there = entryOf(st, id)
+	return e, there, nil
+}
+
+// isFencedNow reports whether a dataset is fenced. Only a confirmation of its epoch ends that. The error is why that
+// is not known of a dataset that may be fenced.
+func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
+	return g.IsFencedBy(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
+}
+
+// IsFencedBy is fenced with the guard's answer. The guard is asked only about datasets that may be fenced.
+func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+	if !g.MayBeFenced(id) {
+		return false, nil
+	}
+	st, err := asked()
+	e, there := entryOf(st, id)
+	return err == nil && there && IsFenced(e), err
+}
+
+// MayBeFenced reports whether the guard may have a dataset. If nothing is known of it here, as after a loss of
+// the agent's database, it may.
+func (g *Registrar) MayBeFenced(id uuid.UUID) bool {
+	d, known := g.Cache.DatasetOrCopy(id)
+	_, armed := g.Deadlines.Armed(id)
+	return g.Guard != nil && (armed || !known || IsBounded(d))
+}
+
+// StartGuard is the command for a host whose guard does not answer.
+const StartGuard = "systemctl start drover-guard"
+
+func entryOf(st guard.Status, id uuid.UUID) (e guard.Entry, there bool) {
+	i := slices.IndexFunc(st.Datasets, func(e guard.Entry) bool {
+		return e.Dataset == id && e.State != guard.StateRebooted
+	})
+	if i < 0 {
+		return e, false
+	}
+	return st.Datasets[i], true
+}
+
+// IsFenced reports whether the guard fences, or has fenced, the dataset of an entry.
+func IsFenced(e guard.Entry) bool {
+	return e.State == guard.StateFencing || e.State == guard.StateFenced
+}
+
+// isFencing reports whether the guard fences a dataset, or will do so soon: for its flush the guard lifts the limit,
+// which is set again once the dataset is thawed. The flush may still run when the dataset may be open here
+// again, so the guard is asked. An agent that stops asks as well, because it sets the limits again that it
+// has lifted. If the guard does not answer, no limit is set.
+func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+	d, known := g.Cache.Dataset(id)
+	if _, armed := g.Deadlines.Armed(id); known && IsBounded(d) && armed &&
+		g.Deadlines.Until(d) <= g.Clock.Steady() {
+		return true, nil
+	}
+	fenced, err := g.IsFencedBy(id, asked)
+	if err != nil {
+		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
+	}
+	return fenced, err
+}
+
+// statusForLimits asks the guard for its status. It waits no longer than a limit may be locked.
+func (g *Registrar) statusForLimits() (guard.Status, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(g.Ctx), throttle.AskFencing)
+	defer cancel()
+	return g.Guard.Status(ctx)
+}
+
+// ReleaseSoon makes the guard forget a dataset that is not mounted, in the background. See
+// releaseUnheld.
+func (g *Registrar) ReleaseSoon(id uuid.UUID) {
+	if _, armed := g.Deadlines.Armed(id); armed && g.Guard != nil {
+		g.MendSoon(id)
+	}
+}
+
+// Look returns a function that reports whether the guard fences a dataset. The function asks the guard once, when it is
+// first needed. It is throttle.Fence for limits.
+func (g *Registrar) Look() func(uuid.UUID) (bool, error) {
+	asked := sync.OnceValues(g.statusForLimits)
+	return func(id uuid.UUID) (bool, error) { return g.isFencing(id, asked) }
+}
