@@ -46,7 +46,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 			all = append(all, r.shown())
 		}
 	}
-	nodes, err := t.flock()
+	nodes, err := nodesWithFacts(t)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 	if err != nil {
 		return nil, err
 	}
-	left, err := t.left()
+	left, err := leftNodes(t)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 			v.Tags, v.Meta = facts.Tags(n.Node, *n.Facts), facts.Meta(n.Node, *n.Facts)
 		}
 		if _, v.Alive = live[n.ID]; !v.Alive {
-			if v.Note, err = t.unheard(n.ID); err != nil {
+			if v.Note, err = unheardSince(t, n.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -87,8 +87,8 @@ func (r Replica) shown() store.Service {
 	}
 }
 
-// left reads which nodes' agents were stopped properly.
-func (t *tx) left() (map[uuid.UUID]bool, error) {
+// leftNodes reads which nodes' agents were stopped properly.
+func leftNodes(t *tx) (map[uuid.UUID]bool, error) {
 	list, err := listAll[record.Claim](t, record.LeftPrefix)
 	out := map[uuid.UUID]bool{}
 	for _, c := range list {
@@ -97,8 +97,8 @@ func (t *tx) left() (map[uuid.UUID]bool, error) {
 	return out, err
 }
 
-// unheard says since when a node is unreachable.
-func (t *tx) unheard(node uuid.UUID) (string, error) {
+// unheardSince says since when a node is unreachable.
+func unheardSince(t *tx, node uuid.UUID) (string, error) {
 	var gone away
 	known, err := t.peek(record.AwayKey(node), &gone)
 	if err != nil || !known {
@@ -131,7 +131,7 @@ func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
 		return nil
 	}
 	_, err := s.update(ctx, func(t *tx) error {
-		is, err := t.fresh(n.ID, n.Incarnation)
+		is, err := freshNode(t, n.ID, n.Incarnation)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		if err := s.conclude(t, op, r.Again, &out); err != nil {
 			return err
 		}
-		return t.answer(&out)
+		return answerReport(t, &out)
 	})
 	if err != nil {
 		return api.Committed{}, err
@@ -71,9 +71,9 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answer returns to the agent what was written in the end, including decisions on copies. The agent takes it for
+// answerReport returns to the agent what was written in the end, including decisions on copies. The agent takes it for
 // everything that is recorded at that index.
-func (t *tx) answer(out *api.Committed) error {
+func answerReport(t *tx, out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
 	}
@@ -111,7 +111,7 @@ func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
 // conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
 // if again is set (see api.Report); otherwise nobody waits for it.
 func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Committed) error {
-	recorded, known, err := t.recorded(op)
+	recorded, known, err := recordedOperation(t, op)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
 		// another purge of the same dataset may have been first
-		gone, err := t.gone(op.DatasetID)
+		gone, err := datasetMissing(t, op.DatasetID)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 		}
 	}
 	if !known {
-		if again, err = t.mayArrive(op, again); err != nil || !again {
+		if again, err = mayArrive(t, op, again); err != nil || !again {
 			return err
 		}
 		recorded, t.answered = unasked(op), false
@@ -169,7 +169,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 // mayArrive reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something. The failure of an operation that has had its effect is no end, because its first report
 // succeeded. Submit records a move, so an agent's Record adds nothing to it.
-func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
+func mayArrive(t *tx, op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
 	}
@@ -188,7 +188,7 @@ func (t *tx) mayArrive(op dataset.Operation, again bool) (bool, error) {
 		there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
 	}
-	over, err := t.over(op)
+	over, err := tookEffect(t, op)
 	return !over, err
 }
 
@@ -226,10 +226,10 @@ func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (
 	return nil, err
 }
 
-// recorded reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
+// recordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
 // agent, or is about other work.
-func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, err error) {
-	if _, err := t.fresh(op.Node, op.Incarnation); err != nil {
+func recordedOperation(t *tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
+	if _, err := freshNode(t, op.Node, op.Incarnation); err != nil {
 		return rec, false, err
 	}
 	known, err = t.get(record.OperationKey(op.ID), &rec)
@@ -244,8 +244,8 @@ func (t *tx) recorded(op dataset.Operation) (rec dataset.Operation, known bool, 
 	return rec, known, err
 }
 
-// gone reports whether no record of a dataset exists.
-func (t *tx) gone(id uuid.UUID) (bool, error) {
+// datasetMissing reports whether no record of a dataset exists.
+func datasetMissing(t *tx, id uuid.UUID) (bool, error) {
 	var d dataset.Dataset
 	ok, err := t.get(record.DatasetKey(id), &d)
 	return err == nil && !ok, err
@@ -363,9 +363,9 @@ func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) e
 	return err
 }
 
-// current reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
+// currentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
 // epoch and the home that the operation was planned for.
-func (t *tx) current(op dataset.Operation) (dataset.Dataset, error) {
+func currentDataset(t *tx, op dataset.Operation) (dataset.Dataset, error) {
 	d, err := t.dataset(op.DatasetID)
 	if err != nil {
 		return d, err

@@ -25,7 +25,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 	var stays error
 	_, err := s.update(ctx, func(t *tx) error {
 		stays = nil
-		if _, err := t.fresh(node, c.Incarnation); err != nil {
+		if _, err := freshNode(t, node, c.Incarnation); err != nil {
 			return err
 		}
 		key := record.CopyKey(node, c.Copy.Dataset)
@@ -46,9 +46,9 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
 			s.seen.forgetCopy(node, c.Copy.Dataset)
-			return t.dropCopy(node, c.Copy.Dataset)
+			return dropCopy(t, node, c.Copy.Dataset)
 		case c.Looked:
-			return t.looked(rec, c.Copy)
+			return recordShown(t, rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
 			return s.overtaken(t, rec, c.Copy)
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
@@ -84,7 +84,7 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
 		now.Checked
 	s.seen.copied(rec, s.Clock.Steady())
-	return t.keep(&d, rec)
+	return keepCopy(t, &d, rec)
 }
 
 // mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
@@ -106,7 +106,7 @@ func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 	ill, known, err := s.illness(t, d)
 	if err == nil && ill {
 		c.Kind, c.Was = c.Was, ""
-		err = t.keep(&d, c)
+		err = keepCopy(t, &d, c)
 	}
 	if !ill && known {
 		stays = nil
@@ -114,17 +114,17 @@ func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 	return stays, err
 }
 
-// keep records a copy that a node must have, or what became of it. In the dataset it records whether the volume
+// keepCopy records a copy that a node must have, or what became of it. In the dataset it records whether the volume
 // can continue from the copy, which the home relies on.
-func (t *tx) keep(d *dataset.Dataset, c dataset.Copy) error {
-	if err := t.keepIn(d, c); err != nil {
+func keepCopy(t *tx, d *dataset.Dataset, c dataset.Copy) error {
+	if err := keepCopyIn(t, d, c); err != nil {
 		return err
 	}
 	return t.putDataset(*d)
 }
 
-// keepIn is keep in a record of the dataset that the caller writes.
-func (t *tx) keepIn(d *dataset.Dataset, c dataset.Copy) error {
+// keepCopyIn is keepCopy for a record of the dataset that the caller writes.
+func keepCopyIn(t *tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
@@ -161,7 +161,7 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 
 // dropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
 // destroyed altogether, it removes that record too.
-func (t *tx) dropCopy(node, id uuid.UUID) error {
+func dropCopy(t *tx, node, id uuid.UUID) error {
 	t.del(record.CopyKey(node, id))
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(id), &d)
@@ -170,15 +170,15 @@ func (t *tx) dropCopy(node, id uuid.UUID) error {
 	}
 	uncopy(&d, node)
 	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
-		t.forget(d)
+		forgetDataset(t, d)
 		return nil
 	}
 	return t.putDataset(d)
 }
 
-// forget removes all records of a dataset when nothing of it is left anywhere.
-func (t *tx) forget(d dataset.Dataset) {
-	t.dismiss(&d)
+// forgetDataset removes all records of a dataset when nothing of it is left anywhere.
+func forgetDataset(t *tx, d dataset.Dataset) {
+	removeGuests(t, &d)
 	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID),
 		record.TrashKey(d.ID)} {
 		t.del(k)
@@ -186,16 +186,16 @@ func (t *tx) forget(d dataset.Dataset) {
 }
 
 // condemnCopies has every copy of a dataset destroyed.
-func (t *tx) condemnCopies(d dataset.Dataset) error {
+func condemnCopies(t *tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
-		if err := t.condemnCopy(node, d.ID); err != nil {
+		if err := condemnCopy(t, node, d.ID); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *tx) condemnCopy(node, id uuid.UUID) error {
+func condemnCopy(t *tx, node, id uuid.UUID) error {
 	var c dataset.Copy
 	there, err := t.get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
@@ -208,8 +208,8 @@ func (t *tx) condemnCopy(node, id uuid.UUID) error {
 	return t.put(record.CopyKey(node, id), c)
 }
 
-// kept returns a copy of a node in the form in which its agent hears of it.
-func (t *tx) kept(node, id uuid.UUID) (k api.Kept, there bool, err error) {
+// keptCopy returns a copy of a node in the form in which its agent hears of it.
+func keptCopy(t *tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	key := record.CopyKey(node, id)
 	if there, err = t.get(key, &k.Copy); err != nil || !there {
 		return k, false, err
@@ -249,8 +249,8 @@ func (s *Service) expireCopies(ctx context.Context) error {
 	}
 }
 
-// moveTo returns the node to which a move in progress takes a dataset; uuid.Nil if there is none.
-func (t *tx) moveTo(d dataset.Dataset) (uuid.UUID, error) {
+// moveDestination returns the node to which a move in progress takes a dataset; uuid.Nil if there is none.
+func moveDestination(t *tx, d dataset.Dataset) (uuid.UUID, error) {
 	if d.Move == uuid.Nil {
 		return uuid.Nil, nil
 	}
@@ -264,7 +264,7 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
 	}
-	_, alive, err := t.living(d.Home)
+	_, alive, err := livingSession(t, d.Home)
 	return !alive, err
 }
 
@@ -306,8 +306,8 @@ func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
 	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return err
 	}
-	if target, err := t.moveTo(d); err != nil || target == c.Node {
+	if target, err := moveDestination(t, d); err != nil || target == c.Node {
 		return err
 	}
-	return t.condemnCopy(c.Node, c.Dataset)
+	return condemnCopy(t, c.Node, c.Dataset)
 }

@@ -277,7 +277,7 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 		out.Dataset, out.Lost = &old, true
 		return nil
 	}
-	if err := t.checkSource(op); err != nil {
+	if err := checkSource(t, op); err != nil {
 		return err
 	}
 	t.event("volume."+string(op.Kind), d, d.Profile.Name)
@@ -285,7 +285,7 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	if err := t.enter(d, op.Incarnation); err != nil {
+	if err := enterDataset(t, d, op.Incarnation); err != nil {
 		return err
 	}
 	if d.Profile.Replicas.Count == 0 {
@@ -299,8 +299,8 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	return err
 }
 
-// enter records a new dataset, with the lease for its home.
-func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
+// enterDataset records a new dataset, with the lease for its home.
+func enterDataset(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{
 		Dataset:     d.ID,
 		Node:        d.Home,
@@ -308,7 +308,7 @@ func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 		Epoch:       d.Epoch,
 		State:       dataset.LeaseHeld,
 	}
-	if err := t.point(d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
+	if err := pointUUID(t, d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
 	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
@@ -320,10 +320,10 @@ func (t *tx) enter(d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.putDataset(d)
 }
 
-// point makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
+// pointUUID makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
 // choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
 // read.
-func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
+func pointUUID(t *tx, id uuid.UUID, to record.UUIDPointer) error {
 	key := record.UUIDKey(id)
 	t.suppose(store.Entry{Key: key})
 	var is record.UUIDPointer
@@ -339,7 +339,7 @@ func (t *tx) point(id uuid.UUID, to record.UUIDPointer) error {
 }
 
 // checkSource makes sure that the source of a clone was not about to be removed while the clone was made.
-func (t *tx) checkSource(op dataset.Operation) error {
+func checkSource(t *tx, op dataset.Operation) error {
 	if op.Source == nil {
 		return nil
 	}

@@ -49,7 +49,7 @@ func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 	if !s.Shared {
 		return nil
 	}
-	since, there, err := t.living(d.Home)
+	since, there, err := livingSession(t, d.Home)
 	if err != nil || there {
 		return err
 	}
@@ -73,11 +73,11 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 	case !s.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
 	}
-	home, err := t.vouched(d, req.Fenced, what)
+	home, err := checkFencedHome(t, d, req.Fenced, what)
 	if err != nil {
 		return err
 	}
-	_, there, err := t.living(home.ID)
+	_, there, err := livingSession(t, home.ID)
 	if err == nil && there {
 		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what,
 			home.Name)
@@ -89,7 +89,7 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 // goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is back
 // it finds the volume in the trash, and opens it for nobody.
 func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
 	if err := s.endDeletes(t, d); err != nil {
 		return err
 	}
-	if err := t.unname(&d, op.ID); err != nil {
+	if err := releaseName(t, &d, op.ID); err != nil {
 		return err
 	}
 	return s.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
@@ -109,7 +109,7 @@ func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
 // endDeletes ends deletes that the home of a dataset was to do. Otherwise the volume would be deleted again if it
 // was brought back from the trash before the home is back.
 func (s *Service) endDeletes(t *tx, d dataset.Dataset) error {
-	work, err := t.work(d.Home)
+	work, err := openWork(t, d.Home)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func protected(d dataset.Dataset) error {
 
 // commitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
 func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := s.unguested(t, d, "delete"); err != nil {
 		return err
 	}
-	if err := t.unname(&d, op.ID); err != nil {
+	if err := releaseName(t, &d, op.ID); err != nil {
 		return err
 	}
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
@@ -165,8 +165,8 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 	return s.throw(t, &d, "in the trash")
 }
 
-// unname removes a volume's name by an operation.
-func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
+// releaseName removes a volume's name by an operation.
+func releaseName(t *tx, d *dataset.Dataset, op uuid.UUID) error {
 	var c record.Claim
 	if ok, err := t.get(record.NameKey(d.Volume), &c); err != nil {
 		return err
@@ -181,7 +181,7 @@ func (t *tx) unname(d *dataset.Dataset, op uuid.UUID) error {
 // throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
 func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
-	t.dismiss(d) // a person confirmed that the remaining guests are fenced
+	removeGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
@@ -195,10 +195,10 @@ func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 
 // condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
 func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
-	t.dismiss(d)
+	removeGuests(t, d)
 	d.State = dataset.StatePurging
 	t.del(record.TrashKey(d.ID))
-	if err := t.condemnCopies(*d); err != nil {
+	if err := condemnCopies(t, *d); err != nil {
 		return err
 	}
 	t.event(event, *d, detail)

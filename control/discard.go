@@ -11,7 +11,7 @@ import (
 // planDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
 // dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
 func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, c, err := t.overtakenCopy(req)
+	d, c, err := supersededCopy(t, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -29,8 +29,8 @@ func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *data
 	return op, nil, nil
 }
 
-// overtakenCopy returns the superseded head that a request is about. dataset.ErrNotFound, ErrAmbiguous.
-func (t *tx) overtakenCopy(req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
+// supersededCopy returns the superseded head that a request is about. dataset.ErrNotFound, ErrAmbiguous.
+func supersededCopy(t *tx, req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
 	if d, err = t.anyDataset(req.Volume); err != nil {
 		return d, c, err
 	}
@@ -75,9 +75,9 @@ func refTo(d dataset.Dataset) string {
 	return d.ID.String()
 }
 
-// noneOvertaken fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
+// noSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
 // discards that, it does not expire.
-func (t *tx) noneOvertaken(d dataset.Dataset) error {
+func noSupersededCopy(t *tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
 		there, err := t.get(record.CopyKey(node, d.ID), &c)
@@ -109,5 +109,5 @@ func (s *Service) settleDiscard(t *tx, op dataset.Operation) error {
 		return err
 	}
 	t.event("volume.discard", d, "the head that node "+name+" kept")
-	return t.condemnCopy(op.From, d.ID)
+	return condemnCopy(t, op.From, d.ID)
 }

@@ -68,7 +68,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 	condemn := func() {
 		t.Helper()
-		if _, err := e.update(e.ctx, func(t *tx) error { return t.condemnCopy(a.id, d.ID) }); err != nil {
+		if _, err := e.update(e.ctx, func(t *tx) error { return condemnCopy(t, a.id, d.ID) }); err != nil {
 			t.Fatal(err)
 		}
 	}

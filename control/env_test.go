@@ -304,7 +304,7 @@ func (a *agent) work() {
 // open returns the operations on record for the node that are not final.
 func (a *agent) open() []dataset.Operation {
 	a.Helper()
-	ops, err := newTx(a.ctx, a.spy).work(a.id)
+	ops, err := openWork(newTx(a.ctx, a.spy), a.id)
 	if err != nil {
 		a.Fatalf("%v", err)
 	}

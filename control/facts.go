@@ -21,7 +21,7 @@ const factsEvery = time.Minute
 // node's newest. Idempotent.
 func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
-		if n, err := t.fresh(node, r.Incarnation); err != nil {
+		if n, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
 		} else if err := checkRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
@@ -53,7 +53,7 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			return nil, dataset.Errorf(dataset.ErrInvalid, "filter %q: %w", dataset.Clip(filter), err)
 		}
 	}
-	nodes, err := newTx(ctx, s.store).flock()
+	nodes, err := nodesWithFacts(newTx(ctx, s.store))
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +84,8 @@ func fitting(e selector.Expr, n api.Node) bool {
 	return false
 }
 
-// flock reads all nodes with their facts.
-func (t *tx) flock() ([]api.Node, error) {
+// nodesWithFacts reads all nodes with their facts.
+func nodesWithFacts(t *tx) ([]api.Node, error) {
 	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 // dataset.ErrOffline with the reason if the volume cannot fail over.
 func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset,
 	error) {
-	since, there, err := t.living(d.Home)
+	since, there, err := livingSession(t, d.Home)
 	if err != nil || there || !s.Shared {
 		return nil, &d, err
 	}
@@ -53,7 +53,7 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 			", and the one that was found beside its data is not run"
 	}
 	if why == "" {
-		why, err = t.massLoss()
+		why, err = failoverSuspended(t)
 	}
 	if err != nil || why != "" {
 		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
@@ -155,7 +155,7 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 	if _, err := t.get(record.NodeKey(id), &n); err != nil {
 		return c, n, "", err
 	}
-	_, lives, err := t.living(id)
+	_, lives, err := livingSession(t, id)
 	switch {
 	case err != nil:
 		return c, n, "", err
@@ -224,14 +224,14 @@ func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, e
 	return own.Time, late && (!seen || since-own.at > s.clockTime()), nil
 }
 
-// stillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
+// checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
 // fenced did not know that. A promotion that depends on the node being unreachable also fails if the node was
 // reachable in between.
-func (t *tx) stillLost(rec dataset.Operation) error {
+func checkStillLost(t *tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
 	}
-	_, there, err := t.living(rec.Loss.Fenced)
+	_, there, err := livingSession(t, rec.Loss.Fenced)
 	if err != nil {
 		return err
 	}
@@ -245,19 +245,19 @@ func (t *tx) stillLost(rec dataset.Operation) error {
 	if !byItself {
 		return nil
 	}
-	why, err := t.massLoss()
+	why, err := failoverSuspended(t)
 	if err == nil && why != "" {
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", rec.Volume, why)
 	}
 	return err
 }
 
-// announce publishes what a promotion is about to lose.
-func (t *tx) announce(op dataset.Operation) error {
+// announceLoss publishes what a promotion is about to lose.
+func announceLoss(t *tx, op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil
 	}
-	text, err := t.movedText(op)
+	text, err := movedText(t, op)
 	t.event("volume.failover", *op.Dataset, text)
 	return err
 }

@@ -38,7 +38,7 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 				"fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened "+
 					"elsewhere then (--confirmed)", n.Name)
 		}
-		_, there, err := t.living(node)
+		_, there, err := livingSession(t, node)
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err erro
 		if _, err := t.get(record.FailoverKey, &h); err != nil {
 			return err
 		}
-		out.Halted, err = t.massLoss()
+		out.Halted, err = failoverSuspended(t)
 		out.Since = h.Since
 		return err
 	})

@@ -85,7 +85,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 		if err := t.foresee(keys); err != nil {
 			return err
 		}
-		if _, err := t.fresh(node, g.Incarnation); err != nil {
+		if _, err := freshNode(t, node, g.Incarnation); err != nil {
 			return err
 		}
 		for _, p := range g.Pools {

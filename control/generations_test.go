@@ -86,7 +86,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	if got := a.says(pool, 9); got != 0 {
 		t.Errorf("of a pool that was adopted: %d", got)
 	}
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.dropNode(b.id) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *tx) error { return dropNode(t, b.id) }); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := newTx(e.ctx, e.spy).get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
@@ -146,7 +146,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	a, b := e.agent("alpha"), e.agent("beta")
 	pool := a.pools[0].ID
 	a.mentions(pool, 7)
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.dropNode(a.id) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *tx) error { return dropNode(t, a.id) }); err != nil {
 		t.Fatal(err)
 	}
 	b.pools = append(b.pools, a.pools[0])

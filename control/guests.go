@@ -27,7 +27,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
 	}
 	index, err := s.update(ctx, func(t *tx) error {
-		n, err := t.fresh(node, g.Incarnation)
+		n, err := freshNode(t, node, g.Incarnation)
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 			if was, stays := d.Stay(node); err != nil || !stays || was.ID != g.ID {
 				return err
 			}
-			t.guestNoMore(&d, node)
+			removeGuest(t, &d, node)
 			t.event("volume.guest", d, "node "+n.Name+" uses it no more")
 			return t.putDataset(d)
 		}
@@ -54,7 +54,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		if err := s.mayStay(t, d, n, g.Held); err != nil {
 			return err
 		}
-		if err := t.guest(&d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
+		if err := addGuest(t, &d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
 			return err
 		}
 		if node != d.Home {
@@ -119,15 +119,15 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 	return nil
 }
 
-// guest adds a stay to a record that the caller writes.
-func (t *tx) guest(d *dataset.Dataset, g dataset.Guest) error {
+// addGuest adds a stay to a record that the caller writes.
+func addGuest(t *tx, d *dataset.Dataset, g dataset.Guest) error {
 	d.Guests = append(others(d.Guests, g.Node), g)
 	t.touch(d.ID, g.Node)
 	return t.put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
 }
 
-// guestNoMore removes a node's stay from a record.
-func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
+// removeGuest removes a node's stay from a record.
+func removeGuest(t *tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.Stay(node); !stays {
 		return
 	}
@@ -138,10 +138,10 @@ func (t *tx) guestNoMore(d *dataset.Dataset, node uuid.UUID) {
 	t.del(record.GuestKey(node, d.ID))
 }
 
-// dismiss removes all stays from a record.
-func (t *tx) dismiss(d *dataset.Dataset) {
+// removeGuests removes all stays from a record.
+func removeGuests(t *tx, d *dataset.Dataset) {
 	for _, g := range d.Guests {
-		t.guestNoMore(d, g.Node)
+		removeGuest(t, d, g.Node)
 	}
 }
 
@@ -152,15 +152,15 @@ func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
 // guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
 // mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
 func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
-	t.guestNoMore(next, op.Node)
-	t.guestNoMore(next, d.Home) // the previous home needs it alone no longer
+	removeGuest(t, next, op.Node)
+	removeGuest(t, next, d.Home) // the previous home needs it alone no longer
 	switch {
 	case !op.Share:
 		return s.unguested(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}
-	return t.guest(next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
+	return addGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
 }
 
 // unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
@@ -207,7 +207,7 @@ func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uu
 		return v, err
 	}
 	if s.Shared {
-		_, there, err := t.living(g.Node)
+		_, there, err := livingSession(t, g.Node)
 		if err != nil {
 			return v, err
 		}
@@ -231,8 +231,8 @@ func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
 	return all, nil
 }
 
-// stays adds the datasets of which a node is a guest, each once.
-func (t *tx) stays(node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+// guestDatasets adds the datasets of which a node is a guest, each once.
+func guestDatasets(t *tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
 	claims, err := listAll[record.Claim](t, record.GuestPrefix(node))
 	for _, c := range claims {
 		if !slices.Contains(ids, c.ID) {
@@ -248,7 +248,7 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 	if vouched, err := t.get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
 		return err
 	}
-	ids, err := t.stays(n.ID, nil)
+	ids, err := guestDatasets(t, n.ID, nil)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -276,7 +276,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 	if vouched, err := t.get(record.FencedKey(node), &fenced{}); err != nil || !vouched {
 		return err
 	}
-	ids, err := t.stays(node, nil)
+	ids, err := guestDatasets(t, node, nil)
 	for _, id := range ids {
 		if err != nil {
 			break
@@ -291,7 +291,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 			if _, stays := d.Stay(node); !there || !stays {
 				return nil
 			}
-			t.guestNoMore(&d, node)
+			removeGuest(t, &d, node)
 			return t.putDataset(d)
 		})
 	}

@@ -47,7 +47,7 @@ func (s *Service) noteTrust(t *tx, node uuid.UUID, why string, look bool) error 
 	}
 	_, err := s.update(t.ctx, func(t *tx) error {
 		if why == "" {
-			return t.trusts(node)
+			return clearDistrust(t, node)
 		}
 		var h record.Halt
 		there, err := t.get(record.HaltedKey, &h)
@@ -66,9 +66,9 @@ func (s *Service) noteTrust(t *tx, node uuid.UUID, why string, look bool) error 
 	return err
 }
 
-// trusts removes the report of a node that trusts the store again, or that is no node any more. When the last
+// clearDistrust removes the report of a node that trusts the store again, or that is no node any more. When the last
 // report is removed, the cluster continues.
-func (t *tx) trusts(node uuid.UUID) error {
+func clearDistrust(t *tx, node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {
 		return err

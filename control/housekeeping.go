@@ -280,7 +280,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		if err != nil {
 			return err
 		}
-		if err := t.noneOvertaken(d); err != nil {
+		if err := noSupersededCopy(t, d); err != nil {
 			return err
 		}
 		return s.condemn(t, &d, "trash.expire", "destroyed")

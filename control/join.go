@@ -58,7 +58,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	_, err = s.update(ctx, func(t *tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
-			n, ok, err := t.called(in.Name)
+			n, ok, err := nodeCalled(t, in.Name)
 			if err != nil {
 				return err
 			}
@@ -109,8 +109,8 @@ func (s *Service) dropTokens(t *tx) error {
 	return nil
 }
 
-// called finds a node by its full name. The decision depends on the node that is found.
-func (t *tx) called(name string) (n dataset.Node, ok bool, err error) {
+// nodeCalled finds a node by its full name. The decision depends on the node that is found.
+func nodeCalled(t *tx, name string) (n dataset.Node, ok bool, err error) {
 	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return n, false, err
@@ -177,7 +177,7 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 			"join token %s expired at %s, and control's clock says %s (%s)", secret.Hash()[:8],
 			rec.Expires.Format(time.RFC3339), now.Format(time.RFC3339), again)
 	case rec.Used != nil && rec.Used.Request == request:
-		return rec.Used.Node, rec.Used.Name, t.present(rec.Used.Node)
+		return rec.Used.Node, rec.Used.Name, checkNotRemoved(t, rec.Used.Node)
 	case rec.Used != nil:
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
 			"join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8],
@@ -194,10 +194,10 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 			called, rec.Name)
 	}
 	if rec.Node != uuid.Nil {
-		err = t.comesBack(rec, in)
+		err = checkReturning(t, rec, in)
 		in.Node = rec.Node
 	} else {
-		err = t.isNew(in)
+		err = admitNew(t, in)
 	}
 	if err != nil {
 		return uuid.Nil, "", err
@@ -206,8 +206,8 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 	return in.Node, in.Name, t.put(key, rec)
 }
 
-// present fails if a node was removed since it joined.
-func (t *tx) present(id uuid.UUID) error {
+// checkNotRemoved fails if a node was removed since it joined.
+func checkNotRemoved(t *tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(id), &n)
 	if err == nil && (!ok || !n.Removed.IsZero()) {
@@ -222,8 +222,8 @@ func gone(id uuid.UUID) error {
 			"and take over its pools with drover pool adopt", id)
 }
 
-// comesBack checks that a host is the node that a token is for, or may become that node.
-func (t *tx) comesBack(rec record.Token, in api.Join) error {
+// checkReturning checks that a host is the node that a token is for, or may become that node.
+func checkReturning(t *tx, rec record.Token, in api.Join) error {
 	var n dataset.Node
 	known, err := t.get(record.NodeKey(rec.Node), &n)
 	switch {
@@ -242,8 +242,8 @@ func (t *tx) comesBack(rec record.Token, in api.Join) error {
 	return nil
 }
 
-// isNew checks that a host is not and never was a node, and records it.
-func (t *tx) isNew(in api.Join) error {
+// admitNew checks that a host is not and never was a node, and records it.
+func admitNew(t *tx, in api.Join) error {
 	var n dataset.Node
 	if known, err := t.get(record.NodeKey(in.Node), &n); err != nil {
 		return err
@@ -257,7 +257,7 @@ func (t *tx) isNew(in api.Join) error {
 	} else if was || !n.Removed.IsZero() {
 		return gone(in.Node)
 	}
-	other, taken, err := t.called(in.Name)
+	other, taken, err := nodeCalled(t, in.Name)
 	if err != nil {
 		return err
 	}

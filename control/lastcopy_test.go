@@ -169,7 +169,7 @@ func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
 		_, nerr := t.get(record.NodeKey(a.id), &n)
 		change(&c, &n)
 		d.Profile.Replicas.Count = 1
-		return errors.Join(err, cerr, nerr, t.keep(&d, c), t.put(record.NodeKey(a.id), n))
+		return errors.Join(err, cerr, nerr, keepCopy(t, &d, c), t.put(record.NodeKey(a.id), n))
 	}); err != nil {
 		l.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func newLastCopy(t *testing.T) *lastCopy {
 	if _, err := e.update(e.ctx, func(t *tx) error {
 		d, err := t.dataset(l.d.ID)
 		c := dataset.Copy{Dataset: d.ID, Node: l.replica.id, Pool: l.replica.pools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
-		return errors.Join(err, t.keep(&d, c))
+		return errors.Join(err, keepCopy(t, &d, c))
 	}); err != nil {
 		t.Fatal(err)
 	}

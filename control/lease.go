@@ -24,9 +24,9 @@ func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
 	return l, err
 }
 
-// underway reads a recorded move that has not ended, with its dataset as it is now and the lease.
+// moveUnderway reads a recorded move that has not ended, with its dataset as it is now and the lease.
 // dataset.ErrStale if the move has ended, or if the dataset has another epoch.
-func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
+func moveUnderway(t *tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
 	known, err := t.get(record.OperationKey(id), &op)
 	switch {
 	case err != nil:
@@ -60,10 +60,10 @@ func (t *tx) underway(id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l 
 // has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.update(ctx, func(t *tx) error {
-		if _, err := t.fresh(node, r.Incarnation); err != nil {
+		if _, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
-		rec, d, lease, err := t.underway(r.Operation.ID)
+		rec, d, lease, err := moveUnderway(t, r.Operation.ID)
 		if err != nil {
 			return err
 		}
@@ -92,10 +92,10 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			y.Dataset)
 	}
 	_, err := s.update(ctx, func(t *tx) error {
-		if _, err := t.fresh(node, y.Incarnation); err != nil {
+		if _, err := freshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}
-		op, d, lease, err := t.underway(y.Operation)
+		op, d, lease, err := moveUnderway(t, y.Operation)
 		switch {
 		case err != nil:
 			return err
@@ -134,10 +134,10 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// release gives the lease back to the home that a move was to take it from. If the home has relinquished it
+// releaseLease gives the lease back to the home that a move was to take it from. If the home has relinquished it
 // already it gets a new epoch, because it has promised not to use the old one. A home that was bypassed has
 // relinquished nothing, and may have the epoch open where control does not hear it.
-func (t *tx) release(op dataset.Operation) error {
+func releaseLease(t *tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // nil: destroyed, and its lease with it
@@ -190,7 +190,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		open, err := t.work(node)
+		open, err := openWork(t, node)
 		if err != nil {
 			return err
 		}

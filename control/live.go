@@ -169,9 +169,9 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	return out, nil
 }
 
-// living reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
+// livingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
 // when it is not, if that is known.
-func (t *tx) living(node uuid.UUID) (since time.Time, there bool, err error) {
+func livingSession(t *tx, node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.get(record.LiveNodeKey(node), &alive{}); err != nil || there {
 		return since, there, err
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lose records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
+// addLoss records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
 // losses are kept while a recorded copy may not know of them.
-func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
+func addLoss(t *tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
 		var c dataset.Copy
@@ -25,7 +25,7 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 		func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
 	next.Losses = append(next.Losses, loss)
 	var newest dataset.Snapshot
-	err := t.eachSnapshot(next.ID, func(s dataset.Snapshot) {
+	err := eachSnapshot(t, next.ID, func(s dataset.Snapshot) {
 		if !next.Lost(s) && s.At().Compare(newest.At()) > 0 {
 			newest = s
 		}
@@ -35,7 +35,7 @@ func (t *tx) lose(next *dataset.Dataset, loss dataset.Loss) error {
 }
 
 // eachSnapshot calls fn for the recorded snapshots of a dataset. The commit does not check them.
-func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
+func eachSnapshot(t *tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	entries, err := t.list(record.SnapshotPrefix(id), "", 0)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (t *tx) eachSnapshot(id uuid.UUID, look func(dataset.Snapshot)) error {
 func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
 		_, err := s.update(ctx, func(t *tx) (err error) {
-			more, err = t.forgetSome(d.ID)
+			more, err = forgetSomeLost(t, d.ID)
 			return err
 		})
 		if err != nil {
@@ -67,8 +67,8 @@ func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 
 func unforgotten(l dataset.Loss) bool { return !l.Forgotten }
 
-// forgetSome returns whether there are more.
-func (t *tx) forgetSome(id uuid.UUID) (more bool, err error) {
+// forgetSomeLost removes the records of some lost snapshots of a dataset. It reports whether more are left.
+func forgetSomeLost(t *tx, id uuid.UUID) (more bool, err error) {
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(id), &d)
 	i := slices.IndexFunc(d.Losses, unforgotten)
@@ -76,7 +76,7 @@ func (t *tx) forgetSome(id uuid.UUID) (more bool, err error) {
 		return false, err
 	}
 	var lost []dataset.Snapshot
-	if err := t.eachSnapshot(id, func(s dataset.Snapshot) {
+	if err := eachSnapshot(t, id, func(s dataset.Snapshot) {
 		if d.Losses[i].Of(s) {
 			lost = append(lost, s)
 		}
@@ -84,7 +84,7 @@ func (t *tx) forgetSome(id uuid.UUID) (more bool, err error) {
 		return false, err
 	}
 	for _, s := range lost[:min(len(lost), snapshotsAtOnce)] {
-		t.delSnapshot(s)
+		deleteSnapshot(t, s)
 	}
 	if len(lost) <= snapshotsAtOnce {
 		d.Losses = slices.Clone(d.Losses)

@@ -127,7 +127,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		if err := t.put(record.FailoverKey, was); err != nil {
 			return err
 		}
-		if said, err = t.massLoss(); err == nil {
+		if said, err = failoverSuspended(t); err == nil {
 			t.events = append(t.events, api.Event{Type: "failover.halt", Detail: said})
 		}
 		return err
@@ -169,8 +169,8 @@ func (s *Service) lookForLoss(ctx context.Context) error {
 	return cmp.Or(s.lookForAway(ctx), s.lookForMassLoss(ctx))
 }
 
-// massLoss returns why automatic failover is suspended; "" if it is not.
-func (t *tx) massLoss() (string, error) {
+// failoverSuspended returns why automatic failover is suspended; "" if it is not.
+func failoverSuspended(t *tx) (string, error) {
 	var h halted
 	there, err := t.get(record.FailoverKey, &h)
 	if err != nil || !there {

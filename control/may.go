@@ -10,28 +10,28 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// asking returns the node that asks for a new dataset. The dataset is made there unless the request says
+// askingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
 // otherwise.
-func (t *tx) asking(k dataset.OpKind) uuid.UUID {
+func askingNode(t *tx, k dataset.OpKind) uuid.UUID {
 	if p := api.PrincipalOf(t.ctx); p.Kind == pki.Node && makes(k) {
 		return p.Node
 	}
 	return uuid.Nil
 }
 
-// may fails with dataset.ErrForbidden if the caller may not request an operation.
+// mayRequest fails with dataset.ErrForbidden if the caller may not request an operation.
 //
 // An operator needs the role admin for some operations: see operatorMay. A node may request what concerns its own part:
 // a dataset whose home it is, what it makes, and moves to or away from itself. It may have datasets made on another
 // node, if placement says so, but not from a folder of that host. It may have a volume removed that its engine made, or
 // of which it keeps a copy. It may not confirm that another node is fenced.
-func (t *tx) may(op *dataset.Operation) error {
+func mayRequest(t *tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	switch {
 	case p.Local:
 		return nil
 	case p.Kind == pki.Operator:
-		return t.operatorMay(p, op)
+		return operatorMayRequest(t, p, op)
 	case p.Kind != pki.Node:
 	case op.Loss != nil && op.Loss.Away != 0: // control itself found that the home is lost
 		return nil
@@ -61,10 +61,10 @@ func vouchesForHome(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.Away == 0 || withoutHome(*op)
 }
 
-// operatorMay fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
+// operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
 // one. It is needed to confirm that a node is fenced, as drover node fence does, and to name a file or folder of
 // a host.
-func (t *tx) operatorMay(p api.Principal, op *dataset.Operation) error {
+func operatorMayRequest(t *tx, p api.Principal, op *dataset.Operation) error {
 	switch {
 	case p.Role.Covers(pki.Admin):
 		return nil
@@ -102,7 +102,7 @@ func described(k dataset.OpKind) string {
 
 // mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel what it
 // has had made on another node, because that node may be gone.
-func (t *tx) mayCancel(op dataset.Operation) error {
+func mayCancel(t *tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.ctx)
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
 		return dataset.Errorf(dataset.ErrForbidden,

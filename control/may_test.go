@@ -156,7 +156,7 @@ func TestI1WhatNoOtherNodeMay(t *testing.T) {
 		"import a folder of another host":        {nodeNamed("gamma", c.id), folder, dataset.ErrForbidden},
 		"create with a certificate of control's": {pki.Identity{Kind: pki.Control, Name: "c2"}, create, dataset.ErrForbidden},
 	} {
-		if err := newTx(as(x.who), e.store).may(&x.op); !errors.Is(err, x.want) {
+		if err := mayRequest(newTx(as(x.who), e.store), &x.op); !errors.Is(err, x.want) {
 			t.Errorf("%s: %v, want %v", name, err, x.want)
 		}
 	}

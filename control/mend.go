@@ -70,7 +70,7 @@ func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64
 // would be given to others.
 func (c *comparison) noneLives(t *tx) error {
 	for node := range c.roll.fenced {
-		_, there, err := t.living(node)
+		_, there, err := livingSession(t, node)
 		if err != nil || !there {
 			if err != nil {
 				return err
@@ -108,7 +108,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	}
 	stays := j.action == "copies" || j.action == "missing"
 	if there && !stays {
-		if err := t.disclaim(was); err != nil {
+		if err := releaseState(t, was); err != nil {
 			return err
 		}
 		t.del(record.HomeKey(was.Home, j.id))
@@ -119,16 +119,16 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		}
 		t.event("store.recover", was, j.action)
 		t.touch(j.id, was.Home)
-		t.forget(was)
+		forgetDataset(t, was)
 		return nil
 	}
 	d := j.is
 	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
-	t.guestNoMore(&d, d.Home)
+	removeGuest(t, &d, d.Home)
 	uncopy(&d, d.Home)
 	t.del(record.CopyKey(d.Home, j.id))
 	for _, k := range j.keep {
-		if err := t.keepIn(&d, k); err != nil {
+		if err := keepCopyIn(t, &d, k); err != nil {
 			return err
 		}
 	}
@@ -146,7 +146,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		return err
 	}
 	t.event("store.recover", d, r.Action)
-	return t.enter(d, uuid.Nil)
+	return enterDataset(t, d, uuid.Nil)
 }
 
 // mendSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
@@ -165,7 +165,7 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 				if there, err := t.get(record.SnapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
 					return err
 				} else if there {
-					t.delSnapshot(snap)
+					deleteSnapshot(t, snap)
 				}
 			}
 			return nil

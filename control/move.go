@@ -293,7 +293,7 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 }
 
 // putMovedLease writes the lease of a dataset at its new home.
-func (t *tx) putMovedLease(d dataset.Dataset, incarnation uuid.UUID) error {
+func putMovedLease(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.put(record.LeaseKey(d.ID), dataset.Lease{
 		Dataset:     d.ID,
 		Node:        d.Home,
@@ -306,17 +306,17 @@ func (t *tx) putMovedLease(d dataset.Dataset, incarnation uuid.UUID) error {
 // commitMove opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
 // without the home.
 func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) error {
-	rec, d, lease, err := t.underway(op.ID)
+	rec, d, lease, err := moveUnderway(t, op.ID)
 	if err != nil {
 		return err
 	}
 	switch {
 	case rec.Loss != nil:
 		if !rec.Share {
-			err = t.stillKept(rec, op)
+			err = checkStillKept(t, rec, op)
 		}
 		if err == nil {
-			err = t.stillLost(rec)
+			err = checkStillLost(t, rec)
 		}
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
@@ -347,17 +347,17 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err := t.put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	if err := t.putMovedLease(next, op.Incarnation); err != nil {
+	if err := putMovedLease(t, next, op.Incarnation); err != nil {
 		return err
 	}
 	if rec.Loss != nil && !rec.Share {
 		loss := *op.Loss
 		loss.Over, loss.Forgotten, rec.Loss = d.Epoch, false, &loss
-		if err := t.lose(&next, loss); err != nil {
+		if err := addLoss(t, &next, loss); err != nil {
 			return err
 		}
 	}
-	detail, err := t.movedText(rec)
+	detail, err := movedText(t, rec)
 	if err != nil {
 		return err
 	}
@@ -384,7 +384,7 @@ func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *da
 	}
 	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
 	if op.Loss != nil {
-		return t.keepIn(next, c)
+		return keepCopyIn(t, next, c)
 	}
 	ran, err := s.hasRun(t)
 	if err != nil {
@@ -392,10 +392,10 @@ func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *da
 	}
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
 	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
-	return t.keepIn(next, c)
+	return keepCopyIn(t, next, c)
 }
 
-func (t *tx) movedText(op dataset.Operation) (string, error) {
+func movedText(t *tx, op dataset.Operation) (string, error) {
 	from, err := t.nodeName(op.From)
 	if err != nil {
 		return "", err

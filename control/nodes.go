@@ -27,7 +27,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	}
 	before := ""
 	err := s.withSession(ctx, func(t *tx, session string) (err error) {
-		if err := t.identify(); err != nil {
+		if err := identifyStore(t); err != nil {
 			return err
 		}
 		if before, err = s.enter(t, r, session); err != nil {
@@ -67,7 +67,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 				return err
 			}
 		}
-		if err := t.keepPools(&n, old.Pools, r.Gone); err != nil {
+		if err := keepPools(t, &n, old.Pools, r.Gone); err != nil {
 			return err
 		}
 		who := "register of node " + n.Name
@@ -100,7 +100,7 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	if err != nil || !there || on.Node == n.ID {
 		return err
 	}
-	_, alive, err := t.living(on.Node)
+	_, alive, err := livingSession(t, on.Node)
 	if err != nil || !alive {
 		return err
 	}
@@ -114,7 +114,7 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	return err
 }
 
-func (t *tx) identify() error {
+func identifyStore(t *tx) error {
 	var c record.Claim
 	ok, err := t.get(record.ClusterKey, &c)
 	if err != nil || ok {
@@ -134,7 +134,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		began := s.Clock.Steady()
 		err := t.foresee([]string{record.NodeKey(node), record.HaltedKey})
 		if err == nil {
-			n, err = t.fresh(node, h.Incarnation)
+			n, err = freshNode(t, node, h.Incarnation)
 		}
 		if err != nil {
 			return err
@@ -168,8 +168,8 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	return nil
 }
 
-// fresh fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
-func (t *tx) fresh(node, incarnation uuid.UUID) (n dataset.Node, err error) {
+// freshNode fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
+func freshNode(t *tx, node, incarnation uuid.UUID) (n dataset.Node, err error) {
 	ok, err := t.get(record.NodeKey(node), &n)
 	switch {
 	case err != nil:

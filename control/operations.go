@@ -70,16 +70,16 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 	if op, err := s.joinMove(t, req); err != nil || op != nil {
 		return op, nil, err
 	}
-	p, err := s.plan(t, t.asking(req.Kind), req)
+	p, err := s.plan(t, askingNode(t, req.Kind), req)
 	if err != nil || p.Done != nil {
 		return nil, p.Done, err
 	}
 	op := p.Operation
-	if err := t.may(op); err != nil {
+	if err := mayRequest(t, op); err != nil {
 		return nil, nil, err
 	}
 	if makes(op.Kind) {
-		op.From = t.asking(op.Kind) // not earlier: the decision does not depend on who asks
+		op.From = askingNode(t, op.Kind) // not earlier: the decision does not depend on who asks
 	}
 	if alone(op.Kind) || withoutHome(*op) {
 		return op, nil, s.settle(t, op)
@@ -89,11 +89,11 @@ func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.D
 		if err := s.beginMove(t, op); err != nil {
 			return nil, nil, err
 		}
-		if err := t.announce(*op); err != nil {
+		if err := announceLoss(t, *op); err != nil {
 			return nil, nil, err
 		}
 	case dataset.OpPurge:
-		d, err := t.current(*op)
+		d, err := currentDataset(t, *op)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -153,13 +153,13 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		return err
 	}
 	_, err := s.update(ctx, func(t *tx) error {
-		rec, known, err := t.recorded(op)
+		rec, known, err := recordedOperation(t, op)
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}
 		// A Record that arrives after the Commit of its operation must not have the agent do everything again: a
 		// restore would discard what was written since.
-		if over, err := t.over(op); err != nil || over {
+		if over, err := tookEffect(t, op); err != nil || over {
 			return err
 		}
 		if err := s.ownProfiles(t, rec, op); err != nil {
@@ -174,8 +174,8 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	return err
 }
 
-// over reports whether an operation is recorded as done, by its effect.
-func (t *tx) over(op dataset.Operation) (bool, error) {
+// tookEffect reports whether an operation is recorded as done, by its effect.
+func tookEffect(t *tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 // the lease back.
 func (s *Service) end(t *tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
-		if err := t.release(op); err != nil {
+		if err := releaseLease(t, op); err != nil {
 			return err
 		}
 	}
@@ -322,7 +322,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 		case !ok:
 			return noOperation(ref)
 		}
-		if err := t.mayCancel(op); err != nil {
+		if err := mayCancel(t, op); err != nil {
 			return err
 		}
 		switch {

@@ -28,7 +28,7 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	if len(told) == 0 {
 		return nil
 	}
-	known, err := t.profilesOf(rec, op)
+	known, err := knownProfiles(t, rec, op)
 	if err != nil {
 		return err
 	}
@@ -51,8 +51,8 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 	return nil
 }
 
-// profilesOf returns the recorded profiles that the outcome of an operation may have.
-func (t *tx) profilesOf(rec, op dataset.Operation) (known []dataset.Profile, err error) {
+// knownProfiles returns the recorded profiles that the outcome of an operation may have.
+func knownProfiles(t *tx, rec, op dataset.Operation) (known []dataset.Profile, err error) {
 	if rec.Dataset != nil {
 		known = append(known, rec.Dataset.Profile)
 	}

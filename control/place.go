@@ -41,7 +41,7 @@ func (s *Service) place(t *tx, o placement.Requirement) (c placement.Candidate, 
 			return c, err
 		}
 		if c, fits := placement.First(sites, o); fits {
-			return c, t.rest(c)
+			return c, dependOnPool(t, c)
 		}
 		if o.Here {
 			return c, s.withOthers(t, placement.Refuse(sites, o), sites, o)
@@ -65,7 +65,7 @@ func (s *Service) place(t *tx, o placement.Requirement) (c placement.Candidate, 
 		return c, s.withOthers(t, placement.Refuse(sites, o), sites, o)
 	}
 	c = placement.Spread(fit, o.ID)
-	return c, t.rest(c)
+	return c, dependOnPool(t, c)
 }
 
 // unknownPool fails with dataset.ErrInvalid, with the existing pools, if no node has a pool of that name.
@@ -89,9 +89,9 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
 }
 
-// rest makes the decision depend on the chosen pool and node only, because there may be more than a transaction
+// dependOnPool makes the decision depend on the chosen pool and node only, because there may be more than a transaction
 // can check.
-func (t *tx) rest(c placement.Candidate) error {
+func dependOnPool(t *tx, c placement.Candidate) error {
 	_, err := t.get(record.PoolKey(c.ID), &dataset.Pool{})
 	_, nerr := t.get(record.NodeKey(c.Node), &dataset.Node{})
 	return errors.Join(err, nerr)
@@ -120,7 +120,7 @@ func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error)
 
 // sites reads all nodes with their facts and pools.
 func (s *Service) sites(t *tx) ([]placement.Site, error) {
-	nodes, err := t.flock()
+	nodes, err := nodesWithFacts(t)
 	if err != nil {
 		return nil, err
 	}

@@ -14,16 +14,16 @@ import (
 
 // keepPools keeps the records of pools that a node had and no longer names, except those that it removed: their
 // datasets are offline, not lost. For a pool that is named as removed it checks whether it may be removed.
-func (t *tx) keepPools(n *dataset.Node, had, gone []uuid.UUID) error {
+func keepPools(t *tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
 		case slices.Contains(n.Pools, id) && slices.Contains(gone, id):
-			if _, err := t.mayDrop(*n, id); err != nil {
+			if _, err := droppablePool(t, *n, id); err != nil {
 				return err
 			}
 		case slices.Contains(n.Pools, id):
 		case slices.Contains(gone, id):
-			if err := t.dropPool(*n, id); err != nil {
+			if err := dropPool(t, *n, id); err != nil {
 				return err
 			}
 		default:
@@ -47,8 +47,8 @@ func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
 }
 
 // dropPool removes the record of a pool that its node no longer has.
-func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
-	p, err := t.mayDrop(n, id)
+func dropPool(t *tx, n dataset.Node, id uuid.UUID) error {
+	p, err := droppablePool(t, n, id)
 	if err != nil || p == nil {
 		return err // another node has adopted it
 	}
@@ -57,20 +57,20 @@ func (t *tx) dropPool(n dataset.Node, id uuid.UUID) error {
 		Node:   n.Name,
 		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path),
 	})
-	return t.forgetPool(n.ID, id)
+	return forgetPool(t, n.ID, id)
 }
 
-// mayDrop returns a pool of a node whose record may be removed; nil for one that is not the node's.
+// droppablePool returns a pool of a node whose record may be removed; nil for one that is not the node's.
 // dataset.ErrConflict while anything but condemned datasets is recorded in it; those are removed with the pool.
 // The decision depends on the node's record: everything that is about to be put into the pool has read that
 // record. The agent has registered without the pool before, so nothing new was planned for it.
-func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
+func droppablePool(t *tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.get(record.PoolKey(id), &p)
 	if err != nil || !there || p.Node != n.ID {
 		return nil, err
 	}
-	left, err := t.lyingIn(n, id)
+	left, err := heldInPool(t, n, id)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (t *tx) mayDrop(n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 }
 
 // forgetPool removes the record of a pool, unless it belongs to another node by now.
-func (t *tx) forgetPool(node, id uuid.UUID) error {
+func forgetPool(t *tx, node, id uuid.UUID) error {
 	var p dataset.Pool
 	there, err := t.get(record.PoolKey(id), &p)
 	if there && p.Node == node {
@@ -88,8 +88,8 @@ func (t *tx) forgetPool(node, id uuid.UUID) error {
 	return err
 }
 
-// lyingIn names what is recorded in a pool of a node, and what is about to be made there.
-func (t *tx) lyingIn(n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
+// heldInPool names what is recorded in a pool of a node, and what is about to be made there.
+func heldInPool(t *tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
 	homes, err := listAll[record.Claim](t, record.HomePrefix(node))
 	if err != nil {

@@ -16,7 +16,7 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	if !s.Shared { // there are no other nodes
 		return nil
 	}
-	_, there, err := t.living(target.ID)
+	_, there, err := livingSession(t, target.ID)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume,
 			target.Name)
 	}
-	since, there, err := t.living(d.Home)
+	since, there, err := livingSession(t, d.Home)
 	if err != nil || there != force {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 // planPromotion makes the copy on a node the volume, without its home.
 func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string,
 	op *dataset.Operation) error {
-	home, err := t.vouched(d, fenced, "move of volume "+d.Volume)
+	home, err := checkFencedHome(t, d, fenced, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -114,9 +114,9 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 	return nil
 }
 
-// vouched returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
+// checkFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
 // dataset.
-func (t *tx) vouched(d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
+func checkFencedHome(t *tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
 	if home, err = t.nodeNamed(fenced); err != nil || home.ID == d.Home {
 		return home, err
 	}
@@ -141,7 +141,7 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 			continue
 		}
 		if s.Shared {
-			if _, alive, err := t.living(node); err != nil {
+			if _, alive, err := livingSession(t, node); err != nil {
 				return err
 			} else if !alive {
 				continue
@@ -177,9 +177,9 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// stillKept fails unless the copy that became the volume is recorded, and nothing is lost beyond what was
+// checkStillKept fails unless the copy that became the volume is recorded, and nothing is lost beyond what was
 // announced.
-func (t *tx) stillKept(rec, op dataset.Operation) error {
+func checkStillKept(t *tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {

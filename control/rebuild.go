@@ -81,7 +81,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 					return err
 				}
 				if lost {
-					return t.rehome(old, node, &r)
+					return rehome(t, old, node, &r)
 				}
 			}
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
@@ -92,7 +92,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				return nil
 			}
 			r.Note = "the store had it as it was before"
-			if err := t.disclaim(old); err != nil {
+			if err := releaseState(t, old); err != nil {
 				return err
 			}
 		}
@@ -100,12 +100,12 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		// the record in the store counts: those beside the data may be long outdated
 		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
-		t.guestNoMore(&d, node)
+		removeGuest(t, &d, node)
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}
 		t.event("volume.rebuild", d, r.Action)
-		return t.enter(d, uuid.Nil)
+		return enterDataset(t, d, uuid.Nil)
 	})
 	if err != nil || elsewhere {
 		return r, err
@@ -119,13 +119,13 @@ func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
 	if !s.Shared {
 		return !s.seen.heard(node), nil
 	}
-	_, alive, err := t.living(node)
+	_, alive, err := livingSession(t, node)
 	return !alive, err
 }
 
 // rehome gives a dataset, with its pool, to another node. The previous node was not heard since this service
 // started, and the person who took its pool confirms that it is gone.
-func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
+func rehome(t *tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {
 	case dataset.StateTrashed:
@@ -136,11 +136,11 @@ func (t *tx) rehome(d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	t.del(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
 	t.event("volume.rebuild", d, r.Action)
-	return t.enter(d, uuid.Nil)
+	return enterDataset(t, d, uuid.Nil)
 }
 
-// disclaim removes what a dataset has because of its state: its name, or its place in the trash.
-func (t *tx) disclaim(d dataset.Dataset) error {
+// releaseState removes what a dataset has because of its state: its name, or its place in the trash.
+func releaseState(t *tx, d dataset.Dataset) error {
 	t.del(record.TrashKey(d.ID))
 	var c record.Claim
 	if dataset.CheckName(d.Volume) != nil {
@@ -227,14 +227,14 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 		if known {
 			continue
 		}
-		if kind := dataset.KindOf(t.freeSnapname(d, snap.Name)); kind == dataset.ErrExists ||
+		if kind := dataset.KindOf(checkSnapshotName(t, d, snap.Name)); kind == dataset.ErrExists ||
 			kind == dataset.ErrInvalid {
 			snap.Name = ""
 		} else if kind != nil {
-			return t.freeSnapname(d, snap.Name)
+			return checkSnapshotName(t, d, snap.Name)
 		}
 		snap.Dataset, snap.Profile, news = ds, s.withOwn(snap.Profile, d.Profile), true
-		if err := t.putSnapshot(snap); err != nil {
+		if err := putSnapshot(t, snap); err != nil {
 			return err
 		}
 	}

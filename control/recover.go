@@ -91,7 +91,7 @@ func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) erro
 	if err := checkHoldings(node.String(), h); err != nil {
 		return err
 	}
-	if _, err := newTx(ctx, s.store).fresh(node, h.Incarnation); err != nil {
+	if _, err := freshNode(newTx(ctx, s.store), node, h.Incarnation); err != nil {
 		return err
 	}
 	s.gathering.put(node, h)
@@ -109,8 +109,8 @@ func (s *Service) Gathers() error {
 	return nil
 }
 
-// recovering returns what a node must know about the last recovery; nil if there was none.
-func (t *tx) recovering(node uuid.UUID) (*api.Recovering, error) {
+// recoveryFor returns what a node must know about the last recovery; nil if there was none.
+func recoveryFor(t *tx, node uuid.UUID) (*api.Recovering, error) {
 	var rec record.Recovery
 	there, err := t.get(record.RecoveryKey, &rec)
 	if err != nil || !there {

@@ -11,7 +11,7 @@ import (
 func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
-		err = t.orInTrash(req.Volume, err)
+		err = hintInTrash(t, req.Volume, err)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -31,7 +31,7 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
 	}
-	if err := t.does(d, dataset.OpRekey, "rekey"); err != nil {
+	if err := checkSupports(t, d, dataset.OpRekey, "rekey"); err != nil {
 		return nil, nil, err
 	}
 	op, next := on(d), d
@@ -41,9 +41,9 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 	return op, nil, nil
 }
 
-// orInTrash says how a dataset in the trash gets another key, if that was requested.
-func (t *tx) orInTrash(ref string, none error) error {
-	d, err := t.deleted(ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+// hintInTrash says how a dataset in the trash gets another key, if that was requested.
+func hintInTrash(t *tx, ref string, none error) error {
+	d, err := findDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
 		return none
 	}
@@ -63,7 +63,7 @@ func movesAway(d dataset.Dataset) error {
 // commitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
 // because all data is encrypted with it.
 func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 		if *n, err = t.nodeNamed(ref); err != nil {
 			return err
 		}
-		homes, err := t.homes(n.ID)
+		homes, err := homeNames(t, n.ID)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 			return out, err
 		}
 		_, err = s.update(ctx, func(t *tx) (err error) {
-			more, err = t.dropCleared(*n, force)
+			more, err = dropCleared(t, *n, force)
 			return err
 		})
 		if err != nil {
@@ -73,8 +73,8 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 // dropCleared removes the record of a node that nothing depends on any more. more says that a volume moved
 // elsewhere while the node was removed, and left a copy whose record must be removed first. A home becomes a copy
 // in one transaction, so the homes are read before the copies.
-func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
-	homes, err := t.homes(n.ID)
+func dropCleared(t *tx, n dataset.Node, force bool) (more bool, err error) {
+	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
 		return false, err
 	}
@@ -85,12 +85,12 @@ func (t *tx) dropCleared(n dataset.Node, force bool) (more bool, err error) {
 	if err != nil || len(copies) > 0 {
 		return len(copies) > 0, err
 	}
-	guests, err := t.stays(n.ID, nil)
+	guests, err := guestDatasets(t, n.ID, nil)
 	if err != nil {
 		return false, err
 	}
 	if len(guests) == 0 {
-		return false, t.dropNode(n.ID)
+		return false, dropNode(t, n.ID)
 	}
 	vouched, err := t.get(record.FencedKey(n.ID), &fenced{})
 	return vouched, err // otherwise it may write to what it has mounted, and reports to nobody
@@ -105,7 +105,7 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	if err := t.put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
-	if err := t.trusts(n.ID); err != nil { // its report about the store does not count any more
+	if err := clearDistrust(t, n.ID); err != nil { // its report about the store does not count any more
 		return err
 	}
 	t.events = append(t.events, api.Event{
@@ -119,8 +119,8 @@ func (s *Service) banish(t *tx, n *dataset.Node) error {
 	})
 }
 
-// homes names some of the datasets whose home is a node: one more than an error shows.
-func (t *tx) homes(node uuid.UUID) (names []string, err error) {
+// homeNames names some of the datasets whose home is a node: one more than an error shows.
+func homeNames(t *tx, node uuid.UUID) (names []string, err error) {
 	entries, err := t.list(record.HomePrefix(node), "", shownHomes+1)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func homesLeft(n dataset.Node, homes []string) error {
 // clearNode ends the work of a node that was removed, and removes the records of what it kept for others: it
 // cannot come back. It returns which of that nobody else has.
 func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
-	work, err := newTx(ctx, s.store).work(node)
+	work, err := openWork(newTx(ctx, s.store), node)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 			if what.is != "" {
 				t.event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
 			}
-			return t.dropCopy(node, c.Dataset)
+			return dropCopy(t, node, c.Dataset)
 		}); err != nil {
 			return forgotten, err
 		}
@@ -219,11 +219,11 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 					d.Pool != pool {
 					return err
 				}
-				if more, err = t.delSnapshots(d); err != nil || more {
+				if more, err = delSnapshots(t, d); err != nil || more {
 					return err
 				}
 				gone = true
-				return t.unhome(d)
+				return clearHome(t, d)
 			})
 			if err != nil {
 				return err
@@ -251,14 +251,14 @@ func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 }
 
 // dropNode removes the records of a node that nothing depends on any more, and of its pools.
-func (t *tx) dropNode(id uuid.UUID) error {
+func dropNode(t *tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(id), &n)
 	if err != nil || !ok {
 		return err
 	}
 	for _, pool := range n.Pools {
-		if err := t.forgetPool(id, pool); err != nil {
+		if err := forgetPool(t, id, pool); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 		return nil, err // the remaining copies would not replace the others
 	}
 	surplus := slices.Concat(leaving, good[want:])
-	target, err := t.moveTo(d)
+	target, err := moveDestination(t, d)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 		if c.Node == target { // it continues from what the target has
 			continue
 		}
-		if err := t.condemnCopy(c.Node, d.ID); err != nil {
+		if err := condemnCopy(t, c.Node, d.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, f
 	for _, c := range list {
 		pool, alive := s.seen.pool(c.Pool), true
 		if s.Shared {
-			if _, alive, err = t.living(c.Node); err != nil {
+			if _, alive, err = livingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
 			alive = alive && pool != nil && s.seen.silence(c.Node, s.Clock.Steady()) <= s.clockTime()
@@ -116,7 +116,7 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	}
 	for _, c := range left[:min(n, len(left))] {
 		c.Kind = dataset.CopyReplica
-		if err := t.keep(&d, c); err != nil {
+		if err := keepCopy(t, &d, c); err != nil {
 			return nil, err
 		}
 		n--
@@ -144,7 +144,7 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 		} else if !there || node.Cordoned { // since it was chosen
 			continue
 		}
-		if err := t.keep(&d, dataset.Copy{
+		if err := keepCopy(t, &d, dataset.Copy{
 			Dataset: d.ID,
 			Node:    c.Node,
 			Pool:    c.ID,

@@ -28,9 +28,9 @@ const (
 	matchesShown = 10 // looked for, and shown
 )
 
-// matches returns up to matchesShown wanted things whose UUID begins with prefix. It examines all, because the
+// findMatches returns up to matchesShown wanted things whose UUID begins with prefix. It examines all, because the
 // wanted ones may come after any number of others. A thing that was removed since its key was read is no match.
-func (t *tx) matches(prefix string, want func(match) bool) (found []match, err error) {
+func findMatches(t *tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = record.UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
 		entries, err := t.list(prefix, after, matchesRead)
@@ -39,7 +39,7 @@ func (t *tx) matches(prefix string, want func(match) bool) (found []match, err e
 		}
 		for _, e := range entries {
 			after = e.Key
-			m, there, err := t.match(e.Key, e.Value)
+			m, there, err := readMatch(t, e.Key, e.Value)
 			if err != nil {
 				return nil, err
 			}
@@ -56,7 +56,7 @@ func (t *tx) matches(prefix string, want func(match) bool) (found []match, err e
 	}
 }
 
-func (t *tx) match(key string, value []byte) (m match, there bool, err error) {
+func readMatch(t *tx, key string, value []byte) (m match, there bool, err error) {
 	id, err := record.IDIn(key, record.UUIDPrefix)
 	if err != nil {
 		return m, false, err
@@ -147,7 +147,7 @@ func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 	if !isPrefix(ref) {
 		return d, none
 	}
-	found, err := t.matches(ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
+	found, err := findMatches(t, ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
 	if err != nil {
 		return d, err
 	}
@@ -180,7 +180,7 @@ func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
 // name too.
 func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
-		return t.snapshotByPrefix(snap, uuid.Nil)
+		return snapshotByPrefix(t, snap, uuid.Nil)
 	}
 	d, err := t.anyDataset(ref)
 	if err != nil {
@@ -203,7 +203,7 @@ func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 			return s, err
 		}
 	}
-	return t.snapshotByPrefix(snap, d.ID)
+	return snapshotByPrefix(t, snap, d.ID)
 }
 
 func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
@@ -215,16 +215,16 @@ func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 	return s, err
 }
 
-func (t *tx) snapshotByPrefix(prefix string, of uuid.UUID) (dataset.Snapshot, error) {
+func snapshotByPrefix(t *tx, prefix string, of uuid.UUID) (dataset.Snapshot, error) {
 	var found []match
 	var err error
 	if isPrefix(prefix) {
-		found, err = t.matches(prefix, func(m match) bool {
+		found, err = findMatches(t, prefix, func(m match) bool {
 			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && lasting(m.dataset)
 		})
 	}
 	if err == nil && len(found) == 0 {
-		err = t.noSnapshot(prefix, of)
+		err = noSnapshot(t, prefix, of)
 	}
 	if err != nil {
 		return dataset.Snapshot{}, err
@@ -237,11 +237,11 @@ func (t *tx) snapshotByPrefix(prefix string, of uuid.UUID) (dataset.Snapshot, er
 }
 
 // noSnapshot is the error for a reference without a match. For a name that only other volumes have it says which.
-func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
+func noSnapshot(t *tx, ref string, of uuid.UUID) error {
 	var has []string
 	var err error
 	if of == uuid.Nil {
-		has, err = t.volumesWith(ref)
+		has, err = volumesWith(t, ref)
 	}
 	switch {
 	case err != nil:
@@ -256,7 +256,7 @@ func (t *tx) noSnapshot(ref string, of uuid.UUID) error {
 }
 
 // volumesWith returns the first few live volumes that have a snapshot of a name.
-func (t *tx) volumesWith(name string) (has []string, err error) {
+func volumesWith(t *tx, name string) (has []string, err error) {
 	if dataset.CheckName(name) != nil {
 		return nil, nil
 	}
@@ -306,7 +306,7 @@ func (t *tx) source(from string, names bool) (dataset.Source, error) {
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
-	found, err := t.matches(from, func(m match) bool { return lasting(m.dataset) })
+	found, err := findMatches(t, from, func(m match) bool { return lasting(m.dataset) })
 	if err != nil {
 		return dataset.Source{}, err
 	}

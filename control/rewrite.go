@@ -21,12 +21,12 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 			"volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume,
 			d.Move)
 	}
-	return on(d), nil, t.does(d, dataset.OpRewrite, "rewrite")
+	return on(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
 }
 
-// does refuses what the agent of a dataset's home cannot carry out: it is older than this control, and would
+// checkSupports refuses what the agent of a dataset's home cannot carry out: it is older than this control, and would
 // never answer.
-func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
+func checkSupports(t *tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.get(record.NodeKey(d.Home), &n)
 	if err == nil && ok && !slices.Contains(n.Does, kind) {
@@ -39,7 +39,7 @@ func (t *tx) does(d dataset.Dataset, kind dataset.OpKind, what string) error {
 
 // commitRewrite has nothing to record: nothing has changed but the location of blocks.
 func (s *Service) commitRewrite(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}

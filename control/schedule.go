@@ -133,7 +133,7 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 
 // scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
 func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
-	open, err := newTx(ctx, s.store).work(node)
+	open, err := openWork(newTx(ctx, s.store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
 		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {

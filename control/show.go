@@ -12,7 +12,7 @@ import (
 // Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
 // dataset.ErrOffline if the node that must mount it is unreachable.
 func (s *Service) planShow(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, c, err := t.overtakenCopy(req)
+	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
 		err = s.answers(t, d, c.Node)
 	}
@@ -29,7 +29,7 @@ func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 	if !s.Shared {
 		return nil
 	}
-	since, alive, err := t.living(node)
+	since, alive, err := livingSession(t, node)
 	if err != nil || alive {
 		return err
 	}
@@ -67,9 +67,9 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 	return t.put(record.CopyKey(op.From, d.ID), c)
 }
 
-// looked records where a node has mounted a superseded head, or why not. A report from before the last request is
+// recordShown records where a node has mounted a superseded head, or why not. A report from before the last request is
 // ignored.
-func (t *tx) looked(rec, now dataset.Copy) error {
+func recordShown(t *tx, rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
 	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
 		rec.Problem == now.Problem {

@@ -20,7 +20,7 @@ func (s *Service) planSnapshot(t *tx, req api.Request) (*dataset.Operation, *dat
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (%d at most)",
 			len(req.Message), maxMessage)
 	}
-	if err := t.freeSnapname(d, req.Name); err != nil {
+	if err := checkSnapshotName(t, d, req.Name); err != nil {
 		return nil, nil, err
 	}
 	snap := s.newSnapshot(d, dataset.SnapshotManual)
@@ -40,8 +40,8 @@ func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) data
 	}
 }
 
-// freeSnapname fails unless the name is empty, or free for a snapshot of d.
-func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
+// checkSnapshotName fails unless the name is empty, or free for a snapshot of d.
+func checkSnapshotName(t *tx, d dataset.Dataset, name string) error {
 	if name == "" {
 		return nil
 	}
@@ -59,7 +59,7 @@ func (t *tx) freeSnapname(d dataset.Dataset, name string) error {
 }
 
 func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -71,32 +71,32 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
 	}
-	if err := t.freeSnapname(d, snap.Name); err != nil {
+	if err := checkSnapshotName(t, d, snap.Name); err != nil {
 		return err
 	}
 	// The snapshot that was committed last is the parent, whichever was planned first.
 	snap.Parent = d.Latest
 	d.Latest, d.Request = snap.ID, op.ID
-	if err := t.putSnapshot(snap); err != nil {
+	if err := putSnapshot(t, snap); err != nil {
 		return err
 	}
 	t.event("snapshot.create", d, snap.ID.String())
 	return t.putDataset(d)
 }
 
-func (t *tx) putSnapshot(snap dataset.Snapshot) error {
+func putSnapshot(t *tx, snap dataset.Snapshot) error {
 	if snap.Name != "" {
 		if err := t.put(record.SnapshotNameKey(snap.Dataset, snap.Name), record.Claim{ID: snap.ID}); err != nil {
 			return err
 		}
 	}
-	if err := t.point(snap.ID, record.UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+	if err := pointUUID(t, snap.ID, record.UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
 		return err
 	}
 	return t.put(record.SnapshotKey(snap.Dataset, snap.ID), snap)
 }
 
-func (t *tx) delSnapshot(snap dataset.Snapshot) {
+func deleteSnapshot(t *tx, snap dataset.Snapshot) {
 	t.del(record.SnapshotKey(snap.Dataset, snap.ID))
 	t.del(record.UUIDKey(snap.ID))
 	if snap.Name != "" {
@@ -121,7 +121,7 @@ func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation
 // commitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
 // decisions on it that were made with the snapshot are made again.
 func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Com
 	if ok, err := t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
 		return err
 	}
-	t.delSnapshot(snap)
+	deleteSnapshot(t, snap)
 	if d.Latest == snap.ID {
 		d.Latest = snap.Parent
 	}
@@ -162,7 +162,7 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 // keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
 // destroyed.
 func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
-	d, err := t.current(op)
+	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 	if d.State == dataset.StatePurging {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
-	if err := t.freeSnapname(d, keep.Name); err != nil {
+	if err := checkSnapshotName(t, d, keep.Name); err != nil {
 		return err
 	}
 	there, err := t.get(record.SnapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
@@ -186,7 +186,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 		d.Latest = op.Source.Snapshot
 	}
 	d.Request = op.ID
-	if err := t.putSnapshot(keep); err != nil {
+	if err := putSnapshot(t, keep); err != nil {
 		return err
 	}
 	t.event("snapshot.restore", d, op.Source.Snapshot.String())

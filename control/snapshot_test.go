@@ -219,7 +219,7 @@ func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
 	s := a.snapshot("db", "old")
 	op := a.plan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
 	e.spy.first(func() {
-		if _, err := e.update(e.ctx, func(t *tx) error { t.delSnapshot(s); return nil }); err != nil {
+		if _, err := e.update(e.ctx, func(t *tx) error { deleteSnapshot(t, s); return nil }); err != nil {
 			t.Error(err)
 		}
 	})

@@ -140,7 +140,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	if got := record(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.condemnCopy(b.id, d.ID) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	want = record()

@@ -249,7 +249,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = s.update(ctx, func(t *tx) error { return t.dropLanes(over) })
+	_, err = s.update(ctx, func(t *tx) error { return dropLanes(t, over) })
 	return err
 }
 
@@ -257,7 +257,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 const dropAtOnce = 50
 
 // dropLanes removes lanes that nobody writes any more, and keeps their counts.
-func (t *tx) dropLanes(keys []string) error {
+func dropLanes(t *tx, keys []string) error {
 	var dropped notify.Notices
 	if _, err := t.get(record.DroppedKey, &dropped); err != nil {
 		return err

@@ -89,7 +89,7 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 	if err := t.foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
-	if r, err := t.recovering(node); err != nil {
+	if r, err := recoveryFor(t, node); err != nil {
 		return last, "", err
 	} else if r != nil {
 		last = *r
@@ -124,12 +124,12 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 		for _, c := range copies {
 			ids = append(ids, c.Dataset)
 		}
-		if ids, err = t.stays(node, ids); err != nil {
+		if ids, err = guestDatasets(t, node, ids); err != nil {
 			return out, err
 		}
 	}
 	// Read before the datasets: an operation that is planned between the two would come with an older record.
-	if out.Operations, err = t.work(node); err != nil {
+	if out.Operations, err = openWork(t, node); err != nil {
 		return out, err
 	}
 	keys := []string{record.ClusterKey, record.NodeKey(node)}
@@ -206,7 +206,7 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	default:
 		s.seen.forgetFrom(node, id)
 	}
-	k, kept, err := t.kept(node, id)
+	k, kept, err := keptCopy(t, node, id)
 	if kept {
 		out.Copies = append(out.Copies, k)
 		return nil
@@ -215,8 +215,8 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	return err
 }
 
-// work returns the operations of a node that have not ended.
-func (t *tx) work(node uuid.UUID) (open []dataset.Operation, err error) {
+// openWork returns the operations of a node that have not ended.
+func openWork(t *tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	claims, err := listAll[record.Claim](t, record.WorkPrefix(node))
 	if err != nil {
 		return nil, err

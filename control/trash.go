@@ -17,7 +17,7 @@ import (
 // planUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
 // because nothing changes on disk.
 func (s *Service) planUndelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+	d, err := findDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,16 +53,16 @@ func (s *Service) settleUndelete(t *tx, op dataset.Operation) error {
 	return t.putDataset(d)
 }
 
-// deleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
+// findDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
 // elsewhere, a name does not take precedence over a prefix, because the request may be to destroy it.
-func (t *tx) deleted(ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+func findDeleted(t *tx, ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	var found []match
 	var err error
 	if isPrefix(ref) {
-		found, err = t.matches(ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
+		found, err = findMatches(t, ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
 	}
 	if err == nil && dataset.CheckName(ref) == nil {
-		found, err = t.trashedAs(ref, found, want)
+		found, err = addTrashed(t, ref, found, want)
 	}
 	if err != nil {
 		return dataset.Dataset{}, err
@@ -102,8 +102,8 @@ func severalDeleted(found []match, ref string) error {
 		strings.Join(names, ", "))
 }
 
-// trashedAs adds the datasets in the trash with a former name.
-func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
+// addTrashed adds the datasets in the trash with a former name.
+func addTrashed(t *tx, name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
 	entries, err := t.list(record.TrashPrefix, "", 0)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (t *tx) trashedAs(name string, found []match, want func(dataset.Dataset) bo
 // planPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
 // again, because the first attempt may have failed.
 func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.deleted(req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
+	d, err := findDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.volume(req.Volume); verr == nil {
 			err = dataset.Errorf(dataset.ErrNotFound,
@@ -159,7 +159,7 @@ func (s *Service) planPurge(t *tx, req api.Request) (*dataset.Operation, *datase
 // commitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
 // copies the record stays, so that they destroy them.
 func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
-	d, gone, err := t.condemned(op)
+	d, gone, err := condemnedDataset(t, op)
 	if err != nil || gone {
 		return err
 	}
@@ -167,15 +167,15 @@ func (s *Service) commitPurge(t *tx, op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
 	}
 	d.Request = op.ID
-	return t.unhome(d)
+	return clearHome(t, d)
 }
 
-// unhome removes a condemned dataset from its home, and removes its record if no other node has a copy.
-func (t *tx) unhome(d dataset.Dataset) error {
+// clearHome removes a condemned dataset from its home, and removes its record if no other node has a copy.
+func clearHome(t *tx, d dataset.Dataset) error {
 	t.touch(d.ID, d.Home)
 	t.del(record.HomeKey(d.Home, d.ID))
 	if len(d.Copies) == 0 {
-		t.forget(d)
+		forgetDataset(t, d)
 		return nil
 	}
 	t.del(record.LeaseKey(d.ID))
@@ -183,14 +183,14 @@ func (t *tx) unhome(d dataset.Dataset) error {
 	return t.put(record.DatasetKey(d.ID), d)
 }
 
-// condemned reads the dataset of a purge. gone says that its home has destroyed it already.
-func (t *tx) condemned(op dataset.Operation) (d dataset.Dataset, gone bool, err error) {
+// condemnedDataset reads the dataset of a purge. gone says that its home has destroyed it already.
+func condemnedDataset(t *tx, op dataset.Operation) (d dataset.Dataset, gone bool, err error) {
 	d, err = t.dataset(op.DatasetID)
 	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {
 		return d, true, nil
 	}
 	if err == nil {
-		d, err = t.current(op)
+		d, err = currentDataset(t, op)
 	}
 	return d, false, err
 }
@@ -205,14 +205,14 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 	for more := true; more; {
 		_, err := s.update(ctx, func(t *tx) error {
 			more = false
-			if rec, _, err := t.recorded(op); err != nil || rec.State.Final() {
+			if rec, _, err := recordedOperation(t, op); err != nil || rec.State.Final() {
 				return err
 			}
-			d, gone, err := t.condemned(op)
+			d, gone, err := condemnedDataset(t, op)
 			if err != nil || gone || d.State != dataset.StatePurging {
 				return err
 			}
-			more, err = t.delSnapshots(d)
+			more, err = delSnapshots(t, d)
 			return err
 		})
 		if err != nil {
@@ -223,7 +223,7 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 }
 
 // delSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
-func (t *tx) delSnapshots(d dataset.Dataset) (more bool, err error) {
+func delSnapshots(t *tx, d dataset.Dataset) (more bool, err error) {
 	entries, err := t.list(record.SnapshotPrefix(d.ID), "", snapshotsAtOnce)
 	if err != nil {
 		return false, err
@@ -233,7 +233,7 @@ func (t *tx) delSnapshots(d dataset.Dataset) (more bool, err error) {
 		if err := record.Decode(e.Key, e.Value, &snap); err != nil {
 			return false, err
 		}
-		t.delSnapshot(snap)
+		deleteSnapshot(t, snap)
 	}
 	return len(entries) == snapshotsAtOnce, nil
 }

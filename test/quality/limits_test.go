@@ -40,7 +40,6 @@ var stillTooLarge = map[string]int{
 	"type backends/zfs.Pool":            120,
 	"type cmd/drover.app":               59,
 	"type control.Service":              259,
-	"type control.tx":                   116,
 	"type control/api.Client":           63,
 	"type guard.Guard":                  45,
 	"type guard/hand.Tool":              62,
