@@ -92,9 +92,9 @@ type Agent struct {
 	recovered bool
 	reunion   reunion
 
-	pools     *pool.Pools
-	words     atomic.Uint64 // how often this agent has registered
-	mounts    mounts
+	pools *pool.Pools
+	words atomic.Uint64 // how often this agent has registered
+
 	facts     hostFacts
 	leases    *lease.Table
 	guests    guests
@@ -104,6 +104,7 @@ type Agent struct {
 	renewals  *lease.Renewals
 	limits    *throttle.Limits
 	engines   *mounting.Engines
+	flushes   mounting.Flushes
 
 	volumeDisks volumeDisks
 
@@ -158,6 +159,7 @@ type Agent struct {
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
 	registrar *lease.Registrar
+	uses      *mounting.UseTable
 }
 
 var _ api.Local = (*Agent)(nil)
@@ -190,13 +192,13 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.Trust = host.NewTrust(a.mendStore)
 	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
 	a.engines = mounting.NewEngines(a.DB, a.Boot)
+	a.uses = mounting.NewUseTable(a.Host)
 	a.apart = replicas(cfg.Control)
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
 	a.isIn = make(chan struct{})
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
-	a.mounts.records = map[uuid.UUID]*mountRecord{}
 	a.nodes = lease.NewNodes(a.Host, a.Standing)
 	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
 		Host: a.Host, Guard: cfg.Guard, HTTP: cfg.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join, MendSoon: a.mendSoon,
@@ -279,11 +281,20 @@ func (a *Agent) load(ctx context.Context) error {
 			}
 			return err
 		}),
-		a.loadMounts(ctx),
+		a.loadUses(ctx),
 		a.copies.Load(ctx),
 		a.leases.Load(ctx), a.loadGuests(ctx),
 		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.deadlines.Load(ctx),
 	)
+}
+
+// loadUses reads the uses of mounted datasets. Those of this boot are verified soon.
+func (a *Agent) loadUses(ctx context.Context) error {
+	some, err := a.uses.Load(ctx)
+	if some {
+		a.verifyAt = a.Clock.Steady() + unverifiedGrace
+	}
+	return err
 }
 
 // Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the

@@ -40,7 +40,7 @@ func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 // guestStatus is this node's report of a dataset that it has mounted as a guest.
 func (a *Agent) guestStatus(g guestRecord) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(a.MountPath(g.ID))
-	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.record(g.ID))}
+	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: a.usesOf(a.uses.Get(g.ID))}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
 	} else if why := a.guests.why(g.ID); why != "" {

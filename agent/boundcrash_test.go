@@ -57,11 +57,11 @@ func TestI1BoundedMountCutShort(t *testing.T) {
 					g.a.again()
 				}
 				at := fmt.Sprintf("%s, late %t, cut at act %d (%t) of %v: %v", what, late, n, cut, g.a.fuse.seen(), err)
-				if err == nil && what == "mount" && len(g.a.record(d.ID).IDs) != 1 {
+				if err == nil && what == "mount" && len(g.a.uses.Get(d.ID).IDs) != 1 {
 					t.Fatalf("%s: what was acknowledged is not on record", at)
 				}
 				g.agrees(d, at)
-				if len(g.a.record(d.ID).IDs) > 0 {
+				if len(g.a.uses.Get(d.ID).IDs) > 0 {
 					g.a.unmounts("db@auto", "user")
 				}
 				g.agrees(d, at)
@@ -78,7 +78,7 @@ func TestI1BoundedMountCutShort(t *testing.T) {
 func (g *guarded) agrees(d dataset.Dataset, at string) {
 	g.Helper()
 	ok := func() bool {
-		used := len(g.a.record(d.ID).IDs) > 0
+		used := len(g.a.uses.Get(d.ID).IDs) > 0
 		mounted, err := host.IsMountPoint(g.a.MountPath(d.ID))
 		e, there := g.wa.entry(d.ID)
 		return err == nil && mounted == used && there == used && (!there || e.State == guard.StateArmed)
@@ -87,7 +87,7 @@ func (g *guarded) agrees(d dataset.Dataset, at string) {
 		if time.Now().After(until) {
 			e, there := g.wa.entry(d.ID)
 			mounted, err := host.IsMountPoint(g.a.MountPath(d.ID))
-			g.Fatalf("%s: used by %v, mounted: %t, %v; the guard: %t, %+v", at, g.a.record(d.ID).IDs, mounted, err, there, e)
+			g.Fatalf("%s: used by %v, mounted: %t, %v; the guard: %t, %+v", at, g.a.uses.Get(d.ID).IDs, mounted, err, there, e)
 		}
 	}
 }
@@ -112,7 +112,7 @@ func TestI1DeadlinePassesWhileItIsMounted(t *testing.T) {
 	if path, err := g.a.Mount(t.Context(), "db@auto", "user"); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
-	if r := g.a.record(d.ID); len(r.IDs) > 0 || checks == 0 {
+	if r := g.a.uses.Get(d.ID); len(r.IDs) > 0 || checks == 0 {
 		t.Errorf("it is used by %+v after %d checks", r.IDs, checks)
 	}
 	g.a.fuse.mend()

@@ -204,8 +204,8 @@ func TestI1FencedAndThawed(t *testing.T) {
 	}
 	g.la.back()
 	await(t, func() bool { e, _ := g.wa.entry(d.ID); return e.State == guard.StateArmed })
-	if !writable(t, path, time.Minute) || len(g.a.record(d.ID).IDs) != 1 {
-		t.Errorf("it does not go on: %+v", g.a.record(d.ID))
+	if !writable(t, path, time.Minute) || len(g.a.uses.Get(d.ID).IDs) != 1 {
+		t.Errorf("it does not go on: %+v", g.a.uses.Get(d.ID))
 	}
 	g.a.unmounts("db@auto", "user")
 	g.wa.forgets(d.ID)
@@ -278,7 +278,7 @@ func TestI1Superseded(t *testing.T) {
 	g.a.settled(d.ID)
 	await(t, func() bool { v := g.record("db"); return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded })
 	await(t, func() bool { _, there := g.wa.entry(d.ID); return !there })
-	if r := g.a.record(d.ID); len(r.IDs) > 0 {
+	if r := g.a.uses.Get(d.ID); len(r.IDs) > 0 {
 		t.Errorf("%+v", r)
 	}
 	g.a.unmounts("db@auto", "user") // the engine comes late
@@ -326,8 +326,8 @@ func TestBoundedRestart(t *testing.T) {
 	was, _ := g.wa.entry(d.ID)
 	g.a.again()
 	await(t, func() bool { e, _ := g.wa.entry(d.ID); return e.Deadline > was.Deadline+boundSession/5 })
-	if e, _ := g.wa.entry(d.ID); e.State != guard.StateArmed || e.Fence != nil || len(g.a.record(d.ID).IDs) != 1 {
-		t.Errorf("%+v, used by %+v", e, g.a.record(d.ID))
+	if e, _ := g.wa.entry(d.ID); e.State != guard.StateArmed || e.Fence != nil || len(g.a.uses.Get(d.ID).IDs) != 1 {
+		t.Errorf("%+v, used by %+v", e, g.a.uses.Get(d.ID))
 	}
 	g.la.away()
 	g.a.again()

@@ -272,5 +272,5 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	}
 	steps.At("purge.recorded")
 	a.Cache.Remove(d.ID)
-	return out, errors.Join(a.drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.MountPath(d.ID)))
+	return out, errors.Join(a.uses.Drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.MountPath(d.ID)))
 }

@@ -125,7 +125,7 @@ func TestI9CpTwoContainers(t *testing.T) {
 	r.mount(d, "new")
 	r.unmount(d, "two")
 	r.unmount(d, "new")
-	if n := len(r.record(d.ID).IDs); n != 1 {
+	if n := len(r.uses.Get(d.ID).IDs); n != 1 {
 		t.Fatalf("%d uses, and a container has it", n)
 	}
 	r.wantHeld(d)
@@ -170,7 +170,7 @@ func TestI9OneLook(t *testing.T) {
 	r.by(docker, "db", "one")
 	stop := container(t, r.MountPath(d.ID))
 	r.by(docker, "db", "one")
-	if c := r.record(d.ID).IDs["one"].Count; c != 2 {
+	if c := r.uses.Get(d.ID).IDs["one"].Count; c != 2 {
 		t.Errorf("%d uses, want 2", c)
 	}
 	r.unmount(d, "one")

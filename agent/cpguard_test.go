@@ -29,7 +29,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 	g.a.Activated(t.Context())
 	g.a.mounts("db@auto", "one")
 	g.a.unmounts("db@auto", "one")
-	if u := g.a.record(d.ID).IDs["one"]; !u.Ended {
+	if u := g.a.uses.Get(d.ID).IDs["one"]; !u.Ended {
 		t.Errorf("%+v", u)
 	}
 	await(t, func() bool { return len(g.a.Jobs.Running()) == 0 })
@@ -103,12 +103,12 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	r.mount(d, "one")
 	path := r.MountPath(d.ID)
 	stop := holder(t, path)
-	rec := r.record(d.ID)
+	rec := r.uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.save(t.Context(), d, rec, nil); err != nil {
+	if err := r.uses.Save(t.Context(), d, rec, nil); err != nil {
 		t.Fatal(err)
 	}
-	r.idle(d.ID)
+	r.uses.MarkIdle(d.ID)
 	work := map[string]func() error{
 		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
 		"restore": func() error { return r.unused(t.Context(), d, "restore") },
@@ -183,9 +183,9 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	r.mount(d, "one")
-	rec := r.record(d.ID)
+	rec := r.uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.save(t.Context(), d, rec, nil); err != nil {
+	if err := r.uses.Save(t.Context(), d, rec, nil); err != nil {
 		t.Fatal(err)
 	}
 	open := r.files
@@ -237,12 +237,12 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 		}
 	}
 	look()
-	if n := len(f.a.record(d.ID).IDs); n != 1 {
+	if n := len(f.a.uses.Get(d.ID).IDs); n != 1 {
 		t.Errorf("%d uses, and a container has it", n)
 	}
 	stop()
 	look()
-	if n := len(f.a.record(d.ID).IDs); n != 0 {
+	if n := len(f.a.uses.Get(d.ID).IDs); n != 0 {
 		t.Errorf("%d uses, and nobody has it", n)
 	}
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {

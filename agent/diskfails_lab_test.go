@@ -388,7 +388,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	mounts()
 	end = begin()
 	d, _ := h.Cache.Volume("db")
-	if r := h.record(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
+	if r := h.uses.Get(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
 		t.Errorf("uses %+v", r.IDs)
 	}
 	if n := kept(t, filepath.Join(h.mounts("db", "second"), "log")); n != log.acked {

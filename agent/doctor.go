@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -268,9 +269,9 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 		return
 	}
 	n := 0
-	for _, id := range a.mountedIDs() {
+	for _, id := range a.uses.InUse() {
 		n++
-		rec, path := a.record(id), a.MountPath(id)
+		rec, path := a.uses.Get(id), a.MountPath(id)
 		d, _ := a.Cache.Dataset(id)
 		if table.At(path) == nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
@@ -281,13 +282,13 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 			if m.Unverified {
 				r.Add(findings.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is not verified yet: the engine restarted since, or "+
-						"unmounted it while a process still had it mounted", shortID(m.ID))
+						"unmounted it while a process still had it mounted", mounting.ShortID(m.ID))
 			}
 		}
 	}
 	for _, m := range table.Under(a.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if err == nil && len(a.record(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
+		if err == nil && len(a.uses.Get(id).IDs) == 0 && !a.checkShown(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "",
 				"nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
 		}

@@ -41,10 +41,10 @@ func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 				"a move that did not come to its end left a part of it in pool %s, for another try; it goes "+
 					"after %s", p.Name, replication.KeepFailed)
 		}
-	case len(a.record(e.ID).IDs) > 0:
+	case len(a.uses.Get(e.ID).IDs) > 0:
 		r.Add(findings.Error, subject, "stop its containers here",
 			"went on at another node (epoch %d ended here), but is in use here by %d: what they write is "+
-				"kept as a superseded snapshot once they stop", k.Epoch, len(a.record(e.ID).IDs))
+				"kept as a superseded snapshot once they stop", k.Epoch, len(a.uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
 		r.Add(findings.Warning, subject, "drover volume superseded ls",
 			"the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)

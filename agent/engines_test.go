@@ -53,8 +53,8 @@ func (r *rig) by(c caller, volume, id string) {
 // wantUnverified fails unless exactly these uses are unverified.
 func (r *rig) wantUnverified(want map[string]bool) {
 	r.t.Helper()
-	for _, id := range r.mountedIDs() {
-		for _, m := range r.usesOf(r.record(id)) {
+	for _, id := range r.uses.InUse() {
+		for _, m := range r.usesOf(r.uses.Get(id)) {
 			if m.Unverified != want[m.ID] {
 				r.t.Errorf("use %s is unverified: %t, want %t", m.ID, m.Unverified, want[m.ID])
 			}

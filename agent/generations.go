@@ -121,7 +121,7 @@ func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) 
 
 // raisePools raises the pools that are due, as a job, with one goroutine for each pool: the disk of one may hang.
 func (a *Agent) raisePools() {
-	for _, id := range a.mountedIDs() {
+	for _, id := range a.uses.InUse() {
 		if d, known := a.Cache.Dataset(id); known {
 			a.pools.Touched(d.Pool)
 		}

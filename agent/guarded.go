@@ -115,8 +115,8 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 	if err = a.registrar.Arm(ctx, d); err == nil {
 		_, err = a.config.Guard.Check(ctx, id, d.Epoch)
 	}
-	if err == nil && len(a.record(id).IDs) == 0 {
-		a.idle(id)
+	if err == nil && len(a.uses.Get(id).IDs) == 0 {
+		a.uses.MarkIdle(id)
 	}
 	a.News.Changed(id)
 	return err
@@ -163,12 +163,12 @@ func (a *Agent) supersede(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	steps.At("fence.superseded")
-	r := a.record(d.ID)
+	r := a.uses.Get(d.ID)
 	if len(r.IDs) > 0 {
 		a.LogOf(d).WithField("count", len(r.IDs)).
 			Warn("it went on at another node while it was fenced here: those who used it are killed")
 		clear(r.IDs)
-		if err := a.save(ctx, d, r, nil); err != nil {
+		if err := a.uses.Save(ctx, d, r, nil); err != nil {
 			return err
 		}
 	}

@@ -204,7 +204,7 @@ func (a *Agent) mountStay(ctx context.Context, d dataset.Dataset, path string) e
 	if err := a.mountpoint(path); err != nil {
 		return err
 	}
-	a.idle(d.ID)
+	a.uses.MarkIdle(d.ID)
 	steps.At("mount.begin")
 	att, err := a.visit(ctx, r.Dataset)
 	if err != nil {
@@ -296,7 +296,7 @@ func (a *Agent) settleGuest(ctx context.Context, id, told uuid.UUID) error {
 	switch {
 	case err != nil:
 		return err
-	case !mounted && len(a.record(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
+	case !mounted && len(a.uses.Get(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
 		return nil // it ended meanwhile: the next sync says so if control learned of that before this
 	}
 	return a.holdStay(ctx, id, guestRecord{is.Indexed, g.Stay}, known, now, asked)
@@ -317,7 +317,7 @@ func (a *Agent) endedStay(ctx context.Context, id, told uuid.UUID) (g guestRecor
 	}
 	g, known = a.guests.get(id)
 	mounted, err := host.IsMountPoint(a.MountPath(id))
-	if err != nil || mounted || len(a.record(id).IDs) > 0 {
+	if err != nil || mounted || len(a.uses.Get(id).IDs) > 0 {
 		return g, known, err == nil, err
 	}
 	a.guests.refuses(id, nil)

@@ -184,7 +184,7 @@ func TestGuestCutShort(t *testing.T) {
 			if v := f.record("db"); v.Home != f.a.Node() {
 				t.Fatalf("on record: %+v", v.Dataset)
 			}
-			if len(f.b.record(d.ID).IDs) > 0 { // acknowledged, or about to be
+			if len(f.b.uses.Get(d.ID).IDs) > 0 { // acknowledged, or about to be
 				f.guestsOf("db", f.b)
 				f.b.unmounts("db", "user")
 			}
@@ -346,7 +346,7 @@ func TestGuestWhoseStateWasLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.b.up()
-	await(t, func() bool { return f.b.record(d.ID).IDs[unknownUse].Count == 1 })
+	await(t, func() bool { return f.b.uses.Get(d.ID).IDs[unknownUse].Count == 1 })
 	f.b.mounts("db", "next")
 	f.b.unmounts("db", "next")
 	f.guestsOf("db", f.b)

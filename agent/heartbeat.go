@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
@@ -43,7 +42,7 @@ func (a *Agent) heartbeats(begun func()) {
 				purgeAt = now + purgeEvery
 			}
 			all.tryAgain()
-			a.tell(a.Ctx, all, slices.Concat(a.mountedIDs(), all.told(), looks.next(a.Cache.IDs)))
+			a.tell(a.Ctx, all, slices.Concat(a.uses.InUse(), all.told(), looks.next(a.Cache.IDs)))
 			a.tellFacts(a.Ctx)
 			if err := errors.Join(a.flush(a.Ctx), a.keepClock(a.Ctx)); err != nil && a.Ctx.Err() == nil {
 				a.Log.WithError(err).Error("the agent's copy of its records was not written")
@@ -138,7 +137,7 @@ func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
 func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
 	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control takes no longer ones
-	if r := a.record(d.ID); len(r.IDs) > 0 {
+	if r := a.uses.Get(d.ID); len(r.IDs) > 0 {
 		st.Mounts = a.usesOf(r)
 	}
 	path := a.MountPath(d.ID)
@@ -216,15 +215,7 @@ const forgottenAfter = 2 * time.Minute
 // unmountForgotten takes off mounts that nobody uses: a request gave up while its
 // mount was made, or the host kept it busy when it should have gone.
 func (a *Agent) unmountForgotten() {
-	a.mounts.mu.Lock()
-	var ids []uuid.UUID
-	for id, since := range a.mounts.idle {
-		if a.Clock.Steady()-since >= forgottenAfter {
-			ids = append(ids, id)
-		}
-	}
-	a.mounts.mu.Unlock()
-	for _, id := range ids {
+	for _, id := range a.uses.IdleFor(forgottenAfter) {
 		d, ok := a.knownHere(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}

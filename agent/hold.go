@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"time"
@@ -76,7 +75,7 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 	if err := a.verifyEnded(ctx, d, what); err != nil {
 		return err
 	}
-	if r := a.record(d.ID); len(r.IDs) > 0 {
+	if r := a.uses.Get(d.ID); len(r.IDs) > 0 {
 		return a.inUse(d, what, r)
 	}
 	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
@@ -188,7 +187,7 @@ func (a *Agent) writeOutSoon(path string, within time.Duration) (done bool, err 
 		return false, err
 	}
 	ended := make(chan error, 1)
-	through := a.flushes(path)
+	through := a.flushes.Begin(path)
 	a.wg.Add(1)
 	go func() {
 		defer a.wg.Done()
@@ -201,44 +200,6 @@ func (a *Agent) writeOutSoon(path string, within time.Duration) (done bool, err 
 		return err == nil, err
 	case <-a.Clock.After(within):
 		return false, nil
-	}
-}
-
-// flushes notes that a flush of this agent's own has a mount open, until through is called.
-func (a *Agent) flushes(path string) (through func()) {
-	over := make(chan struct{})
-	a.mounts.mu.Lock()
-	defer a.mounts.mu.Unlock()
-	if a.mounts.flushing == nil {
-		a.mounts.flushing = map[chan struct{}]string{}
-	}
-	a.mounts.flushing[over] = path
-	return func() {
-		a.mounts.mu.Lock()
-		defer a.mounts.mu.Unlock()
-		delete(a.mounts.flushing, over)
-		close(over)
-	}
-}
-
-// flushed waits until no flush of this agent's own has a mount open, for so long at most.
-func (a *Agent) flushed(path string, within time.Duration) {
-	a.mounts.mu.Lock()
-	running := maps.Clone(a.mounts.flushing)
-	a.mounts.mu.Unlock()
-	maps.DeleteFunc(running, func(_ chan struct{}, of string) bool { return of != path })
-	if len(running) == 0 {
-		return
-	}
-	late := a.Clock.After(within)
-	for over := range running {
-		select {
-		case <-over:
-		case <-late:
-			return
-		case <-a.Ctx.Done():
-			return
-		}
 	}
 }
 

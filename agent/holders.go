@@ -205,7 +205,7 @@ func (a *Agent) checkUnheld(ctx context.Context, d dataset.Dataset, what string)
 // is held.
 func (a *Agent) unmountUnheld(ctx context.Context, d dataset.Dataset) error {
 	if err := a.checkUnheld(ctx, d, "unmount"); err != nil {
-		a.idle(d.ID)
+		a.uses.MarkIdle(d.ID)
 		return err
 	}
 	if err := a.unmountLocked(d); err != nil {

@@ -246,8 +246,8 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 			h.goesOn()
 			await(t, func() bool { r.clock.Advance(r.Limits.Heartbeat); return r.other().Serves() == nil })
 			r.mount(there, "id")
-			if r.record(there.ID).IDs["id"].Count != 1 {
-				t.Errorf("%+v", r.record(there.ID))
+			if r.uses.Get(there.ID).IDs["id"].Count != 1 {
+				t.Errorf("%+v", r.uses.Get(there.ID))
 			}
 			await(t, func() bool {
 				left, err := os.ReadDir(filepath.Join(r.root, "other", "incoming"))

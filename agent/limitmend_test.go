@@ -67,17 +67,14 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	if done, err := f.a.writeOutSoon(path, time.Minute); !done || err != nil {
 		t.Error(done, err)
 	}
-	f.a.Agent.mounts.mu.Lock()
-	n := len(f.a.Agent.mounts.flushing)
-	f.a.Agent.mounts.mu.Unlock()
-	if n > 0 {
+	if n := f.a.flushes.Count(); n > 0 {
 		t.Errorf("%d flushes are noted that have ended", n)
 	}
 	root, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	through := f.a.flushes(path)
+	through := f.a.flushes.Begin(path)
 	ended := make(chan bool)
 	go func() {
 		defer close(ended)

@@ -69,7 +69,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return "", err
 	}
-	r := a.record(d.ID)
+	r := a.uses.Get(d.ID)
 	if err := a.stopped(ctx, d, path); err != nil {
 		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, a.pools.Blame(ctx, d.Pool, err))
 		if len(r.IDs) == 0 { // the next request mounts it anew
@@ -94,13 +94,13 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	r.add(id, idCount{
+	r.Add(id, mounting.Use{
 		Count:      1,
 		Generation: generation,
 		Since:      a.Clock.Now(),
 		As:         spelling,
 		Tool:       plugin.ToolOf(ctx),
-		mounted:    a.Clock.Steady(),
+		Mounted:    a.Clock.Steady(),
 	}, a.engines.HasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
@@ -112,7 +112,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	if err := a.saveSpelt(ctx, d, r, spelling); err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	a.unidle(d.ID)
+	a.uses.ClearIdle(d.ID)
 	a.limits.Used(d.ID, a.Clock.Steady())
 	if first && d.Home == a.NodeID {
 		a.pools.Changed(d.Pool, false)
@@ -123,15 +123,15 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 }
 
 // saveSpelt is save, and what the engine spells the volume with it.
-func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mountRecord, spelling string) error {
+func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mounting.Record, spelling string) error {
 	tool := plugin.ToolOf(ctx)
 	if a.isSpelling(d, spelling, tool) {
-		return a.save(ctx, d, r, nil)
+		return a.uses.Save(ctx, d, r, nil)
 	}
 	a.spelling.Lock()
 	defer a.spelling.Unlock()
 	more, learn := a.spelt(d, spelling, tool)
-	if err := a.save(ctx, d, r, more); err != nil {
+	if err := a.uses.Save(ctx, d, r, more); err != nil {
 		return err
 	}
 	learn()
@@ -171,7 +171,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err := a.mountpoint(path); err != nil {
 		return err
 	}
-	a.idle(d.ID)
+	a.uses.MarkIdle(d.ID)
 	if err := a.registrar.Arm(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
@@ -322,13 +322,13 @@ func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job
 func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	d, named := a.Cache.Volume(name)
 	if named {
-		if _, used := a.record(d.ID).IDs[id]; used {
+		if _, used := a.uses.Get(d.ID).IDs[id]; used {
 			return d, true
 		}
 	}
-	for _, other := range a.mountedIDs() {
+	for _, other := range a.uses.InUse() {
 		// The ID alone would not do: nobody says that it is of one volume.
-		if use, ok := a.record(other).IDs[id]; ok && use.As == spelling {
+		if use, ok := a.uses.Get(other).IDs[id]; ok && use.As == spelling {
 			if renamed, known := a.knownHere(other); known {
 				return renamed, true
 			}
@@ -347,7 +347,7 @@ func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset,
 		return err
 	}
 	defer unlock()
-	if len(a.record(d.ID).IDs) > 0 {
+	if len(a.uses.Get(d.ID).IDs) > 0 {
 		return nil
 	}
 	return unmount(ctx, d)
@@ -368,14 +368,14 @@ func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	path := a.MountPath(d.ID)
 	if err := a.registrar.CheckUnmount(d); err != nil {
-		a.idle(d.ID)
+		a.uses.MarkIdle(d.ID)
 		return err
 	}
 	up, err := a.limits.Suspend(d, throttle.LiftUnmount)
 	if err != nil {
 		a.LogOf(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
-	a.flushed(path, throttle.LiftUnmount) // a snapshot gave up on one: it was slow, and is not now
+	a.flushes.Wait(a.Ctx, a.Clock, path, throttle.LiftUnmount) // a snapshot gave up on one: it was slow, and is not now
 	err = mount.Unmount(path)
 	a.volumeDisks.forget()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
@@ -385,7 +385,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	}
 	switch {
 	case errors.Is(err, mount.ErrBusy):
-		a.idle(d.ID)
+		a.uses.MarkIdle(d.ID)
 		return dataset.Errorf(dataset.ErrInUse,
 			"unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the "+
 				"unmount is tried again", d.Volume, path, path)
@@ -394,9 +394,36 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	case err == nil:
 		a.LogOf(d).WithField("path", path).Info("unmounted")
 	}
-	a.unidle(d.ID)
+	a.uses.ClearIdle(d.ID)
 	a.News.Changed(d.ID)
 	steps.At("unmount.unmounted")
 	a.freed(d.ID)
 	return nil
+}
+
+// mountAttached mounts what a backend has attached on path, and lets go of it.
+func mountAttached(att backends.Attachment, path string) error {
+	if err := mountOn(att.Mount, path); err != nil {
+		return errors.Join(unmountable(err), att.Release())
+	}
+	if err := att.Release(); err != nil {
+		return errors.Join(err, mount.Unmount(path))
+	}
+	return nil
+}
+
+// unmountable says what to do next where the kernel does not mount a filesystem that it has: it says
+// why in its own log alone.
+func unmountable(err error) error {
+	var failed *mount.Error
+	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {
+		return err
+	}
+	for _, why := range []error{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL} {
+		if errors.Is(err, why) {
+			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore "+
+				"VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+		}
+	}
+	return err
 }

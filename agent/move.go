@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
@@ -208,7 +209,7 @@ func (m *moving) users(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
 	for _, h := range now.Holders {
 		if !strings.Contains(h, " ") { // otherwise it is something else, in words
-			by[h] = toolByID(h)
+			by[h] = mounting.ToolByID(h)
 		}
 	}
 	if len(by) == 0 {
@@ -218,8 +219,8 @@ func (m *moving) users(now dataset.Operation) string {
 	spellings := []string{d.Volume, d.Spelling, d.Volume + "@" + d.Profile.Name}
 	slices.Sort(spellings)
 	spellings = slices.DeleteFunc(slices.Compact(spellings), func(s string) bool { return s == "" })
-	return fmt.Sprintf("it is %s on node %s (%s)", mountedBy(by), m.home.Name,
-		howToStop("stop its containers there first", by, d.Volume, spellings))
+	return fmt.Sprintf("it is %s on node %s (%s)", mounting.MountedByText(by), m.home.Name,
+		mounting.HowToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
 // unheard is the error when the home is away, with the way out that a person has.

@@ -169,8 +169,8 @@ func TestMountElsewhere(t *testing.T) {
 			moves++
 		}
 	}
-	if err != nil || moves != 1 || len(f.b.record(d.ID).IDs) != 20 {
-		t.Errorf("%d moves, %d uses, %v", moves, len(f.b.record(d.ID).IDs), err)
+	if err != nil || moves != 1 || len(f.b.uses.Get(d.ID).IDs) != 20 {
+		t.Errorf("%d moves, %d uses, %v", moves, len(f.b.uses.Get(d.ID).IDs), err)
 	}
 	// In use there, the home says who holds it.
 	if _, err := f.a.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "on node host-b") {

@@ -156,7 +156,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
 	a.retention.Sent.Note(d, e, asker(ctx), had, out, a.Clock.Steady())
 	a.retention.PruneSoon(ds)
-	return out, len(a.record(ds).IDs) == 0, nil
+	return out, len(a.uses.Get(ds).IDs) == 0, nil
 }
 
 func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,

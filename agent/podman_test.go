@@ -71,7 +71,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
-	if ids := r.record(d.ID).ids(); len(ids) > 0 {
+	if ids := r.uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		t.Errorf("uses: %v", ids)
 	}
 	// A container that starts before the unmount was tried again gets the volume.

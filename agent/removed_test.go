@@ -214,7 +214,7 @@ func TestUnmountOfAForgottenVolume(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if uses := r.record(d.ID).IDs; len(uses) > 0 {
+	if uses := r.uses.Get(d.ID).IDs; len(uses) > 0 {
 		t.Errorf("it is used by %v", uses)
 	}
 	if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); mounted || err != nil {

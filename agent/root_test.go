@@ -28,7 +28,7 @@ func TestRootThroughALink(t *testing.T) {
 	end()
 	await(t, func() bool { // the agent looks by itself, too
 		r.after(verifyEvery)
-		return len(r.record(d.ID).IDs) == 0
+		return len(r.uses.Get(d.ID).IDs) == 0
 	})
 	r.want(d)
 }

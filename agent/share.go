@@ -194,7 +194,7 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := a.unused(ctx, gone, "let go of"); err != nil {
 		return err
 	}
-	return errors.Join(a.drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
+	return errors.Join(a.uses.Drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
 }
 
 // removedElsewhere returns what a dataset has become that the guard has here, and that is no volume

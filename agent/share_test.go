@@ -366,7 +366,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	await(t, func() bool {
 		mounted, err := host.IsMountPoint(path)
 		_, there := g.wa.entry(d.ID)
-		return err == nil && !mounted && !there && len(g.a.record(d.ID).IDs) == 0
+		return err == nil && !mounted && !there && len(g.a.uses.Get(d.ID).IDs) == 0
 	})
 	g.a.settled(d.ID)
 	if removed {

@@ -27,7 +27,7 @@ func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 // SeenVolumes returns the volumes that are in use on this node, as they are now.
 func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	var out []api.Volume
-	for _, id := range a.mountedIDs() {
+	for _, id := range a.uses.InUse() {
 		d, ok := a.Cache.Dataset(id)
 		if !ok {
 			continue

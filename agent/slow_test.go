@@ -169,7 +169,7 @@ func TestI8SlowMount(t *testing.T) {
 	}
 	close(s.gate)
 	await(t, func() bool { mounted, _ := host.IsMountPoint(r.MountPath(d.ID)); return mounted })
-	if rec := r.record(d.ID); len(rec.IDs) != 0 {
+	if rec := r.uses.Get(d.ID); len(rec.IDs) != 0 {
 		t.Errorf("uses: %v", rec.IDs)
 	}
 	r.mount(d, "second")

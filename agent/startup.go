@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -29,7 +30,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 		return false, err
 	}
 	var work []*jobs.Job
-	for _, id := range a.mountedIDs() {
+	for _, id := range a.uses.InUse() {
 		d, ok := a.knownHere(id)
 		if !ok {
 			a.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
@@ -86,7 +87,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 			unsure = true
 		}
 	}
-	if len(a.record(id).IDs) > 0 {
+	if len(a.uses.Get(id).IDs) > 0 {
 		return nil
 	}
 	d, ok := a.knownHere(id)
@@ -101,7 +102,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 	}
 	if err := a.unmountIdle(ctx, d, a.unmountUnheld); err != nil {
 		a.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
-		a.idle(id)
+		a.uses.MarkIdle(id)
 	}
 	return nil
 }
@@ -156,14 +157,14 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 
 // assumed does so; its lock is held.
 func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
-	r := a.record(d.ID)
+	r := a.uses.Get(d.ID)
 	if len(r.IDs) > 0 {
 		return nil // it was mounted just now
 	}
 	r.Epoch = d.Epoch
-	r.IDs[unknownUse] = idCount{Count: 1, Generation: a.engines.Newest(), Since: a.started, inherited: true}
+	r.IDs[unknownUse] = mounting.Use{Count: 1, Generation: a.engines.Newest(), Since: a.started, Inherited: true}
 	a.verifyBy(a.Clock.Steady() + unverifiedGrace)
-	return a.save(ctx, d, r, nil)
+	return a.uses.Save(ctx, d, r, nil)
 }
 
 // thaw undoes a freeze that a killed agent left; a filesystem that is not frozen

@@ -17,71 +17,16 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// add counts one more use of an ID.
-//
-// The new use replaces the recorded ones if their engine process has ended, or if they are marked as
-// ended: the next engine mounts with the same ID again, and nobody unmounted the old uses. But a
-// container may have outlived its engine (live-restore), and docker cp mounts with its ID too. So Older
-// is set, and the use then ends only after a look at the host.
-func (r mountRecord) add(id string, now idCount, hasEnded func(id string, generation uint64) bool) {
-	c, ok := r.IDs[id]
-	if !ok {
-		r.IDs[id] = now
-		return
-	}
-	if c.Ended || hasEnded(id, c.Generation) {
-		now.Older = true
-		r.IDs[id] = now
-		return
-	}
-	c.Count++
-	c.mounted = now.mounted
-	r.IDs[id] = c
-}
-
-// verifyFrom returns when a use may be verified at the earliest, because of its last Mount.
-func (c idCount) verifyFrom() time.Duration {
-	if c.mounted == 0 {
-		return 0
-	}
-	return c.mounted + mountedGrace
-}
-
-// ids returns the mount IDs, sorted.
-func (r mountRecord) ids() []string { return slices.Sorted(maps.Keys(r.IDs)) }
-
-// expectedMounts returns how many mounts besides the mount point the uses of all IDs but one explain:
-// one for each ID. Podman's use explains none, because it can exist without a container.
-func (r mountRecord) expectedMounts(except string) (n int) {
-	for id := range r.IDs {
-		if id != except && id != mounting.PodmanID {
-			n++
-		}
-	}
-	return n
-}
-
-// hasEndedUse reports whether an ID is recorded only because a process still had the dataset mounted
-// when the engine unmounted it.
-func (r mountRecord) hasEndedUse() bool {
-	for _, c := range r.IDs {
-		if c.Ended {
-			return true
-		}
-	}
-	return false
-}
-
 // usesOf lists the uses of a dataset for people, in the order of their IDs.
-func (a *Agent) usesOf(r mountRecord) []dataset.Mount {
+func (a *Agent) usesOf(r mounting.Record) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
-	for _, id := range r.ids() {
+	for _, id := range r.SortedIDs() {
 		c := r.IDs[id]
 		out = append(out, dataset.Mount{
 			ID:         id,
 			Count:      c.Count,
 			Since:      c.Since,
-			Tool:       string(c.tool(id)),
+			Tool:       string(c.ToolOf(id)),
 			Unverified: c.Ended || a.engines.HasEnded(id, c.Generation),
 		})
 	}
@@ -97,7 +42,7 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 		return false, err
 	}
 	defer unlock()
-	before, r := a.record(d.ID), a.record(d.ID)
+	before, r := a.uses.Get(d.ID), a.uses.Get(d.ID)
 	if !a.endUse(ctx, d, &r, id) {
 		return false, nil
 	}
@@ -114,10 +59,10 @@ func (a *Agent) unuse(ctx context.Context, d dataset.Dataset, id string) (last b
 }
 
 // saveUses saves a record even if ctx has ended: an Unmount that was received must not be forgotten.
-func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mountRecord) error {
+func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mounting.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := a.save(ctx, d, r, nil); err != nil {
+	if err := a.uses.Save(ctx, d, r, nil); err != nil {
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	}
 	return nil
@@ -125,7 +70,7 @@ func (a *Agent) saveUses(ctx context.Context, d dataset.Dataset, r mountRecord) 
 
 // endUse applies an Unmount of an ID to a record and reports whether the record changed. It looks at the
 // host unless mayEndWithoutLook allows an end without that. The dataset's lock is held.
-func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, id string) (changed bool) {
+func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mounting.Record, id string) (changed bool) {
 	c, ok := r.IDs[id]
 	switch {
 	case !ok:
@@ -138,7 +83,7 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 		delete(r.IDs, id)
 		return true
 	}
-	held := a.unexplainedMount(ctx, d, r.expectedMounts(id))
+	held := a.unexplainedMount(ctx, d, r.ExpectedMounts(id))
 	if held == "" {
 		delete(r.IDs, id)
 		return true
@@ -166,7 +111,7 @@ func (a *Agent) endUse(ctx context.Context, d dataset.Dataset, r *mountRecord, i
 //
 // Nor does an ID of an older engine process, whose count can be too low (see add), nor Podman's ID: a
 // user can run podman volume unmount while a container runs.
-func (a *Agent) mayEndWithoutLook(r mountRecord, id string) bool {
+func (a *Agent) mayEndWithoutLook(r mounting.Record, id string) bool {
 	c := r.IDs[id]
 	if c.Older || c.Ended || c.Generation == 0 || id == mounting.PodmanID || a.engines.HasEnded(id, c.Generation) {
 		return false
@@ -199,10 +144,10 @@ func (a *Agent) unexplainedMount(ctx context.Context, d dataset.Dataset, expecte
 //   - uses from before the agent started, except Podman's: an engine that cannot reach the agent does
 //     not repeat its Unmount. A Mount with the same ID since then proves nothing: the container may have
 //     been stopped while there was no agent, and started again.
-func (a *Agent) unverified(id uuid.UUID) map[string]idCount {
-	uses := a.record(id).IDs
-	maps.DeleteFunc(uses, func(id string, c idCount) bool {
-		return !c.Ended && !a.engines.HasEnded(id, c.Generation) && (!c.inherited || id == mounting.PodmanID)
+func (a *Agent) unverified(id uuid.UUID) map[string]mounting.Use {
+	uses := a.uses.Get(id).IDs
+	maps.DeleteFunc(uses, func(id string, c mounting.Use) bool {
+		return !c.Ended && !a.engines.HasEnded(id, c.Generation) && (!c.Inherited || id == mounting.PodmanID)
 	})
 	return uses
 }
@@ -215,9 +160,6 @@ const (
 	// just before this agent started. The mount of another volume of the container can take two
 	// minutes.
 	inheritedGrace = 3 * time.Minute
-	// mountedGrace is the same for a volume that it mounted after that. A container can have several
-	// slow volumes, and this use does little harm until then.
-	mountedGrace = 10 * time.Minute
 	// verifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
 	verifyEvery = time.Minute
 )
@@ -252,8 +194,8 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	if at == 0 || now < at {
 		return
 	}
-	open := map[uuid.UUID]map[string]idCount{}
-	for _, id := range a.mountedIDs() {
+	open := map[uuid.UUID]map[string]mounting.Use{}
+	for _, id := range a.uses.InUse() {
 		if uses := a.unverified(id); len(uses) > 0 {
 			open[id] = uses
 		}
@@ -296,12 +238,12 @@ func (a *Agent) verifyUses(ctx context.Context) {
 // names the work for the error message. If the look at the host fails, the uses stay. The dataset's lock
 // is held.
 func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string) error {
-	r := a.record(d.ID)
-	if !r.hasEndedUse() {
+	r := a.uses.Get(d.ID)
+	if !r.HasEnded() {
 		return nil
 	}
 	uses := r.IDs
-	maps.DeleteFunc(uses, func(_ string, c idCount) bool { return !c.Ended })
+	maps.DeleteFunc(uses, func(_ string, c mounting.Use) bool { return !c.Ended })
 	look, err := a.lookAtHost()
 	if err != nil {
 		return nil
@@ -311,11 +253,11 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 		return err
 	}
 	var ids []string
-	for id, c := range a.record(d.ID).IDs {
+	for id, c := range a.uses.Get(d.ID).IDs {
 		if !c.Ended {
 			return nil
 		}
-		ids = append(ids, shortID(id))
+		ids = append(ids, mounting.ShortID(id))
 	}
 	if len(ids) == 0 || len(held) == 0 {
 		return nil
@@ -327,7 +269,8 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 }
 
 // dropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
-func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]idCount, holders int) error {
+func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]mounting.Use,
+	holders int) error {
 	unlock, err := a.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -341,29 +284,29 @@ func (a *Agent) dropUnverified(ctx context.Context, d dataset.Dataset, looked ma
 // that changed since the look stays. If there are no holders, all other uses in looked end. Otherwise
 // only uses that the engine has unmounted end, as long as the remaining uses explain all holders. The
 // dataset's lock is held.
-func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]idCount,
+func (a *Agent) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]mounting.Use,
 	holders int) error {
 	now := a.Clock.Steady()
 	a.mu.Lock()
 	restarting := now < a.restarted
 	a.mu.Unlock()
-	over := func(id string, c idCount) bool {
-		return !restarting && a.engines.HasEnded(id, c.Generation) || c.inherited &&
-			now >= max(a.began+inheritedGrace, c.verifyFrom())
+	over := func(id string, c mounting.Use) bool {
+		return !restarting && a.engines.HasEnded(id, c.Generation) || c.Inherited &&
+			now >= max(a.began+inheritedGrace, c.VerifyFrom())
 	}
-	r := a.record(d.ID)
+	r := a.uses.Get(d.ID)
 	n := len(r.IDs)
 	for id, was := range looked {
 		switch c, there := r.IDs[id]; {
 		case !there || c != was:
-		case c.Ended && holders <= r.expectedMounts(id), holders == 0 && over(id, c):
+		case c.Ended && holders <= r.ExpectedMounts(id), holders == 0 && over(id, c):
 			delete(r.IDs, id)
 		}
 	}
 	if len(r.IDs) == n {
 		return nil
 	}
-	if err := a.save(ctx, d, r, nil); err != nil {
+	if err := a.uses.Save(ctx, d, r, nil); err != nil {
 		return err
 	}
 	a.LogOf(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")

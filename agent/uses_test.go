@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -116,12 +117,12 @@ func TestI9AnotherBoot(t *testing.T) {
 	d, idle := r.volume("db"), r.volume("idle")
 	for _, v := range []dataset.Dataset{d, idle} {
 		r.mount(v, "before")
-		before := r.record(v.ID)
+		before := r.uses.Get(v.ID)
 		before.Boot = "another"
 		if err := r.Unmount(ctx, v.Volume, "before"); err != nil {
 			t.Fatal(err)
 		}
-		before.IDs["before"] = idCount{Count: 1, Since: r.Clock.Now()}
+		before.IDs["before"] = mounting.Use{Count: 1, Since: r.Clock.Now()}
 		if err := r.DB.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +164,7 @@ func TestI9MountedAgain(t *testing.T) {
 func (r *rig) same(rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	rt.Helper()
 	got := map[string]int{}
-	for id, c := range r.record(d.ID).IDs {
+	for id, c := range r.uses.Get(d.ID).IDs {
 		got[id] = c.Count
 	}
 	mounted, err := host.IsMountPoint(r.MountPath(d.ID))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -199,7 +200,7 @@ func (r *rig) after(d time.Duration) {
 
 func (r *rig) want(d dataset.Dataset, ids ...string) {
 	r.t.Helper()
-	rec := r.record(d.ID)
+	rec := r.uses.Get(d.ID)
 	for _, id := range ids {
 		if rec.IDs[id].Count != 1 {
 			r.t.Errorf("use %s is counted %d times, want 1", id, rec.IDs[id].Count)
@@ -330,7 +331,7 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	r.after(verifyEvery)
 	r.want(bound)
 	r.want(again, "id-of-again")
-	r.after(mountedGrace - 3*verifyEvery)
+	r.after(mounting.MountedGrace - 3*verifyEvery)
 	r.want(again, "id-of-again")
 	r.after(2 * verifyEvery)
 	r.want(again)

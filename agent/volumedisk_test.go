@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
@@ -63,7 +64,7 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 			if _, err := r.Mount(t.Context(), "db", "third"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {
 				t.Errorf("a mount: %v", err)
 			}
-			if n := len(r.record(d.ID).IDs); n != 2 {
+			if n := len(r.uses.Get(d.ID).IDs); n != 2 {
 				t.Errorf("%d uses are counted", n)
 			}
 			lines := 0
@@ -101,7 +102,7 @@ func TestStoppedFilesystemIsMountedAnew(t *testing.T) {
 	if err := unix.Mount(below, path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.save(t.Context(), d, mountRecord{Boot: r.Boot}, nil); err != nil { // as a request that gave up
+	if err := r.uses.Save(t.Context(), d, mounting.Record{Boot: r.Boot}, nil); err != nil { // as a request that gave up
 		t.Fatal(err)
 	}
 	scratch.ShutDown(t, below)

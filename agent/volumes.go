@@ -101,7 +101,7 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	if d.Home != a.NodeID {
 		m["node"] = a.nodes.Name(d.Home)
 		if _, guest := a.guests.get(d.ID); guest {
-			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.record(d.ID))
+			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.uses.Get(d.ID))
 		}
 		return m
 	}
@@ -242,8 +242,8 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 // unmountedByEngine fails with ErrInUse while a dataset has a recorded use. It waits for the dataset's
 // lock only if a look at the host may show that a use has ended.
 func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
-	r := a.record(d.ID)
-	if r.hasEndedUse() {
+	r := a.uses.Get(d.ID)
+	if r.HasEnded() {
 		unlock, err := a.Locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
 		if err != nil {
 			return err
@@ -252,7 +252,7 @@ func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error 
 		if err := a.verifyEnded(ctx, d, "remove"); err != nil {
 			return err
 		}
-		r = a.record(d.ID)
+		r = a.uses.Get(d.ID)
 	}
 	if len(r.IDs) > 0 {
 		return a.inUse(d, "remove", r)

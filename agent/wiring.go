@@ -55,7 +55,7 @@ func (m mountTable) Path(id uuid.UUID) string { return m.a.MountPath(id) }
 func (m mountTable) IsMounted(id uuid.UUID) (bool, error) {
 	return host.IsMountPoint(m.a.MountPath(id))
 }
-func (m mountTable) InUse() []uuid.UUID { return m.a.mountedIDs() }
+func (m mountTable) InUse() []uuid.UUID { return m.a.uses.InUse() }
 
 func (a *Agent) cgroupDeps() throttle.Deps {
 	return throttle.Deps{
@@ -152,7 +152,7 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
 		Taken:      func() { a.replicas.Wake() },
 		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.unused, SupersedeGuarded: a.supersede,
-		NoteKey: a.noteKey, DropMounts: a.drop, NoteIdle: a.idle, RemoveMountPoint: a.removeMountpoint,
+		NoteKey: a.noteKey, DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle, RemoveMountPoint: a.removeMountpoint,
 	}
 }
 

@@ -153,7 +153,7 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 	if err := a.verifyEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
 	}
-	if ids := a.record(d.ID).ids(); len(ids) > 0 {
+	if ids := a.uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		return ids, nil
 	}
 	mounted, err := host.IsMountPoint(a.MountPath(d.ID))

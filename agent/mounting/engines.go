@@ -1,6 +1,7 @@
 // Package mounting has what the agent knows of the uses of mounted volumes.
 //
-// Engines has the engine processes that have mounted volumes.
+// UseTable has the uses of each mounted dataset, in memory and on disk. Engines has the engine processes that have
+// mounted volumes. Flushes has the flushes that have a mount open.
 package mounting
 
 import (

@@ -23,12 +23,12 @@ const (
 // stillTooLarge lists what exceeds a limit and is being divided (issue 16), with its present figure. A figure may
 // only shrink: an entry that is larger than necessary is an error as well, and so is one that is not needed.
 var stillTooLarge = map[string]int{
-	"package agent":                     73,
+	"package agent":                     71,
 	"package backends/loop":             30,
 	"package cmd/drover":                82,
 	"package control":                   67,
 	"package control/api":               33,
-	"type agent.Agent":                  370,
+	"type agent.Agent":                  362,
 	"type agent/pool.Pools":             78,
 	"type agent/throttle.Limits":        48,
 	"type backends/backendtest.fixture": 72,

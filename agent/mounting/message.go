@@ -1,0 +1,58 @@
+package mounting
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/plugin"
+)
+
+// MountedByText lists the mount IDs of a volume for error messages. by has the engine of each ID. Podman's ID
+// is the same for all of its containers, so the text says that it is Podman's.
+func MountedByText(by map[string]plugin.Tool) string {
+	var who []string
+	for _, id := range slices.Sorted(maps.Keys(by)) {
+		text := ShortID(id)
+		if by[id] == plugin.Podman {
+			text = "podman (" + text + ")"
+		}
+		who = append(who, text)
+	}
+	return "mounted by " + strings.Join(who, ", ")
+}
+
+// ShortID returns the beginning of a mount ID, for error messages.
+func ShortID(id string) string {
+	if id == "" {
+		return "(no ID)"
+	}
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}
+
+// HowToStop returns how the uses of a volume are ended, for error messages: what, and the commands that list the
+// containers. The commands of the engines accept no mount ID. Docker's find a volume only by the spelling that a
+// container was made with, and Podman's only by its name. For an engine that is not known there is no command.
+func HowToStop(what string, by map[string]plugin.Tool, volume string, spellings []string) string {
+	tools := slices.Collect(maps.Values(by))
+	var show []string
+	if slices.Contains(tools, plugin.Docker) {
+		show = append(show, "docker ps -a --filter volume="+strings.Join(spellings, " --filter volume="))
+	}
+	if slices.Contains(tools, plugin.Podman) {
+		show = append(show, "podman ps -a --filter volume="+volume)
+	}
+	switch len(show) {
+	case 1:
+		what += "; " + show[0] + " shows them"
+	case 2:
+		what += "; " + strings.Join(show, " and ") + " show them"
+	}
+	if slices.Contains(tools, plugin.Podman) {
+		what += "; podman volume unmount " + volume + " ends a podman volume mount"
+	}
+	return what
+}

@@ -1,0 +1,114 @@
+package mounting
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/plugin"
+)
+
+// Record has the uses of a mounted dataset, by mount ID. It is void on another boot.
+type Record struct {
+	Boot  string         `json:"boot"`
+	Epoch uint64         `json:"epoch"`
+	IDs   map[string]Use `json:"ids"`
+}
+
+// Use is what is known of the uses with one mount ID.
+type Use struct {
+	Count      int       `json:"count"`
+	Generation uint64    `json:"generation"` // of the engine process, see Engines
+	Since      time.Time `json:"since"`
+	As         string    `json:"as,omitempty"` // how the engine spelled the volume
+	// Tool is the engine that mounted the volume, or "" if that is not known.
+	Tool plugin.Tool `json:"tool,omitempty"`
+	// Older is true if an engine mounted with this ID again after it had ended once: Count may not include a use by a
+	// container that outlived the engine (live-restore).
+	Older bool `json:"older,omitempty"`
+	// Ended is true if the engine has unmounted as often as it mounted, as far as is known, but a process still had the
+	// dataset mounted. The use ends when no process has it mounted any more.
+	Ended bool `json:"ended,omitempty"`
+	// Inherited is true if some of the uses were read from disk when the agent started. They may have ended while no
+	// agent ran. It is not on disk.
+	Inherited bool `json:"-"`
+	// Mounted is the time of the last Mount since the agent started, by the steady clock. It is not on disk.
+	Mounted time.Duration `json:"-"`
+}
+
+// Add counts one more use of an ID.
+//
+// The new use replaces the recorded ones if their engine process has ended, or if they are marked as
+// ended: the next engine mounts with the same ID again, and nobody unmounted the old uses. But a
+// container may have outlived its engine (live-restore), and docker cp mounts with its ID too. So Older
+// is set, and the use then ends only after a look at the host.
+func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint64) bool) {
+	c, ok := r.IDs[id]
+	if !ok {
+		r.IDs[id] = now
+		return
+	}
+	if c.Ended || hasEnded(id, c.Generation) {
+		now.Older = true
+		r.IDs[id] = now
+		return
+	}
+	c.Count++
+	c.Mounted = now.Mounted
+	r.IDs[id] = c
+}
+
+// VerifyFrom returns when a use may be verified at the earliest, because of its last Mount.
+func (c Use) VerifyFrom() time.Duration {
+	if c.Mounted == 0 {
+		return 0
+	}
+	return c.Mounted + MountedGrace
+}
+
+// SortedIDs returns the mount IDs, sorted.
+func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
+
+// ExpectedMounts returns how many mounts besides the mount point the uses of all IDs but one explain:
+// one for each ID. Podman's use explains none, because it can exist without a container.
+func (r Record) ExpectedMounts(except string) (n int) {
+	for id := range r.IDs {
+		if id != except && id != PodmanID {
+			n++
+		}
+	}
+	return n
+}
+
+// HasEnded reports whether an ID is recorded only because a process still had the dataset mounted
+// when the engine unmounted it.
+func (r Record) HasEnded() bool {
+	for _, c := range r.IDs {
+		if c.Ended {
+			return true
+		}
+	}
+	return false
+}
+
+// ToolOf returns the engine that made a use. If the caller is not known, as in records of older versions, the mount ID
+// shows it.
+func (c Use) ToolOf(id string) plugin.Tool { return cmp.Or(c.Tool, ToolByID(id)) }
+
+// ToolByID returns the engine that sends such mount IDs: Podman always the same one, Docker 64 random
+// hexadecimal digits.
+func ToolByID(id string) plugin.Tool {
+	switch {
+	case id == PodmanID:
+		return plugin.Podman
+	case len(id) == len(PodmanID) && strings.Trim(id, "0123456789abcdef") == "":
+		return plugin.Docker
+	}
+	return ""
+}
+
+// MountedGrace is how long an engine may take to start a container after it mounted a volume of it, while this agent
+// runs. A container can have several slow volumes, and a use that has ended does little harm until then.
+const MountedGrace = 10 * time.Minute
