@@ -12,7 +12,7 @@ import (
 )
 
 // accountsOf collects what the store and the agents say, by dataset.
-func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err error) {
+func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*account, err error) {
 	all := map[uuid.UUID]*account{}
 	of := func(id uuid.UUID) *account {
 		a := all[id]
@@ -27,7 +27,7 @@ func accountsOf(t *tx, told map[uuid.UUID]api.Holdings) (list []*account, err er
 		}
 		return a
 	}
-	entries, err := t.list(record.DatasetsPrefix, "", 0)
+	entries, err := t.List(record.DatasetsPrefix, "", 0)
 	if err != nil {
 		return nil, err
 	}

@@ -36,8 +36,8 @@ func (s *Service) showMembers(ctx context.Context, h *house, everything bool) er
 
 // members are the live replicas and the recorded nodes that say where they can be reached.
 func (s *Service) members(ctx context.Context) (all []store.Service, err error) {
-	t := newTx(ctx, s.store)
-	replicas, err := listAll[Replica](t, record.LiveServicesPrefix)
+	t := record.NewTx(ctx, s.store)
+	replicas, err := record.ListAll[Replica](t, record.LiveServicesPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +88,8 @@ func (r Replica) shown() store.Service {
 }
 
 // leftNodes reads which nodes' agents were stopped properly.
-func leftNodes(t *tx) (map[uuid.UUID]bool, error) {
-	list, err := listAll[record.Claim](t, record.LeftPrefix)
+func leftNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
+	list, err := record.ListAll[record.Claim](t, record.LeftPrefix)
 	out := map[uuid.UUID]bool{}
 	for _, c := range list {
 		out[c.ID] = true
@@ -98,9 +98,9 @@ func leftNodes(t *tx) (map[uuid.UUID]bool, error) {
 }
 
 // unheardSince says since when a node is unreachable.
-func unheardSince(t *tx, node uuid.UUID) (string, error) {
+func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 	var gone away
-	known, err := t.peek(record.AwayKey(node), &gone)
+	known, err := t.Peek(record.AwayKey(node), &gone)
 	if err != nil || !known {
 		return "nothing is heard of its agent", err
 	}
@@ -113,7 +113,7 @@ func (s *Service) withdraw(ctx context.Context) error {
 	if s.Catalog == nil || s.Replica.Address == "" {
 		return nil
 	}
-	others, err := listAll[Replica](newTx(ctx, s.store), record.LiveServicesPrefix)
+	others, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
 	if err != nil || len(others) > 0 {
 		return err
 	}
@@ -130,16 +130,16 @@ func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
 	if !s.Shared {
 		return nil
 	}
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		is, err := freshNode(t, n.ID, n.Incarnation)
 		if err != nil {
 			return err
 		}
-		if known, err := t.get(record.LeftKey(is.ID), &record.Claim{}); err != nil || known {
+		if known, err := t.Get(record.LeftKey(is.ID), &record.Claim{}); err != nil || known {
 			return err
 		}
-		t.events = append(t.events, api.Event{Type: "node.leave", Node: is.Name})
-		return t.put(record.LeftKey(is.ID), record.Claim{ID: is.ID})
+		t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.leave", Node: is.Name})
+		return t.Put(record.LeftKey(is.ID), record.Claim{ID: is.ID})
 	})
 	return err
 }

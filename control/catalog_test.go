@@ -107,7 +107,7 @@ func TestMembersAreShown(t *testing.T) {
 	if !slices.Equal(shelf.has(), []string{"b:9471", "c1:9470"}) {
 		t.Error("what has left is shown:", shelf.has())
 	}
-	if _, alive, err := livingSession(newTx(t.Context(), x.st), a.Node.ID); err != nil || !alive {
+	if _, alive, err := livingSession(record.NewTx(t.Context(), x.st), a.Node.ID); err != nil || !alive {
 		t.Error("its session went before its time:", err)
 	}
 	x.clock.Advance(21 * time.Second)

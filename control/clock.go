@@ -3,8 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/droverhq/drover/control/record"
@@ -76,7 +74,7 @@ func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entrie
 	err error) {
 	before, _ := s.highest.get() // a clock that is seen during the read may be later
 	if entries, err = s.store.List(ctx, record.RevPrefix, "", 0); err != nil {
-		return nil, 0, unread(ctx, err)
+		return nil, 0, record.ReadError(ctx, err)
 	}
 	if clock, err = clockIn(entries, known); err != nil {
 		return nil, 0, err
@@ -127,7 +125,7 @@ func (s *Service) clock(ctx context.Context) (uint64, error) {
 	c.mu.Lock()
 	c.next = nil
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime) // others wait for it
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout) // others wait for it
 	defer cancel()
 	_, r.clock, r.err = s.readLanes(ctx, nil)
 	close(r.done)
@@ -139,10 +137,10 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	s.recalled.dropAll()
 	s.ran.forget()
 	ctx = context.WithValue(ctx, housing{}, nil) // whichever replica does the background work at present
-	_, err := s.update(ctx, func(t *tx) error {
-		t.silent = true // the lanes may be in the old state
+	_, err := s.update(ctx, func(t *record.Tx) error {
+		t.Silent = true // the lanes may be in the old state
 		var h record.Halt
-		there, err := t.get(record.HaltedKey, &h)
+		there, err := t.Get(record.HaltedKey, &h)
 		if err != nil || h.Saw >= saw {
 			return err
 		}
@@ -150,7 +148,7 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 			h.At = s.Clock.Now()
 		}
 		h.Shared, h.Saw = true, saw
-		return t.put(record.HaltedKey, h)
+		return t.Put(record.HaltedKey, h)
 	})
 	if err != nil {
 		return fmt.Errorf("put on record that the store went back: %w", err)
@@ -158,19 +156,12 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// ticks reports whether a transaction changes the home of a dataset, or its lease.
-func (t *tx) ticks() bool {
-	return slices.ContainsFunc(t.writes, func(w store.Write) bool {
-		return strings.HasPrefix(w.Key, record.LeasesPrefix) || strings.HasPrefix(w.Key, record.HomesPrefix)
-	})
-}
-
 // laneIsOurs reports whether a lane is as this service left it. Another value would be the reason for a refused
 // transaction.
 func (s *Service) laneIsOurs(ctx context.Context, l *lane) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()
-	e, err := (&tx{ctx: ctx, store: s.store}).fetch(l.key)
+	e, err := record.NewTx(ctx, s.store).Fetch(l.key)
 	if err != nil || e.Index == l.index {
 		return err == nil, err
 	}

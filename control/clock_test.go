@@ -137,7 +137,7 @@ func TestClockGrows(t *testing.T) {
 	grows("register", true)
 	n.create("db@fleeting")
 	grows("create", true)
-	if _, err := keeper.update(t.Context(), func(t *tx) error { t.del(record.LeaseKey(uuid.New())); return nil }); err != nil {
+	if _, err := keeper.update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	grows("a lease that nobody waits for", true)

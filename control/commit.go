@@ -36,12 +36,12 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return out, err
 		}
 	}
-	var last *tx
+	var last *record.Tx
 	began := s.Clock.Steady()
 	if op.Kind == dataset.OpMove {
 		steps.At("commit.begin")
 	}
-	index, err := s.update(ctx, func(t *tx) error {
+	index, err := s.update(ctx, func(t *record.Tx) error {
 		out, last = api.Committed{}, t
 		if err := s.foreseeReport(t, op); err != nil {
 			return err
@@ -55,8 +55,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return api.Committed{}, err
 	}
 	s.recalled.note(last, node, began)
-	if out.Dataset == nil || last.written(record.DatasetKey(out.Dataset.ID)) >= 0 {
-		out.Index = index // otherwise the index belongs to an earlier transaction: see answer
+	if out.Dataset == nil || last.Wrote(record.DatasetKey(out.Dataset.ID)) {
+		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.seen.forget(op.DatasetID)
@@ -73,44 +73,44 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 
 // answerReport returns to the agent what was written in the end, including decisions on copies. The agent takes it for
 // everything that is recorded at that index.
-func answerReport(t *tx, out *api.Committed) error {
+func answerReport(t *record.Tx, out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
 	}
 	key := record.DatasetKey(out.Dataset.ID)
 	var now dataset.Dataset
-	there, err := t.get(key, &now)
+	there, err := t.Get(key, &now)
 	if there {
-		out.Dataset, out.Index = &now, t.index(key)
+		out.Dataset, out.Index = &now, t.Index(key)
 	}
 	return err
 }
 
 // foreseeReport reads in one call what the decision on a report needs. For a create, which was planned a moment
 // ago, nothing is expected to exist, so nothing is read.
-func (s *Service) foreseeReport(t *tx, op dataset.Operation) error {
+func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
-	if e, ok := s.recalled.entry(op.Node); ok && t.first {
-		t.suppose(e)
+	if e, ok := s.recalled.entry(op.Node); ok && t.FirstTry {
+		t.Suppose(e)
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
 	if makes(op.Kind) && op.Problem == nil {
 		keys = append(keys, record.NameKey(op.Dataset.Volume))
 	}
-	if op.Kind == dataset.OpCreate && op.Problem == nil && t.first {
+	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
 		for _, key := range keys[:2] {
-			t.suppose(store.Entry{Key: key})
+			t.Suppose(store.Entry{Key: key})
 		}
-		t.suppose(store.Entry{Key: record.NameKey(op.Dataset.Volume)})
+		t.Suppose(store.Entry{Key: record.NameKey(op.Dataset.Volume)})
 		return nil
 	}
-	return t.foresee(keys)
+	return t.Foresee(keys)
 }
 
 // conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
 // if again is set (see api.Report); otherwise nobody waits for it.
-func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Committed) error {
+func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := recordedOperation(t, op)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 		if again, err = mayArrive(t, op, again); err != nil || !again {
 			return err
 		}
-		recorded, t.answered = unasked(op), false
+		recorded, t.Notice.Answered = unasked(op), false
 		if op.Problem != nil {
 			op.Dataset, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
 		}
@@ -169,7 +169,7 @@ func (s *Service) conclude(t *tx, op dataset.Operation, again bool, out *api.Com
 // mayArrive reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something. The failure of an operation that has had its effect is no end, because its first report
 // succeeded. Submit records a move, so an agent's Record adds nothing to it.
-func mayArrive(t *tx, op dataset.Operation, again bool) (bool, error) {
+func mayArrive(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
 	}
@@ -185,7 +185,7 @@ func mayArrive(t *tx, op dataset.Operation, again bool) (bool, error) {
 	}
 	if op.Kind == dataset.OpDelete { // a delete by another request is no effect of this one
 		var d dataset.Dataset
-		there, err := t.get(record.DatasetKey(op.DatasetID), &d)
+		there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
 	}
 	over, err := tookEffect(t, op)
@@ -214,7 +214,7 @@ func unasked(op dataset.Operation) dataset.Operation {
 
 // refusal returns why the volume that another request made first differs from what the operation was to make; nil
 // if it does not differ.
-func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
+func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
 	if err == nil {
 		err = s.same(t, winner, w)
@@ -228,11 +228,11 @@ func (s *Service) refusal(t *tx, op dataset.Operation, winner dataset.Dataset) (
 
 // recordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
 // agent, or is about other work.
-func recordedOperation(t *tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
+func recordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
 	if _, err := freshNode(t, op.Node, op.Incarnation); err != nil {
 		return rec, false, err
 	}
-	known, err = t.get(record.OperationKey(op.ID), &rec)
+	known, err = t.Get(record.OperationKey(op.ID), &rec)
 	about := rec.DatasetID
 	if rec.Discarded != uuid.Nil { // its agent goes on to report what it made
 		about = rec.Discarded
@@ -245,16 +245,16 @@ func recordedOperation(t *tx, op dataset.Operation) (rec dataset.Operation, know
 }
 
 // datasetMissing reports whether no record of a dataset exists.
-func datasetMissing(t *tx, id uuid.UUID) (bool, error) {
+func datasetMissing(t *record.Tx, id uuid.UUID) (bool, error) {
 	var d dataset.Dataset
-	ok, err := t.get(record.DatasetKey(id), &d)
+	ok, err := t.Get(record.DatasetKey(id), &d)
 	return err == nil && !ok, err
 }
 
 // apply writes the changes of a finished operation.
-func (s *Service) apply(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	if op.Kind != dataset.OpPurge { // a purge itself says what was done
-		if err := t.halted(); err != nil {
+		if err := t.Halted(); err != nil {
 			return err
 		}
 	}
@@ -334,7 +334,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 }
 
 // repeat answers the report of an operation whose end is recorded already.
-func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) error {
+func (s *Service) repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 	switch {
 	case rec.State != dataset.OpDone && op.Problem != nil:
 		return nil
@@ -345,7 +345,7 @@ func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) e
 	case op.Kind == dataset.OpPurge:
 		return nil
 	}
-	d, err := t.dataset(op.DatasetID)
+	d, err := t.Dataset(op.DatasetID)
 	if err == nil {
 		out.Dataset = &d
 		return nil
@@ -353,7 +353,7 @@ func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) e
 	if !makes(op.Kind) || dataset.KindOf(err) != dataset.ErrNotFound {
 		return err
 	}
-	winner, ok, err := t.byName(rec.Volume)
+	winner, ok, err := t.VolumeByName(rec.Volume)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", rec.Volume)
 	}
@@ -365,8 +365,8 @@ func (s *Service) repeat(t *tx, rec, op dataset.Operation, out *api.Committed) e
 
 // currentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
 // epoch and the home that the operation was planned for.
-func currentDataset(t *tx, op dataset.Operation) (dataset.Dataset, error) {
-	d, err := t.dataset(op.DatasetID)
+func currentDataset(t *record.Tx, op dataset.Operation) (dataset.Dataset, error) {
+	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return d, err
 	}
@@ -379,7 +379,7 @@ func currentDataset(t *tx, op dataset.Operation) (dataset.Dataset, error) {
 		return d, nil
 	}
 	// A dataset that its home has relinquished must not be changed there any more.
-	lease, err := t.lease(d)
+	lease, err := t.Lease(d)
 	if err == nil && lease.State == dataset.LeaseMoving {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",
 			d.Volume, d.Move)

@@ -23,14 +23,14 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			c.Copy.Node, node)
 	}
 	var stays error
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		stays = nil
 		if _, err := freshNode(t, node, c.Incarnation); err != nil {
 			return err
 		}
 		key := record.CopyKey(node, c.Copy.Dataset)
 		var rec dataset.Copy
-		there, err := t.get(key, &rec)
+		there, err := t.Get(key, &rec)
 		switch {
 		case err != nil:
 			return err
@@ -62,9 +62,9 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return nil
 		}
 		if first { // another copy may have waited for this one before it could be removed
-			t.touch(rec.Dataset, node)
+			t.Touch(rec.Dataset, node)
 		}
-		return t.put(key, rec)
+		return t.Put(key, rec)
 	})
 	return cmp.Or(err, stays)
 }
@@ -72,8 +72,8 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 // overtaken records that a copy has data that its volume lacks: its head differed from what the home had
 // relinquished, or it has what the volume continued without. Only a person discards such a copy, and may have
 // done so.
-func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
-	d, err := t.dataset(rec.Dataset)
+func (s *Service) overtaken(t *record.Tx, rec, now dataset.Copy) error {
+	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
 		return err
 	}
@@ -90,16 +90,16 @@ func (s *Service) overtaken(t *tx, rec, now dataset.Copy) error {
 // mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
 // been unreachable, and the home may have been lost since. The copy then becomes what it was before, because the
 // volume may have to continue from it. dataset.ErrStale if it stays.
-func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
+func (s *Service) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
 	if c.Kind != dataset.CopyGoing {
 		return stays, nil
 	}
-	if err := t.halted(); err != nil {
+	if err := t.Halted(); err != nil {
 		return nil, err
 	}
-	d, err := t.dataset(c.Dataset)
+	d, err := t.Dataset(c.Dataset)
 	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging { // a person decided so
 		return nil, err
 	}
@@ -116,15 +116,15 @@ func (s *Service) mayGo(t *tx, c dataset.Copy) (stays, err error) {
 
 // keepCopy records a copy that a node must have, or what became of it. In the dataset it records whether the volume
 // can continue from the copy, which the home relies on.
-func keepCopy(t *tx, d *dataset.Dataset, c dataset.Copy) error {
+func keepCopy(t *record.Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if err := keepCopyIn(t, d, c); err != nil {
 		return err
 	}
-	return t.putDataset(*d)
+	return t.PutDataset(*d)
 }
 
 // keepCopyIn is keepCopy for a record of the dataset that the caller writes.
-func keepCopyIn(t *tx, d *dataset.Dataset, c dataset.Copy) error {
+func keepCopyIn(t *record.Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
@@ -132,8 +132,8 @@ func keepCopyIn(t *tx, d *dataset.Dataset, c dataset.Copy) error {
 	if c.Spent() {
 		d.Spent = append(d.Spent, c.Node)
 	}
-	t.touch(d.ID, c.Node)
-	return t.put(record.CopyKey(c.Node, d.ID), c)
+	t.Touch(d.ID, c.Node)
+	return t.Put(record.CopyKey(c.Node, d.ID), c)
 }
 
 // uncopy removes a node from those with a copy of a dataset.
@@ -147,8 +147,8 @@ func without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 
 // copyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
 // epoch does not apply: the store hears of the first snapshot of each.
-func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
-	if there, err = t.get(record.CopyKey(node, id), &c); err != nil || !there {
+func (s *Service) copyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
 	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
@@ -161,10 +161,10 @@ func (s *Service) copyNow(t *tx, node, id uuid.UUID) (c dataset.Copy, there bool
 
 // dropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
 // destroyed altogether, it removes that record too.
-func dropCopy(t *tx, node, id uuid.UUID) error {
-	t.del(record.CopyKey(node, id))
+func dropCopy(t *record.Tx, node, id uuid.UUID) error {
+	t.Delete(record.CopyKey(node, id))
 	var d dataset.Dataset
-	there, err := t.get(record.DatasetKey(id), &d)
+	there, err := t.Get(record.DatasetKey(id), &d)
 	if err != nil || !there {
 		return err
 	}
@@ -173,20 +173,20 @@ func dropCopy(t *tx, node, id uuid.UUID) error {
 		forgetDataset(t, d)
 		return nil
 	}
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }
 
 // forgetDataset removes all records of a dataset when nothing of it is left anywhere.
-func forgetDataset(t *tx, d dataset.Dataset) {
+func forgetDataset(t *record.Tx, d dataset.Dataset) {
 	removeGuests(t, &d)
 	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID),
 		record.TrashKey(d.ID)} {
-		t.del(k)
+		t.Delete(k)
 	}
 }
 
 // condemnCopies has every copy of a dataset destroyed.
-func condemnCopies(t *tx, d dataset.Dataset) error {
+func condemnCopies(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		if err := condemnCopy(t, node, d.ID); err != nil {
 			return err
@@ -195,28 +195,28 @@ func condemnCopies(t *tx, d dataset.Dataset) error {
 	return nil
 }
 
-func condemnCopy(t *tx, node, id uuid.UUID) error {
+func condemnCopy(t *record.Tx, node, id uuid.UUID) error {
 	var c dataset.Copy
-	there, err := t.get(record.CopyKey(node, id), &c)
+	there, err := t.Get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
 		return err
 	}
 	if c.Kind != dataset.CopyGoing {
 		c.Kind, c.Was = dataset.CopyGoing, c.Kind
 	}
-	t.touch(id, node)
-	return t.put(record.CopyKey(node, id), c)
+	t.Touch(id, node)
+	return t.Put(record.CopyKey(node, id), c)
 }
 
 // keptCopy returns a copy of a node in the form in which its agent hears of it.
-func keptCopy(t *tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
+func keptCopy(t *record.Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	key := record.CopyKey(node, id)
-	if there, err = t.get(key, &k.Copy); err != nil || !there {
+	if there, err = t.Get(key, &k.Copy); err != nil || !there {
 		return k, false, err
 	}
-	k.Index = t.index(key)
+	k.Index = t.Index(key)
 	var d dataset.Dataset
-	known, err := t.get(record.DatasetKey(id), &d)
+	known, err := t.Get(record.DatasetKey(id), &d)
 	if known {
 		k.Record = &d
 	}
@@ -226,7 +226,7 @@ func keptCopy(t *tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 // expireCopies removes the copies that moves left behind, once their time has passed.
 func (s *Service) expireCopies(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := newTx(ctx, s.store).list(record.CopiesPrefix, after, pageMost)
+		entries, err := record.NewTx(ctx, s.store).List(record.CopiesPrefix, after, pageMost)
 		if err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if c.Kind != dataset.CopyLeft || s.counted()-time.Duration(c.Ran) < leftFor {
 				continue
 			}
-			if _, err := s.update(ctx, func(t *tx) error { return s.expireCopy(t, c) }); err != nil {
+			if _, err := s.update(ctx, func(t *record.Tx) error { return s.expireCopy(t, c) }); err != nil {
 				return err
 			}
 		}
@@ -250,17 +250,17 @@ func (s *Service) expireCopies(ctx context.Context) error {
 }
 
 // moveDestination returns the node to which a move in progress takes a dataset; uuid.Nil if there is none.
-func moveDestination(t *tx, d dataset.Dataset) (uuid.UUID, error) {
+func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 	if d.Move == uuid.Nil {
 		return uuid.Nil, nil
 	}
 	var op dataset.Operation
-	_, err := t.get(record.OperationKey(d.Move), &op)
+	_, err := t.Get(record.OperationKey(d.Move), &op)
 	return op.Node, err
 }
 
 // homeLost reports whether the home of a dataset is unreachable.
-func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
+func (s *Service) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
 	}
@@ -270,7 +270,7 @@ func (s *Service) homeLost(t *tx, d dataset.Dataset) (bool, error) {
 
 // mayBeLast reports whether a copy of a dataset may be the last good one. If that is not known, nothing is
 // removed.
-func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
+func (s *Service) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.illness(t, d)
 	return ill || !known, err
 }
@@ -278,7 +278,7 @@ func (s *Service) mayBeLast(t *tx, d dataset.Dataset) (bool, error) {
 // illness reports whether the home of a dataset is lost, or why it cannot open the dataset, or that its pool is
 // quarantined or offline. fresh says whether the home has reported both to this service lately: an old report may
 // not be true any more.
-func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error) {
+func (s *Service) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.seen.dataset(d.ID, d.Home), s.seen.pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
@@ -290,16 +290,16 @@ func (s *Service) illness(t *tx, d dataset.Dataset) (ill, known bool, err error)
 
 // expireCopy removes a copy unless it was replaced by another one, or may be the last good one: the home must be
 // alive and well, with a later epoch open.
-func (s *Service) expireCopy(t *tx, was dataset.Copy) error {
+func (s *Service) expireCopy(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy
-	there, err := t.get(record.CopyKey(was.Node, was.Dataset), &c)
+	there, err := t.Get(record.CopyKey(was.Node, was.Dataset), &c)
 	if err != nil || !there || c != was {
 		return err
 	}
 	if ran, err := s.hasRun(t); err != nil || ran-time.Duration(c.Ran) < leftFor {
 		return err
 	}
-	d, err := t.dataset(c.Dataset)
+	d, err := t.Dataset(c.Dataset)
 	if err != nil || d.Home == c.Node || d.Epoch <= c.Epoch {
 		return err
 	}

@@ -161,9 +161,9 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	if got := kind(); got != dataset.CopyLeft {
 		t.Errorf("what a move left is %s under one that comes back to it", got)
 	}
-	if _, err := e.update(e.ctx, func(t *tx) error {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error {
 		c := dataset.Copy{Dataset: d.ID, Node: a.id, Pool: a.pools[0].ID, Kind: dataset.CopyReplica}
-		return t.put(record.CopyKey(a.id, d.ID), c)
+		return t.Put(record.CopyKey(a.id, d.ID), c)
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 )
 
 // could lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. If the
@@ -53,7 +54,7 @@ func poolsCould(names []string) string {
 
 // withOthers adds to the error that no pool of the sites satisfies a requirement which other pools do, or else
 // what would help.
-func (s *Service) withOthers(t *tx, refusal error, sites []placement.Site, o placement.Requirement) error {
+func (s *Service) withOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
 	all := sites
 	if !o.Here {
 		var err error

@@ -12,12 +12,12 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
 // planCreate decides on create, clone and import. These operations make a dataset and claim a name.
-func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+	error) {
 	w, err := readWish(req)
 	if err != nil {
 		return nil, nil, s.sayProfiles(err, req)
@@ -25,7 +25,7 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 	if err := s.foreseeCreate(t, w, node); err != nil {
 		return nil, nil, err
 	}
-	if old, ok, err := t.byName(w.spec.Name); err != nil {
+	if old, ok, err := t.VolumeByName(w.spec.Name); err != nil {
 		return nil, nil, err
 	} else if ok {
 		return nil, &old, s.same(t, old, w)
@@ -57,7 +57,7 @@ func (s *Service) planCreate(t *tx, node uuid.UUID, req api.Request) (*dataset.O
 
 // foreseeCreate reads in one call what most creates need: the name, and the requesting node with the pools that
 // it had last.
-func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
+func (s *Service) foreseeCreate(t *record.Tx, w wish, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
@@ -66,7 +66,7 @@ func (s *Service) foreseeCreate(t *tx, w wish, node uuid.UUID) error {
 			keys = append(keys, record.PoolKey(id))
 		}
 	}
-	return t.foresee(keys)
+	return t.Foresee(keys)
 }
 
 // poolsForeseen is the number of pools that a node may well have.
@@ -93,7 +93,7 @@ func (s *Service) sayProfiles(err error, req api.Request) error {
 	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
 }
 
-func (s *Service) planNew(t *tx, op *dataset.Operation, w wish, node uuid.UUID) error {
+func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid.UUID) error {
 	p, err := s.Deps.Profiles().Get(w.spec.Profile)
 	if err != nil {
 		return err
@@ -151,12 +151,12 @@ func keyIsKnown(d, from dataset.Dataset) error {
 
 // planSource fills in a clone: it is put beside its source, and gets the profile that the source had at that time
 // unless the request names another.
-func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
-	src, err := t.source(w.spec.From, w.names)
+func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error {
+	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
 		return err
 	}
-	from, err := t.dataset(src.Dataset)
+	from, err := t.Dataset(src.Dataset)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *Service) planSource(t *tx, op *dataset.Operation, w wish) error {
 	if src.Snapshot == uuid.Nil {
 		d.Origin.Snapshot, d.Origin.Implicit = uuid.New(), true
 	} else {
-		snap, err := t.readSnapshot(src.Dataset, src.Snapshot)
+		snap, err := t.ReadSnapshot(src.Dataset, src.Snapshot)
 		if err != nil {
 			return err
 		}
@@ -260,16 +260,16 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 
 // commitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
 // transaction.
-func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.Dataset
 	var mine dataset.Dataset
-	if there, err := t.get(record.DatasetKey(d.ID), &mine); err != nil {
+	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
 	} else if there { // the dataset is recorded, whatever became of it since: the agent must not undo it
 		out.Dataset = &mine
 		return nil
 	}
-	old, ok, err := t.byName(d.Volume)
+	old, ok, err := t.VolumeByName(d.Volume)
 	if err != nil {
 		return err
 	}
@@ -280,17 +280,17 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 	if err := checkSource(t, op); err != nil {
 		return err
 	}
-	t.event("volume."+string(op.Kind), d, d.Profile.Name)
+	t.Event("volume."+string(op.Kind), d, d.Profile.Name)
 	out.Dataset = &d
-	if err := t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
+	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	if err := enterDataset(t, d, op.Incarnation); err != nil {
 		return err
 	}
 	if d.Profile.Replicas.Count == 0 {
-		if t.index(record.OperationKey(op.ID)) == 0 {
-			t.answered = true // the response has the record, and there is nothing else to know
+		if t.Index(record.OperationKey(op.ID)) == 0 {
+			t.Notice.Answered = true // the response has the record, and there is nothing else to know
 		}
 		return nil
 	}
@@ -300,7 +300,7 @@ func (s *Service) commitCreate(t *tx, op dataset.Operation, out *api.Committed) 
 }
 
 // enterDataset records a new dataset, with the lease for its home.
-func enterDataset(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
+func enterDataset(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{
 		Dataset:     d.ID,
 		Node:        d.Home,
@@ -308,42 +308,24 @@ func enterDataset(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
 		Epoch:       d.Epoch,
 		State:       dataset.LeaseHeld,
 	}
-	if err := pointUUID(t, d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
+	if err := record.PointUUID(t, d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
-	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
+	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 		return err
 	}
-	if err := t.put(record.HomeKey(d.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
+	if err := t.Put(record.HomeKey(d.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	return t.putDataset(d)
-}
-
-// pointUUID makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
-// choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
-// read.
-func pointUUID(t *tx, id uuid.UUID, to record.UUIDPointer) error {
-	key := record.UUIDKey(id)
-	t.suppose(store.Entry{Key: key})
-	var is record.UUIDPointer
-	there, err := t.get(key, &is)
-	if err == nil && there && is != to {
-		err = dataset.Errorf(dataset.ErrExists,
-			"UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
-	}
-	if err != nil {
-		return err
-	}
-	return t.put(key, to)
+	return t.PutDataset(d)
 }
 
 // checkSource makes sure that the source of a clone was not about to be removed while the clone was made.
-func checkSource(t *tx, op dataset.Operation) error {
+func checkSource(t *record.Tx, op dataset.Operation) error {
 	if op.Source == nil {
 		return nil
 	}
-	from, err := t.dataset(op.Source.Dataset)
+	from, err := t.Dataset(op.Source.Dataset)
 	if dataset.KindOf(err) == dataset.ErrNotFound || (err == nil && from.State == dataset.StatePurging) {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, dataset %s, was destroyed meanwhile",
 			op.Volume, op.Source.Dataset)
@@ -359,7 +341,7 @@ func checkSource(t *tx, op dataset.Operation) error {
 	if op.Source.Snapshot == uuid.Nil {
 		return nil
 	}
-	_, err = t.readSnapshot(from.ID, op.Source.Snapshot)
+	_, err = t.ReadSnapshot(from.ID, op.Source.Snapshot)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its source, snapshot %s, was deleted meanwhile",
 			op.Volume, op.Source.Snapshot)

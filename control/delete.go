@@ -12,8 +12,9 @@ import (
 
 // planDelete decides to delete a volume. Its home does that, where nobody uses it then. A volume whose home is
 // unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
-func (s *Service) planDelete(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+	error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,7 +46,7 @@ func withoutHome(op dataset.Operation) bool {
 }
 
 // deletable refuses to delete a volume through a home that is unreachable, because it may be in use there.
-func (s *Service) deletable(t *tx, d dataset.Dataset) error {
+func (s *Service) deletable(t *record.Tx, d dataset.Dataset) error {
 	if !s.Shared {
 		return nil
 	}
@@ -53,7 +54,7 @@ func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 	if err != nil || there {
 		return err
 	}
-	home, err := t.nodeName(d.Home)
+	home, err := t.NodeName(d.Home)
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func (s *Service) deletable(t *tx, d dataset.Dataset) error {
 
 // deletableWithout refuses to delete a volume without its home, unless that node is unreachable and a person
 // confirms that it is fenced.
-func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) error {
+func (s *Service) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Request) error {
 	what := "delete of volume " + d.Volume
 	switch {
 	case !req.Force:
@@ -88,12 +89,12 @@ func (s *Service) deletableWithout(t *tx, d dataset.Dataset, req api.Request) er
 // settleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
 // goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is back
 // it finds the volume in the trash, and opens it for nobody.
-func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
+func (s *Service) settleDelete(t *record.Tx, op dataset.Operation) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
-	home, err := t.nodeName(d.Home)
+	home, err := t.NodeName(d.Home)
 	if err != nil {
 		return err
 	}
@@ -108,8 +109,8 @@ func (s *Service) settleDelete(t *tx, op dataset.Operation) error {
 
 // endDeletes ends deletes that the home of a dataset was to do. Otherwise the volume would be deleted again if it
 // was brought back from the trash before the home is back.
-func (s *Service) endDeletes(t *tx, d dataset.Dataset) error {
-	work, err := openWork(t, d.Home)
+func (s *Service) endDeletes(t *record.Tx, d dataset.Dataset) error {
+	work, err := record.OpenWork(t, d.Home)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func protected(d dataset.Dataset) error {
 }
 
 // commitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
-func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -166,20 +167,21 @@ func (s *Service) commitDelete(t *tx, op dataset.Operation, out *api.Committed) 
 }
 
 // releaseName removes a volume's name by an operation.
-func releaseName(t *tx, d *dataset.Dataset, op uuid.UUID) error {
+func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	var c record.Claim
-	if ok, err := t.get(record.NameKey(d.Volume), &c); err != nil {
+	if ok, err := t.Get(record.NameKey(d.Volume), &c); err != nil {
 		return err
 	} else if !ok || c.ID != d.ID {
-		return torn("%s does not point at %s, which has that name", record.NameKey(d.Volume), record.DatasetKey(d.ID))
+		return record.Inconsistent("%s does not point at %s, which has that name", record.NameKey(d.Volume),
+			record.DatasetKey(d.ID))
 	}
-	t.del(record.NameKey(d.Volume))
+	t.Delete(record.NameKey(d.Volume))
 	d.Request, d.Protected = op, false
 	return nil
 }
 
 // throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
-func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
+func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
 	removeGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
@@ -189,18 +191,18 @@ func (s *Service) throw(t *tx, d *dataset.Dataset, detail string) error {
 	if err := s.putInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
-	t.event("volume.delete", *d, detail)
-	return t.putDataset(*d)
+	t.Event("volume.delete", *d, detail)
+	return t.PutDataset(*d)
 }
 
 // condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
-func (s *Service) condemn(t *tx, d *dataset.Dataset, event, detail string) error {
+func (s *Service) condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
 	removeGuests(t, d)
 	d.State = dataset.StatePurging
-	t.del(record.TrashKey(d.ID))
+	t.Delete(record.TrashKey(d.ID))
 	if err := condemnCopies(t, *d); err != nil {
 		return err
 	}
-	t.event(event, *d, detail)
-	return t.putDataset(*d)
+	t.Event(event, *d, detail)
+	return t.PutDataset(*d)
 }

@@ -10,13 +10,13 @@ import (
 
 // planDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
 // dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
-func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {
 		return nil, nil, err
 	}
 	if c.Shown {
-		name, err := t.nodeName(c.Node)
+		name, err := t.NodeName(c.Node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrInUse,
 				"volume %s: the head that node %s keeps is mounted there for somebody to look at (drover "+
@@ -30,13 +30,13 @@ func (s *Service) planDiscard(t *tx, req api.Request) (*dataset.Operation, *data
 }
 
 // supersededCopy returns the superseded head that a request is about. dataset.ErrNotFound, ErrAmbiguous.
-func supersededCopy(t *tx, req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
-	if d, err = t.anyDataset(req.Volume); err != nil {
+func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
+	if d, err = t.AnyDataset(req.Volume); err != nil {
 		return d, c, err
 	}
 	var only uuid.UUID
 	if req.Node != "" {
-		n, err := t.nodeNamed(req.Node)
+		n, err := t.FindNode(req.Node)
 		if err != nil {
 			return d, c, err
 		}
@@ -45,7 +45,7 @@ func supersededCopy(t *tx, req api.Request) (d dataset.Dataset, c dataset.Copy, 
 	found := 0
 	for _, node := range d.Copies {
 		var k dataset.Copy
-		there, err := t.get(record.CopyKey(node, d.ID), &k)
+		there, err := t.Get(record.CopyKey(node, d.ID), &k)
 		if err != nil {
 			return d, c, err
 		}
@@ -77,17 +77,17 @@ func refTo(d dataset.Dataset) string {
 
 // noSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
 // discards that, it does not expire.
-func noSupersededCopy(t *tx, d dataset.Dataset) error {
+func noSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
-		there, err := t.get(record.CopyKey(node, d.ID), &c)
+		there, err := t.Get(record.CopyKey(node, d.ID), &c)
 		if err != nil {
 			return err
 		}
 		if !there || c.Kind != dataset.CopySuperseded {
 			continue
 		}
-		name, err := t.nodeName(node)
+		name, err := t.NodeName(node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
 				"dataset %s stays in the trash: node %s keeps a head of it that was overtaken (drover "+
@@ -99,15 +99,15 @@ func noSupersededCopy(t *tx, d dataset.Dataset) error {
 }
 
 // settleDiscard has the node destroy its superseded head.
-func (s *Service) settleDiscard(t *tx, op dataset.Operation) error {
-	d, err := t.dataset(op.DatasetID)
+func (s *Service) settleDiscard(t *record.Tx, op dataset.Operation) error {
+	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
 	}
-	name, err := t.nodeName(op.From)
+	name, err := t.NodeName(op.From)
 	if err != nil {
 		return err
 	}
-	t.event("volume.discard", d, "the head that node "+name+" kept")
+	t.Event("volume.discard", d, "the head that node "+name+" kept")
 	return condemnCopy(t, op.From, d.ID)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -68,7 +69,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 	condemn := func() {
 		t.Helper()
-		if _, err := e.update(e.ctx, func(t *tx) error { return condemnCopy(t, a.id, d.ID) }); err != nil {
+		if _, err := e.update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, a.id, d.ID) }); err != nil {
 			t.Fatal(err)
 		}
 	}

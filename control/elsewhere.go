@@ -9,9 +9,9 @@ import (
 
 // moveTarget returns the node that a move names. If it names none: the target of the move in progress, or the
 // node that suits best.
-func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
+func (s *Service) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
-		return t.nodeNamed(req.Node)
+		return t.FindNode(req.Node)
 	}
 	n, found, err := s.freshest(t, d)
 	if err != nil || found {
@@ -25,7 +25,7 @@ func (s *Service) moveTarget(t *tx, d dataset.Dataset, req api.Request) (dataset
 }
 
 // freshest returns the node with the newest complete copy of a dataset, among the nodes that are not cordoned.
-func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
+func (s *Service) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
 		c, there, err := s.copyNow(t, node, d.ID)
@@ -36,7 +36,7 @@ func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found b
 			continue
 		}
 		var n dataset.Node
-		if known, err := t.get(record.NodeKey(node), &n); err != nil {
+		if known, err := t.Get(record.NodeKey(node), &n); err != nil {
 			return best, false, err
 		} else if known && !n.Cordoned {
 			best, newest, found = n, c, true
@@ -47,8 +47,8 @@ func (s *Service) freshest(t *tx, d dataset.Dataset) (best dataset.Node, found b
 
 // elsewhere chooses a node for a volume that only has to leave its home. It chooses as for a new volume, but
 // prefers a place to which the snapshots can move too.
-func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error) {
-	from, err := t.pool(d)
+func (s *Service) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
+	from, err := t.Pool(d)
 	if err != nil {
 		return n, err
 	}
@@ -86,6 +86,6 @@ func (s *Service) elsewhere(t *tx, d dataset.Dataset) (n dataset.Node, err error
 	case len(alike) > 0:
 		fit = alike
 	}
-	_, err = t.get(record.NodeKey(placement.Spread(fit, d.ID).Node), &n)
+	_, err = t.Get(record.NodeKey(placement.Spread(fit, d.ID).Node), &n)
 	return n, err
 }

@@ -82,7 +82,7 @@ func (e *env) restart() {
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
 	e.house = e.newHouse()
-	if _, err := e.hasRun(newTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
+	if _, err := e.hasRun(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.agents {
@@ -304,7 +304,7 @@ func (a *agent) work() {
 // open returns the operations on record for the node that are not final.
 func (a *agent) open() []dataset.Operation {
 	a.Helper()
-	ops, err := openWork(newTx(a.ctx, a.spy), a.id)
+	ops, err := record.OpenWork(record.NewTx(a.ctx, a.spy), a.id)
 	if err != nil {
 		a.Fatalf("%v", err)
 	}

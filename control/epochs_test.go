@@ -298,9 +298,9 @@ func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 			return err
 		},
 		"there is no pool": func(e *env, b *agent) error {
-			_, err := e.update(e.ctx, func(t *tx) error {
+			_, err := e.update(e.ctx, func(t *record.Tx) error {
 				for _, p := range b.pools {
-					t.del(record.PoolKey(p.ID))
+					t.Delete(record.PoolKey(p.ID))
 				}
 				return nil
 			})
@@ -339,7 +339,7 @@ func TestRemovalBesideARegistration(t *testing.T) {
 		t.Fatal(err)
 	}
 	var n dataset.Node
-	if _, err := newTx(e.ctx, e.spy).get(record.NodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
+	if _, err := record.NewTx(e.ctx, e.spy).Get(record.NodeKey(a.id), &n); err != nil || n.Incarnation != a.incarnation || n.Removed.IsZero() {
 		t.Errorf("record of the removed node: %+v, %v", n, err)
 	}
 }

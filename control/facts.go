@@ -20,14 +20,14 @@ const factsEvery = time.Minute
 // too little from the record, or the record was written just now. dataset.ErrStale for an agent that is not the
 // node's newest. Idempotent.
 func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		if n, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
 		} else if err := checkRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
 		}
 		on = dataset.Facts{}
-		known, err := t.get(record.FactsKey(node), &on)
+		known, err := t.Get(record.FactsKey(node), &on)
 		if err != nil {
 			return err
 		}
@@ -38,7 +38,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 			return nil
 		}
 		on = is
-		return t.put(record.FactsKey(node), is)
+		return t.Put(record.FactsKey(node), is)
 	})
 	return on, err
 }
@@ -53,7 +53,7 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			return nil, dataset.Errorf(dataset.ErrInvalid, "filter %q: %w", dataset.Clip(filter), err)
 		}
 	}
-	nodes, err := nodesWithFacts(newTx(ctx, s.store))
+	nodes, err := nodesWithFacts(record.NewTx(ctx, s.store))
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +85,12 @@ func fitting(e selector.Expr, n api.Node) bool {
 }
 
 // nodesWithFacts reads all nodes with their facts.
-func nodesWithFacts(t *tx) ([]api.Node, error) {
-	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
+func nodesWithFacts(t *record.Tx) ([]api.Node, error) {
+	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return nil, err
 	}
-	facts, err := listAll[dataset.Facts](t, record.FactsPrefix)
+	facts, err := record.ListAll[dataset.Facts](t, record.FactsPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +108,9 @@ func nodesWithFacts(t *tx) ([]api.Node, error) {
 // Cordon sets whether new volumes may be put on a node, and whether its volumes must move elsewhere. Idempotent.
 // dataset.ErrNotFound, ErrInvalid.
 func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
-		ok, err := t.get(record.NodeKey(node), &n)
+		ok, err := t.Get(record.NodeKey(node), &n)
 		switch {
 		case err != nil:
 			return err
@@ -129,8 +129,8 @@ func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 		case set.Cordoned:
 			what = "node.cordon"
 		}
-		t.events, t.house = append(t.events, api.Event{Type: what, Node: n.Name}), true
-		return t.put(record.NodeKey(node), n)
+		t.Notice.Events, t.Notice.House = append(t.Notice.Events, api.Event{Type: what, Node: n.Name}), true
+		return t.Put(record.NodeKey(node), n)
 	})
 	return n, err
 }

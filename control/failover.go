@@ -26,13 +26,13 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 // planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive
 // there is nothing to do. dataset.ErrPending while it is not certain that the home is lost: ask again.
 // dataset.ErrOffline with the reason if the volume cannot fail over.
-func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation, *dataset.Dataset,
-	error) {
+func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
+	*dataset.Dataset, error) {
 	since, there, err := livingSession(t, d.Home)
 	if err != nil || there || !s.Shared {
 		return nil, &d, err
 	}
-	home, err := t.nodeName(d.Home)
+	home, err := t.NodeName(d.Home)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,7 +60,7 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 	}
 	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
-	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.index(record.AwayKey(d.Home))
+	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.Index(record.AwayKey(d.Home))
 	return &dataset.Operation{
 		Node:      to.node.ID,
 		From:      d.Home,
@@ -75,24 +75,24 @@ func (s *Service) planFailover(t *tx, d dataset.Dataset, target dataset.Node) (*
 
 // surelyLost returns, for a person to read, why a dataset may continue without its home. dataset.ErrPending while
 // it may not.
-func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because string, err error) {
+func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.AwayKey(d.Home)
-	known, err := t.get(key, &away{})
+	known, err := t.Get(key, &away{})
 	if err != nil {
 		return "", err
 	}
 	var word fenced
-	vouched, err := t.get(record.FencedKey(d.Home), &word)
+	vouched, err := t.Get(record.FencedKey(d.Home), &word)
 	if err != nil {
 		return "", err
 	}
-	lease, err := t.lease(d)
+	lease, err := t.Lease(d)
 	if err != nil {
 		return "", err
 	}
 	left := s.Limits.Session
 	if known {
-		left -= s.absent.see(key, t.index(key), s.Clock.Steady())
+		left -= s.absent.see(key, t.Index(key), s.Clock.Steady())
 	}
 	if steps.Off("margin") {
 		left = 0
@@ -118,7 +118,7 @@ func (s *Service) surelyLost(t *tx, d dataset.Dataset, home string) (because str
 
 // successor returns the freshest copy of a dataset that can take over, and its node. Among equals the target's
 // copy wins. why says why there is none, or none that is fresh enough.
-func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
+func (s *Service) successor(t *record.Tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
 	why string, err error) {
 	var not []string
 	for _, id := range d.Copies {
@@ -146,13 +146,13 @@ func (s *Service) successor(t *tx, d dataset.Dataset, target dataset.Node) (best
 }
 
 // couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
-func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node, why string,
-	err error) {
+func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
+	why string, err error) {
 	c, kept, err := s.copyNow(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
 	}
-	if _, err := t.get(record.NodeKey(id), &n); err != nil {
+	if _, err := t.Get(record.NodeKey(id), &n); err != nil {
 		return c, n, "", err
 	}
 	_, lives, err := livingSession(t, id)
@@ -181,7 +181,7 @@ func (s *Service) couldFollow(t *tx, d dataset.Dataset, id uuid.UUID) (c dataset
 
 // tooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
 // clock of the home only.
-func (s *Service) tooOld(t *tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
+func (s *Service) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
 	last, late, err := s.lastHeard(t, d.Home)
 	if err != nil {
 		return "", err
@@ -210,9 +210,9 @@ func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limi
 
 // lastHeard returns the clock that an unreachable node reported last, and whether that was too long before it
 // became unreachable: the report then says that the agent was alive, but not until when the node wrote.
-func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, err error) {
+func (s *Service) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone away
-	if _, err := t.get(record.AwayKey(node), &gone); err != nil {
+	if _, err := t.Get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
@@ -227,7 +227,7 @@ func (s *Service) lastHeard(t *tx, node uuid.UUID) (last time.Time, late bool, e
 // checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
 // fenced did not know that. A promotion that depends on the node being unreachable also fails if the node was
 // reachable in between.
-func checkStillLost(t *tx, rec dataset.Operation) error {
+func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
 	}
@@ -236,8 +236,8 @@ func checkStillLost(t *tx, rec dataset.Operation) error {
 		return err
 	}
 	byItself := rec.Loss.Away != 0
-	if there || byItself && t.index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
-		home, err := t.nodeName(rec.Loss.Fenced)
+	if there || byItself && t.Index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
+		home, err := t.NodeName(rec.Loss.Fenced)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: node %s, which has it, is back (stop its containers there and move it "+
 				"without --force)", rec.Volume, home))
@@ -253,11 +253,11 @@ func checkStillLost(t *tx, rec dataset.Operation) error {
 }
 
 // announceLoss publishes what a promotion is about to lose.
-func announceLoss(t *tx, op dataset.Operation) error {
+func announceLoss(t *record.Tx, op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil
 	}
 	text, err := movedText(t, op)
-	t.event("volume.failover", *op.Dataset, text)
+	t.Event("volume.failover", *op.Dataset, text)
 	return err
 }

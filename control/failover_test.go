@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -338,13 +339,13 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 	enough := errors.New("seen")
 	adds := func() (short, added bool) {
 		t.Helper()
-		_, err := l.update(l.ctx, func(x *tx) error {
-			d, err := x.dataset(l.d.ID)
+		_, err := l.update(l.ctx, func(x *record.Tx) error {
+			d, err := x.Dataset(l.d.ID)
 			if err != nil {
 				return err
 			}
 			why, err := l.addReplicas(x, d, nil, 1)
-			short, added = why != nil, len(x.writes) > 0
+			short, added = why != nil, len(x.Writes()) > 0
 			return errors.Join(err, enough)
 		})
 		if !errors.Is(err, enough) {

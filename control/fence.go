@@ -23,9 +23,9 @@ type fenced struct {
 // the agent registers again. Idempotent. dataset.ErrInvalid without the confirmation, ErrConflict while the node
 // is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
 func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
-		known, err := t.get(record.NodeKey(node), &n)
+		known, err := t.Get(record.NodeKey(node), &n)
 		switch {
 		case err != nil:
 			return err
@@ -46,16 +46,16 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return dataset.Errorf(dataset.ErrConflict,
 				"fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
 		}
-		if already, err := t.get(record.FencedKey(node), &fenced{}); err != nil || already {
+		if already, err := t.Get(record.FencedKey(node), &fenced{}); err != nil || already {
 			return err
 		}
-		by := api.PrincipalOf(t.ctx).String()
-		t.events = append(t.events, api.Event{
+		by := api.PrincipalOf(t.Context()).String()
+		t.Notice.Events = append(t.Notice.Events, api.Event{
 			Type:   "node.fence",
 			Node:   n.Name,
 			Detail: by + " vouches that it writes no more",
 		})
-		return errors.Join(s.goesAway(t, node), t.put(record.FencedKey(node), fenced{s.Clock.Now(), by}))
+		return errors.Join(s.goesAway(t, node), t.Put(record.FencedKey(node), fenced{s.Clock.Now(), by}))
 	})
 	if err == nil {
 		err = s.lookForMassLoss(ctx)
@@ -65,10 +65,10 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 
 // Failover says whether automatic failover is suspended.
 func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err error) {
-	err = s.view(ctx, func(t *tx) error {
+	err = s.view(ctx, func(t *record.Tx) error {
 		out = api.FailoverState{}
 		var h halted
-		if _, err := t.get(record.FailoverKey, &h); err != nil {
+		if _, err := t.Get(record.FailoverKey, &h); err != nil {
 			return err
 		}
 		out.Halted, err = failoverSuspended(t)

@@ -59,14 +59,14 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 	now := s.counted()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
 	for some := range slices.Chunk(gone, forgetAtOnce) {
-		_, err := s.update(ctx, func(t *tx) error {
+		_, err := s.update(ctx, func(t *record.Tx) error {
 			ran, err := s.hasRun(t) // the mark may have been set back
 			if err != nil {
 				return err
 			}
 			for _, r := range some {
 				if tooMany[r.key] || ran-r.ran >= r.kept {
-					t.del(r.key) // final: nobody writes it any more
+					t.Delete(r.key) // final: nobody writes it any more
 				}
 			}
 			return nil
@@ -81,7 +81,7 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 // endedRecords reads the operations that have ended.
 func (s *Service) endedRecords(ctx context.Context) (list []endedRecord, err error) {
 	for after := ""; ; {
-		entries, err := newTx(ctx, s.store).list(record.OperationsPrefix, after, forgetAtOnce)
+		entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, after, forgetAtOnce)
 		if err != nil {
 			return nil, err
 		}

@@ -76,13 +76,13 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 					"is damaged", p.Pool, p.Generation, uint64(maxRaised))
 		}
 	}
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		out.Pools = make([]api.Generation, 0, len(g.Pools))
 		keys := []string{record.NodeKey(node)}
 		for _, p := range g.Pools {
 			keys = append(keys, record.PoolKey(p.Pool), record.GenerationKey(p.Pool))
 		}
-		if err := t.foresee(keys); err != nil {
+		if err := t.Foresee(keys); err != nil {
 			return err
 		}
 		if _, err := freshNode(t, node, g.Incarnation); err != nil {
@@ -107,7 +107,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 
 // forgetGenerations removes reports about pools that were removed since.
 func (s *Service) forgetGenerations(ctx context.Context) error {
-	list, err := listAll[dataset.Node](newTx(ctx, s.store), record.NodesPrefix)
+	list, err := record.ListAll[dataset.Node](record.NewTx(ctx, s.store), record.NodesPrefix)
 	if err != nil {
 		return err
 	}
@@ -121,12 +121,12 @@ func (s *Service) forgetGenerations(ctx context.Context) error {
 
 // heardOf returns the highest generation of a pool that this service heard, from whichever node. Reports of
 // removed nodes do not count, as in the store.
-func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
+func (s *Service) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
 	said, heard := s.generations.get(pool)
 	if !heard || said.node == node {
 		return said.highest, nil
 	}
-	there, err := t.peek(record.NodeKey(said.node), &dataset.Node{})
+	there, err := t.Peek(record.NodeKey(said.node), &dataset.Node{})
 	if err != nil || !there {
 		return 0, err
 	}
@@ -135,13 +135,14 @@ func (s *Service) heardOf(t *tx, node, pool uuid.UUID) (uint64, error) {
 
 // raise records the generation of a pool and returns the highest known one. known is false for a pool that is not
 // the node's.
-func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool, err error) {
+func (s *Service) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
+	err error) {
 	var on dataset.Pool
-	if there, err := t.get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
+	if there, err := t.Get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
 		return 0, false, err
 	}
 	var g record.Generation
-	if _, err := t.get(record.GenerationKey(p.Pool), &g); err != nil {
+	if _, err := t.Get(record.GenerationKey(p.Pool), &g); err != nil {
 		return 0, false, err
 	}
 	heard, err := s.heardOf(t, node, p.Pool)
@@ -153,7 +154,7 @@ func (s *Service) raise(t *tx, node uuid.UUID, p api.Generation, passing bool) (
 	if highest == g.Highest || passing && p.Generation >= was {
 		return highest, true, nil
 	}
-	return highest, true, t.put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})
+	return highest, true, t.Put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})
 }
 
 // useless returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or

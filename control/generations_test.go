@@ -86,10 +86,10 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	if got := a.says(pool, 9); got != 0 {
 		t.Errorf("of a pool that was adopted: %d", got)
 	}
-	if _, err := e.update(e.ctx, func(t *tx) error { return dropNode(t, b.id) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error { return dropNode(t, b.id) }); err != nil {
 		t.Fatal(err)
 	}
-	if there, err := newTx(e.ctx, e.spy).get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
+	if there, err := record.NewTx(e.ctx, e.spy).Get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
 		t.Errorf("of a node that is gone: %t, %v", there, err)
 	}
 }
@@ -104,7 +104,7 @@ func TestGenerationsInPassing(t *testing.T) {
 	stored := func() uint64 {
 		t.Helper()
 		var g record.Generation
-		if _, err := newTx(e.ctx, e.spy.Store).get(record.GenerationKey(pool), &g); err != nil {
+		if _, err := record.NewTx(e.ctx, e.spy.Store).Get(record.GenerationKey(pool), &g); err != nil {
 			t.Fatal(err)
 		}
 		return g.Highest
@@ -146,7 +146,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	a, b := e.agent("alpha"), e.agent("beta")
 	pool := a.pools[0].ID
 	a.mentions(pool, 7)
-	if _, err := e.update(e.ctx, func(t *tx) error { return dropNode(t, a.id) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error { return dropNode(t, a.id) }); err != nil {
 		t.Fatal(err)
 	}
 	b.pools = append(b.pools, a.pools[0])

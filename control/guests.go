@@ -26,12 +26,12 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
 	}
-	index, err := s.update(ctx, func(t *tx) error {
+	index, err := s.update(ctx, func(t *record.Tx) error {
 		n, err := freshNode(t, node, g.Incarnation)
 		if err != nil {
 			return err
 		}
-		d, err := t.dataset(g.Dataset)
+		d, err := t.Dataset(g.Dataset)
 		if g.Over {
 			out = api.Indexed{}
 			if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -41,13 +41,13 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 				return err
 			}
 			removeGuest(t, &d, node)
-			t.event("volume.guest", d, "node "+n.Name+" uses it no more")
-			return t.putDataset(d)
+			t.Event("volume.guest", d, "node "+n.Name+" uses it no more")
+			return t.PutDataset(d)
 		}
 		if err != nil {
 			return err
 		}
-		out = api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(d.ID))}
+		out = api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(d.ID))}
 		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
@@ -58,10 +58,10 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 			return err
 		}
 		if node != d.Home {
-			t.event("volume.guest", d, "node "+n.Name+" uses it too")
+			t.Event("volume.guest", d, "node "+n.Name+" uses it too")
 		}
 		out.Dataset = d
-		return t.putDataset(d)
+		return t.PutDataset(d)
 	})
 	if index != 0 {
 		out.Index = index
@@ -71,7 +71,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 
 // mayStay fails unless a node may mount a dataset as a guest or, as the home, have it alone. held says that the
 // node has it mounted already.
-func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) error {
+func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
 	case d.State != dataset.StateReady:
@@ -83,7 +83,7 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 	case held:
 		return nil
 	}
-	if err := t.halted(); err != nil {
+	if err := t.Halted(); err != nil {
 		return err
 	}
 	if n.ID == d.Home {
@@ -94,7 +94,7 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 			"%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
 	}
 	if _, alone := d.Stay(d.Home); alone {
-		home, err := t.nodeName(d.Home)
+		home, err := t.NodeName(d.Home)
 		if err != nil {
 			return err
 		}
@@ -120,26 +120,26 @@ func (s *Service) mayStay(t *tx, d dataset.Dataset, n dataset.Node, held bool) e
 }
 
 // addGuest adds a stay to a record that the caller writes.
-func addGuest(t *tx, d *dataset.Dataset, g dataset.Guest) error {
+func addGuest(t *record.Tx, d *dataset.Dataset, g dataset.Guest) error {
 	d.Guests = append(others(d.Guests, g.Node), g)
-	t.touch(d.ID, g.Node)
-	return t.put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
+	t.Touch(d.ID, g.Node)
+	return t.Put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
 }
 
 // removeGuest removes a node's stay from a record.
-func removeGuest(t *tx, d *dataset.Dataset, node uuid.UUID) {
+func removeGuest(t *record.Tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.Stay(node); !stays {
 		return
 	}
 	if d.Guests = others(d.Guests, node); len(d.Guests) == 0 {
 		d.Guests = nil
 	}
-	t.touch(d.ID, node)
-	t.del(record.GuestKey(node, d.ID))
+	t.Touch(d.ID, node)
+	t.Delete(record.GuestKey(node, d.ID))
 }
 
 // removeGuests removes all stays from a record.
-func removeGuests(t *tx, d *dataset.Dataset) {
+func removeGuests(t *record.Tx, d *dataset.Dataset) {
 	for _, g := range d.Guests {
 		removeGuest(t, d, g.Node)
 	}
@@ -151,7 +151,7 @@ func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
 
 // guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
 // mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
-func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (s *Service) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	removeGuest(t, next, op.Node)
 	removeGuest(t, next, d.Home) // the previous home needs it alone no longer
 	switch {
@@ -165,7 +165,7 @@ func (s *Service) guestsGoOn(t *tx, d dataset.Dataset, op dataset.Operation, nex
 
 // unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
 // be fenced do not count.
-func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
+func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error {
 	var who []string
 	for _, g := range d.Guests {
 		if g.Node == d.Home {
@@ -194,16 +194,16 @@ func (s *Service) unguested(t *tx, d dataset.Dataset, what string) error {
 }
 
 // visit returns a stay as people see it.
-func (s *Service) visit(t *tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
+func (s *Service) visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
 	err error) {
 	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
 	if names == nil {
 		names = &map[uuid.UUID]string{}
 	}
-	if v.NodeName, err = memo(names, g.Node, t.nodeName); err != nil {
+	if v.NodeName, err = memo(names, g.Node, t.NodeName); err != nil {
 		return v, err
 	}
-	if v.Fenced, err = t.get(record.FencedKey(g.Node), &fenced{}); err != nil {
+	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &fenced{}); err != nil {
 		return v, err
 	}
 	if s.Shared {
@@ -232,8 +232,8 @@ func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
 }
 
 // guestDatasets adds the datasets of which a node is a guest, each once.
-func guestDatasets(t *tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
-	claims, err := listAll[record.Claim](t, record.GuestPrefix(node))
+func guestDatasets(t *record.Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+	claims, err := record.ListAll[record.Claim](t, record.GuestPrefix(node))
 	for _, c := range claims {
 		if !slices.Contains(ids, c.ID) {
 			ids = append(ids, c.ID)
@@ -244,8 +244,8 @@ func guestDatasets(t *tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) 
 
 // staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
 // that it is fenced.
-func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
-	if vouched, err := t.get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
+func (s *Service) staysNowhere(t *record.Tx, n dataset.Node) error {
+	if vouched, err := t.Get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
 		return err
 	}
 	ids, err := guestDatasets(t, n.ID, nil)
@@ -254,7 +254,7 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 	}
 	var names []string
 	for _, id := range ids[:min(len(ids), shownHomes)] {
-		d, err := t.dataset(id)
+		d, err := t.Dataset(id)
 		if err != nil {
 			return err
 		}
@@ -272,8 +272,8 @@ func (s *Service) staysNowhere(t *tx, n dataset.Node) error {
 // clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
 // mounts still exist.
 func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
-	t := newTx(ctx, s.store)
-	if vouched, err := t.get(record.FencedKey(node), &fenced{}); err != nil || !vouched {
+	t := record.NewTx(ctx, s.store)
+	if vouched, err := t.Get(record.FencedKey(node), &fenced{}); err != nil || !vouched {
 		return err
 	}
 	ids, err := guestDatasets(t, node, nil)
@@ -281,18 +281,18 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 		if err != nil {
 			break
 		}
-		_, err = s.update(ctx, func(t *tx) error {
+		_, err = s.update(ctx, func(t *record.Tx) error {
 			var d dataset.Dataset
-			there, err := t.get(record.DatasetKey(id), &d)
+			there, err := t.Get(record.DatasetKey(id), &d)
 			if err != nil {
 				return err
 			}
-			t.del(record.GuestKey(node, id))
+			t.Delete(record.GuestKey(node, id))
 			if _, stays := d.Stay(node); !there || !stays {
 				return nil
 			}
 			removeGuest(t, &d, node)
-			return t.putDataset(d)
+			return t.PutDataset(d)
 		})
 	}
 	return err

@@ -266,7 +266,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if x.count() == before {
 		t.Error("the store stays halted, as nobody looked")
 	}
-	if there, err := newTx(t.Context(), x.st).peek(record.HaltedKey, &record.Halt{}); err != nil || there {
+	if there, err := record.NewTx(t.Context(), x.st).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
 		t.Error("it is halted yet:", err)
 	}
 	x.clock.Advance(recalledFor)

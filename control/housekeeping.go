@@ -68,7 +68,7 @@ func (h *house) fail(what string, err error) {
 func (s *Service) keepHouse(ctx context.Context) {
 	h, told := s.newHouse(), false
 	// from here on the time of the background work counts; a failure is retried when the count is first needed
-	_, _ = s.hasRun(newTx(ctx, s.store))
+	_, _ = s.hasRun(record.NewTx(ctx, s.store))
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,10 +148,10 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 		}
 		return nil
 	}
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
-		entries, err := t.list(record.DatasetsPrefix, after, pageMost)
+		entries, err := t.List(record.DatasetsPrefix, after, pageMost)
 		if err != nil {
 			return err
 		}
@@ -178,22 +178,22 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 
 // lookAtSome examines datasets that changed, as many as are read at once.
 func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
-	t, keys := newTx(ctx, s.store), make([]string, len(changed))
+	t, keys := record.NewTx(ctx, s.store), make([]string, len(changed))
 	for i, id := range changed {
 		keys[i] = record.DatasetKey(id)
 	}
-	if err := t.foresee(keys); err != nil {
+	if err := t.Foresee(keys); err != nil {
 		return err
 	}
 	for _, id := range changed {
 		var d dataset.Dataset
-		there, err := t.get(record.DatasetKey(id), &d)
+		there, err := t.Get(record.DatasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.plans, id)
 			h.short.note(id, nil)
 			continue
 		}
-		if err := s.lookAtOne(ctx, h, id.String(), d, t.index(record.DatasetKey(id)), err); err != nil {
+		if err := s.lookAtOne(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
 			return err
 		}
 	}
@@ -219,7 +219,7 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 
 // expireTrash condemns datasets whose time in the trash has passed.
 func (s *Service) expireTrash(ctx context.Context, h *house) {
-	entries, err := newTx(ctx, s.store).list(record.TrashPrefix, "", 0)
+	entries, err := record.NewTx(ctx, s.store).List(record.TrashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -257,7 +257,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 	if err != nil {
 		return until, err
 	}
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
 		ran, err := s.hasRun(t)
 		if err != nil {
@@ -268,11 +268,11 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 			return nil
 		}
 		var d dataset.Dataset
-		there, err := t.get(record.DatasetKey(id), &d)
+		there, err := t.Get(record.DatasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
 			return err // brought back, or brought back and deleted again
 		}
-		err = t.halted()
+		err = t.Halted()
 		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.seen.believed(d.Home) {
 			until = now
 			return nil

@@ -108,7 +108,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	purging := 0
 	for _, id := range ids {
 		var d dataset.Dataset
-		if _, err := newTx(e.ctx, e.spy).get(record.DatasetKey(id), &d); err != nil {
+		if _, err := record.NewTx(e.ctx, e.spy).Get(record.DatasetKey(id), &d); err != nil {
 			t.Fatal(err)
 		}
 		if d.State == dataset.StatePurging {

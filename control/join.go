@@ -55,7 +55,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	}
 	secret := pki.NewToken(ca.Fingerprint())
 	rec := record.Token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
 			n, ok, err := nodeCalled(t, in.Name)
@@ -72,7 +72,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 		if err := s.dropTokens(t); err != nil {
 			return err
 		}
-		return t.put(record.TokenKey(secret.Hash()), rec)
+		return t.Put(record.TokenKey(secret.Hash()), rec)
 	})
 	if err != nil {
 		return api.JoinToken{}, err
@@ -90,8 +90,8 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 const tokensAtOnce = 50
 
 // dropTokens removes tokens that expired long ago.
-func (s *Service) dropTokens(t *tx) error {
-	entries, err := t.list(record.TokensPrefix, "", 0)
+func (s *Service) dropTokens(t *record.Tx) error {
+	entries, err := t.List(record.TokensPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (s *Service) dropTokens(t *tx) error {
 			return err
 		}
 		if n < tokensAtOnce && s.Clock.Now().After(rec.Expires.Add(tokenKept)) {
-			t.del(e.Key)
+			t.Delete(e.Key)
 			n++
 		}
 	}
@@ -110,8 +110,8 @@ func (s *Service) dropTokens(t *tx) error {
 }
 
 // nodeCalled finds a node by its full name. The decision depends on the node that is found.
-func nodeCalled(t *tx, name string) (n dataset.Node, ok bool, err error) {
-	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
+func nodeCalled(t *record.Tx, name string) (n dataset.Node, ok bool, err error) {
+	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return n, false, err
 	}
@@ -119,7 +119,7 @@ func nodeCalled(t *tx, name string) (n dataset.Node, ok bool, err error) {
 	if i < 0 {
 		return n, false, nil
 	}
-	ok, err = t.get(record.NodeKey(nodes[i].ID), &n)
+	ok, err = t.Get(record.NodeKey(nodes[i].ID), &n)
 	return n, ok, err
 }
 
@@ -145,7 +145,7 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 	if in.Node == uuid.Nil {
 		in.Node = uuid.New()
 	}
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		out.Node, out.Name, err = s.letIn(t, secret, in)
 		return err
 	})
@@ -158,10 +158,10 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 }
 
 // letIn decides which node a host becomes.
-func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
+func (s *Service) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
 	var rec record.Token
 	key, now := record.TokenKey(secret.Hash()), s.Clock.Now()
-	known, err := t.get(key, &rec)
+	known, err := t.Get(key, &rec)
 	if err != nil {
 		return uuid.Nil, "", err
 	}
@@ -203,13 +203,13 @@ func (s *Service) letIn(t *tx, secret pki.Token, in api.Join) (uuid.UUID, string
 		return uuid.Nil, "", err
 	}
 	rec.Used = &record.Use{Node: in.Node, Name: in.Name, Request: request, At: now}
-	return in.Node, in.Name, t.put(key, rec)
+	return in.Node, in.Name, t.Put(key, rec)
 }
 
 // checkNotRemoved fails if a node was removed since it joined.
-func checkNotRemoved(t *tx, id uuid.UUID) error {
+func checkNotRemoved(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
-	ok, err := t.get(record.NodeKey(id), &n)
+	ok, err := t.Get(record.NodeKey(id), &n)
 	if err == nil && (!ok || !n.Removed.IsZero()) {
 		err = gone(id)
 	}
@@ -223,9 +223,9 @@ func gone(id uuid.UUID) error {
 }
 
 // checkReturning checks that a host is the node that a token is for, or may become that node.
-func checkReturning(t *tx, rec record.Token, in api.Join) error {
+func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	var n dataset.Node
-	known, err := t.get(record.NodeKey(rec.Node), &n)
+	known, err := t.Get(record.NodeKey(rec.Node), &n)
 	switch {
 	case err != nil:
 		return err
@@ -234,7 +234,7 @@ func checkReturning(t *tx, rec record.Token, in api.Join) error {
 	case in.Node == rec.Node:
 		return nil
 	}
-	if other, err := t.get(record.NodeKey(in.Node), &dataset.Node{}); err != nil || other {
+	if other, err := t.Get(record.NodeKey(in.Node), &dataset.Node{}); err != nil || other {
 		return dataset.Errorf(dataset.ErrExists,
 			"the token is for node %s (%s), and this host is node %s, which is there as well: have a token "+
 				"made for that one", rec.Name, rec.Node, in.Node)
@@ -243,16 +243,16 @@ func checkReturning(t *tx, rec record.Token, in api.Join) error {
 }
 
 // admitNew checks that a host is not and never was a node, and records it.
-func admitNew(t *tx, in api.Join) error {
+func admitNew(t *record.Tx, in api.Join) error {
 	var n dataset.Node
-	if known, err := t.get(record.NodeKey(in.Node), &n); err != nil {
+	if known, err := t.Get(record.NodeKey(in.Node), &n); err != nil {
 		return err
 	} else if known && n.Removed.IsZero() {
 		return dataset.Errorf(dataset.ErrExists,
 			"this host is node %s (%s) already: for it to come back, have a token made with its name "+
 				"(drover node token --name %s)", n.Name, n.ID, n.Name)
 	}
-	if was, err := t.get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
+	if was, err := t.Get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
 		return err
 	} else if was || !n.Removed.IsZero() {
 		return gone(in.Node)
@@ -266,7 +266,7 @@ func admitNew(t *tx, in api.Join) error {
 			"a node called %s is there (%s): say another --node-name or, if this host is to be that node "+
 				"again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
 	}
-	return t.put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
+	return t.Put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }
 
 // Certify issues another certificate, for another key, to a recorded node. dataset.ErrForbidden for a node that
@@ -277,7 +277,7 @@ func (s *Service) Certify(ctx context.Context, node uuid.UUID, r api.Certificati
 		return signed, err
 	}
 	var n dataset.Node
-	known, err := newTx(ctx, s.store).get(record.NodeKey(node), &n)
+	known, err := record.NewTx(ctx, s.store).Get(record.NodeKey(node), &n)
 	if err == nil && (!known || !n.Removed.IsZero()) {
 		err = gone(node)
 	}

@@ -15,19 +15,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// lease reads the lease of a dataset. Every dataset has one.
-func (t *tx) lease(d dataset.Dataset) (l dataset.Lease, err error) {
-	ok, err := t.get(record.LeaseKey(d.ID), &l)
-	if err == nil && !ok {
-		err = torn("%s is missing, but %s is there", record.LeaseKey(d.ID), record.DatasetKey(d.ID))
-	}
-	return l, err
-}
-
 // moveUnderway reads a recorded move that has not ended, with its dataset as it is now and the lease.
 // dataset.ErrStale if the move has ended, or if the dataset has another epoch.
-func moveUnderway(t *tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
-	known, err := t.get(record.OperationKey(id), &op)
+func moveUnderway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
+	known, err := t.Get(record.OperationKey(id), &op)
 	switch {
 	case err != nil:
 		return op, d, l, err
@@ -38,13 +29,13 @@ func moveUnderway(t *tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset,
 	case op.State.Final():
 		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is %s already", id, op.State)
 	}
-	if d, err = t.dataset(op.DatasetID); err != nil {
+	if d, err = t.Dataset(op.DatasetID); err != nil {
 		return op, d, l, err
 	}
 	if d.State != dataset.StateReady {
 		return op, d, l, dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
 	}
-	if l, err = t.lease(d); err != nil {
+	if l, err = t.Lease(d); err != nil {
 		return op, d, l, err
 	}
 	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
@@ -59,7 +50,7 @@ func moveUnderway(t *tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset,
 // volume. Idempotent: it returns the operation as it is now. dataset.ErrStale for a move that has ended or that
 // has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		if _, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
@@ -74,12 +65,12 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		if lease.State != dataset.LeaseHeld {
 			return nil
 		}
-		if err := t.halted(); err != nil {
+		if err := t.Halted(); err != nil {
 			return err
 		}
 		lease.State, lease.Wanted = dataset.LeaseRecalled, node
-		t.touch(d.ID, d.Home)
-		return t.put(record.LeaseKey(d.ID), lease)
+		t.Touch(d.ID, d.Home)
+		return t.Put(record.LeaseKey(d.ID), lease)
 	})
 	return op, err
 }
@@ -91,7 +82,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it",
 			y.Dataset)
 	}
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		if _, err := freshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}
@@ -113,7 +104,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			}
 			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
 		} else {
-			if some, err := t.list(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
+			if some, err := t.List(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
 				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
 					"volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file",
 					d.Volume))
@@ -124,12 +115,12 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		if lease == was && reflect.DeepEqual(next, op) {
 			return nil
 		}
-		if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
+		if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 			return err
 		}
-		t.ops = append(t.ops, op.ID)
-		t.wakeNode(op.Node)
-		return t.put(record.OperationKey(op.ID), next)
+		t.Notice.Ops = append(t.Notice.Ops, op.ID)
+		t.WakeNode(op.Node)
+		return t.Put(record.OperationKey(op.ID), next)
 	})
 	return err
 }
@@ -137,13 +128,13 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 // releaseLease gives the lease back to the home that a move was to take it from. If the home has relinquished it
 // already it gets a new epoch, because it has promised not to use the old one. A home that was bypassed has
 // relinquished nothing, and may have the epoch open where control does not hear it.
-func releaseLease(t *tx, op dataset.Operation) error {
+func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
-	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
+	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // nil: destroyed, and its lease with it
 		return err
 	}
-	lease, err := t.lease(d)
+	lease, err := t.Lease(d)
 	if err != nil {
 		return err
 	}
@@ -151,20 +142,20 @@ func releaseLease(t *tx, op dataset.Operation) error {
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
 		// In a store that was restored from a backup the target may be the home by now, at this very epoch. Only
 		// a recovery, which has asked the target, knows.
-		if err := t.halted(); err != nil && !t.mends {
+		if err := t.Halted(); err != nil && !t.Recovering {
 			return err
 		}
 		d.Epoch++
-		t.event("volume.lease", d, "given back to its home")
+		t.Event("volume.lease", d, "given back to its home")
 	}
 	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
 	for _, node := range d.Copies { // their promises are for an epoch
-		t.touch(d.ID, node)
+		t.Touch(d.ID, node)
 	}
-	if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
+	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 		return err
 	}
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }
 
 // lostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is
@@ -177,8 +168,8 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 	if !s.Shared {
 		return nil
 	}
-	t := newTx(ctx, s.store)
-	entries, err := t.list(record.AwayPrefix, "", 0)
+	t := record.NewTx(ctx, s.store)
+	entries, err := t.List(record.AwayPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -190,7 +181,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		open, err := openWork(t, node)
+		open, err := record.OpenWork(t, node)
 		if err != nil {
 			return err
 		}

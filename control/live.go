@@ -39,13 +39,13 @@ type away struct {
 var errNoSession = errors.New("a session is needed")
 
 // withSession makes a decision that may bind a key to a new session. If it does not, the session is ended again.
-func (s *Service) withSession(ctx context.Context, decide func(t *tx, session string) error) error {
+func (s *Service) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
 	used, session := false, ""
 	attempt := func() error {
-		_, err := s.update(ctx, func(t *tx) error {
+		_, err := s.update(ctx, func(t *record.Tx) error {
 			err := decide(t, session)
 			used = err == nil && session != "" &&
-				slices.ContainsFunc(t.writes, func(w store.Write) bool { return w.Session == session })
+				slices.ContainsFunc(t.Writes(), func(w store.Write) bool { return w.Session == session })
 			return err
 		})
 		return err
@@ -55,25 +55,25 @@ func (s *Service) withSession(ctx context.Context, decide func(t *tx, session st
 		return err
 	}
 	if session, err = s.store.Session(ctx, s.Limits.Session); err != nil {
-		return unread(ctx, err)
+		return record.ReadError(ctx, err)
 	}
 	if err = attempt(); err == nil && used {
 		return nil
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
-	return errors.Join(err, unread(cctx, s.store.End(cctx, session)))
+	return errors.Join(err, record.ReadError(cctx, s.store.End(cctx, session)))
 }
 
 // enter admits an agent as its node's, unless another one is alive: of two machines with one identity, the one
 // that came first stays. It returns the session of the previous agent, which must be ended.
-func (s *Service) enter(t *tx, r api.Registration, session string) (before string, err error) {
+func (s *Service) enter(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !s.Shared {
 		return "", nil
 	}
 	id := r.Node.ID
 	var was alive
-	there, err := t.get(record.LiveNodeKey(id), &was)
+	there, err := t.Get(record.LiveNodeKey(id), &was)
 	switch {
 	case err != nil:
 		return "", err
@@ -89,8 +89,8 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 		return "", errNoSession
 	}
 	var word fenced
-	if err := errors.Join(t.drop(record.AwayKey(id), &away{}), t.drop(record.FencedKey(id), &word),
-		t.drop(record.LeftKey(id), &record.Claim{})); err != nil {
+	if err := errors.Join(t.DeleteExisting(record.AwayKey(id), &away{}), t.DeleteExisting(record.FencedKey(id), &word),
+		t.DeleteExisting(record.LeftKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
 	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
@@ -98,9 +98,9 @@ func (s *Service) enter(t *tx, r api.Registration, session string) (before strin
 			back.Detail = "though " + word.By +
 				" vouched that it writes no more: what it has mounted was open to others meanwhile"
 		}
-		t.events = append(t.events, back)
+		t.Notice.Events = append(t.Notice.Events, back)
 	}
-	return was.Session, t.putBound(record.LiveNodeKey(id),
+	return was.Session, t.PutBound(record.LiveNodeKey(id),
 		alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
 }
 
@@ -147,7 +147,7 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	known := s.sessions.get(node)
 	if known.Incarnation != incarnation {
-		there, err := newTx(ctx, s.store).peek(record.LiveNodeKey(node), &known)
+		there, err := record.NewTx(ctx, s.store).Peek(record.LiveNodeKey(node), &known)
 		switch {
 		case err != nil:
 			return out, err
@@ -161,7 +161,7 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 		return out, dataset.Errorf(dataset.ErrStale,
 			"node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
 	} else if err != nil {
-		return out, unread(ctx, err)
+		return out, record.ReadError(ctx, err)
 	}
 	s.sessions.put(node, known)
 	out.TTL = dataset.Duration(s.Limits.Session)
@@ -171,12 +171,12 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 
 // livingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
 // when it is not, if that is known.
-func livingSession(t *tx, node uuid.UUID) (since time.Time, there bool, err error) {
-	if there, err = t.get(record.LiveNodeKey(node), &alive{}); err != nil || there {
+func livingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
+	if there, err = t.Get(record.LiveNodeKey(node), &alive{}); err != nil || there {
 		return since, there, err
 	}
 	var gone away
-	_, err = t.get(record.AwayKey(node), &gone)
+	_, err = t.Get(record.AwayKey(node), &gone)
 	return gone.Since, false, err
 }
 
@@ -185,8 +185,8 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	if !s.Shared {
 		return nil
 	}
-	t := newTx(ctx, s.store)
-	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
+	t := record.NewTx(ctx, s.store)
+	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := t.list(record.AwayPrefix, "", 0)
+	entries, err := t.List(record.AwayPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 }
 
 func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
-	index, err := s.update(ctx, func(t *tx) error { return s.goesAway(t, n.ID) })
+	index, err := s.update(ctx, func(t *record.Tx) error { return s.goesAway(t, n.ID) })
 	if index != 0 {
 		s.absent.see(record.AwayKey(n.ID), index, s.Clock.Steady())
 	}
@@ -225,28 +225,28 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 
 // goesAway records that a node is unreachable, unless that is recorded already, or the node is alive or was
 // removed.
-func (s *Service) goesAway(t *tx, id uuid.UUID) error {
-	there, err := t.get(record.LiveNodeKey(id), &alive{})
+func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
+	there, err := t.Get(record.LiveNodeKey(id), &alive{})
 	if err != nil || there {
 		return err
 	}
-	if known, err := t.get(record.AwayKey(id), &away{}); err != nil || known {
+	if known, err := t.Get(record.AwayKey(id), &away{}); err != nil || known {
 		return err
 	}
 	var n dataset.Node
-	if on, err := t.get(record.NodeKey(id), &n); err != nil || !on {
+	if on, err := t.Get(record.NodeKey(id), &n); err != nil || !on {
 		return err
 	}
 	ran, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}
-	t.events = append(t.events, api.Event{Type: "node.away", Node: n.Name})
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
 	gone := away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
 	if c := s.seen.clock(id); !c.IsZero() {
 		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.at)
 	}
-	return t.put(record.AwayKey(id), gone)
+	return t.Put(record.AwayKey(id), gone)
 }
 
 // absent is for how long this service has seen each record of an unreachable node, by its own steady clock. After
@@ -296,11 +296,11 @@ func (a *absent) keep(known map[string]bool) {
 
 // living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
 // counts.
-func (s *Service) living(t *tx) (map[uuid.UUID]alive, error) {
+func (s *Service) living(t *record.Tx) (map[uuid.UUID]alive, error) {
 	if !s.Shared {
 		return nil, nil
 	}
-	list, err := listAll[alive](t, record.LiveNodesPrefix)
+	list, err := record.ListAll[alive](t, record.LiveNodesPrefix)
 	live := map[uuid.UUID]alive{}
 	for _, a := range list {
 		live[a.Node] = a
@@ -322,7 +322,7 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 		}
 		return nil
 	}
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	live, err := s.living(t)
 	if err != nil {
 		return err
@@ -333,9 +333,9 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 			continue
 		}
 		var gone away
-		_, err := t.peek(record.AwayKey(n.ID), &gone)
+		_, err := t.Peek(record.AwayKey(n.ID), &gone)
 		if err == nil {
-			nodes[i].Fenced, err = t.peek(record.FencedKey(n.ID), &fenced{})
+			nodes[i].Fenced, err = t.Peek(record.FencedKey(n.ID), &fenced{})
 		}
 		if err != nil {
 			return err

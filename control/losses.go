@@ -12,11 +12,11 @@ import (
 
 // addLoss records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
 // losses are kept while a recorded copy may not know of them.
-func addLoss(t *tx, next *dataset.Dataset, loss dataset.Loss) error {
+func addLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
 		var c dataset.Copy
-		if _, err := t.get(record.CopyKey(node, next.ID), &c); err != nil {
+		if _, err := t.Get(record.CopyKey(node, next.ID), &c); err != nil {
 			return err
 		}
 		behind = min(behind, c.Epoch)
@@ -25,7 +25,7 @@ func addLoss(t *tx, next *dataset.Dataset, loss dataset.Loss) error {
 		func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
 	next.Losses = append(next.Losses, loss)
 	var newest dataset.Snapshot
-	err := eachSnapshot(t, next.ID, func(s dataset.Snapshot) {
+	err := record.EachSnapshot(t, next.ID, func(s dataset.Snapshot) {
 		if !next.Lost(s) && s.At().Compare(newest.At()) > 0 {
 			newest = s
 		}
@@ -34,27 +34,11 @@ func addLoss(t *tx, next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// eachSnapshot calls fn for the recorded snapshots of a dataset. The commit does not check them.
-func eachSnapshot(t *tx, id uuid.UUID, look func(dataset.Snapshot)) error {
-	entries, err := t.list(record.SnapshotPrefix(id), "", 0)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		var s dataset.Snapshot
-		if err := record.Decode(e.Key, e.Value, &s); err != nil {
-			return err
-		}
-		look(s)
-	}
-	return nil
-}
-
 // forgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
 // some at a time. Their data stays on the superseded home. Idempotent: it continues with what is left.
 func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
-		_, err := s.update(ctx, func(t *tx) (err error) {
+		_, err := s.update(ctx, func(t *record.Tx) (err error) {
 			more, err = forgetSomeLost(t, d.ID)
 			return err
 		})
@@ -68,15 +52,15 @@ func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 func unforgotten(l dataset.Loss) bool { return !l.Forgotten }
 
 // forgetSomeLost removes the records of some lost snapshots of a dataset. It reports whether more are left.
-func forgetSomeLost(t *tx, id uuid.UUID) (more bool, err error) {
+func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 	var d dataset.Dataset
-	there, err := t.get(record.DatasetKey(id), &d)
+	there, err := t.Get(record.DatasetKey(id), &d)
 	i := slices.IndexFunc(d.Losses, unforgotten)
 	if err != nil || !there || i < 0 {
 		return false, err
 	}
 	var lost []dataset.Snapshot
-	if err := eachSnapshot(t, id, func(s dataset.Snapshot) {
+	if err := record.EachSnapshot(t, id, func(s dataset.Snapshot) {
 		if d.Losses[i].Of(s) {
 			lost = append(lost, s)
 		}
@@ -84,12 +68,12 @@ func forgetSomeLost(t *tx, id uuid.UUID) (more bool, err error) {
 		return false, err
 	}
 	for _, s := range lost[:min(len(lost), snapshotsAtOnce)] {
-		deleteSnapshot(t, s)
+		record.DeleteSnapshot(t, s)
 	}
 	if len(lost) <= snapshotsAtOnce {
 		d.Losses = slices.Clone(d.Losses)
 		d.Losses[i].Forgotten = true
-		if err := t.putDataset(d); err != nil {
+		if err := t.PutDataset(d); err != nil {
 			return false, err
 		}
 	}

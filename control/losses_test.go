@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -69,7 +70,7 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 func TestPromotionRefusedForgetsNothing(t *testing.T) {
 	for what, befalls := range map[string]func(e *env, a *agent, d dataset.Dataset) error{
 		"condemned": func(e *env, a *agent, d dataset.Dataset) error {
-			_, err := e.update(e.ctx, func(t *tx) error { return condemnCopy(t, a.id, d.ID) })
+			_, err := e.update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, a.id, d.ID) })
 			return err
 		},
 		"overtaken": func(e *env, a *agent, d dataset.Dataset) error {

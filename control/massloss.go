@@ -72,15 +72,15 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		return nil
 	}
 	var said string
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		said = ""
 		// first, so that a service which records more lost nodes after this has this decided again
 		var was halted
-		there, err := t.get(record.FailoverKey, &was)
+		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {
 			return err
 		}
-		nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
+		nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		for _, n := range nodes {
 			keys = append(keys, record.AwayKey(n.ID), record.FencedKey(n.ID))
 		}
-		if err := t.foresee(keys); err != nil {
+		if err := t.Foresee(keys); err != nil {
 			return err
 		}
 		ran, all := map[uuid.UUID]time.Duration{}, 0
@@ -98,11 +98,11 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			}
 			all++
 			var gone away
-			known, err := t.peek(record.AwayKey(n.ID), &gone)
+			known, err := t.Peek(record.AwayKey(n.ID), &gone)
 			if err != nil {
 				return err
 			}
-			vouched, err := t.peek(record.FencedKey(n.ID), &fenced{})
+			vouched, err := t.Peek(record.FencedKey(n.ID), &fenced{})
 			if err != nil {
 				return err
 			}
@@ -115,8 +115,8 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			return nil
 		}
 		if len(now) == 0 {
-			t.del(record.FailoverKey)
-			t.events = append(t.events, api.Event{Type: "failover.resume",
+			t.Delete(record.FailoverKey)
+			t.Notice.Events = append(t.Notice.Events, api.Event{Type: "failover.resume",
 				Detail: "volumes fail over by themselves again"})
 			return nil
 		}
@@ -124,11 +124,11 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			was.Since = s.Clock.Now()
 		}
 		was.Nodes = now
-		if err := t.put(record.FailoverKey, was); err != nil {
+		if err := t.Put(record.FailoverKey, was); err != nil {
 			return err
 		}
 		if said, err = failoverSuspended(t); err == nil {
-			t.events = append(t.events, api.Event{Type: "failover.halt", Detail: said})
+			t.Notice.Events = append(t.Notice.Events, api.Event{Type: "failover.halt", Detail: said})
 		}
 		return err
 	})
@@ -170,9 +170,9 @@ func (s *Service) lookForLoss(ctx context.Context) error {
 }
 
 // failoverSuspended returns why automatic failover is suspended; "" if it is not.
-func failoverSuspended(t *tx) (string, error) {
+func failoverSuspended(t *record.Tx) (string, error) {
 	var h halted
-	there, err := t.get(record.FailoverKey, &h)
+	there, err := t.Get(record.FailoverKey, &h)
 	if err != nil || !there {
 		return "", err
 	}
@@ -180,7 +180,7 @@ func failoverSuspended(t *tx) (string, error) {
 	var names []string
 	for _, id := range h.Nodes[:min(len(h.Nodes), vanishedShown)] {
 		n := dataset.Node{Name: id.String()}
-		if _, err := t.peek(record.NodeKey(id), &n); err != nil {
+		if _, err := t.Peek(record.NodeKey(id), &n); err != nil {
 			return "", err
 		}
 		names = append(names, n.Name)

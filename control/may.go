@@ -6,14 +6,15 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
 
 // askingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
 // otherwise.
-func askingNode(t *tx, k dataset.OpKind) uuid.UUID {
-	if p := api.PrincipalOf(t.ctx); p.Kind == pki.Node && makes(k) {
+func askingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
+	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makes(k) {
 		return p.Node
 	}
 	return uuid.Nil
@@ -25,8 +26,8 @@ func askingNode(t *tx, k dataset.OpKind) uuid.UUID {
 // a dataset whose home it is, what it makes, and moves to or away from itself. It may have datasets made on another
 // node, if placement says so, but not from a folder of that host. It may have a volume removed that its engine made, or
 // of which it keeps a copy. It may not confirm that another node is fenced.
-func mayRequest(t *tx, op *dataset.Operation) error {
-	p := api.PrincipalOf(t.ctx)
+func mayRequest(t *record.Tx, op *dataset.Operation) error {
+	p := api.PrincipalOf(t.Context())
 	switch {
 	case p.Local:
 		return nil
@@ -42,11 +43,11 @@ func mayRequest(t *tx, op *dataset.Operation) error {
 	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
-		if d, err := t.dataset(op.DatasetID); err != nil || d.SpelledBy == p.Node || slices.Contains(d.Copies, p.Node) {
+		if d, err := t.Dataset(op.DatasetID); err != nil || d.SpelledBy == p.Node || slices.Contains(d.Copies, p.Node) {
 			return err
 		}
 	}
-	home, err := t.nodeName(op.Node)
+	home, err := t.NodeName(op.Node)
 	if err != nil {
 		return err
 	}
@@ -64,16 +65,16 @@ func vouchesForHome(op *dataset.Operation) bool {
 // operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
 // one. It is needed to confirm that a node is fenced, as drover node fence does, and to name a file or folder of
 // a host.
-func operatorMayRequest(t *tx, p api.Principal, op *dataset.Operation) error {
+func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) error {
 	switch {
 	case p.Role.Covers(pki.Admin):
 		return nil
 	case vouchesForHome(op):
-		d, err := t.dataset(op.DatasetID)
+		d, err := t.Dataset(op.DatasetID)
 		if err != nil {
 			return err
 		}
-		home, err := t.nodeName(d.Home)
+		home, err := t.NodeName(d.Home)
 		if err != nil {
 			return err
 		}
@@ -102,8 +103,8 @@ func described(k dataset.OpKind) string {
 
 // mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel what it
 // has had made on another node, because that node may be gone.
-func mayCancel(t *tx, op dataset.Operation) error {
-	p := api.PrincipalOf(t.ctx)
+func mayCancel(t *record.Tx, op dataset.Operation) error {
+	p := api.PrincipalOf(t.Context())
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume,

@@ -22,7 +22,7 @@ func (c *comparison) mend(ctx context.Context) error {
 		}
 	}
 	for _, j := range c.all {
-		if _, err := c.update(ctx, func(t *tx) error { return c.mendOne(t, j) }); err != nil {
+		if _, err := c.update(ctx, func(t *record.Tx) error { return c.mendOne(t, j) }); err != nil {
 			return err
 		}
 		if j.action == "forgotten" {
@@ -47,14 +47,14 @@ func (c *comparison) mend(ctx context.Context) error {
 
 // update makes one step of the recovery, while it is the current one: a recovery that stood still while another
 // was confirmed, and the halt ended, changes nothing.
-func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64, error) {
-	return c.s.update(ctx, func(t *tx) error {
-		t.mends = true
+func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
+	return c.s.update(ctx, func(t *record.Tx) error {
+		t.Recovering = true
 		var rec record.Recovery
-		if _, err := t.get(record.RecoveryKey, &rec); err != nil {
+		if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
 			return err
 		}
-		halted, err := t.get(record.HaltedKey, &record.Halt{})
+		halted, err := t.Get(record.HaltedKey, &record.Halt{})
 		if err != nil {
 			return err
 		}
@@ -68,7 +68,7 @@ func (c *comparison) update(ctx context.Context, decide func(*tx) error) (uint64
 
 // noneLives fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
 // would be given to others.
-func (c *comparison) noneLives(t *tx) error {
+func (c *comparison) noneLives(t *record.Tx) error {
 	for node := range c.roll.fenced {
 		_, there, err := livingSession(t, node)
 		if err != nil || !there {
@@ -77,7 +77,7 @@ func (c *comparison) noneLives(t *tx) error {
 			}
 			continue
 		}
-		name, err := t.nodeName(node)
+		name, err := t.NodeName(node)
 		if err != nil {
 			return err
 		}
@@ -90,16 +90,16 @@ func (c *comparison) noneLives(t *tx) error {
 
 // mendOne corrects the record of one dataset, unless the store has another record than the one that the decision
 // was based on.
-func (c *comparison) mendOne(t *tx, j judged) error {
+func (c *comparison) mendOne(t *record.Tx, j judged) error {
 	if err := c.noneLives(t); err != nil {
 		return err
 	}
 	var was dataset.Dataset
-	there, err := t.get(record.DatasetKey(j.id), &was)
+	there, err := t.Get(record.DatasetKey(j.id), &was)
 	if err != nil {
 		return err
 	}
-	if there != (j.stored != nil) || there && t.index(record.DatasetKey(j.id)) != j.index {
+	if there != (j.stored != nil) || there && t.Index(record.DatasetKey(j.id)) != j.index {
 		return dataset.Errorf(dataset.ErrConflict,
 			"recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
 	}
@@ -111,14 +111,14 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 		if err := releaseState(t, was); err != nil {
 			return err
 		}
-		t.del(record.HomeKey(was.Home, j.id))
+		t.Delete(record.HomeKey(was.Home, j.id))
 	}
 	if j.action == "forgotten" {
 		for _, node := range was.Copies {
-			t.del(record.CopyKey(node, j.id))
+			t.Delete(record.CopyKey(node, j.id))
 		}
-		t.event("store.recover", was, j.action)
-		t.touch(j.id, was.Home)
+		t.Event("store.recover", was, j.action)
+		t.Touch(j.id, was.Home)
 		forgetDataset(t, was)
 		return nil
 	}
@@ -126,7 +126,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
 	removeGuest(t, &d, d.Home)
 	uncopy(&d, d.Home)
-	t.del(record.CopyKey(d.Home, j.id))
+	t.Delete(record.CopyKey(d.Home, j.id))
 	for _, k := range j.keep {
 		if err := keepCopyIn(t, &d, k); err != nil {
 			return err
@@ -137,7 +137,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	}
 	if stays {
 		was.Copies, was.Spent = d.Copies, d.Spent
-		return t.putDataset(was)
+		return t.PutDataset(was)
 	}
 	d.Profile = c.s.withOwn(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
@@ -145,7 +145,7 @@ func (c *comparison) mendOne(t *tx, j judged) error {
 	if err := c.s.reclaim(t, &d, &r); err != nil {
 		return err
 	}
-	t.event("store.recover", d, r.Action)
+	t.Event("store.recover", d, r.Action)
 	return enterDataset(t, d, uuid.Nil)
 }
 
@@ -160,12 +160,12 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 	for rest := j.spare; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := c.update(ctx, func(t *tx) error {
+		if _, err := c.update(ctx, func(t *record.Tx) error {
 			for _, snap := range some {
-				if there, err := t.get(record.SnapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
+				if there, err := t.Get(record.SnapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
 					return err
 				} else if there {
-					deleteSnapshot(t, snap)
+					record.DeleteSnapshot(t, snap)
 				}
 			}
 			return nil
@@ -178,7 +178,7 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 
 // forgetAllSnapshots removes the records of the snapshots of a dataset that has no record any more.
 func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
-	left, err := listAll[dataset.Snapshot](newTx(ctx, c.s.store), record.SnapshotPrefix(id))
+	left, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, c.s.store), record.SnapshotPrefix(id))
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 // endAll ends the operations that the store has as in progress. They may have been done since, and what was
 // written after that must not be overwritten.
 func (c *comparison) endAll(ctx context.Context) error {
-	ops, err := listAll[dataset.Operation](newTx(ctx, c.s.store), record.OperationsPrefix)
+	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
@@ -197,9 +197,9 @@ func (c *comparison) endAll(ctx context.Context) error {
 		if op.State.Final() || op.Kind == dataset.OpPurge {
 			continue
 		}
-		if _, err := c.update(ctx, func(t *tx) error {
+		if _, err := c.update(ctx, func(t *record.Tx) error {
 			var now dataset.Operation
-			if there, err := t.get(record.OperationKey(op.ID), &now); err != nil || !there || now.State.Final() {
+			if there, err := t.Get(record.OperationKey(op.ID), &now); err != nil || !there || now.State.Final() {
 				return err
 			}
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
@@ -217,21 +217,21 @@ func (c *comparison) endAll(ctx context.Context) error {
 const clockMargin = 1 << 20
 
 // lift ends the halt: from here on the store is the newest that ever existed.
-func (c *comparison) lift(t *tx) error {
+func (c *comparison) lift(t *record.Tx) error {
 	var rec record.Recovery
-	if _, err := t.get(record.RecoveryKey, &rec); err != nil {
+	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
 		return err
 	}
 	if err := c.noneLives(t); err != nil {
 		return err
 	}
 	var h record.Halt
-	if _, err := t.get(record.HaltedKey, &h); err != nil {
+	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
 	for node := range h.Nodes {
 		if !c.roll.heard[node] && !c.roll.fenced[node] {
-			name, err := t.nodeName(node)
+			name, err := t.NodeName(node)
 			if err != nil {
 				return err
 			}
@@ -240,7 +240,7 @@ func (c *comparison) lift(t *tx) error {
 					"(drover store recover)", name)
 		}
 	}
-	entries, err := t.list(record.RevPrefix, "", 0)
+	entries, err := t.List(record.RevPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -249,23 +249,23 @@ func (c *comparison) lift(t *tx) error {
 		return err
 	}
 	var dropped notify.Notices
-	if _, err := t.get(record.DroppedKey, &dropped); err != nil {
+	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
 	saw, _ := c.s.highest.get()
 	if behind := max(h.Saw, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}
-	if err := t.put(record.DroppedKey, dropped); err != nil {
+	if err := t.Put(record.DroppedKey, dropped); err != nil {
 		return err
 	}
 	for node := range c.roll.heard {
 		rec.Heard = append(rec.Heard, node)
 	}
 	rec.Done = true
-	t.del(record.HaltedKey)
-	t.all = true
-	t.events = append(t.events, api.Event{Type: "store.recover",
+	t.Delete(record.HaltedKey)
+	t.Notice.All = true
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "store.recover",
 		Detail: "the store is up to date again: decisions are made"})
-	return t.put(record.RecoveryKey, rec)
+	return t.Put(record.RecoveryKey, rec)
 }

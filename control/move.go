@@ -3,7 +3,6 @@ package control
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,8 +15,8 @@ import (
 
 // planMove decides to give a volume another home, whose agent pulls it. If the volume is there already there is
 // nothing to do.
-func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,8 +67,8 @@ func (s *Service) planMove(t *tx, req api.Request) (*dataset.Operation, *dataset
 }
 
 // planPull chooses the pool, and how the data gets there.
-func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
-	from, err := t.pool(d)
+func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
+	from, err := t.Pool(d)
 	if err != nil {
 		return err
 	}
@@ -87,7 +86,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	}
 	had := s.tooLarge(d)
 	var kept dataset.Copy
-	if there, err := t.get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
+	if there, err := t.Get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
 	} else if there {
 		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
@@ -114,7 +113,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 	if err != nil {
 		return s.notThere(t, err, from, cands, o)
 	}
-	if _, err := t.get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
+	if _, err := t.Get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
 	if op.Share = placement.OnOneShare(from, pool.Pool); op.Share {
@@ -139,7 +138,7 @@ func (s *Service) planPull(t *tx, d dataset.Dataset, target dataset.Node, op *da
 
 // notThere adds to the error that no pool of the node suits a volume which pools of other nodes do, or what else
 // would help.
-func (s *Service) notThere(t *tx, refusal error, from dataset.Pool, cands []placement.Candidate,
+func (s *Service) notThere(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
@@ -176,8 +175,8 @@ func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 }
 
 // withoutSnapshots refuses to copy a dataset with snapshots file by file, because the snapshots would be lost.
-func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
-	some, err := t.list(record.SnapshotPrefix(d.ID), "", 1)
+func (s *Service) withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
+	some, err := t.List(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"move of volume %s: its snapshots cannot go from pool %s (%s) to pool %s of node %s (%s) "+
@@ -187,47 +186,21 @@ func (s *Service) withoutSnapshots(t *tx, d dataset.Dataset, from, to dataset.Po
 	return err
 }
 
-// nodeNamed finds a node by its name or by a unique prefix of its UUID. dataset.ErrInvalid lists the existing
-// nodes; dataset.ErrAmbiguous if several match.
-func (t *tx) nodeNamed(ref string) (n dataset.Node, err error) {
-	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
-	if err != nil {
-		return n, err
-	}
-	var names []string
-	var found []dataset.Node
-	for _, o := range nodes {
-		names = append(names, o.Name)
-		if o.Name == ref || prefixOf(strings.ToLower(ref), o.ID) {
-			found = append(found, o)
-		}
-	}
-	switch len(found) {
-	case 1:
-		_, err := t.get(record.NodeKey(found[0].ID), &n) // the decision depends on this one
-		return n, err
-	case 0:
-		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
-			dataset.Have(names), dataset.Guess(ref, names))
-	}
-	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two",
-		dataset.Clip(ref), found[0].ID, found[1].ID)
-}
-
 // joinMove returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
 // elsewhere.
-func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
+func (s *Service) joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
 	}
-	d, err := t.volume(req.Volume)
+	d, err := t.Volume(req.Volume)
 	if err != nil || d.Move == uuid.Nil {
 		return nil, err
 	}
 	var op dataset.Operation
-	there, err := t.get(record.OperationKey(d.Move), &op)
+	there, err := t.Get(record.OperationKey(d.Move), &op)
 	if err == nil && !there {
-		err = torn("%s is missing, but %s names it", record.OperationKey(d.Move), record.DatasetKey(d.ID))
+		err = record.Inconsistent("%s is missing, but %s names it", record.OperationKey(d.Move),
+			record.DatasetKey(d.ID))
 	}
 	if err != nil {
 		return nil, err
@@ -238,14 +211,14 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 	if req.Node == "" || req.Failover {
 		return &op, nil
 	}
-	target, err := t.nodeNamed(req.Node)
+	target, err := t.FindNode(req.Node)
 	if err != nil {
 		return nil, err
 	}
 	if op.Node == target.ID {
 		return &op, nil
 	}
-	to, err := t.nodeName(op.Node)
+	to, err := t.NodeName(op.Node)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrConflict,
 			"volume %s is on its way to node %s already (operation %s; drover operation cancel %s stops it)",
@@ -255,14 +228,14 @@ func (s *Service) joinMove(t *tx, req api.Request) (*dataset.Operation, error) {
 }
 
 // beginMove records in the dataset which move it is subject to. A move without the home replaces any other.
-func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
-	d, err := t.dataset(op.DatasetID)
+func (s *Service) beginMove(t *record.Tx, op *dataset.Operation) error {
+	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
 	}
 	if d.Move != uuid.Nil && d.Move != op.ID {
 		var other dataset.Operation
-		if there, err := t.get(record.OperationKey(d.Move), &other); err != nil {
+		if there, err := t.Get(record.OperationKey(d.Move), &other); err != nil {
 			return err
 		} else if there && !other.State.Final() {
 			other.State, other.Ended = dataset.OpCancelled, s.Clock.Now()
@@ -271,7 +244,7 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 			if err := s.end(t, other); err != nil {
 				return err
 			}
-			if d, err = t.dataset(d.ID); err != nil {
+			if d, err = t.Dataset(d.ID); err != nil {
 				return err
 			}
 			op.Epoch, op.Dataset.Epoch = d.Epoch, d.Epoch+1
@@ -280,21 +253,21 @@ func (s *Service) beginMove(t *tx, op *dataset.Operation) error {
 	d.Move = op.ID
 	if op.Loss != nil && op.Loss.Away == 0 { // otherwise the move ends when its home comes back
 		// A home that comes back before the move is done opens no epoch: see stillLost.
-		lease, err := t.lease(d)
+		lease, err := t.Lease(d)
 		if err != nil {
 			return err
 		}
 		lease.State, lease.Wanted = dataset.LeaseMoving, op.Node
-		if err := t.put(record.LeaseKey(d.ID), lease); err != nil {
+		if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 			return err
 		}
 	}
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }
 
 // putMovedLease writes the lease of a dataset at its new home.
-func putMovedLease(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
-	return t.put(record.LeaseKey(d.ID), dataset.Lease{
+func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error {
+	return t.Put(record.LeaseKey(d.ID), dataset.Lease{
 		Dataset:     d.ID,
 		Node:        d.Home,
 		Incarnation: incarnation,
@@ -305,7 +278,7 @@ func putMovedLease(t *tx, d dataset.Dataset, incarnation uuid.UUID) error {
 
 // commitMove opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
 // without the home.
-func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := moveUnderway(t, op.ID)
 	if err != nil {
 		return err
@@ -336,15 +309,15 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 			made.Chosen
 	}
 	uncopy(&next, rec.Node)
-	t.del(record.HomeKey(d.Home, d.ID))
-	t.del(record.CopyKey(rec.Node, d.ID))
+	t.Delete(record.HomeKey(d.Home, d.ID))
+	t.Delete(record.CopyKey(rec.Node, d.ID))
 	if err := s.guestsGoOn(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := s.leave(t, d, rec, &next); err != nil {
 		return err
 	}
-	if err := t.put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
+	if err := t.Put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
 	if err := putMovedLease(t, next, op.Incarnation); err != nil {
@@ -361,12 +334,12 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 	if err != nil {
 		return err
 	}
-	t.event("volume.move", next, detail)
+	t.Event("volume.move", next, detail)
 	for _, node := range next.Copies { // the previous home, and the nodes that refresh from it
-		t.touch(d.ID, node)
+		t.Touch(d.ID, node)
 	}
 	out.Dataset = &next
-	if err := t.putDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
+	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
 	_, err = s.replicas(t, next) // a copy that a move left may replace the replica that became the home
@@ -377,9 +350,9 @@ func (s *Service) commitMove(t *tx, op dataset.Operation, out *api.Committed) er
 const leftFor = 24 * time.Hour
 
 // leave records what the previous home keeps: nothing if the data itself moved.
-func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.Share {
-		t.touch(d.ID, d.Home)
+		t.Touch(d.ID, d.Home)
 		return nil
 	}
 	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
@@ -395,12 +368,12 @@ func (s *Service) leave(t *tx, d dataset.Dataset, op dataset.Operation, next *da
 	return keepCopyIn(t, next, c)
 }
 
-func movedText(t *tx, op dataset.Operation) (string, error) {
-	from, err := t.nodeName(op.From)
+func movedText(t *record.Tx, op dataset.Operation) (string, error) {
+	from, err := t.NodeName(op.From)
 	if err != nil {
 		return "", err
 	}
-	to, err := t.nodeName(op.Node)
+	to, err := t.NodeName(op.Node)
 	text := "from node " + from + " to node " + to
 	switch {
 	case op.Loss != nil && op.Share:

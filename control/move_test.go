@@ -227,13 +227,13 @@ func TestMoveRefused(t *testing.T) {
 	a.create("plain")
 	a.snapshot("plain", "one")
 	a.create("asked", "fs=xfs")
-	if _, err := e.update(e.ctx, func(t *tx) error {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error {
 		var n dataset.Node
-		if _, err := t.get(record.NodeKey(b.id), &n); err != nil {
+		if _, err := t.Get(record.NodeKey(b.id), &n); err != nil {
 			return err
 		}
 		n.Cordoned = true
-		return t.put(record.NodeKey(b.id), n)
+		return t.Put(record.NodeKey(b.id), n)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -360,11 +360,11 @@ func TestMoveByForce(t *testing.T) {
 	early := a.snapshot("db", "early")
 	e.moved("db", a, b, "beta") // so alpha has a copy, up to then
 	late := b.snapshot("db", "late")
-	if _, err := e.update(e.ctx, func(t *tx) error { // taken after the copy was
-		s, err := t.readSnapshot(late.Dataset, late.ID)
+	if _, err := e.update(e.ctx, func(t *record.Tx) error { // taken after the copy was
+		s, err := t.ReadSnapshot(late.Dataset, late.ID)
 		s.Created = someday.Add(1)
 		if err == nil {
-			err = t.put(record.SnapshotKey(s.Dataset, s.ID), s)
+			err = t.Put(record.SnapshotKey(s.Dataset, s.ID), s)
 		}
 		return err
 	}); err != nil {

@@ -26,7 +26,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Name = p.Name
 	}
 	before := ""
-	err := s.withSession(ctx, func(t *tx, session string) (err error) {
+	err := s.withSession(ctx, func(t *record.Tx, session string) (err error) {
 		if err := identifyStore(t); err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		var old dataset.Node
-		if ok, err := t.get(record.NodeKey(n.ID), &old); err != nil {
+		if ok, err := t.Get(record.NodeKey(n.ID), &old); err != nil {
 			return err
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
@@ -43,7 +43,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return dataset.Errorf(dataset.ErrStale,
 				"register of node %s: a later one of its agent was there before", n.Name)
 		}
-		if was, err := t.get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
+		if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
 		} else if was || !old.Removed.IsZero() {
 			return gone(n.ID)
@@ -63,7 +63,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 				p); err != nil {
 				return err
 			}
-			if err := t.put(record.PoolKey(p.ID), p); err != nil {
+			if err := t.Put(record.PoolKey(p.ID), p); err != nil {
 				return err
 			}
 		}
@@ -76,7 +76,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		n.Registered = s.Clock.Now() // so that each registration writes another record: see api.Sync.Index
-		return t.put(record.NodeKey(n.ID), n)
+		return t.Put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
 		err = s.clearGone(ctx, r)
@@ -84,19 +84,19 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	if err != nil || before == "" {
 		return err
 	}
-	return unread(ctx, s.store.End(ctx, before))
+	return record.ReadError(ctx, s.store.End(ctx, before))
 }
 
 // poolIsFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
 // a disk that was moved has left its host, and a copied disk is the same pool twice. To take over a pool of an
 // unreachable node, the operator runs drover pool adopt on the new host: see Rebuild for what that does to the
 // volumes.
-func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
+func (s *Service) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
 	if !s.Shared {
 		return nil
 	}
 	var on dataset.Pool
-	there, err := t.get(record.PoolKey(p.ID), &on)
+	there, err := t.Get(record.PoolKey(p.ID), &on)
 	if err != nil || !there || on.Node == n.ID {
 		return err
 	}
@@ -104,7 +104,7 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	if err != nil || !alive {
 		return err
 	}
-	name, err := t.nodeName(on.Node)
+	name, err := t.NodeName(on.Node)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrInUse,
 			"register of node %s: pool %s (%s) is node %s's, which is alive (a copy of its disk cannot "+
@@ -114,13 +114,13 @@ func (s *Service) poolIsFree(t *tx, n dataset.Node, p dataset.Pool) error {
 	return err
 }
 
-func identifyStore(t *tx) error {
+func identifyStore(t *record.Tx) error {
 	var c record.Claim
-	ok, err := t.get(record.ClusterKey, &c)
+	ok, err := t.Get(record.ClusterKey, &c)
 	if err != nil || ok {
 		return err
 	}
-	return t.put(record.ClusterKey, record.Claim{ID: uuid.New()})
+	return t.Put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
 // Heartbeat keeps what an agent reports in memory. It writes to the store only if the agent leaves.
@@ -128,11 +128,11 @@ func identifyStore(t *tx) error {
 // this service did not receive, ErrInvalid for a report that is too large.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	n, ok := s.recalled.node(node)
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
 	if look {
 		began := s.Clock.Steady()
-		err := t.foresee([]string{record.NodeKey(node), record.HaltedKey})
+		err := t.Foresee([]string{record.NodeKey(node), record.HaltedKey})
 		if err == nil {
 			n, err = freshNode(t, node, h.Incarnation)
 		}
@@ -169,8 +169,8 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 }
 
 // freshNode fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
-func freshNode(t *tx, node, incarnation uuid.UUID) (n dataset.Node, err error) {
-	ok, err := t.get(record.NodeKey(node), &n)
+func freshNode(t *record.Tx, node, incarnation uuid.UUID) (n dataset.Node, err error) {
+	ok, err := t.Get(record.NodeKey(node), &n)
 	switch {
 	case err != nil:
 		return n, err

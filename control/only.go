@@ -19,17 +19,17 @@ type only struct {
 
 // onlyOne returns whether a node's copy of a dataset has data that nobody else has: a superseded head, or the
 // last complete copy that is known of a volume whose home is lost or ill.
-func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
+func (s *Service) onlyOne(t *record.Tx, node, id uuid.UUID) (o only, err error) {
 	var c dataset.Copy
-	there, err := t.get(record.CopyKey(node, id), &c)
+	there, err := t.Get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
 		return o, err
 	}
-	d, err := t.dataset(id)
+	d, err := t.Dataset(id)
 	if err != nil || d.State == dataset.StatePurging {
 		return o, err
 	}
-	name, err := t.nodeName(node)
+	name, err := t.NodeName(node)
 	if err != nil {
 		return o, err
 	}
@@ -46,7 +46,7 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 	var others []dataset.Copy
 	for _, n := range without(d.Copies, node) {
 		var other dataset.Copy
-		if _, err := t.get(record.CopyKey(n, id), &other); err != nil {
+		if _, err := t.Get(record.CopyKey(n, id), &other); err != nil {
 			return o, err
 		}
 		if other.Whole() {
@@ -56,7 +56,7 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 	if _, fit, err := s.fitFirst(t, others); err != nil || fit > 0 {
 		return o, err
 	}
-	home, err := t.nodeName(d.Home)
+	home, err := t.NodeName(d.Home)
 	return only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
 		"drover volume move " + refTo(d) + " --force --fenced " + home}, err
 }
@@ -64,18 +64,18 @@ func (s *Service) onlyOne(t *tx, node, id uuid.UUID) (o only, err error) {
 // keepsNothing fails with dataset.ErrInUse while a node keeps data that nobody else has, unless it was removed
 // already: nobody gets its data any more.
 func (s *Service) keepsNothing(ctx context.Context, ref string) error {
-	t := newTx(ctx, s.store)
-	n, err := t.nodeNamed(ref)
+	t := record.NewTx(ctx, s.store)
+	n, err := t.FindNode(ref)
 	if err != nil || !n.Removed.IsZero() {
 		return err
 	}
-	copies, err := listAll[dataset.Copy](t, record.NodeCopies(n.ID))
+	copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(n.ID))
 	if err != nil {
 		return err
 	}
 	var what, then []string
 	for _, c := range copies {
-		o, err := s.onlyOne(newTx(ctx, s.store), n.ID, c.Dataset)
+		o, err := s.onlyOne(record.NewTx(ctx, s.store), n.ID, c.Dataset)
 		if err != nil {
 			return err
 		}

@@ -25,19 +25,19 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		}
 	}
 	var done *dataset.Dataset
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		out.Operation, done, err = s.submit(t, req)
 		return err
 	})
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	err = s.view(ctx, func(t *tx) error {
+	err = s.view(ctx, func(t *record.Tx) error {
 		if done == nil {
 			if !out.Operation.State.Final() {
 				return nil
 			}
-			d, err := t.dataset(out.Operation.DatasetID)
+			d, err := t.Dataset(out.Operation.DatasetID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				return nil // a purge, or a create that failed
 			}
@@ -55,9 +55,9 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 
 // submit decides on a request. The result is an operation, recorded by this transaction, or the dataset if it
 // already is as requested.
-func (s *Service) submit(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
-	if known, err := t.get(record.OperationKey(req.ID), &recorded); err != nil {
+	if known, err := t.Get(record.OperationKey(req.ID), &recorded); err != nil {
 		return nil, nil, err
 	} else if known {
 		return &recorded, nil, asked(recorded, req)
@@ -114,7 +114,7 @@ func asked(rec dataset.Operation, req api.Request) error {
 }
 
 // settle carries out an operation that changes only records, and records it as done.
-func (s *Service) settle(t *tx, op *dataset.Operation) error {
+func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
 	settle := s.settleUpdate
 	switch op.Kind {
 	case dataset.OpDelete:
@@ -130,17 +130,17 @@ func (s *Service) settle(t *tx, op *dataset.Operation) error {
 		return err
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
-	t.ops = append(t.ops, op.ID)
+	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	return s.putEnded(t, *op)
 }
 
-func (s *Service) record(t *tx, op dataset.Operation) error {
-	t.ops = append(t.ops, op.ID)
-	t.wakeNode(op.Node)
-	if err := t.put(record.WorkKey(op.Node, op.ID), record.Claim{ID: op.ID}); err != nil {
+func (s *Service) record(t *record.Tx, op dataset.Operation) error {
+	t.Notice.Ops = append(t.Notice.Ops, op.ID)
+	t.WakeNode(op.Node)
+	if err := t.Put(record.WorkKey(op.Node, op.ID), record.Claim{ID: op.ID}); err != nil {
 		return err
 	}
-	return t.put(record.OperationKey(op.ID), op)
+	return t.Put(record.OperationKey(op.ID), op)
 }
 
 // Record records an operation that its agent carries out already and that takes longer than its caller can wait.
@@ -152,7 +152,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	if err := reportable(node, op); err != nil {
 		return err
 	}
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		rec, known, err := recordedOperation(t, op)
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
@@ -175,9 +175,9 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 }
 
 // tookEffect reports whether an operation is recorded as done, by its effect.
-func tookEffect(t *tx, op dataset.Operation) (bool, error) {
+func tookEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
-	there, err := t.get(record.DatasetKey(op.DatasetID), &d)
+	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil {
 		return false, err
 	}
@@ -194,23 +194,23 @@ func tookEffect(t *tx, op dataset.Operation) (bool, error) {
 		if op.Snapshot == nil { // only in the report of a failure
 			return false, nil
 		}
-		return t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+		return t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 	case dataset.OpSnapshotDelete:
 		if op.Snapshot == nil {
 			return false, nil
 		}
-		there, err := t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
+		there, err := t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
 		return !there, err
 	}
 	return false, nil
 }
 
 // finish records the end of an operation.
-func (s *Service) finish(t *tx, op dataset.Operation) error {
+func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	if op.Problem != nil {
 		op.State = dataset.OpFailed
-		t.events = append(t.events, api.Event{
+		t.Notice.Events = append(t.Notice.Events, api.Event{
 			Type:    "operation.fail",
 			Volume:  op.Volume,
 			Dataset: op.DatasetID,
@@ -222,15 +222,15 @@ func (s *Service) finish(t *tx, op dataset.Operation) error {
 
 // end writes an operation that has ended, and removes it from its node's work. A move that did not succeed gives
 // the lease back.
-func (s *Service) end(t *tx, op dataset.Operation) error {
+func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
 		if err := releaseLease(t, op); err != nil {
 			return err
 		}
 	}
-	t.ops = append(t.ops, op.ID)
-	t.wakeNode(op.Node)
-	t.del(record.WorkKey(op.Node, op.ID))
+	t.Notice.Ops = append(t.Notice.Ops, op.ID)
+	t.WakeNode(op.Node)
+	t.Delete(record.WorkKey(op.Node, op.ID))
 	return s.putEnded(t, op)
 }
 
@@ -239,7 +239,7 @@ func (s *Service) end(t *tx, op dataset.Operation) error {
 // those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := pageLimit(p)
-	entries, err := newTx(ctx, s.store).list(record.OperationsPrefix, after(record.OperationsPrefix, p), limit)
+	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, after(record.OperationsPrefix, p), limit)
 	if err != nil {
 		return out, err
 	}
@@ -285,7 +285,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	if dataset.CheckPrefix(prefix) != nil {
 		return op, noOperation(ref)
 	}
-	entries, err := newTx(ctx, s.store).list(record.OperationsPrefix+prefix, "", 2)
+	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix+prefix, "", 2)
 	if err != nil {
 		return op, err
 	}
@@ -313,9 +313,9 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 	if err != nil {
 		return found, err
 	}
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		op = dataset.Operation{}
-		ok, err := t.get(record.OperationKey(found.ID), &op)
+		ok, err := t.Get(record.OperationKey(found.ID), &op)
 		switch {
 		case err != nil:
 			return err

@@ -14,7 +14,7 @@ import (
 // ownProfiles fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
 // profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
 // operation, empty if there is none.
-func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
+func (s *Service) ownProfiles(t *record.Tx, rec, op dataset.Operation) error {
 	var told []dataset.Profile
 	if op.Dataset != nil {
 		told = append(told, op.Dataset.Profile)
@@ -52,7 +52,7 @@ func (s *Service) ownProfiles(t *tx, rec, op dataset.Operation) error {
 }
 
 // knownProfiles returns the recorded profiles that the outcome of an operation may have.
-func knownProfiles(t *tx, rec, op dataset.Operation) (known []dataset.Profile, err error) {
+func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Profile, err error) {
 	if rec.Dataset != nil {
 		known = append(known, rec.Dataset.Profile)
 	}
@@ -68,13 +68,13 @@ func knownProfiles(t *tx, rec, op dataset.Operation) (known []dataset.Profile, e
 	}
 	for _, of := range from {
 		var snap dataset.Snapshot
-		if there, err := t.get(record.SnapshotKey(of.Dataset, of.Snapshot), &snap); err != nil {
+		if there, err := t.Get(record.SnapshotKey(of.Dataset, of.Snapshot), &snap); err != nil {
 			return nil, err
 		} else if there {
 			known = append(known, snap.Profile)
 		}
 		var d dataset.Dataset
-		if there, err := t.get(record.DatasetKey(of.Dataset), &d); err != nil {
+		if there, err := t.Get(record.DatasetKey(of.Dataset), &d); err != nil {
 			return nil, err
 		} else if there {
 			known = append(known, d.Profile)

@@ -106,10 +106,10 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 		}
 	}
 	// And a snapshot goes that has what its volume had once.
-	if _, err := m.update(a.ctx, func(x *tx) error {
-		d, err := x.dataset(snap.Dataset)
+	if _, err := m.update(a.ctx, func(x *record.Tx) error {
+		d, err := x.Dataset(snap.Dataset)
 		d.Profile = m.names.byName["auto"]
-		return errors.Join(err, x.put(record.DatasetKey(d.ID), d))
+		return errors.Join(err, x.Put(record.DatasetKey(d.ID), d))
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -176,10 +176,10 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 // A volume whose fence command is not known does not go on by itself until it is.
 func TestFailoverWithoutItsCommand(t *testing.T) {
 	l := newLost(t, 1)
-	if _, err := l.update(l.ctx, func(x *tx) error {
-		d, err := x.dataset(l.d.ID)
+	if _, err := l.update(l.ctx, func(x *record.Tx) error {
+		d, err := x.Dataset(l.d.ID)
 		d.Profile.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec}
-		return errors.Join(err, x.put(record.DatasetKey(d.ID), d))
+		return errors.Join(err, x.Put(record.DatasetKey(d.ID), d))
 	}); err != nil {
 		t.Fatal(err)
 	}

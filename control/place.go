@@ -31,7 +31,7 @@ func placementExpr(p dataset.Profile) (selector.Expr, error) {
 
 // place chooses the pool for something new: the first pool of the asking node that fits. If there is none, it
 // chooses among the pools of all other nodes, spread by free space.
-func (s *Service) place(t *tx, o placement.Requirement) (c placement.Candidate, err error) {
+func (s *Service) place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Where, err = placementExpr(o.Profile); err != nil {
 		return c, err
 	}
@@ -91,22 +91,22 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 
 // dependOnPool makes the decision depend on the chosen pool and node only, because there may be more than a transaction
 // can check.
-func dependOnPool(t *tx, c placement.Candidate) error {
-	_, err := t.get(record.PoolKey(c.ID), &dataset.Pool{})
-	_, nerr := t.get(record.NodeKey(c.Node), &dataset.Node{})
+func dependOnPool(t *record.Tx, c placement.Candidate) error {
+	_, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{})
+	_, nerr := t.Get(record.NodeKey(c.Node), &dataset.Node{})
 	return errors.Join(err, nerr)
 }
 
 // site reads the asking node; none if it is not known.
-func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error) {
+func (s *Service) site(t *record.Tx, o placement.Requirement) ([]placement.Site, error) {
 	var st placement.Site
-	ok, err := t.get(record.NodeKey(o.Asking), &st.Node)
+	ok, err := t.Get(record.NodeKey(o.Asking), &st.Node)
 	if err != nil || !ok {
 		return nil, err
 	}
 	if o.Profile.Placement != "" {
 		var f dataset.Facts
-		ok, err := t.peek(record.FactsKey(o.Asking), &f)
+		ok, err := t.Peek(record.FactsKey(o.Asking), &f)
 		if err != nil {
 			return nil, err
 		}
@@ -119,12 +119,12 @@ func (s *Service) site(t *tx, o placement.Requirement) ([]placement.Site, error)
 }
 
 // sites reads all nodes with their facts and pools.
-func (s *Service) sites(t *tx) ([]placement.Site, error) {
+func (s *Service) sites(t *record.Tx) ([]placement.Site, error) {
 	nodes, err := nodesWithFacts(t)
 	if err != nil {
 		return nil, err
 	}
-	pools, err := listAll[dataset.Pool](t, record.PoolsPrefix)
+	pools, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -74,8 +74,8 @@ func TestEachNodeHasItsReason(t *testing.T) {
 	}
 	c.tells(nil)
 	d.pools = d.pools[1:]
-	if _, err := e.update(e.ctx, func(t *tx) error {
-		return t.put(record.NodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
+	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+		return t.Put(record.NodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,13 +180,13 @@ func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
 func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	tr := newTx(e.ctx, e.spy)
+	tr := record.NewTx(e.ctx, e.spy)
 	op, _, err := e.Service.submit(tr, create("db"))
 	if err != nil || op.Node != a.id {
 		t.Fatal(op, err)
 	}
 	for _, key := range []string{record.NodeKey(a.id), record.PoolKey(a.pools[0].ID)} {
-		if _, noted := tr.read[key]; !noted {
+		if tr.Entry(key).Index == 0 {
 			t.Errorf("%s is not checked", key)
 		}
 	}

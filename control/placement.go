@@ -29,15 +29,15 @@ func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string
 }
 
 // candidates returns the pools of a node in the order in which the node lists them.
-func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, error) {
+func (s *Service) candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate, error) {
 	var n dataset.Node
-	if ok, err := t.get(record.NodeKey(node), &n); err != nil || !ok {
+	if ok, err := t.Get(record.NodeKey(node), &n); err != nil || !ok {
 		return nil, err
 	}
 	var cands []placement.Candidate
 	for _, id := range n.Pools {
 		var p dataset.Pool
-		ok, err := t.peek(record.PoolKey(id), &p)
+		ok, err := t.Peek(record.PoolKey(id), &p)
 		if err != nil {
 			return nil, err
 		}
@@ -56,8 +56,8 @@ func (s *Service) candidates(t *tx, node uuid.UUID) ([]placement.Candidate, erro
 
 // fits checks that a dataset can have a profile where it is, or that a dataset can be made from it with the
 // profile. had is the size that it had before.
-func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
-	pool, err := t.pool(d)
+func (s *Service) fits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
+	pool, err := t.Pool(d)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Service) fits(t *tx, d dataset.Dataset, p dataset.Profile, had dataset.
 
 // unfit returns why a dataset could not have a profile where it is, even if it was made there again; nil if it
 // could.
-func (s *Service) unfit(t *tx, d dataset.Dataset, p dataset.Profile) error {
+func (s *Service) unfit(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
 	if err := s.fits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err
 	}
@@ -90,8 +90,8 @@ func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 // Pools lists all pools of all nodes, by the names of the nodes and then of the pools: the recorded ones, and
 // those that nodes are configured with and could not make. The latter have no UUID.
 func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
-	t := newTx(ctx, s.store)
-	list, err := listAll[dataset.Pool](t, record.PoolsPrefix)
+	t := record.NewTx(ctx, s.store)
+	list, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -99,12 +99,12 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 	for i, p := range list {
 		keys[i] = record.NodeKey(p.Node)
 	}
-	if err := t.foresee(keys); err != nil {
+	if err := t.Foresee(keys); err != nil {
 		return nil, err
 	}
 	out := make([]api.Pool, 0, len(list))
 	for _, p := range list {
-		name, err := t.nodeName(p.Node)
+		name, err := t.NodeName(p.Node)
 		if err != nil {
 			return nil, err
 		}
@@ -122,30 +122,5 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name),
 			bytes.Compare(x.ID[:], y.ID[:]))
 	})
-	return out, nil
-}
-
-// nodeName returns the name of a node, or its UUID if it is not known.
-func (t *tx) nodeName(id uuid.UUID) (string, error) {
-	var n dataset.Node
-	ok, err := t.get(record.NodeKey(id), &n)
-	if err == nil && !ok {
-		return id.String(), nil
-	}
-	return n.Name, err
-}
-
-// listAll reads every object under a prefix with few keys.
-func listAll[T any](t *tx, prefix string) ([]T, error) {
-	entries, err := t.list(prefix, "", 0)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]T, len(entries))
-	for i, e := range entries {
-		if err := record.Decode(e.Key, e.Value, &out[i]); err != nil {
-			return nil, err
-		}
-	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -26,7 +27,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
 	}
-	err = s.view(ctx, func(t *tx) error {
+	err = s.view(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)
 		return err
 	})
@@ -43,7 +44,7 @@ func alone(k dataset.OpKind) bool {
 }
 
 // plan is the decision. It is pure, apart from what it reads through t, the clock, and the UUIDs that it makes.
-func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error) {
+func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
@@ -56,7 +57,7 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 			return api.Plan{}, err
 		}
 	}
-	if err := t.halted(); err != nil {
+	if err := t.Halted(); err != nil {
 		return api.Plan{}, err
 	}
 	if op.Kind == "" {
@@ -73,7 +74,7 @@ func (s *Service) plan(t *tx, node uuid.UUID, req api.Request) (api.Plan, error)
 }
 
 // decide returns the operation for a request, or the dataset if it already is as requested.
-func (s *Service) decide(t *tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	if err := checkPath(req); err != nil {
 		return nil, nil, err
 	}

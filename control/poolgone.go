@@ -14,7 +14,7 @@ import (
 
 // keepPools keeps the records of pools that a node had and no longer names, except those that it removed: their
 // datasets are offline, not lost. For a pool that is named as removed it checks whether it may be removed.
-func keepPools(t *tx, n *dataset.Node, had, gone []uuid.UUID) error {
+func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
 		case slices.Contains(n.Pools, id) && slices.Contains(gone, id):
@@ -47,12 +47,12 @@ func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
 }
 
 // dropPool removes the record of a pool that its node no longer has.
-func dropPool(t *tx, n dataset.Node, id uuid.UUID) error {
+func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	p, err := droppablePool(t, n, id)
 	if err != nil || p == nil {
 		return err // another node has adopted it
 	}
-	t.events = append(t.events, api.Event{
+	t.Notice.Events = append(t.Notice.Events, api.Event{
 		Type:   "pool.remove",
 		Node:   n.Name,
 		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path),
@@ -64,9 +64,9 @@ func dropPool(t *tx, n dataset.Node, id uuid.UUID) error {
 // dataset.ErrConflict while anything but condemned datasets is recorded in it; those are removed with the pool.
 // The decision depends on the node's record: everything that is about to be put into the pool has read that
 // record. The agent has registered without the pool before, so nothing new was planned for it.
-func droppablePool(t *tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
+func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
-	there, err := t.get(record.PoolKey(id), &p)
+	there, err := t.Get(record.PoolKey(id), &p)
 	if err != nil || !there || p.Node != n.ID {
 		return nil, err
 	}
@@ -78,28 +78,28 @@ func droppablePool(t *tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 }
 
 // forgetPool removes the record of a pool, unless it belongs to another node by now.
-func forgetPool(t *tx, node, id uuid.UUID) error {
+func forgetPool(t *record.Tx, node, id uuid.UUID) error {
 	var p dataset.Pool
-	there, err := t.get(record.PoolKey(id), &p)
+	there, err := t.Get(record.PoolKey(id), &p)
 	if there && p.Node == node {
-		t.del(record.PoolKey(id))
-		t.del(record.GenerationKey(id))
+		t.Delete(record.PoolKey(id))
+		t.Delete(record.GenerationKey(id))
 	}
 	return err
 }
 
 // heldInPool names what is recorded in a pool of a node, and what is about to be made there.
-func heldInPool(t *tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
+func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
-	homes, err := listAll[record.Claim](t, record.HomePrefix(node))
+	homes, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
 	if err != nil {
 		return nil, err
 	}
-	work, err := listAll[record.Claim](t, record.WorkPrefix(node))
+	work, err := record.ListAll[record.Claim](t, record.WorkPrefix(node))
 	if err != nil {
 		return nil, err
 	}
-	copies, err := listAll[dataset.Copy](t, record.NodeCopies(node))
+	copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
@@ -110,12 +110,12 @@ func heldInPool(t *tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err
 	for _, c := range work {
 		keys = append(keys, record.OperationKey(c.ID))
 	}
-	if err := t.foresee(keys); err != nil {
+	if err := t.Foresee(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range homes {
 		var d dataset.Dataset
-		if _, err := t.peek(record.DatasetKey(c.ID), &d); err != nil {
+		if _, err := t.Peek(record.DatasetKey(c.ID), &d); err != nil {
 			return nil, err
 		}
 		if d.Pool == pool && d.State != dataset.StatePurging {
@@ -127,14 +127,14 @@ func heldInPool(t *tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err
 			continue
 		}
 		var d dataset.Dataset
-		if _, err := t.peek(record.DatasetKey(c.Dataset), &d); err != nil {
+		if _, err := t.Peek(record.DatasetKey(c.Dataset), &d); err != nil {
 			return nil, err
 		}
 		held = append(held, c.Held(d.Volume, n.Name))
 	}
 	for _, c := range work {
 		var op dataset.Operation
-		if _, err := t.peek(record.OperationKey(c.ID), &op); err != nil {
+		if _, err := t.Peek(record.OperationKey(c.ID), &op); err != nil {
 			return nil, err
 		}
 		if !op.State.Final() && op.Dataset != nil && op.Dataset.Pool == pool && op.Kind != dataset.OpPurge {

@@ -12,7 +12,7 @@ import (
 
 // reachable fails unless the nodes that carry out a move are alive and, for a forced move, the home is not: a
 // person who confirms that it is fenced does not know that it is back.
-func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force bool) error {
+func (s *Service) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
 	if !s.Shared { // there are no other nodes
 		return nil
 	}
@@ -28,7 +28,7 @@ func (s *Service) reachable(t *tx, d dataset.Dataset, target dataset.Node, force
 	if err != nil || there != force {
 		return err
 	}
-	home, err := t.nodeName(d.Home)
+	home, err := t.NodeName(d.Home)
 	switch {
 	case err != nil:
 		return err
@@ -50,14 +50,14 @@ func isAway(since time.Time) string {
 
 // homeAway is the error for a volume whose home is unreachable, with the command that continues without the home
 // if there is a copy to continue from. why says why that is not done automatically, if it could be.
-func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
+func (s *Service) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
 	best, found, err := s.freshest(t, d)
 	if err != nil {
 		return err
 	}
 	mend := "wait for it: no other node has a whole copy"
-	if from, err := t.pool(d); err == nil && from.Share != uuid.Nil {
+	if from, err := t.Pool(d); err == nil && from.Share != uuid.Nil {
 		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force "+
 			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
 	}
@@ -80,7 +80,7 @@ func (s *Service) homeAway(t *tx, d dataset.Dataset, target dataset.Node, home s
 }
 
 // planPromotion makes the copy on a node the volume, without its home.
-func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, fenced string,
+func (s *Service) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.Node, fenced string,
 	op *dataset.Operation) error {
 	home, err := checkFencedHome(t, d, fenced, "move of volume "+d.Volume)
 	if err != nil {
@@ -116,11 +116,11 @@ func (s *Service) planPromotion(t *tx, d dataset.Dataset, target dataset.Node, f
 
 // checkFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
 // dataset.
-func checkFencedHome(t *tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
-	if home, err = t.nodeNamed(fenced); err != nil || home.ID == d.Home {
+func checkFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
+	if home, err = t.FindNode(fenced); err != nil || home.ID == d.Home {
 		return home, err
 	}
-	name, err := t.nodeName(d.Home)
+	name, err := t.NodeName(d.Home)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrInvalid,
 			"%s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", what, name, home.Name,
@@ -131,7 +131,7 @@ func checkFencedHome(t *tx, d dataset.Dataset, fenced, what string) (home datase
 
 // noFresher refuses to continue from a copy while a node that is alive has a later one: that copy would be made
 // equal to this one, and its newer data would be lost.
-func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
+func (s *Service) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
 		c, there, err := s.copyNow(t, node, d.ID)
 		if err != nil {
@@ -147,7 +147,7 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 				continue
 			}
 		}
-		name, err := t.nodeName(node)
+		name, err := t.NodeName(node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
 				"move of volume %s: the copy on node %s is of %s, later than node %s's of %s: move it there "+
@@ -160,10 +160,10 @@ func (s *Service) noFresher(t *tx, d dataset.Dataset, target dataset.Node, kept 
 }
 
 // noCopy is the error that says which nodes have a copy.
-func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
+func (s *Service) noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 	var have []string
 	for _, id := range d.Copies {
-		name, err := t.nodeName(id)
+		name, err := t.NodeName(id)
 		if err != nil {
 			return err
 		}
@@ -179,9 +179,9 @@ func (s *Service) noCopy(t *tx, d dataset.Dataset, target dataset.Node) error {
 
 // checkStillKept fails unless the copy that became the volume is recorded, and nothing is lost beyond what was
 // announced.
-func checkStillKept(t *tx, rec, op dataset.Operation) error {
+func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
-	there, err := t.get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
+	there, err := t.Get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {
 	case err != nil:
 		return err

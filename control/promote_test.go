@@ -180,11 +180,11 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	d := e.volume("db").Dataset
 	set := func(id uuid.UUID, epoch uint64, at time.Time) {
 		t.Helper()
-		if _, err := e.update(e.ctx, func(t *tx) error {
+		if _, err := e.update(e.ctx, func(t *record.Tx) error {
 			var s dataset.Snapshot
-			_, err := t.get(record.SnapshotKey(d.ID, id), &s)
+			_, err := t.Get(record.SnapshotKey(d.ID, id), &s)
 			s.Epoch, s.Created = epoch, at
-			return errors.Join(err, t.put(record.SnapshotKey(d.ID, id), s))
+			return errors.Join(err, t.Put(record.SnapshotKey(d.ID, id), s))
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -73,15 +73,15 @@ func (r *ran) forget() {
 }
 
 // hasRun returns for how long services have run on the store, at least.
-func (s *Service) hasRun(t *tx) (time.Duration, error) {
+func (s *Service) hasRun(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := s.ran.last(s.Clock.Steady()); known {
-		t.suppose(e)
+		t.Suppose(e)
 	}
 	var m record.RunMark
-	if _, err := t.get(record.RanKey, &m); err != nil {
+	if _, err := t.Get(record.RanKey, &m); err != nil {
 		return 0, err
 	}
-	s.ran.see(t.read[record.RanKey], m, s.Clock.Now(), s.Clock.Steady())
+	s.ran.see(t.Entry(record.RanKey), m, s.Clock.Now(), s.Clock.Steady())
 	return s.counted(), nil
 }
 
@@ -102,7 +102,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 	}
 	var e store.Entry
 	var m record.RunMark
-	index, err := s.update(ctx, func(t *tx) error {
+	index, err := s.update(ctx, func(t *record.Tx) error {
 		count, err := s.hasRun(t)
 		if err != nil {
 			return err
@@ -115,8 +115,8 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 		if m.Runs, err = s.waits(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
-		err = t.put(record.RanKey, m)
-		e = store.Entry{Key: record.RanKey, Value: t.writes[len(t.writes)-1].Value}
+		err = t.Put(record.RanKey, m)
+		e = store.Entry{Key: record.RanKey, Value: t.Writes()[len(t.Writes())-1].Value}
 		return err
 	})
 	if err == nil && index != 0 {
@@ -127,8 +127,8 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 }
 
 // waits reports whether anything waits for the count. A damaged entry may do so.
-func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
-	if entries, err := t.list(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
+func (s *Service) waits(t *record.Tx, count time.Duration) (bool, error) {
+	if entries, err := t.List(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
 	}
 	for prefix, does := range map[string]func(store.Entry) bool{
@@ -146,7 +146,7 @@ func (s *Service) waits(t *tx, count time.Duration) (bool, error) {
 			return record.Decode(e.Key, e.Value, &c) != nil || c.Kind == dataset.CopyLeft
 		},
 	} {
-		entries, err := t.list(prefix, "", 0)
+		entries, err := t.List(prefix, "", 0)
 		if err != nil || slices.ContainsFunc(entries, does) {
 			return true, err
 		}
@@ -171,20 +171,20 @@ func (tr inTrash) left(ran time.Duration) time.Duration {
 }
 
 // putInTrash writes the index of a dataset in the trash.
-func (s *Service) putInTrash(t *tx, id uuid.UUID, tr dataset.Trash) error {
+func (s *Service) putInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
 	now, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}
-	return t.put(record.TrashKey(id), inTrash{tr, dataset.Duration(now)})
+	return t.Put(record.TrashKey(id), inTrash{tr, dataset.Duration(now)})
 }
 
-func (s *Service) putEnded(t *tx, op dataset.Operation) error {
+func (s *Service) putEnded(t *record.Tx, op dataset.Operation) error {
 	now, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}
-	return t.put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
+	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
 }
 
 // passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more

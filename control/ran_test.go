@@ -119,7 +119,7 @@ func TestCountOfTime(t *testing.T) {
 		e.restart()
 		e.tick(time.Minute)
 	}
-	if got, err := e.hasRun(newTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
+	if got, err := e.hasRun(record.NewTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
@@ -139,7 +139,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	stoodBy.rounds()
-	if got, err := stoodBy.hasRun(newTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
+	if got, err := stoodBy.hasRun(record.NewTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
 	}
 	stoodBy.purgesAfter(d, 72*time.Hour)
@@ -156,7 +156,7 @@ func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
 		e.house.full = e.clock.Now()
 		e.rounds()
 		var now dataset.Dataset
-		if _, err := newTx(e.ctx, e.store).get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
+		if _, err := record.NewTx(e.ctx, e.store).Get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
 			e.Fatalf("%s on, of %s, it is %s and not %s, %v", step.time, after, now.State, step.then, err)
 		}
 	}
@@ -274,7 +274,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 func TestCountBetweenLosses(t *testing.T) {
 	e := newEnv(t)
 	mark := func() record.RunMark { _, m, _, _ := e.ran.last(e.clock.Steady()); return m }
-	if _, err := e.update(e.ctx, func(t *tx) error { return t.put(record.AwayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	e.tick(time.Hour)

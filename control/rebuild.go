@@ -42,7 +42,7 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	for _, f := range found {
-		there, err := newTx(ctx, s.store).peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
+		there, err := record.NewTx(ctx, s.store).Peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
 		switch {
 		case err != nil:
 			return nil, err
@@ -61,17 +61,17 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
 	}
 	elsewhere := false
-	_, err = s.update(ctx, func(t *tx) error {
+	_, err = s.update(ctx, func(t *record.Tx) error {
 		d := f.Dataset
 		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
 		var pool dataset.Pool
-		if ok, err := t.get(record.PoolKey(f.Pool), &pool); err != nil {
+		if ok, err := t.Get(record.PoolKey(f.Pool), &pool); err != nil {
 			return err
 		} else if !ok || pool.Node != node {
 			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s is not one of node %s", f.Pool, node)
 		}
 		var old dataset.Dataset
-		if known, err := t.get(record.DatasetKey(d.ID), &old); err != nil {
+		if known, err := t.Get(record.DatasetKey(d.ID), &old); err != nil {
 			return err
 		} else if known {
 			r.Volume = old.Volume
@@ -88,7 +88,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
 					": this copy is left alone"
 			}
-			if elsewhere || f.Index <= t.index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
+			if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
 				return nil
 			}
 			r.Note = "the store had it as it was before"
@@ -104,7 +104,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		if err := s.reclaim(t, &d, &r); err != nil {
 			return err
 		}
-		t.event("volume.rebuild", d, r.Action)
+		t.Event("volume.rebuild", d, r.Action)
 		return enterDataset(t, d, uuid.Nil)
 	})
 	if err != nil || elsewhere {
@@ -115,7 +115,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 
 // lost reports whether a node is unreachable, by its session if services share the store. The decision then
 // depends on that.
-func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
+func (s *Service) lost(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !s.Shared {
 		return !s.seen.heard(node), nil
 	}
@@ -125,7 +125,7 @@ func (s *Service) lost(t *tx, node uuid.UUID) (bool, error) {
 
 // rehome gives a dataset, with its pool, to another node. The previous node was not heard since this service
 // started, and the person who took its pool confirms that it is gone.
-func rehome(t *tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
+func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {
 	case dataset.StateTrashed:
@@ -133,29 +133,29 @@ func rehome(t *tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	case dataset.StatePurging:
 		r.Action = "known"
 	}
-	t.del(record.HomeKey(d.Home, d.ID))
+	t.Delete(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
-	t.event("volume.rebuild", d, r.Action)
+	t.Event("volume.rebuild", d, r.Action)
 	return enterDataset(t, d, uuid.Nil)
 }
 
 // releaseState removes what a dataset has because of its state: its name, or its place in the trash.
-func releaseState(t *tx, d dataset.Dataset) error {
-	t.del(record.TrashKey(d.ID))
+func releaseState(t *record.Tx, d dataset.Dataset) error {
+	t.Delete(record.TrashKey(d.ID))
 	var c record.Claim
 	if dataset.CheckName(d.Volume) != nil {
 		return nil
 	}
-	if taken, err := t.get(record.NameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
+	if taken, err := t.Get(record.NameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
 		return err
 	}
-	t.del(record.NameKey(d.Volume))
+	t.Delete(record.NameKey(d.Volume))
 	return nil
 }
 
 // reclaim gives a dataset its name back, or puts it in the trash again, for its whole time: nobody could have
 // brought it back meanwhile.
-func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
+func (s *Service) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := s.Clock.Now()
 		trash := dataset.Trash{At: now}
@@ -174,7 +174,7 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 			d.Volume = name[:min(len(name), 128-len(suffix))] + suffix
 		}
 		var c record.Claim
-		taken, err := t.get(record.NameKey(d.Volume), &c)
+		taken, err := t.Get(record.NameKey(d.Volume), &c)
 		if err != nil {
 			return err
 		}
@@ -192,17 +192,17 @@ func (s *Service) reclaim(t *tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.Volume != name {
 		d.Spelling, d.SpelledBy, r.Volume = d.Volume, uuid.Nil, d.Volume
 	}
-	return t.put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
+	return t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
 }
 
 // rebuildSnapshots restores records of snapshots, some in each transaction (of update's), because there can be
 // more than fit in one.
 func (s *Service) rebuildSnapshots(ctx context.Context,
-	update func(context.Context, func(*tx) error) (uint64, error), f api.Found) error {
+	update func(context.Context, func(*record.Tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), snapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := update(ctx, func(t *tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
+		if _, err := update(ctx, func(t *record.Tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
 			return err
 		}
 	}
@@ -210,8 +210,8 @@ func (s *Service) rebuildSnapshots(ctx context.Context,
 }
 
 // reenter records snapshots of a dataset that have no record.
-func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
-	d, err := t.dataset(ds)
+func (s *Service) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
+	d, err := t.Dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
 		return err
 	}
@@ -220,7 +220,7 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 		if snap.ID == uuid.Nil || snap.ID == ds {
 			return dataset.Errorf(dataset.ErrInvalid, "rebuild: a snapshot of dataset %s has no UUID of its own", ds)
 		}
-		known, err := t.get(record.SnapshotKey(ds, snap.ID), &dataset.Snapshot{})
+		known, err := t.Get(record.SnapshotKey(ds, snap.ID), &dataset.Snapshot{})
 		if err != nil {
 			return err
 		}
@@ -234,7 +234,7 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 			return checkSnapshotName(t, d, snap.Name)
 		}
 		snap.Dataset, snap.Profile, news = ds, s.withOwn(snap.Profile, d.Profile), true
-		if err := putSnapshot(t, snap); err != nil {
+		if err := record.PutSnapshot(t, snap); err != nil {
 			return err
 		}
 	}
@@ -243,5 +243,5 @@ func (s *Service) reenter(t *tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	}
 	// Those who counted the snapshots, or prune them, must look again.
 	d.Request = uuid.New()
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }

@@ -17,7 +17,7 @@ import (
 const recalledFor = 15 * time.Second
 
 // recalled has the records of nodes as this service last saw them in the store. If a decision uses one instead of
-// reading it, the commit checks that it has not changed: see tx.suppose.
+// reading it, the commit checks that it has not changed: see record.Tx.Suppose.
 type recalled struct {
 	clock clock.Clock
 
@@ -31,8 +31,8 @@ type recall struct {
 }
 
 // note remembers what a transaction knows of a node. It was true at some time after began.
-func (r *recalled) note(t *tx, node uuid.UUID, began time.Duration) {
-	e := t.read[record.NodeKey(node)]
+func (r *recalled) note(t *record.Tx, node uuid.UUID, began time.Duration) {
+	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {
 		return
 	}

@@ -76,15 +76,15 @@ func TestSuppositions(t *testing.T) {
 	// Another replica registers an agent anew, of which this service does not hear.
 	stale := a.plan(create("stale"))
 	var n dataset.Node
-	other := newTx(e.ctx, c.Store)
-	if _, err := other.get(record.NodeKey(a.id), &n); err != nil {
+	other := record.NewTx(e.ctx, c.Store)
+	if _, err := other.Get(record.NodeKey(a.id), &n); err != nil {
 		t.Fatal(err)
 	}
 	n.Incarnation = uuid.New()
-	if err := other.put(record.NodeKey(a.id), n); err != nil {
+	if err := other.Put(record.NodeKey(a.id), n); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.commit(); err != nil {
+	if _, err := other.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := e.Commit(e.ctx, a.id, a.report(stale)); dataset.KindOf(err) != dataset.ErrStale {

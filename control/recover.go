@@ -91,7 +91,7 @@ func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) erro
 	if err := checkHoldings(node.String(), h); err != nil {
 		return err
 	}
-	if _, err := freshNode(newTx(ctx, s.store), node, h.Incarnation); err != nil {
+	if _, err := freshNode(record.NewTx(ctx, s.store), node, h.Incarnation); err != nil {
 		return err
 	}
 	s.gathering.put(node, h)
@@ -110,9 +110,9 @@ func (s *Service) Gathers() error {
 }
 
 // recoveryFor returns what a node must know about the last recovery; nil if there was none.
-func recoveryFor(t *tx, node uuid.UUID) (*api.Recovering, error) {
+func recoveryFor(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
 	var rec record.Recovery
-	there, err := t.get(record.RecoveryKey, &rec)
+	there, err := t.Get(record.RecoveryKey, &rec)
 	if err != nil || !there {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 			"the store is of this host alone (drover store rebuild brings it up to date)")
 	}
 	var h record.Halt
-	if there, err := newTx(ctx, s.store).peek(record.HaltedKey, &h); err != nil || !there {
+	if there, err := record.NewTx(ctx, s.store).Peek(record.HaltedKey, &h); err != nil || !there {
 		return api.Recovery{Heard: []string{}, Silent: []string{}, Different: []api.Differs{}}, err
 	}
 	if r.Confirm == "" {
@@ -167,19 +167,19 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 func (s *Service) gather(ctx context.Context) error {
 	id := uuid.New()
 	s.gathering.begin(id, s.Clock.Steady())
-	if _, err := s.update(ctx, func(t *tx) error {
-		if _, err := t.get(record.RecoveryKey, &record.Recovery{}); err != nil {
+	if _, err := s.update(ctx, func(t *record.Tx) error {
+		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
 		}
-		t.all = true
-		return t.put(record.RecoveryKey, record.Recovery{ID: id})
+		t.Notice.All = true
+		return t.Put(record.RecoveryKey, record.Recovery{ID: id})
 	}); err != nil {
 		return err
 	}
 	timeout := s.Clock.After(gatherTime)
 	for {
 		_, told, news := s.gathering.now()
-		live, err := s.living(newTx(ctx, s.store))
+		live, err := s.living(record.NewTx(ctx, s.store))
 		if err != nil {
 			return err
 		}
@@ -225,9 +225,9 @@ type judged struct {
 
 // compare compares the store with the reports.
 func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, error) {
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	var rec record.Recovery
-	if _, err := t.peek(record.RecoveryKey, &rec); err != nil {
+	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
 	of, told, _ := s.gathering.now()
@@ -247,7 +247,7 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 		}
 	}
 	for _, ref := range fenced {
-		n, err := t.nodeNamed(ref)
+		n, err := t.FindNode(ref)
 		if err != nil {
 			return nil, err
 		}
@@ -272,8 +272,8 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 }
 
 // callRoll names the nodes that reported and those that did not.
-func (c *comparison) callRoll(t *tx) error {
-	nodes, err := listAll[dataset.Node](t, record.NodesPrefix)
+func (c *comparison) callRoll(t *record.Tx) error {
+	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	c.out.Heard, c.out.Silent, c.out.Different = []string{}, []string{}, []api.Differs{}
 	for _, n := range nodes {
 		if c.roll.heard[n.ID] {
@@ -289,7 +289,7 @@ func (c *comparison) callRoll(t *tx) error {
 }
 
 // look judges one dataset.
-func (c *comparison) look(t *tx, a *account) error {
+func (c *comparison) look(t *record.Tx, a *account) error {
 	j := judged{account: a, verdict: a.judge(c.roll)}
 	if j.is.ID == uuid.Nil {
 		return nil
@@ -309,8 +309,8 @@ func (c *comparison) look(t *tx, a *account) error {
 }
 
 // lookAtSnapshots compares the recorded snapshots with those at the home.
-func (j *judged) lookAtSnapshots(t *tx) error {
-	onRecord, err := listAll[dataset.Snapshot](t, record.SnapshotPrefix(j.id))
+func (j *judged) lookAtSnapshots(t *record.Tx) error {
+	onRecord, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(j.id))
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (j *judged) lookAtSnapshots(t *tx) error {
 }
 
 // sign formats the differences in the order in which they are corrected, and computes a digest of all of them.
-func (c *comparison) sign(t *tx) error {
+func (c *comparison) sign(t *record.Tx) error {
 	slices.SortFunc(c.all, func(x, y judged) int {
 		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.is.Created.Compare(x.is.Created),
 			cmp.Compare(x.id.String(), y.id.String()))
@@ -363,10 +363,10 @@ func (j *judged) turn() int {
 	return 3
 }
 
-func (j *judged) words(t *tx) (api.Differs, error) {
+func (j *judged) words(t *record.Tx) (api.Differs, error) {
 	d := api.Differs{Dataset: j.id, Volume: j.is.Volume, Action: j.action, Note: j.note}
 	at := func(d dataset.Dataset) (string, error) {
-		name, err := t.nodeName(d.Home)
+		name, err := t.NodeName(d.Home)
 		return fmt.Sprintf("%s, epoch %d on %s", d.State, d.Epoch, name), err
 	}
 	var err error

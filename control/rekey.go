@@ -4,12 +4,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
 // planRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
-func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		err = hintInTrash(t, req.Volume, err)
 	}
@@ -42,8 +43,8 @@ func (s *Service) planRekey(t *tx, req api.Request) (*dataset.Operation, *datase
 }
 
 // hintInTrash says how a dataset in the trash gets another key, if that was requested.
-func hintInTrash(t *tx, ref string, none error) error {
-	d, err := findDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+func hintInTrash(t *record.Tx, ref string, none error) error {
+	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
 		return none
 	}
@@ -62,7 +63,7 @@ func movesAway(d dataset.Dataset) error {
 
 // commitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
 // because all data is encrypted with it.
-func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -78,10 +79,10 @@ func (s *Service) commitRekey(t *tx, op dataset.Operation, out *api.Committed) e
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its data key on record is another one", d.Volume)
 	}
-	t.event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
+	t.Event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
 	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID
 	for _, node := range d.Copies { // their records have the data key too
-		t.touch(d.ID, node)
+		t.Touch(d.ID, node)
 	}
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }

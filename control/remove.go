@@ -31,8 +31,8 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 			return out, err
 		}
 	}
-	_, err = s.update(ctx, func(t *tx) error {
-		if *n, err = t.nodeNamed(ref); err != nil {
+	_, err = s.update(ctx, func(t *record.Tx) error {
+		if *n, err = t.FindNode(ref); err != nil {
 			return err
 		}
 		homes, err := homeNames(t, n.ID)
@@ -59,7 +59,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 		if err != nil {
 			return out, err
 		}
-		_, err = s.update(ctx, func(t *tx) (err error) {
+		_, err = s.update(ctx, func(t *record.Tx) (err error) {
 			more, err = dropCleared(t, *n, force)
 			return err
 		})
@@ -73,7 +73,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 // dropCleared removes the record of a node that nothing depends on any more. more says that a volume moved
 // elsewhere while the node was removed, and left a copy whose record must be removed first. A home becomes a copy
 // in one transaction, so the homes are read before the copies.
-func dropCleared(t *tx, n dataset.Node, force bool) (more bool, err error) {
+func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
 		return false, err
@@ -81,7 +81,7 @@ func dropCleared(t *tx, n dataset.Node, force bool) (more bool, err error) {
 	if len(homes) > 0 {
 		return false, homesLeft(n, homes) // the last one came while it was removed
 	}
-	copies, err := t.list(record.NodeCopies(n.ID), "", 1)
+	copies, err := t.List(record.NodeCopies(n.ID), "", 1)
 	if err != nil || len(copies) > 0 {
 		return len(copies) > 0, err
 	}
@@ -92,36 +92,36 @@ func dropCleared(t *tx, n dataset.Node, force bool) (more bool, err error) {
 	if len(guests) == 0 {
 		return false, dropNode(t, n.ID)
 	}
-	vouched, err := t.get(record.FencedKey(n.ID), &fenced{})
+	vouched, err := t.Get(record.FencedKey(n.ID), &fenced{})
 	return vouched, err // otherwise it may write to what it has mounted, and reports to nobody
 }
 
 // banish revokes a node's certificate.
-func (s *Service) banish(t *tx, n *dataset.Node) error {
+func (s *Service) banish(t *record.Tx, n *dataset.Node) error {
 	if !n.Removed.IsZero() {
 		return nil
 	}
 	n.Removed, n.Cordoned = s.Clock.Now(), true
-	if err := t.put(record.NodeKey(n.ID), *n); err != nil {
+	if err := t.Put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
 	if err := clearDistrust(t, n.ID); err != nil { // its report about the store does not count any more
 		return err
 	}
-	t.events = append(t.events, api.Event{
+	t.Notice.Events = append(t.Notice.Events, api.Event{
 		Type:   "node.remove",
 		Node:   n.Name,
 		Detail: "removed; its certificate is worth nothing any more",
 	})
 	return s.revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
-		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.ctx).String(), At: n.Removed,
+		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.Context()).String(), At: n.Removed,
 		Until: n.Removed.Add(pki.MemberLife + time.Hour),
 	})
 }
 
 // homeNames names some of the datasets whose home is a node: one more than an error shows.
-func homeNames(t *tx, node uuid.UUID) (names []string, err error) {
-	entries, err := t.list(record.HomePrefix(node), "", shownHomes+1)
+func homeNames(t *record.Tx, node uuid.UUID) (names []string, err error) {
+	entries, err := t.List(record.HomePrefix(node), "", shownHomes+1)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func homeNames(t *tx, node uuid.UUID) (names []string, err error) {
 			return nil, err
 		}
 		var d dataset.Dataset
-		if _, err := t.peek(record.DatasetKey(c.ID), &d); err != nil {
+		if _, err := t.Peek(record.DatasetKey(c.ID), &d); err != nil {
 			return nil, err
 		}
 		name := d.Volume
@@ -158,12 +158,12 @@ func homesLeft(n dataset.Node, homes []string) error {
 // clearNode ends the work of a node that was removed, and removes the records of what it kept for others: it
 // cannot come back. It returns which of that nobody else has.
 func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
-	work, err := openWork(newTx(ctx, s.store), node)
+	work, err := record.OpenWork(record.NewTx(ctx, s.store), node)
 	if err != nil {
 		return nil, err
 	}
 	for _, op := range work {
-		if _, err := s.update(ctx, func(t *tx) error { return s.abandon(t, op.ID, node) }); err != nil {
+		if _, err := s.update(ctx, func(t *record.Tx) error { return s.abandon(t, op.ID, node) }); err != nil {
 			return nil, err
 		}
 	}
@@ -173,18 +173,18 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 	if err := s.clearGuest(ctx, node); err != nil {
 		return nil, err
 	}
-	copies, err := listAll[dataset.Copy](newTx(ctx, s.store), record.NodeCopies(node))
+	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, s.store), record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range copies {
 		var what only
-		if _, err := s.update(ctx, func(t *tx) (err error) {
+		if _, err := s.update(ctx, func(t *record.Tx) (err error) {
 			if what, err = s.onlyOne(t, node, c.Dataset); err != nil {
 				return err
 			}
 			if what.is != "" {
-				t.event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
+				t.Event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
 			}
 			return dropCopy(t, node, c.Dataset)
 		}); err != nil {
@@ -200,7 +200,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 // clearCondemned removes the records of what a removed node had to destroy, or of what was to be destroyed in a
 // pool that was removed: nobody will report that it was.
 func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
-	entries, err := newTx(ctx, s.store).list(record.HomePrefix(node), "", 0)
+	entries, err := record.NewTx(ctx, s.store).List(record.HomePrefix(node), "", 0)
 	if err != nil {
 		return err
 	}
@@ -211,10 +211,10 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 		}
 		gone := false
 		for more := true; more; {
-			_, err := s.update(ctx, func(t *tx) error {
+			_, err := s.update(ctx, func(t *record.Tx) error {
 				more, gone = false, false
 				var d dataset.Dataset
-				there, err := t.get(record.DatasetKey(c.ID), &d)
+				there, err := t.Get(record.DatasetKey(c.ID), &d)
 				if err != nil || !there || d.Home != node || d.State != dataset.StatePurging || pool != uuid.Nil &&
 					d.Pool != pool {
 					return err
@@ -238,9 +238,9 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 }
 
 // abandon ends an operation whose node was removed.
-func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
+func (s *Service) abandon(t *record.Tx, id, node uuid.UUID) error {
 	var op dataset.Operation
-	ok, err := t.get(record.OperationKey(id), &op)
+	ok, err := t.Get(record.OperationKey(id), &op)
 	if err != nil || !ok || op.State.Final() {
 		return err
 	}
@@ -251,9 +251,9 @@ func (s *Service) abandon(t *tx, id, node uuid.UUID) error {
 }
 
 // dropNode removes the records of a node that nothing depends on any more, and of its pools.
-func dropNode(t *tx, id uuid.UUID) error {
+func dropNode(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
-	ok, err := t.get(record.NodeKey(id), &n)
+	ok, err := t.Get(record.NodeKey(id), &n)
 	if err != nil || !ok {
 		return err
 	}
@@ -264,7 +264,7 @@ func dropNode(t *tx, id uuid.UUID) error {
 	}
 	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id),
 		record.LeftKey(id)} {
-		t.del(key)
+		t.Delete(key)
 	}
 	return nil
 }

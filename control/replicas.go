@@ -21,9 +21,9 @@ func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	var short error
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		short = nil
-		now, err := t.dataset(d.ID)
+		now, err := t.Dataset(d.ID)
 		if err != nil || now.State != dataset.StateReady {
 			return err
 		}
@@ -34,14 +34,14 @@ func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
 }
 
 // replicas decides which copies of a dataset are kept fresh.
-func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
+func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
 	var good, leaving, left []dataset.Copy
 	for _, node := range d.Copies {
 		var c dataset.Copy
 		var n dataset.Node
-		there, err := t.get(record.CopyKey(node, d.ID), &c)
+		there, err := t.Get(record.CopyKey(node, d.ID), &c)
 		if err == nil && there {
-			_, err = t.get(record.NodeKey(node), &n)
+			_, err = t.Get(record.NodeKey(node), &n)
 		}
 		switch {
 		case err != nil:
@@ -87,7 +87,7 @@ func (s *Service) replicas(t *tx, d dataset.Dataset) (short, err error) {
 // fitFirst sorts the copies so that those from which a volume could continue now come first, the freshest first,
 // and returns how many these are: they are complete, in a pool that is online, on a node that is alive, as this
 // service has heard lately.
-func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
+func (s *Service) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
 		pool, alive := s.seen.pool(c.Pool), true
@@ -110,7 +110,7 @@ func (s *Service) fitFirst(t *tx, list []dataset.Copy) (sorted []dataset.Copy, f
 }
 
 // addReplicas makes replicas of copies that moves left, and then new ones on the nodes with the most free space.
-func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
+func (s *Service) addReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
 	if left, _, err = s.fitFirst(t, left); err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	if lost, err := s.homeLost(t, d); err != nil || lost {
 		// A home that continues where control does not hear it does not know a new node, and would not ask it for
 		// its promise.
-		home, err2 := t.nodeName(d.Home)
+		home, err2 := t.NodeName(d.Home)
 		return tooFew(d, []string{"node " + home + ", which has it, is away"}), cmp.Or(err, err2)
 	}
 	cands, why, err := s.replicaPools(t, d)
@@ -136,10 +136,10 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 	}
 	for _, c := range cands[:min(n, len(cands))] {
 		var node dataset.Node
-		if _, err := t.get(record.NodeKey(c.Node), &node); err != nil {
+		if _, err := t.Get(record.NodeKey(c.Node), &node); err != nil {
 			return nil, err
 		}
-		if there, err := t.get(record.PoolKey(c.ID), &dataset.Pool{}); err != nil {
+		if there, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{}); err != nil {
 			return nil, err
 		} else if !there || node.Cordoned { // since it was chosen
 			continue
@@ -162,8 +162,8 @@ func (s *Service) addReplicas(t *tx, d dataset.Dataset, left []dataset.Copy, n i
 
 // replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the
 // most free space first, and why the other nodes cannot.
-func (s *Service) replicaPools(t *tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
-	from, err := t.pool(d)
+func (s *Service) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
+	from, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,7 +227,7 @@ func tooFew(d dataset.Dataset, why []string) error {
 }
 
 // replicable refuses a profile whose replicas the cluster cannot keep at present.
-func (s *Service) replicable(t *tx, d dataset.Dataset) error {
+func (s *Service) replicable(t *record.Tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil
 	}
@@ -237,7 +237,7 @@ func (s *Service) replicable(t *tx, d dataset.Dataset) error {
 	}
 	var names []string
 	for _, c := range fit {
-		node, err := t.nodeName(c.Node)
+		node, err := t.NodeName(c.Node)
 		if err != nil {
 			return err
 		}

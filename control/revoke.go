@@ -75,7 +75,7 @@ func (s *Service) revocations() ([]record.Revocation, error) {
 	asked := r.asked
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
-	known, err := listAll[record.Revocation](newTx(ctx, s.store), record.RevokedPrefix)
+	known, err := record.ListAll[record.Revocation](record.NewTx(ctx, s.store), record.RevokedPrefix)
 	cancel()
 	r.mu.Lock()
 	r.looking, r.tried, r.heard, r.at = false, true, asked, s.Clock.Steady()
@@ -103,8 +103,8 @@ func (r *revoked) lookAgain() {
 }
 
 // revoke records a revocation and removes those that have no effect any more.
-func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
-	entries, err := t.list(record.RevokedPrefix, "", 0)
+func (s *Service) revoke(t *record.Tx, key string, r record.Revocation) error {
+	entries, err := t.List(record.RevokedPrefix, "", 0)
 	if err != nil {
 		return err
 	}
@@ -115,11 +115,11 @@ func (s *Service) revoke(t *tx, key string, r record.Revocation) error {
 			return err
 		}
 		if e.Key != key && n < tokensAtOnce && r.At.After(old.Until) {
-			t.del(e.Key)
+			t.Delete(e.Key)
 			n++
 		}
 	}
-	return t.put(key, r)
+	return t.Put(key, r)
 }
 
 // RevokeOperator revokes every certificate of operators of a name that was issued so far, by the clock of the
@@ -130,7 +130,7 @@ func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 		return err
 	}
 	now := s.Clock.Now()
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		return s.revoke(t, record.RevokedOperatorKey(name), record.Revocation{
 			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
 		})

@@ -11,8 +11,8 @@ import (
 )
 
 // planRewrite has the home of a dataset rewrite it in fewer extents.
-func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -26,9 +26,9 @@ func (s *Service) planRewrite(t *tx, req api.Request) (*dataset.Operation, *data
 
 // checkSupports refuses what the agent of a dataset's home cannot carry out: it is older than this control, and would
 // never answer.
-func checkSupports(t *tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
+func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
-	ok, err := t.get(record.NodeKey(d.Home), &n)
+	ok, err := t.Get(record.NodeKey(d.Home), &n)
 	if err == nil && ok && !slices.Contains(n.Does, kind) {
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what,
@@ -38,7 +38,7 @@ func checkSupports(t *tx, d dataset.Dataset, kind dataset.OpKind, what string) e
 }
 
 // commitRewrite has nothing to record: nothing has changed but the location of blocks.
-func (s *Service) commitRewrite(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (s *Service) commitRewrite(t *tx, op dataset.Operation, out *api.Committed)
 	if d.Request == op.ID {
 		return nil
 	}
-	t.event("volume.rewrite", d, "")
+	t.Event("volume.rewrite", d, "")
 	d.Request = op.ID
-	return t.putDataset(d)
+	return t.PutDataset(d)
 }

@@ -59,7 +59,7 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 // snapshot, or else the dataset, was made.
 func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
 	last := d.Created
-	list, err := listAll[dataset.Snapshot](newTx(ctx, s.store), record.SnapshotPrefix(d.ID))
+	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, s.store), record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return last, err
 	}
@@ -133,7 +133,7 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 
 // scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
 func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
-	open, err := openWork(newTx(ctx, s.store), node)
+	open, err := record.OpenWork(record.NewTx(ctx, s.store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
 		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {

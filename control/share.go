@@ -12,9 +12,9 @@ import (
 
 // sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
 // shared is false if the dataset is on no share.
-func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
+func (s *Service) sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
 	why string, err error) {
-	from, err := t.pool(d)
+	from, err := t.Pool(d)
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
 	}
@@ -35,7 +35,7 @@ func (s *Service) sharing(t *tx, d dataset.Dataset, target dataset.Node) (c plac
 	if why = c.WhyOffline(); why != "" {
 		why = "pool " + c.Name + " of node " + target.Name + ": " + why
 	}
-	_, err = t.get(record.PoolKey(c.ID), &dataset.Pool{}) // the decision depends on it
+	_, err = t.Get(record.PoolKey(c.ID), &dataset.Pool{}) // the decision depends on it
 	return c, true, why, err
 }
 
@@ -55,8 +55,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 
 // planTake has a node take over a dataset on a share of which the node has a pool: all the data is there. It
 // reports whether it does.
-func (s *Service) planTake(t *tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (shared bool,
-	err error) {
+func (s *Service) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
+	shared bool, err error) {
 	c, shared, why, err := s.sharing(t, d, target)
 	if err != nil || !shared {
 		return false, err
@@ -82,7 +82,7 @@ type heir struct {
 }
 
 // heir returns it, or why there is none.
-func (s *Service) heir(t *tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
+func (s *Service) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
 	c, shared, why, err := s.sharing(t, d, target)
 	if err != nil {
 		return h, "", err

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
 )
 
 // shortage is what the background work remembers of volumes with fewer replicas than their profiles ask
@@ -32,7 +34,7 @@ func (s *Service) due(ctx context.Context, short *shortage) ([]uuid.UUID, error)
 	if len(short.of) == 0 {
 		return nil, nil
 	}
-	sites, err := s.sites(newTx(ctx, s.store))
+	sites, err := s.sites(record.NewTx(ctx, s.store))
 	if err != nil {
 		return nil, err
 	}

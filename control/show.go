@@ -11,7 +11,7 @@ import (
 // planShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
 // Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
 // dataset.ErrOffline if the node that must mount it is unreachable.
-func (s *Service) planShow(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
 		err = s.answers(t, d, c.Node)
@@ -25,7 +25,7 @@ func (s *Service) planShow(t *tx, req api.Request) (*dataset.Operation, *dataset
 }
 
 // answers fails with dataset.ErrOffline if the node that keeps a head is unreachable.
-func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
+func (s *Service) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
 	if !s.Shared {
 		return nil
 	}
@@ -33,7 +33,7 @@ func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 	if err != nil || alive {
 		return err
 	}
-	name, err := t.nodeName(node)
+	name, err := t.NodeName(node)
 	if err != nil {
 		return err
 	}
@@ -44,17 +44,17 @@ func (s *Service) answers(t *tx, d dataset.Dataset, node uuid.UUID) error {
 
 // settleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
 // because the caller waits for a new one.
-func (s *Service) settleShow(t *tx, op dataset.Operation) error {
-	d, err := t.dataset(op.DatasetID)
+func (s *Service) settleShow(t *record.Tx, op dataset.Operation) error {
+	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
 	}
-	name, err := t.nodeName(op.From)
+	name, err := t.NodeName(op.From)
 	if err != nil {
 		return err
 	}
 	var c dataset.Copy
-	if there, err := t.get(record.CopyKey(op.From, d.ID), &c); err != nil || !there {
+	if there, err := t.Get(record.CopyKey(op.From, d.ID), &c); err != nil || !there {
 		return err // planShow has just read it
 	}
 	typ, detail := "volume.show", "the head that node "+name+" kept, mounted there read-only"
@@ -62,20 +62,20 @@ func (s *Service) settleShow(t *tx, op dataset.Operation) error {
 		typ, detail = "volume.hide", "the head that node "+name+" kept, mounted there no more"
 	}
 	c.Problem = ""
-	t.event(typ, d, detail)
-	t.touch(d.ID, op.From)
-	return t.put(record.CopyKey(op.From, d.ID), c)
+	t.Event(typ, d, detail)
+	t.Touch(d.ID, op.From)
+	return t.Put(record.CopyKey(op.From, d.ID), c)
 }
 
 // recordShown records where a node has mounted a superseded head, or why not. A report from before the last request is
 // ignored.
-func recordShown(t *tx, rec, now dataset.Copy) error {
+func recordShown(t *record.Tx, rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
 	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
 		rec.Problem == now.Problem {
 		return nil
 	}
 	rec.Path, rec.Problem = now.Path, now.Problem
-	t.touch(rec.Dataset, rec.Node)
-	return t.put(record.CopyKey(rec.Node, rec.Dataset), rec)
+	t.Touch(rec.Dataset, rec.Node)
+	return t.Put(record.CopyKey(rec.Node, rec.Dataset), rec)
 }

@@ -11,8 +11,8 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-func (s *Service) planSnapshot(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -41,7 +41,7 @@ func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) data
 }
 
 // checkSnapshotName fails unless the name is empty, or free for a snapshot of d.
-func checkSnapshotName(t *tx, d dataset.Dataset, name string) error {
+func checkSnapshotName(t *record.Tx, d dataset.Dataset, name string) error {
 	if name == "" {
 		return nil
 	}
@@ -51,21 +51,21 @@ func checkSnapshotName(t *tx, d dataset.Dataset, name string) error {
 				"or digit", dataset.Clip(name))
 	}
 	var c record.Claim
-	ok, err := t.get(record.SnapshotNameKey(d.ID, name), &c)
+	ok, err := t.Get(record.SnapshotNameKey(d.ID, name), &c)
 	if err == nil && ok {
 		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
 	}
 	return err
 }
 
-func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
 	out.Dataset = &d
 	snap := *op.Snapshot
-	if ok, err := t.get(record.SnapshotKey(d.ID, snap.ID), &dataset.Snapshot{}); err != nil || ok {
+	if ok, err := t.Get(record.SnapshotKey(d.ID, snap.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
 	if d.State != dataset.StateReady {
@@ -77,39 +77,19 @@ func (s *Service) commitSnapshot(t *tx, op dataset.Operation, out *api.Committed
 	// The snapshot that was committed last is the parent, whichever was planned first.
 	snap.Parent = d.Latest
 	d.Latest, d.Request = snap.ID, op.ID
-	if err := putSnapshot(t, snap); err != nil {
+	if err := record.PutSnapshot(t, snap); err != nil {
 		return err
 	}
-	t.event("snapshot.create", d, snap.ID.String())
-	return t.putDataset(d)
+	t.Event("snapshot.create", d, snap.ID.String())
+	return t.PutDataset(d)
 }
 
-func putSnapshot(t *tx, snap dataset.Snapshot) error {
-	if snap.Name != "" {
-		if err := t.put(record.SnapshotNameKey(snap.Dataset, snap.Name), record.Claim{ID: snap.ID}); err != nil {
-			return err
-		}
-	}
-	if err := pointUUID(t, snap.ID, record.UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
-		return err
-	}
-	return t.put(record.SnapshotKey(snap.Dataset, snap.ID), snap)
-}
-
-func deleteSnapshot(t *tx, snap dataset.Snapshot) {
-	t.del(record.SnapshotKey(snap.Dataset, snap.ID))
-	t.del(record.UUIDKey(snap.ID))
-	if snap.Name != "" {
-		t.del(record.SnapshotNameKey(snap.Dataset, snap.Name))
-	}
-}
-
-func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	snap, err := t.snapshot(req.Volume, req.Snapshot)
+func (s *Service) planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	snap, err := t.Snapshot(req.Volume, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := t.dataset(snap.Dataset)
+	d, err := t.Dataset(snap.Dataset)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -120,31 +100,31 @@ func (s *Service) planSnapshotDelete(t *tx, req api.Request) (*dataset.Operation
 
 // commitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
 // decisions on it that were made with the snapshot are made again.
-func (s *Service) commitSnapshotDelete(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
 	out.Dataset = &d
 	var snap dataset.Snapshot
-	if ok, err := t.get(record.SnapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
+	if ok, err := t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &snap); err != nil || !ok {
 		return err
 	}
-	deleteSnapshot(t, snap)
+	record.DeleteSnapshot(t, snap)
 	if d.Latest == snap.ID {
 		d.Latest = snap.Parent
 	}
 	d.Request = op.ID
-	t.event("snapshot.delete", d, snap.ID.String())
-	return t.putDataset(d)
+	t.Event("snapshot.delete", d, snap.ID.String())
+	return t.PutDataset(d)
 }
 
-func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	snap, err := t.snapshotOf(d, req.Snapshot)
+	snap, err := t.SnapshotOf(d, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -161,14 +141,14 @@ func (s *Service) planRestore(t *tx, req api.Request) (*dataset.Operation, *data
 // commitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
 // keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
 // destroyed.
-func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
 	}
 	out.Dataset = &d
 	keep := *op.Snapshot
-	if ok, err := t.get(record.SnapshotKey(d.ID, keep.ID), &dataset.Snapshot{}); err != nil || ok {
+	if ok, err := t.Get(record.SnapshotKey(d.ID, keep.ID), &dataset.Snapshot{}); err != nil || ok {
 		return err
 	}
 	if d.State == dataset.StatePurging {
@@ -177,7 +157,7 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 	if err := checkSnapshotName(t, d, keep.Name); err != nil {
 		return err
 	}
-	there, err := t.get(record.SnapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
+	there, err := t.Get(record.SnapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})
 	if err != nil {
 		return err
 	}
@@ -186,9 +166,9 @@ func (s *Service) commitRestore(t *tx, op dataset.Operation, out *api.Committed)
 		d.Latest = op.Source.Snapshot
 	}
 	d.Request = op.ID
-	if err := putSnapshot(t, keep); err != nil {
+	if err := record.PutSnapshot(t, keep); err != nil {
 		return err
 	}
-	t.event("snapshot.restore", d, op.Source.Snapshot.String())
-	return t.putDataset(d)
+	t.Event("snapshot.restore", d, op.Source.Snapshot.String())
+	return t.PutDataset(d)
 }

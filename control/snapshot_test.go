@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -219,7 +220,7 @@ func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
 	s := a.snapshot("db", "old")
 	op := a.plan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
 	e.spy.first(func() {
-		if _, err := e.update(e.ctx, func(t *tx) error { deleteSnapshot(t, s); return nil }); err != nil {
+		if _, err := e.update(e.ctx, func(t *record.Tx) error { record.DeleteSnapshot(t, s); return nil }); err != nil {
 			t.Error(err)
 		}
 	})

@@ -16,17 +16,17 @@ import (
 // such records.
 func (e *env) change(id uuid.UUID, f func(d *dataset.Dataset, l *dataset.Lease)) {
 	e.Helper()
-	_, err := e.update(e.ctx, func(t *tx) error {
-		d, err := t.dataset(id)
+	_, err := e.update(e.ctx, func(t *record.Tx) error {
+		d, err := t.Dataset(id)
 		if err != nil {
 			return err
 		}
-		l, err := t.lease(d)
+		l, err := t.Lease(d)
 		if err != nil {
 			return err
 		}
 		f(&d, &l)
-		return errors.Join(t.put(record.LeaseKey(id), l), t.putDataset(d))
+		return errors.Join(t.Put(record.LeaseKey(id), l), t.PutDataset(d))
 	})
 	if err != nil {
 		e.Fatalf("%v", err)
@@ -117,9 +117,9 @@ func TestLateWordOfACopy(t *testing.T) {
 	e.replicated(1)
 	a, b := e.agent("alpha"), e.agent("beta")
 	d := a.create("db@safe")
-	record := func() (c dataset.Copy) {
+	copyOf := func() (c dataset.Copy) {
 		t.Helper()
-		if there, err := newTx(e.ctx, e.store).get(record.CopyKey(b.id, d.ID), &c); err != nil || !there {
+		if there, err := record.NewTx(e.ctx, e.store).Get(record.CopyKey(b.id, d.ID), &c); err != nil || !there {
 			t.Fatal(there, err)
 		}
 		return c
@@ -128,25 +128,25 @@ func TestLateWordOfACopy(t *testing.T) {
 	later.Epoch++
 	b.hasCopy(d, someday.Add(-time.Hour))
 	b.hasCopy(d, someday)
-	if got := record(); !got.Taken.Equal(someday) {
+	if got := copyOf(); !got.Taken.Equal(someday) {
 		t.Errorf("a later snapshot of the same epoch is not taken: %+v", got)
 	}
 	b.hasCopy(later, someday.Add(time.Hour))
-	want := record()
+	want := copyOf()
 	if want.Epoch != later.Epoch || !want.Taken.Equal(someday.Add(time.Hour)) {
 		t.Fatalf("%+v", want)
 	}
 	b.hasCopy(d, someday.Add(2*time.Hour))
-	if got := record(); got != want {
+	if got := copyOf(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
-	if _, err := e.update(e.ctx, func(t *tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
+	if _, err := e.update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
 		t.Fatal(err)
 	}
-	want = record()
+	want = copyOf()
 	later.Epoch++
 	b.hasCopy(later, someday.Add(3*time.Hour))
-	if got := record(); got != want {
+	if got := copyOf(); got != want {
 		t.Errorf("it is condemned: %+v, and it was %+v", got, want)
 	}
 }
@@ -169,7 +169,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			e.house.forget = e.clock.Now()
 			e.rounds()
 			var c dataset.Copy
-			if there, err := newTx(e.ctx, e.store).get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
+			if there, err := record.NewTx(e.ctx, e.store).Get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
 				t.Errorf("%+v, %v, %v", c, there, err)
 			}
 		})
@@ -181,9 +181,9 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 func TestRevokedNodeStaysOut(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	_, err := e.update(e.ctx, func(t *tx) error {
-		t.del(record.NodeKey(a.id))
-		return t.put(record.RevokedNodeKey(a.id), record.Revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
+	_, err := e.update(e.ctx, func(t *record.Tx) error {
+		t.Delete(record.NodeKey(a.id))
+		return t.Put(record.RevokedNodeKey(a.id), record.Revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
 	})
 	if err != nil {
 		t.Fatal(err)

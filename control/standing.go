@@ -51,7 +51,7 @@ type Replica struct {
 // Fits fails with dataset.ErrForbidden if services share the store whose versions do not work together with this
 // one's, and names the first. A service at the same address is this one, from before its restart.
 func Fits(ctx context.Context, st store.Store, me Replica) error {
-	others, err := listAll[Replica](newTx(ctx, st), record.LiveServicesPrefix)
+	others, err := record.ListAll[Replica](record.NewTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -128,18 +128,18 @@ func (s *Service) stand(ctx context.Context) error {
 	if session := s.standing.get(); session != "" {
 		err := s.store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {
-			return unread(ctx, err)
+			return record.ReadError(ctx, err)
 		}
 		s.standing.set("")
 	}
 	session, err := s.store.Session(ctx, s.Limits.Session)
 	if err != nil {
-		return unread(ctx, err)
+		return record.ReadError(ctx, err)
 	}
 	me := s.Replica
 	me.ID, me.Version, me.Since = s.out.replica, s.Deps.Version, s.started
-	_, err = s.update(ctx, func(t *tx) error {
-		return t.putBound(record.LiveServicesPrefix+me.ID.String(), me, session)
+	_, err = s.update(ctx, func(t *record.Tx) error {
+		return t.PutBound(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
 		err = Fits(ctx, s.store, me)
@@ -168,14 +168,14 @@ func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	mine := false
-	_, err := s.update(ctx, func(t *tx) error {
+	_, err := s.update(ctx, func(t *record.Tx) error {
 		var h housekeeper
-		taken, err := t.get(record.HouseKey, &h)
+		taken, err := t.Get(record.HouseKey, &h)
 		mine = err == nil && (!taken || h.Replica == s.out.replica)
 		if err != nil || taken {
 			return err
 		}
-		return t.putBound(record.HouseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
+		return t.PutBound(record.HouseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
 	})
 	if errors.Is(err, store.ErrNotFound) { // the session has ended meanwhile
 		return false, nil
@@ -188,12 +188,12 @@ type housing struct{}
 
 // keepsHouse fails unless this service still does the background work that t belongs to: a service that was
 // paused may not know yet that another has taken over.
-func (s *Service) keepsHouse(t *tx) error {
-	if !s.Shared || t.ctx.Value(housing{}) == nil {
+func (s *Service) keepsHouse(t *record.Tx) error {
+	if !s.Shared || t.Context().Value(housing{}) == nil {
 		return nil
 	}
 	var h housekeeper
-	taken, err := t.get(record.HouseKey, &h)
+	taken, err := t.Get(record.HouseKey, &h)
 	if err == nil && (!taken || h.Replica != s.out.replica) {
 		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
 	}
@@ -227,9 +227,9 @@ func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) 
 func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
-		return unread(ctx, err)
+		return record.ReadError(ctx, err)
 	}
-	services, err := listAll[Replica](newTx(ctx, s.store), record.LiveServicesPrefix)
+	services, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = s.update(ctx, func(t *tx) error { return dropLanes(t, over) })
+	_, err = s.update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
 	return err
 }
 
@@ -257,19 +257,19 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 const dropAtOnce = 50
 
 // dropLanes removes lanes that nobody writes any more, and keeps their counts.
-func dropLanes(t *tx, keys []string) error {
+func dropLanes(t *record.Tx, keys []string) error {
 	var dropped notify.Notices
-	if _, err := t.get(record.DroppedKey, &dropped); err != nil {
+	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
 		var last notify.Notices
-		if there, err := t.get(key, &last); err != nil {
+		if there, err := t.Get(key, &last); err != nil {
 			return err
 		} else if there {
 			dropped.Count += last.Count
-			t.del(key)
+			t.Delete(key)
 		}
 	}
-	return t.put(record.DroppedKey, dropped)
+	return t.Put(record.DroppedKey, dropped)
 }

@@ -42,7 +42,7 @@ func newShared(t *testing.T, n int) *shared {
 			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.hasRun(newTx(t.Context(), st)); err != nil { // as keepHouse begins
+		if _, err := s.hasRun(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
 			t.Fatal(err)
 		}
 		x.list = append(x.list, s)
@@ -182,7 +182,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Fatal("not the first, and it alone")
 	}
 	work := func(s *Service) error {
-		_, err := s.update(context.WithValue(t.Context(), housing{}, true), func(x *tx) error { return x.put("house/test", 1) })
+		_, err := s.update(context.WithValue(t.Context(), housing{}, true), func(x *record.Tx) error { return x.Put("house/test", 1) })
 		return err
 	}
 	if err := work(a); err != nil {
@@ -221,7 +221,7 @@ func TestNodesAreAway(t *testing.T) {
 		}
 	}
 	look()
-	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &away{}); known || err != nil {
+	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &away{}); known || err != nil {
 		t.Errorf("it is alive: %v", err)
 	}
 	x.clock.Advance(21 * time.Second)
@@ -231,13 +231,13 @@ func TestNodesAreAway(t *testing.T) {
 	x.clock.Advance(time.Hour)
 	look()
 	var at away
-	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
+	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}
 	if err := b.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if known, err := newTx(t.Context(), x.st).peek(record.AwayKey(r.Node.ID), &at); known || err != nil {
+	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &at); known || err != nil {
 		t.Errorf("it is back: %v", err)
 	}
 	var types []string
@@ -258,7 +258,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	keeper, dead, reader := x.list[0], x.list[1], x.list[2]
 	node := uuid.New()
 	say := func(s *Service) {
-		if _, err := s.update(t.Context(), func(x *tx) error { x.wakeNode(node); return x.put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
+		if _, err := s.update(t.Context(), func(x *record.Tx) error { x.WakeNode(node); return x.Put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
 			t.Fatal(err)
 		}
 	}

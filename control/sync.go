@@ -85,8 +85,8 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 
 // trust returns what a node must know about the last recovery, and why changes are suspended.
 func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
-	t := newTx(ctx, s.store)
-	if err := t.foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
+	t := record.NewTx(ctx, s.store)
+	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
 	if r, err := recoveryFor(t, node); err != nil {
@@ -95,7 +95,7 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 		last = *r
 	}
 	var h record.Halt
-	there, err := t.get(record.HaltedKey, &h)
+	there, err := t.Get(record.HaltedKey, &h)
 	if there {
 		halted = h.Err().Error()
 	}
@@ -104,20 +104,20 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 
 func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	out = api.Sync{Rev: n.Rev, Full: n.Full}
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	ids := n.Datasets
 	if s.Shared {
 		out.Clock, _ = s.highest.get()
 	}
 	if n.Full {
-		claims, err := listAll[record.Claim](t, record.HomePrefix(node))
+		claims, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
 		if err != nil {
 			return out, err
 		}
 		for _, c := range claims {
 			ids = append(ids, c.ID)
 		}
-		copies, err := listAll[dataset.Copy](t, record.NodeCopies(node))
+		copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(node))
 		if err != nil {
 			return out, err
 		}
@@ -129,7 +129,7 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 		}
 	}
 	// Read before the datasets: an operation that is planned between the two would come with an older record.
-	if out.Operations, err = openWork(t, node); err != nil {
+	if out.Operations, err = record.OpenWork(t, node); err != nil {
 		return out, err
 	}
 	keys := []string{record.ClusterKey, record.NodeKey(node)}
@@ -139,18 +139,18 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 	for _, id := range ids {
 		keys = append(keys, record.DatasetKey(id))
 	}
-	if err := t.foresee(keys); err != nil {
+	if err := t.Foresee(keys); err != nil {
 		return out, err
 	}
 	var cluster record.Claim
-	if _, err := t.get(record.ClusterKey, &cluster); err != nil {
+	if _, err := t.Get(record.ClusterKey, &cluster); err != nil {
 		return out, err
 	}
 	out.Cluster = cluster.ID
-	if _, err := t.get(record.NodeKey(node), &dataset.Node{}); err != nil {
+	if _, err := t.Get(record.NodeKey(node), &dataset.Node{}); err != nil {
 		return out, err
 	}
-	out.Index = t.index(record.NodeKey(node))
+	out.Index = t.Index(record.NodeKey(node))
 	for _, id := range ids {
 		if err := s.syncOne(t, node, id, &out); err != nil {
 			return out, err
@@ -161,13 +161,13 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 
 // syncWorkedOn adds the datasets that operations are for and that have not changed: for operations that were just
 // planned they may be new to the node.
-func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
+func (s *Service) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
 	for _, op := range out.Operations {
 		if slices.Contains(told, op.DatasetID) {
 			continue
 		}
 		var d dataset.Dataset
-		ok, err := t.get(record.DatasetKey(op.DatasetID), &d)
+		ok, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 		if ok && err == nil && d.Home == node {
 			err = s.syncOne(t, node, op.DatasetID, out)
 		}
@@ -179,16 +179,16 @@ func (s *Service) syncWorkedOn(t *tx, node uuid.UUID, told []uuid.UUID, out *api
 }
 
 // syncOne adds what a node must know about a dataset that it has, had, or keeps a copy of.
-func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
+func (s *Service) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
-	ok, err := t.get(record.DatasetKey(id), &d)
+	ok, err := t.Get(record.DatasetKey(id), &d)
 	if err != nil {
 		return err
 	}
 	if ok && d.Home == node {
-		is := api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(id))}
+		is := api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))}
 		if d.Move != uuid.Nil {
-			lease, err := t.lease(d)
+			lease, err := t.Lease(d)
 			if err != nil {
 				return err
 			}
@@ -202,7 +202,7 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	case !ok:
 		s.seen.forget(id)
 	case stays:
-		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.index(record.DatasetKey(id))})
+		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
 	default:
 		s.seen.forgetFrom(node, id)
 	}
@@ -213,28 +213,4 @@ func (s *Service) syncOne(t *tx, node, id uuid.UUID, out *api.Sync) error {
 	}
 	out.Removed = append(out.Removed, id)
 	return err
-}
-
-// openWork returns the operations of a node that have not ended.
-func openWork(t *tx, node uuid.UUID) (open []dataset.Operation, err error) {
-	claims, err := listAll[record.Claim](t, record.WorkPrefix(node))
-	if err != nil {
-		return nil, err
-	}
-	keys := make([]string, len(claims))
-	for i, c := range claims {
-		keys[i] = record.OperationKey(c.ID)
-	}
-	if err := t.foresee(keys); err != nil {
-		return nil, err
-	}
-	for _, c := range claims {
-		var op dataset.Operation
-		if ok, err := t.get(record.OperationKey(c.ID), &op); err != nil {
-			return nil, err
-		} else if ok && !op.State.Final() {
-			open = append(open, op)
-		}
-	}
-	return open, nil
 }

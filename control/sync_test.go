@@ -121,9 +121,9 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	}
 	a.purge(d)
 	moved.Home = b.id // as a move will do
-	if _, err := e.update(e.ctx, func(t *tx) error {
-		t.touch(moved.ID, a.id)
-		return t.putDataset(moved)
+	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+		t.Touch(moved.ID, a.id)
+		return t.PutDataset(moved)
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -232,9 +232,9 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	}
 	say := func(n int) {
 		for range n {
-			if _, err := talks.update(t.Context(), func(x *tx) error {
-				x.touch(uuid.New(), node)
-				return x.put("names/"+uuid.NewString(), record.Claim{ID: uuid.New()})
+			if _, err := talks.update(t.Context(), func(x *record.Tx) error {
+				x.Touch(uuid.New(), node)
+				return x.Put("names/"+uuid.NewString(), record.Claim{ID: uuid.New()})
 			}); err != nil {
 				t.Fatal(err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -254,14 +255,14 @@ func TestSeveralOfOneNameInTheTrash(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	var want []string
-	for range matchesShown + 2 {
+	for range record.MatchesShown + 2 {
 		a.create("db")
 		e.clock.Advance(time.Hour)
 		want = append(want, "dataset "+a.delete("db").ID.String()+" (db) deleted at "+e.clock.Now().Format("2006-01-02 15:04:05")+" UTC")
 	}
 	slices.Reverse(want)
 	_, err := e.Submit(e.ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db"})
-	refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:matchesShown], ", ")+", … (say more of the UUID)")
+	refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (say more of the UUID)")
 }
 
 func TestPurgeWithManySnapshots(t *testing.T) {

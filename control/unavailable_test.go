@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -96,7 +97,7 @@ func TestErrorsOfStores(t *testing.T) {
 		{context.Background(), dataset.Errorf(dataset.ErrInvalid, "bad key"), dataset.ErrInvalid, dataset.ErrInvalid},
 		{ended, errAway, dataset.ErrInternal, dataset.ErrInternal},
 	} {
-		for i, got := range []error{unread(c.ctx, c.err), unwritten(c.ctx, c.err)} {
+		for i, got := range []error{record.ReadError(c.ctx, c.err), record.CommitError(c.ctx, c.err)} {
 			if want := []*dataset.Kind{c.read, c.write}[i]; dataset.KindOf(got) != want {
 				t.Errorf("%v: %v, want %s", c.err, got, want.Code)
 			}
@@ -105,7 +106,7 @@ func TestErrorsOfStores(t *testing.T) {
 			}
 		}
 	}
-	if unread(ended, nil) != nil {
+	if record.ReadError(ended, nil) != nil {
 		t.Error("no failure is none, however late")
 	}
 }

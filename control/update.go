@@ -5,11 +5,12 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
-func (s *Service) planResize(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -27,11 +28,11 @@ func (s *Service) planResize(t *tx, req api.Request) (*dataset.Operation, *datas
 }
 
 // resizeTo plans the agent's part of a change with another size.
-func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
 	}
-	pool, err := t.pool(d)
+	pool, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -59,7 +60,7 @@ func (s *Service) resizeTo(t *tx, d, next dataset.Dataset) (*dataset.Operation, 
 
 // commitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
 // since the plan stay. The data has changed by then, so it is refused only for a dataset that is being destroyed.
-func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -80,13 +81,13 @@ func (s *Service) commitResize(t *tx, op dataset.Operation, out *api.Committed) 
 		detail += ", profile " + name
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
-	t.event("volume.resize", d, detail)
-	return t.putDataset(d)
+	t.Event("volume.resize", d, detail)
+	return t.PutDataset(d)
 }
 
 // planUpdate decides on set-profile and protection.
-func (s *Service) planUpdate(t *tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.volume(req.Volume)
+func (s *Service) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,7 +109,8 @@ func (s *Service) planUpdate(t *tx, req api.Request) (*dataset.Operation, *datas
 	return op, nil, nil
 }
 
-func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
+	*dataset.Dataset, error) {
 	p, err := s.Deps.Profiles().Get(profile)
 	if err != nil {
 		return nil, nil, err
@@ -142,7 +144,7 @@ func (s *Service) planProfile(t *tx, d dataset.Dataset, profile string) (*datase
 	if err := s.fits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
-	pool, err := t.pool(d)
+	pool, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,14 +186,14 @@ func choice(f dataset.Failover) string {
 }
 
 // settleUpdate writes in the same transaction what planUpdate decided.
-func (s *Service) settleUpdate(t *tx, op dataset.Operation) error {
+func (s *Service) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	detail := "profile " + d.Profile.Name
 	if d.Protected {
 		detail += ", protected"
 	}
-	t.event("volume.update", d, detail)
-	if err := t.putDataset(d); err != nil {
+	t.Event("volume.update", d, detail)
+	if err := t.PutDataset(d); err != nil {
 		return err
 	}
 	_, err := s.replicas(t, d)

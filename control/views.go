@@ -33,8 +33,8 @@ func after(prefix string, p api.Page) string {
 // Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the
 // store said so, ErrAmbiguous, ErrUnavailable.
 func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
-	err = s.view(ctx, func(t *tx) error {
-		d, err := t.volume(ref)
+	err = s.view(ctx, func(t *record.Tx) error {
+		d, err := t.Volume(ref)
 		if err != nil {
 			return err
 		}
@@ -66,8 +66,8 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
 	var none api.List[api.Volume]
-	limit, t := pageLimit(p), newTx(ctx, s.store)
-	entries, err := t.list(prefix, after(prefix, p), limit)
+	limit, t := pageLimit(p), record.NewTx(ctx, s.store)
+	entries, err := t.List(prefix, after(prefix, p), limit)
 	if err != nil {
 		return none, err
 	}
@@ -85,7 +85,7 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 	for i, e := range entries {
 		suffix, ds := strings.TrimPrefix(e.Key, prefix), of[i]
 		var d dataset.Dataset
-		there, err := t.get(record.DatasetKey(ds), &d)
+		there, err := t.Get(record.DatasetKey(ds), &d)
 		if err != nil {
 			return none, err
 		}
@@ -107,7 +107,7 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 // presenter adds to records what people want to see beside them. It reads what many records share only once.
 type presenter struct {
 	s     *Service
-	t     *tx
+	t     *record.Tx
 	nodes map[uuid.UUID]string
 	pools map[uuid.UUID]dataset.Pool
 }
@@ -118,37 +118,37 @@ func (p *presenter) foresee(ids []uuid.UUID) error {
 	for _, id := range ids {
 		keys = append(keys, record.DatasetKey(id), record.LeaseKey(id))
 	}
-	if err := p.t.foresee(keys); err != nil {
+	if err := p.t.Foresee(keys); err != nil {
 		return err
 	}
 	keys = keys[:0]
 	for _, id := range ids {
 		var d dataset.Dataset
-		there, err := p.t.peek(record.DatasetKey(id), &d)
+		there, err := p.t.Peek(record.DatasetKey(id), &d)
 		if err != nil || !there {
 			continue // presenting it returns the error
 		}
 		for _, key := range []string{record.NodeKey(d.Home), record.PoolKey(d.Pool)} {
-			if _, known := p.t.peeked[key]; !known && !slices.Contains(keys, key) {
+			if !p.t.Peeked(key) && !slices.Contains(keys, key) {
 				keys = append(keys, key)
 			}
 		}
 	}
-	return p.t.foresee(keys)
+	return p.t.Foresee(keys)
 }
 
-func (s *Service) present(t *tx, d dataset.Dataset) (api.Volume, error) {
+func (s *Service) present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 	p := presenter{s: s, t: t}
 	return p.present(d)
 }
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	v = api.Volume{Dataset: d, Status: p.s.seen.dataset(d.ID, d.Home)}
-	if v.Node, err = memo(&p.nodes, d.Home, p.t.nodeName); err != nil {
+	if v.Node, err = memo(&p.nodes, d.Home, p.t.NodeName); err != nil {
 		return v, err
 	}
 	pool, err := memo(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
-		_, err = p.t.get(record.PoolKey(id), &pool)
+		_, err = p.t.Get(record.PoolKey(id), &pool)
 		return pool, err
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
 	var lease dataset.Lease
-	there, err := p.t.get(record.LeaseKey(d.ID), &lease)
+	there, err := p.t.Get(record.LeaseKey(d.ID), &lease)
 	if err != nil {
 		return v, err
 	}
@@ -184,7 +184,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 		if !there {
 			continue
 		}
-		if c.NodeName, err = memo(&p.nodes, node, p.t.nodeName); err != nil {
+		if c.NodeName, err = memo(&p.nodes, node, p.t.NodeName); err != nil {
 			return all, err
 		}
 		if c.Kind == dataset.CopyReplica && c.Snapshot == uuid.Nil {
@@ -209,7 +209,7 @@ func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
 		return "its pool is offline: " + st.Reason, nil
 	}
 	var f dataset.Facts
-	told, err := p.t.get(record.FactsKey(c.Node), &f)
+	told, err := p.t.Get(record.FactsKey(c.Node), &f)
 	if _, has := f.Pool(c.Pool); err != nil || !told || has {
 		return "", err
 	}
@@ -245,15 +245,15 @@ type count struct {
 // countsKept bounds the memory; above it all counts are dropped.
 const countsKept = 1 << 17
 
-func (c *counts) snapshots(t *tx, ds uuid.UUID) (int, error) {
-	index := t.index(record.DatasetKey(ds))
+func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
+	index := t.Index(record.DatasetKey(ds))
 	c.mu.Lock()
 	known, ok := c.of[ds]
 	c.mu.Unlock()
 	if ok && known.index == index && index != 0 {
 		return known.n, nil
 	}
-	entries, err := t.list(record.SnapshotPrefix(ds), "", 0)
+	entries, err := t.List(record.SnapshotPrefix(ds), "", 0)
 	if err != nil || index == 0 {
 		return len(entries), err
 	}
@@ -275,18 +275,18 @@ func (c *counts) forget(ds uuid.UUID) {
 // Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
 // datasets.
 func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	t := newTx(ctx, s.store)
+	t := record.NewTx(ctx, s.store)
 	if ref == "" {
 		return allSnapshots(t, p)
 	}
 	var d dataset.Dataset
-	if err := s.view(ctx, func(t *tx) error {
-		d, err = t.anyDataset(ref)
+	if err := s.view(ctx, func(t *record.Tx) error {
+		d, err = t.AnyDataset(ref)
 		return err
 	}); err != nil {
 		return out, err
 	}
-	list, err := listAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
+	list, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return out, err
 	}
@@ -306,9 +306,9 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 	return out, nil
 }
 
-func allSnapshots(t *tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
+func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	limit := pageLimit(p)
-	entries, err := t.list(record.SnapshotsPrefix, after(record.SnapshotsPrefix, p), limit)
+	entries, err := t.List(record.SnapshotsPrefix, after(record.SnapshotsPrefix, p), limit)
 	if err != nil {
 		return out, err
 	}
@@ -340,8 +340,8 @@ func cursor(s dataset.Snapshot) string {
 
 // Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
 func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
-	err = s.view(ctx, func(t *tx) error {
-		snap, err = t.snapshot(ref, snapshot)
+	err = s.view(ctx, func(t *record.Tx) error {
+		snap, err = t.Snapshot(ref, snapshot)
 		return err
 	})
 	return snap, err
@@ -353,22 +353,22 @@ func (s *Service) Seen(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	nodes := map[uuid.UUID]string{}
 	for some := range slices.Chunk(s.seen.ids(), store.MaxOps) {
-		t, keys := newTx(ctx, s.store), make([]string, len(some))
+		t, keys := record.NewTx(ctx, s.store), make([]string, len(some))
 		for i, id := range some {
 			keys[i] = record.DatasetKey(id)
 		}
-		if t.foresee(keys) != nil {
+		if t.Foresee(keys) != nil {
 			return out
 		}
 		for _, id := range some {
-			d, err := t.dataset(id)
+			d, err := t.Dataset(id)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				s.seen.forget(id)
 			}
 			if err != nil || d.State != dataset.StateReady {
 				continue
 			}
-			if name, err := memo(&nodes, d.Home, t.nodeName); err == nil {
+			if name, err := memo(&nodes, d.Home, t.NodeName); err == nil {
 				out = append(out, api.Volume{Dataset: d, Status: s.seen.dataset(id, d.Home), Node: name})
 			}
 		}

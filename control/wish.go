@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -70,7 +71,7 @@ func copies(req api.Request, w wish) string {
 
 // same fails with dataset.ErrExists, with both values, unless the existing volume is what was requested. What the
 // request leaves open may have any value.
-func (s *Service) same(t *tx, d dataset.Dataset, w wish) error {
+func (s *Service) same(t *record.Tx, d dataset.Dataset, w wish) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
@@ -114,18 +115,18 @@ func filesystem(p dataset.Profile) string {
 	return "filesystem " + p.Filesystem.Type
 }
 
-func samePool(t *tx, d dataset.Dataset, asked string) error {
+func samePool(t *record.Tx, d dataset.Dataset, asked string) error {
 	if asked == "" {
 		return nil
 	}
-	p, err := t.pool(d)
+	p, err := t.Pool(d)
 	if err == nil && p.Name != asked {
 		err = dataset.Errorf(dataset.ErrExists, "volume %q exists on pool %s, not %s", d.Volume, p.Name, asked)
 	}
 	return err
 }
 
-func sameSource(t *tx, d dataset.Dataset, w wish) error {
+func sameSource(t *record.Tx, d dataset.Dataset, w wish) error {
 	from := w.spec.From
 	if from == "" {
 		return nil
@@ -134,7 +135,7 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume,
 			dataset.Clip(from))
 	}
-	src, err := t.source(from, w.names)
+	src, err := t.Source(from, w.names)
 	switch dataset.KindOf(err) {
 	case nil:
 		was := dataset.Source{Dataset: d.Origin.Dataset, Snapshot: d.Origin.Snapshot}
@@ -162,18 +163,18 @@ func sameSource(t *tx, d dataset.Dataset, w wish) error {
 }
 
 // wasSource reports whether from named the origin of a clone when the clone was made.
-func wasSource(t *tx, o dataset.Origin, from string, names bool) (bool, error) {
+func wasSource(t *record.Tx, o dataset.Origin, from string, names bool) (bool, error) {
 	prefix := strings.ToLower(from)
 	if !o.Implicit {
-		return prefixOf(prefix, o.Snapshot), nil
+		return record.IsPrefixOf(prefix, o.Snapshot), nil
 	}
-	if prefixOf(prefix, o.Dataset) {
+	if record.IsPrefixOf(prefix, o.Dataset) {
 		return true, nil
 	}
 	if !names {
 		return false, nil
 	}
-	d, err := t.dataset(o.Dataset)
+	d, err := t.Dataset(o.Dataset)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		return false, nil
 	}
@@ -185,8 +186,4 @@ func originText(o dataset.Origin) string {
 		return "dataset " + o.Dataset.String()
 	}
 	return "snapshot " + o.Snapshot.String()
-}
-
-func prefixOf(prefix string, id uuid.UUID) bool {
-	return dataset.CheckPrefix(prefix) == nil && strings.HasPrefix(id.String(), prefix)
 }

@@ -1,12 +1,13 @@
-package control
+package record
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -16,6 +17,7 @@ type match struct {
 	snapshot uuid.UUID       // uuid.Nil: the dataset itself
 }
 
+// String names the match in errors.
 func (m match) String() string {
 	if m.snapshot == uuid.Nil {
 		return fmt.Sprintf("dataset %s (%s)", m.dataset.ID, m.dataset.Volume)
@@ -24,16 +26,19 @@ func (m match) String() string {
 }
 
 const (
-	matchesRead  = 64 // read at once
-	matchesShown = 10 // looked for, and shown
+	pageSize    = 1000 // entries of a long list that are read at once
+	matchesRead = 64   // the same for a list of UUIDs
 )
+
+// MatchesShown is how many objects that a reference may mean are looked for, and listed in the error.
+const MatchesShown = 10
 
 // findMatches returns up to matchesShown wanted things whose UUID begins with prefix. It examines all, because the
 // wanted ones may come after any number of others. A thing that was removed since its key was read is no match.
-func findMatches(t *tx, prefix string, want func(match) bool) (found []match, err error) {
-	prefix = record.UUIDPrefix + strings.ToLower(prefix)
+func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
+	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
-		entries, err := t.list(prefix, after, matchesRead)
+		entries, err := t.List(prefix, after, matchesRead)
 		if err != nil {
 			return nil, err
 		}
@@ -46,7 +51,7 @@ func findMatches(t *tx, prefix string, want func(match) bool) (found []match, er
 			if there && want(m) {
 				found = append(found, m)
 			}
-			if len(found) == matchesShown {
+			if len(found) == MatchesShown {
 				return found, nil
 			}
 		}
@@ -56,21 +61,21 @@ func findMatches(t *tx, prefix string, want func(match) bool) (found []match, er
 	}
 }
 
-func readMatch(t *tx, key string, value []byte) (m match, there bool, err error) {
-	id, err := record.IDIn(key, record.UUIDPrefix)
+func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error) {
+	id, err := IDIn(key, UUIDPrefix)
 	if err != nil {
 		return m, false, err
 	}
-	var p record.UUIDPointer
-	if err := record.Decode(key, value, &p); err != nil {
+	var p UUIDPointer
+	if err := Decode(key, value, &p); err != nil {
 		return m, false, err
 	}
 	if p.Snapshot {
 		m.snapshot = id
 	} else if p.Dataset != id {
-		return m, false, record.Damaged(key, fmt.Errorf("it points at dataset %s", p.Dataset))
+		return m, false, Damaged(key, fmt.Errorf("it points at dataset %s", p.Dataset))
 	}
-	there, err = t.get(record.DatasetKey(p.Dataset), &m.dataset)
+	there, err = t.Get(DatasetKey(p.Dataset), &m.dataset)
 	return m, there, err
 }
 
@@ -86,7 +91,7 @@ func one(found []match, ref string, none error) (match, error) {
 	for _, m := range found {
 		names = append(names, m.String())
 	}
-	if len(found) == matchesShown {
+	if len(found) == MatchesShown {
 		names = append(names, "…")
 	}
 	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)",
@@ -95,20 +100,20 @@ func one(found []match, ref string, none error) (match, error) {
 
 func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
 
-// dataset reads the record of a dataset; dataset.ErrNotFound.
-func (t *tx) dataset(id uuid.UUID) (dataset.Dataset, error) {
+// Dataset reads the record of a dataset; dataset.ErrNotFound.
+func (t *Tx) Dataset(id uuid.UUID) (dataset.Dataset, error) {
 	var d dataset.Dataset
-	ok, err := t.get(record.DatasetKey(id), &d)
+	ok, err := t.Get(DatasetKey(id), &d)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
 	}
 	return d, err
 }
 
-// pool reads the record of the pool of a dataset; dataset.ErrOffline.
-func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
+// Pool reads the record of the pool of a dataset; dataset.ErrOffline.
+func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	var p dataset.Pool
-	ok, err := t.get(record.PoolKey(d.Pool), &p)
+	ok, err := t.Get(PoolKey(d.Pool), &p)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrOffline,
 			"volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
@@ -116,14 +121,14 @@ func (t *tx) pool(d dataset.Dataset) (dataset.Pool, error) {
 	return p, err
 }
 
-// volume finds a live volume by name, or by a unique prefix of its dataset's UUID. dataset.ErrNotFound,
+// Volume finds a live volume by name, or by a unique prefix of its dataset's UUID. dataset.ErrNotFound,
 // ErrAmbiguous.
-func (t *tx) volume(ref string) (dataset.Dataset, error) {
+func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
 	return t.named(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
 
-// anyDataset finds a dataset, live or in the trash, by a UUID prefix, or a live one by name.
-func (t *tx) anyDataset(ref string) (dataset.Dataset, error) {
+// AnyDataset finds a dataset, live or in the trash, by a UUID prefix, or a live one by name.
+func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
 	return t.named(ref, "volume or dataset", lasting)
 }
 
@@ -132,14 +137,14 @@ func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
 // named finds a dataset by name or prefix. A complete UUID means the dataset with it, not a volume of that name:
 // agents and schedules ask by UUID.
-func (t *tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
-		if there, err := t.get(record.DatasetKey(id), &d); err != nil || there && want(d) {
+		if there, err := t.Get(DatasetKey(id), &d); err != nil || there && want(d) {
 			return d, err
 		}
 	}
-	d, ok, err := t.byName(ref)
+	d, ok, err := t.VolumeByName(ref)
 	if err != nil || ok {
 		return d, err
 	}
@@ -160,45 +165,46 @@ func noSuch(what, ref string) error {
 		dataset.Clip(ref))
 }
 
-// byName finds a live volume by its name only.
-func (t *tx) byName(name string) (d dataset.Dataset, ok bool, err error) {
+// VolumeByName finds a live volume by its name only.
+func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	if dataset.CheckName(name) != nil {
 		return d, false, nil
 	}
-	var c record.Claim
-	if ok, err = t.get(record.NameKey(name), &c); err != nil || !ok {
+	var c Claim
+	if ok, err = t.Get(NameKey(name), &c); err != nil || !ok {
 		return d, false, err
 	}
-	there, err := t.get(record.DatasetKey(c.ID), &d)
+	there, err := t.Get(DatasetKey(c.ID), &d)
 	if err == nil && (!there || d.State != dataset.StateReady || d.Volume != name) {
-		err = torn("%s points at %s, which is not a volume of that name", record.NameKey(name), record.DatasetKey(c.ID))
+		err = Inconsistent("%s points at %s, which is not a volume of that name", NameKey(name), DatasetKey(c.ID))
 	}
 	return d, err == nil, err
 }
 
-// snapshot finds a snapshot by UUID prefix. With a volume or dataset it finds only a snapshot of that, and by
+// Snapshot finds a snapshot by UUID prefix. With a volume or dataset it finds only a snapshot of that, and by
 // name too.
-func (t *tx) snapshot(ref, snap string) (dataset.Snapshot, error) {
+func (t *Tx) Snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
 		return snapshotByPrefix(t, snap, uuid.Nil)
 	}
-	d, err := t.anyDataset(ref)
+	d, err := t.AnyDataset(ref)
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
-	return t.snapshotOf(d, snap)
+	return t.SnapshotOf(d, snap)
 }
 
-func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error) {
+// SnapshotOf finds a snapshot of a dataset by name or UUID prefix.
+func (t *Tx) SnapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error) {
 	if dataset.CheckName(snap) == nil {
-		var c record.Claim
-		if ok, err := t.get(record.SnapshotNameKey(d.ID, snap), &c); err != nil {
+		var c Claim
+		if ok, err := t.Get(SnapshotNameKey(d.ID, snap), &c); err != nil {
 			return dataset.Snapshot{}, err
 		} else if ok {
-			s, err := t.readSnapshot(d.ID, c.ID)
+			s, err := t.ReadSnapshot(d.ID, c.ID)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				err = torn("%s points at %s, which is missing", record.SnapshotNameKey(d.ID, snap),
-					record.SnapshotKey(d.ID, c.ID))
+				err = Inconsistent("%s points at %s, which is missing", SnapshotNameKey(d.ID, snap),
+					SnapshotKey(d.ID, c.ID))
 			}
 			return s, err
 		}
@@ -206,16 +212,17 @@ func (t *tx) snapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 	return snapshotByPrefix(t, snap, d.ID)
 }
 
-func (t *tx) readSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
+// ReadSnapshot reads the record of a snapshot; dataset.ErrNotFound.
+func (t *Tx) ReadSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 	var s dataset.Snapshot
-	ok, err := t.get(record.SnapshotKey(ds, id), &s)
+	ok, err := t.Get(SnapshotKey(ds, id), &s)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrNotFound, "no snapshot %s", id)
 	}
 	return s, err
 }
 
-func snapshotByPrefix(t *tx, prefix string, of uuid.UUID) (dataset.Snapshot, error) {
+func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, error) {
 	var found []match
 	var err error
 	if isPrefix(prefix) {
@@ -233,11 +240,11 @@ func snapshotByPrefix(t *tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
-	return t.readSnapshot(m.dataset.ID, m.snapshot)
+	return t.ReadSnapshot(m.dataset.ID, m.snapshot)
 }
 
 // noSnapshot is the error for a reference without a match. For a name that only other volumes have it says which.
-func noSnapshot(t *tx, ref string, of uuid.UUID) error {
+func noSnapshot(t *Tx, ref string, of uuid.UUID) error {
 	var has []string
 	var err error
 	if of == uuid.Nil {
@@ -256,45 +263,45 @@ func noSnapshot(t *tx, ref string, of uuid.UUID) error {
 }
 
 // volumesWith returns the first few live volumes that have a snapshot of a name.
-func volumesWith(t *tx, name string) (has []string, err error) {
+func volumesWith(t *Tx, name string) (has []string, err error) {
 	if dataset.CheckName(name) != nil {
 		return nil, nil
 	}
 	for after := ""; len(has) < 3; {
-		entries, err := t.list(record.SnapshotNamesPrefix, after, pageMost)
+		entries, err := t.List(SnapshotNamesPrefix, after, pageSize)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
 			after = e.Key
-			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, record.SnapshotNamesPrefix), "/"+name)
+			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, SnapshotNamesPrefix), "/"+name)
 			if !is {
 				continue
 			}
-			id, err := record.IDIn(record.SnapshotNamesPrefix+of, record.SnapshotNamesPrefix)
+			id, err := IDIn(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
 			if err != nil {
 				return nil, err
 			}
 			var d dataset.Dataset
-			if there, err := t.get(record.DatasetKey(id), &d); err != nil {
+			if there, err := t.Get(DatasetKey(id), &d); err != nil {
 				return nil, err
 			} else if there && d.State == dataset.StateReady && len(has) < 3 {
 				has = append(has, d.Volume)
 			}
 		}
-		if len(entries) < pageMost {
+		if len(entries) < pageSize {
 			break
 		}
 	}
 	return has, nil
 }
 
-// source finds the source of a clone. For @snapshot-PREFIX that is a UUID prefix of a snapshot or dataset, live
+// Source finds the source of a clone. For @snapshot-PREFIX that is a UUID prefix of a snapshot or dataset, live
 // or in the trash; for -o from= and the clone command it may also be the name of a volume.
-func (t *tx) source(from string, names bool) (dataset.Source, error) {
+func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	what := "snapshot or dataset has a UUID that begins with"
 	if names {
-		if d, ok, err := t.byName(from); err != nil {
+		if d, ok, err := t.VolumeByName(from); err != nil {
 			return dataset.Source{}, err
 		} else if ok {
 			return dataset.Source{Dataset: d.ID}, nil
@@ -315,4 +322,82 @@ func (t *tx) source(from string, names bool) (dataset.Source, error) {
 		return dataset.Source{}, err
 	}
 	return dataset.Source{Dataset: m.dataset.ID, Snapshot: m.snapshot}, nil
+}
+
+// FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
+// elsewhere, a name does not take precedence over a prefix, because the request may be to destroy it.
+func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+	var found []match
+	var err error
+	if isPrefix(ref) {
+		found, err = findMatches(t, ref, func(m match) bool { return m.snapshot == uuid.Nil && want(m.dataset) })
+	}
+	if err == nil && dataset.CheckName(ref) == nil {
+		found, err = addTrashed(t, ref, found, want)
+	}
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	switch len(found) {
+	case 0:
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound,
+			"no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
+	case 1:
+		return found[0].dataset, nil
+	}
+	return dataset.Dataset{}, severalDeleted(found, ref)
+}
+
+// severalDeleted is the error that tells datasets with the same former name apart, the latest deleted first.
+func severalDeleted(found []match, ref string) error {
+	at := func(m match) (at time.Time) {
+		if m.dataset.Trash != nil {
+			at = m.dataset.Trash.At
+		}
+		return at
+	}
+	slices.SortStableFunc(found, func(x, y match) int { return at(y).Compare(at(x)) })
+	var names []string
+	for i, m := range found {
+		if i == MatchesShown {
+			names = append(names, "…")
+			break
+		}
+		name := m.String()
+		if t := at(m); !t.IsZero() {
+			name += " deleted at " + t.UTC().Format("2006-01-02 15:04:05 MST")
+		}
+		names = append(names, name)
+	}
+	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref),
+		strings.Join(names, ", "))
+}
+
+// addTrashed adds the datasets in the trash with a former name.
+func addTrashed(t *Tx, name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
+	entries, err := t.List(TrashPrefix, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		id, err := IDIn(e.Key, TrashPrefix)
+		if err != nil {
+			return nil, err
+		}
+		var seen, d dataset.Dataset
+		if there, err := t.Peek(DatasetKey(id), &seen); err != nil {
+			return nil, err
+		} else if !there || seen.Volume != name {
+			continue
+		}
+		there, err := t.Get(DatasetKey(id), &d)
+		if err != nil {
+			return nil, err
+		}
+		twice := slices.ContainsFunc(found, func(m match) bool { return m.dataset.ID == id })
+		if there && d.Volume == name && want(d) && !twice {
+			found = append(found, match{dataset: d})
+		}
+	}
+	return found, nil
 }

@@ -1,0 +1,179 @@
+package record
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// ListAll reads every object under a prefix with few keys.
+func ListAll[T any](t *Tx, prefix string) ([]T, error) {
+	entries, err := t.List(prefix, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]T, len(entries))
+	for i, e := range entries {
+		if err := Decode(e.Key, e.Value, &out[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// FindNode finds a node by its name or by a unique prefix of its UUID. dataset.ErrInvalid lists the existing
+// nodes; dataset.ErrAmbiguous if several match.
+func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
+	nodes, err := ListAll[dataset.Node](t, NodesPrefix)
+	if err != nil {
+		return n, err
+	}
+	var names []string
+	var found []dataset.Node
+	for _, o := range nodes {
+		names = append(names, o.Name)
+		if o.Name == ref || IsPrefixOf(strings.ToLower(ref), o.ID) {
+			found = append(found, o)
+		}
+	}
+	switch len(found) {
+	case 1:
+		_, err := t.Get(NodeKey(found[0].ID), &n) // the decision depends on this one
+		return n, err
+	case 0:
+		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
+			dataset.Have(names), dataset.Guess(ref, names))
+	}
+	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two",
+		dataset.Clip(ref), found[0].ID, found[1].ID)
+}
+
+// NodeName returns the name of a node, or its UUID if it is not known.
+func (t *Tx) NodeName(id uuid.UUID) (string, error) {
+	var n dataset.Node
+	ok, err := t.Get(NodeKey(id), &n)
+	if err == nil && !ok {
+		return id.String(), nil
+	}
+	return n.Name, err
+}
+
+// IsPrefixOf reports whether prefix can abbreviate a UUID, and abbreviates this one.
+func IsPrefixOf(prefix string, id uuid.UUID) bool {
+	return dataset.CheckPrefix(prefix) == nil && strings.HasPrefix(id.String(), prefix)
+}
+
+// Lease reads the lease of a dataset. Every dataset has one.
+func (t *Tx) Lease(d dataset.Dataset) (l dataset.Lease, err error) {
+	ok, err := t.Get(LeaseKey(d.ID), &l)
+	if err == nil && !ok {
+		err = Inconsistent("%s is missing, but %s is there", LeaseKey(d.ID), DatasetKey(d.ID))
+	}
+	return l, err
+}
+
+// RaisesClock reports whether a transaction changes the home of a dataset, or its lease.
+func (t *Tx) RaisesClock() bool {
+	return slices.ContainsFunc(t.writes, func(w store.Write) bool {
+		return strings.HasPrefix(w.Key, LeasesPrefix) || strings.HasPrefix(w.Key, HomesPrefix)
+	})
+}
+
+// OpenWork returns the operations of a node that have not ended.
+func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
+	claims, err := ListAll[Claim](t, WorkPrefix(node))
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(claims))
+	for i, c := range claims {
+		keys[i] = OperationKey(c.ID)
+	}
+	if err := t.Foresee(keys); err != nil {
+		return nil, err
+	}
+	for _, c := range claims {
+		var op dataset.Operation
+		if ok, err := t.Get(OperationKey(c.ID), &op); err != nil {
+			return nil, err
+		} else if ok && !op.State.Final() {
+			open = append(open, op)
+		}
+	}
+	return open, nil
+}
+
+// PointUUID makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
+// choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
+// read.
+func PointUUID(t *Tx, id uuid.UUID, to UUIDPointer) error {
+	key := UUIDKey(id)
+	t.Suppose(store.Entry{Key: key})
+	var is UUIDPointer
+	there, err := t.Get(key, &is)
+	if err == nil && there && is != to {
+		err = dataset.Errorf(dataset.ErrExists,
+			"UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
+	}
+	if err != nil {
+		return err
+	}
+	return t.Put(key, to)
+}
+
+// PutSnapshot writes the record of a snapshot, its name, and the entry that finds it by its UUID.
+func PutSnapshot(t *Tx, snap dataset.Snapshot) error {
+	if snap.Name != "" {
+		if err := t.Put(SnapshotNameKey(snap.Dataset, snap.Name), Claim{ID: snap.ID}); err != nil {
+			return err
+		}
+	}
+	if err := PointUUID(t, snap.ID, UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+		return err
+	}
+	return t.Put(SnapshotKey(snap.Dataset, snap.ID), snap)
+}
+
+// DeleteSnapshot deletes what PutSnapshot writes.
+func DeleteSnapshot(t *Tx, snap dataset.Snapshot) {
+	t.Delete(SnapshotKey(snap.Dataset, snap.ID))
+	t.Delete(UUIDKey(snap.ID))
+	if snap.Name != "" {
+		t.Delete(SnapshotNameKey(snap.Dataset, snap.Name))
+	}
+}
+
+// EachSnapshot calls fn for the recorded snapshots of a dataset. The commit does not check them.
+func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
+	entries, err := t.List(SnapshotPrefix(id), "", 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var s dataset.Snapshot
+		if err := Decode(e.Key, e.Value, &s); err != nil {
+			return err
+		}
+		look(s)
+	}
+	return nil
+}
+
+// Halted fails with dataset.ErrConflict while the store is inconsistent. A transaction assumes that it is not,
+// and has the commit check that, before it reads the key: the key hardly ever exists. A plan does not read it,
+// because a transaction follows.
+func (t *Tx) Halted() error {
+	if t.ReadOnly {
+		return nil
+	}
+	t.Suppose(store.Entry{Key: HaltedKey})
+	var h Halt
+	there, err := t.Get(HaltedKey, &h)
+	if err != nil || !there {
+		return err
+	}
+	return h.Err()
+}

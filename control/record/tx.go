@@ -1,0 +1,307 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Tx is one decision: what it read, what it writes, and whom it notifies. It remembers the index of every key that it
+// read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
+type Tx struct {
+	FirstTry   bool // the first attempt may use cached entries: see Suppose
+	ReadOnly   bool // it is a plan: a further transaction decides
+	Silent     bool // nobody is notified of it
+	Recovering bool // it belongs to a recovery, the only thing that may change a halted store
+
+	// Notice is whom the transaction notifies once it is committed.
+	Notice notify.Notice
+
+	ctx    context.Context
+	store  store.Store
+	read   map[string]store.Entry // Index 0: read, and absent
+	peeked map[string]store.Entry // the same for keys that the commit does not check
+	writes []store.Write          // one for each key, in the order in which the keys were first written
+}
+
+// NewTx begins a decision on a store. Whoever makes it commits it with Commit.
+func NewTx(ctx context.Context, st store.Store) *Tx {
+	return &Tx{ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{}}
+}
+
+// Get reads key into v, which must be empty, and reports whether the key exists. It sees the writes of this
+// transaction. The commit checks that the key has not changed.
+func (t *Tx) Get(key string, v any) (bool, error) {
+	if i := t.position(key); i >= 0 {
+		if t.writes[i].Delete {
+			return false, nil
+		}
+		return true, Decode(key, t.writes[i].Value, v)
+	}
+	e, seen := t.read[key]
+	if !seen {
+		if e, seen = t.peeked[key]; !seen {
+			var err error
+			if e, err = t.Fetch(key); err != nil {
+				return false, err
+			}
+		}
+		t.read[key] = e
+	}
+	if e.Index == 0 {
+		return false, nil
+	}
+	return true, Decode(key, e.Value, v)
+}
+
+// Fetch reads an entry from the store. The index is 0 if there is none.
+func (t *Tx) Fetch(key string) (store.Entry, error) {
+	e, err := t.store.Get(t.ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return e, ReadError(t.ctx, err)
+	}
+	e.Key = key
+	return e, nil
+}
+
+// Index returns the index of the transaction that last wrote a key that was read.
+func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
+
+// Entry returns a key as get read it. The index is 0 if the key does not exist, or was not read.
+func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
+
+// Expect has the commit check that a key is at the index of an entry, without reading it.
+func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
+
+// Peeked reports whether peek needs no further access to the store for a key.
+func (t *Tx) Peeked(key string) bool {
+	_, known := t.peeked[key]
+	return known
+}
+
+// Context is the context of the request that the transaction is for.
+func (t *Tx) Context() context.Context { return t.ctx }
+
+// Peek reads key into v without having the commit check it. It is for looking at more keys than one transaction
+// can check. Read with Get what the decision depends on.
+func (t *Tx) Peek(key string, v any) (bool, error) {
+	e, seen := t.peeked[key]
+	if !seen {
+		var err error
+		if e, err = t.Fetch(key); err != nil {
+			return false, err
+		}
+		t.peeked[key] = e
+	}
+	if e.Index == 0 {
+		return false, nil
+	}
+	return true, Decode(key, e.Value, v)
+}
+
+// Foresee reads keys that will be needed in one call, without having the commit check them: a store on the
+// network takes as long for one key as for a hundred.
+func (t *Tx) Foresee(keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	entries, err := t.store.GetMany(t.ctx, keys)
+	if err != nil {
+		return ReadError(t.ctx, err)
+	}
+	for _, e := range entries {
+		t.peeked[e.Key] = e
+	}
+	return nil
+}
+
+// Suppose uses cached entries as if they had just been read. The commit checks those that Get returns, like all
+// others. If one is outdated, the next attempt reads the store.
+func (t *Tx) Suppose(entries ...store.Entry) {
+	if !t.FirstTry || t.ReadOnly {
+		return
+	}
+	for _, e := range entries {
+		if _, known := t.read[e.Key]; !known {
+			t.peeked[e.Key] = e
+		}
+	}
+}
+
+// List reads entries without having the commit check them, as Peek does.
+func (t *Tx) List(prefix, after string, limit int) ([]store.Entry, error) {
+	entries, err := t.store.List(t.ctx, prefix, after, limit)
+	return entries, ReadError(t.ctx, err)
+}
+
+// Put writes v as JSON to a key.
+func (t *Tx) Put(key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	t.Write(store.Write{Key: key, Value: b})
+	return nil
+}
+
+// PutBound writes a key that is deleted with a session.
+func (t *Tx) PutBound(key string, v any, session string) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	t.Write(store.Write{Key: key, Value: b, Session: session})
+	return nil
+}
+
+// DeleteExisting deletes a key if it exists. v is of the type of its value, and empty.
+func (t *Tx) DeleteExisting(key string, v any) error {
+	there, err := t.Get(key, v)
+	if there {
+		t.Delete(key)
+	}
+	return err
+}
+
+// Delete deletes a key, whether it exists or not.
+func (t *Tx) Delete(key string) { t.Write(store.Write{Key: key, Delete: true}) }
+
+// Write adds a write. It replaces an earlier write of the same key.
+func (t *Tx) Write(w store.Write) {
+	if i := t.position(w.Key); i >= 0 {
+		t.writes[i] = w
+		return
+	}
+	t.writes = append(t.writes, w)
+}
+
+// position returns the index of the write of a key; -1 if there is none.
+func (t *Tx) position(key string) int {
+	return slices.IndexFunc(t.writes, func(w store.Write) bool { return w.Key == key })
+}
+
+// Event publishes an event about a dataset with the commit.
+func (t *Tx) Event(typ string, d dataset.Dataset, detail string) {
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Volume: d.Volume, Dataset: d.ID, Detail: detail})
+}
+
+// PutDataset writes a record and wakes the agent of its home.
+func (t *Tx) PutDataset(d dataset.Dataset) error {
+	t.Touch(d.ID, d.Home)
+	return t.Put(DatasetKey(d.ID), d)
+}
+
+// Touch notifies the agent of a node that a dataset changed.
+func (t *Tx) Touch(ds, node uuid.UUID) {
+	t.Notice.Datasets = append(t.Notice.Datasets, ds)
+	t.WakeNode(node)
+}
+
+// WakeNode notifies the agent of a node that its work changed.
+func (t *Tx) WakeNode(node uuid.UUID) {
+	if !slices.Contains(t.Notice.Nodes, node) {
+		t.Notice.Nodes = append(t.Notice.Nodes, node)
+	}
+}
+
+// Settled returns the outcome of a decision that writes nothing. A refusal is a decision too: what it depends on
+// must have been read at one moment, otherwise Settled returns ErrBusy.
+func (t *Tx) Settled(err error) error {
+	known := dataset.KindOf(err)
+	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
+		return err
+	}
+	now, rerr := t.store.GetMany(t.ctx, slices.Collect(maps.Keys(t.read)))
+	if rerr != nil {
+		return ReadError(t.ctx, rerr)
+	}
+	for _, e := range now {
+		if e.Index != t.read[e.Key].Index {
+			return ErrBusy
+		}
+	}
+	return err
+}
+
+// Wrote reports whether the transaction writes a key.
+func (t *Tx) Wrote(key string) bool { return t.position(key) >= 0 }
+
+// Writes returns the writes of the transaction, in the order in which their keys were first written.
+func (t *Tx) Writes() []store.Write { return t.writes }
+
+// CommitTimeout bounds a transaction whose caller has gone. What is decided is committed, or known to be in doubt,
+// before anyone is notified.
+const CommitTimeout = 30 * time.Second
+
+// Commit writes everything in one transaction of the store, which checks all keys that were read, and returns its
+// index. store.ErrConflict if one of the keys has changed.
+func (t *Tx) Commit() (uint64, error) {
+	checks := make([]store.Check, 0, len(t.read))
+	for k, e := range t.read {
+		if steps.Off("read-set") && t.position(k) < 0 {
+			continue
+		}
+		checks = append(checks, store.Check{Key: k, Index: e.Index})
+	}
+	if err := t.ctx.Err(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), CommitTimeout)
+	defer cancel()
+	return t.store.Txn(ctx, checks, t.writes)
+}
+
+// ErrChanged says that values were read that are not from one moment. They are read again. If that does not help the
+// store is damaged, and the error that wraps ErrChanged says how.
+var ErrChanged = errors.New("it changed while it was read")
+
+// ErrBusy replaces ErrChanged if reading again does not help.
+var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
+	ErrChanged)
+
+// tornError is ErrChanged with the damage that it means if it does not pass.
+type tornError string
+
+func (e tornError) Error() string      { return string(e) }
+func (tornError) Is(target error) bool { return target == ErrChanged }
+
+// Inconsistent is the error for two values that contradict each other. It wraps ErrChanged, because they may have been
+// read at two moments, and it is dataset.ErrCorrupt if they were not.
+func Inconsistent(format string, args ...any) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", tornError(fmt.Sprintf(format, args...)))
+}
+
+// ReadError turns an error of the store while reading into one of the API. A failed read is never reported as
+// absence.
+func ReadError(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInvalid):
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: %w", err)
+}
+
+// CommitError does the same for a transaction. Every kind but dataset.ErrInvalid and dataset.ErrCorrupt leaves open
+// whether it was committed.
+func CommitError(ctx context.Context, err error) error {
+	if errors.Is(err, store.ErrTooLarge) {
+		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)
+	}
+	return ReadError(ctx, err)
+}
