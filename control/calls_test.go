@@ -33,7 +33,7 @@ func newScene(e *env) scene {
 func calls(sc scene) map[string]func() error {
 	all := map[string]func() error{}
 	views(sc, all)
-	reports(sc, all)
+	reportCalls(sc, all)
 	for kind, op := range sc.ops {
 		all["commit "+string(kind)] = func() error { return sc.commits(op) }
 	}
@@ -70,7 +70,7 @@ func views(sc scene, all map[string]func() error) {
 	}
 }
 
-func reports(sc scene, all map[string]func() error) {
+func reportCalls(sc scene, all map[string]func() error) {
 	ctx := sc.ctx
 	for name, call := range map[string]func() error{
 		"cancel":    func() error { return second(sc.CancelOperation(ctx, sc.pending.ID.String())) },

@@ -2,8 +2,9 @@
 // the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
 //
 // A decision begins a Tx, reads with Get, finds objects by the references that people type (Volume, Snapshot,
-// FindNode), writes with Put and Delete, and commits. Tx keeps its state in memory until then and belongs to one goroutine. The
-// functions in the package read or write one kind of object. What a decision may do is decided above, in control.
+// FindNode), writes with Put and Delete, and commits. Tx keeps its state in memory until then and belongs to one
+// goroutine. The functions in the package read or write one kind of object. What a decision may do is decided above, in
+// control.
 package record
 
 import (
