@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
@@ -97,7 +98,7 @@ func TestHeadIsNamedLast(t *testing.T) {
 
 // headName is the entry of a dataset's directory that stands for its head.
 func (f *fixture) headName() string {
-	first, _, _ := bytes.Cut([]byte(f.layout.image(head)), []byte("/"))
+	first, _, _ := bytes.Cut([]byte(f.layout.Image(layout.Head)), []byte("/"))
 	return string(first)
 }
 
@@ -174,11 +175,11 @@ func TestRestoreGoesOnAfterWrites(t *testing.T) {
 				t.Errorf("step %d: the head has %q instead of %q", step, got, head)
 			}
 			f.hasSnapshot(c.Keep, kept, true)
-			image, err := f.folderOf(c.Dataset).openFile(f.layout.image(c.Keep.ID.String()), os.O_RDWR)
+			image, err := f.folderOf(c.Dataset).OpenFile(f.layout.Image(c.Keep.ID.String()), os.O_RDWR)
 			if err == nil {
 				f.must(image.Close())
 			}
-			if !f.layout.costly() && !errors.Is(err, unix.EROFS) {
+			if !f.layout.Costly() && !errors.Is(err, unix.EROFS) {
 				t.Errorf("step %d: what is kept can be written to (%v)", step, err)
 			}
 			f.settled()

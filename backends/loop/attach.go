@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -27,8 +29,8 @@ const attachTimeout = 10 * time.Second
 // nothing is left of a crash between Attach and mount.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	var att backends.Attachment
-	err := p.within(id, func(dir folder) error {
-		fs, grow, err := p.inspect(dir, head)
+	err := p.within(id, func(dir folder.Dir) error {
+		fs, grow, err := p.inspect(dir, layout.Head)
 		if err != nil {
 			return err
 		}
@@ -36,10 +38,10 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 			att, err = p.attachEncrypted(ctx, dir, opts)
 			return err
 		}
-		if d, rErr := datasetRecord(dir, id); rErr == nil && d.Encryption != nil {
+		if d, rErr := layout.DatasetRecord(dir, id); rErr == nil && d.Encryption != nil {
 			return dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its image is not")
 		}
-		dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+		dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: layout.Sector, Sole: true})
 		if err != nil {
 			return err
 		}
@@ -103,8 +105,8 @@ const growSlack = 16 << 20
 
 // inspect tells which filesystem an item's image holds, and whether it is smaller than
 // the image, as a resize that was cut short leaves it. Of one that is encrypted it may be.
-func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error) {
-	f, err := dir.open(p.layout.image(item))
+func (p *Pool) inspect(dir folder.Dir, item string) (fs string, grow bool, err error) {
+	f, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return "", false, err
 	}
@@ -115,7 +117,7 @@ func (p *Pool) inspect(dir folder, item string) (fs string, grow bool, err error
 // look is inspect of an item's image that is open.
 func look(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := superblock(image)
-	if errors.Is(err, dataset.ErrCorrupt) && item == head && crypt.FirstLost(image) == nil {
+	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
 		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps "+
 			"what is there)", err)
 	}

@@ -128,15 +128,15 @@ func (r *receiving) complete(ctx context.Context) error {
 	if !r.grounded() {
 		return nil
 	}
-	base := r.in.header.Base.String()
+	base := r.in.Header.Base.String()
 	size, err := r.pool.imageSize(r.dir, base)
 	if err != nil {
 		return err
 	}
-	if r.asBase = r.done.At == 0 && size == r.in.header.Size; !r.asBase {
+	if r.asBase = r.done.At == 0 && size == r.in.Header.Size; !r.asBase {
 		return errors.Join(r.ground(ctx), r.beneath.all())
 	}
-	image, err := r.dir.open(r.pool.layout.image(base))
+	image, err := r.dir.Open(r.pool.layout.Image(base))
 	if err == nil {
 		err = r.image.Close()
 		r.image = image
@@ -146,7 +146,7 @@ func (r *receiving) complete(ctx context.Context) error {
 
 // grounded tells whether the base gets into the image while the stream comes.
 func (r *receiving) grounded() bool {
-	return r.in.header.Base != uuid.Nil && r.pool.layout.costly()
+	return r.in.Header.Base != uuid.Nil && r.pool.layout.Costly()
 }
 
 // ground begins to share what the base has into the image, once there is something else in it.
@@ -159,7 +159,7 @@ func (r *receiving) ground(ctx context.Context) (err error) {
 
 // layBeneath begins to share what the base has into the image.
 func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
-	p, base := r.pool, r.in.header.Base
+	p, base := r.pool, r.in.Header.Base
 	from, err := p.openSnapshot(r.dir, base)
 	if err != nil {
 		return nil, err

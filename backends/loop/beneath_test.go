@@ -9,6 +9,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
@@ -16,7 +17,7 @@ import (
 // The base of a difference gets into the image part by part, whatever the size of blocks,
 // images and parts; from any byte on; and no further than the image is to go.
 func TestBeneath(t *testing.T) {
-	dir, err := openFolder(scratch.Mount(t, "xfs", scratch.XFS))
+	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +40,7 @@ func TestBeneath(t *testing.T) {
 
 // laid lays a base of a size beneath an image of another one, which has its own bytes before
 // one, and looks what it has then.
-func laid(t *testing.T, dir folder, size, to, from, block int64) {
+func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
 	want := make([]byte, to)
 	copy(want, treetest.Bytes(1, int(size)))
@@ -70,9 +71,9 @@ func laid(t *testing.T, dir folder, size, to, from, block int64) {
 	}
 }
 
-func named(t *testing.T, dir folder, name string, data []byte) *os.File {
+func named(t *testing.T, dir folder.Dir, name string, data []byte) *os.File {
 	t.Helper()
-	f, err := dir.openFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
+	f, err := dir.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func named(t *testing.T, dir folder, name string, data []byte) *os.File {
 // Who waits for what comes no more is told why.
 func TestBeneathEnds(t *testing.T) {
 	f := newFixture(t, "xfs")
-	dir, err := openFolder(f.disk)
+	dir, err := folder.Open(f.disk)
 	f.must(err)
 	defer dir.Close()
 	ctx, cancel := context.WithCancel(t.Context())

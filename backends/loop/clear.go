@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -32,14 +34,14 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	case p.image != nil:
 		return "", p.image.clear(p.step)
 	case p.disk != nil: // which its identity stays on: the generation that control knows with it
-		return p.disk.Left(Name), errors.Join(p.emptied(func(folder) error { return nil }), p.Close())
+		return p.disk.Left(Name), errors.Join(p.emptied(func(folder.Dir) error { return nil }), p.Close())
 	}
 	return "", p.emptied(p.clearFolder)
 }
 
 // emptied goes on with a pool of which nothing is left but its identity. It is as it was when that
 // fails.
-func (p *Pool) emptied(then func(root folder) error) error {
+func (p *Pool) emptied(then func(root folder.Dir) error) error {
 	p.raising.Lock()
 	defer p.raising.Unlock()
 	root, err := p.open()
@@ -51,22 +53,23 @@ func (p *Pool) emptied(then func(root folder) error) error {
 		p.step("clear.emptied")
 		return then(root)
 	}
-	for _, name := range []string{incoming, datasets, copies, deleting, templates} {
-		if mErr := root.mkdir(name); mErr != nil && !errors.Is(mErr, os.ErrExist) {
+	for _, name := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+		if mErr := root.Mkdir(name); mErr != nil && !errors.Is(mErr, os.ErrExist) {
 			err = errors.Join(err, mErr)
 		}
 	}
-	return errors.Join(err, p.layout.prepare(root))
+	return errors.Join(err, p.layout.Prepare(root))
 }
 
 // clearFolder removes the identity, the last there is: until then it is this pool, whose next
 // opening makes the folders.
-func (p *Pool) clearFolder(root folder) error {
+func (p *Pool) clearFolder(root folder.Dir) error {
 	var id identity
-	if err := readRecord(root, identityFile, &id); err != nil {
+	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
 		return p.offline("%w", err)
 	}
-	if err := errors.Join(absentIsFine(root.remove(identityFile+tmpSuffix)), root.remove(identityFile)); err != nil {
+	err := folder.AbsentIsFine(root.Remove(layout.IdentityFile + layout.TmpSuffix))
+	if err := errors.Join(err, root.Remove(layout.IdentityFile)); err != nil {
 		return err
 	}
 	p.step("clear.nameless")
@@ -78,38 +81,38 @@ func (p *Pool) clearFolder(root folder) error {
 			return err
 		}
 	}
-	return syncDir(filepath.Dir(p.path))
+	return folder.SyncDir(filepath.Dir(p.path))
 }
 
 // clearAreas removes all but the identity. ErrConflict: something is in the way.
-func (p *Pool) clearAreas(root folder) error {
-	made, err := root.entries(templates)
+func (p *Pool) clearAreas(root folder.Dir) error {
+	made, err := root.Entries(layout.Templates)
 	if err != nil {
 		return err
 	}
 	for _, e := range made {
-		if name := strings.TrimSuffix(e.Name(), tmpSuffix); strings.HasSuffix(name, imageSuffix) {
-			if err := absentIsFine(root.remove(filepath.Join(templates, e.Name()))); err != nil {
+		if name := strings.TrimSuffix(e.Name(), layout.TmpSuffix); strings.HasSuffix(name, layout.ImageSuffix) {
+			if err := folder.AbsentIsFine(root.Remove(filepath.Join(layout.Templates, e.Name()))); err != nil {
 				return err
 			}
 		}
 	}
-	for _, name := range []string{incoming, datasets, copies, deleting, templates} {
-		err := absentIsFine(root.rmdir(name))
+	for _, name := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+		err := folder.AbsentIsFine(root.Rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
 			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", p.name,
-				root.path(name))
+				root.Path(name))
 		}
 		if err != nil {
 			return err
 		}
 		p.step("clear." + name)
 	}
-	left, err := root.entries(".")
+	left, err := root.Entries(".")
 	for _, e := range left {
-		if !strings.HasPrefix(e.Name(), identityFile) {
+		if !strings.HasPrefix(e.Name(), layout.IdentityFile) {
 			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name,
-				root.path(e.Name()))
+				root.Path(e.Name()))
 		}
 	}
 	return err
@@ -126,10 +129,10 @@ func (img *poolImage) clear(step func(string)) error {
 	case err == nil:
 		err = dataset.Errorf(dataset.ErrOffline, "%s is mounted no more", img.file)
 	}
-	if err = errors.Join(absentIsFine(err), img.close()); err != nil {
+	if err = errors.Join(folder.AbsentIsFine(err), img.close()); err != nil {
 		return err
 	}
-	if on, err = img.mounted(); absentIsFine(err) != nil {
+	if on, err = img.mounted(); folder.AbsentIsFine(err) != nil {
 		return err
 	}
 	if on != "" {
@@ -139,9 +142,9 @@ func (img *poolImage) clear(step func(string)) error {
 	if is, err = os.Lstat(img.file); err == nil && !os.SameFile(was, is) {
 		return dataset.Errorf(dataset.ErrOffline, "%s is another file than was mounted: it was left as it is", img.file)
 	}
-	if err := absentIsFine(os.Remove(img.file)); err != nil {
+	if err := folder.AbsentIsFine(os.Remove(img.file)); err != nil {
 		return err
 	}
 	step("clear.removed")
-	return errors.Join(absentIsFine(os.Remove(img.mount)), syncDir(filepath.Dir(img.file)))
+	return errors.Join(folder.AbsentIsFine(os.Remove(img.mount)), folder.SyncDir(filepath.Dir(img.file)))
 }

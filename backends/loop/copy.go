@@ -9,20 +9,22 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
 // begun tells whether a directory among the copies holds anything of one: what was made
 // last before a crash may be empty.
-func (p *Pool) begun(dir folder) (bool, error) {
-	c, err := p.contents(dir)
-	return len(c.items)+len(c.records)+len(c.foreign) > 0, err
+func (p *Pool) begun(dir folder.Dir) (bool, error) {
+	c, err := layout.ContentsOf(p.layout, dir)
+	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
 }
 
 // Promote implements backends.Copier: one more name, or one shared image, and one flush.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
-	err := p.withinAny(ds, func(dir folder, place string) error {
-		if place != copies {
+	err := p.withinAny(ds, func(dir folder.Dir, place string) error {
+		if place != layout.Copies {
 			return nil
 		}
 		item := snapshot.String()
@@ -34,7 +36,7 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 		if same, err := p.headIs(dir, item); err != nil {
 			return err
 		} else if same {
-			return p.layout.flush(dir) // an earlier try may have been cut short before its own
+			return p.layout.Flush(dir) // an earlier try may have been cut short before its own
 		}
 		if err := p.dropHead(dir); err != nil {
 			return err
@@ -47,43 +49,43 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-func (p *Pool) promote(dir folder, item string) error {
-	if err := p.layout.remove(dir, next); err != nil {
+func (p *Pool) promote(dir folder.Dir, item string) error {
+	if err := p.layout.Remove(dir, layout.Next); err != nil {
 		return err
 	}
-	shared, err := p.share(dir, next, item)
+	shared, err := p.share(dir, layout.Next, item)
 	if err == nil && !shared {
-		_, err = p.layout.clone(dir, next, dir, item, false)
+		_, err = p.layout.Clone(dir, layout.Next, dir, item, false)
 	}
 	if err != nil {
 		return err
 	}
 	p.step("promote.cloned")
-	if err := p.same(dir, item, next); err != nil {
-		return errors.Join(err, p.layout.remove(dir, next))
+	if err := p.same(dir, item, layout.Next); err != nil {
+		return errors.Join(err, p.layout.Remove(dir, layout.Next))
 	}
-	if err := p.layout.rename(dir, next, head); err != nil {
+	if err := p.layout.Rename(dir, layout.Next, layout.Head); err != nil {
 		return err
 	}
 	p.step("promote.named")
-	return p.layout.flush(dir)
+	return p.layout.Flush(dir)
 }
 
 // headIs tells whether there is a head, with the bytes of an item.
-func (p *Pool) headIs(dir folder, item string) (bool, error) {
-	if _, err := dir.lstat(p.layout.image(head)); err != nil {
-		return false, absentIsFine(err)
+func (p *Pool) headIs(dir folder.Dir, item string) (bool, error) {
+	if _, err := dir.Lstat(p.layout.Image(layout.Head)); err != nil {
+		return false, folder.AbsentIsFine(err)
 	}
-	return p.equal(dir, item, head)
+	return p.equal(dir, item, layout.Head)
 }
 
 // kept tells whether a snapshot, other than one, has all that the head has.
-func (p *Pool) kept(dir folder, but uuid.UUID) (bool, error) {
-	c, err := p.contents(dir)
+func (p *Pool) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
+	c, err := layout.ContentsOf(p.layout, dir)
 	if err != nil {
 		return false, err
 	}
-	for _, item := range c.items {
+	for _, item := range c.Items {
 		if id, err := uuid.Parse(item); err != nil || id == but {
 			continue
 		}
@@ -100,9 +102,9 @@ func (p *Pool) kept(dir folder, but uuid.UUID) (bool, error) {
 }
 
 // dropHead removes the head from a copy, if it has one.
-func (p *Pool) dropHead(dir folder) error {
-	if _, err := dir.lstat(p.layout.image(head)); err != nil {
-		return absentIsFine(err)
+func (p *Pool) dropHead(dir folder.Dir) error {
+	if _, err := dir.Lstat(p.layout.Image(layout.Head)); err != nil {
+		return folder.AbsentIsFine(err)
 	}
 	ok, err := p.kept(dir, uuid.Nil)
 	if err != nil {
@@ -113,13 +115,13 @@ func (p *Pool) dropHead(dir folder) error {
 			"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as "+
 				"superseded first)")
 	}
-	return p.layout.remove(dir, head)
+	return p.layout.Remove(dir, layout.Head)
 }
 
 // forget removes what a copy has beside a snapshot that goes: the part of it that has
 // come, and a head that nothing else has the bytes of.
-func (p *Pool) forget(dir folder, place string, snapshot uuid.UUID) error {
-	if place != copies {
+func (p *Pool) forget(dir folder.Dir, place string, snapshot uuid.UUID) error {
+	if place != layout.Copies {
 		return nil
 	}
 	if have, err := readPartial(dir); err == nil && have.Snapshot == snapshot {
@@ -129,12 +131,12 @@ func (p *Pool) forget(dir folder, place string, snapshot uuid.UUID) error {
 	}
 	same, err := p.headIs(dir, snapshot.String())
 	if errors.Is(err, os.ErrNotExist) || !same {
-		return absentIsFine(err)
+		return folder.AbsentIsFine(err)
 	}
 	if kept, err := p.kept(dir, snapshot); err != nil || kept {
 		return err
 	}
-	return p.layout.remove(dir, head)
+	return p.layout.Remove(dir, layout.Head)
 }
 
 // Demote implements backends.Copier.
@@ -147,11 +149,11 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 
 // Supersede implements backends.Copier.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.demote(ctx, ds, keep.ID, func(dir folder) error {
-		if _, err := dir.lstat(p.layout.image(keep.ID.String())); err == nil {
-			return p.layout.flush(dir)
+	err := p.demote(ctx, ds, keep.ID, func(dir folder.Dir) error {
+		if _, err := dir.Lstat(p.layout.Image(keep.ID.String())); err == nil {
+			return p.layout.Flush(dir)
 		}
-		if _, err := dir.lstat(p.layout.image(head)); errors.Is(err, os.ErrNotExist) {
+		if _, err := dir.Lstat(p.layout.Image(layout.Head)); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrConflict, "there is no head")
 		}
 		return p.keep(dir, keep)
@@ -164,7 +166,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 
 // demote makes a dataset, whose head is one of its snapshots after keep, a copy: it moves
 // there with its head, which is removed then, so that it is never a dataset without one.
-func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder) error) error {
+func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
 	root, err := p.open()
 	if err != nil {
 		return err
@@ -188,14 +190,14 @@ func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir
 	if err := p.demotable(dir, place, snapshot); err != nil {
 		return err
 	}
-	if place != copies {
+	if place != layout.Copies {
 		err := p.back.Back(func() error {
-			return root.rename(filepath.Join(place, ds.String()), filepath.Join(copies, ds.String()))
+			return root.Rename(filepath.Join(place, ds.String()), filepath.Join(layout.Copies, ds.String()))
 		})
 		if err != nil {
 			return err
 		}
-		if err := p.layout.flush(dir); err != nil {
+		if err := p.layout.Flush(dir); err != nil {
 			return err
 		}
 		p.step("demote.moved")
@@ -204,13 +206,13 @@ func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir
 		return err
 	}
 	p.step("demote.dropped")
-	return p.layout.flush(dir)
+	return p.layout.Flush(dir)
 }
 
-func (p *Pool) demotable(dir folder, place string, snapshot uuid.UUID) error {
+func (p *Pool) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if _, err := p.imageSize(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)
-	} else if err != nil || place == copies {
+	} else if err != nil || place == layout.Copies {
 		return err
 	}
 	same, err := p.headIs(dir, snapshot.String())
@@ -223,7 +225,7 @@ func (p *Pool) demotable(dir folder, place string, snapshot uuid.UUID) error {
 
 // Idle implements backends.Idler.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
-	err := p.within(id, func(dir folder) error { return p.idle(ctx, dir) })
+	err := p.within(id, func(dir folder.Dir) error { return p.idle(ctx, dir) })
 	if err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}

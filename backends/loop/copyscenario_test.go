@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
@@ -82,27 +83,27 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid
 	if _, err := p.Send(ctx, at(s), base, 0, &sent, nil); err != nil {
 		return nil, err
 	}
-	in, err := newDecoder(&sent)
+	in, err := stream.NewDecoder(&sent)
 	if err != nil {
 		return nil, err
 	}
-	in.header.Dataset = to
-	e, err := newEncoder(&out, in.header, 0)
+	in.Header.Dataset = to
+	e, err := stream.NewEncoder(&out, in.Header, 0)
 	for err == nil {
-		var c change
-		c, err = in.nextChange()
+		var c stream.Change
+		c, err = in.NextChange()
 		switch {
 		case err != nil:
-		case c.data == nil:
-			err = e.zeros(c.offset, c.length)
+		case c.Data == nil:
+			err = e.Zeros(c.Offset, c.Length)
 		default:
-			err = e.data(c.offset, c.data)
+			err = e.Data(c.Offset, c.Data)
 		}
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	err = e.end()
+	err = e.End()
 	return out.Bytes(), err
 }
 

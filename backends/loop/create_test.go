@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -146,11 +147,11 @@ func TestRestoreComparesBeforeItReplaces(t *testing.T) {
 				return
 			}
 			// A fault between the clone and its source.
-			image := filepath.Join(f.path, datasets, c.Dataset.ID.String(), f.layout.image(next))
+			image := filepath.Join(f.path, layout.Datasets, c.Dataset.ID.String(), f.layout.Image(layout.Next))
 			file, err := os.OpenFile(image, os.O_RDWR, 0)
 			f.must(err)
 			defer file.Close()
-			_, err = file.WriteAt(make([]byte, sector), 0)
+			_, err = file.WriteAt(make([]byte, layout.Sector), 0)
 			f.must(err)
 		}
 		err := f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
@@ -168,7 +169,7 @@ func TestUnknownFilesSurviveDeletion(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
 		f.create(d)
-		stranger := filepath.Join(f.path, datasets, d.ID.String(), "precious")
+		stranger := filepath.Join(f.path, layout.Datasets, d.ID.String(), "precious")
 		f.write(stranger, "data")
 		if e := f.entries()[d.ID]; !strings.Contains(e.Problem, `"precious"`) {
 			f.Errorf("entry %+v", e)
@@ -230,7 +231,7 @@ func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
 	path := filepath.Join(root, "a")
 	f.write(path, strings.Repeat("x", blocks*2*16<<10))
 	f.takeSnapshot(d)
-	image := filepath.Join(f.path, datasets, d.ID.String(), "head.img")
+	image := filepath.Join(f.path, layout.Datasets, d.ID.String(), "head.img")
 	before := freeOf(t, f.disk)
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	f.must(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
@@ -34,7 +35,7 @@ func TestDamagedHead(t *testing.T) {
 			f.must(f.Resize(f.Context(), d.ID, larger, nil))
 			d.Size = larger
 			f.must(f.WriteRecord(f.Context(), d, true))
-			f.harm(d, head, damage)
+			f.harm(d, layout.Head, damage)
 			f.refusesDamaged(d, name)
 
 			keep := newSnapshot(d)
@@ -48,7 +49,7 @@ func TestDamagedHead(t *testing.T) {
 			f.hasSize(d.ID, larger)
 			f.hasSnapshot(s, "one", true)
 			f.refusesKept(d, keep)
-			f.harm(d, head, damage)
+			f.harm(d, layout.Head, damage)
 			f.must(f.Delete(f.Context(), d.ID))
 		}
 	})
@@ -59,7 +60,7 @@ func (f *fixture) harm(d dataset.Dataset, item string, damage func(*os.File) err
 	f.Helper()
 	dir := f.folderOf(d)
 	defer dir.Close()
-	image, err := dir.openFile(f.layout.image(item), os.O_RDWR)
+	image, err := dir.OpenFile(f.layout.Image(item), os.O_RDWR)
 	f.must(err)
 	f.must(damage(image))
 	f.must(image.Close())
@@ -123,12 +124,12 @@ func TestHeadThatAListMissed(t *testing.T) {
 	dir := f.folderOf(d)
 	defer dir.Close()
 	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-	f.read(&e, dir, contents{})
+	f.read(&e, dir, layout.Contents{})
 	if e.Problem != "" {
 		t.Error(e.Problem)
 	}
-	f.must(f.layout.remove(dir, head))
-	f.read(&e, dir, contents{})
+	f.must(f.layout.Remove(dir, layout.Head))
+	f.read(&e, dir, layout.Contents{})
 	if e.Problem != "its image is missing" {
 		t.Errorf("without a head: %q", e.Problem)
 	}
@@ -139,7 +140,7 @@ func TestCutContainer(t *testing.T) {
 	header := make([]byte, 512)
 	copy(header, "LUKS\xba\xbe\x00\x02")
 	copy(header[168:], uuid.NewString())
-	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + sector: true} {
+	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + layout.Sector: true} {
 		fs, _, err := superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
 		if fs != luks || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
 			t.Errorf("of %d bytes: %s, %v", size, fs, err)

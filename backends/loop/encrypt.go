@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -28,8 +30,8 @@ import (
 const luks = "luks"
 
 // containerOf tells whether an item's image has a container, and that one's UUID.
-func (p *Pool) containerOf(dir folder, item string) (uuid.UUID, bool, error) {
-	f, err := dir.open(p.layout.image(item))
+func (p *Pool) containerOf(dir folder.Dir, item string) (uuid.UUID, bool, error) {
+	f, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return uuid.Nil, false, err
 	}
@@ -43,7 +45,7 @@ func (p *Pool) containerOf(dir folder, item string) (uuid.UUID, bool, error) {
 
 // sameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or
 // neither is encrypted.
-func (p *Pool) sameKey(dir folder, item string, d dataset.Dataset) error {
+func (p *Pool) sameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 	id, is, err := p.containerOf(dir, item)
 	switch {
 	case err != nil:
@@ -62,7 +64,7 @@ func (p *Pool) sameKey(dir folder, item string, d dataset.Dataset) error {
 
 // mapping is the name of the device that reads what is in the image of the dataset in dir. With
 // the pool in it two pools of a host can have the same dataset.
-func (p *Pool) mapping(dir folder) string {
+func (p *Pool) mapping(dir folder.Dir) string {
 	id, _, _ := strings.Cut(filepath.Base(dir.Name()), ".") // which may be one of several that are deleted
 	return "drover-" + id + p.mappings()
 }
@@ -71,12 +73,12 @@ func (p *Pool) mapping(dir folder) string {
 func (p *Pool) mappings() string { return "-" + p.identity.ID.String()[:8] }
 
 // dataKey returns the key of the dataset in dir. ErrForbidden.
-func (p *Pool) dataKey(ctx context.Context, dir folder) ([]byte, error) {
-	id, err := parseID(filepath.Base(dir.Name()))
+func (p *Pool) dataKey(ctx context.Context, dir folder.Dir) ([]byte, error) {
+	id, err := layout.ParseID(filepath.Base(dir.Name()))
 	if err != nil {
 		return nil, err
 	}
-	d, err := datasetRecord(dir, id)
+	d, err := layout.DatasetRecord(dir, id)
 	if err != nil { // who has the keys may have a record too
 		d = &dataset.Dataset{ID: id}
 	}
@@ -94,7 +96,7 @@ func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 }
 
 // openContainer opens the container on a device of the dataset in dir.
-func (p *Pool) openContainer(ctx context.Context, dir folder, device string, key []byte) (*crypt.Device, error) {
+func (p *Pool) openContainer(ctx context.Context, dir folder.Dir, device string, key []byte) (*crypt.Device, error) {
 	return crypt.New(p.backend.runner).Open(ctx, device, p.mapping(dir), key)
 }
 
@@ -112,8 +114,8 @@ func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templat
 	if err != nil {
 		return 0, err
 	}
-	return p.build(d, func(_, dir folder) (made, error) {
-		image, err := p.layout.create(dir, next)
+	return p.build(d, func(_, dir folder.Dir) (made, error) {
+		image, err := p.layout.Create(dir, layout.Next)
 		if err != nil {
 			return made{}, err
 		}
@@ -124,14 +126,14 @@ func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templat
 		if err := p.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
 			return made{}, fmt.Errorf("make an encrypted image: %w", err)
 		}
-		return made{item: next, size: t.size}, image.Sync()
+		return made{item: layout.Next, size: t.size}, image.Sync()
 	})
 }
 
 // encrypt makes a container in next, and the filesystem in that.
-func (p *Pool) encrypt(ctx context.Context, dir folder, id uuid.UUID, key []byte, t template) error {
-	dev, err := attach(ctx, dir.path(p.layout.image(next)),
-		loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+func (p *Pool) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key []byte, t template) error {
+	dev, err := attach(ctx, dir.Path(p.layout.Image(layout.Next)),
+		loopdev.Options{DirectIO: p.direct, BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}
@@ -154,14 +156,14 @@ func (p *Pool) encrypt(ctx context.Context, dir folder, id uuid.UUID, key []byte
 }
 
 // attachEncrypted is Attach of an encrypted head. Nothing was changed where the key is not here.
-func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.AttachOptions) (backends.Attachment,
+func (p *Pool) attachEncrypted(ctx context.Context, dir folder.Dir, opts backends.AttachOptions) (backends.Attachment,
 	error) {
 	var att backends.Attachment
 	key, err := p.dataKey(ctx, dir)
 	if err != nil {
 		return att, err
 	}
-	dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+	dev, err := p.attachHead(ctx, dir, loopdev.Options{DirectIO: p.direct, BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return att, err
 	}
@@ -183,10 +185,10 @@ func (p *Pool) attachEncrypted(ctx context.Context, dir folder, opts backends.At
 
 // fits returns the data key of what is in dir, which opens the container in an item that nothing
 // uses: of what has a device see growsInside.
-func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error) {
+func (p *Pool) fits(ctx context.Context, dir folder.Dir, item string) ([]byte, error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
-		err = crypt.New(p.backend.runner).Fits(ctx, dir.path(p.layout.image(item)), key)
+		err = crypt.New(p.backend.runner).Fits(ctx, dir.Path(p.layout.Image(item)), key)
 	}
 	return key, err
 }
@@ -194,7 +196,7 @@ func (p *Pool) fits(ctx context.Context, dir folder, item string) ([]byte, error
 // growsInside prepares the growth of an encrypted head that is mounted from a loop device: it
 // returns which filesystem the head has, its mapping, and what has the mapping fill the device. It
 // changes nothing, and fails if the key is absent or another one.
-func (p *Pool) growsInside(ctx context.Context, dir folder, device string) (fs, inner string,
+func (p *Pool) growsInside(ctx context.Context, dir folder.Dir, device string) (fs, inner string,
 	inside func() (int64, error), err error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
@@ -234,8 +236,8 @@ func (p *Pool) fillDevice(ctx context.Context, name, path string, key []byte) (i
 }
 
 // growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
-func (p *Pool) growInContainer(ctx context.Context, dir folder, g growth, key []byte) error {
-	dev, err := attach(ctx, g.image.Name(), loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+func (p *Pool) growInContainer(ctx context.Context, dir folder.Dir, g growth, key []byte) error {
+	dev, err := attach(ctx, g.image.Name(), loopdev.Options{DirectIO: p.direct, BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}
@@ -263,7 +265,7 @@ func (p *Pool) growInContainer(ctx context.Context, dir folder, g growth, key []
 
 // letGo has a mapping of the head in dir go that nobody uses, as a crash in the moment of its
 // making left it; it returns where it is mounted, if it is.
-func (p *Pool) letGo(dir folder) (m crypt.Mapping, there bool, err error) {
+func (p *Pool) letGo(dir folder.Dir) (m crypt.Mapping, there bool, err error) {
 	m, there, err = crypt.Find(p.mapping(dir))
 	if err == nil && there && m.Users == 0 {
 		err = crypt.Drop(m.Name)
@@ -273,7 +275,7 @@ func (p *Pool) letGo(dir folder) (m crypt.Mapping, there bool, err error) {
 
 // abandon has the mapping of what is in dir go, which is worthless: at once, or with what a
 // process that was killed has left running on it.
-func (p *Pool) abandon(dir folder) error {
+func (p *Pool) abandon(dir folder.Dir) error {
 	if !p.info.Capabilities.Encryption {
 		return nil
 	}

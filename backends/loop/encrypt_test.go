@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -36,7 +37,7 @@ func TestNoPlainCloneOfACiphertext(t *testing.T) {
 	f.create(d)
 	dir := f.folderOf(d)
 	defer dir.Close()
-	image, err := dir.openFile(f.layout.image(head), os.O_RDWR)
+	image, err := dir.OpenFile(f.layout.Image(layout.Head), os.O_RDWR)
 	f.must(err)
 	header := make([]byte, 512)
 	copy(header, "LUKS\xba\xbe\x00\x02")
@@ -73,7 +74,7 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 	f.create(d)
 	dir := f.folderOf(d)
 	defer dir.Close()
-	image, err := dir.openFile(f.layout.image(head), os.O_RDWR)
+	image, err := dir.OpenFile(f.layout.Image(layout.Head), os.O_RDWR)
 	f.must(err)
 	defer image.Close()
 	for first, want := range map[string]string{"XFSB": "", "LOST": "cryptsetup repair " + image.Name()} {
@@ -81,7 +82,7 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 		f.must(err)
 		_, err = image.WriteAt([]byte("SKUL\xba\xbe\x00\x02"), 16<<10)
 		f.must(err)
-		_, _, err := f.inspect(dir, head)
+		_, _, err := f.inspect(dir, layout.Head)
 		if said := err != nil && strings.Contains(err.Error(), want) && dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
 			t.Errorf("behind %s: %v", first, err)
 		}

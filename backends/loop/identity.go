@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/safefile"
 )
-
-const identityFile = "pool.json"
 
 // The layouts that a pool can have.
 const (
@@ -142,12 +142,12 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 
 func readIdentity(path string) (identity, error) {
 	var id identity
-	raw, err := safefile.Read(filepath.Join(path, identityFile))
+	raw, err := safefile.Read(filepath.Join(path, layout.IdentityFile))
 	if err != nil {
 		return id, err
 	}
 	if err := json.Unmarshal(raw, &id); err != nil {
-		return id, fmt.Errorf("%s/%s: %w", path, identityFile, err)
+		return id, fmt.Errorf("%s/%s: %w", path, layout.IdentityFile, err)
 	}
 	return id, nil
 }
@@ -163,7 +163,7 @@ func empty(path string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != identityFile+".tmp" {
+		if e.Name() != layout.IdentityFile+".tmp" {
 			return dataset.Errorf(dataset.ErrExists,
 				"%s is not empty (it holds %q) and no pool: give an empty or a new directory", path, e.Name())
 		}
@@ -178,22 +178,22 @@ func writeIdentity(path string, id identity) error {
 		return err
 	}
 	id.Folder = err == nil
-	root, err := openFolder(path)
+	root, err := folder.Open(path)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return errors.Join(replaceIdentity(root, id), syncDir(filepath.Dir(path)))
+	return errors.Join(replaceIdentity(root, id), folder.SyncDir(filepath.Dir(path)))
 }
 
 // replaceIdentity writes the identity of a pool, durably, in place of the one that is there.
-func replaceIdentity(root folder, id identity) error {
+func replaceIdentity(root folder.Dir, id identity) error {
 	raw, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
 	}
-	const tmp = identityFile + tmpSuffix
-	f, err := root.openFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
+	const tmp = layout.IdentityFile + layout.TmpSuffix
+	f, err := root.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -201,16 +201,8 @@ func replaceIdentity(root folder, id identity) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := root.rename(tmp, identityFile); err != nil {
+	if err := root.Rename(tmp, layout.IdentityFile); err != nil {
 		return err
 	}
 	return root.Sync()
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

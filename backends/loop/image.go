@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -77,7 +79,7 @@ func (img *poolImage) peek(ctx context.Context) error {
 	if device, err := img.mounted(); err != nil || device != "" {
 		return err
 	}
-	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
+	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}
@@ -105,7 +107,8 @@ func (img *poolImage) peek(ctx context.Context) error {
 		return fmt.Errorf("look into %s: %w", img.file, err)
 	}
 	// Of a pool that was just made all may be in the log still.
-	if len(names) > 0 && !slices.Contains(names, identityFile) && !slices.Contains(names, identityFile+tmpSuffix) {
+	if len(names) > 0 && !slices.Contains(names, layout.IdentityFile) &&
+		!slices.Contains(names, layout.IdentityFile+layout.TmpSuffix) {
 		return dataset.Errorf(dataset.ErrExists,
 			"%s holds an XFS with %q in it, and no pool: it was left as it is (give a new file)", img.file, names[0])
 	}
@@ -126,7 +129,7 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	// Not written over: it takes the room that this one needs, and the mkfs of a process that
 	// was killed may be at work on it still.
 	tmp := backends.UnfinishedImage(cfg.Path)
-	if err := absentIsFine(os.Remove(tmp)); err != nil {
+	if err := folder.AbsentIsFine(os.Remove(tmp)); err != nil {
 		return err
 	}
 	if err := hostRoom(cfg.Path, size); err != nil {
@@ -139,9 +142,9 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)),
-			absentIsFine(os.Remove(tmp)))
+			folder.AbsentIsFine(os.Remove(tmp)))
 	}
-	return syncDir(filepath.Dir(cfg.Path))
+	return folder.SyncDir(filepath.Dir(cfg.Path))
 }
 
 // nameAnew gives a file a name that none has: ErrExists when one has it by now.
@@ -218,7 +221,7 @@ func (img *poolImage) attach(ctx context.Context) error {
 		img.keepBlocks(device)
 		return nil
 	}
-	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: sector})
+	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 )
@@ -38,7 +40,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // list goes through the places in the order in which a dataset does: it misses none that moves on
 // meanwhile.
-func (p *Pool) list(ctx context.Context, root folder) ([]backends.Entry, error) {
+func (p *Pool) list(ctx context.Context, root folder.Dir) ([]backends.Entry, error) {
 	list, err := p.foreign(root)
 	if err != nil {
 		return nil, err
@@ -47,9 +49,13 @@ func (p *Pool) list(ctx context.Context, root folder) ([]backends.Entry, error) 
 	for _, place := range []struct {
 		dir   string
 		state backends.EntryState
-	}{{incoming, backends.EntryIncoming}, {copies, backends.EntryCopy}, {datasets, backends.EntryReady},
-		{deleting, backends.EntryDeleting}} {
-		entries, err := root.entries(place.dir)
+	}{
+		{layout.Incoming, backends.EntryIncoming},
+		{layout.Copies, backends.EntryCopy},
+		{layout.Datasets, backends.EntryReady},
+		{layout.Deleting, backends.EntryDeleting},
+	} {
+		entries, err := root.Entries(place.dir)
 		if err != nil {
 			return nil, err
 		}
@@ -76,12 +82,20 @@ func (p *Pool) list(ctx context.Context, root folder) ([]backends.Entry, error) 
 }
 
 // foreign lists what lies in the pool's directory and is none of its own.
-func (p *Pool) foreign(root folder) ([]backends.Entry, error) {
-	entries, err := root.entries(".")
+func (p *Pool) foreign(root folder.Dir) ([]backends.Entry, error) {
+	entries, err := root.Entries(".")
 	if err != nil {
 		return nil, err
 	}
-	own := []string{identityFile, identityFile + tmpSuffix, incoming, datasets, copies, deleting, templates}
+	own := []string{
+		layout.IdentityFile,
+		layout.IdentityFile + layout.TmpSuffix,
+		layout.Incoming,
+		layout.Datasets,
+		layout.Copies,
+		layout.Deleting,
+		layout.Templates,
+	}
 	var list []backends.Entry
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) && !trialdir.Is(p.path, e.Name()) {
@@ -96,17 +110,17 @@ func (p *Pool) stranger(name, problem string) backends.Entry {
 }
 
 // entry reads one directory of a dataset; not ok for one that is being made, or gone.
-func (p *Pool) entry(root folder, name string, state backends.EntryState) (e backends.Entry, ok bool) {
+func (p *Pool) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
 	base := filepath.Base(name)
-	id, err := parseID(base)
+	id, err := layout.ParseID(base)
 	if state == backends.EntryDeleting {
-		id, err = hiddenID(base)
+		id, err = layout.HiddenID(base)
 	}
 	if err != nil {
 		return p.stranger(name, "its name is not the UUID of a dataset"), true
 	}
-	e = backends.Entry{ID: id, State: state, Path: root.path(name)}
-	dir, err := root.sub(name)
+	e = backends.Entry{ID: id, State: state, Path: root.Path(name)}
+	dir, err := root.Sub(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return e, false
@@ -117,20 +131,20 @@ func (p *Pool) entry(root folder, name string, state backends.EntryState) (e bac
 		return e, true
 	}
 	defer dir.Close()
-	c, err := p.contents(dir)
+	c, err := layout.ContentsOf(p.layout, dir)
 	if err != nil { // of one bad directory the rest of the pool is not to suffer
 		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
 		return e, !errors.Is(err, os.ErrNotExist)
 	}
-	headless := !slices.Contains(c.items, head)
+	headless := !slices.Contains(c.Items, layout.Head)
 	switch {
-	case state == backends.EntryIncoming && headless && len(c.foreign) == 0:
+	case state == backends.EntryIncoming && headless && len(c.Foreign) == 0:
 		return e, false
-	case state == backends.EntryCopy && len(c.items)+len(c.records)+len(c.foreign) == 0:
+	case state == backends.EntryCopy && len(c.Items)+len(c.Records)+len(c.Foreign) == 0:
 		return e, false
-	case state == backends.EntryCopy && len(c.items)+len(c.records) == 0:
+	case state == backends.EntryCopy && len(c.Items)+len(c.Records) == 0:
 		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
-	case state == backends.EntryReady && headless && !slices.Contains(c.records, recordFile):
+	case state == backends.EntryReady && headless && !slices.Contains(c.Records, layout.RecordFile):
 		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	}
 	p.read(&e, dir, c)
@@ -138,23 +152,23 @@ func (p *Pool) entry(root folder, name string, state backends.EntryState) (e bac
 }
 
 // read fills in what the records in dir say, and what is wrong with them.
-func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
+func (p *Pool) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	var problems []string
 	var err error
-	if e.Record, err = datasetRecord(dir, e.ID); err != nil {
+	if e.Record, err = layout.DatasetRecord(dir, e.ID); err != nil {
 		e.Record = nil
 		problems = append(problems, fmt.Sprintf("its record can't be read: %v", err))
 	}
-	headless := !slices.Contains(c.items, head)
+	headless := !slices.Contains(c.Items, layout.Head)
 	switch e.State {
 	case backends.EntryCopy:
 		e.Promoted = !headless
-		if have, err := readPartial(dir); err == nil && slices.Contains(c.items, part) {
+		if have, err := readPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
 			e.Partial = &backends.Partial{Snapshot: have.Snapshot, Base: have.Header.Base, Bytes: have.Mark.Offset}
 		}
 	case backends.EntryDeleting:
 	default:
-		_, _, err := p.inspect(dir, head)
+		_, _, err := p.inspect(dir, layout.Head)
 		switch gone := errors.Is(err, os.ErrNotExist); {
 		case gone && headless: // a list alone misses on btrfs what gets its name meanwhile
 			problems = append(problems, "its image is missing")
@@ -162,13 +176,13 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 			problems = append(problems, dataset.OneLine(err))
 		}
 	}
-	for _, item := range c.items {
+	for _, item := range c.Items {
 		id, err := uuid.Parse(item)
 		if err != nil {
 			continue // head, next, part
 		}
 		s := dataset.Snapshot{}
-		err = readRecord(dir, snapshotRecord(id), &s)
+		err = layout.ReadRecord(dir, layout.SnapshotRecord(id), &s)
 		if err == nil && (s.ID != id || s.Dataset != e.ID) {
 			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
 		}
@@ -187,17 +201,17 @@ func (p *Pool) read(e *backends.Entry, dir folder, c contents) {
 		e.Snapshots = append(e.Snapshots, s)
 	}
 	slices.SortFunc(e.Snapshots, func(a, b dataset.Snapshot) int { return a.Created.Compare(b.Created) })
-	if len(c.foreign) > 0 {
-		problems = append(problems, "it holds what no pool has: "+strings.Join(c.foreign, ", "))
+	if len(c.Foreign) > 0 {
+		problems = append(problems, "it holds what no pool has: "+strings.Join(c.Foreign, ", "))
 	}
 	e.Problem = strings.Join(problems, "; ")
 }
 
 // went reports whether an item that was there is gone: nobody who looks holds a lock, and a
 // snapshot that is deleted loses its record last.
-func (p *Pool) went(dir folder, item string) bool {
-	now, err := p.contents(dir)
-	return err == nil && !slices.Contains(now.items, item)
+func (p *Pool) went(dir folder.Dir, item string) bool {
+	now, err := layout.ContentsOf(p.layout, dir)
+	return err == nil && !slices.Contains(now.Items, item)
 }
 
 // Stat implements backends.Pool.
@@ -214,12 +228,12 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	defer dir.Close()
 	e := backends.Entry{ID: id, State: backends.EntryReady, Path: dir.Name()}
 	switch place {
-	case incoming:
+	case layout.Incoming:
 		e.State = backends.EntryIncoming
-	case copies:
+	case layout.Copies:
 		e.State = backends.EntryCopy
 	}
-	c, err := p.contents(dir)
+	c, err := layout.ContentsOf(p.layout, dir)
 	if err != nil {
 		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
 	}
@@ -230,8 +244,8 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 // Used implements backends.Pool: the blocks of the head's image, from its inode.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 	var used dataset.Size
-	err := p.within(id, func(dir folder) error {
-		f, err := dir.open(p.layout.image(head))
+	err := p.within(id, func(dir folder.Dir) error {
+		f, err := dir.Open(p.layout.Image(layout.Head))
 		if err != nil {
 			return err
 		}
@@ -242,7 +256,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		}
 		const unit = 512 // of st_blocks: stat(2)
 		used = dataset.Size(st.Blocks) * unit
-		_, _, err = look(f, head)
+		_, _, err = look(f, layout.Head)
 		return err
 	})
 	if err != nil {
@@ -259,8 +273,13 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	}
 	defer root.Close()
 	r := reaper{pool: p, root: root}
-	err = errors.Join(r.incoming(ctx, drop), r.deleting(ctx), r.within(ctx, datasets), r.within(ctx, copies),
-		r.templates())
+	err = errors.Join(
+		r.incoming(ctx, drop),
+		r.deleting(ctx),
+		r.within(ctx, layout.Datasets),
+		r.within(ctx, layout.Copies),
+		r.templates(),
+	)
 	if err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}

@@ -69,6 +69,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -192,21 +193,22 @@ func (p *Pool) enter(cfg backends.Config) error {
 			return err
 		}
 	}
-	p.layout = xfsLayout{}
+	p.layout = layout.XFS{}
 	if p.identity.Layout == layoutBtrfs {
-		p.layout = &btrfsLayout{}
+		p.layout = &layout.Btrfs{}
 	}
-	for _, dir := range []string{incoming, datasets, copies, deleting, templates} {
-		if err := root.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
+	for _, dir := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+		if err := root.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
-	if err := p.layout.prepare(root); err != nil {
+	if err := p.layout.Prepare(root); err != nil {
 		return err
 	}
-	if p.direct, err = directIO(root); err != nil {
+	if p.direct, err = layout.DirectIO(root, layout.IdentityFile); err != nil {
 		return err
 	}
+	p.records = layout.RecordWriter{Layout: p.layout, Direct: p.direct}
 	if err := p.describe(); err != nil {
 		return err
 	}
@@ -230,7 +232,7 @@ func (p *Pool) describe() error {
 			lacks = append(lacks, err.Error())
 		}
 	}
-	note := []string{p.layout.note()}
+	note := []string{p.layout.Note()}
 	if !p.direct {
 		note = append(note, "without direct I/O, which this filesystem has not")
 	}
@@ -243,7 +245,7 @@ func (p *Pool) describe() error {
 	if p.disk != nil {
 		note = append(note, p.disk.Note())
 	}
-	_, constant := p.layout.(*btrfsLayout)
+	_, constant := p.layout.(*layout.Btrfs)
 	can := p.backend.Best()
 	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline

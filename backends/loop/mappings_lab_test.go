@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -98,7 +99,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 			t.Errorf("%s: made", what)
 		}
 		f.nothingOpen(what + ":")
-		f.absentAt(incoming, d)
+		f.absentAt(layout.Incoming, d)
 	}
 	f.must(os.Remove(link)) // before its number is another's
 
@@ -106,12 +107,12 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
-		dir := filepath.Join(f.path, incoming, d.ID.String())
+		dir := filepath.Join(f.path, layout.Incoming, d.ID.String())
 		f.must(os.Mkdir(dir, 0o700))
-		image := filepath.Join(dir, f.layout.image(next))
+		image := filepath.Join(dir, f.layout.Image(layout.Next))
 		f.must(os.WriteFile(image, nil, 0o600))
 		f.must(os.Truncate(image, int64(testSize)))
-		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: sector})
+		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: layout.Sector})
 		f.must(err)
 		defer dev.Close()
 		key, err := oneKey{}.DataKey(t.Context(), d)
@@ -129,7 +130,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return false })
 	f.must(err)
 	f.nothingOpen("after a reap")
-	f.absentAt(incoming, d)
+	f.absentAt(layout.Incoming, d)
 	left()
 	other := encrypted(t, programs)
 	if names, err := crypt.List(); err != nil || len(names) == 0 {
@@ -148,7 +149,7 @@ func TestFirstHeaderLost(t *testing.T) {
 	f.create(d)
 	dir := f.folderOf(d)
 	defer dir.Close()
-	path := dir.path(f.layout.image(head))
+	path := dir.Path(f.layout.Image(layout.Head))
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	f.must(err)
 	defer image.Close()

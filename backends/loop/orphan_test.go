@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -51,8 +52,8 @@ func TestTemplateBesideOrphan(t *testing.T) {
 		d := newDataset(xfs)
 		want, err := f.templateFor(d)
 		f.must(err)
-		path := filepath.Join(f.path, templates, want.name())
-		orphan, err := os.Create(path + tmpSuffix)
+		path := filepath.Join(f.path, layout.Templates, want.name())
+		orphan, err := os.Create(path + layout.TmpSuffix)
 		f.must(err)
 		defer orphan.Close()
 		f.create(d)

@@ -11,12 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
 // folderOf opens a dataset's directory.
-func (f *fixture) folderOf(d dataset.Dataset) folder {
+func (f *fixture) folderOf(d dataset.Dataset) folder.Dir {
 	f.Helper()
 	root, err := f.Pool.open()
 	f.must(err)
@@ -35,7 +37,7 @@ func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
 	f.put(d.ID, "a", "one")
 	s := newTransfer(d)
 	f.must(f.Snapshot(f.Context(), s, nil))
-	f.names(d, map[string]uint64{head: 2})
+	f.names(d, map[string]uint64{layout.Head: 2})
 	return d, s
 }
 
@@ -45,7 +47,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
 	dir := f.folderOf(d)
-	theirs, err := attach(t.Context(), dir.path(f.layout.image(head)), loopdev.Options{BlockSize: sector})
+	theirs, err := attach(t.Context(), dir.Path(f.layout.Image(layout.Head)), loopdev.Options{BlockSize: layout.Sector})
 	f.must(err)
 	tries := 0
 	f.backend.step = func(step string) {
@@ -60,7 +62,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 		t.Errorf("attached at the %d. try, while another had it", tries)
 	}
 	f.hasSnapshot(s, "one", true)
-	f.names(d, map[string]uint64{head: 1})
+	f.names(d, map[string]uint64{layout.Head: 1})
 }
 
 // What a crash left of a snapshot of a head, that was mounted meanwhile, is worthless: it keeps
@@ -72,15 +74,15 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 	f.put(d.ID, "a", "one")
 	dir, s := f.folderOf(d), newTransfer(d)
 	root, unmount := f.mounted(d.ID)
-	left := tmpPrefix + f.layout.image(s.ID.String())
-	f.must(dir.link(f.layout.image(head), left))
+	left := layout.TmpPrefix + f.layout.Image(s.ID.String())
+	f.must(dir.Link(f.layout.Image(layout.Head), left))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	f.must(att.Release())
-	f.must(dir.link(f.layout.image(head), left))
+	f.must(dir.Link(f.layout.Image(layout.Head), left))
 	f.must(f.Snapshot(t.Context(), s, nil))
 	mine := newSnapshot(d) // which is cloned at once
-	f.must(dir.link(f.layout.image(head), tmpPrefix+f.layout.image(mine.ID.String())))
+	f.must(dir.Link(f.layout.Image(layout.Head), layout.TmpPrefix+f.layout.Image(mine.ID.String())))
 	f.must(f.Snapshot(t.Context(), mine, nil))
 	f.write(filepath.Join(root, "a"), "two")
 	unmount()
@@ -96,7 +98,7 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 func TestDeletedWhileItIsRead(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
-	image, err := f.folderOf(d).open(f.layout.image(s.ID.String()))
+	image, err := f.folderOf(d).Open(f.layout.Image(s.ID.String()))
 	f.must(err)
 	defer image.Close()
 	sum := func() []byte {
@@ -118,8 +120,8 @@ func TestDeletedWhileItIsRead(t *testing.T) {
 func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
-	dir, name := f.folderOf(d), f.layout.image(s.ID.String())
-	image, err := dir.open(name)
+	dir, name := f.folderOf(d), f.layout.Image(s.ID.String())
+	image, err := dir.Open(name)
 	f.must(err)
 	defer image.Close()
 	sum := func() [sha256.Size]byte {
@@ -136,13 +138,13 @@ func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 			return
 		}
 		begun++
-		if other, err := dir.open(name); err == nil {
+		if other, err := dir.Open(name); err == nil {
 			t.Error("it can be opened by its name while it is removed")
 			f.must(other.Close())
 		}
 	}
 	f.isKind(f.DeleteSnapshot(t.Context(), d.ID, s.ID), dataset.ErrNoSpace)
-	f.names(d, map[string]uint64{head: 2, s.ID.String(): 2})
+	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})
 	f.must(os.Remove(filepath.Join(f.disk, "bulk")))
 	f.hasSnapshot(s, "one", true)
 	f.must(f.DeleteSnapshot(t.Context(), d.ID, s.ID))
@@ -167,7 +169,7 @@ func TestNoRoomForAnImage(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "pool test has no room") {
 		t.Errorf("got %v", err)
 	}
-	f.names(d, map[string]uint64{head: 2, s.ID.String(): 2})
+	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})
 }
 
 // fill leaves no block of the pool's filesystem free, and no inode.

@@ -16,20 +16,13 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
-)
-
-// The directories of a pool.
-const (
-	incoming  = "incoming"
-	datasets  = "datasets"
-	copies    = "copies"
-	deleting  = "deleting"
-	templates = "templates"
 )
 
 const defaultSize = 10 * dataset.GiB
@@ -42,8 +35,9 @@ type Pool struct {
 	image    *poolImage
 	disk     *disk.Disk
 	identity identity
-	layout   layout
+	layout   layout.Layout
 	direct   bool // files can be read and written past the page cache
+	records  layout.RecordWriter
 	keys     backends.Keys
 	info     backends.Info
 	seen     atomic.Pointer[stamp] // of the identity that was recognised last
@@ -74,14 +68,14 @@ func (p *Pool) step(name string) { p.backend.step("loop." + name) }
 
 // open opens the pool's directory after a look whether it is still this pool. Nothing
 // is kept open between operations: an idle pool's disk can be unmounted.
-func (p *Pool) open() (folder, error) {
-	root, err := openFolder(p.path)
+func (p *Pool) open() (folder.Dir, error) {
+	root, err := folder.Open(p.path)
 	if err != nil {
-		return folder{}, p.offline("%w", err)
+		return folder.Dir{}, p.offline("%w", err)
 	}
 	if err := p.recognise(root); err != nil {
 		_ = root.Close()
-		return folder{}, p.offline("%w", err)
+		return folder.Dir{}, p.offline("%w", err)
 	}
 	return root, nil
 }
@@ -94,8 +88,8 @@ type stamp struct {
 
 // recognise reads the identity of what lies at the pool's path, unless it is the same
 // file as the last time.
-func (p *Pool) recognise(root folder) error {
-	st, err := root.lstat(identityFile)
+func (p *Pool) recognise(root folder.Dir) error {
+	st, err := root.Lstat(layout.IdentityFile)
 	if err != nil {
 		return err
 	}
@@ -104,7 +98,7 @@ func (p *Pool) recognise(root folder) error {
 		return nil
 	}
 	var id identity
-	raw, err := root.read(identityFile, maxRecord)
+	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
 	if err == nil {
 		err = json.Unmarshal(raw, &id)
 	}
@@ -126,7 +120,7 @@ func (p *Pool) Generation() (uint64, error) {
 	}
 	defer root.Close()
 	var id identity
-	if err := readRecord(root, identityFile, &id); err != nil {
+	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
 		return 0, p.offline("%w", err)
 	}
 	return id.Generation, nil
@@ -142,7 +136,7 @@ func (p *Pool) Raise(generation uint64) error {
 	}
 	defer root.Close()
 	var id identity
-	if err := readRecord(root, identityFile, &id); err != nil {
+	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
 		return p.offline("%w", err)
 	}
 	id.Generation = generation
@@ -169,7 +163,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 		return st
 	}
 	st.Online, st.Free, st.Size = true, free, size
-	if left, err := root.entries(deleting); err == nil {
+	if left, err := root.Entries(layout.Deleting); err == nil {
 		st.Pending = len(left)
 	}
 	if err := p.room(root); err != nil {
@@ -179,14 +173,14 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 }
 
 // space returns the free bytes and the size of the filesystem that a pool lies on.
-func space(root folder) (free, size dataset.Size, err error) {
+func space(root folder.Dir) (free, size dataset.Size, err error) {
 	f, s, err := fsctl.SpaceOf(root.File)
 	return dataset.Size(f), dataset.Size(s), err
 }
 
 // room fails with ErrNoSpace when the pool is so full that nothing new should begin in
 // it: what is there already would get the errors.
-func (p *Pool) room(root folder) error {
+func (p *Pool) room(root folder.Dir) error {
 	free, size, err := space(root)
 	if err != nil {
 		return err
@@ -224,11 +218,11 @@ func (p *Pool) Close() error {
 // find opens the directory of a dataset, ready or incoming and whole, and tells in which
 // place of root it lies. ErrCorrupt: something else has its name; ErrConflict: it is a
 // copy.
-func (p *Pool) find(root folder, id uuid.UUID) (dir folder, place string, err error) {
+func (p *Pool) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	dir, place, err = p.findAny(root, id)
-	if err == nil && place == copies {
+	if err == nil && place == layout.Copies {
 		_ = dir.Close()
-		return folder{}, "", p.headless(id)
+		return folder.Dir{}, "", p.headless(id)
 	}
 	return dir, place, err
 }
@@ -240,12 +234,12 @@ func (p *Pool) headless(id uuid.UUID) error {
 }
 
 // findAny finds copies too.
-func (p *Pool) findAny(root folder, id uuid.UUID) (dir folder, place string, err error) {
+func (p *Pool) findAny(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	for {
 		before := p.back.Count()
-		dir, place, err = p.search(root, id, datasets, incoming)
+		dir, place, err = p.search(root, id, layout.Datasets, layout.Incoming)
 		if errors.Is(err, dataset.ErrNotFound) { // unless it was committed meanwhile
-			dir, place, err = p.search(root, id, datasets)
+			dir, place, err = p.search(root, id, layout.Datasets)
 		}
 		if err == nil || p.back.Count() == before {
 			return dir, place, err
@@ -254,20 +248,20 @@ func (p *Pool) findAny(root folder, id uuid.UUID) (dir folder, place string, err
 }
 
 // search looks for a dataset at places, and then among the copies.
-func (p *Pool) search(root folder, id uuid.UUID, places ...string) (dir folder, place string, err error) {
+func (p *Pool) search(root folder.Dir, id uuid.UUID, places ...string) (dir folder.Dir, place string, err error) {
 	for _, place := range places {
-		dir, err := root.sub(filepath.Join(place, id.String()))
+		dir, err := root.Sub(filepath.Join(place, id.String()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return dir, place, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 		}
-		_, err = dir.lstat(p.layout.image(head))
+		_, err = dir.Lstat(p.layout.Image(layout.Head))
 		if err == nil {
 			return dir, place, nil
 		}
-		if errors.Is(err, os.ErrNotExist) && place == datasets {
+		if errors.Is(err, os.ErrNotExist) && place == layout.Datasets {
 			err = p.damaged(dir)
 		}
 		_ = dir.Close()
@@ -275,23 +269,23 @@ func (p *Pool) search(root folder, id uuid.UUID, places ...string) (dir folder, 
 			return dir, place, err
 		}
 	}
-	dir, err = root.sub(filepath.Join(copies, id.String()))
+	dir, err = root.Sub(filepath.Join(layout.Copies, id.String()))
 	if err == nil {
 		var begun bool
 		if begun, err = p.begun(dir); err == nil && begun {
-			return dir, copies, nil
+			return dir, layout.Copies, nil
 		}
 		_ = dir.Close()
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return folder{}, copies, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
+		return folder.Dir{}, layout.Copies, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	}
-	return folder{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
+	return folder.Dir{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", p.name, id)
 }
 
 // damaged says what is wrong with a ready dataset that has no head.
-func (p *Pool) damaged(dir folder) error {
-	if _, err := dir.lstat(recordFile); err != nil {
+func (p *Pool) damaged(dir folder.Dir) error {
+	if _, err := dir.Lstat(layout.RecordFile); err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing",
 			dir.Name())
 	}
@@ -299,7 +293,7 @@ func (p *Pool) damaged(dir folder) error {
 }
 
 // within opens the pool and a dataset's directory for the time of f.
-func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
+func (p *Pool) within(id uuid.UUID, f func(dir folder.Dir) error) error {
 	root, err := p.open()
 	if err != nil {
 		return err
@@ -315,7 +309,7 @@ func (p *Pool) within(id uuid.UUID, f func(dir folder) error) error {
 }
 
 // withinAny is within for what copies can do as well; f is told where the dataset lies.
-func (p *Pool) withinAny(id uuid.UUID, f func(dir folder, place string) error) error {
+func (p *Pool) withinAny(id uuid.UUID, f func(dir folder.Dir, place string) error) error {
 	root, err := p.open()
 	if err != nil {
 		return err
@@ -340,7 +334,7 @@ const (
 
 // idle fails with ErrInUse when the head in dir is mounted in any mount namespace, or attached to a
 // loop device and stays so.
-func (p *Pool) idle(ctx context.Context, dir folder) error {
+func (p *Pool) idle(ctx context.Context, dir folder.Dir) error {
 	for try := 0; ; try++ {
 		device, err := p.device(dir)
 		if err != nil || device == "" {
@@ -375,10 +369,10 @@ func (p *Pool) idle(ctx context.Context, dir folder) error {
 }
 
 // device returns the loop device that the head in dir is attached to, if any.
-func (p *Pool) device(dir folder) (string, error) {
-	f, err := dir.open(p.layout.image(head))
+func (p *Pool) device(dir folder.Dir) (string, error) {
+	f, err := dir.Open(p.layout.Image(layout.Head))
 	if err != nil {
-		return "", absentIsFine(err)
+		return "", folder.AbsentIsFine(err)
 	}
 	defer f.Close()
 	info, _, err := loopdev.Attached(f)

@@ -8,20 +8,23 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 )
 
 // reaper removes what operations that were cut short left behind. What is in use is left
 // to the next time. One failure doesn't keep it from the rest.
 type reaper struct {
 	pool  *Pool
-	root  folder
+	root  folder.Dir
 	count int
 }
 
 // each calls f for every name in a directory that id reads as a dataset's, alone with it.
 func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error),
 	f func(name string, id uuid.UUID) error) error {
-	entries, err := r.root.entries(name)
+	entries, err := r.root.Entries(name)
 	if err != nil {
 		return err
 	}
@@ -39,11 +42,11 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 			continue
 		}
 		path := filepath.Join(name, e.Name())
-		_, err = r.root.lstat(path)
+		_, err = r.root.Lstat(path)
 		if err == nil {
 			err = f(path, of)
 		} else {
-			err = absentIsFine(err) // it was moved on before it was claimed
+			err = folder.AbsentIsFine(err) // it was moved on before it was claimed
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -54,13 +57,13 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 }
 
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
-	return r.each(ctx, incoming, parseID, func(name string, id uuid.UUID) error {
-		dir, err := r.root.sub(name)
+	return r.each(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
+		dir, err := r.root.Sub(name)
 		if err != nil {
 			return err
 		}
 		defer dir.Close()
-		_, err = dir.lstat(r.pool.layout.image(head))
+		_, err = dir.Lstat(r.pool.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
 			return r.destroy(name) // it was never whole
 		}
@@ -73,7 +76,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 
 // deleting also finishes what incoming has moved there.
 func (r *reaper) deleting(ctx context.Context) error {
-	return r.each(ctx, deleting, hiddenID, func(name string, _ uuid.UUID) error {
+	return r.each(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
 		// Or a power cut could bring back a part of it.
 		if err := r.pool.flushDir(r.root, name); err != nil {
 			return err
@@ -92,29 +95,29 @@ func (r *reaper) destroy(name string) error {
 
 // within removes the temporary files and items inside of datasets, or of copies.
 func (r *reaper) within(ctx context.Context, place string) error {
-	return r.each(ctx, place, parseID, func(name string, _ uuid.UUID) error {
-		dir, err := r.root.sub(name)
+	return r.each(ctx, place, layout.ParseID, func(name string, _ uuid.UUID) error {
+		dir, err := r.root.Sub(name)
 		if err != nil {
 			return err
 		}
 		defer dir.Close()
-		c, err := r.pool.contents(dir)
+		c, err := layout.ContentsOf(r.pool.layout, dir)
 		if err != nil {
 			return err
 		}
-		if err := r.files(dir, c.tmp...); err != nil {
+		if err := r.files(dir, c.Tmp...); err != nil {
 			return err
 		}
-		if place == copies && len(c.items)+len(c.records)+len(c.foreign) == 0 {
-			return r.root.rmdir(name) // it was just begun
+		if place == layout.Copies && len(c.Items)+len(c.Records)+len(c.Foreign) == 0 {
+			return r.root.Rmdir(name) // it was just begun
 		}
 		return r.items(dir, place, c)
 	})
 }
 
-func (r *reaper) files(dir folder, names ...string) error {
+func (r *reaper) files(dir folder.Dir, names ...string) error {
 	for _, name := range names {
-		if err := dir.remove(name); err != nil {
+		if err := dir.Remove(name); err != nil {
 			return err
 		}
 		r.count++
@@ -124,34 +127,34 @@ func (r *reaper) files(dir folder, names ...string) error {
 
 // items removes what is worthless: next, a part of a snapshot that can't go on, what a
 // restore that was cut short would have made the head, and records whose snapshot was not taken, or is gone.
-func (r *reaper) items(dir folder, place string, c contents) error {
-	has := make(map[string]bool, len(c.items))
-	for _, item := range c.items {
+func (r *reaper) items(dir folder.Dir, place string, c layout.Contents) error {
+	has := make(map[string]bool, len(c.Items))
+	for _, item := range c.Items {
 		has[item] = true
 	}
-	useless := map[string]bool{next: true}
-	for _, item := range c.items {
+	useless := map[string]bool{layout.Next: true}
+	for _, item := range c.Items {
 		waits, err := r.pool.unfinished(dir, item)
 		if err != nil {
 			return err
 		}
 		useless[item] = useless[item] || waits
 	}
-	if have, err := readPartial(dir); err != nil || place != copies || has[have.Snapshot.String()] {
-		useless[part] = true
+	if have, err := readPartial(dir); err != nil || place != layout.Copies || has[have.Snapshot.String()] {
+		useless[layout.Part] = true
 	}
 	for item := range useless {
 		if !useless[item] || !has[item] {
 			continue
 		}
-		if err := r.pool.layout.remove(dir, item); err != nil {
+		if err := r.pool.layout.Remove(dir, item); err != nil {
 			return err
 		}
 		has[item] = false
 		r.count++
 	}
-	for _, record := range c.records {
-		if record == recordFile || has[strings.TrimSuffix(record, recordSuffix)] {
+	for _, record := range c.Records {
+		if record == layout.RecordFile || has[strings.TrimSuffix(record, layout.RecordSuffix)] {
 			continue
 		}
 		if err := r.files(dir, record); err != nil {
@@ -166,15 +169,15 @@ func (r *reaper) templates() error {
 		return nil // one is being made
 	}
 	defer r.pool.format.Unlock()
-	entries, err := r.root.entries(templates)
+	entries, err := r.root.Entries(layout.Templates)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), imageSuffix+tmpSuffix) {
+		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), layout.ImageSuffix+layout.TmpSuffix) {
 			continue
 		}
-		if err := r.root.remove(filepath.Join(templates, e.Name())); err != nil {
+		if err := r.root.Remove(filepath.Join(layout.Templates, e.Name())); err != nil {
 			return err
 		}
 		r.count++

@@ -2,7 +2,6 @@ package loop
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,12 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
-	err = p.withinAny(ds, func(dir folder, place string) error {
+	err = p.withinAny(ds, func(dir folder.Dir, place string) error {
 		out, err = p.received(dir, place, snapshot)
 		return err
 	})
@@ -30,19 +32,19 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends
 	return out, err
 }
 
-func (p *Pool) received(dir folder, place string, snapshot uuid.UUID) (out backends.Received, err error) {
-	if _, err := dir.lstat(p.layout.image(snapshot.String())); err == nil {
+func (p *Pool) received(dir folder.Dir, place string, snapshot uuid.UUID) (out backends.Received, err error) {
+	if _, err := dir.Lstat(p.layout.Image(snapshot.String())); err == nil {
 		var s came
-		if err := readRecord(dir, snapshotRecord(snapshot), &s); err != nil {
+		if err := layout.ReadRecord(dir, layout.SnapshotRecord(snapshot), &s); err != nil {
 			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
 		}
 		return backends.Received{Whole: true, Last: s.Stream}, nil
 	}
-	if place != copies {
+	if place != layout.Copies {
 		return out, nil
 	}
-	if _, err := dir.lstat(p.layout.image(part)); err != nil {
-		return out, absentIsFine(err)
+	if _, err := dir.Lstat(p.layout.Image(layout.Part)); err != nil {
+		return out, folder.AbsentIsFine(err)
 	}
 	have, err := readPartial(dir)
 	if err != nil || have.Snapshot != snapshot {
@@ -74,12 +76,12 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
 		return out, err
 	}
 	defer dir.Close()
-	have, err := p.received(dir, copies, d.Snapshot.ID)
+	have, err := p.received(dir, layout.Copies, d.Snapshot.ID)
 	switch {
 	case err != nil:
 		return out, err
 	case have.Whole:
-		return have.Last, p.layout.flush(dir)
+		return have.Last, p.layout.Flush(dir)
 	}
 	if err := d.Follows(have); err != nil {
 		return out, err
@@ -98,17 +100,17 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
 // receiving is one run of Receive.
 type receiving struct {
 	pool     *Pool
-	dir      folder
+	dir      folder.Dir
 	image    *os.File
 	beneath  *beneath // nil: all of the base is in the image, or none yet
 	asBase   bool     // nothing differs from the base, which is the image then
-	in       *decoder
+	in       *stream.Decoder
 	snapshot dataset.Snapshot
 	progress backends.Progress
-	done     mark       // all before is in the image
-	safe     int64      // all before is on record, or about to be
-	flushing chan error // of a checkpoint that is on its way
-	lost     bool       // a flush has failed: see record
+	done     stream.Mark // all before is in the image
+	safe     int64       // all before is on record, or about to be
+	flushing chan error  // of a checkpoint that is on its way
+	lost     bool        // a flush has failed: see record
 
 	checked  int64        // until here there was room
 	free     dataset.Size // in the pool, when it was measured
@@ -135,13 +137,13 @@ func (r *receiving) due() int64 {
 
 func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	p := r.pool
-	if r.image, err = r.dir.openFile(p.layout.image(part), os.O_RDWR); err != nil {
+	if r.image, err = r.dir.OpenFile(p.layout.Image(layout.Part), os.O_RDWR); err != nil {
 		return out, err
 	}
 	defer func() { _ = r.image.Close() }()
 	defer func() { _ = r.wait() }()
 	p.step("receive.started")
-	if r.done, err = r.in.here(); err != nil {
+	if r.done, err = r.in.Here(); err != nil {
 		return out, err
 	}
 	r.safe, r.checked = r.done.Offset, r.done.Offset
@@ -179,7 +181,7 @@ func (r *receiving) apply(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		c, err := r.in.nextChange()
+		c, err := r.in.NextChange()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -189,19 +191,19 @@ func (r *receiving) apply(ctx context.Context) error {
 		if err := r.ground(ctx); err != nil {
 			return err
 		}
-		if err := r.beneath.upTo(c.offset + c.length); err != nil {
+		if err := r.beneath.upTo(c.Offset + c.Length); err != nil {
 			return err
 		}
-		if c.data != nil {
-			_, err = r.image.WriteAt(c.data, c.offset)
+		if c.Data != nil {
+			_, err = r.image.WriteAt(c.Data, c.Offset)
 		} else {
-			err = unix.Fallocate(int(r.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.offset,
-				c.length)
+			err = unix.Fallocate(int(r.image.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.Offset,
+				c.Length)
 		}
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r.image.Name(), err)
 		}
-		if r.done, err = r.in.here(); err != nil {
+		if r.done, err = r.in.Here(); err != nil {
 			return err
 		}
 		if r.progress != nil {
@@ -272,7 +274,7 @@ func (r *receiving) room() error {
 	if backends.Room(r.pool.name, free, size) == nil {
 		return nil
 	}
-	if err := r.pool.layout.flush(r.dir); err != nil {
+	if err := r.pool.layout.Flush(r.dir); err != nil {
 		return err
 	}
 	return r.measure()
@@ -294,55 +296,55 @@ func (r *receiving) wait() error {
 // succeed without it (fsync(2), "NOTES"). The rest of the stream comes again, to a file that is
 // opened anew, and is written from the last record on.
 func (r *receiving) record() func() error {
-	have := partial{Snapshot: r.snapshot.ID, Header: r.in.header, Mark: r.done}
+	have := partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {
 		if err := r.pool.backend.fdatasync(r.image); err != nil {
 			r.lost = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
-		return r.pool.writeRecord(r.dir, partFile, have)
+		return r.pool.records.Write(r.dir, layout.PartFile, have)
 	}
 }
 
 // matches checks that the image holds what the header said.
 func (r *receiving) matches() error {
 	fs, _, err := superblock(r.image)
-	if err == nil && fs != r.in.header.Filesystem {
-		err = corrupt("its image holds %q and not the %q of its header", fs, r.in.header.Filesystem)
+	if err == nil && fs != r.in.Header.Filesystem {
+		err = stream.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
 	}
 	return err
 }
 
 // seal gives what came the name of its snapshot.
 func (r *receiving) seal() (durable bool, err error) {
-	p, id, base := r.pool, r.snapshot.ID.String(), r.in.header.Base.String()
+	p, id, base := r.pool, r.snapshot.ID.String(), r.in.Header.Base.String()
 	if !r.asBase {
-		return p.layout.seal(r.dir, part, id)
+		return p.layout.Seal(r.dir, layout.Part, id)
 	}
 	shared, err := p.share(r.dir, id, base)
 	if err == nil && !shared {
-		_, err = p.layout.clone(r.dir, id, r.dir, base, true)
+		_, err = p.layout.Clone(r.dir, id, r.dir, base, true)
 	}
 	if err != nil {
 		return false, err
 	}
-	return false, p.layout.remove(r.dir, part)
+	return false, p.layout.Remove(r.dir, layout.Part)
 }
 
 // finish makes a snapshot of what was verified.
 func (r *receiving) finish() (backends.Stream, error) {
-	p, h := r.pool, r.in.header
+	p, h := r.pool, r.in.Header
 	out := backends.Stream{
 		Base:  h.Base,
 		Size:  dataset.Size(h.Size),
 		Bytes: r.in.Offset,
-		Sum:   hex.EncodeToString(r.in.sum.Sum(nil)),
+		Sum:   r.in.Checksum(),
 	}
 	if err := r.image.Sync(); err != nil {
 		return out, err
 	}
 	p.step("receive.verified")
-	if err := p.writeRecord(r.dir, snapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
+	if err := p.records.Write(r.dir, layout.SnapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
 		return out, err
 	}
 	p.step("receive.noted")
@@ -353,8 +355,8 @@ func (r *receiving) finish() (backends.Stream, error) {
 	p.step("receive.sealed")
 	// Once the snapshot is there for good, what a power cut brings back of the part is dropped
 	// by what comes next.
-	if err := absentIsFine(r.dir.remove(partFile)); err != nil || durable {
+	if err := folder.AbsentIsFine(r.dir.Remove(layout.PartFile)); err != nil || durable {
 		return out, err
 	}
-	return out, p.layout.flush(r.dir)
+	return out, p.layout.Flush(r.dir)
 }

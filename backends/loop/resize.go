@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -34,8 +36,8 @@ func offlineGrow(filesystems []string) ([]string, error) {
 // Resize implements backends.Resizer: the image first, then its device, then the
 // filesystem in it.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
-	err := p.within(id, func(dir folder) error {
-		have, err := p.sizeOf(dir, head)
+	err := p.within(id, func(dir folder.Dir) error {
+		have, err := p.sizeOf(dir, layout.Head)
 		if err != nil {
 			return err
 		}
@@ -54,12 +56,12 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 		if err := p.idle(ctx, dir); err != nil {
 			return err
 		}
-		fs, grow, err := p.inspect(dir, head)
+		fs, grow, err := p.inspect(dir, layout.Head)
 		if err != nil {
 			return err
 		}
 		if want == have.image && !grow {
-			return p.layout.flush(dir)
+			return p.layout.Flush(dir)
 		}
 		return p.growHead(ctx, dir, fs, want)
 	})
@@ -71,8 +73,8 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 
 // Grow implements backends.Resizer.
 func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
-	err := p.within(id, func(dir folder) error {
-		have, err := p.imageSize(dir, head)
+	err := p.within(id, func(dir folder.Dir) error {
+		have, err := p.imageSize(dir, layout.Head)
 		if err != nil {
 			return err
 		}
@@ -85,12 +87,12 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 }
 
 // growMounted grows the head, which is mounted at root.
-func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os.File) error {
-	fs, _, err := p.inspect(dir, head)
+func (p *Pool) growMounted(ctx context.Context, dir folder.Dir, size int64, root *os.File) error {
+	fs, _, err := p.inspect(dir, layout.Head)
 	if err != nil {
 		return err
 	}
-	image, err := dir.openFile(p.layout.image(head), os.O_RDWR)
+	image, err := dir.OpenFile(p.layout.Image(layout.Head), os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -114,7 +116,7 @@ func (p *Pool) growMounted(ctx context.Context, dir folder, size int64, root *os
 	if err := p.enlarge(root, fs, g); err != nil {
 		return err
 	}
-	return errors.Join(fsctl.Sync(root), image.Sync(), p.layout.flush(dir))
+	return errors.Join(fsctl.Sync(root), image.Sync(), p.layout.Flush(dir))
 }
 
 // growth is what one mounted filesystem grows with.
@@ -217,7 +219,7 @@ func growFS(root *os.File, fs string, size int64) error {
 // growHead grows a head that is not in use. Where the kernel does it, every step is
 // journalled and can be done again; resize2fs works on a clone, because a crash in
 // the middle of it can leave a wreck.
-func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) error {
+func (p *Pool) growHead(ctx context.Context, dir folder.Dir, fs string, size int64) error {
 	inPlace := true
 	if fs == ext4 || fs == luks {
 		var err error
@@ -231,22 +233,22 @@ func (p *Pool) growHead(ctx context.Context, dir folder, fs string, size int64) 
 		} else if err != nil {
 			return err
 		}
-		if err := p.growIdle(ctx, dir, head, size); err != nil {
+		if err := p.growIdle(ctx, dir, layout.Head, size); err != nil {
 			return err
 		}
-		return p.layout.flush(dir)
+		return p.layout.Flush(dir)
 	}
 	if _, err := run.LookPath("resize2fs"); err != nil && fs == ext4 {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
 	}
-	return p.exchange(dir, head, func(*os.File) error { return p.growIdle(ctx, dir, next, size) })
+	return p.exchange(dir, layout.Head, func(*os.File) error { return p.growIdle(ctx, dir, layout.Next, size) })
 }
 
 // growIdle grows an item that nothing uses, its image and the filesystem in it. It mounts the
 // filesystem first, so that one that cannot be mounted is refused before anything changes.
-func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64) error {
-	image, err := dir.openFile(p.layout.image(item), os.O_RDWR)
+func (p *Pool) growIdle(ctx context.Context, dir folder.Dir, item string, size int64) error {
+	image, err := dir.OpenFile(p.layout.Image(item), os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -261,11 +263,11 @@ func (p *Pool) growIdle(ctx context.Context, dir folder, item string, size int64
 			return err
 		}
 	}
-	path := dir.path(p.layout.image(item))
+	path := dir.Path(p.layout.Image(item))
 	if fs == luks {
 		return errors.Join(p.growInContainer(ctx, dir, growth{image: image, size: size}, key), image.Sync())
 	}
-	dev, err := attach(ctx, path, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
+	dev, err := attach(ctx, path, loopdev.Options{DirectIO: p.direct, BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}

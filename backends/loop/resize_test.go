@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -24,7 +25,7 @@ func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.path, datasets, d.ID.String(), "head.img"), imageFor(xfs, larger, false)))
+	f.must(os.Truncate(filepath.Join(f.path, layout.Datasets, d.ID.String(), "head.img"), imageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {
@@ -113,7 +114,7 @@ func (f *fixture) headBytes(id uuid.UUID) int64 {
 	dir, _, err := f.find(root, id)
 	f.must(err)
 	defer dir.Close()
-	size, err := f.imageSize(dir, head)
+	size, err := f.imageSize(dir, layout.Head)
 	f.must(err)
 	return size
 }
@@ -152,12 +153,12 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 		if step != "loop.resize.truncated" {
 			return
 		}
-		images, _ := filepath.Glob(filepath.Join(f.path, incoming, "*", f.layout.image(next)))
+		images, _ := filepath.Glob(filepath.Join(f.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
 		if len(images) != 1 {
 			t.Fatalf("clones in the making: %v", images)
 		}
 		var err error
-		late.dev, err = attach(t.Context(), images[0], loopdev.Options{BlockSize: sector, Sole: true})
+		late.dev, err = attach(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
 		f.must(err)
 		late.root, err = mount.Detached(mount.Spec{Source: late.dev.Path, FSType: ext4})
 		f.must(err)

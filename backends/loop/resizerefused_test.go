@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // headPath is where a dataset's head is.
 func (f *fixture) headPath(d dataset.Dataset) string {
-	return filepath.Join(f.path, datasets, d.ID.String(), f.layout.image(head))
+	return filepath.Join(f.path, layout.Datasets, d.ID.String(), f.layout.Image(layout.Head))
 }
 
 // unresized fails the test unless a dataset, which is not mounted, is as large as it was made, and
@@ -45,15 +46,15 @@ func TestResizeOfADamagedFilesystem(t *testing.T) {
 		defer image.Close()
 		// Behind the superblock: the headers of XFS's first group, ext4's group descriptors.
 		was := make([]byte, 12<<10)
-		_, err = image.ReadAt(was, sector)
+		_, err = image.ReadAt(was, layout.Sector)
 		f.must(err)
-		_, err = image.WriteAt(make([]byte, len(was)), sector)
+		_, err = image.WriteAt(make([]byte, len(was)), layout.Sector)
 		f.must(err)
 		f.must(image.Sync())
 		if err := f.Resize(f.Context(), d.ID, larger, nil); err == nil {
 			f.Error("resized")
 		}
-		_, err = image.WriteAt(was, sector)
+		_, err = image.WriteAt(was, layout.Sector)
 		f.must(err)
 		f.must(image.Sync())
 		f.unresized(d, had)

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -23,7 +25,7 @@ import (
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	var size int64
-	err := p.within(ds, func(dir folder) (err error) {
+	err := p.within(ds, func(dir folder.Dir) (err error) {
 		size, err = p.restore(ctx, dir, snapshot, keep)
 		return err
 	})
@@ -36,7 +38,7 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	return nil
 }
 
-func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep dataset.Snapshot) (size int64,
+func (p *Pool) restore(ctx context.Context, dir folder.Dir, snapshot uuid.UUID, keep dataset.Snapshot) (size int64,
 	err error) {
 	kept := keep.ID.String()
 	done, err := p.restored(dir, keep.ID)
@@ -61,27 +63,27 @@ func (p *Pool) restore(ctx context.Context, dir folder, snapshot uuid.UUID, keep
 		}
 	}
 	// Of an earlier try as well: it may have been cut short before this.
-	if err := absentIsFine(p.layout.protect(dir, kept)); err != nil {
+	if err := folder.AbsentIsFine(p.layout.Protect(dir, kept)); err != nil {
 		return 0, err
 	}
-	return size, p.layout.flush(dir)
+	return size, p.layout.Flush(dir)
 }
 
 // replaceHead makes the head what an item is, and the head that was snapshot keep.
-func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep dataset.Snapshot) error {
+func (p *Pool) replaceHead(ctx context.Context, dir folder.Dir, item string, keep dataset.Snapshot) error {
 	if err := p.dropSnapshot(ctx, dir, keep.ID); err != nil {
 		return fmt.Errorf("remove what an earlier try has left as snapshot %s: %w", keep.ID, err)
 	}
 	if err := p.room(dir); err != nil {
 		return err
 	}
-	if err := p.writeRecord(dir, snapshotRecord(keep.ID), keep); err != nil {
+	if err := p.records.Write(dir, layout.SnapshotRecord(keep.ID), keep); err != nil {
 		return err
 	}
 	p.step("restore.recorded")
 	err := p.prepare(dir, item, func(image *os.File) error {
 		p.step("restore.cloned")
-		if err := p.same(dir, item, next); err != nil {
+		if err := p.same(dir, item, layout.Next); err != nil {
 			return err
 		}
 		if err := p.growAsHead(ctx, dir, item, image); err != nil {
@@ -93,13 +95,13 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 		err = p.tagKept(dir, keep.ID)
 	}
 	if err != nil {
-		return errors.Join(err, dir.remove(snapshotRecord(keep.ID)))
+		return errors.Join(err, dir.Remove(layout.SnapshotRecord(keep.ID)))
 	}
-	if err := p.layout.rename(dir, next, keep.ID.String()); err != nil {
+	if err := p.layout.Rename(dir, layout.Next, keep.ID.String()); err != nil {
 		return err
 	}
 	p.step("restore.named")
-	if err := p.layout.swap(dir, head, keep.ID.String()); err != nil {
+	if err := p.layout.Swap(dir, layout.Head, keep.ID.String()); err != nil {
 		return err
 	}
 	p.step("restore.swapped")
@@ -109,14 +111,14 @@ func (p *Pool) replaceHead(ctx context.Context, dir folder, item string, keep da
 // growAsHead makes next, whose image that is, as large as the head, which has grown since the item
 // that it is a clone of was taken. A container is opened for no restore: what is in it grows at the
 // next mount.
-func (p *Pool) growAsHead(ctx context.Context, dir folder, item string, image *os.File) error {
-	size, err := p.imageSize(dir, head)
+func (p *Pool) growAsHead(ctx context.Context, dir folder.Dir, item string, image *os.File) error {
+	size, err := p.imageSize(dir, layout.Head)
 	have, sErr := p.sizeOf(dir, item)
 	if err := errors.Join(err, sErr); err != nil {
 		return err
 	}
-	if _, _, err := p.inspect(dir, head); errors.Is(err, dataset.ErrCorrupt) { // it may have been cut off
-		if was, _ := recordedSize(dir, head); roundUp(was) > have.size {
+	if _, _, err := p.inspect(dir, layout.Head); errors.Is(err, dataset.ErrCorrupt) { // it may have been cut off
+		if was, _ := recordedSize(dir, layout.Head); roundUp(was) > have.size {
 			size = max(size, have.imageFor(roundUp(was)))
 		}
 	}
@@ -126,11 +128,11 @@ func (p *Pool) growAsHead(ctx context.Context, dir folder, item string, image *o
 	case have.encrypted:
 		return image.Truncate(size)
 	}
-	return p.growIdle(ctx, dir, next, size)
+	return p.growIdle(ctx, dir, layout.Next, size)
 }
 
 // exchange makes the head a clone of an item, which change has worked on before.
-func (p *Pool) exchange(dir folder, item string, change func(image *os.File) error) error {
+func (p *Pool) exchange(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := p.prepare(dir, item, change); err != nil {
 		return err
 	}
@@ -138,26 +140,26 @@ func (p *Pool) exchange(dir folder, item string, change func(image *os.File) err
 }
 
 // become makes next, which is on the disk, the head, in one step.
-func (p *Pool) become(dir folder) error {
-	if err := p.layout.replace(dir, head, next); err != nil {
+func (p *Pool) become(dir folder.Dir) error {
+	if err := p.layout.Replace(dir, layout.Head, layout.Next); err != nil {
 		return err
 	}
 	p.step("exchange.replaced")
-	if err := p.layout.flush(dir); err != nil {
+	if err := p.layout.Flush(dir); err != nil {
 		return err
 	}
-	return p.layout.remove(dir, next)
+	return p.layout.Remove(dir, layout.Next)
 }
 
 // prepare makes next a clone of an item that change has worked on, on the disk.
-func (p *Pool) prepare(dir folder, item string, change func(image *os.File) error) error {
-	if err := p.layout.remove(dir, next); err != nil {
+func (p *Pool) prepare(dir folder.Dir, item string, change func(image *os.File) error) error {
+	if err := p.layout.Remove(dir, layout.Next); err != nil {
 		return err
 	}
-	if _, err := p.layout.clone(dir, next, dir, item, false); err != nil {
+	if _, err := p.layout.Clone(dir, layout.Next, dir, item, false); err != nil {
 		return err
 	}
-	image, err := dir.openFile(p.layout.image(next), os.O_RDWR)
+	image, err := dir.OpenFile(p.layout.Image(layout.Next), os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -165,15 +167,15 @@ func (p *Pool) prepare(dir folder, item string, change func(image *os.File) erro
 }
 
 // finish has change work on the image of next, and brings that to the disk.
-func (p *Pool) finish(dir folder, image *os.File, change func(image *os.File) error) error {
+func (p *Pool) finish(dir folder.Dir, image *os.File, change func(image *os.File) error) error {
 	err := change(image)
 	if err == nil {
 		err = image.Sync()
 	}
 	if err := errors.Join(err, image.Close()); err != nil {
-		return errors.Join(err, p.layout.remove(dir, next))
+		return errors.Join(err, p.layout.Remove(dir, layout.Next))
 	}
-	if err := p.layout.flush(dir); err != nil {
+	if err := p.layout.Flush(dir); err != nil {
 		return err
 	}
 	p.step("exchange.ready")
@@ -192,14 +194,14 @@ const (
 )
 
 // restored tells whether a restore that keeps the head as a snapshot has done so.
-func (p *Pool) restored(dir folder, keep uuid.UUID) (bool, error) {
-	by, err := p.tagOf(dir, head, restoredAttr)
+func (p *Pool) restored(dir folder.Dir, keep uuid.UUID) (bool, error) {
+	by, err := p.tagOf(dir, layout.Head, restoredAttr)
 	if err != nil || keep == uuid.Nil || by == keep {
 		return by == keep && keep != uuid.Nil, err
 	}
 	kept, err := p.tagOf(dir, keep.String(), keptAttr)
 	if err != nil || kept != keep {
-		return false, absentIsFine(err)
+		return false, folder.AbsentIsFine(err)
 	}
 	waits, err := p.unfinished(dir, keep.String())
 	return !waits, err
@@ -207,17 +209,17 @@ func (p *Pool) restored(dir folder, keep uuid.UUID) (bool, error) {
 
 // unfinished tells whether an item is what a restore that was cut short would have made the
 // head: it is no snapshot, and worthless.
-func (p *Pool) unfinished(dir folder, item string) (bool, error) {
-	id, err := parseID(item)
+func (p *Pool) unfinished(dir folder.Dir, item string) (bool, error) {
+	id, err := layout.ParseID(item)
 	if err != nil {
 		return false, nil
 	}
 	by, err := p.tagOf(dir, item, restoredAttr)
-	return err == nil && by == id, absentIsFine(err)
+	return err == nil && by == id, folder.AbsentIsFine(err)
 }
 
-func (p *Pool) tagOf(dir folder, item, attr string) (uuid.UUID, error) {
-	image, err := dir.open(p.layout.image(item))
+func (p *Pool) tagOf(dir folder.Dir, item, attr string) (uuid.UUID, error) {
+	image, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return uuid.Nil, err
 	}
@@ -227,8 +229,8 @@ func (p *Pool) tagOf(dir folder, item, attr string) (uuid.UUID, error) {
 
 // tagKept has the head, and all that was written to it, on the disk with the tag of what a
 // snapshot keeps.
-func (p *Pool) tagKept(dir folder, keep uuid.UUID) error {
-	image, err := dir.openFile(p.layout.image(head), os.O_RDWR)
+func (p *Pool) tagKept(dir folder.Dir, keep uuid.UUID) error {
+	image, err := dir.OpenFile(p.layout.Image(layout.Head), os.O_RDWR)
 	if err != nil {
 		return err
 	}

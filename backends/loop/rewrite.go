@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/reflink"
@@ -20,9 +22,9 @@ import (
 // Rewrite implements backends.Rewriter: the head becomes a copy of its bytes, in one step, when
 // that is on the disk.
 func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (was, now int, err error) {
-	err = p.within(id, func(dir folder) error {
+	err = p.within(id, func(dir folder.Dir) error {
 		p.step("rewrite.begin")
-		if !p.layout.costly() {
+		if !p.layout.Costly() {
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is",
 				p.name)
@@ -39,8 +41,12 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 	return was, now, nil
 }
 
-func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progress) (extents, fewer int, err error) {
-	was, err := dir.open(p.layout.image(head))
+func (p *Pool) rewrite(
+	ctx context.Context,
+	dir folder.Dir,
+	progress backends.Progress,
+) (extents, fewer int, err error) {
+	was, err := dir.Open(p.layout.Image(layout.Head))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -74,10 +80,10 @@ func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progre
 		return 0, 0, err
 	}
 	p.step("rewrite.measured")
-	if err := p.layout.remove(dir, next); err != nil {
+	if err := p.layout.Remove(dir, layout.Next); err != nil {
 		return 0, 0, err
 	}
-	image, err := p.layout.create(dir, next)
+	image, err := p.layout.Create(dir, layout.Next)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -96,7 +102,7 @@ func (p *Pool) rewrite(ctx context.Context, dir folder, progress backends.Progre
 		return 0, 0, err
 	}
 	if err := untouched(was, fi); err != nil {
-		return 0, 0, errors.Join(err, p.layout.remove(dir, next))
+		return 0, 0, errors.Join(err, p.layout.Remove(dir, layout.Next))
 	}
 	return extents, fewer, p.become(dir)
 }
@@ -123,7 +129,7 @@ func untouched(image *os.File, before os.FileInfo) error {
 }
 
 // roomFor refuses what would leave the pool nearly full, before it is begun.
-func (p *Pool) roomFor(dir folder, data []reflink.Range) error {
+func (p *Pool) roomFor(dir folder.Dir, data []reflink.Range) error {
 	free, size, err := space(dir)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
@@ -41,7 +42,7 @@ func (f *fixture) fragmented() (dataset.Dataset, dataset.Snapshot) {
 
 func (f *fixture) sum(d dataset.Dataset, item string) [sha256.Size]byte {
 	f.Helper()
-	image, err := f.folderOf(d).open(f.layout.image(item))
+	image, err := f.folderOf(d).Open(f.layout.Image(item))
 	f.must(err)
 	defer image.Close()
 	f.must(image.Sync())
@@ -68,7 +69,7 @@ func TestRewrite(t *testing.T) {
 	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
 	f.isKind(err, dataset.ErrInUse)
 	unmount()
-	before := f.sum(d, head) // the unmount wrote to it
+	before := f.sum(d, layout.Head) // the unmount wrote to it
 	var last, total int64
 	was, now, err := f.Rewrite(t.Context(), d.ID, func(done, of int64) { last, total = done, of })
 	f.must(err)
@@ -83,7 +84,7 @@ func TestRewrite(t *testing.T) {
 	if nanos != int64(now)*stallPerExtent {
 		t.Errorf("a stall of %d ns is foretold for %d extents", nanos, now)
 	}
-	if f.sum(d, head) != before || f.sum(d, s.ID.String()) != kept {
+	if f.sum(d, layout.Head) != before || f.sum(d, s.ID.String()) != kept {
 		t.Error("bytes have changed")
 	}
 	f.settled()
@@ -95,7 +96,7 @@ func TestRewrite(t *testing.T) {
 func TestRewriteEnds(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
-	before, was := f.sum(d, head), f.image(d, head)
+	before, was := f.sum(d, layout.Head), f.image(d, layout.Head)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	wanted := dataset.Errorf(dataset.ErrInUse, "it is wanted")
 	calls := 0
@@ -108,7 +109,7 @@ func TestRewriteEnds(t *testing.T) {
 	if !errors.Is(err, wanted) || calls != 1 {
 		t.Errorf("%v after %d calls", err, calls)
 	}
-	if f.image(d, head) != was || f.sum(d, head) != before {
+	if f.image(d, layout.Head) != was || f.sum(d, layout.Head) != before {
 		t.Error("the head is another one")
 	}
 	f.settled()
@@ -118,9 +119,9 @@ func TestRewriteEnds(t *testing.T) {
 func TestRewriteReadsBack(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
-	before, was := f.sum(d, head), f.image(d, head)
+	before, was := f.sum(d, layout.Head), f.image(d, layout.Head)
 	dir := f.folderOf(d)
-	image, err := dir.open(f.layout.image(head))
+	image, err := dir.Open(f.layout.Image(layout.Head))
 	f.must(err)
 	defer image.Close()
 	data, err := reflink.Data(image)
@@ -130,13 +131,13 @@ func TestRewriteReadsBack(t *testing.T) {
 		if done != total/2 {
 			return
 		}
-		copied, err := dir.openFile(f.layout.image(next), os.O_WRONLY)
+		copied, err := dir.OpenFile(f.layout.Image(layout.Next), os.O_WRONLY)
 		f.must(err)
 		_, err = copied.WriteAt([]byte("flipped"), last.Offset+last.Length-7)
 		f.must(errors.Join(err, copied.Close()))
 	})
 	f.isKind(err, dataset.ErrCorrupt)
-	if f.image(d, head) != was || f.sum(d, head) != before {
+	if f.image(d, layout.Head) != was || f.sum(d, layout.Head) != before {
 		t.Error("the head is another one")
 	}
 	f.settled()
@@ -146,8 +147,8 @@ func TestRewriteReadsBack(t *testing.T) {
 func TestRewriteUnderOthers(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
-	was := f.image(d, head)
-	path := filepath.Join(f.folderOf(d).Name(), f.layout.image(head))
+	was := f.image(d, layout.Head)
+	path := filepath.Join(f.folderOf(d).Name(), f.layout.Image(layout.Head))
 	rewrite := func(last func()) error {
 		t.Helper()
 		_, _, err := f.Rewrite(t.Context(), d.ID, func(done, total int64) {
@@ -155,7 +156,7 @@ func TestRewriteUnderOthers(t *testing.T) {
 				last()
 			}
 		})
-		if f.image(d, head) != was {
+		if f.image(d, layout.Head) != was {
 			t.Error("the head is another one")
 		}
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -179,7 +180,7 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	sub, _, err := f.find(dir, id)
 	f.must(err)
 	defer sub.Close()
-	if has, err := f.sizeOf(sub, head); err != nil || has.image != has.imageFor(want) {
+	if has, err := f.sizeOf(sub, layout.Head); err != nil || has.image != has.imageFor(want) {
 		f.Errorf("image %+v (%v) instead of one of %d bytes", has, err, has.imageFor(want))
 	}
 }

@@ -2,7 +2,6 @@ package loop
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
@@ -23,7 +25,7 @@ import (
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream
-	err := p.withinAny(src.Dataset, func(dir folder, _ string) (err error) {
+	err := p.withinAny(src.Dataset, func(dir folder.Dir, _ string) (err error) {
 		out, err = p.send(ctx, dir, src, base, from, w, progress)
 		return err
 	})
@@ -33,7 +35,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+func (p *Pool) send(ctx context.Context, dir folder.Dir, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
 	image, err := p.openSnapshot(dir, src.Snapshot)
 	if err != nil {
@@ -53,7 +55,7 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	if err != nil {
 		return out, err
 	}
-	e, err := newEncoder(w, streamHeader{
+	e, err := stream.NewEncoder(w, stream.Header{
 		Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: fi.Size(), Filesystem: fs,
 	}, from)
 	if err != nil {
@@ -63,14 +65,14 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	if err := sendRanges(ctx, e, image, ranges, &m, prefetch{ranges: ranges, ask: willNeed(image)}); err != nil {
 		return out, err
 	}
-	if err := e.end(); err != nil {
+	if err := e.End(); err != nil {
 		return out, err
 	}
 	out = backends.Stream{
 		Base:  base,
 		Size:  dataset.Size(fi.Size()),
-		Bytes: e.out.Total,
-		Sum:   hex.EncodeToString(e.sum.Sum(nil)),
+		Bytes: e.Total(),
+		Sum:   e.Checksum(),
 	}
 	if from > out.Bytes {
 		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
@@ -78,9 +80,9 @@ func (p *Pool) send(ctx context.Context, dir folder, src dataset.Source, base uu
 	return out, nil
 }
 
-func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflink.Range, m *meter,
+func sendRanges(ctx context.Context, e *stream.Encoder, image *os.File, ranges []reflink.Range, m *meter,
 	early prefetch) error {
-	buf := make([]byte, maxPayload)
+	buf := make([]byte, stream.MaxPayload)
 	for _, r := range ranges {
 		if err := sendRange(ctx, e, image, r, buf, m, &early); err != nil {
 			return err
@@ -89,10 +91,10 @@ func sendRanges(ctx context.Context, e *encoder, image *os.File, ranges []reflin
 	return nil
 }
 
-func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range, buf []byte, m *meter,
+func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink.Range, buf []byte, m *meter,
 	early *prefetch) error {
 	if r.Zero {
-		return e.zeros(r.Offset, r.Length)
+		return e.Zeros(r.Offset, r.Length)
 	}
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		if err := ctx.Err(); err != nil {
@@ -103,7 +105,7 @@ func sendRange(ctx context.Context, e *encoder, image *os.File, r reflink.Range,
 		if _, err := image.ReadAt(part, off); err != nil {
 			return fmt.Errorf("read %s: %w", image.Name(), err)
 		}
-		if err := e.data(off, part); err != nil {
+		if err := e.Data(off, part); err != nil {
 			return err
 		}
 		off += int64(len(part))
@@ -150,8 +152,8 @@ func (p *prefetch) until(bytes int64) {
 }
 
 // openSnapshot opens a snapshot's image; ErrNotFound.
-func (p *Pool) openSnapshot(dir folder, id uuid.UUID) (*os.File, error) {
-	f, err := dir.open(p.layout.image(id.String()))
+func (p *Pool) openSnapshot(dir folder.Dir, id uuid.UUID) (*os.File, error) {
+	f, err := dir.Open(p.layout.Image(id.String()))
 	if errors.Is(err, os.ErrNotExist) {
 		err = dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", id)
 	}
@@ -159,7 +161,7 @@ func (p *Pool) openSnapshot(dir folder, id uuid.UUID) (*os.File, error) {
 }
 
 // ranges returns in what a snapshot's image differs from that of a base, or all that it holds.
-func (p *Pool) ranges(dir folder, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
+func (p *Pool) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
 	if base == uuid.Nil {
 		return reflink.Data(image)
 	}
@@ -168,7 +170,7 @@ func (p *Pool) ranges(dir folder, base, snapshot uuid.UUID, image *os.File) ([]r
 		return nil, err
 	}
 	defer old.Close()
-	if p.layout.costly() {
+	if p.layout.Costly() {
 		return p.lately.changed(base, snapshot, old, image)
 	}
 	return reflink.Changed(old, image)
@@ -200,7 +202,7 @@ func (m *meter) add(n int64) {
 
 // Same implements backends.Sender.
 func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
-	err = p.withinAny(ds, func(dir folder, _ string) error {
+	err = p.withinAny(ds, func(dir folder.Dir, _ string) error {
 		one, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
 		if err != nil {
 			return err
@@ -223,7 +225,7 @@ func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error
 // Changed implements backends.Sender.
 func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
 	var c backends.Change
-	err := p.withinAny(newer.Dataset, func(dir folder, _ string) error {
+	err := p.withinAny(newer.Dataset, func(dir folder.Dir, _ string) error {
 		b, err := p.openPoint(dir, newer)
 		if err != nil {
 			return err
@@ -239,7 +241,7 @@ func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends
 	return c, nil
 }
 
-func (p *Pool) since(dir folder, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
+func (p *Pool) since(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
 	whole := older.Dataset == uuid.Nil
 	switch {
 	case !whole && older.Dataset != newer.Dataset:
@@ -257,9 +259,9 @@ func (p *Pool) since(dir folder, older, newer dataset.Source, image *os.File) ([
 	return reflink.Changed(old, image)
 }
 
-func (p *Pool) openPoint(dir folder, s dataset.Source) (*os.File, error) {
+func (p *Pool) openPoint(dir folder.Dir, s dataset.Source) (*os.File, error) {
 	if s.Snapshot == uuid.Nil {
-		f, err := dir.open(p.layout.image(head))
+		f, err := dir.Open(p.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
 			err = p.headless(s.Dataset)
 		}
@@ -277,12 +279,12 @@ const stallSubvolume = 8_000_000 // ns
 
 // Stall implements backends.Staller.
 func (p *Pool) Stall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
-	err = p.within(id, func(dir folder) error {
+	err = p.within(id, func(dir folder.Dir) error {
 		if p.info.Capabilities.ConstantSnapshot {
 			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
 			return nil
 		}
-		f, err := dir.open(p.layout.image(head))
+		f, err := dir.Open(p.layout.Image(layout.Head))
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/google/uuid"
 )
 
 // What is sent next is asked for before it is read: every range with data, none of the others,
@@ -26,7 +29,7 @@ func TestPrefetch(t *testing.T) {
 	if err := image.Truncate(64 << 20); err != nil {
 		t.Fatal(err)
 	}
-	e, err := newEncoder(io.Discard, header(), 0)
+	e, err := stream.NewEncoder(io.Discard, stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
@@ -22,15 +23,15 @@ import (
 
 // share makes item what src is, while nobody uses the head, whichever of the two it is. It
 // tells false, and has done nothing, where it is in use or the layout gains nothing by it.
-func (p *Pool) share(dir folder, item, src string) (done bool, err error) {
-	if !p.layout.costly() {
+func (p *Pool) share(dir folder.Dir, item, src string) (done bool, err error) {
+	if !p.layout.Costly() {
 		return false, nil
 	}
-	tmp := tmpPrefix + p.layout.image(item)
-	if err := absentIsFine(dir.remove(tmp)); err != nil {
+	tmp := layout.TmpPrefix + p.layout.Image(item)
+	if err := folder.AbsentIsFine(dir.Remove(tmp)); err != nil {
 		return false, err
 	}
-	image, err := dir.open(p.layout.image(src))
+	image, err := dir.Open(p.layout.Image(src))
 	if err != nil {
 		return false, err
 	}
@@ -43,18 +44,18 @@ func (p *Pool) share(dir folder, item, src string) (done bool, err error) {
 	}
 	// Under a name that is none's until it is seen that nobody has it open: who attaches it
 	// after looks how many names it has, once the device has it.
-	if err := dir.link(p.layout.image(src), tmp); err != nil {
+	if err := dir.Link(p.layout.Image(src), tmp); err != nil {
 		return false, err
 	}
 	p.step("share.linked")
 	_, used, err := loopdev.Attached(image)
 	if err != nil || used {
-		return false, errors.Join(err, absentIsFine(dir.remove(tmp)))
+		return false, errors.Join(err, folder.AbsentIsFine(dir.Remove(tmp)))
 	}
-	if err := dir.rename(tmp, p.layout.image(item)); err != nil {
+	if err := dir.Rename(tmp, p.layout.Image(item)); err != nil {
 		return false, err
 	}
-	return true, absentIsFine(dir.remove(tmp)) // it stays where both are names of one file: rename(2)
+	return true, folder.AbsentIsFine(dir.Remove(tmp)) // it stays where both are names of one file: rename(2)
 }
 
 // shares tells whether the image of a snapshot of some kind may be the head's own: where it is
@@ -65,8 +66,8 @@ func shares(kind dataset.SnapshotKind) bool {
 
 // own gives a head an image that no snapshot has, before it is written to. ErrAttached: a
 // device has it, and with it most often such an image.
-func (p *Pool) own(ctx context.Context, dir folder) error {
-	st, err := dir.lstat(p.layout.image(head))
+func (p *Pool) own(ctx context.Context, dir folder.Dir) error {
+	st, err := dir.Lstat(p.layout.Image(layout.Head))
 	if err != nil || st.Nlink == 1 {
 		return err
 	}
@@ -74,8 +75,8 @@ func (p *Pool) own(ctx context.Context, dir folder) error {
 }
 
 // renew gives a head whose image has a number another one, a clone of it. ErrAttached.
-func (p *Pool) renew(ctx context.Context, dir folder, inode uint64) error {
-	was, err := dir.open(p.layout.image(head))
+func (p *Pool) renew(ctx context.Context, dir folder.Dir, inode uint64) error {
+	was, err := dir.Open(p.layout.Image(layout.Head))
 	if err != nil {
 		return err
 	}
@@ -87,9 +88,9 @@ func (p *Pool) renew(ctx context.Context, dir folder, inode uint64) error {
 	if now, err := p.isHead(dir, inode); err != nil || !now {
 		return err // another has done it
 	}
-	return p.exchange(dir, head, func(image *os.File) error {
+	return p.exchange(dir, layout.Head, func(image *os.File) error {
 		p.step("own.cloned")
-		if err := p.same(dir, head, next); err != nil {
+		if err := p.same(dir, layout.Head, layout.Next); err != nil {
 			return err
 		}
 		return keepTag(was, image)
@@ -106,7 +107,7 @@ func keepTag(was, image *os.File) error {
 }
 
 // attachHead attaches the head, which is no snapshot's image then.
-func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options) (*loopdev.Device, error) {
+func (p *Pool) attachHead(ctx context.Context, dir folder.Dir, opts loopdev.Options) (*loopdev.Device, error) {
 	for try := 0; ; try++ {
 		err := p.own(ctx, dir)
 		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
@@ -117,13 +118,13 @@ func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options)
 			return nil, err
 		}
 		p.step("attach.owned")
-		dev, err := attach(ctx, dir.path(p.layout.image(head)), opts)
+		dev, err := attach(ctx, dir.Path(p.layout.Image(layout.Head)), opts)
 		if err != nil && !errors.Is(err, loopdev.ErrShared) {
 			return nil, err
 		}
 		if err == nil {
 			// It may be another's device, or that of a head that was replaced meanwhile.
-			st, err := dir.lstat(p.layout.image(head))
+			st, err := dir.Lstat(p.layout.Image(layout.Head))
 			if err == nil && st.Ino == dev.Inode && st.Nlink == 1 {
 				return dev, nil
 			}
@@ -150,21 +151,21 @@ func (p *Pool) attachHead(ctx context.Context, dir folder, opts loopdev.Options)
 }
 
 // dropSecondNames removes what a snapshot that was cut short left of the head.
-func (p *Pool) dropSecondNames(dir folder) error {
-	st, err := dir.lstat(p.layout.image(head))
+func (p *Pool) dropSecondNames(dir folder.Dir) error {
+	st, err := dir.Lstat(p.layout.Image(layout.Head))
 	if err != nil {
 		return err
 	}
-	c, err := p.contents(dir)
+	c, err := layout.ContentsOf(p.layout, dir)
 	if err != nil {
 		return err
 	}
-	for _, name := range c.tmp {
-		other, err := dir.lstat(name)
+	for _, name := range c.Tmp {
+		other, err := dir.Lstat(name)
 		if err == nil && other.Ino == st.Ino {
-			err = dir.remove(name)
+			err = dir.Remove(name)
 		}
-		if err := absentIsFine(err); err != nil {
+		if err := folder.AbsentIsFine(err); err != nil {
 			return err
 		}
 	}
@@ -172,38 +173,38 @@ func (p *Pool) dropSecondNames(dir folder) error {
 }
 
 // sharesHead returns the number of a snapshot's image, if it is the head's too.
-func (p *Pool) sharesHead(dir folder, snapshot uuid.UUID) (inode uint64, shares bool, err error) {
-	st, err := dir.lstat(p.layout.image(head))
+func (p *Pool) sharesHead(dir folder.Dir, snapshot uuid.UUID) (inode uint64, shares bool, err error) {
+	st, err := dir.Lstat(p.layout.Image(layout.Head))
 	if err != nil || st.Nlink == 1 {
-		return 0, false, absentIsFine(err)
+		return 0, false, folder.AbsentIsFine(err)
 	}
-	other, err := dir.lstat(p.layout.image(snapshot.String()))
-	return st.Ino, err == nil && other.Ino == st.Ino, absentIsFine(err)
+	other, err := dir.Lstat(p.layout.Image(snapshot.String()))
+	return st.Ino, err == nil && other.Ino == st.Ino, folder.AbsentIsFine(err)
 }
 
 // removeShared removes the image of a snapshot that is the head's too. Who reads it has it open,
 // and the head is parted from it first, as it would be written to under the reader: so the image
 // loses its name, by which others could begin to read it, before, and its last one after. Where
 // that fails it has its name again, and nothing is removed.
-func (p *Pool) removeShared(ctx context.Context, dir folder, item string, inode uint64) error {
-	image := p.layout.image(item)
-	tmp := tmpPrefix + image
-	if err := absentIsFine(dir.remove(tmp)); err != nil { // rename(2) leaves two names of one file as they are
+func (p *Pool) removeShared(ctx context.Context, dir folder.Dir, item string, inode uint64) error {
+	image := p.layout.Image(item)
+	tmp := layout.TmpPrefix + image
+	if err := folder.AbsentIsFine(dir.Remove(tmp)); err != nil { // rename(2) leaves two names of one file as they are
 		return err
 	}
-	if err := dir.rename(image, tmp); err != nil {
+	if err := dir.Rename(image, tmp); err != nil {
 		return err
 	}
 	p.step("snapshot-delete.unnamed")
 	if err := p.partFrom(ctx, dir, inode); err != nil {
-		return errors.Join(err, dir.rename(tmp, image))
+		return errors.Join(err, dir.Rename(tmp, image))
 	}
-	return dir.remove(tmp)
+	return dir.Remove(tmp)
 }
 
 // partFrom gives a head an image of its own when somebody reads the snapshot that shares it.
-func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
-	image, err := dir.open(p.layout.image(head))
+func (p *Pool) partFrom(ctx context.Context, dir folder.Dir, inode uint64) error {
+	image, err := dir.Open(p.layout.Image(layout.Head))
 	if err != nil {
 		return err
 	}
@@ -223,12 +224,7 @@ func (p *Pool) partFrom(ctx context.Context, dir folder, inode uint64) error {
 }
 
 // isHead tells whether a file is the head's.
-func (p *Pool) isHead(dir folder, inode uint64) (bool, error) {
-	st, err := dir.lstat(p.layout.image(head))
+func (p *Pool) isHead(dir folder.Dir, inode uint64) (bool, error) {
+	st, err := dir.Lstat(p.layout.Image(layout.Head))
 	return st.Ino == inode, err
-}
-
-// link gives a file another name.
-func (d folder) link(name, to string) error {
-	return d.fail("link", to, unix.Linkat(d.fd(), name, d.fd(), to, 0))
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,24 +23,24 @@ func TestSharedUntilItIsWritten(t *testing.T) {
 	f.put(d.ID, "a", "one")
 	sent, mine := newTransfer(d), newSnapshot(d)
 	f.must(errors.Join(f.Snapshot(t.Context(), sent, nil), f.Snapshot(t.Context(), mine, nil)))
-	f.names(d, map[string]uint64{head: 2, sent.ID.String(): 2, mine.ID.String(): 1})
+	f.names(d, map[string]uint64{layout.Head: 2, sent.ID.String(): 2, mine.ID.String(): 1})
 	f.put(d.ID, "a", "two")
-	f.names(d, map[string]uint64{head: 1, sent.ID.String(): 1})
+	f.names(d, map[string]uint64{layout.Head: 1, sent.ID.String(): 1})
 	f.hasSnapshot(sent, "one", true)
 
 	_, unmount := f.mounted(d.ID)
 	inUse := newTransfer(d)
 	f.must(f.Snapshot(t.Context(), inUse, nil))
-	f.names(d, map[string]uint64{head: 1, inUse.ID.String(): 1})
+	f.names(d, map[string]uint64{layout.Head: 1, inUse.ID.String(): 1})
 	unmount()
 
 	last := newTransfer(d)
 	f.must(errors.Join(f.Snapshot(t.Context(), last, nil), f.Demote(t.Context(), d.ID, last.ID)))
 	f.must(f.Promote(t.Context(), d.ID, sent.ID))
-	f.names(d, map[string]uint64{head: 2, sent.ID.String(): 2, last.ID.String(): 1})
+	f.names(d, map[string]uint64{layout.Head: 2, sent.ID.String(): 2, last.ID.String(): 1})
 	f.must(f.Commit(t.Context(), d.ID))
 	f.must(f.Resize(t.Context(), d.ID, larger, nil))
-	f.names(d, map[string]uint64{head: 1, sent.ID.String(): 1})
+	f.names(d, map[string]uint64{layout.Head: 1, sent.ID.String(): 1})
 	f.hasSnapshot(sent, "one", true)
 	f.hasSnapshot(last, "two", true)
 	f.isWhole(d.ID, "one", true)
@@ -60,7 +61,7 @@ type inode struct{ number, names uint64 }
 
 func (f *fixture) image(d dataset.Dataset, item string) inode {
 	f.Helper()
-	st, err := f.folderOf(d).lstat(f.layout.image(item))
+	st, err := f.folderOf(d).Lstat(f.layout.Image(item))
 	f.must(err)
 	return inode{st.Ino, st.Nlink}
 }
@@ -94,7 +95,7 @@ func TestSharedAtOnce(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		if got := f.image(d, head); got.names != 1 {
+		if got := f.image(d, layout.Head); got.names != 1 {
 			t.Fatalf("round %d: the head has %d names", round, got.names)
 		}
 		f.must(errors.Join(attached[0].Release(), attached[1].Release()))
@@ -124,7 +125,7 @@ func TestHeadThatWasReplacedMeanwhile(t *testing.T) {
 	}
 	f.put(d.ID, "a", "two")
 	f.hasSnapshot(s, "one", true)
-	f.names(d, map[string]uint64{head: 1})
+	f.names(d, map[string]uint64{layout.Head: 1})
 }
 
 func newTransfer(d dataset.Dataset) dataset.Snapshot {
@@ -151,9 +152,9 @@ func TestNothingNewCame(t *testing.T) {
 	f.names(c.Other, map[string]uint64{again.ID.String(): 2, c.Keep.ID.String(): 2, c.Snapshot.ID.String(): 1})
 	f.must(f.Promote(t.Context(), c.Other.ID, again.ID))
 	f.must(f.Commit(t.Context(), c.Other.ID))
-	f.names(c.Other, map[string]uint64{head: 3})
+	f.names(c.Other, map[string]uint64{layout.Head: 3})
 	f.isWhole(c.Other.ID, "two", true)
-	f.names(c.Other, map[string]uint64{head: 1, again.ID.String(): 2})
+	f.names(c.Other, map[string]uint64{layout.Head: 1, again.ID.String(): 2})
 	f.sameBytes(again, d.Snapshot)
 	f.settled()
 }

@@ -1,6 +1,8 @@
 package loop
 
 import (
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/mkfs"
@@ -11,7 +13,9 @@ import (
 // resized. The size is on record beside the image.
 
 // roundUp makes a size a whole number of blocks.
-func roundUp(size dataset.Size) dataset.Size { return (size + sector - 1) / sector * sector }
+func roundUp(size dataset.Size) dataset.Size {
+	return (size + layout.Sector - 1) / layout.Sector * layout.Sector
+}
 
 // imageFor is how many bytes the image of a dataset of a size has, with a filesystem in it.
 func imageFor(fs string, size dataset.Size, encrypted bool) int64 {
@@ -22,14 +26,11 @@ func imageFor(fs string, size dataset.Size, encrypted bool) int64 {
 	return int64(device)
 }
 
-// maxImage is at least the size of each image.
-const maxImage = mkfs.MaxDevice + crypt.Overhead
-
 // imageSize returns the bytes of an item's image.
-func (p *Pool) imageSize(dir folder, item string) (int64, error) {
-	st, err := dir.lstat(p.layout.image(item))
-	if err == nil && !isRegular(st) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.path(p.layout.image(item)))
+func (p *Pool) imageSize(dir folder.Dir, item string) (int64, error) {
+	st, err := dir.Lstat(p.layout.Image(item))
+	if err == nil && !folder.IsRegular(st) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.Path(p.layout.Image(item)))
 	}
 	if err != nil {
 		return 0, err
@@ -50,7 +51,7 @@ func (s sized) imageFor(size dataset.Size) int64 { return imageFor(s.fs, size, s
 
 // sizeOf returns an item's size: what is on record, or, where that says nothing, what fits into its
 // image.
-func (p *Pool) sizeOf(dir folder, item string) (s sized, err error) {
+func (p *Pool) sizeOf(dir folder.Dir, item string) (s sized, err error) {
 	if s.image, err = p.imageSize(dir, item); err != nil {
 		return s, err
 	}
@@ -75,16 +76,16 @@ func (p *Pool) sizeOf(dir folder, item string) (s sized, err error) {
 }
 
 // recordedSize is what the record of an item says; 0: nothing.
-func recordedSize(dir folder, item string) (dataset.Size, dataset.Profile) {
-	if id, err := parseID(item); err == nil {
+func recordedSize(dir folder.Dir, item string) (dataset.Size, dataset.Profile) {
+	if id, err := layout.ParseID(item); err == nil {
 		var s dataset.Snapshot
-		if readRecord(dir, snapshotRecord(id), &s) != nil || s.ID != id {
+		if layout.ReadRecord(dir, layout.SnapshotRecord(id), &s) != nil || s.ID != id {
 			return 0, dataset.Profile{}
 		}
 		return s.Size, s.Profile
 	}
 	var d dataset.Dataset
-	if readRecord(dir, recordFile, &d) != nil {
+	if layout.ReadRecord(dir, layout.RecordFile, &d) != nil {
 		return 0, dataset.Profile{}
 	}
 	return d.Size, d.Profile

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -33,9 +35,6 @@ type template struct {
 	size  dataset.Size // a multiple of the block
 	owner dataset.Owner
 }
-
-// tmpSuffix ends the names of files that are being made.
-const tmpSuffix = ".tmp"
 
 // templateFor returns the template for a dataset, or what is wrong with what it asks.
 func (p *Pool) templateFor(d dataset.Dataset) (template, error) {
@@ -67,49 +66,52 @@ func (t template) name() string {
 	if t.owner.Mode != nil {
 		mode = *t.owner.Mode
 	}
-	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.fs, t.size, t.owner.UID, t.owner.GID, mode, imageSuffix)
+	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.fs, t.size, t.owner.UID, t.owner.GID, mode, layout.ImageSuffix)
 }
 
 // openTemplate opens the template's image, making it first if there is none: the only
 // time that a create starts a program.
-func (p *Pool) openTemplate(ctx context.Context, root folder, t template) (*os.File, error) {
-	path := filepath.Join(templates, t.name())
-	f, err := root.open(path)
+func (p *Pool) openTemplate(ctx context.Context, root folder.Dir, t template) (*os.File, error) {
+	path := filepath.Join(layout.Templates, t.name())
+	f, err := root.Open(path)
 	if !errors.Is(err, os.ErrNotExist) {
 		return f, err
 	}
 	p.format.Lock()
 	defer p.format.Unlock()
-	if f, err := root.open(path); !errors.Is(err, os.ErrNotExist) {
+	if f, err := root.Open(path); !errors.Is(err, os.ErrNotExist) {
 		return f, err
 	}
 	tmp := path + ".tmp"
 	if err := p.makeTemplate(ctx, root, tmp, t); err != nil {
-		return nil, errors.Join(fmt.Errorf("format an image with %s: %w", t.fs, err), absentIsFine(root.remove(tmp)))
+		return nil, errors.Join(
+			fmt.Errorf("format an image with %s: %w", t.fs, err),
+			folder.AbsentIsFine(root.Remove(tmp)),
+		)
 	}
 	if err := p.pruneTemplates(root); err != nil {
 		return nil, err
 	}
 	p.step("template.made")
-	if err := root.rename(tmp, path); err != nil {
+	if err := root.Rename(tmp, path); err != nil {
 		return nil, err
 	}
-	dir, err := root.sub(templates)
+	dir, err := root.Sub(layout.Templates)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(p.layout.flush(dir), dir.Close()); err != nil {
+	if err := errors.Join(p.layout.Flush(dir), dir.Close()); err != nil {
 		return nil, err
 	}
-	return root.open(path)
+	return root.Open(path)
 }
 
-func (p *Pool) makeTemplate(ctx context.Context, root folder, name string, t template) error {
+func (p *Pool) makeTemplate(ctx context.Context, root folder.Dir, name string, t template) error {
 	// Not written over: the mkfs of a process that was killed may be at work on it still.
-	if err := absentIsFine(root.remove(name)); err != nil {
+	if err := folder.AbsentIsFine(root.Remove(name)); err != nil {
 		return err
 	}
-	f, err := root.openFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR)
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,7 @@ func (p *Pool) mkfs(ctx context.Context, t template, at, extended string) error 
 // onDetached mounts the filesystem in the image at path where nobody sees it, and
 // writes it out after f.
 func onDetached(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
-	dev, err := attach(ctx, path, loopdev.Options{BlockSize: sector, Sole: true})
+	dev, err := attach(ctx, path, loopdev.Options{BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}
@@ -172,18 +174,18 @@ func detached(device, fs string, f func(dir *os.File) error) error {
 const keptTemplates = 64
 
 // pruneTemplates removes the oldest templates, to have room for one more.
-func (p *Pool) pruneTemplates(root folder) error {
+func (p *Pool) pruneTemplates(root folder.Dir) error {
 	type made struct {
 		name string
 		at   time.Time
 	}
-	entries, err := root.entries(templates)
+	entries, err := root.Entries(layout.Templates)
 	if err != nil {
 		return err
 	}
 	var all []made
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), imageSuffix) {
+		if !strings.HasSuffix(e.Name(), layout.ImageSuffix) {
 			continue
 		}
 		fi, err := e.Info()
@@ -194,7 +196,7 @@ func (p *Pool) pruneTemplates(root folder) error {
 	}
 	slices.SortFunc(all, func(a, b made) int { return a.at.Compare(b.at) })
 	for len(all) >= keptTemplates {
-		if err := root.remove(filepath.Join(templates, all[0].name)); err != nil {
+		if err := root.Remove(filepath.Join(layout.Templates, all[0].name)); err != nil {
 			return err
 		}
 		all = all[1:]

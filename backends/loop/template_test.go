@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
@@ -24,7 +25,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	left, err := os.ReadDir(filepath.Join(f.path, templates))
+	left, err := os.ReadDir(filepath.Join(f.path, layout.Templates))
 	f.must(err)
 	if len(left) != keptTemplates {
 		t.Errorf("%d templates", len(left))
@@ -43,7 +44,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	images, err := filepath.Glob(filepath.Join(f.path, templates, "*"+imageSuffix))
+	images, err := filepath.Glob(filepath.Join(f.path, layout.Templates, "*"+layout.ImageSuffix))
 	f.must(err)
 	if len(images) != 2 {
 		t.Fatalf("templates: %v", images)
@@ -117,7 +118,7 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(ext4)
 	f.create(d)
-	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.path, datasets, d.ID.String(), head+imageSuffix))
+	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

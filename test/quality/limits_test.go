@@ -24,7 +24,6 @@ const (
 // only shrink: an entry that is larger than necessary is an error as well, and so is one that is not needed.
 var stillTooLarge = map[string]int{
 	"package agent":                     71,
-	"package backends/loop":             30,
 	"package cmd/drover":                82,
 	"package control":                   66,
 	"package control/api":               33,
@@ -34,7 +33,7 @@ var stillTooLarge = map[string]int{
 	"type backends/backendtest.fixture": 72,
 	"type backends/btrfs.Pool":          74,
 	"type backends/dir.Pool":            50,
-	"type backends/loop.Pool":           152,
+	"type backends/loop.Pool":           149,
 	"type backends/lvm.Pool":            93,
 	"type backends/shelf.Shelf":         57,
 	"type backends/zfs.Pool":            120,

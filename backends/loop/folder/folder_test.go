@@ -1,4 +1,4 @@
-package loop
+package folder
 
 import (
 	"errors"
@@ -24,11 +24,11 @@ func TestI6FolderFollowsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err := openFolder(filepath.Join(outer, "linked")); err == nil {
+	if d, err := Open(filepath.Join(outer, "linked")); err == nil {
 		t.Error("a folder was opened through a link")
 		d.Close()
 	}
-	d, err := openFolder(path)
+	d, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestI6FolderFollowsNothing(t *testing.T) {
 		"sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,
 		"link/file": unix.ELOOP, "last": unix.ELOOP,
 	} {
-		f, err := d.open(name)
+		f, err := d.Open(name)
 		if err == nil {
 			f.Close()
 		}
@@ -45,7 +45,7 @@ func TestI6FolderFollowsNothing(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
 	}
-	if st, err := d.lstat("last"); err != nil || isRegular(st) {
+	if st, err := d.Lstat("last"); err != nil || IsRegular(st) {
 		t.Errorf("a link is taken for what it names: %v", err)
 	}
 }

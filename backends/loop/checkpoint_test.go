@@ -1,0 +1,154 @@
+package loop
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/stream"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// What goes on where a stream was cut has to be the rest of that stream: if its source makes
+// another one by now, all of it comes again.
+func TestPartsOfTwoStreams(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		h := stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs}
+		make2 := func(first string) []byte {
+			var buf bytes.Buffer
+			e, err := stream.NewEncoder(&buf, h, 0)
+			f.must(err)
+			f.must(errors.Join(e.Data(0, []byte(first)), e.Data(8*layout.Sector, []byte("second")), e.End()))
+			return buf.Bytes()
+		}
+		one, other := make2("XFSB one"), make2("XFSB two")
+		d := backends.Delivery{Dataset: newDataset(xfs), Snapshot: dataset.Snapshot{ID: h.Snapshot, Dataset: h.Dataset}}
+		d.Dataset.ID = h.Dataset
+		_, err := f.Receive(f.Context(), d, bytes.NewReader(one[:len(one)-80]), nil)
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			f.Fatal(err)
+		}
+		have, err := f.Received(f.Context(), h.Dataset, h.Snapshot)
+		if err != nil || have.Bytes == 0 {
+			f.Fatal(have, err)
+		}
+		d.From = have.Bytes
+		_, err = f.Receive(f.Context(), d, bytes.NewReader(other[have.Bytes:]), nil)
+		f.isKind(err, dataset.ErrCorrupt)
+		if have, err := f.Received(f.Context(), h.Dataset, h.Snapshot); err != nil || have != (backends.Received{}) {
+			f.Errorf("kept is %+v, %v", have, err)
+		}
+		d.From = 0
+		got, err := f.Receive(f.Context(), d, bytes.NewReader(other), nil)
+		if err != nil || got.Bytes != int64(len(other)) {
+			f.Errorf("all of the other: %+v, %v", got, err)
+		}
+	})
+}
+
+// A difference holds what changed and hardly more, and between two kinds of pools.
+func TestDifferenceIsSmall(t *testing.T) {
+	a, b := newFixture(t, "xfs"), newFixture(t, "btrfs")
+	for _, fs := range []string{xfs, ext4} {
+		d := newDataset(fs)
+		a.create(d)
+		rng := rand.New(rand.NewPCG(1, 1))
+		bulk := make([]byte, 64<<20)
+		for i := range bulk {
+			bulk[i] = byte(rng.Uint32())
+		}
+		root, unmount := a.mounted(d.ID)
+		a.write(filepath.Join(root, "bulk"), string(bulk))
+		base := a.takeSnapshot(d)
+		const changed = 4 << 20
+		file, err := os.OpenFile(filepath.Join(root, "bulk"), os.O_RDWR, 0)
+		a.must(err)
+		for i := range 64 {
+			copy(bulk[i<<20:], bytes.Repeat([]byte{byte(i)}, changed/64))
+			_, err := file.WriteAt(bulk[i<<20:i<<20+changed/64], int64(i)<<20)
+			a.must(err)
+		}
+		a.must(errors.Join(file.Sync(), file.Close()))
+		newer := a.takeSnapshot(d)
+		unmount()
+
+		var whole, delta bytes.Buffer
+		_, err = a.Send(t.Context(), at(base), uuid.Nil, 0, &whole, nil)
+		a.must(err)
+		_, err = a.Send(t.Context(), at(newer), base.ID, 0, &delta, nil)
+		a.must(err)
+		c, err := a.Changed(t.Context(), at(base), at(newer))
+		a.must(err)
+		if c.Bytes < changed || c.Bytes > changed*11/10 || int64(delta.Len()) > c.Bytes*105/100 {
+			t.Errorf("%s: %d bytes of %d changed ones, for %+v", fs, delta.Len(), changed, c)
+		}
+
+		_, err = b.Receive(t.Context(), backends.Delivery{Dataset: d, Snapshot: base}, &whole, nil)
+		b.must(err)
+		_, err = b.Receive(t.Context(), backends.Delivery{Dataset: d, Snapshot: newer, Base: base.ID}, &delta, nil)
+		b.must(err)
+		b.must(b.Promote(t.Context(), d.ID, newer.ID))
+		b.must(b.Commit(t.Context(), d.ID))
+		if got := b.get(d.ID, "bulk"); got != string(bulk) {
+			t.Errorf("%s: %d bytes, other ones", fs, len(got))
+		}
+	}
+}
+
+// A flush that takes long holds up what comes only when that has become much. There has to
+// be room for it all the same.
+func TestCheckpointGoesOnMeanwhile(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	r := &receiving{dir: folder.Dir{File: dir}, image: image, pool: &Pool{layout: layout.XFS{}, backend: &Backend{step: func(string) {}, every: 4, lag: 10, ahead: true}}, checked: 9, flushing: make(chan error, 1)}
+	r.done.Offset, r.done.At = 9, 90
+	if err := r.checkpoint(); err != nil || r.safe != 0 {
+		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
+	}
+	if r.measured != 0 {
+		t.Error("it looked for room too early")
+	}
+	r.checked = 5
+	if err := r.checkpoint(); err != nil || r.measured != 9 || r.checked != 9 || r.pushed != 90 {
+		t.Errorf("whether there is room for what comes meanwhile was looked for at byte %d, and writing begun until %d: %v", r.measured, r.pushed, err)
+	}
+	r.done.Offset = 10
+	late := errors.New("the disk broke")
+	go func() { r.flushing <- late }()
+	if err := r.checkpoint(); !errors.Is(err, late) {
+		t.Errorf("it did not wait: %v", err)
+	}
+}
+
+// A cut costs little beside what had come, and a flush is rare where much comes.
+func TestCheckpointsAreRare(t *testing.T) {
+	r := &receiving{pool: &Pool{backend: New(nil)}}
+	n := 0
+	for r.done.Offset < 10<<30 {
+		due := r.due()
+		if most := max(checkpointEvery, r.done.Offset/checkpointPart, 1); due > most || due > checkpointMost {
+			t.Fatalf("after %d bytes a cut costs %d", r.done.Offset, due)
+		}
+		r.done.Offset += due
+		n++
+	}
+	if n > 230 {
+		t.Errorf("%d checkpoints of 10 GiB", n)
+	}
+}
