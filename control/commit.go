@@ -59,7 +59,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
-		s.seen.forget(op.DatasetID)
+		s.reported.ForgetDataset(op.DatasetID)
 		s.counts.forget(op.DatasetID)
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {

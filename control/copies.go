@@ -45,7 +45,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s",
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
-			s.seen.forgetCopy(node, c.Copy.Dataset)
+			s.reported.ForgetCopy(node, c.Copy.Dataset)
 			return dropCopy(t, node, c.Copy.Dataset)
 		case c.Looked:
 			return recordShown(t, rec, c.Copy)
@@ -57,7 +57,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		tells, first := c.Copy.Tells(rec), rec.Snapshot == uuid.Nil
 		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
-		s.seen.copied(rec, s.Clock.Steady())
+		s.reported.NoteCopy(rec, s.Clock.Steady())
 		if !tells {
 			return nil
 		}
@@ -83,7 +83,7 @@ func (s *Service) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
 		now.Checked
-	s.seen.copied(rec, s.Clock.Steady())
+	s.reported.NoteCopy(rec, s.Clock.Steady())
 	return keepCopy(t, &d, rec)
 }
 
@@ -151,7 +151,7 @@ func (s *Service) copyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, the
 	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}
-	if last, heard := s.seen.copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
+	if last, heard := s.reported.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
 		last.At().Compare(c.At()) >= 0 {
 		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order,
 			last.Epoch, last.Checked, last.Current
@@ -279,11 +279,11 @@ func (s *Service) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 // quarantined or offline. fresh says whether the home has reported both to this service lately: an old report may
 // not be true any more.
 func (s *Service) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
-	st, pool := s.seen.dataset(d.ID, d.Home), s.seen.pool(d.Pool)
+	st, pool := s.reported.Dataset(d.ID, d.Home), s.reported.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
 	}
-	known = !s.Shared || st != nil && pool != nil && s.seen.silence(d.Home, s.Clock.Steady()) <= s.clockTime()
+	known = !s.Shared || st != nil && pool != nil && s.reported.Silence(d.Home, s.Clock.Steady()) <= s.clockTime()
 	ill, err = s.homeLost(t, d)
 	return ill, known, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/selector"
 )
@@ -23,7 +24,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	_, err = s.update(ctx, func(t *record.Tx) error {
 		if n, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
-		} else if err := checkRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
+		} else if err := reports.CheckRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
 		}
 		on = dataset.Facts{}

@@ -165,10 +165,10 @@ func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c 
 		why = "is cordoned"
 	case !lives:
 		why = "is away"
-	case !s.seen.heard(id):
+	case !s.reported.Heard(id):
 		err = dataset.Errorf(dataset.ErrPending,
 			"volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
-	case !s.seen.guarded(id):
+	case !s.reported.Guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
 	default:
 		why = s.useless(c.Pool)
@@ -194,7 +194,7 @@ func (s *Service) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dat
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
 			" is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
-	case s.seen.ahead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than one heartbeat is missing
+	case s.reported.CopyAhead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than one heartbeat is missing
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
@@ -216,12 +216,12 @@ func (s *Service) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late 
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
-	own := s.seen.clock(node) // the service that recorded it may not have heard it
+	own := s.reported.Clock(node) // the service that recorded it may not have heard it
 	if !own.After(last) {
 		return last, late, nil
 	}
 	since, seen := s.absent.since(record.AwayKey(node))
-	return own.Time, late && (!seen || since-own.at > s.clockTime()), nil
+	return own.Time, late && (!seen || since-own.At > s.clockTime()), nil
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is

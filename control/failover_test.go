@@ -69,7 +69,7 @@ func TestFailoverWantsGuards(t *testing.T) {
 func (a *agent) has(d dataset.Dataset, taken, current time.Time) {
 	a.Helper()
 	a.hasCopy(d, taken)
-	c, _ := a.seen.copy(a.id, d.ID)
+	c, _ := a.reported.Copy(a.id, d.ID)
 	c.Current = current
 	h := api.Heartbeat{Incarnation: a.incarnation, Guard: true, Clock: a.clock.Now(), Copies: []dataset.Copy{c}}
 	if err := a.Heartbeat(a.ctx, a.id, h); err != nil {

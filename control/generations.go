@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -66,14 +67,15 @@ func (g *generations) keep(nodes map[uuid.UUID]bool) {
 // agent that is not the node's newest, ErrInvalid for a report that is too large, or for a generation that could
 // not be raised further.
 func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations, err error) {
-	if err := within("generations of node "+node.String(), len(g.Pools), maxPools, "pools"); err != nil {
+	if err := reports.Within("generations of node "+node.String(), len(g.Pools), reports.MaxPools,
+		"pools"); err != nil {
 		return out, err
 	}
 	for _, p := range g.Pools {
-		if p.Generation > maxRaised {
+		if p.Generation > reports.MaxRaised {
 			return out, dataset.Errorf(dataset.ErrInvalid,
 				"pool %s: generation %d is none that a node can have raised it to (%d at most): its record "+
-					"is damaged", p.Pool, p.Generation, uint64(maxRaised))
+					"is damaged", p.Pool, p.Generation, uint64(reports.MaxRaised))
 		}
 	}
 	_, err = s.update(ctx, func(t *record.Tx) error {
@@ -160,7 +162,7 @@ func (s *Service) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing 
 // useless returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or
 // nothing was heard.
 func (s *Service) useless(pool uuid.UUID) string {
-	switch st := s.seen.pool(pool); {
+	switch st := s.reported.Pool(pool); {
 	case st == nil || st.Online:
 		return ""
 	case st.Held:
@@ -173,7 +175,7 @@ func (s *Service) useless(pool uuid.UUID) string {
 // held returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if it is
 // not quarantined.
 func (s *Service) held(pool uuid.UUID) string {
-	if st := s.seen.pool(pool); st != nil && st.Held {
+	if st := s.reported.Pool(pool); st != nil && st.Held {
 		return st.Reason
 	}
 	return ""

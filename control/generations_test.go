@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -68,7 +69,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	a.register("alpha")
 	_, err := e.Generations(e.ctx, a.id, api.Generations{Incarnation: older, Pools: []api.Generation{{Pool: pool, Generation: 9}}})
 	refused(t, err, dataset.ErrStale, "alpha")
-	_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: make([]api.Generation, maxPools+1)})
+	_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Pools: make([]api.Generation, reports.MaxPools+1)})
 	refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
 	for _, passing := range []bool{false, true} { // what is above could never be accepted anywhere again
 		_, err = e.Generations(e.ctx, a.id, api.Generations{Incarnation: a.incarnation, Passing: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
@@ -156,8 +157,8 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	}
 	b.mentions(pool, 9)
 	c := e.agent("gamma")
-	for range 3 * fewGenerations / maxPools { // as of nodes that came and went
-		list := make([]api.Generation, maxPools)
+	for range 3 * fewGenerations / reports.MaxPools { // as of nodes that came and went
+		list := make([]api.Generation, reports.MaxPools)
 		for i := range list {
 			list[i].Pool = uuid.New()
 		}

@@ -213,7 +213,7 @@ func (s *Service) visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names 
 		}
 		v.Away = !there
 	}
-	if st := s.seen.dataset(d.ID, g.Node); st != nil {
+	if st := s.reported.Dataset(d.ID, g.Node); st != nil {
 		v.Mounts, v.Problem = len(st.Mounts), st.Problem
 	}
 	return v, nil

@@ -21,7 +21,7 @@ func (s *Service) Halted(ctx context.Context) (why string, err error) {
 // noteTrust records that a node does not trust the store, or does again. It costs nothing while the node says the
 // same as before, except for an occasional look at the record: another service may have written it, and be gone.
 func (s *Service) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
-	if was, heard := s.seen.trust(node); heard && was == why && !look {
+	if was, heard := s.reported.Distrust(node); heard && was == why && !look {
 		return nil
 	}
 	var is record.Halt

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -117,8 +118,8 @@ func TestSeenIsBounded(t *testing.T) {
 		t.Errorf("%+v", v.Status)
 	}
 	fill := func(whole bool) (err error) {
-		for n := 0; n <= maxSeen && err == nil; n += maxTold {
-			list := make([]dataset.DatasetStatus, maxTold)
+		for n := 0; n <= reports.MaxSeen && err == nil; n += reports.MaxTold {
+			list := make([]dataset.DatasetStatus, reports.MaxTold)
 			for i := range list {
 				list[i].ID = uuid.New()
 			}
@@ -135,8 +136,8 @@ func TestSeenIsBounded(t *testing.T) {
 	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
 		t.Error(err)
 	}
-	if seen := e.Seen(e.ctx); len(seen) != 1 || len(e.seen.ids()) != 1 {
-		t.Errorf("%d seen, %d remembered", len(seen), len(e.seen.ids()))
+	if seen := e.Seen(e.ctx); len(seen) != 1 || len(e.reported.Datasets()) != 1 {
+		t.Errorf("%d seen, %d remembered", len(seen), len(e.reported.Datasets()))
 	}
 }
 
@@ -144,7 +145,7 @@ func TestSeenIsBounded(t *testing.T) {
 func TestRegistrationsAreBounded(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	for range maxPools/2 - 1 {
+	for range reports.MaxPools/2 - 1 {
 		for i := range a.pools {
 			a.pools[i].ID = uuid.New()
 		}
@@ -156,7 +157,7 @@ func TestRegistrationsAreBounded(t *testing.T) {
 	r := api.Registration{Node: dataset.Node{ID: a.id, Name: "alpha", Incarnation: a.incarnation}, Pools: a.pools}
 	before := e.dump()
 	refused(t, e.Register(e.ctx, r), dataset.ErrInvalid, "alpha", "259 pools", "256 at most")
-	r.Pools = []dataset.Pool{{ID: uuid.New(), Name: strings.Repeat("x", maxRecord)}}
+	r.Pools = []dataset.Pool{{ID: uuid.New(), Name: strings.Repeat("x", reports.MaxRecord)}}
 	refused(t, e.Register(e.ctx, r), dataset.ErrInvalid, "bytes (131072 at most)")
 	if diff := cmp.Diff(before, e.dump()); diff != "" {
 		t.Error(diff)
@@ -173,9 +174,9 @@ func TestRebuildsAreBounded(t *testing.T) {
 	}
 	before := e.dump()
 	for want, list := range map[string][]api.Found{
-		"100001 datasets (100000 at most)": make([]api.Found, maxFound+1),
-		"100001 snapshots":                 {found(dataset.Dataset{Volume: "db"}, maxFound+1)},
-		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", Spelling: strings.Repeat("x", maxRecord)}, 0)},
+		"100001 datasets (100000 at most)": make([]api.Found, reports.MaxFound+1),
+		"100001 snapshots":                 {found(dataset.Dataset{Volume: "db"}, reports.MaxFound+1)},
+		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", Spelling: strings.Repeat("x", reports.MaxRecord)}, 0)},
 	} {
 		_, err := e.Rebuild(e.ctx, a.id, list)
 		refused(t, err, dataset.ErrInvalid, "rebuild", want)
@@ -194,15 +195,15 @@ func TestHoldingsAreBounded(t *testing.T) {
 	a.create("db")
 	m.back()
 	for want, change := range map[string]func(h *api.Holdings){
-		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Found = make([]api.Found, maxFound+1) },
+		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Found = make([]api.Found, reports.MaxFound+1) },
 		"257 pools (256 at most)":          func(h *api.Holdings) { h.Pools = make([]uuid.UUID, 257) },
-		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.Kept, maxSeen+1) },
-		"200001 epochs given up":           func(h *api.Holdings) { h.Given = make([]api.Given, maxSeen+1) },
+		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.Kept, reports.MaxSeen+1) },
+		"200001 epochs given up":           func(h *api.Holdings) { h.Given = make([]api.Given, reports.MaxSeen+1) },
 		"copy of dataset " + a.id.String(): func(h *api.Holdings) {
-			h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: a.id, Kind: dataset.CopyKind(strings.Repeat("x", maxRecord))}}}
+			h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: a.id, Kind: dataset.CopyKind(strings.Repeat("x", reports.MaxRecord))}}}
 		},
 		"dataset " + a.pools[0].ID.String() + " ": func(h *api.Holdings) {
-			h.Found = []api.Found{{Dataset: dataset.Dataset{ID: a.pools[0].ID, Spelling: strings.Repeat("x", maxRecord)}}}
+			h.Found = []api.Found{{Dataset: dataset.Dataset{ID: a.pools[0].ID, Spelling: strings.Repeat("x", reports.MaxRecord)}}}
 		},
 	} {
 		h := m.holds["alpha"]

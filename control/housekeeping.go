@@ -273,7 +273,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 			return err // brought back, or brought back and deleted again
 		}
 		err = t.Halted()
-		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.seen.believed(d.Home) {
+		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.reported.Trusts(d.Home) {
 			until = now
 			return nil
 		}

@@ -243,8 +243,8 @@ func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
 	gone := away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
-	if c := s.seen.clock(id); !c.IsZero() {
-		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.at)
+	if c := s.reported.Clock(id); !c.IsZero() {
+		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.At)
 	}
 	return t.Put(record.AwayKey(id), gone)
 }
@@ -311,11 +311,11 @@ func (s *Service) living(t *record.Tx) (map[uuid.UUID]alive, error) {
 // sayWhoLives fills in which nodes are reachable, and since when they are or are not.
 func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
-		nodes[i].Guarded = s.seen.guarded(n.ID)
+		nodes[i].Guarded = s.reported.Guarded(n.ID)
 	}
 	if !s.Shared {
 		for i, n := range nodes {
-			nodes[i].Live = s.seen.heard(n.ID)
+			nodes[i].Live = s.reported.Heard(n.ID)
 			if nodes[i].Live {
 				nodes[i].Since = n.Registered
 			}

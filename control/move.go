@@ -120,7 +120,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 		op.Dataset.Pool = pool.ID
 		return nil
 	}
-	if st := s.seen.dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
+	if st := s.reported.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
 		kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name,

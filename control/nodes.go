@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -59,7 +60,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
-			if err := checkRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name),
+			if err := reports.CheckRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name),
 				p); err != nil {
 				return err
 			}
@@ -71,8 +72,8 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		who := "register of node " + n.Name
-		if err := cmp.Or(within(who, len(n.Pools), maxPools, "pools"),
-			checkRecord(who, "what it says of itself", n)); err != nil {
+		if err := cmp.Or(reports.Within(who, len(n.Pools), reports.MaxPools, "pools"),
+			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
 		n.Registered = s.Clock.Now() // so that each registration writes another record: see api.Sync.Index
@@ -141,20 +142,20 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		}
 		s.recalled.note(t, node, began)
 	}
-	if err := checkHeartbeat(n, h); err != nil {
+	if err := reports.CheckHeartbeat(n, h); err != nil {
 		return err
 	}
 	if h.Leaving {
 		return s.noteLeft(ctx, n)
 	}
-	if h.Whole && !s.seen.heard(node) {
+	if h.Whole && !s.reported.Heard(node) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
 	if err := s.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err
 	}
-	warnings, moved, err := s.seen.take(n, h, s.Clock.Steady())
+	warnings, moved, err := s.reported.Take(n, h, s.Clock.Steady())
 	if err != nil {
 		return err
 	}

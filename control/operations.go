@@ -248,7 +248,7 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 		if err := record.Decode(e.Key, e.Value, &out.Items[i]); err != nil {
 			return api.List[dataset.Operation]{}, err
 		}
-		out.Items[i] = s.seen.withProgress(out.Items[i])
+		out.Items[i] = s.reported.WithProgress(out.Items[i])
 	}
 	if len(entries) == limit {
 		out.Next = out.Items[limit-1].ID.String()
@@ -296,7 +296,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (say more of the UUID)", ref)
 	}
 	err = record.Decode(entries[0].Key, entries[0].Value, &op)
-	return s.seen.withProgress(op), err
+	return s.reported.WithProgress(op), err
 }
 
 func noOperation(ref string) error {

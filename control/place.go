@@ -58,7 +58,7 @@ func (s *Service) place(t *record.Tx, o placement.Requirement) (c placement.Cand
 		}
 	}
 	if len(fit) == 0 {
-		if err := unknownPool(sites, s.seen.unmadePools(), o.Profile.Pool); err != nil {
+		if err := unknownPool(sites, s.reported.UnmadePools(), o.Profile.Pool); err != nil {
 			return c, err
 		}
 		sites = askingFirst(sites, o.Asking)
@@ -146,7 +146,7 @@ func (s *Service) sites(t *record.Tx) ([]placement.Site, error) {
 					Cordoned: n.Cordoned,
 					Dropped:  slices.Contains(n.Dropped, id),
 					Silent:   s.Shared && live[n.ID].Node != n.ID,
-					Guarded:  s.seen.guarded(n.ID),
+					Guarded:  s.reported.Guarded(n.ID),
 					Status:   s.poolStatus(n.Facts, id),
 				})
 			}
@@ -157,7 +157,7 @@ func (s *Service) sites(t *record.Tx) ([]placement.Site, error) {
 
 // poolStatus returns what is known of a pool: what its node reports to this service, or else what it recorded.
 func (s *Service) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
-	if st := s.seen.pool(id); st != nil || f == nil {
+	if st := s.reported.Pool(id); st != nil || f == nil {
 		return st
 	}
 	p, ok := f.Pool(id)

@@ -46,8 +46,8 @@ func (s *Service) candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidat
 				Pool:     p,
 				Cordoned: n.Cordoned,
 				Dropped:  slices.Contains(n.Dropped, id),
-				Guarded:  s.seen.guarded(n.ID),
-				Status:   s.seen.pool(id),
+				Guarded:  s.reported.Guarded(n.ID),
+				Status:   s.reported.Pool(id),
 			})
 		}
 	}
@@ -62,7 +62,11 @@ func (s *Service) fits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had d
 		return err
 	}
 	o := placement.Requirement{What: "volume " + d.Volume, Profile: p, Had: had}
-	cands := []placement.Candidate{{Pool: pool, Guarded: s.seen.guarded(pool.Node), Status: s.seen.pool(pool.ID)}}
+	cands := []placement.Candidate{{
+		Pool:    pool,
+		Guarded: s.reported.Guarded(pool.Node),
+		Status:  s.reported.Pool(pool.ID),
+	}}
 	if _, err = placement.Choose(cands, o); err != nil {
 		return s.withOthers(t, err, []placement.Site{{Pools: cands}}, o)
 	}
@@ -81,7 +85,7 @@ func (s *Service) unfit(t *record.Tx, d dataset.Dataset, p dataset.Profile) erro
 // tooLarge returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
 // if it is not. Such a dataset may move to another pool that is too small.
 func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
-	if st := s.seen.pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
+	if st := s.reported.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size
 	}
 	return 0
@@ -108,9 +112,9 @@ func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.seen.pool(p.ID)})
+		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.reported.Pool(p.ID)})
 	}
-	for _, u := range s.seen.unmadePools() {
+	for _, u := range s.reported.UnmadePools() {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
 		if i < 0 {
 			out = append(out, u)

@@ -53,7 +53,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		return api.Plan{Done: done}, err
 	}
 	if !s.Shared { // otherwise the store has the facts about the halt, and about its end
-		if err := s.seen.halted(); err != nil {
+		if err := s.reported.CheckTrust(); err != nil {
 			return api.Plan{}, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -18,7 +19,7 @@ import (
 // that is unreachable. A name that is taken stays with its owner: the dataset comes back as name-UUID8.
 // Idempotent. dataset.ErrInvalid for a pool that is not the node's, and for too many datasets.
 func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
-	if err := checkFound("rebuild of node "+node.String(), found); err != nil {
+	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
 	found, err := s.knownFirst(ctx, found)
@@ -117,7 +118,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 // depends on that.
 func (s *Service) lost(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !s.Shared {
-		return !s.seen.heard(node), nil
+		return !s.reported.Heard(node), nil
 	}
 	_, alive, err := livingSession(t, node)
 	return !alive, err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -88,7 +89,7 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 // earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is too
 // large.
 func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
-	if err := checkHoldings(node.String(), h); err != nil {
+	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
 	}
 	if _, err := freshNode(record.NewTx(ctx, s.store), node, h.Incarnation); err != nil {

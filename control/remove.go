@@ -230,7 +230,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 			}
 		}
 		if gone {
-			s.seen.forget(c.ID)
+			s.reported.ForgetDataset(c.ID)
 			s.counts.forget(c.ID)
 		}
 	}

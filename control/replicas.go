@@ -90,12 +90,12 @@ func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
 func (s *Service) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
-		pool, alive := s.seen.pool(c.Pool), true
+		pool, alive := s.reported.Pool(c.Pool), true
 		if s.Shared {
 			if _, alive, err = livingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
-			alive = alive && pool != nil && s.seen.silence(c.Node, s.Clock.Steady()) <= s.clockTime()
+			alive = alive && pool != nil && s.reported.Silence(c.Node, s.Clock.Steady()) <= s.clockTime()
 		}
 		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
 			sorted = append(sorted, c)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -56,7 +57,7 @@ type Service struct {
 	feed       *notify.Feed
 	events     *notify.EventLog
 	counts     counts
-	seen       seen
+	reported   *reports.Latest
 	recalled   recalled
 	out        *outbox // what other services must be told; nil if there are none
 	highest    highest // the highest clock of the store that this service has seen
@@ -98,7 +99,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, store: d.Store, started: now,
-		feed: notify.NewFeed(), events: notify.NewEventLog(now), seen: newSeen(),
+		feed: notify.NewFeed(), events: notify.NewEventLog(now), reported: reports.New(),
 		recalled: recalled{clock: d.Clock, of: map[string]recall{}},
 		stop:     stop, quit: ctx.Done(),
 	}

@@ -200,11 +200,11 @@ func (s *Service) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error
 	_, stays := d.Stay(node)
 	switch {
 	case !ok:
-		s.seen.forget(id)
+		s.reported.ForgetDataset(id)
 	case stays:
 		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
 	default:
-		s.seen.forgetFrom(node, id)
+		s.reported.ForgetDatasetOf(node, id)
 	}
 	k, kept, err := keptCopy(t, node, id)
 	if kept {

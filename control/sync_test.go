@@ -332,7 +332,7 @@ func TestHeartbeats(t *testing.T) {
 	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(e.seen.progress[a.id]); n != 0 {
+	if n := len(e.reported.Progress[a.id]); n != 0 {
 		t.Errorf("progress of %d operations is kept", n)
 	}
 }

@@ -36,7 +36,7 @@ func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	if err != nil {
 		return nil, nil, err
 	}
-	c := placement.Candidate{Pool: pool, Status: s.seen.pool(pool.ID)}
+	c := placement.Candidate{Pool: pool, Status: s.reported.Pool(pool.ID)}
 	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
 	switch {
 	case c.IsUnasked():

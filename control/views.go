@@ -143,7 +143,7 @@ func (s *Service) present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 }
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
-	v = api.Volume{Dataset: d, Status: p.s.seen.dataset(d.ID, d.Home)}
+	v = api.Volume{Dataset: d, Status: p.s.reported.Dataset(d.ID, d.Home)}
 	if v.Node, err = memo(&p.nodes, d.Home, p.t.NodeName); err != nil {
 		return v, err
 	}
@@ -199,7 +199,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 
 // nothingYet returns why a replica is still empty, as far as its node reported; "" if it may be in progress.
 func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
-	st := p.s.seen.pool(c.Pool)
+	st := p.s.reported.Pool(c.Pool)
 	switch {
 	case st != nil && st.Online:
 		return "", nil
@@ -352,7 +352,7 @@ func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap data
 func (s *Service) Seen(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	nodes := map[uuid.UUID]string{}
-	for some := range slices.Chunk(s.seen.ids(), store.MaxOps) {
+	for some := range slices.Chunk(s.reported.Datasets(), store.MaxOps) {
 		t, keys := record.NewTx(ctx, s.store), make([]string, len(some))
 		for i, id := range some {
 			keys[i] = record.DatasetKey(id)
@@ -363,13 +363,13 @@ func (s *Service) Seen(ctx context.Context) []api.Volume {
 		for _, id := range some {
 			d, err := t.Dataset(id)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				s.seen.forget(id)
+				s.reported.ForgetDataset(id)
 			}
 			if err != nil || d.State != dataset.StateReady {
 				continue
 			}
 			if name, err := memo(&nodes, d.Home, t.NodeName); err == nil {
-				out = append(out, api.Volume{Dataset: d, Status: s.seen.dataset(id, d.Home), Node: name})
+				out = append(out, api.Volume{Dataset: d, Status: s.reported.Dataset(id, d.Home), Node: name})
 			}
 		}
 	}

@@ -25,7 +25,7 @@ const (
 var stillTooLarge = map[string]int{
 	"package agent":                     71,
 	"package cmd/drover":                82,
-	"package control":                   66,
+	"package control":                   64,
 	"package control/api":               33,
 	"type agent.Agent":                  362,
 	"type agent/pool.Pools":             78,

@@ -1,4 +1,9 @@
-package control
+// Package reports keeps what agents reported last, and checks that a report is no larger than allowed.
+//
+// Latest has the heartbeats of all nodes in memory, under its own mutex; none of it is stored, and after a restart the
+// agents report everything again. The functions named Check bound what one report may contain, because anybody may
+// have the certificate of a node. Decisions in control read Latest; only Heartbeat and the reports of copies write it.
+package reports
 
 import (
 	"cmp"
@@ -14,17 +19,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// seen is what agents reported with their last heartbeats. None of it is stored.
-type seen struct {
+// Latest is what agents reported with their last heartbeats. None of it is stored. Safe for concurrent use.
+type Latest struct {
 	mu       sync.Mutex
 	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
 	copies   map[uuid.UUID]map[uuid.UUID]heardCopy             // by node, then by dataset
 	pools    map[uuid.UUID]dataset.PoolStatus
 	unmade   map[uuid.UUID][]api.Pool                     // by node; without UUIDs
-	progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
+	Progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
 	distrust map[uuid.UUID]string                         // nodes that were heard, and why they do not trust the store
 	guards   map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks   map[uuid.UUID]heardClock                     // the clocks of nodes when they were last heard
+	clocks   map[uuid.UUID]HeardClock                     // the clocks of nodes when they were last heard
 	last     map[uuid.UUID]time.Duration                  // when nodes were last heard, by the service's steady clock
 }
 
@@ -35,22 +40,23 @@ type heardCopy struct {
 	at time.Duration
 }
 
-// heardClock is what a clock said, and when, by the service's steady clock.
-type heardClock struct {
+// HeardClock is what a clock said, and when, by the service's steady clock.
+type HeardClock struct {
 	time.Time
-	at time.Duration
+	At time.Duration
 }
 
-func newSeen() seen {
-	return seen{
+// New returns a Latest to which nobody has reported yet.
+func New() *Latest {
+	return &Latest{
 		datasets: map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
 		copies:   map[uuid.UUID]map[uuid.UUID]heardCopy{},
 		pools:    map[uuid.UUID]dataset.PoolStatus{},
 		unmade:   map[uuid.UUID][]api.Pool{},
-		progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
+		Progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust: map[uuid.UUID]string{},
 		guards:   map[uuid.UUID]bool{},
-		clocks:   map[uuid.UUID]heardClock{},
+		clocks:   map[uuid.UUID]HeardClock{},
 		last:     map[uuid.UUID]time.Duration{},
 	}
 }
@@ -65,17 +71,17 @@ func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of
 	}
 }
 
-// take records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools, and
+// Take records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools, and
 // the operations that advanced. If that would be more than is remembered of one node, everything about the node
 // is dropped, because some of it may be long outdated: the result is dataset.ErrConflict, and the node reports
 // everything again. ErrInvalid if that is too much as well.
-func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID,
+func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID,
 	err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := "node " + node.Name
-	err = cmp.Or(within(who, len(s.datasets[node.ID])+len(h.Datasets), maxSeen, "datasets to remember"),
-		within(who, len(s.copies[node.ID])+len(h.Copies), maxSeen, "copies to remember"))
+	err = cmp.Or(Within(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
+		Within(who, len(s.copies[node.ID])+len(h.Copies), MaxSeen, "copies to remember"))
 	if err != nil {
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)
@@ -105,45 +111,45 @@ func (s *seen) take(node dataset.Node, h api.Heartbeat, now time.Duration) (warn
 	s.distrust[node.ID] = h.Distrust
 	s.guards[node.ID], s.last[node.ID] = h.Guard, now
 	if !h.Clock.IsZero() { // an older agent does not report it
-		s.clocks[node.ID] = heardClock{h.Clock, now}
+		s.clocks[node.ID] = HeardClock{h.Clock, now}
 	}
-	was, is := s.progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
+	was, is := s.Progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
 		is[op.ID] = op.Progress
 		if was[op.ID] != op.Progress {
 			moved = append(moved, op.ID)
 		}
 	}
-	s.progress[node.ID] = is
+	s.Progress[node.ID] = is
 	return warnings, moved, nil
 }
 
-// believed reports whether a node was heard and trusts the store.
-func (s *seen) believed(node uuid.UUID) bool {
+// Trusts reports whether a node was heard and trusts the store.
+func (s *Latest) Trusts(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	why, heard := s.distrust[node]
 	return heard && why == ""
 }
 
-// guarded reports whether a node's guard answered when the node was last heard.
-func (s *seen) guarded(node uuid.UUID) bool {
+// Guarded reports whether a node's guard answered when the node was last heard.
+func (s *Latest) Guarded(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.guards[node]
 }
 
-// clock returns a node's own clock when it was last heard; zero if it was not heard.
-func (s *seen) clock(node uuid.UUID) heardClock {
+// Clock returns a node's own clock when it was last heard; zero if it was not heard.
+func (s *Latest) Clock(node uuid.UUID) HeardClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.clocks[node]
 }
 
-// ahead returns by how much a copy is newer than its home's clock was when the copy was reported, judged by when
+// CopyAhead returns by how much a copy is newer than its home's clock was when the copy was reported, judged by when
 // the home was last heard; 0 if that is not known. A home that only control cannot reach continues, and its copy
 // with it.
-func (s *seen) ahead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
+func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clock, heard := s.clocks[home]
@@ -153,26 +159,26 @@ func (s *seen) ahead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Dur
 	if last := s.copies[c.Node][c.Dataset]; last.Current.Equal(c.Current) {
 		now = last.at
 	}
-	return c.Current.Sub(clock.Time) - max(now-clock.at, 0)
+	return c.Current.Sub(clock.Time) - max(now-clock.At, 0)
 }
 
-// heard reports whether a node has reported since this service started.
-func (s *seen) heard(node uuid.UUID) bool {
+// Heard reports whether a node has reported since this service started.
+func (s *Latest) Heard(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, heard := s.distrust[node]
 	return heard
 }
 
-// silence returns how long ago a node was last heard.
-func (s *seen) silence(node uuid.UUID, now time.Duration) time.Duration {
+// Silence returns how long ago a node was last heard.
+func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now - s.last[node]
 }
 
-// halted fails with dataset.ErrConflict while a node that was heard does not trust the store.
-func (s *seen) halted() error {
+// CheckTrust fails with dataset.ErrConflict while a node that was heard does not trust the store.
+func (s *Latest) CheckTrust() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var h record.Halt
@@ -185,15 +191,16 @@ func (s *seen) halted() error {
 	return nil
 }
 
-// trust returns why a node did not trust the store when it was last heard.
-func (s *seen) trust(node uuid.UUID) (why string, heard bool) {
+// Distrust returns why a node did not trust the store when it was last heard.
+func (s *Latest) Distrust(node uuid.UUID) (why string, heard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	why, heard = s.distrust[node]
 	return why, heard
 }
 
-func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {
+// Pool returns the state of a pool; nil if it was not reported.
+func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st, ok := s.pools[id]; ok {
@@ -202,8 +209,8 @@ func (s *seen) pool(id uuid.UUID) *dataset.PoolStatus {
 	return nil
 }
 
-// unmadePools returns the pools that nodes are configured with and could not make.
-func (s *seen) unmadePools() (all []api.Pool) {
+// UnmadePools returns the pools that nodes are configured with and could not make.
+func (s *Latest) UnmadePools() (all []api.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, list := range s.unmade {
@@ -215,8 +222,8 @@ func (s *seen) unmadePools() (all []api.Pool) {
 	return all
 }
 
-// dataset returns what its home reports of a dataset. Reports of other nodes do not count.
-func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
+// Dataset returns what its home reports of a dataset. Reports of other nodes do not count.
+func (s *Latest) Dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st, ok := s.datasets[home][id]; ok {
@@ -225,8 +232,8 @@ func (s *seen) dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	return nil
 }
 
-// ids returns the datasets that some node reported.
-func (s *seen) ids() []uuid.UUID {
+// Datasets returns the datasets that some node reported.
+func (s *Latest) Datasets() []uuid.UUID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := map[uuid.UUID]bool{}
@@ -238,8 +245,8 @@ func (s *seen) ids() []uuid.UUID {
 	return slices.Collect(maps.Keys(all))
 }
 
-// forget drops reports about a dataset that no longer exists.
-func (s *seen) forget(id uuid.UUID) {
+// ForgetDataset drops reports about a dataset that no longer exists.
+func (s *Latest) ForgetDataset(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, of := range s.datasets {
@@ -247,21 +254,21 @@ func (s *seen) forget(id uuid.UUID) {
 	}
 }
 
-// forgetFrom drops a node's reports about a dataset that is no longer its own.
-func (s *seen) forgetFrom(node, id uuid.UUID) {
+// ForgetDatasetOf drops a node's reports about a dataset that is no longer its own.
+func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.datasets[node], id)
 }
 
-// copied records what a node reports of a copy, at a moment of the steady clock.
-func (s *seen) copied(c dataset.Copy, now time.Duration) {
+// NoteCopy records what a node reports of a copy, at a moment of the steady clock.
+func (s *Latest) NoteCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keepCopies(c.Node, []dataset.Copy{c}, now)
 }
 
-func (s *seen) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
+func (s *Latest) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
 	heard := make([]heardCopy, 0, len(list))
 	for _, c := range list {
 		at := now
@@ -273,24 +280,26 @@ func (s *seen) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Duration
 	keep(s.copies, node, heard, func(c heardCopy) uuid.UUID { return c.Dataset })
 }
 
-func (s *seen) copy(node, id uuid.UUID) (dataset.Copy, bool) {
+// Copy returns what a node reported last of its copy of a dataset.
+func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.copies[node][id]
 	return c.Copy, ok
 }
 
-func (s *seen) forgetCopy(node, id uuid.UUID) {
+// ForgetCopy drops what a node reported of a copy that it has no longer.
+func (s *Latest) ForgetCopy(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.copies[node], id)
 }
 
-// withProgress returns an operation with the progress that its agent reported.
-func (s *seen) withProgress(op dataset.Operation) dataset.Operation {
+// WithProgress returns an operation with the progress that its agent reported.
+func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.progress[op.Node][op.ID]; ok && !op.State.Final() {
+	if p, ok := s.Progress[op.Node][op.ID]; ok && !op.State.Final() {
 		op.Progress = p
 	}
 	return op

@@ -1,0 +1,118 @@
+package reports
+
+import (
+	"cmp"
+	"encoding/json"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Limits for what a node says about itself, because anybody may have its certificate.
+const (
+	MaxPools  = 256       // of one node, including those that it had
+	MaxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
+	MaxSeen   = 200_000   // datasets, or copies, of one node that are remembered
+	maxMounts = 10_000    // mount IDs of a dataset
+	MaxFound  = 100_000   // datasets in a rebuild, and snapshots of each
+	MaxRaised = 1 << 53   // generation of a pool, which can always be raised further
+	MaxRecord = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
+)
+
+// Within fails with dataset.ErrInvalid if there is more of something than allowed.
+func Within(who string, n, most int, what string) error {
+	if n <= most {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "%s: %d %s (%d at most)", who, n, what, most)
+}
+
+// line fails with dataset.ErrInvalid if a line is too long.
+func line(who, what, text string) error {
+	if len(text) <= dataset.MaxLine {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(text),
+		dataset.MaxLine)
+}
+
+// CheckHeartbeat fails with dataset.ErrInvalid for a heartbeat that is too large.
+func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
+	who := "heartbeat of node " + n.Name
+	err := cmp.Or(
+		Within(who, len(h.Pools)+len(h.Unmade), MaxPools, "pools"),
+		Within(who, len(h.Datasets), MaxTold, "datasets"),
+		Within(who, len(h.Copies), MaxTold, "copies"),
+		Within(who, len(h.Operations), MaxTold, "operations"),
+		line(who, "why it does not believe the store", h.Distrust),
+	)
+	for _, p := range h.Pools {
+		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
+	}
+	for _, p := range h.Unmade {
+		if err = cmp.Or(err, CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
+			err = cmp.Or(err, line(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
+		}
+	}
+	for _, op := range h.Operations {
+		err = cmp.Or(err, line(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
+	}
+	for _, c := range h.Copies {
+		err = cmp.Or(err, line(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
+	}
+	for _, d := range h.Datasets {
+		err = cmp.Or(err, Within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
+			line(who, "what it says of dataset "+d.ID.String(), d.Problem))
+		for _, m := range d.Mounts {
+			if len(m.ID) > dataset.MaxMountID {
+				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
+					len(m.ID), dataset.MaxMountID))
+			}
+		}
+	}
+	return err
+}
+
+// CheckRecord fails with dataset.ErrInvalid for a record that would be too large.
+func CheckRecord(who, what string, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil && len(b) > MaxRecord {
+		err = dataset.Errorf(dataset.ErrInvalid, "%s: %s takes %d bytes (%d at most)", who, what, len(b), MaxRecord)
+	}
+	return err
+}
+
+// CheckHoldings fails with dataset.ErrInvalid for a node's report in a recovery that is too large.
+func CheckHoldings(node string, h api.Holdings) error {
+	who := "holdings of node " + node
+	err := cmp.Or(
+		Within(who, len(h.Pools), MaxPools, "pools"),
+		Within(who, len(h.Copies), MaxSeen, "copies"),
+		Within(who, len(h.Given), MaxSeen, "epochs given up"),
+	)
+	if err != nil {
+		return err
+	}
+	for _, c := range h.Copies {
+		if err := CheckRecord(who, "copy of dataset "+c.Dataset.String(), c); err != nil {
+			return err
+		}
+	}
+	return CheckFound(who, h.Found)
+}
+
+// CheckFound fails with dataset.ErrInvalid for a list of found datasets that is too large.
+func CheckFound(who string, found []api.Found) error {
+	err := Within(who, len(found), MaxFound, "datasets")
+	for _, f := range found {
+		if err = cmp.Or(err, Within(who, len(f.Snapshots), MaxFound,
+			"snapshots of dataset "+f.Dataset.ID.String())); err != nil {
+			return err
+		}
+		err = CheckRecord(who, "dataset "+f.Dataset.ID.String(), f.Dataset)
+		for _, s := range f.Snapshots {
+			err = cmp.Or(err, CheckRecord(who, "snapshot "+s.ID.String(), s))
+		}
+	}
+	return err
+}
