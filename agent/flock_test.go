@@ -25,6 +25,8 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -40,7 +42,7 @@ type flock struct {
 	*testing.T
 	store store.Store
 	svc   *control.Service
-	link  *api.Client
+	link  *client.Client
 	a, b  *flockHost
 	hosts []*flockHost
 	wires wires
@@ -136,7 +138,7 @@ func (f *flock) serveAgain() {
 		},
 		Shared: f.session > 0, Limits: control.Limits{Session: f.session, House: cmp.Or(f.session/5, 300*time.Millisecond)},
 	})
-	f.link = api.NewLoopback(api.Handler(api.Deps{Service: f.svc}))
+	f.link = client.NewLoopback(server.Handler(server.Deps{Service: f.svc}))
 	for _, h := range f.hosts {
 		h.cfg.Control = fusedControl{f.link, h}
 	}

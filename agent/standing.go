@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -97,7 +98,7 @@ func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Ses
 // replicas returns each control replica alone, the one way to control where there are
 // not several.
 func replicas(s api.Service) []api.Service {
-	several, ok := s.(interface{ Apart() []*api.Client })
+	several, ok := s.(interface{ Apart() []*client.Client })
 	if !ok {
 		return []api.Service{s}
 	}

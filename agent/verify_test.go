@@ -24,6 +24,8 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -118,13 +120,13 @@ func (r *rig) serve() (l *link, anew func()) {
 			Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
 			Failed: func(what string, err error) { r.t.Error(what, err) },
 		})
-		h := api.Handler(api.Deps{Service: svc})
+		h := server.Handler(server.Deps{Service: svc})
 		now.Store(&h)
 		end()
 		end = svc.Close
 	}
 	anew()
-	loopback := api.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*now.Load()).ServeHTTP(w, r) }))
+	loopback := client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*now.Load()).ServeHTTP(w, r) }))
 	r.ends = append([]func(){func() { loopback.Close(); end() }}, r.ends...)
 	return newLink(loopback), anew
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
@@ -97,7 +98,7 @@ func pending(path string) (*pki.Request, error) {
 
 // ask uses the token up, in that cluster alone, unless it is nil.
 func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
-	c, err := api.NewTLSClient("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
+	c, err := client.NewTLS("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Control is what of control a member asks; *api.Client implements it.
+// Control is what of control a member asks; *client.Client implements it.
 type Control interface {
 	Trust(ctx context.Context) (api.Trust, error)
 	Certify(ctx context.Context, node uuid.UUID, r api.Certification) (pki.Signed, error)

@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -60,11 +62,11 @@ func newReplica(t *testing.T) *replica {
 		Failed:    func(what string, err error) { t.Error(what, err) },
 	})
 	r.own = pki.NewCredentials(r.certificate(), r.clock, r.svc.Revoked)
-	handler := api.Handler(api.Deps{
+	handler := server.Handler(server.Deps{
 		Service: r.svc, Members: r.svc, Peer: r.own.Peer, Version: "v1.4.0",
 		Audit: func(c api.Change) { r.mu.Lock(); defer r.mu.Unlock(); r.changes = append(r.changes, c) },
 	})
-	s := api.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	s := server.New(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		r.mu.Lock()
 		before := r.before
 		r.mu.Unlock()
@@ -121,9 +123,9 @@ func (r *replica) join(dir, name string) *pki.Pair {
 }
 
 // client is how a member asks.
-func (r *replica) client(m *member.Member) *api.Client {
+func (r *replica) client(m *member.Member) *client.Client {
 	r.t.Helper()
-	c, err := api.NewTLSClient("https://"+r.address, m.Credentials().Client(pki.Control))
+	c, err := client.NewTLS("https://"+r.address, m.Credentials().Client(pki.Control))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -217,7 +219,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("%d roots", len(got.Roots))
 	}
 	late := pki.NewCredentials(first, r.clock, nil)
-	old, err := api.NewTLSClient("https://"+r.address, late.Client())
+	old, err := client.NewTLS("https://"+r.address, late.Client())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -140,7 +140,7 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 		t.Fatal(err)
 	}
 	own := pki.NewCredentials(pair, clock.System{}, nil)
-	s := api.NewServer(api.Handler(api.Deps{Service: service{fake: f}, Members: f, Peer: own.Peer}))
+	s := server.New(server.Handler(server.Deps{Service: service{fake: f}, Members: f, Peer: own.Peer}))
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

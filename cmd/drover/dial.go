@@ -3,7 +3,7 @@ package main
 import (
 	"strings"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -19,9 +19,9 @@ func (a *app) client(endpoint string) (remote, error) {
 	return c, nil
 }
 
-func (a *app) open(endpoint string) (*api.Client, error) {
+func (a *app) open(endpoint string) (*client.Client, error) {
 	if !strings.Contains(endpoint, "https://") {
-		return api.NewClient(endpoint)
+		return client.New(endpoint)
 	}
 	var missing []string
 	said := func(flag, value, env string) string {
@@ -46,5 +46,5 @@ func (a *app) open(endpoint string) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.NewTLSClient(endpoint, pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control))
+	return client.NewTLS(endpoint, pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control))
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -248,7 +248,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"events"}, {"doctor"}, {"version"},
 	} {
 		c := newConsole(theWorld())
-		c.dial = func(e string) (remote, error) { return api.NewClient(e) }
+		c.dial = func(e string) (remote, error) { return client.New(e) }
 		if code := c.run(t, append(args, "--api", "nonsense")...); code != 2 || !strings.Contains(c.err.String(), `"nonsense"`) {
 			t.Errorf("%v: exit %d, %q", args, code, c.err.String())
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -305,7 +307,7 @@ func TestTranscripts(t *testing.T) {
 // the fake.
 func overTheWire(t *testing.T) func(f *fake) remote {
 	return func(f *fake) remote {
-		c := api.NewLoopback(api.Handler(api.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
+		c := client.NewLoopback(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
 		t.Cleanup(c.Close)
 		return c
 	}

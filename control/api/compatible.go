@@ -1,17 +1,11 @@
 package api
 
 import (
-	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/droverhq/drover/dataset"
 )
-
-// agentName begins how programs of this module name themselves in User-Agent and
-// Server (RFC 9110, section 10.1.5), with their version behind it.
-const agentName = "drover/"
 
 var releaseForm = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})(?:[.+-].*)?$`)
 
@@ -50,20 +44,3 @@ func Compatible(control, version, who string) error {
 }
 
 func abs(n int) int { return max(n, -n) }
-
-// versionIn reads the version from a User-Agent or Server header; empty for others'.
-func versionIn(header string) string {
-	product, _, _ := strings.Cut(header, " ")
-	version, ok := strings.CutPrefix(product, agentName)
-	if !ok {
-		return ""
-	}
-	return version
-}
-
-func productName(version string) string {
-	if version == "" {
-		return ""
-	}
-	return fmt.Sprint(agentName, version)
-}

@@ -2,12 +2,10 @@ package api
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -37,6 +35,9 @@ type Members interface {
 	// or takes a person's word. Cut short, it is asked for again.
 	Recover(ctx context.Context, r Recover) (Recovery, error)
 }
+
+// JoinPath is the path of the endpoint at which a host joins. It is the only one that needs no certificate.
+const JoinPath = "/v1/join"
 
 // NewToken asks for a join token.
 type NewToken struct {
@@ -85,114 +86,4 @@ type Revoked struct {
 	Node     uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
 	Operator string    `json:"operator,omitempty" doc:"every certificate of operators of this name that was made before"`
 	At       time.Time `json:"at"` // when the certificate was revoked
-}
-
-func (h handlers) members() {
-	add(h, post("/v1/tokens", "make-token", "nodes", "Make a join token", "It lets one host join the cluster, once."),
-		func(ctx context.Context, in *struct{ Body NewToken }) (*answer[JoinToken], error) {
-			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
-			token, err := h.Members.MakeToken(ctx, in.Body)
-			if token.ID != "" {
-				changeOf(ctx).Detail = "token " + token.ID
-			}
-			return reply(token, err)
-		})
-	h.join()
-	certify := agents("certificate", "certify", "Get another certificate")
-	certify.MaxBodyBytes = maxJoin
-	add(h, certify, func(ctx context.Context, in *struct {
-		NodeParam
-		Body Certification
-	}) (*answer[pki.Signed], error) {
-		return reply(h.Members.Certify(ctx, in.Node, in.Body))
-	})
-	add(h, get("/v1/trust", "get-trust", "nodes", "Say whose certificates are good"),
-		func(ctx context.Context, _ *struct{}) (*answer[Trust], error) {
-			return reply(h.Members.Trust(ctx))
-		})
-	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node",
-		"Its certificate is worth nothing from then on. Refused while volumes have their home there, or it "+
-			"keeps what nobody else has."),
-		func(ctx context.Context, in *struct {
-			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
-			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another; and while it keeps what nobody else has, which is forgotten"`
-		}) (*answer[Removed], error) {
-			if in.Force {
-				changeOf(ctx).Detail = "force"
-			}
-			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
-		})
-	add(h, del("/v1/operators/{name}", "revoke-operator", "nodes", "Make an operator's certificates worth nothing",
-		"Those that were made so far, of all roles."),
-		func(ctx context.Context, in *struct {
-			Name string `path:"name" doc:"the operator's name"`
-		}) (*struct{}, error) {
-			changeOf(ctx).Target = dataset.Clip(in.Name)
-			return nil, h.Members.RevokeOperator(ctx, in.Name)
-		})
-}
-
-// join is the one endpoint that needs no certificate: what anybody can make it do is
-// bounded.
-func (h handlers) join() {
-	op := post(joinPath, "join", "agents", "Join the cluster with a token",
-		"The one endpoint that needs no certificate.")
-	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, strangerTime
-	room := make(chan struct{}, joinsOnce)
-	add(h, op, func(ctx context.Context, in *struct{ Body Join }) (*answer[Joined], error) {
-		changeOf(ctx).Target = dataset.Clip(in.Body.Name)
-		select {
-		case room <- struct{}{}:
-			defer func() { <-room }()
-		default:
-			return nil, dataset.Errorf(dataset.ErrUnavailable, "too many hosts join at once (try again in a moment)")
-		}
-		joined, err := h.Members.Join(ctx, in.Body)
-		if err == nil {
-			changeOf(ctx).Node = joined.Node.String()
-		}
-		return reply(joined, err)
-	})
-}
-
-// MakeToken makes a join token.
-func (c *Client) MakeToken(ctx context.Context, t NewToken) (JoinToken, error) {
-	return ask[JoinToken](ctx, c, call{method: http.MethodPost, path: "/v1/tokens", body: t})
-}
-
-// Join lets this host in.
-func (c *Client) Join(ctx context.Context, j Join) (Joined, error) {
-	return ask[Joined](ctx, c, call{method: http.MethodPost, path: joinPath, body: j, again: true})
-}
-
-// Certify gets another certificate.
-func (c *Client) Certify(ctx context.Context, id uuid.UUID, r Certification) (pki.Signed, error) {
-	return ask[pki.Signed](ctx, c, node(id, "/certificate", r))
-}
-
-// Trust says whose certificates are good.
-func (c *Client) Trust(ctx context.Context) (Trust, error) {
-	return ask[Trust](ctx, c, call{method: http.MethodGet, path: "/v1/trust"})
-}
-
-// RemoveNode lets a node go.
-func (c *Client) RemoveNode(ctx context.Context, ref string, force bool) (n Removed, err error) {
-	path, err := refs("/v1/nodes/%s", ref)
-	if err != nil {
-		return n, err
-	}
-	k := call{method: http.MethodDelete, path: path, again: true}
-	if force {
-		k.query = query("force", "true")
-	}
-	return ask[Removed](ctx, c, k)
-}
-
-// RevokeOperator makes an operator's certificates worth nothing.
-func (c *Client) RevokeOperator(ctx context.Context, name string) error {
-	path, err := refs("/v1/operators/%s", name)
-	if err != nil {
-		return err
-	}
-	return c.tell(ctx, call{method: http.MethodDelete, path: path, again: true})
 }

@@ -2,14 +2,7 @@ package api
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
-	"net"
-	"net/http"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -49,57 +42,3 @@ func PrincipalOf(ctx context.Context) Principal {
 	}
 	return Principal{Local: true}
 }
-
-// identify returns who makes a request. A handler that no server calls is asked by
-// its own process.
-func (g *guard) identify(r *http.Request) (Principal, error) {
-	addr, served := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	switch {
-	case r.TLS != nil:
-		p := Principal{From: r.RemoteAddr}
-		if g.peer == nil {
-			return p, dataset.Errorf(dataset.ErrForbidden, "this address answers nobody")
-		}
-		var err error
-		p.Identity, err = g.peer(*r.TLS)
-		return p, err
-	case !served:
-		return PrincipalOf(r.Context()), nil
-	case addr.Network() == "unix":
-		user, _ := r.Context().Value(userKey{}).(string)
-		return Principal{Local: true, From: orElse(user, "user")}, nil
-	}
-	return Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden,
-		"the API is not served without TLS: say https:// (on the host itself, unix:///run/drover/drover.sock)")
-}
-
-func orElse(s, none string) string {
-	if s == "" {
-		return none
-	}
-	return s
-}
-
-type userKey struct{}
-
-// withUser notes which user of this host made a connection (SO_PEERCRED, unix(7)).
-func withUser(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, userKey{}, fmt.Sprintf("uid %d", cred.Uid))
-}
-
-// Peer says who is at the other end of a connection; (*pki.Credentials).Peer is one.
-type Peer func(cs tls.ConnectionState, kinds ...pki.Kind) (pki.Identity, error)

@@ -1,9 +1,6 @@
 package api
 
 import (
-	"context"
-	"net/http"
-
 	"github.com/google/uuid"
 )
 
@@ -62,46 +59,4 @@ type Given struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Epoch   uint64    `json:"epoch"`   // the epoch that the node relinquished
 	To      uuid.UUID `json:"to"`      // UUID of the node that the dataset was relinquished to
-}
-
-// All agents tell what they hold at once, when they hear of a recovery, and again while
-// others are under way.
-const (
-	holdingsOnce = 1  // of one node, which are read into memory
-	holdingsAll  = 16 // of all nodes
-)
-
-func (h handlers) recovery() {
-	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
-		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
-		func(ctx context.Context, in *struct{ Body Recover }) (*answer[Recovery], error) {
-			c := changeOf(ctx)
-			c.says("confirmed ", in.Body.Confirm)
-			for _, node := range in.Body.Fenced {
-				c.says("fenced ", node)
-			}
-			return reply(h.Members.Recover(ctx, in.Body))
-		})
-	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
-	hold.MaxBodyBytes = maxRebuild
-	if h.Gathers != nil {
-		hold.Middlewares = append(hold.Middlewares, only(h.Gathers))
-	}
-	hold.Middlewares = append(hold.Middlewares, atOnce("holdings", holdingsOnce, holdingsAll))
-	add(h, hold, func(ctx context.Context, in *struct {
-		NodeParam
-		Body Holdings
-	}) (*struct{}, error) {
-		return nil, h.Service.Hold(ctx, in.Node, in.Body)
-	})
-}
-
-// Hold says what the node holds.
-func (c *Client) Hold(ctx context.Context, id uuid.UUID, h Holdings) error {
-	return c.tell(ctx, node(id, "/hold", h))
-}
-
-// Recover brings a store that went back up to date.
-func (c *Client) Recover(ctx context.Context, r Recover) (Recovery, error) {
-	return ask[Recovery](ctx, c, call{method: http.MethodPost, path: "/v1/store/recover", body: r, patience: maxWait})
 }

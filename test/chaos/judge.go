@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -141,7 +142,7 @@ func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 }
 
 // operations are all that are on record: a long run has more than a page of them.
-func operations(ctx context.Context, c *api.Client) (list []dataset.Operation, err error) {
+func operations(ctx context.Context, c *client.Client) (list []dataset.Operation, err error) {
 	for page := (api.Page{}); ; {
 		ops, err := c.Operations(ctx, page)
 		if list = append(list, ops.Items...); err != nil || ops.Next == "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/long"
@@ -66,7 +67,7 @@ type promoted struct {
 	name    string
 	id      uuid.UUID
 	auto    bool // by itself; otherwise by a person's word
-	client  *api.Client
+	client  *client.Client
 	entries []witness.Entry
 	losses  []witness.Loss
 	asides  []witness.Copy

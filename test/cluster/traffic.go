@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/host"
@@ -114,10 +115,10 @@ func (tr *Traffic) Check(t testing.TB) (all, done int) {
 type NameClient struct {
 	names *history.Recorder
 	plug  *host.Plug
-	api   *api.Client
+	api   *client.Client
 	node  string
 	// controls are asked for what a node may not do to another's volumes.
-	controls []*api.Client
+	controls []*client.Client
 }
 
 // NewNameClient makes one whose requests are put into a history of names. Close it.
@@ -174,7 +175,7 @@ func (c *NameClient) Get(name string) bool {
 
 // remove is drover volume rm on a control host. One that is away is not asked: what it
 // does not answer says nothing.
-func (c *NameClient) remove(control *api.Client, name string) bool {
+func (c *NameClient) remove(control *client.Client, name string) bool {
 	if _, err := control.Version(context.Background()); err != nil {
 		return false
 	}

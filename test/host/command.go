@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 )
 
 // Result is how a command ended.
@@ -67,9 +68,9 @@ func (h *Host) JSON(t testing.TB, v any, args ...string) {
 }
 
 // Client returns a client of the API.
-func (h *Host) Client(t testing.TB) *api.Client {
+func (h *Host) Client(t testing.TB) *client.Client {
 	t.Helper()
-	c, err := api.NewClient(h.API())
+	c, err := client.New(h.API())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -44,10 +45,10 @@ type Fleet struct {
 type Agent struct {
 	Node, Incarnation, Pool uuid.UUID
 	Name                    string
-	Client                  *api.Client
+	Client                  *client.Client
 
-	apart []*api.Client // each replica alone
-	beats chan struct{} // there is news
+	apart []*client.Client // each replica alone
+	beats chan struct{}    // there is news
 
 	mu    sync.Mutex
 	asked Asked
@@ -166,7 +167,7 @@ func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) 
 		return nil, err
 	}
 	config := pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control)
-	if a.Client, err = api.NewTLSClient("https://"+strings.Join(control, ",https://"), config); err != nil {
+	if a.Client, err = client.NewTLS("https://"+strings.Join(control, ",https://"), config); err != nil {
 		return nil, err
 	}
 	a.apart = a.Client.Apart()

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	droverapi "github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -106,8 +107,8 @@ func TestBadInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	as := func(p *pki.Pair) *droverapi.Client {
-		c, err := droverapi.NewTLSClient("https://"+replica.Listen.Advertise, pki.NewCredentials(p, clock.System{}, nil).Client(pki.Control))
+	as := func(p *pki.Pair) *client.Client {
+		c, err := client.NewTLS("https://"+replica.Listen.Advertise, pki.NewCredentials(p, clock.System{}, nil).Client(pki.Control))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +116,7 @@ func TestBadInput(t *testing.T) {
 		return c
 	}
 	remove := droverapi.Request{Kind: dataset.OpDelete, Volume: "db"}
-	submit := func(c *droverapi.Client, r droverapi.Request) error { _, err := c.Submit(soon(t), r); return err }
+	submit := func(c *client.Client, r droverapi.Request) error { _, err := c.Submit(soon(t), r); return err }
 	move := func(node string) error {
 		return submit(admin, droverapi.Request{Kind: dataset.OpMove, Volume: "db", Node: node})
 	}

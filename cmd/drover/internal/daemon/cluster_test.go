@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -153,9 +154,9 @@ func (r *running) end(t *testing.T) {
 }
 
 // ask returns a client of a unix socket.
-func (l *lab) ask(socket string) *api.Client {
+func (l *lab) ask(socket string) *client.Client {
 	l.t.Helper()
-	c, err := api.NewClient("unix://" + socket)
+	c, err := client.New("unix://" + socket)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -276,7 +277,7 @@ func TestStrangersStayOutside(t *testing.T) {
 		if name == "of another cluster" {
 			cfg.VerifyConnection = nil
 		}
-		client, err := api.NewTLSClient("https://"+o.Listen.Advertise, cfg)
+		client, err := client.NewTLS("https://"+o.Listen.Advertise, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

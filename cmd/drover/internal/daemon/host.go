@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/swarm"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
@@ -90,7 +91,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	asked, shut := link(api.Audited(svc, changes.Keep))
+	asked, shut := link(server.Audited(svc, changes.Keep))
 	p.atEnd(func() error { shut(); return nil })
 	ag, err := p.agent(ctx, asked, uuid.Nil, nil)
 	if err != nil {
@@ -110,7 +111,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		}
 	})
 	metrics := newMetrics(svc, st.figures, o.Version)
-	handler := api.Handler(api.Deps{
+	handler := server.Handler(server.Deps{
 		Service:  svc,
 		Local:    ag,
 		Backup:   st.backup,
@@ -134,7 +135,7 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 		return nil, err
 	}
 	list := []endpoint{
-		{"api", l.api, api.NewServer(handler)},
+		{"api", l.api, server.New(handler)},
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
 			Global:   len(p.Replicas) > 0,
 			Panicked: p.panicked,
@@ -153,7 +154,7 @@ func (p *process) metricsEndpoint(l net.Listener, metrics http.Handler) []endpoi
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), api.NewServer(mux)}}
+	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), server.New(mux)}}
 }
 
 // replica is how other control replicas see this one.

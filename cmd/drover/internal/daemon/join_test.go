@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	testconsul "github.com/droverhq/drover/test/consul"
 )
@@ -19,7 +20,7 @@ func TestJoinAndLeave(t *testing.T) {
 	servers := testconsul.Start(t, testconsul.Options{})
 	c := l.control("c1", servers.Addresses())
 	l.start(Control, c)
-	root, err := api.NewClient("unix://" + filepath.Join(c.Run, "control.sock"))
+	root, err := client.New("unix://" + filepath.Join(c.Run, "control.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func TestJoinAndLeave(t *testing.T) {
 	}
 	r.end(t)
 	r = l.start(Agent, a) // with the same flag it stays what it is
-	local, err := api.NewClient("unix://" + filepath.Join(a.Run, "drover.sock"))
+	local, err := client.New("unix://" + filepath.Join(a.Run, "drover.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}

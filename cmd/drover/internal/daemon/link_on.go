@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 )
 
 // link is the way from the agent to control. With DROVER_AWAY it goes over HTTP, as that
@@ -16,8 +18,8 @@ func link(svc api.Service) (to api.Service, shut func()) {
 	if file == "" {
 		return svc, func() {}
 	}
-	handler := api.Handler(api.Deps{Service: svc})
-	client := api.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := server.Handler(server.Deps{Service: svc})
+	client := client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := os.Stat(file); err == nil {
 			panic(http.ErrAbortHandler)
 		}

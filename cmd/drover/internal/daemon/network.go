@@ -12,7 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/connlimit"
 )
@@ -35,7 +35,7 @@ func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
 		return endpoint{}, fmt.Errorf("listen: %w", err)
 	}
 	limited := p.limited(what, l, maxStrangers, known)
-	s := api.NewServer(handler)
+	s := server.New(handler)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	s.ConnState = limited.ConnState
 	return endpoint{what, tls.NewListener(limited, cfg), s}, nil

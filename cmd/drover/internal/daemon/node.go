@@ -16,6 +16,8 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -37,7 +39,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	credentials := own.Credentials()
-	client, err := api.NewTLSClient("https://"+strings.Join(o.Replicas, ",https://"), credentials.Client(pki.Control))
+	client, err := client.NewTLS("https://"+strings.Join(o.Replicas, ",https://"), credentials.Client(pki.Control))
 	if err != nil {
 		return err
 	}
@@ -64,7 +66,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	metrics := newMetrics(sight{ag}, nil, o.Version)
-	handler := api.Handler(api.Deps{
+	handler := server.Handler(server.Deps{
 		Service:  client,
 		Local:    ag,
 		Metrics:  metrics,

@@ -73,10 +73,11 @@ func (p *process) audit(name string) (*audit.Log, error) {
 type endpoint struct {
 	what string
 	net.Listener
-	server server
+	server connServer
 }
 
-type server interface {
+// connServer answers the connections of a listener until it is shut down; *http.Server is one.
+type connServer interface {
 	Serve(net.Listener) error
 	Shutdown(context.Context) error
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control"
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -53,7 +53,7 @@ func Control(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	metrics := newMetrics(svc, st.figures, o.Version)
-	handler := api.Handler(api.Deps{
+	handler := server.Handler(server.Deps{
 		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version,
 		Panicked: o.panicked, Audit: changes.Keep,
 		Peer: credentials.Peer,
@@ -81,7 +81,7 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 	if err != nil {
 		return nil, err
 	}
-	list = append(list, endpoint{"api", local, api.NewServer(handler)})
+	list = append(list, endpoint{"api", local, server.New(handler)})
 	network, err := p.network("network", credentials.Asking(), handler, func(cs tls.ConnectionState) error {
 		_, err := credentials.Peer(cs)
 		return err

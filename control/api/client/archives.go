@@ -1,0 +1,109 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns
+// what the archive lacks. With an error, what was written is not the whole.
+func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+	path, err := refs("/v1/volumes/%s/export", ref)
+	if err != nil {
+		return api.LeftOut{}, err
+	}
+	k := call{method: http.MethodGet, path: path, query: query("snapshot", snapshot)}
+	trailer, err := h.conn.download(ctx, k, w)
+	if err != nil {
+		return api.LeftOut{}, err
+	}
+	return wire.ReadLeftOut(trailer)
+}
+
+// Backup writes a copy of the store to w. With an error, what was written is
+// not the whole.
+func (h Host) Backup(ctx context.Context, w io.Writer) error {
+	_, err := h.conn.download(ctx, call{method: http.MethodGet, path: "/v1/store/backup"}, w)
+	return err
+}
+
+// Import fills a new volume from a tar archive. Of req only the ID, the volume,
+// the options and the kind can be set, the kind to OpImport: ErrInvalid. After an
+// error a last read of r may still be under way.
+func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d dataset.Dataset, err error) {
+	if req.ID == uuid.Nil {
+		req.ID = uuid.New()
+	}
+	if req.Kind == "" {
+		req.Kind = dataset.OpImport
+	}
+	carried := api.Request{ID: req.ID, Kind: dataset.OpImport, Volume: req.Volume, Options: req.Options}
+	if !reflect.DeepEqual(req, carried) {
+		return d, dataset.Errorf(dataset.ErrInvalid,
+			"import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
+	}
+	path, err := refs("/v1/volumes/%s/upload", req.Volume)
+	if err != nil {
+		return d, err
+	}
+	q := query("operation", req.ID.String())
+	for key, value := range req.Options {
+		q.Add("o", key+"="+value)
+	}
+	source := &watchedSource{r: r}
+	d, err = ask[dataset.Dataset](ctx, h.conn, call{
+		method: http.MethodPost, path: path, query: q, stream: source, typ: "application/x-tar",
+		// A refusal must come before the archive is spent.
+		header: http.Header{"Expect": {"100-continue"}},
+	})
+	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
+		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), cause)
+	}
+	return d, err
+}
+
+// watchedSink keeps the error of the caller's writer apart from the server's.
+type watchedSink struct {
+	w   io.Writer
+	err error
+}
+
+func (s *watchedSink) Write(b []byte) (n int, err error) {
+	n, s.err = s.w.Write(b)
+	return n, s.err
+}
+
+// watchedSource does so with the caller's reader, which the transport reads in a
+// goroutine of its own.
+type watchedSource struct {
+	r   io.Reader
+	mu  sync.Mutex
+	err error
+}
+
+func (s *watchedSource) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.err = err
+	}
+	return n, err
+}
+
+func (s *watchedSource) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}

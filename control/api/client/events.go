@@ -1,0 +1,46 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Events calls fn as Users says. When the server ends a stream that was to
+// follow, that is ErrUnavailable; what was missed comes after the last ID, unless
+// the server has been started anew.
+func (u Users) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
+	k := call{
+		method: http.MethodGet, path: "/v1/events",
+		query:  query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow)),
+		header: http.Header{"Accept": {wire.EventStreamType}},
+	}
+	resp, from, err := u.conn.do(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var stopped error
+	err = wire.ReadEvents(resp.Body, func(e api.Event) error {
+		if stopped = ctx.Err(); stopped == nil {
+			stopped = fn(e)
+		}
+		return stopped
+	})
+	switch {
+	case stopped != nil:
+		return stopped
+	case ctx.Err() != nil:
+		return from.failed(ctx, k, err)
+	case err == nil && follow:
+		return from.failed(ctx, k, errors.New("it ended the stream of events"))
+	case err == nil || errors.As(err, new(*dataset.Kind)):
+		return err
+	}
+	return from.failed(ctx, k, err)
+}

@@ -1,0 +1,301 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// some is a client of several servers on unix sockets, asked in their order; each
+// handler can be exchanged.
+func some(t *testing.T, n int) (*Client, []*replica) {
+	t.Helper()
+	var list []*replica
+	var endpoints []string
+	for range n {
+		r := &replica{t: t, path: filepath.Join(t.TempDir(), "d.sock")}
+		r.up()
+		t.Cleanup(r.down)
+		list, endpoints = append(list, r), append(endpoints, "unix://"+r.path)
+	}
+	c, err := New(strings.Join(endpoints, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	c.conn.patience = time.Minute
+	c.conn.servers = nil
+	for _, e := range endpoints { // in the order of the test
+		s, transport, err := dial(e, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(transport.CloseIdleConnections)
+		c.conn.servers = append(c.conn.servers, s)
+	}
+	return c, list
+}
+
+// replica is one server.
+type replica struct {
+	t       *testing.T
+	path    string
+	asked   atomic.Int32
+	answer  atomic.Pointer[http.HandlerFunc] // nil: an empty list
+	server  *http.Server
+	serving sync.WaitGroup
+}
+
+func (r *replica) up() {
+	l, err := net.Listen("unix", r.path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.server = server.New(http.HandlerFunc(r.serve))
+	s := r.server
+	r.serving.Go(func() { _ = s.Serve(l) }) // which ends with an error always
+}
+
+func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
+	r.asked.Add(1)
+	if f := r.answer.Load(); f != nil {
+		(*f)(w, req)
+		return
+	}
+	_, _ = w.Write([]byte(`{"items":[]}`))
+}
+
+func (r *replica) down() {
+	if r.server != nil {
+		r.server.Close()
+		r.serving.Wait()
+		r.server = nil
+	}
+}
+
+func (r *replica) answers(f http.HandlerFunc) { r.answer.Store(&f) }
+
+func unavailable(w http.ResponseWriter, _ *http.Request) {
+	wire.ProblemOf(dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: no leader")).Write(w)
+}
+
+func broken(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+// A client keeps to the server that answers, and goes on to the next when it is
+// gone, breaks off, cuts its answer short or says that it is unavailable.
+func TestClientGoesOn(t *testing.T) {
+	for name, fail := range map[string]func(*replica){
+		"gone":        (*replica).down,
+		"breaks off":  func(r *replica) { r.answers(broken) },
+		"unavailable": func(r *replica) { r.answers(unavailable) },
+		"cut short": func(r *replica) {
+			r.answers(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Length", "100")
+				_, _ = w.Write([]byte("{"))
+				panic(http.ErrAbortHandler)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, list := some(t, 3)
+			for range 3 {
+				if _, err := c.Pools(soon(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fail(list[0])
+			list[0].asked.Store(0)
+			for range 3 {
+				if _, err := c.Pools(soon(t)); err != nil {
+					t.Error(err)
+				}
+			}
+			// net/http itself asks twice when a connection that was used before breaks.
+			if a, b, d := list[0].asked.Load(), list[1].asked.Load(), list[2].asked.Load(); a > 2 || b != 3 || d != 0 {
+				t.Errorf("asked %d, %d, %d times", a, b, d)
+			}
+		})
+	}
+}
+
+// What was decided is no reason to ask another, and what may have happened and is
+// not the same when done twice is asked for once.
+func TestClientDoesNotGoOn(t *testing.T) {
+	once := call{method: http.MethodPost, path: "/v1/pools", body: api.NewPool{}}
+	for name, tc := range map[string]struct {
+		answer http.HandlerFunc
+		call   call
+		want   *dataset.Kind
+		second int32
+	}{
+		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, call{method: "GET", path: "/v1/pools"}, dataset.ErrNotFound, 0},
+		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, node(uuid.New(), "/commit", api.Report{}), dataset.ErrStale, 0},
+		"once broken":     {broken, once, dataset.ErrUnavailable, 0},
+		"once away":       {unavailable, once, dataset.ErrUnavailable, 0},
+		"again broken":    {broken, node(uuid.New(), "/commit", api.Report{}), nil, 1},
+		"afterwards once": {nil, once, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, list := some(t, 2)
+			if tc.answer != nil {
+				list[0].answers(tc.answer)
+			}
+			err := c.conn.tell(soon(t), tc.call)
+			if dataset.KindOf(err) != tc.want || list[0].asked.Load() != 1 || list[1].asked.Load() != tc.second {
+				t.Errorf("%v, asked %d and %d times", err, list[0].asked.Load(), list[1].asked.Load())
+			}
+			// Whoever failed is left all the same: the next request is not to suffer.
+			if away := tc.want == dataset.ErrUnavailable; away {
+				if err := c.conn.tell(soon(t), tc.call); err != nil || list[1].asked.Load() != 1 {
+					t.Errorf("the next: %v", err)
+				}
+			}
+		})
+	}
+	t.Run("once gone", func(t *testing.T) {
+		c, list := some(t, 2)
+		list[0].down()
+		if err := c.conn.tell(soon(t), once); err != nil || list[1].asked.Load() != 1 {
+			t.Errorf("nothing was sent, and it was not asked of the next: %v", err)
+		}
+	})
+}
+
+// A long poll of a server that goes away is asked of another; one that says
+// nothing, as a process that is stopped does, is left when its time is over.
+func TestLongPollsMove(t *testing.T) {
+	for name, end := range map[string]func(c *Client, r *replica){
+		"gone":   func(_ *Client, r *replica) { r.server.Close() },
+		"silent": func(*Client, *replica) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, list := some(t, 2)
+			c.conn.patience = time.Second // what the other has to answer
+			entered := make(chan struct{})
+			list[0].answers(func(_ http.ResponseWriter, req *http.Request) { close(entered); <-req.Context().Done() })
+			wait := 10 * time.Minute
+			if name == "silent" {
+				wait = 0
+			}
+			got := make(chan error, 1)
+			go func() {
+				_, err := c.Sync(soon(t), uuid.New(), 1, wait)
+				got <- err
+			}()
+			<-entered
+			end(c, list[0])
+			if err := <-got; err != nil || list[1].asked.Load() != 1 {
+				t.Errorf("%v, the other was asked %d times", err, list[1].asked.Load())
+			}
+		})
+	}
+}
+
+// When all are away the error says of each why, or what one that answers says;
+// each was asked once.
+func TestAllServersAway(t *testing.T) {
+	c, list := some(t, 3)
+	for _, r := range list {
+		r.down()
+	}
+	_, err := c.Pools(soon(t))
+	if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.HasPrefix(err.Error(), "cannot reach drover at any of 3 addresses: ") || strings.Count(err.Error(), "no such file") != 3 {
+		t.Error(err)
+	}
+	list[1].up()
+	list[1].answers(unavailable)
+	if _, err = c.Pools(soon(t)); dataset.KindOf(err) != dataset.ErrUnavailable || err.Error() != "the store does not answer: no leader" || list[1].asked.Load() != 1 {
+		t.Error(err, list[1].asked.Load())
+	}
+}
+
+// The end of the caller's own time is the caller's error, and leaves the server
+// that took it.
+func TestCallersTime(t *testing.T) {
+	c, list := some(t, 2)
+	list[0].answers(func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
+	ctx, cancel := context.WithTimeout(soon(t), time.Millisecond)
+	defer cancel()
+	if _, err := c.Pools(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if _, err := c.Pools(soon(t)); err != nil || list[1].asked.Load() != 1 {
+		t.Errorf("%v, the other was asked %d times", err, list[1].asked.Load())
+	}
+}
+
+// Each of many clients has an order of its own, and clients for one server alone
+// stay with it.
+func TestSpreadAndApart(t *testing.T) {
+	first := map[string]int{}
+	for range 200 {
+		c, err := New("http://a:1, http://b:1,http://c:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[c.Endpoint()]++
+	}
+	if len(first) != 3 {
+		t.Errorf("200 clients begin with %v", first)
+	}
+	c, list := some(t, 2)
+	list[0].down()
+	apart := c.Apart()
+	if _, err := apart[0].Pools(soon(t)); dataset.KindOf(err) != dataset.ErrUnavailable {
+		t.Error(err)
+	}
+	if _, err := apart[1].Pools(soon(t)); err != nil || len(apart) != 2 || list[1].asked.Load() != 1 {
+		t.Error(err)
+	}
+	if _, err := New("http://a,ftp://b"); dataset.KindOf(err) != dataset.ErrInvalid {
+		t.Error(err)
+	}
+}
+
+// A report that a server may have taken without an answer says so to the next server, and one that no
+// server has received does not.
+func TestCommitSaysThatItIsSentAgain(t *testing.T) {
+	for name, fail := range map[string]func(*replica){
+		"breaks off": func(r *replica) { r.answers(broken) },
+		"gone":       (*replica).down,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, list := some(t, 2)
+			fail(list[0])
+			got := make(chan api.Report, 1)
+			list[1].answers(func(w http.ResponseWriter, req *http.Request) {
+				var r api.Report
+				if err := json.NewDecoder(req.Body).Decode(&r); err != nil {
+					t.Error(err)
+				}
+				got <- r
+				_, _ = w.Write([]byte("{}"))
+			})
+			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpCreate}
+			if _, err := c.Commit(soon(t), uuid.New(), api.Report{Operation: op}); err != nil {
+				t.Fatal(err)
+			}
+			if r := <-got; r.Again != (name == "breaks off") || r.Operation.ID != op.ID {
+				t.Errorf("it has got %+v", r)
+			}
+			if n := list[0].asked.Load(); n > 2 {
+				t.Errorf("the first was asked %d times, want at most twice", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,117 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Users implements api.Users: the requests of people and programs.
+type Users struct{ conn *connection }
+
+// Submit asks for a change. A request without an ID gets one.
+func (u Users) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	if req.ID == uuid.Nil {
+		req.ID = uuid.New()
+	}
+	return ask[api.Outcome](ctx, u.conn, call{method: http.MethodPost, path: "/v1/operations", body: req, again: true})
+}
+
+// Volume returns a volume by name or prefix.
+func (u Users) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	return one[api.Volume](ctx, u.conn, "/v1/volumes/%s", ref)
+}
+
+// Volumes lists volumes by name.
+func (u Users) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	return list[api.Volume](ctx, u.conn, "/v1/volumes", p)
+}
+
+// Trash lists what is in the trash.
+func (u Users) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	return list[api.Volume](ctx, u.conn, "/v1/trash", p)
+}
+
+// Snapshots lists those of one volume or, with an empty ref, all.
+func (u Users) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	return list[dataset.Snapshot](ctx, u.conn, "/v1/snapshots", p, "volume", ref)
+}
+
+// Snapshot finds one by name (in a volume, when ref is not empty) or prefix.
+func (u Users) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error) {
+	return one[dataset.Snapshot](ctx, u.conn, "/v1/snapshots/%s", snapshot, "volume", ref)
+}
+
+// Profiles lists the profiles.
+func (u Users) Profiles(ctx context.Context) ([]dataset.Profile, error) {
+	return items[dataset.Profile](ctx, u.conn, "/v1/profiles")
+}
+
+// Profile returns one by name.
+func (u Users) Profile(ctx context.Context, name string) (dataset.Profile, error) {
+	return one[dataset.Profile](ctx, u.conn, "/v1/profiles/%s", name)
+}
+
+// Pools lists the pools.
+func (u Users) Pools(ctx context.Context) ([]api.Pool, error) {
+	return items[api.Pool](ctx, u.conn, "/v1/pools")
+}
+
+// NodeList lists the nodes that a filter is true of.
+func (u Users) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	return items[api.Node](ctx, u.conn, "/v1/nodes", "filter", filter)
+}
+
+// Cordon says whether nothing new is to be put on a node.
+func (u Users) Cordon(ctx context.Context, id uuid.UUID, set api.Cordoned) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, u.conn, node(id, "/cordon", set))
+}
+
+// Fence vouches that a node which is away writes no more.
+func (u Users) Fence(ctx context.Context, id uuid.UUID, f api.Fenced) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, u.conn, node(id, "/fence", f))
+}
+
+// Failover says whether volumes fail over by themselves.
+func (u Users) Failover(ctx context.Context) (api.FailoverState, error) {
+	return ask[api.FailoverState](ctx, u.conn, call{method: http.MethodGet, path: "/v1/failover"})
+}
+
+// Operations lists operations.
+func (u Users) Operations(ctx context.Context, p api.Page) (api.List[dataset.Operation], error) {
+	return list[dataset.Operation](ctx, u.conn, "/v1/operations", p)
+}
+
+// Operation returns one, waiting as Users says, ten minutes at most.
+func (u Users) Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error) {
+	path, err := refs("/v1/operations/%s", id)
+	if err != nil {
+		return dataset.Operation{}, err
+	}
+	return ask[dataset.Operation](ctx, u.conn, call{
+		method:   http.MethodGet,
+		path:     path,
+		query:    query("wait", wire.FormatWait(wait)),
+		patience: min(max(wait, 0), wire.MaxWait),
+	})
+}
+
+// CancelOperation cancels one.
+func (u Users) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
+	path, err := refs("/v1/operations/%s/cancel", id)
+	if err != nil {
+		return dataset.Operation{}, err
+	}
+	return ask[dataset.Operation](ctx, u.conn, call{method: http.MethodPost, path: path, again: true})
+}
+
+// Version says what answers.
+func (u Users) Version(ctx context.Context) (api.Version, error) {
+	return ask[api.Version](ctx, u.conn, call{method: http.MethodGet, path: "/v1/version"})
+}

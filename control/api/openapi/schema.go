@@ -1,0 +1,131 @@
+package openapi
+
+import (
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The schemas of types that describe themselves less than they could: package
+// dataset knows nothing of schemas.
+type (
+	uuidSchema         struct{}
+	stateSchema        struct{}
+	snapshotKindSchema struct{}
+	leaseStateSchema   struct{}
+	copyKindSchema     struct{}
+	reachSchema        struct{}
+	opKindSchema       struct{}
+	opStateSchema      struct{}
+	quiesceSchema      struct{}
+	deleteModeSchema   struct{}
+	durationSchema     struct{}
+	sizeSchema         struct{}
+)
+
+// Descriptions of types whose unit is the same in every field.
+const (
+	durationUnit = "hours, minutes and seconds"
+	sizeUnit     = "bytes"
+)
+
+func (uuidSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "uuid"}
+}
+
+func (durationSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: durationUnit, Examples: []any{"72h0m0s"}}
+}
+
+func (sizeSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Description: sizeUnit}
+}
+
+func (stateSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.StateReady, dataset.StateTrashed, dataset.StatePurging)
+}
+
+func (snapshotKindSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.SnapshotManual, dataset.SnapshotScheduled, dataset.SnapshotImplicit, dataset.SnapshotRestore,
+		dataset.SnapshotTransfer, dataset.SnapshotSuperseded)
+}
+
+func (leaseStateSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.LeaseHeld, dataset.LeaseRecalled, dataset.LeaseMoving)
+}
+
+func (copyKindSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.CopyReplica, dataset.CopyLeft, dataset.CopySuperseded, dataset.CopyGoing)
+}
+
+func (reachSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.ReachNode, dataset.ReachCluster)
+}
+
+func (opKindSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
+		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpUpdate, dataset.OpDelete,
+		dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
+		dataset.OpShow, dataset.OpHide)
+}
+
+func (opStateSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.OpPending, dataset.OpRunning, dataset.OpDone, dataset.OpFailed, dataset.OpCancelled)
+}
+
+func (quiesceSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.QuiesceNone, dataset.QuiesceFreeze)
+}
+
+func (deleteModeSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.DeleteTrash, dataset.DeletePurge, dataset.DeleteKeep)
+}
+
+// words is the schema of a string with a fixed set of values.
+func words[T ~string](values ...T) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	for _, v := range values {
+		s.Enum = append(s.Enum, string(v))
+	}
+	return s
+}
+
+// registry returns an empty registry of schemas that knows these.
+func registry() huma.Registry {
+	r := huma.NewMapRegistry("#/components/schemas/", schemaName)
+	alias[uuid.UUID, uuidSchema](r)
+	alias[dataset.State, stateSchema](r)
+	alias[dataset.SnapshotKind, snapshotKindSchema](r)
+	alias[dataset.LeaseState, leaseStateSchema](r)
+	alias[dataset.CopyKind, copyKindSchema](r)
+	alias[dataset.Reach, reachSchema](r)
+	alias[dataset.OpKind, opKindSchema](r)
+	alias[dataset.OpState, opStateSchema](r)
+	alias[dataset.Quiesce, quiesceSchema](r)
+	alias[dataset.DeleteMode, deleteModeSchema](r)
+	alias[dataset.Duration, durationSchema](r)
+	alias[dataset.Size, sizeSchema](r)
+	alias[huma.ErrorModel, wire.Problem](r)
+	return r
+}
+
+func alias[T, As any](r huma.Registry) {
+	r.RegisterTypeAlias(reflect.TypeFor[T](), reflect.TypeFor[As]())
+}
+
+// schemaName keeps what is on record apart from what people see where both have
+// the same name: all other names are used once.
+func schemaName(t reflect.Type, hint string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t {
+	case reflect.TypeFor[dataset.Node](), reflect.TypeFor[dataset.Pool](), reflect.TypeFor[dataset.Problem]():
+		return t.Name() + "Record"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
+}

@@ -1,0 +1,154 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// rule says who may use an endpoint, beside those of this host, who may use all.
+type rule struct {
+	role     pki.Role // operators of this role, and of those that may more; empty: none
+	node     reach    // nodes
+	stranger bool     // also who has no certificate
+	quiet    bool     // changes nothing that anybody decided, so that the audit log has nothing of it
+	carries  bool     // a read that carries a volume or the store out, so that the audit log has it
+}
+
+// reach is for whom a node may ask.
+type reach int
+
+const (
+	nobody reach = iota
+	itself       // the node that the path names must be the one that asks
+	anybody
+)
+
+// ruleOf returns the rule of an endpoint by its operation ID. One that is not here
+// is nobody's. What a node may submit is decided where the request is understood:
+// control looks at the principal as well.
+func ruleOf(id string) (r rule, known bool) {
+	switch id {
+	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
+		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust",
+		"get-failover", "diff-snapshot":
+		return rule{role: pki.Viewer, node: anybody}, true
+	case "get-openapi":
+		return rule{role: pki.Viewer, node: anybody}, true
+	case "doctor", "get-metrics":
+		return rule{role: pki.Viewer}, true
+	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
+		"rewrite-volume", "set-volume-profile", "protect-volume",
+		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
+		"purge-trash", "empty-trash":
+		return rule{role: pki.Worker, node: anybody}, true
+	case "export-volume":
+		return rule{role: pki.Worker, carries: true}, true
+	case "backup-store":
+		return rule{role: pki.Admin, carries: true}, true
+	case "upload-volume":
+		return rule{role: pki.Worker}, true
+	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
+		"cordon-node", "fence-node",
+		"make-token", "remove-node", "revoke-operator":
+		return rule{role: pki.Admin}, true
+	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
+		return rule{node: itself, quiet: true}, true
+	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "guest", "certify":
+		return rule{node: itself}, true
+	case "join":
+		return rule{stranger: true}, true
+	}
+	return rule{}, false
+}
+
+// admit lets in to an endpoint whom its rule names, before anything of the body is
+// read.
+func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
+	rule, known := ruleOf(op.OperationID)
+	return func(hc huma.Context, next func(huma.Context)) {
+		p, change := api.PrincipalOf(hc.Context()), changeOf(hc.Context())
+		change.begins(op, hc.Param, rule)
+		err := rule.allows(p, hc.Param("node"), op.Summary)
+		if !known {
+			err = nobodyMay(p, op.Summary)
+		}
+		if err != nil {
+			change.failed(err)
+			_, w := humago.Unwrap(hc)
+			wire.ProblemOf(err).Write(w)
+			return
+		}
+		next(hc)
+	}
+}
+
+// plain registers an endpoint that is no part of the document, for whom its rule names.
+func plain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
+	rule, known := ruleOf(id)
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		p := api.PrincipalOf(r.Context())
+		err := rule.allows(p, "", what)
+		if !known {
+			err = nobodyMay(p, what)
+		}
+		if err != nil {
+			wire.ProblemOf(err).Write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func nobodyMay(p api.Principal, what string) error {
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lower(what))
+}
+
+// allows fails with ErrForbidden for who may not do what an endpoint does. node is
+// the one that the path names, if any.
+func (r rule) allows(p api.Principal, node, what string) error {
+	var lacks string
+	switch {
+	case p.Local, r.stranger:
+		return nil
+	case p.Kind == pki.Operator && r.role == "":
+		lacks = "only agents do that, each for its own node"
+	case p.Kind == pki.Operator:
+		if p.Role.Covers(r.role) {
+			return nil
+		}
+		lacks = fmt.Sprintf("that takes the role %s (drover ca issue --role %s makes a certificate with it)",
+			r.role, r.role)
+	case p.Kind == pki.Node && r.node == itself:
+		if p.Node.String() == strings.ToLower(node) {
+			return nil
+		}
+		lacks = fmt.Sprintf("an agent acts for its own node, and this is node %s's (if the host is a copy "+
+			"of another, have it join by itself)", dataset.Clip(node))
+	case p.Kind == pki.Node && r.node == anybody:
+		return nil
+	case p.Kind == pki.Node:
+		lacks = "that is not for agents (" + api.AskControl + ")"
+	case p.Kind == "":
+		return pki.ErrNoCertificate
+	default:
+		lacks = "that is for operators and agents"
+	}
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p, lower(what), lacks)
+}
+
+// lower makes a summary a part of a sentence.
+func lower(summary string) string {
+	if summary == "" {
+		return "do this"
+	}
+	return strings.ToLower(summary[:1]) + summary[1:]
+}

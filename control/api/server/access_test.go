@@ -1,0 +1,341 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// endpoints returns method, path and operation ID of all there are.
+func endpoints(t *testing.T) (all []struct{ method, path, id string }) {
+	t.Helper()
+	h := Handler(Deps{Service: newFake()})
+	_, body := raw(t, h, "GET", "/v1/openapi.json", "")
+	var doc struct {
+		Paths map[string]map[string]struct{ OperationID string }
+	}
+	if err := json.Unmarshal([]byte(body), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			all = append(all, struct{ method, path, id string }{strings.ToUpper(method), path, op.OperationID})
+		}
+	}
+	return all
+}
+
+// TestEveryEndpointHasARule: one without is nobody's.
+func TestEveryEndpointHasARule(t *testing.T) {
+	for _, e := range endpoints(t) {
+		rule, known := ruleOf(e.id)
+		if !known {
+			t.Errorf("%s %s: who may use %s? (say so in ruleOf)", e.method, e.path, e.id)
+		}
+		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == itself) {
+			t.Errorf("%s: rule %+v", e.path, rule)
+		}
+		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.stranger && e.path != api.JoinPath {
+			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)
+		}
+	}
+	if _, known := ruleOf("unheard-of"); known {
+		t.Error("an endpoint of no table has a rule")
+	}
+}
+
+// flock is a cluster's authority with a server of the API on loopback.
+type flock struct {
+	t       *testing.T
+	ca      *pki.Authority
+	clock   *clock.Fake
+	address string
+
+	mu      sync.Mutex
+	changes []api.Change
+	revoked map[string]error
+}
+
+var (
+	flockStart = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nodeA      = pki.Identity{Kind: pki.Node, Node: uuid.MustParse("11111111-2222-4333-8444-555555555555"), Name: "a"}
+	nodeB      = pki.Identity{Kind: pki.Node, Node: uuid.MustParse("22222222-2222-4333-8444-555555555555"), Name: "b"}
+	controlC   = pki.Identity{Kind: pki.Control, Name: "c1"}
+)
+
+func operator(role pki.Role) pki.Identity {
+	return pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"}
+}
+
+func newFlock(t *testing.T, d Deps) *flock {
+	t.Helper()
+	f := &flock{t: t, clock: clock.NewFake(flockStart), revoked: map[string]error{}}
+	var err error
+	if f.ca, err = pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart); err != nil {
+		t.Fatal(err)
+	}
+	own := pki.NewCredentials(f.pair(controlC), f.clock, func(id pki.Identity, _ *x509.Certificate) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.revoked[id.Name]
+	})
+	d.Peer, d.Audit = own.Peer, func(c api.Change) { f.mu.Lock(); defer f.mu.Unlock(); f.changes = append(f.changes, c) }
+	f.address = serveTLS(t, Handler(d), own)
+	return f
+}
+
+// serveTLS serves on loopback until the test ends.
+func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address string) {
+	t.Helper()
+	s := New(h)
+	s.ErrorLog = log.New(io.Discard, "", 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
+	t.Cleanup(func() { s.Close(); serving.Wait() })
+	return l.Addr().String()
+}
+
+func (f *flock) pair(id pki.Identity) *pki.Pair {
+	f.t.Helper()
+	p, err := f.ca.Issue(id, f.clock.Now())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return p
+}
+
+// believing is a client that shows a pair, and believes whoever answers.
+func believing(p *pki.Pair) *tls.Config {
+	cfg := &tls.Config{InsecureSkipVerify: true}
+	if p != nil {
+		c := tls.Certificate{PrivateKey: p.Key}
+		for _, cert := range p.Chain {
+			c.Certificate = append(c.Certificate, cert.Raw)
+		}
+		cfg.Certificates = []tls.Certificate{c}
+	}
+	return cfg
+}
+
+// ask makes a request and returns what the answer's problem says; nil for a good one.
+func (f *flock) ask(cfg *tls.Config, method, path, agent, body string) error {
+	f.t.Helper()
+	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+f.address+path, strings.NewReader(body))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r.Header.Set("User-Agent", agent)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if resp.StatusCode < 300 {
+		return nil
+	}
+	var p wire.Problem
+	if err := json.Unmarshal(text, &p); err != nil {
+		f.t.Fatalf("%d %s: %v", resp.StatusCode, text, err)
+	}
+	return p.Err()
+}
+
+func (f *flock) took() []api.Change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.changes
+	f.changes = nil
+	return c
+}
+
+// TestWhoIsLetIn: with real TLS, each is told in one line what is wrong.
+func TestWhoIsLetIn(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake(), Version: "v1.4.0"})
+	foreign, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange, err := foreign.Issue(nodeA, flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, err := f.ca.Issue(nodeA, flockStart.Add(2*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := "/v1/nodes/" + nodeA.Node.String() + "/heartbeat"
+	post := func(p *pki.Pair, path string) error { return f.ask(believing(p), "POST", path, "", "{}") }
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"its own":       {post(f.pair(nodeA), own), ""},
+		"another's":     {post(f.pair(nodeB), own), "node b (22222222-2222-4333-8444-555555555555) may not say what the node sees: an agent acts for its own node, and this is node 11111111-2222-4333-8444-555555555555's (if the host is a copy of another, have it join by itself)"},
+		"admin":         {post(f.pair(operator(pki.Admin)), own), "operator bob (admin) may not say what the node sees: only agents do that, each for its own node"},
+		"control":       {post(f.pair(controlC), own), "control c1 may not say what the node sees: that is for operators and agents"},
+		"nobody":        {post(nil, own), "no certificate was shown"},
+		"other cluster": {post(strange, own), "the certificate of node a (11111111-2222-4333-8444-555555555555) is of cluster " + foreign.Cluster().String()},
+		"not yet valid": {post(late, own), "this host's clock says 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T06:56:07Z"},
+		"viewer reads":  {f.ask(believing(f.pair(operator(pki.Viewer))), "GET", "/v1/volumes", "", ""), ""},
+		"viewer":        {f.ask(believing(f.pair(operator(pki.Viewer))), "DELETE", "/v1/volumes/db", "", ""), "operator bob (viewer) may not delete a volume: that takes the role operator (drover ca issue --role operator makes a certificate with it)"},
+		"operator":      {f.ask(believing(f.pair(operator(pki.Worker))), "DELETE", "/v1/volumes/db", "", ""), ""},
+		"operator's":    {f.ask(believing(f.pair(operator(pki.Worker))), "POST", "/v1/pools", "", "{}"), "operator bob (operator) may not make a pool on this host: that takes the role admin"},
+		"node's":        {f.ask(believing(f.pair(nodeA)), "POST", "/v1/pools", "", "{}"), "node a (11111111-2222-4333-8444-555555555555) may not make a pool on this host: that is not for agents"},
+		"no endpoint":   {post(f.pair(nodeA), "/v1/nothing"), "no such endpoint"},
+		"no join":       {post(nil, "/v1/joinx"), "no certificate was shown"},
+		"old agent":     {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.2.9", "{}"), "node a (11111111-2222-4333-8444-555555555555) is drover v1.2.9 and control is v1.4.0: only versions side by side work together (upgrade node a (11111111-2222-4333-8444-555555555555) first"},
+		"the one below": {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.3.0-rc1", "{}"), ""},
+	} {
+		if c.want == "" && c.err != nil || c.want != "" && (c.err == nil || !strings.HasPrefix(c.err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, c.err)
+		}
+		if forbidden := c.want != "" && name != "no endpoint"; forbidden != errors.Is(c.err, dataset.ErrForbidden) {
+			t.Errorf("%s: %v", name, dataset.KindOf(c.err))
+		}
+	}
+}
+
+// A connection that was let in is looked at again with each request.
+func TestLookedAtAgain(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake()})
+	transport := &http.Transport{TLSClientConfig: believing(f.pair(nodeA))}
+	defer transport.CloseIdleConnections()
+	ask := func() int {
+		r, _ := http.NewRequestWithContext(soon(t), "GET", "https://"+f.address+"/v1/volumes", nil)
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	f.mu.Lock()
+	f.revoked["a"] = dataset.Errorf(dataset.ErrForbidden, "node a was removed")
+	f.mu.Unlock()
+	if got := ask(); got != http.StatusForbidden {
+		t.Error("revoked:", got)
+	}
+	f.mu.Lock()
+	delete(f.revoked, "a")
+	f.mu.Unlock()
+	if got := ask(); got != http.StatusOK {
+		t.Error(got)
+	}
+	f.clock.Advance(31 * 24 * time.Hour)
+	if got := ask(); got != http.StatusForbidden {
+		t.Error("expired:", got)
+	}
+}
+
+// Without TLS nobody is let in over a network; who uses the host's socket may all.
+func TestPlain(t *testing.T) {
+	h := Handler(Deps{Service: newFake()})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(h)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(l) })
+	defer func() { s.Close(); serving.Wait() }()
+	c, err := client.New("http://" + l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Volumes(soon(t), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "not served without TLS") {
+		t.Error(err)
+	}
+	var who api.Principal
+	local, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g := guard{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = api.PrincipalOf(r.Context()) })}
+		g.ServeHTTP(w, r)
+	}))
+	_, _ = local.Volumes(soon(t), api.Page{}) // an empty answer: what it is asked with counts
+	if !who.Local || who.From != "uid 0" || who.String() != "local uid 0" {
+		t.Errorf("%+v", who)
+	}
+}
+
+// Who has no certificate can join and do nothing else, and is bounded in that.
+func TestStrangersJoin(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Members: fk})
+	join := func(request string) error {
+		return f.ask(believing(nil), "POST", api.JoinPath, "", `{"token":"t","name":"a","request":"`+request+`"}`)
+	}
+	if err := join("r"); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.took(); len(got) != 1 || got[0].Who != "nobody known" || got[0].What != "join" || got[0].Target != "a" || got[0].Outcome != api.Done {
+		t.Errorf("%+v", got)
+	}
+	asked := len(fk.take())
+	for name, request := range map[string]string{"long": strings.Repeat("a", pki.MaxRequest+1), "huge": strings.Repeat("a", maxJoin)} {
+		if err := join(request); !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if more := len(fk.take()); asked != 1 || more != 0 {
+		t.Error("asked", asked, more)
+	}
+	// As many as there is room for, and one more.
+	in, out := make(chan struct{}), make(chan struct{})
+	fk.mu.Lock()
+	fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
+	fk.mu.Unlock()
+	var all sync.WaitGroup
+	for range joinsOnce {
+		all.Go(func() {
+			if err := join("r"); err != nil {
+				t.Error(err)
+			}
+		})
+		<-in
+	}
+	if err := join("r"); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "too many hosts join at once") {
+		t.Error(err)
+	}
+	close(out)
+	all.Wait()
+	// An expired certificate does not stand in the way of a new one: it is not asked for.
+	if err := f.ask(believing(nil), "GET", "/v1/trust", "", ""); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,175 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// pending is the line of the audit log that the request under way will cause, and whether it is written at all.
+type pending struct {
+	api.Change
+	quiet bool // written only if the request is refused
+	read  bool // not written
+}
+
+type changeKey struct{}
+
+// changeOf returns the change that a request makes; one that nobody keeps when it
+// makes none.
+func changeOf(ctx context.Context) *pending {
+	if c, ok := ctx.Value(changeKey{}).(*pending); ok {
+		return c
+	}
+	return &pending{}
+}
+
+// withChange begins a request's change. That of a read is kept only if begins says so.
+func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.Context, *pending) {
+	c := &pending{Change: api.Change{
+		Who:  p.String(),
+		From: p.From,
+		What: dataset.Clip(r.Method) + " " + dataset.Clip(r.URL.Path),
+	}}
+	c.read = r.Method == http.MethodGet || r.Method == http.MethodHead
+	return context.WithValue(ctx, changeKey{}, c), c
+}
+
+// begins says which endpoint is asked, by whose rule, and for what.
+func (c *pending) begins(op huma.Operation, param func(string) string, r rule) {
+	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
+	if r.carries {
+		c.read = false
+	}
+	for _, name := range []string{"volume", "snapshot", "dataset", "id"} {
+		if v := param(name); v != "" {
+			c.Target = dataset.Clip(v)
+		}
+	}
+}
+
+func (c *pending) failed(err error) {
+	p := wire.ProblemOf(err)
+	c.Code, c.Error = p.Code, p.Detail
+}
+
+// asks notes what a request is.
+func (c *pending) asks(req api.Request) {
+	c.Kind, c.ID = dataset.Clip(string(req.Kind)), req.ID
+	if req.Volume != "" {
+		c.Target = dataset.Clip(req.Volume)
+	}
+	c.says("path ", req.Path)
+	c.says("snapshot ", req.Snapshot)
+	c.says("node ", req.Node)
+	if req.Force {
+		c.says("", "force")
+	}
+	c.says("fenced ", req.Fenced) // the node for whose end who asks vouches
+}
+
+// carried notes how much of a volume or the store went to the caller, and why not all.
+func (c *pending) carried(bytes int64, err error) {
+	if c.Bytes = bytes; err != nil {
+		c.failed(err)
+	}
+}
+
+// says adds to what was asked for; nothing where that is empty.
+func (c *pending) says(what, value string) {
+	if value == "" {
+		return
+	}
+	if c.Detail != "" {
+		c.Detail += ", "
+	}
+	c.Detail += what + dataset.Clip(value)
+}
+
+// reports notes what an agent says of an operation.
+func (c *pending) reports(op dataset.Operation) {
+	c.Kind, c.ID, c.Target = dataset.Clip(string(op.Kind)), op.ID, dataset.Clip(op.Volume)
+	if op.Volume == "" {
+		c.Target = op.DatasetID.String()
+	}
+	if op.Problem != nil {
+		c.Detail = "it failed: " + dataset.Clip(op.Problem.Message)
+	}
+}
+
+// ends gives the change to who keeps the log. status is the answer's, 0 for none.
+func (c *pending) ends(status int, keep func(api.Change)) {
+	switch {
+	case keep == nil || c.read || c.quiet && status != http.StatusForbidden:
+		return
+	case status == http.StatusForbidden:
+		c.Outcome = api.Refused
+	case status >= 300 || status == 0 || c.Code != "":
+		c.Outcome = api.Failed
+	default:
+		c.Outcome = api.Done
+	}
+	keep(c.Change)
+}
+
+// Audited returns a service whose agent is in this process, with what that changes
+// in the audit log as if it had come over the wire.
+func Audited(s api.Service, keep func(api.Change)) api.Service { return audited{s, keep} }
+
+type audited struct {
+	api.Service
+	keep func(api.Change)
+}
+
+func (a audited) note(what string, fill func(*pending), err error) {
+	c := &pending{Change: api.Change{Who: api.Principal{Local: true}.String(), What: what}}
+	fill(c)
+	status := http.StatusOK
+	if err != nil {
+		c.failed(err)
+		status = dataset.KindOf(err).HTTP
+	}
+	c.ends(status, a.keep)
+}
+
+func (a audited) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	out, err := a.Service.Submit(ctx, req)
+	a.note("submit-operation", func(c *pending) { c.asks(req) }, err)
+	return out, err
+}
+
+func (a audited) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
+	op, err := a.Service.CancelOperation(ctx, id)
+	a.note("cancel-operation", func(c *pending) { c.Target = dataset.Clip(id) }, err)
+	return op, err
+}
+
+func (a audited) Register(ctx context.Context, r api.Registration) error {
+	err := a.Service.Register(ctx, r)
+	a.note("register-node", func(c *pending) { c.Node, c.Target = r.Node.ID.String(), dataset.Clip(r.Node.Name) }, err)
+	return err
+}
+
+func (a audited) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	out, err := a.Service.Commit(ctx, node, r)
+	a.note("commit", func(c *pending) { c.Node = node.String(); c.reports(r.Operation) }, err)
+	return out, err
+}
+
+func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
+	err := a.Service.Record(ctx, node, r)
+	a.note("record", func(c *pending) { c.Node = node.String(); c.reports(r.Operation) }, err)
+	return err
+}
+
+func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+	out, err := a.Service.Rebuild(ctx, node, found)
+	a.note("rebuild", func(c *pending) { c.Node = node.String() }, err)
+	return out, err
+}

@@ -1,0 +1,190 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// TestAudit: each change is one entry, with who and how it ended; reads of records are none.
+func TestAudit(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Local: fk})
+	op := uuid.New()
+	bob, viewer := believing(f.pair(operator(pki.Worker))), believing(f.pair(operator(pki.Viewer)))
+	_ = f.ask(bob, "GET", "/v1/volumes", "", "")
+	_ = f.ask(bob, "POST", "/v1/volumes?operation="+op.String(), "", `{"volume":"db@gold"}`)
+	_ = f.ask(viewer, "DELETE", "/v1/volumes/db?force=true", "", "")
+	_ = f.ask(believing(nil), "DELETE", "/v1/volumes/db", "", "")
+	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/heartbeat", "", "{}")
+	_ = f.ask(believing(f.pair(nodeA)), "POST", "/v1/nodes/"+nodeA.Node.String()+"/commit", "", `{"operation":{"kind":"create","volume":"db","id":"`+op.String()+`"}}`)
+	fk.err = dataset.Errorf(dataset.ErrInUse, "db is in use")
+	_ = f.ask(bob, "DELETE", "/v1/volumes/db?force=true&operation="+op.String(), "", "")
+	_ = f.ask(bob, "POST", "/v1/volumes", "", `{"volume":5}`)
+	var got []api.Change
+	for _, c := range f.took() {
+		if !strings.HasPrefix(c.From, "127.0.0.1:") {
+			t.Errorf("from %q", c.From)
+		}
+		c.From = ""
+		if c.Outcome == api.Refused && c.Error == "" {
+			t.Errorf("%+v", c)
+		}
+		c.Error = ""
+		got = append(got, c)
+	}
+	want := []api.Change{
+		{Who: "operator bob (operator)", What: "create-volume", Kind: "create", Target: "db@gold", ID: op, Outcome: api.Done},
+		{Who: "operator bob (viewer)", What: "delete-volume", Target: "db", Outcome: api.Refused, Code: "forbidden"},
+		{Who: "nobody known", What: "DELETE /v1/volumes/db", Outcome: api.Refused, Code: "forbidden"},
+		{Who: nodeA.String(), What: "commit", Node: nodeA.Node.String(), Kind: "create", Target: "db", ID: op, Outcome: api.Done},
+		{Who: "operator bob (operator)", What: "delete-volume", Kind: "delete", Target: "db", ID: op, Detail: "force", Outcome: api.Failed, Code: "in_use"},
+		{Who: "operator bob (operator)", What: "create-volume", Outcome: api.Failed, Code: "invalid"},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(api.Change{})); diff != "" {
+		t.Error("-want +got:\n" + diff)
+	}
+}
+
+// Who vouched for which node's end, and where a volume went for that, is in the log.
+func TestAuditOfWords(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake(), Members: newFake(), Local: newFake()})
+	admin := believing(f.pair(operator(pki.Admin)))
+	for _, c := range []struct{ method, path, body, want string }{
+		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b"}`, "node host-b"},
+		{"POST", "/v1/operations", `{"kind":"move","volume":"db","node":"host-b","force":true,"fenced":"host-a"}`, "node host-b, force, fenced host-a"},
+		{"DELETE", "/v1/volumes/db?force=true&fenced=host-a", "", "force, fenced host-a"},
+		{"DELETE", "/v1/pools/fast?forget=true", "", "forget"},
+		{"DELETE", "/v1/pools/fast", "", ""},
+		{"POST", "/v1/store/recover", `{"fenced":["host-a"]}`, "fenced host-a"},
+		{"POST", "/v1/store/recover", `{"confirm":"0123","fenced":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
+		{"POST", "/v1/store/recover", `{"confirm":"0123"}`, "confirmed 0123"},
+	} {
+		if err := f.ask(admin, c.method, c.path, "", c.body); err != nil {
+			t.Errorf("%s %s: %v", c.method, c.path, err)
+		}
+		if got := f.took(); len(got) != 1 || got[0].Outcome != api.Done || got[0].Detail != c.want {
+			t.Errorf("%s %s %s: %+v, want the detail %q", c.method, c.path, c.body, got, c.want)
+		}
+	}
+}
+
+// A read that carries a volume or the store out is in the log like a change: also one that was refused,
+// and one that broke off, with how many bytes went out.
+func TestAuditOfWhatIsCarriedOut(t *testing.T) {
+	fk := newFake()
+	fk.stream = func(_ context.Context, w io.Writer) error { _, err := w.Write(make([]byte, 3000)); return err }
+	f := newFlock(t, Deps{Service: fk, Local: fk, Backup: fk})
+	worker, admin := believing(f.pair(operator(pki.Worker))), believing(f.pair(operator(pki.Admin)))
+	want := func(want api.Change) {
+		t.Helper()
+		got := f.took()
+		for i := range got {
+			got[i].From, got[i].Error = "", ""
+		}
+		if diff := cmp.Diff([]api.Change{want}, got, cmp.AllowUnexported(api.Change{})); diff != "" {
+			t.Error("-want +got:\n" + diff)
+		}
+	}
+	bob := operator(pki.Worker).String()
+	_ = f.ask(worker, "GET", "/v1/volumes/db/export", "", "")
+	want(api.Change{Who: bob, What: "export-volume", Target: "db", Bytes: 3000, Outcome: api.Done})
+	_ = f.ask(worker, "GET", "/v1/volumes/db/export?snapshot=before", "", "")
+	want(api.Change{Who: bob, What: "export-volume", Target: "db", Detail: "snapshot before", Bytes: 3000, Outcome: api.Done})
+	_ = f.ask(worker, "GET", "/v1/store/backup", "", "")
+	want(api.Change{Who: bob, What: "backup-store", Outcome: api.Refused, Code: "forbidden"})
+	_ = f.ask(believing(f.pair(nodeA)), "GET", "/v1/volumes/db/export", "", "")
+	want(api.Change{Who: nodeA.String(), What: "export-volume", Target: "db", Outcome: api.Refused, Code: "forbidden"})
+	_ = f.ask(admin, "GET", "/v1/store/backup", "", "")
+	want(api.Change{Who: operator(pki.Admin).String(), What: "backup-store", Bytes: 3000, Outcome: api.Done})
+	fk.stream = func(_ context.Context, w io.Writer) error {
+		_, err := w.Write(make([]byte, 1000))
+		return errors.Join(err, dataset.Errorf(dataset.ErrOffline, "the pool went away"))
+	}
+	f.asksAndBreaksOff(worker, "/v1/volumes/db/export")
+	want(api.Change{Who: bob, What: "export-volume", Target: "db", Bytes: 1000, Outcome: api.Failed, Code: "offline"})
+	fk.err = dataset.Errorf(dataset.ErrNotFound, "no such volume")
+	_ = f.ask(worker, "GET", "/v1/volumes/none/export", "", "")
+	want(api.Change{Who: bob, What: "export-volume", Target: "none", Outcome: api.Failed, Code: "not_found"})
+}
+
+// asksAndBreaksOff makes a request whose answer ends before it is whole.
+func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
+	f.t.Helper()
+	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
+	r, err := http.NewRequestWithContext(f.t.Context(), "GET", "https://"+f.address+path, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil { // it broke off before anything was sent
+		return
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		f.t.Error("the answer was whole")
+	}
+}
+
+// What an agent in the same process changes is in the log as well.
+func TestAudited(t *testing.T) {
+	fk := newFake()
+	var got []api.Change
+	s := Audited(fk, func(c api.Change) { got = append(got, c) })
+	ctx := soon(t)
+	_, _ = s.Commit(ctx, nodeA.Node, api.Report{Operation: sampleOperation()})
+	fk.err = dataset.Errorf(dataset.ErrForbidden, "no")
+	_, _ = s.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	_ = s.Register(ctx, api.Registration{Node: dataset.Node{Name: "a"}})
+	_ = s.Record(ctx, nodeA.Node, api.Report{})
+	_, _ = s.Rebuild(ctx, nodeA.Node, nil)
+	_, _ = s.CancelOperation(ctx, "f23c")
+	var what []string
+	for _, c := range got {
+		what = append(what, c.What+" "+string(c.Outcome))
+		if c.Who != "this process" {
+			t.Error(c.Who)
+		}
+	}
+	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}
+	if diff := cmp.Diff(want, what); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCompatible(t *testing.T) {
+	for _, c := range []struct {
+		control, other string
+		want           string // of the error
+	}{
+		{"v1.4.0", "v1.4.0", ""}, {"v1.4.0", "1.3.9", ""}, {"v1.4.0", "v1.5.0-rc1", ""}, {"1.4", "1.5.2+build", ""},
+		{"v1.4.0", "v1.2.9", "upgrade node a first"}, {"v1.4.0", "v1.6.0", "upgrade control first"},
+		{"v1.4.0", "v1.2.9-3-gabcdef-dirty", "upgrade node a first"},
+		{"dev", "v1.2.0", ""}, {"v1.2.0", "dev", ""}, {"v1.2.0", "", ""}, {"9746047", "v3.0.0", ""}, {"v1.2.0", "1", ""}, {"", "", ""},
+		{"v2.0.0", "v1.9.0", ""}, {"v1.9.0", "v2.0.1", ""}, {"v2.1.0", "v1.9.0", "upgrade node a first"}, {"v1.9.0", "v2.1.0", "upgrade control first"},
+		{"v0.9.0", "v2.0.0", "upgrade control first"}, {"v1.99999999999999999999.0", "v1.1.0", ""},
+	} {
+		err := api.Compatible(c.control, c.other, "node a")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, dataset.ErrForbidden)) {
+			t.Errorf("control %s, %s: %v", c.control, c.other, err)
+		}
+	}
+	if got := wire.VersionIn("drover/v1.2 (linux)"); got != "v1.2" {
+		t.Error(got)
+	}
+	if got := wire.VersionIn("curl/8.0"); got != "" {
+		t.Error(got)
+	}
+}

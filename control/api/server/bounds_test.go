@@ -1,0 +1,213 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// Who is not known is answered at once, and does not hold a connection by a body that
+// never comes; nor by an endpoint that there is not.
+func TestStrangersBodies(t *testing.T) {
+	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Issue(controlC, flockStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := pki.NewCredentials(pair, clock.NewFake(flockStart), nil)
+	h := Handler(Deps{Service: newFake(), Peer: own.Peer})
+	h.(*guard).patience = 50 * time.Millisecond
+	address := serveTLS(t, h, own)
+	for _, begin := range []string{
+		"POST /v1/volumes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+		"POST /v1/volumes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"PUT /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+		"GET /v1/volumes HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		conn, err := tls.Dial("tcp", address, believing(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, begin); err != nil {
+			t.Fatal(err)
+		}
+		from := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(from, nil)
+		if err != nil {
+			t.Fatal(begin, err)
+		}
+		if resp.StatusCode < 400 || !resp.Close {
+			t.Error(begin, resp.Status, resp.Close)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+		if _, err := from.ReadByte(); !errors.Is(err, io.EOF) {
+			t.Errorf("%q holds its connection: %v", begin, err)
+		}
+	}
+}
+
+// One member has so many requests under way and no more, whatever they are; others go on.
+func TestRequestsAtOnce(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Local: fk})
+	path := "/v1/nodes/" + nodeA.Node.String() + "/"
+	all := []fewAtOnce{{requestsOnce, "sync?wait=1m", "has 256 requests under way"}}
+	for _, c := range append(all, largeReports()...) {
+		in, out := make(chan struct{}), make(chan struct{})
+		fk.mu.Lock()
+		fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
+		fk.mu.Unlock()
+		var all sync.WaitGroup
+		method, body := "POST", map[bool]string{true: "[]", false: "{}"}[c.what == "rebuild"]
+		if strings.HasPrefix(c.what, "sync") {
+			method, body = "GET", ""
+		}
+		a := believing(f.pair(nodeA))
+		for range c.most {
+			all.Go(func() {
+				if err := f.ask(a, method, path+c.what, "", body); err != nil {
+					t.Error(err)
+				}
+			})
+			<-in
+		}
+		if err := f.ask(a, method, path+c.what, "", body); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		fk.mu.Lock()
+		fk.block = nil
+		fk.mu.Unlock()
+		if err := f.ask(believing(f.pair(nodeB)), "GET", "/v1/volumes", "", ""); err != nil {
+			t.Error(err)
+		}
+		close(out)
+		all.Wait()
+		if err := f.ask(a, method, path+c.what, "", body); err != nil {
+			t.Error("once they ended:", err)
+		}
+	}
+}
+
+// fewAtOnce is an endpoint of agents of which one member has so many requests under way.
+type fewAtOnce struct {
+	most       int
+	what, want string
+}
+
+// largeReports are those that take more than one thing, and so few at once.
+func largeReports() []fewAtOnce {
+	return []fewAtOnce{
+		{heartbeatsOnce, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
+		{rebuildsOnce, "rebuild", "has 1 rebuilds under way"},
+		{holdingsOnce, "hold", "has 1 holdings under way"},
+	}
+}
+
+// What a node holds is not read while nobody asks for it.
+func TestHoldingsAreRefusedUnread(t *testing.T) {
+	var refusal error
+	f := newFlock(t, Deps{Service: newFake(), Gathers: func() error { return refusal }})
+	a, path := believing(f.pair(nodeA)), "/v1/nodes/"+nodeA.Node.String()+"/hold"
+	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Error("read:", err)
+	}
+	refusal = dataset.Errorf(dataset.ErrConflict, "nobody asks")
+	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "nobody asks") {
+		t.Error("unread:", err)
+	}
+}
+
+// What an agent says of one thing is bounded, whatever it is; the answer says by how much.
+// What takes more is read a few at once, which TestRequestsAtOnce has by the same list.
+func TestReportsAreBounded(t *testing.T) {
+	f := newFlock(t, Deps{Service: newFake()})
+	text, err := register(http.NewServeMux(), Deps{}).JSON()
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Tags        []string
+			RequestBody any
+		}
+	}
+	if err = errors.Join(err, json.Unmarshal(text, &doc)); err != nil {
+		t.Fatal(err)
+	}
+	long := `{"x":"` + strings.Repeat("a", maxReport) + `"}`
+	bounded, large := 0, map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			if !slices.Contains(op.Tags, "agents") || op.RequestBody == nil || path == "/v1/join" { // of who is no node yet
+				continue
+			}
+			what, ours := strings.CutPrefix(path, "/v1/nodes/{node}/")
+			if !ours {
+				t.Fatal(path, "is for agents, and of no node: how it is bounded is not looked at here")
+			}
+			err := f.ask(believing(f.pair(nodeA)), strings.ToUpper(method), "/v1/nodes/"+nodeA.Node.String()+"/"+what, "", long)
+			if !errors.Is(err, dataset.ErrInvalid) {
+				t.Errorf("%s: %v", path, err)
+			} else if strings.Contains(err.Error(), "262144") || strings.Contains(err.Error(), "32768") {
+				bounded++
+			} else {
+				large[what] = true
+			}
+		}
+	}
+	for _, c := range largeReports() {
+		if !large[c.what] {
+			t.Errorf("%s takes no more than other reports: it is not to be among the large ones", c.what)
+		}
+		delete(large, c.what)
+	}
+	if len(large) > 0 || bounded < 10 {
+		t.Errorf("%d endpoints are bounded, and these take more, any number at once: %v", bounded, slices.Collect(maps.Keys(large)))
+	}
+}
+
+// What is served beside the document has a rule as well: nodes do not read the metrics of
+// control, which name all volumes.
+func TestPlainEndpointsHaveRules(t *testing.T) {
+	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "drover_build_info 1\n") })
+	f := newFlock(t, Deps{Service: newFake(), Metrics: metrics})
+	for path, want := range map[string][]bool{"/metrics": {false, true}, "/v1/openapi.json": {true, true}, "/v1/openapi.yaml": {true, true}} {
+		for i, id := range []pki.Identity{nodeA, operator(pki.Viewer)} {
+			err := f.ask(believing(f.pair(id)), "GET", path, "", "")
+			if want[i] != (err == nil) || err != nil && !strings.Contains(err.Error(), "may not read the metrics: that is not for agents") {
+				t.Errorf("%s of %s: %v", path, id, err)
+			}
+		}
+		if err := f.ask(believing(nil), "GET", path, "", ""); !errors.Is(err, dataset.ErrForbidden) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	mux := http.NewServeMux()
+	plain(mux, "GET /new", "unheard-of", "do it", metrics)
+	resp, _ := raw(t, mux, "GET", "/new", "")
+	if resp.StatusCode != http.StatusForbidden {
+		t.Error("an endpoint without a rule answers", resp.Status)
+	}
+}

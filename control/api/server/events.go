@@ -1,0 +1,74 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+const eventPatience = 30 * time.Second // with a peer that does not read
+
+type eventsInput struct {
+	After  uint64 `query:"after" doc:"only what came after the event with this ID"`
+	Follow bool   `query:"follow" doc:"go on with what happens from now on"`
+	Last   uint64 `header:"Last-Event-ID" doc:"as after, for browsers that reconnect"`
+}
+
+func (h handlers) events() {
+	op := get("/v1/events", "get-events", "operations", "Read what happened, and what happens")
+	op.Description = "Server-sent events. Each carries its ID and, as data, an Event; " +
+		"an event of type " + wire.ProblemEvent + " carries a Problem and ends a stream that failed."
+	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{
+		wire.EventStreamType: {Schema: &huma.Schema{
+			Type: huma.TypeObject, Required: []string{"id", "data"},
+			Properties: map[string]*huma.Schema{
+				"id":   {Type: huma.TypeInteger, Format: "int64", Description: "the event's ID"},
+				"data": h.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Event](), true, ""),
+			},
+		}},
+	}}}
+	add(h, op, func(_ context.Context, in *eventsInput) (*Bytes, error) {
+		return &Bytes{Body: func(hc huma.Context) {
+			r, w := humago.Unwrap(hc)
+			h.follow(r.Context(), w, max(in.After, in.Last), in.Follow)
+		}}, nil
+	})
+}
+
+func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint64, follow bool) {
+	w.Header().Set("Content-Type", wire.EventStreamType)
+	w.Header().Set("Cache-Control", "no-store")
+	conn := http.NewResponseController(w)
+	_ = conn.Flush() // the peer learns that it is connected; a peer that is gone ends ctx
+	ctx, end := waiting(ctx)
+	// A peer that has stopped reading must not hold up the service: a deadline of
+	// the kernel's, so the system's clock. In process there is no connection and
+	// none.
+	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
+	err := end(h.Service.Events(ctx, after, follow, func(e api.Event) error {
+		frame, err := wire.EncodeEvent(e)
+		if err != nil {
+			return err
+		}
+		_ = conn.SetWriteDeadline(clock.Deadline(eventPatience))
+		if _, err := w.Write(frame); err != nil {
+			return err
+		}
+		if err := conn.Flush(); !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		return nil
+	}))
+	if err != nil {
+		_, _ = w.Write(wire.EncodeProblem(err))
+	}
+}

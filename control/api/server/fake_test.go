@@ -1,0 +1,365 @@
+package server
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// fake is a Service, Local and Backup that notes what it was asked and answers
+// what it was told to.
+type fake struct {
+	mu    sync.Mutex
+	asked []any
+
+	err      error
+	volume   api.Volume
+	snapshot dataset.Snapshot
+	profile  dataset.Profile
+	op       dataset.Operation
+	plan     api.Plan
+	commit   api.Committed
+	outcome  api.Outcome
+	sync     api.Sync
+	version  api.Version
+	pools    []api.Pool
+	nodes    []api.Node
+	pool     dataset.Pool
+	rebuilt  []api.Rebuilt
+	failover api.FailoverState
+	recovery api.Recovery
+	found    []api.Finding
+	diff     api.Diff
+	leftOut  api.LeftOut
+	next     string
+	stream   func(context.Context, io.Writer) error
+	upload   func(context.Context, io.Reader) error
+	happened func(context.Context, uint64, bool, func(api.Event) error) error
+	block    func(context.Context) error
+	guest    api.Indexed
+}
+
+var (
+	_ api.Service = (*fake)(nil)
+	_ api.Local   = (*fake)(nil)
+	_ api.Backup  = (*fake)(nil)
+	_ api.Members = (*fake)(nil)
+)
+
+func newFake() *fake {
+	op := sampleOperation()
+	return &fake{
+		volume: sampleVolume(), op: op, plan: api.Plan{Operation: &op},
+		commit: api.Committed{Dataset: op.Dataset, Index: 8},
+		sync:   api.Sync{Rev: 8},
+	}
+}
+
+// call is one thing that a fake was asked.
+type asked struct {
+	Method string
+	Args   []any
+}
+
+func (f *fake) ask(ctx context.Context, method string, args ...any) error {
+	f.mu.Lock()
+	f.asked = append(f.asked, asked{method, args})
+	block, err := f.block, f.err
+	f.mu.Unlock()
+	if block != nil {
+		return block(ctx)
+	}
+	return err
+}
+
+func (f *fake) MakeToken(ctx context.Context, t api.NewToken) (api.JoinToken, error) {
+	return api.JoinToken{Token: "secret", ID: "0123abcd"}, f.ask(ctx, "MakeToken", t)
+}
+
+func (f *fake) Join(ctx context.Context, j api.Join) (api.Joined, error) {
+	return api.Joined{Name: j.Name}, f.ask(ctx, "Join", j)
+}
+
+func (f *fake) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (pki.Signed, error) {
+	return pki.Signed{Chain: "c"}, f.ask(ctx, "Certify", node, r)
+}
+
+func (f *fake) Trust(ctx context.Context) (api.Trust, error) {
+	return api.Trust{Roots: "r", Revoked: []api.Revoked{}}, f.ask(ctx, "Trust")
+}
+
+func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
+	out := api.Removed{Node: dataset.Node{Name: ref}}
+	if force {
+		out.Forgotten = []string{"a head of db"}
+	}
+	return out, f.ask(ctx, "RemoveNode", ref, force)
+}
+
+func (f *fake) RevokeOperator(ctx context.Context, name string) error {
+	return f.ask(ctx, "RevokeOperator", name)
+}
+
+func (f *fake) take() []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := f.asked
+	f.asked = nil
+	return a
+}
+
+func (f *fake) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	return f.outcome, f.ask(ctx, "Submit", req)
+}
+
+func (f *fake) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	return f.volume, f.ask(ctx, "Volume", ref)
+}
+
+func (f *fake) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	return api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, f.ask(ctx, "Volumes", p)
+}
+
+func (f *fake) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	return api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, f.ask(ctx, "Trash", p)
+}
+
+func (f *fake) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	return api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, f.ask(ctx, "Snapshots", ref, p)
+}
+
+func (f *fake) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error) {
+	return f.snapshot, f.ask(ctx, "Snapshot", ref, snapshot)
+}
+
+func (f *fake) Profiles(ctx context.Context) ([]dataset.Profile, error) {
+	return []dataset.Profile{f.profile}, f.ask(ctx, "Profiles")
+}
+
+func (f *fake) Profile(ctx context.Context, name string) (dataset.Profile, error) {
+	return f.profile, f.ask(ctx, "Profile", name)
+}
+
+func (f *fake) Pools(ctx context.Context) ([]api.Pool, error) { return f.pools, f.ask(ctx, "Pools") }
+
+func (f *fake) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	return f.nodes, f.ask(ctx, "NodeList", filter)
+}
+
+func (f *fake) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, set)
+}
+
+func (f *fake) Fence(ctx context.Context, node uuid.UUID, w api.Fenced) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "Fence", node, w)
+}
+
+func (f *fake) Failover(ctx context.Context) (api.FailoverState, error) {
+	return f.failover, f.ask(ctx, "Failover")
+}
+
+func (f *fake) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (dataset.Facts, error) {
+	return r.Facts, f.ask(ctx, "Facts", node, r)
+}
+
+func (f *fake) Operations(ctx context.Context, p api.Page) (api.List[dataset.Operation], error) {
+	return api.List[dataset.Operation]{Items: []dataset.Operation{f.op}, Next: f.next}, f.ask(ctx, "Operations", p)
+}
+
+func (f *fake) Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error) {
+	return f.op, f.ask(ctx, "Operation", id, wait)
+}
+
+func (f *fake) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
+	return f.op, f.ask(ctx, "CancelOperation", id)
+}
+
+func (f *fake) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
+	if err := f.ask(ctx, "Events", after, follow); err != nil || f.happened == nil {
+		return err
+	}
+	return f.happened(ctx, after, follow, fn)
+}
+
+func (f *fake) Version(ctx context.Context) (api.Version, error) {
+	return f.version, f.ask(ctx, "Version")
+}
+
+func (f *fake) Register(ctx context.Context, r api.Registration) error {
+	return f.ask(ctx, "Register", r)
+}
+
+func (f *fake) Plan(ctx context.Context, node uuid.UUID, req api.Request) (api.Plan, error) {
+	return f.plan, f.ask(ctx, "Plan", node, req)
+}
+
+func (f *fake) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	return f.commit, f.ask(ctx, "Commit", node, r)
+}
+
+func (f *fake) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
+	return f.ask(ctx, "Record", node, r)
+}
+
+func (f *fake) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	return f.sync, f.ask(ctx, "Sync", node, rev, wait)
+}
+
+func (f *fake) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
+	return api.Standing{TTL: dataset.Duration(10 * time.Second)}, f.ask(ctx, "Renew", node, incarnation)
+}
+
+func (f *fake) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
+	return f.ask(ctx, "Heartbeat", node, h)
+}
+
+func (f *fake) Recall(ctx context.Context, node uuid.UUID, r api.Report) (dataset.Operation, error) {
+	return f.op, f.ask(ctx, "Recall", node, r)
+}
+
+func (f *fake) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
+	return f.ask(ctx, "Yield", node, y)
+}
+
+func (f *fake) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+	return f.ask(ctx, "Copied", node, c)
+}
+
+func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (api.Indexed, error) {
+	return f.guest, f.ask(ctx, "Guest", node, g)
+}
+
+func (f *fake) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
+	return f.ask(ctx, "Hold", node, h)
+}
+
+func (f *fake) Recover(ctx context.Context, r api.Recover) (api.Recovery, error) {
+	return f.recovery, f.ask(ctx, "Recover", r)
+}
+
+func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "Rebuild", node, found)
+}
+
+func (f *fake) Doctor(ctx context.Context) ([]api.Finding, error) {
+	return f.found, f.ask(ctx, "Doctor")
+}
+
+func (f *fake) Collect(ctx context.Context, id uuid.UUID) error { return f.ask(ctx, "Collect", id) }
+
+func (f *fake) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
+	return f.pool, f.ask(ctx, "CreatePool", p)
+}
+
+func (f *fake) AcceptPool(ctx context.Context, p api.AcceptPool) (dataset.Pool, error) {
+	return f.pool, f.ask(ctx, "AcceptPool", p)
+}
+
+func (f *fake) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
+	return api.Generations{Pools: g.Pools}, f.ask(ctx, "Generations", node, g)
+}
+
+func (f *fake) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
+	return api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, f.ask(ctx, "RemovePool", name, forget)
+}
+
+func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path)
+}
+
+func (f *fake) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline)
+}
+
+func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+	if err := f.ask(ctx, "Export", ref, snapshot); err != nil || f.stream == nil {
+		return f.leftOut, err
+	}
+	return f.leftOut, f.stream(ctx, w)
+}
+
+func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
+	if err := f.ask(ctx, "Import", req); err != nil || f.upload == nil {
+		return f.volume.Dataset, err
+	}
+	return f.volume.Dataset, f.upload(ctx, r)
+}
+
+func (f *fake) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
+	return f.diff, f.ask(ctx, "Diff", older, newer)
+}
+
+func (f *fake) Backup(ctx context.Context, w io.Writer) error {
+	if err := f.ask(ctx, "Backup"); err != nil || f.stream == nil {
+		return err
+	}
+	return f.stream(ctx, w)
+}
+
+var sampleTime = time.Date(2026, 3, 1, 12, 30, 0, 123456789, time.UTC)
+
+func sampleDataset() dataset.Dataset {
+	mode := uint32(0o750)
+	return dataset.Dataset{
+		ID: uuid.MustParse("f23ca986-1b7f-4f7e-9a43-0f3f5a1c2d3e"), Volume: "db", Spelling: "db@gold", State: dataset.StateReady,
+		Profile: dataset.Profile{
+			Name: "gold", Revision: "0123456789ab", Description: "database volumes", Backend: "loop", Size: 20 * dataset.GiB,
+			Filesystem: dataset.Filesystem{Type: "xfs", Mount: []string{"noatime"}},
+			Snapshots:  dataset.Snapshots{Required: true, Schedule: "*/15 * * * *", Keep: dataset.Keep{Last: 4, Hourly: 24}},
+			Quiesce:    dataset.QuiesceFreeze,
+			OnDelete:   dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(72 * time.Hour)},
+			Owner:      &dataset.Owner{UID: 999, GID: 999, Mode: &mode},
+		},
+		Size: 20 * dataset.GiB, Labels: map[string]string{"team": "a"}, Epoch: 3,
+		Home:    uuid.MustParse("4b1d8a5e-3c55-4c07-8c6a-0d2f8a1c9e01"),
+		Pool:    uuid.MustParse("9d3f0f5c-7a0b-4a6e-8f38-51a3b1a5c002"),
+		Created: sampleTime, Request: uuid.MustParse("0d2f8a1c-9e01-4c07-8c6a-4b1d8a5e3c55"),
+	}
+}
+
+func sampleVolume() api.Volume {
+	return api.Volume{
+		Dataset: sampleDataset(), Node: "host-a", PoolName: "default", Backend: "loop", Snapshots: 3,
+		Status: &dataset.DatasetStatus{ID: sampleDataset().ID, Mounted: true, Used: 1 << 30, Mounts: []dataset.Mount{{ID: "0123", Count: 1, Since: sampleTime}}},
+	}
+}
+
+func sampleOperation() dataset.Operation {
+	d := sampleDataset()
+	return dataset.Operation{
+		ID: d.Request, Kind: dataset.OpCreate, State: dataset.OpDone, Node: d.Home, Volume: "db", DatasetID: d.ID,
+		Epoch: 3, Dataset: &d, Incarnation: d.Pool, Created: sampleTime, Ended: sampleTime,
+		Progress: dataset.Progress{Step: "create", Done: 5, Total: 10},
+	}
+}
+
+// emptying has three datasets in its trash, a page each, and cannot purge the
+// second.
+type emptying struct {
+	*fake
+	ids, purged []uuid.UUID
+}
+
+func (f *emptying) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
+	if f.ids == nil {
+		f.ids = []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
+	}
+	next := map[string]string{"": "1", "1": "2", "2": ""}[p.After]
+	at := map[string]int{"": 0, "1": 1, "2": 2}[p.After]
+	return api.List[api.Volume]{Items: []api.Volume{{Dataset: dataset.Dataset{ID: f.ids[at]}}}, Next: next}, nil
+}
+
+func (f *emptying) Submit(_ context.Context, req api.Request) (api.Outcome, error) {
+	f.purged = append(f.purged, uuid.MustParse(req.Volume))
+	if req.Kind != dataset.OpPurge || len(f.purged) == 2 {
+		return api.Outcome{}, dataset.Errorf(dataset.ErrInUse, "has a clone")
+	}
+	return api.Outcome{}, nil
+}

@@ -1,0 +1,127 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// guard finds out who asks, and answers for handlers that panic.
+type guard struct {
+	next     http.Handler
+	version  string
+	peer     Peer
+	audit    func(api.Change)
+	panicked func(request string, value any, stack []byte)
+	patience time.Duration // with who is not known
+	crowd    crowd
+}
+
+func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if name := wire.ProductName(g.version); name != "" {
+		w.Header().Set("Server", name)
+	}
+	watched := &watchedWriter{ResponseWriter: w}
+	who, err := g.identify(r)
+	ctx, change := withChange(api.WithPrincipal(r.Context(), who), who, r)
+	defer func() { change.ends(watched.status, g.audit) }()
+	switch {
+	case err != nil:
+		g.hurry(w)
+	case spent(r):
+		w.Header().Set("Connection", "close")
+	}
+	if err = g.known(r, who, err); err == nil && who.Kind != "" {
+		var leave func()
+		if leave, err = g.crowd.enter(who.Identity, "requests", requestsOnce, 0); err == nil {
+			defer leave()
+		}
+	}
+	if err != nil {
+		change.failed(err)
+		wire.ProblemOf(err).Write(watched)
+		return
+	}
+	g.serve(watched, r.WithContext(ctx))
+}
+
+// spent reports whether a connection should be made anew, since it shows the certificate
+// that its peer had when it was made: one that is to be renewed by now.
+func spent(r *http.Request) bool {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
+}
+
+// known fails for who may ask nothing at all. Who has no certificate yet may go on to
+// the endpoint that gives one.
+func (g *guard) known(r *http.Request, who api.Principal, err error) error {
+	switch {
+	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == api.JoinPath:
+		return nil
+	case err != nil:
+		return err
+	case who.Kind == pki.Node || who.Kind == pki.Control:
+		return api.Compatible(g.version, wire.VersionIn(r.UserAgent()), who.String())
+	}
+	return nil
+}
+
+func (g *guard) serve(watched *watchedWriter, r *http.Request) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if wire.IsAbort(v) {
+			panic(v)
+		}
+		if g.panicked != nil {
+			g.panicked(dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path), v, debug.Stack())
+		}
+		if watched.wrote {
+			panic(http.ErrAbortHandler) // the peer must not take half an answer for a whole one
+		}
+		wire.NewProblem(dataset.ErrInternal, http.StatusInternalServerError,
+			"the server made a mistake with this request (its log says which)").Write(watched)
+	}()
+	g.next.ServeHTTP(watched, r)
+}
+
+// hurry bounds what is left of a request from who is not known: its body need never come,
+// and its connection is not kept.
+func (g *guard) hurry(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	// What cannot have a deadline is no connection.
+	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
+}
+
+// watchedWriter knows whether an answer has begun, and which.
+type watchedWriter struct {
+	http.ResponseWriter
+	wrote  bool
+	status int
+}
+
+func (w *watchedWriter) WriteHeader(status int) {
+	w.wrote, w.status = true, status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watchedWriter) Write(b []byte) (int, error) {
+	if !w.wrote {
+		w.wrote, w.status = true, http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *watchedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

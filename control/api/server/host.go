@@ -1,0 +1,70 @@
+package server
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) pools() {
+	add(h, get("/v1/pools", "list-pools", "pools", "List the pools"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Pool]], error) {
+			return all(h.Service.Pools(ctx))
+		})
+	add(h, post("/v1/pools", "create-pool", "pools", "Make a pool on this host", ""),
+		func(ctx context.Context, in *struct{ Body api.NewPool }) (*answer[dataset.Pool], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
+			return reply(h.Local.CreatePool(ctx, in.Body))
+		})
+	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host",
+		"What is in it gets its names again."),
+		func(ctx context.Context, in *struct{ Body api.AdoptPool }) (*answer[api.Adopted], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
+			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
+			if rebuilt == nil {
+				rebuilt = []api.Rebuilt{}
+			}
+			return reply(api.Adopted{Pool: pool, Rebuilt: rebuilt}, err)
+		})
+	add(h, post("/v1/pools/accept", "accept-pool", "pools", "Have a pool of this host that is held serve as it is",
+		"It was put back to an older state: what was written to it since is lost."),
+		func(ctx context.Context, in *struct{ Body api.AcceptPool }) (*answer[dataset.Pool], error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
+			return reply(h.Local.AcceptPool(ctx, in.Body))
+		})
+	add(h, del("/v1/pools/{pool}", "remove-pool", "pools", "Remove a pool of this host that holds nothing",
+		"What Drover made at its place goes. Refused while anything lies or is on record there."),
+		func(ctx context.Context, in *struct {
+			Pool   string `path:"pool" doc:"its name"`
+			Forget bool   `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
+		}) (*answer[api.RemovedPool], error) {
+			if changeOf(ctx).Target = dataset.Clip(in.Pool); in.Forget {
+				changeOf(ctx).Detail = "forget"
+			}
+			return reply(h.Local.RemovePool(ctx, in.Pool, in.Forget))
+		})
+}
+
+func (h handlers) local() {
+	add(h, get("/v1/doctor", "doctor", "host", "Say what works on this host, what does not and why"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Finding]], error) {
+			return all(h.Local.Doctor(ctx))
+		})
+	add(h, del("/v1/doctor/{dataset}", "collect", "host", "Destroy one thing that the store does not know",
+		"Doctor lists them. There is no other way in which Drover destroys what it does not know."),
+		func(ctx context.Context, in *struct {
+			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
+		}) (*struct{}, error) {
+			return nil, h.Local.Collect(ctx, in.Dataset)
+		})
+	add(h, post("/v1/store/rebuild", "rebuild-store", "host",
+		"Bring back the names from what lies in this host's pools", ""),
+		func(ctx context.Context, in *struct {
+			SkipOffline bool `query:"skip_offline" doc:"go without the pools that are offline: others can take their names"`
+		}) (*answer[api.List[api.Rebuilt]], error) {
+			return all(h.Local.RebuildStore(ctx, in.SkipOffline))
+		})
+}

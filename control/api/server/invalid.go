@@ -1,0 +1,63 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
+
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// translate is the transformer that gives huma's own errors, of requests that
+// never reached a handler, the shape of all others.
+func translate(hc huma.Context, _ string, v any) (any, error) {
+	e, ok := v.(*huma.ErrorModel)
+	if !ok {
+		return v, nil
+	}
+	kind := dataset.ErrInvalid
+	if e.Status >= http.StatusInternalServerError {
+		kind = dataset.ErrInternal
+	}
+	p := wire.NewProblem(kind, e.Status, validationLine(e))
+	changeOf(hc.Context()).failed(p.Err())
+	return p, nil
+}
+
+// maxComplaints bounds what a hostile body can make us answer.
+const maxComplaints = 5
+
+func validationLine(e *huma.ErrorModel) string {
+	if len(e.Errors) == 0 {
+		return oneLine(e.Detail)
+	}
+	var lines []string
+	for _, d := range e.Errors {
+		lines = append(lines, complaint(d))
+	}
+	slices.Sort(lines) // they come in the order of a map
+	if more := len(lines) - maxComplaints; more > 0 {
+		lines = append(lines[:maxComplaints], fmt.Sprintf("and %d more", more))
+	}
+	return "bad request: " + strings.Join(lines, "; ")
+}
+
+func complaint(d *huma.ErrorDetail) string {
+	where, message := dataset.Clip(oneLine(d.Location)), dataset.Clip(oneLine(d.Message))
+	switch {
+	case message == validation.MsgUnexpectedProperty:
+		return fmt.Sprintf("unknown field %s", where)
+	case strings.HasPrefix(message, huma.ErrUnknownContentType.Error()):
+		return message + " (want application/json)"
+	case where == "":
+		return message
+	}
+	return where + ": " + message
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -1,0 +1,166 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) nodes() {
+	add(h, get("/v1/nodes", "list-nodes", "nodes", "List the nodes"),
+		func(ctx context.Context, in *struct {
+			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; those that it is true of" example:"load_10 < 20"`
+		}) (*answer[api.List[api.Node]], error) {
+			return all(h.Service.NodeList(ctx, in.Filter))
+		})
+	add(h, post("/v1/nodes/{id}/cordon", "cordon-node", "nodes", "Say whether nothing new is to be put on a node", ""),
+		func(ctx context.Context, in *struct {
+			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			Body api.Cordoned
+		}) (*answer[dataset.Node], error) {
+			return reply(h.Service.Cordon(ctx, in.ID, in.Body))
+		})
+	add(h, post("/v1/nodes/{id}/fence", "fence-node", "nodes", "Vouch that a node which is away writes no more", ""),
+		func(ctx context.Context, in *struct {
+			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			Body api.Fenced
+		}) (*answer[dataset.Node], error) {
+			return reply(h.Service.Fence(ctx, in.ID, in.Body))
+		})
+	add(h, get("/v1/failover", "get-failover", "nodes", "Say whether volumes fail over by themselves"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {
+			return reply(h.Service.Failover(ctx))
+		})
+	add(h, agents("register", "register-node", "Present a node and its pools"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Registration
+		}) (*struct{}, error) {
+			if in.Body.Node.ID != in.Node {
+				return nil, dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s",
+					in.Body.Node.ID, in.Node)
+			}
+			return nil, h.Service.Register(ctx, in.Body)
+		})
+	add(h, agents("renew", "renew", "Say that the node's agent is alive"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Renewal
+		}) (*answer[api.Standing], error) {
+			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
+		})
+	add(h, agents("plan", "plan", "Decide on a request that the node will carry out"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Request
+		}) (*answer[api.Plan], error) {
+			return reply(h.Service.Plan(ctx, in.Node, in.Body))
+		})
+	add(h, agents("commit", "commit", "Put the outcome of an operation on record"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Report
+		}) (*answer[api.Committed], error) {
+			changeOf(ctx).reports(in.Body.Operation)
+			return reply(h.Service.Commit(ctx, in.Node, in.Body))
+		})
+	add(h, agents("record", "record", "Put an operation on record as running"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Report
+		}) (*struct{}, error) {
+			changeOf(ctx).reports(in.Body.Operation)
+			return nil, h.Service.Record(ctx, in.Node, in.Body)
+		})
+	h.feeds()
+	h.moves()
+}
+
+// moves are the endpoints by which a home goes from one node to another.
+func (h handlers) moves() {
+	add(h, agents("recall", "recall", "Have the home of a move asked for its lease"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Report
+		}) (*answer[dataset.Operation], error) {
+			changeOf(ctx).reports(in.Body.Operation)
+			return reply(h.Service.Recall(ctx, in.Node, in.Body))
+		})
+	add(h, agents("yield", "yield", "Answer a recall"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Yield
+		}) (*struct{}, error) {
+			return nil, h.Service.Yield(ctx, in.Node, in.Body)
+		})
+	add(h, agents("copied", "copied", "Say what the node's copy of a dataset is now"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Copied
+		}) (*struct{}, error) {
+			return nil, h.Service.Copied(ctx, in.Node, in.Body)
+		})
+	add(h, agents("guest", "guest", "Stay with a dataset that several hosts may mount, or do so no more"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Stay
+		}) (*answer[api.Indexed], error) {
+			return reply(h.Service.Guest(ctx, in.Node, in.Body))
+		})
+}
+
+// feeds are the endpoints by which an agent and control keep up with each other.
+func (h handlers) feeds() {
+	sync := agents("sync", "sync", "Wait for what changes for the node")
+	sync.Method = http.MethodGet
+	add(h, sync, func(ctx context.Context, in *struct {
+		NodeParam
+		Rev  uint64 `query:"rev" doc:"what changed after this revision; left out: everything, at once"`
+		Wait string `query:"wait" doc:"for at most so long" example:"30s"`
+	}) (*answer[api.Sync], error) {
+		wait, err := wire.ParseWait(in.Wait)
+		if err != nil {
+			return nil, err
+		}
+		ctx, end := waiting(ctx)
+		s, err := h.Service.Sync(ctx, in.Node, in.Rev, wait)
+		return reply(s, end(err))
+	})
+	heartbeat := agents("heartbeat", "heartbeat", "Say what the node sees")
+	heartbeat.MaxBodyBytes = maxHeartbeat
+	heartbeat.Middlewares = append(heartbeat.Middlewares, atOnce("heartbeats", heartbeatsOnce, 0))
+	add(h, heartbeat, func(ctx context.Context, in *struct {
+		NodeParam
+		Body api.Heartbeat
+	}) (*struct{}, error) {
+		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
+	})
+	add(h, agents("facts", "facts", "Say what the node's host is and how it does"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.FactsReport
+		}) (*answer[dataset.Facts], error) {
+			return reply(h.Service.Facts(ctx, in.Node, in.Body))
+		})
+	add(h, agents("generations", "generations", "Say of which generation the node's pools are"),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body api.Generations
+		}) (*answer[api.Generations], error) {
+			return reply(h.Service.Generations(ctx, in.Node, in.Body))
+		})
+	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
+	rebuild.MaxBodyBytes = maxRebuild
+	rebuild.Middlewares = append(rebuild.Middlewares, atOnce("rebuilds", rebuildsOnce, rebuildsAll))
+	add(h, rebuild, func(ctx context.Context, in *struct {
+		NodeParam
+		Body []api.Found
+	}) (*answer[api.List[api.Rebuilt]], error) {
+		return all(h.Service.Rebuild(ctx, in.Node, in.Body))
+	})
+}

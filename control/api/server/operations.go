@@ -1,0 +1,63 @@
+package server
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) profiles() {
+	add(h, get("/v1/profiles", "list-profiles", "profiles", "List the profiles"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.List[dataset.Profile]], error) {
+			return all(h.Service.Profiles(ctx))
+		})
+	add(h, get("/v1/profiles/{profile}", "get-profile", "profiles", "Show a profile"),
+		func(ctx context.Context, in *struct {
+			Profile string `path:"profile" doc:"the profile's name"`
+		}) (*answer[dataset.Profile], error) {
+			return reply(h.Service.Profile(ctx, in.Profile))
+		})
+}
+
+func (h handlers) operations() {
+	add(h, get("/v1/operations", "list-operations", "operations", "List operations"),
+		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Operation]], error) {
+			return page(h.Service.Operations(ctx, *in))
+		})
+	add(h, post("/v1/operations", "submit-operation", "operations", "Ask for a change",
+		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+
+			"the same ID it is the same operation."),
+		func(ctx context.Context, in *struct{ Body api.Request }) (*answer[api.Outcome], error) {
+			if in.Body.ID == uuid.Nil {
+				in.Body.ID = uuid.New()
+			}
+			return h.submit(ctx, in.Body)
+		})
+	add(h, get("/v1/operations/{id}", "get-operation", "operations", "Show an operation, or wait for it"),
+		func(ctx context.Context, in *struct {
+			ID   string `path:"id" doc:"a unique prefix of the operation's UUID"`
+			Wait string `query:"wait" doc:"wait so long for the end or, while it runs, for progress" example:"30s"`
+		}) (*answer[dataset.Operation], error) {
+			wait, err := wire.ParseWait(in.Wait)
+			if err != nil {
+				return nil, err
+			}
+			ctx, end := waiting(ctx)
+			op, err := h.Service.Operation(ctx, in.ID, wait)
+			return reply(op, end(err))
+		})
+	add(h, post("/v1/operations/{id}/cancel", "cancel-operation", "operations", "Cancel an operation", ""),
+		func(ctx context.Context, in *struct {
+			ID string `path:"id" doc:"a unique prefix of the operation's UUID"`
+		}) (*answer[dataset.Operation], error) {
+			return reply(h.Service.CancelOperation(ctx, in.ID))
+		})
+	add(h, get("/v1/version", "get-version", "operations", "Say what answers"),
+		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {
+			return reply(h.Service.Version(ctx))
+		})
+}

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// VolumeParam names a volume in a path.
+type VolumeParam struct {
+	Volume string `path:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID" example:"db"`
+}
+
+// OperationParam chooses the ID of the operation that a change becomes.
+type OperationParam struct {
+	Operation uuid.UUID `query:"operation" doc:"ID of the operation to be, chosen by the caller so that a retry is known; made up when left out"`
+}
+
+func (p OperationParam) request(kind dataset.OpKind) api.Request {
+	if p.Operation == uuid.Nil {
+		p.Operation = uuid.New()
+	}
+	return api.Request{ID: p.Operation, Kind: kind}
+}
+
+// ForceParam overrides a protection.
+type ForceParam struct {
+	Force bool `query:"force" doc:"also what is protected"`
+}
+
+// FencedParam takes a person's word.
+type FencedParam struct {
+	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the home, which is away, and of which who asks says that it writes no more: the data goes to the trash there"`
+}
+
+// SnapshotParam names a snapshot in a path.
+type SnapshotParam struct {
+	Snapshot string `path:"snapshot" doc:"the snapshot: a unique prefix of its UUID or, where the volume is said, its name"`
+}
+
+// OfVolumeParam says which volume's snapshot is meant.
+type OfVolumeParam struct {
+	Volume string `query:"volume" doc:"the volume whose snapshots are meant: its name, or a unique prefix of its dataset's UUID"`
+}
+
+// DatasetParam names a dataset in a path.
+type DatasetParam struct {
+	Dataset string `path:"dataset" doc:"the dataset: a unique prefix of its UUID"`
+}
+
+// NodeParam names a node in a path.
+type NodeParam struct {
+	Node uuid.UUID `path:"node" doc:"the node's UUID"`
+}

@@ -1,0 +1,32 @@
+package server
+
+import (
+	"context"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+func (h handlers) recovery() {
+	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
+		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
+		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
+			c := changeOf(ctx)
+			c.says("confirmed ", in.Body.Confirm)
+			for _, node := range in.Body.Fenced {
+				c.says("fenced ", node)
+			}
+			return reply(h.Members.Recover(ctx, in.Body))
+		})
+	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
+	hold.MaxBodyBytes = maxRebuild
+	if h.Gathers != nil {
+		hold.Middlewares = append(hold.Middlewares, only(h.Gathers))
+	}
+	hold.Middlewares = append(hold.Middlewares, atOnce("holdings", holdingsOnce, holdingsAll))
+	add(h, hold, func(ctx context.Context, in *struct {
+		NodeParam
+		Body api.Holdings
+	}) (*struct{}, error) {
+		return nil, h.Service.Hold(ctx, in.Node, in.Body)
+	})
+}

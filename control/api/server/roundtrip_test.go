@@ -1,0 +1,284 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+var (
+	node1 = uuid.MustParse("4b1d8a5e-3c55-4c07-8c6a-0d2f8a1c9e01")
+	yes   = true
+)
+
+// fullFake answers every question with something in every field.
+func fullFake() *fake {
+	f := newFake()
+	d := sampleDataset()
+	f.next = "later"
+	f.snapshot = dataset.Snapshot{
+		ID: node1, Dataset: d.ID, Volume: "db", Parent: d.Pool, Name: "before", Message: "ä \"message\"\n<b>", Kind: dataset.SnapshotManual,
+		Size: d.Size, Profile: d.Profile, Epoch: 1 << 60, Created: sampleTime, Request: d.Request,
+	}
+	f.profile = d.Profile
+	f.outcome = api.Outcome{Volume: &f.volume, Operation: &f.op}
+	f.pool = dataset.Pool{
+		ID: d.Pool, Name: "default", Node: node1, Backend: "loop", Path: "/p", Reach: dataset.ReachNode, Default: true, Note: "n",
+		Capabilities: dataset.Capabilities{EnforcesSize: true, Delta: true, Filesystems: []string{"ext4", "xfs"}},
+	}
+	f.pools = []api.Pool{{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: d.Pool, Online: true, Size: 1 << 40, Free: 1 << 39, Pending: 1, Unknown: 2}}}
+	facts := dataset.Facts{
+		Node: node1, Taken: sampleTime, Architecture: "x86_64", Kernel: "6.1", OS: "debian", OSVersion: "12", Engine: "28", Virtual: true, CPUs: 4,
+		MemoryTotal: 1 << 40, MemoryFree: 1 << 39, Load1: 0.25, Load10: 1.5, Load15: 2, Backends: []string{"dir"}, Swarm: "x1",
+		Pools: []dataset.PoolFacts{{ID: d.Pool, Name: "default", Backend: "loop", Online: true, Size: 1 << 40, Free: 1 << 39}},
+	}
+	f.nodes = []api.Node{{
+		Node:  dataset.Node{ID: node1, Name: "host-a", Incarnation: d.ID, Version: "v", Cordoned: true, Labels: map[string]string{"a": "b"}, Pools: []uuid.UUID{d.Pool}},
+		Facts: &facts,
+	}}
+	f.failover = api.FailoverState{Halted: "2 nodes vanished", Since: sampleTime}
+	f.rebuilt = []api.Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
+	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Mend: "m"}}
+	f.diff = api.Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
+	f.version = api.Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
+	f.sync = api.Sync{Rev: 1<<63 + 1, Full: true, Datasets: []api.Indexed{{Dataset: d, Index: 9}}, Removed: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
+	f.sync.Guests = []api.Indexed{{Dataset: d, Index: 3}}
+	f.guest = api.Indexed{Dataset: d, Index: 7}
+	f.commit.Lost = true
+	return f
+}
+
+// TestEveryMethodArrives calls every method of the interfaces through client and
+// handlers: the service gets the arguments that were given, and the caller what
+// the service answered.
+func TestEveryMethodArrives(t *testing.T) {
+	f := fullFake()
+	req := api.Request{
+		ID: node1, Kind: dataset.OpSnapshot, Volume: "db@gold", Options: map[string]string{"size": "20GiB", "label.ä": "a=b,c"}, Snapshot: "s",
+		Name: "n", Message: "m\n", Size: "1GiB", Profile: "gold", Protect: &yes, Path: "/p", Live: true, Force: true, Scheduled: true,
+	}
+	report := api.Report{Incarnation: node1, Operation: f.op}
+	page := api.Page{After: "a b/c&d", Limit: 7}
+	beat := api.Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
+	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
+	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
+	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, Clock: 1 << 60, Pools: []uuid.UUID{f.pool.ID}, Found: []api.Found{}, Copies: []api.Kept{}, Given: []api.Given{{Dataset: node1, Epoch: 2, To: uuid.Max}}}
+	again := api.Recover{Confirm: "0123", Fenced: []string{"a"}}
+	copied := api.Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
+	guest := api.Stay{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Held: true, Over: true}
+	found := []api.Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
+	told := api.FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
+	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
+	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
+	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", Request: "r", Name: "a", Node: node1}, api.Certification{Request: "r"}
+	tested := map[string]bool{}
+	for _, c := range []struct {
+		method string
+		args   []any
+		want   any
+		call   func(context.Context, *client.Client) (any, error)
+	}{
+		{"Submit", []any{req}, f.outcome, func(ctx context.Context, c *client.Client) (any, error) { return c.Submit(ctx, req) }},
+		{"Volume", []any{"a/b ä%2F"}, f.volume, func(ctx context.Context, c *client.Client) (any, error) { return c.Volume(ctx, "a/b ä%2F") }},
+		{"Volumes", []any{page}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Volumes(ctx, page) }},
+		{"Trash", []any{api.Page{}}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trash(ctx, api.Page{}) }},
+		{"Snapshots", []any{"db", page}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "db", page) }},
+		{"Snapshots", []any{"", api.Page{}}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "", api.Page{}) }},
+		{"Snapshot", []any{"db", "before"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "db", "before") }},
+		{"Snapshot", []any{"", "f23c"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "", "f23c") }},
+		{"Profiles", nil, []dataset.Profile{f.profile}, func(ctx context.Context, c *client.Client) (any, error) { return c.Profiles(ctx) }},
+		{"Profile", []any{"gold"}, f.profile, func(ctx context.Context, c *client.Client) (any, error) { return c.Profile(ctx, "gold") }},
+		{"Pools", nil, f.pools, func(ctx context.Context, c *client.Client) (any, error) { return c.Pools(ctx) }},
+		{"NodeList", []any{""}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, "") }},
+		{"NodeList", []any{`load_1 < 3 & "ä"`}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, `load_1 < 3 & "ä"`) }},
+		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})
+		}},
+		{"Fence", []any{node1, api.Fenced{Confirmed: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Fence(ctx, node1, api.Fenced{Confirmed: true})
+		}},
+		{"Failover", nil, f.failover, func(ctx context.Context, c *client.Client) (any, error) { return c.Failover(ctx) }},
+		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *client.Client) (any, error) { return c.Facts(ctx, node1, told) }},
+		{"Operations", []any{page}, api.List[dataset.Operation]{Items: []dataset.Operation{f.op}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Operations(ctx, page) }},
+		{"Operation", []any{"f23c", 30 * time.Second}, f.op, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Operation(ctx, "f23c", 30*time.Second)
+		}},
+		{"Operation", []any{"f23c", time.Duration(0)}, f.op, func(ctx context.Context, c *client.Client) (any, error) { return c.Operation(ctx, "f23c", 0) }},
+		{"CancelOperation", []any{"f23c"}, f.op, func(ctx context.Context, c *client.Client) (any, error) { return c.CancelOperation(ctx, "f23c") }},
+		{"Version", nil, f.version, func(ctx context.Context, c *client.Client) (any, error) { return c.Version(ctx) }},
+		{"Register", []any{registration}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Register(ctx, registration) }},
+		{"Plan", []any{node1, req}, f.plan, func(ctx context.Context, c *client.Client) (any, error) { return c.Plan(ctx, node1, req) }},
+		{"Commit", []any{node1, report}, f.commit, func(ctx context.Context, c *client.Client) (any, error) { return c.Commit(ctx, node1, report) }},
+		{"Record", []any{node1, report}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Record(ctx, node1, report) }},
+		{"Sync", []any{node1, uint64(1<<63 + 5), 30 * time.Second}, f.sync, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Sync(ctx, node1, 1<<63+5, 30*time.Second)
+		}},
+		{"Sync", []any{node1, uint64(0), time.Duration(0)}, f.sync, func(ctx context.Context, c *client.Client) (any, error) { return c.Sync(ctx, node1, 0, 0) }},
+		{"Renew", []any{node1, uuid.Max}, api.Standing{TTL: dataset.Duration(10 * time.Second)}, func(ctx context.Context, c *client.Client) (any, error) { return c.Renew(ctx, node1, uuid.Max) }},
+		{"Generations", []any{node1, numbered}, api.Generations{Pools: numbered.Pools}, func(ctx context.Context, c *client.Client) (any, error) { return c.Generations(ctx, node1, numbered) }},
+		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
+		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *client.Client) (any, error) { return c.Recall(ctx, node1, report) }},
+		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
+		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Copied(ctx, node1, copied) }},
+		{"Guest", []any{node1, guest}, f.guest, func(ctx context.Context, c *client.Client) (any, error) { return c.Guest(ctx, node1, guest) }},
+		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
+		{"Hold", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Hold(ctx, node1, held) }},
+		{"Recover", []any{again}, f.recovery, func(ctx context.Context, c *client.Client) (any, error) { return c.Recover(ctx, again) }},
+		{"MakeToken", []any{token}, api.JoinToken{Token: "secret", ID: "0123abcd"}, func(ctx context.Context, c *client.Client) (any, error) { return c.MakeToken(ctx, token) }},
+		{"Join", []any{join}, api.Joined{Name: "a"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Join(ctx, join) }},
+		{"Certify", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Certify(ctx, node1, renewal) }},
+		{"Trust", nil, api.Trust{Roots: "r"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trust(ctx) }},
+		{"RemoveNode", []any{"a b", true}, api.Removed{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
+		{"RemoveNode", []any{"a", false}, api.Removed{Node: dataset.Node{Name: "a"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
+		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
+		{"Doctor", nil, f.found, func(ctx context.Context, c *client.Client) (any, error) { return c.Doctor(ctx) }},
+		{"Collect", []any{node1}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Collect(ctx, node1) }},
+		{"CreatePool", []any{api.NewPool{
+			Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"},
+		}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.CreatePool(ctx, api.NewPool{
+				Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"},
+			})
+		}},
+		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
+		{"AcceptPool", []any{api.AcceptPool{Pool: "fast", Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AcceptPool(ctx, api.AcceptPool{Pool: "fast", Confirmed: true})
+		}},
+		{"RemovePool", []any{"fast", true}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemovePool(ctx, "fast", true) }},
+		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true) }},
+		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Export(ctx, "db", "before", io.Discard)
+		}},
+		{"Import", []any{api.Request{ID: node1, Kind: dataset.OpImport, Volume: "db@gold", Options: req.Options}}, f.volume.Dataset, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Import(ctx, api.Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))
+		}},
+		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},
+		{"Diff", []any{"a", ""}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "") }},
+		{"Backup", nil, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Backup(ctx, io.Discard) }},
+		{"Events", []any{uint64(12), false}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.Events(ctx, 12, false, func(api.Event) error { return nil })
+		}},
+	} {
+		tested[c.method] = true
+		t.Run(c.method, func(t *testing.T) {
+			transports(t, Deps{Service: f, Local: f, Backup: f, Members: f}, func(t *testing.T, client *client.Client) {
+				got, err := c.call(soon(t), client)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if d := cmp.Diff([]any{asked{c.method, c.args}}, f.take(), cmpopts.EquateEmpty()); d != "" {
+					t.Errorf("asked (-want +got):\n%s", d)
+				}
+				if d := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); d != "" {
+					t.Errorf("answered (-want +got):\n%s", d)
+				}
+			})
+		})
+	}
+	for _, it := range []reflect.Type{reflect.TypeFor[api.Service](), reflect.TypeFor[api.Local](), reflect.TypeFor[api.Backup](), reflect.TypeFor[api.Members]()} {
+		for i := range it.NumMethod() {
+			if name := it.Method(i).Name; !tested[name] {
+				t.Errorf("%s.%s is not tested here", it, name)
+			}
+		}
+	}
+}
+
+// Any request that people can write arrives as it was.
+func TestSubmitKeepsEveryRequest(t *testing.T) {
+	f := newFake()
+	c := client.NewLoopback(Handler(Deps{Service: f}))
+	defer c.Close()
+	kinds := rapid.SampledFrom([]dataset.OpKind{dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
+		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
+		dataset.OpShow, dataset.OpHide})
+	rapid.Check(t, func(rt *rapid.T) {
+		text := rapid.String()
+		req := api.Request{
+			ID: uuid.New(), Kind: kinds.Draw(rt, "kind"), Volume: text.Draw(rt, "volume"), Snapshot: text.Draw(rt, "snapshot"),
+			Options: rapid.MapOf(text, text).Draw(rt, "options"), Name: text.Draw(rt, "name"), Message: text.Draw(rt, "message"),
+			Size: text.Draw(rt, "size"), Profile: text.Draw(rt, "profile"), Path: text.Draw(rt, "path"),
+			Live: rapid.Bool().Draw(rt, "live"), Force: rapid.Bool().Draw(rt, "force"), Scheduled: rapid.Bool().Draw(rt, "scheduled"),
+			Engine: rapid.Bool().Draw(rt, "engine"), Protect: rapid.Ptr(rapid.Bool(), true).Draw(rt, "protect"),
+		}
+		if _, err := c.Submit(context.Background(), req); err != nil {
+			rt.Fatal(err)
+		}
+		if d := cmp.Diff([]any{asked{"Submit", []any{req}}}, f.take(), cmpopts.EquateEmpty()); d != "" {
+			rt.Fatal(d)
+		}
+	})
+}
+
+// Any name arrives as it was, or is refused before it is sent.
+func TestNamesKeepTheirSpelling(t *testing.T) {
+	f := newFake()
+	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *client.Client) {
+		ctx := soon(t)
+		try := func(name string) string {
+			_, err := c.Volume(ctx, name)
+			got := f.take()
+			if dataset.KindOf(err) == dataset.ErrInvalid && len(got) == 0 {
+				return ""
+			}
+			if d := cmp.Diff([]any{asked{"Volume", []any{name}}}, got); d != "" || err != nil {
+				return d + " error: " + errText(err)
+			}
+			return ""
+		}
+		for _, name := range []string{"", ".", "..", "...", "a/../b", "//", "/", "a//b", "%2f", "%", "?a=b", "#", "a;b", " ", "\n", "\x00", "ä@gold", "db@snapshot-f23c", "*", "{volume}"} {
+			if d := try(name); d != "" {
+				t.Errorf("%q: %s", name, d)
+			}
+		}
+		rapid.Check(t, func(rt *rapid.T) {
+			if d := try(rapid.String().Draw(rt, "name")); d != "" {
+				rt.Fatal(d)
+			}
+		})
+	})
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "none"
+	}
+	return err.Error()
+}
+
+// A nil slice is an empty list, not null: jq and browsers iterate over it.
+func TestEmptyListsAreLists(t *testing.T) {
+	f := newFake()
+	for _, path := range []string{"/v1/pools", "/v1/nodes", "/v1/doctor"} {
+		if _, body := raw(t, Handler(Deps{Service: f, Local: f}), "GET", path, ""); body != "{\"items\":[]}\n" {
+			t.Errorf("%s: %s", path, body)
+		}
+	}
+}
+
+func TestImportRefusesWhatItCannotCarry(t *testing.T) {
+	f := newFake()
+	c := client.NewLoopback(Handler(Deps{Service: f, Local: f}))
+	defer c.Close()
+	for _, req := range []api.Request{{Volume: "db", Path: "/p"}, {Volume: "db", Kind: dataset.OpCreate}, {Volume: "db", Size: "1GiB"}, {}} {
+		if _, err := c.Import(soon(t), req, bytes.NewReader(nil)); dataset.KindOf(err) != dataset.ErrInvalid {
+			t.Errorf("%+v: %v", req, err)
+		}
+	}
+	if got := f.take(); got != nil {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,73 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
+)
+
+// routes serves the endpoints of a mux, and answers what is no request to one of them with a problem.
+//
+// http.ServeMux redirects a path with dot segments, or empty ones, to the path without them: that is
+// another endpoint, so DELETE /v1/trash/. would become DELETE /v1/trash. Such a path is refused before the
+// mux sees it, also where it is escaped, as a proxy may unescape it.
+type routes struct{ mux *http.ServeMux }
+
+// newRoutes returns the routes of a mux that has no pattern for all paths yet.
+func newRoutes(mux *http.ServeMux) *routes {
+	rt := &routes{mux}
+	mux.HandleFunc(allPaths, rt.unknown)
+	return rt
+}
+
+const allPaths = "/"
+
+func (rt *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !plainPath(r.URL.Path) {
+		line := fmt.Sprintf("bad path %q: it has an empty segment, or one of dots alone (no name is empty, "+
+			". or ..)", dataset.Clip(r.URL.Path))
+		wire.NewProblem(dataset.ErrInvalid, http.StatusBadRequest, line).Write(w)
+		return
+	}
+	rt.mux.ServeHTTP(w, r)
+}
+
+// plainPath reports whether a path, unescaped, begins with a slash and has neither dot segments nor empty
+// ones before its last.
+func plainPath(path string) bool {
+	rest, rooted := strings.CutPrefix(path, "/")
+	segments := strings.Split(rest, "/")
+	for i, s := range segments {
+		if s == "." || s == ".." || s == "" && i < len(segments)-1 {
+			return false
+		}
+	}
+	return rooted
+}
+
+// unknown answers a request that no endpoint takes: with status 405 where the path is one's. It does not
+// say not_found: a client must not take a wrong path for a volume that does not exist.
+func (rt *routes) unknown(w http.ResponseWriter, r *http.Request) {
+	status, asked := http.StatusNotFound, dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path)
+	line := fmt.Sprintf("no such endpoint: %s (GET /v1/openapi.yaml lists those there are)", asked)
+	if allowed := rt.methods(r); len(allowed) > 0 {
+		status = http.StatusMethodNotAllowed
+		line = fmt.Sprintf("wrong method: %s (this path takes %s)", asked, strings.Join(allowed, ", "))
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+	}
+	wire.NewProblem(dataset.ErrInvalid, status, line).Write(w)
+}
+
+// methods lists the methods that the path of a request has an endpoint for, sorted.
+func (rt *routes) methods(r *http.Request) []string {
+	candidates := []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPost,
+		http.MethodPut}
+	return slices.DeleteFunc(candidates, func(method string) bool {
+		_, pattern := rt.mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL})
+		return pattern == allPaths
+	})
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"context"
+	"maps"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) snapshots() {
+	add(h, get("/v1/snapshots", "list-snapshots", "snapshots", "List snapshots, of one volume or of all"),
+		func(ctx context.Context, in *struct {
+			OfVolumeParam
+			api.Page
+		}) (*answer[api.List[dataset.Snapshot]], error) {
+			return page(h.Service.Snapshots(ctx, in.Volume, in.Page))
+		})
+	add(h, get("/v1/snapshots/{snapshot}", "get-snapshot", "snapshots", "Show a snapshot"),
+		func(ctx context.Context, in *struct {
+			SnapshotParam
+			OfVolumeParam
+		}) (*answer[dataset.Snapshot], error) {
+			return reply(h.Service.Snapshot(ctx, in.Volume, in.Snapshot))
+		})
+	add(h, post("/v1/volumes/{volume}/snapshots", "create-snapshot", "snapshots", "Take a snapshot of a volume", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.TakeSnapshot
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpSnapshot)
+			req.Volume, req.Name, req.Message, req.Scheduled = in.Volume, in.Body.Name, in.Body.Message,
+				in.Body.Scheduled
+			return h.submit(ctx, req)
+		})
+	add(h, del("/v1/snapshots/{snapshot}", "delete-snapshot", "snapshots", "Delete a snapshot", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			SnapshotParam
+			OfVolumeParam
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpSnapshotDelete)
+			req.Snapshot, req.Volume = in.Snapshot, in.Volume
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/snapshots/{snapshot}/restore", "restore-snapshot", "snapshots",
+		"Make a volume again what it was", "What it was just before is kept as a snapshot."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			SnapshotParam
+			Body api.RestoreSnapshot
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpRestore)
+			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
+			return h.submit(ctx, req)
+		})
+	add(h, get("/v1/snapshots/{snapshot}/diff", "diff-snapshot", "snapshots",
+		"Say by how much a volume changed since a snapshot"),
+		func(ctx context.Context, in *struct {
+			SnapshotParam
+			Newer string `query:"newer" doc:"a unique prefix of a later snapshot's UUID; left out: the volume as it is now"`
+		}) (*answer[api.Diff], error) {
+			return reply(h.Local.Diff(ctx, in.Snapshot, in.Newer))
+		})
+	add(h, post("/v1/clones", "create-clone", "snapshots", "Create a volume as a copy that shares its blocks",
+		"A volume is copied as it is now."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			Body api.CloneVolume
+		}) (*answer[api.Outcome], error) {
+			return h.clone(ctx, in.request(dataset.OpClone), in.Body)
+		})
+}
+
+func (h handlers) clone(ctx context.Context, req api.Request, c api.CloneVolume) (*answer[api.Outcome], error) {
+	if from, ok := c.Options["from"]; ok && from != c.Source {
+		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)",
+			dataset.Clip(c.Source), dataset.Clip(from))
+	}
+	req.Volume, req.Options = c.New, maps.Clone(c.Options)
+	if req.Options == nil {
+		req.Options = map[string]string{}
+	}
+	req.Options["from"] = c.Source
+	return h.submit(ctx, req)
+}

@@ -1,0 +1,68 @@
+package server
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) trash() {
+	add(h, get("/v1/trash", "list-trash", "trash", "List the datasets in the trash"),
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
+			return page(h.Service.Trash(ctx, *in))
+		})
+	add(h, post("/v1/trash/{dataset}/restore", "restore-trash", "trash", "Give a dataset in the trash a name again",
+		""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			DatasetParam
+			Body *api.RestoreTrash
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpUndelete)
+			req.Volume = in.Dataset
+			if in.Body != nil {
+				req.Name = in.Body.Name
+			}
+			return h.submit(ctx, req)
+		})
+	add(h, del("/v1/trash/{dataset}", "purge-trash", "trash", "Destroy a dataset", "It cannot come back."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			DatasetParam
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpPurge)
+			req.Volume = in.Dataset
+			return h.submit(ctx, req)
+		})
+	add(h, del("/v1/trash", "empty-trash", "trash", "Destroy all that is in the trash",
+		"One that cannot be destroyed does not keep the others."),
+		func(ctx context.Context, _ *struct{}) (*answer[api.Emptied], error) { return reply(h.empty(ctx)) })
+}
+
+func (h handlers) empty(ctx context.Context) (api.Emptied, error) {
+	done := api.Emptied{Purged: []api.Outcome{}}
+	for p := (api.Page{}); ; {
+		list, err := h.Service.Trash(ctx, p)
+		if err != nil {
+			return done, err
+		}
+		for _, v := range list.Items {
+			out, err := h.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: v.ID.String()})
+			if ctx.Err() != nil {
+				return done, ctx.Err()
+			}
+			if err != nil {
+				done.Failed = append(done.Failed, api.Failure{Dataset: v.ID, Problem: *dataset.ProblemOf(err)})
+				continue
+			}
+			done.Purged = append(done.Purged, out)
+		}
+		if list.Next == "" {
+			return done, nil
+		}
+		p.After = list.Next
+	}
+}

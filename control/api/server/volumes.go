@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func (h handlers) volumes() {
+	add(h, get("/v1/volumes", "list-volumes", "volumes", "List volumes by name"),
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
+			return page(h.Service.Volumes(ctx, *in))
+		})
+	add(h, get("/v1/volumes/{volume}", "get-volume", "volumes", "Show a volume"),
+		func(ctx context.Context, in *VolumeParam) (*answer[api.Volume], error) {
+			return reply(h.Service.Volume(ctx, in.Volume))
+		})
+	add(h, post("/v1/volumes", "create-volume", "volumes", "Create a volume", "One that exists as asked is no error."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			Body api.CreateVolume
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpCreate)
+			req.Volume, req.Options = in.Body.Volume, in.Body.Options
+			return h.submit(ctx, req)
+		})
+	add(h, del("/v1/volumes/{volume}", "delete-volume", "volumes", "Delete a volume",
+		"Its profile says whether the data goes to the trash."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			ForceParam
+			FencedParam
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpDelete)
+			req.Volume, req.Force, req.Fenced = in.Volume, in.Force, in.Fenced
+			return h.submit(ctx, req)
+		})
+}
+
+// changes are the endpoints that change a volume that exists.
+func (h handlers) changes() {
+	add(h, post("/v1/volumes/{volume}/resize", "resize-volume", "volumes", "Resize a volume", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.ResizeVolume
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpResize)
+			req.Volume, req.Size = in.Volume, in.Body.Size
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/rekey", "rekey-volume", "volumes",
+		"Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.RekeyVolume
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpRekey)
+			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/rewrite", "rewrite-volume", "volumes",
+		"Write a volume anew, so that it lies in few pieces",
+		"It must not be in use, and takes room for a second copy; a mount ends it."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpRewrite)
+			req.Volume = in.Volume
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes",
+		"Give a volume another profile", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.SetProfile
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpUpdate)
+			req.Volume, req.Profile = in.Volume, in.Body.Profile
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/protect", "protect-volume", "volumes",
+		"Refuse deletes of a volume, or no more", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.ProtectVolume
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpUpdate)
+			req.Volume, req.Protect = in.Volume, &in.Body.Protect
+			return h.submit(ctx, req)
+		})
+	add(h, post("/v1/volumes/{volume}/import", "import-volume", "volumes", "Create a volume from a folder",
+		"The volume is named by the spec that it is to have."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.ImportVolume
+		}) (*answer[api.Outcome], error) {
+			req := in.request(dataset.OpImport)
+			req.Volume, req.Path, req.Live, req.Options = in.Volume, in.Body.Path, in.Body.Live, in.Body.Options
+			return h.submit(ctx, req)
+		})
+}
+
+func (h handlers) submit(ctx context.Context, req api.Request) (*answer[api.Outcome], error) {
+	changeOf(ctx).asks(req)
+	return reply(h.Service.Submit(ctx, req))
+}

@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The event stream of the API consists of server-sent events.
+const (
+	EventStreamType = "text/event-stream" // media type of the stream
+	ProblemEvent    = "problem"           // type of the event that ends a failed stream
+)
+
+// EncodeEvent returns the text of an event in the stream.
+func EncodeEvent(e api.Event) ([]byte, error) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", e.ID, data), nil
+}
+
+// EncodeProblem returns the text of the event that ends a stream which failed with err.
+func EncodeProblem(err error) []byte {
+	data, _ := json.Marshal(ProblemOf(err)) // strings and a number: cannot fail
+	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", ProblemEvent, data)
+}
+
+// MaxEventLine is the longest line of a stream that a client accepts. It bounds the memory that a server can make a
+// client use.
+const MaxEventLine = 1 << 20
+
+// ReadEvents calls fn for each event of a stream until the stream ends or fn returns an error. It returns the error of
+// fn, the problem that the stream ends with, or nil if the stream just ends.
+func ReadEvents(r io.Reader, fn func(api.Event) error) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, MaxEventLine)
+	var kind, data string
+	for lines.Scan() {
+		field, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch field {
+		case "event":
+			kind = value
+		case "data":
+			data += value
+		case "": // an empty line ends an event; a line that begins with a colon is a comment
+			if lines.Text() != "" || data == "" {
+				continue
+			}
+			if err := dispatch(kind, data, fn); err != nil {
+				return err
+			}
+			kind, data = "", ""
+		}
+	}
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return dataset.Errorf(dataset.ErrInternal, "event of more than %d bytes", MaxEventLine)
+	}
+	return lines.Err()
+}
+
+// dispatch decodes one event and calls fn for it, or returns the problem that it carries.
+func dispatch(kind, data string, fn func(api.Event) error) error {
+	if kind == ProblemEvent {
+		var p Problem
+		if err := json.Unmarshal([]byte(data), &p); err != nil {
+			return dataset.Errorf(dataset.ErrInternal, "problem in the event stream that cannot be read: %w", err)
+		}
+		return p.Err()
+	}
+	var e api.Event
+	if err := json.Unmarshal([]byte(data), &e); err != nil {
+		return dataset.Errorf(dataset.ErrInternal, "event that cannot be read: %w", err)
+	}
+	return fn(e)
+}

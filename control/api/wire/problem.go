@@ -1,0 +1,62 @@
+package wire
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Problem is an error in an HTTP answer: problem details of RFC 9457 with the stable code of the error's kind as an
+// additional member.
+type Problem struct {
+	Type   string `json:"type" doc:"urn:drover:problem: and the code"`
+	Title  string `json:"title" doc:"a few words, the same for every problem of the code"`
+	Status int    `json:"status" doc:"the HTTP status"`
+	Detail string `json:"detail" doc:"one line: what was asked, what is wrong, what would do"`
+	Code   string `json:"code" doc:"what sort of problem this is; stable"`
+}
+
+// ProblemType is the media type of problem details.
+const ProblemType = "application/problem+json"
+
+// ProblemOf returns the problem for an error. Of an internal error it has only the first line, since the rest may be a
+// stack trace.
+func ProblemOf(err error) *Problem {
+	kind := dataset.KindOf(err)
+	detail := dataset.OneLine(err)
+	if kind == dataset.ErrInternal {
+		detail, _, _ = strings.Cut(err.Error(), "\n")
+	}
+	return NewProblem(kind, kind.HTTP, detail)
+}
+
+// NewProblem returns a problem of the kind with another HTTP status than that of the kind. It truncates the detail.
+func NewProblem(kind *dataset.Kind, status int, detail string) *Problem {
+	return &Problem{
+		Type: "urn:drover:problem:" + kind.Code, Title: kind.Title,
+		Status: status, Detail: dataset.Cut(detail), Code: kind.Code,
+	}
+}
+
+// Error returns the detail.
+func (p *Problem) Error() string { return p.Detail }
+
+// GetStatus returns the HTTP status. huma calls it.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// ContentType returns the media type of problem details. huma calls it.
+func (p *Problem) ContentType(string) string { return ProblemType }
+
+// Err returns the error that the problem was made from, with the same kind and text.
+func (p *Problem) Err() error {
+	return dataset.Errorf(dataset.KindByCode(p.Code), "%s", p.Detail)
+}
+
+// Write sends the problem as the answer, for handlers that do not use huma.
+func (p *Problem) Write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", ProblemType)
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the peer may be gone
+}
