@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns
-// what the archive lacks. With an error, what was written is not the whole.
+// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns what the archive lacks. If
+// Export fails, what it wrote is incomplete.
 func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
 	path, err := refs("/v1/volumes/%s/export", ref)
 	if err != nil {
@@ -31,16 +31,14 @@ func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (ap
 	return wire.ReadLeftOut(trailer)
 }
 
-// Backup writes a copy of the store to w. With an error, what was written is
-// not the whole.
+// Backup writes a copy of the store to w. If Backup fails, what it wrote is incomplete.
 func (h Host) Backup(ctx context.Context, w io.Writer) error {
 	_, err := h.conn.download(ctx, call{method: http.MethodGet, path: "/v1/store/backup"}, w)
 	return err
 }
 
-// Import fills a new volume from a tar archive. Of req only the ID, the volume,
-// the options and the kind can be set, the kind to OpImport: ErrInvalid. After an
-// error a last read of r may still be under way.
+// Import creates a volume from a tar archive. Only the ID, the volume, the options and the kind OpImport can be
+// set in req; anything else is ErrInvalid. After an error, a last Read of r may still be running.
 func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d dataset.Dataset, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -64,7 +62,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	source := &watchedSource{r: r}
 	d, err = ask[dataset.Dataset](ctx, h.conn, call{
 		method: http.MethodPost, path: path, query: q, stream: source, typ: "application/x-tar",
-		// A refusal must come before the archive is spent.
+		// The server must be able to refuse the request before it reads the archive.
 		header: http.Header{"Expect": {"100-continue"}},
 	})
 	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
@@ -73,7 +71,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	return d, err
 }
 
-// watchedSink keeps the error of the caller's writer apart from the server's.
+// watchedSink remembers the error of the caller's writer, to tell it from errors of the server.
 type watchedSink struct {
 	w   io.Writer
 	err error
@@ -84,8 +82,7 @@ func (s *watchedSink) Write(b []byte) (n int, err error) {
 	return n, s.err
 }
 
-// watchedSource does so with the caller's reader, which the transport reads in a
-// goroutine of its own.
+// watchedSource remembers the error of the caller's reader. The transport reads it in another goroutine.
 type watchedSource struct {
 	r   io.Reader
 	mu  sync.Mutex

@@ -15,23 +15,21 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// call is one request to be made.
+// call is one request.
 type call struct {
 	method string
-	path   string // escaped
+	path   string // with its variable parts escaped
 	query  url.Values
-	body   any       // sent as JSON, unless nil
-	stream io.Reader // sent as it is, with the type
+	body   any       // sent as JSON; nil: none
+	stream io.Reader // sent unchanged, as the media type typ
 	typ    string
 	header http.Header
-	// again says that doing it twice is doing it once, so that it can be sent
-	// anew, to another server too.
+	// again reports that the request is idempotent, so it can be sent a second time, also to another server.
 	again bool
-	// repeat returns the body to send in place of body once a server may have received the request without
-	// answering it. Nil: the same body.
+	// repeat returns the body for the second attempt, after a server may have received the request without
+	// answering it. If nil, the body stays the same.
 	repeat func() any
-	// patience is added to the client's, for requests that wait for something to
-	// happen.
+	// patience is added to the patience of the connection, for requests that wait for something to happen.
 	patience time.Duration
 }
 
@@ -59,17 +57,16 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 		req.Header.Set("Content-Type", typ)
 	}
 	if k.again && k.repeat == nil {
-		// net/http: with this key and no value a request counts as idempotent,
-		// and nothing is sent.
+		// net/http takes a request with this key for idempotent. Without a value it does not send the header.
 		req.Header["Idempotency-Key"] = nil
 	}
 	return req, nil
 }
 
-// twice reports whether doing it twice is doing it once.
+// twice reports whether the request is idempotent.
 func (k call) twice() bool { return k.again || k.method == http.MethodGet }
 
-// ask asks for a T.
+// ask makes a call and decodes its answer.
 func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 	err = c.each(ctx, k, func(s *remote, resp *http.Response) error {
 		defer resp.Body.Close()
@@ -88,8 +85,8 @@ func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 	return v, err
 }
 
-// refs escapes what callers name into a path: path is a format with a %s for
-// each. What no path can carry is no name of anything either. ErrInvalid.
+// refs puts names into a path. The format path has one %s for each name. The names are escaped. ErrInvalid if a
+// name cannot be part of a path: nothing has such a name.
 func refs(path string, names ...string) (string, error) {
 	escaped := make([]any, len(names))
 	for i, n := range names {
@@ -102,7 +99,7 @@ func refs(path string, names ...string) (string, error) {
 	return fmt.Sprintf(path, escaped...), nil
 }
 
-// query makes the query of a URL from pairs, without those that are empty.
+// query returns the query of a URL from pairs of names and values. Empty values are left out.
 func query(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -113,7 +110,7 @@ func query(pairs ...string) url.Values {
 	return q
 }
 
-// one asks for one thing by name.
+// one asks for one object by its name.
 func one[T any](ctx context.Context, c *connection, path, name string, params ...string) (T, error) {
 	path, err := refs(path, name)
 	if err != nil {
@@ -123,7 +120,7 @@ func one[T any](ctx context.Context, c *connection, path, name string, params ..
 	return ask[T](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
 }
 
-// list asks for a page.
+// list asks for one page of a list.
 func list[T any](ctx context.Context, c *connection, path string, p api.Page, params ...string) (api.List[T], error) {
 	params = append(params, "after", p.After)
 	if p.Limit != 0 {
@@ -132,7 +129,7 @@ func list[T any](ctx context.Context, c *connection, path string, p api.Page, pa
 	return ask[api.List[T]](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
 }
 
-// items asks for a list that has one page.
+// items asks for a list that has only one page.
 func items[T any](ctx context.Context, c *connection, path string, params ...string) ([]T, error) {
 	l, err := ask[api.List[T]](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
 	return l.Items, err

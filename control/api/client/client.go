@@ -38,7 +38,7 @@ func newClient(conn *connection) *Client {
 // own. It must not be called once the client is in use.
 func (c *Client) SetVersion(version string) { c.conn.version = version }
 
-// Endpoint is the address of the server that is asked first at present.
+// Endpoint returns the address of the server that the client asks first at present.
 func (c *Client) Endpoint() string { return c.conn.servers[c.conn.now()].endpoint }
 
 // Apart returns one client for each server. They share the connections of c, must not be used after c is closed, and
@@ -67,9 +67,8 @@ var (
 	_ api.Members = (*Client)(nil)
 )
 
-// New returns a client of the servers at unix:///PATH, http://HOST[:PORT]
-// or https://HOST[:PORT], with a comma between two. It does not connect.
-// ErrInvalid.
+// New returns a client for the servers at unix:///PATH, http://HOST[:PORT] or https://HOST[:PORT], separated by
+// commas. It does not connect. ErrInvalid for other addresses.
 func New(endpoints string) (*Client, error) { return NewTLS(endpoints, nil) }
 
 // NewTLS is New with the TLS configuration for https addresses.

@@ -22,23 +22,23 @@ type connection struct {
 	version  string // version of this program; empty: not sent
 }
 
-// remote is one that a client can ask.
+// remote is one server that a client can ask.
 type remote struct {
-	base     string // http://host, without a slash at the end
-	endpoint string // as people write it
-	// transport, and no http.Client: no endpoint redirects.
+	base     string // such as http://host, without a slash at the end
+	endpoint string // the address as the user wrote it
+	// A transport suffices, since no endpoint redirects.
 	transport http.RoundTripper
 }
 
 func (c *connection) now() int { return int(c.current.Load()) % len(c.servers) }
 
-// leave goes on to the next server, unless another call has done so.
+// leave makes the next server the current one, unless another call has already done so.
 func (c *connection) leave(at int) {
 	c.current.CompareAndSwap(uint32(at), uint32((at+1)%len(c.servers)))
 }
 
-// each makes the call at one server after the other until one answers, and has
-// use take in a good answer and close its body: its error counts as the server's.
+// each sends the call to one server after the other until one answers. It passes a successful answer to use,
+// which closes the body. An error of use counts as an error of the server.
 func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.Response) error) error {
 	var away []error
 	for range c.servers {
@@ -46,7 +46,7 @@ func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.R
 		s := &c.servers[at]
 		err := c.once(ctx, s, k, use)
 		if err != nil && k.repeat != nil && brokeOff(err) && ctx.Err() == nil {
-			k.body, k.repeat = k.repeat(), nil // as net/http does by itself for calls without repeat
+			k.body, k.repeat = k.repeat(), nil // net/http does this itself for calls without repeat
 			err = c.once(ctx, s, k, use)
 		}
 		if err == nil || len(c.servers) == 1 {
@@ -73,7 +73,7 @@ func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.R
 	return allAway(away)
 }
 
-// once makes the call at one server.
+// once sends the call to one server and passes a successful answer to use.
 func (c *connection) once(ctx context.Context, s *remote, k call, use func(*remote, *http.Response) error) error {
 	resp, err := c.attempt(ctx, s, k) //nolint:bodyclose // use closes it
 	if err == nil {
@@ -82,8 +82,7 @@ func (c *connection) once(ctx context.Context, s *remote, k call, use func(*remo
 	return err
 }
 
-// do makes the call and returns its answer when it is a good one, and who gave it;
-// the caller closes the body.
+// do sends the call and returns a successful answer with the server that gave it. The caller closes the body.
 func (c *connection) do(ctx context.Context, k call) (resp *http.Response, from *remote, err error) {
 	err = c.each(ctx, k, func(s *remote, r *http.Response) error {
 		resp, from = r, s
@@ -92,7 +91,7 @@ func (c *connection) do(ctx context.Context, k call) (resp *http.Response, from 
 	return resp, from, err
 }
 
-// attempt makes the call at one server.
+// attempt sends the call to one server, and returns its answer if that is successful.
 func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Response, error) {
 	actx, stop, end := ctx, func() bool { return true }, context.CancelCauseFunc(nil)
 	if c.patience > 0 && k.twice() {
@@ -124,7 +123,7 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 	}
 	defer resp.Body.Close()
 	if ctx.Err() != nil {
-		return nil, s.failed(ctx, k, nil) // it may well be why
+		return nil, s.failed(ctx, k, nil) // the end of the context may be the reason for the refusal
 	}
 	return nil, s.refused(resp)
 }
@@ -137,7 +136,7 @@ func (c *connection) tell(ctx context.Context, k call) error {
 	})
 }
 
-// endingBody ends the context of its request when it is closed.
+// endingBody is the body of an answer. Close also ends the context of the request.
 type endingBody struct {
 	io.ReadCloser
 	end context.CancelCauseFunc
@@ -148,7 +147,7 @@ func (b *endingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// download returns the trailers of an answer that is whole.
+// download copies a stream to w and returns its trailers. It fails if the stream is incomplete.
 func (c *connection) download(ctx context.Context, k call, w io.Writer) (http.Header, error) {
 	k.header = http.Header{"Te": {"trailers"}}
 	resp, from, err := c.do(ctx, k)

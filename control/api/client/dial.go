@@ -17,16 +17,16 @@ import (
 
 const (
 	connectTime = 4 * time.Second
-	// handshakeTime is what a server has that is there: all agents at once, whose replica
-	// died, keep another busy for a while, and the longer the more of them give up and begin
-	// anew. One that is cut off meanwhile is found out by silence.
+	// handshakeTime is how long a reachable server has for the TLS handshake. When a replica fails, all agents
+	// connect to another one at once and keep it busy for a while. The more of them give up and begin again, the
+	// longer this takes. If the server is cut off meanwhile, the limit silence detects that.
 	handshakeTime = 10 * time.Second
-	// answerTime is what one of several servers has to answer: more than it waits for
-	// a leader of its store, so that it is not left for that.
+	// answerTime is how long one of several servers has to answer. It is longer than a server waits for a leader
+	// of its store, so that the client does not leave a server for that reason.
 	answerTime = 12 * time.Second
-	// silence is after how long a connection whose peer acknowledges nothing is
-	// dead: a cut network says nothing. Two servers that are both cut off have ten seconds
-	// together, for whoever waits behind Docker.
+	// silence is the time after which a connection counts as dead if the peer acknowledges nothing: a network
+	// that is cut reports no error. For two servers that are both cut off this takes at most ten seconds
+	// together, while a caller waits behind Docker.
 	silence = 4 * time.Second
 )
 
@@ -70,8 +70,7 @@ func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
 }
 
-// giveUp bounds how long what was sent may stay unacknowledged: 15 minutes
-// otherwise (tcp(7), TCP_USER_TIMEOUT).
+// giveUp limits how long sent data may stay unacknowledged. The default is 15 minutes (tcp(7), TCP_USER_TIMEOUT).
 func giveUp(network, _ string, c syscall.RawConn) error {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil
@@ -85,10 +84,10 @@ func giveUp(network, _ string, c syscall.RawConn) error {
 	return err
 }
 
-// shuffle puts the servers in an order of this client's own.
+// shuffle puts the servers in random order.
 func shuffle(list []remote) {
 	for i := len(list) - 1; i > 0; i-- {
-		id := uuid.New() // of crypto/rand; the bias of a byte does not matter
+		id := uuid.New() // from crypto/rand; the bias of a single byte does not matter
 		j := int(id[0]) % (i + 1)
 		list[i], list[j] = list[j], list[i]
 	}

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Events calls fn as Users says. When the server ends a stream that was to
-// follow, that is ErrUnavailable; what was missed comes after the last ID, unless
-// the server has been started anew.
+// Events calls fn as described in api.Users. If the server ends a stream that follows events, the error is
+// ErrUnavailable. The caller can continue after the last ID that it received, unless the server has been
+// restarted.
 func (u Users) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	k := call{
 		method: http.MethodGet, path: "/v1/events",

@@ -19,10 +19,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// maxProblem bounds what of a refusal is read.
+// maxProblem is how much of a refusal the client reads.
 const maxProblem = 64 << 10
 
-// refused is the error that a bad answer tells of.
+// refused returns the error for an answer with an error status.
 func (s *remote) refused(resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var p wire.Problem
@@ -32,22 +32,22 @@ func (s *remote) refused(resp *http.Response) error {
 	}
 	kind := dataset.ErrInternal
 	if resp.StatusCode >= http.StatusInternalServerError {
-		kind = dataset.ErrUnavailable // a proxy in front of a server that is away
+		kind = dataset.ErrUnavailable // a proxy in front of a server that is unreachable
 	}
 	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set "+
 		"--api or DROVER_API)", s.endpoint, resp.Status)
 }
 
-// unsent reports whether a request surely was not carried out: there was no
-// connection, or one side refused who the other is.
+// unsent reports whether the server cannot have carried out the request: there was no connection, or one side
+// refused the certificate of the other.
 func unsent(err error) bool {
 	var op *net.OpError
 	var alert tls.AlertError
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &alert) || errors.Is(err, dataset.ErrForbidden)
 }
 
-// brokenOffError is the cause of a request whose connection broke: one that was idle may have been closed
-// by a server that is there.
+// brokenOffError is the cause of a failed request whose connection broke. A server that is running may have
+// closed the connection because it was idle.
 type brokenOffError struct{ error }
 
 func (e brokenOffError) Unwrap() error { return e.error }
@@ -57,10 +57,10 @@ func brokeOff(err error) bool {
 	return errors.As(err, &broken) && !errors.Is(err, errSilent) && !unsent(err)
 }
 
-// errSilent is the cause of a request that one of several servers did not answer.
+// errSilent is the cause of a failed request that one of several servers did not answer in time.
 var errSilent = errors.New("no answer in time")
 
-// failed is the error of a request that got no answer, or half of one.
+// failed returns the error for a request without an answer, or with an incomplete one.
 func (s *remote) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
@@ -70,7 +70,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "want root, or a member of the group drover"
 	case errors.Is(err, dataset.ErrForbidden):
-		// it says what would do
+		// the error itself says what to do
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "is `drover control` running there, and of this cluster?"
@@ -80,8 +80,8 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
 }
 
-// besideControl is the address of a control replica of this host, where there is one in the
-// folder of a socket that did not answer.
+// besideControl returns the address of the control replica of this host if its socket is in the same folder as
+// the socket that did not answer. Otherwise it returns "".
 func (s *remote) besideControl() string {
 	path, local := strings.CutPrefix(s.endpoint, "unix://")
 	beside := filepath.Join(filepath.Dir(path), "control.sock")
@@ -91,8 +91,8 @@ func (s *remote) besideControl() string {
 	return "unix://" + beside
 }
 
-// allAway is why none of several servers answered: what one that was reached says
-// comes first.
+// allAway returns the error for a request that none of several servers answered. An error that a reachable server
+// reported comes before the others.
 func allAway(list []error) error {
 	lines := make([]string, 0, len(list))
 	for _, err := range list {

@@ -13,35 +13,34 @@ import (
 // Host implements api.Local and api.Backup: the requests that the agent of the server's host answers.
 type Host struct{ conn *connection }
 
-// Doctor says what works on the server's host.
+// Doctor returns what works on the server's host and what does not.
 func (h Host) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return items[api.Finding](ctx, h.conn, "/v1/doctor")
 }
 
-// Collect destroys one thing that the store does not know.
+// Collect destroys one dataset that the store does not know.
 func (h Host) Collect(ctx context.Context, id uuid.UUID) error {
 	return h.conn.tell(ctx, call{method: http.MethodDelete, path: "/v1/doctor/" + id.String()})
 }
 
-// CreatePool makes a pool on the server's host.
+// CreatePool creates a pool on the server's host.
 func (h Host) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
 	return ask[dataset.Pool](ctx, h.conn, call{method: http.MethodPost, path: "/v1/pools", body: p})
 }
 
-// AdoptPool takes over a pool that lies on the server's host.
+// AdoptPool takes over an existing pool on the server's host.
 func (h Host) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
 	k := call{method: http.MethodPost, path: "/v1/pools/adopt", body: api.AdoptPool{Path: path}}
 	a, err := ask[api.Adopted](ctx, h.conn, k)
 	return a.Pool, a.Rebuilt, err
 }
 
-// AcceptPool has a pool of the server's host that is held serve as it is.
+// AcceptPool lets a quarantined pool of the server's host serve in its present state.
 func (h Host) AcceptPool(ctx context.Context, p api.AcceptPool) (dataset.Pool, error) {
 	return ask[dataset.Pool](ctx, h.conn, call{method: http.MethodPost, path: "/v1/pools/accept", body: p})
 }
 
-// RemovePool removes a pool of the server's host that holds nothing; with forget it only takes it
-// off the record.
+// RemovePool removes an empty pool of the server's host. With forget it only deletes the record.
 func (h Host) RemovePool(ctx context.Context, name string, forget bool) (p api.RemovedPool, err error) {
 	path, err := refs("/v1/pools/%s", name)
 	if err != nil {
@@ -54,7 +53,7 @@ func (h Host) RemovePool(ctx context.Context, name string, forget bool) (p api.R
 	return ask[api.RemovedPool](ctx, h.conn, k)
 }
 
-// RebuildStore brings back the names from the pools of the server's host.
+// RebuildStore restores the names of the datasets in the pools of the server's host.
 func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
 	k := call{method: http.MethodPost, path: "/v1/store/rebuild"}
 	if skipOffline {

@@ -13,10 +13,9 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// NewLoopback returns a client of a handler in this process, without sockets.
-// Answers stream where they are long, and the end of a caller's context, or of
-// its interest in an answer, ends the handler's context, as they would with a
-// connection between.
+// NewLoopback returns a client of a handler in this process, without sockets. As with a connection, long answers
+// are streamed. The context of the handler ends when the caller's context ends, or when the caller closes the
+// answer.
 func NewLoopback(handler http.Handler) *Client {
 	t := &loopback{handler: handler}
 	return newClient(&connection{servers: []remote{{"http://drover", "this process", t}}, close: t.running.Wait})
@@ -34,9 +33,8 @@ func (l *loopback) RoundTrip(req *http.Request) (*http.Response, error) {
 	return l.whole(req)
 }
 
-// whole runs the handler of a short answer on the caller's goroutine: that costs
-// half of what two goroutines and their switches do, and agents do this for
-// every volume.
+// whole runs the handler of a short answer on the caller's goroutine. That costs half as much as two goroutines
+// and the switches between them, and agents do it for every volume.
 func (l *loopback) whole(req *http.Request) (resp *http.Response, err error) {
 	w := &recorder{header: http.Header{}}
 	defer func() {
@@ -49,7 +47,7 @@ func (l *loopback) whole(req *http.Request) (resp *http.Response, err error) {
 	return respond(req, w.header, w.status, io.NopCloser(&w.body)), nil
 }
 
-// stream runs the handler in a goroutine of its own.
+// stream runs the handler in another goroutine.
 func (l *loopback) stream(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	served := serverSide(ctx, req)
@@ -68,7 +66,7 @@ func (l *loopback) stream(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// serverSide returns the request as a handler gets it.
+// serverSide returns the request as a handler receives it.
 func serverSide(ctx context.Context, req *http.Request) *http.Request {
 	served := req.WithContext(ctx)
 	served.RequestURI = req.URL.RequestURI()
@@ -89,7 +87,7 @@ func respond(req *http.Request, header http.Header, status int, body io.ReadClos
 	}
 }
 
-// brokenOff is what a peer sees of a handler that panicked.
+// brokenOff returns the error that a peer sees when a handler panics.
 func brokenOff(v any) error {
 	if wire.IsAbort(v) {
 		return io.ErrUnexpectedEOF
@@ -97,7 +95,7 @@ func brokenOff(v any) error {
 	return fmt.Errorf("the handler panicked: %v", v)
 }
 
-// recorder takes a short answer.
+// recorder holds a short answer.
 type recorder struct {
 	header http.Header
 	status int
@@ -114,26 +112,26 @@ func (w *recorder) WriteHeader(status int) {
 
 func (w *recorder) Write(b []byte) (int, error) { return w.body.Write(b) }
 
-// exchange is both ends of one answer: a http.ResponseWriter for the handler and
-// the body of the response for the caller.
+// exchange is both ends of one answer: the http.ResponseWriter of the handler and the body of the caller's
+// response.
 type exchange struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	request *http.Request
 	header  http.Header
-	begun   chan struct{} // closed when there is something to see for the caller
+	begun   chan struct{} // closed once the response exists or the handler failed
 
 	mu       sync.Mutex
-	moved    sync.Cond // any of what follows changed
+	moved    sync.Cond // signals a change of the fields below
 	status   int
-	response *http.Response // once begun, unless the handler broke off before
-	buf      bytes.Buffer   // written and not yet read
+	response *http.Response // nil before begin, and if the handler failed before it
+	buf      bytes.Buffer   // written by the handler and not yet read
 	done     bool           // the handler has returned
-	broken   error          // it did not end well
-	closed   bool           // the caller wants no more
+	broken   error          // why the handler failed
+	closed   bool           // the caller has closed the body
 }
 
-// window is how much a handler can write before its caller reads.
+// window is how much a handler can write before the caller reads.
 const window = 64 << 10
 
 func (x *exchange) Header() http.Header { return x.header }
@@ -168,15 +166,14 @@ func (x *exchange) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// Flush lets the caller see what was written so far, if only the header.
+// Flush gives the caller the header and what was written so far.
 func (x *exchange) Flush() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.begin()
 }
 
-// begin makes the response; the handler may go on to change its header, for
-// trailers. The lock is held.
+// begin creates the response. The handler may still change its header, to set trailers. The lock is held.
 func (x *exchange) begin() {
 	if x.response != nil {
 		return
@@ -221,7 +218,7 @@ func (x *exchange) answer() (*http.Response, error) {
 	return x.response, nil
 }
 
-// Read gives the caller what was written.
+// Read returns what the handler has written.
 func (x *exchange) Read(b []byte) (int, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -243,7 +240,7 @@ func (x *exchange) Read(b []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Close ends the handler's context: nobody wants its answer any more.
+// Close ends the handler's context.
 func (x *exchange) Close() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -253,8 +250,8 @@ func (x *exchange) Close() error {
 	return nil
 }
 
-// wait returns when until holds, or with the error of the context. The lock is
-// held, but not while it waits.
+// wait returns once until returns true, or with the error of the context. The caller holds the lock; wait
+// releases it while it waits.
 func (x *exchange) wait(until func() bool) error {
 	if until() {
 		return nil
