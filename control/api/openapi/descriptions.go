@@ -25,7 +25,7 @@ func fieldKey(owner reflect.Type, field string) string {
 func describeProperties(schemas huma.Registry) {
 	var texts map[string]string
 	if err := json.Unmarshal(descriptionsFile, &texts); err != nil {
-		panic("descriptions.json: " + err.Error()) // it is part of the program
+		panic("descriptions.json: " + err.Error()) // the file is part of the program
 	}
 	for name, schema := range schemas.Map() {
 		for property, key := range propertyFields(schemas.TypeFromRef("#/components/schemas/" + name)) {
@@ -36,7 +36,7 @@ func describeProperties(schemas huma.Registry) {
 			switch {
 			case s.Description == "":
 				s.Description = texts[key]
-			// of the type, so it holds for the field too
+			// This description belongs to the type, so it also holds for the field.
 			case s.Description == sizeUnit || s.Description == durationUnit:
 				s.Description = texts[key] + ". Unit: " + s.Description
 			}

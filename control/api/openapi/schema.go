@@ -10,8 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The schemas of types that describe themselves less than they could: package
-// dataset knows nothing of schemas.
+// Schemas of types that have no schema themselves: package dataset knows nothing about schemas.
 type (
 	uuidSchema         struct{}
 	stateSchema        struct{}
@@ -85,7 +84,7 @@ func (deleteModeSchema) Schema(huma.Registry) *huma.Schema {
 	return words(dataset.DeleteTrash, dataset.DeletePurge, dataset.DeleteKeep)
 }
 
-// words is the schema of a string with a fixed set of values.
+// words returns the schema of a string with a fixed set of values.
 func words[T ~string](values ...T) *huma.Schema {
 	s := &huma.Schema{Type: huma.TypeString}
 	for _, v := range values {
@@ -94,7 +93,7 @@ func words[T ~string](values ...T) *huma.Schema {
 	return s
 }
 
-// registry returns an empty registry of schemas that knows these.
+// registry returns an empty registry that knows the schemas above.
 func registry() huma.Registry {
 	r := huma.NewMapRegistry("#/components/schemas/", schemaName)
 	alias[uuid.UUID, uuidSchema](r)
@@ -117,8 +116,8 @@ func alias[T, As any](r huma.Registry) {
 	r.RegisterTypeAlias(reflect.TypeFor[T](), reflect.TypeFor[As]())
 }
 
-// schemaName keeps what is on record apart from what people see where both have
-// the same name: all other names are used once.
+// schemaName returns the name of a type's schema. It keeps records apart from the types that people see if both
+// have the same name. All other names are unique.
 func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

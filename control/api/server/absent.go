@@ -11,7 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// absent stands for the agent, or the store, that a process does not have.
+// absent implements the interfaces that a process does not have: Local without an agent, Backup without a store
+// that can be copied, Members without a cluster. Each method returns ErrUnsupported and says where to ask.
 type absent struct{}
 
 var (

@@ -14,27 +14,26 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// rule says who may use an endpoint, beside those of this host, who may use all.
+// rule says who may use an endpoint. Callers on this host may use all of them.
 type rule struct {
-	role     pki.Role // operators of this role, and of those that may more; empty: none
-	node     reach    // nodes
-	stranger bool     // also who has no certificate
-	quiet    bool     // changes nothing that anybody decided, so that the audit log has nothing of it
-	carries  bool     // a read that carries a volume or the store out, so that the audit log has it
+	role     pki.Role // operators with this role or a higher one; empty: no operator
+	node     reach    // which nodes
+	stranger bool     // also callers without a certificate
+	quiet    bool     // decides nothing new, so the audit log has no line for it
+	carries  bool     // reads a whole volume or the store, so the audit log has a line for it
 }
 
-// reach is for whom a node may ask.
+// reach says which nodes may use an endpoint.
 type reach int
 
 const (
 	nobody reach = iota
-	itself       // the node that the path names must be the one that asks
+	itself       // only the node that the path names
 	anybody
 )
 
-// ruleOf returns the rule of an endpoint by its operation ID. One that is not here
-// is nobody's. What a node may submit is decided where the request is understood:
-// control looks at the principal as well.
+// ruleOf returns the rule of an endpoint by its operation ID. Nobody may use an endpoint without a rule. This is
+// only the first check: control also compares the content of a request with the principal.
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
@@ -70,8 +69,7 @@ func ruleOf(id string) (r rule, known bool) {
 	return rule{}, false
 }
 
-// admit lets in to an endpoint whom its rule names, before anything of the body is
-// read.
+// admit returns the middleware that checks the rule of an endpoint, before any of the body is read.
 func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 	rule, known := ruleOf(op.OperationID)
 	return func(hc huma.Context, next func(huma.Context)) {
@@ -91,7 +89,7 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 	}
 }
 
-// plain registers an endpoint that is no part of the document, for whom its rule names.
+// plain registers an endpoint that is not in the OpenAPI document, and checks its rule.
 func plain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
 	rule, known := ruleOf(id)
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -112,8 +110,8 @@ func nobodyMay(p api.Principal, what string) error {
 	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lower(what))
 }
 
-// allows fails with ErrForbidden for who may not do what an endpoint does. node is
-// the one that the path names, if any.
+// allows returns ErrForbidden if the principal may not use the endpoint. node is the node that the path names, or
+// empty.
 func (r rule) allows(p api.Principal, node, what string) error {
 	var lacks string
 	switch {
@@ -145,7 +143,7 @@ func (r rule) allows(p api.Principal, node, what string) error {
 	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p, lower(what), lacks)
 }
 
-// lower makes a summary a part of a sentence.
+// lower makes a summary the end of a sentence.
 func lower(summary string) string {
 	if summary == "" {
 		return "do this"

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// pending is the line of the audit log that the request under way will cause, and whether it is written at all.
+// pending is the line of the audit log for the request in progress, and whether it is written at all.
 type pending struct {
 	api.Change
 	quiet bool // written only if the request is refused
@@ -21,8 +21,7 @@ type pending struct {
 
 type changeKey struct{}
 
-// changeOf returns the change that a request makes; one that nobody keeps when it
-// makes none.
+// changeOf returns the pending line of a request. If there is none, it returns one that is never written.
 func changeOf(ctx context.Context) *pending {
 	if c, ok := ctx.Value(changeKey{}).(*pending); ok {
 		return c
@@ -30,7 +29,8 @@ func changeOf(ctx context.Context) *pending {
 	return &pending{}
 }
 
-// withChange begins a request's change. That of a read is kept only if begins says so.
+// withChange adds the pending line of a request to its context. The line of a read is written only if begins says
+// so.
 func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.Context, *pending) {
 	c := &pending{Change: api.Change{
 		Who:  p.String(),
@@ -41,7 +41,7 @@ func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// begins says which endpoint is asked, by whose rule, and for what.
+// begins notes the endpoint and what the path names, and applies the rule of the endpoint.
 func (c *pending) begins(op huma.Operation, param func(string) string, r rule) {
 	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
 	if r.carries {
@@ -59,7 +59,7 @@ func (c *pending) failed(err error) {
 	c.Code, c.Error = p.Code, p.Detail
 }
 
-// asks notes what a request is.
+// asks notes the contents of a request.
 func (c *pending) asks(req api.Request) {
 	c.Kind, c.ID = dataset.Clip(string(req.Kind)), req.ID
 	if req.Volume != "" {
@@ -71,17 +71,17 @@ func (c *pending) asks(req api.Request) {
 	if req.Force {
 		c.says("", "force")
 	}
-	c.says("fenced ", req.Fenced) // the node for whose end who asks vouches
+	c.says("fenced ", req.Fenced) // the node that the caller confirms to be fenced
 }
 
-// carried notes how much of a volume or the store went to the caller, and why not all.
+// carried notes how many bytes of a volume or the store were sent, and why it was not all of them.
 func (c *pending) carried(bytes int64, err error) {
 	if c.Bytes = bytes; err != nil {
 		c.failed(err)
 	}
 }
 
-// says adds to what was asked for; nothing where that is empty.
+// says adds a word to the detail, unless the value is empty.
 func (c *pending) says(what, value string) {
 	if value == "" {
 		return
@@ -92,7 +92,7 @@ func (c *pending) says(what, value string) {
 	c.Detail += what + dataset.Clip(value)
 }
 
-// reports notes what an agent says of an operation.
+// reports notes which operation an agent reports.
 func (c *pending) reports(op dataset.Operation) {
 	c.Kind, c.ID, c.Target = dataset.Clip(string(op.Kind)), op.ID, dataset.Clip(op.Volume)
 	if op.Volume == "" {
@@ -103,7 +103,7 @@ func (c *pending) reports(op dataset.Operation) {
 	}
 }
 
-// ends gives the change to who keeps the log. status is the answer's, 0 for none.
+// ends gives the line to keep, which writes the log. status is that of the answer, or 0 if there was none.
 func (c *pending) ends(status int, keep func(api.Change)) {
 	switch {
 	case keep == nil || c.read || c.quiet && status != http.StatusForbidden:
@@ -118,8 +118,8 @@ func (c *pending) ends(status int, keep func(api.Change)) {
 	keep(c.Change)
 }
 
-// Audited returns a service whose agent is in this process, with what that changes
-// in the audit log as if it had come over the wire.
+// Audited returns a service for an agent in this process. Changes through it appear in the audit log as if they
+// had come over the network.
 func Audited(s api.Service, keep func(api.Change)) api.Service { return audited{s, keep} }
 
 type audited struct {

@@ -13,34 +13,33 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// What one peer may take of a process.
+// Limits on what one peer may use.
 const (
-	strangerTime = 10 * time.Second // for a body, from who may be anybody
+	strangerTime = 10 * time.Second // for the body of a request without a certificate
 	maxJoin      = 32 << 10
-	joinsOnce    = 8 // joins at once
+	joinsOnce    = 8 // concurrent joins
 
-	requestsOnce   = 256 // requests at once of one certificate's holder, those that wait too
-	heartbeatsOnce = 4   // of one node, of which each is read into memory
-	rebuildsOnce   = 1   // likewise
-	rebuildsAll    = 2   // of all nodes
+	requestsOnce   = 256 // concurrent requests of one certificate, including those that wait
+	heartbeatsOnce = 4   // of one node; each is read into memory
+	rebuildsOnce   = 1   // of one node; each is read into memory
+	rebuildsAll    = 2   // of all nodes together
 
-	maxReport = 256 << 10 // bytes of what an agent says of one operation, copy, move or host
-	// Bodies of agents that report all they have are larger: some 80,000 datasets in a
-	// heartbeat, some 100,000 records in a rebuild.
+	maxReport = 256 << 10 // bytes of a report on one operation, copy, move or host
+	// Reports on everything that a node has are larger: about 80,000 datasets in a heartbeat, about 100,000
+	// records in a rebuild.
 	maxHeartbeat = 16 << 20
 	maxRebuild   = 256 << 20
 )
 
-// crowd counts how many requests each member has under way, and all have. Safe for
-// concurrent use.
+// crowd counts the concurrent requests of each certificate and of all. It is safe for concurrent use.
 type crowd struct {
 	mu  sync.Mutex
 	of  map[pki.Identity]int
 	all int
 }
 
-// enter counts one more until leave is called. ErrUnavailable for one too many; most of
-// all 0: as many as there are.
+// enter counts a request until leave is called. It returns ErrUnavailable if there are already most of the same
+// certificate, or ofAll in total. ofAll 0 means no limit in total.
 func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,8 +66,8 @@ func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func
 	}, nil
 }
 
-// atOnce bounds how many requests to an endpoint are under way, before their bodies are
-// read. Those of this host are not bounded.
+// atOnce returns a middleware that limits the concurrent requests to an endpoint, before their bodies are read.
+// Requests from this host are not limited.
 func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context)) {
 	var now crowd
 	return func(hc huma.Context, next func(huma.Context)) {
@@ -87,7 +86,7 @@ func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context))
 	}
 }
 
-// only refuses requests to an endpoint, before their bodies are read, unless they may be.
+// only returns a middleware that refuses requests while may returns an error, before their bodies are read.
 func only(may func() error) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		if err := may(); err != nil {
@@ -104,9 +103,9 @@ func refuse(hc huma.Context, err error) {
 	wire.ProblemOf(err).Write(w)
 }
 
-// All agents tell what they hold at once, when they hear of a recovery, and again while
-// others are under way.
+// When agents learn of a recovery, all of them report what they hold at once, and again while the reports of
+// others are in progress.
 const (
-	holdingsOnce = 1  // of one node, which are read into memory
-	holdingsAll  = 16 // of all nodes
+	holdingsOnce = 1  // of one node; each is read into memory
+	holdingsAll  = 16 // of all nodes together
 )

@@ -23,6 +23,6 @@ func serveDocument(contentType string, render func() ([]byte, error)) http.Handl
 			return
 		}
 		w.Header().Set("Content-Type", contentType)
-		_, _ = w.Write(text) // who asked may be gone
+		_, _ = w.Write(text) // the peer may be gone
 	}
 }

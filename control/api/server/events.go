@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-const eventPatience = 30 * time.Second // with a peer that does not read
+const eventPatience = 30 * time.Second // for a peer that does not read
 
 type eventsInput struct {
 	After  uint64 `query:"after" doc:"only what came after the event with this ID"`
@@ -48,11 +48,10 @@ func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint6
 	w.Header().Set("Content-Type", wire.EventStreamType)
 	w.Header().Set("Cache-Control", "no-store")
 	conn := http.NewResponseController(w)
-	_ = conn.Flush() // the peer learns that it is connected; a peer that is gone ends ctx
+	_ = conn.Flush() // so that the peer knows it is connected; if the peer is gone, ctx ends
 	ctx, end := waiting(ctx)
-	// A peer that has stopped reading must not hold up the service: a deadline of
-	// the kernel's, so the system's clock. In process there is no connection and
-	// none.
+	// A peer that stops reading must not block the service. The kernel keeps this deadline, so it uses the clock
+	// of the system. Without a connection, in this process, there is no deadline.
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	err := end(h.Service.Events(ctx, after, follow, func(e api.Event) error {
 		frame, err := wire.EncodeEvent(e)

@@ -11,16 +11,16 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// formats returns the one format of the API. Unlike huma's own it refuses
-// unknown fields also where the schema is not checked, and encodes before it
-// writes, so that a peer that has gone is no encoding error.
+// formats returns the only format of the API, JSON. Unlike the format of huma, it refuses unknown fields even if
+// the schema is not checked. It encodes before it writes, so a peer that is gone is not reported as an encoding
+// error.
 func formats() map[string]huma.Format {
 	buffers := &sync.Pool{New: func() any { return new(bytes.Buffer) }}
 	f := huma.Format{
 		Marshal: func(w io.Writer, v any) error {
 			buf := buffers.Get().(*bytes.Buffer)
 			defer func() {
-				if buf.Cap() <= 256<<10 { // one large list must not stay in memory
+				if buf.Cap() <= 256<<10 { // do not keep the memory of one large list
 					buf.Reset()
 					buffers.Put(buf)
 				}
@@ -30,7 +30,7 @@ func formats() map[string]huma.Format {
 			if err := enc.Encode(v); err != nil {
 				return err
 			}
-			_, _ = w.Write(buf.Bytes()) // nobody is left to tell when this fails
+			_, _ = w.Write(buf.Bytes()) // if this fails, the peer is gone
 			return nil
 		},
 		Unmarshal: wire.DecodeStrict,

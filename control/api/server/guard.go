@@ -13,14 +13,15 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// guard finds out who asks, and answers for handlers that panic.
+// guard is the outermost handler. It identifies the caller, limits its requests, completes the audit log, and
+// answers if a handler panics.
 type guard struct {
 	next     http.Handler
 	version  string
 	peer     Peer
 	audit    func(api.Change)
 	panicked func(request string, value any, stack []byte)
-	patience time.Duration // with who is not known
+	patience time.Duration // with the body of a caller that is not identified
 	crowd    crowd
 }
 
@@ -52,8 +53,8 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.serve(watched, r.WithContext(ctx))
 }
 
-// spent reports whether a connection should be made anew, since it shows the certificate
-// that its peer had when it was made: one that is to be renewed by now.
+// spent reports whether the connection should be closed after this request. A connection keeps the certificate
+// with which the peer opened it, and that certificate is due for renewal.
 func spent(r *http.Request) bool {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return false
@@ -61,8 +62,8 @@ func spent(r *http.Request) bool {
 	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
-// known fails for who may ask nothing at all. Who has no certificate yet may go on to
-// the endpoint that gives one.
+// known returns an error for a caller that may ask nothing at all. A caller without a certificate may use the
+// endpoint that issues one. Nodes and control must have a compatible version.
 func (g *guard) known(r *http.Request, who api.Principal, err error) error {
 	switch {
 	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == api.JoinPath:
@@ -88,7 +89,7 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 			g.panicked(dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path), v, debug.Stack())
 		}
 		if watched.wrote {
-			panic(http.ErrAbortHandler) // the peer must not take half an answer for a whole one
+			panic(http.ErrAbortHandler) // the peer must not take half an answer for a complete one
 		}
 		wire.NewProblem(dataset.ErrInternal, http.StatusInternalServerError,
 			"the server made a mistake with this request (its log says which)").Write(watched)
@@ -96,15 +97,15 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 	g.next.ServeHTTP(watched, r)
 }
 
-// hurry bounds what is left of a request from who is not known: its body need never come,
-// and its connection is not kept.
+// hurry limits a request of a caller that is not identified: its body must arrive in time, and its connection is
+// closed.
 func (g *guard) hurry(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
-	// What cannot have a deadline is no connection.
+	// A writer that has no deadline is not a connection.
 	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
 }
 
-// watchedWriter knows whether an answer has begun, and which.
+// watchedWriter records whether an answer has begun, and its status.
 type watchedWriter struct {
 	http.ResponseWriter
 	wrote  bool

@@ -18,30 +18,29 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// Deps is what the handlers are made of.
+// Deps is what the handlers depend on.
 type Deps struct {
 	Service api.Service
-	Local   api.Local    // nil where no agent runs: its endpoints fail with ErrUnsupported
-	Backup  api.Backup   // nil where the store cannot be copied: likewise
-	Members api.Members  // nil where there is no cluster: likewise
-	Gathers func() error // fails unless what nodes hold is taken in, before that is read; nil: it is
+	Local   api.Local    // nil without an agent: its endpoints return ErrUnsupported
+	Backup  api.Backup   // nil if the store cannot be copied: its endpoint returns ErrUnsupported
+	Members api.Members  // nil without a cluster: its endpoints return ErrUnsupported
+	Gathers func() error // returns an error while no recovery collects what nodes hold; nil: never
 	Metrics http.Handler // nil: no /metrics
-	Version string       // of the program, for the Server header; empty: not said
-	// Peer says who asks over TLS; nil: nobody may. Who asks over a unix socket, or in
-	// this process, may do everything; without TLS over anything else, nothing.
+	Version string       // of this program, for the header Server; empty: none
+	// Peer identifies the peer of a TLS connection. If nil, nobody may ask over TLS. A caller over a unix socket,
+	// or in this process, may do everything. Over other connections without TLS, nothing is allowed.
 	Peer Peer
-	// Audit is told of each change when it has ended, and of each that was refused; nil:
-	// nobody is. It must be safe for concurrent use.
+	// Audit receives every change after its end, and every refused one. It may be nil, and must be safe for
+	// concurrent use.
 	Audit func(api.Change)
-	// Panicked is told which request made a handler panic, with what and where.
-	// Nil: nobody is. It must be safe for concurrent use.
+	// Panicked receives the request, the value and the stack of a handler's panic. It may be nil, and must be
+	// safe for concurrent use.
 	Panicked func(request string, value any, stack []byte)
 }
 
-// Handler returns the API, version 1, with /metrics beside it. It is safe for
-// concurrent use. Every error, also that of an unknown endpoint, of a wrong method
-// or of a handler that panicked, is a Problem; a panic takes down nothing but its
-// request. It never redirects.
+// Handler returns the API, version 1, with /metrics beside it. It is safe for concurrent use. Every error is
+// answered with a Problem, also for an unknown endpoint, a wrong method or a handler that panicked. A panic ends
+// only its own request. The handler never redirects.
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
@@ -62,15 +61,14 @@ func Handler(d Deps) http.Handler {
 	}
 }
 
-// register puts the endpoints on mux and returns the document that describes
-// them.
+// register adds the endpoints to mux and returns the document that describes them.
 func register(mux humago.Mux, d Deps) *openapi.Document {
 	doc := openapi.New()
 	registerOn(mux, d, doc)
 	return openapi.Complete(doc)
 }
 
-// registerOn puts the endpoints on mux and adds their descriptions to doc.
+// registerOn adds the endpoints to mux, and their descriptions to doc.
 func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	if d.Local == nil {
 		d.Local = absent{}
@@ -109,7 +107,7 @@ type handlers struct {
 	api huma.API
 }
 
-// answer is a response with a body of JSON.
+// answer is a response with a JSON body.
 type answer[T any] struct{ Body T }
 
 func reply[T any](v T, err error) (*answer[T], error) {
@@ -119,10 +117,10 @@ func reply[T any](v T, err error) (*answer[T], error) {
 	return &answer[T]{v}, nil
 }
 
-// add registers one endpoint whose errors come out as problems.
+// add registers one endpoint. Its errors are answered as problems.
 func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*O, error)) {
-	// A deadline for reading the body would stay on the connection and end the
-	// context of a handler that works longer than that.
+	// A read deadline would stay on the connection after the body, and end the context of a handler that runs
+	// longer.
 	if op.BodyReadTimeout == 0 {
 		op.BodyReadTimeout = -1
 	}
@@ -137,7 +135,7 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 	})
 }
 
-// page answers with a list; an empty one is [] and not null.
+// page answers with a page of a list. An empty list is [] and not null.
 func page[T any](l api.List[T], err error) (*answer[api.List[T]], error) {
 	if l.Items == nil {
 		l.Items = []T{}
@@ -145,7 +143,7 @@ func page[T any](l api.List[T], err error) (*answer[api.List[T]], error) {
 	return reply(l, err)
 }
 
-// all answers with a list that is never long.
+// all answers with a list that is never long, so it has only one page.
 func all[T any](items []T, err error) (*answer[api.List[T]], error) {
 	return page(api.List[T]{Items: items}, err)
 }
@@ -176,8 +174,8 @@ func del(path, id, tag, summary, description string) huma.Operation {
 	}
 }
 
-// agents is an endpoint for agents. They are programs of this module, so the
-// decoder alone looks at their bodies: the schema would cost more than the call.
+// agents describes an endpoint for agents. Agents are programs of this module, so only the decoder checks their
+// bodies. Checking the schema would cost more than the call.
 func agents(what, id, summary string) huma.Operation {
 	op := post("/v1/nodes/{node}/"+what, id, "agents", summary, "")
 	op.SkipValidateBody = true

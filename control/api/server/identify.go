@@ -14,8 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// identify returns who makes a request. A handler that no server calls is asked by
-// its own process.
+// identify returns the principal of a request. If no server received the request, it comes from this process.
 func (g *guard) identify(r *http.Request) (api.Principal, error) {
 	addr, served := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	switch {
@@ -46,7 +45,7 @@ func orElse(s, none string) string {
 
 type userKey struct{}
 
-// withUser notes which user of this host made a connection (SO_PEERCRED, unix(7)).
+// withUser adds to the context which user of this host opened the connection (SO_PEERCRED, unix(7)).
 func withUser(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -65,5 +64,5 @@ func withUser(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, userKey{}, fmt.Sprintf("uid %d", cred.Uid))
 }
 
-// Peer says who is at the other end of a connection; (*pki.Credentials).Peer is one.
+// Peer identifies the other end of a TLS connection. (*pki.Credentials).Peer is one.
 type Peer func(cs tls.ConnectionState, kinds ...pki.Kind) (pki.Identity, error)

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// translate is the transformer that gives huma's own errors, of requests that
-// never reached a handler, the shape of all others.
+// translate is a transformer of huma. It turns huma's own errors, for requests that never reached a handler, into
+// problems.
 func translate(hc huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
@@ -29,7 +29,7 @@ func translate(hc huma.Context, _ string, v any) (any, error) {
 	return p, nil
 }
 
-// maxComplaints bounds what a hostile body can make us answer.
+// maxComplaints limits the answer to an invalid body.
 const maxComplaints = 5
 
 func validationLine(e *huma.ErrorModel) string {
@@ -40,7 +40,7 @@ func validationLine(e *huma.ErrorModel) string {
 	for _, d := range e.Errors {
 		lines = append(lines, complaint(d))
 	}
-	slices.Sort(lines) // they come in the order of a map
+	slices.Sort(lines) // huma returns them in random order
 	if more := len(lines) - maxComplaints; more > 0 {
 		lines = append(lines[:maxComplaints], fmt.Sprintf("and %d more", more))
 	}

@@ -53,8 +53,8 @@ func (h handlers) members() {
 		})
 }
 
-// join is the one endpoint that needs no certificate: what anybody can make it do is
-// bounded.
+// join adds the only endpoint that needs no certificate. The size of its body, its duration and the number of
+// concurrent requests are limited.
 func (h handlers) join() {
 	op := post(api.JoinPath, "join", "agents", "Join the cluster with a token",
 		"The one endpoint that needs no certificate.")

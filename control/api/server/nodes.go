@@ -81,7 +81,7 @@ func (h handlers) nodes() {
 	h.moves()
 }
 
-// moves are the endpoints by which a home goes from one node to another.
+// moves adds the endpoints that move a home from one node to another.
 func (h handlers) moves() {
 	add(h, agents("recall", "recall", "Have the home of a move asked for its lease"),
 		func(ctx context.Context, in *struct {
@@ -114,7 +114,7 @@ func (h handlers) moves() {
 		})
 }
 
-// feeds are the endpoints by which an agent and control keep up with each other.
+// feeds adds the endpoints that keep an agent and control informed about each other.
 func (h handlers) feeds() {
 	sync := agents("sync", "sync", "Wait for what changes for the node")
 	sync.Method = http.MethodGet

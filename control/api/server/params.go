@@ -7,12 +7,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// VolumeParam names a volume in a path.
+// VolumeParam names a volume in the path.
 type VolumeParam struct {
 	Volume string `path:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID" example:"db"`
 }
 
-// OperationParam chooses the ID of the operation that a change becomes.
+// OperationParam is the ID of the operation that a change becomes.
 type OperationParam struct {
 	Operation uuid.UUID `query:"operation" doc:"ID of the operation to be, chosen by the caller so that a retry is known; made up when left out"`
 }
@@ -24,32 +24,32 @@ func (p OperationParam) request(kind dataset.OpKind) api.Request {
 	return api.Request{ID: p.Operation, Kind: kind}
 }
 
-// ForceParam overrides a protection.
+// ForceParam overrides the protection of a volume.
 type ForceParam struct {
 	Force bool `query:"force" doc:"also what is protected"`
 }
 
-// FencedParam takes a person's word.
+// FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
 	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the home, which is away, and of which who asks says that it writes no more: the data goes to the trash there"`
 }
 
-// SnapshotParam names a snapshot in a path.
+// SnapshotParam names a snapshot in the path.
 type SnapshotParam struct {
 	Snapshot string `path:"snapshot" doc:"the snapshot: a unique prefix of its UUID or, where the volume is said, its name"`
 }
 
-// OfVolumeParam says which volume's snapshot is meant.
+// OfVolumeParam names the volume whose snapshots are meant.
 type OfVolumeParam struct {
 	Volume string `query:"volume" doc:"the volume whose snapshots are meant: its name, or a unique prefix of its dataset's UUID"`
 }
 
-// DatasetParam names a dataset in a path.
+// DatasetParam names a dataset in the path.
 type DatasetParam struct {
 	Dataset string `path:"dataset" doc:"the dataset: a unique prefix of its UUID"`
 }
 
-// NodeParam names a node in a path.
+// NodeParam names a node in the path.
 type NodeParam struct {
 	Node uuid.UUID `path:"node" doc:"the node's UUID"`
 }

@@ -10,14 +10,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// routes serves the endpoints of a mux, and answers what is no request to one of them with a problem.
+// routes serves the endpoints of a mux, and answers all other requests with a problem.
 //
-// http.ServeMux redirects a path with dot segments, or empty ones, to the path without them: that is
-// another endpoint, so DELETE /v1/trash/. would become DELETE /v1/trash. Such a path is refused before the
-// mux sees it, also where it is escaped, as a proxy may unescape it.
+// http.ServeMux redirects a path that has "." or ".." segments, or empty ones, to the path without them. That
+// path is another endpoint: DELETE /v1/trash/. would become DELETE /v1/trash. So routes refuses such a path
+// before the mux sees it, even if it is escaped, since a proxy may unescape it.
 type routes struct{ mux *http.ServeMux }
 
-// newRoutes returns the routes of a mux that has no pattern for all paths yet.
+// newRoutes returns the routes of a mux, which must not have a pattern for all paths yet.
 func newRoutes(mux *http.ServeMux) *routes {
 	rt := &routes{mux}
 	mux.HandleFunc(allPaths, rt.unknown)
@@ -36,8 +36,8 @@ func (rt *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt.mux.ServeHTTP(w, r)
 }
 
-// plainPath reports whether a path, unescaped, begins with a slash and has neither dot segments nor empty
-// ones before its last.
+// plainPath reports whether an unescaped path begins with a slash, has no "." or ".." segments, and has no empty
+// segment before its last one.
 func plainPath(path string) bool {
 	rest, rooted := strings.CutPrefix(path, "/")
 	segments := strings.Split(rest, "/")
@@ -49,8 +49,8 @@ func plainPath(path string) bool {
 	return rooted
 }
 
-// unknown answers a request that no endpoint takes: with status 405 where the path is one's. It does not
-// say not_found: a client must not take a wrong path for a volume that does not exist.
+// unknown answers a request that no endpoint accepts. The status is 405 if the path belongs to an endpoint. The
+// code is not not_found: a client must not mistake a wrong path for a volume that does not exist.
 func (rt *routes) unknown(w http.ResponseWriter, r *http.Request) {
 	status, asked := http.StatusNotFound, dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path)
 	line := fmt.Sprintf("no such endpoint: %s (GET /v1/openapi.yaml lists those there are)", asked)
@@ -62,7 +62,7 @@ func (rt *routes) unknown(w http.ResponseWriter, r *http.Request) {
 	wire.NewProblem(dataset.ErrInvalid, status, line).Write(w)
 }
 
-// methods lists the methods that the path of a request has an endpoint for, sorted.
+// methods lists the methods that the endpoints at the path of a request accept, sorted.
 func (rt *routes) methods(r *http.Request) []string {
 	candidates := []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPost,
 		http.MethodPut}

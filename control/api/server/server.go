@@ -10,11 +10,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// New returns a server for the handler with bounds on what a peer can
-// hold up. There is none on the whole of a request or an answer, since exports
-// and event streams last; the owner adds listeners, TLS and an error log, and
-// must leave BaseContext and ConnContext alone. Once it is being shut down, requests that only
-// wait for something to happen end at once.
+// New returns an HTTP server for the handler that limits how long a peer can block it. Whole requests and answers
+// have no limit, since exports and event streams last. The caller adds listeners, TLS and an error log, and must
+// not change BaseContext and ConnContext. When the server is shut down, requests that only wait for something to
+// happen end at once.
 func New(handler http.Handler) *http.Server {
 	stopping, stop := context.WithCancel(context.Background())
 	base := context.WithValue(context.Background(), stoppingKey{}, stopping)
@@ -32,9 +31,9 @@ func New(handler http.Handler) *http.Server {
 
 type stoppingKey struct{}
 
-// waiting returns a context for a request that waits: it ends as ctx does, and
-// when the server is being shut down. The function ends it, and turns the error
-// of a wait that the shutdown ended into one that says so.
+// waiting returns the context for a request that waits. It ends with ctx, and when the server is shut down. The
+// handler must call the returned function with the error of the wait: it releases the context, and returns an
+// error that names the shutdown if that ended the wait.
 func waiting(ctx context.Context) (context.Context, func(error) error) {
 	stopping, ok := ctx.Value(stoppingKey{}).(context.Context)
 	ctx, cancel := context.WithCancelCause(ctx)

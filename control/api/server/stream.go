@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Bytes is an answer that is no JSON.
+// Bytes is an answer that is not JSON.
 type Bytes struct {
 	Body func(huma.Context)
 }
@@ -65,7 +65,7 @@ type uploadInput struct {
 	archive io.Reader
 }
 
-// Resolve takes hold of the body, which huma would read into memory.
+// Resolve keeps the reader of the body, which huma would otherwise read into memory.
 func (in *uploadInput) Resolve(ctx huma.Context) []error {
 	in.archive = ctx.BodyReader()
 	return nil
@@ -86,8 +86,7 @@ func binary(contentType string) map[string]*huma.MediaType {
 	return map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}
 }
 
-// stream answers with the bytes that write writes. Until the first of them an
-// error is a plain problem.
+// stream answers with the bytes that write produces. An error before the first byte is answered as a problem.
 func stream(contentType string, write func(context.Context, *streamWriter) error) *Bytes {
 	return &Bytes{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)

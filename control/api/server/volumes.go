@@ -39,7 +39,7 @@ func (h handlers) volumes() {
 		})
 }
 
-// changes are the endpoints that change a volume that exists.
+// changes adds the endpoints that change an existing volume.
 func (h handlers) changes() {
 	add(h, post("/v1/volumes/{volume}/resize", "resize-volume", "volumes", "Resize a volume", ""),
 		func(ctx context.Context, in *struct {
