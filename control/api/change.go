@@ -6,7 +6,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Change is one line of the audit log: what somebody changed, or read as a whole, or wanted to.
+// Change is one line of the audit log: a change, a read of a whole volume or store, or a refused request for
+// either.
 type Change struct {
 	Time    time.Time `json:"time"` // when it ended; set by who keeps the log
 	Who     string    `json:"who"`
@@ -29,6 +30,6 @@ type Outcomes string
 // How a change ends.
 const (
 	Done    Outcomes = "done"
-	Refused Outcomes = "refused" // who asked may not
+	Refused Outcomes = "refused" // the caller may not do that
 	Failed  Outcomes = "failed"
 )

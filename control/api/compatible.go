@@ -9,22 +9,22 @@ import (
 
 var releaseForm = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})(?:[.+-].*)?$`)
 
-// release reads the major and minor of a version; ok is false for one that is no
-// release, such as "dev" or a commit.
+// release returns the major and minor number of a version. ok is false if the version is not a release, such as
+// "dev" or a commit.
 func release(version string) (major, minor int, ok bool) {
 	m := releaseForm.FindStringSubmatch(version)
 	if m == nil {
 		return 0, 0, false
 	}
-	major, _ = strconv.Atoi(m[1]) // of digits, few enough
+	major, _ = strconv.Atoi(m[1]) // only a few digits, so it cannot fail
 	minor, _ = strconv.Atoi(m[2])
 	return major, minor, true
 }
 
-// Compatible fails with ErrForbidden unless control, of one version, works together
-// with who, of another: the same minor version or the one beside it. The first minor
-// of a major is beside all of the major before, of which nobody here knows the last.
-// What is no release works with everything.
+// Compatible returns ErrForbidden unless control and another program, which who names, can work together. They
+// can if their minor versions are equal or neighbours. The first minor version of a major version is the
+// neighbour of every version of the previous major version, since the last of these is not known here. A version
+// that is not a release works with every version.
 func Compatible(control, version, who string) error {
 	aMajor, aMinor, ok := release(control)
 	bMajor, bMinor, ok2 := release(version)

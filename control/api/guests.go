@@ -6,8 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Stay is what an agent says of its stay with a dataset that several hosts may mount; see
-// dataset.Guest.
+// Stay reports the use of a shared dataset by a node; see dataset.Guest.
 type Stay struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the stay
 	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses

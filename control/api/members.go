@@ -9,30 +9,31 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Members is who belongs to the cluster: control's side of joining, of certificates
-// and of leaving. *Client implements it too. All methods are safe for concurrent use.
+// Members is the membership of the cluster: control's side of joining, certificates and leaving. *client.Client
+// implements it too. All methods are safe for concurrent use.
 type Members interface {
-	// MakeToken makes a token by which one host joins once. One with the name of a
-	// node that is there lets that one come back, with a new certificate.
+	// MakeToken creates a token with which one host can join once. If the token has the name of an existing node,
+	// that node can join again and gets a new certificate.
 	MakeToken(ctx context.Context, t NewToken) (JoinToken, error)
-	// Join lets a host in. Asked again with the same token and request: the same.
+	// Join makes a host a member. Idempotent: the same token and request give the same answer.
 	Join(ctx context.Context, j Join) (Joined, error)
-	// Certify gives a node another certificate.
+	// Certify gives a node a new certificate.
 	Certify(ctx context.Context, node uuid.UUID, r Certification) (pki.Signed, error)
-	// Trust is what members believe at this time.
+	// Trust returns the roots and the revoked certificates at this time.
 	Trust(ctx context.Context) (Trust, error)
-	// RemoveNode lets a node, by name or a prefix of its UUID, go for good. ErrInUse
-	// while datasets have their home there, or it keeps what nobody else has; with force
-	// its certificate is worth nothing from then on, what it keeps is forgotten, and it
-	// stays on record until they have another home, and while it may have volumes mounted of
-	// which others are the home, until a person vouches that it writes no more.
+	// RemoveNode removes a node for good. ref is its name or a prefix of its UUID. ErrInUse while the node is the
+	// home of datasets, or has data that no other node has.
+	//
+	// With force, its certificate is revoked and what it has is forgotten. Its record stays until its datasets
+	// have another home. It also stays while the node may have volumes of other homes mounted, until an operator
+	// confirms that the node no longer writes.
 	RemoveNode(ctx context.Context, ref string, force bool) (Removed, error)
-	// RevokeOperator makes every certificate of that name worth nothing that was made
-	// so far, or within ten minutes, by which clocks may differ.
+	// RevokeOperator revokes every certificate of an operator that was made before, or is made within ten
+	// minutes, since clocks can differ by so much.
 	RevokeOperator(ctx context.Context, name string) error
-	// Recover says how a store that went back differs from what agents hold or, with the
-	// digest of that, has it brought up to date. ErrConflict when it is another by then,
-	// or takes a person's word. Cut short, it is asked for again.
+	// Recover returns how a store that was restored from an older backup differs from what agents hold. With the
+	// digest of these differences, it updates the store. ErrConflict if the differences are others by then, or
+	// require an operator's confirmation. A call that was interrupted can be repeated.
 	Recover(ctx context.Context, r Recover) (Recovery, error)
 }
 
@@ -54,7 +55,7 @@ type JoinToken struct {
 	Expires time.Time `json:"expires"` // when the token stops being valid
 }
 
-// Join is how a host asks to be let in.
+// Join is the request of a host to become a member.
 type Join struct {
 	Token   string    `json:"token" maxLength:"256"` // the join token, as it was printed when it was made
 	Request string    `json:"request" maxLength:"16384" doc:"PKCS #10, as PEM"`
@@ -62,7 +63,7 @@ type Join struct {
 	Node    uuid.UUID `json:"node,omitzero" doc:"what the host has been so far"`
 }
 
-// Joined is what a host has become.
+// Joined is the answer to Join: the host as a node of the cluster.
 type Joined struct {
 	Node        uuid.UUID  `json:"node"`        // UUID of the node in the cluster
 	Name        string     `json:"name"`        // name of the node in the cluster
@@ -74,14 +75,14 @@ type Certification struct {
 	Request string `json:"request" maxLength:"16384" doc:"PKCS #10, as PEM"`
 }
 
-// Trust is what members believe.
+// Trust is which certificates members accept.
 type Trust struct {
 	Cluster uuid.UUID `json:"cluster"` // UUID of the cluster
 	Roots   string    `json:"roots" doc:"certificates of the cluster's authority, as PEM, the newest first"`
 	Revoked []Revoked `json:"revoked"` // certificates that members must refuse
 }
 
-// Revoked is a certificate that is worth nothing any more.
+// Revoked is a certificate, or several, that is no longer valid.
 type Revoked struct {
 	Node     uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
 	Operator string    `json:"operator,omitempty" doc:"every certificate of operators of this name that was made before"`

@@ -2,19 +2,44 @@ package api
 
 import "github.com/droverhq/drover/dataset"
 
-// AdoptPool asks for a pool that lies somewhere.
+// AdoptPool asks to take over an existing pool.
 type AdoptPool struct {
 	Path string `json:"path" doc:"where the pool lies"`
 }
 
-// AcceptPool asks for a pool that is held to serve as it is.
+// AcceptPool asks to let a quarantined pool serve in its present state.
 type AcceptPool struct {
 	Pool      string `json:"pool" doc:"its name"`
 	Confirmed bool   `json:"confirmed" doc:"what it has not any more is lost, on the word of who asks"`
 }
 
-// Adopted is a pool and what was found in it.
+// Adopted is an adopted pool and the datasets that were found in it.
 type Adopted struct {
 	Pool    dataset.Pool `json:"pool"`    // the pool that was adopted
 	Rebuilt []Rebuilt    `json:"rebuilt"` // what became of each dataset found in the pool
+}
+
+// Pool is a pool as people see it.
+type Pool struct {
+	dataset.Pool
+	NodeName string `json:"node_name"` // name of the node that has the pool
+	// status of the pool as last reported; absent: nothing was reported yet
+	Status *dataset.PoolStatus `json:"status,omitempty"`
+}
+
+// RemovedPool is a pool that was removed.
+type RemovedPool struct {
+	Pool dataset.Pool `json:"pool"` // the pool that was removed
+	// Notes are what is to be known of its place, and of what named it.
+	Notes []string `json:"notes,omitempty" doc:"what stays at its place, and what named it"`
+}
+
+// NewPool asks an agent to create a pool.
+type NewPool struct {
+	Name    string `json:"name"`    // name of the new pool
+	Backend string `json:"backend"` // backend that manages the pool
+	Path    string `json:"path,omitempty" doc:"where it lies; may be left out with devices"`
+	Image   string `json:"image,omitempty" doc:"size of a preallocated image file to make at path"`
+
+	Devices []string `json:"devices,omitempty" doc:"block devices to make it of, which must hold nothing"`
 }

@@ -6,16 +6,16 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Principal is who asks.
+// Principal is the caller of a request.
 type Principal struct {
-	pki.Identity // of a certificate; zero for who is of this host
-	// Local says that it is this process, or who may use its socket, which is as good
-	// as root on the data of the host.
+	pki.Identity // of the certificate; zero for a caller on this host
+	// Local is true for this process and for callers that may use its socket. They have the same access to the
+	// data as root of the host.
 	Local bool
 	From  string // address, or user of this host; empty: this process
 }
 
-// String names who asks, for errors and for the audit log.
+// String returns the name of the caller for errors and the audit log.
 func (p Principal) String() string {
 	switch {
 	case p.Local && p.From == "":
@@ -30,12 +30,12 @@ func (p Principal) String() string {
 
 type principalKey struct{}
 
-// WithPrincipal returns a context for what somebody asks.
+// WithPrincipal returns a context for a request of the caller.
 func WithPrincipal(ctx context.Context, p Principal) context.Context {
 	return context.WithValue(ctx, principalKey{}, p)
 }
 
-// PrincipalOf returns who asks. What no request began is this process's own.
+// PrincipalOf returns the caller of a request. Without a request, this process is the caller.
 func PrincipalOf(ctx context.Context) Principal {
 	if p, ok := ctx.Value(principalKey{}).(Principal); ok {
 		return p

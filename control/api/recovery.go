@@ -4,8 +4,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Recover asks how a store that went back differs from what agents hold, or to have it
-// brought up to date.
+// Recover asks how a store that was restored from an older backup differs from what agents hold, or asks to
+// update it.
 type Recover struct {
 	Confirm string   `json:"confirm,omitempty" doc:"the digest of the differences that are to be mended; left out: they are only looked for"`
 	Fenced  []string `json:"fenced,omitempty" doc:"nodes that write no more, on the word of who asks: what they claim does not count"`
@@ -22,7 +22,7 @@ type Recovery struct {
 	Done      bool      `json:"done,omitempty"` // it is brought up to date, and decisions are made again
 }
 
-// Differs is by what one dataset's record differs from what agents hold.
+// Differs is how the record of one dataset differs from what agents hold.
 type Differs struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Volume  string    `json:"volume"`  // name of the volume
@@ -35,7 +35,7 @@ type Differs struct {
 	Note   string `json:"note,omitempty"`   // explanation for a person; empty: none
 }
 
-// Recovering is, in a full answer of Sync, the last recovery of a store.
+// Recovering is the last recovery of the store, in a full answer of Sync.
 type Recovering struct {
 	ID   uuid.UUID `json:"id"`             // UUID of the recovery
 	Done bool      `json:"done,omitempty"` // false: the node is to tell what it holds
@@ -43,7 +43,7 @@ type Recovering struct {
 	Heard bool `json:"heard,omitempty"`
 }
 
-// Holdings is what an agent holds, for a recovery.
+// Holdings is everything that an agent holds, reported for a recovery.
 type Holdings struct {
 	Incarnation uuid.UUID   `json:"incarnation"` // incarnation of the agent that reports
 	Recovery    uuid.UUID   `json:"recovery"`    // UUID of the recovery that the report is for
@@ -54,7 +54,7 @@ type Holdings struct {
 	Given       []Given     `json:"given"`       // epochs that the node relinquished
 }
 
-// Given is an epoch of a dataset that a node has given up.
+// Given is an epoch of a dataset that a node has relinquished.
 type Given struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Epoch   uint64    `json:"epoch"`   // the epoch that the node relinquished

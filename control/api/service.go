@@ -10,9 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Service is the control service behind the API. *Client implements it too, so
-// that an agent asks the same way whether control is in its process or far away.
-// All methods are safe for concurrent use.
+// Service is control behind the API. *client.Client implements it too, so an agent asks in the same way whether
+// control is in its process or on another host. All methods are safe for concurrent use.
 type Service interface {
 	Users
 	Nodes
@@ -20,36 +19,33 @@ type Service interface {
 
 // Users is what people and programs ask for.
 type Users interface {
-	// Submit plans a request and puts the operation on record for its node's
-	// agent; with nothing to do the outcome has no operation. Idempotent by
-	// Request.ID.
+	// Submit plans a request and records the operation for the agent of its node. If nothing has to be done, the
+	// outcome has no operation. Idempotent by Request.ID.
 	Submit(ctx context.Context, req Request) (Outcome, error)
 	Volume(ctx context.Context, ref string) (Volume, error)
 	Volumes(ctx context.Context, p Page) (List[Volume], error)
 	Trash(ctx context.Context, p Page) (List[Volume], error)
-	// Snapshots lists those of one volume or, with an empty ref, all.
+	// Snapshots lists the snapshots of one volume or, if ref is empty, of all.
 	Snapshots(ctx context.Context, ref string, p Page) (List[dataset.Snapshot], error)
-	// Snapshot finds one by name (in a volume, when ref is not empty) or prefix.
+	// Snapshot returns a snapshot by a prefix of its UUID or, if ref names a volume, by its name in that volume.
 	Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error)
 	Profiles(ctx context.Context) ([]dataset.Profile, error)
 	Profile(ctx context.Context, name string) (dataset.Profile, error)
 	Pools(ctx context.Context) ([]Pool, error)
-	// NodeList lists the nodes that an expression over facts is true of; all for an
-	// empty one.
+	// NodeList lists the nodes for which an expression over facts is true. The empty expression is true for all.
 	NodeList(ctx context.Context, filter string) ([]Node, error)
-	// Cordon says whether nothing new is to be put on a node. Again: nothing.
+	// Cordon sets whether new datasets may be placed on a node. Idempotent.
 	Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (dataset.Node, error)
-	// Fence takes a person's word that a node which is away writes no more. Again:
-	// nothing.
+	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
 	Failover(ctx context.Context) (FailoverState, error)
 	Operations(ctx context.Context, p Page) (List[dataset.Operation], error)
-	// Operation returns one; with wait > 0 it waits so long for it to end, or,
-	// while it runs, for its progress to change.
+	// Operation returns an operation. With wait > 0 it first waits for the end of the operation or, while the
+	// operation is running, for a change of its progress, but no longer than wait.
 	Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error)
 	CancelOperation(ctx context.Context, id string) (dataset.Operation, error)
-	// Events calls fn for each event after the given ID until ctx ends or fn
-	// errs; without follow until the newest.
+	// Events calls fn for each event after the given ID. With follow it continues until ctx ends or fn returns an
+	// error; without it, Events returns after the newest event.
 	Events(ctx context.Context, after uint64, follow bool, fn func(Event) error) error
 	Version(ctx context.Context) (Version, error)
 }
@@ -57,69 +53,66 @@ type Users interface {
 // Nodes is what agents ask for, each for its own node.
 type Nodes interface {
 	Register(ctx context.Context, r Registration) error
-	// Renew says that the node's agent is alive, and returns for how long it then is.
+	// Renew reports that the node's agent is alive. It returns how long the agent counts as alive from now on.
 	Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error)
-	// Generations says of which generation the node's pools are, and returns the highest
-	// known of each, to the store or this service.
+	// Generations reports the generations of the node's pools. It returns the highest generation of each pool
+	// that the store or this service knows.
 	Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error)
-	// Plan decides on a request that the node itself will carry out; nothing is
-	// written.
+	// Plan decides on a request that the node itself will carry out. It writes nothing.
 	Plan(ctx context.Context, node uuid.UUID, req Request) (Plan, error)
-	// Commit puts the outcome of an operation on record, in one transaction that
-	// checks everything that the decision rests on. Idempotent by operation ID.
+	// Commit records the result of an operation, in one transaction that checks everything on which the decision
+	// depends. Idempotent by operation ID.
 	Commit(ctx context.Context, node uuid.UUID, r Report) (Committed, error)
-	// Record puts an operation that takes longer on record as running.
+	// Record records an operation that takes longer as running.
 	Record(ctx context.Context, node uuid.UUID, r Report) error
-	// Sync waits for changes of the node's datasets and operations after rev;
-	// rev 0: all of them, at once.
+	// Sync waits for changes of the node's datasets and operations after the revision rev. With rev 0 it returns
+	// all of them at once.
 	Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (Sync, error)
 	Heartbeat(ctx context.Context, node uuid.UUID, h Heartbeat) error
-	// Recall has the home of a move asked for its lease: the report is of the move,
-	// by the agent that pulls. It returns the operation as it is then; the answer of
-	// the home is awaited with Operation. Again: the same.
+	// Recall asks the home of a move for its lease. The agent that pulls the dataset reports the move. Recall
+	// returns the current operation; the caller waits with Operation for the answer of the home. Idempotent.
 	Recall(ctx context.Context, node uuid.UUID, r Report) (dataset.Operation, error)
-	// Yield is the home's answer.
+	// Yield is the answer of the home to a recall.
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
-	// Copied says what a node's copy of a dataset is now.
+	// Copied reports the state of the node's copy of a dataset.
 	Copied(ctx context.Context, node uuid.UUID, c Copied) error
-	// Guest says that the node is to have a dataset of another home mounted, or to have one of
-	// its own alone, or that this is over. Again, with the same ID: the same.
+	// Guest reports that the node will mount a dataset of another home, that it needs one of its own datasets
+	// alone, or that either has ended. Idempotent by the ID of the stay.
 	Guest(ctx context.Context, node uuid.UUID, g Stay) (Indexed, error)
-	// Facts says what the host is and how it does, and returns what is on record of
-	// that: small changes are not written, nor any within a minute of the last.
+	// Facts reports the facts of the host and returns the recorded ones. Small changes are not written, and no
+	// change is written within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
-	// Hold says what the node holds, for a recovery that asked; nothing is stored. Again:
-	// it takes the place of what was said.
+	// Hold reports what the node holds, for a recovery that asked for it. It is kept in memory. A later report
+	// replaces an earlier one.
 	Hold(ctx context.Context, node uuid.UUID, h Holdings) error
-	// Rebuild brings back what was found in the node's pools.
+	// Rebuild restores the records of datasets that were found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error)
 }
 
-// Local is what the agent of this host answers by itself.
+// Local is what the agent of this host answers without control.
 type Local interface {
 	Doctor(ctx context.Context) ([]Finding, error)
-	// Collect destroys one thing that the store does not know, by its dataset's
-	// full UUID: the explicit gc of doctor.
+	// Collect destroys one dataset that the store does not know, by its full UUID. It is the explicit garbage
+	// collection of doctor.
 	Collect(ctx context.Context, id uuid.UUID) error
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
-	// AcceptPool has a pool that is held serve as it is.
+	// AcceptPool lets a quarantined pool serve in its present state.
 	AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error)
-	// RemovePool removes a pool that holds nothing; with forget it only takes it off the record.
+	// RemovePool removes an empty pool. With forget it only deletes the record.
 	RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error)
-	// RebuildStore fails with ErrOffline while a pool is, unless it is to be
-	// skipped.
+	// RebuildStore restores the names of the datasets in the pools of this host. ErrOffline while a pool is
+	// offline, unless skipOffline is set.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
-	// Export writes a volume, or one snapshot of it, to w as a tar archive, and
-	// returns what the archive lacks.
+	// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns what the archive lacks.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error)
-	// Import fills a new volume from a tar archive.
+	// Import creates a volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)
-	// Diff compares two snapshots of a dataset, or one with the head.
+	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)
 }
 
-// Backup is a store that can be copied while it works.
+// Backup is a store that can be copied while it is in use.
 type Backup interface {
 	Backup(ctx context.Context, w io.Writer) error
 }

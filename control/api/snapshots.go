@@ -7,12 +7,12 @@ type TakeSnapshot struct {
 	Scheduled bool   `json:"scheduled,omitempty" doc:"taken for the profile's schedule, and so pruned by it"`
 }
 
-// RestoreSnapshot asks that a volume be again as it was.
+// RestoreSnapshot asks to set a volume back to a snapshot.
 type RestoreSnapshot struct {
 	Volume string `json:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID"`
 }
 
-// CloneVolume asks for a volume that starts as a copy.
+// CloneVolume asks for a volume that starts as a copy of another one.
 type CloneVolume struct {
 	Source  string            `json:"source" minLength:"1" doc:"what is copied: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
 	New     string            `json:"new" doc:"the spec of the volume to be"`

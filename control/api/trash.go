@@ -6,18 +6,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RestoreTrash asks for a dataset back.
+// RestoreTrash asks to restore a dataset from the trash.
 type RestoreTrash struct {
 	Name string `json:"name,omitempty" doc:"the name to be; left out: the one it had"`
 }
 
-// Emptied says what became of the trash.
+// Emptied is the result of emptying the trash.
 type Emptied struct {
 	Purged []Outcome `json:"purged"`           // one outcome for each dataset that is purged
 	Failed []Failure `json:"failed,omitempty"` // datasets that could not be purged, with the reason
 }
 
-// Failure is why one of several could not be done.
+// Failure is why one of several datasets could not be purged.
 type Failure struct {
 	Dataset uuid.UUID       `json:"dataset"` // UUID of the dataset
 	Problem dataset.Problem `json:"problem"` // why the change failed

@@ -1,5 +1,7 @@
 package api
 
+import "github.com/droverhq/drover/dataset"
+
 // CreateVolume asks for a volume.
 type CreateVolume struct {
 	Volume  string            `json:"volume" doc:"the spec: NAME, NAME@PROFILE or NAME@snapshot-PREFIX" example:"db@gold"`
@@ -11,7 +13,7 @@ type ResizeVolume struct {
 	Size string `json:"size" doc:"the size to be" example:"20GiB"`
 }
 
-// RekeyVolume asks for a data key to be wrapped anew.
+// RekeyVolume asks to wrap the data key of a volume again.
 type RekeyVolume struct {
 	OldKeyFile string `json:"old_key_file,omitempty" doc:"absolute and clean path of the file on the volume's home with the key that wraps it now, where that is no more where the profile says"`
 }
@@ -21,14 +23,43 @@ type SetProfile struct {
 	Profile string `json:"profile" doc:"the profile to be"`
 }
 
-// ProtectVolume says whether deletes are refused.
+// ProtectVolume sets whether deletes are refused.
 type ProtectVolume struct {
 	Protect bool `json:"protect" doc:"whether deletes are refused"`
 }
 
-// ImportVolume asks for a volume with what lies in a folder of its host.
+// ImportVolume asks for a volume with the contents of a folder of its host.
 type ImportVolume struct {
 	Path    string            `json:"path" doc:"the folder, on the host that the volume is made on: an absolute and clean path. One that contains, or lies in, a pool or Drover's own root is refused"`
 	Live    bool              `json:"live,omitempty" doc:"the folder may be in use"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
+}
+
+// Volume is a volume, or a dataset in the trash, as people see it.
+type Volume struct {
+	dataset.Dataset
+	Node      string                 `json:"node"`             // name of the home
+	PoolName  string                 `json:"pool_name"`        // name of the pool that stores the dataset
+	Backend   string                 `json:"backend"`          // backend of that pool
+	Lease     *dataset.Lease         `json:"lease,omitempty"`  // the lease on the dataset; absent: no node has one
+	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
+	Snapshots int                    `json:"snapshots"`        // number of snapshots
+	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies of the dataset on other nodes
+	// guests of the volume; the home is one while it uses the volume alone
+	Visits []Visit `json:"visits,omitempty"`
+}
+
+// KeptCopy is a copy of a dataset as people see it.
+type KeptCopy struct {
+	dataset.Copy
+	NodeName string `json:"node_name"` // name of the node that keeps the copy
+}
+
+// Diff is how much two points in time of a volume differ.
+type Diff struct {
+	Older  string `json:"older"`  // the older point in time
+	Newer  string `json:"newer"`  // the newer point in time
+	Bytes  int64  `json:"bytes"`  // number of bytes that differ
+	Zeroed int64  `json:"zeroed"` // number of bytes that became holes
+	Ranges int    `json:"ranges"` // number of ranges that differ
 }
