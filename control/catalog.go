@@ -130,7 +130,7 @@ func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
 	if !s.Shared {
 		return nil
 	}
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		is, err := freshNode(t, n.ID, n.Incarnation)
 		if err != nil {
 			return err

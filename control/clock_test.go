@@ -1,15 +1,12 @@
 package control
 
 import (
-	"context"
-	"errors"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -70,8 +67,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			return err
 		},
 		"it had heard of it": func(x *shared, n *agent) error {
-			var h hearing
-			if err := x.list[1].hearNow(x.Context(), &h); err != nil {
+			var h ledger.Hearing
+			if err := x.list[1].ledger.HearNow(x.Context(), &h); err != nil {
 				return err
 			}
 			_, err := x.list[1].Submit(x.Context(), create("late"))
@@ -91,8 +88,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			n.create("before")
 			saved := x.save()
 			n.create("since")
-			var h hearing
-			if err := x.list[1].hearNow(t.Context(), &h); err != nil {
+			var h ledger.Hearing
+			if err := x.list[1].ledger.HearNow(t.Context(), &h); err != nil {
 				t.Fatal(err)
 			}
 			x.putBack(saved)
@@ -128,7 +125,7 @@ func TestClockGrows(t *testing.T) {
 	last := uint64(0)
 	grows := func(what string, by bool) {
 		t.Helper()
-		_, clock, err := keeper.readLanes(t.Context(), nil)
+		_, clock, err := keeper.ledger.ReadLanes(t.Context(), nil)
 		if err != nil || clock < last || by && clock == last {
 			t.Fatalf("%s: the clock is %d after %d, %v", what, clock, last, err)
 		}
@@ -137,7 +134,7 @@ func TestClockGrows(t *testing.T) {
 	grows("register", true)
 	n.create("db@fleeting")
 	grows("create", true)
-	if _, err := keeper.update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
+	if _, err := keeper.ledger.Update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	grows("a lease that nobody waits for", true)
@@ -160,58 +157,4 @@ func TestClockGrows(t *testing.T) {
 	if x.halted() {
 		t.Error("a lane that was dropped is taken for a store that went back")
 	}
-}
-
-// lanesOnly is a store of which the lanes are read, when it is let.
-type lanesOnly struct {
-	store.Store
-	reads   int
-	let     chan struct{}
-	entries []store.Entry
-}
-
-func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, error) {
-	l.reads++
-	entries := l.entries
-	<-l.let
-	return entries, nil
-}
-
-// Who asks for the clock while it is read shares the next reading, and none that began
-// before: the store may be put back at any moment.
-func TestTheClockIsReadOnceForMany(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
-		s := &Service{store: st}
-		var all sync.WaitGroup
-		ask := func(want uint64) {
-			all.Go(func() {
-				if got, err := s.clock(t.Context()); got != want || err != nil {
-					t.Errorf("%d, %v, want %d", got, err, want)
-				}
-			})
-		}
-		ask(7)
-		synctest.Wait()
-		st.entries = []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":8}`)}}
-		for range 100 {
-			ask(8)
-		}
-		synctest.Wait()
-		left, leave := context.WithCancel(t.Context())
-		all.Go(func() {
-			if _, err := s.clock(left); !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		})
-		synctest.Wait()
-		leave()
-		synctest.Wait()
-		st.let <- struct{}{}
-		st.let <- struct{}{}
-		all.Wait()
-		if st.reads != 2 {
-			t.Errorf("read %d times", st.reads)
-		}
-	})
 }

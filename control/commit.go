@@ -41,7 +41,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	if op.Kind == dataset.OpMove {
 		steps.At("commit.begin")
 	}
-	index, err := s.update(ctx, func(t *record.Tx) error {
+	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		out, last = api.Committed{}, t
 		if err := s.foreseeReport(t, op); err != nil {
 			return err
@@ -54,7 +54,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	if err != nil {
 		return api.Committed{}, err
 	}
-	s.recalled.note(last, node, began)
+	s.ledger.Nodes().Note(last, node, began)
 	if out.Dataset == nil || last.Wrote(record.DatasetKey(out.Dataset.ID)) {
 		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}
@@ -90,7 +90,7 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 // ago, nothing is expected to exist, so nothing is read.
 func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
-	if e, ok := s.recalled.entry(op.Node); ok && t.FirstTry {
+	if e, ok := s.ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
 		t.Suppose(e)
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))

@@ -23,7 +23,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			c.Copy.Node, node)
 	}
 	var stays error
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		stays = nil
 		if _, err := freshNode(t, node, c.Incarnation); err != nil {
 			return err
@@ -239,7 +239,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if c.Kind != dataset.CopyLeft || s.counted()-time.Duration(c.Ran) < leftFor {
 				continue
 			}
-			if _, err := s.update(ctx, func(t *record.Tx) error { return s.expireCopy(t, c) }); err != nil {
+			if _, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.expireCopy(t, c) }); err != nil {
 				return err
 			}
 		}

@@ -61,7 +61,7 @@ func (s *Service) foreseeCreate(t *record.Tx, w wish, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
-		n, _ := s.recalled.node(node)
+		n, _ := s.ledger.Nodes().Node(node)
 		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
 			keys = append(keys, record.PoolKey(id))
 		}

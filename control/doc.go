@@ -34,7 +34,7 @@
 //	cluster/recovery              the last recovery, in which agents reported what they have
 //	house/ran                     for how long services have run while something waited for that time
 //	rev/<replica>/<lane>          the last changes of a service, for the others: see notify.Notices
-//	rev/dropped                   the sum of the counts of removed lanes: see clockIn
+//	rev/dropped                   the sum of the counts of removed lanes: see ledger.ClockIn
 //
 // Any number of services can work on one store. None keeps anything that another cannot read again, apart from the last
 // heartbeats, which agents send to all. Each service learns what the others change, so that an agent can follow any of

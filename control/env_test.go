@@ -90,6 +90,9 @@ func (e *env) restart() {
 	}
 }
 
+// useStore has the service use another store, such as one that counts or fails.
+func (s *Service) useStore(st store.Store) { s.store, s.ledger.Store = st, st }
+
 // openStore opens a new store. It lies in memory where it can: what a power cut
 // leaves is the store's to test, and 30 times as many transactions go through.
 func openStore(t tb) store.Store {

@@ -21,7 +21,7 @@ const factsEvery = time.Minute
 // too little from the record, or the record was written just now. dataset.ErrStale for an agent that is not the
 // node's newest. Idempotent.
 func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		if n, err := freshNode(t, node, r.Incarnation); err != nil {
 			return err
 		} else if err := reports.CheckRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
@@ -109,7 +109,7 @@ func nodesWithFacts(t *record.Tx) ([]api.Node, error) {
 // Cordon sets whether new volumes may be put on a node, and whether its volumes must move elsewhere. Idempotent.
 // dataset.ErrNotFound, ErrInvalid.
 func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
 		ok, err := t.Get(record.NodeKey(node), &n)
 		switch {

@@ -339,7 +339,7 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 	enough := errors.New("seen")
 	adds := func() (short, added bool) {
 		t.Helper()
-		_, err := l.update(l.ctx, func(x *record.Tx) error {
+		_, err := l.ledger.Update(l.ctx, func(x *record.Tx) error {
 			d, err := x.Dataset(l.d.ID)
 			if err != nil {
 				return err

@@ -23,7 +23,7 @@ type fenced struct {
 // the agent registers again. Idempotent. dataset.ErrInvalid without the confirmation, ErrConflict while the node
 // is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
 func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
 		known, err := t.Get(record.NodeKey(node), &n)
 		switch {
@@ -65,7 +65,7 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 
 // Failover says whether automatic failover is suspended.
 func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err error) {
-	err = s.view(ctx, func(t *record.Tx) error {
+	err = s.ledger.View(ctx, func(t *record.Tx) error {
 		out = api.FailoverState{}
 		var h halted
 		if _, err := t.Get(record.FailoverKey, &h); err != nil {

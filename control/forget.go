@@ -59,7 +59,7 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 	now := s.counted()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
 	for some := range slices.Chunk(gone, forgetAtOnce) {
-		_, err := s.update(ctx, func(t *record.Tx) error {
+		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 			ran, err := s.hasRun(t) // the mark may have been set back
 			if err != nil {
 				return err

@@ -78,7 +78,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 					"is damaged", p.Pool, p.Generation, uint64(reports.MaxRaised))
 		}
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		out.Pools = make([]api.Generation, 0, len(g.Pools))
 		keys := []string{record.NodeKey(node)}
 		for _, p := range g.Pools {

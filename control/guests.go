@@ -26,7 +26,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
 	}
-	index, err := s.update(ctx, func(t *record.Tx) error {
+	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		n, err := freshNode(t, node, g.Incarnation)
 		if err != nil {
 			return err
@@ -281,7 +281,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 		if err != nil {
 			break
 		}
-		_, err = s.update(ctx, func(t *record.Tx) error {
+		_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 			var d dataset.Dataset
 			there, err := t.Get(record.DatasetKey(id), &d)
 			if err != nil {

@@ -28,7 +28,7 @@ func (s *Service) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool)
 	if _, err := t.Get(record.HaltedKey, &is); err != nil || is.Nodes[node] == why {
 		return err
 	}
-	_, err := s.update(t.Context(), func(t *record.Tx) error {
+	_, err := s.ledger.Update(t.Context(), func(t *record.Tx) error {
 		if why == "" {
 			return clearDistrust(t, node)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -261,7 +262,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	e.Service = b
 	n.distrust("it is older")
 	e.Service = a
-	x.clock.Advance(recalledFor)
+	x.clock.Advance(ledger.RecalledFor)
 	before := x.count()
 	n.distrust("")
 	if x.count() == before {
@@ -270,7 +271,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if there, err := record.NewTx(t.Context(), x.st).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
 		t.Error("it is halted yet:", err)
 	}
-	x.clock.Advance(recalledFor)
+	x.clock.Advance(ledger.RecalledFor)
 	before = x.count()
 	n.distrust("")
 	if got := x.count(); got != before {

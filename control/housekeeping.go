@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -15,7 +16,7 @@ import (
 
 const (
 	houseEvery = 20 * time.Second
-	houseFull  = 10 * time.Minute // between two full looks: other services change things too
+	houseFull  = ledger.LanesKept // between two full looks: other services change things too
 	failAgain  = time.Hour        // between two reports of the same failure
 )
 
@@ -87,7 +88,7 @@ func (s *Service) keepHouse(ctx context.Context) {
 		case h == nil:
 			h = s.newHouse()
 		}
-		s.round(context.WithValue(ctx, housing{}, true), h, s.Clock.Now())
+		s.round(ledger.AsHousekeeper(ctx), h, s.Clock.Now())
 	}
 }
 
@@ -257,7 +258,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 	if err != nil {
 		return until, err
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
 		ran, err := s.hasRun(t)
 		if err != nil {

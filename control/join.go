@@ -55,7 +55,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 	}
 	secret := pki.NewToken(ca.Fingerprint())
 	rec := record.Token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
 			n, ok, err := nodeCalled(t, in.Name)
@@ -145,7 +145,7 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 	if in.Node == uuid.Nil {
 		in.Node = uuid.New()
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		out.Node, out.Name, err = s.letIn(t, secret, in)
 		return err
 	})

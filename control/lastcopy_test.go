@@ -161,7 +161,7 @@ func (l *lastCopy) enters(a *agent, name string) {
 // edits changes the copy of a node, and has the profile want one replica.
 func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
 	l.Helper()
-	if _, err := l.keeper.update(l.Context(), func(t *record.Tx) error {
+	if _, err := l.keeper.ledger.Update(l.Context(), func(t *record.Tx) error {
 		d, err := t.Dataset(l.d.ID)
 		var c dataset.Copy
 		var n dataset.Node
@@ -190,7 +190,7 @@ func newLastCopy(t *testing.T) *lastCopy {
 	l := &lastCopy{shared: x, keeper: x.env(x.list[1]), left: e.agent("alpha"), home: e.agent("beta"), replica: e.agent("gamma")}
 	l.left.create("db@silver")
 	l.d = e.moved("db", l.left, l.home, "beta")
-	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(l.d.ID)
 		c := dataset.Copy{Dataset: d.ID, Node: l.replica.id, Pool: l.replica.pools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
 		return errors.Join(err, keepCopy(t, &d, c))
@@ -264,7 +264,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	l.isWell()
 	var was dataset.Copy
 	l.edits(l.left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
-	if _, err := l.keeper.update(t.Context(), func(t *record.Tx) error { return l.keeper.expireCopy(t, was) }); err != nil {
+	if _, err := l.keeper.ledger.Update(t.Context(), func(t *record.Tx) error { return l.keeper.expireCopy(t, was) }); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopySuperseded {
@@ -277,7 +277,7 @@ func TestExpiryBesideALostHome(t *testing.T) {
 	l := newLastCopy(t)
 	l.isWell()
 	l.keeper.spy = newSpy(l.keeper.Service.store)
-	l.keeper.Service.store = l.keeper.spy
+	l.keeper.useStore(l.keeper.spy)
 	l.keeper.spy.first(l.goes)
 	if err := l.keeper.expireCopies(t.Context()); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ var errNoSession = errors.New("a session is needed")
 func (s *Service) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
 	used, session := false, ""
 	attempt := func() error {
-		_, err := s.update(ctx, func(t *record.Tx) error {
+		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 			err := decide(t, session)
 			used = err == nil && session != "" &&
 				slices.ContainsFunc(t.Writes(), func(w store.Write) bool { return w.Session == session })
@@ -216,7 +216,7 @@ func (s *Service) lookForAway(ctx context.Context) error {
 }
 
 func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
-	index, err := s.update(ctx, func(t *record.Tx) error { return s.goesAway(t, n.ID) })
+	index, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.goesAway(t, n.ID) })
 	if index != 0 {
 		s.absent.see(record.AwayKey(n.ID), index, s.Clock.Steady())
 	}

@@ -38,7 +38,7 @@ func addLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 // some at a time. Their data stays on the superseded home. Idempotent: it continues with what is left.
 func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
-		_, err := s.update(ctx, func(t *record.Tx) (err error) {
+		_, err := s.ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = forgetSomeLost(t, d.ID)
 			return err
 		})

@@ -72,7 +72,7 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 		return nil
 	}
 	var said string
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
 		// first, so that a service which records more lost nodes after this has this decided again
 		var was halted

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -48,7 +49,7 @@ func (c *comparison) mend(ctx context.Context) error {
 // update makes one step of the recovery, while it is the current one: a recovery that stood still while another
 // was confirmed, and the halt ended, changes nothing.
 func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
-	return c.s.update(ctx, func(t *record.Tx) error {
+	return c.s.ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
 		var rec record.Recovery
 		if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
@@ -244,7 +245,7 @@ func (c *comparison) lift(t *record.Tx) error {
 	if err != nil {
 		return err
 	}
-	clock, err := clockIn(entries, nil)
+	clock, err := ledger.ClockIn(entries, nil)
 	if err != nil {
 		return err
 	}
@@ -252,7 +253,7 @@ func (c *comparison) lift(t *record.Tx) error {
 	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
-	saw, _ := c.s.highest.get()
+	saw := c.s.ledger.HighestClock()
 	if behind := max(h.Saw, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}

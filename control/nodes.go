@@ -128,7 +128,7 @@ func identifyStore(t *record.Tx) error {
 // dataset.ErrStale for an agent that is not the newest of its node, ErrConflict for a change since a report that
 // this service did not receive, ErrInvalid for a report that is too large.
 func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
-	n, ok := s.recalled.node(node)
+	n, ok := s.ledger.Nodes().Node(node)
 	t := record.NewTx(ctx, s.store)
 	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
 	if look {
@@ -140,7 +140,7 @@ func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		if err != nil {
 			return err
 		}
-		s.recalled.note(t, node, began)
+		s.ledger.Nodes().Note(t, node, began)
 	}
 	if err := reports.CheckHeartbeat(n, h); err != nil {
 		return err

@@ -25,14 +25,14 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		}
 	}
 	var done *dataset.Dataset
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		out.Operation, done, err = s.submit(t, req)
 		return err
 	})
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	err = s.view(ctx, func(t *record.Tx) error {
+	err = s.ledger.View(ctx, func(t *record.Tx) error {
 		if done == nil {
 			if !out.Operation.State.Final() {
 				return nil
@@ -152,7 +152,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	if err := reportable(node, op); err != nil {
 		return err
 	}
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		rec, known, err := recordedOperation(t, op)
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
@@ -313,7 +313,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 	if err != nil {
 		return found, err
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		op = dataset.Operation{}
 		ok, err := t.Get(record.OperationKey(found.ID), &op)
 		switch {

@@ -27,7 +27,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
 	}
-	err = s.view(ctx, func(t *record.Tx) error {
+	err = s.ledger.View(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)
 		return err
 	})

@@ -180,7 +180,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	d := e.volume("db").Dataset
 	set := func(id uuid.UUID, epoch uint64, at time.Time) {
 		t.Helper()
-		if _, err := e.update(e.ctx, func(t *record.Tx) error {
+		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 			var s dataset.Snapshot
 			_, err := t.Get(record.SnapshotKey(d.ID, id), &s)
 			s.Epoch, s.Created = epoch, at

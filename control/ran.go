@@ -102,7 +102,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 	}
 	var e store.Entry
 	var m record.RunMark
-	index, err := s.update(ctx, func(t *record.Tx) error {
+	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		count, err := s.hasRun(t)
 		if err != nil {
 			return err

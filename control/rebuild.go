@@ -62,7 +62,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
 	}
 	elsewhere := false
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		d := f.Dataset
 		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
 		var pool dataset.Pool
@@ -111,7 +111,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 	if err != nil || elsewhere {
 		return r, err
 	}
-	return r, s.rebuildSnapshots(ctx, s.update, f)
+	return r, s.rebuildSnapshots(ctx, s.ledger.Update, f)
 }
 
 // lost reports whether a node is unreachable, by its session if services share the store. The decision then

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -46,7 +47,7 @@ func TestSuppositions(t *testing.T) {
 	a := e.agent("alpha")
 	a.create("first")
 	c := &counting{Store: e.Service.store}
-	e.Service.store = c
+	e.useStore(c)
 	cost := func(what string, reads, txns int, do func()) {
 		t.Helper()
 		c.reads, c.txns = 0, 0
@@ -103,17 +104,17 @@ func TestRecalledForAFewSeconds(t *testing.T) {
 	a := e.agent("alpha")
 	recalled := func(want bool) {
 		t.Helper()
-		if _, ok := e.recalled.entry(a.id); ok != want {
+		if _, ok := e.ledger.Nodes().Entry(a.id); ok != want {
 			t.Errorf("it is taken from memory: %t, want %t", ok, want)
 		}
 	}
 	a.create("db")
 	recalled(true)
-	x.clock.Advance(recalledFor)
+	x.clock.Advance(ledger.RecalledFor)
 	recalled(false)
 	a.create("again")
 	recalled(true)
-	if err := e.wentBack(e.ctx, 1); err != nil {
+	if err := e.ledger.HaltRestored(e.ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	recalled(false)

@@ -168,7 +168,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 func (s *Service) gather(ctx context.Context) error {
 	id := uuid.New()
 	s.gathering.begin(id, s.Clock.Steady())
-	if _, err := s.update(ctx, func(t *record.Tx) error {
+	if _, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
 		}

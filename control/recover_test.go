@@ -66,7 +66,7 @@ func (m *muster) back() {
 	m.env.Helper()
 	m.note()
 	m.putBack(m.saved)
-	if err := m.list[0].wentBack(m.env.ctx, seenIndex); err != nil {
+	if err := m.list[0].ledger.HaltRestored(m.env.ctx, seenIndex); err != nil {
 		m.env.Fatalf("%v", err)
 	}
 }
@@ -193,7 +193,7 @@ func TestRecover(t *testing.T) {
 		t.Error("it is halted still")
 	}
 	a.create("after") // and all goes on
-	_, clock, err := m.list[1].readLanes(t.Context(), nil)
+	_, clock, err := m.list[1].ledger.ReadLanes(t.Context(), nil)
 	if err != nil || clock <= seenIndex || m.halted() {
 		t.Errorf("clock %d, %v, halted %t", clock, err, m.halted())
 	}
@@ -225,9 +225,9 @@ func TestRecoverCutShort(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.Service.store = &stops{Store: m.st, left: n}
+		m.useStore(&stops{Store: m.st, left: n})
 		_, err = m.recover(api.Recover{Confirm: r.Digest}, "alpha", "beta")
-		m.Service.store = m.st
+		m.useStore(m.st)
 		if err != nil {
 			if !m.halted() {
 				t.Fatalf("stopped after %d: the halt is over", n)

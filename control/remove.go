@@ -31,7 +31,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 			return out, err
 		}
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		if *n, err = t.FindNode(ref); err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 		if err != nil {
 			return out, err
 		}
-		_, err = s.update(ctx, func(t *record.Tx) (err error) {
+		_, err = s.ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = dropCleared(t, *n, force)
 			return err
 		})
@@ -163,7 +163,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 		return nil, err
 	}
 	for _, op := range work {
-		if _, err := s.update(ctx, func(t *record.Tx) error { return s.abandon(t, op.ID, node) }); err != nil {
+		if _, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.abandon(t, op.ID, node) }); err != nil {
 			return nil, err
 		}
 	}
@@ -179,7 +179,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 	}
 	for _, c := range copies {
 		var what only
-		if _, err := s.update(ctx, func(t *record.Tx) (err error) {
+		if _, err := s.ledger.Update(ctx, func(t *record.Tx) (err error) {
 			if what, err = s.onlyOne(t, node, c.Dataset); err != nil {
 				return err
 			}
@@ -211,7 +211,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 		}
 		gone := false
 		for more := true; more; {
-			_, err := s.update(ctx, func(t *record.Tx) error {
+			_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 				more, gone = false, false
 				var d dataset.Dataset
 				there, err := t.Get(record.DatasetKey(c.ID), &d)

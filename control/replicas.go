@@ -21,7 +21,7 @@ func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	var short error
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		short = nil
 		now, err := t.Dataset(d.ID)
 		if err != nil || now.State != dataset.StateReady {

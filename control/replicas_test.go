@@ -48,7 +48,7 @@ func (e *env) copies(id uuid.UUID, agents map[string]*agent) map[string]dataset.
 
 func (e *env) edit(a *agent, change func(*dataset.Node)) {
 	e.Helper()
-	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		var n dataset.Node
 		if _, err := t.Get(record.NodeKey(a.id), &n); err != nil {
 			return err
@@ -66,7 +66,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
 	e.replicated(1)
 	d := a.create("db@safe")
-	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(d.ID)
 		for _, n := range []*agent{b, c} {
 			k := dataset.Copy{Dataset: d.ID, Node: n.id, Pool: n.pools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: someday}
@@ -251,7 +251,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b 
 		a, b := e.agent("alpha"), e.agent("beta")
 		d := a.create("db@silver")
 		d.Profile.Replicas.Count = 1
-		if _, err := e.update(e.ctx, func(t *record.Tx) error { return errors.Join(second(t.Dataset(d.ID)), t.PutDataset(d)) }); err != nil {
+		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return errors.Join(second(t.Dataset(d.ID)), t.PutDataset(d)) }); err != nil {
 			t.Fatal(err)
 		}
 		changes := sync.OnceFunc(func() {

@@ -130,7 +130,7 @@ func (s *Service) RevokeOperator(ctx context.Context, name string) error {
 		return err
 	}
 	now := s.Clock.Now()
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		return s.revoke(t, record.RevokedOperatorKey(name), record.Revocation{
 			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
 		})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
@@ -51,19 +52,17 @@ type Deps struct {
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use.
 type Service struct {
 	Deps
-	store      store.Store
-	started    time.Time
-	ran        ran
-	feed       *notify.Feed
-	events     *notify.EventLog
-	counts     counts
-	reported   *reports.Latest
-	recalled   recalled
-	out        *outbox // what other services must be told; nil if there are none
-	highest    highest // the highest clock of the store that this service has seen
-	clockReads clockReads
-	gathering  gathering
-	revoked    revoked
+	store    store.Store
+	started  time.Time
+	ran      ran
+	feed     *notify.Feed
+	events   *notify.EventLog
+	counts   counts
+	reported *reports.Latest
+	ledger   *ledger.Ledger
+
+	gathering gathering
+	revoked   revoked
 
 	generations generations // of pools
 	standing    standing
@@ -87,7 +86,7 @@ func New(d Deps) *Service {
 	s.done.Go(func() { s.keepHouse(ctx) })
 	if s.Shared {
 		s.done.Go(func() { s.keepStanding(ctx) })
-		s.done.Go(func() { s.hearOthers(ctx) })
+		s.done.Go(func() { s.ledger.Hear(ctx) })
 	}
 	return s
 }
@@ -100,12 +99,17 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	s = &Service{
 		Deps: d, store: d.Store, started: now,
 		feed: notify.NewFeed(), events: notify.NewEventLog(now), reported: reports.New(),
-		recalled: recalled{clock: d.Clock, of: map[string]recall{}},
-		stop:     stop, quit: ctx.Done(),
+		stop: stop, quit: ctx.Done(),
 	}
-	if d.Shared {
-		s.out = newOutbox()
-	}
+	s.ledger = ledger.New(ledger.Deps{
+		Store:    d.Store,
+		Clock:    d.Clock,
+		Feed:     s.feed,
+		Events:   s.events,
+		Shared:   d.Shared,
+		Restored: s.ran.forget,
+		Failed:   d.Failed,
+	})
 	s.revoked.looked.L = &s.revoked.mu
 	return s, ctx
 }
@@ -119,15 +123,6 @@ func (s *Service) Close() {
 // Version says which version answers.
 func (s *Service) Version(context.Context) (api.Version, error) {
 	return api.Version{Version: s.Deps.Version, API: "v1", Store: s.StoreName, Started: s.started}, nil
-}
-
-// publish tells those who wait here what a transaction changed.
-func (s *Service) publish(t notify.Notice) {
-	s.feed.Publish(t)
-	s.events.Publish(t.Events...)
-	if t.All {
-		s.feed.Forget()
-	}
 }
 
 // Profiles lists all profiles.

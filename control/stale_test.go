@@ -16,7 +16,7 @@ import (
 // such records.
 func (e *env) change(id uuid.UUID, f func(d *dataset.Dataset, l *dataset.Lease)) {
 	e.Helper()
-	_, err := e.update(e.ctx, func(t *record.Tx) error {
+	_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(id)
 		if err != nil {
 			return err
@@ -140,7 +140,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	if got := copyOf(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
-	if _, err := e.update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	want = copyOf()
@@ -181,7 +181,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 func TestRevokedNodeStaysOut(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	_, err := e.update(e.ctx, func(t *record.Tx) error {
+	_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		t.Delete(record.NodeKey(a.id))
 		return t.Put(record.RevokedNodeKey(a.id), record.Revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
 	})

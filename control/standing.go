@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -137,8 +138,8 @@ func (s *Service) stand(ctx context.Context) error {
 		return record.ReadError(ctx, err)
 	}
 	me := s.Replica
-	me.ID, me.Version, me.Since = s.out.replica, s.Deps.Version, s.started
-	_, err = s.update(ctx, func(t *record.Tx) error {
+	me.ID, me.Version, me.Since = s.ledger.Replica(), s.Deps.Version, s.started
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
 		return t.PutBound(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
@@ -149,12 +150,6 @@ func (s *Service) stand(ctx context.Context) error {
 	}
 	s.standing.set(session)
 	return nil
-}
-
-// housekeeper is the value of record.HouseKey: which replica does the background work.
-type housekeeper struct {
-	Replica uuid.UUID `json:"replica"`
-	Since   time.Time `json:"since"`
 }
 
 // takeHouse reports whether this service must do the background work: it is alone, or holds the lock, which ends
@@ -168,36 +163,22 @@ func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	mine := false
-	_, err := s.update(ctx, func(t *record.Tx) error {
-		var h housekeeper
+	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+		var h ledger.Housekeeper
 		taken, err := t.Get(record.HouseKey, &h)
-		mine = err == nil && (!taken || h.Replica == s.out.replica)
+		mine = err == nil && (!taken || h.Replica == s.ledger.Replica())
 		if err != nil || taken {
 			return err
 		}
-		return t.PutBound(record.HouseKey, housekeeper{s.out.replica, s.Clock.Now()}, session)
+		return t.PutBound(record.HouseKey, ledger.Housekeeper{
+			Replica: s.ledger.Replica(),
+			Since:   s.Clock.Now(),
+		}, session)
 	})
 	if errors.Is(err, store.ErrNotFound) { // the session has ended meanwhile
 		return false, nil
 	}
 	return mine && err == nil, err
-}
-
-// housing marks the context of the background work.
-type housing struct{}
-
-// keepsHouse fails unless this service still does the background work that t belongs to: a service that was
-// paused may not know yet that another has taken over.
-func (s *Service) keepsHouse(t *record.Tx) error {
-	if !s.Shared || t.Context().Value(housing{}) == nil {
-		return nil
-	}
-	var h housekeeper
-	taken, err := t.Get(record.HouseKey, &h)
-	if err == nil && (!taken || h.Replica != s.out.replica) {
-		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
-	}
-	return err
 }
 
 // lookAtMembers looks which nodes and services no longer exist.
@@ -249,7 +230,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = s.update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
 	return err
 }
 

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -182,7 +182,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Fatal("not the first, and it alone")
 	}
 	work := func(s *Service) error {
-		_, err := s.update(context.WithValue(t.Context(), housing{}, true), func(x *record.Tx) error { return x.Put("house/test", 1) })
+		_, err := s.ledger.Update(ledger.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
 		return err
 	}
 	if err := work(a); err != nil {
@@ -258,15 +258,15 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	keeper, dead, reader := x.list[0], x.list[1], x.list[2]
 	node := uuid.New()
 	say := func(s *Service) {
-		if _, err := s.update(t.Context(), func(x *record.Tx) error { x.WakeNode(node); return x.Put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
+		if _, err := s.ledger.Update(t.Context(), func(x *record.Tx) error { x.WakeNode(node); return x.Put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var h hearing
+	var h ledger.Hearing
 	hear := func() (full bool) {
 		t.Helper()
 		rev := reader.feed.Since(node, 0).Rev
-		if err := reader.hearNow(t.Context(), &h); err != nil {
+		if err := reader.ledger.HearNow(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
 		return reader.feed.Since(node, rev).Full
@@ -287,7 +287,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		}
 		return of
 	}
-	ctx, house := context.WithValue(t.Context(), housing{}, true), keeper.newHouse()
+	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.newHouse()
 	forget := func() {
 		t.Helper()
 		x.stand(keeper)
@@ -306,7 +306,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		t.Error("what lay there was not enough")
 	}
 	forget()
-	if got := lanes(); len(got) != 1 || got[0] != keeper.out.replica.String() {
+	if got := lanes(); len(got) != 1 || got[0] != keeper.ledger.Replica().String() {
 		t.Fatalf("%v", got)
 	}
 	if hear() {

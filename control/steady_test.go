@@ -1,13 +1,13 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"testing"
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,7 +31,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				if mine, err := s.takeHouse(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
-					s.round(context.WithValue(t.Context(), housing{}, true), houses[i], now)
+					s.round(ledger.AsHousekeeper(t.Context()), houses[i], now)
 				}
 				tells := func(g *agent, h api.Heartbeat) {
 					h.Incarnation = g.incarnation

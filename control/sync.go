@@ -68,7 +68,7 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 	if out, err = s.syncRead(ctx, node, n); err != nil {
 		return out, err
 	}
-	if out.Clock, err = s.clock(ctx); err != nil {
+	if out.Clock, err = s.ledger.ReadClock(ctx); err != nil {
 		return out, err
 	}
 	after, halted, err := s.trust(ctx, node)
@@ -107,7 +107,7 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 	t := record.NewTx(ctx, s.store)
 	ids := n.Datasets
 	if s.Shared {
-		out.Clock, _ = s.highest.get()
+		out.Clock = s.ledger.HighestClock()
 	}
 	if n.Full {
 		claims, err := record.ListAll[record.Claim](t, record.HomePrefix(node))

@@ -121,7 +121,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	}
 	a.purge(d)
 	moved.Home = b.id // as a move will do
-	if _, err := e.update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		t.Touch(moved.ID, a.id)
 		return t.PutDataset(moved)
 	}); err != nil {

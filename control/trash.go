@@ -122,7 +122,7 @@ const snapshotsAtOnce = (store.MaxOps - 24) / 6
 // Idempotent: it continues with what is left.
 func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
 	for more := true; more; {
-		_, err := s.update(ctx, func(t *record.Tx) error {
+		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 			more = false
 			if rec, _, err := recordedOperation(t, op); err != nil || rec.State.Final() {
 				return err

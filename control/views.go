@@ -33,7 +33,7 @@ func after(prefix string, p api.Page) string {
 // Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the
 // store said so, ErrAmbiguous, ErrUnavailable.
 func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
-	err = s.view(ctx, func(t *record.Tx) error {
+	err = s.ledger.View(ctx, func(t *record.Tx) error {
 		d, err := t.Volume(ref)
 		if err != nil {
 			return err
@@ -280,7 +280,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 		return allSnapshots(t, p)
 	}
 	var d dataset.Dataset
-	if err := s.view(ctx, func(t *record.Tx) error {
+	if err := s.ledger.View(ctx, func(t *record.Tx) error {
 		d, err = t.AnyDataset(ref)
 		return err
 	}); err != nil {
@@ -340,7 +340,7 @@ func cursor(s dataset.Snapshot) string {
 
 // Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
 func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
-	err = s.view(ctx, func(t *record.Tx) error {
+	err = s.ledger.View(ctx, func(t *record.Tx) error {
 		snap, err = t.Snapshot(ref, snapshot)
 		return err
 	})

@@ -1,4 +1,4 @@
-package control
+package ledger
 
 import (
 	"strings"
@@ -13,25 +13,25 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// recalledFor is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
-const recalledFor = 15 * time.Second
+// RecalledFor is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
+const RecalledFor = 15 * time.Second
 
-// recalled has the records of nodes as this service last saw them in the store. If a decision uses one instead of
+// NodeCache has the records of nodes as this service last saw them in the store. If a decision uses one instead of
 // reading it, the commit checks that it has not changed: see record.Tx.Suppose.
-type recalled struct {
-	clock clock.Clock
+type NodeCache struct {
+	ReadClock clock.Clock
 
 	mu sync.Mutex
 	of map[string]recall
 }
 
 type recall struct {
-	entry store.Entry
+	Entry store.Entry
 	at    time.Duration // by the steady clock
 }
 
-// note remembers what a transaction knows of a node. It was true at some time after began.
-func (r *recalled) note(t *record.Tx, node uuid.UUID, began time.Duration) {
+// Note remembers what a transaction knows of a node. It was true at some time after began.
+func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {
 		return
@@ -42,7 +42,7 @@ func (r *recalled) note(t *record.Tx, node uuid.UUID, began time.Duration) {
 }
 
 // drop removes the nodes that a transaction writes.
-func (r *recalled) drop(writes []store.Write) {
+func (r *NodeCache) drop(writes []store.Write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range writes {
@@ -53,21 +53,22 @@ func (r *recalled) drop(writes []store.Write) {
 }
 
 // dropAll removes all nodes: the store was restored from a backup, and may give out an index a second time.
-func (r *recalled) dropAll() {
+func (r *NodeCache) dropAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.of)
 }
 
-func (r *recalled) entry(node uuid.UUID) (store.Entry, bool) {
+// Entry returns the entry of a node for record.Tx.Suppose; false if none is known, or it is too old.
+func (r *NodeCache) Entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known, ok := r.of[record.NodeKey(node)]
-	return known.entry, ok && r.clock.Steady()-known.at < recalledFor
+	return known.Entry, ok && r.ReadClock.Steady()-known.at < RecalledFor
 }
 
-// node returns a record of a node that may be a few seconds old.
-func (r *recalled) node(id uuid.UUID) (n dataset.Node, ok bool) {
-	e, ok := r.entry(id)
+// Node returns a record of a node that may be a few seconds old.
+func (r *NodeCache) Node(id uuid.UUID) (n dataset.Node, ok bool) {
+	e, ok := r.Entry(id)
 	return n, ok && record.Decode(e.Key, e.Value, &n) == nil
 }

@@ -1,4 +1,4 @@
-package control
+package ledger
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 // How a store that was restored from an older backup is recognised, without writes that an idle cluster would not make:
 //
-// The store's clock is the number of values that were written to all lanes (see tidings), including lanes that were
+// The store's clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
 // removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
 // restored from a backup has a lower clock than somebody has seen. Services know the clock from what they read, agents
 // know it from control and keep it on disk. Indexes do not show it: those of a restored Consul continue above all that
@@ -20,8 +20,8 @@ import (
 // A service notices a change of its own lane sooner than by the clock: each of its transactions checks that its lane is
 // as it left it.
 
-// clockIn returns the clock from the entries under RevPrefix, some of which may be known already.
-func clockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
+// ClockIn returns the clock from the entries under RevPrefix, some of which may be known already.
+func ClockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
 			n += was.count
@@ -68,21 +68,21 @@ func (h *highest) made(reads int) {
 	}
 }
 
-// readLanes reads all lanes and compares their clock with the highest one seen before. It halts the cluster if
+// ReadLanes reads all lanes and compares their clock with the highest one seen before. It halts the cluster if
 // the store went back.
-func (s *Service) readLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
+func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
 	err error) {
-	before, _ := s.highest.get() // a clock that is seen during the read may be later
-	if entries, err = s.store.List(ctx, record.RevPrefix, "", 0); err != nil {
+	before, _ := l.highest.get() // a clock that is seen during the read may be later
+	if entries, err = l.Store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, record.ReadError(ctx, err)
 	}
-	if clock, err = clockIn(entries, known); err != nil {
+	if clock, err = ClockIn(entries, known); err != nil {
 		return nil, 0, err
 	}
 	if clock < before {
-		return entries, clock, s.wentBack(ctx, before)
+		return entries, clock, l.HaltRestored(ctx, before)
 	}
-	s.highest.read(clock)
+	l.highest.read(clock)
 	return entries, clock, nil
 }
 
@@ -95,15 +95,15 @@ type clockReads struct {
 }
 
 type clockRead struct {
-	done  chan struct{}
-	clock uint64
-	err   error
+	done      chan struct{}
+	ReadClock uint64
+	err       error
 }
 
-// clock reads the clock as readLanes does, once for all who asked before the read began. An earlier read does not
+// ReadClock reads the clock as readLanes does, once for all who asked before the read began. An earlier read does not
 // show that the store was restored from a backup since.
-func (s *Service) clock(ctx context.Context) (uint64, error) {
-	c := &s.clockReads
+func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
+	c := &l.clockReads
 	c.mu.Lock()
 	r, first, before := c.next, c.next == nil, c.last
 	if first {
@@ -114,7 +114,7 @@ func (s *Service) clock(ctx context.Context) (uint64, error) {
 	if !first {
 		select {
 		case <-r.done:
-			return r.clock, r.err
+			return r.ReadClock, r.err
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -127,17 +127,16 @@ func (s *Service) clock(ctx context.Context) (uint64, error) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout) // others wait for it
 	defer cancel()
-	_, r.clock, r.err = s.readLanes(ctx, nil)
+	_, r.ReadClock, r.err = l.ReadLanes(ctx, nil)
 	close(r.done)
-	return r.clock, r.err
+	return r.ReadClock, r.err
 }
 
-// wentBack records that the store is older than a state that this service has seen. Idempotent.
-func (s *Service) wentBack(ctx context.Context, saw uint64) error {
-	s.recalled.dropAll()
-	s.ran.forget()
+// HaltRestored records that the store is older than a state that this service has seen. Idempotent.
+func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
+	l.restored()
 	ctx = context.WithValue(ctx, housing{}, nil) // whichever replica does the background work at present
-	_, err := s.update(ctx, func(t *record.Tx) error {
+	_, err := l.Update(ctx, func(t *record.Tx) error {
 		t.Silent = true // the lanes may be in the old state
 		var h record.Halt
 		there, err := t.Get(record.HaltedKey, &h)
@@ -145,7 +144,7 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 			return err
 		}
 		if !there {
-			h.At = s.Clock.Now()
+			h.At = l.Clock.Now()
 		}
 		h.Shared, h.Saw = true, saw
 		return t.Put(record.HaltedKey, h)
@@ -158,13 +157,13 @@ func (s *Service) wentBack(ctx context.Context, saw uint64) error {
 
 // laneIsOurs reports whether a lane is as this service left it. Another value would be the reason for a refused
 // transaction.
-func (s *Service) laneIsOurs(ctx context.Context, l *lane) (bool, error) {
+func (l *Ledger) laneIsOurs(ctx context.Context, own *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()
-	e, err := record.NewTx(ctx, s.store).Fetch(l.key)
-	if err != nil || e.Index == l.index {
+	e, err := record.NewTx(ctx, l.Store).Fetch(own.key)
+	if err != nil || e.Index == own.index {
 		return err == nil, err
 	}
-	_, _, err = s.readLanes(ctx, nil)
+	_, _, err = l.ReadLanes(ctx, nil)
 	return false, err
 }

@@ -1,4 +1,4 @@
-package control
+package ledger
 
 import (
 	"context"
@@ -22,26 +22,25 @@ type heard struct {
 	count uint64
 }
 
-// hearing is what a service has read of all lanes.
-type hearing struct {
+// Hearing is what a service has read of all lanes.
+type Hearing struct {
 	lanes map[string]heard // nil: nothing was read yet, or the store was replaced
 	at    time.Duration    // when they were read, by the steady clock
 	told  bool             // it was reported that the store does not answer
 }
 
-// hearOthers publishes what other services on the store change, until ctx ends. It holds one watch, reads the
+// Hear publishes what other services on the store change, until ctx ends. It holds one watch, reads the
 // lanes when it wakes, and writes nothing.
-func (s *Service) hearOthers(ctx context.Context) {
-	var h hearing
+func (l *Ledger) Hear(ctx context.Context) {
+	var h Hearing
 	for index := uint64(0); ctx.Err() == nil; {
-		next, err := s.awaitTidings(ctx, index)
+		next, err := l.awaitTidings(ctx, index)
 		if err == nil {
 			if next < index { // the store was restored from a backup
 				h.lanes = nil
-				s.recalled.dropAll()
-				s.ran.forget()
+				l.restored()
 			}
-			err = s.hearNow(ctx, &h)
+			err = l.HearNow(ctx, &h)
 		}
 		pause := hearPause
 		switch {
@@ -53,12 +52,12 @@ func (s *Service) hearOthers(ctx context.Context) {
 			pause = hearAgain
 			if !h.told {
 				h.told = true
-				s.Failed("hear what other replicas change", err)
+				l.Failed("hear what other replicas change", err)
 			}
 		}
 		select {
 		case <-ctx.Done():
-		case <-s.Clock.After(pause):
+		case <-l.Clock.After(pause):
 		}
 	}
 }
@@ -66,19 +65,23 @@ func (s *Service) hearOthers(ctx context.Context) {
 // hearAtLeast is how often the lanes are read when nothing changes: far more often than they are removed.
 const hearAtLeast = 2 * time.Minute
 
-func (s *Service) awaitTidings(ctx context.Context, index uint64) (uint64, error) {
+func (l *Ledger) awaitTidings(ctx context.Context, index uint64) (uint64, error) {
 	wait, cancel := context.WithTimeout(ctx, hearAtLeast)
 	defer cancel()
-	next, err := s.store.Watch(wait, record.RevPrefix, index)
+	next, err := l.Store.Watch(wait, record.RevPrefix, index)
 	if err != nil && wait.Err() != nil && ctx.Err() == nil {
 		return index, nil
 	}
 	return next, err
 }
 
-// hearNow reads the lanes and publishes what is new.
-func (s *Service) hearNow(ctx context.Context, h *hearing) error {
-	entries, _, err := s.readLanes(ctx, h.lanes)
+// LanesKept is how long a lane that nobody writes stays, at least. The background work removes such lanes when it looks
+// at everything.
+const LanesKept = 10 * time.Minute
+
+// HearNow reads the lanes and publishes what is new.
+func (l *Ledger) HearNow(ctx context.Context, h *Hearing) error {
+	entries, _, err := l.ReadLanes(ctx, h.lanes)
 	if err != nil {
 		return err
 	}
@@ -97,32 +100,32 @@ func (s *Service) hearNow(ctx context.Context, h *hearing) error {
 			return err
 		}
 		lanes[e.Key] = heard{e.Index, t.Count}
-		gap = !s.hearLane(e, t, was, h.lanes != nil) || gap
+		gap = !l.hearLane(e, t, was, h.lanes != nil) || gap
 	}
-	now := s.Clock.Steady()
+	now := l.Clock.Steady()
 	for key := range h.lanes {
-		// Lanes that were not written for that long are removed: see forgetServices. A service that did not look
+		// Lanes that were not written for that long are removed: see lanesKept. A service that did not look
 		// meanwhile does not know what was there last.
-		if _, there := lanes[key]; !there && now-h.at >= houseFull {
+		if _, there := lanes[key]; !there && now-h.at >= LanesKept {
 			gap = true
 		}
 	}
 	h.lanes, h.at = lanes, now
 	if gap {
-		s.feed.Forget()
+		l.Feed.Forget()
 	}
 	return nil
 }
 
 // hearLane publishes what is new in a lane. It returns false if some of that is no longer known.
-func (s *Service) hearLane(e store.Entry, t notify.Notices, was heard, follows bool) bool {
-	if !follows || s.out.own(e.Key) {
+func (l *Ledger) hearLane(e store.Entry, t notify.Notices, was heard, follows bool) bool {
+	if !follows || l.out.own(e.Key) {
 		return true
 	}
 	list, ok := t.Missed(was.count)
 	for _, x := range list {
-		s.feed.Publish(x)
-		s.events.Publish(x.Events...)
+		l.Feed.Publish(x)
+		l.Events.Publish(x.Events...)
 		ok = ok && !x.All
 	}
 	return ok

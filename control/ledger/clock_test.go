@@ -1,0 +1,66 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+)
+
+// lanesOnly is a store from which only the lanes are read, when the test lets it.
+type lanesOnly struct {
+	store.Store
+	reads   int
+	let     chan struct{}
+	entries []store.Entry
+}
+
+func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, error) {
+	l.reads++
+	entries := l.entries
+	<-l.let
+	return entries, nil
+}
+
+// Who asks for the clock while it is read shares the next reading, and none that began
+// before: the store may be put back at any moment.
+func TestTheClockIsReadOnceForMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
+		s := New(Deps{Store: st})
+		var all sync.WaitGroup
+		ask := func(want uint64) {
+			all.Go(func() {
+				if got, err := s.ReadClock(t.Context()); got != want || err != nil {
+					t.Errorf("%d, %v, want %d", got, err, want)
+				}
+			})
+		}
+		ask(7)
+		synctest.Wait()
+		st.entries = []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":8}`)}}
+		for range 100 {
+			ask(8)
+		}
+		synctest.Wait()
+		left, leave := context.WithCancel(t.Context())
+		all.Go(func() {
+			if _, err := s.ReadClock(left); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		st.let <- struct{}{}
+		st.let <- struct{}{}
+		all.Wait()
+		if st.reads != 2 {
+			t.Errorf("read %d times", st.reads)
+		}
+	})
+}

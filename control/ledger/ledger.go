@@ -1,0 +1,205 @@
+// Package ledger makes decisions on the store of a cluster.
+//
+// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while what it read changes.
+// Ledger.View does so for a decision that writes nothing. A commit notifies those who wait at this service through the
+// feed and the event log. It notifies other services on the store through lanes: keys of its own that carry the latest
+// notices (lanes.go). Hear reads the lanes of the others. The number of values in all lanes is the store clock, by
+// which a store that was restored from a backup is recognised (clock.go). NodeCache saves most reads of node records.
+//
+// Each part protects its state with its own mutex; no lock is held during access to the store.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/google/uuid"
+)
+
+// Deps is what a Ledger needs.
+type Deps struct {
+	Store  store.Store
+	Clock  clock.Clock
+	Feed   *notify.Feed
+	Events *notify.EventLog
+	// Shared says that other services may work on the same store. The ledger then tells them what it changes.
+	Shared bool
+	// Restored is called when the store turned out to be restored from an older backup: what is known of it must be
+	// read again. May be nil.
+	Restored func()
+	// Failed is called with what Hear could not do; never nil.
+	Failed func(what string, err error)
+}
+
+// Ledger makes the decisions of one service on its store. Safe for concurrent use.
+type Ledger struct {
+	Deps
+	nodes      *NodeCache
+	out        *outbox // what other services must be told; nil if there are none
+	highest    highest // the highest clock of the store that this service has seen
+	clockReads clockReads
+}
+
+// New returns a ledger on a store.
+func New(d Deps) *Ledger {
+	l := &Ledger{Deps: d, nodes: &NodeCache{ReadClock: d.Clock, of: map[string]recall{}}}
+	if d.Shared {
+		l.out = newOutbox()
+	}
+	return l
+}
+
+// Nodes returns the records of nodes as they were last seen in the store.
+func (l *Ledger) Nodes() *NodeCache { return l.nodes }
+
+// Replica returns the identity of this service among those that share the store. The store must be shared.
+func (l *Ledger) Replica() uuid.UUID { return l.out.replica }
+
+// HighestClock returns the highest clock that the store certainly had, as far as this service knows.
+func (l *Ledger) HighestClock() uint64 {
+	n, _ := l.highest.get()
+	return n
+}
+
+// restored drops what is known of a store that was restored from an older backup.
+func (l *Ledger) restored() {
+	l.nodes.dropAll()
+	if l.Restored != nil {
+		l.Restored()
+	}
+}
+
+// tries is how often a decision is repeated because what it read has changed. In each round some other
+// transaction was committed, so this is no live-lock.
+const tries = 64
+
+// Update makes one decision and commits it. It repeats the decision while what it depends on changes. It returns
+// the index of the transaction; 0 if nothing was written.
+func (l *Ledger) Update(ctx context.Context, decide func(*record.Tx) error) (index uint64, err error) {
+	for n := range tries {
+		if index, err = l.try(ctx, n == 0, decide); !errors.Is(err, record.ErrChanged) {
+			break
+		}
+	}
+	return index, err
+}
+
+func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) error) (uint64, error) {
+	t := record.NewTx(ctx, l.Store)
+	t.FirstTry = first
+	err := l.keepsHouse(t)
+	if err == nil {
+		err = decide(t)
+	}
+	if err != nil || len(t.Writes()) == 0 {
+		return 0, t.Settled(err)
+	}
+	return l.commit(t)
+}
+
+// commit commits the decision and notifies those who wait; in the same transaction it notifies those who follow
+// another service.
+func (l *Ledger) commit(t *record.Tx) (uint64, error) {
+	told, own := l.noticeOf(t), (*lane)(nil)
+	if l.out != nil && !t.Silent && (!told.Empty() || t.RaisesClock()) {
+		var w store.Write
+		var err error
+		if own, w, err = l.out.take(t.Context(), told); err != nil {
+			return 0, err
+		}
+		t.Write(w)
+		t.Expect(store.Entry{Key: own.key, Index: own.index})
+	}
+	_, reads := l.highest.get()
+	index, err := t.Commit()
+	refused := errors.Is(err, store.ErrConflict)
+	if own != nil {
+		known := err == nil || errors.Is(err, store.ErrTooLarge)
+		if refused {
+			var lerr error
+			if known, lerr = l.laneIsOurs(t.Context(), own); lerr != nil {
+				err, refused = lerr, false
+			}
+		}
+		l.out.done(own, index, known)
+		if err == nil {
+			l.highest.made(reads)
+		}
+	}
+	l.nodes.drop(t.Writes())
+	switch {
+	case err == nil:
+		l.publish(told)
+		return index, nil
+	case refused:
+		return 0, record.ErrBusy
+	}
+	// It may have been committed: wake those who wait, so that they look for themselves.
+	told.Answered = false
+	l.Feed.Publish(told)
+	return 0, record.CommitError(t.Context(), err)
+}
+
+// noticeOf returns the notice of a transaction, with the present time in its events.
+func (l *Ledger) noticeOf(t *record.Tx) notify.Notice {
+	now := l.Clock.Now()
+	for i := range t.Notice.Events {
+		t.Notice.Events[i].Time = now
+	}
+	return t.Notice
+}
+
+// View makes a decision that writes nothing. It repeats the decision while what it reads changes.
+func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err error) {
+	for range tries {
+		t := record.NewTx(ctx, l.Store)
+		t.ReadOnly = true
+		if err = decide(t); !errors.Is(err, record.ErrChanged) {
+			break
+		}
+	}
+	return err
+}
+
+// keepsHouse fails unless this service still does the background work that t belongs to: a service that was
+// paused may not know yet that another has taken over.
+func (l *Ledger) keepsHouse(t *record.Tx) error {
+	if !l.Shared || t.Context().Value(housing{}) == nil {
+		return nil
+	}
+	var h Housekeeper
+	taken, err := t.Get(record.HouseKey, &h)
+	if err == nil && (!taken || h.Replica != l.out.replica) {
+		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
+	}
+	return err
+}
+
+// housing marks the context of the background work.
+type housing struct{}
+
+// AsHousekeeper marks a context: decisions with it fail once another replica does the background work.
+func AsHousekeeper(ctx context.Context) context.Context {
+	return context.WithValue(ctx, housing{}, true)
+}
+
+// Housekeeper is the value of record.HouseKey: which replica does the background work.
+type Housekeeper struct {
+	Replica uuid.UUID `json:"replica"`
+	Since   time.Time `json:"since"`
+}
+
+// publish tells those who wait here what a transaction changed.
+func (l *Ledger) publish(t notify.Notice) {
+	l.Feed.Publish(t)
+	l.Events.Publish(t.Events...)
+	if t.All {
+		l.Feed.Forget()
+	}
+}
