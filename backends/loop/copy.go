@@ -9,39 +9,48 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/dataset"
 )
 
-// begun tells whether a directory among the copies holds anything of one: what was made
-// last before a crash may be empty.
-func (p *Pool) begun(dir folder.Dir) (bool, error) {
-	c, err := layout.ContentsOf(p.layout, dir)
-	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
+// copier makes copies of datasets that are at home on another node, and turns datasets into copies.
+type copier struct {
+	pool     string // its name, for errors
+	home     *home
+	catalog  *catalog
+	layout   layout.Layout
+	records  layout.RecordWriter
+	images   *imagefile.Images
+	sharing  *imagefile.Sharing
+	attacher *attach.Attacher
+	step     func(string)
 }
 
 // Promote implements backends.Copier: one more name, or one shared image, and one flush.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
-	err := p.withinAny(ds, func(dir folder.Dir, place string) error {
+	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
 		if place != layout.Copies {
 			return nil
 		}
 		item := snapshot.String()
-		if _, err := p.imageSize(dir, item); errors.Is(err, os.ErrNotExist) {
+		if _, err := p.images.Size(dir, item); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrNotFound, "the copy has no snapshot %s", snapshot)
 		} else if err != nil {
 			return err
 		}
-		if same, err := p.headIs(dir, item); err != nil {
+		if same, err := p.images.HeadIs(dir, item); err != nil {
 			return err
 		} else if same {
 			return p.layout.Flush(dir) // an earlier try may have been cut short before its own
 		}
-		if err := p.dropHead(dir); err != nil {
+		if err := p.copier.dropHead(dir); err != nil {
 			return err
 		}
-		return p.promote(dir, item)
+		return p.copier.promote(dir, item)
 	})
 	if err != nil {
 		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, err)
@@ -49,39 +58,31 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-func (p *Pool) promote(dir folder.Dir, item string) error {
-	if err := p.layout.Remove(dir, layout.Next); err != nil {
+func (cp *copier) promote(dir folder.Dir, item string) error {
+	if err := cp.layout.Remove(dir, layout.Next); err != nil {
 		return err
 	}
-	shared, err := p.share(dir, layout.Next, item)
+	shared, err := cp.sharing.Share(dir, layout.Next, item)
 	if err == nil && !shared {
-		_, err = p.layout.Clone(dir, layout.Next, dir, item, false)
+		_, err = cp.layout.Clone(dir, layout.Next, dir, item, false)
 	}
 	if err != nil {
 		return err
 	}
-	p.step("promote.cloned")
-	if err := p.same(dir, item, layout.Next); err != nil {
-		return errors.Join(err, p.layout.Remove(dir, layout.Next))
+	cp.step("promote.cloned")
+	if err := cp.images.Same(dir, item, layout.Next); err != nil {
+		return errors.Join(err, cp.layout.Remove(dir, layout.Next))
 	}
-	if err := p.layout.Rename(dir, layout.Next, layout.Head); err != nil {
+	if err := cp.layout.Rename(dir, layout.Next, layout.Head); err != nil {
 		return err
 	}
-	p.step("promote.named")
-	return p.layout.Flush(dir)
-}
-
-// headIs tells whether there is a head, with the bytes of an item.
-func (p *Pool) headIs(dir folder.Dir, item string) (bool, error) {
-	if _, err := dir.Lstat(p.layout.Image(layout.Head)); err != nil {
-		return false, folder.AbsentIsFine(err)
-	}
-	return p.equal(dir, item, layout.Head)
+	cp.step("promote.named")
+	return cp.layout.Flush(dir)
 }
 
 // kept tells whether a snapshot, other than one, has all that the head has.
-func (p *Pool) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
-	c, err := layout.ContentsOf(p.layout, dir)
+func (cp *copier) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
+	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {
 		return false, err
 	}
@@ -89,12 +90,12 @@ func (p *Pool) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
 		if id, err := uuid.Parse(item); err != nil || id == but {
 			continue
 		}
-		if waits, err := p.unfinished(dir, item); err != nil {
+		if waits, err := cp.images.Unfinished(dir, item); err != nil {
 			return false, err
 		} else if waits {
 			continue
 		}
-		if same, err := p.headIs(dir, item); err != nil || same {
+		if same, err := cp.images.HeadIs(dir, item); err != nil || same {
 			return same, err
 		}
 	}
@@ -102,11 +103,11 @@ func (p *Pool) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
 }
 
 // dropHead removes the head from a copy, if it has one.
-func (p *Pool) dropHead(dir folder.Dir) error {
-	if _, err := dir.Lstat(p.layout.Image(layout.Head)); err != nil {
+func (cp *copier) dropHead(dir folder.Dir) error {
+	if _, err := dir.Lstat(cp.layout.Image(layout.Head)); err != nil {
 		return folder.AbsentIsFine(err)
 	}
-	ok, err := p.kept(dir, uuid.Nil)
+	ok, err := cp.kept(dir, uuid.Nil)
 	if err != nil {
 		return err
 	}
@@ -115,33 +116,33 @@ func (p *Pool) dropHead(dir folder.Dir) error {
 			"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as "+
 				"superseded first)")
 	}
-	return p.layout.Remove(dir, layout.Head)
+	return cp.layout.Remove(dir, layout.Head)
 }
 
 // forget removes what a copy has beside a snapshot that goes: the part of it that has
 // come, and a head that nothing else has the bytes of.
-func (p *Pool) forget(dir folder.Dir, place string, snapshot uuid.UUID) error {
+func (cp *copier) forget(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if place != layout.Copies {
 		return nil
 	}
-	if have, err := readPartial(dir); err == nil && have.Snapshot == snapshot {
-		if err := p.dropPartial(dir); err != nil {
+	if have, err := transfer.ReadPartial(dir); err == nil && have.Snapshot == snapshot {
+		if err := transfer.DropPartial(cp.layout, dir); err != nil {
 			return err
 		}
 	}
-	same, err := p.headIs(dir, snapshot.String())
+	same, err := cp.images.HeadIs(dir, snapshot.String())
 	if errors.Is(err, os.ErrNotExist) || !same {
 		return folder.AbsentIsFine(err)
 	}
-	if kept, err := p.kept(dir, snapshot); err != nil || kept {
+	if kept, err := cp.kept(dir, snapshot); err != nil || kept {
 		return err
 	}
-	return p.layout.Remove(dir, layout.Head)
+	return cp.layout.Remove(dir, layout.Head)
 }
 
 // Demote implements backends.Copier.
 func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	if err := p.demote(ctx, ds, snapshot, nil); err != nil {
+	if err := p.copier.demote(ctx, ds, snapshot, nil); err != nil {
 		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
 	}
 	return nil
@@ -149,14 +150,14 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 
 // Supersede implements backends.Copier.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.demote(ctx, ds, keep.ID, func(dir folder.Dir) error {
+	err := p.copier.demote(ctx, ds, keep.ID, func(dir folder.Dir) error {
 		if _, err := dir.Lstat(p.layout.Image(keep.ID.String())); err == nil {
 			return p.layout.Flush(dir)
 		}
 		if _, err := dir.Lstat(p.layout.Image(layout.Head)); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrConflict, "there is no head")
 		}
-		return p.keep(dir, keep)
+		return p.snapshots.keep(dir, keep)
 	})
 	if err != nil {
 		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
@@ -166,56 +167,56 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 
 // demote makes a dataset, whose head is one of its snapshots after keep, a copy: it moves
 // there with its head, which is removed then, so that it is never a dataset without one.
-func (p *Pool) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
-	root, err := p.open()
+func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
+	root, err := cp.home.open()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	defer p.claims.Use(ds)()
-	dir, place, err := p.findAny(root, ds)
+	defer cp.catalog.claims.Use(ds)()
+	dir, place, err := cp.catalog.findAny(root, ds)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if err := p.idle(ctx, dir); err != nil {
+	if err := cp.attacher.Idle(ctx, dir); err != nil {
 		return err
 	}
 	if keep != nil {
 		if err := keep(dir); err != nil {
-			return noSpace(err)
+			return layout.NoSpace(err)
 		}
-		p.step("demote.kept")
+		cp.step("demote.kept")
 	}
-	if err := p.demotable(dir, place, snapshot); err != nil {
+	if err := cp.demotable(dir, place, snapshot); err != nil {
 		return err
 	}
 	if place != layout.Copies {
-		err := p.back.Back(func() error {
+		err := cp.catalog.moves.Back(func() error {
 			return root.Rename(filepath.Join(place, ds.String()), filepath.Join(layout.Copies, ds.String()))
 		})
 		if err != nil {
 			return err
 		}
-		if err := p.layout.Flush(dir); err != nil {
+		if err := cp.layout.Flush(dir); err != nil {
 			return err
 		}
-		p.step("demote.moved")
+		cp.step("demote.moved")
 	}
-	if err := p.dropHead(dir); err != nil {
+	if err := cp.dropHead(dir); err != nil {
 		return err
 	}
-	p.step("demote.dropped")
-	return p.layout.Flush(dir)
+	cp.step("demote.dropped")
+	return cp.layout.Flush(dir)
 }
 
-func (p *Pool) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
-	if _, err := p.imageSize(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+func (cp *copier) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
+	if _, err := cp.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)
 	} else if err != nil || place == layout.Copies {
 		return err
 	}
-	same, err := p.headIs(dir, snapshot.String())
+	same, err := cp.images.HeadIs(dir, snapshot.String())
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
 			snapshot)
@@ -223,11 +224,37 @@ func (p *Pool) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error
 	return err
 }
 
-// Idle implements backends.Idler.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
-	err := p.within(id, func(dir folder.Dir) error { return p.idle(ctx, dir) })
-	if err != nil {
-		return fmt.Errorf("dataset %s: %w", id, err)
+// copyDir opens the directory of a copy, which it makes when there is nothing.
+func (cp *copier) open(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
+	dir, place, err := cp.catalog.findAny(root, d.ID)
+	if err == nil && place == layout.Copies {
+		return dir, nil
 	}
-	return nil
+	if err == nil {
+		_ = dir.Close()
+		return folder.Dir{}, dataset.Errorf(dataset.ErrConflict, "pool %s has the dataset itself, with a head", cp.pool)
+	}
+	if !errors.Is(err, dataset.ErrNotFound) {
+		return folder.Dir{}, err
+	}
+	if err := cp.home.room(root); err != nil {
+		return folder.Dir{}, err
+	}
+	name := filepath.Join(layout.Copies, d.ID.String())
+	if err := root.Mkdir(name); err != nil && !errors.Is(err, os.ErrExist) {
+		return folder.Dir{}, err
+	}
+	if dir, err = root.Sub(name); err != nil {
+		return folder.Dir{}, err
+	}
+	cp.step("receive.begun")
+	err = cp.records.Write(dir, layout.RecordFile, d)
+	if err == nil {
+		err = cp.layout.Flush(dir)
+	}
+	if err != nil {
+		return folder.Dir{}, errors.Join(err, dir.Close())
+	}
+	cp.step("receive.recorded")
+	return dir, nil
 }

@@ -134,14 +134,14 @@ func (f *fixture) isCopy(c cast, must bool) {
 // sameBytes compares two snapshots wherever one of them has data.
 func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 	f.Helper()
-	root, err := f.Pool.open()
+	root, err := f.home.open()
 	f.must(err)
 	defer root.Close()
 	var images []*os.File
 	for _, s := range []dataset.Snapshot{a, b} {
-		dir, _, err := f.findAny(root, s.Dataset)
+		dir, _, err := f.catalog.findAny(root, s.Dataset)
 		f.must(err)
-		image, err := f.openSnapshot(dir, s.ID)
+		image, err := f.images.OpenSnapshot(dir, s.ID)
 		f.must(errors.Join(err, dir.Close()))
 		defer image.Close()
 		images = append(images, image)

@@ -10,24 +10,44 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/growth"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/template"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
+// creator makes incoming datasets.
+type creator struct {
+	home       *home
+	catalog    *catalog
+	layout     layout.Layout
+	records    layout.RecordWriter
+	images     *imagefile.Images
+	containers *attach.Containers
+	remover    *remover
+	templates  *template.Store
+	attacher   *attach.Attacher
+	grower     *growth.Grower
+	step       func(string)
+}
+
 // Create implements backends.Pool: no fork but for the first of a kind, one flush.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
-	t, err := p.templateFor(d)
+	t, err := p.templates.SpecFor(d)
 	if err != nil {
 		return 0, err
 	}
 	if d.Encryption != nil {
-		return p.createEncrypted(ctx, d, t)
+		return p.creator.createEncrypted(ctx, d, t)
 	}
-	return p.build(d, func(root, dir folder.Dir) (made, error) {
-		from, err := p.openTemplate(ctx, root, t)
+	return p.creator.build(d, func(root, dir folder.Dir) (made, error) {
+		from, err := p.templates.Open(ctx, root, t)
 		if err != nil {
 			return made{}, err
 		}
@@ -36,29 +56,29 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		if err != nil {
 			return made{}, err
 		}
-		return made{item: layout.Next, size: t.size}, errors.Join(reflink.Clone(image, from), image.Close())
+		return made{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
 	})
 }
 
 // Clone implements backends.Pool: one shared image, one flush.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
-	size, err := p.build(d, func(root, dir folder.Dir) (made, error) {
-		defer p.claims.Use(src.Dataset)()
-		from, item, err := p.openSource(root, src)
+	size, err := p.creator.build(d, func(root, dir folder.Dir) (made, error) {
+		defer p.catalog.claims.Use(src.Dataset)()
+		from, item, err := p.creator.openSource(root, src)
 		if err != nil {
 			return made{}, err
 		}
 		defer from.Close()
-		if err := p.sameKey(from, item, d); err != nil {
+		if err := p.images.SameKey(from, item, d); err != nil {
 			return made{}, err
 		}
-		have, err := p.sizeOf(from, item)
+		have, err := p.images.SizeOf(from, item)
 		if err != nil {
 			return made{}, err
 		}
-		want := max(roundUp(d.Size), have.size)
-		if err := mkfs.CheckMax(want); err != nil && want > have.size {
+		want := max(imagefile.RoundUp(d.Size), have.Size)
+		if err := mkfs.CheckMax(want); err != nil && want > have.Size {
 			return made{}, err
 		}
 		if want != d.Size { // the record says how large the head is: see sizeOf
@@ -67,8 +87,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 				return made{}, err
 			}
 		}
-		m, image := made{item: layout.Head, size: want}, have.imageFor(want)
-		if grows := want > have.size && image > have.image; grows {
+		m, image := made{item: layout.Head, size: want}, have.ImageFor(want)
+		if grows := want > have.Size && image > have.Image; grows {
 			m.item = layout.Next // until it has its size
 		}
 		if m.durable, err = p.layout.Clone(dir, m.item, from, item, false); err != nil {
@@ -76,7 +96,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		}
 		p.step("clone.shared")
 		if m.item == layout.Next {
-			err = p.growIdle(ctx, dir, layout.Next, image)
+			err = p.grower.GrowIdle(ctx, dir, layout.Next, image)
 		}
 		return m, err
 	})
@@ -90,16 +110,16 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 }
 
 // openSource opens the directory that holds src and names the item in it.
-func (p *Pool) openSource(root folder.Dir, src dataset.Source) (folder.Dir, string, error) {
-	find, item := p.find, layout.Head
+func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, string, error) {
+	find, item := c.catalog.find, layout.Head
 	if src.Snapshot != uuid.Nil {
-		find, item = p.findAny, src.Snapshot.String()
+		find, item = c.catalog.findAny, src.Snapshot.String()
 	}
 	dir, _, err := find(root, src.Dataset)
 	if err != nil {
 		return folder.Dir{}, "", err
 	}
-	if _, err := dir.Lstat(p.layout.Image(item)); err != nil {
+	if _, err := dir.Lstat(c.layout.Image(item)); err != nil {
 		_ = dir.Close()
 		if errors.Is(err, os.ErrNotExist) && item != layout.Head {
 			err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", src.Dataset, src.Snapshot)
@@ -119,17 +139,17 @@ type made struct {
 
 // build makes an incoming dataset. Its head gets its name last and is whole then: what
 // is incoming without a head is worthless, and made anew.
-func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made, error)) (dataset.Size, error) {
-	root, err := p.open()
+func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made, error)) (dataset.Size, error) {
+	root, err := c.home.open()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
-	defer p.claims.Use(d.ID)()
-	if size, done, err := p.built(root, d); err != nil || done {
+	defer c.catalog.claims.Use(d.ID)()
+	if size, done, err := c.built(root, d); err != nil || done {
 		return size, err
 	}
-	if err := p.room(root); err != nil {
+	if err := c.home.room(root); err != nil {
 		return 0, err
 	}
 	place, err := root.Sub(layout.Incoming)
@@ -139,16 +159,16 @@ func (p *Pool) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made, e
 	defer place.Close()
 	name := d.ID.String()
 	if err := place.Mkdir(name); err != nil {
-		return 0, noSpace(err)
+		return 0, layout.NoSpace(err)
 	}
-	size, err := p.fill(root, place, d, fill)
+	size, err := c.fill(root, place, d, fill)
 	if err != nil {
-		return 0, errors.Join(noSpace(err), p.destroy(place, name))
+		return 0, errors.Join(layout.NoSpace(err), c.remover.destroy(place, name))
 	}
 	return size, nil
 }
 
-func (p *Pool) fill(
+func (c *creator) fill(
 	root, place folder.Dir,
 	d dataset.Dataset,
 	fill func(root, dir folder.Dir) (made, error),
@@ -159,25 +179,25 @@ func (p *Pool) fill(
 		return 0, err
 	}
 	defer dir.Close()
-	p.step("create.begun")
-	if err := p.records.WriteNew(dir, layout.RecordFile, d); err != nil {
+	c.step("create.begun")
+	if err := c.records.WriteNew(dir, layout.RecordFile, d); err != nil {
 		return 0, err
 	}
-	p.step("create.recorded")
+	c.step("create.recorded")
 	m, err := fill(root, dir)
 	if err != nil {
 		return 0, err
 	}
-	p.step("create.filled")
+	c.step("create.filled")
 	if m.item != layout.Head {
-		if err := p.layout.Rename(dir, m.item, layout.Head); err != nil {
+		if err := c.layout.Rename(dir, m.item, layout.Head); err != nil {
 			return 0, err
 		}
 		m.durable = false
 	}
-	p.step("create.named")
+	c.step("create.named")
 	if !m.durable {
-		if err := p.layout.Flush(dir); err != nil {
+		if err := c.layout.Flush(dir); err != nil {
 			return 0, err
 		}
 	}
@@ -186,61 +206,61 @@ func (p *Pool) fill(
 
 // built tells whether the dataset is there from an earlier try, and removes what is not
 // whole. What is still incoming gets d as its record.
-func (p *Pool) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
-	dir, place, err := p.find(root, d.ID)
+func (c *creator) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
+	dir, place, err := c.catalog.find(root, d.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
-		return 0, false, p.destroy(root, filepath.Join(layout.Incoming, d.ID.String()))
+		return 0, false, c.remover.destroy(root, filepath.Join(layout.Incoming, d.ID.String()))
 	case errors.Is(err, dataset.ErrCorrupt):
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%w", err)
 	case err != nil:
 		return 0, false, err
 	}
 	defer dir.Close()
-	size, err := p.sizeOf(dir, layout.Head)
+	size, err := c.images.SizeOf(dir, layout.Head)
 	if err != nil || place != layout.Incoming {
-		return size.size, true, err
+		return size.Size, true, err
 	}
-	if err := p.sameKey(dir, layout.Head, d); err != nil {
+	if err := c.images.SameKey(dir, layout.Head, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
 	}
-	if roundUp(d.Size) < size.size { // a clone, whose source was larger than planned
-		d.Size = size.size
+	if imagefile.RoundUp(d.Size) < size.Size { // a clone, whose source was larger than planned
+		d.Size = size.Size
 	}
-	if err := p.records.Write(dir, layout.RecordFile, d); err != nil {
-		return 0, false, noSpace(err)
+	if err := c.records.Write(dir, layout.RecordFile, d); err != nil {
+		return 0, false, layout.NoSpace(err)
 	}
-	if size, err = p.sizeOf(dir, layout.Head); err != nil {
+	if size, err = c.images.SizeOf(dir, layout.Head); err != nil {
 		return 0, false, err
 	}
-	return size.size, true, p.layout.Flush(dir)
+	return size.Size, true, c.layout.Flush(dir)
 }
 
 // flushDir makes what was done to a directory durable, its last renaming too.
-func (p *Pool) flushDir(root folder.Dir, name string) error {
+func (r *remover) flushDir(root folder.Dir, name string) error {
 	dir, err := root.Sub(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.layout.Flush(dir), dir.Close())
+	return errors.Join(r.layout.Flush(dir), dir.Close())
 }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	root, err := p.open()
+	root, err := p.home.open()
 	if err != nil {
 		return fmt.Errorf("commit dataset %s: %w", id, err)
 	}
 	defer root.Close()
-	defer p.claims.Use(id)()
-	dir, place, err := p.findAny(root, id)
+	defer p.catalog.claims.Use(id)()
+	dir, place, err := p.catalog.findAny(root, id)
 	if err == nil {
 		defer dir.Close()
 	}
 	if err == nil && place == layout.Copies {
 		_, err = dir.Lstat(p.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
-			err = p.headless(id)
+			err = layout.NoHead(p.name, id)
 		}
 	}
 	if err == nil && place != layout.Datasets {
@@ -258,7 +278,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	err := p.withinAny(d.ID, func(dir folder.Dir, _ string) error {
+	err := p.catalog.withinAny(d.ID, func(dir folder.Dir, _ string) error {
 		if err := p.records.Write(dir, layout.RecordFile, d); err != nil || !sync {
 			return err
 		}
@@ -268,4 +288,58 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 		return fmt.Errorf("write the record of dataset %s: %w", d.ID, err)
 	}
 	return nil
+}
+
+// createEncrypted makes a dataset of its own, with no template.
+func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t template.Spec) (dataset.Size, error) {
+	if !c.containers.Possible() {
+		err := crypt.Available()
+		if err == nil {
+			err = dataset.Errorf(dataset.ErrUnsupported,
+				"encryption was not possible when the pool was opened (restart drover)")
+		}
+		return 0, err
+	}
+	key, err := c.containers.Key(ctx, d)
+	if err != nil {
+		return 0, err
+	}
+	return c.build(d, func(_, dir folder.Dir) (made, error) {
+		image, err := c.layout.Create(dir, layout.Next)
+		if err != nil {
+			return made{}, err
+		}
+		defer image.Close()
+		if err := image.Truncate(imagefile.ImageFor(t.FS, t.Size, true)); err != nil {
+			return made{}, err
+		}
+		if err := c.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
+			return made{}, fmt.Errorf("make an encrypted image: %w", err)
+		}
+		return made{item: layout.Next, size: t.Size}, image.Sync()
+	})
+}
+
+// encrypt makes a container in next, and the filesystem in that.
+func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key []byte, t template.Spec) error {
+	dev, err := c.attacher.Image(ctx, dir.Path(c.layout.Image(layout.Next)))
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if err := c.containers.Format(ctx, dev.Path, id, key); err != nil {
+		return err
+	}
+	c.step("create.encrypted")
+	open, err := c.containers.Open(ctx, dir, dev.Path, key)
+	if err != nil {
+		return err
+	}
+	defer open.Close()
+	c.step("create.opened")
+	// Tables that are not written to are left to the kernel: here each block takes room.
+	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
+		return err
+	}
+	return attach.Detached(open.Path(), t.FS, func(root *os.File) error { return mkfs.Root(root, &t.Owner) })
 }

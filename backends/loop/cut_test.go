@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -124,12 +125,12 @@ func TestHeadThatAListMissed(t *testing.T) {
 	dir := f.folderOf(d)
 	defer dir.Close()
 	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-	f.read(&e, dir, layout.Contents{})
+	f.catalog.read(&e, dir, layout.Contents{})
 	if e.Problem != "" {
 		t.Error(e.Problem)
 	}
 	f.must(f.layout.Remove(dir, layout.Head))
-	f.read(&e, dir, layout.Contents{})
+	f.catalog.read(&e, dir, layout.Contents{})
 	if e.Problem != "its image is missing" {
 		t.Errorf("without a head: %q", e.Problem)
 	}
@@ -141,8 +142,8 @@ func TestCutContainer(t *testing.T) {
 	copy(header, "LUKS\xba\xbe\x00\x02")
 	copy(header[168:], uuid.NewString())
 	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + layout.Sector: true} {
-		fs, _, err := superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
-		if fs != luks || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
+		fs, _, err := imagefile.Superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
+		if fs != imagefile.LUKS || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
 			t.Errorf("of %d bytes: %s, %v", size, fs, err)
 		}
 	}

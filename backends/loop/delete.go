@@ -12,51 +12,62 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
+// remover deletes datasets.
+type remover struct {
+	layout     layout.Layout
+	home       *home
+	catalog    *catalog
+	containers *attach.Containers
+	attacher   *attach.Attacher
+	step       func(string)
+}
+
 // Delete implements backends.Pool: one rename, one flush, then the bytes.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	root, err := p.open()
+	root, err := p.home.open()
 	if err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	defer root.Close()
-	defer p.claims.Use(id)()
-	if err := p.delete(ctx, root, id); err != nil {
+	defer p.catalog.claims.Use(id)()
+	if err := p.remover.delete(ctx, root, id); err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	return nil
 }
 
-func (p *Pool) delete(ctx context.Context, root folder.Dir, id uuid.UUID) error {
-	dir, place, err := p.findAny(root, id)
+func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) error {
+	dir, place, err := r.catalog.findAny(root, id)
 	if err == nil {
 		defer dir.Close()
-		err = p.hide(ctx, root, dir, filepath.Join(place, id.String()))
+		err = r.hide(ctx, root, dir, filepath.Join(place, id.String()))
 	}
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
 	// What is incoming and not whole was not located, nor a copy that was just begun.
 	for _, place := range []string{layout.Incoming, layout.Copies} {
-		if err := p.destroy(root, filepath.Join(place, id.String())); err != nil {
+		if err := r.destroy(root, filepath.Join(place, id.String())); err != nil {
 			return err
 		}
 	}
-	hidden, err := p.hidden(root, id)
+	hidden, err := r.hidden(root, id)
 	if err != nil {
 		return err
 	}
 	for _, name := range hidden {
 		name = filepath.Join(layout.Deleting, name)
-		if err := p.flushDir(root, name); err != nil {
+		if err := r.flushDir(root, name); err != nil {
 			return err
 		}
-		p.step("delete.hidden")
-		if err := p.destroy(root, name); err != nil {
+		r.step("delete.hidden")
+		if err := r.destroy(root, name); err != nil {
 			return err
 		}
 	}
@@ -64,8 +75,8 @@ func (p *Pool) delete(ctx context.Context, root folder.Dir, id uuid.UUID) error 
 }
 
 // hide moves an idle dataset from its path to where deletions are finished.
-func (p *Pool) hide(ctx context.Context, root, dir folder.Dir, path string) error {
-	if err := p.idle(ctx, dir); err != nil {
+func (r *remover) hide(ctx context.Context, root, dir folder.Dir, path string) error {
+	if err := r.attacher.Idle(ctx, dir); err != nil {
 		return err
 	}
 	// A dataset of that ID may have been deleted before, and be there still.
@@ -81,7 +92,7 @@ func (p *Pool) hide(ctx context.Context, root, dir folder.Dir, path string) erro
 }
 
 // hidden returns the names under which deletions of a dataset wait.
-func (p *Pool) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
+func (r *remover) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
 	entries, err := root.Entries(layout.Deleting)
 	if err != nil {
 		return nil, err
@@ -97,7 +108,7 @@ func (p *Pool) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
 
 // destroy removes a dataset's directory with what this package puts into one. Anything
 // else stays, and so the directory: ErrCorrupt. An absent one is fine.
-func (p *Pool) destroy(root folder.Dir, path string) error {
+func (r *remover) destroy(root folder.Dir, path string) error {
 	dir, err := root.Sub(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -106,15 +117,15 @@ func (p *Pool) destroy(root folder.Dir, path string) error {
 		return err
 	}
 	defer dir.Close()
-	c, err := layout.ContentsOf(p.layout, dir)
+	c, err := layout.ContentsOf(r.layout, dir)
 	if err == nil {
-		err = p.abandon(dir)
+		err = r.containers.Abandon(dir)
 	}
 	if err != nil {
 		return err
 	}
 	for _, item := range c.Items {
-		if err := p.layout.Remove(dir, item); err != nil {
+		if err := r.layout.Remove(dir, item); err != nil {
 			return err
 		}
 	}

@@ -30,7 +30,7 @@ func TestI2FailedFlushOfAReceive(t *testing.T) {
 
 		var flushes int
 		var safe int64
-		to.backend.fdatasync = func(file *os.File) error {
+		to.backend.tuning.Fdatasync = func(file *os.File) error {
 			if flushes++; flushes == 3 { // and the fourth one finds nothing to write
 				have, err := to.Received(f.Context(), d.ID, s.ID)
 				to.must(err)

@@ -41,8 +41,8 @@ type identity struct {
 const format = 1
 
 // suitable tells which layout fits the filesystem of the pool's path, or why none does.
-func (p *Pool) suitable(mk bool) (string, error) {
-	dir := p.path
+func suitable(path string, mk bool) (string, error) {
+	dir := path
 	fi, err := os.Lstat(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && mk:
@@ -62,13 +62,13 @@ func (p *Pool) suitable(mk bool) (string, error) {
 		return "", err
 	}
 	if kind != fsctl.XFS && kind != fsctl.Btrfs {
-		return "", unsuitable(p.path, kind, mk)
+		return "", unsuitable(path, kind, mk)
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		// No room for a trial. It went well when the pool was made, and a full pool has to
 		// open, or nothing in it could be removed.
-		if _, isPool := readIdentity(p.path); isPool == nil {
+		if _, isPool := readIdentity(path); isPool == nil {
 			ok, err = true, nil
 		}
 	}
@@ -79,7 +79,7 @@ func (p *Pool) suitable(mk bool) (string, error) {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
 			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m "+
 				"reflink=1), btrfs, or an image file (drover pool create NAME --backend loop --path FILE "+
-				"--image SIZE)", p.path, kind)
+				"--image SIZE)", path, kind)
 	}
 	if kind == fsctl.Btrfs {
 		return layoutBtrfs, nil

@@ -137,15 +137,6 @@ func TestB15LostBlocksComeBack(t *testing.T) {
 	}
 }
 
-// Where discards cannot be turned off, the pool says what that means.
-func TestDiscardsThatStayOn(t *testing.T) {
-	img := &poolImage{file: "/disk/pool.img"}
-	img.keepBlocks("/dev/loop-that-is-none")
-	if list := img.warnings(); len(list) != 1 || !strings.Contains(list[0], "fstrim") || !strings.Contains(list[0], "/dev/loop-that-is-none") {
-		t.Errorf("warnings: %q", list)
-	}
-}
-
 // eventually fails the test unless a condition holds within half a minute.
 func (f *fixture) eventually(what string, holds func() bool) {
 	f.Helper()

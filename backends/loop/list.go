@@ -14,25 +14,27 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 )
 
 // List implements backends.Pool.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.open()
+	root, err := p.home.open()
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
 	for {
-		before := p.back.Count()
-		list, err := p.list(ctx, root)
+		before := p.catalog.moves.Count()
+		list, err := p.catalog.list(ctx, root)
 		if err != nil {
 			return nil, fmt.Errorf("list pool %s: %w", p.name, err)
 		}
-		if p.back.Count() == before {
+		if p.catalog.moves.Count() == before {
 			return list, nil
 		}
 	}
@@ -40,8 +42,8 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // list goes through the places in the order in which a dataset does: it misses none that moves on
 // meanwhile.
-func (p *Pool) list(ctx context.Context, root folder.Dir) ([]backends.Entry, error) {
-	list, err := p.foreign(root)
+func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry, error) {
+	list, err := cat.foreign(root)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,7 @@ func (p *Pool) list(ctx context.Context, root folder.Dir) ([]backends.Entry, err
 				return nil, err
 			}
 			// Otherwise it was moved on meanwhile, or never whole.
-			entry, ok := p.entry(root, filepath.Join(place.dir, e.Name()), place.state)
+			entry, ok := cat.entry(root, filepath.Join(place.dir, e.Name()), place.state)
 			if !ok {
 				continue
 			}
@@ -82,7 +84,7 @@ func (p *Pool) list(ctx context.Context, root folder.Dir) ([]backends.Entry, err
 }
 
 // foreign lists what lies in the pool's directory and is none of its own.
-func (p *Pool) foreign(root folder.Dir) ([]backends.Entry, error) {
+func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	entries, err := root.Entries(".")
 	if err != nil {
 		return nil, err
@@ -98,26 +100,26 @@ func (p *Pool) foreign(root folder.Dir) ([]backends.Entry, error) {
 	}
 	var list []backends.Entry
 	for _, e := range entries {
-		if !slices.Contains(own, e.Name()) && !trialdir.Is(p.path, e.Name()) {
-			list = append(list, p.stranger(e.Name(), "not a thing that a pool has"))
+		if !slices.Contains(own, e.Name()) && !trialdir.Is(cat.home.path, e.Name()) {
+			list = append(list, cat.stranger(e.Name(), "not a thing that a pool has"))
 		}
 	}
 	return list, nil
 }
 
-func (p *Pool) stranger(name, problem string) backends.Entry {
-	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(p.path, name), Problem: problem}
+func (cat *catalog) stranger(name, problem string) backends.Entry {
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.home.path, name), Problem: problem}
 }
 
 // entry reads one directory of a dataset; not ok for one that is being made, or gone.
-func (p *Pool) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
+func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
 	base := filepath.Base(name)
 	id, err := layout.ParseID(base)
 	if state == backends.EntryDeleting {
 		id, err = layout.HiddenID(base)
 	}
 	if err != nil {
-		return p.stranger(name, "its name is not the UUID of a dataset"), true
+		return cat.stranger(name, "its name is not the UUID of a dataset"), true
 	}
 	e = backends.Entry{ID: id, State: state, Path: root.Path(name)}
 	dir, err := root.Sub(name)
@@ -125,13 +127,13 @@ func (p *Pool) entry(root folder.Dir, name string, state backends.EntryState) (e
 	case errors.Is(err, os.ErrNotExist):
 		return e, false
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return p.stranger(name, "a dataset's name, but no directory"), true
+		return cat.stranger(name, "a dataset's name, but no directory"), true
 	case err != nil:
 		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
 		return e, true
 	}
 	defer dir.Close()
-	c, err := layout.ContentsOf(p.layout, dir)
+	c, err := layout.ContentsOf(cat.layout, dir)
 	if err != nil { // of one bad directory the rest of the pool is not to suffer
 		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
 		return e, !errors.Is(err, os.ErrNotExist)
@@ -143,16 +145,16 @@ func (p *Pool) entry(root folder.Dir, name string, state backends.EntryState) (e
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records)+len(c.Foreign) == 0:
 		return e, false
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records) == 0:
-		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
+		return cat.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	case state == backends.EntryReady && headless && !slices.Contains(c.Records, layout.RecordFile):
-		return p.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
+		return cat.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
 	}
-	p.read(&e, dir, c)
+	cat.read(&e, dir, c)
 	return e, true
 }
 
 // read fills in what the records in dir say, and what is wrong with them.
-func (p *Pool) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
+func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	var problems []string
 	var err error
 	if e.Record, err = layout.DatasetRecord(dir, e.ID); err != nil {
@@ -163,12 +165,12 @@ func (p *Pool) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	switch e.State {
 	case backends.EntryCopy:
 		e.Promoted = !headless
-		if have, err := readPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
+		if have, err := transfer.ReadPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
 			e.Partial = &backends.Partial{Snapshot: have.Snapshot, Base: have.Header.Base, Bytes: have.Mark.Offset}
 		}
 	case backends.EntryDeleting:
 	default:
-		_, _, err := p.inspect(dir, layout.Head)
+		_, _, err := cat.images.Inspect(dir, layout.Head)
 		switch gone := errors.Is(err, os.ErrNotExist); {
 		case gone && headless: // a list alone misses on btrfs what gets its name meanwhile
 			problems = append(problems, "its image is missing")
@@ -187,11 +189,11 @@ func (p *Pool) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
 		}
 		if s.Kind == dataset.SnapshotRestore {
-			if waits, err := p.unfinished(dir, item); err == nil && waits {
+			if waits, err := cat.images.Unfinished(dir, item); err == nil && waits {
 				continue
 			}
 		}
-		if errors.Is(err, os.ErrNotExist) && p.went(dir, item) {
+		if errors.Is(err, os.ErrNotExist) && cat.went(dir, item) {
 			continue
 		}
 		if err != nil {
@@ -209,19 +211,19 @@ func (p *Pool) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 
 // went reports whether an item that was there is gone: nobody who looks holds a lock, and a
 // snapshot that is deleted loses its record last.
-func (p *Pool) went(dir folder.Dir, item string) bool {
-	now, err := layout.ContentsOf(p.layout, dir)
+func (cat *catalog) went(dir folder.Dir, item string) bool {
+	now, err := layout.ContentsOf(cat.layout, dir)
 	return err == nil && !slices.Contains(now.Items, item)
 }
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	root, err := p.open()
+	root, err := p.home.open()
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer root.Close()
-	dir, place, err := p.findAny(root, id)
+	dir, place, err := p.catalog.findAny(root, id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
@@ -237,14 +239,14 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	if err != nil {
 		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
 	}
-	p.read(&e, dir, c)
+	p.catalog.read(&e, dir, c)
 	return e, nil
 }
 
 // Used implements backends.Pool: the blocks of the head's image, from its inode.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 	var used dataset.Size
-	err := p.within(id, func(dir folder.Dir) error {
+	err := p.catalog.within(id, func(dir folder.Dir) error {
 		f, err := dir.Open(p.layout.Image(layout.Head))
 		if err != nil {
 			return err
@@ -256,7 +258,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		}
 		const unit = 512 // of st_blocks: stat(2)
 		used = dataset.Size(st.Blocks) * unit
-		_, _, err = look(f, layout.Head)
+		_, _, err = imagefile.Look(f, layout.Head)
 		return err
 	})
 	if err != nil {
@@ -267,20 +269,21 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	root, err := p.open()
+	root, err := p.home.open()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
-	r := reaper{pool: p, root: root}
+	r := reaper{layout: p.layout, catalog: p.catalog, images: p.images, remover: p.remover, root: root}
 	err = errors.Join(
 		r.incoming(ctx, drop),
 		r.deleting(ctx),
 		r.within(ctx, layout.Datasets),
 		r.within(ctx, layout.Copies),
-		r.templates(),
 	)
-	if err != nil {
+	made, tErr := p.templates.Reap(root)
+	r.count += made
+	if err = errors.Join(err, tErr); err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}
 	return r.count, err

@@ -59,20 +59,14 @@ package loop
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/disk"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/imagefile"
+	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/crypt"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -85,14 +79,7 @@ const Name = "loop"
 type Backend struct {
 	runner run.Runner
 	step   func(string) // between two acts: for tests
-	every  int64        // bytes between two checkpoints, at least
-	lag    int64        // and at most, where the first is not on the disk yet
-	part   int64        // of a base that is shared at once
-	// ahead has the kernel begin to write what was received before a checkpoint flushes it. A test
-	// that cuts the power turns it off, or it would hide a flush that is missing.
-	ahead bool
-	// fdatasync flushes a file that is received: fdatasync(2), unless a test has it fail.
-	fdatasync func(*os.File) error
+	tuning *transfer.Tuning
 }
 
 var (
@@ -104,10 +91,7 @@ var (
 // New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
 // can't be grown otherwise) go through runner.
 func New(runner run.Runner) *Backend {
-	return &Backend{
-		runner: runner, step: steps.At, every: checkpointEvery, lag: checkpointLag, part: sharedPart, ahead: true,
-		fdatasync: func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) },
-	}
+	return &Backend{runner: runner, step: steps.At, tuning: transfer.DefaultTuning()}
 }
 
 // Name implements backends.Kind.
@@ -123,7 +107,7 @@ func (b *Backend) Best() dataset.Capabilities {
 
 // Takes implements backends.Bounded.
 func (b *Backend) Takes(fs string, size dataset.Size) error {
-	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), roundUp(size))
+	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), imagefile.RoundUp(size))
 }
 
 // Available implements backends.Kind: loop devices, and a filesystem to put on them.
@@ -143,116 +127,4 @@ func (b *Backend) Serves(context.Context) error {
 			"backend loop: no loop devices here (run as root, and \"modprobe loop\"): %w", err)
 	}
 	return f.Close()
-}
-
-// Open implements backends.Kind.
-func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
-	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
-		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
-	}
-	p := &Pool{backend: b, name: cfg.Name, path: cfg.Path, keys: cfg.Keys}
-	var err error
-	if cfg.Image > 0 {
-		p.image, err = b.openImage(ctx, cfg)
-		p.path = cfg.Mount
-	}
-	if len(cfg.Devices) > 0 {
-		if p.disk, err = disk.Open(ctx, b.runner, cfg, fsctl.XFS, nil); err == nil {
-			cfg.ID = p.disk.ID
-		}
-	}
-	if err == nil {
-		err = p.enter(cfg)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pool %s: %w", cfg.Name, err), p.Close())
-	}
-	return p, nil
-}
-
-// PathOf implements backends.Former.
-func (b *Backend) PathOf(_, mount string) string { return mount }
-
-// enter makes the pool at p.path, if that is wanted, and learns what it is.
-func (p *Pool) enter(cfg backends.Config) error {
-	kind, err := p.suitable(cfg.Make)
-	if err != nil {
-		return err
-	}
-	if p.identity, err = identify(p.path, cfg, kind); err != nil {
-		return err
-	}
-	root, err := p.open()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if p.image != nil {
-		if err := p.image.refillAtOpen(); err != nil {
-			return err
-		}
-	}
-	p.layout = layout.XFS{}
-	if p.identity.Layout == layoutBtrfs {
-		p.layout = &layout.Btrfs{}
-	}
-	for _, dir := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
-		if err := root.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
-	if err := p.layout.Prepare(root); err != nil {
-		return err
-	}
-	if p.direct, err = layout.DirectIO(root, layout.IdentityFile); err != nil {
-		return err
-	}
-	p.records = layout.RecordWriter{Layout: p.layout, Direct: p.direct}
-	if err := p.describe(); err != nil {
-		return err
-	}
-	return p.settled() // what a process that was killed has left
-}
-
-// describe sets what Info returns.
-func (p *Pool) describe() error {
-	host := mkfs.Look()
-	if err := host.Cannot(host.Mounts, "no filesystem for the images"); err != nil {
-		return err
-	}
-	offline, err := offlineGrow(host.Mounts)
-	if err != nil {
-		return err
-	}
-	var lacks []string
-	seals := crypt.Available()
-	for _, err := range append(host.Missing, seals) {
-		if err != nil {
-			lacks = append(lacks, err.Error())
-		}
-	}
-	note := []string{p.layout.Note()}
-	if !p.direct {
-		note = append(note, "without direct I/O, which this filesystem has not")
-	}
-	if len(offline) > 0 {
-		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
-	}
-	if p.image != nil {
-		note = append(note, p.image.note...)
-	}
-	if p.disk != nil {
-		note = append(note, p.disk.Note())
-	}
-	_, constant := p.layout.(*layout.Btrfs)
-	can := p.backend.Best()
-	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
-	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
-	p.info = backends.Info{
-		Capabilities: can,
-		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.path,
-		DefaultSize: defaultSize,
-	}
-	return nil
 }

@@ -29,7 +29,7 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 	t.Helper()
 	disk := scratch.Mount(t, "xfs", 1<<30)
 	b := New(runner)
-	b.every, b.lag, b.part = testEvery, testEvery, testPart
+	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart
 	pool, err := b.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true, Keys: oneKey{}})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func (f *fixture) nothingOpen(when string) {
 	devices, err := loopdev.List()
 	f.must(err)
 	for _, d := range devices {
-		if strings.HasPrefix(d.Backing, f.path+"/") {
+		if strings.HasPrefix(d.Backing, f.home.path+"/") {
 			f.Errorf("%s %s still holds %s", when, d.Path, d.Backing)
 		}
 	}
@@ -62,7 +62,7 @@ func TestC1Encrypted(t *testing.T) {
 			f.Run(s.name, func(t *testing.T) {
 				f := &fixture{T: t, Pool: f.Pool, disk: f.disk, forks: f.forks}
 				f.killedAtEveryStep(s, xfs)
-				f.must(f.Pool.settled())
+				f.must(f.containers.Settle())
 				f.nothingOpen("after all of it")
 			})
 		}
@@ -107,7 +107,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
-		dir := filepath.Join(f.path, layout.Incoming, d.ID.String())
+		dir := filepath.Join(f.home.path, layout.Incoming, d.ID.String())
 		f.must(os.Mkdir(dir, 0o700))
 		image := filepath.Join(dir, f.layout.Image(layout.Next))
 		f.must(os.WriteFile(image, nil, 0o600))
@@ -156,7 +156,7 @@ func TestFirstHeaderLost(t *testing.T) {
 	_, err = image.WriteAt(make([]byte, 4096), 0)
 	f.must(err)
 	mend := "cryptsetup repair " + path
-	attach := func() error {
+	attaches := func() error {
 		att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 		if err == nil {
 			err = att.Release()
@@ -166,7 +166,7 @@ func TestFirstHeaderLost(t *testing.T) {
 	clone := d
 	clone.ID = uuid.New()
 	_, err = f.Clone(t.Context(), clone, head0(d), nil)
-	for _, err := range []error{attach(), f.Resize(t.Context(), d.ID, larger, nil), err} {
+	for _, err := range []error{attaches(), f.Resize(t.Context(), d.ID, larger, nil), err} {
 		f.isKind(err, dataset.ErrCorrupt)
 		if !strings.Contains(err.Error(), mend) {
 			t.Errorf("it says %v", err)
@@ -177,12 +177,15 @@ func TestFirstHeaderLost(t *testing.T) {
 	}
 	_, err = (&run.System{}).Run(t.Context(), run.Command{Name: "cryptsetup", Args: strings.Fields(mend)[1:], Timeout: time.Minute})
 	f.must(err)
-	f.must(attach())
+	f.must(attaches())
 }
 
 func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	f.Helper()
-	if _, err := os.Stat(filepath.Join(f.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(f.home.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
 		f.Errorf("it lies in %s: %v", place, err)
 	}
 }
+
+// mappings is what the names of all mappings of the pool end in.
+func (f *fixture) mappings() string { return "-" + f.ID().String()[:8] }

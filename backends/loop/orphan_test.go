@@ -50,9 +50,9 @@ func TestImageBesideOrphan(t *testing.T) {
 func TestTemplateBesideOrphan(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
-		want, err := f.templateFor(d)
+		want, err := f.templates.SpecFor(d)
 		f.must(err)
-		path := filepath.Join(f.path, layout.Templates, want.name())
+		path := filepath.Join(f.home.path, layout.Templates, want.Name())
 		orphan, err := os.Create(path + layout.TmpSuffix)
 		f.must(err)
 		defer orphan.Close()

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
@@ -20,10 +21,10 @@ import (
 // folderOf opens a dataset's directory.
 func (f *fixture) folderOf(d dataset.Dataset) folder.Dir {
 	f.Helper()
-	root, err := f.Pool.open()
+	root, err := f.home.open()
 	f.must(err)
 	defer root.Close()
-	dir, _, err := f.findAny(root, d.ID)
+	dir, _, err := f.catalog.findAny(root, d.ID)
 	f.must(err)
 	f.Cleanup(func() { dir.Close() })
 	return dir
@@ -47,7 +48,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
 	dir := f.folderOf(d)
-	theirs, err := attach(t.Context(), dir.Path(f.layout.Image(layout.Head)), loopdev.Options{BlockSize: layout.Sector})
+	theirs, err := attach.Image(t.Context(), dir.Path(f.layout.Image(layout.Head)), loopdev.Options{BlockSize: layout.Sector})
 	f.must(err)
 	tries := 0
 	f.backend.step = func(step string) {

@@ -9,12 +9,20 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+)
+
+// The filesystems that an image can hold.
+const (
+	ext4 = mkfs.Ext4
+	xfs  = mkfs.XFS
 )
 
 // fixture is a pool on a filesystem of its own, for one test.
@@ -28,7 +36,7 @@ type fixture struct {
 func newBackend() (*Backend, *run.Recorder) {
 	rec := &run.Recorder{Next: &run.System{}}
 	b := New(rec)
-	b.every, b.lag, b.part = testEvery, testEvery, testPart // as many on every disk
+	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart // as many on every disk
 	return b, rec
 }
 
@@ -247,3 +255,6 @@ func TestLifeOfADataset(t *testing.T) {
 		}
 	})
 }
+
+// allocate makes a file take a number of bytes of its disk.
+func allocate(f *os.File, size int64) error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }

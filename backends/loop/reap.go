@@ -10,15 +10,20 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/transfer"
 )
 
 // reaper removes what operations that were cut short left behind. What is in use is left
 // to the next time. One failure doesn't keep it from the rest.
 type reaper struct {
-	pool  *Pool
-	root  folder.Dir
-	count int
+	layout  layout.Layout
+	catalog *catalog
+	images  *imagefile.Images
+	remover *remover
+	root    folder.Dir
+	count   int
 }
 
 // each calls f for every name in a directory that id reads as a dataset's, alone with it.
@@ -37,7 +42,7 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 		if err != nil || !e.IsDir() {
 			continue
 		}
-		release, ok := r.pool.claims.Reap(of)
+		release, ok := r.catalog.claims.Reap(of)
 		if !ok {
 			continue
 		}
@@ -63,14 +68,14 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 			return err
 		}
 		defer dir.Close()
-		_, err = dir.Lstat(r.pool.layout.Image(layout.Head))
+		_, err = dir.Lstat(r.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
 			return r.destroy(name) // it was never whole
 		}
 		if err != nil || !drop(id) {
 			return err
 		}
-		return r.pool.hide(ctx, r.root, dir, name)
+		return r.remover.hide(ctx, r.root, dir, name)
 	})
 }
 
@@ -78,7 +83,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 func (r *reaper) deleting(ctx context.Context) error {
 	return r.each(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
 		// Or a power cut could bring back a part of it.
-		if err := r.pool.flushDir(r.root, name); err != nil {
+		if err := r.remover.flushDir(r.root, name); err != nil {
 			return err
 		}
 		return r.destroy(name)
@@ -86,7 +91,7 @@ func (r *reaper) deleting(ctx context.Context) error {
 }
 
 func (r *reaper) destroy(name string) error {
-	if err := r.pool.destroy(r.root, name); err != nil {
+	if err := r.remover.destroy(r.root, name); err != nil {
 		return err
 	}
 	r.count++
@@ -101,7 +106,7 @@ func (r *reaper) within(ctx context.Context, place string) error {
 			return err
 		}
 		defer dir.Close()
-		c, err := layout.ContentsOf(r.pool.layout, dir)
+		c, err := layout.ContentsOf(r.layout, dir)
 		if err != nil {
 			return err
 		}
@@ -134,20 +139,20 @@ func (r *reaper) items(dir folder.Dir, place string, c layout.Contents) error {
 	}
 	useless := map[string]bool{layout.Next: true}
 	for _, item := range c.Items {
-		waits, err := r.pool.unfinished(dir, item)
+		waits, err := r.images.Unfinished(dir, item)
 		if err != nil {
 			return err
 		}
 		useless[item] = useless[item] || waits
 	}
-	if have, err := readPartial(dir); err != nil || place != layout.Copies || has[have.Snapshot.String()] {
+	if have, err := transfer.ReadPartial(dir); err != nil || place != layout.Copies || has[have.Snapshot.String()] {
 		useless[layout.Part] = true
 	}
 	for item := range useless {
 		if !useless[item] || !has[item] {
 			continue
 		}
-		if err := r.pool.layout.Remove(dir, item); err != nil {
+		if err := r.layout.Remove(dir, item); err != nil {
 			return err
 		}
 		has[item] = false
@@ -160,27 +165,6 @@ func (r *reaper) items(dir folder.Dir, place string, c layout.Contents) error {
 		if err := r.files(dir, record); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (r *reaper) templates() error {
-	if !r.pool.format.TryLock() {
-		return nil // one is being made
-	}
-	defer r.pool.format.Unlock()
-	entries, err := r.root.Entries(layout.Templates)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), layout.ImageSuffix+layout.TmpSuffix) {
-			continue
-		}
-		if err := r.root.Remove(filepath.Join(layout.Templates, e.Name())); err != nil {
-			return err
-		}
-		r.count++
 	}
 	return nil
 }

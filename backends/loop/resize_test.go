@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/attach"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -25,7 +27,7 @@ func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.path, layout.Datasets, d.ID.String(), "head.img"), imageFor(xfs, larger, false)))
+	f.must(os.Truncate(filepath.Join(f.home.path, layout.Datasets, d.ID.String(), "head.img"), imagefile.ImageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {
@@ -78,7 +80,7 @@ func TestResizeMounted(t *testing.T) {
 func TestImageAsLargeAsItsSize(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
-		had := imageFor(d.Profile.Filesystem.Type, d.Size, false)
+		had := imagefile.ImageFor(d.Profile.Filesystem.Type, d.Size, false)
 		d.Size = dataset.Size(had)
 		f.must(f.WriteRecord(f.Context(), d, true))
 		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{})
@@ -108,13 +110,13 @@ func TestImageAsLargeAsItsSize(t *testing.T) {
 // headBytes returns how large a head's image is.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()
-	root, err := f.Pool.open()
+	root, err := f.home.open()
 	f.must(err)
 	defer root.Close()
-	dir, _, err := f.find(root, id)
+	dir, _, err := f.catalog.find(root, id)
 	f.must(err)
 	defer dir.Close()
-	size, err := f.imageSize(dir, layout.Head)
+	size, err := f.images.Size(dir, layout.Head)
 	f.must(err)
 	return size
 }
@@ -153,12 +155,12 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 		if step != "loop.resize.truncated" {
 			return
 		}
-		images, _ := filepath.Glob(filepath.Join(f.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
+		images, _ := filepath.Glob(filepath.Join(f.home.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
 		if len(images) != 1 {
 			t.Fatalf("clones in the making: %v", images)
 		}
 		var err error
-		late.dev, err = attach(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
+		late.dev, err = attach.Image(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
 		f.must(err)
 		late.root, err = mount.Detached(mount.Spec{Source: late.dev.Path, FSType: ext4})
 		f.must(err)

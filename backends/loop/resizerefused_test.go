@@ -15,7 +15,7 @@ import (
 
 // headPath is where a dataset's head is.
 func (f *fixture) headPath(d dataset.Dataset) string {
-	return filepath.Join(f.path, layout.Datasets, d.ID.String(), f.layout.Image(layout.Head))
+	return filepath.Join(f.home.path, layout.Datasets, d.ID.String(), f.layout.Image(layout.Head))
 }
 
 // unresized fails the test unless a dataset, which is not mounted, is as large as it was made, and

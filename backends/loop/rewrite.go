@@ -13,26 +13,36 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
+// rewriter rewrites fragmented heads.
+type rewriter struct {
+	pool   string // its name, for errors
+	layout layout.Layout
+	images *imagefile.Images
+	heads  *imagefile.Heads
+	step   func(string)
+}
+
 // Rewrite implements backends.Rewriter: the head becomes a copy of its bytes, in one step, when
 // that is on the disk.
 func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (was, now int, err error) {
-	err = p.within(id, func(dir folder.Dir) error {
+	err = p.catalog.within(id, func(dir folder.Dir) error {
 		p.step("rewrite.begin")
 		if !p.layout.Costly() {
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is",
 				p.name)
 		}
-		if err := p.idle(ctx, dir); err != nil {
+		if err := p.attacher.Idle(ctx, dir); err != nil {
 			return err
 		}
-		was, now, err = p.rewrite(ctx, dir, progress)
+		was, now, err = p.rewriter.rewrite(ctx, dir, progress)
 		return err
 	})
 	if err != nil {
@@ -41,12 +51,12 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 	return was, now, nil
 }
 
-func (p *Pool) rewrite(
+func (w *rewriter) rewrite(
 	ctx context.Context,
 	dir folder.Dir,
 	progress backends.Progress,
 ) (extents, fewer int, err error) {
-	was, err := dir.Open(p.layout.Image(layout.Head))
+	was, err := dir.Open(w.layout.Image(layout.Head))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -61,7 +71,7 @@ func (p *Pool) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if same, err := p.isHead(dir, fi.Sys().(*syscall.Stat_t).Ino); err != nil {
+	if same, err := w.images.IsHead(dir, fi.Sys().(*syscall.Stat_t).Ino); err != nil {
 		return 0, 0, err
 	} else if !same {
 		return 0, 0, dataset.Errorf(dataset.ErrConflict, "it has another head by now")
@@ -76,25 +86,25 @@ func (p *Pool) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := p.roomFor(dir, data); err != nil {
+	if err := w.roomFor(dir, data); err != nil {
 		return 0, 0, err
 	}
-	p.step("rewrite.measured")
-	if err := p.layout.Remove(dir, layout.Next); err != nil {
+	w.step("rewrite.measured")
+	if err := w.layout.Remove(dir, layout.Next); err != nil {
 		return 0, 0, err
 	}
-	image, err := p.layout.Create(dir, layout.Next)
+	image, err := w.layout.Create(dir, layout.Next)
 	if err != nil {
 		return 0, 0, err
 	}
-	err = p.finish(dir, image, func(image *os.File) error {
-		if err := errors.Join(keepTag(was, image), image.Truncate(fi.Size())); err != nil {
+	err = w.heads.Finish(dir, image, func(image *os.File) error {
+		if err := errors.Join(imagefile.KeepTag(was, image), image.Truncate(fi.Size())); err != nil {
 			return err
 		}
 		if err := copyInto(ctx, image, was, data, progress); err != nil {
 			return err
 		}
-		p.step("rewrite.copied")
+		w.step("rewrite.copied")
 		fewer, err = reflink.Count(image)
 		return err
 	})
@@ -102,9 +112,9 @@ func (p *Pool) rewrite(
 		return 0, 0, err
 	}
 	if err := untouched(was, fi); err != nil {
-		return 0, 0, errors.Join(err, p.layout.Remove(dir, layout.Next))
+		return 0, 0, errors.Join(err, w.layout.Remove(dir, layout.Next))
 	}
-	return extents, fewer, p.become(dir)
+	return extents, fewer, w.heads.Replace(dir)
 }
 
 // untouched fails where somebody who does not ask Drover has come by an image since, as losetup(8)
@@ -129,8 +139,8 @@ func untouched(image *os.File, before os.FileInfo) error {
 }
 
 // roomFor refuses what would leave the pool nearly full, before it is begun.
-func (p *Pool) roomFor(dir folder.Dir, data []reflink.Range) error {
-	free, size, err := space(dir)
+func (w *rewriter) roomFor(dir folder.Dir, data []reflink.Range) error {
+	free, size, err := layout.Space(dir)
 	if err != nil {
 		return err
 	}
@@ -141,7 +151,7 @@ func (p *Pool) roomFor(dir folder.Dir, data []reflink.Range) error {
 	if free < need {
 		free = need // so that what is left is nothing
 	}
-	if err := backends.Room(p.name, free-need, size); err != nil {
+	if err := backends.Room(w.pool, free-need, size); err != nil {
 		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w",
 			need.Human(), err)
 	}

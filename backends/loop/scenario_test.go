@@ -174,14 +174,14 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	if got := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); got < want*97/100 || got > want*103/100 {
 		f.Errorf("%s are free in a filesystem for %s", got.Human(), want)
 	}
-	dir, err := f.Pool.open()
+	dir, err := f.home.open()
 	f.must(err)
 	defer dir.Close()
-	sub, _, err := f.find(dir, id)
+	sub, _, err := f.catalog.find(dir, id)
 	f.must(err)
 	defer sub.Close()
-	if has, err := f.sizeOf(sub, layout.Head); err != nil || has.image != has.imageFor(want) {
-		f.Errorf("image %+v (%v) instead of one of %d bytes", has, err, has.imageFor(want))
+	if has, err := f.images.SizeOf(sub, layout.Head); err != nil || has.Image != has.ImageFor(want) {
+		f.Errorf("image %+v (%v) instead of one of %d bytes", has, err, has.ImageFor(want))
 	}
 }
 
@@ -201,7 +201,7 @@ func (f *fixture) stage(fs string) cast {
 func (f *fixture) reopen(disk string) *fixture {
 	f.Helper()
 	b, rec := newBackend()
-	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys})
+	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.containers.Keys})
 	f.must(err)
 	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
 }
@@ -217,7 +217,7 @@ func (f *fixture) settled() {
 		}
 	}
 	for _, glob := range []string{"*/*/next*", "*/*/part*", "*/*/tmp-*", "templates/*.tmp", "deleting/*"} {
-		if left, _ := filepath.Glob(filepath.Join(f.path, glob)); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(f.home.path, glob)); len(left) > 0 {
 			f.Errorf("left over: %v", left)
 		}
 	}
@@ -253,7 +253,7 @@ func obey(raw string) {
 	}
 	n := 0
 	b := New(&run.System{})
-	b.every, b.lag, b.part = testEvery, testEvery, testPart
+	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart
 	b.step = func(string) {
 		if n == o.Step {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -289,7 +289,7 @@ func TestMain(m *testing.M) {
 // killed runs a scenario in another process, which is killed at a step.
 func (f *fixture) killed(s scenario, c cast, step int) {
 	f.Helper()
-	raw, err := json.Marshal(orders{ID: f.ID(), Path: f.path, Name: s.name, Step: step, Cast: c, Encrypted: f.keys != nil})
+	raw, err := json.Marshal(orders{ID: f.ID(), Path: f.home.path, Name: s.name, Step: step, Cast: c, Encrypted: f.containers.HasKeys()})
 	f.must(err)
 	exe, err := os.Executable()
 	f.must(err)
@@ -351,7 +351,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 				t.Parallel()
 				disk := scratch.Image(t, fstype, 1<<30)
 				f := fixtureAt(t, scratch.MountImage(t, fstype, disk))
-				f.backend.ahead = false
+				f.backend.tuning.Ahead = false
 				c := f.stage(xfs)
 				scratch.Run(t, "sync", "-f", f.disk)
 				var copies []string

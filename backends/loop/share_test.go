@@ -169,11 +169,11 @@ func TestComparedOnce(t *testing.T) {
 		f.must(f.Snapshot(t.Context(), last, nil))
 		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
 		f.must(err)
-		if f.lately.of.snapshot != last.ID || len(f.lately.ranges) != planned.Ranges {
-			t.Errorf("%d ranges of %s are known, not %d", len(f.lately.ranges), f.lately.of.snapshot, planned.Ranges)
+		if f.sender.Last.Of.Snapshot != last.ID || len(f.sender.Last.Ranges) != planned.Ranges {
+			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Last.Ranges), f.sender.Last.Of.Snapshot, planned.Ranges)
 		}
 		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
-		if f.must(err); f.lately.ranges != nil {
+		if f.must(err); f.sender.Last.Ranges != nil {
 			t.Error("what was sent is remembered")
 		}
 		again, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
@@ -184,7 +184,7 @@ func TestComparedOnce(t *testing.T) {
 		if f.must(err); changed != planned {
 			t.Errorf("planned %+v, and then %+v", planned, changed)
 		}
-		f.lately.ranges = nil // as if it were so
+		f.sender.Last.Ranges = nil // as if it were so
 		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil || known.Bytes >= sent.Bytes {
 			t.Errorf("it was compared again: %+v, %v", known, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/template"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
@@ -19,15 +20,15 @@ import (
 // The oldest templates make room, so that sizes that were asked for once don't pile up.
 func TestTemplatesAreBounded(t *testing.T) {
 	f := newFixture(t, "xfs")
-	for i := range keptTemplates + 3 {
+	for i := range template.Kept + 3 {
 		d := newDataset(ext4)
 		d.Size = 16*dataset.MiB + dataset.Size(i)*dataset.MiB
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	left, err := os.ReadDir(filepath.Join(f.path, layout.Templates))
+	left, err := os.ReadDir(filepath.Join(f.home.path, layout.Templates))
 	f.must(err)
-	if len(left) != keptTemplates {
+	if len(left) != template.Kept {
 		t.Errorf("%d templates", len(left))
 	}
 	first := newDataset(ext4)
@@ -44,7 +45,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	images, err := filepath.Glob(filepath.Join(f.path, layout.Templates, "*"+layout.ImageSuffix))
+	images, err := filepath.Glob(filepath.Join(f.home.path, layout.Templates, "*"+layout.ImageSuffix))
 	f.must(err)
 	if len(images) != 2 {
 		t.Fatalf("templates: %v", images)
@@ -118,7 +119,7 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(ext4)
 	f.create(d)
-	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
+	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.home.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

@@ -1,4 +1,6 @@
-package loop
+// Package poolimage keeps a pool in one preallocated image file with an XFS, for hosts whose filesystem cannot share
+// blocks between files.
+package poolimage
 
 import (
 	"context"
@@ -13,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -24,10 +28,10 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// poolImage is the XFS in one file that a pool lies in where the host has no reflinks.
+// Image is the XFS in one file that a pool lies in where the host has no reflinks.
 // Its blocks are allocated when it is made and never given back (mkfs -K, nodiscard, and no
 // discards on its device): a host disk that fills up then takes nothing from it.
-type poolImage struct {
+type Image struct {
 	file   string
 	mount  string
 	note   []string
@@ -37,16 +41,16 @@ type poolImage struct {
 // minPoolImage is the least that is of use: XFS wants 300 MiB for itself.
 const minPoolImage = 512 * dataset.MiB
 
-// openImage mounts the pool image of cfg, making it first where that is wanted.
-func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImage, error) {
+// Open mounts the pool image of cfg, making it first where that is wanted.
+func Open(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) (*Image, error) {
 	if cfg.Mount == "" {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "an image needs a directory to be mounted at")
 	}
-	img := &poolImage{file: cfg.Path, mount: cfg.Mount}
+	img := &Image{file: cfg.Path, mount: cfg.Mount}
 	fi, err := os.Lstat(cfg.Path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && cfg.Make:
-		if err := b.makeImage(ctx, cfg); err != nil {
+		if err := makeImage(ctx, runner, step, cfg); err != nil {
 			return nil, err
 		}
 	case err != nil:
@@ -75,18 +79,18 @@ func (b *Backend) openImage(ctx context.Context, cfg backends.Config) (*poolImag
 
 // peek fails with ErrExists when the XFS in a file that was there before is no pool's. It
 // reads alone, and replays no log: somebody, a virtual machine for one, may have it mounted.
-func (img *poolImage) peek(ctx context.Context) error {
+func (img *Image) peek(ctx context.Context) error {
 	if device, err := img.mounted(); err != nil || device != "" {
 		return err
 	}
-	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
+	dev, err := attach.Image(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
 	dir, err := mount.Detached(mount.Spec{
 		Source:   dev.Path,
-		FSType:   xfs,
+		FSType:   mkfs.XFS,
 		Options:  []string{"norecovery", "nouuid"},
 		ReadOnly: true,
 	})
@@ -117,13 +121,13 @@ func (img *poolImage) peek(ctx context.Context) error {
 
 // makeImage makes the image under a temporary name, so that a file of its own name is
 // one that was made to the end.
-func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
-	size := roundUp(cfg.Image)
+func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) error {
+	size := imagefile.RoundUp(cfg.Image)
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
 			cfg.Image, minPoolImage)
 	}
-	if err := mkfs.Usable(xfs); err != nil { // a pool needs no more than one that its volumes can have
+	if err := mkfs.Usable(mkfs.XFS); err != nil { // a pool needs no more than one that its volumes can have
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
 	}
 	// Not written over: it takes the room that this one needs, and the mkfs of a process that
@@ -135,13 +139,13 @@ func (b *Backend) makeImage(ctx context.Context, cfg backends.Config) error {
 	if err := hostRoom(cfg.Path, size); err != nil {
 		return err
 	}
-	err := b.formatImage(ctx, tmp, size)
+	err := formatImage(ctx, runner, tmp, size)
 	if err == nil {
-		b.step("loop.image.made")
+		step("image.made")
 		err = nameAnew(tmp, cfg.Path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, noSpace(err)),
+		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, layout.NoSpace(err)),
 			folder.AbsentIsFine(os.Remove(tmp)))
 	}
 	return folder.SyncDir(filepath.Dir(cfg.Path))
@@ -161,23 +165,23 @@ func nameAnew(from, to string) error {
 
 const formatTimeout = 10 * time.Minute
 
-func (b *Backend) formatImage(ctx context.Context, path string, size dataset.Size) error {
+func formatImage(ctx context.Context, runner run.Runner, path string, size dataset.Size) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := allocate(f, int64(size)); err != nil {
+	if err := allocateBlocks(f, int64(size)); err != nil {
 		return err
 	}
 	args := []string{"-q", "-K", "-s", "size=4096", "-m", "reflink=1", path}
-	if _, err := b.runner.Run(ctx, run.Command{Name: "mkfs.xfs", Args: args, Timeout: formatTimeout}); err != nil {
+	if _, err := runner.Run(ctx, run.Command{Name: "mkfs.xfs", Args: args, Timeout: formatTimeout}); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-func allocate(f *os.File, size int64) error {
+func allocateBlocks(f *os.File, size int64) error {
 	for {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 		if errors.Is(err, unix.EINTR) {
@@ -209,7 +213,7 @@ func hostRoom(path string, size dataset.Size) error {
 }
 
 // attach mounts the image, or finds it mounted from an earlier run.
-func (img *poolImage) attach(ctx context.Context) error {
+func (img *Image) attach(ctx context.Context) error {
 	if err := os.MkdirAll(img.mount, 0o700); err != nil {
 		return err
 	}
@@ -221,7 +225,7 @@ func (img *poolImage) attach(ctx context.Context) error {
 		img.keepBlocks(device)
 		return nil
 	}
-	dev, err := attach(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
+	dev, err := attach.Image(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}
@@ -230,10 +234,10 @@ func (img *poolImage) attach(ctx context.Context) error {
 	if !dev.DirectIO {
 		img.note = append(img.note, "the image is used without direct I/O, which its disk has not")
 	}
-	spec := mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"nodiscard", "noatime", "nouuid"}}
+	spec := mount.Spec{Source: dev.Path, FSType: mkfs.XFS, Options: []string{"nodiscard", "noatime", "nouuid"}}
 	err = mount.Mount(img.mount, spec)
-	for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
-		<-time.After(busyPause) // a process that is being forked has a copy of what peek had open
+	for try := 0; errors.Is(err, unix.EBUSY) && try < attach.BusyTries && ctx.Err() == nil; try++ {
+		<-time.After(attach.BusyPause) // a process that is being forked has a copy of what peek had open
 		err = mount.Mount(img.mount, spec)
 	}
 	return err
@@ -241,7 +245,7 @@ func (img *poolImage) attach(ctx context.Context) error {
 
 // mounted returns the device by which the image is mounted in its place, or "" if nothing is
 // mounted there. If something else is, it returns ErrOffline.
-func (img *poolImage) mounted() (device string, err error) {
+func (img *Image) mounted() (device string, err error) {
 	table, err := mount.Table()
 	if err != nil {
 		return "", err
@@ -266,8 +270,11 @@ func (img *poolImage) mounted() (device string, err error) {
 	return info.Path, nil
 }
 
-// close unmounts the image unless it is in use.
-func (img *poolImage) close() error {
+// Notes returns lines for people about how the image was found when it was opened.
+func (img *Image) Notes() []string { return img.note }
+
+// Close unmounts the image unless it is in use.
+func (img *Image) Close() error {
 	device, lookErr := img.mounted()
 	err := mount.Unmount(img.mount)
 	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
@@ -287,8 +294,39 @@ func removeDevice(path string) {
 		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {
 			return
 		}
-		<-clock.System{}.After(busyPause)
+		<-clock.System{}.After(attach.BusyPause)
 	}
 }
 
 const removeTries = 20
+
+// Clear unmounts a pool's image, and removes the file. ErrInUse: it is mounted still; ErrOffline:
+// its name is another file's by now, which may hold anything.
+func (img *Image) Clear(step func(string)) error {
+	var was, is os.FileInfo
+	on, err := img.mounted()
+	switch {
+	case err == nil && on != "":
+		was, err = os.Lstat(img.file)
+	case err == nil:
+		err = dataset.Errorf(dataset.ErrOffline, "%s is mounted no more", img.file)
+	}
+	if err = errors.Join(folder.AbsentIsFine(err), img.Close()); err != nil {
+		return err
+	}
+	if on, err = img.mounted(); folder.AbsentIsFine(err) != nil {
+		return err
+	}
+	if on != "" {
+		return dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", img.mount, img.mount)
+	}
+	step("clear.unmounted")
+	if is, err = os.Lstat(img.file); err == nil && !os.SameFile(was, is) {
+		return dataset.Errorf(dataset.ErrOffline, "%s is another file than was mounted: it was left as it is", img.file)
+	}
+	if err := folder.AbsentIsFine(os.Remove(img.file)); err != nil {
+		return err
+	}
+	step("clear.removed")
+	return errors.Join(folder.AbsentIsFine(os.Remove(img.mount)), folder.SyncDir(filepath.Dir(img.file)))
+}

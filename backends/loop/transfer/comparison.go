@@ -1,4 +1,4 @@
-package loop
+package transfer
 
 import (
 	"os"
@@ -10,19 +10,19 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// lately remembers in what two snapshots differ that were compared last: who sends one asks
+// comparison remembers in what two snapshots differ that were compared last: who sends one asks
 // twice, for a plan and for the stream, and to compare the maps of two fragmented images takes
 // tenths of a second (1.2 µs an extent each on XFS). Safe for concurrent use.
-type lately struct {
+type comparison struct {
 	mu     sync.Mutex
-	of     pair
-	ranges []reflink.Range
+	Of     pair
+	Ranges []reflink.Range
 }
 
 // pair is two images that nobody writes to, of files of their own: in subvolumes all would
 // have one inode number, and the times of what they were cloned from.
 type pair struct {
-	base, snapshot uuid.UUID
+	base, Snapshot uuid.UUID
 	old, now       version
 }
 
@@ -41,8 +41,8 @@ func versionOf(f *os.File) (version, error) {
 }
 
 // changed is reflink.Changed of the images of two snapshots.
-func (l *lately) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink.Range, error) {
-	of := pair{base: base, snapshot: snapshot}
+func (l *comparison) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink.Range, error) {
+	of := pair{base: base, Snapshot: snapshot}
 	var err error
 	if of.old, err = versionOf(old); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (l *lately) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink
 		return nil, err
 	}
 	l.mu.Lock()
-	known, ranges := l.of == of, l.ranges
+	known, ranges := l.Of == of, l.Ranges
 	l.mu.Unlock()
 	if known {
 		return ranges, nil
@@ -61,13 +61,13 @@ func (l *lately) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.of, l.ranges = of, ranges
+	l.Of, l.Ranges = of, ranges
 	return ranges, nil
 }
 
 // forget gives the memory back.
-func (l *lately) forget() {
+func (l *comparison) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.of, l.ranges = pair{}, nil
+	l.Of, l.Ranges = pair{}, nil
 }

@@ -1,4 +1,4 @@
-package loop
+package transfer
 
 import (
 	"io"
@@ -29,7 +29,7 @@ func TestPrefetch(t *testing.T) {
 	if err := image.Truncate(64 << 20); err != nil {
 		t.Fatal(err)
 	}
-	e, err := stream.NewEncoder(io.Discard, stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs}, 0)
+	e, err := stream.NewEncoder(io.Discard, stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: "xfs"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package loop
+package transfer
 
 import (
 	"context"
@@ -129,14 +129,14 @@ func (r *receiving) complete(ctx context.Context) error {
 		return nil
 	}
 	base := r.in.Header.Base.String()
-	size, err := r.pool.imageSize(r.dir, base)
+	size, err := r.to.Images.Size(r.dir, base)
 	if err != nil {
 		return err
 	}
 	if r.asBase = r.done.At == 0 && size == r.in.Header.Size; !r.asBase {
 		return errors.Join(r.ground(ctx), r.beneath.all())
 	}
-	image, err := r.dir.Open(r.pool.layout.Image(base))
+	image, err := r.dir.Open(r.to.Layout.Image(base))
 	if err == nil {
 		err = r.image.Close()
 		r.image = image
@@ -146,7 +146,7 @@ func (r *receiving) complete(ctx context.Context) error {
 
 // grounded tells whether the base gets into the image while the stream comes.
 func (r *receiving) grounded() bool {
-	return r.in.Header.Base != uuid.Nil && r.pool.layout.Costly()
+	return r.in.Header.Base != uuid.Nil && r.to.Layout.Costly()
 }
 
 // ground begins to share what the base has into the image, once there is something else in it.
@@ -159,8 +159,8 @@ func (r *receiving) ground(ctx context.Context) (err error) {
 
 // layBeneath begins to share what the base has into the image.
 func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
-	p, base := r.pool, r.in.Header.Base
-	from, err := p.openSnapshot(r.dir, base)
+	p, base := r.to, r.in.Header.Base
+	from, err := p.Images.OpenSnapshot(r.dir, base)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
 	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
-	b, err := layBeneath(ctx, r.image, from, r.done.At, p.backend.part, fs.Bsize)
+	b, err := layBeneath(ctx, r.image, from, r.done.At, p.Tuning.Part, fs.Bsize)
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}

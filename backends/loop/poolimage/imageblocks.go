@@ -1,4 +1,4 @@
-package loop
+package poolimage
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
@@ -16,8 +15,6 @@ import (
 // A pool image keeps all of its blocks while it is open: its device refuses discards, so that
 // fstrim(8), which Debian runs each week, changes nothing. What punches a hole in the file itself
 // cannot be prevented. Each look at the pool finds that, allocates the blocks again, and says so.
-
-var _ backends.Warner = (*Pool)(nil)
 
 // imageBlocks is what happened to the blocks of an image since it was opened.
 type imageBlocks struct {
@@ -27,7 +24,7 @@ type imageBlocks struct {
 }
 
 // keepBlocks turns off discards on the image's device.
-func (img *poolImage) keepBlocks(device string) {
+func (img *Image) keepBlocks(device string) {
 	err := loopdev.DisableDiscard(device)
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
@@ -35,7 +32,7 @@ func (img *poolImage) keepBlocks(device string) {
 }
 
 // lacking returns how many bytes of the image have no blocks.
-func (img *poolImage) lacking() (dataset.Size, error) {
+func (img *Image) lacking() (dataset.Size, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(img.file, &st); err != nil {
 		return 0, fmt.Errorf("blocks of %s: %w", img.file, err)
@@ -45,7 +42,7 @@ func (img *poolImage) lacking() (dataset.Size, error) {
 
 // refill allocates the blocks that the image lacks, and returns how many bytes it lacked and how
 // many it lacks now. It allocates nothing if that would fill the host's disk up.
-func (img *poolImage) refill() (lack, left dataset.Size, err error) {
+func (img *Image) refill() (lack, left dataset.Size, err error) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
 	if lack, err = img.lacking(); err != nil || lack == 0 {
@@ -61,7 +58,7 @@ func (img *poolImage) refill() (lack, left dataset.Size, err error) {
 		return lack, lack, err
 	}
 	if hostRoom(img.file, lack) == nil {
-		if err := allocate(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
+		if err := allocateBlocks(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
 			return lack, lack, err
 		}
 	}
@@ -69,9 +66,9 @@ func (img *poolImage) refill() (lack, left dataset.Size, err error) {
 	return lack, left, err
 }
 
-// refillAtOpen is refill of an image that is being opened. A full host disk keeps nobody from what
+// RefillAtOpen is refill of an image that is being opened. A full host disk keeps nobody from what
 // is in the pool.
-func (img *poolImage) refillAtOpen() error {
+func (img *Image) RefillAtOpen() error {
 	lack, left, err := img.refill()
 	if err == nil && lack > 0 {
 		img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks and got back %s", lack.Human(),
@@ -80,8 +77,8 @@ func (img *poolImage) refillAtOpen() error {
 	return err
 }
 
-// room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
-func (img *poolImage) room() error {
+// Room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
+func (img *Image) Room() error {
 	if lack, err := img.lacking(); err != nil || lack == 0 {
 		return err
 	}
@@ -102,15 +99,8 @@ func (img *poolImage) room() error {
 		"%w (free space there)", img.file, left.Human(), err)
 }
 
-// Warnings implements backends.Warner.
-func (p *Pool) Warnings() []string {
-	if p.image == nil {
-		return nil
-	}
-	return p.image.warnings()
-}
-
-func (img *poolImage) warnings() (list []string) {
+// Warnings returns what an operator should know about the blocks of the image, one line each.
+func (img *Image) Warnings() (list []string) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
 	if n := img.blocks.regained; n > 0 {

@@ -1,4 +1,4 @@
-package loop
+package transfer
 
 import (
 	"context"
@@ -12,32 +12,30 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// Send implements backends.Sender. What changed is read from the extent maps of the two
-// images, so a difference costs what it is long. Its ranges are the longest that can be,
-// so that it does not matter how the maps are cut into extents, which changes with what
-// else shares them.
-func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
-	progress backends.Progress) (backends.Stream, error) {
-	var out backends.Stream
-	err := p.withinAny(src.Dataset, func(dir folder.Dir, _ string) (err error) {
-		out, err = p.send(ctx, dir, src, base, from, w, progress)
-		return err
-	})
-	if err != nil {
-		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
-	}
-	return out, nil
+// Sender writes the streams of snapshots and compares points in time.
+type Sender struct {
+	pool   string // its name, for errors
+	layout layout.Layout
+	images *imagefile.Images
+	Last   comparison
 }
 
-func (p *Pool) send(ctx context.Context, dir folder.Dir, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+// NewSender returns the sender of a pool with a name.
+func NewSender(pool string, l layout.Layout, im *imagefile.Images) *Sender {
+	return &Sender{pool: pool, layout: l, images: im}
+}
+
+// Send writes the stream of snapshot src, or of its difference from base, to w without the first from bytes.
+func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
-	image, err := p.openSnapshot(dir, src.Snapshot)
+	image, err := s.images.OpenSnapshot(dir, src.Snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -46,12 +44,12 @@ func (p *Pool) send(ctx context.Context, dir folder.Dir, src dataset.Source, bas
 	if err != nil {
 		return out, err
 	}
-	ranges, err := p.ranges(dir, base, src.Snapshot, image)
+	ranges, err := s.ranges(dir, base, src.Snapshot, image)
 	if err != nil {
 		return out, err
 	}
-	p.lately.forget()
-	fs, _, err := superblock(image)
+	s.Last.forget()
+	fs, _, err := imagefile.Superblock(image)
 	if err != nil {
 		return out, err
 	}
@@ -151,27 +149,18 @@ func (p *prefetch) until(bytes int64) {
 	}
 }
 
-// openSnapshot opens a snapshot's image; ErrNotFound.
-func (p *Pool) openSnapshot(dir folder.Dir, id uuid.UUID) (*os.File, error) {
-	f, err := dir.Open(p.layout.Image(id.String()))
-	if errors.Is(err, os.ErrNotExist) {
-		err = dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", id)
-	}
-	return f, err
-}
-
 // ranges returns in what a snapshot's image differs from that of a base, or all that it holds.
-func (p *Pool) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
+func (s *Sender) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
 	if base == uuid.Nil {
 		return reflink.Data(image)
 	}
-	old, err := p.openSnapshot(dir, base)
+	old, err := s.images.OpenSnapshot(dir, base)
 	if err != nil {
 		return nil, err
 	}
 	defer old.Close()
-	if p.layout.Costly() {
-		return p.lately.changed(base, snapshot, old, image)
+	if s.layout.Costly() {
+		return s.Last.changed(base, snapshot, old, image)
 	}
 	return reflink.Changed(old, image)
 }
@@ -200,58 +189,43 @@ func (m *meter) add(n int64) {
 	}
 }
 
-// Same implements backends.Sender.
-func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
-	err = p.withinAny(ds, func(dir folder.Dir, _ string) error {
-		one, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
-		if err != nil {
-			return err
-		}
-		defer one.Close()
-		other, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
-		if err != nil {
-			return err
-		}
-		defer other.Close()
-		same, err = reflink.Same(one, other)
-		return err
-	})
+// Same reports whether two points in time of a dataset have the same bytes.
+func (s *Sender) Same(dir folder.Dir, ds, a, b uuid.UUID) (bool, error) {
+	one, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
 	if err != nil {
-		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+		return false, err
 	}
-	return same, nil
+	defer one.Close()
+	other, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
+	if err != nil {
+		return false, err
+	}
+	defer other.Close()
+	return reflink.Same(one, other)
 }
 
-// Changed implements backends.Sender.
-func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
-	var c backends.Change
-	err := p.withinAny(newer.Dataset, func(dir folder.Dir, _ string) error {
-		b, err := p.openPoint(dir, newer)
-		if err != nil {
-			return err
-		}
-		defer b.Close()
-		ranges, err := p.since(dir, older, newer, b)
-		c = sum(ranges)
-		return err
-	})
+// Changed measures the difference between two points in time of a dataset.
+func (s *Sender) Changed(dir folder.Dir, older, newer dataset.Source) (backends.Change, error) {
+	b, err := s.openPoint(dir, newer)
 	if err != nil {
-		return c, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+		return backends.Change{}, err
 	}
-	return c, nil
+	defer b.Close()
+	ranges, err := s.since(dir, older, newer, b)
+	return sum(ranges), err
 }
 
-func (p *Pool) since(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
+func (s *Sender) since(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
 	whole := older.Dataset == uuid.Nil
 	switch {
 	case !whole && older.Dataset != newer.Dataset:
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
 	case newer.Snapshot != uuid.Nil && (whole || older.Snapshot != uuid.Nil):
-		return p.ranges(dir, older.Snapshot, newer.Snapshot, image)
+		return s.ranges(dir, older.Snapshot, newer.Snapshot, image)
 	case whole:
 		return reflink.Data(image)
 	}
-	old, err := p.openPoint(dir, older)
+	old, err := s.openPoint(dir, older)
 	if err != nil {
 		return nil, err
 	}
@@ -259,42 +233,13 @@ func (p *Pool) since(dir folder.Dir, older, newer dataset.Source, image *os.File
 	return reflink.Changed(old, image)
 }
 
-func (p *Pool) openPoint(dir folder.Dir, s dataset.Source) (*os.File, error) {
-	if s.Snapshot == uuid.Nil {
-		f, err := dir.Open(p.layout.Image(layout.Head))
+func (s *Sender) openPoint(dir folder.Dir, point dataset.Source) (*os.File, error) {
+	if point.Snapshot == uuid.Nil {
+		f, err := dir.Open(s.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
-			err = p.headless(s.Dataset)
+			err = layout.NoHead(s.pool, point.Dataset)
 		}
 		return f, err
 	}
-	return p.openSnapshot(dir, s.Snapshot)
-}
-
-// stallPerExtent is what FICLONE holds writers up for each extent, measured on XFS:
-// 0.4 ms for 21, 5 ms for 400, 141 ms for 9,700, 250 ms for 16,000.
-const stallPerExtent = 15_000 // ns
-
-// stallSubvolume is what a snapshot of a subvolume holds writers up, measured on btrfs.
-const stallSubvolume = 8_000_000 // ns
-
-// Stall implements backends.Staller.
-func (p *Pool) Stall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
-	err = p.within(id, func(dir folder.Dir) error {
-		if p.info.Capabilities.ConstantSnapshot {
-			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
-			return nil
-		}
-		f, err := dir.Open(p.layout.Image(layout.Head))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		n, err := reflink.Count(f)
-		nanos, why = int64(n)*stallPerExtent, fmt.Sprintf("%d extents", n)
-		return err
-	})
-	if err != nil {
-		return 0, "", fmt.Errorf("predict the stall of dataset %s: %w", id, err)
-	}
-	return nanos, why, nil
+	return s.images.OpenSnapshot(dir, point.Snapshot)
 }

@@ -1,4 +1,4 @@
-package loop
+package transfer
 
 import (
 	"bytes"
@@ -86,25 +86,19 @@ func named(t *testing.T, dir folder.Dir, name string, data []byte) *os.File {
 
 // Who waits for what comes no more is told why.
 func TestBeneathEnds(t *testing.T) {
-	f := newFixture(t, "xfs")
-	dir, err := folder.Open(f.disk)
-	f.must(err)
+	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer dir.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b, err := layBeneath(ctx, named(t, dir, "image", make([]byte, 1<<20)), named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
-	f.must(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer b.close()
 	if err := b.all(); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-}
-
-// What comes soon waits for a base of many extents, all of it.
-func TestReceiveWaitsForItsBase(t *testing.T) {
-	f := newFixture(t, "xfs")
-	f.backend.part = 4096 // as slow as an image of very many
-	c := f.stage(xfs)
-	f.must(receiveAll(t.Context(), f.Pool, c))
-	f.isCopy(c, true)
 }

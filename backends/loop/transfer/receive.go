@@ -1,4 +1,5 @@
-package loop
+// Package transfer sends snapshots of images as streams and receives them into copies.
+package transfer
 
 import (
 	"context"
@@ -12,28 +13,28 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Received implements backends.Copier.
-func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
-	err = p.withinAny(ds, func(dir folder.Dir, place string) error {
-		out, err = p.received(dir, place, snapshot)
-		return err
-	})
-	if errors.Is(err, dataset.ErrNotFound) {
-		err = nil
-	}
-	if err != nil {
-		err = fmt.Errorf("look what has come of snapshot %s of dataset %s: %w", snapshot, ds, err)
-	}
-	return out, err
+// Receiver writes the streams of snapshots into copies.
+type Receiver struct {
+	Pool     string // its name, for errors
+	Layout   layout.Layout
+	Records  layout.RecordWriter
+	Images   *imagefile.Images
+	Sharing  *imagefile.Sharing
+	Room     func(folder.Dir) error // fails if the pool is nearly full
+	DropHead func(folder.Dir) error // removes the head of a copy
+	Tuning   *Tuning
+	Step     func(string)
 }
 
-func (p *Pool) received(dir folder.Dir, place string, snapshot uuid.UUID) (out backends.Received, err error) {
-	if _, err := dir.Lstat(p.layout.Image(snapshot.String())); err == nil {
+// Received reports how much of a snapshot the dataset in dir has. place is the directory of the pool that dir is in.
+func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (out backends.Received, err error) {
+	if _, err := dir.Lstat(rc.Layout.Image(snapshot.String())); err == nil {
 		var s came
 		if err := layout.ReadRecord(dir, layout.SnapshotRecord(snapshot), &s); err != nil {
 			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
@@ -43,63 +44,43 @@ func (p *Pool) received(dir folder.Dir, place string, snapshot uuid.UUID) (out b
 	if place != layout.Copies {
 		return out, nil
 	}
-	if _, err := dir.Lstat(p.layout.Image(layout.Part)); err != nil {
+	if _, err := dir.Lstat(rc.Layout.Image(layout.Part)); err != nil {
 		return out, folder.AbsentIsFine(err)
 	}
-	have, err := readPartial(dir)
+	have, err := ReadPartial(dir)
 	if err != nil || have.Snapshot != snapshot {
 		return out, nil // of no use, or of another one
 	}
 	return backends.Received{Bytes: have.Mark.Offset, Base: have.Header.Base}, nil
 }
 
-// Receive implements backends.Copier.
-func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
-	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.receive(ctx, d, r, progress)
-	if err != nil {
-		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
-	}
-	return out, nil
-}
-
-func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
+// Receive writes a stream into the copy in dir, or continues one that was cut off.
+func (rc *Receiver) Receive(ctx context.Context, dir folder.Dir, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	root, err := p.open()
-	if err != nil {
-		return out, err
-	}
-	defer root.Close()
-	defer p.claims.Use(d.Dataset.ID)()
-	dir, err := p.copyDir(root, d.Dataset)
-	if err != nil {
-		return out, err
-	}
-	defer dir.Close()
-	have, err := p.received(dir, layout.Copies, d.Snapshot.ID)
+	have, err := rc.Received(dir, layout.Copies, d.Snapshot.ID)
 	switch {
 	case err != nil:
 		return out, err
 	case have.Whole:
-		return have.Last, p.layout.Flush(dir)
+		return have.Last, rc.Layout.Flush(dir)
 	}
 	if err := d.Follows(have); err != nil {
 		return out, err
 	}
-	if err := p.room(root); err != nil {
+	if err := rc.Room(dir); err != nil {
 		return out, err
 	}
-	in, err := p.resumed(dir, d, r)
+	in, err := rc.resumed(dir, d, r)
 	if err != nil {
 		return out, err
 	}
-	rcv := &receiving{pool: p, dir: dir, in: in, snapshot: d.Snapshot, progress: progress}
+	rcv := &receiving{to: rc, dir: dir, in: in, snapshot: d.Snapshot, progress: progress}
 	return rcv.run(ctx)
 }
 
 // receiving is one run of Receive.
 type receiving struct {
-	pool     *Pool
+	to       *Receiver
 	dir      folder.Dir
 	image    *os.File
 	beneath  *beneath // nil: all of the base is in the image, or none yet
@@ -130,19 +111,39 @@ const (
 	checkpointLag   = 32 << 20
 )
 
+// Tuning sets how a stream is received. Tests change it.
+type Tuning struct {
+	Every int64 // least bytes of a stream between two checkpoints
+	Lag   int64 // most bytes after a checkpoint that is not on the disk yet
+	Part  int64 // bytes of a base that are shared at once
+	// Ahead has the kernel begin to write what was received before a checkpoint flushes it. A test
+	// that cuts the power turns it off, because it would hide a flush that is missing.
+	Ahead bool
+	// Fdatasync flushes an image that is received. It is fdatasync(2), unless a test has it fail.
+	Fdatasync func(*os.File) error
+}
+
+// DefaultTuning returns the tuning of a pool in use.
+func DefaultTuning() *Tuning {
+	return &Tuning{
+		Every: checkpointEvery, Lag: checkpointLag, Part: sharedPart, Ahead: true,
+		Fdatasync: func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) },
+	}
+}
+
 // due is how many bytes come before the next checkpoint.
 func (r *receiving) due() int64 {
-	return max(r.pool.backend.every, min(r.done.Offset/checkpointPart, checkpointMost))
+	return max(r.to.Tuning.Every, min(r.done.Offset/checkpointPart, checkpointMost))
 }
 
 func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
-	p := r.pool
-	if r.image, err = r.dir.OpenFile(p.layout.Image(layout.Part), os.O_RDWR); err != nil {
+	p := r.to
+	if r.image, err = r.dir.OpenFile(p.Layout.Image(layout.Part), os.O_RDWR); err != nil {
 		return out, err
 	}
 	defer func() { _ = r.image.Close() }()
 	defer func() { _ = r.wait() }()
-	p.step("receive.started")
+	p.Step("receive.started")
 	if r.done, err = r.in.Here(); err != nil {
 		return out, err
 	}
@@ -163,7 +164,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	}
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt):
-		return out, errors.Join(err, p.dropPartial(r.dir))
+		return out, errors.Join(err, DropPartial(p.Layout, r.dir))
 	case err != nil:
 		// It is on record as far as it was flushed before: what fails now costs no more than
 		// to get it again.
@@ -219,7 +220,7 @@ func (r *receiving) apply(ctx context.Context) error {
 // the next takes all that came meanwhile: a flush may take long and bring much. Only a disk
 // that is slower than the link all the time slows the link down.
 func (r *receiving) checkpoint() error {
-	if r.done.Offset-r.checked >= r.pool.backend.every {
+	if r.done.Offset-r.checked >= r.to.Tuning.Every {
 		if err := r.room(); err != nil {
 			return err
 		}
@@ -228,7 +229,7 @@ func (r *receiving) checkpoint() error {
 	}
 	behind, due := r.done.Offset-r.safe, r.due()
 	underWay := r.flushing != nil && len(r.flushing) == 0
-	if behind < due || underWay && behind < max(r.pool.backend.lag, 2*due) {
+	if behind < due || underWay && behind < max(r.to.Tuning.Lag, 2*due) {
 		return nil
 	}
 	if err := r.wait(); err != nil {
@@ -236,7 +237,7 @@ func (r *receiving) checkpoint() error {
 	}
 	r.safe = r.done.Offset
 	record := r.record()
-	r.pool.step("receive.written")
+	r.to.Step("receive.written")
 	r.flushing = make(chan error, 1)
 	go func() { r.flushing <- record() }()
 	return nil
@@ -245,7 +246,7 @@ func (r *receiving) checkpoint() error {
 // push has the kernel begin to write what has come, so that little is left when a flush waits
 // for it. It is a hint: what can't be begun is written by the flush, which tells why not.
 func (r *receiving) push() {
-	if !r.pool.backend.ahead {
+	if !r.to.Tuning.Ahead {
 		return
 	}
 	from := r.pushed
@@ -255,26 +256,26 @@ func (r *receiving) push() {
 
 // measure fails with ErrNoSpace when the pool is nearly full.
 func (r *receiving) measure() error {
-	free, size, err := space(r.dir)
+	free, size, err := layout.Space(r.dir)
 	if err != nil {
 		return err
 	}
 	r.free, r.measured = free, r.done.Offset
-	return backends.Room(r.pool.name, free, size)
+	return backends.Room(r.to.Pool, free, size)
 }
 
 // room is measure where that may be near: btrfs counts what was written only with its next
 // commit, some half minute later, so until then what has come is taken off by hand.
 func (r *receiving) room() error {
-	free, size, err := space(r.dir)
+	free, size, err := layout.Space(r.dir)
 	if err != nil {
 		return err
 	}
 	free = min(free, r.free-dataset.Size(r.done.Offset-r.measured))
-	if backends.Room(r.pool.name, free, size) == nil {
+	if backends.Room(r.to.Pool, free, size) == nil {
 		return nil
 	}
-	if err := r.pool.layout.Flush(r.dir); err != nil {
+	if err := r.to.Layout.Flush(r.dir); err != nil {
 		return err
 	}
 	return r.measure()
@@ -287,7 +288,7 @@ func (r *receiving) wait() error {
 	}
 	err := <-r.flushing
 	r.flushing = nil
-	r.pool.step("receive.flushed")
+	r.to.Step("receive.flushed")
 	return err
 }
 
@@ -296,19 +297,19 @@ func (r *receiving) wait() error {
 // succeed without it (fsync(2), "NOTES"). The rest of the stream comes again, to a file that is
 // opened anew, and is written from the last record on.
 func (r *receiving) record() func() error {
-	have := partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
+	have := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {
-		if err := r.pool.backend.fdatasync(r.image); err != nil {
+		if err := r.to.Tuning.Fdatasync(r.image); err != nil {
 			r.lost = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
-		return r.pool.records.Write(r.dir, layout.PartFile, have)
+		return r.to.Records.Write(r.dir, layout.PartFile, have)
 	}
 }
 
 // matches checks that the image holds what the header said.
 func (r *receiving) matches() error {
-	fs, _, err := superblock(r.image)
+	fs, _, err := imagefile.Superblock(r.image)
 	if err == nil && fs != r.in.Header.Filesystem {
 		err = stream.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
 	}
@@ -317,23 +318,23 @@ func (r *receiving) matches() error {
 
 // seal gives what came the name of its snapshot.
 func (r *receiving) seal() (durable bool, err error) {
-	p, id, base := r.pool, r.snapshot.ID.String(), r.in.Header.Base.String()
+	p, id, base := r.to, r.snapshot.ID.String(), r.in.Header.Base.String()
 	if !r.asBase {
-		return p.layout.Seal(r.dir, layout.Part, id)
+		return p.Layout.Seal(r.dir, layout.Part, id)
 	}
-	shared, err := p.share(r.dir, id, base)
+	shared, err := p.Sharing.Share(r.dir, id, base)
 	if err == nil && !shared {
-		_, err = p.layout.Clone(r.dir, id, r.dir, base, true)
+		_, err = p.Layout.Clone(r.dir, id, r.dir, base, true)
 	}
 	if err != nil {
 		return false, err
 	}
-	return false, p.layout.Remove(r.dir, layout.Part)
+	return false, p.Layout.Remove(r.dir, layout.Part)
 }
 
 // finish makes a snapshot of what was verified.
 func (r *receiving) finish() (backends.Stream, error) {
-	p, h := r.pool, r.in.Header
+	p, h := r.to, r.in.Header
 	out := backends.Stream{
 		Base:  h.Base,
 		Size:  dataset.Size(h.Size),
@@ -343,20 +344,20 @@ func (r *receiving) finish() (backends.Stream, error) {
 	if err := r.image.Sync(); err != nil {
 		return out, err
 	}
-	p.step("receive.verified")
-	if err := p.records.Write(r.dir, layout.SnapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
+	p.Step("receive.verified")
+	if err := p.Records.Write(r.dir, layout.SnapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
 		return out, err
 	}
-	p.step("receive.noted")
+	p.Step("receive.noted")
 	durable, err := r.seal()
 	if err != nil {
 		return out, err
 	}
-	p.step("receive.sealed")
+	p.Step("receive.sealed")
 	// Once the snapshot is there for good, what a power cut brings back of the part is dropped
 	// by what comes next.
 	if err := folder.AbsentIsFine(r.dir.Remove(layout.PartFile)); err != nil || durable {
 		return out, err
 	}
-	return out, p.layout.Flush(r.dir)
+	return out, p.Layout.Flush(r.dir)
 }

@@ -1,10 +1,9 @@
-package loop
+package transfer
 
 import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
@@ -15,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// partial is on record beside what has come of a snapshot.
-type partial struct {
+// Partial is on record beside what has come of a snapshot.
+type Partial struct {
 	Snapshot uuid.UUID     `json:"snapshot"`
 	Header   stream.Header `json:"header"`
 	// All that comes before is in the image, on the disk; of the base, which was all there
@@ -24,7 +23,8 @@ type partial struct {
 	Mark stream.Mark `json:"through"`
 }
 
-func readPartial(dir folder.Dir) (have partial, err error) {
+// ReadPartial reads the record of the received part of a snapshot.
+func ReadPartial(dir folder.Dir) (have Partial, err error) {
 	return have, layout.ReadRecord(dir, layout.PartFile, &have)
 }
 
@@ -34,43 +34,8 @@ type came struct {
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
-// copyDir opens the directory of a copy, which it makes when there is nothing.
-func (p *Pool) copyDir(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
-	dir, place, err := p.findAny(root, d.ID)
-	if err == nil && place == layout.Copies {
-		return dir, nil
-	}
-	if err == nil {
-		_ = dir.Close()
-		return folder.Dir{}, dataset.Errorf(dataset.ErrConflict, "pool %s has the dataset itself, with a head", p.name)
-	}
-	if !errors.Is(err, dataset.ErrNotFound) {
-		return folder.Dir{}, err
-	}
-	if err := p.room(root); err != nil {
-		return folder.Dir{}, err
-	}
-	name := filepath.Join(layout.Copies, d.ID.String())
-	if err := root.Mkdir(name); err != nil && !errors.Is(err, os.ErrExist) {
-		return folder.Dir{}, err
-	}
-	if dir, err = root.Sub(name); err != nil {
-		return folder.Dir{}, err
-	}
-	p.step("receive.begun")
-	err = p.records.Write(dir, layout.RecordFile, d)
-	if err == nil {
-		err = p.layout.Flush(dir)
-	}
-	if err != nil {
-		return folder.Dir{}, errors.Join(err, dir.Close())
-	}
-	p.step("receive.recorded")
-	return dir, nil
-}
-
 // resumed reads the beginning of a stream, or goes on where one was cut.
-func (p *Pool) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
+func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
 	if d.From == 0 {
 		in, err := stream.NewDecoder(r)
 		if err != nil {
@@ -79,18 +44,18 @@ func (p *Pool) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*strea
 		if err := expected(in.Header, d); err != nil {
 			return nil, err
 		}
-		return in, p.startPartial(dir, in.Header)
+		return in, rc.startPartial(dir, in.Header)
 	}
-	if err := p.dropHead(dir); err != nil {
+	if err := rc.DropHead(dir); err != nil {
 		return nil, err
 	}
-	have, err := readPartial(dir)
+	have, err := ReadPartial(dir)
 	if err != nil {
 		return nil, err
 	}
 	in, err := stream.ResumeDecoder(r, have.Header, have.Mark)
 	if err != nil {
-		return nil, errors.Join(err, p.dropPartial(dir))
+		return nil, errors.Join(err, DropPartial(rc.Layout, dir))
 	}
 	return in, nil
 }
@@ -108,39 +73,39 @@ func expected(h stream.Header, d backends.Delivery) error {
 
 // startPartial makes the image that a stream is written to: empty, or a clone of its base
 // where that costs little. Otherwise the base's blocks get there while the stream comes.
-func (p *Pool) startPartial(dir folder.Dir, h stream.Header) error {
+func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 	base := h.Base.String()
-	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
+	if _, err := rc.Images.Size(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound,
 			"the copy has no snapshot %s, which the stream is a difference to", h.Base)
 	}
-	if err := p.dropHead(dir); err != nil {
+	if err := rc.DropHead(dir); err != nil {
 		return err
 	}
-	if err := p.dropPartial(dir); err != nil {
+	if err := DropPartial(rc.Layout, dir); err != nil {
 		return err
 	}
-	if h.Base == uuid.Nil || p.layout.Costly() {
-		image, err := p.layout.Create(dir, layout.Part)
+	if h.Base == uuid.Nil || rc.Layout.Costly() {
+		image, err := rc.Layout.Create(dir, layout.Part)
 		if err != nil {
 			return err
 		}
 		return errors.Join(image.Truncate(h.Size), image.Close())
 	}
-	if _, err := p.layout.Clone(dir, layout.Part, dir, base, false); err != nil {
+	if _, err := rc.Layout.Clone(dir, layout.Part, dir, base, false); err != nil {
 		return err
 	}
-	image, err := dir.OpenFile(p.layout.Image(layout.Part), os.O_RDWR)
+	image, err := dir.OpenFile(rc.Layout.Image(layout.Part), os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	return errors.Join(image.Truncate(h.Size), image.Close())
 }
 
-// dropPartial removes what has come of a snapshot, the record of it first.
-func (p *Pool) dropPartial(dir folder.Dir) error {
+// DropPartial removes what has come of a snapshot, the record of it first.
+func DropPartial(l layout.Layout, dir folder.Dir) error {
 	if err := folder.AbsentIsFine(dir.Remove(layout.PartFile)); err != nil {
 		return err
 	}
-	return p.layout.Remove(dir, layout.Part)
+	return l.Remove(dir, layout.Part)
 }

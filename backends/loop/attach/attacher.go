@@ -1,0 +1,239 @@
+// Package attach attaches the images of datasets to loop devices and opens the LUKS containers in them.
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// attachTimeout bounds the wait for another process that attaches the same image.
+const attachTimeout = 10 * time.Second
+
+// Attacher attaches heads to loop devices and tells whether they are in use.
+type Attacher struct {
+	pool       string // its name, for errors
+	layout     layout.Layout
+	images     *imagefile.Images
+	sharing    *imagefile.Sharing
+	containers *Containers
+	direct     bool // devices use direct I/O
+	step       func(string)
+}
+
+// New returns the attacher of a pool with a name. If direct is set, devices use direct I/O.
+func New(
+	pool string,
+	l layout.Layout,
+	im *imagefile.Images,
+	s *imagefile.Sharing,
+	c *Containers,
+	direct bool,
+	step func(string),
+) *Attacher {
+	return &Attacher{pool: pool, layout: l, images: im, sharing: s, containers: c, direct: direct, step: step}
+}
+
+// options are those of the loop device of an image.
+func (a *Attacher) options() loopdev.Options {
+	return loopdev.Options{DirectIO: a.direct, BlockSize: layout.Sector, Sole: true}
+}
+
+// Image attaches the image at path to a device, or holds the device that it has already.
+func (a *Attacher) Image(ctx context.Context, path string) (*loopdev.Device, error) {
+	return Image(ctx, path, a.options())
+}
+
+// Attach attaches the head of dataset id in dir, and describes its mount. The device clears itself with its last
+// user, so nothing is left of a crash between Attach and the mount.
+func (a *Attacher) Attach(ctx context.Context, dir folder.Dir, id uuid.UUID, opts backends.AttachOptions) (
+	backends.Attachment, error) {
+	var att backends.Attachment
+	fs, grow, err := a.images.Inspect(dir, layout.Head)
+	if err != nil {
+		return att, err
+	}
+	if fs == imagefile.LUKS {
+		return a.attachEncrypted(ctx, dir, opts)
+	}
+	if d, rErr := layout.DatasetRecord(dir, id); rErr == nil && d.Encryption != nil {
+		return att, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its image is not")
+	}
+	dev, err := a.attachHead(ctx, dir)
+	if err != nil {
+		return att, err
+	}
+	return backends.Attachment{Mount: mountOf(dev.Path, fs, grow, opts), Release: dev.Close}, nil
+}
+
+// attachHead attaches the head. The image of the head is not a snapshot's image afterwards.
+func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Device, error) {
+	for try := 0; ; try++ {
+		err := a.sharing.Unshare(ctx, dir)
+		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
+			if err = layout.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
+				err = fmt.Errorf("pool %s has no room for an image of its own (remove snapshots or volumes "+
+					"there): %w", a.pool, err)
+			}
+			return nil, err
+		}
+		a.step("attach.owned")
+		dev, err := a.Image(ctx, dir.Path(a.layout.Image(layout.Head)))
+		if err != nil && !errors.Is(err, loopdev.ErrShared) {
+			return nil, err
+		}
+		if err == nil {
+			// It may be another's device, or that of a head that was replaced meanwhile.
+			st, err := dir.Lstat(a.layout.Image(layout.Head))
+			if err == nil && st.Ino == dev.Inode && st.Nlink == 1 {
+				return dev, nil
+			}
+			if err := errors.Join(err, dev.Close()); err != nil {
+				return nil, err
+			}
+		}
+		// A snapshot is being taken, or a crash left another name of what is in use.
+		if try == BusyTries/10 {
+			if err := a.sharing.DropSecondNames(dir); err != nil {
+				return nil, err
+			}
+		}
+		if try == BusyTries {
+			return nil, dataset.Errorf(dataset.ErrInUse,
+				"its image has a second name, and a device (see losetup -a) that does not go")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(BusyPause):
+		}
+	}
+}
+
+// attachEncrypted is Attach of an encrypted head. Nothing was changed where the key is not here.
+func (a *Attacher) attachEncrypted(
+	ctx context.Context,
+	dir folder.Dir,
+	opts backends.AttachOptions,
+) (backends.Attachment,
+	error) {
+	var att backends.Attachment
+	key, err := a.containers.dataKey(ctx, dir)
+	if err != nil {
+		return att, err
+	}
+	dev, err := a.attachHead(ctx, dir)
+	if err != nil {
+		return att, err
+	}
+	// The mapping has it open then.
+	defer dev.Close()
+	open, err := a.containers.Open(ctx, dir, dev.Path, key)
+	if err != nil {
+		return att, err
+	}
+	fs, size, err := imagefile.Superblock(open)
+	have, sErr := open.Size()
+	if err := errors.Join(err, sErr); err != nil {
+		return att, errors.Join(fmt.Errorf("in the container: %w", err), open.Close())
+	}
+	att.Mount = mountOf(open.Path(), fs, have-size > imagefile.GrowSlack, opts)
+	att.Release = open.Close
+	return att, nil
+}
+
+// A container that is being started holds copies of all mounts of the host until it
+// leaves them, and a process that is being forked copies of all descriptors: with them
+// the loop devices of datasets that were unmounted a moment ago.
+const (
+	BusyTries = 100
+	BusyPause = 10 * time.Millisecond
+)
+
+// Idle fails with ErrInUse when the head in dir is mounted in any mount namespace, or attached to a
+// loop device and stays so.
+func (a *Attacher) Idle(ctx context.Context, dir folder.Dir) error {
+	for try := 0; ; try++ {
+		device, err := a.device(dir)
+		if err != nil || device == "" {
+			return err
+		}
+		table, err := mount.Table()
+		if err != nil {
+			return err
+		}
+		mapping, mapped, err := a.containers.DropUnused(dir)
+		if err != nil {
+			return err
+		}
+		where := table.From(device)
+		if all := table.Of(int(mapping.Major), int(mapping.Minor)); mapped && len(all) > 0 {
+			where = all[0]
+		}
+		if where != nil {
+			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", where.Mountpoint)
+		}
+		if try == BusyTries || ctx.Err() != nil {
+			if mapped {
+				device = mapping.Path()
+			}
+			return attachedBy(ctx, device)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(BusyPause):
+		}
+	}
+}
+
+// device returns the loop device that the head in dir is attached to, if any.
+func (a *Attacher) device(dir folder.Dir) (string, error) {
+	f, err := dir.Open(a.layout.Image(layout.Head))
+	if err != nil {
+		return "", folder.AbsentIsFine(err)
+	}
+	defer f.Close()
+	info, _, err := loopdev.Attached(f)
+	return info.Path, err
+}
+
+// attachedBy is the error where nothing in this mount namespace has a head's device mounted, and it is
+// in use. It names a process that has it mounted in another one, or has a file of it open.
+func attachedBy(ctx context.Context, device string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+	}
+	user, err := inuse.DeviceUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+	switch {
+	case err != nil:
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+	case user != "":
+		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", user)
+	}
+	return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
+}
+
+// mountOf describes the mount of a filesystem on a device.
+func mountOf(device, fs string, grow bool, opts backends.AttachOptions) backends.Mount {
+	return backends.Mount{
+		Source:  device,
+		FSType:  fs,
+		Options: MountOptions(fs, opts.Mount),
+		// A device node in a volume is nobody's way to a disk of the host.
+		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
+		Grow:  grow && !opts.ReadOnly,
+	}
+}

@@ -1,0 +1,329 @@
+// Package growth grows the image of a dataset together with its devices and the filesystem in it.
+package growth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/droverhq/drover/backends/loop/attach"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/imagefile"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mkfs"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Grower grows images together with their devices and filesystems.
+type Grower struct {
+	runner     run.Runner
+	layout     layout.Layout
+	images     *imagefile.Images
+	heads      *imagefile.Heads
+	sharing    *imagefile.Sharing
+	containers *attach.Containers
+	attacher   *attach.Attacher
+	step       func(string)
+}
+
+// New returns the grower of a pool. resize2fs is started through runner.
+func New(
+	runner run.Runner,
+	l layout.Layout,
+	im *imagefile.Images,
+	h *imagefile.Heads,
+	s *imagefile.Sharing,
+	c *attach.Containers,
+	a *attach.Attacher,
+	step func(string),
+) *Grower {
+	return &Grower{runner: runner, layout: l, images: im, heads: h, sharing: s, containers: c, attacher: a, step: step}
+}
+
+// Resize gives the head in dir another size. root is the open directory of its mount, or nil if it is not mounted.
+func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size, root *os.File) error {
+	have, err := gr.images.SizeOf(dir, layout.Head)
+	if err != nil {
+		return err
+	}
+	fits := have.ImageFor(imagefile.RoundUp(size))
+	if imagefile.RoundUp(size) < have.Size || fits+fits/32 < have.Image {
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink",
+			max(have.Size, mkfs.Size(have.FS, dataset.Size(have.Image))))
+	}
+	if err := mkfs.CheckMax(size); err != nil {
+		return err
+	}
+	want := max(fits, have.Image)
+	if root != nil {
+		return gr.growMounted(ctx, dir, want, root)
+	}
+	if err := gr.attacher.Idle(ctx, dir); err != nil {
+		return err
+	}
+	fs, grow, err := gr.images.Inspect(dir, layout.Head)
+	if err != nil {
+		return err
+	}
+	if want == have.Image && !grow {
+		return gr.layout.Flush(dir)
+	}
+	return gr.growHead(ctx, dir, fs, want)
+}
+
+// Grow makes the filesystem mounted at root fill the image of the head in dir.
+func (gr *Grower) Grow(ctx context.Context, dir folder.Dir, root *os.File) error {
+	have, err := gr.images.Size(dir, layout.Head)
+	if err != nil {
+		return err
+	}
+	return gr.growMounted(ctx, dir, have, root)
+}
+
+// growMounted grows the head, which is mounted at root.
+func (gr *Grower) growMounted(ctx context.Context, dir folder.Dir, size int64, root *os.File) error {
+	fs, _, err := gr.images.Inspect(dir, layout.Head)
+	if err != nil {
+		return err
+	}
+	image, err := dir.OpenFile(gr.layout.Image(layout.Head), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	info, attached, err := loopdev.Attached(image)
+	if err != nil {
+		return err
+	}
+	if !attached {
+		return dataset.Errorf(dataset.ErrConflict, "it is not mounted")
+	}
+	g := growth{image: image, device: info.Path, size: size}
+	if fs == imagefile.LUKS {
+		if fs, g.inner, g.inside, err = gr.containers.GrowsInside(ctx, dir, info.Path); err != nil {
+			return err
+		}
+	}
+	if err := growable(fs); err != nil {
+		return err
+	}
+	if err := gr.enlarge(root, fs, g); err != nil {
+		return err
+	}
+	return errors.Join(fsctl.Sync(root), image.Sync(), gr.layout.Flush(dir))
+}
+
+// growth is what one mounted filesystem grows with.
+type growth struct {
+	image  *os.File
+	device string // the image's loop device
+	size   int64  // that the image gets
+	inner  string // the device that the filesystem lies on, if that is not the loop device
+	// inside has the inner device fill the loop device, and returns how many bytes it has then.
+	inside func() (int64, error)
+}
+
+// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it
+// fails, all of them are as large as before, so that no later mount finishes what was refused.
+// Only a filesystem that has begun to grow keeps its larger image.
+func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
+	had, err := g.image.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if g.inside == nil {
+		g.inner, g.inside = g.device, func() (int64, error) { return g.image.Seek(0, io.SeekEnd) }
+	}
+	before, err := sizeOfMounted(root, fs, g.inner)
+	if err != nil {
+		return err
+	}
+	if err = gr.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
+		return err // growIdle resumes after the latter
+	}
+	now, sErr := sizeOfMounted(root, fs, g.inner)
+	if sErr != nil || now != before {
+		return errors.Join(err, sErr)
+	}
+	undo := g.image.Truncate(had)
+	if undo == nil {
+		undo = loopdev.SetCapacity(g.device)
+	}
+	if undo == nil {
+		_, undo = g.inside()
+	}
+	if undo != nil {
+		return fmt.Errorf("%w (and its image is not as large as before: %w)", err, undo)
+	}
+	return err
+}
+
+func (gr *Grower) enlargeAll(root *os.File, fs string, g growth) error {
+	if err := g.image.Truncate(g.size); err != nil {
+		return err
+	}
+	gr.step("resize.truncated")
+	if err := loopdev.SetCapacity(g.device); err != nil {
+		return err
+	}
+	gr.step("resize.capacity")
+	size, err := g.inside()
+	if err != nil {
+		return err
+	}
+	return growFS(root, fs, size)
+}
+
+// sizeOfMounted returns how many bytes the filesystem mounted at root takes of its device. ext4
+// keeps its superblock in the device's page cache. XFS does not, but answers a question.
+func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
+	if fs == mkfs.XFS {
+		return fsctl.SizeXFS(root)
+	}
+	dev, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	defer dev.Close()
+	_, size, err := imagefile.Superblock(dev)
+	return size, err
+}
+
+// growable refuses before anything was changed what would fail after.
+func growable(fs string) error {
+	if fs != mkfs.Ext4 {
+		return nil
+	}
+	ok, err := fsctl.CanGrowExt4()
+	if err == nil && !ok {
+		err = dataset.Errorf(dataset.ErrUnsupported,
+			"ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE: stop the volume's "+
+				"containers first")
+	}
+	return err
+}
+
+func growFS(root *os.File, fs string, size int64) error {
+	if fs == mkfs.XFS {
+		return fsctl.GrowXFS(root, size)
+	}
+	return fsctl.GrowExt4(root, size)
+}
+
+// growHead grows a head that is not in use. Where the kernel does it, every step is
+// journalled and can be done again; resize2fs works on a clone, because a crash in
+// the middle of it can leave a wreck.
+func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size int64) error {
+	inPlace := true
+	if fs == mkfs.Ext4 || fs == imagefile.LUKS {
+		var err error
+		if inPlace, err = fsctl.CanGrowExt4(); err != nil {
+			return err
+		}
+	}
+	if inPlace {
+		if err := gr.sharing.Unshare(ctx, dir); errors.Is(err, loopdev.ErrAttached) {
+			return dataset.Errorf(dataset.ErrInUse, "%w", err)
+		} else if err != nil {
+			return err
+		}
+		if err := gr.GrowIdle(ctx, dir, layout.Head, size); err != nil {
+			return err
+		}
+		return gr.layout.Flush(dir)
+	}
+	if _, err := run.LookPath("resize2fs"); err != nil && fs == mkfs.Ext4 {
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
+	}
+	return gr.heads.Exchange(dir, layout.Head, func(*os.File) error { return gr.GrowIdle(ctx, dir, layout.Next, size) })
+}
+
+// GrowIdle grows an item that nothing uses, its image and the filesystem in it. It mounts the
+// filesystem first, so that one that cannot be mounted is refused before anything changes.
+func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, size int64) error {
+	image, err := dir.OpenFile(gr.layout.Image(item), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	fs, _, err := imagefile.Superblock(image)
+	if err != nil {
+		return err
+	}
+	var key []byte
+	if fs == imagefile.LUKS { // before anything is changed
+		if key, err = gr.containers.Fits(ctx, dir, gr.layout.Image(item)); err != nil {
+			return err
+		}
+	}
+	path := dir.Path(gr.layout.Image(item))
+	if fs == imagefile.LUKS {
+		return errors.Join(gr.growInContainer(ctx, dir, growth{image: image, size: size}, key), image.Sync())
+	}
+	dev, err := gr.attacher.Image(ctx, path)
+	if err != nil {
+		return err
+	}
+	err = attach.Detached(dev.Path, fs, func(root *os.File) error {
+		return gr.enlarge(root, fs, growth{image: image, device: dev.Path, size: size})
+	})
+	err = errors.Join(err, dev.Close())
+	// The mount has replayed the journal all the same, as resize2fs demands.
+	if errors.Is(err, fsctl.ErrCapability) {
+		if err = attach.Unattached(ctx, image); err == nil {
+			err = gr.resize2fs(ctx, path, size)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return image.Sync()
+}
+
+const resizeTimeout = 90 * time.Second
+
+// resize2fs grows an unmounted ext4. -f, as its last check is older than its last mount.
+func (gr *Grower) resize2fs(ctx context.Context, path string, size int64) error {
+	_, err := gr.runner.Run(ctx, run.Command{
+		Name: "resize2fs", Args: []string{"-f", path, strconv.FormatInt(size/1024, 10) + "K"}, Timeout: resizeTimeout,
+	})
+	return err
+}
+
+// growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
+func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g growth, key []byte) error {
+	dev, err := gr.attacher.Image(ctx, g.image.Name())
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	open, err := gr.containers.Open(ctx, dir, dev.Path, key)
+	if err != nil {
+		return err
+	}
+	defer open.Close()
+	fs, _, err := imagefile.Superblock(open)
+	if err != nil {
+		return fmt.Errorf("in the container: %w", err)
+	}
+	g.device, g.inner = dev.Path, open.Path()
+	g.inside = func() (int64, error) {
+		return gr.containers.FillDevice(ctx, gr.containers.Mapping(dir), open.Path(), key)
+	}
+	err = attach.Detached(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })
+	if errors.Is(err, fsctl.ErrCapability) { // see growIdle
+		var size int64
+		if size, err = open.Size(); err == nil {
+			err = gr.resize2fs(ctx, open.Path(), size)
+		}
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+package loop
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+	"golang.org/x/sys/unix"
+)
+
+// home is the directory of a pool. Each operation opens it, and checks its identity, because the disk below it can
+// be replaced between two operations.
+type home struct {
+	name     string // of the pool
+	path     string
+	identity identity
+	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
+	imageRoom func() error
+	seen      atomic.Pointer[stamp] // of the identity that was recognised last
+	raising   sync.Mutex            // held while the identity is rewritten
+}
+
+// open opens the pool's directory after a look whether it is still this pool. Nothing
+// is kept open between operations: an idle pool's disk can be unmounted.
+func (h *home) open() (folder.Dir, error) {
+	root, err := folder.Open(h.path)
+	if err != nil {
+		return folder.Dir{}, h.offline("%w", err)
+	}
+	if err := h.recognise(root); err != nil {
+		_ = root.Close()
+		return folder.Dir{}, h.offline("%w", err)
+	}
+	return root, nil
+}
+
+// stamp identifies a version of a file.
+type stamp struct {
+	dev, ino uint64
+	ctime    unix.Timespec
+}
+
+// recognise reads the identity of what lies at the pool's path, unless it is the same
+// file as the last time.
+func (h *home) recognise(root folder.Dir) error {
+	st, err := root.Lstat(layout.IdentityFile)
+	if err != nil {
+		return err
+	}
+	now := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
+	if last := h.seen.Load(); last != nil && *last == now {
+		return nil
+	}
+	var id identity
+	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
+	if err == nil {
+		err = json.Unmarshal(raw, &id)
+	}
+	if err != nil {
+		return err
+	}
+	if id.ID != h.identity.ID {
+		return fmt.Errorf("pool %s lies there", id.ID)
+	}
+	h.seen.Store(&now)
+	return nil
+}
+
+// generation reads the pool's generation.
+func (h *home) generation() (uint64, error) {
+	root, err := h.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	var id identity
+	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
+		return 0, h.offline("%w", err)
+	}
+	return id.Generation, nil
+}
+
+// raise records another generation of the pool.
+func (h *home) raise(generation uint64) error {
+	h.raising.Lock()
+	defer h.raising.Unlock()
+	root, err := h.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var id identity
+	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
+		return h.offline("%w", err)
+	}
+	id.Generation = generation
+	return layout.NoSpace(replaceIdentity(root, id))
+}
+
+func (h *home) offline(format string, args ...any) error {
+	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", h.name, h.path,
+		fmt.Errorf(format, args...))
+}
+
+// room fails with ErrNoSpace when the pool is so full that nothing new should begin in
+// it: what is there already would get the errors.
+func (h *home) room(root folder.Dir) error {
+	free, size, err := layout.Space(root)
+	if err != nil {
+		return err
+	}
+	if err := backends.Room(h.name, free, size); err != nil {
+		return err
+	}
+	if h.imageRoom != nil {
+		return h.imageRoom()
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package imagefile
+
+import (
+	"errors"
+	"os"
+
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+)
+
+// Heads replaces the head of a dataset in one step. The replacement is prepared as the item next.
+type Heads struct {
+	layout layout.Layout
+	step   func(string)
+}
+
+// NewHeads returns the heads of a pool with a layout.
+func NewHeads(l layout.Layout, step func(string)) *Heads { return &Heads{layout: l, step: step} }
+
+// Exchange makes the head a clone of an item, which change has worked on before.
+func (h *Heads) Exchange(dir folder.Dir, item string, change func(image *os.File) error) error {
+	if err := h.Prepare(dir, item, change); err != nil {
+		return err
+	}
+	return h.Replace(dir)
+}
+
+// Replace makes next, which is on the disk, the head, in one step.
+func (h *Heads) Replace(dir folder.Dir) error {
+	if err := h.layout.Replace(dir, layout.Head, layout.Next); err != nil {
+		return err
+	}
+	h.step("exchange.replaced")
+	if err := h.layout.Flush(dir); err != nil {
+		return err
+	}
+	return h.layout.Remove(dir, layout.Next)
+}
+
+// Prepare makes next a clone of an item that change has worked on, on the disk.
+func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File) error) error {
+	if err := h.layout.Remove(dir, layout.Next); err != nil {
+		return err
+	}
+	if _, err := h.layout.Clone(dir, layout.Next, dir, item, false); err != nil {
+		return err
+	}
+	image, err := dir.OpenFile(h.layout.Image(layout.Next), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	return h.Finish(dir, image, change)
+}
+
+// Finish has change work on the image of next, and brings that to the disk.
+func (h *Heads) Finish(dir folder.Dir, image *os.File, change func(image *os.File) error) error {
+	err := change(image)
+	if err == nil {
+		err = image.Sync()
+	}
+	if err := errors.Join(err, image.Close()); err != nil {
+		return errors.Join(err, h.layout.Remove(dir, layout.Next))
+	}
+	if err := h.layout.Flush(dir); err != nil {
+		return err
+	}
+	h.step("exchange.ready")
+	return nil
+}

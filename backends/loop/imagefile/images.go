@@ -1,0 +1,256 @@
+// Package imagefile reads and replaces the image files of datasets: their size and content, the tags of a restore,
+// the head, and images that a head and a snapshot share.
+package imagefile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mkfs"
+	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/google/uuid"
+)
+
+// The size of a dataset is what can be written to it, so its image is larger: see package mkfs.
+// The image of one that an older version made is as large as its size, and stays so until it is
+// resized. The size is on record beside the image.
+
+// RoundUp makes a size a whole number of blocks.
+func RoundUp(size dataset.Size) dataset.Size {
+	return (size + layout.Sector - 1) / layout.Sector * layout.Sector
+}
+
+// ImageFor is how many bytes the image of a dataset of a size has, with a filesystem in it.
+func ImageFor(fs string, size dataset.Size, encrypted bool) int64 {
+	device := mkfs.Device(fs, size)
+	if encrypted {
+		device += crypt.Overhead
+	}
+	return int64(device)
+}
+
+// Images reads the image files of items: their size, filesystem, container and tags.
+type Images struct {
+	layout layout.Layout
+	// defaultFS returns the filesystem that a dataset of a size gets if its profile names none.
+	defaultFS func(dataset.Size) string
+}
+
+// NewImages returns the images of a pool with a layout. defaultFS returns the filesystem that a dataset of a size gets
+// if its profile names none.
+func NewImages(l layout.Layout, defaultFS func(dataset.Size) string) *Images {
+	return &Images{layout: l, defaultFS: defaultFS}
+}
+
+// Size returns the length of an item's image in bytes.
+func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
+	st, err := dir.Lstat(i.layout.Image(item))
+	if err == nil && !folder.IsRegular(st) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.Path(i.layout.Image(item)))
+	}
+	if err != nil {
+		return 0, err
+	}
+	return st.Size, nil
+}
+
+// Extent is how large an item is.
+type Extent struct {
+	FS        string
+	Encrypted bool
+	Size      dataset.Size
+	Image     int64
+}
+
+// ImageFor is how large the image would be for another size.
+func (s Extent) ImageFor(size dataset.Size) int64 { return ImageFor(s.FS, size, s.Encrypted) }
+
+// SizeOf returns an item's size: what is on record, or, where that says nothing, what fits into its
+// image.
+func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
+	if s.Image, err = i.Size(dir, item); err != nil {
+		return s, err
+	}
+	if s.FS, _, err = i.Inspect(dir, item); err != nil {
+		return s, err
+	}
+	recorded, profile := RecordedSize(dir, item)
+	if s.Encrypted = s.FS == LUKS; s.Encrypted { // and what is in there takes the key
+		if s.FS = profile.Filesystem.Type; s.FS == "" {
+			s.FS = i.defaultFS(dataset.Size(s.Image))
+		}
+	}
+	s.Size = min(RoundUp(recorded), dataset.Size(s.Image))
+	if s.Size <= 0 {
+		device := dataset.Size(s.Image)
+		if s.Encrypted {
+			device -= crypt.Overhead
+		}
+		s.Size = mkfs.Size(s.FS, device)
+	}
+	return s, nil
+}
+
+// RecordedSize is what the record of an item says; 0: nothing.
+func RecordedSize(dir folder.Dir, item string) (dataset.Size, dataset.Profile) {
+	if id, err := layout.ParseID(item); err == nil {
+		var s dataset.Snapshot
+		if layout.ReadRecord(dir, layout.SnapshotRecord(id), &s) != nil || s.ID != id {
+			return 0, dataset.Profile{}
+		}
+		return s.Size, s.Profile
+	}
+	var d dataset.Dataset
+	if layout.ReadRecord(dir, layout.RecordFile, &d) != nil {
+		return 0, dataset.Profile{}
+	}
+	return d.Size, d.Profile
+}
+
+// GrowSlack is what a filesystem may be smaller than its image by itself, in bytes: a
+// last group that would be too small is left out, by ext4 more than by XFS.
+const GrowSlack = 16 << 20
+
+// Inspect tells which filesystem an item's image holds, and whether it is smaller than
+// the image, as a resize that was cut short leaves it. Of one that is encrypted it may be.
+func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err error) {
+	f, err := dir.Open(i.layout.Image(item))
+	if err != nil {
+		return "", false, err
+	}
+	defer f.Close()
+	return Look(f, item)
+}
+
+// Look is inspect of an item's image that is open.
+func Look(image *os.File, item string) (fs string, grow bool, err error) {
+	fs, size, err := Superblock(image)
+	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
+		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps "+
+			"what is there)", err)
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("%s: %w", image.Name(), err)
+	}
+	if fs == LUKS {
+		return fs, true, nil
+	}
+	have, err := image.Seek(0, io.SeekEnd)
+	return fs, have-size > GrowSlack, err
+}
+
+// Superblock reads which filesystem is in an image, and of how many bytes; of a container, what
+// that has in it takes the key. ErrCorrupt: there is neither, or not all of it.
+func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
+	_, is, err := crypt.Header(d)
+	if err != nil {
+		return "", 0, err
+	}
+	if is {
+		have, err := d.Seek(0, io.SeekEnd)
+		if err == nil && have <= crypt.Overhead {
+			err = dataset.Errorf(dataset.ErrCorrupt,
+				"it was cut off: the headers of its LUKS container take %s, and %s are there",
+				dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
+		}
+		return LUKS, 0, err
+	}
+	fs, size, err = fsctl.Filesystem(d)
+	if err != nil && fs == "" {
+		if lost := crypt.FirstLost(d); lost != nil {
+			err = lost
+		}
+	}
+	return fs, size, err
+}
+
+// LUKS is what an image holds instead of a filesystem that can be seen.
+const LUKS = "luks"
+
+// containerOf tells whether an item's image has a container, and that one's UUID.
+func (i *Images) container(dir folder.Dir, item string) (uuid.UUID, bool, error) {
+	f, err := dir.Open(i.layout.Image(item))
+	if err != nil {
+		return uuid.Nil, false, err
+	}
+	defer f.Close()
+	id, is, err := crypt.Header(f)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return id, is, err
+}
+
+// SameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or
+// neither is encrypted.
+func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
+	id, is, err := i.container(dir, item)
+	switch {
+	case err != nil:
+		return err
+	case is != (d.Encryption != nil):
+		if _, _, err := i.Inspect(dir, item); err != nil { // it may be neither
+			return err
+		}
+		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+	case is && id != d.Encryption.ID:
+		return dataset.Errorf(dataset.ErrInvalid,
+			"what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+	}
+	return nil
+}
+
+// Same fails with ErrCorrupt when a clone differs from its source.
+func (i *Images) Same(dir folder.Dir, source, clone string) error {
+	equal, err := i.equal(dir, source, clone)
+	if err == nil && !equal {
+		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was left as it is",
+			dir.Path(i.layout.Image(source)))
+	}
+	return err
+}
+
+// equal tells whether two items have the same bytes, by their extents.
+func (i *Images) equal(dir folder.Dir, a, b string) (bool, error) {
+	fa, err := dir.Open(i.layout.Image(a))
+	if err != nil {
+		return false, err
+	}
+	defer fa.Close()
+	fb, err := dir.Open(i.layout.Image(b))
+	if err != nil {
+		return false, err
+	}
+	defer fb.Close()
+	return reflink.Same(fa, fb)
+}
+
+// HeadIs tells whether there is a head, with the bytes of an item.
+func (i *Images) HeadIs(dir folder.Dir, item string) (bool, error) {
+	if _, err := dir.Lstat(i.layout.Image(layout.Head)); err != nil {
+		return false, folder.AbsentIsFine(err)
+	}
+	return i.equal(dir, item, layout.Head)
+}
+
+// IsHead tells whether a file is the head's.
+func (i *Images) IsHead(dir folder.Dir, inode uint64) (bool, error) {
+	st, err := dir.Lstat(i.layout.Image(layout.Head))
+	return st.Ino == inode, err
+}
+
+// OpenSnapshot opens a snapshot's image; ErrNotFound.
+func (i *Images) OpenSnapshot(dir folder.Dir, id uuid.UUID) (*os.File, error) {
+	f, err := dir.Open(i.layout.Image(id.String()))
+	if errors.Is(err, os.ErrNotExist) {
+		err = dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", id)
+	}
+	return f, err
+}

@@ -1,0 +1,32 @@
+package layout
+
+import (
+	"errors"
+
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// Space returns the free bytes and the size of the filesystem that a pool lies on.
+func Space(root folder.Dir) (free, size dataset.Size, err error) {
+	f, s, err := fsctl.SpaceOf(root.File)
+	return dataset.Size(f), dataset.Size(s), err
+}
+
+// NoSpace gives ENOSPC the kind that the contract has for it.
+func NoSpace(err error) error {
+	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
+		!errors.Is(err, dataset.ErrNoSpace) {
+		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
+	}
+	return err
+}
+
+// NoHead says why a copy is not used as a dataset.
+func NoHead(pool string, id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere",
+		pool, id)
+}

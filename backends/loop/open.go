@@ -1,0 +1,189 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/backends/loop/attach"
+	"github.com/droverhq/drover/backends/loop/growth"
+	"github.com/droverhq/drover/backends/loop/imagefile"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/poolimage"
+	"github.com/droverhq/drover/backends/loop/template"
+	"github.com/droverhq/drover/backends/loop/transfer"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mkfs"
+)
+
+// Open implements backends.Kind.
+func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
+	}
+	p := &Pool{backend: b, name: cfg.Name, home: &home{name: cfg.Name, path: cfg.Path}}
+	var err error
+	if cfg.Image > 0 {
+		p.image, err = poolimage.Open(ctx, b.runner, p.step, cfg)
+		p.home.path = cfg.Mount
+		if err == nil {
+			p.home.imageRoom = p.image.Room
+		}
+	}
+	if len(cfg.Devices) > 0 {
+		if p.disk, err = disk.Open(ctx, b.runner, cfg, fsctl.XFS, nil); err == nil {
+			cfg.ID = p.disk.ID
+		}
+	}
+	if err == nil {
+		err = p.enter(cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pool %s: %w", cfg.Name, err), p.Close())
+	}
+	return p, nil
+}
+
+// PathOf implements backends.Former.
+func (b *Backend) PathOf(_, mount string) string { return mount }
+
+// enter makes the pool at the home's path, if that is wanted, and learns what it is.
+func (p *Pool) enter(cfg backends.Config) error {
+	kind, err := suitable(p.home.path, cfg.Make)
+	if err != nil {
+		return err
+	}
+	if p.home.identity, err = identify(p.home.path, cfg, kind); err != nil {
+		return err
+	}
+	root, err := p.home.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if p.image != nil {
+		if err := p.image.RefillAtOpen(); err != nil {
+			return err
+		}
+	}
+	p.layout = layout.XFS{}
+	if p.home.identity.Layout == layoutBtrfs {
+		p.layout = &layout.Btrfs{}
+	}
+	for _, dir := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+		if err := root.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if err := p.layout.Prepare(root); err != nil {
+		return err
+	}
+	direct, err := layout.DirectIO(root, layout.IdentityFile)
+	if err != nil {
+		return err
+	}
+	if err := p.describe(direct); err != nil {
+		return err
+	}
+	p.assemble(direct, cfg.Keys)
+	return p.containers.Settle() // what a process that was killed has left
+}
+
+// describe sets what Info returns.
+func (p *Pool) describe(direct bool) error {
+	host := mkfs.Look()
+	if err := host.Cannot(host.Mounts, "no filesystem for the images"); err != nil {
+		return err
+	}
+	offline, err := offlineGrow(host.Mounts)
+	if err != nil {
+		return err
+	}
+	var lacks []string
+	seals := crypt.Available()
+	for _, err := range append(host.Missing, seals) {
+		if err != nil {
+			lacks = append(lacks, err.Error())
+		}
+	}
+	note := []string{p.layout.Note()}
+	if !direct {
+		note = append(note, "without direct I/O, which this filesystem has not")
+	}
+	if len(offline) > 0 {
+		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
+	}
+	if p.image != nil {
+		note = append(note, p.image.Notes()...)
+	}
+	if p.disk != nil {
+		note = append(note, p.disk.Note())
+	}
+	_, constant := p.layout.(*layout.Btrfs)
+	can := p.backend.Best()
+	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
+	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
+	p.info = backends.Info{
+		Capabilities: can,
+		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.home.path,
+		DefaultSize: template.DefaultSize,
+	}
+	return nil
+}
+
+// assemble makes the parts of an open pool.
+func (p *Pool) assemble(direct bool, keys backends.Keys) {
+	run, name, lay := p.backend.runner, p.name, p.layout
+	filesystems := p.info.Capabilities.Filesystems
+	p.records = layout.RecordWriter{Layout: lay, Direct: direct}
+	p.images = imagefile.NewImages(lay, p.Filesystem)
+	p.heads = imagefile.NewHeads(lay, p.step)
+	p.sharing = imagefile.NewSharing(name, lay, p.images, p.heads, p.step)
+	p.containers = attach.NewContainers(run, keys, p.ID(), p.info.Capabilities.Encryption, p.step)
+	p.attacher = attach.New(name, lay, p.images, p.sharing, p.containers, direct, p.step)
+	p.grower = growth.New(run, lay, p.images, p.heads, p.sharing, p.containers, p.attacher, p.step)
+	p.templates = template.NewStore(run, p.home.path, lay, filesystems, p.step)
+	p.catalog = &catalog{pool: name, home: p.home, layout: lay, images: p.images}
+	p.remover = &remover{
+		layout: lay, home: p.home, catalog: p.catalog, containers: p.containers, attacher: p.attacher, step: p.step,
+	}
+	p.creator = &creator{
+		home: p.home, catalog: p.catalog, layout: lay, records: p.records, images: p.images, containers: p.containers,
+		remover: p.remover, templates: p.templates, attacher: p.attacher, grower: p.grower, step: p.step,
+	}
+	p.snapshots = &snapshots{
+		home: p.home, layout: lay, records: p.records, images: p.images, heads: p.heads, sharing: p.sharing,
+		attacher: p.attacher, grower: p.grower, step: p.step,
+	}
+	p.copier = &copier{
+		pool: name, home: p.home, catalog: p.catalog, layout: lay, records: p.records, images: p.images,
+		sharing: p.sharing, attacher: p.attacher, step: p.step,
+	}
+	p.receiver = &transfer.Receiver{
+		Pool: name, Layout: lay, Records: p.records, Images: p.images, Sharing: p.sharing, Room: p.home.room,
+		DropHead: p.copier.dropHead, Tuning: p.backend.tuning, Step: p.step,
+	}
+	p.rewriter = &rewriter{pool: name, layout: lay, images: p.images, heads: p.heads, step: p.step}
+	p.sender = transfer.NewSender(name, lay, p.images)
+}
+
+// offlineGrow returns those of some filesystems that cannot grow while they are
+// mounted.
+func offlineGrow(filesystems []string) ([]string, error) {
+	if !slices.Contains(filesystems, mkfs.Ext4) {
+		return nil, nil
+	}
+	if grows, err := fsctl.CanGrowExt4(); err != nil || grows {
+		return nil, err
+	}
+	return []string{mkfs.Ext4}, nil
+}

@@ -1,0 +1,174 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/folder"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/google/uuid"
+)
+
+// Attach implements backends.Pool. The device clears itself with its last user, so
+// nothing is left of a crash between Attach and mount.
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	var att backends.Attachment
+	err := p.catalog.within(id, func(dir folder.Dir) error {
+		var err error
+		att, err = p.attacher.Attach(ctx, dir, id, opts)
+		return err
+	})
+	if err != nil {
+		return backends.Attachment{}, fmt.Errorf("attach dataset %s: %w", id, err)
+	}
+	return att, nil
+}
+
+// Resize implements backends.Resizer: the image first, then its device, then the
+// filesystem in it.
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
+	err := p.catalog.within(id, func(dir folder.Dir) error {
+		return p.grower.Resize(ctx, dir, size, root)
+	})
+	if err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+	}
+	return nil
+}
+
+// Grow implements backends.Resizer.
+func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
+	err := p.catalog.within(id, func(dir folder.Dir) error {
+		return p.grower.Grow(ctx, dir, root)
+	})
+	if err != nil {
+		return fmt.Errorf("grow dataset %s: %w", id, err)
+	}
+	return nil
+}
+
+// Send implements backends.Sender. What changed is read from the extent maps of the two
+// images, so a difference costs what it is long. Its ranges are the longest that can be,
+// so that it does not matter how the maps are cut into extents, which changes with what
+// else shares them.
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (backends.Stream, error) {
+	var out backends.Stream
+	err := p.catalog.withinAny(src.Dataset, func(dir folder.Dir, _ string) (err error) {
+		out, err = p.sender.Send(ctx, dir, src, base, from, w, progress)
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
+	}
+	return out, nil
+}
+
+// Same implements backends.Sender.
+func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
+	err = p.catalog.withinAny(ds, func(dir folder.Dir, _ string) error {
+		same, err = p.sender.Same(dir, ds, a, b)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+	}
+	return same, nil
+}
+
+// Changed implements backends.Sender.
+func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
+	var c backends.Change
+	err := p.catalog.withinAny(newer.Dataset, func(dir folder.Dir, _ string) error {
+		var err error
+		c, err = p.sender.Changed(dir, older, newer)
+		return err
+	})
+	if err != nil {
+		return c, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+	}
+	return c, nil
+}
+
+// stallPerExtent is what FICLONE holds writers up for each extent, measured on XFS:
+// 0.4 ms for 21, 5 ms for 400, 141 ms for 9,700, 250 ms for 16,000.
+const stallPerExtent = 15_000 // ns
+
+// stallSubvolume is what a snapshot of a subvolume holds writers up, measured on btrfs.
+const stallSubvolume = 8_000_000 // ns
+
+// Stall implements backends.Staller.
+func (p *Pool) Stall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
+	err = p.catalog.within(id, func(dir folder.Dir) error {
+		if p.info.Capabilities.ConstantSnapshot {
+			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
+			return nil
+		}
+		f, err := dir.Open(p.layout.Image(layout.Head))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		n, err := reflink.Count(f)
+		nanos, why = int64(n)*stallPerExtent, fmt.Sprintf("%d extents", n)
+		return err
+	})
+	if err != nil {
+		return 0, "", fmt.Errorf("predict the stall of dataset %s: %w", id, err)
+	}
+	return nanos, why, nil
+}
+
+// Received implements backends.Copier.
+func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
+	err = p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
+		out, err = p.receiver.Received(dir, place, snapshot)
+		return err
+	})
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("look what has come of snapshot %s of dataset %s: %w", snapshot, ds, err)
+	}
+	return out, err
+}
+
+// Receive implements backends.Copier.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (out backends.Stream, err error) {
+	root, err := p.home.open()
+	if err == nil {
+		defer root.Close()
+		defer p.catalog.claims.Use(d.Dataset.ID)()
+		var dir folder.Dir
+		if dir, err = p.copier.open(root, d.Dataset); err == nil {
+			defer dir.Close()
+			out, err = p.receiver.Receive(ctx, dir, d, r, progress)
+		}
+	}
+	if err != nil {
+		return out, fmt.Errorf(
+			"receive snapshot %s of dataset %s: %w",
+			d.Snapshot.ID,
+			d.Dataset.ID,
+			layout.NoSpace(err),
+		)
+	}
+	return out, nil
+}
+
+// Idle implements backends.Idler.
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+	err := p.catalog.within(id, func(dir folder.Dir) error { return p.attacher.Idle(ctx, dir) })
+	if err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
+	return nil
+}
