@@ -37,9 +37,6 @@ type Members interface {
 	Recover(ctx context.Context, r Recover) (Recovery, error)
 }
 
-// JoinPath is the path of the endpoint at which a host joins. It is the only one that needs no certificate.
-const JoinPath = "/v1/join"
-
 // NewToken asks for a join token.
 type NewToken struct {
 	Name string `json:"name,omitempty" doc:"the only name that the node can have; of a node that is there: it comes back"`

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,11 +20,8 @@ import (
 // Export writes a volume, or one snapshot of it, to w as a tar archive, and returns what the archive lacks. If
 // Export fails, what it wrote is incomplete.
 func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
-	path, err := refs("/v1/volumes/%s/export", ref)
-	if err != nil {
-		return api.LeftOut{}, err
-	}
-	k := call{method: http.MethodGet, path: path, query: query("snapshot", snapshot)}
+	k := to(route.ExportVolume, ref)
+	k.query = query("snapshot", snapshot)
 	trailer, err := h.conn.download(ctx, k, w)
 	if err != nil {
 		return api.LeftOut{}, err
@@ -33,7 +31,7 @@ func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (ap
 
 // Backup writes a copy of the store to w. If Backup fails, what it wrote is incomplete.
 func (h Host) Backup(ctx context.Context, w io.Writer) error {
-	_, err := h.conn.download(ctx, call{method: http.MethodGet, path: "/v1/store/backup"}, w)
+	_, err := h.conn.download(ctx, to(route.BackupStore), w)
 	return err
 }
 
@@ -51,20 +49,16 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 		return d, dataset.Errorf(dataset.ErrInvalid,
 			"import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
 	}
-	path, err := refs("/v1/volumes/%s/upload", req.Volume)
-	if err != nil {
-		return d, err
-	}
-	q := query("operation", req.ID.String())
+	k := to(route.UploadVolume, req.Volume)
+	k.query = query("operation", req.ID.String())
 	for key, value := range req.Options {
-		q.Add("o", key+"="+value)
+		k.query.Add("o", key+"="+value)
 	}
 	source := &watchedSource{r: r}
-	d, err = ask[dataset.Dataset](ctx, h.conn, call{
-		method: http.MethodPost, path: path, query: q, stream: source, typ: "application/x-tar",
-		// The server must be able to refuse the request before it reads the archive.
-		header: http.Header{"Expect": {"100-continue"}},
-	})
+	k.stream, k.typ = source, "application/x-tar"
+	// The server must be able to refuse the request before it reads the archive.
+	k.header = http.Header{"Expect": {"100-continue"}}
+	d, err = ask[dataset.Dataset](ctx, h.conn, k)
 	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
 		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), cause)
 	}

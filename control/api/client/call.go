@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,8 +32,28 @@ type call struct {
 	repeat func() any
 	// patience is added to the patience of the connection, for requests that wait for something to happen.
 	patience time.Duration
+	invalid  error // why the call cannot be made at all
 }
 
+// to returns a call of a route. The names replace the parameters of its path.
+func to(r route.Route, names ...string) call {
+	path, err := r.Fill(names...)
+	return call{method: r.Method, path: path, invalid: err}
+}
+
+// with returns the call with a body.
+func (k call) with(body any) call {
+	k.body = body
+	return k
+}
+
+// idempotent returns the call as one that can be sent a second time.
+func (k call) idempotent() call {
+	k.again = true
+	return k
+}
+
+// request returns the HTTP request for the server at base.
 func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 	target := base + k.path
 	if len(k.query) > 0 {
@@ -85,20 +106,6 @@ func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 	return v, err
 }
 
-// refs puts names into a path. The format path has one %s for each name. The names are escaped. ErrInvalid if a
-// name cannot be part of a path: nothing has such a name.
-func refs(path string, names ...string) (string, error) {
-	escaped := make([]any, len(names))
-	for i, n := range names {
-		if n == "" || n == "." || n == ".." {
-			return "", dataset.Errorf(dataset.ErrInvalid,
-				"bad name %q: want a name, or 4 or more characters of a UUID", n)
-		}
-		escaped[i] = url.PathEscape(n)
-	}
-	return fmt.Sprintf(path, escaped...), nil
-}
-
 // query returns the query of a URL from pairs of names and values. Empty values are left out.
 func query(pairs ...string) url.Values {
 	q := url.Values{}
@@ -111,26 +118,29 @@ func query(pairs ...string) url.Values {
 }
 
 // one asks for one object by its name.
-func one[T any](ctx context.Context, c *connection, path, name string, params ...string) (T, error) {
-	path, err := refs(path, name)
-	if err != nil {
-		var none T
-		return none, err
-	}
-	return ask[T](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
+func one[T any](ctx context.Context, c *connection, r route.Route, name string, params ...string) (T, error) {
+	k := to(r, name)
+	k.query = query(params...)
+	return ask[T](ctx, c, k)
 }
 
 // list asks for one page of a list.
-func list[T any](ctx context.Context, c *connection, path string, p api.Page, params ...string) (api.List[T], error) {
+func list[T any](
+	ctx context.Context, c *connection, r route.Route, p api.Page, params ...string,
+) (api.List[T], error) {
 	params = append(params, "after", p.After)
 	if p.Limit != 0 {
 		params = append(params, "limit", strconv.Itoa(p.Limit))
 	}
-	return ask[api.List[T]](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
+	k := to(r)
+	k.query = query(params...)
+	return ask[api.List[T]](ctx, c, k)
 }
 
 // items asks for a list that has only one page.
-func items[T any](ctx context.Context, c *connection, path string, params ...string) ([]T, error) {
-	l, err := ask[api.List[T]](ctx, c, call{method: http.MethodGet, path: path, query: query(params...)})
+func items[T any](ctx context.Context, c *connection, r route.Route, params ...string) ([]T, error) {
+	k := to(r)
+	k.query = query(params...)
+	l, err := ask[api.List[T]](ctx, c, k)
 	return l.Items, err
 }

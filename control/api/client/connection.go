@@ -40,6 +40,9 @@ func (c *connection) leave(at int) {
 // each sends the call to one server after the other until one answers. It passes a successful answer to use,
 // which closes the body. An error of use counts as an error of the server.
 func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.Response) error) error {
+	if k.invalid != nil {
+		return k.invalid
+	}
 	var away []error
 	for range c.servers {
 		at := c.now()

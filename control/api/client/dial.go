@@ -10,9 +10,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 const (

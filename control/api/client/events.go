@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -15,11 +16,9 @@ import (
 // ErrUnavailable. The caller can continue after the last ID that it received, unless the server has been
 // restarted.
 func (u Users) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
-	k := call{
-		method: http.MethodGet, path: "/v1/events",
-		query:  query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow)),
-		header: http.Header{"Accept": {wire.EventStreamType}},
-	}
+	k := to(route.GetEvents)
+	k.query = query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow))
+	k.header = http.Header{"Accept": {wire.EventStreamType}}
 	resp, from, err := u.conn.do(ctx, k)
 	if err != nil {
 		return err

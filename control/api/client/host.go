@@ -2,11 +2,11 @@ package client
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -15,38 +15,34 @@ type Host struct{ conn *connection }
 
 // Doctor returns what works on the server's host and what does not.
 func (h Host) Doctor(ctx context.Context) ([]api.Finding, error) {
-	return items[api.Finding](ctx, h.conn, "/v1/doctor")
+	return items[api.Finding](ctx, h.conn, route.Doctor)
 }
 
 // Collect destroys one dataset that the store does not know.
 func (h Host) Collect(ctx context.Context, id uuid.UUID) error {
-	return h.conn.tell(ctx, call{method: http.MethodDelete, path: "/v1/doctor/" + id.String()})
+	return h.conn.tell(ctx, to(route.Collect, id.String()))
 }
 
 // CreatePool creates a pool on the server's host.
 func (h Host) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, call{method: http.MethodPost, path: "/v1/pools", body: p})
+	return ask[dataset.Pool](ctx, h.conn, to(route.CreatePool).with(p))
 }
 
 // AdoptPool takes over an existing pool on the server's host.
 func (h Host) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	k := call{method: http.MethodPost, path: "/v1/pools/adopt", body: api.AdoptPool{Path: path}}
+	k := to(route.AdoptPool).with(api.AdoptPool{Path: path})
 	a, err := ask[api.Adopted](ctx, h.conn, k)
 	return a.Pool, a.Rebuilt, err
 }
 
 // AcceptPool lets a quarantined pool of the server's host serve in its present state.
 func (h Host) AcceptPool(ctx context.Context, p api.AcceptPool) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, call{method: http.MethodPost, path: "/v1/pools/accept", body: p})
+	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool).with(p))
 }
 
 // RemovePool removes an empty pool of the server's host. With forget it only deletes the record.
-func (h Host) RemovePool(ctx context.Context, name string, forget bool) (p api.RemovedPool, err error) {
-	path, err := refs("/v1/pools/%s", name)
-	if err != nil {
-		return p, err
-	}
-	k := call{method: http.MethodDelete, path: path}
+func (h Host) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
+	k := to(route.RemovePool, name)
 	if forget {
 		k.query = query("forget", "true")
 	}
@@ -55,7 +51,7 @@ func (h Host) RemovePool(ctx context.Context, name string, forget bool) (p api.R
 
 // RebuildStore restores the names of the datasets in the pools of the server's host.
 func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	k := call{method: http.MethodPost, path: "/v1/store/rebuild"}
+	k := to(route.RebuildStore)
 	if skipOffline {
 		k.query = query("skip_offline", "true")
 	}
@@ -65,5 +61,5 @@ func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt
 
 // Diff compares two snapshots of a dataset, or one with the head.
 func (h Host) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
-	return one[api.Diff](ctx, h.conn, "/v1/snapshots/%s/diff", older, "newer", newer)
+	return one[api.Diff](ctx, h.conn, route.DiffSnapshot, older, "newer", newer)
 }

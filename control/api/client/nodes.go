@@ -3,13 +3,13 @@ package client
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,27 +19,27 @@ type Nodes struct{ conn *connection }
 
 // Register presents a node and its pools.
 func (n Nodes) Register(ctx context.Context, r api.Registration) error {
-	return n.conn.tell(ctx, node(r.Node.ID, "/register", r))
+	return n.conn.tell(ctx, node(route.RegisterNode, r.Node.ID, r))
 }
 
 // Renew reports that the node's agent is alive.
 func (n Nodes) Renew(ctx context.Context, id, incarnation uuid.UUID) (api.Standing, error) {
-	return ask[api.Standing](ctx, n.conn, node(id, "/renew", api.Renewal{Incarnation: incarnation}))
+	return ask[api.Standing](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
 }
 
 // Generations reports the generations of the node's pools.
 func (n Nodes) Generations(ctx context.Context, id uuid.UUID, g api.Generations) (api.Generations, error) {
-	return ask[api.Generations](ctx, n.conn, node(id, "/generations", g))
+	return ask[api.Generations](ctx, n.conn, node(route.Generations, id, g))
 }
 
 // Plan asks control to decide on a request.
 func (n Nodes) Plan(ctx context.Context, id uuid.UUID, req api.Request) (api.Plan, error) {
-	return ask[api.Plan](ctx, n.conn, node(id, "/plan", req))
+	return ask[api.Plan](ctx, n.conn, node(route.Plan, id, req))
 }
 
 // Commit records the result of an operation.
 func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Committed, error) {
-	k, again := node(id, "/commit", r), false
+	k, again := node(route.Commit, id, r), false
 	k.repeat = func() any {
 		again, r.Again = true, true
 		return r
@@ -54,13 +54,12 @@ func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Comm
 
 // Record records an operation as running.
 func (n Nodes) Record(ctx context.Context, id uuid.UUID, r api.Report) error {
-	return n.conn.tell(ctx, node(id, "/record", r))
+	return n.conn.tell(ctx, node(route.Record, id, r))
 }
 
 // Sync waits for changes as described in api.Nodes, for at most ten minutes.
 func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
-	k := node(id, "/sync", nil)
-	k.method = http.MethodGet
+	k := node(route.Sync, id, nil)
 	k.query, k.patience = query("wait", wire.FormatWait(wait)), min(max(wait, 0), wire.MaxWait)
 	if rev != 0 {
 		k.query.Set("rev", strconv.FormatUint(rev, 10))
@@ -72,37 +71,37 @@ func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Dur
 
 // Heartbeat reports what the node sees.
 func (n Nodes) Heartbeat(ctx context.Context, id uuid.UUID, h api.Heartbeat) error {
-	return n.conn.tell(ctx, node(id, "/heartbeat", h))
+	return n.conn.tell(ctx, node(route.Heartbeat, id, h))
 }
 
 // Recall asks control to recall the lease from the home of a move.
 func (n Nodes) Recall(ctx context.Context, id uuid.UUID, r api.Report) (dataset.Operation, error) {
-	return ask[dataset.Operation](ctx, n.conn, node(id, "/recall", r))
+	return ask[dataset.Operation](ctx, n.conn, node(route.Recall, id, r))
 }
 
 // Yield answers a recall, for the home.
 func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
-	return n.conn.tell(ctx, node(id, "/yield", y))
+	return n.conn.tell(ctx, node(route.Yield, id, y))
 }
 
 // Copied reports the state of the node's copy of a dataset.
 func (n Nodes) Copied(ctx context.Context, id uuid.UUID, k api.Copied) error {
-	return n.conn.tell(ctx, node(id, "/copied", k))
+	return n.conn.tell(ctx, node(route.Copied, id, k))
 }
 
 // Guest reports that the node begins or ends its use of a shared dataset.
 func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.Stay) (api.Indexed, error) {
-	return ask[api.Indexed](ctx, n.conn, node(id, "/guest", g))
+	return ask[api.Indexed](ctx, n.conn, node(route.Guest, id, g))
 }
 
 // Facts reports the facts of the host.
 func (n Nodes) Facts(ctx context.Context, id uuid.UUID, r api.FactsReport) (dataset.Facts, error) {
-	return ask[dataset.Facts](ctx, n.conn, node(id, "/facts", r))
+	return ask[dataset.Facts](ctx, n.conn, node(route.Facts, id, r))
 }
 
 // Hold reports what the node holds, for a recovery.
 func (n Nodes) Hold(ctx context.Context, id uuid.UUID, h api.Holdings) error {
-	return n.conn.tell(ctx, node(id, "/hold", h))
+	return n.conn.tell(ctx, node(route.Hold, id, h))
 }
 
 // Rebuild restores the datasets that were found in the node's pools.
@@ -110,13 +109,13 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.Found) ([]
 	if found == nil {
 		found = []api.Found{}
 	}
-	k := node(id, "/rebuild", found)
+	k := node(route.Rebuild, id, found)
 	k.patience = wire.MaxWait // the server does all the work before it answers
 	l, err := ask[api.List[api.Rebuilt]](ctx, n.conn, k)
 	return l.Items, err
 }
 
 // node returns a call of an agent for its node. All of these are idempotent.
-func node(id uuid.UUID, what string, body any) call {
-	return call{method: http.MethodPost, path: "/v1/nodes/" + id.String() + what, body: body, again: true}
+func node(r route.Route, id uuid.UUID, body any) call {
+	return to(r, id.String()).with(body).idempotent()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
@@ -136,18 +137,18 @@ func TestClientGoesOn(t *testing.T) {
 // What was decided is no reason to ask another, and what may have happened and is
 // not the same when done twice is asked for once.
 func TestClientDoesNotGoOn(t *testing.T) {
-	once := call{method: http.MethodPost, path: "/v1/pools", body: api.NewPool{}}
+	once := to(route.CreatePool).with(api.NewPool{})
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
 		call   call
 		want   *dataset.Kind
 		second int32
 	}{
-		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, call{method: "GET", path: "/v1/pools"}, dataset.ErrNotFound, 0},
-		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, node(uuid.New(), "/commit", api.Report{}), dataset.ErrStale, 0},
+		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, to(route.ListPools), dataset.ErrNotFound, 0},
+		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, node(route.Commit, uuid.New(), api.Report{}), dataset.ErrStale, 0},
 		"once broken":     {broken, once, dataset.ErrUnavailable, 0},
 		"once away":       {unavailable, once, dataset.ErrUnavailable, 0},
-		"again broken":    {broken, node(uuid.New(), "/commit", api.Report{}), nil, 1},
+		"again broken":    {broken, node(route.Commit, uuid.New(), api.Report{}), nil, 1},
 		"afterwards once": {nil, once, nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -55,7 +56,7 @@ func TestEveryEndpointHasARule(t *testing.T) {
 		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == itself) {
 			t.Errorf("%s: rule %+v", e.path, rule)
 		}
-		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.stranger && e.path != api.JoinPath {
+		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.stranger && e.path != route.Join.Path {
 			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)
 		}
 	}
@@ -298,7 +299,7 @@ func TestStrangersJoin(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Members: fk})
 	join := func(request string) error {
-		return f.ask(believing(nil), "POST", api.JoinPath, "", `{"token":"t","name":"a","request":"`+request+`"}`)
+		return f.ask(believing(nil), "POST", route.Join.Path, "", `{"token":"t","name":"a","request":"`+request+`"}`)
 	}
 	if err := join("r"); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -24,7 +25,7 @@ type eventsInput struct {
 }
 
 func (h handlers) events() {
-	op := get("/v1/events", "get-events", "operations", "Read what happened, and what happens")
+	op := endpoint(route.GetEvents, "operations", "Read what happened, and what happens", "")
 	op.Description = "Server-sent events. Each carries its ID and, as data, an Event; " +
 		"an event of type " + wire.ProblemEvent + " carries a Problem and ends a stream that failed."
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -66,7 +67,7 @@ func spent(r *http.Request) bool {
 // endpoint that issues one. Nodes and control must have a compatible version.
 func (g *guard) known(r *http.Request, who api.Principal, err error) error {
 	switch {
-	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == api.JoinPath:
+	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == route.Join.Path:
 		return nil
 	case err != nil:
 		return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/openapi"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 )
 
@@ -148,26 +149,12 @@ func all[T any](items []T, err error) (*answer[api.List[T]], error) {
 	return page(api.List[T]{Items: items}, err)
 }
 
-func get(path, id, tag, summary string) huma.Operation {
-	return huma.Operation{Method: http.MethodGet, Path: path, OperationID: id, Tags: []string{tag}, Summary: summary}
-}
-
-func post(path, id, tag, summary, description string) huma.Operation {
+// endpoint describes an endpoint for the OpenAPI document. The tag is the group in which the document lists it.
+func endpoint(r route.Route, tag, summary, description string) huma.Operation {
 	return huma.Operation{
-		Method:      http.MethodPost,
-		Path:        path,
-		OperationID: id,
-		Tags:        []string{tag},
-		Summary:     summary,
-		Description: description,
-	}
-}
-
-func del(path, id, tag, summary, description string) huma.Operation {
-	return huma.Operation{
-		Method:      http.MethodDelete,
-		Path:        path,
-		OperationID: id,
+		Method:      r.Method,
+		Path:        r.Path,
+		OperationID: r.ID,
 		Tags:        []string{tag},
 		Summary:     summary,
 		Description: description,
@@ -176,8 +163,8 @@ func del(path, id, tag, summary, description string) huma.Operation {
 
 // agents describes an endpoint for agents. Agents are programs of this module, so only the decoder checks their
 // bodies. Checking the schema would cost more than the call.
-func agents(what, id, summary string) huma.Operation {
-	op := post("/v1/nodes/{node}/"+what, id, "agents", summary, "")
+func agents(r route.Route, summary string) huma.Operation {
+	op := endpoint(r, "agents", summary, "")
 	op.SkipValidateBody = true
 	op.MaxBodyBytes = maxReport
 	return op

@@ -6,20 +6,21 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) pools() {
-	add(h, get("/v1/pools", "list-pools", "pools", "List the pools"),
+	add(h, endpoint(route.ListPools, "pools", "List the pools", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Pool]], error) {
 			return all(h.Service.Pools(ctx))
 		})
-	add(h, post("/v1/pools", "create-pool", "pools", "Make a pool on this host", ""),
+	add(h, endpoint(route.CreatePool, "pools", "Make a pool on this host", ""),
 		func(ctx context.Context, in *struct{ Body api.NewPool }) (*answer[dataset.Pool], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			return reply(h.Local.CreatePool(ctx, in.Body))
 		})
-	add(h, post("/v1/pools/adopt", "adopt-pool", "pools", "Take over a pool that lies on this host",
+	add(h, endpoint(route.AdoptPool, "pools", "Take over a pool that lies on this host",
 		"What is in it gets its names again."),
 		func(ctx context.Context, in *struct{ Body api.AdoptPool }) (*answer[api.Adopted], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
@@ -29,13 +30,13 @@ func (h handlers) pools() {
 			}
 			return reply(api.Adopted{Pool: pool, Rebuilt: rebuilt}, err)
 		})
-	add(h, post("/v1/pools/accept", "accept-pool", "pools", "Have a pool of this host that is held serve as it is",
+	add(h, endpoint(route.AcceptPool, "pools", "Have a pool of this host that is held serve as it is",
 		"It was put back to an older state: what was written to it since is lost."),
 		func(ctx context.Context, in *struct{ Body api.AcceptPool }) (*answer[dataset.Pool], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
 			return reply(h.Local.AcceptPool(ctx, in.Body))
 		})
-	add(h, del("/v1/pools/{pool}", "remove-pool", "pools", "Remove a pool of this host that holds nothing",
+	add(h, endpoint(route.RemovePool, "pools", "Remove a pool of this host that holds nothing",
 		"What Drover made at its place goes. Refused while anything lies or is on record there."),
 		func(ctx context.Context, in *struct {
 			Pool   string `path:"pool" doc:"its name"`
@@ -49,18 +50,18 @@ func (h handlers) pools() {
 }
 
 func (h handlers) local() {
-	add(h, get("/v1/doctor", "doctor", "host", "Say what works on this host, what does not and why"),
+	add(h, endpoint(route.Doctor, "host", "Say what works on this host, what does not and why", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Finding]], error) {
 			return all(h.Local.Doctor(ctx))
 		})
-	add(h, del("/v1/doctor/{dataset}", "collect", "host", "Destroy one thing that the store does not know",
+	add(h, endpoint(route.Collect, "host", "Destroy one thing that the store does not know",
 		"Doctor lists them. There is no other way in which Drover destroys what it does not know."),
 		func(ctx context.Context, in *struct {
 			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
 		}) (*struct{}, error) {
 			return nil, h.Local.Collect(ctx, in.Dataset)
 		})
-	add(h, post("/v1/store/rebuild", "rebuild-store", "host",
+	add(h, endpoint(route.RebuildStore, "host",
 		"Bring back the names from what lies in this host's pools", ""),
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"go without the pools that are offline: others can take their names"`

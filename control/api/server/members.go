@@ -4,12 +4,13 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
 
 func (h handlers) members() {
-	add(h, post("/v1/tokens", "make-token", "nodes", "Make a join token", "It lets one host join the cluster, once."),
+	add(h, endpoint(route.MakeToken, "nodes", "Make a join token", "It lets one host join the cluster, once."),
 		func(ctx context.Context, in *struct{ Body api.NewToken }) (*answer[api.JoinToken], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			token, err := h.Members.MakeToken(ctx, in.Body)
@@ -19,7 +20,7 @@ func (h handlers) members() {
 			return reply(token, err)
 		})
 	h.join()
-	certify := agents("certificate", "certify", "Get another certificate")
+	certify := agents(route.Certify, "Get another certificate")
 	certify.MaxBodyBytes = maxJoin
 	add(h, certify, func(ctx context.Context, in *struct {
 		NodeParam
@@ -27,11 +28,11 @@ func (h handlers) members() {
 	}) (*answer[pki.Signed], error) {
 		return reply(h.Members.Certify(ctx, in.Node, in.Body))
 	})
-	add(h, get("/v1/trust", "get-trust", "nodes", "Say whose certificates are good"),
+	add(h, endpoint(route.GetTrust, "nodes", "Say whose certificates are good", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Trust], error) {
 			return reply(h.Members.Trust(ctx))
 		})
-	add(h, del("/v1/nodes/{node}", "remove-node", "nodes", "Remove a node",
+	add(h, endpoint(route.RemoveNode, "nodes", "Remove a node",
 		"Its certificate is worth nothing from then on. Refused while volumes have their home there, or it "+
 			"keeps what nobody else has."),
 		func(ctx context.Context, in *struct {
@@ -43,7 +44,7 @@ func (h handlers) members() {
 			}
 			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
 		})
-	add(h, del("/v1/operators/{name}", "revoke-operator", "nodes", "Make an operator's certificates worth nothing",
+	add(h, endpoint(route.RevokeOperator, "nodes", "Make an operator's certificates worth nothing",
 		"Those that were made so far, of all roles."),
 		func(ctx context.Context, in *struct {
 			Name string `path:"name" doc:"the operator's name"`
@@ -56,7 +57,7 @@ func (h handlers) members() {
 // join adds the only endpoint that needs no certificate. The size of its body, its duration and the number of
 // concurrent requests are limited.
 func (h handlers) join() {
-	op := post(api.JoinPath, "join", "agents", "Join the cluster with a token",
+	op := endpoint(route.Join, "agents", "Join the cluster with a token",
 		"The one endpoint that needs no certificate.")
 	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, strangerTime
 	room := make(chan struct{}, joinsOnce)

@@ -2,41 +2,41 @@ package server
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) nodes() {
-	add(h, get("/v1/nodes", "list-nodes", "nodes", "List the nodes"),
+	add(h, endpoint(route.ListNodes, "nodes", "List the nodes", ""),
 		func(ctx context.Context, in *struct {
 			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; those that it is true of" example:"load_10 < 20"`
 		}) (*answer[api.List[api.Node]], error) {
 			return all(h.Service.NodeList(ctx, in.Filter))
 		})
-	add(h, post("/v1/nodes/{id}/cordon", "cordon-node", "nodes", "Say whether nothing new is to be put on a node", ""),
+	add(h, endpoint(route.CordonNode, "nodes", "Say whether nothing new is to be put on a node", ""),
 		func(ctx context.Context, in *struct {
 			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
 			Body api.Cordoned
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Cordon(ctx, in.ID, in.Body))
 		})
-	add(h, post("/v1/nodes/{id}/fence", "fence-node", "nodes", "Vouch that a node which is away writes no more", ""),
+	add(h, endpoint(route.FenceNode, "nodes", "Vouch that a node which is away writes no more", ""),
 		func(ctx context.Context, in *struct {
 			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
 			Body api.Fenced
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Fence(ctx, in.ID, in.Body))
 		})
-	add(h, get("/v1/failover", "get-failover", "nodes", "Say whether volumes fail over by themselves"),
+	add(h, endpoint(route.GetFailover, "nodes", "Say whether volumes fail over by themselves", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {
 			return reply(h.Service.Failover(ctx))
 		})
-	add(h, agents("register", "register-node", "Present a node and its pools"),
+	add(h, agents(route.RegisterNode, "Present a node and its pools"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Registration
@@ -47,21 +47,21 @@ func (h handlers) nodes() {
 			}
 			return nil, h.Service.Register(ctx, in.Body)
 		})
-	add(h, agents("renew", "renew", "Say that the node's agent is alive"),
+	add(h, agents(route.Renew, "Say that the node's agent is alive"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Renewal
 		}) (*answer[api.Standing], error) {
 			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
 		})
-	add(h, agents("plan", "plan", "Decide on a request that the node will carry out"),
+	add(h, agents(route.Plan, "Decide on a request that the node will carry out"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Request
 		}) (*answer[api.Plan], error) {
 			return reply(h.Service.Plan(ctx, in.Node, in.Body))
 		})
-	add(h, agents("commit", "commit", "Put the outcome of an operation on record"),
+	add(h, agents(route.Commit, "Put the outcome of an operation on record"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -69,7 +69,7 @@ func (h handlers) nodes() {
 			changeOf(ctx).reports(in.Body.Operation)
 			return reply(h.Service.Commit(ctx, in.Node, in.Body))
 		})
-	add(h, agents("record", "record", "Put an operation on record as running"),
+	add(h, agents(route.Record, "Put an operation on record as running"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -83,7 +83,7 @@ func (h handlers) nodes() {
 
 // moves adds the endpoints that move a home from one node to another.
 func (h handlers) moves() {
-	add(h, agents("recall", "recall", "Have the home of a move asked for its lease"),
+	add(h, agents(route.Recall, "Have the home of a move asked for its lease"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -91,21 +91,21 @@ func (h handlers) moves() {
 			changeOf(ctx).reports(in.Body.Operation)
 			return reply(h.Service.Recall(ctx, in.Node, in.Body))
 		})
-	add(h, agents("yield", "yield", "Answer a recall"),
+	add(h, agents(route.Yield, "Answer a recall"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Yield
 		}) (*struct{}, error) {
 			return nil, h.Service.Yield(ctx, in.Node, in.Body)
 		})
-	add(h, agents("copied", "copied", "Say what the node's copy of a dataset is now"),
+	add(h, agents(route.Copied, "Say what the node's copy of a dataset is now"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Copied
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
-	add(h, agents("guest", "guest", "Stay with a dataset that several hosts may mount, or do so no more"),
+	add(h, agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Stay
@@ -116,8 +116,7 @@ func (h handlers) moves() {
 
 // feeds adds the endpoints that keep an agent and control informed about each other.
 func (h handlers) feeds() {
-	sync := agents("sync", "sync", "Wait for what changes for the node")
-	sync.Method = http.MethodGet
+	sync := agents(route.Sync, "Wait for what changes for the node")
 	add(h, sync, func(ctx context.Context, in *struct {
 		NodeParam
 		Rev  uint64 `query:"rev" doc:"what changed after this revision; left out: everything, at once"`
@@ -131,7 +130,7 @@ func (h handlers) feeds() {
 		s, err := h.Service.Sync(ctx, in.Node, in.Rev, wait)
 		return reply(s, end(err))
 	})
-	heartbeat := agents("heartbeat", "heartbeat", "Say what the node sees")
+	heartbeat := agents(route.Heartbeat, "Say what the node sees")
 	heartbeat.MaxBodyBytes = maxHeartbeat
 	heartbeat.Middlewares = append(heartbeat.Middlewares, atOnce("heartbeats", heartbeatsOnce, 0))
 	add(h, heartbeat, func(ctx context.Context, in *struct {
@@ -140,21 +139,21 @@ func (h handlers) feeds() {
 	}) (*struct{}, error) {
 		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
 	})
-	add(h, agents("facts", "facts", "Say what the node's host is and how it does"),
+	add(h, agents(route.Facts, "Say what the node's host is and how it does"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.FactsReport
 		}) (*answer[dataset.Facts], error) {
 			return reply(h.Service.Facts(ctx, in.Node, in.Body))
 		})
-	add(h, agents("generations", "generations", "Say of which generation the node's pools are"),
+	add(h, agents(route.Generations, "Say of which generation the node's pools are"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Generations
 		}) (*answer[api.Generations], error) {
 			return reply(h.Service.Generations(ctx, in.Node, in.Body))
 		})
-	rebuild := agents("rebuild", "rebuild", "Bring back what was found in the node's pools")
+	rebuild := agents(route.Rebuild, "Bring back what was found in the node's pools")
 	rebuild.MaxBodyBytes = maxRebuild
 	rebuild.Middlewares = append(rebuild.Middlewares, atOnce("rebuilds", rebuildsOnce, rebuildsAll))
 	add(h, rebuild, func(ctx context.Context, in *struct {

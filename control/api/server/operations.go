@@ -6,16 +6,17 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) profiles() {
-	add(h, get("/v1/profiles", "list-profiles", "profiles", "List the profiles"),
+	add(h, endpoint(route.ListProfiles, "profiles", "List the profiles", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.List[dataset.Profile]], error) {
 			return all(h.Service.Profiles(ctx))
 		})
-	add(h, get("/v1/profiles/{profile}", "get-profile", "profiles", "Show a profile"),
+	add(h, endpoint(route.GetProfile, "profiles", "Show a profile", ""),
 		func(ctx context.Context, in *struct {
 			Profile string `path:"profile" doc:"the profile's name"`
 		}) (*answer[dataset.Profile], error) {
@@ -24,11 +25,11 @@ func (h handlers) profiles() {
 }
 
 func (h handlers) operations() {
-	add(h, get("/v1/operations", "list-operations", "operations", "List operations"),
+	add(h, endpoint(route.ListOperations, "operations", "List operations", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Operation]], error) {
 			return page(h.Service.Operations(ctx, *in))
 		})
-	add(h, post("/v1/operations", "submit-operation", "operations", "Ask for a change",
+	add(h, endpoint(route.SubmitOperation, "operations", "Ask for a change",
 		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+
 			"the same ID it is the same operation."),
 		func(ctx context.Context, in *struct{ Body api.Request }) (*answer[api.Outcome], error) {
@@ -37,7 +38,7 @@ func (h handlers) operations() {
 			}
 			return h.submit(ctx, in.Body)
 		})
-	add(h, get("/v1/operations/{id}", "get-operation", "operations", "Show an operation, or wait for it"),
+	add(h, endpoint(route.GetOperation, "operations", "Show an operation, or wait for it", ""),
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id" doc:"a unique prefix of the operation's UUID"`
 			Wait string `query:"wait" doc:"wait so long for the end or, while it runs, for progress" example:"30s"`
@@ -50,13 +51,13 @@ func (h handlers) operations() {
 			op, err := h.Service.Operation(ctx, in.ID, wait)
 			return reply(op, end(err))
 		})
-	add(h, post("/v1/operations/{id}/cancel", "cancel-operation", "operations", "Cancel an operation", ""),
+	add(h, endpoint(route.CancelOperation, "operations", "Cancel an operation", ""),
 		func(ctx context.Context, in *struct {
 			ID string `path:"id" doc:"a unique prefix of the operation's UUID"`
 		}) (*answer[dataset.Operation], error) {
 			return reply(h.Service.CancelOperation(ctx, in.ID))
 		})
-	add(h, get("/v1/version", "get-version", "operations", "Say what answers"),
+	add(h, endpoint(route.GetVersion, "operations", "Say what answers", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {
 			return reply(h.Service.Version(ctx))
 		})

@@ -4,10 +4,11 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 )
 
 func (h handlers) recovery() {
-	add(h, post("/v1/store/recover", "recover-store", "host", "Bring a store that went back up to date",
+	add(h, endpoint(route.RecoverStore, "host", "Bring a store that went back up to date",
 		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
 		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
 			c := changeOf(ctx)
@@ -17,7 +18,7 @@ func (h handlers) recovery() {
 			}
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
-	hold := agents("hold", "hold", "Say what the node holds, for a recovery of the store")
+	hold := agents(route.Hold, "Say what the node holds, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuild
 	if h.Gathers != nil {
 		hold.Middlewares = append(hold.Middlewares, only(h.Gathers))

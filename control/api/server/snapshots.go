@@ -5,25 +5,26 @@ import (
 	"maps"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) snapshots() {
-	add(h, get("/v1/snapshots", "list-snapshots", "snapshots", "List snapshots, of one volume or of all"),
+	add(h, endpoint(route.ListSnapshots, "snapshots", "List snapshots, of one volume or of all", ""),
 		func(ctx context.Context, in *struct {
 			OfVolumeParam
 			api.Page
 		}) (*answer[api.List[dataset.Snapshot]], error) {
 			return page(h.Service.Snapshots(ctx, in.Volume, in.Page))
 		})
-	add(h, get("/v1/snapshots/{snapshot}", "get-snapshot", "snapshots", "Show a snapshot"),
+	add(h, endpoint(route.GetSnapshot, "snapshots", "Show a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			SnapshotParam
 			OfVolumeParam
 		}) (*answer[dataset.Snapshot], error) {
 			return reply(h.Service.Snapshot(ctx, in.Volume, in.Snapshot))
 		})
-	add(h, post("/v1/volumes/{volume}/snapshots", "create-snapshot", "snapshots", "Take a snapshot of a volume", ""),
+	add(h, endpoint(route.CreateSnapshot, "snapshots", "Take a snapshot of a volume", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -34,7 +35,7 @@ func (h handlers) snapshots() {
 				in.Body.Scheduled
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/snapshots/{snapshot}", "delete-snapshot", "snapshots", "Delete a snapshot", ""),
+	add(h, endpoint(route.DeleteSnapshot, "snapshots", "Delete a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			SnapshotParam
@@ -44,7 +45,7 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/snapshots/{snapshot}/restore", "restore-snapshot", "snapshots",
+	add(h, endpoint(route.RestoreSnapshot, "snapshots",
 		"Make a volume again what it was", "What it was just before is kept as a snapshot."),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -55,15 +56,14 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, get("/v1/snapshots/{snapshot}/diff", "diff-snapshot", "snapshots",
-		"Say by how much a volume changed since a snapshot"),
+	add(h, endpoint(route.DiffSnapshot, "snapshots", "Say by how much a volume changed since a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			SnapshotParam
 			Newer string `query:"newer" doc:"a unique prefix of a later snapshot's UUID; left out: the volume as it is now"`
 		}) (*answer[api.Diff], error) {
 			return reply(h.Local.Diff(ctx, in.Snapshot, in.Newer))
 		})
-	add(h, post("/v1/clones", "create-clone", "snapshots", "Create a volume as a copy that shares its blocks",
+	add(h, endpoint(route.CreateClone, "snapshots", "Create a volume as a copy that shares its blocks",
 		"A volume is copied as it is now."),
 		func(ctx context.Context, in *struct {
 			OperationParam

@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -20,7 +21,7 @@ type Bytes struct {
 }
 
 func (h handlers) transfers() {
-	add(h, download("/v1/volumes/{volume}/export", "export-volume", "volumes", "Read a volume as a tar archive",
+	add(h, download(route.ExportVolume, "volumes", "Read a volume as a tar archive",
 		"application/x-tar"),
 		func(ctx context.Context, in *struct {
 			VolumeParam
@@ -32,13 +33,13 @@ func (h handlers) transfers() {
 				return err
 			}), nil
 		})
-	add(h, download("/v1/store/backup", "backup-store", "host", "Read a copy of the store", "application/octet-stream"),
+	add(h, download(route.BackupStore, "host", "Read a copy of the store", "application/octet-stream"),
 		func(context.Context, *struct{}) (*Bytes, error) {
 			return stream("application/octet-stream", func(ctx context.Context, w *streamWriter) error {
 				return h.Backup.Backup(ctx, w)
 			}), nil
 		})
-	upload := post("/v1/volumes/{volume}/upload", "upload-volume", "volumes", "Create a volume from a tar archive",
+	upload := endpoint(route.UploadVolume, "volumes", "Create a volume from a tar archive",
 		"The volume is named by the spec that it is to have. The archive may be of any size.")
 	upload.RequestBody = &huma.RequestBody{Required: true, Content: binary("application/x-tar")}
 	add(h, upload, func(ctx context.Context, in *uploadInput) (*answer[dataset.Dataset], error) {
@@ -71,8 +72,8 @@ func (in *uploadInput) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-func download(path, id, tag, summary, contentType string) huma.Operation {
-	op := get(path, id, tag, summary)
+func download(r route.Route, tag, summary, contentType string) huma.Operation {
+	op := endpoint(r, tag, summary, "")
 	op.Description = "Ends with trailers where they are asked for (TE: trailers): " + wire.CodeTrailer + " is " +
 		wire.CodeOK + ", or the code of the problem that " + wire.DetailTrailer + " tells, percent-encoded. " +
 		wire.LeftOutTrailer + " of a whole archive that lacks the volume's sockets is how many, and the first of " +

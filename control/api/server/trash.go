@@ -6,15 +6,16 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) trash() {
-	add(h, get("/v1/trash", "list-trash", "trash", "List the datasets in the trash"),
+	add(h, endpoint(route.ListTrash, "trash", "List the datasets in the trash", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
 			return page(h.Service.Trash(ctx, *in))
 		})
-	add(h, post("/v1/trash/{dataset}/restore", "restore-trash", "trash", "Give a dataset in the trash a name again",
+	add(h, endpoint(route.RestoreTrash, "trash", "Give a dataset in the trash a name again",
 		""),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -28,7 +29,7 @@ func (h handlers) trash() {
 			}
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/trash/{dataset}", "purge-trash", "trash", "Destroy a dataset", "It cannot come back."),
+	add(h, endpoint(route.PurgeTrash, "trash", "Destroy a dataset", "It cannot come back."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			DatasetParam
@@ -37,7 +38,7 @@ func (h handlers) trash() {
 			req.Volume = in.Dataset
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/trash", "empty-trash", "trash", "Destroy all that is in the trash",
+	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all that is in the trash",
 		"One that cannot be destroyed does not keep the others."),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Emptied], error) { return reply(h.empty(ctx)) })
 }

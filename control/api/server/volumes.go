@@ -4,19 +4,20 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) volumes() {
-	add(h, get("/v1/volumes", "list-volumes", "volumes", "List volumes by name"),
+	add(h, endpoint(route.ListVolumes, "volumes", "List volumes by name", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
 			return page(h.Service.Volumes(ctx, *in))
 		})
-	add(h, get("/v1/volumes/{volume}", "get-volume", "volumes", "Show a volume"),
+	add(h, endpoint(route.GetVolume, "volumes", "Show a volume", ""),
 		func(ctx context.Context, in *VolumeParam) (*answer[api.Volume], error) {
 			return reply(h.Service.Volume(ctx, in.Volume))
 		})
-	add(h, post("/v1/volumes", "create-volume", "volumes", "Create a volume", "One that exists as asked is no error."),
+	add(h, endpoint(route.CreateVolume, "volumes", "Create a volume", "One that exists as asked is no error."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body api.CreateVolume
@@ -25,7 +26,7 @@ func (h handlers) volumes() {
 			req.Volume, req.Options = in.Body.Volume, in.Body.Options
 			return h.submit(ctx, req)
 		})
-	add(h, del("/v1/volumes/{volume}", "delete-volume", "volumes", "Delete a volume",
+	add(h, endpoint(route.DeleteVolume, "volumes", "Delete a volume",
 		"Its profile says whether the data goes to the trash."),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -41,7 +42,7 @@ func (h handlers) volumes() {
 
 // changes adds the endpoints that change an existing volume.
 func (h handlers) changes() {
-	add(h, post("/v1/volumes/{volume}/resize", "resize-volume", "volumes", "Resize a volume", ""),
+	add(h, endpoint(route.ResizeVolume, "volumes", "Resize a volume", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -51,7 +52,7 @@ func (h handlers) changes() {
 			req.Volume, req.Size = in.Volume, in.Body.Size
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/rekey", "rekey-volume", "volumes",
+	add(h, endpoint(route.RekeyVolume, "volumes",
 		"Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -62,7 +63,7 @@ func (h handlers) changes() {
 			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/rewrite", "rewrite-volume", "volumes",
+	add(h, endpoint(route.RewriteVolume, "volumes",
 		"Write a volume anew, so that it lies in few pieces",
 		"It must not be in use, and takes room for a second copy; a mount ends it."),
 		func(ctx context.Context, in *struct {
@@ -73,7 +74,7 @@ func (h handlers) changes() {
 			req.Volume = in.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/set-profile", "set-volume-profile", "volumes",
+	add(h, endpoint(route.SetVolumeProfile, "volumes",
 		"Give a volume another profile", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -84,7 +85,7 @@ func (h handlers) changes() {
 			req.Volume, req.Profile = in.Volume, in.Body.Profile
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/protect", "protect-volume", "volumes",
+	add(h, endpoint(route.ProtectVolume, "volumes",
 		"Refuse deletes of a volume, or no more", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -95,7 +96,7 @@ func (h handlers) changes() {
 			req.Volume, req.Protect = in.Volume, &in.Body.Protect
 			return h.submit(ctx, req)
 		})
-	add(h, post("/v1/volumes/{volume}/import", "import-volume", "volumes", "Create a volume from a folder",
+	add(h, endpoint(route.ImportVolume, "volumes", "Create a volume from a folder",
 		"The volume is named by the spec that it is to have."),
 		func(ctx context.Context, in *struct {
 			OperationParam
