@@ -84,8 +84,8 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 	return req, nil
 }
 
-// twice reports whether the request is idempotent.
-func (k call) twice() bool { return k.again || k.method == http.MethodGet }
+// repeatable reports whether the request is idempotent.
+func (k call) repeatable() bool { return k.again || k.method == http.MethodGet }
 
 // ask makes a call and decodes its answer.
 func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {

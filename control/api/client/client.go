@@ -39,7 +39,7 @@ func newClient(conn *connection) *Client {
 func (c *Client) SetVersion(version string) { c.conn.version = version }
 
 // Endpoint returns the address of the server that the client asks first at present.
-func (c *Client) Endpoint() string { return c.conn.servers[c.conn.now()].endpoint }
+func (c *Client) Endpoint() string { return c.conn.servers[c.conn.currentIndex()].endpoint }
 
 // Apart returns one client for each server. They share the connections of c, must not be used after c is closed, and
 // need no Close.

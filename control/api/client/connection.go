@@ -30,10 +30,10 @@ type remote struct {
 	transport http.RoundTripper
 }
 
-func (c *connection) now() int { return int(c.current.Load()) % len(c.servers) }
+func (c *connection) currentIndex() int { return int(c.current.Load()) % len(c.servers) }
 
-// leave makes the next server the current one, unless another call has already done so.
-func (c *connection) leave(at int) {
+// useNext makes the next server the current one, unless another call has already done so.
+func (c *connection) useNext(at int) {
 	c.current.CompareAndSwap(uint32(at), uint32((at+1)%len(c.servers)))
 }
 
@@ -45,10 +45,10 @@ func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.R
 	}
 	var away []error
 	for range c.servers {
-		at := c.now()
+		at := c.currentIndex()
 		s := &c.servers[at]
 		err := c.once(ctx, s, k, use)
-		if err != nil && k.repeat != nil && brokeOff(err) && ctx.Err() == nil {
+		if err != nil && k.repeat != nil && connectionBroke(err) && ctx.Err() == nil {
 			k.body, k.repeat = k.repeat(), nil // net/http does this itself for calls without repeat
 			err = c.once(ctx, s, k, use)
 		}
@@ -56,24 +56,24 @@ func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.R
 			return err
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			c.leave(at)
+			c.useNext(at)
 		}
 		if dataset.KindOf(err) != dataset.ErrUnavailable || ctx.Err() != nil {
 			return err
 		}
-		c.leave(at)
+		c.useNext(at)
 		away = append(away, err)
-		if unsent(err) {
+		if neverSent(err) {
 			continue
 		}
-		if !k.twice() {
+		if !k.repeatable() {
 			return err
 		}
 		if k.repeat != nil {
 			k.body, k.repeat = k.repeat(), nil
 		}
 	}
-	return allAway(away)
+	return noneAnsweredError(away)
 }
 
 // once sends the call to one server and passes a successful answer to use.
@@ -97,7 +97,7 @@ func (c *connection) do(ctx context.Context, k call) (resp *http.Response, from 
 // attempt sends the call to one server, and returns its answer if that is successful.
 func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Response, error) {
 	actx, stop, end := ctx, func() bool { return true }, context.CancelCauseFunc(nil)
-	if c.patience > 0 && k.twice() {
+	if c.patience > 0 && k.repeatable() {
 		actx, end = context.WithCancelCause(ctx)
 		stop = time.AfterFunc(c.patience+k.patience, func() { end(errSilent) }).Stop
 	}

@@ -43,7 +43,7 @@ func dial(endpoint string, config *tls.Config) (remote, *http.Transport, error) 
 		DialContext: (&net.Dialer{
 			Timeout:         connectTime,
 			KeepAliveConfig: keepAlive(),
-			Control:         giveUp,
+			Control:         limitUnacknowledged,
 		}).DialContext,
 	}
 	if path, ok := strings.CutPrefix(endpoint, "unix://"); ok {
@@ -71,8 +71,9 @@ func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
 }
 
-// giveUp limits how long sent data may stay unacknowledged. The default is 15 minutes (tcp(7), TCP_USER_TIMEOUT).
-func giveUp(network, _ string, c syscall.RawConn) error {
+// limitUnacknowledged limits how long sent data may stay unacknowledged. The default is 15 minutes (tcp(7),
+// TCP_USER_TIMEOUT).
+func limitUnacknowledged(network, _ string, c syscall.RawConn) error {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil
 	}

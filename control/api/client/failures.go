@@ -38,9 +38,9 @@ func (s *remote) refused(resp *http.Response) error {
 		"--api or DROVER_API)", s.endpoint, resp.Status)
 }
 
-// unsent reports whether the server cannot have carried out the request: there was no connection, or one side
+// neverSent reports whether the server cannot have carried out the request: there was no connection, or one side
 // refused the certificate of the other.
-func unsent(err error) bool {
+func neverSent(err error) bool {
 	var op *net.OpError
 	var alert tls.AlertError
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &alert) || errors.Is(err, dataset.ErrForbidden)
@@ -52,9 +52,9 @@ type brokenOffError struct{ error }
 
 func (e brokenOffError) Unwrap() error { return e.error }
 
-func brokeOff(err error) bool {
+func connectionBroke(err error) bool {
 	var broken brokenOffError
-	return errors.As(err, &broken) && !errors.Is(err, errSilent) && !unsent(err)
+	return errors.As(err, &broken) && !errors.Is(err, errSilent) && !neverSent(err)
 }
 
 // errSilent is the cause of a failed request that one of several servers did not answer in time.
@@ -74,15 +74,15 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "is `drover control` running there, and of this cluster?"
-	case s.besideControl() != "":
-		hint = "on this host control alone answers: set --api or DROVER_API to " + s.besideControl()
+	case s.controlSocket() != "":
+		hint = "on this host control alone answers: set --api or DROVER_API to " + s.controlSocket()
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
 }
 
-// besideControl returns the address of the control replica of this host if its socket is in the same folder as
+// controlSocket returns the address of the control replica of this host if its socket is in the same folder as
 // the socket that did not answer. Otherwise it returns "".
-func (s *remote) besideControl() string {
+func (s *remote) controlSocket() string {
 	path, local := strings.CutPrefix(s.endpoint, "unix://")
 	beside := filepath.Join(filepath.Dir(path), "control.sock")
 	if _, err := os.Stat(beside); !local || beside == path || err != nil {
@@ -91,9 +91,9 @@ func (s *remote) besideControl() string {
 	return "unix://" + beside
 }
 
-// allAway returns the error for a request that none of several servers answered. An error that a reachable server
-// reported comes before the others.
-func allAway(list []error) error {
+// noneAnsweredError returns the error for a request that none of several servers answered. An error that a
+// reachable server reported comes before the others.
+func noneAnsweredError(list []error) error {
 	lines := make([]string, 0, len(list))
 	for _, err := range list {
 		line := dataset.OneLine(err)

@@ -16,20 +16,20 @@ import (
 
 // rule says who may use an endpoint. Callers on this host may use all of them.
 type rule struct {
-	role     pki.Role // operators with this role or a higher one; empty: no operator
-	node     reach    // which nodes
-	stranger bool     // also callers without a certificate
-	quiet    bool     // decides nothing new, so the audit log has no line for it
-	carries  bool     // reads a whole volume or the store, so the audit log has a line for it
+	role      pki.Role // operators with this role or a higher one; empty: no operator
+	node      reach    // which nodes
+	anonymous bool     // also callers without a certificate
+	quiet     bool     // decides nothing new, so the audit log has no line for it
+	exports   bool     // reads a whole volume or the store, so the audit log has a line for it
 }
 
 // reach says which nodes may use an endpoint.
 type reach int
 
 const (
-	nobody reach = iota
-	itself       // only the node that the path names
-	anybody
+	noNode  reach = iota
+	ownNode       // only the node that the path names
+	anyNode
 )
 
 // ruleOf returns the rule of an endpoint by its operation ID. Nobody may use an endpoint without a rule. This is
@@ -39,20 +39,20 @@ func ruleOf(id string) (r rule, known bool) {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
 		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust",
 		"get-failover", "diff-snapshot":
-		return rule{role: pki.Viewer, node: anybody}, true
+		return rule{role: pki.Viewer, node: anyNode}, true
 	case "get-openapi":
-		return rule{role: pki.Viewer, node: anybody}, true
+		return rule{role: pki.Viewer, node: anyNode}, true
 	case "doctor", "get-metrics":
 		return rule{role: pki.Viewer}, true
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
 		"rewrite-volume", "set-volume-profile", "protect-volume",
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
 		"purge-trash", "empty-trash":
-		return rule{role: pki.Worker, node: anybody}, true
+		return rule{role: pki.Worker, node: anyNode}, true
 	case "export-volume":
-		return rule{role: pki.Worker, carries: true}, true
+		return rule{role: pki.Worker, exports: true}, true
 	case "backup-store":
-		return rule{role: pki.Admin, carries: true}, true
+		return rule{role: pki.Admin, exports: true}, true
 	case "upload-volume":
 		return rule{role: pki.Worker}, true
 	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
@@ -60,11 +60,11 @@ func ruleOf(id string) (r rule, known bool) {
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
-		return rule{node: itself, quiet: true}, true
+		return rule{node: ownNode, quiet: true}, true
 	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "guest", "certify":
-		return rule{node: itself}, true
+		return rule{node: ownNode}, true
 	case "join":
-		return rule{stranger: true}, true
+		return rule{anonymous: true}, true
 	}
 	return rule{}, false
 }
@@ -74,13 +74,13 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 	rule, known := ruleOf(op.OperationID)
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, change := api.PrincipalOf(hc.Context()), changeOf(hc.Context())
-		change.begins(op, hc.Param, rule)
+		change.start(op, hc.Param, rule)
 		err := rule.allows(p, hc.Param("node"), op.Summary)
 		if !known {
-			err = nobodyMay(p, op.Summary)
+			err = noRuleError(p, op.Summary)
 		}
 		if err != nil {
-			change.failed(err)
+			change.noteError(err)
 			_, w := humago.Unwrap(hc)
 			wire.ProblemOf(err).Write(w)
 			return
@@ -89,14 +89,14 @@ func admit(op huma.Operation) func(huma.Context, func(huma.Context)) {
 	}
 }
 
-// plain registers an endpoint that is not in the OpenAPI document, and checks its rule.
-func plain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
+// handlePlain registers an endpoint that is not in the OpenAPI document, and checks its rule.
+func handlePlain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
 	rule, known := ruleOf(id)
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		p := api.PrincipalOf(r.Context())
 		err := rule.allows(p, "", what)
 		if !known {
-			err = nobodyMay(p, what)
+			err = noRuleError(p, what)
 		}
 		if err != nil {
 			wire.ProblemOf(err).Write(w)
@@ -106,8 +106,8 @@ func plain(mux *http.ServeMux, pattern, id, what string, next http.Handler) {
 	})
 }
 
-func nobodyMay(p api.Principal, what string) error {
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lower(what))
+func noRuleError(p api.Principal, what string) error {
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lowerFirst(what))
 }
 
 // allows returns ErrForbidden if the principal may not use the endpoint. node is the node that the path names, or
@@ -115,7 +115,7 @@ func nobodyMay(p api.Principal, what string) error {
 func (r rule) allows(p api.Principal, node, what string) error {
 	var lacks string
 	switch {
-	case p.Local, r.stranger:
+	case p.Local, r.anonymous:
 		return nil
 	case p.Kind == pki.Operator && r.role == "":
 		lacks = "only agents do that, each for its own node"
@@ -125,13 +125,13 @@ func (r rule) allows(p api.Principal, node, what string) error {
 		}
 		lacks = fmt.Sprintf("that takes the role %s (drover ca issue --role %s makes a certificate with it)",
 			r.role, r.role)
-	case p.Kind == pki.Node && r.node == itself:
+	case p.Kind == pki.Node && r.node == ownNode:
 		if p.Node.String() == strings.ToLower(node) {
 			return nil
 		}
 		lacks = fmt.Sprintf("an agent acts for its own node, and this is node %s's (if the host is a copy "+
 			"of another, have it join by itself)", dataset.Clip(node))
-	case p.Kind == pki.Node && r.node == anybody:
+	case p.Kind == pki.Node && r.node == anyNode:
 		return nil
 	case p.Kind == pki.Node:
 		lacks = "that is not for agents (" + api.AskControl + ")"
@@ -140,11 +140,11 @@ func (r rule) allows(p api.Principal, node, what string) error {
 	default:
 		lacks = "that is for operators and agents"
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p, lower(what), lacks)
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p, lowerFirst(what), lacks)
 }
 
-// lower makes a summary the end of a sentence.
-func lower(summary string) string {
+// lowerFirst makes a summary the end of a sentence.
+func lowerFirst(summary string) string {
 	if summary == "" {
 		return "do this"
 	}

@@ -53,10 +53,10 @@ func TestEveryEndpointHasARule(t *testing.T) {
 		if !known {
 			t.Errorf("%s %s: who may use %s? (say so in ruleOf)", e.method, e.path, e.id)
 		}
-		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == itself) {
+		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == ownNode) {
 			t.Errorf("%s: rule %+v", e.path, rule)
 		}
-		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.stranger && e.path != route.Join.Path {
+		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.anonymous && e.path != route.Join.Path {
 			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)
 		}
 	}
@@ -308,7 +308,7 @@ func TestStrangersJoin(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	asked := len(fk.take())
-	for name, request := range map[string]string{"long": strings.Repeat("a", pki.MaxRequest+1), "huge": strings.Repeat("a", maxJoin)} {
+	for name, request := range map[string]string{"long": strings.Repeat("a", pki.MaxRequest+1), "huge": strings.Repeat("a", maxJoinBytes)} {
 		if err := join(request); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -322,7 +322,7 @@ func TestStrangersJoin(t *testing.T) {
 	fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
 	fk.mu.Unlock()
 	var all sync.WaitGroup
-	for range joinsOnce {
+	for range maxJoins {
 		all.Go(func() {
 			if err := join("r"); err != nil {
 				t.Error(err)

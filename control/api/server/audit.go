@@ -29,7 +29,7 @@ func changeOf(ctx context.Context) *pending {
 	return &pending{}
 }
 
-// withChange adds the pending line of a request to its context. The line of a read is written only if begins says
+// withChange adds the pending line of a request to its context. The line of a read is written only if start says
 // so.
 func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.Context, *pending) {
 	c := &pending{Change: api.Change{
@@ -41,10 +41,10 @@ func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// begins notes the endpoint and what the path names, and applies the rule of the endpoint.
-func (c *pending) begins(op huma.Operation, param func(string) string, r rule) {
+// start notes the endpoint and what the path names, and applies the rule of the endpoint.
+func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
-	if r.carries {
+	if r.exports {
 		c.read = false
 	}
 	for _, name := range []string{"volume", "snapshot", "dataset", "id"} {
@@ -54,35 +54,35 @@ func (c *pending) begins(op huma.Operation, param func(string) string, r rule) {
 	}
 }
 
-func (c *pending) failed(err error) {
+func (c *pending) noteError(err error) {
 	p := wire.ProblemOf(err)
 	c.Code, c.Error = p.Code, p.Detail
 }
 
-// asks notes the contents of a request.
-func (c *pending) asks(req api.Request) {
+// noteRequest notes the contents of a request.
+func (c *pending) noteRequest(req api.Request) {
 	c.Kind, c.ID = dataset.Clip(string(req.Kind)), req.ID
 	if req.Volume != "" {
 		c.Target = dataset.Clip(req.Volume)
 	}
-	c.says("path ", req.Path)
-	c.says("snapshot ", req.Snapshot)
-	c.says("node ", req.Node)
+	c.addDetail("path ", req.Path)
+	c.addDetail("snapshot ", req.Snapshot)
+	c.addDetail("node ", req.Node)
 	if req.Force {
-		c.says("", "force")
+		c.addDetail("", "force")
 	}
-	c.says("fenced ", req.Fenced) // the node that the caller confirms to be fenced
+	c.addDetail("fenced ", req.Fenced) // the node that the caller confirms to be fenced
 }
 
-// carried notes how many bytes of a volume or the store were sent, and why it was not all of them.
-func (c *pending) carried(bytes int64, err error) {
+// noteBytes notes how many bytes of a volume or the store were sent, and why it was not all of them.
+func (c *pending) noteBytes(bytes int64, err error) {
 	if c.Bytes = bytes; err != nil {
-		c.failed(err)
+		c.noteError(err)
 	}
 }
 
-// says adds a word to the detail, unless the value is empty.
-func (c *pending) says(what, value string) {
+// addDetail adds a word to the detail, unless the value is empty.
+func (c *pending) addDetail(what, value string) {
 	if value == "" {
 		return
 	}
@@ -92,8 +92,8 @@ func (c *pending) says(what, value string) {
 	c.Detail += what + dataset.Clip(value)
 }
 
-// reports notes which operation an agent reports.
-func (c *pending) reports(op dataset.Operation) {
+// noteReport notes which operation an agent reports.
+func (c *pending) noteReport(op dataset.Operation) {
 	c.Kind, c.ID, c.Target = dataset.Clip(string(op.Kind)), op.ID, dataset.Clip(op.Volume)
 	if op.Volume == "" {
 		c.Target = op.DatasetID.String()
@@ -103,8 +103,8 @@ func (c *pending) reports(op dataset.Operation) {
 	}
 }
 
-// ends gives the line to keep, which writes the log. status is that of the answer, or 0 if there was none.
-func (c *pending) ends(status int, keep func(api.Change)) {
+// finish gives the line to keep, which writes the log. status is that of the answer, or 0 if there was none.
+func (c *pending) finish(status int, keep func(api.Change)) {
 	switch {
 	case keep == nil || c.read || c.quiet && status != http.StatusForbidden:
 		return
@@ -132,15 +132,15 @@ func (a audited) note(what string, fill func(*pending), err error) {
 	fill(c)
 	status := http.StatusOK
 	if err != nil {
-		c.failed(err)
+		c.noteError(err)
 		status = dataset.KindOf(err).HTTP
 	}
-	c.ends(status, a.keep)
+	c.finish(status, a.keep)
 }
 
 func (a audited) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
 	out, err := a.Service.Submit(ctx, req)
-	a.note("submit-operation", func(c *pending) { c.asks(req) }, err)
+	a.note("submit-operation", func(c *pending) { c.noteRequest(req) }, err)
 	return out, err
 }
 
@@ -158,13 +158,13 @@ func (a audited) Register(ctx context.Context, r api.Registration) error {
 
 func (a audited) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
 	out, err := a.Service.Commit(ctx, node, r)
-	a.note("commit", func(c *pending) { c.Node = node.String(); c.reports(r.Operation) }, err)
+	a.note("commit", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
 	return out, err
 }
 
 func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	err := a.Service.Record(ctx, node, r)
-	a.note("record", func(c *pending) { c.Node = node.String(); c.reports(r.Operation) }, err)
+	a.note("record", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
 	return err
 }
 

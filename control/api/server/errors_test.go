@@ -211,7 +211,7 @@ func TestBodiesAreBounded(t *testing.T) {
 		"/v1/nodes/" + node1.String() + "/plan":      1 << 20,
 		"/v1/nodes/" + node1.String() + "/commit":    1 << 20,
 		"/v1/nodes/" + node1.String() + "/record":    1 << 20,
-		"/v1/nodes/" + node1.String() + "/heartbeat": maxHeartbeat,
+		"/v1/nodes/" + node1.String() + "/heartbeat": maxHeartbeatBytes,
 		"/v1/nodes/" + node1.String() + "/register":  1 << 20,
 	} {
 		body := &endless{}

@@ -23,7 +23,7 @@ type guard struct {
 	audit    func(api.Change)
 	panicked func(request string, value any, stack []byte)
 	patience time.Duration // with the body of a caller that is not identified
-	crowd    crowd
+	requests requestCounter
 }
 
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -33,39 +33,39 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	watched := &watchedWriter{ResponseWriter: w}
 	who, err := g.identify(r)
 	ctx, change := withChange(api.WithPrincipal(r.Context(), who), who, r)
-	defer func() { change.ends(watched.status, g.audit) }()
+	defer func() { change.finish(watched.status, g.audit) }()
 	switch {
 	case err != nil:
-		g.hurry(w)
-	case spent(r):
+		g.limitAnonymous(w)
+	case certificateIsOld(r):
 		w.Header().Set("Connection", "close")
 	}
-	if err = g.known(r, who, err); err == nil && who.Kind != "" {
+	if err = g.mayAsk(r, who, err); err == nil && who.Kind != "" {
 		var leave func()
-		if leave, err = g.crowd.enter(who.Identity, "requests", requestsOnce, 0); err == nil {
+		if leave, err = g.requests.begin(who.Identity, "requests", maxRequests, 0); err == nil {
 			defer leave()
 		}
 	}
 	if err != nil {
-		change.failed(err)
+		change.noteError(err)
 		wire.ProblemOf(err).Write(watched)
 		return
 	}
 	g.serve(watched, r.WithContext(ctx))
 }
 
-// spent reports whether the connection should be closed after this request. A connection keeps the certificate
-// with which the peer opened it, and that certificate is due for renewal.
-func spent(r *http.Request) bool {
+// certificateIsOld reports whether the connection should be closed after this request. A connection keeps the
+// certificate with which the peer opened it, and that certificate is due for renewal.
+func certificateIsOld(r *http.Request) bool {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return false
 	}
 	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
-// known returns an error for a caller that may ask nothing at all. A caller without a certificate may use the
+// mayAsk returns an error for a caller that may ask nothing at all. A caller without a certificate may use the
 // endpoint that issues one. Nodes and control must have a compatible version.
-func (g *guard) known(r *http.Request, who api.Principal, err error) error {
+func (g *guard) mayAsk(r *http.Request, who api.Principal, err error) error {
 	switch {
 	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == route.Join.Path:
 		return nil
@@ -98,9 +98,9 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 	g.next.ServeHTTP(watched, r)
 }
 
-// hurry limits a request of a caller that is not identified: its body must arrive in time, and its connection is
-// closed.
-func (g *guard) hurry(w http.ResponseWriter) {
+// limitAnonymous limits a request of a caller that is not identified: its body must arrive in time, and its
+// connection is closed.
+func (g *guard) limitAnonymous(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	// A writer that has no deadline is not a connection.
 	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))

@@ -1,5 +1,5 @@
 // Package server serves the HTTP API of Drover. It decides who may use an endpoint (access.go), limits what one peer
-// may use (bounds.go), collects the lines of the audit log, and passes requests to the implementations of the
+// may use (limits.go), collects the lines of the audit log, and passes requests to the implementations of the
 // interfaces in package api.
 //
 // Every request goes through the guard, which identifies the peer, then through the routes, the rule of the endpoint
@@ -45,12 +45,12 @@ type Deps struct {
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
-	plain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is",
+	handlePlain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is",
 		serveDocument("application/openapi+json", document.JSON))
-	plain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is",
+	handlePlain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is",
 		serveDocument("application/openapi+yaml", document.YAML))
 	if d.Metrics != nil {
-		plain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
+		handlePlain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
 	}
 	return &guard{
 		next:     newRoutes(mux),
@@ -58,7 +58,7 @@ func Handler(d Deps) http.Handler {
 		peer:     d.Peer,
 		audit:    d.Audit,
 		panicked: d.Panicked,
-		patience: strangerTime,
+		patience: anonymousTime,
 	}
 }
 
@@ -72,13 +72,13 @@ func register(mux humago.Mux, d Deps) *openapi.Document {
 // registerOn adds the endpoints to mux, and their descriptions to doc.
 func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	if d.Local == nil {
-		d.Local = absent{}
+		d.Local = missing{}
 	}
 	if d.Backup == nil {
-		d.Backup = absent{}
+		d.Backup = missing{}
 	}
 	if d.Members == nil {
-		d.Members = absent{}
+		d.Members = missing{}
 	}
 	h := handlers{
 		Deps: d,
@@ -129,7 +129,7 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 	huma.Register(h.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
-			changeOf(ctx).failed(err)
+			changeOf(ctx).noteError(err)
 			return nil, wire.ProblemOf(err)
 		}
 		return out, nil
@@ -166,6 +166,6 @@ func endpoint(r route.Route, tag, summary, description string) huma.Operation {
 func agents(r route.Route, summary string) huma.Operation {
 	op := endpoint(r, "agents", summary, "")
 	op.SkipValidateBody = true
-	op.MaxBodyBytes = maxReport
+	op.MaxBodyBytes = maxReportBytes
 	return op
 }

@@ -25,12 +25,12 @@ func translate(hc huma.Context, _ string, v any) (any, error) {
 		kind = dataset.ErrInternal
 	}
 	p := wire.NewProblem(kind, e.Status, validationLine(e))
-	changeOf(hc.Context()).failed(p.Err())
+	changeOf(hc.Context()).noteError(p.Err())
 	return p, nil
 }
 
-// maxComplaints limits the answer to an invalid body.
-const maxComplaints = 5
+// maxFaults limits the answer to an invalid body.
+const maxFaults = 5
 
 func validationLine(e *huma.ErrorModel) string {
 	if len(e.Errors) == 0 {
@@ -38,16 +38,16 @@ func validationLine(e *huma.ErrorModel) string {
 	}
 	var lines []string
 	for _, d := range e.Errors {
-		lines = append(lines, complaint(d))
+		lines = append(lines, describeFault(d))
 	}
 	slices.Sort(lines) // huma returns them in random order
-	if more := len(lines) - maxComplaints; more > 0 {
-		lines = append(lines[:maxComplaints], fmt.Sprintf("and %d more", more))
+	if more := len(lines) - maxFaults; more > 0 {
+		lines = append(lines[:maxFaults], fmt.Sprintf("and %d more", more))
 	}
 	return "bad request: " + strings.Join(lines, "; ")
 }
 
-func complaint(d *huma.ErrorDetail) string {
+func describeFault(d *huma.ErrorDetail) string {
 	where, message := dataset.Clip(oneLine(d.Location)), dataset.Clip(oneLine(d.Message))
 	switch {
 	case message == validation.MsgUnexpectedProperty:

@@ -21,7 +21,7 @@ func (h handlers) members() {
 		})
 	h.join()
 	certify := agents(route.Certify, "Get another certificate")
-	certify.MaxBodyBytes = maxJoin
+	certify.MaxBodyBytes = maxJoinBytes
 	add(h, certify, func(ctx context.Context, in *struct {
 		NodeParam
 		Body api.Certification
@@ -59,8 +59,8 @@ func (h handlers) members() {
 func (h handlers) join() {
 	op := endpoint(route.Join, "agents", "Join the cluster with a token",
 		"The one endpoint that needs no certificate.")
-	op.MaxBodyBytes, op.BodyReadTimeout = maxJoin, strangerTime
-	room := make(chan struct{}, joinsOnce)
+	op.MaxBodyBytes, op.BodyReadTimeout = maxJoinBytes, anonymousTime
+	room := make(chan struct{}, maxJoins)
 	add(h, op, func(ctx context.Context, in *struct{ Body api.Join }) (*answer[api.Joined], error) {
 		changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 		select {

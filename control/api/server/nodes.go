@@ -66,7 +66,7 @@ func (h handlers) nodes() {
 			NodeParam
 			Body api.Report
 		}) (*answer[api.Committed], error) {
-			changeOf(ctx).reports(in.Body.Operation)
+			changeOf(ctx).noteReport(in.Body.Operation)
 			return reply(h.Service.Commit(ctx, in.Node, in.Body))
 		})
 	add(h, agents(route.Record, "Put an operation on record as running"),
@@ -74,7 +74,7 @@ func (h handlers) nodes() {
 			NodeParam
 			Body api.Report
 		}) (*struct{}, error) {
-			changeOf(ctx).reports(in.Body.Operation)
+			changeOf(ctx).noteReport(in.Body.Operation)
 			return nil, h.Service.Record(ctx, in.Node, in.Body)
 		})
 	h.feeds()
@@ -88,7 +88,7 @@ func (h handlers) moves() {
 			NodeParam
 			Body api.Report
 		}) (*answer[dataset.Operation], error) {
-			changeOf(ctx).reports(in.Body.Operation)
+			changeOf(ctx).noteReport(in.Body.Operation)
 			return reply(h.Service.Recall(ctx, in.Node, in.Body))
 		})
 	add(h, agents(route.Yield, "Answer a recall"),
@@ -131,8 +131,8 @@ func (h handlers) feeds() {
 		return reply(s, end(err))
 	})
 	heartbeat := agents(route.Heartbeat, "Say what the node sees")
-	heartbeat.MaxBodyBytes = maxHeartbeat
-	heartbeat.Middlewares = append(heartbeat.Middlewares, atOnce("heartbeats", heartbeatsOnce, 0))
+	heartbeat.MaxBodyBytes = maxHeartbeatBytes
+	heartbeat.Middlewares = append(heartbeat.Middlewares, limitConcurrency("heartbeats", maxHeartbeats, 0))
 	add(h, heartbeat, func(ctx context.Context, in *struct {
 		NodeParam
 		Body api.Heartbeat
@@ -154,8 +154,8 @@ func (h handlers) feeds() {
 			return reply(h.Service.Generations(ctx, in.Node, in.Body))
 		})
 	rebuild := agents(route.Rebuild, "Bring back what was found in the node's pools")
-	rebuild.MaxBodyBytes = maxRebuild
-	rebuild.Middlewares = append(rebuild.Middlewares, atOnce("rebuilds", rebuildsOnce, rebuildsAll))
+	rebuild.MaxBodyBytes = maxRebuildBytes
+	rebuild.Middlewares = append(rebuild.Middlewares, limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal))
 	add(h, rebuild, func(ctx context.Context, in *struct {
 		NodeParam
 		Body []api.Found

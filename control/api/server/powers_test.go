@@ -120,8 +120,8 @@ func TestI1WhoMayUseEachEndpoint(t *testing.T) {
 			t.Errorf("%s %v, and a viewer may", id, powers)
 		}
 		// A change is in the audit log anyway.
-		if carries := slices.Contains(row.powers, reads) && !slices.Contains(row.powers, decides); rule.carries != carries {
-			t.Errorf("%s: it carries data out: %t, and the audit log has it: %t", id, carries, rule.carries)
+		if carries := slices.Contains(row.powers, reads) && !slices.Contains(row.powers, decides); rule.exports != carries {
+			t.Errorf("%s: it carries data out: %t, and the audit log has it: %t", id, carries, rule.exports)
 		}
 		for who, may := range map[api.Principal]bool{
 			{Identity: operator(pki.Viewer)}: pki.Viewer.Covers(row.role),
@@ -166,7 +166,7 @@ func fieldsOfEndpoints(t *testing.T) map[string][]string {
 	all := map[string][]string{}
 	for path, methods := range doc.Paths {
 		for _, op := range methods {
-			if rule, _ := ruleOf(op.OperationID); rule.node == itself || rule.stranger {
+			if rule, _ := ruleOf(op.OperationID); rule.node == ownNode || rule.anonymous {
 				continue
 			}
 			fields := []string{}

@@ -12,18 +12,18 @@ func (h handlers) recovery() {
 		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
 		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
 			c := changeOf(ctx)
-			c.says("confirmed ", in.Body.Confirm)
+			c.addDetail("confirmed ", in.Body.Confirm)
 			for _, node := range in.Body.Fenced {
-				c.says("fenced ", node)
+				c.addDetail("fenced ", node)
 			}
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
 	hold := agents(route.Hold, "Say what the node holds, for a recovery of the store")
-	hold.MaxBodyBytes = maxRebuild
+	hold.MaxBodyBytes = maxRebuildBytes
 	if h.Gathers != nil {
-		hold.Middlewares = append(hold.Middlewares, only(h.Gathers))
+		hold.Middlewares = append(hold.Middlewares, refuseUnless(h.Gathers))
 	}
-	hold.Middlewares = append(hold.Middlewares, atOnce("holdings", holdingsOnce, holdingsAll))
+	hold.Middlewares = append(hold.Middlewares, limitConcurrency("holdings", maxHoldings, maxHoldingsTotal))
 	add(h, hold, func(ctx context.Context, in *struct {
 		NodeParam
 		Body api.Holdings

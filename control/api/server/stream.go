@@ -27,7 +27,7 @@ func (h handlers) transfers() {
 			VolumeParam
 			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
 		}) (*Bytes, error) {
-			changeOf(ctx).says("snapshot ", in.Snapshot)
+			changeOf(ctx).addDetail("snapshot ", in.Snapshot)
 			return stream("application/x-tar", func(ctx context.Context, w *streamWriter) (err error) {
 				w.leftOut, err = h.Local.Export(ctx, in.Volume, in.Snapshot, w)
 				return err
@@ -93,7 +93,7 @@ func stream(contentType string, write func(context.Context, *streamWriter) error
 		r, w := humago.Unwrap(hc)
 		out := &streamWriter{w: w, contentType: contentType, trailers: wire.WantsTrailers(r)}
 		err := write(r.Context(), out)
-		changeOf(r.Context()).carried(out.sent, err)
+		changeOf(r.Context()).noteBytes(out.sent, err)
 		out.end(err)
 	}}
 }

@@ -110,6 +110,6 @@ func (h handlers) changes() {
 }
 
 func (h handlers) submit(ctx context.Context, req api.Request) (*answer[api.Outcome], error) {
-	changeOf(ctx).asks(req)
+	changeOf(ctx).noteRequest(req)
 	return reply(h.Service.Submit(ctx, req))
 }

@@ -76,7 +76,7 @@ func TestRequestsAtOnce(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
 	path := "/v1/nodes/" + nodeA.Node.String() + "/"
-	all := []fewAtOnce{{requestsOnce, "sync?wait=1m", "has 256 requests under way"}}
+	all := []fewAtOnce{{maxRequests, "sync?wait=1m", "has 256 requests under way"}}
 	for _, c := range append(all, largeReports()...) {
 		in, out := make(chan struct{}), make(chan struct{})
 		fk.mu.Lock()
@@ -122,9 +122,9 @@ type fewAtOnce struct {
 // largeReports are those that take more than one thing, and so few at once.
 func largeReports() []fewAtOnce {
 	return []fewAtOnce{
-		{heartbeatsOnce, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
-		{rebuildsOnce, "rebuild", "has 1 rebuilds under way"},
-		{holdingsOnce, "hold", "has 1 holdings under way"},
+		{maxHeartbeats, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
+		{maxRebuilds, "rebuild", "has 1 rebuilds under way"},
+		{maxHoldings, "hold", "has 1 holdings under way"},
 	}
 }
 
@@ -156,7 +156,7 @@ func TestReportsAreBounded(t *testing.T) {
 	if err = errors.Join(err, json.Unmarshal(text, &doc)); err != nil {
 		t.Fatal(err)
 	}
-	long := `{"x":"` + strings.Repeat("a", maxReport) + `"}`
+	long := `{"x":"` + strings.Repeat("a", maxReportBytes) + `"}`
 	bounded, large := 0, map[string]bool{}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
@@ -205,7 +205,7 @@ func TestPlainEndpointsHaveRules(t *testing.T) {
 		}
 	}
 	mux := http.NewServeMux()
-	plain(mux, "GET /new", "unheard-of", "do it", metrics)
+	handlePlain(mux, "GET /new", "unheard-of", "do it", metrics)
 	resp, _ := raw(t, mux, "GET", "/new", "")
 	if resp.StatusCode != http.StatusForbidden {
 		t.Error("an endpoint without a rule answers", resp.Status)

@@ -15,32 +15,32 @@ import (
 
 // Limits on what one peer may use.
 const (
-	strangerTime = 10 * time.Second // for the body of a request without a certificate
-	maxJoin      = 32 << 10
-	joinsOnce    = 8 // concurrent joins
+	anonymousTime = 10 * time.Second // for the body of a request without a certificate
+	maxJoinBytes  = 32 << 10
+	maxJoins      = 8 // concurrent joins
 
-	requestsOnce   = 256 // concurrent requests of one certificate, including those that wait
-	heartbeatsOnce = 4   // of one node; each is read into memory
-	rebuildsOnce   = 1   // of one node; each is read into memory
-	rebuildsAll    = 2   // of all nodes together
+	maxRequests      = 256 // concurrent requests of one certificate, including those that wait
+	maxHeartbeats    = 4   // of one node; each is read into memory
+	maxRebuilds      = 1   // of one node; each is read into memory
+	maxRebuildsTotal = 2   // of all nodes together
 
-	maxReport = 256 << 10 // bytes of a report on one operation, copy, move or host
+	maxReportBytes = 256 << 10 // bytes of a report on one operation, copy, move or host
 	// Reports on everything that a node has are larger: about 80,000 datasets in a heartbeat, about 100,000
 	// records in a rebuild.
-	maxHeartbeat = 16 << 20
-	maxRebuild   = 256 << 20
+	maxHeartbeatBytes = 16 << 20
+	maxRebuildBytes   = 256 << 20
 )
 
-// crowd counts the concurrent requests of each certificate and of all. It is safe for concurrent use.
-type crowd struct {
+// requestCounter counts the concurrent requests of each certificate and of all. It is safe for concurrent use.
+type requestCounter struct {
 	mu  sync.Mutex
 	of  map[pki.Identity]int
 	all int
 }
 
-// enter counts a request until leave is called. It returns ErrUnavailable if there are already most of the same
+// begin counts a request until leave is called. It returns ErrUnavailable if there are already most of the same
 // certificate, or ofAll in total. ofAll 0 means no limit in total.
-func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
+func (c *requestCounter) begin(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -66,17 +66,17 @@ func (c *crowd) enter(id pki.Identity, what string, most, ofAll int) (leave func
 	}, nil
 }
 
-// atOnce returns a middleware that limits the concurrent requests to an endpoint, before their bodies are read.
-// Requests from this host are not limited.
-func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context)) {
-	var now crowd
+// limitConcurrency returns a middleware that limits the concurrent requests to an endpoint, before their bodies are
+// read. Requests from this host are not limited.
+func limitConcurrency(what string, most, ofAll int) func(huma.Context, func(huma.Context)) {
+	var now requestCounter
 	return func(hc huma.Context, next func(huma.Context)) {
 		p := api.PrincipalOf(hc.Context())
 		if p.Local {
 			next(hc)
 			return
 		}
-		leave, err := now.enter(p.Identity, what, most, ofAll)
+		leave, err := now.begin(p.Identity, what, most, ofAll)
 		if err != nil {
 			refuse(hc, err)
 			return
@@ -86,8 +86,8 @@ func atOnce(what string, most, ofAll int) func(huma.Context, func(huma.Context))
 	}
 }
 
-// only returns a middleware that refuses requests while may returns an error, before their bodies are read.
-func only(may func() error) func(huma.Context, func(huma.Context)) {
+// refuseUnless returns a middleware that refuses requests while may returns an error, before their bodies are read.
+func refuseUnless(may func() error) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		if err := may(); err != nil {
 			refuse(hc, err)
@@ -98,7 +98,7 @@ func only(may func() error) func(huma.Context, func(huma.Context)) {
 }
 
 func refuse(hc huma.Context, err error) {
-	changeOf(hc.Context()).failed(err)
+	changeOf(hc.Context()).noteError(err)
 	_, w := humago.Unwrap(hc)
 	wire.ProblemOf(err).Write(w)
 }
@@ -106,6 +106,6 @@ func refuse(hc huma.Context, err error) {
 // When agents learn of a recovery, all of them report what they hold at once, and again while the reports of
 // others are in progress.
 const (
-	holdingsOnce = 1  // of one node; each is read into memory
-	holdingsAll  = 16 // of all nodes together
+	maxHoldings      = 1  // of one node; each is read into memory
+	maxHoldingsTotal = 16 // of all nodes together
 )

@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -161,30 +160,5 @@ func TestAudited(t *testing.T) {
 	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}
 	if diff := cmp.Diff(want, what); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestCompatible(t *testing.T) {
-	for _, c := range []struct {
-		control, other string
-		want           string // of the error
-	}{
-		{"v1.4.0", "v1.4.0", ""}, {"v1.4.0", "1.3.9", ""}, {"v1.4.0", "v1.5.0-rc1", ""}, {"1.4", "1.5.2+build", ""},
-		{"v1.4.0", "v1.2.9", "upgrade node a first"}, {"v1.4.0", "v1.6.0", "upgrade control first"},
-		{"v1.4.0", "v1.2.9-3-gabcdef-dirty", "upgrade node a first"},
-		{"dev", "v1.2.0", ""}, {"v1.2.0", "dev", ""}, {"v1.2.0", "", ""}, {"9746047", "v3.0.0", ""}, {"v1.2.0", "1", ""}, {"", "", ""},
-		{"v2.0.0", "v1.9.0", ""}, {"v1.9.0", "v2.0.1", ""}, {"v2.1.0", "v1.9.0", "upgrade node a first"}, {"v1.9.0", "v2.1.0", "upgrade control first"},
-		{"v0.9.0", "v2.0.0", "upgrade control first"}, {"v1.99999999999999999999.0", "v1.1.0", ""},
-	} {
-		err := api.Compatible(c.control, c.other, "node a")
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, dataset.ErrForbidden)) {
-			t.Errorf("control %s, %s: %v", c.control, c.other, err)
-		}
-	}
-	if got := wire.VersionIn("drover/v1.2 (linux)"); got != "v1.2" {
-		t.Error(got)
-	}
-	if got := wire.VersionIn("curl/8.0"); got != "" {
-		t.Error(got)
 	}
 }

@@ -1,0 +1,95 @@
+package server
+
+import (
+	"context"
+	"io"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// missing implements the interfaces that a process does not have: Local without an agent, Backup without a store
+// that can be copied, Members without a cluster. Each method returns ErrUnsupported and says where to ask.
+type missing struct{}
+
+var (
+	_ api.Local   = missing{}
+	_ api.Backup  = missing{}
+	_ api.Members = missing{}
+)
+
+func (missing) hostOnly() error {
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"this is control, which has no part in any host (ask on the host in question, with no DROVER_API and no --api)")
+}
+
+func (a missing) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
+
+func (a missing) Collect(context.Context, uuid.UUID) error { return a.hostOnly() }
+
+func (a missing) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) { return nil, a.hostOnly() }
+
+func (a missing) Diff(context.Context, string, string) (api.Diff, error) {
+	return api.Diff{}, a.hostOnly()
+}
+
+func (a missing) CreatePool(context.Context, api.NewPool) (dataset.Pool, error) {
+	return dataset.Pool{}, a.hostOnly()
+}
+
+func (a missing) AdoptPool(context.Context, string) (dataset.Pool, []api.Rebuilt, error) {
+	return dataset.Pool{}, nil, a.hostOnly()
+}
+
+func (a missing) AcceptPool(context.Context, api.AcceptPool) (dataset.Pool, error) {
+	return dataset.Pool{}, a.hostOnly()
+}
+
+func (a missing) RemovePool(context.Context, string, bool) (api.RemovedPool, error) {
+	return api.RemovedPool{}, a.hostOnly()
+}
+
+func (a missing) Export(context.Context, string, string, io.Writer) (api.LeftOut, error) {
+	return api.LeftOut{}, a.hostOnly()
+}
+
+func (a missing) Import(context.Context, api.Request, io.Reader) (dataset.Dataset, error) {
+	return dataset.Dataset{}, a.hostOnly()
+}
+
+func (missing) Backup(context.Context, io.Writer) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "this drover's store cannot be copied from here")
+}
+
+func (missing) clusterOnly() error {
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control "+
+			"replicas (as root of a control host with "+api.OnControl+")")
+}
+
+func (a missing) MakeToken(context.Context, api.NewToken) (api.JoinToken, error) {
+	return api.JoinToken{}, a.clusterOnly()
+}
+
+func (a missing) Join(context.Context, api.Join) (api.Joined, error) {
+	return api.Joined{}, a.clusterOnly()
+}
+
+func (a missing) Trust(context.Context) (api.Trust, error) { return api.Trust{}, a.clusterOnly() }
+
+func (a missing) Recover(context.Context, api.Recover) (api.Recovery, error) {
+	return api.Recovery{}, a.clusterOnly()
+}
+
+func (a missing) RevokeOperator(context.Context, string) error { return a.clusterOnly() }
+
+func (a missing) Certify(context.Context, uuid.UUID, api.Certification) (pki.Signed, error) {
+	return pki.Signed{}, a.clusterOnly()
+}
+
+func (a missing) RemoveNode(context.Context, string, bool) (api.Removed, error) {
+	return api.Removed{}, a.clusterOnly()
+}
