@@ -21,8 +21,8 @@ const (
 
 // showMembers lists the replicas and agents in the catalog. Without the right to change the catalog, nothing is
 // retried before the next full look.
-func (s *Service) showMembers(ctx context.Context, h *house, everything bool) error {
-	if s.Catalog == nil || h.hidden && !everything {
+func (s *Service) showMembers(ctx context.Context, hidden *bool, everything bool) error {
+	if s.Catalog == nil || *hidden && !everything {
 		return nil
 	}
 	all, err := s.members(ctx)
@@ -30,7 +30,7 @@ func (s *Service) showMembers(ctx context.Context, h *house, everything bool) er
 		return err
 	}
 	err = s.Catalog.Publish(ctx, all, everything)
-	h.hidden = dataset.KindOf(err) == dataset.ErrForbidden
+	*hidden = dataset.KindOf(err) == dataset.ErrForbidden
 	return err
 }
 
@@ -99,7 +99,7 @@ func leftNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
 
 // unheardSince says since when a node is unreachable.
 func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
-	var gone away
+	var gone record.Away
 	known, err := t.Peek(record.AwayKey(node), &gone)
 	if err != nil || !known {
 		return "nothing is heard of its agent", err

@@ -63,7 +63,7 @@ func TestMembersAreShown(t *testing.T) {
 	h := s.newHouse()
 	show := func() {
 		t.Helper()
-		if err := s.showMembers(t.Context(), h, false); err != nil {
+		if err := s.showMembers(t.Context(), &h.hidden, false); err != nil {
 			t.Fatal(err)
 		}
 	}

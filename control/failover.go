@@ -77,11 +77,11 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 // it may not.
 func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.AwayKey(d.Home)
-	known, err := t.Get(key, &away{})
+	known, err := t.Get(key, &record.Away{})
 	if err != nil {
 		return "", err
 	}
-	var word fenced
+	var word record.Fenced
 	vouched, err := t.Get(record.FencedKey(d.Home), &word)
 	if err != nil {
 		return "", err
@@ -211,7 +211,7 @@ func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limi
 // lastHeard returns the clock that an unreachable node reported last, and whether that was too long before it
 // became unreachable: the report then says that the agent was alive, but not until when the node wrote.
 func (s *Service) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
-	var gone away
+	var gone record.Away
 	if _, err := t.Get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -11,12 +10,6 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
-
-// fenced is the value of a node's key under fenced/.
-type fenced struct {
-	At time.Time `json:"at"`
-	By string    `json:"by"` // who confirmed it
-}
 
 // Fence records the confirmation of a person that a node is fenced: it is switched off, or disconnected for good.
 // Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when
@@ -46,7 +39,7 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return dataset.Errorf(dataset.ErrConflict,
 				"fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
 		}
-		if already, err := t.Get(record.FencedKey(node), &fenced{}); err != nil || already {
+		if already, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || already {
 			return err
 		}
 		by := api.PrincipalOf(t.Context()).String()
@@ -55,7 +48,7 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			Node:   n.Name,
 			Detail: by + " vouches that it writes no more",
 		})
-		return errors.Join(s.goesAway(t, node), t.Put(record.FencedKey(node), fenced{s.Clock.Now(), by}))
+		return errors.Join(s.goesAway(t, node), t.Put(record.FencedKey(node), record.Fenced{At: s.Clock.Now(), By: by}))
 	})
 	if err == nil {
 		err = s.lookForMassLoss(ctx)

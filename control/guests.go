@@ -203,7 +203,7 @@ func (s *Service) visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names 
 	if v.NodeName, err = memo(names, g.Node, t.NodeName); err != nil {
 		return v, err
 	}
-	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &fenced{}); err != nil {
+	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &record.Fenced{}); err != nil {
 		return v, err
 	}
 	if s.Shared {
@@ -245,7 +245,7 @@ func guestDatasets(t *record.Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, 
 // staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
 // that it is fenced.
 func (s *Service) staysNowhere(t *record.Tx, n dataset.Node) error {
-	if vouched, err := t.Get(record.FencedKey(n.ID), &fenced{}); err != nil || vouched {
+	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err
 	}
 	ids, err := guestDatasets(t, n.ID, nil)
@@ -273,7 +273,7 @@ func (s *Service) staysNowhere(t *record.Tx, n dataset.Node) error {
 // mounts still exist.
 func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := record.NewTx(ctx, s.store)
-	if vouched, err := t.Get(record.FencedKey(node), &fenced{}); err != nil || !vouched {
+	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
 		return err
 	}
 	ids, err := guestDatasets(t, node, nil)

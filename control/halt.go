@@ -3,8 +3,6 @@ package control
 import (
 	"context"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/record"
 )
 
@@ -16,50 +14,4 @@ func (s *Service) Halted(ctx context.Context) (why string, err error) {
 		return "", err
 	}
 	return h.Err().Error(), nil
-}
-
-// noteTrust records that a node does not trust the store, or does again. It costs nothing while the node says the
-// same as before, except for an occasional look at the record: another service may have written it, and be gone.
-func (s *Service) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
-	if was, heard := s.reported.Distrust(node); heard && was == why && !look {
-		return nil
-	}
-	var is record.Halt
-	if _, err := t.Get(record.HaltedKey, &is); err != nil || is.Nodes[node] == why {
-		return err
-	}
-	_, err := s.ledger.Update(t.Context(), func(t *record.Tx) error {
-		if why == "" {
-			return clearDistrust(t, node)
-		}
-		var h record.Halt
-		there, err := t.Get(record.HaltedKey, &h)
-		if err != nil || h.Nodes[node] == why {
-			return err
-		}
-		if h.Nodes == nil {
-			h.Nodes = map[uuid.UUID]string{}
-		}
-		h.Nodes[node], h.Shared = why, s.Shared
-		if !there {
-			h.At = s.Clock.Now()
-		}
-		return t.Put(record.HaltedKey, h)
-	})
-	return err
-}
-
-// clearDistrust removes the report of a node that trusts the store again, or that is no node any more. When the last
-// report is removed, the cluster continues.
-func clearDistrust(t *record.Tx, node uuid.UUID) error {
-	var h record.Halt
-	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {
-		return err
-	}
-	if len(h.Nodes) == 1 && h.Saw == 0 {
-		t.Delete(record.HaltedKey)
-		return nil
-	}
-	delete(h.Nodes, node)
-	return t.Put(record.HaltedKey, h)
 }

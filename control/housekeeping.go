@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -247,11 +249,11 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 // expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that will be by the
 // clock; zero for never. A dataset stays if its home does not trust the store.
 func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
-	var tr inTrash
+	var tr record.TrashEntry
 	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if left := tr.left(s.counted()); left > 0 {
+	if left := tr.Left(s.counted()); left > 0 {
 		return now.Add(left), nil
 	}
 	id, err := record.IDIn(key, record.TrashPrefix)
@@ -264,13 +266,13 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		if err != nil {
 			return err
 		}
-		if left := tr.left(ran); left > 0 {
+		if left := tr.Left(ran); left > 0 {
 			until = now.Add(left)
 			return nil
 		}
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(id), &d)
-		if err != nil || !there || d.State != dataset.StateTrashed || !tr.of(d) {
+		if err != nil || !there || d.State != dataset.StateTrashed || !tr.Of(d) {
 			return err // brought back, or brought back and deleted again
 		}
 		err = t.Halted()
@@ -287,4 +289,78 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		return s.condemn(t, &d, "trash.expire", "destroyed")
 	})
 	return until, err
+}
+
+// lookAtMembers looks which nodes and services no longer exist.
+func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
+	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
+		h.fail("look which nodes are away", err)
+	}
+	if err := s.lookForMassLoss(ctx); err != nil && ctx.Err() == nil {
+		h.fail("look whether too many nodes are away", err)
+	}
+	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
+		h.fail("give back what moves to lost nodes hold", err)
+	}
+	if err := s.showMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
+		h.fail("show replicas and agents in the catalog", err)
+	}
+	if !everything {
+		return
+	}
+	if err := s.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
+		h.fail("forget services that are no more", err)
+	}
+}
+
+// forgetServices removes the lanes of services that no longer exist, once others have had the time between two
+// full looks to read them: see hearing.
+func (s *Service) forgetServices(ctx context.Context, h *house) error {
+	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
+	if err != nil {
+		return record.ReadError(ctx, err)
+	}
+	services, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
+	if err != nil {
+		return err
+	}
+	live, before := map[string]bool{}, h.lanes
+	for _, r := range services {
+		live[r.ID.String()] = true
+	}
+	h.lanes = map[string]uint64{}
+	var over []string
+	for _, e := range lanes {
+		h.lanes[e.Key] = e.Index
+		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
+		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
+			over = append(over, e.Key)
+		}
+	}
+	if len(over) == 0 {
+		return nil
+	}
+	_, err = s.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
+	return err
+}
+
+// dropAtOnce bounds the lanes that one transaction removes, because each is checked too.
+const dropAtOnce = 50
+
+// dropLanes removes lanes that nobody writes any more, and keeps their counts.
+func dropLanes(t *record.Tx, keys []string) error {
+	var dropped notify.Notices
+	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		var last notify.Notices
+		if there, err := t.Get(key, &last); err != nil {
+			return err
+		} else if there {
+			dropped.Count += last.Count
+			t.Delete(key)
+		}
+	}
+	return t.Put(record.DroppedKey, dropped)
 }

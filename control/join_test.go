@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -25,7 +26,7 @@ func newCluster(t *testing.T) (*env, *pki.Authority) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Authority = func() (*pki.Authority, error) { return ca, nil }
+	e.Admission.Authority = func() (*pki.Authority, error) { return ca, nil }
 	return e, ca
 }
 
@@ -196,12 +197,12 @@ func TestTokens(t *testing.T) {
 	_, err := e.MakeToken(e.ctx, api.NewToken{Name: "a b"})
 	refused(t, err, dataset.ErrInvalid, "bad name")
 	e.token("")
-	e.clock.Advance(tokenKept + 2*time.Hour)
+	e.clock.Advance(membership.TokenKept + 2*time.Hour)
 	e.token("")
 	if left, err := e.spy.List(e.ctx, record.TokensPrefix, "", 0); err != nil || len(left) != 1 {
 		t.Errorf("%d tokens are kept, %v", len(left), err)
 	}
-	e.Authority = nil
+	e.Admission.Authority = nil
 	_, err = e.MakeToken(e.ctx, api.NewToken{})
 	refused(t, err, dataset.ErrUnsupported, "drover control")
 }

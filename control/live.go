@@ -15,26 +15,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// alive is the value of a node's key under live/. The key exists while its agent renews the session, through any
-// service; so the value has the session.
-type alive struct {
-	Node        uuid.UUID `json:"node"`
-	Incarnation uuid.UUID `json:"incarnation"`
-	Boot        string    `json:"boot"`
-	Since       time.Time `json:"since"`
-	Session     string    `json:"session"`
-}
-
-// away is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
-// transaction in which its agent registers again. While the key has the same index, the node was unreachable all
-// the time.
-type away struct {
-	Since time.Time        `json:"since"`
-	Ran   dataset.Duration `json:"ran,omitempty"`  // for how long services had run on the store then
-	Clock time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
-	Old   dataset.Duration `json:"old,omitempty"`  // how long ago that was, then
-}
-
 // errNoSession asks for a session. None is opened where none is needed.
 var errNoSession = errors.New("a session is needed")
 
@@ -72,7 +52,7 @@ func (s *Service) enter(t *record.Tx, r api.Registration, session string) (befor
 		return "", nil
 	}
 	id := r.Node.ID
-	var was alive
+	var was record.Alive
 	there, err := t.Get(record.LiveNodeKey(id), &was)
 	switch {
 	case err != nil:
@@ -88,8 +68,9 @@ func (s *Service) enter(t *record.Tx, r api.Registration, session string) (befor
 	case session == "":
 		return "", errNoSession
 	}
-	var word fenced
-	if err := errors.Join(t.DeleteExisting(record.AwayKey(id), &away{}), t.DeleteExisting(record.FencedKey(id), &word),
+	var word record.Fenced
+	if err := errors.Join(t.DeleteExisting(record.AwayKey(id), &record.Away{}),
+		t.DeleteExisting(record.FencedKey(id), &word),
 		t.DeleteExisting(record.LeftKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
@@ -101,32 +82,38 @@ func (s *Service) enter(t *record.Tx, r api.Registration, session string) (befor
 		t.Notice.Events = append(t.Notice.Events, back)
 	}
 	return was.Session, t.PutBound(record.LiveNodeKey(id),
-		alive{id, r.Node.Incarnation, r.Boot, s.Clock.Now(), session}, session)
+		record.Alive{
+			Node:        id,
+			Incarnation: r.Node.Incarnation,
+			Boot:        r.Boot,
+			Since:       s.Clock.Now(),
+			Session:     session,
+		}, session)
 }
 
 // succeeds reports whether an agent follows the present one on the same machine: it knows the other from its own
 // disk, in the same boot. An agent is alone on its root, so the other one has ended.
-func succeeds(r api.Registration, was alive) bool {
+func succeeds(r api.Registration, was record.Alive) bool {
 	return r.Boot != "" && r.Boot == was.Boot && slices.Contains(r.Previous, was.Incarnation)
 }
 
 // sessions are those of the agents that renew here, so that a renewal reads nothing.
 type sessions struct {
 	mu sync.Mutex
-	of map[uuid.UUID]alive
+	of map[uuid.UUID]record.Alive
 }
 
-func (c *sessions) get(node uuid.UUID) alive {
+func (c *sessions) get(node uuid.UUID) record.Alive {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.of[node]
 }
 
-func (c *sessions) put(node uuid.UUID, a alive) {
+func (c *sessions) put(node uuid.UUID, a record.Alive) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.of == nil {
-		c.of = map[uuid.UUID]alive{}
+		c.of = map[uuid.UUID]record.Alive{}
 	}
 	c.of[node] = a
 }
@@ -172,10 +159,10 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 // livingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
 // when it is not, if that is known.
 func livingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
-	if there, err = t.Get(record.LiveNodeKey(node), &alive{}); err != nil || there {
+	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
 	}
-	var gone away
+	var gone record.Away
 	_, err = t.Get(record.AwayKey(node), &gone)
 	return gone.Since, false, err
 }
@@ -226,11 +213,11 @@ func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
 // goesAway records that a node is unreachable, unless that is recorded already, or the node is alive or was
 // removed.
 func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
-	there, err := t.Get(record.LiveNodeKey(id), &alive{})
+	there, err := t.Get(record.LiveNodeKey(id), &record.Alive{})
 	if err != nil || there {
 		return err
 	}
-	if known, err := t.Get(record.AwayKey(id), &away{}); err != nil || known {
+	if known, err := t.Get(record.AwayKey(id), &record.Away{}); err != nil || known {
 		return err
 	}
 	var n dataset.Node
@@ -242,7 +229,7 @@ func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
 		return err
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
-	gone := away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
+	gone := record.Away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
 	if c := s.reported.Clock(id); !c.IsZero() {
 		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.At)
 	}
@@ -296,12 +283,12 @@ func (a *absent) keep(known map[string]bool) {
 
 // living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
 // counts.
-func (s *Service) living(t *record.Tx) (map[uuid.UUID]alive, error) {
+func (s *Service) living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !s.Shared {
 		return nil, nil
 	}
-	list, err := record.ListAll[alive](t, record.LiveNodesPrefix)
-	live := map[uuid.UUID]alive{}
+	list, err := record.ListAll[record.Alive](t, record.LiveNodesPrefix)
+	live := map[uuid.UUID]record.Alive{}
 	for _, a := range list {
 		live[a.Node] = a
 	}
@@ -332,10 +319,10 @@ func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 			nodes[i].Since, nodes[i].Live = a.Since, true
 			continue
 		}
-		var gone away
+		var gone record.Away
 		_, err := t.Peek(record.AwayKey(n.ID), &gone)
 		if err == nil {
-			nodes[i].Fenced, err = t.Peek(record.FencedKey(n.ID), &fenced{})
+			nodes[i].Fenced, err = t.Peek(record.FencedKey(n.ID), &record.Fenced{})
 		}
 		if err != nil {
 			return err

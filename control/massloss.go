@@ -97,12 +97,12 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 				continue
 			}
 			all++
-			var gone away
+			var gone record.Away
 			known, err := t.Peek(record.AwayKey(n.ID), &gone)
 			if err != nil {
 				return err
 			}
-			vouched, err := t.Peek(record.FencedKey(n.ID), &fenced{})
+			vouched, err := t.Peek(record.FencedKey(n.ID), &record.Fenced{})
 			if err != nil {
 				return err
 			}

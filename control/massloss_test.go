@@ -23,7 +23,7 @@ func TestMassLossOfHundreds(t *testing.T) {
 	for range nodes {
 		if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) error {
 			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.clock.Now()}
-			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), away{Since: e.clock.Now()}))
+			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.clock.Now()}))
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) (err error) {
 					h := halted{Since: e.clock.Now()}
 					for _, n := range list {
-						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), away{Since: e.clock.Now()}))
+						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.clock.Now()}))
 					}
 					for _, n := range nodes[:3] {
 						h.Nodes = append(h.Nodes, n.ID)

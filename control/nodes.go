@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -47,7 +48,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
 		} else if was || !old.Removed.IsZero() {
-			return gone(n.ID)
+			return membership.RemovedError(n.ID)
 		}
 		n.Pools, n.Dropped = nil, nil
 		for _, p := range r.Pools {
@@ -178,7 +179,7 @@ func freshNode(t *record.Tx, node, incarnation uuid.UUID) (n dataset.Node, err e
 	case !ok:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s is not registered", node)
 	case !n.Removed.IsZero():
-		return n, gone(node)
+		return n, membership.RemovedError(node)
 	case n.Incarnation != incarnation:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since",
 			n.Name, incarnation, n.Incarnation)

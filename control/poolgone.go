@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -28,19 +27,6 @@ func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 			}
 		default:
 			n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
-		}
-	}
-	return nil
-}
-
-// clearGone removes the records of what a node had to destroy in pools that were removed.
-func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
-	for _, id := range r.Gone {
-		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
-			continue // it was only asked whether it may be removed
-		}
-		if err := s.clearCondemned(ctx, r.Node.ID, id); err != nil {
-			return err
 		}
 	}
 	return nil

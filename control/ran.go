@@ -133,12 +133,12 @@ func (s *Service) waits(t *record.Tx, count time.Duration) (bool, error) {
 	}
 	for prefix, does := range map[string]func(store.Entry) bool{
 		record.TrashPrefix: func(e store.Entry) bool {
-			var tr inTrash
+			var tr record.TrashEntry
 			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
 		},
 		// nodes that are lost later must not seem to be lost at the same moment, see vanished
 		record.AwayPrefix: func(e store.Entry) bool {
-			var gone away
+			var gone record.Away
 			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
 		},
 		record.CopiesPrefix: func(e store.Entry) bool {
@@ -154,29 +154,13 @@ func (s *Service) waits(t *record.Tx, count time.Duration) (bool, error) {
 	return false, nil
 }
 
-// inTrash is the value of a key of the trash: the count when the dataset was put there.
-type inTrash struct {
-	dataset.Trash
-	Ran dataset.Duration `json:"ran,omitempty"`
-}
-
-// of reports whether the entry is about the time that a dataset was put in the trash.
-func (tr inTrash) of(d dataset.Dataset) bool {
-	return d.Trash.At.Equal(tr.At) && d.Trash.Until.Equal(tr.Until)
-}
-
-// left returns how much of its time in the trash a dataset still has.
-func (tr inTrash) left(ran time.Duration) time.Duration {
-	return tr.Until.Sub(tr.At) - (ran - time.Duration(tr.Ran))
-}
-
 // putInTrash writes the index of a dataset in the trash.
 func (s *Service) putInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
 	now, err := s.hasRun(t)
 	if err != nil {
 		return err
 	}
-	return t.Put(record.TrashKey(id), inTrash{tr, dataset.Duration(now)})
+	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, Ran: dataset.Duration(now)})
 }
 
 func (s *Service) putEnded(t *record.Tx, op dataset.Operation) error {

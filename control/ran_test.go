@@ -274,7 +274,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 func TestCountBetweenLosses(t *testing.T) {
 	e := newEnv(t)
 	mark := func() record.RunMark { _, m, _, _ := e.ran.last(e.clock.Steady()); return m }
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), away{Since: e.clock.Now()}) }); err != nil {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), record.Away{Since: e.clock.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	e.tick(time.Hour)

@@ -49,7 +49,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 		}
 		return s.banish(t, n)
 	})
-	s.revoked.lookAgain()
+	s.Admission.LookAgain()
 	if err != nil {
 		return out, err
 	}
@@ -92,7 +92,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 	if len(guests) == 0 {
 		return false, dropNode(t, n.ID)
 	}
-	vouched, err := t.Get(record.FencedKey(n.ID), &fenced{})
+	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
 	return vouched, err // otherwise it may write to what it has mounted, and reports to nobody
 }
 
@@ -113,7 +113,7 @@ func (s *Service) banish(t *record.Tx, n *dataset.Node) error {
 		Node:   n.Name,
 		Detail: "removed; its certificate is worth nothing any more",
 	})
-	return s.revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
+	return s.Admission.Revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
 		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.Context()).String(), At: n.Removed,
 		Until: n.Removed.Add(pki.MemberLife + time.Hour),
 	})
@@ -265,6 +265,19 @@ func dropNode(t *record.Tx, id uuid.UUID) error {
 	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id),
 		record.LeftKey(id)} {
 		t.Delete(key)
+	}
+	return nil
+}
+
+// clearGone removes the records of what a node had to destroy in pools that were removed.
+func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
+	for _, id := range r.Gone {
+		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
+			continue // it was only asked whether it may be removed
+		}
+		if err := s.clearCondemned(ctx, r.Node.ID, id); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,87 +1,15 @@
 package control
 
 import (
-	"context"
-	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 )
-
-// answeredLists is a store whose lists are what the test answers.
-type answeredLists struct {
-	store.Store
-	asked  chan struct{}
-	answer chan []store.Entry
-}
-
-func (s answeredLists) List(context.Context, string, string, int) ([]store.Entry, error) {
-	s.asked <- struct{}{}
-	return <-s.answer, nil
-}
-
-// A certificate is refused as soon as this replica has revoked it, also when another request looked at
-// the store just before and waits for the answer.
-func TestRevokedDuringALook(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
-		cert := &x509.Certificate{NotBefore: someday}
-		clk := clock.NewFake(someday)
-		st := answeredLists{asked: make(chan struct{}), answer: make(chan []store.Entry)}
-		s := &Service{Deps: Deps{Clock: clk}, store: st}
-		s.revoked.looked.L = &s.revoked.mu
-		asks := func() <-chan error {
-			answer := make(chan error, 1)
-			go func() { answer <- s.Revoked(bob, cert) }()
-			return answer
-		}
-		first := asks()
-		<-st.asked
-		st.answer <- nil
-		if err := <-first; err != nil { // something is known from here on
-			t.Fatal(err)
-		}
-		clk.Advance(revokedEvery)
-		before := asks()
-		<-st.asked
-		s.revoked.lookAgain() // as RevokeOperator does when it is on record
-		after := []<-chan error{asks(), asks()}
-		wait := func(during string) {
-			synctest.Wait()
-			for _, answer := range after {
-				if len(answer) > 0 {
-					t.Errorf("during %s: answered from what was known before", during)
-				}
-			}
-		}
-		wait("the look that began before")
-		st.answer <- nil
-		if err := <-before; err != nil {
-			t.Error(err)
-		}
-		wait("the look that began after")
-		if t.Failed() {
-			return
-		}
-		value, err := json.Marshal(record.Revocation{Operator: "bob", At: clk.Now()})
-		if err != nil {
-			t.Error(err)
-		}
-		<-st.asked
-		st.answer <- []store.Entry{{Key: record.RevokedOperatorKey("bob"), Value: value}}
-		for _, answer := range after {
-			refused(t, <-answer, dataset.ErrForbidden, "was revoked")
-		}
-	})
-}
 
 // Another replica hears of it within seconds, and goes on with what it knew when the
 // store is away.
@@ -95,14 +23,14 @@ func TestRevokedElsewhere(t *testing.T) {
 	other, _ := newService(Deps{Store: e.spy, Clock: e.clock, Profiles: e.Deps.Profiles, Failed: e.Failed})
 	defer other.Close()
 	e.clock.Advance(time.Second)
-	if err := other.RevokeOperator(e.ctx, "bob"); err != nil {
+	if err := other.Admission.RevokeOperator(e.ctx, "bob"); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, other.Revoked(bob, cert), dataset.ErrForbidden, "the certificate of operator bob (operator) was revoked at 2026-11-18T12:00:01Z")
 	if err := e.Revoked(bob, cert); err != nil {
 		t.Error("heard too soon: each request asks the store:", err)
 	}
-	e.clock.Advance(revokedEvery)
+	e.clock.Advance(membership.RevokedEvery)
 	refused(t, e.Revoked(bob, cert), dataset.ErrForbidden, "was revoked")
 	if err := e.Revoked(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "eve"}, cert); err != nil {
 		t.Error(err)

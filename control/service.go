@@ -7,6 +7,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
@@ -52,6 +53,7 @@ type Deps struct {
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use.
 type Service struct {
 	Deps
+	*membership.Admission
 	store    store.Store
 	started  time.Time
 	ran      ran
@@ -62,7 +64,6 @@ type Service struct {
 	ledger   *ledger.Ledger
 
 	gathering gathering
-	revoked   revoked
 
 	generations generations // of pools
 	standing    standing
@@ -110,7 +111,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Restored: s.ran.forget,
 		Failed:   d.Failed,
 	})
-	s.revoked.looked.L = &s.revoked.mu
+	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.ledger, Authority: d.Authority})
 	return s, ctx
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
-	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -179,78 +177,4 @@ func (s *Service) takeHouse(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return mine && err == nil, err
-}
-
-// lookAtMembers looks which nodes and services no longer exist.
-func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
-	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
-		h.fail("look which nodes are away", err)
-	}
-	if err := s.lookForMassLoss(ctx); err != nil && ctx.Err() == nil {
-		h.fail("look whether too many nodes are away", err)
-	}
-	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
-		h.fail("give back what moves to lost nodes hold", err)
-	}
-	if err := s.showMembers(ctx, h, everything); err != nil && ctx.Err() == nil {
-		h.fail("show replicas and agents in the catalog", err)
-	}
-	if !everything {
-		return
-	}
-	if err := s.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
-		h.fail("forget services that are no more", err)
-	}
-}
-
-// forgetServices removes the lanes of services that no longer exist, once others have had the time between two
-// full looks to read them: see hearing.
-func (s *Service) forgetServices(ctx context.Context, h *house) error {
-	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
-	if err != nil {
-		return record.ReadError(ctx, err)
-	}
-	services, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
-	if err != nil {
-		return err
-	}
-	live, before := map[string]bool{}, h.lanes
-	for _, r := range services {
-		live[r.ID.String()] = true
-	}
-	h.lanes = map[string]uint64{}
-	var over []string
-	for _, e := range lanes {
-		h.lanes[e.Key] = e.Index
-		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
-		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
-			over = append(over, e.Key)
-		}
-	}
-	if len(over) == 0 {
-		return nil
-	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
-	return err
-}
-
-// dropAtOnce bounds the lanes that one transaction removes, because each is checked too.
-const dropAtOnce = 50
-
-// dropLanes removes lanes that nobody writes any more, and keeps their counts.
-func dropLanes(t *record.Tx, keys []string) error {
-	var dropped notify.Notices
-	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
-		return err
-	}
-	for _, key := range keys {
-		var last notify.Notices
-		if there, err := t.Get(key, &last); err != nil {
-			return err
-		} else if there {
-			dropped.Count += last.Count
-			t.Delete(key)
-		}
-	}
-	return t.Put(record.DroppedKey, dropped)
 }

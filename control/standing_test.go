@@ -221,7 +221,7 @@ func TestNodesAreAway(t *testing.T) {
 		}
 	}
 	look()
-	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &away{}); known || err != nil {
+	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &record.Away{}); known || err != nil {
 		t.Errorf("it is alive: %v", err)
 	}
 	x.clock.Advance(21 * time.Second)
@@ -230,7 +230,7 @@ func TestNodesAreAway(t *testing.T) {
 	since := x.clock.Now()
 	x.clock.Advance(time.Hour)
 	look()
-	var at away
+	var at record.Away
 	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}

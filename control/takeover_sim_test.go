@@ -150,7 +150,7 @@ func (w *takeovers) overtaken(n *taker) {
 
 // ends has the session of a node's agent end.
 func (w *takeovers) ends(n *taker) {
-	var is alive
+	var is record.Alive
 	there, err := record.NewTx(w.ctx, w.x.st).Peek(record.LiveNodeKey(n.id), &is)
 	if err == nil && there {
 		err = w.x.st.End(w.ctx, is.Session)

@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// revokedEvery is how often revocations by other replicas are looked for. A revoked certificate is accepted
+	// RevokedEvery is how often revocations by other replicas are looked for. A revoked certificate is accepted
 	// there for at most that long.
-	revokedEvery = 5 * time.Second
+	RevokedEvery = 5 * time.Second
 	// revokedTime bounds such a look, because a request waits for it.
 	revokedTime = 2 * time.Second
 )
@@ -37,8 +37,8 @@ type revoked struct {
 // Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
 // known because the store has not answered yet. If the store stops answering, what was known last counts. It is
 // the check that pki.NewCredentials needs in a control replica.
-func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
-	known, err := s.revocations()
+func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
+	known, err := a.revocations()
 	if err != nil {
 		return err
 	}
@@ -60,25 +60,25 @@ func (s *Service) Revoked(id pki.Identity, cert *x509.Certificate) error {
 // revocations returns what is known, after a look at the store if one is due. One request waits for the look. The
 // others wait only while nothing is known yet, and after this replica has revoked something: a look that began
 // before does not see that.
-func (s *Service) revocations() ([]record.Revocation, error) {
-	r := &s.revoked
+func (a *Admission) revocations() ([]record.Revocation, error) {
+	r := &a.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.looking && (!r.loaded || r.heard < r.asked) {
 		r.looked.Wait()
 	}
-	now := s.Clock.Steady()
-	if r.looking || r.tried && r.heard == r.asked && now-r.at < revokedEvery {
+	now := a.Ledger.Clock.Steady()
+	if r.looking || r.tried && r.heard == r.asked && now-r.at < RevokedEvery {
 		return r.known, r.unknown()
 	}
 	r.looking = true
 	asked := r.asked
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
-	known, err := record.ListAll[record.Revocation](record.NewTx(ctx, s.store), record.RevokedPrefix)
+	known, err := record.ListAll[record.Revocation](record.NewTx(ctx, a.Ledger.Store), record.RevokedPrefix)
 	cancel()
 	r.mu.Lock()
-	r.looking, r.tried, r.heard, r.at = false, true, asked, s.Clock.Steady()
+	r.looking, r.tried, r.heard, r.at = false, true, asked, a.Ledger.Clock.Steady()
 	if r.err = err; err == nil {
 		r.known, r.loaded = known, true
 	}
@@ -102,8 +102,11 @@ func (r *revoked) lookAgain() {
 	r.asked++
 }
 
-// revoke records a revocation and removes those that have no effect any more.
-func (s *Service) revoke(t *record.Tx, key string, r record.Revocation) error {
+// LookAgain has the next request look at the store for revocations.
+func (a *Admission) LookAgain() { a.revoked.lookAgain() }
+
+// Revoke records a revocation and removes those that have no effect any more.
+func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error {
 	entries, err := t.List(record.RevokedPrefix, "", 0)
 	if err != nil {
 		return err
@@ -125,27 +128,27 @@ func (s *Service) revoke(t *record.Tx, key string, r record.Revocation) error {
 // RevokeOperator revokes every certificate of operators of a name that was issued so far, by the clock of the
 // issuer: at once here, within seconds at the other replicas. Called again, it also revokes those issued since.
 // dataset.ErrInvalid for an invalid name.
-func (s *Service) RevokeOperator(ctx context.Context, name string) error {
+func (a *Admission) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err
 	}
-	now := s.Clock.Now()
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		return s.revoke(t, record.RevokedOperatorKey(name), record.Revocation{
+	now := a.Ledger.Clock.Now()
+	_, err := a.Ledger.Update(ctx, func(t *record.Tx) error {
+		return a.Revoke(t, record.RevokedOperatorKey(name), record.Revocation{
 			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
 		})
 	})
-	s.revoked.lookAgain()
+	a.revoked.lookAgain()
 	return err
 }
 
 // Trust returns what members trust: the root certificates, and the revoked certificates.
-func (s *Service) Trust(context.Context) (api.Trust, error) {
-	ca, err := s.authority()
+func (a *Admission) Trust(context.Context) (api.Trust, error) {
+	ca, err := a.authority()
 	if err != nil {
 		return api.Trust{}, err
 	}
-	known, err := s.revocations()
+	known, err := a.revocations()
 	if err != nil {
 		return api.Trust{}, err
 	}

@@ -1,4 +1,9 @@
-package control
+// Package membership decides who belongs to a cluster.
+//
+// Admission makes join tokens, admits hosts, issues their certificates, and answers whether a certificate is revoked.
+// It keeps the known revocations in memory under their own mutex, because every request asks for them; everything else
+// is in the store.
+package membership
 
 import (
 	"context"
@@ -10,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -20,22 +26,44 @@ const (
 	tokenTTL      = time.Hour
 	tokenShortest = time.Minute
 	tokenLongest  = 7 * 24 * time.Hour
-	// tokenKept is how long an expired token stays recorded, so that a host that uses it learns what is wrong.
-	tokenKept = 24 * time.Hour
+	// TokenKept is how long an expired token stays recorded, so that a host that uses it learns what is wrong.
+	TokenKept = 24 * time.Hour
 )
 
+// AdmissionDeps is what an Admission needs.
+type AdmissionDeps struct {
+	Ledger *ledger.Ledger
+	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
+	// each time.
+	Authority func() (*pki.Authority, error)
+}
+
+// Admission decides who may connect: it makes join tokens, admits the hosts that have one, issues certificates, and
+// revokes them. It keeps the revocations in memory, because every request asks for them. Safe for concurrent use.
+type Admission struct {
+	AdmissionDeps
+	revoked revoked
+}
+
+// NewAdmission returns an Admission to which nothing is known yet.
+func NewAdmission(d AdmissionDeps) *Admission {
+	a := &Admission{AdmissionDeps: d}
+	a.revoked.looked.L = &a.revoked.mu
+	return a
+}
+
 // authority returns the authority of the cluster; dataset.ErrUnsupported if there is none.
-func (s *Service) authority() (*pki.Authority, error) {
-	if s.Authority == nil {
+func (a *Admission) authority() (*pki.Authority, error) {
+	if a.Authority == nil {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
 			"this drover is one host by itself: joining is for a cluster's control replicas (drover control)")
 	}
-	return s.Authority()
+	return a.Authority()
 }
 
 // MakeToken makes a join token and records its hash. dataset.ErrInvalid for a bad name or time; ErrForbidden for
 // the name of a node that was removed.
-func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
+func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
 	ttl := tokenTTL
 	if in.TTL != "" {
 		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
@@ -49,13 +77,13 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 			return out, err
 		}
 	}
-	ca, err := s.authority()
+	ca, err := a.authority()
 	if err != nil {
 		return out, err
 	}
 	secret := pki.NewToken(ca.Fingerprint())
-	rec := record.Token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: s.Clock.Now().Add(ttl)}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	rec := record.Token{Name: in.Name, By: api.PrincipalOf(ctx).String(), Expires: a.Ledger.Clock.Now().Add(ttl)}
+	_, err = a.Ledger.Update(ctx, func(t *record.Tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
 			n, ok, err := nodeCalled(t, in.Name)
@@ -69,7 +97,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 			}
 			rec.Node = n.ID
 		}
-		if err := s.dropTokens(t); err != nil {
+		if err := a.dropTokens(t); err != nil {
 			return err
 		}
 		return t.Put(record.TokenKey(secret.Hash()), rec)
@@ -90,7 +118,7 @@ func (s *Service) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinT
 const tokensAtOnce = 50
 
 // dropTokens removes tokens that expired long ago.
-func (s *Service) dropTokens(t *record.Tx) error {
+func (a *Admission) dropTokens(t *record.Tx) error {
 	entries, err := t.List(record.TokensPrefix, "", 0)
 	if err != nil {
 		return err
@@ -101,7 +129,7 @@ func (s *Service) dropTokens(t *record.Tx) error {
 		if err := record.Decode(e.Key, e.Value, &rec); err != nil {
 			return err
 		}
-		if n < tokensAtOnce && s.Clock.Now().After(rec.Expires.Add(tokenKept)) {
+		if n < tokensAtOnce && a.Ledger.Clock.Now().After(rec.Expires.Add(TokenKept)) {
 			t.Delete(e.Key)
 			n++
 		}
@@ -127,7 +155,7 @@ func nodeCalled(t *record.Tx, name string) (n dataset.Node, ok bool, err error) 
 // same request while the token is valid, it issues another certificate for the same node. dataset.ErrForbidden
 // for a token that is unknown, used or expired, and for a node that was removed; ErrExists for a node, or the
 // name of a node, that exists although the token is not for it; ErrInvalid for a bad name or request.
-func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
+func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
 	secret, err := pki.ParseToken(in.Token)
 	if err != nil {
 		return out, err
@@ -138,29 +166,29 @@ func (s *Service) Join(ctx context.Context, in api.Join) (out api.Joined, err er
 	if err := pki.CheckRequest([]byte(in.Request)); err != nil {
 		return out, err
 	}
-	ca, err := s.authority()
+	ca, err := a.authority()
 	if err != nil {
 		return out, err
 	}
 	if in.Node == uuid.Nil {
 		in.Node = uuid.New()
 	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
-		out.Node, out.Name, err = s.letIn(t, secret, in)
+	_, err = a.Ledger.Update(ctx, func(t *record.Tx) error {
+		out.Node, out.Name, err = a.letIn(t, secret, in)
 		return err
 	})
 	if err != nil {
 		return api.Joined{}, err
 	}
 	out.Certificate, err = ca.Sign([]byte(in.Request), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name},
-		s.Clock.Now())
+		a.Ledger.Clock.Now())
 	return out, err
 }
 
 // letIn decides which node a host becomes.
-func (s *Service) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
+func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
 	var rec record.Token
-	key, now := record.TokenKey(secret.Hash()), s.Clock.Now()
+	key, now := record.TokenKey(secret.Hash()), a.Ledger.Clock.Now()
 	known, err := t.Get(key, &rec)
 	if err != nil {
 		return uuid.Nil, "", err
@@ -211,12 +239,13 @@ func checkNotRemoved(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(id), &n)
 	if err == nil && (!ok || !n.Removed.IsZero()) {
-		err = gone(id)
+		err = RemovedError(id)
 	}
 	return err
 }
 
-func gone(id uuid.UUID) error {
+// RemovedError is the error for a node that was removed from the cluster.
+func RemovedError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrForbidden,
 		"node %s was removed, and cannot come back as what it was: start the agent with an empty --root, "+
 			"and take over its pools with drover pool adopt", id)
@@ -230,7 +259,7 @@ func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	case err != nil:
 		return err
 	case !known || !n.Removed.IsZero():
-		return gone(rec.Node)
+		return RemovedError(rec.Node)
 	case in.Node == rec.Node:
 		return nil
 	}
@@ -255,7 +284,7 @@ func admitNew(t *record.Tx, in api.Join) error {
 	if was, err := t.Get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
 		return err
 	} else if was || !n.Removed.IsZero() {
-		return gone(in.Node)
+		return RemovedError(in.Node)
 	}
 	other, taken, err := nodeCalled(t, in.Name)
 	if err != nil {
@@ -271,18 +300,18 @@ func admitNew(t *record.Tx, in api.Join) error {
 
 // Certify issues another certificate, for another key, to a recorded node. dataset.ErrForbidden for a node that
 // is not recorded; ErrInvalid for a bad request.
-func (s *Service) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (signed pki.Signed, err error) {
-	ca, err := s.authority()
+func (a *Admission) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (signed pki.Signed, err error) {
+	ca, err := a.authority()
 	if err != nil {
 		return signed, err
 	}
 	var n dataset.Node
-	known, err := record.NewTx(ctx, s.store).Get(record.NodeKey(node), &n)
+	known, err := record.NewTx(ctx, a.Ledger.Store).Get(record.NodeKey(node), &n)
 	if err == nil && (!known || !n.Removed.IsZero()) {
-		err = gone(node)
+		err = RemovedError(node)
 	}
 	if err != nil {
 		return signed, err
 	}
-	return ca.Sign([]byte(r.Request), pki.Identity{Kind: pki.Node, Node: node, Name: n.Name}, s.Clock.Now())
+	return ca.Sign([]byte(r.Request), pki.Identity{Kind: pki.Node, Node: node, Name: n.Name}, a.Ledger.Clock.Now())
 }
