@@ -13,19 +13,19 @@ import (
 	"github.com/google/uuid"
 )
 
-// catalog finds and lists the datasets of a pool.
+// catalog finds and lists the datasets of a pool, and keeps the claims on them.
 type catalog struct {
 	pool   string // its name, for errors
 	home   *home
 	layout layout.Layout
 	images *imagefile.Images
 	claims claims.Claims
-	moves  claims.Moves // of datasets that become copies
+	moves  claims.Moves // counts datasets that became copies, so that a search is repeated
 }
 
-// find opens the directory of a dataset, ready or incoming and whole, and tells in which
-// place of root it lies. ErrCorrupt: something else has its name; ErrConflict: it is a
-// copy.
+// find opens the directory of a dataset that is ready, or incoming and whole. place is the directory of root that
+// contains it. find fails with ErrCorrupt if the name belongs to something else, and with ErrConflict if the dataset
+// is a copy.
 func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	dir, place, err = cat.findAny(root, id)
 	if err == nil && place == layout.Copies {
@@ -35,12 +35,12 @@ func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place s
 	return dir, place, err
 }
 
-// findAny finds copies too.
+// findAny is find for copies too. A copy is not an error.
 func (cat *catalog) findAny(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	for {
 		before := cat.moves.Count()
 		dir, place, err = cat.search(root, id, layout.Datasets, layout.Incoming)
-		if errors.Is(err, dataset.ErrNotFound) { // unless it was committed meanwhile
+		if errors.Is(err, dataset.ErrNotFound) { // it may have been committed meanwhile
 			dir, place, err = cat.search(root, id, layout.Datasets)
 		}
 		if err == nil || cat.moves.Count() == before {
@@ -49,7 +49,7 @@ func (cat *catalog) findAny(root folder.Dir, id uuid.UUID) (dir folder.Dir, plac
 	}
 }
 
-// search looks for a dataset at places, and then among the copies.
+// search looks for a dataset in places and then among the copies.
 func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir folder.Dir, place string, err error) {
 	for _, place := range places {
 		dir, err := root.Sub(filepath.Join(place, id.String()))
@@ -85,7 +85,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 	return folder.Dir{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", cat.pool, id)
 }
 
-// damaged says what is wrong with a ready dataset that has no head.
+// damaged returns the error for a ready dataset without a head.
 func (cat *catalog) damaged(dir folder.Dir) error {
 	if _, err := dir.Lstat(layout.RecordFile); err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing",
@@ -94,7 +94,7 @@ func (cat *catalog) damaged(dir folder.Dir) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "%s has lost its image", dir.Name())
 }
 
-// within opens the pool and a dataset's directory for the time of f.
+// within calls f with the open directory of a dataset that is not a copy, and claims the dataset meanwhile.
 func (cat *catalog) within(id uuid.UUID, f func(dir folder.Dir) error) error {
 	root, err := cat.home.open()
 	if err != nil {
@@ -110,7 +110,7 @@ func (cat *catalog) within(id uuid.UUID, f func(dir folder.Dir) error) error {
 	return layout.NoSpace(f(dir))
 }
 
-// withinAny is within for what copies can do as well; f is told where the dataset lies.
+// withinAny is within for copies too. place is the directory of the pool that contains the dataset.
 func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string) error) error {
 	root, err := cat.home.open()
 	if err != nil {
@@ -126,8 +126,8 @@ func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string)
 	return layout.NoSpace(f(dir, place))
 }
 
-// begun tells whether a directory among the copies holds anything of one: what was made
-// last before a crash may be empty.
+// begun reports whether a directory among the copies holds anything of a copy. A directory that was made just before
+// a crash can be empty.
 func (cat *catalog) begun(dir folder.Dir) (bool, error) {
 	c, err := layout.ContentsOf(cat.layout, dir)
 	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err

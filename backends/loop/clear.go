@@ -17,8 +17,8 @@ import (
 
 var _ backends.Clearer = (*Pool)(nil)
 
-// Clear implements backends.Clearer. Of images none is removed but the pool's own and the
-// templates, of folders none that holds anything.
+// Clear implements backends.Clearer. Of the images it removes only the pool's own image and the templates, and of the
+// directories only empty ones.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	entries, err := p.List(ctx)
 	if err != nil {
@@ -34,7 +34,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	switch {
 	case p.image != nil:
 		return "", p.image.Clear(p.step)
-	case p.disk != nil: // which its identity stays on: the generation that control knows with it
+	case p.disk != nil: // the identity stays on the disk, with the generation that control knows
 		return p.disk.Left(Name), errors.Join(c.emptied(func(folder.Dir) error { return nil }), p.Close())
 	}
 	return "", c.emptied(c.clearFolder)
@@ -47,8 +47,8 @@ type clearer struct {
 	step   func(string)
 }
 
-// emptied goes on with a pool of which nothing is left but its identity. It is as it was when that
-// fails.
+// emptied removes everything but the identity of the pool, and then calls then. If removing fails, the pool is as it
+// was.
 func (c *clearer) emptied(then func(root folder.Dir) error) error {
 	c.home.raising.Lock()
 	defer c.home.raising.Unlock()
@@ -69,8 +69,8 @@ func (c *clearer) emptied(then func(root folder.Dir) error) error {
 	return errors.Join(err, c.layout.Prepare(root))
 }
 
-// clearFolder removes the identity, the last there is: until then it is this pool, whose next
-// opening makes the folders.
+// clearFolder removes the identity as the last file. Until then the directory is this pool, and its next opening
+// makes the directories again.
 func (c *clearer) clearFolder(root folder.Dir) error {
 	var id identity
 	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
@@ -92,7 +92,7 @@ func (c *clearer) clearFolder(root folder.Dir) error {
 	return folder.SyncDir(filepath.Dir(c.home.path))
 }
 
-// clearAreas removes all but the identity. ErrConflict: something is in the way.
+// clearAreas removes everything but the identity. It fails with ErrConflict if something else is in the way.
 func (c *clearer) clearAreas(root folder.Dir) error {
 	made, err := root.Entries(layout.Templates)
 	if err != nil {

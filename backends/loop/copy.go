@@ -30,7 +30,7 @@ type copier struct {
 	step     func(string)
 }
 
-// Promote implements backends.Copier: one more name, or one shared image, and one flush.
+// Promote implements backends.Copier. It adds one name or shares one image, and flushes once.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
 		if place != layout.Copies {
@@ -45,7 +45,7 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 		if same, err := p.images.HeadIs(dir, item); err != nil {
 			return err
 		} else if same {
-			return p.layout.Flush(dir) // an earlier try may have been cut short before its own
+			return p.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 		}
 		if err := p.copier.dropHead(dir); err != nil {
 			return err
@@ -58,6 +58,7 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
+// promote makes a snapshot of a copy its head.
 func (cp *copier) promote(dir folder.Dir, item string) error {
 	if err := cp.layout.Remove(dir, layout.Next); err != nil {
 		return err
@@ -80,7 +81,7 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 	return cp.layout.Flush(dir)
 }
 
-// kept tells whether a snapshot, other than one, has all that the head has.
+// kept reports whether a snapshot other than but equals the head.
 func (cp *copier) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
 	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {
@@ -102,7 +103,7 @@ func (cp *copier) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
 	return false, nil
 }
 
-// dropHead removes the head from a copy, if it has one.
+// dropHead removes the head of a copy, if it has one. It fails with ErrConflict if no snapshot equals the head.
 func (cp *copier) dropHead(dir folder.Dir) error {
 	if _, err := dir.Lstat(cp.layout.Image(layout.Head)); err != nil {
 		return folder.AbsentIsFine(err)
@@ -119,8 +120,8 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	return cp.layout.Remove(dir, layout.Head)
 }
 
-// forget removes what a copy has beside a snapshot that goes: the part of it that has
-// come, and a head that nothing else has the bytes of.
+// forget removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
+// equals this snapshot only.
 func (cp *copier) forget(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if place != layout.Copies {
 		return nil
@@ -165,8 +166,8 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote makes a dataset, whose head is one of its snapshots after keep, a copy: it moves
-// there with its head, which is removed then, so that it is never a dataset without one.
+// demote turns a dataset into a copy after it has called keep. The head must equal a snapshot then. The dataset moves
+// together with its head, and the head is removed afterwards, so that there is never a dataset without a head.
 func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
 	root, err := cp.home.open()
 	if err != nil {
@@ -210,6 +211,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 	return cp.layout.Flush(dir)
 }
 
+// demotable fails unless the head equals the snapshot.
 func (cp *copier) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if _, err := cp.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)
@@ -224,7 +226,7 @@ func (cp *copier) demotable(dir folder.Dir, place string, snapshot uuid.UUID) er
 	return err
 }
 
-// copyDir opens the directory of a copy, which it makes when there is nothing.
+// open opens the directory of a copy, and makes it if it is absent.
 func (cp *copier) open(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
 	dir, place, err := cp.catalog.findAny(root, d.ID)
 	if err == nil && place == layout.Copies {

@@ -37,7 +37,7 @@ type creator struct {
 	step       func(string)
 }
 
-// Create implements backends.Pool: no fork but for the first of a kind, one flush.
+// Create implements backends.Pool. It starts a program only for the first dataset of a kind, and flushes once.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	t, err := p.templates.SpecFor(d)
 	if err != nil {
@@ -60,7 +60,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	})
 }
 
-// Clone implements backends.Pool: one shared image, one flush.
+// Clone implements backends.Pool. It shares one image and flushes once.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	size, err := p.creator.build(d, func(root, dir folder.Dir) (made, error) {
@@ -81,7 +81,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err := mkfs.CheckMax(want); err != nil && want > have.Size {
 			return made{}, err
 		}
-		if want != d.Size { // the record says how large the head is: see sizeOf
+		if want != d.Size { // images.SizeOf reads the size from the record
 			d.Size = want
 			if err := p.records.WriteNew(dir, layout.RecordFile, d); err != nil {
 				return made{}, err
@@ -89,7 +89,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		}
 		m, image := made{item: layout.Head, size: want}, have.ImageFor(want)
 		if grows := want > have.Size && image > have.Image; grows {
-			m.item = layout.Next // until it has its size
+			m.item = layout.Next // it becomes the head once it has its size
 		}
 		if m.durable, err = p.layout.Clone(dir, m.item, from, item, false); err != nil {
 			return m, err
@@ -109,7 +109,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return size, nil
 }
 
-// openSource opens the directory that holds src and names the item in it.
+// openSource opens the directory that contains src and returns the item of src.
 func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, string, error) {
 	find, item := c.catalog.find, layout.Head
 	if src.Snapshot != uuid.Nil {
@@ -129,16 +129,16 @@ func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, s
 	return dir, item, nil
 }
 
-// made is the item that became an incoming dataset's bytes: next, or the head itself where
-// that was made in one step.
+// made is the item that holds the bytes of an incoming dataset: next, or the head itself if the head was made in one
+// step.
 type made struct {
 	item    string
 	size    dataset.Size
-	durable bool // with all that was done before it
+	durable bool // together with everything that was done before
 }
 
-// build makes an incoming dataset. Its head gets its name last and is whole then: what
-// is incoming without a head is worthless, and made anew.
+// build makes an incoming dataset, whose item fill makes. The head gets its name last and is whole then. An incoming
+// dataset without a head is worthless and is made again.
 func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made, error)) (dataset.Size, error) {
 	root, err := c.home.open()
 	if err != nil {
@@ -168,6 +168,7 @@ func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made
 	return size, nil
 }
 
+// fill makes the dataset's directory complete: its record, its item and the name of the head.
 func (c *creator) fill(
 	root, place folder.Dir,
 	d dataset.Dataset,
@@ -204,8 +205,8 @@ func (c *creator) fill(
 	return m.size, nil
 }
 
-// built tells whether the dataset is there from an earlier try, and removes what is not
-// whole. What is still incoming gets d as its record.
+// built reports whether the dataset exists from an earlier attempt, and removes an incomplete one. An incoming
+// dataset gets d as its record.
 func (c *creator) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
 	dir, place, err := c.catalog.find(root, d.ID)
 	switch {
@@ -224,7 +225,7 @@ func (c *creator) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool,
 	if err := c.images.SameKey(dir, layout.Head, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
 	}
-	if imagefile.RoundUp(d.Size) < size.Size { // a clone, whose source was larger than planned
+	if imagefile.RoundUp(d.Size) < size.Size { // a clone whose source was larger than planned
 		d.Size = size.Size
 	}
 	if err := c.records.Write(dir, layout.RecordFile, d); err != nil {
@@ -236,7 +237,7 @@ func (c *creator) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool,
 	return size.Size, true, c.layout.Flush(dir)
 }
 
-// flushDir makes what was done to a directory durable, its last renaming too.
+// flushDir makes everything that was done to a directory durable, including its last renaming.
 func (r *remover) flushDir(root folder.Dir, name string) error {
 	dir, err := root.Sub(name)
 	if err != nil {
@@ -266,7 +267,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	if err == nil && place != layout.Datasets {
 		err = root.Rename(filepath.Join(place, id.String()), filepath.Join(layout.Datasets, id.String()))
 	}
-	// What is written to it from now on must not be found in a copy's head.
+	// Later writes must not end up in the head of a copy.
 	if err == nil && place == layout.Copies {
 		err = p.layout.Flush(dir)
 	}
@@ -290,7 +291,7 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 	return nil
 }
 
-// createEncrypted makes a dataset of its own, with no template.
+// createEncrypted makes an encrypted dataset. It uses no template.
 func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t template.Spec) (dataset.Size, error) {
 	if !c.containers.Possible() {
 		err := crypt.Available()
@@ -320,7 +321,7 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 	})
 }
 
-// encrypt makes a container in next, and the filesystem in that.
+// encrypt makes a container in next, and the filesystem in the container.
 func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key []byte, t template.Spec) error {
 	dev, err := c.attacher.Image(ctx, dir.Path(c.layout.Image(layout.Next)))
 	if err != nil {
@@ -337,7 +338,7 @@ func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key
 	}
 	defer open.Close()
 	c.step("create.opened")
-	// Tables that are not written to are left to the kernel: here each block takes room.
+	// The kernel initialises unwritten tables later, because here each block that mkfs writes takes room.
 	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}

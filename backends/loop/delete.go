@@ -28,7 +28,7 @@ type remover struct {
 	step       func(string)
 }
 
-// Delete implements backends.Pool: one rename, one flush, then the bytes.
+// Delete implements backends.Pool. It renames, flushes once, and then removes the bytes.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	root, err := p.home.open()
 	if err != nil {
@@ -42,6 +42,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
+// delete removes a dataset wherever it is in the pool, with what earlier deletions of it left.
 func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) error {
 	dir, place, err := r.catalog.findAny(root, id)
 	if err == nil {
@@ -51,7 +52,7 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	// What is incoming and not whole was not located, nor a copy that was just begun.
+	// findAny does not find an incomplete incoming dataset or a copy that was just begun.
 	for _, place := range []string{layout.Incoming, layout.Copies} {
 		if err := r.destroy(root, filepath.Join(place, id.String())); err != nil {
 			return err
@@ -74,12 +75,12 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 	return nil
 }
 
-// hide moves an idle dataset from its path to where deletions are finished.
+// hide moves an idle dataset from its path to the directory of deletions.
 func (r *remover) hide(ctx context.Context, root, dir folder.Dir, path string) error {
 	if err := r.attacher.Idle(ctx, dir); err != nil {
 		return err
 	}
-	// A dataset of that ID may have been deleted before, and be there still.
+	// An earlier deletion of a dataset with the same ID may not be finished.
 	to := filepath.Join(layout.Deleting, filepath.Base(path))
 	for n := 1; ; n++ {
 		if _, err := root.Lstat(to); errors.Is(err, os.ErrNotExist) {
@@ -91,7 +92,7 @@ func (r *remover) hide(ctx context.Context, root, dir folder.Dir, path string) e
 	}
 }
 
-// hidden returns the names under which deletions of a dataset wait.
+// hidden returns the names that a dataset has in the directory of deletions.
 func (r *remover) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
 	entries, err := root.Entries(layout.Deleting)
 	if err != nil {
@@ -106,8 +107,8 @@ func (r *remover) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
 	return found, nil
 }
 
-// destroy removes a dataset's directory with what this package puts into one. Anything
-// else stays, and so the directory: ErrCorrupt. An absent one is fine.
+// destroy removes a dataset's directory with everything that this package puts into one. If there is anything else,
+// destroy leaves it in its directory and fails with ErrCorrupt. It returns nil if the directory is absent.
 func (r *remover) destroy(root folder.Dir, path string) error {
 	dir, err := root.Sub(path)
 	if errors.Is(err, os.ErrNotExist) {

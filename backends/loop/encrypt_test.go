@@ -21,6 +21,14 @@ func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
 	return bytes.Repeat([]byte("data key"), 8), nil
 }
 
+// keys returns the keys of the fixture's pool, or nil if it has none.
+func (f *fixture) keys() backends.Keys {
+	if f.containers.HasKeys() {
+		return oneKey{}
+	}
+	return nil
+}
+
 // newDataset is one that is encrypted where the pool has keys.
 func (f *fixture) newDataset(fs string) dataset.Dataset {
 	d := newDataset(fs)

@@ -21,12 +21,12 @@ type home struct {
 	identity identity
 	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
 	imageRoom func() error
-	seen      atomic.Pointer[stamp] // of the identity that was recognised last
+	seen      atomic.Pointer[stamp] // of the last identity that was recognised
 	raising   sync.Mutex            // held while the identity is rewritten
 }
 
-// open opens the pool's directory after a look whether it is still this pool. Nothing
-// is kept open between operations: an idle pool's disk can be unmounted.
+// open opens the pool's directory and checks that it is still this pool. Nothing stays open between operations, so
+// the disk of an idle pool can be unmounted.
 func (h *home) open() (folder.Dir, error) {
 	root, err := folder.Open(h.path)
 	if err != nil {
@@ -45,8 +45,8 @@ type stamp struct {
 	ctime    unix.Timespec
 }
 
-// recognise reads the identity of what lies at the pool's path, unless it is the same
-// file as the last time.
+// recognise checks the identity of the pool in root. It does not read the identity file if the file has not changed
+// since the last time.
 func (h *home) recognise(root folder.Dir) error {
 	st, err := root.Lstat(layout.IdentityFile)
 	if err != nil {
@@ -102,13 +102,14 @@ func (h *home) raise(generation uint64) error {
 	return layout.NoSpace(replaceIdentity(root, id))
 }
 
+// offline returns the error of a pool that cannot be opened.
 func (h *home) offline(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", h.name, h.path,
 		fmt.Errorf(format, args...))
 }
 
-// room fails with ErrNoSpace when the pool is so full that nothing new should begin in
-// it: what is there already would get the errors.
+// room fails with ErrNoSpace if the pool is so full that nothing new should begin in it. Otherwise the existing
+// datasets would get the errors.
 func (h *home) room(root folder.Dir) error {
 	free, size, err := layout.Space(root)
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 	layoutBtrfs = "btrfs"
 )
 
-// identity is what pool.json says.
+// identity is the content of pool.json.
 type identity struct {
 	Format  int       `json:"format"` // of the layout on disk
 	Backend string    `json:"backend"`
@@ -34,13 +34,13 @@ type identity struct {
 	Layout  string    `json:"layout"`
 	// Generation is a counter: see backends.Pool.
 	Generation uint64 `json:"generation,omitempty"`
-	// Folder says that the directory was made with the pool: Clear takes it away.
+	// Folder says that the directory was made with the pool, so Clear removes it.
 	Folder bool `json:"folder,omitempty"`
 }
 
 const format = 1
 
-// suitable tells which layout fits the filesystem of the pool's path, or why none does.
+// suitable returns the layout that fits the filesystem of path, or an error that says why none does.
 func suitable(path string, mk bool) (string, error) {
 	dir := path
 	fi, err := os.Lstat(dir)
@@ -66,8 +66,8 @@ func suitable(path string, mk bool) (string, error) {
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		// No room for a trial. It went well when the pool was made, and a full pool has to
-		// open, or nothing in it could be removed.
+		// There is no room for a trial. The trial succeeded when the pool was made. A full pool must
+		// open, because otherwise nothing in it could be removed.
 		if _, isPool := readIdentity(path); isPool == nil {
 			ok, err = true, nil
 		}
@@ -87,6 +87,7 @@ func suitable(path string, mk bool) (string, error) {
 	return layoutXFS, nil
 }
 
+// unsuitable returns the error for a filesystem that no pool can be on.
 func unsuitable(path string, kind fsctl.Kind, mk bool) error {
 	if !mk {
 		return dataset.Errorf(dataset.ErrOffline,
@@ -97,7 +98,7 @@ func unsuitable(path string, kind fsctl.Kind, mk bool) error {
 			"btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
 }
 
-// identify reads which pool lies at path, making one there if that is wanted.
+// identify reads the identity of the pool at path. It makes a pool there if cfg demands that.
 func identify(path string, cfg backends.Config, layout string) (identity, error) {
 	id, err := readIdentity(path)
 	switch {
@@ -118,6 +119,7 @@ func identify(path string, cfg backends.Config, layout string) (identity, error)
 	return id, writeIdentity(path, id)
 }
 
+// checkIdentity fails unless an identity is the one that cfg and the layout demand.
 func checkIdentity(id identity, path string, cfg backends.Config, layout string) (identity, error) {
 	var problem string
 	kind := dataset.ErrOffline
@@ -140,6 +142,7 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 	return identity{}, dataset.Errorf(kind, "%s holds %s", path, problem)
 }
 
+// readIdentity reads pool.json.
 func readIdentity(path string) (identity, error) {
 	var id identity
 	raw, err := safefile.Read(filepath.Join(path, layout.IdentityFile))
@@ -152,8 +155,7 @@ func readIdentity(path string) (identity, error) {
 	return id, nil
 }
 
-// empty fails with ErrExists when path holds anything, except for what an interrupted
-// making of a pool leaves.
+// empty fails with ErrExists if path contains any file except those that an interrupted creation of a pool leaves.
 func empty(path string) error {
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -171,7 +173,7 @@ func empty(path string) error {
 	return nil
 }
 
-// writeIdentity makes the pool's directory and, as the last act, its identity.
+// writeIdentity makes the pool's directory and, last, its identity.
 func writeIdentity(path string, id identity) error {
 	err := os.Mkdir(path, 0o700)
 	if err != nil && !errors.Is(err, os.ErrExist) {
@@ -186,7 +188,7 @@ func writeIdentity(path string, id identity) error {
 	return errors.Join(replaceIdentity(root, id), folder.SyncDir(filepath.Dir(path)))
 }
 
-// replaceIdentity writes the identity of a pool, durably, in place of the one that is there.
+// replaceIdentity durably replaces the identity of a pool.
 func replaceIdentity(root folder.Dir, id identity) error {
 	raw, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {

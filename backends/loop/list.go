@@ -40,8 +40,8 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	}
 }
 
-// list goes through the places in the order in which a dataset does: it misses none that moves on
-// meanwhile.
+// list reads the directories of the pool in the order in which a dataset moves through them, so that it misses no
+// dataset that moves meanwhile.
 func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry, error) {
 	list, err := cat.foreign(root)
 	if err != nil {
@@ -65,13 +65,13 @@ func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			// Otherwise it was moved on meanwhile, or never whole.
+			// An entry that is not ok was moved meanwhile, or was never whole.
 			entry, ok := cat.entry(root, filepath.Join(place.dir, e.Name()), place.state)
 			if !ok {
 				continue
 			}
 			if i, before := seen[entry.ID]; before && entry.State == backends.EntryReady {
-				list[i] = entry // it was committed since
+				list[i] = entry // it was committed meanwhile
 				continue
 			}
 			if place.state == backends.EntryIncoming || place.state == backends.EntryCopy {
@@ -83,7 +83,7 @@ func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry
 	return list, nil
 }
 
-// foreign lists what lies in the pool's directory and is none of its own.
+// foreign lists the files in the pool's directory that do not belong to a pool.
 func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	entries, err := root.Entries(".")
 	if err != nil {
@@ -107,11 +107,12 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	return list, nil
 }
 
+// stranger returns the entry of something that does not belong to the pool.
 func (cat *catalog) stranger(name, problem string) backends.Entry {
 	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.home.path, name), Problem: problem}
 }
 
-// entry reads one directory of a dataset; not ok for one that is being made, or gone.
+// entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
 	base := filepath.Base(name)
 	id, err := layout.ParseID(base)
@@ -134,7 +135,7 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	}
 	defer dir.Close()
 	c, err := layout.ContentsOf(cat.layout, dir)
-	if err != nil { // of one bad directory the rest of the pool is not to suffer
+	if err != nil { // one bad directory must not hide the rest of the pool
 		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
 		return e, !errors.Is(err, os.ErrNotExist)
 	}
@@ -153,7 +154,7 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	return e, true
 }
 
-// read fills in what the records in dir say, and what is wrong with them.
+// read adds the content of the records in dir to an entry, and the problems of the dataset.
 func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	var problems []string
 	var err error
@@ -172,9 +173,9 @@ func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	default:
 		_, _, err := cat.images.Inspect(dir, layout.Head)
 		switch gone := errors.Is(err, os.ErrNotExist); {
-		case gone && headless: // a list alone misses on btrfs what gets its name meanwhile
+		case gone && headless: // on btrfs a listing can miss an item that gets its name meanwhile
 			problems = append(problems, "its image is missing")
-		case err != nil && !gone: // it may have gone meanwhile
+		case err != nil && !gone: // an image that is gone may have moved meanwhile
 			problems = append(problems, dataset.OneLine(err))
 		}
 	}
@@ -209,8 +210,8 @@ func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	e.Problem = strings.Join(problems, "; ")
 }
 
-// went reports whether an item that was there is gone: nobody who looks holds a lock, and a
-// snapshot that is deleted loses its record last.
+// went reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot removes
+// its record last.
 func (cat *catalog) went(dir folder.Dir, item string) bool {
 	now, err := layout.ContentsOf(cat.layout, dir)
 	return err == nil && !slices.Contains(now.Items, item)
@@ -243,7 +244,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	return e, nil
 }
 
-// Used implements backends.Pool: the blocks of the head's image, from its inode.
+// Used implements backends.Pool. It reads the blocks of the head's image from the inode.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 	var used dataset.Size
 	err := p.catalog.within(id, func(dir folder.Dir) error {
@@ -256,7 +257,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return err
 		}
-		const unit = 512 // of st_blocks: stat(2)
+		const unit = 512 // bytes in a unit of st_blocks: stat(2)
 		used = dataset.Size(st.Blocks) * unit
 		_, _, err = imagefile.Look(f, layout.Head)
 		return err

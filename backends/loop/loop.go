@@ -1,59 +1,76 @@
-// Package loop keeps each dataset as an image file with a filesystem of its own, which
-// is mounted through a loop device: a hard size, a true df, snapshots and clones that
-// share blocks.
+// Package loop keeps each dataset as an image file that contains a filesystem and is mounted through a loop device.
+// This gives a dataset a hard size and a true df, and lets snapshots and clones share blocks.
 //
-// The pool lies on a filesystem that can share blocks between files. On XFS the images
-// are plain files and a snapshot is a FICLONE; of a head that nobody has open it may be a
-// second name of the same file (share.go), until the head is written to. On btrfs each image is a NOCOW file in a
-// subvolume of its own and a snapshot is one of the subvolume: the same time however
-// fragmented it is, but slower writes. Where the host has neither, the pool is an XFS in
-// one preallocated image file.
+// The pool's filesystem must be able to share blocks between files:
 //
-// # What lies in a pool
+//   - On XFS, images are plain files and a snapshot is a FICLONE. While no process has a head open, a snapshot may be
+//     a second name of the head's file until the head is written to (imagefile/sharing.go).
+//   - On btrfs, each image is a NOCOW file in its own subvolume, and a snapshot is a snapshot of the subvolume. It
+//     takes the same time however fragmented the image is, but writes are slower.
+//   - If the host has neither, the pool is an XFS in one preallocated image file (package poolimage).
 //
-//	pool.json                     which pool this is
-//	templates/<key>.img           formatted images; a create shares one's blocks
-//	incoming/<dataset>/           not acknowledged; without a head: being made
-//	datasets/<dataset>/           ready
-//	copies/<dataset>/             a copy: without a head, or with one that was promoted
-//	deleting/<dataset>[.<n>]/     on its way out
+// # Files of a pool
 //
-// and in a dataset's directory
+//	pool.json                     identity of the pool
+//	templates/<key>.img           formatted images, whose blocks new datasets share
+//	incoming/<dataset>/           datasets that are not committed; one without a head is being made
+//	datasets/<dataset>/           ready datasets
+//	copies/<dataset>/             copies: without a head, or with a head that Promote or Demote left
+//	deleting/<dataset>[.<n>]/     datasets whose deletion has begun
+//
+// The directory of a dataset contains:
 //
 //	record.json                   the dataset's record
-//	head.img      head/image      what is mounted (XFS, btrfs)
+//	head.img      head/image      the image that is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
-//	<snapshot>.json               the snapshot's record; until a restore has ended what
-//	                              is to be its head bears the name of what it will keep
-//	part.img      part/image      in a copy: a snapshot of which not all has come
-//	part.json                     how much has
-//	next…, tmp-…                  worthless after a crash
+//	<snapshot>.json               the snapshot's record. While a restore runs, the future head
+//	                              has the name of the snapshot that will keep the present head
+//	part.img      part/image      in a copy: the received part of a snapshot
+//	part.json                     how much of the snapshot was received
+//	next…, tmp-…                  unfinished; worthless after a crash
 //
-// What lies in the image of an encrypted dataset stands in encrypt.go.
+// The image of an encrypted dataset is described in attach/containers.go.
 //
 // # Copies
 //
-// What has come of a snapshot is written to part.img, over a clone of its base: on XFS, where
-// that costs what its extents do, it is made while the stream comes (beneath.go). Each 4 MiB of
-// the stream the image is flushed, and then the place in the stream, with the state of
-// its checksum, recorded: what part.json says is on the disk, is. What comes after it is
-// written once more when the stream goes on, the same bytes to the same places.
+// The stream of a snapshot is written to part.img, over a clone of its base. On XFS a clone costs time for each
+// extent, so there it is made while the stream arrives (transfer/beneath.go). Two checkpoints are at least 4 MiB of
+// the stream apart. A checkpoint flushes the image first. It then records in part.json the position in the stream and
+// the state of the stream's checksum. So everything that part.json counts is on the disk. Bytes that arrived later are
+// written again when the stream resumes, to the same places.
 //
-// A head in a copy was made by Promote from one of the snapshots, or is what Demote has
-// left, and always equals one: any other is kept, and said to be in the way.
+// A head in a copy was made from one of the snapshots by Promote, or was left by Demote. It equals a snapshot. A head
+// with other bytes is not removed but reported as a conflict.
 //
 // # Durability
 //
-// Create, Clone, Snapshot and Delete flush once, Restore and Resize a few times. On XFS
-// a flush is an fsync of the dataset's directory: it forces the log up to the last
-// transaction that the directory took part in, which is its renaming or that of its
-// last item, and with it every earlier one: directories made, blocks shared. (An fsync
-// of the directory that holds it would wait for all others' work in there, too.) Images
-// get their data through direct I/O of the loop device or from what is on the disk
-// already, and records are written with direct I/O before, so no other file's data has
-// to be flushed; the disk's own cache is, as part of writing the log. On btrfs it is the
-// commit of the running transaction, one for all that wait for it. No operation leaves
-// a state in between: what is not whole lies under a name that says so.
+// Create, Clone, Snapshot and Delete flush once, Restore and Resize a few times.
+//
+// On XFS a flush is an fsync of the dataset's directory. It forces the log up to the last transaction that the
+// directory took part in: the renaming of the directory or of its last item. All earlier transactions are forced with
+// it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for the work of
+// all others in there.) No data of other files has to be flushed: images get their data through direct I/O of the
+// loop device, or share blocks that are on the disk already, and records are written with direct I/O. The disk's
+// cache is flushed as part of writing the log.
+//
+// On btrfs a flush is the commit of the running transaction. All callers that wait share one commit.
+//
+// No operation leaves a state in between: an unfinished item has a name that says so.
+//
+// # Parts
+//
+//	folder      directories of a pool and the files in them
+//	layout      names, records, and the XFS and btrfs ways to keep an image
+//	imagefile   size, content and tags of images; replacing and sharing heads
+//	attach      loop devices, LUKS containers, use of a head
+//	growth      growing images with their devices and filesystems
+//	template    formatted images for new datasets
+//	poolimage   a pool in one image file
+//	stream      the framing of a stream
+//	transfer    sending and receiving snapshots
+//
+// This package has the operations on datasets. A [Pool] claims the dataset that it works on (package internal/claims)
+// and passes the open directory to a part. Parts keep no state about datasets: everything is read from the directory.
 package loop
 
 import (
@@ -75,10 +92,10 @@ import (
 // Name is the backend's name in drover.yaml and profiles.yaml.
 const Name = "loop"
 
-// Backend is the kind of storage that this package is. It is safe for concurrent use.
+// Backend is the backend loop. It is safe for concurrent use.
 type Backend struct {
 	runner run.Runner
-	step   func(string) // between two acts: for tests
+	step   func(string) // called between two actions, for tests
 	tuning *transfer.Tuning
 }
 
@@ -88,8 +105,8 @@ var (
 	_ backends.Server  = (*Backend)(nil)
 )
 
-// New returns the backend. Commands (mkfs, once for each size; resize2fs where ext4
-// can't be grown otherwise) go through runner.
+// New returns the backend. It starts commands through runner: mkfs once for each size, and resize2fs where ext4
+// cannot be grown otherwise.
 func New(runner run.Runner) *Backend {
 	return &Backend{runner: runner, step: steps.At, tuning: transfer.DefaultTuning()}
 }
@@ -110,7 +127,7 @@ func (b *Backend) Takes(fs string, size dataset.Size) error {
 	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), imagefile.RoundUp(size))
 }
 
-// Available implements backends.Kind: loop devices, and a filesystem to put on them.
+// Available implements backends.Kind. The host needs loop devices and a filesystem for the images.
 func (b *Backend) Available(ctx context.Context) error {
 	if err := b.Serves(ctx); err != nil {
 		return err
@@ -119,7 +136,7 @@ func (b *Backend) Available(ctx context.Context) error {
 	return host.Cannot(host.Makes, "backend loop: no filesystem for the images")
 }
 
-// Serves implements backends.Server: loop devices. Only a new image needs mkfs.
+// Serves implements backends.Server. Existing pools need loop devices. Only a new image needs mkfs.
 func (b *Backend) Serves(context.Context) error {
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

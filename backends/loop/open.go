@@ -56,7 +56,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.Former.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// enter makes the pool at the home's path, if that is wanted, and learns what it is.
+// enter makes the pool if cfg demands that, reads its identity and prepares it for use.
 func (p *Pool) enter(cfg backends.Config) error {
 	kind, err := suitable(p.home.path, cfg.Make)
 	if err != nil {
@@ -95,10 +95,10 @@ func (p *Pool) enter(cfg backends.Config) error {
 		return err
 	}
 	p.assemble(direct, cfg.Keys)
-	return p.containers.Settle() // what a process that was killed has left
+	return p.containers.Settle() // removes mappings that a killed process left
 }
 
-// describe sets what Info returns.
+// describe sets the result of Info. direct reports whether direct I/O works in the pool.
 func (p *Pool) describe(direct bool) error {
 	host := mkfs.Look()
 	if err := host.Cannot(host.Mounts, "no filesystem for the images"); err != nil {
@@ -176,8 +176,7 @@ func (p *Pool) assemble(direct bool, keys backends.Keys) {
 	p.sender = transfer.NewSender(name, lay, p.images)
 }
 
-// offlineGrow returns those of some filesystems that cannot grow while they are
-// mounted.
+// offlineGrow returns the filesystems that cannot grow while they are mounted.
 func offlineGrow(filesystems []string) ([]string, error) {
 	if !slices.Contains(filesystems, mkfs.Ext4) {
 		return nil, nil

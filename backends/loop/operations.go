@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Attach implements backends.Pool. The device clears itself with its last user, so
-// nothing is left of a crash between Attach and mount.
+// Attach implements backends.Pool. The device clears itself with its last user, so nothing is left of a crash between
+// Attach and mount.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	var att backends.Attachment
 	err := p.catalog.within(id, func(dir folder.Dir) error {
@@ -30,8 +30,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return att, nil
 }
 
-// Resize implements backends.Resizer: the image first, then its device, then the
-// filesystem in it.
+// Resize implements backends.Resizer. It grows the image first, then its device, then the filesystem in it.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
 	err := p.catalog.within(id, func(dir folder.Dir) error {
 		return p.grower.Resize(ctx, dir, size, root)
@@ -53,10 +52,9 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 	return nil
 }
 
-// Send implements backends.Sender. What changed is read from the extent maps of the two
-// images, so a difference costs what it is long. Its ranges are the longest that can be,
-// so that it does not matter how the maps are cut into extents, which changes with what
-// else shares them.
+// Send implements backends.Sender. It reads the difference from the extent maps of the two images, so its cost
+// depends on the length of the difference. Ranges are as long as possible. So the stream does not depend on how the
+// maps are cut into extents, which changes with what else shares the extents.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream
@@ -96,11 +94,11 @@ func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends
 	return c, nil
 }
 
-// stallPerExtent is what FICLONE holds writers up for each extent, measured on XFS:
-// 0.4 ms for 21, 5 ms for 400, 141 ms for 9,700, 250 ms for 16,000.
+// stallPerExtent is how long FICLONE blocks writers for each extent, measured on XFS: 0.4 ms for 21 extents, 5 ms for
+// 400, 141 ms for 9,700, 250 ms for 16,000.
 const stallPerExtent = 15_000 // ns
 
-// stallSubvolume is what a snapshot of a subvolume holds writers up, measured on btrfs.
+// stallSubvolume is how long a snapshot of a subvolume blocks writers, measured on btrfs.
 const stallSubvolume = 8_000_000 // ns
 
 // Stall implements backends.Staller.

@@ -66,6 +66,7 @@ func (p *Pool) ID() uuid.UUID { return p.home.identity.ID }
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info { return p.info }
 
+// step calls the hook of tests between two actions.
 func (p *Pool) step(name string) { p.backend.step("loop." + name) }
 
 // Generation implements backends.Pool.
@@ -113,8 +114,8 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) {
 	return dataset.Size(n), err
 }
 
-// Close implements backends.Pool. A pool in an image or on devices of its own is
-// unmounted, unless datasets of it are in use: then it stays for the next Open.
+// Close implements backends.Pool. It unmounts a pool in an image or on its own devices. If datasets of the pool are
+// in use, it stays mounted for the next Open.
 func (p *Pool) Close() error {
 	var err error
 	if p.containers != nil {
@@ -128,7 +129,7 @@ func (p *Pool) Close() error {
 
 // Filesystem implements backends.Formatter.
 func (p *Pool) Filesystem(size dataset.Size) string {
-	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // Create says why there is none
+	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // Create returns the error
 	return fs
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/backends/loop/transfer"
 )
 
-// reaper removes what operations that were cut short left behind. What is in use is left
-// to the next time. One failure doesn't keep it from the rest.
+// reaper removes the remains of interrupted operations. It skips datasets in use until the next run, and continues
+// after a failure.
 type reaper struct {
 	layout  layout.Layout
 	catalog *catalog
@@ -26,7 +26,8 @@ type reaper struct {
 	count   int
 }
 
-// each calls f for every name in a directory that id reads as a dataset's, alone with it.
+// each claims, one after another, the datasets whose names id accepts in a directory of the pool, and calls f for
+// each of them.
 func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error),
 	f func(name string, id uuid.UUID) error) error {
 	entries, err := r.root.Entries(name)
@@ -51,7 +52,7 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 		if err == nil {
 			err = f(path, of)
 		} else {
-			err = folder.AbsentIsFine(err) // it was moved on before it was claimed
+			err = folder.AbsentIsFine(err) // it was moved before it was claimed
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -61,6 +62,7 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 	return errors.Join(errs...)
 }
 
+// incoming removes incoming datasets that have no head, and hides those that drop accepts.
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
 	return r.each(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
 		dir, err := r.root.Sub(name)
@@ -79,10 +81,10 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 	})
 }
 
-// deleting also finishes what incoming has moved there.
+// deleting finishes deletions, including those that incoming has begun.
 func (r *reaper) deleting(ctx context.Context) error {
 	return r.each(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
-		// Or a power cut could bring back a part of it.
+		// Without a flush a power cut could bring back a part of it.
 		if err := r.remover.flushDir(r.root, name); err != nil {
 			return err
 		}
@@ -90,6 +92,7 @@ func (r *reaper) deleting(ctx context.Context) error {
 	})
 }
 
+// destroy removes a directory and counts it.
 func (r *reaper) destroy(name string) error {
 	if err := r.remover.destroy(r.root, name); err != nil {
 		return err
@@ -98,7 +101,7 @@ func (r *reaper) destroy(name string) error {
 	return nil
 }
 
-// within removes the temporary files and items inside of datasets, or of copies.
+// within removes temporary files and worthless items in the datasets or copies.
 func (r *reaper) within(ctx context.Context, place string) error {
 	return r.each(ctx, place, layout.ParseID, func(name string, _ uuid.UUID) error {
 		dir, err := r.root.Sub(name)
@@ -120,6 +123,7 @@ func (r *reaper) within(ctx context.Context, place string) error {
 	})
 }
 
+// files removes files and counts them.
 func (r *reaper) files(dir folder.Dir, names ...string) error {
 	for _, name := range names {
 		if err := dir.Remove(name); err != nil {
@@ -130,8 +134,8 @@ func (r *reaper) files(dir folder.Dir, names ...string) error {
 	return nil
 }
 
-// items removes what is worthless: next, a part of a snapshot that can't go on, what a
-// restore that was cut short would have made the head, and records whose snapshot was not taken, or is gone.
+// items removes worthless items: next, the part of a snapshot that cannot be resumed, the future head of an
+// interrupted restore, and records whose snapshot was not taken or is gone.
 func (r *reaper) items(dir folder.Dir, place string, c layout.Contents) error {
 	has := make(map[string]bool, len(c.Items))
 	for _, item := range c.Items {

@@ -15,13 +15,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A restore makes what is to be the head under the name of the snapshot that is to keep the
-// head, and then exchanges the two names. So what is kept is the head as it was at that very
-// moment, whatever was written to it since an earlier try; and until then there is no such
-// snapshot, which others could have seen with other bytes in it.
+// A restore makes the future head under the name of the snapshot that will keep the present head, and then exchanges
+// the two names. So the snapshot keeps the head as it is at the moment of the exchange, whatever was written to it
+// since an earlier attempt. Until then the snapshot does not exist for readers, who could otherwise see it with other
+// bytes.
 
-// Restore implements backends.Pool: a clone that was compared with its source is exchanged
-// with the head in one step.
+// Restore implements backends.Pool. It compares a clone with its source and exchanges the clone with the head in one
+// step.
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	var size int64
@@ -38,6 +38,8 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	return nil
 }
 
+// restore restores the head in dir to a snapshot, unless an earlier attempt with the same keep has done so. It
+// returns the size of the image.
 func (sn *snapshots) restore(
 	ctx context.Context,
 	dir folder.Dir,
@@ -67,14 +69,14 @@ func (sn *snapshots) restore(
 			return 0, err
 		}
 	}
-	// Of an earlier try as well: it may have been cut short before this.
+	// An earlier attempt may have been interrupted before this.
 	if err := folder.AbsentIsFine(sn.layout.Protect(dir, kept)); err != nil {
 		return 0, err
 	}
 	return size, sn.layout.Flush(dir)
 }
 
-// replaceHead makes the head what an item is, and the head that was snapshot keep.
+// replaceHead makes the head a clone of item, and the present head the snapshot keep.
 func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item string, keep dataset.Snapshot) error {
 	if err := sn.drop(ctx, dir, keep.ID); err != nil {
 		return fmt.Errorf("remove what an earlier try has left as snapshot %s: %w", keep.ID, err)
@@ -113,19 +115,16 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 	return nil
 }
 
-// growAsHead makes next, whose image that is, as large as the head, which has grown since the item
-// that it is a clone of was taken. A container is opened for no restore: what is in it grows at the
-// next mount.
+// growAsHead makes the image of next as large as the head, which can have grown since item was taken. next is a clone
+// of item. A restore does not open containers: the filesystem in a container grows at the next mount.
 func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string, image *os.File) error {
 	size, err := sn.images.Size(dir, layout.Head)
 	have, sErr := sn.images.SizeOf(dir, item)
 	if err := errors.Join(err, sErr); err != nil {
 		return err
 	}
-	if _, _, err := sn.images.Inspect(dir, layout.Head); errors.Is(
-		err,
-		dataset.ErrCorrupt,
-	) { // it may have been cut off
+	_, _, err = sn.images.Inspect(dir, layout.Head)
+	if errors.Is(err, dataset.ErrCorrupt) { // its end may be missing
 		if was, _ := imagefile.RecordedSize(dir, layout.Head); imagefile.RoundUp(was) > have.Size {
 			size = max(size, have.ImageFor(imagefile.RoundUp(was)))
 		}

@@ -29,8 +29,8 @@ type rewriter struct {
 	step   func(string)
 }
 
-// Rewrite implements backends.Rewriter: the head becomes a copy of its bytes, in one step, when
-// that is on the disk.
+// Rewrite implements backends.Rewriter. It copies the bytes of the head, and replaces the head by the copy in one
+// step once the copy is on the disk.
 func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (was, now int, err error) {
 	err = p.catalog.within(id, func(dir folder.Dir) error {
 		p.step("rewrite.begin")
@@ -51,6 +51,7 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 	return was, now, nil
 }
 
+// rewrite rewrites the head in dir. It returns the number of extents before and after.
 func (w *rewriter) rewrite(
 	ctx context.Context,
 	dir folder.Dir,
@@ -61,7 +62,7 @@ func (w *rewriter) rewrite(
 		return 0, 0, err
 	}
 	defer was.Close()
-	// Nobody attaches it until it is closed.
+	// Nobody can attach the image until it is closed.
 	if err := loopdev.Claim(ctx, was); errors.Is(err, loopdev.ErrAttached) {
 		return 0, 0, dataset.Errorf(dataset.ErrInUse, "%w", err)
 	} else if err != nil {
@@ -76,7 +77,7 @@ func (w *rewriter) rewrite(
 	} else if !same {
 		return 0, 0, dataset.Errorf(dataset.ErrConflict, "it has another head by now")
 	}
-	if err := was.Sync(); err != nil { // what is not allocated yet would not be found
+	if err := was.Sync(); err != nil { // data without an extent would be missed
 		return 0, 0, err
 	}
 	if extents, err = reflink.Count(was); err != nil {
@@ -117,8 +118,8 @@ func (w *rewriter) rewrite(
 	return extents, fewer, w.heads.Replace(dir)
 }
 
-// untouched fails where somebody who does not ask Drover has come by an image since, as losetup(8)
-// does: what is written to it would go with it.
+// untouched fails if an image was attached or changed meanwhile without Drover, for example by losetup(8). Replacing
+// the image would lose those writes.
 func untouched(image *os.File, before os.FileInfo) error {
 	device, attached, err := loopdev.Attached(image)
 	if err != nil {
@@ -138,7 +139,7 @@ func untouched(image *os.File, before os.FileInfo) error {
 	return nil
 }
 
-// roomFor refuses what would leave the pool nearly full, before it is begun.
+// roomFor fails before the rewriting begins if the copy would leave the pool nearly full.
 func (w *rewriter) roomFor(dir folder.Dir, data []reflink.Range) error {
 	free, size, err := layout.Space(dir)
 	if err != nil {
@@ -149,7 +150,7 @@ func (w *rewriter) roomFor(dir folder.Dir, data []reflink.Range) error {
 		need += dataset.Size(r.Length)
 	}
 	if free < need {
-		free = need // so that what is left is nothing
+		free = need // so that nothing is left
 	}
 	if err := backends.Room(w.pool, free-need, size); err != nil {
 		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w",
@@ -158,11 +159,11 @@ func (w *rewriter) roomFor(dir folder.Dir, data []reflink.Range) error {
 	return nil
 }
 
-// rewriteAtOnce is how much is written before it goes to the disk, which cannot be broken off.
+// rewriteAtOnce is how many bytes are written before they are flushed. A flush cannot be cancelled.
 const rewriteAtOnce = 16 << 20
 
-// copyInto makes an empty file a copy of src, which lies in as few pieces as there is room for,
-// and reads from the disk that it is. It ends soon after ctx does.
+// copyInto makes the empty file to a copy of src in as few extents as there is room for. It then reads both from the
+// disk and compares them. It ends soon after ctx does.
 func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progress backends.Progress) error {
 	var done, total int64
 	for _, r := range data {
@@ -175,7 +176,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 		}
 		return context.Cause(ctx)
 	}
-	for _, r := range data { // as a whole, before others are: in one place
+	for _, r := range data { // each range as a whole first, so that it is contiguous
 		err := unix.Fallocate(int(to.Fd()), 0, r.Offset, r.Length)
 		if err == nil {
 			err = each(0)
@@ -203,7 +204,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 	if err == nil {
 		err = to.Sync()
 	}
-	for _, f := range []*os.File{to, src} { // so that what is read is on the disk
+	for _, f := range []*os.File{to, src} { // so that reading them reads the disk
 		if err == nil {
 			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 		}
@@ -228,9 +229,10 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 	})
 }
 
+// partSize is how many bytes are read at once.
 const partSize = 1 << 20
 
-// inParts calls do with a buffer for each part of the ranges, and where that is.
+// inParts calls do with a buffer and an offset for each part of the ranges.
 func inParts(data []reflink.Range, do func(part []byte, off int64) error) error {
 	buf := make([]byte, partSize)
 	for _, r := range data {

@@ -201,7 +201,7 @@ func (f *fixture) stage(fs string) cast {
 func (f *fixture) reopen(disk string) *fixture {
 	f.Helper()
 	b, rec := newBackend()
-	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.containers.Keys})
+	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys()})
 	f.must(err)
 	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
 }

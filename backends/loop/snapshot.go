@@ -29,7 +29,7 @@ type snapshots struct {
 	step     func(string)
 }
 
-// Snapshot implements backends.Pool: one shared image, one flush.
+// Snapshot implements backends.Pool. It shares one image and flushes once.
 func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
 	err := p.catalog.within(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(dir, s) })
 	if err != nil {
@@ -41,25 +41,26 @@ func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends
 	return nil
 }
 
+// take makes a snapshot of the head if the snapshot does not exist.
 func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 	if _, err := dir.Lstat(sn.layout.Image(s.ID.String())); err == nil {
-		return sn.layout.Flush(dir) // an earlier try may have been cut short before its own
+		return sn.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 	}
-	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+	if s.Kind != dataset.SnapshotTransfer { // a transfer from a full pool makes room in it
 		if err := sn.home.room(dir); err != nil {
 			return err
 		}
 	}
-	// What is damaged is none, and would push out by a schedule what is not.
+	// A snapshot of a damaged head would be useless, and a schedule would delete intact snapshots in favour of it.
 	if _, _, err := sn.images.Inspect(dir, layout.Head); err != nil {
 		return err
 	}
 	return sn.keep(dir, s)
 }
 
-// keep makes the head a snapshot that is not there.
+// keep makes the head a snapshot that does not exist yet.
 func (sn *snapshots) keep(dir folder.Dir, s dataset.Snapshot) error {
-	// The record goes first: a snapshot without one would be a stranger.
+	// The record is written first, because a snapshot without a record would be reported as damage.
 	if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (sn *snapshots) keep(dir folder.Dir, s dataset.Snapshot) error {
 	return sn.layout.Flush(dir)
 }
 
-// keepHead makes a snapshot of the head, with its record there.
+// keepHead makes the image of a snapshot, whose record exists, from the head.
 func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool, err error) {
 	if imagefile.Shares(s.Kind) {
 		if done, err := sn.sharing.Share(dir, s.ID.String(), layout.Head); err != nil || done {
@@ -85,8 +86,8 @@ func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool,
 	return sn.layout.Clone(dir, s.ID.String(), dir, layout.Head, true)
 }
 
-// DeleteSnapshot implements backends.Pool: one flush, or a power cut could bring back
-// what the store has forgotten.
+// DeleteSnapshot implements backends.Pool. It flushes once, because otherwise a power cut could bring back a snapshot
+// that the store has forgotten.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error {
 	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
 		if err := p.copier.forget(dir, place, snapshot); err != nil {
@@ -103,7 +104,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 	return nil
 }
 
-// dropSnapshot removes a snapshot with its record, if it is there.
+// drop removes a snapshot and its record, if it exists.
 func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) error {
 	inode, shared, err := sn.sharing.SharesHead(dir, snapshot)
 	if err != nil {

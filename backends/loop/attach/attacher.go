@@ -22,7 +22,7 @@ import (
 // attachTimeout bounds the wait for another process that attaches the same image.
 const attachTimeout = 10 * time.Second
 
-// Attacher attaches heads to loop devices and tells whether they are in use.
+// Attacher attaches heads to loop devices and reports whether they are in use.
 type Attacher struct {
 	pool       string // its name, for errors
 	layout     layout.Layout
@@ -46,12 +46,12 @@ func New(
 	return &Attacher{pool: pool, layout: l, images: im, sharing: s, containers: c, direct: direct, step: step}
 }
 
-// options are those of the loop device of an image.
+// options returns the options of the loop device of an image.
 func (a *Attacher) options() loopdev.Options {
 	return loopdev.Options{DirectIO: a.direct, BlockSize: layout.Sector, Sole: true}
 }
 
-// Image attaches the image at path to a device, or holds the device that it has already.
+// Image attaches the image at path. If the image is attached already, it holds that device.
 func (a *Attacher) Image(ctx context.Context, path string) (*loopdev.Device, error) {
 	return Image(ctx, path, a.options())
 }
@@ -78,7 +78,7 @@ func (a *Attacher) Attach(ctx context.Context, dir folder.Dir, id uuid.UUID, opt
 	return backends.Attachment{Mount: mountOf(dev.Path, fs, grow, opts), Release: dev.Close}, nil
 }
 
-// attachHead attaches the head. The image of the head is not a snapshot's image afterwards.
+// attachHead attaches the head. It first gives the head an image that no snapshot shares.
 func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Device, error) {
 	for try := 0; ; try++ {
 		err := a.sharing.Unshare(ctx, dir)
@@ -95,7 +95,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 			return nil, err
 		}
 		if err == nil {
-			// It may be another's device, or that of a head that was replaced meanwhile.
+			// The device may belong to another head, or to one that was replaced meanwhile.
 			st, err := dir.Lstat(a.layout.Image(layout.Head))
 			if err == nil && st.Ino == dev.Inode && st.Nlink == 1 {
 				return dev, nil
@@ -104,7 +104,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 				return nil, err
 			}
 		}
-		// A snapshot is being taken, or a crash left another name of what is in use.
+		// Either a snapshot is being taken, or a crash left a second name of an image in use.
 		if try == BusyTries/10 {
 			if err := a.sharing.DropSecondNames(dir); err != nil {
 				return nil, err
@@ -122,7 +122,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 	}
 }
 
-// attachEncrypted is Attach of an encrypted head. Nothing was changed where the key is not here.
+// attachEncrypted is Attach for an encrypted head. It changes nothing if the key is not available.
 func (a *Attacher) attachEncrypted(
 	ctx context.Context,
 	dir folder.Dir,
@@ -138,7 +138,7 @@ func (a *Attacher) attachEncrypted(
 	if err != nil {
 		return att, err
 	}
-	// The mapping has it open then.
+	// The mapping keeps the loop device open.
 	defer dev.Close()
 	open, err := a.containers.Open(ctx, dir, dev.Path, key)
 	if err != nil {
@@ -154,16 +154,15 @@ func (a *Attacher) attachEncrypted(
 	return att, nil
 }
 
-// A container that is being started holds copies of all mounts of the host until it
-// leaves them, and a process that is being forked copies of all descriptors: with them
-// the loop devices of datasets that were unmounted a moment ago.
+// The checks whether something is in use are repeated BusyTries times with a pause. A container that is being started
+// has copies of all mounts of the host until it leaves them. A process that is being forked has copies of all
+// descriptors. Both keep the loop devices of datasets that were unmounted a moment ago.
 const (
 	BusyTries = 100
 	BusyPause = 10 * time.Millisecond
 )
 
-// Idle fails with ErrInUse when the head in dir is mounted in any mount namespace, or attached to a
-// loop device and stays so.
+// Idle fails with ErrInUse if the head in dir is mounted in any mount namespace, or stays attached to a loop device.
 func (a *Attacher) Idle(ctx context.Context, dir folder.Dir) error {
 	for try := 0; ; try++ {
 		device, err := a.device(dir)
@@ -198,7 +197,7 @@ func (a *Attacher) Idle(ctx context.Context, dir folder.Dir) error {
 	}
 }
 
-// device returns the loop device that the head in dir is attached to, if any.
+// device returns the loop device of the head in dir, or "" if it has none.
 func (a *Attacher) device(dir folder.Dir) (string, error) {
 	f, err := dir.Open(a.layout.Image(layout.Head))
 	if err != nil {
@@ -209,8 +208,8 @@ func (a *Attacher) device(dir folder.Dir) (string, error) {
 	return info.Path, err
 }
 
-// attachedBy is the error where nothing in this mount namespace has a head's device mounted, and it is
-// in use. It names a process that has it mounted in another one, or has a file of it open.
+// attachedBy returns the error for a head whose device is in use although this mount namespace has no mount of it.
+// The error names a process that has the device mounted in another namespace, or has a file of it open.
 func attachedBy(ctx context.Context, device string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
@@ -232,7 +231,7 @@ func mountOf(device, fs string, grow bool, opts backends.AttachOptions) backends
 		Source:  device,
 		FSType:  fs,
 		Options: MountOptions(fs, opts.Mount),
-		// A device node in a volume is nobody's way to a disk of the host.
+		// A device node in a volume must not give access to a disk of the host.
 		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		Grow:  grow && !opts.ReadOnly,
 	}

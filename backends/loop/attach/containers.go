@@ -18,15 +18,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// An encrypted dataset has a LUKS2 container in its image, and the filesystem in there. Snapshots,
-// clones and copies are as they are of any other image: what is shared, sent and received is
-// ciphertext, and takes no key. Each image is formatted for itself: what templates share would
-// be the same for all that have other keys.
+// The image of an encrypted dataset contains a LUKS2 container with the filesystem in it. Snapshots, clones and copies
+// work as for any other image and need no key, because they share, send and receive ciphertext. Each image is formatted
+// separately: the blocks that a template shares would be the same for datasets with different keys.
 
 // Containers opens the LUKS containers in the images of encrypted datasets of a pool.
 type Containers struct {
 	runner    run.Runner
-	Keys      backends.Keys // nil: no keys are available
+	keys      backends.Keys // nil if no keys are available
 	suffix    string        // of the names of all mappings of the pool
 	available bool          // encryption was possible when the pool was opened
 	step      func(string)
@@ -41,30 +40,30 @@ func NewContainers(
 	available bool,
 	step func(string),
 ) *Containers {
-	return &Containers{runner: runner, Keys: keys, suffix: "-" + pool.String()[:8], available: available, step: step}
+	return &Containers{runner: runner, keys: keys, suffix: "-" + pool.String()[:8], available: available, step: step}
 }
 
 // HasKeys reports whether keys are available.
-func (c *Containers) HasKeys() bool { return c.Keys != nil }
+func (c *Containers) HasKeys() bool { return c.keys != nil }
 
 // Possible reports whether encryption was possible when the pool was opened.
 func (c *Containers) Possible() bool { return c.available }
 
-// Mapping is the name of the device that reads what is in the image of the dataset in dir. With
-// the pool in it two pools of a host can have the same dataset.
+// Mapping returns the name of the device mapping for the image of the dataset in dir. The name includes the pool,
+// because two pools of a host can have the same dataset.
 func (c *Containers) Mapping(dir folder.Dir) string {
-	id, _, _ := strings.Cut(filepath.Base(dir.Name()), ".") // which may be one of several that are deleted
+	id, _, _ := strings.Cut(filepath.Base(dir.Name()), ".") // a deleted dataset can have a number after its UUID
 	return "drover-" + id + c.suffix
 }
 
-// dataKey returns the key of the dataset in dir. ErrForbidden.
+// dataKey returns the key of the dataset in dir. It fails with ErrForbidden if no keys are available.
 func (c *Containers) dataKey(ctx context.Context, dir folder.Dir) ([]byte, error) {
 	id, err := layout.ParseID(filepath.Base(dir.Name()))
 	if err != nil {
 		return nil, err
 	}
 	d, err := layout.DatasetRecord(dir, id)
-	if err != nil { // who has the keys may have a record too
+	if err != nil { // the provider of the keys may have the record
 		d = &dataset.Dataset{ID: id}
 	}
 	return c.Key(ctx, *d)
@@ -75,10 +74,10 @@ func (c *Containers) Key(ctx context.Context, d dataset.Dataset) ([]byte, error)
 	if err := crypt.Available(); err != nil {
 		return nil, err
 	}
-	if c.Keys == nil {
+	if c.keys == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
 	}
-	return c.Keys.DataKey(ctx, d)
+	return c.keys.DataKey(ctx, d)
 }
 
 // Format makes a container on a device.
@@ -91,8 +90,8 @@ func (c *Containers) Open(ctx context.Context, dir folder.Dir, device string, ke
 	return crypt.New(c.runner).Open(ctx, device, c.Mapping(dir), key)
 }
 
-// Fits returns the data key of what is in dir, which opens the container in an item that nothing
-// uses: of what has a device see growsInside.
+// Fits returns the data key of the dataset in dir. It fails unless the key opens the container in an image that
+// nothing uses. For an image that has a device, see GrowsInside.
 func (c *Containers) Fits(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
@@ -101,9 +100,9 @@ func (c *Containers) Fits(ctx context.Context, dir folder.Dir, image string) ([]
 	return key, err
 }
 
-// GrowsInside prepares the growth of an encrypted head that is mounted from a loop device: it
-// returns which filesystem the head has, its mapping, and what has the mapping fill the device. It
-// changes nothing, and fails if the key is absent or another one.
+// GrowsInside prepares the growth of an encrypted head that is mounted from a loop device. It returns the filesystem
+// of the head, the path of its mapping, and a function that makes the mapping fill the device. It changes nothing,
+// and fails if the key is absent or wrong.
 func (c *Containers) GrowsInside(ctx context.Context, dir folder.Dir, device string) (fs, inner string,
 	inside func() (int64, error), err error) {
 	key, err := c.dataKey(ctx, dir)
@@ -129,7 +128,7 @@ func (c *Containers) GrowsInside(ctx context.Context, dir folder.Dir, device str
 		errors.Join(err, dev.Close())
 }
 
-// FillDevice has a mapping fill its loop device, and returns how many bytes the mapping has then.
+// FillDevice makes a mapping fill its loop device, and returns the size of the mapping in bytes.
 func (c *Containers) FillDevice(ctx context.Context, name, path string, key []byte) (int64, error) {
 	if err := crypt.New(c.runner).Resize(context.WithoutCancel(ctx), name, key); err != nil {
 		return 0, err
@@ -143,8 +142,8 @@ func (c *Containers) FillDevice(ctx context.Context, name, path string, key []by
 	return size, errors.Join(err, dev.Close())
 }
 
-// DropUnused has a mapping of the head in dir go that nobody uses, as a crash in the moment of its
-// making left it; it returns where it is mounted, if it is.
+// DropUnused removes the mapping of the head in dir if it is unused. A crash while a mapping is made leaves such a
+// mapping. DropUnused returns the mapping, and whether there was one.
 func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, there bool, err error) {
 	m, there, err = crypt.Find(c.Mapping(dir))
 	if err == nil && there && m.Users == 0 {
@@ -153,8 +152,8 @@ func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, there bool, er
 	return m, there, err
 }
 
-// Abandon has the mapping of what is in dir go, which is worthless: at once, or with what a
-// process that was killed has left running on it.
+// Abandon removes the mapping of the dataset in dir, whose content is worthless. If a killed process left something
+// running on the mapping, the mapping is removed once that has ended.
 func (c *Containers) Abandon(dir folder.Dir) error {
 	if !c.available {
 		return nil
@@ -162,7 +161,7 @@ func (c *Containers) Abandon(dir folder.Dir) error {
 	return crypt.Drop(c.Mapping(dir))
 }
 
-// Settle lets go of the mappings of the pool that nobody uses, and waits until they are gone.
+// Settle removes the unused mappings of the pool, and waits until they are gone.
 func (c *Containers) Settle() error {
 	if !c.available {
 		return nil

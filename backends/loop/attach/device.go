@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Image attaches the image at path, or holds the device that it has already.
+// Image attaches the image at path. If the image is attached already, it holds that device.
 func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
 	defer cancel()
@@ -26,7 +26,7 @@ func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Dev
 			return dev, err
 		}
 		dev, err = loopdev.Hold(other.Device)
-		// Its last user has just gone: then it can be attached anew.
+		// The last user of the device has just gone, so the image can be attached again.
 		if errors.Is(err, loopdev.ErrGone) && ctx.Err() == nil {
 			continue
 		}
@@ -34,22 +34,22 @@ func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Dev
 	}
 }
 
-// MountOptions are those that images need, before those that the profile has.
+// MountOptions returns the mount options that every image needs, followed by those of the profile.
 func MountOptions(fs string, more []string) []string {
 	var opts []string
 	if fs == mkfs.XFS {
-		// All images of a size have their template's UUID.
+		// All images of one size have the UUID of their template.
 		opts = append(opts, "nouuid")
 	}
-	// What is deleted in a volume gives its space back to the pool.
+	// Deleting files in a volume returns their space to the pool.
 	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
 		opts = append(opts, "discard")
 	}
 	return append(opts, more...)
 }
 
-// OnDetached mounts the filesystem in the image at path where nobody sees it, and
-// writes it out after f.
+// OnDetached mounts the filesystem in the image at path where no other process sees it, calls f with its root, and
+// flushes it.
 func OnDetached(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
 	dev, err := Image(ctx, path, loopdev.Options{BlockSize: layout.Sector, Sole: true})
 	if err != nil {
@@ -58,7 +58,7 @@ func OnDetached(ctx context.Context, path, fs string, f func(dir *os.File) error
 	return errors.Join(Detached(dev.Path, fs, f), dev.Close())
 }
 
-// Detached does so with the filesystem on a device.
+// Detached is OnDetached for the filesystem on a device.
 func Detached(device, fs string, f func(dir *os.File) error) error {
 	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil)})
 	if err != nil {
@@ -67,9 +67,9 @@ func Detached(device, fs string, f func(dir *os.File) error) error {
 	return errors.Join(f(dir), fsctl.Sync(dir), dir.Close())
 }
 
-// Unattached waits until no device has an image, and keeps them all off until it is closed. A mount
-// that nobody sees ends with its last descriptor, and a child that this process has just forked has
-// that one until its exec: what the kernel writes at that end would undo what resize2fs has written.
+// Unattached waits until no device has an image attached, and keeps all devices off until the image is closed. A
+// detached mount ends with its last descriptor, and a child that this process has just forked has that descriptor
+// until its exec. The writes of the kernel at the end of the mount would undo those of resize2fs.
 func Unattached(ctx context.Context, image *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
 	defer cancel()

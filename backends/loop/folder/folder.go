@@ -93,7 +93,7 @@ func (d Dir) Mkdir(name string) error {
 	})
 }
 
-// Rename renames a file or directory, and replaces what has the new name.
+// Rename renames a file or directory. A file with the new name is replaced.
 func (d Dir) Rename(from, to string) error {
 	return d.in(from, func(src Dir, a string) error {
 		return d.in(to, func(dst Dir, b string) error {

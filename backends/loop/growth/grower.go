@@ -120,19 +120,19 @@ func (gr *Grower) growMounted(ctx context.Context, dir folder.Dir, size int64, r
 	return errors.Join(fsctl.Sync(root), image.Sync(), gr.layout.Flush(dir))
 }
 
-// growth is what one mounted filesystem grows with.
+// growth is the growth of one mounted filesystem.
 type growth struct {
 	image  *os.File
 	device string // the image's loop device
-	size   int64  // that the image gets
-	inner  string // the device that the filesystem lies on, if that is not the loop device
-	// inside has the inner device fill the loop device, and returns how many bytes it has then.
+	size   int64  // future length of the image
+	inner  string // the device of the filesystem, if it is not the loop device
+	// inside makes the inner device fill the loop device, and returns the size of the inner device in bytes.
 	inside func() (int64, error)
 }
 
-// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it
-// fails, all of them are as large as before, so that no later mount finishes what was refused.
-// Only a filesystem that has begun to grow keeps its larger image.
+// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it fails, all of them
+// get their former size, so that no later mount completes a refused growth. Only a filesystem that has begun to grow
+// keeps its larger image.
 func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
 	had, err := g.image.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -146,7 +146,7 @@ func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
 		return err
 	}
 	if err = gr.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
-		return err // growIdle resumes after the latter
+		return err // after ErrCapability, GrowIdle continues with resize2fs
 	}
 	now, sErr := sizeOfMounted(root, fs, g.inner)
 	if sErr != nil || now != before {
@@ -165,6 +165,8 @@ func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
 	return err
 }
 
+// enlargeAll grows the image, its devices and the filesystem. After a failure, the caller undoes the steps that
+// succeeded.
 func (gr *Grower) enlargeAll(root *os.File, fs string, g growth) error {
 	if err := g.image.Truncate(g.size); err != nil {
 		return err
@@ -181,8 +183,8 @@ func (gr *Grower) enlargeAll(root *os.File, fs string, g growth) error {
 	return growFS(root, fs, size)
 }
 
-// sizeOfMounted returns how many bytes the filesystem mounted at root takes of its device. ext4
-// keeps its superblock in the device's page cache. XFS does not, but answers a question.
+// sizeOfMounted returns how many bytes of its device the filesystem mounted at root takes. ext4 keeps its superblock
+// in the device's page cache. XFS does not, but can be asked.
 func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
 	if fs == mkfs.XFS {
 		return fsctl.SizeXFS(root)
@@ -196,7 +198,7 @@ func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
 	return size, err
 }
 
-// growable refuses before anything was changed what would fail after.
+// growable fails before anything is changed if growing would fail later.
 func growable(fs string) error {
 	if fs != mkfs.Ext4 {
 		return nil
@@ -210,6 +212,7 @@ func growable(fs string) error {
 	return err
 }
 
+// growFS grows the filesystem mounted at root.
 func growFS(root *os.File, fs string, size int64) error {
 	if fs == mkfs.XFS {
 		return fsctl.GrowXFS(root, size)
@@ -217,9 +220,8 @@ func growFS(root *os.File, fs string, size int64) error {
 	return fsctl.GrowExt4(root, size)
 }
 
-// growHead grows a head that is not in use. Where the kernel does it, every step is
-// journalled and can be done again; resize2fs works on a clone, because a crash in
-// the middle of it can leave a wreck.
+// growHead grows a head that is not in use. If the kernel grows the filesystem, every step is journalled and can be
+// repeated. resize2fs works on a clone, because a crash in the middle of it can leave a broken filesystem.
 func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size int64) error {
 	inPlace := true
 	if fs == mkfs.Ext4 || fs == imagefile.LUKS {
@@ -246,8 +248,8 @@ func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size 
 	return gr.heads.Exchange(dir, layout.Head, func(*os.File) error { return gr.GrowIdle(ctx, dir, layout.Next, size) })
 }
 
-// GrowIdle grows an item that nothing uses, its image and the filesystem in it. It mounts the
-// filesystem first, so that one that cannot be mounted is refused before anything changes.
+// GrowIdle grows an item that nothing uses: its image and the filesystem in it. It mounts the filesystem first, so
+// that one that cannot be mounted is refused before anything changes.
 func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, size int64) error {
 	image, err := dir.OpenFile(gr.layout.Image(item), os.O_RDWR)
 	if err != nil {
@@ -259,7 +261,7 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 		return err
 	}
 	var key []byte
-	if fs == imagefile.LUKS { // before anything is changed
+	if fs == imagefile.LUKS { // check the key before anything is changed
 		if key, err = gr.containers.Fits(ctx, dir, gr.layout.Image(item)); err != nil {
 			return err
 		}
@@ -276,7 +278,7 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 		return gr.enlarge(root, fs, growth{image: image, device: dev.Path, size: size})
 	})
 	err = errors.Join(err, dev.Close())
-	// The mount has replayed the journal all the same, as resize2fs demands.
+	// The mount has replayed the journal, which resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
 		if err = attach.Unattached(ctx, image); err == nil {
 			err = gr.resize2fs(ctx, path, size)
@@ -290,7 +292,8 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 
 const resizeTimeout = 90 * time.Second
 
-// resize2fs grows an unmounted ext4. -f, as its last check is older than its last mount.
+// resize2fs grows an unmounted ext4. It passes -f because the last check of the filesystem is older than its last
+// mount.
 func (gr *Grower) resize2fs(ctx context.Context, path string, size int64) error {
 	_, err := gr.runner.Run(ctx, run.Command{
 		Name: "resize2fs", Args: []string{"-f", path, strconv.FormatInt(size/1024, 10) + "K"}, Timeout: resizeTimeout,
@@ -319,7 +322,7 @@ func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g growth,
 		return gr.containers.FillDevice(ctx, gr.containers.Mapping(dir), open.Path(), key)
 	}
 	err = attach.Detached(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })
-	if errors.Is(err, fsctl.ErrCapability) { // see growIdle
+	if errors.Is(err, fsctl.ErrCapability) { // as in GrowIdle
 		var size int64
 		if size, err = open.Size(); err == nil {
 			err = gr.resize2fs(ctx, open.Path(), size)

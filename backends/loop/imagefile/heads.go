@@ -17,7 +17,7 @@ type Heads struct {
 // NewHeads returns the heads of a pool with a layout.
 func NewHeads(l layout.Layout, step func(string)) *Heads { return &Heads{layout: l, step: step} }
 
-// Exchange makes the head a clone of an item, which change has worked on before.
+// Exchange makes the head a clone of an item that change has worked on.
 func (h *Heads) Exchange(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := h.Prepare(dir, item, change); err != nil {
 		return err
@@ -25,7 +25,7 @@ func (h *Heads) Exchange(dir folder.Dir, item string, change func(image *os.File
 	return h.Replace(dir)
 }
 
-// Replace makes next, which is on the disk, the head, in one step.
+// Replace makes next the head in one step. next must be on the disk.
 func (h *Heads) Replace(dir folder.Dir) error {
 	if err := h.layout.Replace(dir, layout.Head, layout.Next); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (h *Heads) Replace(dir folder.Dir) error {
 	return h.layout.Remove(dir, layout.Next)
 }
 
-// Prepare makes next a clone of an item that change has worked on, on the disk.
+// Prepare makes next a clone of an item that change has worked on, and flushes it.
 func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := h.layout.Remove(dir, layout.Next); err != nil {
 		return err
@@ -52,7 +52,7 @@ func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File)
 	return h.Finish(dir, image, change)
 }
 
-// Finish has change work on the image of next, and brings that to the disk.
+// Finish calls change with the image of next and flushes the image.
 func (h *Heads) Finish(dir folder.Dir, image *os.File, change func(image *os.File) error) error {
 	err := change(image)
 	if err == nil {

@@ -18,16 +18,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// The size of a dataset is what can be written to it, so its image is larger: see package mkfs.
-// The image of one that an older version made is as large as its size, and stays so until it is
-// resized. The size is on record beside the image.
+// The size of a dataset is the number of bytes that can be written to it, so its image is larger: see package mkfs. An
+// image that an older version made is as large as the dataset's size until the dataset is resized. The size is recorded
+// beside the image.
 
-// RoundUp makes a size a whole number of blocks.
+// RoundUp rounds a size up to a whole number of blocks.
 func RoundUp(size dataset.Size) dataset.Size {
 	return (size + layout.Sector - 1) / layout.Sector * layout.Sector
 }
 
-// ImageFor is how many bytes the image of a dataset of a size has, with a filesystem in it.
+// ImageFor returns the length in bytes of the image of a dataset of a size with a filesystem.
 func ImageFor(fs string, size dataset.Size, encrypted bool) int64 {
 	device := mkfs.Device(fs, size)
 	if encrypted {
@@ -61,7 +61,7 @@ func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
 	return st.Size, nil
 }
 
-// Extent is how large an item is.
+// Extent is the size of an item and of its image.
 type Extent struct {
 	FS        string
 	Encrypted bool
@@ -69,11 +69,10 @@ type Extent struct {
 	Image     int64
 }
 
-// ImageFor is how large the image would be for another size.
+// ImageFor returns the length of the image for another size.
 func (s Extent) ImageFor(size dataset.Size) int64 { return ImageFor(s.FS, size, s.Encrypted) }
 
-// SizeOf returns an item's size: what is on record, or, where that says nothing, what fits into its
-// image.
+// SizeOf returns the size of an item from its record, or, if the record has none, the size that fits into its image.
 func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
 	if s.Image, err = i.Size(dir, item); err != nil {
 		return s, err
@@ -82,7 +81,7 @@ func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
 		return s, err
 	}
 	recorded, profile := RecordedSize(dir, item)
-	if s.Encrypted = s.FS == LUKS; s.Encrypted { // and what is in there takes the key
+	if s.Encrypted = s.FS == LUKS; s.Encrypted { // reading the filesystem in there takes the key
 		if s.FS = profile.Filesystem.Type; s.FS == "" {
 			s.FS = i.defaultFS(dataset.Size(s.Image))
 		}
@@ -98,7 +97,7 @@ func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
 	return s, nil
 }
 
-// RecordedSize is what the record of an item says; 0: nothing.
+// RecordedSize returns the size in the record of an item, and its profile. It returns 0 if the record has no size.
 func RecordedSize(dir folder.Dir, item string) (dataset.Size, dataset.Profile) {
 	if id, err := layout.ParseID(item); err == nil {
 		var s dataset.Snapshot
@@ -114,12 +113,12 @@ func RecordedSize(dir folder.Dir, item string) (dataset.Size, dataset.Profile) {
 	return d.Size, d.Profile
 }
 
-// GrowSlack is what a filesystem may be smaller than its image by itself, in bytes: a
-// last group that would be too small is left out, by ext4 more than by XFS.
+// GrowSlack is how many bytes a filesystem may be smaller than its image without being grown. A filesystem leaves out
+// a last group that would be too small. ext4 leaves out more than XFS.
 const GrowSlack = 16 << 20
 
-// Inspect tells which filesystem an item's image holds, and whether it is smaller than
-// the image, as a resize that was cut short leaves it. Of one that is encrypted it may be.
+// Inspect returns the filesystem in an item's image. grow reports whether the filesystem is smaller than the image,
+// as an interrupted resize leaves it. For an encrypted image grow is true, because it may be smaller.
 func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err error) {
 	f, err := dir.Open(i.layout.Image(item))
 	if err != nil {
@@ -129,7 +128,7 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 	return Look(f, item)
 }
 
-// Look is inspect of an item's image that is open.
+// Look is Inspect for an item's open image.
 func Look(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
 	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
@@ -146,8 +145,9 @@ func Look(image *os.File, item string) (fs string, grow bool, err error) {
 	return fs, have-size > GrowSlack, err
 }
 
-// Superblock reads which filesystem is in an image, and of how many bytes; of a container, what
-// that has in it takes the key. ErrCorrupt: there is neither, or not all of it.
+// Superblock reads which filesystem is in an image, and its size in bytes. For a container the size is 0, because
+// reading what is in it takes the key. It fails with ErrCorrupt if there is neither a filesystem nor a container, or
+// only a part of one.
 func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 	_, is, err := crypt.Header(d)
 	if err != nil {
@@ -171,10 +171,10 @@ func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 	return fs, size, err
 }
 
-// LUKS is what an image holds instead of a filesystem that can be seen.
+// LUKS is the filesystem of an encrypted image: the real one is not visible without the key.
 const LUKS = "luks"
 
-// containerOf tells whether an item's image has a container, and that one's UUID.
+// container reports whether an item's image is a container, and returns the UUID of the container.
 func (i *Images) container(dir folder.Dir, item string) (uuid.UUID, bool, error) {
 	f, err := dir.Open(i.layout.Image(item))
 	if err != nil {
@@ -188,15 +188,14 @@ func (i *Images) container(dir folder.Dir, item string) (uuid.UUID, bool, error)
 	return id, is, err
 }
 
-// SameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or
-// neither is encrypted.
+// SameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or neither is encrypted.
 func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 	id, is, err := i.container(dir, item)
 	switch {
 	case err != nil:
 		return err
 	case is != (d.Encryption != nil):
-		if _, _, err := i.Inspect(dir, item); err != nil { // it may be neither
+		if _, _, err := i.Inspect(dir, item); err != nil { // the image may contain neither a filesystem nor a container
 			return err
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
@@ -207,7 +206,7 @@ func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 	return nil
 }
 
-// Same fails with ErrCorrupt when a clone differs from its source.
+// Same fails with ErrCorrupt if a clone differs from its source.
 func (i *Images) Same(dir folder.Dir, source, clone string) error {
 	equal, err := i.equal(dir, source, clone)
 	if err == nil && !equal {
@@ -217,7 +216,7 @@ func (i *Images) Same(dir folder.Dir, source, clone string) error {
 	return err
 }
 
-// equal tells whether two items have the same bytes, by their extents.
+// equal reports whether two items have the same bytes. It compares their extents.
 func (i *Images) equal(dir folder.Dir, a, b string) (bool, error) {
 	fa, err := dir.Open(i.layout.Image(a))
 	if err != nil {
@@ -232,7 +231,7 @@ func (i *Images) equal(dir folder.Dir, a, b string) (bool, error) {
 	return reflink.Same(fa, fb)
 }
 
-// HeadIs tells whether there is a head, with the bytes of an item.
+// HeadIs reports whether there is a head with the same bytes as an item.
 func (i *Images) HeadIs(dir folder.Dir, item string) (bool, error) {
 	if _, err := dir.Lstat(i.layout.Image(layout.Head)); err != nil {
 		return false, folder.AbsentIsFine(err)
@@ -240,13 +239,13 @@ func (i *Images) HeadIs(dir folder.Dir, item string) (bool, error) {
 	return i.equal(dir, item, layout.Head)
 }
 
-// IsHead tells whether a file is the head's.
+// IsHead reports whether an inode is that of the head's image.
 func (i *Images) IsHead(dir folder.Dir, inode uint64) (bool, error) {
 	st, err := dir.Lstat(i.layout.Image(layout.Head))
 	return st.Ino == inode, err
 }
 
-// OpenSnapshot opens a snapshot's image; ErrNotFound.
+// OpenSnapshot opens a snapshot's image. It fails with ErrNotFound if there is none.
 func (i *Images) OpenSnapshot(dir folder.Dir, id uuid.UUID) (*os.File, error) {
 	f, err := dir.Open(i.layout.Image(id.String()))
 	if errors.Is(err, os.ErrNotExist) {

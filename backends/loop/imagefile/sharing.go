@@ -14,14 +14,12 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
-// On XFS a head and a snapshot of it can be one file with two names, as long as nobody has
-// the head open: what a FICLONE costs, seconds of a fragmented image, is put off until the
-// head is written to, which it may never be. So it is with snapshots for other nodes and with
-// heads that a move makes. Whoever is to write to a head makes it its own before (own), and
-// its loop device takes no file with a second name.
+// On XFS a head and a snapshot of it can be one file with two names while no process has the head open. A FICLONE of a
+// fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to, which may never
+// happen. Snapshots for other nodes and heads that a move makes are shared in this way. Unshare must be called before a
+// head is written to, and a loop device accepts no file with a second name.
 
-// Sharing lets a head and a snapshot be one file with two names, and parts them before the head is
-// written to.
+// Sharing lets a head and a snapshot be one file with two names, and separates them before the head is written to.
 type Sharing struct {
 	pool   string // its name, for errors
 	layout layout.Layout
@@ -35,8 +33,8 @@ func NewSharing(pool string, l layout.Layout, im *Images, h *Heads, step func(st
 	return &Sharing{pool: pool, layout: l, images: im, heads: h, step: step}
 }
 
-// Share makes item what src is, while nobody uses the head, whichever of the two it is. It
-// tells false, and has done nothing, where it is in use or the layout gains nothing by it.
+// Share makes item a second name of the image of src. One of the two is the head. If the head is in use, or if the
+// layout gains nothing by sharing, Share does nothing and returns false.
 func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error) {
 	if !s.layout.Costly() {
 		return false, nil
@@ -56,8 +54,8 @@ func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error)
 	if err := image.Sync(); err != nil {
 		return false, err
 	}
-	// Under a name that is none's until it is seen that nobody has it open: who attaches it
-	// after looks how many names it has, once the device has it.
+	// The image gets a temporary name first, until it is certain that nobody has it open. Whoever attaches it
+	// afterwards checks how many names it has once the device has it.
 	if err := dir.Link(s.layout.Image(src), tmp); err != nil {
 		return false, err
 	}
@@ -69,17 +67,17 @@ func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error)
 	if err := dir.Rename(tmp, s.layout.Image(item)); err != nil {
 		return false, err
 	}
-	return true, folder.AbsentIsFine(dir.Remove(tmp)) // it stays where both are names of one file: rename(2)
+	return true, folder.AbsentIsFine(dir.Remove(tmp)) // rename(2) leaves tmp if both are names of one file
 }
 
-// Shares tells whether the image of a snapshot of some kind may be the head's own: where it is
-// mostly gone before the head is written to.
+// Shares reports whether a snapshot of a kind may share the head's image. Snapshots of these kinds are mostly deleted
+// before the head is written to.
 func Shares(kind dataset.SnapshotKind) bool {
 	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded
 }
 
-// Unshare gives a head an image that no snapshot has, before it is written to. ErrAttached: a
-// device has it, and with it most often such an image.
+// Unshare gives a head an image that no snapshot shares. It must be called before the head is written to. It fails
+// with ErrAttached if a device has the head, which then mostly has an image of its own.
 func (s *Sharing) Unshare(ctx context.Context, dir folder.Dir) error {
 	st, err := dir.Lstat(s.layout.Image(layout.Head))
 	if err != nil || st.Nlink == 1 {
@@ -88,19 +86,20 @@ func (s *Sharing) Unshare(ctx context.Context, dir folder.Dir) error {
 	return s.renew(ctx, dir, st.Ino)
 }
 
-// renew gives a head whose image has a number another one, a clone of it. ErrAttached.
+// renew replaces the image of a head by a clone, if the image still has the inode. It fails with ErrAttached if a
+// device has the image.
 func (s *Sharing) renew(ctx context.Context, dir folder.Dir, inode uint64) error {
 	was, err := dir.Open(s.layout.Image(layout.Head))
 	if err != nil {
 		return err
 	}
 	defer was.Close()
-	// Nobody attaches it until it is closed, or makes it its own.
+	// Until the image is closed, it cannot be attached or replaced.
 	if err := loopdev.Claim(ctx, was); err != nil {
 		return err
 	}
 	if now, err := s.images.IsHead(dir, inode); err != nil || !now {
-		return err // another has done it
+		return err // another call has replaced it
 	}
 	return s.heads.Exchange(dir, layout.Head, func(image *os.File) error {
 		s.step("own.cloned")
@@ -111,7 +110,7 @@ func (s *Sharing) renew(ctx context.Context, dir folder.Dir, inode uint64) error
 	})
 }
 
-// DropSecondNames removes what a snapshot that was cut short left of the head.
+// DropSecondNames removes second names of the head that an interrupted snapshot left.
 func (s *Sharing) DropSecondNames(dir folder.Dir) error {
 	st, err := dir.Lstat(s.layout.Image(layout.Head))
 	if err != nil {
@@ -133,7 +132,7 @@ func (s *Sharing) DropSecondNames(dir folder.Dir) error {
 	return nil
 }
 
-// SharesHead returns the number of a snapshot's image, if it is the head's too.
+// SharesHead reports whether a snapshot's image is also the head's, and returns its inode.
 func (s *Sharing) SharesHead(dir folder.Dir, snapshot uuid.UUID) (inode uint64, shares bool, err error) {
 	st, err := dir.Lstat(s.layout.Image(layout.Head))
 	if err != nil || st.Nlink == 1 {
@@ -144,13 +143,13 @@ func (s *Sharing) SharesHead(dir folder.Dir, snapshot uuid.UUID) (inode uint64, 
 }
 
 // Remove removes the image of a snapshot that is also the head's image. A reader of the snapshot may have the image
-// open. The head is then parted from the image first, because otherwise it would be written to under the reader. The
-// snapshot's image gets a temporary name before, so that nobody else can begin to read it, and loses that name at the
-// end. If parting fails, the image gets its name back and nothing is removed.
+// open, so the head gets its own image first. Otherwise writes to the head would change the image under the reader.
+// Before that, the snapshot's image gets a temporary name, so that no new reader can open it. The temporary name is
+// removed at the end. If separating the head fails, the image gets its name back and nothing is removed.
 func (s *Sharing) Remove(ctx context.Context, dir folder.Dir, item string, inode uint64) error {
 	image := s.layout.Image(item)
 	tmp := layout.TmpPrefix + image
-	if err := folder.AbsentIsFine(dir.Remove(tmp)); err != nil { // rename(2) leaves two names of one file as they are
+	if err := folder.AbsentIsFine(dir.Remove(tmp)); err != nil { // rename(2) does nothing if both are names of one file
 		return err
 	}
 	if err := dir.Rename(image, tmp); err != nil {
@@ -163,7 +162,7 @@ func (s *Sharing) Remove(ctx context.Context, dir folder.Dir, item string, inode
 	return dir.Remove(tmp)
 }
 
-// partFrom gives a head an image of its own when somebody reads the snapshot that shares it.
+// partFrom gives a head its own image if the snapshot that shares it is being read.
 func (s *Sharing) partFrom(ctx context.Context, dir folder.Dir, inode uint64) error {
 	image, err := dir.Open(s.layout.Image(layout.Head))
 	if err != nil {

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tags of an image, each with a snapshot that a restore keeps.
+// The tags of an image. Each names a snapshot that a restore keeps.
 const (
-	// RestoredAttr names, on a head, the snapshot that keeps what it replaced: so a restore
-	// that is asked for again, after its success, does not undo what was written. On the
-	// image of that very snapshot it says that the two were not exchanged yet.
+	// RestoredAttr on a head names the snapshot that keeps the head that was replaced. So a restore that is repeated
+	// after its success does not undo later writes. If the image of that snapshot itself has the tag, the two were
+	// not exchanged yet.
 	RestoredAttr = "user.drover.restored"
-	// keptAttr is on what a restore has replaced: so one that is asked for again, after
-	// another one has made the head anew, does not undo that.
+	// keptAttr is on an image that a restore has replaced. So a restore that is repeated after another restore has
+	// replaced the head does not undo the later one.
 	keptAttr = "user.drover.kept"
 )
 
-// Restored tells whether a restore that keeps the head as a snapshot has done so.
+// Restored reports whether a restore that keeps the head as a snapshot has succeeded.
 func (i *Images) Restored(dir folder.Dir, keep uuid.UUID) (bool, error) {
 	by, err := i.tagOf(dir, layout.Head, RestoredAttr)
 	if err != nil || keep == uuid.Nil || by == keep {
@@ -36,8 +36,8 @@ func (i *Images) Restored(dir folder.Dir, keep uuid.UUID) (bool, error) {
 	return !waits, err
 }
 
-// Unfinished tells whether an item is what a restore that was cut short would have made the
-// head: it is no snapshot, and worthless.
+// Unfinished reports whether an item is the future head of an interrupted restore. Such an item has the name of a
+// snapshot, but is worthless.
 func (i *Images) Unfinished(dir folder.Dir, item string) (bool, error) {
 	id, err := layout.ParseID(item)
 	if err != nil {
@@ -47,6 +47,7 @@ func (i *Images) Unfinished(dir folder.Dir, item string) (bool, error) {
 	return err == nil && by == id, folder.AbsentIsFine(err)
 }
 
+// tagOf returns a tag of an item's image.
 func (i *Images) tagOf(dir folder.Dir, item, attr string) (uuid.UUID, error) {
 	image, err := dir.Open(i.layout.Image(item))
 	if err != nil {
@@ -56,8 +57,8 @@ func (i *Images) tagOf(dir folder.Dir, item, attr string) (uuid.UUID, error) {
 	return tag(image, attr)
 }
 
-// TagKept has the head, and all that was written to it, on the disk with the tag of what a
-// snapshot keeps.
+// TagKept tags the head with the snapshot that will keep it, and flushes the head with everything that was written to
+// it.
 func (i *Images) TagKept(dir folder.Dir, keep uuid.UUID) error {
 	image, err := dir.OpenFile(i.layout.Image(layout.Head), os.O_RDWR)
 	if err != nil {
@@ -67,7 +68,7 @@ func (i *Images) TagKept(dir folder.Dir, keep uuid.UUID) error {
 	return errors.Join(err, image.Sync(), image.Close())
 }
 
-// tag returns the snapshot that an image is tagged with; the nil one where it is not.
+// tag returns the snapshot that an image is tagged with, or the nil UUID if the image has no tag.
 func tag(image *os.File, attr string) (id uuid.UUID, err error) {
 	buf := make([]byte, 64)
 	n, err := unix.Fgetxattr(int(image.Fd()), attr, buf)
@@ -88,7 +89,7 @@ func SetTag(image *os.File, attr string, id uuid.UUID) error {
 	return unix.Fsetxattr(int(image.Fd()), attr, []byte(id.String()), 0)
 }
 
-// KeepTag has the image that replaces a head say which snapshot keeps what a restore replaced.
+// KeepTag copies the tag of a completed restore from a head to the image that replaces it.
 func KeepTag(was, image *os.File) error {
 	keep, err := tag(was, RestoredAttr)
 	if err != nil || keep == uuid.Nil {

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Space returns the free bytes and the size of the filesystem that a pool lies on.
+// Space returns the free bytes and the size of the filesystem that contains a pool.
 func Space(root folder.Dir) (free, size dataset.Size, err error) {
 	f, s, err := fsctl.SpaceOf(root.File)
 	return dataset.Size(f), dataset.Size(s), err
 }
 
-// NoSpace gives ENOSPC the kind that the contract has for it.
+// NoSpace returns err, and makes ENOSPC and EDQUOT an error of the kind ErrNoSpace.
 func NoSpace(err error) error {
 	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
 		!errors.Is(err, dataset.ErrNoSpace) {
@@ -25,7 +25,7 @@ func NoSpace(err error) error {
 	return err
 }
 
-// NoHead says why a copy is not used as a dataset.
+// NoHead returns the error for a copy that is used as a dataset.
 func NoHead(pool string, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere",
 		pool, id)

@@ -28,9 +28,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Image is the XFS in one file that a pool lies in where the host has no reflinks.
-// Its blocks are allocated when it is made and never given back (mkfs -K, nodiscard, and no
-// discards on its device): a host disk that fills up then takes nothing from it.
+// Image is the file with an XFS that contains a pool. Its blocks are allocated when it is made and never given back
+// (mkfs -K, nodiscard, and no discards on its device), so a host disk that fills up cannot take space from the pool.
 type Image struct {
 	file   string
 	mount  string
@@ -38,10 +37,10 @@ type Image struct {
 	blocks imageBlocks
 }
 
-// minPoolImage is the least that is of use: XFS wants 300 MiB for itself.
+// minPoolImage is the least useful size: XFS needs 300 MiB for itself.
 const minPoolImage = 512 * dataset.MiB
 
-// Open mounts the pool image of cfg, making it first where that is wanted.
+// Open mounts the pool image of cfg. It makes the image first if cfg demands that.
 func Open(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) (*Image, error) {
 	if cfg.Mount == "" {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "an image needs a directory to be mounted at")
@@ -66,7 +65,7 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 		return nil, dataset.Errorf(dataset.ErrExists,
 			"%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
 	}
-	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // it may be anybody's
+	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // the file may not be a pool image
 		if err := img.peek(ctx); err != nil {
 			return nil, err
 		}
@@ -77,8 +76,8 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 	return img, nil
 }
 
-// peek fails with ErrExists when the XFS in a file that was there before is no pool's. It
-// reads alone, and replays no log: somebody, a virtual machine for one, may have it mounted.
+// peek fails with ErrExists if the XFS in an existing file is not a pool's. It only reads and does not replay the
+// log, because the file may be mounted, for example by a virtual machine.
 func (img *Image) peek(ctx context.Context) error {
 	if device, err := img.mounted(); err != nil || device != "" {
 		return err
@@ -110,7 +109,7 @@ func (img *Image) peek(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look into %s: %w", img.file, err)
 	}
-	// Of a pool that was just made all may be in the log still.
+	// Everything in a pool that was just made may still be in the log, so no name is visible.
 	if len(names) > 0 && !slices.Contains(names, layout.IdentityFile) &&
 		!slices.Contains(names, layout.IdentityFile+layout.TmpSuffix) {
 		return dataset.Errorf(dataset.ErrExists,
@@ -119,19 +118,18 @@ func (img *Image) peek(ctx context.Context) error {
 	return nil
 }
 
-// makeImage makes the image under a temporary name, so that a file of its own name is
-// one that was made to the end.
+// makeImage makes the image under a temporary name, so that a file with the final name is complete.
 func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) error {
 	size := imagefile.RoundUp(cfg.Image)
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
 			cfg.Image, minPoolImage)
 	}
-	if err := mkfs.Usable(mkfs.XFS); err != nil { // a pool needs no more than one that its volumes can have
+	if err := mkfs.Usable(mkfs.XFS); err != nil { // the filesystem of a pool has no more needs than that of a volume
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
 	}
-	// Not written over: it takes the room that this one needs, and the mkfs of a process that
-	// was killed may be at work on it still.
+	// A file that a killed process left is removed and not overwritten: it takes the room that the new file needs, and
+	// the mkfs of that process may still write to it.
 	tmp := backends.UnfinishedImage(cfg.Path)
 	if err := folder.AbsentIsFine(os.Remove(tmp)); err != nil {
 		return err
@@ -151,20 +149,22 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	return folder.SyncDir(filepath.Dir(cfg.Path))
 }
 
-// nameAnew gives a file a name that none has: ErrExists when one has it by now.
+// nameAnew renames a file. It fails with ErrExists if something has the new name.
 func nameAnew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return dataset.Errorf(dataset.ErrExists, "something was put there meanwhile, and left as it is")
-	case errors.Is(err, unix.EINVAL): // NFS knows no such renaming
+	case errors.Is(err, unix.EINVAL): // NFS has no such renaming
 		return os.Rename(from, to)
 	}
 	return err
 }
 
+// formatTimeout bounds mkfs.xfs.
 const formatTimeout = 10 * time.Minute
 
+// formatImage makes a file of a size with all its blocks, and an XFS in it.
 func formatImage(ctx context.Context, runner run.Runner, path string, size dataset.Size) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
@@ -181,6 +181,7 @@ func formatImage(ctx context.Context, runner run.Runner, path string, size datas
 	return f.Sync()
 }
 
+// allocateBlocks allocates the first size bytes of a file.
 func allocateBlocks(f *os.File, size int64) error {
 	for {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
@@ -194,7 +195,7 @@ func allocateBlocks(f *os.File, size int64) error {
 	}
 }
 
-// hostRoom fails with ErrNoSpace when a file of a size would fill its disk up.
+// hostRoom fails with ErrNoSpace if a file of a size would fill its disk.
 func hostRoom(path string, size dataset.Size) error {
 	dir := filepath.Dir(path)
 	bytes, all, err := fsctl.Space(dir)
@@ -212,7 +213,7 @@ func hostRoom(path string, size dataset.Size) error {
 	return nil
 }
 
-// attach mounts the image, or finds it mounted from an earlier run.
+// attach mounts the image, unless it is mounted from an earlier run.
 func (img *Image) attach(ctx context.Context) error {
 	if err := os.MkdirAll(img.mount, 0o700); err != nil {
 		return err
@@ -237,14 +238,14 @@ func (img *Image) attach(ctx context.Context) error {
 	spec := mount.Spec{Source: dev.Path, FSType: mkfs.XFS, Options: []string{"nodiscard", "noatime", "nouuid"}}
 	err = mount.Mount(img.mount, spec)
 	for try := 0; errors.Is(err, unix.EBUSY) && try < attach.BusyTries && ctx.Err() == nil; try++ {
-		<-time.After(attach.BusyPause) // a process that is being forked has a copy of what peek had open
+		<-time.After(attach.BusyPause) // a process that is being forked has a copy of the device that peek opened
 		err = mount.Mount(img.mount, spec)
 	}
 	return err
 }
 
-// mounted returns the device by which the image is mounted in its place, or "" if nothing is
-// mounted there. If something else is, it returns ErrOffline.
+// mounted returns the device of the image if the image is mounted in its place, and "" if nothing is mounted there.
+// It fails with ErrOffline if something else is.
 func (img *Image) mounted() (device string, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -286,9 +287,9 @@ func (img *Image) Close() error {
 	return err
 }
 
-// removeDevice removes the number of a device that refuses discards once the device is free, so
-// that whoever gets the number next has discards. It gives up after a moment: who is being forked
-// has a copy of the device, or of the mount, and loopdev.Attach looks for itself.
+// removeDevice removes the number of a device that refuses discards once the device is free, so that the next user of
+// the number has discards. It gives up after a moment: a process that is being forked has a copy of the device or of
+// the mount, and loopdev.Attach checks for itself.
 func removeDevice(path string) {
 	for range removeTries {
 		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {
@@ -298,10 +299,11 @@ func removeDevice(path string) {
 	}
 }
 
+// removeTries is how often removeDevice tries.
 const removeTries = 20
 
-// Clear unmounts a pool's image, and removes the file. ErrInUse: it is mounted still; ErrOffline:
-// its name is another file's by now, which may hold anything.
+// Clear unmounts the image and removes the file. It fails with ErrInUse if the image is still mounted. It fails with
+// ErrOffline if its name belongs to another file, which may contain anything.
 func (img *Image) Clear(step func(string)) error {
 	var was, is os.FileInfo
 	on, err := img.mounted()

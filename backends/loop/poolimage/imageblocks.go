@@ -12,15 +12,15 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
-// A pool image keeps all of its blocks while it is open: its device refuses discards, so that
-// fstrim(8), which Debian runs each week, changes nothing. What punches a hole in the file itself
-// cannot be prevented. Each look at the pool finds that, allocates the blocks again, and says so.
+// A pool image keeps all of its blocks while it is open. Its device refuses discards, so fstrim(8), which Debian runs
+// each week, changes nothing. Holes that a program punches into the file itself cannot be prevented. Each status
+// check of the pool finds them, allocates the blocks again, and reports that.
 
-// imageBlocks is what happened to the blocks of an image since it was opened.
+// imageBlocks records what happened to the blocks of an image since it was opened.
 type imageBlocks struct {
 	mu       sync.Mutex
 	regained dataset.Size // blocks that were lost and allocated again
-	discards error        // why the device still passes discards on; nil: it does not
+	discards error        // why the device still passes discards on; nil if it does not
 }
 
 // keepBlocks turns off discards on the image's device.
@@ -40,8 +40,8 @@ func (img *Image) lacking() (dataset.Size, error) {
 	return max(0, dataset.Size(st.Size-st.Blocks*512)), nil
 }
 
-// refill allocates the blocks that the image lacks, and returns how many bytes it lacked and how
-// many it lacks now. It allocates nothing if that would fill the host's disk up.
+// refill allocates the missing blocks of the image. It returns how many bytes were missing before and are missing
+// now. If that would fill the disk of the host, it allocates nothing.
 func (img *Image) refill() (lack, left dataset.Size, err error) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
@@ -66,8 +66,8 @@ func (img *Image) refill() (lack, left dataset.Size, err error) {
 	return lack, left, err
 }
 
-// RefillAtOpen is refill of an image that is being opened. A full host disk keeps nobody from what
-// is in the pool.
+// RefillAtOpen allocates the missing blocks of an image that is being opened, and notes that. A full host disk is not
+// an error, because the datasets in the pool must stay reachable.
 func (img *Image) RefillAtOpen() error {
 	lack, left, err := img.refill()
 	if err == nil && lack > 0 {
@@ -99,7 +99,7 @@ func (img *Image) Room() error {
 		"%w (free space there)", img.file, left.Human(), err)
 }
 
-// Warnings returns what an operator should know about the blocks of the image, one line each.
+// Warnings returns one line for each problem with the blocks of the image.
 func (img *Image) Warnings() (list []string) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()

@@ -50,7 +50,7 @@ const (
 	frameEnd   = 'E'
 )
 
-// Header says which snapshot a stream makes of which base.
+// Header describes a stream: the snapshot that it makes, and the base that it starts from.
 type Header struct {
 	Dataset    uuid.UUID `json:"dataset"`
 	Snapshot   uuid.UUID `json:"snapshot"`
@@ -193,7 +193,7 @@ func (e *Encoder) Total() int64 { return e.out.Total }
 // Checksum returns the SHA-256 of the stream so far, in hexadecimal digits.
 func (e *Encoder) Checksum() string { return hex.EncodeToString(e.sum.Sum(nil)) }
 
-// Checksum returns the SHA-256 of what was read of the stream so far, in hexadecimal digits.
+// Checksum returns the SHA-256 of the part of the stream that was read, in hexadecimal digits.
 func (d *Decoder) Checksum() string { return hex.EncodeToString(d.sum.Sum(nil)) }
 
 // Corrupt returns the error of a bad stream.

@@ -27,7 +27,7 @@ const mkfsTimeout = 90 * time.Second
 // Spec says which formatted image a dataset starts from.
 type Spec struct {
 	FS    string
-	Size  dataset.Size // a multiple of the block
+	Size  dataset.Size // a whole number of blocks
 	Owner dataset.Owner
 }
 
@@ -63,8 +63,8 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	return t, mkfs.Check(t.FS, t.Size)
 }
 
-// Name has what templates differ by; one of an older version, which ends otherwise, has an image of
-// just its size.
+// Name contains everything in which templates differ. The name of a template of an older version ends differently;
+// its image is only as large as the size.
 func (t Spec) Name() string {
 	mode := uint32(mkfs.RootMode)
 	if t.Owner.Mode != nil {
@@ -109,8 +109,9 @@ func (s *Store) Open(ctx context.Context, root folder.Dir, t Spec) (*os.File, er
 	return root.Open(path)
 }
 
+// create makes the image of a template under a name.
 func (s *Store) create(ctx context.Context, root folder.Dir, name string, t Spec) error {
-	// Not written over: the mkfs of a process that was killed may be at work on it still.
+	// The file is not overwritten, because the mkfs of a killed process may still write to it.
 	if err := folder.AbsentIsFine(root.Remove(name)); err != nil {
 		return err
 	}
@@ -130,21 +131,21 @@ func (s *Store) create(ctx context.Context, root folder.Dir, name string, t Spec
 	if err := attach.OnDetached(ctx, path, t.FS, setRoot); err != nil {
 		return err
 	}
-	// Each hole makes one more extent for every clone to share, so only the large ones.
+	// Each hole adds an extent to every clone, so only large ones are made.
 	if _, err := reflink.PunchZeros(f, 64<<10); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-// Mkfs makes the filesystem of a template on a device or in an image, that of an ext4 with options.
+// Mkfs makes the filesystem of a template on a device or in an image. extended are the -E options for ext4.
 func (s *Store) Mkfs(ctx context.Context, t Spec, at, extended string) error {
 	more := []string{"-F", "-E", extended, at}
 	if t.FS == mkfs.XFS {
-		// Sectors as large as the loop device's blocks, or it could not be mounted.
+		// Sectors must be as large as the blocks of the loop device, or the filesystem could not be mounted.
 		more = []string{"-f", "-s", "size=4096", at}
 	}
-	if err := mkfs.Usable(t.FS); err != nil { // it may have gone since the pool was opened
+	if err := mkfs.Usable(t.FS); err != nil { // the program may have been removed since the pool was opened
 		return err
 	}
 	_, err := s.runner.Run(ctx, run.Command{
@@ -155,10 +156,10 @@ func (s *Store) Mkfs(ctx context.Context, t Spec, at, extended string) error {
 	return err
 }
 
-// Kept bounds what sizes that were asked for once take in the pool.
+// Kept is how many templates a pool keeps. It bounds the space that sizes take that were used only once.
 const Kept = 64
 
-// pruneTemplates removes the oldest templates, to have room for one more.
+// prune removes the oldest templates to make room for one more.
 func (s *Store) prune(root folder.Dir) error {
 	type made struct {
 		name string

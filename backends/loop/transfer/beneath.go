@@ -14,13 +14,12 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// beneath is what a difference is written over: the blocks of its base are shared into the
-// image that it makes, from the first on, while the stream comes, whose ranges are in order.
-// Shared all at once before it they would cost seconds of a fragmented image (8 µs an extent
-// on XFS) in which the link has nothing to do.
+// beneath shares the blocks of the base of a difference into the image that is being received. It works from the
+// beginning of the image on while the stream arrives, whose ranges are in order. If all blocks were shared before,
+// the link would be idle meanwhile: that takes seconds for a fragmented image (8 µs an extent on XFS).
 type beneath struct {
 	base, image *os.File
-	part        int64 // bytes that are shared at once: who writes waits for so many
+	part        int64 // bytes that are shared at once, for which writers wait
 	block       int64 // of the filesystem
 
 	stop  context.CancelFunc
@@ -28,17 +27,17 @@ type beneath struct {
 
 	mu   sync.Mutex
 	more *sync.Cond
-	at   int64 // all before is shared
+	at   int64 // everything before this byte is shared
 	end  int64
 	err  error
 }
 
-// sharedPart keeps writers from the image for some milliseconds at most, however fragmented.
+// sharedPart blocks writers of the image for some milliseconds at most, however fragmented the base is.
 const sharedPart = 32 << 20
 
-// layBeneath begins to share base's blocks into image, from a byte on: before it all is as it
-// is to be. Parts are multiples of block, the filesystem's. Until close is called image is not
-// written to but before a byte that upTo has returned for.
+// layBeneath begins to share the blocks of base into image from the byte from on. Everything before that byte is
+// complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the image
+// must only be written to before a byte for which upTo has returned.
 func layBeneath(ctx context.Context, image, base *os.File, from, part, block int64) (*beneath, error) {
 	was, err := base.Stat()
 	if err != nil {
@@ -48,7 +47,7 @@ func layBeneath(ctx context.Context, image, base *os.File, from, part, block int
 	if err != nil {
 		return nil, err
 	}
-	// Of the block that from lies in, all but what was written over it is shared already.
+	// The block that contains from is shared already, except for the bytes that were written over it.
 	b := &beneath{base: base, image: image, part: part, block: block, end: min(was.Size(), now.Size())}
 	b.at = (from + block - 1) / block * block
 	b.more = sync.NewCond(&b.mu)
@@ -57,8 +56,9 @@ func layBeneath(ctx context.Context, image, base *os.File, from, part, block int
 	return b, nil
 }
 
+// run shares one part after the other until the end of the base.
 func (b *beneath) run(ctx context.Context) {
-	for b.at < b.end { // nobody else writes it
+	for b.at < b.end { // only run writes b.at
 		n, err := int64(0), ctx.Err()
 		if err == nil {
 			n, err = b.share()
@@ -76,8 +76,8 @@ func (b *beneath) run(ctx context.Context) {
 	}
 }
 
-// share shares the next part. An image may end within a block, where these are larger than
-// an image's: of that one the bytes are copied.
+// share shares the next part. If the blocks of the filesystem are larger than those of images, an image can end
+// within a block. The bytes of that block are copied.
 func (b *beneath) share() (n int64, err error) {
 	if n = min(b.part, b.end-b.at) / b.block * b.block; n > 0 {
 		return n, reflink.ClonePart(b.image, b.base, b.at, n)
@@ -87,8 +87,7 @@ func (b *beneath) share() (n int64, err error) {
 	return n, err
 }
 
-// upTo waits until all before a byte of the image is shared. A nil beneath has nothing to
-// share.
+// upTo waits until everything before a byte of the image is shared. A nil beneath has nothing to share.
 func (b *beneath) upTo(off int64) error {
 	if b == nil {
 		return nil
@@ -104,7 +103,7 @@ func (b *beneath) upTo(off int64) error {
 	return fmt.Errorf("share the base: %w", b.err)
 }
 
-// all waits until all is shared.
+// all waits until everything is shared.
 func (b *beneath) all() error {
 	if b == nil {
 		return nil
@@ -112,7 +111,7 @@ func (b *beneath) all() error {
 	return b.upTo(b.end)
 }
 
-// close ends it, also where not all is shared.
+// close stops the sharing, even if not everything is shared.
 func (b *beneath) close() {
 	if b == nil {
 		return
@@ -122,8 +121,8 @@ func (b *beneath) close() {
 	_ = b.base.Close()
 }
 
-// complete has the image hold what the stream left out. Where that is all, which is so of a
-// move right after another one, what came is its base, under another name.
+// complete adds to the image the parts of the base that the stream left out. If the stream left out everything, as in
+// a move right after another one, the snapshot is its base under another name.
 func (r *receiving) complete(ctx context.Context) error {
 	if !r.grounded() {
 		return nil
@@ -144,12 +143,12 @@ func (r *receiving) complete(ctx context.Context) error {
 	return err
 }
 
-// grounded tells whether the base gets into the image while the stream comes.
+// grounded reports whether the base is shared into the image while the stream arrives.
 func (r *receiving) grounded() bool {
 	return r.in.Header.Base != uuid.Nil && r.to.Layout.Costly()
 }
 
-// ground begins to share what the base has into the image, once there is something else in it.
+// ground begins to share the base into the image, once the stream has brought something else.
 func (r *receiving) ground(ctx context.Context) (err error) {
 	if r.beneath == nil && r.grounded() {
 		r.beneath, err = r.layBeneath(ctx)
@@ -157,7 +156,7 @@ func (r *receiving) ground(ctx context.Context) (err error) {
 	return err
 }
 
-// layBeneath begins to share what the base has into the image.
+// layBeneath begins to share the base into the image.
 func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
 	p, base := r.to, r.in.Header.Base
 	from, err := p.Images.OpenSnapshot(r.dir, base)

@@ -10,37 +10,38 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// comparison remembers in what two snapshots differ that were compared last: who sends one asks
-// twice, for a plan and for the stream, and to compare the maps of two fragmented images takes
-// tenths of a second (1.2 µs an extent each on XFS). Safe for concurrent use.
+// comparison remembers the difference between the two snapshots that were compared last. A send compares twice, for
+// the plan and for the stream, and comparing the maps of two fragmented images takes tenths of a second (1.2 µs an
+// extent each on XFS). It is safe for concurrent use.
 type comparison struct {
 	mu     sync.Mutex
 	Of     pair
 	Ranges []reflink.Range
 }
 
-// pair is two images that nobody writes to, of files of their own: in subvolumes all would
-// have one inode number, and the times of what they were cloned from.
+// pair is two read-only images. They must be plain files: in subvolumes all images would have the same inode number,
+// and the times of the images that they are clones of.
 type pair struct {
 	base, Snapshot uuid.UUID
 	old, now       version
 }
 
-// version tells an image from another one that was made by its name, and from one that has
-// its inode's number after it.
+// version distinguishes an image from a later one with the same name, and from a later one with the same inode
+// number.
 type version struct {
 	inode   uint64
 	size    int64
 	changed unix.Timespec
 }
 
+// versionOf returns the version of an open image.
 func versionOf(f *os.File) (version, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)
 	return version{st.Ino, st.Size, st.Ctim}, err
 }
 
-// changed is reflink.Changed of the images of two snapshots.
+// changed is reflink.Changed for the images of two snapshots.
 func (l *comparison) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink.Range, error) {
 	of := pair{base: base, Snapshot: snapshot}
 	var err error
@@ -65,7 +66,7 @@ func (l *comparison) changed(base, snapshot uuid.UUID, old, now *os.File) ([]ref
 	return ranges, nil
 }
 
-// forget gives the memory back.
+// forget releases the memory.
 func (l *comparison) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,12 +14,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Partial is on record beside what has come of a snapshot.
+// Partial is the record of the received part of a snapshot.
 type Partial struct {
 	Snapshot uuid.UUID     `json:"snapshot"`
 	Header   stream.Header `json:"header"`
-	// All that comes before is in the image, on the disk; of the base, which was all there
-	// where a version of before wrote "mark", no more.
+	// Everything before the mark is in the image and on the disk. The image contains the base up to there. (An older
+	// version wrote "mark" when the whole base was in the image.)
 	Mark stream.Mark `json:"through"`
 }
 
@@ -28,13 +28,13 @@ func ReadPartial(dir folder.Dir) (have Partial, err error) {
 	return have, layout.ReadRecord(dir, layout.PartFile, &have)
 }
 
-// came is the record of a snapshot that came from elsewhere.
+// came is the record of a snapshot that was received.
 type came struct {
 	dataset.Snapshot
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
-// resumed reads the beginning of a stream, or goes on where one was cut.
+// resumed reads the beginning of a stream, or resumes one that was interrupted.
 func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
 	if d.From == 0 {
 		in, err := stream.NewDecoder(r)
@@ -60,6 +60,7 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 	return in, nil
 }
 
+// expected fails unless a stream is the one that was announced.
 func expected(h stream.Header, d backends.Delivery) error {
 	switch {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
@@ -71,8 +72,8 @@ func expected(h stream.Header, d backends.Delivery) error {
 	return nil
 }
 
-// startPartial makes the image that a stream is written to: empty, or a clone of its base
-// where that costs little. Otherwise the base's blocks get there while the stream comes.
+// startPartial makes the image that a stream is written to. If cloning is cheap, the image is a clone of the base.
+// Otherwise it is empty, and the blocks of the base are added while the stream arrives.
 func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 	base := h.Base.String()
 	if _, err := rc.Images.Size(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
@@ -102,7 +103,7 @@ func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 	return errors.Join(image.Truncate(h.Size), image.Close())
 }
 
-// DropPartial removes what has come of a snapshot, the record of it first.
+// DropPartial removes the received part of a snapshot. It removes the record first.
 func DropPartial(l layout.Layout, dir folder.Dir) error {
 	if err := folder.AbsentIsFine(dir.Remove(layout.PartFile)); err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Receiver writes the streams of snapshots into copies.
+// Receiver writes the streams of snapshots into copies. Its fields are set before its first use.
 type Receiver struct {
 	Pool     string // its name, for errors
 	Layout   layout.Layout
@@ -49,12 +49,12 @@ func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (
 	}
 	have, err := ReadPartial(dir)
 	if err != nil || have.Snapshot != snapshot {
-		return out, nil // of no use, or of another one
+		return out, nil // it cannot be used, or belongs to another snapshot
 	}
 	return backends.Received{Bytes: have.Mark.Offset, Base: have.Header.Base}, nil
 }
 
-// Receive writes a stream into the copy in dir, or continues one that was cut off.
+// Receive writes a stream into the copy in dir, or resumes one that was interrupted.
 func (rc *Receiver) Receive(ctx context.Context, dir folder.Dir, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
 	have, err := rc.Received(dir, layout.Copies, d.Snapshot.ID)
@@ -83,27 +83,27 @@ type receiving struct {
 	to       *Receiver
 	dir      folder.Dir
 	image    *os.File
-	beneath  *beneath // nil: all of the base is in the image, or none yet
-	asBase   bool     // nothing differs from the base, which is the image then
+	beneath  *beneath // nil if the whole base is in the image, or nothing of it yet
+	asBase   bool     // nothing differs from the base, and image is the base
 	in       *stream.Decoder
 	snapshot dataset.Snapshot
 	progress backends.Progress
-	done     stream.Mark // all before is in the image
-	safe     int64       // all before is on record, or about to be
-	flushing chan error  // of a checkpoint that is on its way
+	done     stream.Mark // everything before is in the image
+	safe     int64       // everything before is recorded, or about to be
+	flushing chan error  // result of the checkpoint that is under way
 	lost     bool        // a flush has failed: see record
 
-	checked  int64        // until here there was room
-	free     dataset.Size // in the pool, when it was measured
-	measured int64        // where in the stream that was
-	pushed   int64        // until here in the image the kernel was told to begin writing
+	checked  int64        // position in the stream up to which there was room
+	free     dataset.Size // free space of the pool when it was measured
+	measured int64        // position in the stream at that time
+	pushed   int64        // byte of the image up to which the kernel was told to begin writing
 }
 
-// Between two checkpoints come so many bytes of a stream at least, and then a part of what
-// has come, but not more than checkpointMost: what a cut costs again is little beside what it
-// does not, and a flush, which holds up what else the disk is to do, is rare on a fast link.
-// While one is under way checkpointLag or twice the distance may come: so much is on its way
-// to a busy disk, and as much again was not yet begun, when the power goes.
+// The distance between two checkpoints is at least checkpointEvery bytes of the stream. It grows with the received
+// bytes, to a part of them (1/checkpointPart), up to checkpointMost. So an interruption costs little compared with
+// the bytes that are kept. A flush delays other work of the disk, and it is rare on a fast link. While a flush is
+// under way, checkpointLag bytes or twice the distance may arrive. A power cut can lose that much on its way to a
+// busy disk, and as much again that was not begun yet.
 const (
 	checkpointEvery = 4 << 20
 	checkpointPart  = 16
@@ -116,10 +116,10 @@ type Tuning struct {
 	Every int64 // least bytes of a stream between two checkpoints
 	Lag   int64 // most bytes after a checkpoint that is not on the disk yet
 	Part  int64 // bytes of a base that are shared at once
-	// Ahead has the kernel begin to write what was received before a checkpoint flushes it. A test
-	// that cuts the power turns it off, because it would hide a flush that is missing.
+	// Ahead tells the kernel to begin writing received bytes before a checkpoint flushes them. A test that cuts the
+	// power turns it off, because it would hide a missing flush.
 	Ahead bool
-	// Fdatasync flushes an image that is received. It is fdatasync(2), unless a test has it fail.
+	// Fdatasync flushes an image that is being received. It is fdatasync(2), unless a test makes it fail.
 	Fdatasync func(*os.File) error
 }
 
@@ -131,11 +131,12 @@ func DefaultTuning() *Tuning {
 	}
 }
 
-// due is how many bytes come before the next checkpoint.
+// due returns how many bytes of the stream are between the last checkpoint and the next one.
 func (r *receiving) due() int64 {
 	return max(r.to.Tuning.Every, min(r.done.Offset/checkpointPart, checkpointMost))
 }
 
+// run receives the stream and makes the snapshot.
 func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	p := r.to
 	if r.image, err = r.dir.OpenFile(p.Layout.Image(layout.Part), os.O_RDWR); err != nil {
@@ -166,8 +167,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	case errors.Is(err, dataset.ErrCorrupt):
 		return out, errors.Join(err, DropPartial(p.Layout, r.dir))
 	case err != nil:
-		// It is on record as far as it was flushed before: what fails now costs no more than
-		// to get it again.
+		// Everything flushed before is recorded. A failure here only means that some bytes are sent again.
 		if !r.lost {
 			_ = r.record()()
 		}
@@ -176,7 +176,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	return r.finish()
 }
 
-// apply writes what comes to the image.
+// apply writes the ranges of the stream to the image.
 func (r *receiving) apply(ctx context.Context) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -216,9 +216,9 @@ func (r *receiving) apply(ctx context.Context) error {
 	}
 }
 
-// checkpoint puts on record, while the stream goes on, what has come. One at a time, and
-// the next takes all that came meanwhile: a flush may take long and bring much. Only a disk
-// that is slower than the link all the time slows the link down.
+// checkpoint records the progress while the stream continues. There is one checkpoint at a time, and the next one
+// covers everything that arrived meanwhile, because a flush can take long. The link slows down only if the disk is
+// slower than the link all the time.
 func (r *receiving) checkpoint() error {
 	if r.done.Offset-r.checked >= r.to.Tuning.Every {
 		if err := r.room(); err != nil {
@@ -243,8 +243,8 @@ func (r *receiving) checkpoint() error {
 	return nil
 }
 
-// push has the kernel begin to write what has come, so that little is left when a flush waits
-// for it. It is a hint: what can't be begun is written by the flush, which tells why not.
+// push tells the kernel to begin writing the received bytes, so that little is left when a flush waits for it. It is
+// a hint: if the kernel does not begin, the flush writes the bytes and reports the error.
 func (r *receiving) push() {
 	if !r.to.Tuning.Ahead {
 		return
@@ -254,7 +254,7 @@ func (r *receiving) push() {
 	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.pushed-from, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// measure fails with ErrNoSpace when the pool is nearly full.
+// measure fails with ErrNoSpace if the pool is nearly full.
 func (r *receiving) measure() error {
 	free, size, err := layout.Space(r.dir)
 	if err != nil {
@@ -264,8 +264,8 @@ func (r *receiving) measure() error {
 	return backends.Room(r.to.Pool, free, size)
 }
 
-// room is measure where that may be near: btrfs counts what was written only with its next
-// commit, some half minute later, so until then what has come is taken off by hand.
+// room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about
+// half a minute later. Until then room subtracts the received bytes.
 func (r *receiving) room() error {
 	free, size, err := layout.Space(r.dir)
 	if err != nil {
@@ -281,7 +281,7 @@ func (r *receiving) room() error {
 	return r.measure()
 }
 
-// wait waits for a checkpoint that is on its way.
+// wait waits for a checkpoint that is under way.
 func (r *receiving) wait() error {
 	if r.flushing == nil {
 		return nil
@@ -292,10 +292,10 @@ func (r *receiving) wait() error {
 	return err
 }
 
-// record returns what flushes the image and records what is done by now. After a flush that failed
-// no other may follow: the kernel takes what it could not write for clean, so the next flush would
-// succeed without it (fsync(2), "NOTES"). The rest of the stream comes again, to a file that is
-// opened anew, and is written from the last record on.
+// record returns a function that flushes the image and records the present position. No flush may follow a failed
+// one: the kernel treats the pages that it could not write as clean, so the next flush would succeed without them
+// (fsync(2), "NOTES"). The rest of the stream is then sent again, to a file that is opened again, and is written from
+// the last record on.
 func (r *receiving) record() func() error {
 	have := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {
@@ -307,7 +307,7 @@ func (r *receiving) record() func() error {
 	}
 }
 
-// matches checks that the image holds what the header said.
+// matches fails unless the image holds the filesystem that the header names.
 func (r *receiving) matches() error {
 	fs, _, err := imagefile.Superblock(r.image)
 	if err == nil && fs != r.in.Header.Filesystem {
@@ -316,7 +316,7 @@ func (r *receiving) matches() error {
 	return err
 }
 
-// seal gives what came the name of its snapshot.
+// seal gives the received image the name of its snapshot.
 func (r *receiving) seal() (durable bool, err error) {
 	p, id, base := r.to, r.snapshot.ID.String(), r.in.Header.Base.String()
 	if !r.asBase {
@@ -332,7 +332,7 @@ func (r *receiving) seal() (durable bool, err error) {
 	return false, p.Layout.Remove(r.dir, layout.Part)
 }
 
-// finish makes a snapshot of what was verified.
+// finish makes the verified image a snapshot.
 func (r *receiving) finish() (backends.Stream, error) {
 	p, h := r.to, r.in.Header
 	out := backends.Stream{
@@ -354,8 +354,7 @@ func (r *receiving) finish() (backends.Stream, error) {
 		return out, err
 	}
 	p.Step("receive.sealed")
-	// Once the snapshot is there for good, what a power cut brings back of the part is dropped
-	// by what comes next.
+	// Once the snapshot is durable, a part that a power cut brings back is dropped by the next operation.
 	if err := folder.AbsentIsFine(r.dir.Remove(layout.PartFile)); err != nil || durable {
 		return out, err
 	}

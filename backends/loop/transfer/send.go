@@ -78,6 +78,7 @@ func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, b
 	return out, nil
 }
 
+// sendRanges writes ranges of an image to a stream.
 func sendRanges(ctx context.Context, e *stream.Encoder, image *os.File, ranges []reflink.Range, m *meter,
 	early prefetch) error {
 	buf := make([]byte, stream.MaxPayload)
@@ -89,6 +90,7 @@ func sendRanges(ctx context.Context, e *stream.Encoder, image *os.File, ranges [
 	return nil
 }
 
+// sendRange writes one range of an image to a stream.
 func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink.Range, buf []byte, m *meter,
 	early *prefetch) error {
 	if r.Zero {
@@ -112,29 +114,29 @@ func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink
 	return nil
 }
 
-// prefetched is how many bytes more than what is sent the kernel is asked to read, and
-// prefetchPart how many at once: more it cuts off where the pool lies on a loop device.
+// prefetched is how many bytes ahead of the stream the kernel is asked to read. prefetchPart is how many at once: the
+// kernel reads no more than that if the pool is on a loop device.
 const (
 	prefetched   = 8 << 20
 	prefetchPart = 256 << 10
 )
 
-// prefetch has the kernel read what is sent next. Otherwise ranges that lie here and there
-// are read one after the other, each waited for: slower than many a link takes them.
+// prefetch makes the kernel read the next parts of the stream. Without it, scattered ranges are read one after the
+// other, with a wait for each, which is slower than many a link.
 type prefetch struct {
 	ranges []reflink.Range
 	ask    func(offset, length int64)
-	within int64 // of the first range, that was asked for
+	within int64 // bytes of the first range that were asked for
 	asked  int64
 }
 
-// willNeed asks the kernel for a part of a file. It is a hint: where it is of no use, reading
-// waits as it would have.
+// willNeed returns a function that asks the kernel to read a part of a file. It is a hint: if it does not help,
+// reading waits as it would have without it.
 func willNeed(f *os.File) func(offset, length int64) {
 	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
-// until asks for what is among the first so many bytes of all ranges with data.
+// until asks for the data among the first bytes of all ranges with data.
 func (p *prefetch) until(bytes int64) {
 	for p.asked < bytes && len(p.ranges) > 0 {
 		r := p.ranges[0]
@@ -149,7 +151,8 @@ func (p *prefetch) until(bytes int64) {
 	}
 }
 
-// ranges returns in what a snapshot's image differs from that of a base, or all that it holds.
+// ranges returns the ranges in which a snapshot's image differs from that of a base, or all of its data if there is
+// no base.
 func (s *Sender) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
 	if base == uuid.Nil {
 		return reflink.Data(image)
@@ -165,6 +168,7 @@ func (s *Sender) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File
 	return reflink.Changed(old, image)
 }
 
+// sum adds up ranges.
 func sum(ranges []reflink.Range) backends.Change {
 	c := backends.Change{Ranges: len(ranges)}
 	for _, r := range ranges {
@@ -177,6 +181,7 @@ func sum(ranges []reflink.Range) backends.Change {
 	return c
 }
 
+// meter reports the progress of a send.
 type meter struct {
 	done, total int64
 	report      backends.Progress
@@ -215,6 +220,7 @@ func (s *Sender) Changed(dir folder.Dir, older, newer dataset.Source) (backends.
 	return sum(ranges), err
 }
 
+// since returns the ranges in which newer, whose image is open, differs from older.
 func (s *Sender) since(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
 	whole := older.Dataset == uuid.Nil
 	switch {
@@ -233,6 +239,7 @@ func (s *Sender) since(dir folder.Dir, older, newer dataset.Source, image *os.Fi
 	return reflink.Changed(old, image)
 }
 
+// openPoint opens the image of a snapshot, or of the head if point names no snapshot.
 func (s *Sender) openPoint(dir folder.Dir, point dataset.Source) (*os.File, error) {
 	if point.Snapshot == uuid.Nil {
 		f, err := dir.Open(s.layout.Image(layout.Head))
