@@ -1,13 +1,11 @@
-// Package chaos runs campaigns of faults against whole clusters of the real parts (see
-// test/cluster). It kills and pauses processes, cuts networks in one direction or both, takes
-// quorums and hosts away, kills engines under their containers, and starts processes that keep a
-// mount. Several faults happen at once, while users on all hosts start and stop containers, and
-// operators move, snapshot and remove volumes. In the end it compares the volumes with what the
-// writers noted outside of them, and with what clients were told.
+// Package chaos runs campaigns of faults against whole clusters of the real parts (see test/cluster). It kills
+// and pauses processes, cuts networks in one direction or both, takes quorums and hosts away, kills engines under
+// their containers, and starts processes that keep a mount. Several faults happen at once, while users on all
+// hosts start and stop containers, and operators move, snapshot and remove volumes. At the end it compares the
+// volumes with what the writers noted outside of them, and with what clients were told.
 //
-// What happens is a function of a seed: the faults, and who does what. When each of it
-// happens is not: the same seed does the same things to a cluster that may be elsewhere
-// by then.
+// The seed determines the faults, and what the users and operators do. It does not determine when each of these
+// happens: the same seed does the same things to a cluster that may be in another state at that moment.
 package chaos
 
 import (
@@ -22,7 +20,7 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// session is the time of sessions: a tenth of the default, and all times of leases with it.
+// session is the TTL of sessions. It is a tenth of the default, and so are all times of leases.
 const session = time.Second
 
 const profiles = `default: passing
@@ -36,14 +34,14 @@ profiles:
   safe: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, follow: always, replicas: {count: 1, every: 1s}}
 `
 
-// Options say what a campaign is.
+// Options describe a campaign.
 type Options struct {
 	Seed    uint64
-	Seconds int      // that faults begin for
-	Off     []string // protections that are switched off
+	Seconds int      // how long new faults begin
+	Off     []string // protections that are disabled
 }
 
-// New makes a cluster for campaigns, one after the other.
+// New creates a cluster. Several campaigns can use it, one after the other.
 func New(t testing.TB, off string) *cluster.Cluster {
 	t.Helper()
 	return cluster.New(t, cluster.Options{
@@ -52,13 +50,13 @@ func New(t testing.TB, off string) *cluster.Cluster {
 	})
 }
 
-// Campaign is one: its volumes are its own.
+// Campaign is one campaign. It has its own volumes.
 type Campaign struct {
 	*cluster.Cluster
 
 	opts    Options
-	dir     string // of what writers note
-	writer  string // their program
+	dir     string // for the notes of the writers
+	writer  string // path of the writers' program
 	volumes []*volume
 	engines map[*cluster.Host]*dockerd
 	leases  *history.Recorder
@@ -66,13 +64,13 @@ type Campaign struct {
 	report  tally
 
 	mu    sync.Mutex
-	parts map[string]*sync.Mutex // who has a fault
+	parts map[string]*sync.Mutex // held by the fault that affects the part
 	cuts  map[cut]int
-	lost  map[*cluster.Host]bool // no container is started on these
+	lost  map[*cluster.Host]bool // no container is started on these hosts
 
-	// Of a store that was put back: see putBack.
+	// For restoring the store from an older backup; see putBack.
 	noneLost  sync.RWMutex
-	quiet     sync.RWMutex // no fault begins
+	quiet     sync.RWMutex // locked while no fault may begin
 	recovered int
 	over      []func()
 	ended     ended
@@ -81,8 +79,8 @@ type Campaign struct {
 
 type cut struct{ from, to *lan.Machine }
 
-// Run runs a campaign until its time is over, has all faults end, and holds what there is
-// against what was noted. The test fails when that does not agree, or anything is left.
+// Run runs a campaign until its time is over, waits for the end of all faults, and compares the result with the
+// notes. The test fails if they disagree, or if anything is left over.
 func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	t.Helper()
 	program, err := cluster.WriterProgram()
@@ -101,7 +99,7 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	}
 	defer k.units(t)()
 	endEngines := k.startEngines(t)
-	t.Cleanup(endEngines) // after the users, should this end in their middle
+	t.Cleanup(endEngines) // after the users have ended, also if this function ends early
 	k.makeVolumes(t)
 	k.names = c.StartTraffic(t, cluster.Load{
 		Prefix: fmt.Sprint("n", opts.Seed, "-"),

@@ -13,11 +13,12 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// wreak has the faults of the plan happen, each in its time, and returns when all are over.
+// wreak starts the faults of the plan, each at its time, and returns when all are over.
 func (k *Campaign) wreak(t testing.TB) {
 	n := 0
 	defer func() {
-		// Those on one host alone start at once and do not stop: what nobody sees shows nothing.
+		// The users that stay on one host start at once and never stop, so nearly every fault meets a writer. A
+		// fault that no writer sees shows nothing.
 		if k.report.Unseen > 1+n/10 {
 			t.Errorf("%d of %d faults found nobody at work", k.report.Unseen, n)
 		}
@@ -42,7 +43,7 @@ func (k *Campaign) wreak(t testing.TB) {
 	}
 }
 
-// befall has one fault happen.
+// befall carries out one fault.
 func (k *Campaign) befall(t testing.TB, f Fault) {
 	one := func() *cluster.Host { return k.Hosts[f.Of[0]] }
 	replica := func() *cluster.Control { return k.Controls[f.Of[0]] }
@@ -106,8 +107,8 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 	}
 }
 
-// part takes what a fault happens to, for as long as it lasts: an earlier one may take
-// longer to end than was planned.
+// part reserves the part that a fault affects until done is called. An earlier fault may take longer to end than
+// planned.
 func (k *Campaign) part(name string) (done func()) {
 	k.mu.Lock()
 	lock := k.parts[name]
@@ -134,7 +135,7 @@ func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
 	h.Resume(t)
 }
 
-// down has Consul servers gone for a while.
+// down kills or pauses Consul servers for a while.
 func (k *Campaign) down(f Fault, servers ...*consul.Server) {
 	defer k.part("consul")()
 	kill := f.Kind == ConsulKilled || f.Kind == LeaderKilled
@@ -155,7 +156,7 @@ func (k *Campaign) down(f Fault, servers ...*consul.Server) {
 	}
 }
 
-// leader is the Consul server that leads; one of the seed's choice when none does.
+// leader returns the Consul server that leads, or one that the seed chooses if none does.
 func (k *Campaign) leader(f Fault) *consul.Server {
 	for _, s := range k.Consul.Servers {
 		at := s.Leads()
@@ -168,8 +169,8 @@ func (k *Campaign) leader(f Fault) *consul.Server {
 	return k.Consul.Servers[rand.New(rand.NewPCG(k.opts.Seed, uint64(f.N))).IntN(len(k.Consul.Servers))]
 }
 
-// apart cuts the network for a while. A cut that another fault has made stays until both
-// are over.
+// apart cuts the network for a while. If another fault has made the same cut, it stays until both faults are
+// over.
 func (k *Campaign) apart(f Fault, cuts []cut) {
 	k.split(cuts)
 	time.Sleep(f.For)
@@ -210,7 +211,7 @@ func (k *Campaign) fromControl(m *lan.Machine) (cuts []cut) {
 	return cuts
 }
 
-// around is all that goes to a machine and comes from it.
+// around returns the cuts between a machine and all others, in both directions.
 func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
 	for _, other := range k.Net.Machines() {
 		if other != m {
@@ -220,8 +221,8 @@ func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
 	return cuts
 }
 
-// units start the agents anew that have ended, as their units do, until what is returned is
-// called: a guard kills one that has a file of a volume open which it has to fence.
+// units restarts agents that have ended, as their systemd units do, until the returned function is called. A
+// guard kills an agent that has a file open in a volume that the guard must fence.
 func (k *Campaign) units(t testing.TB) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup

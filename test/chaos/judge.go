@@ -22,12 +22,12 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
-// stall is how long a write may take, and what is between two of one writer. Nothing that
-// happens to a cluster holds up a volume with failover manual.
+// stall is how long a write may take, and the longest pause between two writes of one writer. No fault of a
+// campaign blocks a volume with failover manual.
 const stall = 20 * time.Second
 
-// look holds what one writer noted against what a writer of its kind must have seen. One
-// of a volume with failover auto may have been fenced.
+// look compares the notes of one writer with what a writer of its kind must have seen. A writer of a volume with
+// failover auto may have been fenced.
 func (k *Campaign) look(t testing.TB, v *volume, w *writer) {
 	entries, err := witness.Logs(k.log(w))
 	if err != nil {
@@ -52,7 +52,7 @@ func (k *Campaign) look(t testing.TB, v *volume, w *writer) {
 	k.report.Writes += len(entries)
 }
 
-// watchGuards takes note of the fences until ctx ends.
+// watchGuards records the fences until ctx ends.
 func (k *Campaign) watchGuards(ctx context.Context) {
 	seen := map[string]bool{}
 	for ; ctx.Err() == nil; rest(ctx, 300*time.Millisecond) {
@@ -73,7 +73,7 @@ func (k *Campaign) watchGuards(ctx context.Context) {
 	}
 }
 
-// boottime is what the writers' clock showed at an instant.
+// boottime returns what the writers' clock showed at a point in time.
 func (k *Campaign) boottime(at time.Time) int64 {
 	now, err := witness.Now()
 	if err != nil {
@@ -82,8 +82,7 @@ func (k *Campaign) boottime(at time.Time) int64 {
 	return now - int64(time.Since(at))
 }
 
-// judge waits until the cluster is whole, and holds what the volumes have, and what clients
-// were told, against what was noted.
+// judge waits until the cluster is healthy, and compares the volumes, and what clients were told, with the notes.
 func (k *Campaign) judge(t testing.TB) {
 	t.Helper()
 	k.awaitWhole(t)
@@ -100,7 +99,8 @@ func (k *Campaign) judge(t testing.TB) {
 		all = append(all, k.aside(t, v)...)
 		losses = append(losses, v.losses...)
 	}
-	// What was announced covers what a head lacks; and even that is kept aside.
+	// Losses that were announced explain the writes that a head lacks. Even these writes are kept in superseded
+	// heads.
 	for what, bad := range map[string][]string{
 		"heads":                         witness.Check(entries, heads, losses, k.raised...),
 		"heads, and what is kept aside": witness.Check(entries, all, nil, k.raised...),
@@ -120,8 +120,8 @@ func (k *Campaign) judge(t testing.TB) {
 	}
 }
 
-// announced is what promotions that were asked for by nobody said is lost, of those that
-// came about. An operator was told himself.
+// announced returns the losses that automatic promotions announced, if the promotion succeeded. An operator who
+// asks for a promotion learns of the loss from the answer.
 func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 	t.Helper()
 	c := k.Controls[0].Client(t)
@@ -141,7 +141,7 @@ func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
 	return losses
 }
 
-// operations are all that are on record: a long run has more than a page of them.
+// operations returns all recorded operations. A long run has more than one page of them.
 func operations(ctx context.Context, c *client.Client) (list []dataset.Operation, err error) {
 	for page := (api.Page{}); ; {
 		ops, err := c.Operations(ctx, page)
@@ -152,7 +152,7 @@ func operations(ctx context.Context, c *client.Client) (list []dataset.Operation
 	}
 }
 
-// host is the one of a name.
+// host returns the host with a name.
 func (k *Campaign) host(name string) *cluster.Host {
 	for _, h := range k.Hosts {
 		if h.Name == name {
@@ -162,7 +162,7 @@ func (k *Campaign) host(name string) *cluster.Host {
 	return nil
 }
 
-// now is what control says of a volume.
+// now returns what control reports about a volume.
 func (k *Campaign) now(t testing.TB, v *volume) api.Volume {
 	t.Helper()
 	var now api.Volume
@@ -170,7 +170,7 @@ func (k *Campaign) now(t testing.TB, v *volume) api.Volume {
 	return now
 }
 
-// awaitWhole waits until every part is back and everything that was begun has ended.
+// awaitWhole waits until every part is running again and every operation has ended.
 func (k *Campaign) awaitWhole(t testing.TB) {
 	t.Helper()
 	k.Net.Heal()
@@ -202,7 +202,7 @@ func (k *Campaign) awaitWhole(t testing.TB) {
 	}
 }
 
-// aside reads the heads of a volume that were overtaken, once they are kept.
+// aside reads the superseded heads of a volume, as soon as they are kept.
 func (k *Campaign) aside(t testing.TB, v *volume) []witness.Copy {
 	t.Helper()
 	defer func() {
@@ -229,7 +229,7 @@ func (k *Campaign) aside(t testing.TB, v *volume) []witness.Copy {
 	return copies
 }
 
-// explain prints what the hosts have to say of a volume.
+// explain prints what the hosts report about a volume.
 func (k *Campaign) explain(t testing.TB, v *volume) {
 	for _, h := range k.Hosts {
 		r := h.Exec(t, "doctor")
@@ -241,8 +241,8 @@ func (k *Campaign) explain(t testing.TB, v *volume) {
 	}
 }
 
-// letGo has a person look at the heads of a volume that were overtaken, and let go of them:
-// until then their nodes do not get the volume again.
+// letGo lets an operator examine the superseded heads of a volume and release them. Until then the volume cannot
+// return to their nodes.
 func (k *Campaign) letGo(ctx context.Context, t testing.TB, v *volume) {
 	control := k.Controls[0]
 	c := control.Client(t)
@@ -268,7 +268,7 @@ func (k *Campaign) letGo(ctx context.Context, t testing.TB, v *volume) {
 	}
 }
 
-// superseded reads one head that was overtaken; nothing when it is not there any more.
+// superseded reads one superseded head. It returns nothing if the head no longer exists.
 func (k *Campaign) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies []witness.Copy) {
 	t.Helper()
 	h := k.host(c.NodeName)
@@ -307,7 +307,7 @@ func (k *Campaign) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies [
 	return copies
 }
 
-// reflinked makes a copy of an image that shares its blocks: mounted, it would change.
+// reflinked makes a copy of an image that shares its blocks. Mounting the image itself would change it.
 func reflinked(from, to string) error {
 	src, err := os.Open(from)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
-// operator is a person at the control hosts who changes volumes.
+// operator is an operator at the control hosts who changes volumes.
 type operator struct {
 	k      *Campaign
 	random *rand.Rand
@@ -63,7 +63,7 @@ func (o *operator) run(ctx context.Context, t testing.TB) {
 	}
 }
 
-// snapshot is one of a volume; none when none is known.
+// snapshot returns the ID of one snapshot of a volume, or "" if none is known.
 func (o *operator) snapshot(ctx context.Context, t testing.TB, v *volume) string {
 	c := o.k.Controls[0].Client(t)
 	defer c.Close()
@@ -76,11 +76,11 @@ func (o *operator) snapshot(ctx context.Context, t testing.TB, v *volume) string
 
 var errUnanswered = errors.New("control has not answered")
 
-// patience is how long an operator waits for what he asked for.
+// patience is how long an operator waits for the end of an operation.
 const patience = 60 * time.Second
 
-// ask has something done, and waits until it is or is not. It is asked again, as the same
-// request, as long as control does not answer.
+// ask submits a request and waits for the end of its operation. It repeats the same request while control does
+// not answer.
 func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 	r api.Request) (op dataset.Operation, err error) {
 	c := control.Client(t)
@@ -116,14 +116,14 @@ func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Contr
 	return op, nil
 }
 
-// unheard reports whether an error leaves open what happened.
+// unheard reports whether it is unknown, after an error, what happened.
 func unheard(err error) bool {
 	kind := dataset.KindOf(err)
 	return err != nil && (kind == nil || kind == dataset.ErrUnavailable)
 }
 
-// lose has a host go off with all that runs on it. A person sees that, and has its volumes
-// go on elsewhere as far as there are copies; then it comes back.
+// lose switches a host off with everything that runs on it. An operator notices this and lets the volumes of the
+// host continue from copies where there are any. Then the host is switched on again.
 func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
 	k.noneLost.RLock()
 	defer k.noneLost.RUnlock()
@@ -154,8 +154,8 @@ func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
 	k.lost[h] = false
 }
 
-// stopWriters kills what writes to a volume on a host. What the guard has frozen writes no
-// more, and ends once it is thawed.
+// stopWriters kills the writers of a volume on a host. A writer that the guard has frozen writes no more, and
+// ends as soon as it is thawed.
 func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 	v.mu.Lock()
 	var here []*writer
@@ -176,7 +176,8 @@ func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 	}
 }
 
-// goOn has a volume whose home is lost go on from a copy, by a person's word.
+// goOn lets a volume whose home is lost continue from a copy. An operator confirms that the home no longer
+// writes.
 func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
 	c := control.Client(t)
 	defer c.Close()
@@ -190,7 +191,7 @@ func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cl
 			return
 		}
 		if r.Node = target(now, lost); r.Node == "" {
-			continue // what a replica has is heard with a heartbeat
+			continue // a heartbeat reports what a replica has
 		}
 		v.mu.Lock()
 		v.barred[lost] = true
@@ -219,7 +220,7 @@ func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cl
 	}
 }
 
-// target is a node with a copy that a volume can go on from.
+// target returns the name of a node with a copy from which the volume can continue.
 func target(v api.Volume, lost *cluster.Host) string {
 	for _, c := range v.Kept {
 		if c.NodeName != lost.Name && c.Kind != dataset.CopySuperseded && c.Whole() {
@@ -229,7 +230,8 @@ func target(v api.Volume, lost *cluster.Host) string {
 	return ""
 }
 
-// unbar waits until a host that was lost knows what became of a volume.
+// unbar waits until a host that was lost knows the present state of a volume, and then allows containers with it
+// there again.
 func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
 	v.mu.Lock()
 	barred := v.barred[h]

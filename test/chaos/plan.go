@@ -12,49 +12,51 @@ import (
 // Kind is a kind of fault.
 type Kind string
 
-// The kinds of faults, and what is chosen with them.
+// The kinds of faults. The comment says what the seed chooses for a fault.
 const (
 	AgentKilled   Kind = "agent-killed"   // a host
-	AgentPaused   Kind = "agent-paused"   // a host: SIGSTOP, for longer than its session mostly
-	GuardKilled   Kind = "guard-killed"   // a host: for no longer than it takes to be started anew
+	AgentPaused   Kind = "agent-paused"   // a host: SIGSTOP, mostly for longer than its session
+	GuardKilled   Kind = "guard-killed"   // a host: only for the time of a restart
 	ControlKilled Kind = "control-killed" // a replica
 	ControlPaused Kind = "control-paused" // a replica
 	ConsulKilled  Kind = "consul-killed"  // a server
 	ConsulPaused  Kind = "consul-paused"  // a server
-	LeaderKilled  Kind = "leader-killed"  // nobody: whoever leads Consul then
-	LeaderPaused  Kind = "leader-paused"  // likewise
-	LeaderCut     Kind = "leader-cut"     // likewise, from everybody
+	LeaderKilled  Kind = "leader-killed"  // nothing: the leader of Consul at that time
+	LeaderPaused  Kind = "leader-paused"  // nothing: the leader of Consul at that time
+	LeaderCut     Kind = "leader-cut"     // nothing: the leader of Consul at that time, from everything
 	QuorumLost    Kind = "quorum-lost"    // two servers, paused
 	HostCut       Kind = "host-cut"       // a host, from all control
 	HostMute      Kind = "host-mute"      // a host: control does not hear it
 	HostDeaf      Kind = "host-deaf"      // a host: it does not hear control
-	HostAlone     Kind = "host-alone"     // a host, from everybody
+	HostAlone     Kind = "host-alone"     // a host, from everything
 	PeersCut      Kind = "peers-cut"      // two hosts from each other
 	PeersDeaf     Kind = "peers-deaf"     // two hosts: the second does not hear the first
 	ControlCut    Kind = "control-cut"    // a replica, from Consul
 	ControlDeaf   Kind = "control-deaf"   // a replica: it does not hear Consul
-	// a host: off, with its containers; a person vouches for that, and its volumes go on elsewhere
+	// a host: switched off with its containers; an operator confirms that, and its volumes continue on other
+	// hosts
 	HostLost     Kind = "host-lost"
-	EngineKilled Kind = "engine-killed" // a host: its containers go on (live-restore)
-	FilesCopied  Kind = "files-copied"  // a host: docker cp on each of its containers, for as long
+	EngineKilled Kind = "engine-killed" // a host: its containers keep running (live-restore)
+	FilesCopied  Kind = "files-copied"  // a host: docker cp on each of its containers, for the duration of the fault
 	// a host: docker cp on each of its containers fails for another driver's volume
-	CopyFailed   Kind = "copy-failed"
-	MountKept    Kind = "mount-kept"     // a host: a process with a copy of a container's mounts writes on
-	Strangers    Kind = "strangers"      // a host: processes with many descriptors that use no volume
-	HostBusy     Kind = "host-busy"      // a host: its CPUs and memory
-	StorePutBack Kind = "store-put-back" // nobody: Consul, to what it was as long before; an operator recovers it
+	CopyFailed Kind = "copy-failed"
+	MountKept  Kind = "mount-kept" // a host: a process with a copy of a container's mounts keeps writing
+	Strangers  Kind = "strangers"  // a host: processes with many descriptors that use no volume
+	HostBusy   Kind = "host-busy"  // a host: its CPUs and memory
+	// nothing: Consul is restored to its state of that long before; an operator recovers it
+	StorePutBack Kind = "store-put-back"
 )
 
-// Fault is one thing that goes wrong, and ends.
+// Fault is one fault. It begins and ends.
 type Fault struct {
 	N    int
 	Kind Kind
-	Of   []int         // which hosts, replicas or servers, from 0
-	Gap  time.Duration // after the one before has begun
+	Of   []int         // indexes of the hosts, replicas or servers, from 0
+	Gap  time.Duration // time since the beginning of the previous fault
 	For  time.Duration
 }
 
-// String is how a fault is printed: what there is to replay.
+// String returns the text of a fault with everything that is needed to repeat it.
 func (f Fault) String() string {
 	of := make([]string, len(f.Of))
 	for i, n := range f.Of {
@@ -63,7 +65,7 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%3d +%-5s %s %s for %s", f.N, f.Gap, f.Kind, strings.Join(of, " "), f.For)
 }
 
-// part is what kinds of faults happen to.
+// part is a kind of component that faults affect.
 type part struct {
 	name string
 	of   int // how many there are
@@ -76,13 +78,13 @@ var (
 	copied  = part{"copied", 3}
 	kept    = part{"kept", 3}
 	crowds  = part{"crowd", 3}
-	busy    = part{"busy", 1} // all have the same CPUs
+	busy    = part{"busy", 1} // all hosts share the same CPUs
 	control = part{"control", 2}
 	servers = part{"consul", 3}
 )
 
-// sort is what there is to know of a kind: how often it comes, to how many of which part,
-// and how long it lasts at most.
+// sort describes a kind of fault: how frequent it is, how many parts of which kind it affects, and its longest
+// duration.
 type sort struct {
 	kind   Kind
 	weight int
@@ -91,7 +93,7 @@ type sort struct {
 	most   time.Duration
 }
 
-// sorts are all kinds. Those that stop everything are short, so that much happens between.
+// sorts returns all kinds. Kinds that stop everything are short, so that much happens between them.
 func sorts() []sort {
 	return []sort{
 		{AgentKilled, 6, hosts, 1, 4 * time.Second},
@@ -123,20 +125,20 @@ func sorts() []sort {
 	}
 }
 
-// The store is put back in every putBackEvery-th campaign, once, some seconds after
-// putBackAfter: until it is up to date again little else is decided.
+// Every putBackEvery-th campaign restores the store from an older backup once, some seconds after putBackAfter.
+// Until the store is up to date again, few other decisions are made.
 const (
 	putBackEvery = 4
 	putBackAfter = 15 * time.Second
 )
 
-// Plan is the faults of a seed, without end: a function of it and of nothing else. A part
-// that has a fault gets no other before that is to be over, and one fault follows the
-// other within 4 s, so that they overlap.
+// Plan returns the faults of a seed, without end. They depend only on the seed. A part with a fault gets no other
+// fault before the planned end of the first one. Each fault follows the previous one within 4 s, so that they
+// overlap.
 func Plan(seed uint64) iter.Seq[Fault] {
 	return func(yield func(Fault) bool) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		busy := map[string]time.Duration{} // until when
+		busy := map[string]time.Duration{} // until when each part has a fault
 		now, putBack := time.Duration(0), seed%putBackEvery == 1
 		for n := 1; ; n++ {
 			f := Fault{N: n, Gap: draw(random, 500*time.Millisecond, 4*time.Second)}
@@ -159,13 +161,13 @@ func Plan(seed uint64) iter.Seq[Fault] {
 	}
 }
 
-// draw is a time, to the tenth of a second.
+// draw returns a random duration, rounded to a tenth of a second.
 func draw(random *rand.Rand, least, most time.Duration) time.Duration {
 	const grain = 100 * time.Millisecond
 	return least + time.Duration(random.Int64N(int64((most-least)/grain)+1))*grain
 }
 
-// choose decides what happens, and reports whether it can now.
+// choose selects the next fault, and reports whether it can happen now.
 func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time.Duration) bool {
 	all, sum := sorts(), 0
 	for _, s := range all {
@@ -179,7 +181,7 @@ func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time
 	for _, n := range f.Of {
 		takes = append(takes, fmt.Sprint(s.part.name, n))
 	}
-	if s.part == servers { // of which there is no telling who leads then
+	if s.part == servers { // the leader at that time is not known in advance
 		takes = []string{s.part.name}
 	}
 	for _, t := range takes {

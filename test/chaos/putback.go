@@ -18,21 +18,20 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
-// noticed is how long it takes at most until somebody sees that the store went back: a
-// session's time several times over. One in which nothing had been decided since nobody needs
-// to.
+// noticed is the longest time until a component notices that the store was restored from an older backup. It is
+// several times the TTL of a session. If nothing was decided since the backup, nobody needs to notice.
 const noticed = 15 * time.Second
 
-// stillFaulty is for how long faults begin after a store was put back. Then they wait until it
-// is up to date again: while it is not, little is decided, and what is bounded in time is
-// fenced.
+// stillFaulty is how long faults begin after the store was restored. Then they wait until the store is up to date
+// again. Until then few decisions are made, and volumes with bounded leases are fenced.
 const stillFaulty = 4 * time.Second
 
-// putBack has Consul put back to what it was a while before, under all that runs, and an
-// operator bring it up to date again, once the faults that have begun are over. No host is lost meanwhile:
-// what that one alone knows would be waited for. What was acknowledged since the backup, and no agent holds,
-// is lost then, which the histories of names and leases are told; what promotions announced that ended in
-// that time is remembered here.
+// putBack restores Consul from a backup of a while before, while everything else runs. When the faults that have
+// begun are over, an operator updates the store. No host is lost meanwhile, since the recovery would wait for
+// what only that host knows.
+//
+// What was acknowledged after the backup and is held by no agent is lost. The histories of names and leases are
+// told so. The announcements of promotions that ended in this time are remembered in the campaign.
 func (k *Campaign) putBack(t testing.TB, f Fault) {
 	k.noneLost.Lock()
 	defer k.noneLost.Unlock()
@@ -56,7 +55,7 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 		lost = differs(was, k.decided(t))
 	})
 	rest(t.Context(), stillFaulty)
-	k.quiet.Lock() // an operator who has nobody at hand does not recover a store
+	k.quiet.Lock() // no fault may begin: an operator does not recover a store while nodes are unreachable
 	defer k.quiet.Unlock()
 	for start := time.Now(); k.recoveries() == before &&
 		time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
@@ -75,8 +74,8 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 	}
 }
 
-// decided are the records in Consul of what was decided, and how often that was, by their
-// keys. No replica runs meanwhile, so all that changes is by another hand.
+// decided returns the records in Consul about decisions and the number of decisions, by their keys. No replica
+// runs meanwhile, so only somebody else can change them.
 func (k *Campaign) decided(t testing.TB) map[string]string {
 	out := map[string]string{}
 	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {
@@ -95,7 +94,7 @@ func (k *Campaign) decided(t testing.TB) map[string]string {
 	return out
 }
 
-// differs are the keys under which two sets of records do not have the same.
+// differs returns the keys whose values differ between two sets of records.
 func differs(was, is map[string]string) (keys []string) {
 	for key, v := range was {
 		if now, there := is[key]; !there || now != v {
@@ -111,13 +110,13 @@ func differs(was, is map[string]string) (keys []string) {
 	return keys
 }
 
-// awaitNoise waits while no fault is to begin.
+// awaitNoise waits while no fault may begin.
 func (k *Campaign) awaitNoise() {
 	k.quiet.RLock()
 	defer k.quiet.RUnlock()
 }
 
-// standStill does something while these replicas stand still.
+// standStill calls do while the replicas are paused.
 func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func()) {
 	if len(replicas) == 0 {
 		do()
@@ -130,7 +129,7 @@ func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func
 	k.standStill(t, replicas[1:], do)
 }
 
-// remember keeps the operations on record that ended, before the store forgets them.
+// remember keeps the recorded operations that have ended, before the store forgets them.
 func (k *Campaign) remember(t testing.TB) {
 	list, _, err := k.Consul.Client().KV().List("drover/data/operations/",
 		&consul.QueryOptions{RequireConsistent: true})
@@ -154,7 +153,7 @@ func (k *Campaign) recoveries() int {
 	return k.recovered
 }
 
-// isOver tells the histories that no answer is of a store that was put back any more.
+// isOver tells the histories that answers no longer come from a restored store.
 func (k *Campaign) isOver() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -163,8 +162,8 @@ func (k *Campaign) isOver() {
 	}
 }
 
-// keepStore is the operator who has the store brought up to date when somebody does not
-// believe it, once it was put back: an agent that stood still may see it late.
+// keepStore is the operator who updates the restored store whenever an agent does not trust it. An agent that was
+// paused may notice the restore late.
 func (k *Campaign) keepStore(ctx context.Context, t testing.TB) {
 	for ; ctx.Err() == nil; rest(ctx, time.Second) {
 		k.mu.Lock()
@@ -176,8 +175,8 @@ func (k *Campaign) keepStore(ctx context.Context, t testing.TB) {
 	}
 }
 
-// recover brings the store up to date as far as that is needed; the error says why it could
-// not be yet: a node is not heard of, for one.
+// recover updates the store if necessary. The error says why that is not possible yet, for example because a node
+// is unreachable.
 func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
 	defer k.part("recovery")()
 	for _, r := range k.Controls {
@@ -191,7 +190,7 @@ func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
 	return nil
 }
 
-// recoverAt does so through one replica, and reports whether there was something to do.
+// recoverAt updates the store through one replica. It reports whether decisions were halted.
 func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Control) (halted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -214,7 +213,7 @@ func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Contr
 			raised = append(raised, witness.Raised{Dataset: d.Dataset.String(), Epoch: epoch + 1, Node: node})
 		}
 	}
-	// What the answer to this does not say may have been done.
+	// The request below may take effect even if its answer is lost.
 	k.mu.Lock()
 	k.raised = append(k.raised, raised...)
 	k.mu.Unlock()
@@ -229,7 +228,7 @@ func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Contr
 	return true, nil
 }
 
-// announcedBy are the operations that told what is lost, those too that the store forgot.
+// announcedBy returns the operations that announced losses, including those that the store has forgotten.
 func (k *Campaign) announcedBy(now []dataset.Operation) (all []dataset.Operation) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -245,5 +244,5 @@ func (k *Campaign) announcedBy(now []dataset.Operation) (all []dataset.Operation
 	return all
 }
 
-// ended are operations by their UUIDs.
+// ended maps UUIDs to operations that have ended.
 type ended map[uuid.UUID]dataset.Operation

@@ -11,20 +11,20 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 )
 
-// Report is what a campaign comes to.
+// Report is the result of a campaign.
 type Report struct {
 	Seed       uint64
 	Faults     map[Kind]int
 	Operations map[string]int // by outcome
-	Reasons    map[string]int // of refusals, without names and numbers
-	Writes     int            // that were flushed
-	Overlaps   int            // writes under an epoch that ended after a newer one had begun
-	Lost       int            // volumes that lack what was flushed
+	Reasons    map[string]int // for refusals, without names and numbers
+	Writes     int            // writes that were flushed
+	Overlaps   int            // writes under an old epoch after a newer one had begun
+	Lost       int            // volumes that lack flushed writes
 	Unended    int            // requests that took longer than Docker waits
-	Unseen     int            // faults that no writer was alive at
+	Unseen     int            // faults during which no writer ran
 	Ended      int            // uses that ended while their containers ran
-	Stuck      int            // strangers that guards killed, or did not let go on
-	Fence      time.Duration  // the longest, from the deadline
+	Stuck      int            // strangers that a guard killed or did not continue
+	Fence      time.Duration  // the longest time from a deadline to the end of its fence
 }
 
 type tally struct {
@@ -38,7 +38,7 @@ func (r *tally) count(what string) {
 	r.Operations[what]++
 }
 
-// why notes a reason for which something was refused.
+// why counts the reason of a refusal.
 func (r *tally) why(err error) {
 	if err == nil {
 		return
@@ -57,7 +57,7 @@ func (r *tally) why(err error) {
 	r.Reasons[strings.Join(words, " ")]++
 }
 
-// ended fails the test when a request has taken longer than Docker waits.
+// ended fails the test if a request took longer than Docker waits.
 func (r *tally) ended(t testing.TB, what string, took time.Duration) {
 	if took <= cluster.Limit {
 		return
@@ -68,7 +68,7 @@ func (r *tally) ended(t testing.TB, what string, took time.Duration) {
 	r.Unended++
 }
 
-// Add adds another campaign; the seed becomes its.
+// Add adds another campaign. The seed becomes that of the other campaign.
 func (r *Report) Add(other Report) {
 	if r.Faults == nil {
 		r.Faults, r.Operations = map[Kind]int{}, map[string]int{}
@@ -85,7 +85,7 @@ func (r *Report) Add(other Report) {
 	r.Unended, r.Unseen, r.Fence = r.Unended+other.Unended, r.Unseen+other.Unseen, max(r.Fence, other.Fence)
 }
 
-// String is the last line of a campaign.
+// String returns the last line of a campaign's output.
 func (r Report) String() string {
 	faults, n := list(r.Faults)
 	operations, _ := list(r.Operations)

@@ -14,8 +14,7 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 )
 
-// sweep removes all volumes, and fails the test when anything of them is left: data,
-// mounts, loop devices, processes.
+// sweep removes all volumes. The test fails if anything of them is left: data, mounts, loop devices, processes.
 func (k *Campaign) sweep(t testing.TB) {
 	t.Helper()
 	cluster.Await(t, "no volume is left", func() error { return k.remove(t) })
@@ -25,8 +24,8 @@ func (k *Campaign) sweep(t testing.TB) {
 	}
 }
 
-// remove removes the volumes that there are. On a machine that is busy a node may be away for
-// a moment, and whoever removes its volumes is told to wait.
+// remove removes all volumes. On a busy machine a node may be unreachable for a moment, and requests to remove
+// its volumes are answered with an error that asks to wait.
 func (k *Campaign) remove(t testing.TB) (err error) {
 	t.Helper()
 	control := k.Controls[1]
@@ -48,7 +47,7 @@ func (k *Campaign) remove(t testing.TB) (err error) {
 	return err
 }
 
-// left says what there is on a host of volumes.
+// left returns an error that lists what is left of volumes on a host.
 func (k *Campaign) left(h *cluster.Host) (err error) {
 	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
 		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))
@@ -81,7 +80,7 @@ func (k *Campaign) left(h *cluster.Host) (err error) {
 	return errors.Join(err, merr, lerr)
 }
 
-// parent is the process that started another; 0: there is none any more.
+// parent returns the parent of a process, or 0 if the process no longer exists.
 func parent(pid int) int {
 	ppid, _ := strconv.Atoi(status(pid, "PPid"))
 	return ppid

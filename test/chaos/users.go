@@ -21,46 +21,45 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// volume is one that containers use.
+// volume is a volume that containers use.
 type volume struct {
 	name    string
 	profile string
 	id      uuid.UUID
 
 	mu      sync.Mutex
-	writers map[*writer]bool // that run
-	uses    map[string]use   // by their mount IDs, until their end is asked for
+	writers map[*writer]bool // the writers that run
+	uses    map[string]use   // by mount ID, until their end is requested
 	barred  map[*cluster.Host]bool
-	losses  []witness.Loss // that were announced
-	aside   []witness.Copy // heads that were overtaken, and let go of since
+	losses  []witness.Loss // losses that were announced
+	aside   []witness.Copy // superseded heads that were released since
 }
 
-// use is one that was granted.
+// use is a granted use of a volume.
 type use struct {
 	on    *cluster.Host
 	epoch uint64
 }
 
-// writer is a container: a program in a mount namespace of its own that writes to a volume of a host
-// through one file. Or it is a process that keeps a copy of a container's namespace.
+// writer is a container: a program in its own mount namespace that writes to a volume of a host through one file.
+// Or it is a process that keeps a copy of a container's namespace.
 type writer struct {
 	on      *cluster.Host
-	id      string // its mount ID; empty: the engine knows nothing of it
-	epoch   uint64 // under which it was mounted
+	id      string // its mount ID; empty: the engine does not know the process
+	epoch   uint64 // epoch of the mount
 	name    string
 	crowded bool // it has many descriptors
 	proc    *child.Process
 
-	engine    sync.Mutex // one thing at a time is done with a container
+	engine    sync.Mutex // serializes what is done with a container
 	over      bool       // the engine has stopped it
-	owed      int        // mounts for docker cp whose answer nobody heard
-	forgotten bool       // the engine has unmounted its volume while it ran, and does not once more
+	owed      int        // mounts for docker cp whose answer was lost
+	forgotten bool       // the engine has unmounted its volume while it ran, and will not unmount it again
 }
 
-// A volume of these profiles has two users, each on any host; one of profile staying is
-// used on one host alone, without end, so that there is somebody whom each fault finds at
-// work. There is one for each host. One of profile rolled is the operators' alone, who
-// restore it.
+// The profiles. A volume of most profiles has two users, each of which moves between the hosts. A volume of
+// profile staying is used on one host only, without end, so that each fault meets a writer; there is one such
+// volume for each host. A volume of profile rolled is used only by the operators, who restore it.
 const (
 	plain, safe, auto, staying, rolled = "plain", "safe", "auto", "staying", "rolled"
 
@@ -83,8 +82,8 @@ func (k *Campaign) makeVolumes(t testing.TB) {
 	}
 }
 
-// startUsers starts whoever uses volumes, and operators. What it returns ends them, and
-// waits until they have stopped their containers.
+// startUsers starts the users of the volumes, and the operators. The returned function ends them, and waits until
+// they have stopped their containers.
 func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -114,7 +113,7 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	return stop
 }
 
-// witnesses is how many writers run.
+// witnesses returns how many writers run.
 func (k *Campaign) witnesses() (n int) {
 	for _, v := range k.volumes {
 		v.mu.Lock()
@@ -124,13 +123,13 @@ func (k *Campaign) witnesses() (n int) {
 	return n
 }
 
-// user starts containers with a volume, now on this host and now on that, as long as it
-// likes. It decides the same each time, whatever comes of it.
+// user starts containers with a volume, on one host after the other. It decides the same for the same seed,
+// whatever the results are.
 type user struct {
 	k      *Campaign
 	v      *volume
-	plugs  []*host.Plug // of the hosts
-	only   int          // the host that it stays on; -1: it goes to and fro
+	plugs  []*host.Plug // one for each host
+	only   int          // index of the host on which it stays; -1: it moves
 	random *rand.Rand
 }
 
@@ -163,8 +162,8 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// mount mounts the volume on a host for an ID and returns where, and under which epoch.
-// Begun: it may be mounted, whether or not that was heard.
+// mount mounts the volume on a host for a mount ID, and returns the path and the epoch. begun reports whether the
+// volume may be mounted, even if the answer was lost.
 func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64, begun bool) {
 	h := u.k.Hosts[at]
 	if !u.k.mayStart(h, u.v) {
@@ -197,8 +196,8 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 	return path, epoch, true
 }
 
-// overtakes takes note that uses on other hosts ended with their epoch: they were fenced
-// before a volume with failover auto went on here. Whether they were, the writers tell.
+// overtakes records that uses on other hosts ended with their epoch. They were fenced before a volume with
+// failover auto continued here. The notes of the writers show whether that is true.
 func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -216,8 +215,8 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 	}
 }
 
-// contain runs a writer in what is mounted, for a while. It returns how often the engine unmounts its ID
-// then.
+// contain runs a writer in a mounted volume for a while. It returns how often the engine unmounts the mount ID
+// afterwards.
 func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration) (unmounts int) {
 	root := filepath.Join(u.k.dir, w.name)
 	if err := os.Mkdir(root, 0o700); err != nil {
@@ -247,7 +246,7 @@ func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string
 func (k *Campaign) stop(t testing.TB, v *volume, w *writer) {
 	within := time.Minute
 	if v.profile == auto {
-		within = cluster.Limit // it is fenced for as long as the store is not to be believed
+		within = cluster.Limit // it is fenced while the store is not trusted
 	}
 	if err := w.proc.End(unix.SIGKILL, within); err != nil {
 		t.Error(err)
@@ -258,7 +257,7 @@ func (k *Campaign) stop(t testing.TB, v *volume, w *writer) {
 	v.mu.Unlock()
 }
 
-// start starts a writer in the mount namespace that box says, unless its host was lost meanwhile.
+// start starts a writer in the mount namespace that box describes, unless its host was lost meanwhile.
 func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -288,8 +287,8 @@ func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool
 
 func (k *Campaign) log(w *writer) string { return filepath.Join(k.dir, w.name+".log") }
 
-// mayStart reports whether containers with a volume may be started on a host: it was not
-// lost, or knows again what became of the volume.
+// mayStart reports whether containers with a volume may be started on a host: the host was not lost, or has
+// learned since then what happened to the volume.
 func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -298,7 +297,7 @@ func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
 	return !k.lost[h] && !v.barred[h]
 }
 
-// unmount ends a use: it is asked that many times until it is answered, as an engine does.
+// unmount ends a use. It repeats each of the unmounts until it is answered, as an engine does.
 func (u *user) unmount(t testing.TB, at int, id string, unmounts int) {
 	h := u.k.Hosts[at]
 	u.v.mu.Lock()
