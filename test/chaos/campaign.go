@@ -97,7 +97,7 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 			Reasons:    map[string]int{},
 		}},
 	}
-	defer k.units(t)()
+	defer k.restartAgents(t)()
 	endEngines := k.startEngines(t)
 	t.Cleanup(endEngines) // after the users have ended, also if this function ends early
 	k.makeVolumes(t)
@@ -108,12 +108,12 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 		Fresh:  30,
 	})
 	stop := k.startUsers(t)
-	k.wreak(t)
+	k.injectFaults(t)
 	stop()
 	all, done := k.names.Check(t)
 	k.report.Operations["names asked"] += all
 	k.report.Operations["names done"] += done
-	k.judge(t)
+	k.verify(t)
 	k.sweep(t)
 	endEngines()
 	return k.report.Report

@@ -45,7 +45,7 @@ func (k *Campaign) disturb(t testing.TB, f Fault, h *cluster.Host) {
 	case MountKept:
 		k.keepMount(t, f, h)
 	case Strangers:
-		k.crowd(t, f, h)
+		k.startStrangers(t, f, h)
 	case HostBusy:
 		k.load(t, f, h)
 	}
@@ -83,12 +83,12 @@ func (k *Campaign) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 		}
 	}
 	k.report.count("mounts kept")
-	k.look(t, of.v, w)
+	k.checkNotes(t, of.v, w)
 }
 
-// crowd starts processes on a host that use no volume and take long to examine. A guard may stop them
+// startStrangers starts processes on a host that use no volume and take long to examine. A guard may stop them
 // for the examination. It must let them continue afterwards.
-func (k *Campaign) crowd(t testing.TB, f Fault, h *cluster.Host) {
+func (k *Campaign) startStrangers(t testing.TB, f Fault, h *cluster.Host) {
 	var all sync.WaitGroup
 	for n := range strangers {
 		all.Go(func() {

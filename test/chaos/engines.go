@@ -140,7 +140,7 @@ func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Durat
 		return
 	case err != nil:
 		k.report.count("copies refused")
-		k.report.why(err)
+		k.report.countReason(err)
 		return
 	}
 	time.Sleep(lasts)

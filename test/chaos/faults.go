@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// wreak starts the faults of the plan, each at its time, and returns when all are over.
-func (k *Campaign) wreak(t testing.TB) {
+// injectFaults starts the faults of the plan, each at its time, and returns when all are over.
+func (k *Campaign) injectFaults(t testing.TB) {
 	n := 0
 	defer func() {
 		// The users that stay on one host start at once and never stop, so nearly every fault meets a writer. A
@@ -31,20 +31,20 @@ func (k *Campaign) wreak(t testing.TB) {
 			return
 		}
 		time.Sleep(f.Gap)
-		k.awaitNoise()
-		alive := k.witnesses()
+		k.awaitFaultsAllowed()
+		alive := k.runningWriters()
 		t.Logf("fault %s; %d writers", f, alive)
 		if alive == 0 {
 			k.report.Unseen++
 		}
 		n++
 		k.report.Faults[f.Kind]++
-		all.Go(func() { k.befall(t, f) })
+		all.Go(func() { k.inject(t, f) })
 	}
 }
 
-// befall carries out one fault.
-func (k *Campaign) befall(t testing.TB, f Fault) {
+// inject carries out one fault.
+func (k *Campaign) inject(t testing.TB, f Fault) {
 	one := func() *cluster.Host { return k.Hosts[f.Of[0]] }
 	replica := func() *cluster.Control { return k.Controls[f.Of[0]] }
 	switch f.Kind {
@@ -66,27 +66,27 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 		for _, n := range f.Of {
 			down = append(down, k.Consul.Servers[n])
 		}
-		k.down(f, down...)
+		k.stopConsul(f, down...)
 	case LeaderKilled, LeaderPaused:
-		k.down(f, k.leader(f))
+		k.stopConsul(f, k.leader(f))
 	case LeaderCut:
 		defer k.part("consul")()
-		k.apart(f, k.around(k.leader(f).On))
+		k.cutNetwork(f, k.cutsAround(k.leader(f).On))
 	case HostCut:
-		k.apart(f, append(k.toControl(one().On), k.fromControl(one().On)...))
+		k.cutNetwork(f, append(k.toControl(one().On), k.fromControl(one().On)...))
 	case HostMute:
-		k.apart(f, k.toControl(one().On))
+		k.cutNetwork(f, k.toControl(one().On))
 	case HostDeaf:
-		k.apart(f, k.fromControl(one().On))
+		k.cutNetwork(f, k.fromControl(one().On))
 	case HostAlone:
-		k.apart(f, k.around(one().On))
+		k.cutNetwork(f, k.cutsAround(one().On))
 	case PeersCut, PeersDeaf:
 		a, b := one().On, k.Hosts[f.Of[1]].On
 		cuts := []cut{{a, b}}
 		if f.Kind == PeersCut {
 			cuts = append(cuts, cut{b, a})
 		}
-		k.apart(f, cuts)
+		k.cutNetwork(f, cuts)
 	case ControlCut, ControlDeaf:
 		var cuts []cut
 		for _, s := range k.Consul.Servers {
@@ -95,9 +95,9 @@ func (k *Campaign) befall(t testing.TB, f Fault) {
 				cuts = append(cuts, cut{replica().On, s.On})
 			}
 		}
-		k.apart(f, cuts)
+		k.cutNetwork(f, cuts)
 	case HostLost:
-		k.lose(t, f, one())
+		k.loseHost(t, f, one())
 	case StorePutBack:
 		k.putBack(t, f)
 	case EngineKilled, FilesCopied, CopyFailed, MountKept, Strangers, HostBusy:
@@ -135,8 +135,8 @@ func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
 	h.Resume(t)
 }
 
-// down kills or pauses Consul servers for a while.
-func (k *Campaign) down(f Fault, servers ...*consul.Server) {
+// stopConsul kills or pauses Consul servers for a while.
+func (k *Campaign) stopConsul(f Fault, servers ...*consul.Server) {
 	defer k.part("consul")()
 	kill := f.Kind == ConsulKilled || f.Kind == LeaderKilled
 	for _, s := range servers {
@@ -169,9 +169,9 @@ func (k *Campaign) leader(f Fault) *consul.Server {
 	return k.Consul.Servers[rand.New(rand.NewPCG(k.opts.Seed, uint64(f.N))).IntN(len(k.Consul.Servers))]
 }
 
-// apart cuts the network for a while. If another fault has made the same cut, it stays until both faults are
+// cutNetwork cuts the network for a while. If another fault has made the same cut, it stays until both faults are
 // over.
-func (k *Campaign) apart(f Fault, cuts []cut) {
+func (k *Campaign) cutNetwork(f Fault, cuts []cut) {
 	k.split(cuts)
 	time.Sleep(f.For)
 	k.join(cuts)
@@ -211,8 +211,8 @@ func (k *Campaign) fromControl(m *lan.Machine) (cuts []cut) {
 	return cuts
 }
 
-// around returns the cuts between a machine and all others, in both directions.
-func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
+// cutsAround returns the cuts between a machine and all others, in both directions.
+func (k *Campaign) cutsAround(m *lan.Machine) (cuts []cut) {
 	for _, other := range k.Net.Machines() {
 		if other != m {
 			cuts = append(cuts, cut{m, other}, cut{other, m})
@@ -221,9 +221,9 @@ func (k *Campaign) around(m *lan.Machine) (cuts []cut) {
 	return cuts
 }
 
-// units restarts agents that have ended, as their systemd units do, until the returned function is called. A
+// restartAgents restarts agents that have ended, as their systemd units do, until the returned function is called. A
 // guard kills an agent that has a file open in a volume that the guard must fence.
-func (k *Campaign) units(t testing.TB) (end func()) {
+func (k *Campaign) restartAgents(t testing.TB) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	killed := func() { k.report.count("agents killed by their guards") }

@@ -26,9 +26,9 @@ import (
 // campaign blocks a volume with failover manual.
 const stall = 20 * time.Second
 
-// look compares the notes of one writer with what a writer of its kind must have seen. A writer of a volume with
+// checkNotes compares the notes of one writer with what a writer of its kind must have seen. A writer of a volume with
 // failover auto may have been fenced.
-func (k *Campaign) look(t testing.TB, v *volume, w *writer) {
+func (k *Campaign) checkNotes(t testing.TB, v *volume, w *writer) {
 	entries, err := witness.Logs(k.log(w))
 	if err != nil {
 		if out, rerr := os.ReadFile(k.log(w) + ".output"); rerr == nil && len(out) > 0 {
@@ -82,8 +82,8 @@ func (k *Campaign) boottime(at time.Time) int64 {
 	return now - int64(time.Since(at))
 }
 
-// judge waits until the cluster is healthy, and compares the volumes, and what clients were told, with the notes.
-func (k *Campaign) judge(t testing.TB) {
+// verify waits until the cluster is healthy, and compares the volumes, and what clients were told, with the notes.
+func (k *Campaign) verify(t testing.TB) {
 	t.Helper()
 	k.awaitWhole(t)
 	entries, err := witness.Logs(filepath.Join(k.dir, "*.log"))
@@ -93,10 +93,10 @@ func (k *Campaign) judge(t testing.TB) {
 	var heads, all []witness.Copy
 	losses := k.announced(t)
 	for _, v := range k.volumes {
-		now := k.now(t, v)
+		now := k.current(t, v)
 		head := k.Head(t, k.host(now.Node), v.name)
 		heads, all = append(heads, head), append(all, head)
-		all = append(all, k.aside(t, v)...)
+		all = append(all, k.supersededHeads(t, v)...)
 		losses = append(losses, v.losses...)
 	}
 	// Losses that were announced explain the writes that a head lacks. Even these writes are kept in superseded
@@ -162,8 +162,8 @@ func (k *Campaign) host(name string) *cluster.Host {
 	return nil
 }
 
-// now returns what control reports about a volume.
-func (k *Campaign) now(t testing.TB, v *volume) api.Volume {
+// current returns what control reports about a volume.
+func (k *Campaign) current(t testing.TB, v *volume) api.Volume {
 	t.Helper()
 	var now api.Volume
 	k.Controls[0].JSON(t, &now, "volume", "inspect", v.name)
@@ -202,8 +202,8 @@ func (k *Campaign) awaitWhole(t testing.TB) {
 	}
 }
 
-// aside reads the superseded heads of a volume, as soon as they are kept.
-func (k *Campaign) aside(t testing.TB, v *volume) []witness.Copy {
+// supersededHeads reads the superseded heads of a volume, as soon as they are kept.
+func (k *Campaign) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	t.Helper()
 	defer func() {
 		if t.Failed() {
@@ -212,7 +212,7 @@ func (k *Campaign) aside(t testing.TB, v *volume) []witness.Copy {
 	}()
 	var now api.Volume
 	cluster.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
-		now = k.now(t, v)
+		now = k.current(t, v)
 		for _, c := range now.Kept {
 			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {
 				return fmt.Errorf("%s has a head of epoch %d", c.NodeName, c.Epoch)
@@ -241,9 +241,9 @@ func (k *Campaign) explain(t testing.TB, v *volume) {
 	}
 }
 
-// letGo lets an operator examine the superseded heads of a volume and release them. Until then the volume cannot
-// return to their nodes.
-func (k *Campaign) letGo(ctx context.Context, t testing.TB, v *volume) {
+// releaseSuperseded lets an operator examine the superseded heads of a volume and release them. Until then the
+// volume cannot return to their nodes.
+func (k *Campaign) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) {
 	control := k.Controls[0]
 	c := control.Client(t)
 	defer c.Close()
@@ -261,7 +261,7 @@ func (k *Campaign) letGo(ctx context.Context, t testing.TB, v *volume) {
 		v.mu.Unlock()
 		r := api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: v.name, Node: kept.NodeName}
 		if _, err := k.ask(ctx, t, control, r); err != nil {
-			k.report.why(err)
+			k.report.countReason(err)
 			continue
 		}
 		k.report.count("overtaken heads discarded")

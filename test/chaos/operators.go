@@ -27,7 +27,7 @@ type operator struct {
 func (o *operator) run(ctx context.Context, t testing.TB) {
 	for ctx.Err() == nil {
 		v := o.k.volumes[o.random.IntN(len(o.k.volumes))]
-		o.k.letGo(ctx, t, v)
+		o.k.releaseSuperseded(ctx, t, v)
 		r := api.Request{
 			ID:     uuid.New(),
 			Kind:   dataset.OpMove,
@@ -51,13 +51,13 @@ func (o *operator) run(ctx context.Context, t testing.TB) {
 		case err == nil:
 			o.k.report.count(string(r.Kind) + "s failed")
 			if op.Problem != nil {
-				o.k.report.why(errors.New(op.Problem.Message))
+				o.k.report.countReason(errors.New(op.Problem.Message))
 			}
 		case errors.Is(err, errUnanswered):
 			o.k.report.count(string(r.Kind) + "s without answer")
 		default:
 			o.k.report.count(string(r.Kind) + "s refused")
-			o.k.report.why(err)
+			o.k.report.countReason(err)
 		}
 		rest(ctx, pause)
 	}
@@ -89,7 +89,7 @@ func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Contr
 	defer cancel()
 	var out api.Outcome
 	for {
-		if out, err = c.Submit(ctx, r); !unheard(err) {
+		if out, err = c.Submit(ctx, r); !isUncertain(err) {
 			break
 		}
 		if rest(ctx, 200*time.Millisecond); ctx.Err() != nil {
@@ -103,7 +103,7 @@ func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Contr
 		now, err := c.Operation(ctx, op.ID.String(), 2*time.Second)
 		if err == nil {
 			op = now
-		} else if !unheard(err) {
+		} else if !isUncertain(err) {
 			return op, err
 		}
 		if ctx.Err() != nil {
@@ -116,15 +116,15 @@ func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Contr
 	return op, nil
 }
 
-// unheard reports whether it is unknown, after an error, what happened.
-func unheard(err error) bool {
+// isUncertain reports whether it is unknown, after an error, what happened.
+func isUncertain(err error) bool {
 	kind := dataset.KindOf(err)
 	return err != nil && (kind == nil || kind == dataset.ErrUnavailable)
 }
 
-// lose switches a host off with everything that runs on it. An operator notices this and lets the volumes of the
+// loseHost switches a host off with everything that runs on it. An operator notices this and lets the volumes of the
 // host continue from copies where there are any. Then the host is switched on again.
-func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
+func (k *Campaign) loseHost(t testing.TB, f Fault, h *cluster.Host) {
 	k.noneLost.RLock()
 	defer k.noneLost.RUnlock()
 	defer k.part(h.Host.Dir)()
@@ -140,14 +140,14 @@ func (k *Campaign) lose(t testing.TB, f Fault, h *cluster.Host) {
 	began := time.Now()
 	for i, v := range k.volumes {
 		if v.profile == safe {
-			k.goOn(t, v, h, k.Controls[(f.N+i)%len(k.Controls)], began.Add(f.For+10*time.Second))
+			k.promoteCopy(t, v, h, k.Controls[(f.N+i)%len(k.Controls)], began.Add(f.For+10*time.Second))
 		}
 	}
 	time.Sleep(time.Until(began.Add(f.For)))
 	h.Up(t)
 	k.engines[h].start(t)
 	for _, v := range k.volumes {
-		k.unbar(t, v, h)
+		k.allowAgain(t, v, h)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -176,9 +176,9 @@ func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 	}
 }
 
-// goOn lets a volume whose home is lost continue from a copy. An operator confirms that the home no longer
+// promoteCopy lets a volume whose home is lost continue from a copy. An operator confirms that the home no longer
 // writes.
-func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
+func (k *Campaign) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
 	c := control.Client(t)
 	defer c.Close()
 	r := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: v.name, Force: true, Fenced: lost.Name}
@@ -200,8 +200,8 @@ func (k *Campaign) goOn(t testing.TB, v *volume, lost *cluster.Host, control *cl
 			Node: lost.Name})(history.Answer{Done: true})
 		out, err := c.Submit(t.Context(), r)
 		if err != nil || out.Operation == nil {
-			k.report.why(err)
-			if !unheard(err) {
+			k.report.countReason(err)
+			if !isUncertain(err) {
 				r.ID = uuid.New()
 			}
 			continue
@@ -230,9 +230,9 @@ func target(v api.Volume, lost *cluster.Host) string {
 	return ""
 }
 
-// unbar waits until a host that was lost knows the present state of a volume, and then allows containers with it
+// allowAgain waits until a host that was lost knows the present state of a volume, and then allows containers with it
 // there again.
-func (k *Campaign) unbar(t testing.TB, v *volume, h *cluster.Host) {
+func (k *Campaign) allowAgain(t testing.TB, v *volume, h *cluster.Host) {
 	v.mu.Lock()
 	barred := v.barred[h]
 	v.mu.Unlock()

@@ -98,7 +98,7 @@ func TestContainersAndEngines(t *testing.T) {
 		t.Error("a container that runs cannot write")
 	}
 	k.stop(t, c.v, c.w)
-	k.look(t, c.v, c.w)
+	k.checkNotes(t, c.v, c.w)
 	if canWrite(c.w.proc.PID()) {
 		t.Error("one that was killed can")
 	}

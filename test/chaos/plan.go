@@ -83,9 +83,9 @@ var (
 	servers = part{"consul", 3}
 )
 
-// sort describes a kind of fault: how frequent it is, how many parts of which kind it affects, and its longest
+// kindOfFault describes a kind of fault: how frequent it is, how many parts of which kind it affects, and its longest
 // duration.
-type sort struct {
+type kindOfFault struct {
 	kind   Kind
 	weight int
 	part   part
@@ -93,9 +93,9 @@ type sort struct {
 	most   time.Duration
 }
 
-// sorts returns all kinds. Kinds that stop everything are short, so that much happens between them.
-func sorts() []sort {
-	return []sort{
+// allKinds returns all kinds. Kinds that stop everything are short, so that much happens between them.
+func allKinds() []kindOfFault {
+	return []kindOfFault{
 		{AgentKilled, 6, hosts, 1, 4 * time.Second},
 		{AgentPaused, 5, hosts, 1, 9 * time.Second},
 		{GuardKilled, 3, guards, 1, 500 * time.Millisecond},
@@ -169,12 +169,12 @@ func draw(random *rand.Rand, least, most time.Duration) time.Duration {
 
 // choose selects the next fault, and reports whether it can happen now.
 func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time.Duration) bool {
-	all, sum := sorts(), 0
+	all, sum := allKinds(), 0
 	for _, s := range all {
 		sum += s.weight
 	}
 	at := random.IntN(sum)
-	i := slices.IndexFunc(all, func(s sort) bool { at -= s.weight; return at < 0 })
+	i := slices.IndexFunc(all, func(s kindOfFault) bool { at -= s.weight; return at < 0 })
 	s := all[i]
 	f.Kind, f.For, f.Of = s.kind, draw(random, 300*time.Millisecond, s.most), random.Perm(s.part.of)[:s.n]
 	var takes []string

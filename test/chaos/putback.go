@@ -18,13 +18,13 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 )
 
-// noticed is the longest time until a component notices that the store was restored from an older backup. It is
+// noticeTime is the longest time until a component notices that the store was restored from an older backup. It is
 // several times the TTL of a session. If nothing was decided since the backup, nobody needs to notice.
-const noticed = 15 * time.Second
+const noticeTime = 15 * time.Second
 
-// stillFaulty is how long faults begin after the store was restored. Then they wait until the store is up to date
-// again. Until then few decisions are made, and volumes with bounded leases are fenced.
-const stillFaulty = 4 * time.Second
+// faultsAfterRestore is how long faults begin after the store was restored. Then they wait until the store is up to
+// date again. Until then few decisions are made, and volumes with bounded leases are fenced.
+const faultsAfterRestore = 4 * time.Second
 
 // putBack restores Consul from a backup of a while before, while everything else runs. When the faults that have
 // begun are over, an operator updates the store. No host is lost meanwhile, since the recovery would wait for
@@ -43,8 +43,8 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 	time.Sleep(f.For)
 	var before int
 	var lost []string
-	k.standStill(t, k.Controls, func() {
-		k.remember(t)
+	k.whilePaused(t, k.Controls, func() {
+		k.rememberEnded(t)
 		was := k.decided(t)
 		before = k.recoveries()
 		at := time.Now()
@@ -54,11 +54,11 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 		k.Consul.Restore(backup)
 		lost = differs(was, k.decided(t))
 	})
-	rest(t.Context(), stillFaulty)
+	rest(t.Context(), faultsAfterRestore)
 	k.quiet.Lock() // no fault may begin: an operator does not recover a store while nodes are unreachable
 	defer k.quiet.Unlock()
 	for start := time.Now(); k.recoveries() == before &&
-		time.Since(start) < noticed; time.Sleep(100 * time.Millisecond) {
+		time.Since(start) < noticeTime; time.Sleep(100 * time.Millisecond) {
 		if err := k.recover(t.Context(), t); err != nil {
 			t.Logf("recovery: %v", err)
 		}
@@ -70,7 +70,7 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 		t.Errorf("the store went back by %d records, and nobody saw it: %.1000q", len(lost), lost)
 	default:
 		k.report.count("stores put back, and as they were")
-		k.isOver()
+		k.endRestore()
 	}
 }
 
@@ -110,14 +110,14 @@ func differs(was, is map[string]string) (keys []string) {
 	return keys
 }
 
-// awaitNoise waits while no fault may begin.
-func (k *Campaign) awaitNoise() {
+// awaitFaultsAllowed waits while no fault may begin.
+func (k *Campaign) awaitFaultsAllowed() {
 	k.quiet.RLock()
 	defer k.quiet.RUnlock()
 }
 
-// standStill calls do while the replicas are paused.
-func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func()) {
+// whilePaused calls do while the replicas are paused.
+func (k *Campaign) whilePaused(t testing.TB, replicas []*cluster.Control, do func()) {
 	if len(replicas) == 0 {
 		do()
 		return
@@ -126,11 +126,11 @@ func (k *Campaign) standStill(t testing.TB, replicas []*cluster.Control, do func
 	defer k.part(r.Host.Dir)()
 	r.Pause(t)
 	defer r.Resume(t)
-	k.standStill(t, replicas[1:], do)
+	k.whilePaused(t, replicas[1:], do)
 }
 
-// remember keeps the recorded operations that have ended, before the store forgets them.
-func (k *Campaign) remember(t testing.TB) {
+// rememberEnded keeps the recorded operations that have ended, before the store forgets them.
+func (k *Campaign) rememberEnded(t testing.TB) {
 	list, _, err := k.Consul.Client().KV().List("drover/data/operations/",
 		&consul.QueryOptions{RequireConsistent: true})
 	if err != nil {
@@ -153,8 +153,8 @@ func (k *Campaign) recoveries() int {
 	return k.recovered
 }
 
-// isOver tells the histories that answers no longer come from a restored store.
-func (k *Campaign) isOver() {
+// endRestore tells the histories that answers no longer come from a restored store.
+func (k *Campaign) endRestore() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, over := range k.over {
@@ -162,9 +162,9 @@ func (k *Campaign) isOver() {
 	}
 }
 
-// keepStore is the operator who updates the restored store whenever an agent does not trust it. An agent that was
+// watchStore is the operator who updates the restored store whenever an agent does not trust it. An agent that was
 // paused may notice the restore late.
-func (k *Campaign) keepStore(ctx context.Context, t testing.TB) {
+func (k *Campaign) watchStore(ctx context.Context, t testing.TB) {
 	for ; ctx.Err() == nil; rest(ctx, time.Second) {
 		k.mu.Lock()
 		back := len(k.over) > 0
@@ -224,7 +224,7 @@ func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Contr
 	k.mu.Lock()
 	k.recovered++
 	k.mu.Unlock()
-	k.isOver()
+	k.endRestore()
 	return true, nil
 }
 

@@ -38,8 +38,8 @@ func (r *tally) count(what string) {
 	r.Operations[what]++
 }
 
-// why counts the reason of a refusal.
-func (r *tally) why(err error) {
+// countReason counts the reason of a refusal.
+func (r *tally) countReason(err error) {
 	if err == nil {
 		return
 	}

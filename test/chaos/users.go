@@ -107,14 +107,14 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
 	all.Go(func() { k.watchGuards(ctx) })
-	all.Go(func() { k.keepStore(ctx, t) })
+	all.Go(func() { k.watchStore(ctx, t) })
 	stop = func() { cancel(); all.Wait() }
 	t.Cleanup(stop)
 	return stop
 }
 
-// witnesses returns how many writers run.
-func (k *Campaign) witnesses() (n int) {
+// runningWriters returns how many writers run.
+func (k *Campaign) runningWriters() (n int) {
 	for _, v := range k.volumes {
 		v.mu.Lock()
 		n += len(v.writers)
@@ -146,7 +146,7 @@ func (u *user) run(ctx context.Context, t testing.TB) {
 		unmounts := 1
 		if path != "" {
 			w := &writer{on: u.k.Hosts[at], id: id, epoch: epoch, name: "w" + id[:12], crowded: crowded}
-			unmounts = u.contain(ctx, t, w, path, stays)
+			unmounts = u.runWriter(ctx, t, w, path, stays)
 		}
 		if begun {
 			u.unmount(t, at, id, unmounts)
@@ -180,14 +180,14 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 	case err != nil:
 		end(history.Answer{Refused: true})
 		u.k.report.count("mounts refused")
-		u.k.report.why(err)
+		u.k.report.countReason(err)
 		return "", 0, false
 	}
 	if epoch, err = h.Epoch(u.v.id); err != nil {
 		t.Errorf("mounted %s on %s: %v", u.v.name, h.Name, err)
 		return "", 0, true
 	}
-	u.v.overtakes(u.k, h, epoch, began)
+	u.v.noteFencedUses(u.k, h, epoch, began)
 	end(history.Answer{At: epoch})
 	u.v.mu.Lock()
 	u.v.uses[id] = use{h, epoch}
@@ -196,9 +196,9 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 	return path, epoch, true
 }
 
-// overtakes records that uses on other hosts ended with their epoch. They were fenced before a volume with
+// noteFencedUses records that uses on other hosts ended with their epoch. They were fenced before a volume with
 // failover auto continued here. The notes of the writers show whether that is true.
-func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began time.Time) {
+func (v *volume) noteFencedUses(k *Campaign, h *cluster.Host, epoch uint64, began time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for id, was := range v.uses {
@@ -215,9 +215,11 @@ func (v *volume) overtakes(k *Campaign, h *cluster.Host, epoch uint64, began tim
 	}
 }
 
-// contain runs a writer in a mounted volume for a while. It returns how often the engine unmounts the mount ID
+// runWriter runs a writer in a mounted volume for a while. It returns how often the engine unmounts the mount ID
 // afterwards.
-func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration) (unmounts int) {
+func (u *user) runWriter(
+	ctx context.Context, t testing.TB, w *writer, path string, stays time.Duration,
+) (unmounts int) {
 	root := filepath.Join(u.k.dir, w.name)
 	if err := os.Mkdir(root, 0o700); err != nil {
 		t.Error(err)
@@ -235,7 +237,7 @@ func (u *user) contain(ctx context.Context, t testing.TB, w *writer, path string
 	w.engine.Lock()
 	defer w.engine.Unlock()
 	u.k.stop(t, u.v, w)
-	u.k.look(t, u.v, w)
+	u.k.checkNotes(t, u.v, w)
 	if w.forgotten {
 		return w.owed
 	}
