@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -132,4 +135,26 @@ func sized(stream any) bool {
 	}
 	width, height, err := term.GetSize(int(f.Fd()))
 	return err == nil && width > 0 && height > 0
+}
+
+// confirm asks a person to type word. It fails with ErrCancelled for anything
+// else.
+func (a *app) confirm(word, format string, args ...any) error {
+	if _, err := fmt.Fprintf(a.errOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
+		show.Clean(word)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if strings.TrimSpace(line) != word {
+		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was done")
+	}
+	return err
+}
+
+// fencer is what is asked of this host's guard: guard.Client.
+type fencer interface {
+	Status(ctx context.Context) (guard.Status, error)
+	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
+	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Close() error
 }

@@ -74,7 +74,7 @@ when something claimed is not proven.`,
 		if err != nil {
 			return err
 		}
-		p, err := a.heard(cmd.Context(), c, args[0])
+		p, err := heardPool(cmd.Context(), a, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -82,13 +82,13 @@ when something claimed is not proven.`,
 		if err != nil {
 			return err
 		}
-		return a.verified(o, r)
+		return printReport(a, o, r)
 	}
 	return cmd
 }
 
-// heard returns a pool once its node has told of it, which takes a moment after it was made.
-func (a *app) heard(ctx context.Context, c remote, name string) (api.Pool, error) {
+// heardPool returns a pool once its node has told of it, which takes a moment after it was made.
+func heardPool(ctx context.Context, a *app, c remote, name string) (api.Pool, error) {
 	for waited := time.Duration(0); ; waited += lookAgain {
 		pools, err := c.Pools(ctx)
 		if err != nil {
@@ -105,15 +105,15 @@ func (a *app) heard(ctx context.Context, c remote, name string) (api.Pool, error
 	}
 }
 
-// verify runs the suite in a corner of a pool, which is gone when it returns.
-func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err error) {
+// verifyPool runs the suite in a corner of a pool, which is gone when it returns.
+func verifyPool(ctx context.Context, a *app, p api.Pool) (r *verify.Report, err error) {
 	ctx, stop := a.signals(ctx)
 	defer stop()
-	path, err := a.verifiable(p)
+	path, err := checkVerifiable(p)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.tidy(ctx, p, path); err != nil {
+	if err := removeLeftovers(ctx, a, p, path); err != nil {
 		return nil, err
 	}
 	if err := roomNow(p, path); err != nil {
@@ -142,12 +142,12 @@ func (a *app) verify(ctx context.Context, p api.Pool) (r *verify.Report, err err
 			}
 			if e.Begins != "" {
 				n++
-				a.step(fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
+				showStep(a, fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
 			}
 			r.Hear(e)
 			return nil
 		})
-	a.step("")
+	showStep(a, "")
 	if err == nil && len(r.Cases) < verify.Count() {
 		err = fmt.Errorf("the suite ended after %d of %d cases: nothing was proven", len(r.Cases), verify.Count())
 	}
@@ -179,8 +179,8 @@ func gaveUp(path string) string {
 		"a pool of backend btrfs)", path)
 }
 
-// verifiable returns where a pool lies on this host, if the suite can run there now.
-func (a *app) verifiable(p api.Pool) (string, error) {
+// checkVerifiable returns where a pool lies on this host, if the suite can run there now.
+func checkVerifiable(p api.Pool) (string, error) {
 	switch st := p.Status; {
 	case os.Geteuid() != 0:
 		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
@@ -268,8 +268,8 @@ func mountedAt(p api.Pool) (string, error) {
 		p.Name, p.Path, p.NodeName)
 }
 
-// tidy removes what earlier runs have left, and refuses to run beside another.
-func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
+// removeLeftovers removes what earlier runs have left, and refuses to run beside another.
+func removeLeftovers(ctx context.Context, a *app, p api.Pool, path string) error {
 	list, err := trialdir.Find(path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
@@ -285,7 +285,7 @@ func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
 		if err := trialdir.Remove(ctx, kinds(), l); err != nil {
 			return fmt.Errorf("remove what an earlier run has left: %w", err)
 		}
-		a.step("")
+		showStep(a, "")
 		if _, err := fmt.Fprintln(a.errOut, "removed what an earlier run had left: "+l.Path); err != nil {
 			return err
 		}
@@ -293,8 +293,8 @@ func (a *app) tidy(ctx context.Context, p api.Pool, path string) error {
 	return nil
 }
 
-// step says what is being done: on a terminal in one line, which goes with an empty text.
-func (a *app) step(text string) {
+// showStep says what is being done: on a terminal in one line, which goes with an empty text.
+func showStep(a *app, text string) {
 	switch one := sized(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != ""; {
 	case one:
 		_, _ = fmt.Fprint(a.errOut, "\r\x1b[K"+text)
@@ -303,9 +303,9 @@ func (a *app) step(text string) {
 	}
 }
 
-// verified prints a report; it fails where that says that something is not proven.
-func (a *app) verified(o *output, r *verify.Report) error {
-	print := func() error { return a.reportTable(r) }
+// printReport prints a report; it fails where that says that something is not proven.
+func printReport(a *app, o *output, r *verify.Report) error {
+	print := func() error { return printReportTable(a, r) }
 	if o.json() {
 		print = func() error { return show.JSON(a.out, r) }
 	}
@@ -329,7 +329,7 @@ func shown(v verify.Verdict) int {
 	return slices.IndexFunc(everyAbility(), func(a ability) bool { return a.name == v.Name })
 }
 
-func (a *app) reportTable(r *verify.Report) error {
+func printReportTable(a *app, r *verify.Report) error {
 	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
 	rows := slices.Clone(r.Capabilities)
 	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return shown(x) - shown(y) })

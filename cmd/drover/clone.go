@@ -26,7 +26,7 @@ use. The clone has the source's profile unless NEW or -o says otherwise.`,
 	cmd.Args = makeArgs(2, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
-			return a.optionHelp(cmd)
+			return printOptionHelp(a, cmd)
 		}
 		if _, twice := opts["from"]; twice {
 			return usage(cmd, "option from is SOURCE, which is %q already", args[0])

@@ -40,13 +40,14 @@ among the findings.`,
 			return err
 		}
 		if cmd.Flags().Changed("gc") {
-			return a.collect(cmd.Context(), c, gc)
+			return collectGarbage(cmd.Context(), a, c, gc)
 		}
 		findings, err := c.Doctor(cmd.Context())
 		if err != nil {
 			return err
 		}
-		err = list(a, o, findings, func(f api.Finding) string { return f.Subject }, a.findingTable)
+		err = list(a, o, findings, func(f api.Finding) string { return f.Subject },
+			func(findings []api.Finding) *show.Table { return findingTable(a, findings) })
 		if err != nil {
 			return err
 		}
@@ -55,8 +56,8 @@ among the findings.`,
 	return cmd
 }
 
-// collect destroys one thing. A prefix would not do: it takes the very one.
-func (a *app) collect(ctx context.Context, c remote, gc string) error {
+// collectGarbage destroys one thing. A prefix would not do: it takes the very one.
+func collectGarbage(ctx context.Context, a *app, c remote, gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -68,7 +69,7 @@ func (a *app) collect(ctx context.Context, c remote, gc string) error {
 	return a.say("destroyed %s", id)
 }
 
-func (a *app) findingTable(findings []api.Finding) *show.Table {
+func findingTable(a *app, findings []api.Finding) *show.Table {
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING, AND WHAT TO DO")
 	for _, f := range findings {
 		t.Row(f.Level, f.Subject, f.Text)

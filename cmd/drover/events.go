@@ -39,12 +39,12 @@ as it happens. -o json prints one object a line.`,
 		if _, err := fmt.Fprintf(a.out, eventLine, "TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"); err != nil {
 			return err
 		}
-		return c.Events(cmd.Context(), after, follow, a.printEvent)
+		return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return printEvent(a, e) })
 	}
 	return cmd
 }
 
-func (a *app) printEvent(e api.Event) error {
+func printEvent(a *app, e api.Event) error {
 	id := ""
 	if e.Dataset != uuid.Nil {
 		id = e.Dataset.String()[:show.ShortLength]

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
@@ -18,14 +17,6 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
-
-// fencer is what is asked of this host's guard: guard.Client.
-type fencer interface {
-	Status(ctx context.Context) (guard.Status, error)
-	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
-	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
-	Close() error
-}
 
 // dialGuard returns the guard whose socket lies in a folder. A client waits for one that is
 // being restarted; a person is told at once that there is none: ErrUnavailable.

@@ -39,7 +39,7 @@ func usedByGuests(v api.Volume) string {
 }
 
 // guestLines says which hosts have a volume mounted beside its home.
-func (a *app) guestLines(v api.Volume) []string {
+func guestLines(a *app, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.Visits {
 		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.now(), g.Since))

@@ -28,14 +28,14 @@ func TestGuestLines(t *testing.T) {
 		"host-c, mounted once, since 5 minutes ago; it is away (once it is off for good: drover node fence host-c --confirmed)",
 		"host-d, mounted 0 times, since 5 minutes ago; it is away, and vouched to write no more",
 	}
-	if got := a.guestLines(v); !slices.Equal(got, want) {
+	if got := guestLines(a, v); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 	if got := status(v); got != "in use by 4 on 3" {
 		t.Errorf("a list says %q", got)
 	}
 	v.Visits = []api.Visit{{Guest: stay, NodeName: "host-a", Alone: true}}
-	if got := a.guestLines(v); !slices.Equal(got, []string{"host-a needs it alone, since 5 minutes ago"}) {
+	if got := guestLines(a, v); !slices.Equal(got, []string{"host-a needs it alone, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
 	}
 	if got := status(v); got != "in use by 1" {

@@ -9,8 +9,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,8 +16,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -35,7 +34,8 @@ func main() {
 		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime, hasKey: hasKey,
 		authority: defaultAuthority,
 	}
-	a.dial, a.prove = a.client, a.verify
+	a.dial = a.client
+	a.prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) { return verifyPool(ctx, a, p) }
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
 }
 
@@ -53,11 +53,6 @@ func execute(ctx context.Context, a *app, args []string) int {
 	}
 	complain(a.errOut, err)
 	return dataset.KindOf(err).Exit
-}
-
-func complain(w io.Writer, err error) {
-	// Nothing is left to tell it to when standard error is gone too.
-	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
 }
 
 // signals returns a context that ends at the first signal to stop, which is for

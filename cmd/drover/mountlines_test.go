@@ -13,7 +13,7 @@ import (
 func TestMountLines(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	a := &app{now: func() time.Time { return now }}
-	got := a.mountLines(api.Volume{Status: &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{
+	got := mountLines(a, api.Volume{Status: &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{
 		{Count: 2, Since: now},
 		{ID: "0011aabb", Count: 1, Since: now, Tool: "docker"},
 		{ID: "job", Count: 1, Since: now, Unverified: true},

@@ -19,8 +19,8 @@ func newNodeCmd(a *app) *cobra.Command {
 	)
 }
 
-// node connects, and finds a node among all that there are by name or UUID.
-func (a *app) node(ctx context.Context, ref string) (c remote, n api.Node, all []api.Node, err error) {
+// findNode connects, and finds a node among all that there are by name or UUID.
+func findNode(ctx context.Context, a *app, ref string) (c remote, n api.Node, all []api.Node, err error) {
 	if c, err = a.connect(); err != nil {
 		return c, n, nil, err
 	}

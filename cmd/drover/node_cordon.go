@@ -17,7 +17,7 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 	cmd.Flags().BoolVar(&off, "off", false, "allow it again")
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, n, _, err := a.node(cmd.Context(), args[0])
+		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}

@@ -35,7 +35,7 @@ its volumes go on from the freshest copies that others have.`,
 	o := outputFlags(cmd, false)
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "the node is lost and writes no more: go on from copies")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, n, nodes, err := a.node(cmd.Context(), args[0])
+		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ the node is alive; over when it is back.`,
 				"fence of node %s: say --confirmed once it is off, or cut off for good: its volumes may be "+
 					"opened elsewhere then", args[0])
 		}
-		c, n, _, err := a.node(cmd.Context(), args[0])
+		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}

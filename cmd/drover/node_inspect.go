@@ -21,7 +21,7 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 	}
 	o := outputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, n, _, err := a.node(cmd.Context(), args[0])
+		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}

@@ -23,11 +23,11 @@ an hour.`,
 			return ops, err
 		},
 		id:    func(op dataset.Operation) string { return op.ID.String() },
-		table: a.operationTable,
+		table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
 	})
 }
 
-func (a *app) operationTable(ops []dataset.Operation) *show.Table {
+func operationTable(a *app, ops []dataset.Operation) *show.Table {
 	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
 	for _, op := range ops {
 		t.Row(op.ID.String(), string(op.Kind), shortName(op.Volume), string(op.State),

@@ -35,12 +35,12 @@ the operation: 0 only when it is done.`,
 		if err != nil {
 			return err
 		}
-		return one(a, o, op, a.operationForm)
+		return one(a, o, op, func(op dataset.Operation) *show.Form { return operationForm(a, op) })
 	}
 	return cmd
 }
 
-func (a *app) operationForm(op dataset.Operation) *show.Form {
+func operationForm(a *app, op dataset.Operation) *show.Form {
 	f := &show.Form{}
 	f.Add("Operation", op.ID.String())
 	f.Add("Kind", string(op.Kind))

@@ -24,11 +24,11 @@ func newPoolLsCmd(a *app) *cobra.Command {
 		short: "List the pools",
 		fetch: func(ctx context.Context, c remote) ([]api.Pool, error) { return c.Pools(ctx) },
 		id:    func(p api.Pool) string { return p.ID.String() },
-		table: a.poolTable,
+		table: func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
 	})
 }
 
-func (a *app) poolTable(pools []api.Pool) *show.Table {
+func poolTable(a *app, pools []api.Pool) *show.Table {
 	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "FREE", "PATH")
 	for _, p := range pools {
 		size, free := "", ""

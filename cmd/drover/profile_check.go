@@ -34,7 +34,7 @@ can keep a profile is seen when a volume is created.`,
 		}
 		set, err := profiles.Parse(args[0], src, kept(kinds()))
 		if err != nil {
-			return a.mistakes(args[0], strictyaml.All(err))
+			return printMistakes(a, args[0], strictyaml.All(err))
 		}
 		if o.json() {
 			return show.List(a.out, set.All())
@@ -56,7 +56,7 @@ can keep a profile is seen when a volume is created.`,
 				}
 			}
 		}
-		if err := a.lacking(cmd.Context(), set.All()); err != nil {
+		if err := printMissing(cmd.Context(), a, set.All()); err != nil {
 			return err
 		}
 		return profileTable(set.All()).Write(a.out)
@@ -64,13 +64,13 @@ can keep a profile is seen when a volume is created.`,
 	return cmd
 }
 
-// lacking tells which pools and keys that profiles name are not there: a file may be checked on
+// printMissing tells which pools and keys that profiles name are not there: a file may be checked on
 // another host, or before they are made.
-func (a *app) lacking(ctx context.Context, all []dataset.Profile) error {
+func printMissing(ctx context.Context, a *app, all []dataset.Profile) error {
 	var pools []string
 	var away error
 	if slices.ContainsFunc(all, func(p dataset.Profile) bool { return p.Pool != "" }) {
-		pools, away = a.poolNames(ctx)
+		pools, away = poolNames(ctx, a)
 	}
 	for _, p := range all {
 		if at := p.Encryption.KeyFile; at != "" {
@@ -103,7 +103,7 @@ func hasKey(path string) error {
 	return err
 }
 
-func (a *app) poolNames(ctx context.Context) ([]string, error) {
+func poolNames(ctx context.Context, a *app) ([]string, error) {
 	c, err := a.connect()
 	if err != nil {
 		return nil, err
@@ -116,8 +116,8 @@ func (a *app) poolNames(ctx context.Context) ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(names))), err
 }
 
-// mistakes tells each on a line of its own, the only one as the error itself.
-func (a *app) mistakes(file string, all []error) error {
+// printMistakes tells each on a line of its own, the only one as the error itself.
+func printMistakes(a *app, file string, all []error) error {
 	if len(all) == 1 {
 		return all[0]
 	}

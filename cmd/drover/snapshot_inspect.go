@@ -33,7 +33,7 @@ volume, its name.`,
 		if err != nil {
 			return err
 		}
-		return one(a, o, s, a.snapshotForm)
+		return one(a, o, s, func(s dataset.Snapshot) *show.Form { return snapshotForm(a, s) })
 	}
 	return cmd
 }
@@ -59,7 +59,7 @@ func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id st
 	return args[0], args[1], nil
 }
 
-func (a *app) snapshotForm(s dataset.Snapshot) *show.Form {
+func snapshotForm(a *app, s dataset.Snapshot) *show.Form {
 	f := &show.Form{}
 	f.Add("Snapshot", s.ID.String())
 	f.Add("Name", s.Name)

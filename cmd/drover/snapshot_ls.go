@@ -32,12 +32,13 @@ func newSnapshotLsCmd(a *app) *cobra.Command {
 			return err
 		}
 		slices.SortStableFunc(snaps, func(x, y dataset.Snapshot) int { return x.Created.Compare(y.Created) })
-		return list(a, o, snaps, func(s dataset.Snapshot) string { return s.ID.String() }, a.snapshotTable)
+		return list(a, o, snaps, func(s dataset.Snapshot) string { return s.ID.String() },
+			func(snaps []dataset.Snapshot) *show.Table { return snapshotTable(a, snaps) })
 	}
 	return cmd
 }
 
-func (a *app) snapshotTable(snaps []dataset.Snapshot) *show.Table {
+func snapshotTable(a *app, snaps []dataset.Snapshot) *show.Table {
 	ids := make([]uuid.UUID, len(snaps))
 	for i, s := range snaps {
 		ids[i] = s.ID

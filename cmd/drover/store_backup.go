@@ -31,7 +31,7 @@ file holds records, no volume's data.`,
 		}
 		ctx, stop := a.signals(cmd.Context())
 		defer stop()
-		n, err := a.backup(ctx, c, args[0])
+		n, err := backUp(ctx, a, c, args[0])
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no backup")
 		}
@@ -43,7 +43,7 @@ file holds records, no volume's data.`,
 	return cmd
 }
 
-func (a *app) backup(ctx context.Context, c remote, file string) (n int64, err error) {
+func backUp(ctx context.Context, a *app, c remote, file string) (n int64, err error) {
 	m := a.meter("backup", !terminal(a.errOut))
 	defer m.Close()
 	w := &progress.Writer{Meter: m, At: dataset.Progress{Step: "copy the store"}}

@@ -34,7 +34,7 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.signals(cmd.Context())
 		defer stop()
-		sum, err := a.exportStore(ctx, f, args[0])
+		sum, err := exportStore(ctx, a, f, args[0])
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no export")
 		}
@@ -63,8 +63,8 @@ func described(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
 }
 
-func (a *app) exportStore(ctx context.Context, f processFlags, file string) (sum dump.Summary, err error) {
-	st, err := a.openStore(ctx, f, false)
+func exportStore(ctx context.Context, a *app, f processFlags, file string) (sum dump.Summary, err error) {
+	st, err := openStore(ctx, a, f, false)
 	if err != nil {
 		return sum, err
 	}
@@ -80,7 +80,7 @@ func (a *app) exportStore(ctx context.Context, f processFlags, file string) (sum
 }
 
 // openStore opens the store that drover.yaml and the flags name.
-func (a *app) openStore(ctx context.Context, f processFlags, create bool) (daemon.Unserved, error) {
+func openStore(ctx context.Context, a *app, f processFlags, create bool) (daemon.Unserved, error) {
 	log, err := newLog(f.level)
 	if err != nil {
 		return daemon.Unserved{}, err

@@ -35,7 +35,7 @@ short, it goes on when it is run again; until then no drover starts on the store
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.signals(cmd.Context())
 		defer stop()
-		sum, where, err := a.importStore(ctx, f, args[0], force)
+		sum, where, err := importStore(ctx, a, f, args[0], force)
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: run it again, so that the store is whole")
 		}
@@ -47,7 +47,7 @@ short, it goes on when it is run again; until then no drover starts on the store
 	return cmd
 }
 
-func (a *app) importStore(ctx context.Context, f processFlags, file string, force bool) (sum dump.Summary,
+func importStore(ctx context.Context, a *app, f processFlags, file string, force bool) (sum dump.Summary,
 	where string, err error) {
 	in, err := os.Open(file)
 	if err != nil {
@@ -61,7 +61,7 @@ func (a *app) importStore(ctx context.Context, f processFlags, file string, forc
 	if _, err := in.Seek(0, 0); err != nil {
 		return sum, "", fmt.Errorf("%s: %w (it is read twice: a pipe will not do)", file, err)
 	}
-	st, err := a.openStore(ctx, f, true)
+	st, err := openStore(ctx, a, f, true)
 	if err != nil {
 		return sum, "", err
 	}

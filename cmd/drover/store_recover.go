@@ -38,12 +38,12 @@ others know to be on it goes on from a copy: drover volume move --force --fenced
 		if err != nil {
 			return err
 		}
-		return a.recover(cmd.Context(), c, o, fenced, yes)
+		return recoverStore(cmd.Context(), a, c, o, fenced, yes)
 	}
 	return cmd
 }
 
-func (a *app) recover(ctx context.Context, c remote, o *output, fenced []string, yes bool) error {
+func recoverStore(ctx context.Context, a *app, c remote, o *output, fenced []string, yes bool) error {
 	found, err := c.Recover(ctx, api.Recover{Fenced: fenced})
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (a *app) recover(ctx context.Context, c remote, o *output, fenced []string,
 		return a.say("the store is believed by all: there is nothing to bring up to date")
 	}
 	if !o.json() {
-		if err := a.tellRecovery(found); err != nil {
+		if err := printRecovery(a, found); err != nil {
 			return err
 		}
 	}
@@ -78,8 +78,8 @@ func (a *app) recover(ctx context.Context, c remote, o *output, fenced []string,
 	return a.say("the store is up to date: decisions are made again")
 }
 
-// tellRecovery prints what a person confirms.
-func (a *app) tellRecovery(r api.Recovery) error {
+// printRecovery prints what a person confirms.
+func printRecovery(a *app, r api.Recovery) error {
 	if err := a.say("%s", r.Halted); err != nil {
 		return err
 	}

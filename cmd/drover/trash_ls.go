@@ -25,11 +25,11 @@ func newTrashLsCmd(a *app) *cobra.Command {
 			return gone, err
 		},
 		id:    volumeID,
-		table: a.trashTable,
+		table: func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
 	})
 }
 
-func (a *app) trashTable(gone []api.Volume) *show.Table {
+func trashTable(a *app, gone []api.Volume) *show.Table {
 	short := shortDatasets(gone)
 	t := show.NewTable("DATASET", "WAS", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "PURGED")
 	for _, v := range gone {

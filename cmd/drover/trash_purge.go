@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 			return err
 		}
 		if every {
-			return a.purgeAll(cmd.Context(), c, o, gone, yes)
+			return purgeAll(cmd.Context(), a, c, o, gone, yes)
 		}
 		v, err := pickGone(gone, args[0])
 		if err != nil {
@@ -56,7 +55,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 				return err
 			}
 		}
-		out, err := a.purge(cmd.Context(), c, o, v)
+		out, err := purgeOne(cmd.Context(), a, c, o, v)
 		if err != nil {
 			return err
 		}
@@ -85,7 +84,7 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
 }
 
-func (a *app) purge(ctx context.Context, c remote, o *output, v api.Volume) (api.Outcome, error) {
+func purgeOne(ctx context.Context, a *app, c remote, o *output, v api.Volume) (api.Outcome, error) {
 	out, err := a.submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
 	if err != nil && awaitsPool(out) {
 		return out, nil
@@ -113,7 +112,7 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 
 // purgeAll purges what was in the trash when it asked, and goes on past what
 // cannot be.
-func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volume, yes bool) error {
+func purgeAll(ctx context.Context, a *app, c remote, o *output, gone []api.Volume, yes bool) error {
 	if len(gone) == 0 && !o.json() {
 		return a.say("the trash is empty")
 	}
@@ -126,7 +125,7 @@ func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volu
 	var outs []api.Outcome
 	failed := 0
 	for _, v := range gone {
-		out, err := a.purge(ctx, c, o, v)
+		out, err := purgeOne(ctx, a, c, o, v)
 		if err != nil {
 			failed++
 			complain(a.errOut, fmt.Errorf("dataset %s, once volume %s: %w", v.ID, v.Volume, err))
@@ -148,18 +147,4 @@ func (a *app) purgeAll(ctx context.Context, c remote, o *output, gone []api.Volu
 		return fmt.Errorf("%d of %d datasets were not purged", failed, len(gone))
 	}
 	return nil
-}
-
-// confirm asks a person to type word. It fails with ErrCancelled for anything
-// else.
-func (a *app) confirm(word, format string, args ...any) error {
-	if _, err := fmt.Fprintf(a.errOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
-		show.Clean(word)); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(a.in).ReadString('\n')
-	if strings.TrimSpace(line) != word {
-		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was done")
-	}
-	return err
 }

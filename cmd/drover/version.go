@@ -34,12 +34,12 @@ func newVersionCmd(a *app) *cobra.Command {
 		} else {
 			v.Server = &s
 		}
-		return one(a, o, v, a.versionForm)
+		return one(a, o, v, func(v versions) *show.Form { return versionForm(a, v) })
 	}
 	return cmd
 }
 
-func (a *app) versionForm(v versions) *show.Form {
+func versionForm(a *app, v versions) *show.Form {
 	f := &show.Form{}
 	f.Add("Client", v.Client)
 	f.Add("Server", v.Error)

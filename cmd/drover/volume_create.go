@@ -29,7 +29,7 @@ nothing and succeeds.`,
 	cmd.Args = makeArgs(1, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
-			return a.optionHelp(cmd)
+			return printOptionHelp(a, cmd)
 		}
 		req := api.Request{Kind: dataset.OpCreate, Volume: args[0], Options: opts}
 		return a.change(cmd, o, req, describeMade("created"))
@@ -47,8 +47,8 @@ func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
 	}
 }
 
-// optionHelp is what -o help prints: the options, and the profiles there are.
-func (a *app) optionHelp(cmd *cobra.Command) error {
+// printOptionHelp is what -o help prints: the options, and the profiles there are.
+func printOptionHelp(a *app, cmd *cobra.Command) error {
 	t := show.NewTable("OPTION", "VALUE", "MEANING")
 	for _, h := range dataset.OptionHelp() {
 		t.Row(h.Name, h.Value, h.Help)

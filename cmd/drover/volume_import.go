@@ -43,7 +43,7 @@ what writes, or say --live to copy all the same.`,
 	cmd.Flags().BoolVar(&live, "live", false, "copy although something may write to the source")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
-			return a.optionHelp(cmd)
+			return printOptionHelp(a, cmd)
 		}
 		req := api.Request{Kind: dataset.OpImport, Volume: args[0], Options: opts, Live: live}
 		switch {
@@ -57,10 +57,10 @@ what writes, or say --live to copy all the same.`,
 			return usage(cmd, "standard input is a terminal and no tar archive (say drover volume import %s "+
 				"--from - < FILE)", args[0])
 		case from == "-":
-			return a.importTar(cmd.Context(), o, req)
+			return importTar(cmd.Context(), a, o, req)
 		}
 		var err error
-		if req.Path, err = a.sourcePath(cmd.Context(), from, live); err != nil {
+		if req.Path, err = sourcePath(cmd.Context(), a, from, live); err != nil {
 			return err
 		}
 		return a.change(cmd, o, req, describeMade("imported"))
@@ -69,7 +69,7 @@ what writes, or say --live to copy all the same.`,
 }
 
 // sourcePath returns the folder to import on the server's host.
-func (a *app) sourcePath(ctx context.Context, from string, live bool) (string, error) {
+func sourcePath(ctx context.Context, a *app, from string, live bool) (string, error) {
 	volume, docker := strings.CutPrefix(from, "docker:")
 	if !docker {
 		return a.hostPath(from)
@@ -83,7 +83,7 @@ func (a *app) sourcePath(ctx context.Context, from string, live bool) (string, e
 }
 
 // importTar sends standard input.
-func (a *app) importTar(ctx context.Context, o *output, req api.Request) error {
+func importTar(ctx context.Context, a *app, o *output, req api.Request) error {
 	c, err := a.connect()
 	if err != nil {
 		return err

@@ -39,13 +39,13 @@ func newVolumeInspectCmd(a *app) *cobra.Command {
 			return err
 		}
 		return one(a, o, v, func(v api.Volume) *show.Form {
-			return a.volumeForm(v, a.newestSnapshots(cmd.Context(), c, v))
+			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v))
 		})
 	}
 	return cmd
 }
 
-func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
+func volumeForm(a *app, v api.Volume, snapshots []string) *show.Form {
 	now, p := a.now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
@@ -55,16 +55,16 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 		f.Add("State", string(v.State))
 	}
 	f.Add("Home", fmt.Sprintf("%s (%s)", v.Node, v.Home))
-	f.Add("Lease", a.leaseLine(v))
+	f.Add("Lease", leaseLine(v))
 	f.Add("Pool", fmt.Sprintf("%s (%s)", v.PoolName, v.Backend))
-	f.Add("Copies", a.copyLines(v)...)
+	f.Add("Copies", copyLines(a, v)...)
 	f.Add("Size", sizeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Speed", p.QoS.String())
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", accessLine(p.Access))
-	f.Add("Mounted by", a.mountLines(v)...)
-	f.Add("Guests", a.guestLines(v)...)
+	f.Add("Mounted by", mountLines(a, v)...)
+	f.Add("Guests", guestLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))
 	f.Add("Labels", labelLines(v.Labels)...)
@@ -84,7 +84,7 @@ func (a *app) volumeForm(v api.Volume, snapshots []string) *show.Form {
 }
 
 // leaseLine says at which epoch a volume is, and whether a move takes it elsewhere.
-func (a *app) leaseLine(v api.Volume) string {
+func leaseLine(v api.Volume) string {
 	switch {
 	case v.Lease == nil:
 		return ""
@@ -99,7 +99,7 @@ func (a *app) leaseLine(v api.Volume) string {
 }
 
 // copyLines says what other nodes have of a volume.
-func (a *app) copyLines(v api.Volume) []string {
+func copyLines(a *app, v api.Volume) []string {
 	var lines []string
 	for _, k := range v.Kept {
 		line := k.NodeName + ": " + string(k.Kind)
@@ -155,7 +155,7 @@ func beside(v api.Volume) dataset.Size {
 	return mkfs.Device(fs, v.Size) - v.Size
 }
 
-func (a *app) mountLines(v api.Volume) []string {
+func mountLines(a *app, v api.Volume) []string {
 	switch {
 	case v.Status == nil:
 		return []string{"not known"}
@@ -180,7 +180,7 @@ func (a *app) mountLines(v api.Volume) []string {
 
 // newestSnapshots is a courtesy beside the volume: that the list cannot be had
 // is shown in its place.
-func (a *app) newestSnapshots(ctx context.Context, c remote, v api.Volume) []string {
+func newestSnapshots(ctx context.Context, a *app, c remote, v api.Volume) []string {
 	if v.Snapshots == 0 {
 		return []string{"none"}
 	}

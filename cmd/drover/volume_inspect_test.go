@@ -19,7 +19,7 @@ func TestCopyLines(t *testing.T) {
 		c.Kind = dataset.CopyReplica
 		return api.KeptCopy{Copy: c, NodeName: "host-b"}
 	}
-	got := a.copyLines(api.Volume{Kept: []api.KeptCopy{
+	got := copyLines(a, api.Volume{Kept: []api.KeptCopy{
 		kept(dataset.Copy{}),
 		kept(dataset.Copy{Problem: "its pool is offline: absent"}),
 		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), Checked: now.Add(-5 * time.Second)}),

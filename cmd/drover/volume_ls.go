@@ -18,13 +18,13 @@ func newVolumeLsCmd(a *app) *cobra.Command {
 		short: "List the volumes",
 		fetch: func(ctx context.Context, c remote) ([]api.Volume, error) { return all(ctx, c.Volumes) },
 		id:    volumeID,
-		table: a.volumeTable,
+		table: func(volumes []api.Volume) *show.Table { return volumeTable(a, volumes) },
 	})
 }
 
 func volumeID(v api.Volume) string { return v.ID.String() }
 
-func (a *app) volumeTable(volumes []api.Volume) *show.Table {
+func volumeTable(a *app, volumes []api.Volume) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
 	short := shortDatasets(volumes)
 	for _, v := range volumes {

@@ -38,7 +38,7 @@ superseded copy.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Volume, req.Node = args[0], args[1]
 		if req.Force {
-			if err := a.sayLoss(cmd.Context(), req); err != nil {
+			if err := printLoss(cmd.Context(), a, req); err != nil {
 				return err
 			}
 		}
@@ -54,8 +54,8 @@ superseded copy.`,
 	return cmd
 }
 
-// sayLoss says, before it is done, what a move without the home loses.
-func (a *app) sayLoss(ctx context.Context, req api.Request) error {
+// printLoss says, before it is done, what a move without the home loses.
+func printLoss(ctx context.Context, a *app, req api.Request) error {
 	c, err := a.connect()
 	if err != nil {
 		return err

@@ -32,3 +32,10 @@ func protection(a *app, on bool, cmd *cobra.Command) *cobra.Command {
 	}
 	return cmd
 }
+
+func newVolumeUnprotectCmd(a *app) *cobra.Command {
+	return protection(a, false, &cobra.Command{
+		Use:   "unprotect NAME",
+		Short: "Allow to delete a volume again",
+	})
+}

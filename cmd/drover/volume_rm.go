@@ -50,13 +50,13 @@ the trash.`,
 		if err != nil {
 			return err
 		}
-		return a.deleteAll(cmd.Context(), c, o, args, req)
+		return deleteVolumes(cmd.Context(), a, c, o, args, req)
 	}
 	return cmd
 }
 
-// deleteAll goes on past what cannot be deleted, but not past an interrupt.
-func (a *app) deleteAll(ctx context.Context, c remote, o *output, names []string, req api.Request) error {
+// deleteVolumes goes on past what cannot be deleted, but not past an interrupt.
+func deleteVolumes(ctx context.Context, a *app, c remote, o *output, names []string, req api.Request) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, name := range names {

@@ -45,7 +45,7 @@ func newVolumeSupersededLsCmd(a *app) *cobra.Command {
 			return overtakenOf(append(live, trashed...)), err
 		},
 		id:    func(o overtaken) string { return o.Dataset.String() },
-		table: a.overtakenTable,
+		table: func(list []overtaken) *show.Table { return supersededTable(a, list) },
 	})
 }
 
@@ -60,7 +60,7 @@ func overtakenOf(volumes []api.Volume) (out []overtaken) {
 	return out
 }
 
-func (a *app) overtakenTable(list []overtaken) *show.Table {
+func supersededTable(a *app, list []overtaken) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE", "MOUNTED AT")
 	for _, o := range list {
 		kept, snapshot := "not yet: it is in use, or its node is away", ""

@@ -38,14 +38,14 @@ until then it cannot be discarded.`,
 		if len(args) > 1 {
 			req.Node = args[1]
 		}
-		return a.look(cmd, o, req)
+		return showSuperseded(a, cmd, o, req)
 	}
 	return cmd
 }
 
-// look has a head that was overtaken mounted, or no more, and waits until its node says that
+// showSuperseded has a head that was overtaken mounted, or no more, and waits until its node says that
 // it is so.
-func (a *app) look(cmd *cobra.Command, o *output, req api.Request) error {
+func showSuperseded(a *app, cmd *cobra.Command, o *output, req api.Request) error {
 	c, err := a.connect()
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (a *app) look(cmd *cobra.Command, o *output, req api.Request) error {
 	}
 	ctx, stop := a.signals(cmd.Context())
 	defer stop()
-	k, err := a.looked(ctx, c, *out.Operation)
+	k, err := awaitShown(ctx, a, c, *out.Operation)
 	switch {
 	case err != nil:
 		return err
@@ -79,8 +79,8 @@ const (
 	lookMost = 300
 )
 
-// looked waits until the node that an operation is about has the head as it is to be.
-func (a *app) looked(ctx context.Context, c remote, op dataset.Operation) (k overtaken, err error) {
+// awaitShown waits until the node that an operation is about has the head as it is to be.
+func awaitShown(ctx context.Context, a *app, c remote, op dataset.Operation) (k overtaken, err error) {
 	for range lookMost {
 		k, err = findOvertaken(ctx, c, op.DatasetID, op.From)
 		switch {

@@ -35,7 +35,6 @@ var stillTooLarge = map[string]int{
 	"type backends/lvm.Pool":            93,
 	"type backends/shelf.Shelf":         57,
 	"type backends/zfs.Pool":            120,
-	"type cmd/drover.app":               59,
 	"type control.Service":              233,
 	"type guard.Guard":                  45,
 	"type guard/hand.Tool":              62,
