@@ -1,7 +1,6 @@
-// Package cluster runs whole clusters for tests, of the real parts: Consul servers,
-// control replicas and hosts, each on a machine of its own (see test/lan), some hosts
-// with a Docker engine. What kills, pauses and cuts them off returns when that has
-// happened; what starts them, when they answer.
+// Package cluster runs whole clusters for tests. They consist of the real parts: Consul servers, control replicas and
+// hosts, each on a separate machine (see test/lan). Some hosts have a Docker engine. Methods that kill, pause or cut
+// off a part return after that has happened. Methods that start a part return when it answers.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
@@ -31,23 +30,23 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// Options say what a cluster is made of.
+// Options describe a cluster.
 type Options struct {
-	Consul   int           // servers; 0: three
-	Controls int           // replicas; 0: two
-	Hosts    int           // 0: three
-	Engines  int           // the first so many hosts have an engine; 0: two; negative: none
+	Consul   int           // number of servers; 0: three
+	Controls int           // number of replicas; 0: two
+	Hosts    int           // number of hosts; 0: three
+	Engines  int           // how many of the first hosts have an engine; 0: two; negative: none
 	Restore  bool          // containers outlive these engines (live-restore)
 	Profiles string        // text of profiles.yaml; empty: the built-in set
-	Pool     string        // as host.Options has it; empty: xfs
-	Size     int64         // of each host's filesystem; 0: 4 GiB
-	Env      []string      // of control, agents and guards, more than this process has
-	Step     time.Duration // of the guards: as long as a rung of their ladder takes; 0: a second
-	Clock    time.Duration // by how much all clocks are off in the beginning; see SetClock
+	Pool     string        // as in host.Options; empty: xfs
+	Size     int64         // of the filesystem of each host; 0: 4 GiB
+	Env      []string      // of control, agents and guards, beside the environment of this process
+	Step     time.Duration // of the guards: how long each step of an escalation takes; 0: a second
+	Clock    time.Duration // how much all clocks are off at the beginning; see SetClock
 }
 
-// Cluster is a running one. Its parts can be stopped and started side by side, each by
-// one goroutine at a time.
+// Cluster is a running cluster. Its parts can be stopped and started concurrently, each by one goroutine at a
+// time.
 type Cluster struct {
 	Net      *lan.Net
 	Consul   *consul.Cluster
@@ -58,30 +57,30 @@ type Cluster struct {
 	dir  string
 }
 
-// Control is one control replica. Must and Exec run drover as root of its machine.
+// Control is one control replica. Must and Exec run drover as root on its machine.
 type Control struct {
 	*host.Host
 
 	On *lan.Machine
 }
 
-// Host is one host: its agent is what runs. Must and Exec run drover as its root.
+// Host is one host. Its process is the agent. Must and Exec run drover as root on its machine.
 type Host struct {
 	*host.Host
 
 	Name   string
 	On     *lan.Machine
 	Guard  *Guard
-	Engine *engine.Engine // nil: it has none
+	Engine *engine.Engine // nil: none
 }
 
-// The ports of what listens, on each machine.
+// Ports on which the processes of each machine listen.
 const (
 	controlPort = 9470
 	peerPort    = 9471
 )
 
-// New makes a cluster and returns when all of it answers. It goes at the end of the test.
+// New creates a cluster and returns when all of it answers. The cluster is removed at the end of the test.
 func New(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	opts.Controls, opts.Hosts = cmp.Or(opts.Controls, 2), cmp.Or(opts.Hosts, 3)
@@ -109,7 +108,7 @@ func (c *Cluster) startConsul(t testing.TB) {
 	c.Consul = consul.Start(t, consul.Options{On: on})
 }
 
-// ca is the folder of the cluster's certificate authority.
+// ca returns the folder of the cluster's certificate authority.
 func (c *Cluster) ca() string { return filepath.Join(c.dir, "ca") }
 
 func (c *Cluster) makeAuthority(t testing.TB) {
@@ -125,7 +124,7 @@ func (c *Cluster) makeAuthority(t testing.TB) {
 	}
 }
 
-// token writes a join token for a host to a file and returns where.
+// token writes a join token for a host to a file and returns its path.
 func (c *Cluster) token(t testing.TB, name string) string {
 	t.Helper()
 	file := filepath.Join(c.dir, name+".token")
@@ -135,7 +134,7 @@ func (c *Cluster) token(t testing.TB, name string) string {
 	return file
 }
 
-// quoted lists texts as YAML.
+// quoted returns a YAML list of texts.
 func quoted(texts []string) string { return `["` + strings.Join(texts, `", "`) + `"]` }
 
 func (c *Cluster) newControl(t testing.TB, name string) *Control {
@@ -151,8 +150,8 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 	return &Control{Host: h, On: on}
 }
 
-// newHost makes a host, has it join, and starts it: its engine last, as an engine that
-// outlives its plugin waits.
+// newHost creates a host, lets it join, and starts it. The engine starts last, since an engine with live-restore
+// waits for its plugin.
 func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 	t.Helper()
 	plugins := filepath.Join(c.dir, name+"-plugins")
@@ -181,21 +180,19 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 	return h
 }
 
-// Docker runs a docker command on the host that has to succeed, and returns what it
-// printed.
+// Docker runs a docker command on the host and returns its output. The command must succeed.
 func (h *Host) Docker(t testing.TB, args ...string) string {
 	t.Helper()
 	return h.Engine.Must(t, args...)
 }
 
-// Drover runs a drover command on the host that has to succeed, and returns what it
-// printed.
+// Drover runs a drover command on the host and returns its output. The command must succeed.
 func (h *Host) Drover(t testing.TB, args ...string) string {
 	t.Helper()
 	return h.Must(t, args...)
 }
 
-// Inspect is what drover says of a volume, which may be named as Docker does.
+// Inspect returns what drover reports about a volume. The name may be one that Docker uses.
 func (h *Host) Inspect(t testing.TB, volume string) (v api.Volume) {
 	t.Helper()
 	name, _, _ := strings.Cut(volume, "@")
@@ -203,22 +200,22 @@ func (h *Host) Inspect(t testing.TB, volume string) (v api.Volume) {
 	return v
 }
 
-// KillAgent kills the agent; containers and mounts go on.
+// KillAgent kills the agent. Containers and mounts continue.
 func (h *Host) KillAgent(t testing.TB) {
 	t.Helper()
 	h.Kill9(t)
 }
 
-// StartAgent starts it.
+// StartAgent starts the agent.
 func (h *Host) StartAgent(t testing.TB, env ...string) {
 	t.Helper()
 	h.Up(t, env...)
 }
 
-// File is how the test reaches a file of the host, also below what is mounted there.
+// File returns the path with which the test reaches a file of the host, also below mounts there.
 func (h *Host) File(path string) string { return h.On.Path(path) }
 
-// Await asks until f succeeds: for what happens soon and tells nobody.
+// Await repeats f until it succeeds. It is for conditions that become true soon and are not announced.
 func Await(t testing.TB, what string, f func() error) {
 	t.Helper()
 	const limit = 90 * time.Second

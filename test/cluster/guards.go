@@ -17,10 +17,10 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// WeakGuard is what doctor says of guards of tests, whose folder lies on no tmpfs.
+// WeakGuard is part of the line of doctor about guards in tests, whose folder is not on a tmpfs.
 const WeakGuard = "is weaker than it should be"
 
-// Guard is the guard of a host. One goroutine at a time stops and starts it.
+// Guard is the guard of a host. Only one goroutine at a time may stop and start it.
 type Guard struct {
 	args   []string
 	socket string
@@ -30,7 +30,7 @@ type Guard struct {
 	client *guard.Client
 }
 
-// newGuard makes the guard of a host, and starts it.
+// newGuard creates the guard of a host and starts it.
 func (c *Cluster) newGuard(t testing.TB, h *Host) *Guard {
 	t.Helper()
 	run := filepath.Join(h.Dir, "run")
@@ -48,7 +48,7 @@ func (c *Cluster) newGuard(t testing.TB, h *Host) *Guard {
 	return g
 }
 
-// Up starts it, with more in its environment, and returns when it answers.
+// Up starts the guard, with additional environment variables, and returns when it answers.
 func (g *Guard) Up(t testing.TB, env ...string) {
 	t.Helper()
 	var err error
@@ -72,7 +72,7 @@ func (g *Guard) Up(t testing.TB, env ...string) {
 	})
 }
 
-// Kill9 kills it, and waits. Again: nothing.
+// Kill9 kills the guard and waits for its end. Idempotent.
 func (g *Guard) Kill9(t testing.TB) {
 	t.Helper()
 	if err := g.proc.End(unix.SIGKILL, time.Minute); err != nil {
@@ -80,7 +80,7 @@ func (g *Guard) Kill9(t testing.TB) {
 	}
 }
 
-// Ended waits until it has ended by itself.
+// Ended waits until the guard has ended by itself.
 func (g *Guard) Ended(t testing.TB, within time.Duration) {
 	t.Helper()
 	if err := g.proc.Ended(within); err != nil {
@@ -88,19 +88,19 @@ func (g *Guard) Ended(t testing.TB, within time.Duration) {
 	}
 }
 
-// PID is that of its process.
+// PID returns the PID of the guard's process.
 func (g *Guard) PID() int { return g.proc.PID() }
 
-// Status is what it says of itself and of what it watches over.
+// Status returns what the guard reports about itself and about what it watches.
 func (g *Guard) Status(ctx context.Context) (guard.Status, error) { return g.client.Status(ctx) }
 
-// Log is what it has logged.
+// Log returns what the guard has logged.
 func (g *Guard) Log() string {
 	b, _ := os.ReadFile(g.log)
 	return string(b)
 }
 
-// stop has it end in order.
+// stop asks the guard to end, and waits.
 func (g *Guard) stop(t testing.TB) {
 	if err := g.client.Close(); err != nil {
 		t.Error(err)

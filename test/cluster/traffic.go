@@ -17,32 +17,32 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// patience bounds one check of a history.
+// patience limits the check of one history.
 const patience = 30 * time.Second
 
-// Limit is what Docker gives a request (I8).
+// Limit is how long Docker waits for a request (I8).
 const Limit = 2 * time.Minute
 
-// Traffic are clients on all hosts that make, ask for and remove volumes until they are
-// stopped, whatever happens to the cluster.
+// Traffic consists of clients on all hosts that create, inspect and remove volumes until they are stopped,
+// whatever happens to the cluster.
 type Traffic struct {
 	names *history.Recorder
-	done  atomic.Int64 // requests that were answered and not refused
+	done  atomic.Int64 // requests that were carried out
 	slow  atomic.Int64 // requests that took longer than Docker waits
 
 	stop context.CancelFunc
 	all  sync.WaitGroup
 }
 
-// Load says what clients do.
+// Load describes what the clients do.
 type Load struct {
-	Prefix string // of all names
-	Seed   uint64 // of what they choose
+	Prefix string // of all volume names
+	Seed   uint64 // of the clients' choices
 	Pause  time.Duration
-	Fresh  int // after so many requests each client goes on with other names; 0: it keeps the first
+	Fresh  int // after how many requests each client uses new names; 0: never
 }
 
-// StartTraffic starts one client on each host, with a few names that all of them use.
+// StartTraffic starts one client on each host. All of them use the same few names.
 func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -75,7 +75,7 @@ func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 	return tr
 }
 
-// Await waits until so many more requests were answered.
+// Await waits until n more requests were answered.
 func (tr *Traffic) Await(t testing.TB, n int64) {
 	t.Helper()
 	was := tr.done.Load()
@@ -87,7 +87,7 @@ func (tr *Traffic) Await(t testing.TB, n int64) {
 	})
 }
 
-// PutBack is that of the history of names.
+// PutBack is PutBack of the history of names.
 func (tr *Traffic) PutBack(from, to, at time.Time) (over func()) {
 	return tr.names.PutBack(from, to, at)
 }
@@ -97,8 +97,8 @@ func (tr *Traffic) end() {
 	tr.all.Wait()
 }
 
-// Check ends it, fails the test when no correct server gives such answers, and returns how
-// many requests there were, and how many of them were done.
+// Check stops the traffic, and fails the test if no correct server can have given these answers. It returns how
+// many requests there were, and how many of them were carried out.
 func (tr *Traffic) Check(t testing.TB) (all, done int) {
 	t.Helper()
 	tr.end()
@@ -111,17 +111,17 @@ func (tr *Traffic) Check(t testing.TB) (all, done int) {
 	return tr.names.Len(), int(tr.done.Load())
 }
 
-// NameClient is one client, of one host. It is used by one goroutine.
+// NameClient is one client on one host. Only one goroutine may use it.
 type NameClient struct {
 	names *history.Recorder
 	plug  *host.Plug
 	api   *client.Client
 	node  string
-	// controls are asked for what a node may not do to another's volumes.
+	// controls receive the requests that a node may not make for volumes of another node.
 	controls []*client.Client
 }
 
-// NewNameClient makes one whose requests are put into a history of names. Close it.
+// NewNameClient returns a client whose requests are recorded in a history of names. The caller closes it.
 func (c *Cluster) NewNameClient(t testing.TB, names *history.Recorder, h *Host) *NameClient {
 	t.Helper()
 	client := &NameClient{names: names, plug: h.Plug(t), api: h.Client(t), node: h.Name}
@@ -131,14 +131,14 @@ func (c *Cluster) NewNameClient(t testing.TB, names *history.Recorder, h *Host) 
 	return client
 }
 
-// Close ends its connections.
+// Close closes the connections of the client.
 func (c *NameClient) Close() {
 	for _, a := range append(c.controls, c.api) {
 		a.Close()
 	}
 }
 
-// any does something with a name and reports whether it was done.
+// any does something with a name and reports whether it was carried out.
 func (c *NameClient) any(random *rand.Rand, name string) bool {
 	switch random.IntN(4) {
 	case 0:
@@ -150,7 +150,7 @@ func (c *NameClient) any(random *rand.Rand, name string) bool {
 	}
 }
 
-// Create is docker volume create.
+// Create does what docker volume create does.
 func (c *NameClient) Create(name string) bool {
 	end := c.names.Begin(history.Request{Key: name, What: history.Create, Node: c.node})
 	err := c.plug.Create(name, nil)
@@ -158,7 +158,7 @@ func (c *NameClient) Create(name string) bool {
 	return err == nil
 }
 
-// Get is drover volume inspect.
+// Get does what drover volume inspect does.
 func (c *NameClient) Get(name string) bool {
 	end := c.names.Begin(history.Request{Key: name, What: history.Get, Node: c.node})
 	v, err := c.api.Volume(context.Background(), name)
@@ -173,8 +173,8 @@ func (c *NameClient) Get(name string) bool {
 	return true
 }
 
-// remove is drover volume rm on a control host. One that is away is not asked: what it
-// does not answer says nothing.
+// remove does what drover volume rm does on a control host. An unreachable control host is not asked, since a
+// request without an answer shows nothing.
 func (c *NameClient) remove(control *client.Client, name string) bool {
 	if _, err := control.Version(context.Background()); err != nil {
 		return false
@@ -196,7 +196,7 @@ func (c *NameClient) remove(control *client.Client, name string) bool {
 			end(history.Answer{Done: true})
 			return true
 		case op.State.Final():
-			end(history.Answer{Refused: true}) // another client was first, perhaps
+			end(history.Answer{Refused: true}) // another client may have been first
 			return false
 		case ctx.Err() != nil:
 			return false

@@ -22,27 +22,26 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Image is what runs in containers where any would do; its volume is at /data.
+// Image is an image for containers whose program does not matter. Its volume is mounted at /data.
 const Image = "drover-redis"
 
-// Tokens is the file of writers in a volume.
+// Tokens is the name of the writers' file in a volume.
 const Tokens = "tokens"
 
-// Writer is a program that writes to a volume of a host until it is stopped, through a
-// file that it opened once: in a container where the host has an engine, otherwise beside
-// the agent, on what the plugin mounted. What it wrote is in the cluster's testimony.
+// Writer is a program that writes to a volume of a host until it is stopped, through a file that it opens once.
+// On a host with an engine it runs in a container, otherwise beside the agent on the path that the plugin
+// mounted. The testimony of the cluster has its notes.
 type Writer struct {
 	Host   *Host
 	Volume string
 
 	name string
 	log  string
-	id   string         // its mount ID, without an engine
-	proc *child.Process // likewise
+	id   string         // its mount ID, if there is no engine
+	proc *child.Process // its process, if there is no engine
 }
 
-// StartWriter starts one and returns when it writes. The volume is made when there is
-// none.
+// StartWriter starts a writer and returns when it writes. If there is no such volume, it is created.
 func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	t.Helper()
 	logs := filepath.Join(c.dir, "testimony")
@@ -85,8 +84,8 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	return w
 }
 
-// WriterProgram builds the program of writers once for this process, and returns where it
-// is: static, for any container.
+// WriterProgram builds the program of the writers once for this process, and returns its path. The program is
+// static, so it runs in any container.
 var WriterProgram = sync.OnceValues(func() (string, error) {
 	dir, err := engine.Volatile()
 	if err != nil {
@@ -103,10 +102,10 @@ var WriterProgram = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-// Container is the name of its container, on a host with an engine.
+// Container returns the name of the writer's container on a host with an engine.
 func (w *Writer) Container() string { return w.name }
 
-// Entries is what it has noted so far.
+// Entries returns what the writer has noted so far.
 func (w *Writer) Entries(t testing.TB) []witness.Entry {
 	t.Helper()
 	entries, err := witness.Logs(w.log)
@@ -116,7 +115,7 @@ func (w *Writer) Entries(t testing.TB) []witness.Entry {
 	return entries
 }
 
-// AwaitProgress waits until it has written five tokens that it had not begun before.
+// AwaitProgress waits until the writer has written five tokens that it had not begun before.
 func (w *Writer) AwaitProgress(t testing.TB) {
 	t.Helper()
 	now, err := witness.Now()
@@ -138,7 +137,7 @@ func (w *Writer) AwaitProgress(t testing.TB) {
 	})
 }
 
-// Stop ends it, as docker stop would its container, and gives up the volume.
+// Stop ends the writer, as docker stop ends its container, and releases the volume.
 func (w *Writer) Stop(t testing.TB) {
 	t.Helper()
 	if w.proc == nil {
@@ -153,7 +152,7 @@ func (w *Writer) Stop(t testing.TB) {
 	}
 }
 
-// Head reads what a volume has, by mounting it on a host.
+// Head reads the contents of a volume by mounting it on a host.
 func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	t.Helper()
 	v := h.Inspect(t, volume)
@@ -172,8 +171,8 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	return copied
 }
 
-// Check fails the test when what the writers of the cluster have noted does not agree with
-// the copies (see witness.Check), which are of all datasets that they wrote to.
+// Check fails the test if the notes of the cluster's writers disagree with the copies (see witness.Check). The
+// copies must include every dataset that the writers wrote to.
 func (c *Cluster) Check(t testing.TB, copies []witness.Copy, losses ...witness.Loss) {
 	t.Helper()
 	entries, err := witness.Logs(filepath.Join(c.dir, "testimony", "*.log"))
@@ -185,10 +184,10 @@ func (c *Cluster) Check(t testing.TB, copies []witness.Copy, losses ...witness.L
 	}
 }
 
-// Epoch is that of the record beside a dataset on the host, whatever the host hears.
+// Epoch returns the epoch in the record beside a dataset on the host, whatever control reports.
 func (h *Host) Epoch(id uuid.UUID) (epoch uint64, err error) {
 	var raw []byte
-	for range 100 { // it is renamed once it is at home
+	for range 100 { // the record is renamed once the dataset has arrived
 		for _, state := range []string{"datasets", "copies"} {
 			raw, err = os.ReadFile(h.File(filepath.Join(h.Dir, "disk", "pool", state, id.String(), "record.json")))
 			if err == nil {

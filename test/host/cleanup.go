@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// cleanup ends what runs and takes off what is mounted, whatever state it is in.
-// It fails the test when drover does not end as it should, or leaves a device.
+// cleanup ends the processes and unmounts what is mounted, whatever state it is in. The test fails if drover does
+// not end as it should, or leaves a device.
 func (h *Host) cleanup(t testing.TB) {
 	t.Helper()
 	if h.proc.Running() {
@@ -42,9 +42,9 @@ func (h *Host) cleanup(t testing.TB) {
 	_ = os.Remove(h.Socket())
 }
 
-// devices fails while a loop device has a file of this host.
+// devices returns an error while a loop device uses a file of this host.
 func (h *Host) devices() (err error) {
-	for range 50 { // a device goes after its last user did
+	for range 50 { // a device disappears after its last user
 		list, lerr := loopdev.List()
 		if lerr != nil {
 			return lerr
@@ -63,8 +63,8 @@ func (h *Host) devices() (err error) {
 	return err
 }
 
-// Unmount takes off all that is mounted below the root, as a reboot would; at the end of
-// a machine the pool as well.
+// Unmount unmounts everything below the root, as a reboot would. At the end of a machine it also unmounts the
+// pool.
 func (h *Host) Unmount() error {
 	if h.opts.On == nil {
 		return unmountBelow(h.Root)
@@ -80,7 +80,7 @@ func unmountBelow(dir string) error {
 	var errs []error
 	under := table.Under(dir)
 	for _, m := range under {
-		scratch.Thaw(m.Mountpoint) // those below lie on it
+		scratch.Thaw(m.Mountpoint) // the mounts below are stored on it
 	}
 	for i := len(under) - 1; i >= 0; i-- {
 		if p := under[i].Mountpoint; strings.HasPrefix(p, dir+"/") {
@@ -90,7 +90,7 @@ func unmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// loosen makes the bare mount points removable, which drover makes immutable.
+// loosen makes the empty mount points removable, which drover makes immutable.
 func (h *Host) loosen() {
 	dirs, _ := filepath.Glob(filepath.Join(h.Root, "mnt", "*"))
 	for _, d := range dirs {
@@ -103,7 +103,7 @@ func (h *Host) loosen() {
 	}
 }
 
-// unmountHard waits for what dying containers still hold, then detaches.
+// unmountHard waits while ending containers still use the mount, then detaches it.
 func unmountHard(path string) error {
 	for range 50 {
 		err := unix.Unmount(path, 0)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// SetClock sets the clock that the process shows, from now on and over restarts, to so much
-// more than this machine's.
+// SetClock sets how much the clock that the process sees differs from the clock of this machine. It also applies
+// after restarts.
 func (h *Host) SetClock(t testing.TB, off time.Duration) {
 	t.Helper()
 	next := h.clock() + ".next"

@@ -15,19 +15,19 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 )
 
-// Result is how a command ended.
+// Result is the result of a command.
 type Result struct {
 	Out, Err string
 	Exit     int
 }
 
-// Exec runs the drover command line.
+// Exec runs a command of the drover command line.
 func (h *Host) Exec(t testing.TB, args ...string) Result {
 	t.Helper()
 	return h.ExecIn(t, nil, args...)
 }
 
-// ExecIn does, with something on standard input.
+// ExecIn is Exec with standard input.
 func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -47,8 +47,7 @@ func (h *Host) ExecIn(t testing.TB, in []byte, args ...string) Result {
 	return Result{Out: out.String(), Err: errOut.String(), Exit: cmd.ProcessState.ExitCode()}
 }
 
-// Must is Exec that fails the test unless the command succeeds; it returns what
-// was printed, without the last newline.
+// Must is Exec for a command that must succeed. It returns the output without the last newline.
 func (h *Host) Must(t testing.TB, args ...string) string {
 	t.Helper()
 	r := h.Exec(t, args...)
@@ -77,16 +76,16 @@ func (h *Host) Client(t testing.TB) *client.Client {
 	return c
 }
 
-// Clean fails the test when doctor finds anything amiss, beside what is allowed.
+// Clean fails the test if doctor reports a problem that is not allowed.
 func (h *Host) Clean(t testing.TB, allowed ...string) {
 	t.Helper()
 	var findings []api.Finding
 	h.JSON(t, &findings, "doctor")
 next:
 	for _, f := range findings {
-		// and nobody wants it
+		// "cannot work on this host" means that the host lacks something that nobody needs.
 		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") ||
-			strings.Contains(f.Text, "its data is in memory") { // as all that is of a test may be
+			strings.Contains(f.Text, "its data is in memory") { // a test may keep everything in memory
 			continue
 		}
 		for _, a := range allowed {
@@ -100,13 +99,13 @@ next:
 
 func (h *Host) logFile() string { return filepath.Join(h.Dir, "drover.log") }
 
-// Log is all that drover has logged.
+// Log returns everything that drover has logged.
 func (h *Host) Log() string {
 	b, _ := os.ReadFile(h.logFile())
 	return string(b)
 }
 
-// LogTail is the end of the log.
+// LogTail returns the last lines of the log.
 func (h *Host) LogTail(lines int) string {
 	all := strings.Split(strings.TrimSpace(h.Log()), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")

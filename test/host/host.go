@@ -1,6 +1,5 @@
-// Package host runs Drover for tests as a user would: the real binary, as
-// `drover serve`, with a root, sockets, pools and a driver name of its own, driven through the
-// command line, the API and the plugin's socket.
+// Package host runs Drover for tests as a user would: the real binary, as `drover serve`, with a separate root, sockets,
+// pools and driver name. Tests use it through the command line, the API and the plugin's socket.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
@@ -11,7 +10,7 @@
 //		h.Must(t, "volume", "ls")
 //	}
 //
-// Start the host before the engine: an engine that outlives its plugin waits.
+// Start the host before the engine, so that the engine ends first: an engine waits for a plugin that is gone.
 package host
 
 import (
@@ -41,62 +40,63 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// Options say how a host differs from a plain one.
+// Options describe how a host differs from the default.
 type Options struct {
-	// Pool is the filesystem that the root lies on: "xfs" or "btrfs", made for the
-	// test, which gives the default pool; "ext4": likewise, so that the default pool
-	// is a preallocated image of half its size; "dir": ext4 with one pool of backend
-	// dir; "subvolumes": btrfs with full quotas and one pool of backend btrfs; "image": a plain folder, for
-	// the image to take half of the machine's free space. Empty: xfs.
+	// Pool is the filesystem of the root. Empty means xfs.
+	//
+	//   - xfs, btrfs: created for the test; it becomes the default pool
+	//   - ext4: created for the test; the default pool is a preallocated image of half its size
+	//   - dir: ext4 with one pool of backend dir
+	//   - subvolumes: btrfs with full quotas and one pool of backend btrfs
+	//   - image: a plain folder, so that the image takes half of the free space of the machine
 	Pool string
-	// Root is a folder that the test has made for it; then Pool says nothing.
+	// Root is a folder that the test has created for the root. Pool is ignored then.
 	Root string
-	// Size is that of the filesystem, whose file is sparse; 0: 64 GiB, more than any profile
-	// that is shipped promises.
+	// Size is the size of the filesystem, whose file is sparse. 0 means 64 GiB, which is more than any shipped
+	// profile promises.
 	Size     int64
 	Profiles string // text of profiles.yaml; empty: the built-in set
 	Config   string // text of drover.yaml; empty: none
 	Env      []string
 	Flags    []string
-	Driver   string // empty: one that no other test uses
+	Driver   string // name of the volume driver; empty: one that no other test uses
 	Name     string // of the node; empty: host-a
-	// Process is what runs: serve, agent or control. Empty: serve.
+	// Process is the command that runs: serve, agent or control. Empty: serve.
 	Process string
-	// On is the machine that it runs on; nil: this one. Then the filesystem is that
-	// machine's and has the pool alone, called default, as an unnamed one is; and the
-	// folder of plugins must be the machine's own.
+	// On is the machine on which the host runs; nil: this one. On a machine, the filesystem belongs to the
+	// machine and has only the pool, which is called default. The folder of plugins must be the machine's own.
 	On *lan.Machine
-	// Activated hands the plugin's socket over to each drover that is started, as
-	// systemd does: it stays while there is none.
+	// Activated passes the plugin's socket to each drover process, as systemd does. The socket stays while no
+	// process runs.
 	Activated bool
-	// Down leaves it to the test to call Up.
+	// Down means that the test calls Up.
 	Down bool
 }
 
-// Host is one Drover process with what belongs to it. Exec, Must and the client may be
-// used side by side; what starts and stops may not.
+// Host is one Drover process with everything that belongs to it. Exec, Must and the client may be used
+// concurrently; methods that start or stop the process may not.
 type Host struct {
-	Dir    string // everything of this host; short, for the sockets' paths
+	Dir    string // for everything of this host; short, because of the paths of sockets
 	Root   string
 	Driver string
-	Image  string // of the filesystem that Root lies on; empty: none
+	Image  string // of the filesystem of Root; empty: none
 	Env    []string
-	// Killed is called when it is killed while it starts, which is then done anew, as its
-	// unit would; nil: the test fails.
+	// Killed is called if the process is killed while it starts. Then it is started again, as its systemd unit
+	// would. If nil, the test fails.
 	Killed func()
 
 	opts Options
 	proc *child.Process
 	held *os.File // the plugin's socket, with Options.Activated
 
-	starts int // that were served
+	starts int // how often the process was started and answered
 }
 
-// upTime bounds how long drover may take until it answers.
+// upTime is how long drover may take until it answers.
 const upTime = 60 * time.Second
 
-// Start makes a host and waits until it answers. It is stopped, and its mounts
-// and files go, at the end of the test; a failed test prints the end of its log.
+// Start creates a host and waits until it answers. At the end of the test it is stopped, and its mounts and files
+// are removed. If the test failed, the end of its log is printed.
 func Start(t testing.TB, opts Options) *Host {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
@@ -131,14 +131,14 @@ func Start(t testing.TB, opts Options) *Host {
 	return h
 }
 
-// hold makes the plugin's socket in place of systemd.
+// hold opens the plugin's socket, as systemd would.
 func (h *Host) hold(t testing.TB) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Socket(), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // the duplicate listens on
+	defer l.Close() // the duplicate keeps listening
 	l.SetUnlinkOnClose(false)
 	if h.held, err = l.File(); err != nil {
 		t.Fatal(err)
@@ -146,15 +146,14 @@ func (h *Host) hold(t testing.TB) {
 	t.Cleanup(func() { h.held.Close() })
 }
 
-// Knocked reports whether somebody waits to be served at the socket that is kept
-// with Options.Activated.
+// Knocked reports whether a connection waits at the socket that Options.Activated keeps.
 func (h *Host) Knocked() bool {
 	fds := []unix.PollFd{{Fd: int32(h.held.Fd()), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1
 }
 
-// lay makes the filesystem that the root lies on.
+// lay creates the filesystem of the root.
 func (h *Host) lay(t testing.TB) {
 	t.Helper()
 	size := h.opts.Size
@@ -187,9 +186,9 @@ func (h *Host) lay(t testing.TB) {
 	}
 }
 
-// mountOn mounts the image on the machine, for a pool. The root stays beside it: a
-// dataset mounted on its own pool's filesystem keeps that alive, which keeps the dataset
-// alive, when the machine is gone without unmounting anything (seen on Linux 6.18).
+// mountOn mounts the image on the machine, for a pool. The root is outside of it: a dataset that is mounted below
+// the filesystem of its own pool would keep that filesystem in use, which would keep the dataset in use, if the
+// machine ends without unmounting (seen on Linux 6.18).
 func (h *Host) mountOn(t testing.TB, fs string) {
 	t.Helper()
 	at := filepath.Join(h.Dir, "disk")
@@ -215,8 +214,8 @@ func (h *Host) mountOn(t testing.TB, fs string) {
 		filepath.Join(at, "pool"))
 }
 
-// Binary builds drover, with the step hooks, once for this process, or takes the
-// one that DROVER_TEST_BINARY names.
+// Binary builds drover with the step hooks, once for this process, and returns its path. DROVER_TEST_BINARY names
+// another program to use.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := build()
@@ -245,7 +244,7 @@ var build = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-// API is the address for --api and DROVER_API.
+// API returns the address for --api and DROVER_API.
 func (h *Host) API() string {
 	name := "drover.sock"
 	if h.opts.Process == "control" {
@@ -254,7 +253,7 @@ func (h *Host) API() string {
 	return "unix://" + filepath.Join(h.Dir, "run", name)
 }
 
-// Socket is the plugin's socket.
+// Socket returns the path of the plugin's socket.
 func (h *Host) Socket() string {
 	if h.opts.On != nil {
 		return h.opts.On.Path(filepath.Join("/run/docker/plugins", h.Driver+".sock"))
@@ -290,8 +289,8 @@ func (h *Host) Up(t testing.TB, env ...string) {
 	}
 }
 
-// answers reports whether drover serves. An agent is not asked: of what it is asked it
-// hands on the most to control, which may be away.
+// answers reports whether drover serves. An agent is not asked, since it forwards most requests to control, which
+// may be unreachable.
 func (h *Host) answers(ctx context.Context, t testing.TB) bool {
 	if h.opts.Process == "agent" {
 		return strings.Count(h.Log(), `"msg":"drover serves"`) == h.starts
@@ -302,7 +301,7 @@ func (h *Host) answers(ctx context.Context, t testing.TB) bool {
 	return err == nil
 }
 
-// command is what runs.
+// command returns the command line of the process.
 func (h *Host) command(t testing.TB) []string {
 	process := cmp.Or(h.opts.Process, "serve")
 	args := []string{
@@ -318,13 +317,13 @@ func (h *Host) command(t testing.TB) []string {
 	return append(args, h.opts.Flags...)
 }
 
-// start starts drover and does not wait.
+// start starts drover without waiting for it.
 func (h *Host) start(t testing.TB, env []string) error {
 	spec := child.Spec{
 		Args: h.command(t), Log: h.logFile(), Env: slices.Concat([]string{"DROVER_CLOCK=" + h.clock()}, h.Env, env),
 	}
 	if h.held != nil {
-		// The process is told its own PID: sd_listen_fds(3).
+		// The process must know its own PID: sd_listen_fds(3).
 		spec.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, spec.Args...)
 		spec.Keep = []*os.File{h.held}
 		spec.Env = append(spec.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
@@ -337,7 +336,7 @@ func (h *Host) start(t testing.TB, env []string) error {
 	return err
 }
 
-// Ended waits until the process has ended.
+// Ended waits until the process has ended by itself.
 func (h *Host) Ended(t testing.TB, within time.Duration) {
 	t.Helper()
 	if err := h.proc.Ended(within); err != nil {
@@ -345,13 +344,13 @@ func (h *Host) Ended(t testing.TB, within time.Duration) {
 	}
 }
 
-// Running reports whether drover has not ended.
+// Running reports whether the process is running.
 func (h *Host) Running() bool { return h.proc.Running() }
 
-// PID is that of the process.
+// PID returns the PID of the process.
 func (h *Host) PID() int { return h.proc.PID() }
 
-// Stop has it stop, and waits.
+// Stop asks the process to stop, and waits.
 func (h *Host) Stop(t testing.TB) {
 	t.Helper()
 	h.end(t, unix.SIGTERM)
@@ -360,14 +359,14 @@ func (h *Host) Stop(t testing.TB) {
 	}
 }
 
-// Kill9 kills it, and waits.
+// Kill9 kills the process and waits.
 func (h *Host) Kill9(t testing.TB) {
 	t.Helper()
 	h.end(t, unix.SIGKILL)
 }
 
-// Pause freezes it, and returns when it stands still. What is paused has to go on before
-// it can stop.
+// Pause suspends the process, and returns when it is suspended. A suspended process must be resumed before it can
+// stop.
 func (h *Host) Pause(t testing.TB) {
 	t.Helper()
 	if err := h.proc.Pause(); err != nil {
@@ -375,7 +374,7 @@ func (h *Host) Pause(t testing.TB) {
 	}
 }
 
-// Resume lets it go on. Again: nothing.
+// Resume resumes the process. Idempotent.
 func (h *Host) Resume(t testing.TB) {
 	t.Helper()
 	if err := h.proc.Signal(unix.SIGCONT); err != nil {
@@ -391,7 +390,7 @@ func (h *Host) end(t testing.TB, sig syscall.Signal) {
 	h.Ended(t, 40*time.Second)
 }
 
-// Restart kills and starts it.
+// Restart kills the process and starts it again.
 func (h *Host) Restart(t testing.TB) {
 	t.Helper()
 	h.Kill9(t)

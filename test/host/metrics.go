@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Metrics reads the figures that have no labels.
+// Metrics returns the metrics without labels.
 func (h *Host) Metrics(t testing.TB) map[string]float64 {
 	t.Helper()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -16,13 +16,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// Plug speaks to the plugin as an engine does. Safe for concurrent use.
+// Plug speaks to the plugin as an engine does. It is safe for concurrent use.
 type Plug struct {
 	socket string
 	client *http.Client
 }
 
-// Answer is all that the plugin's answers can hold.
+// Answer has every field of the plugin's answers.
 type Answer struct {
 	Err        string
 	Mountpoint string
@@ -33,13 +33,13 @@ type Answer struct {
 	Volumes []struct{ Name, Mountpoint string }
 }
 
-// ErrBroken says that there was no answer: drover is gone, or hung up.
+// ErrBroken means that there was no answer: drover has ended, or closed the connection.
 var ErrBroken = errors.New("no answer")
 
-// Plug returns one, for the length of the test.
+// Plug returns a Plug for this host, which is closed at the end of the test.
 func (h *Host) Plug(t testing.TB) *Plug { return NewPlug(t, h.Socket()) }
 
-// NewPlug returns one that speaks to a socket, for the length of the test.
+// NewPlug returns a Plug for a socket, which is closed at the end of the test.
 func NewPlug(t testing.TB, socket string) *Plug {
 	p := &Plug{socket: socket}
 	transport := &http.Transport{
@@ -53,7 +53,7 @@ func NewPlug(t testing.TB, socket string) *Plug {
 	return p
 }
 
-// Call asks and returns the answer; ErrBroken, or an error with the plugin's text.
+// Call sends a request and returns the answer. The error is ErrBroken, or has the text of the plugin.
 func (p *Plug) Call(method string, request any) (Answer, error) {
 	var a Answer
 	body, err := json.Marshal(request)
@@ -78,42 +78,42 @@ func (p *Plug) Call(method string, request any) (Answer, error) {
 	return a, nil
 }
 
-// Create makes a volume.
+// Create creates a volume.
 func (p *Plug) Create(name string, options map[string]string) error {
 	_, err := p.Call("VolumeDriver.Create", map[string]any{"Name": name, "Opts": options})
 	return err
 }
 
-// Remove removes one.
+// Remove removes a volume.
 func (p *Plug) Remove(name string) error {
 	_, err := p.Call("VolumeDriver.Remove", map[string]any{"Name": name})
 	return err
 }
 
-// Mount mounts a volume for a mount ID and returns where.
+// Mount mounts a volume for a mount ID and returns its path.
 func (p *Plug) Mount(name, id string) (string, error) {
 	a, err := p.Call("VolumeDriver.Mount", map[string]any{"Name": name, "ID": id})
 	return a.Mountpoint, err
 }
 
-// Unmount ends that use.
+// Unmount ends the use of a volume by a mount ID.
 func (p *Plug) Unmount(name, id string) error {
 	_, err := p.Call("VolumeDriver.Unmount", map[string]any{"Name": name, "ID": id})
 	return err
 }
 
-// Get asks for a volume.
+// Get returns a volume.
 func (p *Plug) Get(name string) (Answer, error) {
 	return p.Call("VolumeDriver.Get", map[string]any{"Name": name})
 }
 
-// Path asks where a volume is mounted.
+// Path returns where a volume is mounted.
 func (p *Plug) Path(name string) (string, error) {
 	a, err := p.Call("VolumeDriver.Path", map[string]any{"Name": name})
 	return a.Mountpoint, err
 }
 
-// List returns the volumes, as this engine spells them.
+// List returns the names of the volumes, as this engine uses them.
 func (p *Plug) List() ([]string, error) {
 	a, err := p.Call("VolumeDriver.List", map[string]any{})
 	names := make([]string, len(a.Volumes))
@@ -123,13 +123,13 @@ func (p *Plug) List() ([]string, error) {
 	return names, err
 }
 
-// Activate is what an engine says when it has started.
+// Activate sends the request that an engine sends after its start.
 func (p *Plug) Activate() error {
 	_, err := p.Call("Plugin.Activate", nil)
 	return err
 }
 
-// NewID makes a mount ID as an engine does: 64 hexadecimal digits.
+// NewID returns a new mount ID as an engine makes it: 64 hexadecimal digits.
 func NewID() string {
 	return strings.ReplaceAll(uuid.NewString()+uuid.NewString(), "-", "")
 }
