@@ -14,12 +14,12 @@ import (
 	"strings"
 )
 
-// bridge is the name of this engine's bridge; the kernel allows 15 bytes (IFNAMSIZ).
+// bridge returns the name of this engine's bridge. The kernel allows 15 bytes (IFNAMSIZ).
 func (e *Engine) bridge() string {
 	return "drv-" + e.id
 }
 
-// makeBridge makes the bridge that dockerd is given. Its own docker0 would clash with the machine's.
+// makeBridge creates the bridge for dockerd. The default, docker0, would clash with that of the machine.
 func (e *Engine) makeBridge() error {
 	subnet, err := freeSubnet()
 	if err != nil {
@@ -31,8 +31,8 @@ func (e *Engine) makeBridge() error {
 	return errors.Join(ip("address", "add", subnet, "dev", e.bridge()), ip("link", "set", e.bridge(), "up"))
 }
 
-// freeSubnet returns the bridge's address, in a network of 62 addresses that no interface here has. All lie in
-// 198.18.0.0/15, which RFC 2544 keeps for tests: no network that the machine talks to is there.
+// freeSubnet returns an address for the bridge, in a network of 62 addresses that no interface here uses. All
+// these networks are in 198.18.0.0/15, which RFC 2544 reserves for tests, so the machine uses none of them.
 func freeSubnet() (string, error) {
 	taken, err := net.InterfaceAddrs()
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cleanup removes the engine and everything it started. It does not ask the engine to do it: that may
-// be dead, or wait for a plugin that is gone.
+// cleanup removes the engine and everything it started. It does not ask the engine to do so: the engine may have
+// ended, or wait for a plugin that has ended.
 func (e *Engine) cleanup(t testing.TB) {
 	if t.Failed() {
 		t.Logf("the end of the engine's log:\n%s", e.logTail(100))
@@ -35,8 +35,8 @@ func (e *Engine) cleanup(t testing.TB) {
 	}
 }
 
-// PowerOff ends the engine as losing power does: with its containers, at once. What it had mounted is
-// gone, and what it kept below /run, which is here its exec root. Up is the next boot.
+// PowerOff ends the engine and its containers at once, as a loss of power does. Its mounts disappear, and so does
+// its exec root, which corresponds to /run. Up is the next boot.
 func (e *Engine) PowerOff(t testing.TB) {
 	t.Helper()
 	e.Kill9(t)
@@ -50,7 +50,7 @@ func (e *Engine) PowerOff(t testing.TB) {
 	}
 }
 
-// killProcesses kills containers, shims and containerd, and waits until they are gone.
+// killProcesses kills the containers, the shims and containerd, and waits for their end.
 func (e *Engine) killProcesses() error {
 	return await(30*time.Second, func() error {
 		pids := append(e.helpers(), e.contained()...)
@@ -61,7 +61,8 @@ func (e *Engine) killProcesses() error {
 	})
 }
 
-// kill kills processes that are not our children and waits until they are gone and buried (see Main).
+// kill kills processes that are not children of this process, and waits until they have ended and were reaped
+// (see Main).
 func kill(pids ...int) error {
 	return await(30*time.Second, func() error {
 		pids = slices.DeleteFunc(pids, func(pid int) bool {
@@ -74,7 +75,7 @@ func kill(pids ...int) error {
 	})
 }
 
-// helpers are the processes that have this engine's folder in their arguments: containerd and shims.
+// helpers returns the processes that have this engine's folder in their arguments: containerd and shims.
 func (e *Engine) helpers() []int {
 	var pids []int
 	for _, pid := range numbers("/proc") {
@@ -86,7 +87,7 @@ func (e *Engine) helpers() []int {
 	return pids
 }
 
-// containerd is the engine's containerd: the one helper that is named so.
+// containerd returns the engine's containerd, which is the helper with that name.
 func (e *Engine) containerd() []int {
 	return slices.DeleteFunc(e.helpers(), func(pid int) bool {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
@@ -94,13 +95,13 @@ func (e *Engine) containerd() []int {
 	})
 }
 
-// contained are the processes in this engine's containers.
+// contained returns the processes in this engine's containers.
 func (e *Engine) contained() []int {
 	var pids []int
 	for _, dir := range e.cgroupDirs() {
 		list, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if err != nil {
-			continue // gone meanwhile, or a threaded group of cgroup v2
+			continue // removed meanwhile, or a threaded group of cgroup v2
 		}
 		for field := range strings.FieldsSeq(string(list)) {
 			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
@@ -126,7 +127,7 @@ func numbers(dir string) []int {
 	return all
 }
 
-// cgroup is the parent of the cgroups of all containers of this engine.
+// cgroup returns the parent of the cgroups of all containers of this engine.
 func (e *Engine) cgroup() string {
 	return "drover-test-" + e.id
 }
@@ -144,7 +145,7 @@ func (e *Engine) cgroupDirs() []string {
 			if err == nil && entry.IsDir() {
 				dirs = append(dirs, path)
 			}
-			return nil // a group that went away meanwhile is no error
+			return nil // the group was removed meanwhile
 		})
 	}
 	return dirs
@@ -155,7 +156,7 @@ func (e *Engine) removeCgroups() error {
 		dirs := e.cgroupDirs()
 		for _, dir := range slices.Backward(dirs) {
 			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err // busy while the kernel buries its last process
+				return err // busy until the kernel has removed its last process
 			}
 		}
 		return nil
@@ -178,7 +179,7 @@ func unmountUnder(dir string) error {
 	return errors.Join(errs...)
 }
 
-// await calls f until it succeeds, and returns its last error when that takes too long.
+// await calls f until it succeeds. After the timeout it returns the last error of f.
 func await(timeout time.Duration, f func() error) error {
 	deadline := time.After(timeout)
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -11,14 +11,14 @@ import (
 // A Database is one of the servers in the images of scripts/image.sh.
 type Database struct {
 	Image   string // also its name
-	DataDir string // where it keeps its data in the container
-	Port    int    // on which it listens
+	DataDir string // the folder of its data in the container
+	Port    int    // port on which it listens
 
-	client []string // the command that runs one query and prints the bare result
+	client []string // command that runs one query and prints only the result
 }
 
-// databaseTimeout bounds how long a database may take from its start to its first answer; it takes 3 s,
-// and much longer where a disk is slow to flush.
+// databaseTimeout is how long a database may take from its start to its first answer. It takes 3 s, and much
+// longer if a disk is slow to flush.
 const databaseTimeout = 2 * time.Minute
 
 // MariaDB returns the MariaDB server; its queries run as root.
@@ -49,7 +49,7 @@ func (d Database) Query(t testing.TB, e *Engine, container, query string) string
 	return e.Must(t, d.exec(container, query)...)
 }
 
-// Try is Query for what may fail.
+// Try is Query for a query that may fail.
 func (d Database) Try(t testing.TB, e *Engine, container, query string) Result {
 	t.Helper()
 	return e.Docker(t, d.exec(container, query)...)
@@ -63,8 +63,8 @@ func (d Database) exec(container, query string) []string {
 	return append(args, query)
 }
 
-// Await waits until the database in a container answers. It fails the test at once when the container
-// ends, and shows what the container said.
+// Await waits until the database in a container answers. If the container ends, the test fails at once and shows
+// the output of the container.
 func (d Database) Await(t testing.TB, e *Engine, container string) {
 	t.Helper()
 	probe := "SELECT 1"

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A Result is what a program said, and its exit status.
+// A Result is the output and the exit status of a program.
 type Result struct {
 	Args   []string
 	Stdout string
@@ -18,18 +18,18 @@ type Result struct {
 	Exit   int
 }
 
-// String is for messages of tests.
+// String returns the result for messages of tests.
 func (r Result) String() string {
 	return strings.Join(r.Args, " ") + "\n" + r.Stdout + r.Stderr
 }
 
-// Docker runs the docker command line against the engine and returns what came of it.
+// Docker runs the docker command line against the engine and returns the result.
 func (e *Engine) Docker(t testing.TB, args ...string) Result {
 	t.Helper()
 	return e.run(t, "", append([]string{"docker"}, args...))
 }
 
-// Must is Docker for what has to succeed; it returns the standard output without the last newline.
+// Must is Docker for a command that must succeed. It returns the standard output without the last newline.
 func (e *Engine) Must(t testing.TB, args ...string) string {
 	t.Helper()
 	r := e.Docker(t, args...)
@@ -57,7 +57,7 @@ func (e *Engine) Compose(t testing.TB, dir string, args ...string) Result {
 	return e.run(t, dir, append([]string{"docker", "compose"}, args...))
 }
 
-// configDir takes the place of ~/.docker.
+// configDir returns the folder that replaces ~/.docker.
 func (e *Engine) configDir() string {
 	return filepath.Join(e.Dir, "config")
 }
@@ -75,7 +75,7 @@ func (e *Engine) run(t testing.TB, dir string, args []string) Result {
 	return Result{Args: args, Stdout: stdout.String(), Stderr: stderr.String(), Exit: cmd.ProcessState.ExitCode()}
 }
 
-// Env is the environment in which docker talks to this engine and reads none of the user's settings.
+// Env returns the environment in which docker uses this engine and reads no settings of the user.
 func (e *Engine) Env() []string {
 	var env []string
 	for _, v := range os.Environ() {

@@ -38,36 +38,36 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// Options say how an engine differs from a plain one.
+// Options describe how an engine differs from the default.
 type Options struct {
 	Ports       bool     // a bridge, so that containers have addresses and -p works; otherwise none
 	LiveRestore bool     // containers outlive the engine
 	Flags       []string // more flags for dockerd
-	Under       string   // where its folder is made; the folder for temporary files when empty
-	// On is the machine that it runs on; nil: this one. Its containers have no network then.
+	Under       string   // where its folder is created; empty: the folder for temporary files
+	// On is the machine on which the engine runs; nil: this one. On a machine, containers have no network.
 	On *lan.Machine
 }
 
-// An Engine is one dockerd with what belongs to it. Its methods are not for concurrent use, except
-// Docker, Must and Compose, which may run side by side while the engine is up.
+// An Engine is one dockerd with everything that belongs to it. Only Docker, Must and Compose may be used
+// concurrently, while the engine is up.
 type Engine struct {
 	Host string // for DOCKER_HOST
-	Dir  string // everything of this engine; removed at the end of the test
+	Dir  string // for everything of this engine; removed at the end of the test
 
 	opts     Options
-	id       string // in the names of its cgroup and bridge
+	id       string // part of the names of its cgroup and its bridge
 	dataRoot string
 	proc     *child.Process
 	client   *http.Client
 }
 
-// startTimeout bounds how long an engine may take until it answers; it takes 0.3 s on an idle machine
-// and much longer after kill -9 under load.
+// startTimeout is how long an engine may take until it answers. It takes 0.3 s on an idle machine, and much
+// longer after kill -9 under load.
 const startTimeout = 90 * time.Second
 
-// Start starts an engine and waits until it answers. The engine, its containers, mounts, cgroups and
-// files go at the end of the test, whatever state they are in; when the test has failed, the end of the
-// engine's log is printed.
+// Start starts an engine and waits until it answers. The engine, its containers, mounts, cgroups and files are
+// removed at the end of the test, whatever state they are in. If the test has failed, the end of the engine's log
+// is printed.
 func Start(t testing.TB, opts Options) *Engine {
 	t.Helper()
 	if os.Getenv(roleVar) != roleTests {
@@ -84,7 +84,7 @@ func Start(t testing.TB, opts Options) *Engine {
 	return e
 }
 
-// newEngine makes an engine that is not started and has no images.
+// newEngine returns an engine that is not started and has no images.
 func newEngine(t testing.TB, opts Options) (*Engine, error) {
 	t.Helper()
 	// The path of a socket has at most 107 bytes (unix(7)), and t.TempDir contains the name of the test.
@@ -103,11 +103,11 @@ func newEngine(t testing.TB, opts Options) (*Engine, error) {
 			return nil, err
 		}
 	}
-	// A file of its own, lest /etc/docker/daemon.json be read.
+	// An empty file, so that dockerd does not read /etc/docker/daemon.json.
 	return e, os.WriteFile(filepath.Join(dir, "daemon.json"), []byte("{}\n"), 0o600)
 }
 
-// randomID is 8 hex digits: short enough for the name of a network interface.
+// randomID returns 8 hexadecimal digits, which is short enough for the name of a network interface.
 func randomID() string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand.Read
@@ -133,11 +133,11 @@ func (e *Engine) flags() []string {
 		"--exec-root", filepath.Join(e.Dir, "exec"),
 		"--pidfile", filepath.Join(e.Dir, "docker.pid"),
 		"--host", e.Host,
-		// With or without systemd, on cgroup v1 and v2 alike.
+		// This works with and without systemd, on cgroup v1 and v2.
 		"--exec-opt", "native.cgroupdriver=cgroupfs",
 		"--cgroup-parent", "/" + e.cgroup(),
-		// Neither the firewall nor the routing of the machine is touched; ports are published by
-		// docker-proxy, which needs no rules.
+		// The firewall and the routing of the machine stay unchanged. docker-proxy publishes ports, and needs no
+		// rules.
 		"--iptables=false", "--ip-masq=false", "--ip-forward=false",
 	}
 	if e.opts.Ports {
@@ -151,7 +151,7 @@ func (e *Engine) flags() []string {
 	return append(flags, e.opts.Flags...)
 }
 
-// Launch starts the engine if it is not running, and does not wait until it answers.
+// Launch starts the engine if it is not running, without waiting until it answers.
 func (e *Engine) Launch(t testing.TB) {
 	t.Helper()
 	if e.Running() {
@@ -183,8 +183,8 @@ func (e *Engine) Up(t testing.TB) {
 	}
 }
 
-// dockerd finds the engine's program: DROVER_TEST_DOCKERD, or the installed one. Debian keeps it in
-// /usr/sbin, which is not in everyone's PATH.
+// dockerd returns the path of the engine's program: DROVER_TEST_DOCKERD, or the installed one. Debian installs it
+// in /usr/sbin, which is not in every PATH.
 func dockerd() (string, error) {
 	if path := os.Getenv("DROVER_TEST_DOCKERD"); path != "" {
 		return path, nil
@@ -199,8 +199,8 @@ func dockerd() (string, error) {
 	return path, nil
 }
 
-// awaitAnswer asks until the engine answers. There is no event to wait for: dockerd tells nobody but
-// systemd that it listens.
+// awaitAnswer asks until the engine answers. There is no event to wait for: dockerd notifies only systemd when it
+// listens.
 func (e *Engine) awaitAnswer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -244,9 +244,9 @@ func (e *Engine) Stop(t testing.TB) {
 	e.end(t, unix.SIGTERM)
 }
 
-// Kill9 kills dockerd and its containerd, which would die with it a moment later (dockerd sets its
-// parent-death signal), and waits for both: a dockerd that starts while the old containerd is dying
-// takes it for alive and waits for it in vain. Containers go on running.
+// Kill9 kills dockerd and its containerd, and waits for both. containerd would end a moment after dockerd, which
+// sets its parent-death signal. A dockerd that starts before the old containerd has ended would wait for it in
+// vain. Containers continue to run.
 func (e *Engine) Kill9(t testing.TB) {
 	t.Helper()
 	containerd := e.containerd()
@@ -274,7 +274,7 @@ func (e *Engine) Restart(t testing.TB) {
 	e.Up(t)
 }
 
-// PID returns the process ID of dockerd, 0 when it does not run.
+// PID returns the process ID of dockerd, or 0 if it does not run.
 func (e *Engine) PID() int {
 	if !e.Running() {
 		return 0
@@ -291,7 +291,7 @@ func (e *Engine) Log() string {
 	return string(data)
 }
 
-// logTail leaves out what the library for gRPC says of each connection.
+// logTail returns the last lines of the log, without those of the gRPC library about each connection.
 func (e *Engine) logTail(lines int) string {
 	all := slices.DeleteFunc(strings.Split(strings.TrimSpace(e.Log()), "\n"), func(line string) bool {
 		return strings.HasSuffix(line, " module=grpc")

@@ -14,11 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Loading the images takes an engine 6 to 15 seconds, most of it in flushes. So it is done once for each
-// version of the engine and of the images: a template of a data root stays in the cache, and a new
-// engine gets a copy whose image layer, which engines only read, is a link into the template.
+// Loading the images takes an engine 6 to 15 seconds, mostly for flushes. So it is done once for each version of
+// the engine and of the images. The cache keeps a template of a data root. A new engine gets a copy whose image
+// layers are links into the template, since engines only read them.
 
-// seedImages makes the engine's data root from the template, which it makes when it is not there.
+// seedImages creates the engine's data root from the template. If there is no template yet, it creates that
+// first.
 func (e *Engine) seedImages(t testing.TB) error {
 	archive, err := script("image.sh")
 	if err != nil {
@@ -54,7 +55,7 @@ func templatePath(archive string) (string, error) {
 	return filepath.Join(filepath.Dir(filepath.Dir(archive)), "engines", fmt.Sprintf("%x", key[:8])), nil
 }
 
-// lock takes the lock of a folder, which it makes, for as long as no other test process holds it.
+// lock locks a folder, which it creates, so that no other test process uses it.
 func lock(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -69,11 +70,11 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// makeTemplate loads the images into an engine of its own and keeps that engine's data root. Templates
-// of other versions go.
+// makeTemplate loads the images into a separate engine and keeps that engine's data root. Templates of other
+// versions are removed.
 func makeTemplate(t testing.TB, archive, template string) error {
 	t.Helper()
-	// DROVER_CACHE may be a folder of others, too.
+	// DROVER_CACHE may be shared with other programs.
 	old, err := filepath.Glob(filepath.Join(filepath.Dir(template),
 		strings.Repeat("[0-9a-f]", len(filepath.Base(template)))+"*"))
 	if err != nil {
@@ -92,16 +93,16 @@ func makeTemplate(t testing.TB, archive, template string) error {
 	e.Up(t)
 	e.Must(t, "load", "--input", archive)
 	e.Stop(t)
-	// dockerd binds its data root to itself where that is not on a shared mount, and does not find its own
-	// mount again where / is a chroot or a subvolume.
+	// dockerd bind-mounts its data root to itself if the root is not on a shared mount. It does not find this
+	// mount again if / is a chroot or a subvolume.
 	if err := unmountUnder(e.dataRoot); err != nil {
 		return err
 	}
 	return os.Rename(e.dataRoot, template)
 }
 
-// copyTemplate copies a data root. What differs between storage drivers stays with cp; for overlay2,
-// the layers are linked: dockerd follows the link when it mounts, and removes only the link.
+// copyTemplate copies a data root. cp handles the differences between storage drivers. For overlay2 the layers
+// are linked: dockerd follows the link when it mounts, and removes only the link.
 func copyTemplate(template, dataRoot string) error {
 	layers, err := filepath.Glob(filepath.Join(template, "overlay2", "*", "diff"))
 	if err != nil {
@@ -137,7 +138,7 @@ func command(name string, args ...string) error {
 	return nil
 }
 
-// pipe runs two programs, the output of the one being the input of the other.
+// pipe runs two programs. The output of the first is the input of the second.
 func pipe(from, to *exec.Cmd) error {
 	var stderr bytes.Buffer
 	to.Stderr = &stderr
@@ -171,7 +172,7 @@ func script(name string, args ...string) (string, error) {
 	return string(bytes.TrimSpace(out)), nil
 }
 
-// moduleRoot is the folder with go.mod: tests run in the folder of their package.
+// moduleRoot returns the folder with go.mod. Tests run in the folder of their package.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

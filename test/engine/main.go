@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVar says which of the three processes of a test run this one is, see Main.
+// roleVar names the variable that says which of the three processes of a test run this one is; see Main.
 const roleVar = "DROVER_TEST_ROLE"
 
 const (
@@ -55,7 +55,7 @@ func report(status int, err error) int {
 	return status
 }
 
-// again is a command that runs this program once more, with the same arguments, in another role.
+// again returns a command that runs this program again, with the same arguments, in another role.
 func again(role string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
@@ -64,9 +64,9 @@ func again(role string) *exec.Cmd {
 	return cmd
 }
 
-// runInside starts the process 1 of new namespaces and returns its exit status.
+// runInside starts process 1 of new namespaces and returns its exit status.
 func runInside() (int, error) {
-	// The child dies with the thread that started it, and the main thread lives as long as the process.
+	// The child ends with the thread that started it. Only the main thread lives as long as the process.
 	runtime.LockOSThread()
 	cmd := again(roleInit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -90,8 +90,8 @@ func runInside() (int, error) {
 	return 0, err
 }
 
-// forwardSignals hands on to a process what `go test` sends at a timeout, until stop is called. SIGINT
-// goes to all three processes anyway, from the terminal.
+// forwardSignals forwards to a process the signals that `go test` sends at a timeout, until stop is called. The
+// terminal sends SIGINT to all three processes itself.
 func forwardSignals(p *os.Process) (stop func()) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGQUIT, unix.SIGTERM, unix.SIGINT)
@@ -111,8 +111,8 @@ func forwardSignals(p *os.Process) (stop func()) {
 	}
 }
 
-// beInit is the process 1: it runs the tests, reaps every process that ends, and returns the exit status
-// of the tests. The kernel kills what is left when it ends (pid_namespaces(7)).
+// beInit is process 1: it runs the tests, reaps every process that ends, and returns the exit status of the
+// tests. When it ends, the kernel kills the processes that are left (pid_namespaces(7)).
 func beInit() (int, error) {
 	if err := prepareMounts(); err != nil {
 		return 0, err
@@ -137,7 +137,7 @@ func beInit() (int, error) {
 	}
 }
 
-// Volatile returns a folder, in memory, that the tests of this process share and that is gone with them.
+// Volatile returns a folder in memory that the tests of this process share. It disappears with them.
 func Volatile() (string, error) {
 	if os.Getenv(roleVar) != roleTests {
 		return "", errors.New("engine.Volatile needs func TestMain(m *testing.M) { engine.Main(m) } in this package")
@@ -145,9 +145,8 @@ func Volatile() (string, error) {
 	return "/run/docker", nil
 }
 
-// prepareMounts shows the processes of this namespace, and hides what engines and their plugins would
-// share without being asked: sockets of plugins, a system-wide containerd (dockerd uses one that it
-// finds there), sockets of shims.
+// prepareMounts mounts /proc of this namespace, and hides what engines and their plugins would share otherwise:
+// the sockets of plugins, a system-wide containerd (dockerd uses one if it finds it), and the sockets of shims.
 func prepareMounts() error {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)

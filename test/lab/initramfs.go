@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// early are the modules without which the guest does not see its root.
+// early lists the modules that the guest needs before it can mount its root.
 var early = []string{"crc32c_generic", "crc32c_intel", "virtio_pci", "virtio_blk", "ext4"}
 
-// initramfs is a cpio archive (newc) with the guest's program and the early modules, in
-// the order in which they must be loaded.
+// initramfs returns a cpio archive (newc) with the guest's program and the early modules, in the order in which
+// they must be loaded.
 func initramfs(program, modules string) ([]byte, error) {
 	load, err := loadOrder(modules, early)
 	if err != nil {
@@ -60,7 +60,7 @@ func (a *archive) pad() {
 	}
 }
 
-// loadOrder lists the modules' files, each behind what it depends on.
+// loadOrder lists the files of modules, each after its dependencies.
 func loadOrder(modules string, names []string) ([]string, error) {
 	f, err := os.Open(filepath.Join(modules, "modules.dep"))
 	if err != nil {
@@ -82,7 +82,7 @@ func loadOrder(modules string, names []string) ([]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("the lab's kernel has no module %s", n)
 		}
-		// modules.dep has the direct and the indirect ones, those to be loaded first last.
+		// modules.dep lists direct and indirect dependencies. Those that must be loaded first come last.
 		for _, m := range slices.Backward(append([]string{file}, needs[file]...)) {
 			if !slices.Contains(order, m) {
 				order = append(order, m)

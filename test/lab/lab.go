@@ -1,10 +1,9 @@
-// Package lab runs tests in a machine of their own: a Debian kernel under QEMU, with what
-// the kernels of development machines may lack (device mapper, project quotas, an NFS
-// server, cgroup v2). It takes no KVM, and is slow: what it shows is that things work,
-// and hardly how fast.
+// Package lab runs tests in a virtual machine: a Debian kernel under QEMU, with features that the kernels of
+// development machines may lack (device mapper, project quotas, an NFS server, cgroup v2). It does not use KVM,
+// so it is slow. It shows that things work, but hardly how fast they are.
 //
-// What it boots, scripts/lab.sh makes. The table in table.go says which tests run there;
-// package inside is what they find there.
+// scripts/lab.sh makes what it boots. The table in table.go says which tests run there. Package inside describes
+// their environment.
 package lab
 
 import (
@@ -27,24 +26,24 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// bootsWithin is far more than a boot takes on a machine with nothing else to do.
+// bootsWithin is much longer than a boot takes on an idle machine.
 const bootsWithin = 3 * time.Minute
 
-// Disk is an empty disk of the machine, which its tests find by name.
+// Disk is an empty disk of the machine. Tests find it by its name.
 type Disk struct {
 	Name string
 	Size int64
 }
 
-// Options are what the machine has.
+// Options describe the machine.
 type Options struct {
-	Dir     string // shared with it, as inside.Share
+	Dir     string // shared with the machine, as inside.Share
 	Disks   []Disk
-	Systemd bool // is its init, and it can be reset; or else nothing runs but what the test runs
-	CPUs    int  // 0: one, which costs less than half of two: nothing is locked or called from the other
+	Systemd bool // systemd is the init process, and the machine can be reset; otherwise only the test runs
+	CPUs    int  // 0: one. One costs less than half of two, since no locks and no calls between CPUs are needed
 }
 
-// VM is a machine that runs.
+// VM is a running machine.
 type VM struct {
 	proc    *child.Process
 	port    net.Conn
@@ -54,8 +53,8 @@ type VM struct {
 	disks   []Disk
 }
 
-// Boot starts a machine, and ends it with the test. No signal to the test, however hard,
-// leaves it running.
+// Boot starts a machine, which ends with the test. Even if a signal kills the test, the machine does not keep
+// running.
 func Boot(t testing.TB, o Options) *VM {
 	t.Helper()
 	vm := begin(t, o)
@@ -63,7 +62,7 @@ func Boot(t testing.TB, o Options) *VM {
 	return vm
 }
 
-// begin is Boot that does not wait until the guest serves.
+// begin is Boot without waiting until the guest serves.
 func begin(t testing.TB, o Options) *VM {
 	t.Helper()
 	files := made(t, "lab.sh")
@@ -99,7 +98,7 @@ func begin(t testing.TB, o Options) *VM {
 	return vm
 }
 
-// made returns what one of the scripts has made: the folder with what is booted, or a layer.
+// made runs a script and returns the folder that it makes: what is booted, or a layer.
 func made(t testing.TB, script string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(top(t), "scripts", script))
@@ -111,12 +110,14 @@ func made(t testing.TB, script string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// build calls go in the repository's root; what it makes needs nothing of this machine.
+// build runs the go command in the root of the repository. The program that it builds needs nothing of this
+// machine.
 func build(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
 	cmd.Dir, cmd.Env = top(t), os.Environ()
-	if !slices.Contains(args, "-race") { // which wants C; all else is to run whatever the machine's libraries are
+	// the race detector requires C; every other program must run with any libraries
+	if !slices.Contains(args, "-race") {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -135,21 +136,21 @@ func top(t testing.TB) string {
 
 func serial(i int) string { return fmt.Sprint("lab", i) }
 
-// processor is one without what QEMU is slow at: strings copied by the byte, and two more
-// kinds of memory for the kernel alone.
+// processor is a CPU without the features that are slow in QEMU: copying strings by bytes, and two more kinds of
+// memory for the kernel only.
 const processor = "max,la57=off,erms=off,fsrm=off,smap=off,smep=off"
 
-// kernel is its command line. What QEMU has translated it finds again by its address: with
-// addresses at random it translates every program anew each time that it is run, which takes
-// twice as long as to run it. The TSC is no clock: on a busy host it was taken for a sixth of
-// what it is.
+// kernel is the command line of the kernel. QEMU finds translated code again by its address. With random
+// addresses it translates every program again for each run, which takes twice as long as the run. The TSC is not
+// used as a clock: on a busy host its frequency was measured as a sixth of the real one.
 const kernel = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off norandmaps tsc=unstable " +
 	"random.trust_cpu=on apparmor=0"
 
-// race reports whether the race detector watches: what it watches takes several times as long.
+// race reports whether the race detector is enabled, which makes tests several times slower.
 func race() bool { return os.Getenv("LAB_RACE") != "" }
 
-// memory is the machine's. Of 3 GiB the kernel has killed a test that the race detector watched.
+// memory returns the size of the machine's memory. With 3 GiB the kernel has killed a test under the race
+// detector.
 func memory() string {
 	if race() {
 		return "8G"
@@ -157,7 +158,7 @@ func memory() string {
 	return "3G"
 }
 
-// machine is a PC without anything that a test does not use.
+// machine returns the options of QEMU for a PC that has only what a test uses.
 func machine(files, dir, console, line string) []string {
 	return append([]string{
 		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
@@ -171,7 +172,7 @@ func machine(files, dir, console, line string) []string {
 	}, disk(filepath.Join(files, "root.img"), "root", ",snapshot=on")...)
 }
 
-// disk is one that forgets nothing while the machine runs, and need not outlive it.
+// disk returns the options for a disk that loses nothing while the machine runs. It need not outlive the machine.
 func disk(image, serial, more string) []string {
 	return []string{
 		"-drive", "if=none,format=raw,cache=unsafe,aio=threads,id=" + serial + ",file=" + image + more,
@@ -179,7 +180,7 @@ func disk(image, serial, more string) []string {
 	}
 }
 
-// shared is a folder that the guest mounts at a path.
+// shared returns the options for a folder that the guest mounts at a path.
 func shared(dir, path, more string) []string {
 	tag := filepath.Base(path)
 	return []string{"-virtfs", "local,security_model=none,multidevs=remap,mount_tag=" + tag + ",path=" + dir + more}
@@ -200,7 +201,7 @@ func (vm *VM) start(t testing.TB, args []string, log string) {
 	}
 	t.Cleanup(func() { vm.port.Close() })
 	vm.events = json.NewDecoder(vm.port)
-	// What is written to the root while it runs goes to a file there without a name.
+	// QEMU keeps what is written to the root in an unnamed file there.
 	vm.proc, err = child.Start(child.Spec{
 		Args: args,
 		Log:  log,
@@ -215,7 +216,7 @@ func (vm *VM) start(t testing.TB, args []string, log string) {
 			t.Error(err)
 		}
 	})
-	theirs.Close() // so that the port ends with QEMU
+	theirs.Close() // so that the port closes when QEMU ends
 	vm.log = log
 }
 
@@ -236,7 +237,7 @@ func (vm *VM) up(t testing.TB) {
 	}
 }
 
-// Reset is the button: nothing is stopped, flushed or unmounted before the next boot.
+// Reset is the reset button: nothing is stopped, flushed or unmounted before the next boot.
 func (vm *VM) Reset(t testing.TB) {
 	t.Helper()
 	c := inside.Command{Args: []string{"sh", "-c", "echo b >/proc/sysrq-trigger"}, Seconds: 60}
@@ -253,9 +254,9 @@ func (vm *VM) next(deadline time.Time) (e inside.Event, err error) {
 	return e, vm.events.Decode(&e)
 }
 
-// Run runs a command in the machine and returns its exit status; each line of what it
-// says goes to line. One that does not end in time is killed: the error says so, and
-// after any error the machine is of no use any more.
+// Run runs a command in the machine and returns its exit status. It passes each line of the output to line. A
+// command that does not end in time is killed, and the error says so. After any error the machine must not be
+// used any more.
 func (vm *VM) Run(ctx context.Context, c inside.Command, line func(string)) (int, error) {
 	for i, d := range vm.disks {
 		c.Disks = append(c.Disks, d.Name+"="+serial(i))
@@ -265,7 +266,7 @@ func (vm *VM) Run(ctx context.Context, c inside.Command, line func(string)) (int
 	}
 	stop := context.AfterFunc(ctx, func() { _ = vm.port.SetReadDeadline(time.Now()) })
 	defer stop()
-	// The guest itself ends what hangs: more than this takes a guest that hangs.
+	// The guest ends a command that hangs. Only a guest that hangs itself takes longer.
 	deadline := time.Now().Add(time.Duration(c.Seconds)*time.Second + time.Minute)
 	for ctx.Err() == nil {
 		e, err := vm.next(deadline)
@@ -283,7 +284,7 @@ func (vm *VM) Run(ctx context.Context, c inside.Command, line func(string)) (int
 	return -1, ctx.Err()
 }
 
-// Console is the end of what the kernel wrote to its console.
+// Console returns the end of the kernel's console output.
 func (vm *VM) Console(lines int) string {
 	b, err := os.ReadFile(vm.console)
 	if err != nil {

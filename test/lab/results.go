@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// A result is how a test ended, with what it said and its subtests.
+// A result is the result of a test, with its output and its subtests.
 type result struct {
-	name    string // the last part
-	verdict string // PASS, FAIL or SKIP; empty: it has not ended
+	name    string // the last part of the full name
+	verdict string // PASS, FAIL or SKIP; empty: the test has not ended
 	said    []string
 	sub     []*result
 }
 
-// at finds the test of that full name below this one, or makes it.
+// at returns the test with a full name below this one, and creates it if necessary.
 func (r *result) at(name string) *result {
 	first, rest, deeper := strings.Cut(name, "/")
 	for _, s := range r.sub {
@@ -26,14 +26,14 @@ func (r *result) at(name string) *result {
 	}
 	s := &result{name: first}
 	r.sub = append(r.sub, s)
-	if deeper { // no test of its own, but a part of a name
+	if deeper { // not a separate test, but a part of a name
 		s.verdict = "PASS"
 		return s.at(rest)
 	}
 	return s
 }
 
-// failed reports whether the test or one below it failed or did not end.
+// failed reports whether the test, or one below it, failed or did not end.
 func (r *result) failed() bool {
 	for _, s := range r.sub {
 		if s.failed() {
@@ -43,11 +43,11 @@ func (r *result) failed() bool {
 	return r.verdict != "PASS" && r.verdict != "SKIP"
 }
 
-// marked is a line of a test program that was told -test.v=test2json: what the testing
-// package itself says begins with ^V, so that no test can say it.
+// marked matches a line of a test program that runs with -test.v=test2json. The lines of the testing package
+// itself begin with ^V, so that the output of a test cannot look like them.
 var marked = regexp.MustCompile(`\x16(=== (RUN|PAUSE|CONT|NAME)\s+|\s*--- (PASS|FAIL|SKIP): )(\S*)`)
 
-// A reader makes results of the lines of a test program.
+// A reader turns the output lines of a test program into results.
 type reader struct {
 	all result // its subtests are the program's tests
 	now *result
@@ -60,10 +60,10 @@ func (r *reader) line(s string) {
 		r.now.said = append(r.now.said, s)
 	case m == nil:
 		r.all.said = append(r.all.said, s)
-	case m[4] == "": // === NAME of none
+	case m[4] == "": // === NAME without a name
 		r.now = nil
 	default:
-		// What came before on the line is the end of what was said.
+		// The text before the mark is the end of the previous output.
 		if before, _, _ := strings.Cut(s, "\x16"); before != "" && r.now != nil {
 			r.now.said = append(r.now.said, before)
 		}

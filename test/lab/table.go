@@ -8,21 +8,21 @@ import (
 
 const gib = 1 << 30
 
-// encrypted is the case that says what encryption is.
+// encrypted is the case that defines what encryption means.
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
-// sealed is that on lvm.
+// sealed is the same case on lvm.
 const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
-// luks are the cases of the suite whose ways go through the mapping, or around it.
+// luks are the cases of the suite that go through the mapping, or around it.
 const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
 
-// filled is what else there is, but writes a dataset full through it.
+// filled is the other case that fills a dataset through the mapping.
 const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 
-// thinShort are cases of the suite of which LVM's part is large, and thinFew those that `make lab`
-// adds: how an operation that is cut short at each step ends is elsewhere, as is what is a record's
-// or a filesystem's, and not a volume's.
+// thinShort are the cases of the suite that mostly depend on LVM, and thinFew those that `make lab` adds. Other
+// packages test how an operation ends that is interrupted at each step, and what depends on a record or a
+// filesystem instead of a volume.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
 	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|InUseWithoutMount|" +
@@ -31,31 +31,32 @@ const (
 		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
 )
 
-// copied are the cases of project quotas' suite that copy many files, which says little of quotas.
+// copied are the cases of the suite of project quotas that copy many files. They show little about quotas.
 const copied = "^TestProjectSuite$/././^(KeepsEverything|SnapshotIsImmutable)$"
 
-// openZFS are the cases of the suite that say most of another implementation than zfs-fuse.
+// openZFS are the cases of the suite that show most about an implementation other than zfs-fuse.
 const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable)$"
 
-// shareShort and shareFew are the cases of the suite on a share that say most of the server: backend
-// nfs has the rest.
+// shareShort and shareFew are the cases of the suite on a share that show most about the server. Backend nfs runs
+// the others.
 const (
 	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|InUseWithoutMount|SnapshotWhileWritten)$"
 	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|SeenWhileItMoves)$"
 )
 
-// large are the cases of backendtest that take minutes on a share in here.
+// large are the cases of backendtest that take minutes on a share in the lab.
 const large = "^TestSuiteNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
 
-// uncut are the operations of backend zfs that are cut short at each step elsewhere: how that
-// ends does not hang on the kernel, and it takes long in here.
+// uncut are the operations of backend zfs whose interruption at each step is tested outside the lab. The result
+// does not depend on the kernel, and the tests take long in the lab.
 const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|delete-snapshot|delete-clone|promote|promote-last|demote)$"
 
-// failing is what backend zfs has on zfs-fuse: which calls fail does not hang on the kernel.
+// failing are the tests of failing calls of backend zfs. They run outside the lab on zfs-fuse, since which calls
+// fail does not depend on the kernel.
 const failing = "^TestI3FailingCalls$"
 
-// Entry is a package of which tests run in the machine: one line in the table. They are
-// built with the tag lab, for the files that only the lab can run (//go:build lab).
+// Entry is a package whose tests run in the machine: one line of the table. The tests are built with the tag lab,
+// for the files that only the lab can run (//go:build lab).
 type Entry struct {
 	Package string        // below the root: "backends/lvm"
 	Run     string        // as -test.run; empty: all of them
@@ -68,8 +69,8 @@ type Entry struct {
 	Longest bool          // only in `make lab-long`: the long form is to end in a quarter of an hour
 }
 
-// Table is what runs in the lab, in two machines that are booted once: what may take longest first,
-// and then in this order.
+// Table lists what runs in the lab, in two machines that are booted once. The entries that may take longest come
+// first, and then they run in this order.
 func Table() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
@@ -115,7 +116,7 @@ func Table() []Entry {
 	}
 }
 
-// thin are the disks for volume groups.
+// thin returns the disks for volume groups.
 func thin() []Disk { return []Disk{{"lvm-first", 6 * gib}, {"lvm-second", 6 * gib}} }
 
 func (e Entry) within() time.Duration {
@@ -125,7 +126,7 @@ func (e Entry) within() time.Duration {
 	return e.Within
 }
 
-// binary is the name of its test program.
+// binary returns the name of the entry's test program.
 func (e Entry) binary() string {
 	return strings.ReplaceAll(filepath.ToSlash(e.Package), "/", "-") + ".test"
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// database: a real one on gold, cloned while it runs by its dataset's UUID.
+// database: a real database on gold. It is cloned by the UUID of its dataset while it runs.
 func database(t *testing.T, w World) {
 	redis := engine.Redis()
 	serve := func(name, volume string) {
@@ -51,7 +51,7 @@ volumes:
   data: {name: "composed@gold", driver: DRIVER}
 `
 
-// compose: down and up keep the data; with -v it goes to the trash.
+// compose: down and up keep the data. With -v the data goes to the trash.
 func compose(t *testing.T, w World) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"),
@@ -82,7 +82,8 @@ func compose(t *testing.T, w World) {
 	w.Admin.Must(t, "trash", "purge", id.String(), "--yes")
 }
 
-// snapshots: taken, cloned, put back, and refused while in use; newer ones stay.
+// snapshots: they are taken, cloned and restored; restoring is refused while the volume is in use. Newer
+// snapshots stay.
 func snapshots(t *testing.T, w World) {
 	w.once(t, "snapped@gold", "echo first > /data/file")
 	w.Admin.Must(t, "snapshot", "create", "snapped", "--name", "one", "-m", "from the suite")
@@ -121,7 +122,8 @@ func snapshots(t *testing.T, w World) {
 	}
 }
 
-// wrong words get one line that says what would do, from whoever is asked.
+// wrong: an invalid name or option is answered with one line that says what would be valid, by every host and
+// control replica.
 func wrong(t *testing.T, w World) {
 	for _, h := range w.Askers {
 		for want, args := range map[string][]string{
@@ -142,7 +144,7 @@ func wrong(t *testing.T, w World) {
 		w.Host.Driver, image, "true")
 }
 
-// atOnce: creates of one name at once are one dataset, and all succeed.
+// atOnce: concurrent creates of one name result in one dataset, and all of them succeed.
 func atOnce(t *testing.T, w World) {
 	var all sync.WaitGroup
 	plug := w.Host.Plug(t)
@@ -167,7 +169,7 @@ func atOnce(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "many@gold")
 }
 
-// InUse is one case alone: a volume in use is not removed, whoever asks.
+// InUse is a separate case: a volume in use is not removed, whoever asks.
 func InUse(t *testing.T, w World) {
 	w.run(t, "user", "busy@gold")
 	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
@@ -191,7 +193,7 @@ func InUse(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "busy@gold")
 }
 
-// protected: prune leaves it alone, and rm refuses it.
+// protected: prune skips the volume, and rm refuses it.
 func protected(t *testing.T, w World) {
 	w.create(t, "dear", "-o", "protect=true")
 	w.docker(t, "volume", "prune", "-f")
@@ -204,8 +206,8 @@ func protected(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "dear")
 }
 
-// again: a volume that is there is found when it is as asked, and refused when it is not.
-// The engine sends the options of an existing name to nobody, so the plugin is asked.
+// again: creating an existing volume succeeds if it is as requested, and is refused otherwise. The engine does
+// not pass the options for an existing name to the plugin, so the test asks the plugin itself.
 func again(t *testing.T, w World) {
 	plug := w.Host.Plug(t)
 	for range 2 {
@@ -246,8 +248,8 @@ func again(t *testing.T, w World) {
 	w.Admin.Must(t, "volume", "rm", "twice")
 }
 
-// Spellings is one case alone: the bare name and the one with the profile are one volume, which the engine
-// lists as it was used; one that contradicts it is refused, and leaves it alone.
+// Spellings is a separate case: the plain name and the name with the profile are the same volume. The engine
+// lists the name that was used. A name that contradicts the volume is refused, and changes nothing.
 func Spellings(t *testing.T, w World) {
 	w.create(t, "till@gold")
 	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
@@ -268,8 +270,8 @@ func Spellings(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "till@gold")
 }
 
-// trash: in it, back, and gone; a name that is used again gets a new dataset; and what
-// is purged on delete goes at once.
+// trash: a volume goes to the trash, is restored, and is purged. A name that is used again gets a new dataset.
+// With purge on delete the dataset is destroyed at once.
 func trash(t *testing.T, w World) {
 	w.once(t, "junk@gold", "echo first > /data/file")
 	v := w.record(t, "junk")
@@ -290,7 +292,7 @@ func trash(t *testing.T, w World) {
 	}
 }
 
-// carried: what is exported and imported has the same files.
+// carried: a volume that is exported and imported has the same files.
 func carried(t *testing.T, w World) {
 	w.once(t, "out@gold", "echo carried > /data/file && chown 5:6 /data/file")
 	r := w.Host.Exec(t, "volume", "export", "out")

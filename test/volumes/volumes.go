@@ -1,6 +1,6 @@
-// Package volumes is what has to be true of volumes wherever Drover keeps its records: on
-// one host in a file, and in a cluster in Consul. Tests of both run it (test/product,
-// test/cluster). Cases are named after their scenarios and invariants, and leave nothing.
+// Package volumes tests what must be true of volumes wherever Drover keeps its records: in a file on one host,
+// and in Consul in a cluster. Tests of both run it (test/product, test/cluster). The cases are named after their
+// scenarios and invariants, and leave nothing behind.
 package volumes
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Profiles are those that the suite wants, as text of profiles.yaml.
+// Profiles is the text of profiles.yaml that the cases require.
 const Profiles = `default: bronze
 profiles:
   bronze: {on_delete: {trash: 1h}}
@@ -24,22 +24,22 @@ profiles:
   brief: {size: 1GiB, on_delete: purge}
 `
 
-// World is a Drover with an engine that uses it.
+// World is a Drover installation with an engine that uses it.
 type World struct {
 	Engine *engine.Engine
-	Host   *host.Host // whose plugin the engine asks
-	// Name is the node's; Admin where people ask who may everything: the host itself, or
-	// a control replica.
+	Host   *host.Host // the host whose plugin the engine uses
+	// Name is the name of the node. Admin is where a person with all rights runs commands: the host itself, or a
+	// control replica.
 	Name  string
 	Admin *host.Host
-	// Askers are all that answer people: each says the same of a wrong word.
+	// Askers are all hosts and replicas that answer people. Each gives the same answer to an invalid name.
 	Askers []*host.Host
 }
 
-// image is what runs where any would do; its volume is at /data.
+// image is an image for containers whose program does not matter. Its volume is mounted at /data.
 const image = "drover-redis"
 
-// Run runs the suite. What other volumes there are it leaves alone.
+// Run runs the suite. It does not touch other volumes.
 func Run(t *testing.T, w World) {
 	before := w.volumes(t)
 	for _, c := range []struct {
@@ -72,13 +72,13 @@ func (w World) docker(t testing.TB, args ...string) string {
 	return w.Engine.Must(t, args...)
 }
 
-// create makes a volume as people do.
+// create creates a volume with docker volume create.
 func (w World) create(t testing.TB, spec string, more ...string) {
 	t.Helper()
 	w.docker(t, slices.Concat([]string{"volume", "create", "-d", w.Host.Driver}, more, []string{spec})...)
 }
 
-// refused runs a docker command that has to fail, and say so.
+// refused runs a docker command that must fail with a certain error.
 func (w World) refused(t testing.TB, want string, args ...string) {
 	t.Helper()
 	if r := w.Engine.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, want) {
@@ -86,21 +86,21 @@ func (w World) refused(t testing.TB, want string, args ...string) {
 	}
 }
 
-// run starts a container that has a volume at /data and waits to be stopped.
+// run starts a container with a volume at /data. The container waits to be stopped.
 func (w World) run(t testing.TB, name, volume string) {
 	t.Helper()
 	w.docker(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume", volume+":/data",
 		"--volume-driver", w.Host.Driver, image, "sleep", "infinity")
 }
 
-// once runs a command in a container that has a volume at /data.
+// once runs a command in a container with a volume at /data.
 func (w World) once(t testing.TB, volume, command string) string {
 	t.Helper()
 	return w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.Host.Driver, image, "sh",
 		"-c", command)
 }
 
-// record is what is on record of a volume, as a person is told.
+// record returns what drover reports about a volume.
 func (w World) record(t testing.TB, name string) (v api.Volume) {
 	t.Helper()
 	w.Admin.JSON(t, &v, "volume", "inspect", name)
@@ -118,7 +118,7 @@ func (w World) volumes(t testing.TB) []string {
 	return names
 }
 
-// status is what docker volume inspect shows of a volume of ours.
+// status is the status that docker volume inspect shows of a volume of Drover.
 type status struct {
 	Driver, Mountpoint string
 
@@ -139,7 +139,8 @@ func (w World) inspect(t testing.TB, spelling string) status {
 	return list[0]
 }
 
-// lastLine says why: before it may stand how far an operation is.
+// lastLine returns the last line, which has the reason. The lines before it may show the progress of an
+// operation.
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return lines[len(lines)-1]
