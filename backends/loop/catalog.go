@@ -64,7 +64,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 			return dir, place, nil
 		}
 		if errors.Is(err, os.ErrNotExist) && place == layout.Datasets {
-			err = cat.damaged(dir)
+			err = cat.headMissing(dir)
 		}
 		_ = dir.Close()
 		if !errors.Is(err, os.ErrNotExist) {
@@ -74,7 +74,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 	dir, err = root.Sub(filepath.Join(layout.Copies, id.String()))
 	if err == nil {
 		var begun bool
-		if begun, err = cat.begun(dir); err == nil && begun {
+		if begun, err = cat.isBegun(dir); err == nil && begun {
 			return dir, layout.Copies, nil
 		}
 		_ = dir.Close()
@@ -85,8 +85,8 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 	return folder.Dir{}, "", dataset.Errorf(dataset.ErrNotFound, "pool %s has no dataset %s", cat.pool, id)
 }
 
-// damaged returns the error for a ready dataset without a head.
-func (cat *catalog) damaged(dir folder.Dir) error {
+// headMissing returns the error for a ready dataset without a head.
+func (cat *catalog) headMissing(dir folder.Dir) error {
 	if _, err := dir.Lstat(layout.RecordFile); err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing",
 			dir.Name())
@@ -126,9 +126,9 @@ func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string)
 	return layout.NoSpace(f(dir, place))
 }
 
-// begun reports whether a directory among the copies holds anything of a copy. A directory that was made just before
+// isBegun reports whether a directory among the copies holds anything of a copy. A directory that was made just before
 // a crash can be empty.
-func (cat *catalog) begun(dir folder.Dir) (bool, error) {
+func (cat *catalog) isBegun(dir folder.Dir) (bool, error) {
 	c, err := layout.ContentsOf(cat.layout, dir)
 	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
 }

@@ -35,9 +35,9 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	case p.image != nil:
 		return "", p.image.Clear(p.step)
 	case p.disk != nil: // the identity stays on the disk, with the generation that control knows
-		return p.disk.Left(Name), errors.Join(c.emptied(func(folder.Dir) error { return nil }), p.Close())
+		return p.disk.Left(Name), errors.Join(c.withEmptyPool(func(folder.Dir) error { return nil }), p.Close())
 	}
-	return "", c.emptied(c.clearFolder)
+	return "", c.withEmptyPool(c.removeIdentity)
 }
 
 // clearer removes what making a pool has put into its directory.
@@ -47,9 +47,9 @@ type clearer struct {
 	step   func(string)
 }
 
-// emptied removes everything but the identity of the pool, and then calls then. If removing fails, the pool is as it
-// was.
-func (c *clearer) emptied(then func(root folder.Dir) error) error {
+// withEmptyPool removes everything but the identity of the pool, and then calls then. If removing fails, the pool is
+// as it was.
+func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	c.home.raising.Lock()
 	defer c.home.raising.Unlock()
 	root, err := c.home.open()
@@ -57,11 +57,11 @@ func (c *clearer) emptied(then func(root folder.Dir) error) error {
 		return err
 	}
 	defer root.Close()
-	if err = c.clearAreas(root); err == nil {
+	if err = c.removeDirectories(root); err == nil {
 		c.step("clear.emptied")
 		return then(root)
 	}
-	for _, name := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+	for _, name := range layout.Directories() {
 		if mErr := root.Mkdir(name); mErr != nil && !errors.Is(mErr, os.ErrExist) {
 			err = errors.Join(err, mErr)
 		}
@@ -69,9 +69,9 @@ func (c *clearer) emptied(then func(root folder.Dir) error) error {
 	return errors.Join(err, c.layout.Prepare(root))
 }
 
-// clearFolder removes the identity as the last file. Until then the directory is this pool, and its next opening
+// removeIdentity removes the identity as the last file. Until then the directory is this pool, and its next opening
 // makes the directories again.
-func (c *clearer) clearFolder(root folder.Dir) error {
+func (c *clearer) removeIdentity(root folder.Dir) error {
 	var id identity
 	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
 		return c.home.offline("%w", err)
@@ -92,8 +92,8 @@ func (c *clearer) clearFolder(root folder.Dir) error {
 	return folder.SyncDir(filepath.Dir(c.home.path))
 }
 
-// clearAreas removes everything but the identity. It fails with ErrConflict if something else is in the way.
-func (c *clearer) clearAreas(root folder.Dir) error {
+// removeDirectories removes everything but the identity. It fails with ErrConflict if something else is in the way.
+func (c *clearer) removeDirectories(root folder.Dir) error {
 	made, err := root.Entries(layout.Templates)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func (c *clearer) clearAreas(root folder.Dir) error {
 			}
 		}
 	}
-	for _, name := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+	for _, name := range layout.Directories() {
 		err := folder.AbsentIsFine(root.Rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
 			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", c.home.name,

@@ -42,7 +42,7 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 		} else if err != nil {
 			return err
 		}
-		if same, err := p.images.HeadIs(dir, item); err != nil {
+		if same, err := p.images.HeadEquals(dir, item); err != nil {
 			return err
 		} else if same {
 			return p.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
@@ -81,8 +81,8 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 	return cp.layout.Flush(dir)
 }
 
-// kept reports whether a snapshot other than but equals the head.
-func (cp *copier) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
+// headIsKept reports whether a snapshot other than but equals the head.
+func (cp *copier) headIsKept(dir folder.Dir, but uuid.UUID) (bool, error) {
 	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {
 		return false, err
@@ -96,7 +96,7 @@ func (cp *copier) kept(dir folder.Dir, but uuid.UUID) (bool, error) {
 		} else if waits {
 			continue
 		}
-		if same, err := cp.images.HeadIs(dir, item); err != nil || same {
+		if same, err := cp.images.HeadEquals(dir, item); err != nil || same {
 			return same, err
 		}
 	}
@@ -108,7 +108,7 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	if _, err := dir.Lstat(cp.layout.Image(layout.Head)); err != nil {
 		return folder.AbsentIsFine(err)
 	}
-	ok, err := cp.kept(dir, uuid.Nil)
+	ok, err := cp.headIsKept(dir, uuid.Nil)
 	if err != nil {
 		return err
 	}
@@ -120,9 +120,9 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	return cp.layout.Remove(dir, layout.Head)
 }
 
-// forget removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
+// dropRelated removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
 // equals this snapshot only.
-func (cp *copier) forget(dir folder.Dir, place string, snapshot uuid.UUID) error {
+func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if place != layout.Copies {
 		return nil
 	}
@@ -131,11 +131,11 @@ func (cp *copier) forget(dir folder.Dir, place string, snapshot uuid.UUID) error
 			return err
 		}
 	}
-	same, err := cp.images.HeadIs(dir, snapshot.String())
+	same, err := cp.images.HeadEquals(dir, snapshot.String())
 	if errors.Is(err, os.ErrNotExist) || !same {
 		return folder.AbsentIsFine(err)
 	}
-	if kept, err := cp.kept(dir, snapshot); err != nil || kept {
+	if kept, err := cp.headIsKept(dir, snapshot); err != nil || kept {
 		return err
 	}
 	return cp.layout.Remove(dir, layout.Head)
@@ -189,7 +189,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 		}
 		cp.step("demote.kept")
 	}
-	if err := cp.demotable(dir, place, snapshot); err != nil {
+	if err := cp.checkDemotable(dir, place, snapshot); err != nil {
 		return err
 	}
 	if place != layout.Copies {
@@ -211,14 +211,14 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 	return cp.layout.Flush(dir)
 }
 
-// demotable fails unless the head equals the snapshot.
-func (cp *copier) demotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
+// checkDemotable fails unless the head equals the snapshot.
+func (cp *copier) checkDemotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if _, err := cp.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)
 	} else if err != nil || place == layout.Copies {
 		return err
 	}
-	same, err := cp.images.HeadIs(dir, snapshot.String())
+	same, err := cp.images.HeadEquals(dir, snapshot.String())
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
 			snapshot)

@@ -46,48 +46,48 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if d.Encryption != nil {
 		return p.creator.createEncrypted(ctx, d, t)
 	}
-	return p.creator.build(d, func(root, dir folder.Dir) (made, error) {
+	return p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
 		from, err := p.templates.Open(ctx, root, t)
 		if err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		defer from.Close()
 		image, err := p.layout.Create(dir, layout.Next)
 		if err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
-		return made{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
+		return madeItem{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
 	})
 }
 
 // Clone implements backends.Pool. It shares one image and flushes once.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
-	size, err := p.creator.build(d, func(root, dir folder.Dir) (made, error) {
+	size, err := p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
 		defer p.catalog.claims.Use(src.Dataset)()
 		from, item, err := p.creator.openSource(root, src)
 		if err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		defer from.Close()
 		if err := p.images.SameKey(from, item, d); err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		have, err := p.images.SizeOf(from, item)
 		if err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		want := max(imagefile.RoundUp(d.Size), have.Size)
 		if err := mkfs.CheckMax(want); err != nil && want > have.Size {
-			return made{}, err
+			return madeItem{}, err
 		}
 		if want != d.Size { // images.SizeOf reads the size from the record
 			d.Size = want
 			if err := p.records.WriteNew(dir, layout.RecordFile, d); err != nil {
-				return made{}, err
+				return madeItem{}, err
 			}
 		}
-		m, image := made{item: layout.Head, size: want}, have.ImageFor(want)
+		m, image := madeItem{item: layout.Head, size: want}, have.ImageFor(want)
 		if grows := want > have.Size && image > have.Image; grows {
 			m.item = layout.Next // it becomes the head once it has its size
 		}
@@ -129,9 +129,9 @@ func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, s
 	return dir, item, nil
 }
 
-// made is the item that holds the bytes of an incoming dataset: next, or the head itself if the head was made in one
-// step.
-type made struct {
+// madeItem is the item that holds the bytes of an incoming dataset: next, or the head itself if the head was made in
+// one step.
+type madeItem struct {
 	item    string
 	size    dataset.Size
 	durable bool // together with everything that was done before
@@ -139,14 +139,14 @@ type made struct {
 
 // build makes an incoming dataset, whose item fill makes. The head gets its name last and is whole then. An incoming
 // dataset without a head is worthless and is made again.
-func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made, error)) (dataset.Size, error) {
+func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (madeItem, error)) (dataset.Size, error) {
 	root, err := c.home.open()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
 	defer c.catalog.claims.Use(d.ID)()
-	if size, done, err := c.built(root, d); err != nil || done {
+	if size, done, err := c.findExisting(root, d); err != nil || done {
 		return size, err
 	}
 	if err := c.home.room(root); err != nil {
@@ -172,7 +172,7 @@ func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made
 func (c *creator) fill(
 	root, place folder.Dir,
 	d dataset.Dataset,
-	fill func(root, dir folder.Dir) (made, error),
+	fill func(root, dir folder.Dir) (madeItem, error),
 ) (dataset.Size,
 	error) {
 	dir, err := place.Sub(d.ID.String())
@@ -205,9 +205,9 @@ func (c *creator) fill(
 	return m.size, nil
 }
 
-// built reports whether the dataset exists from an earlier attempt, and removes an incomplete one. An incoming
+// findExisting reports whether the dataset exists from an earlier attempt, and removes an incomplete one. An incoming
 // dataset gets d as its record.
-func (c *creator) built(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
+func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
 	dir, place, err := c.catalog.find(root, d.ID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -305,19 +305,19 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 	if err != nil {
 		return 0, err
 	}
-	return c.build(d, func(_, dir folder.Dir) (made, error) {
+	return c.build(d, func(_, dir folder.Dir) (madeItem, error) {
 		image, err := c.layout.Create(dir, layout.Next)
 		if err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		defer image.Close()
 		if err := image.Truncate(imagefile.ImageFor(t.FS, t.Size, true)); err != nil {
-			return made{}, err
+			return madeItem{}, err
 		}
 		if err := c.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
-			return made{}, fmt.Errorf("make an encrypted image: %w", err)
+			return madeItem{}, fmt.Errorf("make an encrypted image: %w", err)
 		}
-		return made{item: layout.Next, size: t.Size}, image.Sync()
+		return madeItem{item: layout.Next, size: t.Size}, image.Sync()
 	})
 }
 

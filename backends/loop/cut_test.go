@@ -125,12 +125,12 @@ func TestHeadThatAListMissed(t *testing.T) {
 	dir := f.folderOf(d)
 	defer dir.Close()
 	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-	f.catalog.read(&e, dir, layout.Contents{})
+	f.catalog.fillEntry(&e, dir, layout.Contents{})
 	if e.Problem != "" {
 		t.Error(e.Problem)
 	}
 	f.must(f.layout.Remove(dir, layout.Head))
-	f.catalog.read(&e, dir, layout.Contents{})
+	f.catalog.fillEntry(&e, dir, layout.Contents{})
 	if e.Problem != "its image is missing" {
 		t.Errorf("without a head: %q", e.Problem)
 	}

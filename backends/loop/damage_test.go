@@ -92,7 +92,7 @@ func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
 		f.must(f.DeleteSnapshot(f.Context(), d.ID, goes.ID))
 		f.must(dir.Remove(layout.SnapshotRecord(damaged.ID)))
 		e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-		f.catalog.read(&e, dir, before)
+		f.catalog.fillEntry(&e, dir, before)
 		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID || !strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
 			f.Errorf("%+v", e)
 		}

@@ -47,7 +47,7 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 	dir, place, err := r.catalog.findAny(root, id)
 	if err == nil {
 		defer dir.Close()
-		err = r.hide(ctx, root, dir, filepath.Join(place, id.String()))
+		err = r.moveToDeleting(ctx, root, dir, filepath.Join(place, id.String()))
 	}
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
@@ -58,7 +58,7 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 			return err
 		}
 	}
-	hidden, err := r.hidden(root, id)
+	hidden, err := r.deletionsOf(root, id)
 	if err != nil {
 		return err
 	}
@@ -75,8 +75,8 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 	return nil
 }
 
-// hide moves an idle dataset from its path to the directory of deletions.
-func (r *remover) hide(ctx context.Context, root, dir folder.Dir, path string) error {
+// moveToDeleting moves an idle dataset from its path to the directory of deletions.
+func (r *remover) moveToDeleting(ctx context.Context, root, dir folder.Dir, path string) error {
 	if err := r.attacher.Idle(ctx, dir); err != nil {
 		return err
 	}
@@ -92,8 +92,8 @@ func (r *remover) hide(ctx context.Context, root, dir folder.Dir, path string) e
 	}
 }
 
-// hidden returns the names that a dataset has in the directory of deletions.
-func (r *remover) hidden(root folder.Dir, id uuid.UUID) ([]string, error) {
+// deletionsOf returns the names that a dataset has in the directory of deletions.
+func (r *remover) deletionsOf(root folder.Dir, id uuid.UUID) ([]string, error) {
 	entries, err := root.Entries(layout.Deleting)
 	if err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func (r *remover) destroy(root folder.Dir, path string) error {
 	defer dir.Close()
 	c, err := layout.ContentsOf(r.layout, dir)
 	if err == nil {
-		err = r.containers.Abandon(dir)
+		err = r.containers.Discard(dir)
 	}
 	if err != nil {
 		return err

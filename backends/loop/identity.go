@@ -40,8 +40,8 @@ type identity struct {
 
 const format = 1
 
-// suitable returns the layout that fits the filesystem of path, or an error that says why none does.
-func suitable(path string, mk bool) (string, error) {
+// layoutFor returns the layout that fits the filesystem of path, or an error that says why none does.
+func layoutFor(path string, mk bool) (string, error) {
 	dir := path
 	fi, err := os.Lstat(dir)
 	switch {
@@ -62,7 +62,7 @@ func suitable(path string, mk bool) (string, error) {
 		return "", err
 	}
 	if kind != fsctl.XFS && kind != fsctl.Btrfs {
-		return "", unsuitable(path, kind, mk)
+		return "", noLayoutFor(path, kind, mk)
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -87,8 +87,8 @@ func suitable(path string, mk bool) (string, error) {
 	return layoutXFS, nil
 }
 
-// unsuitable returns the error for a filesystem that no pool can be on.
-func unsuitable(path string, kind fsctl.Kind, mk bool) error {
+// noLayoutFor returns the error for a filesystem that no pool can be on.
+func noLayoutFor(path string, kind fsctl.Kind, mk bool) error {
 	if !mk {
 		return dataset.Errorf(dataset.ErrOffline,
 			"%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
@@ -109,7 +109,7 @@ func identify(path string, cfg backends.Config, layout string) (identity, error)
 	case !cfg.Make:
 		return identity{}, dataset.Errorf(dataset.ErrOffline, "%s holds no pool: is its disk mounted?", path)
 	}
-	if err := empty(path); err != nil {
+	if err := checkEmpty(path); err != nil {
 		return identity{}, err
 	}
 	id = identity{Format: format, Backend: Name, ID: cfg.ID, Name: cfg.Name, Layout: layout}
@@ -155,8 +155,8 @@ func readIdentity(path string) (identity, error) {
 	return id, nil
 }
 
-// empty fails with ErrExists if path contains any file except those that an interrupted creation of a pool leaves.
-func empty(path string) error {
+// checkEmpty fails with ErrExists if path contains any file except those that an interrupted creation of a pool leaves.
+func checkEmpty(path string) error {
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -89,28 +89,23 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := []string{
-		layout.IdentityFile,
-		layout.IdentityFile + layout.TmpSuffix,
-		layout.Incoming,
-		layout.Datasets,
-		layout.Copies,
-		layout.Deleting,
-		layout.Templates,
-	}
+	own := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
 	var list []backends.Entry
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) && !trialdir.Is(cat.home.path, e.Name()) {
-			list = append(list, cat.stranger(e.Name(), "not a thing that a pool has"))
+			list = append(list, cat.foreignEntry(e.Name(), "not a thing that a pool has"))
 		}
 	}
 	return list, nil
 }
 
-// stranger returns the entry of something that does not belong to the pool.
-func (cat *catalog) stranger(name, problem string) backends.Entry {
+// foreignEntry returns the entry of something that does not belong to the pool.
+func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
 	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.home.path, name), Problem: problem}
 }
+
+// noDataset is the problem of a directory that has the name of a dataset and nothing else of one.
+const noDataset = "a dataset's name, but nothing of a dataset in it: drover made no such thing"
 
 // entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
@@ -120,7 +115,7 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 		id, err = layout.HiddenID(base)
 	}
 	if err != nil {
-		return cat.stranger(name, "its name is not the UUID of a dataset"), true
+		return cat.foreignEntry(name, "its name is not the UUID of a dataset"), true
 	}
 	e = backends.Entry{ID: id, State: state, Path: root.Path(name)}
 	dir, err := root.Sub(name)
@@ -128,7 +123,7 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	case errors.Is(err, os.ErrNotExist):
 		return e, false
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return cat.stranger(name, "a dataset's name, but no directory"), true
+		return cat.foreignEntry(name, "a dataset's name, but no directory"), true
 	case err != nil:
 		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
 		return e, true
@@ -146,16 +141,16 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records)+len(c.Foreign) == 0:
 		return e, false
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records) == 0:
-		return cat.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
+		return cat.foreignEntry(name, noDataset), true
 	case state == backends.EntryReady && headless && !slices.Contains(c.Records, layout.RecordFile):
-		return cat.stranger(name, "a dataset's name, but nothing of a dataset in it: drover made no such thing"), true
+		return cat.foreignEntry(name, noDataset), true
 	}
-	cat.read(&e, dir, c)
+	cat.fillEntry(&e, dir, c)
 	return e, true
 }
 
-// read adds the content of the records in dir to an entry, and the problems of the dataset.
-func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
+// fillEntry adds the content of the records in dir to an entry, and the problems of the dataset.
+func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	var problems []string
 	var err error
 	if e.Record, err = layout.DatasetRecord(dir, e.ID); err != nil {
@@ -194,7 +189,7 @@ func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 				continue
 			}
 		}
-		if errors.Is(err, os.ErrNotExist) && cat.went(dir, item) {
+		if errors.Is(err, os.ErrNotExist) && cat.isGone(dir, item) {
 			continue
 		}
 		if err != nil {
@@ -210,9 +205,9 @@ func (cat *catalog) read(e *backends.Entry, dir folder.Dir, c layout.Contents) {
 	e.Problem = strings.Join(problems, "; ")
 }
 
-// went reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot removes
+// isGone reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot removes
 // its record last.
-func (cat *catalog) went(dir folder.Dir, item string) bool {
+func (cat *catalog) isGone(dir folder.Dir, item string) bool {
 	now, err := layout.ContentsOf(cat.layout, dir)
 	return err == nil && !slices.Contains(now.Items, item)
 }
@@ -240,7 +235,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	if err != nil {
 		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
 	}
-	p.catalog.read(&e, dir, c)
+	p.catalog.fillEntry(&e, dir, c)
 	return e, nil
 }
 
@@ -259,7 +254,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		}
 		const unit = 512 // bytes in a unit of st_blocks: stat(2)
 		used = dataset.Size(st.Blocks) * unit
-		_, _, err = imagefile.Look(f, layout.Head)
+		_, _, err = imagefile.InspectFile(f, layout.Head)
 		return err
 	})
 	if err != nil {

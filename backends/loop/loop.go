@@ -34,7 +34,7 @@
 // # Copies
 //
 // The stream of a snapshot is written to part.img, over a clone of its base. On XFS a clone costs time for each
-// extent, so there it is made while the stream arrives (transfer/beneath.go). Two checkpoints are at least 4 MiB of
+// extent, so there it is made while the stream arrives (transfer/basesharing.go). Two checkpoints are at least 4 MiB of
 // the stream apart. A checkpoint flushes the image first. It then records in part.json the position in the stream and
 // the state of the stream's checksum. So everything that part.json counts is on the disk. Bytes that arrived later are
 // written again when the stream resumes, to the same places.

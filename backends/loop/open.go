@@ -58,7 +58,7 @@ func (b *Backend) PathOf(_, mount string) string { return mount }
 
 // enter makes the pool if cfg demands that, reads its identity and prepares it for use.
 func (p *Pool) enter(cfg backends.Config) error {
-	kind, err := suitable(p.home.path, cfg.Make)
+	kind, err := layoutFor(p.home.path, cfg.Make)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 	if p.home.identity.Layout == layoutBtrfs {
 		p.layout = &layout.Btrfs{}
 	}
-	for _, dir := range []string{layout.Incoming, layout.Datasets, layout.Copies, layout.Deleting, layout.Templates} {
+	for _, dir := range layout.Directories() {
 		if err := root.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}

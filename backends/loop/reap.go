@@ -77,7 +77,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 		if err != nil || !drop(id) {
 			return err
 		}
-		return r.remover.hide(ctx, r.root, dir, name)
+		return r.remover.moveToDeleting(ctx, r.root, dir, name)
 	})
 }
 

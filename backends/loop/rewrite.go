@@ -72,7 +72,7 @@ func (w *rewriter) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if same, err := w.images.IsHead(dir, fi.Sys().(*syscall.Stat_t).Ino); err != nil {
+	if same, err := w.images.IsHeadInode(dir, fi.Sys().(*syscall.Stat_t).Ino); err != nil {
 		return 0, 0, err
 	} else if !same {
 		return 0, 0, dataset.Errorf(dataset.ErrConflict, "it has another head by now")
@@ -87,7 +87,7 @@ func (w *rewriter) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := w.roomFor(dir, data); err != nil {
+	if err := w.checkRoom(dir, data); err != nil {
 		return 0, 0, err
 	}
 	w.step("rewrite.measured")
@@ -112,15 +112,15 @@ func (w *rewriter) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := untouched(was, fi); err != nil {
+	if err := checkUntouched(was, fi); err != nil {
 		return 0, 0, errors.Join(err, w.layout.Remove(dir, layout.Next))
 	}
 	return extents, fewer, w.heads.Replace(dir)
 }
 
-// untouched fails if an image was attached or changed meanwhile without Drover, for example by losetup(8). Replacing
-// the image would lose those writes.
-func untouched(image *os.File, before os.FileInfo) error {
+// checkUntouched fails if an image was attached or changed meanwhile without Drover, for example by losetup(8).
+// Replacing the image would lose those writes.
+func checkUntouched(image *os.File, before os.FileInfo) error {
 	device, attached, err := loopdev.Attached(image)
 	if err != nil {
 		return err
@@ -139,8 +139,8 @@ func untouched(image *os.File, before os.FileInfo) error {
 	return nil
 }
 
-// roomFor fails before the rewriting begins if the copy would leave the pool nearly full.
-func (w *rewriter) roomFor(dir folder.Dir, data []reflink.Range) error {
+// checkRoom fails before the rewriting begins if the copy would leave the pool nearly full.
+func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 	free, size, err := layout.Space(dir)
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 		}
 	}
 	var pending int64
-	err := inParts(data, func(part []byte, off int64) error {
+	err := forEachPart(data, func(part []byte, off int64) error {
 		if _, err := src.ReadAt(part, off); err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 		return err
 	}
 	other := make([]byte, partSize)
-	return inParts(data, func(part []byte, off int64) error {
+	return forEachPart(data, func(part []byte, off int64) error {
 		if _, err := src.ReadAt(part, off); err != nil {
 			return err
 		}
@@ -232,8 +232,8 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 // partSize is how many bytes are read at once.
 const partSize = 1 << 20
 
-// inParts calls do with a buffer and an offset for each part of the ranges.
-func inParts(data []reflink.Range, do func(part []byte, off int64) error) error {
+// forEachPart calls do with a buffer and an offset for each part of the ranges.
+func forEachPart(data []reflink.Range, do func(part []byte, off int64) error) error {
 	buf := make([]byte, partSize)
 	for _, r := range data {
 		for off := r.Offset; off < r.Offset+r.Length; {

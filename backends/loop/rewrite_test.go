@@ -49,7 +49,7 @@ func (f *fixture) sum(d dataset.Dataset, item string) [sha256.Size]byte {
 	data, err := reflink.Data(image)
 	f.must(err)
 	h := sha256.New()
-	f.must(inParts(data, func(part []byte, off int64) error {
+	f.must(forEachPart(data, func(part []byte, off int64) error {
 		if _, err := image.ReadAt(part, off); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func (sn *snapshots) keep(dir folder.Dir, s dataset.Snapshot) error {
 
 // keepHead makes the image of a snapshot, whose record exists, from the head.
 func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool, err error) {
-	if imagefile.Shares(s.Kind) {
+	if imagefile.MayShare(s.Kind) {
 		if done, err := sn.sharing.Share(dir, s.ID.String(), layout.Head); err != nil || done {
 			return false, err
 		}
@@ -90,7 +90,7 @@ func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool,
 // that the store has forgotten.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error {
 	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
-		if err := p.copier.forget(dir, place, snapshot); err != nil {
+		if err := p.copier.dropRelated(dir, place, snapshot); err != nil {
 			return err
 		}
 		if err := p.snapshots.drop(ctx, dir, snapshot); err != nil {

@@ -90,9 +90,9 @@ func (c *Containers) Open(ctx context.Context, dir folder.Dir, device string, ke
 	return crypt.New(c.runner).Open(ctx, device, c.Mapping(dir), key)
 }
 
-// Fits returns the data key of the dataset in dir. It fails unless the key opens the container in an image that
-// nothing uses. For an image that has a device, see GrowsInside.
-func (c *Containers) Fits(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
+// KeyFor returns the data key of the dataset in dir. It fails unless the key opens the container in an image that
+// nothing uses. For an image that has a device, see PrepareGrowth.
+func (c *Containers) KeyFor(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
 		err = crypt.New(c.runner).Fits(ctx, dir.Path(image), key)
@@ -100,10 +100,10 @@ func (c *Containers) Fits(ctx context.Context, dir folder.Dir, image string) ([]
 	return key, err
 }
 
-// GrowsInside prepares the growth of an encrypted head that is mounted from a loop device. It returns the filesystem
+// PrepareGrowth prepares the growth of an encrypted head that is mounted from a loop device. It returns the filesystem
 // of the head, the path of its mapping, and a function that makes the mapping fill the device. It changes nothing,
 // and fails if the key is absent or wrong.
-func (c *Containers) GrowsInside(ctx context.Context, dir folder.Dir, device string) (fs, inner string,
+func (c *Containers) PrepareGrowth(ctx context.Context, dir folder.Dir, device string) (fs, inner string,
 	inside func() (int64, error), err error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
@@ -152,9 +152,9 @@ func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, there bool, er
 	return m, there, err
 }
 
-// Abandon removes the mapping of the dataset in dir, whose content is worthless. If a killed process left something
+// Discard removes the mapping of the dataset in dir, whose content is worthless. If a killed process left something
 // running on the mapping, the mapping is removed once that has ended.
-func (c *Containers) Abandon(dir folder.Dir) error {
+func (c *Containers) Discard(dir folder.Dir) error {
 	if !c.available {
 		return nil
 	}

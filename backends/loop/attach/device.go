@@ -67,10 +67,10 @@ func Detached(device, fs string, f func(dir *os.File) error) error {
 	return errors.Join(f(dir), fsctl.Sync(dir), dir.Close())
 }
 
-// Unattached waits until no device has an image attached, and keeps all devices off until the image is closed. A
+// WaitDetached waits until no device has an image attached, and keeps all devices off until the image is closed. A
 // detached mount ends with its last descriptor, and a child that this process has just forked has that descriptor
 // until its exec. The writes of the kernel at the end of the mount would undo those of resize2fs.
-func Unattached(ctx context.Context, image *os.File) error {
+func WaitDetached(ctx context.Context, image *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
 	defer cancel()
 	for {

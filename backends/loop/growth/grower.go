@@ -105,13 +105,13 @@ func (gr *Grower) growMounted(ctx context.Context, dir folder.Dir, size int64, r
 	if !attached {
 		return dataset.Errorf(dataset.ErrConflict, "it is not mounted")
 	}
-	g := growth{image: image, device: info.Path, size: size}
+	g := mountedGrowth{image: image, device: info.Path, size: size}
 	if fs == imagefile.LUKS {
-		if fs, g.inner, g.inside, err = gr.containers.GrowsInside(ctx, dir, info.Path); err != nil {
+		if fs, g.inner, g.inside, err = gr.containers.PrepareGrowth(ctx, dir, info.Path); err != nil {
 			return err
 		}
 	}
-	if err := growable(fs); err != nil {
+	if err := checkGrowable(fs); err != nil {
 		return err
 	}
 	if err := gr.enlarge(root, fs, g); err != nil {
@@ -120,8 +120,8 @@ func (gr *Grower) growMounted(ctx context.Context, dir folder.Dir, size int64, r
 	return errors.Join(fsctl.Sync(root), image.Sync(), gr.layout.Flush(dir))
 }
 
-// growth is the growth of one mounted filesystem.
-type growth struct {
+// mountedGrowth is the growth of one mounted filesystem.
+type mountedGrowth struct {
 	image  *os.File
 	device string // the image's loop device
 	size   int64  // future length of the image
@@ -133,7 +133,7 @@ type growth struct {
 // enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it fails, all of them
 // get their former size, so that no later mount completes a refused growth. Only a filesystem that has begun to grow
 // keeps its larger image.
-func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
+func (gr *Grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 	had, err := g.image.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
@@ -167,7 +167,7 @@ func (gr *Grower) enlarge(root *os.File, fs string, g growth) error {
 
 // enlargeAll grows the image, its devices and the filesystem. After a failure, the caller undoes the steps that
 // succeeded.
-func (gr *Grower) enlargeAll(root *os.File, fs string, g growth) error {
+func (gr *Grower) enlargeAll(root *os.File, fs string, g mountedGrowth) error {
 	if err := g.image.Truncate(g.size); err != nil {
 		return err
 	}
@@ -198,8 +198,8 @@ func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
 	return size, err
 }
 
-// growable fails before anything is changed if growing would fail later.
-func growable(fs string) error {
+// checkGrowable fails before anything is changed if growing would fail later.
+func checkGrowable(fs string) error {
 	if fs != mkfs.Ext4 {
 		return nil
 	}
@@ -262,25 +262,25 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 	}
 	var key []byte
 	if fs == imagefile.LUKS { // check the key before anything is changed
-		if key, err = gr.containers.Fits(ctx, dir, gr.layout.Image(item)); err != nil {
+		if key, err = gr.containers.KeyFor(ctx, dir, gr.layout.Image(item)); err != nil {
 			return err
 		}
 	}
 	path := dir.Path(gr.layout.Image(item))
 	if fs == imagefile.LUKS {
-		return errors.Join(gr.growInContainer(ctx, dir, growth{image: image, size: size}, key), image.Sync())
+		return errors.Join(gr.growInContainer(ctx, dir, mountedGrowth{image: image, size: size}, key), image.Sync())
 	}
 	dev, err := gr.attacher.Image(ctx, path)
 	if err != nil {
 		return err
 	}
 	err = attach.Detached(dev.Path, fs, func(root *os.File) error {
-		return gr.enlarge(root, fs, growth{image: image, device: dev.Path, size: size})
+		return gr.enlarge(root, fs, mountedGrowth{image: image, device: dev.Path, size: size})
 	})
 	err = errors.Join(err, dev.Close())
 	// The mount has replayed the journal, which resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
-		if err = attach.Unattached(ctx, image); err == nil {
+		if err = attach.WaitDetached(ctx, image); err == nil {
 			err = gr.resize2fs(ctx, path, size)
 		}
 	}
@@ -302,7 +302,7 @@ func (gr *Grower) resize2fs(ctx context.Context, path string, size int64) error 
 }
 
 // growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
-func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g growth, key []byte) error {
+func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g mountedGrowth, key []byte) error {
 	dev, err := gr.attacher.Image(ctx, g.image.Name())
 	if err != nil {
 		return err

@@ -125,11 +125,11 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 		return "", false, err
 	}
 	defer f.Close()
-	return Look(f, item)
+	return InspectFile(f, item)
 }
 
-// Look is Inspect for an item's open image.
-func Look(image *os.File, item string) (fs string, grow bool, err error) {
+// InspectFile is Inspect for an item's open image.
+func InspectFile(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
 	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
 		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps "+
@@ -231,16 +231,16 @@ func (i *Images) equal(dir folder.Dir, a, b string) (bool, error) {
 	return reflink.Same(fa, fb)
 }
 
-// HeadIs reports whether there is a head with the same bytes as an item.
-func (i *Images) HeadIs(dir folder.Dir, item string) (bool, error) {
+// HeadEquals reports whether there is a head with the same bytes as an item.
+func (i *Images) HeadEquals(dir folder.Dir, item string) (bool, error) {
 	if _, err := dir.Lstat(i.layout.Image(layout.Head)); err != nil {
 		return false, folder.AbsentIsFine(err)
 	}
 	return i.equal(dir, item, layout.Head)
 }
 
-// IsHead reports whether an inode is that of the head's image.
-func (i *Images) IsHead(dir folder.Dir, inode uint64) (bool, error) {
+// IsHeadInode reports whether an inode is that of the head's image.
+func (i *Images) IsHeadInode(dir folder.Dir, inode uint64) (bool, error) {
 	st, err := dir.Lstat(i.layout.Image(layout.Head))
 	return st.Ino == inode, err
 }

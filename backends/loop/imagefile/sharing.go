@@ -70,9 +70,9 @@ func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error)
 	return true, folder.AbsentIsFine(dir.Remove(tmp)) // rename(2) leaves tmp if both are names of one file
 }
 
-// Shares reports whether a snapshot of a kind may share the head's image. Snapshots of these kinds are mostly deleted
+// MayShare reports whether a snapshot of a kind may share the head's image. Snapshots of these kinds are mostly deleted
 // before the head is written to.
-func Shares(kind dataset.SnapshotKind) bool {
+func MayShare(kind dataset.SnapshotKind) bool {
 	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded
 }
 
@@ -83,12 +83,12 @@ func (s *Sharing) Unshare(ctx context.Context, dir folder.Dir) error {
 	if err != nil || st.Nlink == 1 {
 		return err
 	}
-	return s.renew(ctx, dir, st.Ino)
+	return s.replaceHead(ctx, dir, st.Ino)
 }
 
-// renew replaces the image of a head by a clone, if the image still has the inode. It fails with ErrAttached if a
+// replaceHead replaces the image of a head by a clone, if the image still has the inode. It fails with ErrAttached if a
 // device has the image.
-func (s *Sharing) renew(ctx context.Context, dir folder.Dir, inode uint64) error {
+func (s *Sharing) replaceHead(ctx context.Context, dir folder.Dir, inode uint64) error {
 	was, err := dir.Open(s.layout.Image(layout.Head))
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (s *Sharing) renew(ctx context.Context, dir folder.Dir, inode uint64) error
 	if err := loopdev.Claim(ctx, was); err != nil {
 		return err
 	}
-	if now, err := s.images.IsHead(dir, inode); err != nil || !now {
+	if now, err := s.images.IsHeadInode(dir, inode); err != nil || !now {
 		return err // another call has replaced it
 	}
 	return s.heads.Exchange(dir, layout.Head, func(image *os.File) error {
@@ -156,14 +156,14 @@ func (s *Sharing) Remove(ctx context.Context, dir folder.Dir, item string, inode
 		return err
 	}
 	s.step("snapshot-delete.unnamed")
-	if err := s.partFrom(ctx, dir, inode); err != nil {
+	if err := s.separate(ctx, dir, inode); err != nil {
 		return errors.Join(err, dir.Rename(tmp, image))
 	}
 	return dir.Remove(tmp)
 }
 
-// partFrom gives a head its own image if the snapshot that shares it is being read.
-func (s *Sharing) partFrom(ctx context.Context, dir folder.Dir, inode uint64) error {
+// separate gives a head its own image if the snapshot that shares it is being read.
+func (s *Sharing) separate(ctx context.Context, dir folder.Dir, inode uint64) error {
 	image, err := dir.Open(s.layout.Image(layout.Head))
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func (s *Sharing) partFrom(ctx context.Context, dir folder.Dir, inode uint64) er
 	if !loopdev.OpenElsewhere(image) {
 		return nil
 	}
-	err = s.renew(ctx, dir, inode)
+	err = s.replaceHead(ctx, dir, inode)
 	if errors.Is(err, loopdev.ErrAttached) {
 		return nil
 	}

@@ -19,6 +19,9 @@ const (
 	Templates = "templates" // formatted images
 )
 
+// Directories returns the names of all directories of a pool.
+func Directories() []string { return []string{Incoming, Datasets, Copies, Deleting, Templates} }
+
 // IdentityFile is the record of the pool itself.
 const IdentityFile = "pool.json"
 

@@ -66,7 +66,7 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 			"%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
 	}
 	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // the file may not be a pool image
-		if err := img.peek(ctx); err != nil {
+		if err := img.checkIsPool(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -76,9 +76,9 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 	return img, nil
 }
 
-// peek fails with ErrExists if the XFS in an existing file is not a pool's. It only reads and does not replay the
-// log, because the file may be mounted, for example by a virtual machine.
-func (img *Image) peek(ctx context.Context) error {
+// checkIsPool fails with ErrExists if the XFS in an existing file is not a pool's. It only reads and does not replay
+// the log, because the file may be mounted, for example by a virtual machine.
+func (img *Image) checkIsPool(ctx context.Context) error {
 	if device, err := img.mounted(); err != nil || device != "" {
 		return err
 	}
@@ -140,7 +140,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	err := formatImage(ctx, runner, tmp, size)
 	if err == nil {
 		step("image.made")
-		err = nameAnew(tmp, cfg.Path)
+		err = renameNew(tmp, cfg.Path)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, layout.NoSpace(err)),
@@ -149,8 +149,8 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	return folder.SyncDir(filepath.Dir(cfg.Path))
 }
 
-// nameAnew renames a file. It fails with ErrExists if something has the new name.
-func nameAnew(from, to string) error {
+// renameNew renames a file. It fails with ErrExists if something has the new name.
+func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {
 	case errors.Is(err, unix.EEXIST):
@@ -238,7 +238,7 @@ func (img *Image) attach(ctx context.Context) error {
 	spec := mount.Spec{Source: dev.Path, FSType: mkfs.XFS, Options: []string{"nodiscard", "noatime", "nouuid"}}
 	err = mount.Mount(img.mount, spec)
 	for try := 0; errors.Is(err, unix.EBUSY) && try < attach.BusyTries && ctx.Err() == nil; try++ {
-		<-time.After(attach.BusyPause) // a process that is being forked has a copy of the device that peek opened
+		<-time.After(attach.BusyPause) // a process that is being forked has a copy of checkIsPool's device
 		err = mount.Mount(img.mount, spec)
 	}
 	return err

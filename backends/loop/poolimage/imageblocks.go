@@ -31,8 +31,8 @@ func (img *Image) keepBlocks(device string) {
 	img.blocks.discards = err
 }
 
-// lacking returns how many bytes of the image have no blocks.
-func (img *Image) lacking() (dataset.Size, error) {
+// missingBlocks returns how many bytes of the image have no blocks.
+func (img *Image) missingBlocks() (dataset.Size, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(img.file, &st); err != nil {
 		return 0, fmt.Errorf("blocks of %s: %w", img.file, err)
@@ -45,7 +45,7 @@ func (img *Image) lacking() (dataset.Size, error) {
 func (img *Image) refill() (lack, left dataset.Size, err error) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
-	if lack, err = img.lacking(); err != nil || lack == 0 {
+	if lack, err = img.missingBlocks(); err != nil || lack == 0 {
 		return 0, 0, err
 	}
 	f, err := os.OpenFile(img.file, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -62,7 +62,7 @@ func (img *Image) refill() (lack, left dataset.Size, err error) {
 			return lack, lack, err
 		}
 	}
-	left, err = img.lacking()
+	left, err = img.missingBlocks()
 	return lack, left, err
 }
 
@@ -79,7 +79,7 @@ func (img *Image) RefillAtOpen() error {
 
 // Room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
 func (img *Image) Room() error {
-	if lack, err := img.lacking(); err != nil || lack == 0 {
+	if lack, err := img.missingBlocks(); err != nil || lack == 0 {
 		return err
 	}
 	lack, left, err := img.refill()

@@ -28,8 +28,8 @@ func ReadPartial(dir folder.Dir) (have Partial, err error) {
 	return have, layout.ReadRecord(dir, layout.PartFile, &have)
 }
 
-// came is the record of a snapshot that was received.
-type came struct {
+// receivedSnapshot is the record of a snapshot that was received.
+type receivedSnapshot struct {
 	dataset.Snapshot
 	Stream backends.Stream `json:"stream,omitzero"`
 }
@@ -41,7 +41,7 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 		if err != nil {
 			return nil, err
 		}
-		if err := expected(in.Header, d); err != nil {
+		if err := checkHeader(in.Header, d); err != nil {
 			return nil, err
 		}
 		return in, rc.startPartial(dir, in.Header)
@@ -60,8 +60,8 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 	return in, nil
 }
 
-// expected fails unless a stream is the one that was announced.
-func expected(h stream.Header, d backends.Delivery) error {
+// checkHeader fails unless a stream is the one that was announced.
+func checkHeader(h stream.Header, d backends.Delivery) error {
 	switch {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
 		return stream.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)

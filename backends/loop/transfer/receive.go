@@ -35,7 +35,7 @@ type Receiver struct {
 // Received reports how much of a snapshot the dataset in dir has. place is the directory of the pool that dir is in.
 func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (out backends.Received, err error) {
 	if _, err := dir.Lstat(rc.Layout.Image(snapshot.String())); err == nil {
-		var s came
+		var s receivedSnapshot
 		if err := layout.ReadRecord(dir, layout.SnapshotRecord(snapshot), &s); err != nil {
 			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
 		}
@@ -80,23 +80,23 @@ func (rc *Receiver) Receive(ctx context.Context, dir folder.Dir, d backends.Deli
 
 // receiving is one run of Receive.
 type receiving struct {
-	to       *Receiver
-	dir      folder.Dir
-	image    *os.File
-	beneath  *beneath // nil if the whole base is in the image, or nothing of it yet
-	asBase   bool     // nothing differs from the base, and image is the base
-	in       *stream.Decoder
-	snapshot dataset.Snapshot
-	progress backends.Progress
-	done     stream.Mark // everything before is in the image
-	safe     int64       // everything before is recorded, or about to be
-	flushing chan error  // result of the checkpoint that is under way
-	lost     bool        // a flush has failed: see record
+	to          *Receiver
+	dir         folder.Dir
+	image       *os.File
+	base        *baseSharing // nil if the whole base is in the image, or nothing of it yet
+	equalsBase  bool         // nothing differs from the base, and image is the base
+	in          *stream.Decoder
+	snapshot    dataset.Snapshot
+	progress    backends.Progress
+	done        stream.Mark // everything before is in the image
+	safe        int64       // everything before is recorded, or about to be
+	flushing    chan error  // result of the checkpoint that is under way
+	flushFailed bool        // a flush has failed: see record
 
-	checked  int64        // position in the stream up to which there was room
-	free     dataset.Size // free space of the pool when it was measured
-	measured int64        // position in the stream at that time
-	pushed   int64        // byte of the image up to which the kernel was told to begin writing
+	roomChecked int64        // position in the stream up to which there was room
+	free        dataset.Size // free space of the pool when it was measured
+	measured    int64        // position in the stream at that time
+	writtenBack int64        // byte of the image up to which the kernel was told to begin writing
 }
 
 // The distance between two checkpoints is at least checkpointEvery bytes of the stream. It grows with the received
@@ -131,8 +131,8 @@ func DefaultTuning() *Tuning {
 	}
 }
 
-// due returns how many bytes of the stream are between the last checkpoint and the next one.
-func (r *receiving) due() int64 {
+// checkpointDistance returns how many bytes of the stream are between the last checkpoint and the next one.
+func (r *receiving) checkpointDistance() int64 {
 	return max(r.to.Tuning.Every, min(r.done.Offset/checkpointPart, checkpointMost))
 }
 
@@ -148,8 +148,8 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	if r.done, err = r.in.Here(); err != nil {
 		return out, err
 	}
-	r.safe, r.checked = r.done.Offset, r.done.Offset
-	defer func() { r.beneath.close() }()
+	r.safe, r.roomChecked = r.done.Offset, r.done.Offset
+	defer func() { r.base.close() }()
 	if err := r.measure(); err != nil {
 		return out, err
 	}
@@ -161,14 +161,14 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 		err = fErr
 	}
 	if err == nil {
-		err = r.matches()
+		err = r.checkFilesystem()
 	}
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt):
 		return out, errors.Join(err, DropPartial(p.Layout, r.dir))
 	case err != nil:
 		// Everything flushed before is recorded. A failure here only means that some bytes are sent again.
-		if !r.lost {
+		if !r.flushFailed {
 			_ = r.record()()
 		}
 		return out, err
@@ -189,10 +189,10 @@ func (r *receiving) apply(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.ground(ctx); err != nil {
+		if err := r.startBase(ctx); err != nil {
 			return err
 		}
-		if err := r.beneath.upTo(c.Offset + c.Length); err != nil {
+		if err := r.base.waitUntil(c.Offset + c.Length); err != nil {
 			return err
 		}
 		if c.Data != nil {
@@ -220,14 +220,14 @@ func (r *receiving) apply(ctx context.Context) error {
 // covers everything that arrived meanwhile, because a flush can take long. The link slows down only if the disk is
 // slower than the link all the time.
 func (r *receiving) checkpoint() error {
-	if r.done.Offset-r.checked >= r.to.Tuning.Every {
+	if r.done.Offset-r.roomChecked >= r.to.Tuning.Every {
 		if err := r.room(); err != nil {
 			return err
 		}
-		r.push()
-		r.checked = r.done.Offset
+		r.startWriteback()
+		r.roomChecked = r.done.Offset
 	}
-	behind, due := r.done.Offset-r.safe, r.due()
+	behind, due := r.done.Offset-r.safe, r.checkpointDistance()
 	underWay := r.flushing != nil && len(r.flushing) == 0
 	if behind < due || underWay && behind < max(r.to.Tuning.Lag, 2*due) {
 		return nil
@@ -243,15 +243,15 @@ func (r *receiving) checkpoint() error {
 	return nil
 }
 
-// push tells the kernel to begin writing the received bytes, so that little is left when a flush waits for it. It is
-// a hint: if the kernel does not begin, the flush writes the bytes and reports the error.
-func (r *receiving) push() {
+// startWriteback tells the kernel to begin writing the received bytes, so that little is left when a flush waits for
+// it. It is a hint: if the kernel does not begin, the flush writes the bytes and reports the error.
+func (r *receiving) startWriteback() {
 	if !r.to.Tuning.Ahead {
 		return
 	}
-	from := r.pushed
-	r.pushed = r.done.At
-	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.pushed-from, unix.SYNC_FILE_RANGE_WRITE)
+	from := r.writtenBack
+	r.writtenBack = r.done.At
+	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.writtenBack-from, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // measure fails with ErrNoSpace if the pool is nearly full.
@@ -300,15 +300,15 @@ func (r *receiving) record() func() error {
 	have := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {
 		if err := r.to.Tuning.Fdatasync(r.image); err != nil {
-			r.lost = true
+			r.flushFailed = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
 		return r.to.Records.Write(r.dir, layout.PartFile, have)
 	}
 }
 
-// matches fails unless the image holds the filesystem that the header names.
-func (r *receiving) matches() error {
+// checkFilesystem fails unless the image holds the filesystem that the header names.
+func (r *receiving) checkFilesystem() error {
 	fs, _, err := imagefile.Superblock(r.image)
 	if err == nil && fs != r.in.Header.Filesystem {
 		err = stream.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
@@ -319,7 +319,7 @@ func (r *receiving) matches() error {
 // seal gives the received image the name of its snapshot.
 func (r *receiving) seal() (durable bool, err error) {
 	p, id, base := r.to, r.snapshot.ID.String(), r.in.Header.Base.String()
-	if !r.asBase {
+	if !r.equalsBase {
 		return p.Layout.Seal(r.dir, layout.Part, id)
 	}
 	shared, err := p.Sharing.Share(r.dir, id, base)
@@ -345,7 +345,8 @@ func (r *receiving) finish() (backends.Stream, error) {
 		return out, err
 	}
 	p.Step("receive.verified")
-	if err := p.Records.Write(r.dir, layout.SnapshotRecord(r.snapshot.ID), came{r.snapshot, out}); err != nil {
+	record := receivedSnapshot{r.snapshot, out}
+	if err := p.Records.Write(r.dir, layout.SnapshotRecord(r.snapshot.ID), record); err != nil {
 		return out, err
 	}
 	p.Step("receive.noted")

@@ -100,7 +100,7 @@ func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		early.until(m.done + prefetched)
+		early.until(m.done + prefetchAhead)
 		part := buf[:min(int64(len(buf)), end-off)]
 		if _, err := image.ReadAt(part, off); err != nil {
 			return fmt.Errorf("read %s: %w", image.Name(), err)
@@ -117,8 +117,8 @@ func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink
 // prefetched is how many bytes ahead of the stream the kernel is asked to read. prefetchPart is how many at once: the
 // kernel reads no more than that if the pool is on a loop device.
 const (
-	prefetched   = 8 << 20
-	prefetchPart = 256 << 10
+	prefetchAhead = 8 << 20
+	prefetchPart  = 256 << 10
 )
 
 // prefetch makes the kernel read the next parts of the stream. Without it, scattered ranges are read one after the

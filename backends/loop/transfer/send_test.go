@@ -47,7 +47,7 @@ func TestPrefetch(t *testing.T) {
 		asked = append(asked, reflink.Range{Offset: offset, Length: length})
 	}}
 	m := meter{total: sum(ranges).Bytes, report: func(done, total int64) {
-		if bytes < min(total, was+prefetched) || bytes >= was+prefetched+prefetchPart {
+		if bytes < min(total, was+prefetchAhead) || bytes >= was+prefetchAhead+prefetchPart {
 			t.Errorf("%d bytes of %d were asked for when those after %d were read", bytes, total, was)
 		}
 		was = done

@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// beneath shares the blocks of the base of a difference into the image that is being received. It works from the
+// baseSharing shares the blocks of the base of a difference into the image that is being received. It works from the
 // beginning of the image on while the stream arrives, whose ranges are in order. If all blocks were shared before,
 // the link would be idle meanwhile: that takes seconds for a fragmented image (8 µs an extent on XFS).
-type beneath struct {
+type baseSharing struct {
 	base, image *os.File
 	part        int64 // bytes that are shared at once, for which writers wait
 	block       int64 // of the filesystem
@@ -25,20 +25,20 @@ type beneath struct {
 	stop  context.CancelFunc
 	owner sync.WaitGroup
 
-	mu   sync.Mutex
-	more *sync.Cond
-	at   int64 // everything before this byte is shared
-	end  int64
-	err  error
+	mu     sync.Mutex
+	more   *sync.Cond
+	shared int64 // everything before this byte is shared
+	end    int64
+	err    error
 }
 
 // sharedPart blocks writers of the image for some milliseconds at most, however fragmented the base is.
 const sharedPart = 32 << 20
 
-// layBeneath begins to share the blocks of base into image from the byte from on. Everything before that byte is
+// startBaseSharing begins to share the blocks of base into image from the byte from on. Everything before that byte is
 // complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the image
-// must only be written to before a byte for which upTo has returned.
-func layBeneath(ctx context.Context, image, base *os.File, from, part, block int64) (*beneath, error) {
+// must only be written to before a byte for which waitUntil has returned.
+func startBaseSharing(ctx context.Context, image, base *os.File, from, part, block int64) (*baseSharing, error) {
 	was, err := base.Stat()
 	if err != nil {
 		return nil, err
@@ -48,8 +48,8 @@ func layBeneath(ctx context.Context, image, base *os.File, from, part, block int
 		return nil, err
 	}
 	// The block that contains from is shared already, except for the bytes that were written over it.
-	b := &beneath{base: base, image: image, part: part, block: block, end: min(was.Size(), now.Size())}
-	b.at = (from + block - 1) / block * block
+	b := &baseSharing{base: base, image: image, part: part, block: block, end: min(was.Size(), now.Size())}
+	b.shared = (from + block - 1) / block * block
 	b.more = sync.NewCond(&b.mu)
 	ctx, b.stop = context.WithCancel(ctx)
 	b.owner.Go(func() { b.run(ctx) })
@@ -57,8 +57,8 @@ func layBeneath(ctx context.Context, image, base *os.File, from, part, block int
 }
 
 // run shares one part after the other until the end of the base.
-func (b *beneath) run(ctx context.Context) {
-	for b.at < b.end { // only run writes b.at
+func (b *baseSharing) run(ctx context.Context) {
+	for b.shared < b.end { // only run writes b.shared
 		n, err := int64(0), ctx.Err()
 		if err == nil {
 			n, err = b.share()
@@ -66,7 +66,7 @@ func (b *beneath) run(ctx context.Context) {
 		b.mu.Lock()
 		b.err = err
 		if err == nil {
-			b.at += n
+			b.shared += n
 		}
 		b.more.Broadcast()
 		b.mu.Unlock()
@@ -78,41 +78,41 @@ func (b *beneath) run(ctx context.Context) {
 
 // share shares the next part. If the blocks of the filesystem are larger than those of images, an image can end
 // within a block. The bytes of that block are copied.
-func (b *beneath) share() (n int64, err error) {
-	if n = min(b.part, b.end-b.at) / b.block * b.block; n > 0 {
-		return n, reflink.ClonePart(b.image, b.base, b.at, n)
+func (b *baseSharing) share() (n int64, err error) {
+	if n = min(b.part, b.end-b.shared) / b.block * b.block; n > 0 {
+		return n, reflink.ClonePart(b.image, b.base, b.shared, n)
 	}
-	n = b.end - b.at
-	_, err = io.Copy(io.NewOffsetWriter(b.image, b.at), io.NewSectionReader(b.base, b.at, n))
+	n = b.end - b.shared
+	_, err = io.Copy(io.NewOffsetWriter(b.image, b.shared), io.NewSectionReader(b.base, b.shared, n))
 	return n, err
 }
 
-// upTo waits until everything before a byte of the image is shared. A nil beneath has nothing to share.
-func (b *beneath) upTo(off int64) error {
+// waitUntil waits until everything before a byte of the image is shared. A nil baseSharing has nothing to share.
+func (b *baseSharing) waitUntil(off int64) error {
 	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.err == nil && b.at < min(off, b.end) {
+	for b.err == nil && b.shared < min(off, b.end) {
 		b.more.Wait()
 	}
-	if b.at >= min(off, b.end) {
+	if b.shared >= min(off, b.end) {
 		return nil
 	}
 	return fmt.Errorf("share the base: %w", b.err)
 }
 
-// all waits until everything is shared.
-func (b *beneath) all() error {
+// waitAll waits until everything is shared.
+func (b *baseSharing) waitAll() error {
 	if b == nil {
 		return nil
 	}
-	return b.upTo(b.end)
+	return b.waitUntil(b.end)
 }
 
 // close stops the sharing, even if not everything is shared.
-func (b *beneath) close() {
+func (b *baseSharing) close() {
 	if b == nil {
 		return
 	}
@@ -124,7 +124,7 @@ func (b *beneath) close() {
 // complete adds to the image the parts of the base that the stream left out. If the stream left out everything, as in
 // a move right after another one, the snapshot is its base under another name.
 func (r *receiving) complete(ctx context.Context) error {
-	if !r.grounded() {
+	if !r.sharesBase() {
 		return nil
 	}
 	base := r.in.Header.Base.String()
@@ -132,8 +132,8 @@ func (r *receiving) complete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.asBase = r.done.At == 0 && size == r.in.Header.Size; !r.asBase {
-		return errors.Join(r.ground(ctx), r.beneath.all())
+	if r.equalsBase = r.done.At == 0 && size == r.in.Header.Size; !r.equalsBase {
+		return errors.Join(r.startBase(ctx), r.base.waitAll())
 	}
 	image, err := r.dir.Open(r.to.Layout.Image(base))
 	if err == nil {
@@ -143,21 +143,21 @@ func (r *receiving) complete(ctx context.Context) error {
 	return err
 }
 
-// grounded reports whether the base is shared into the image while the stream arrives.
-func (r *receiving) grounded() bool {
+// sharesBase reports whether the base is shared into the image while the stream arrives.
+func (r *receiving) sharesBase() bool {
 	return r.in.Header.Base != uuid.Nil && r.to.Layout.Costly()
 }
 
-// ground begins to share the base into the image, once the stream has brought something else.
-func (r *receiving) ground(ctx context.Context) (err error) {
-	if r.beneath == nil && r.grounded() {
-		r.beneath, err = r.layBeneath(ctx)
+// startBase begins to share the base into the image, once the stream has brought something else.
+func (r *receiving) startBase(ctx context.Context) (err error) {
+	if r.base == nil && r.sharesBase() {
+		r.base, err = r.openBase(ctx)
 	}
 	return err
 }
 
-// layBeneath begins to share the base into the image.
-func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
+// openBase begins to share the base into the image.
+func (r *receiving) openBase(ctx context.Context) (*baseSharing, error) {
 	p, base := r.to, r.in.Header.Base
 	from, err := p.Images.OpenSnapshot(r.dir, base)
 	if err != nil {
@@ -167,7 +167,7 @@ func (r *receiving) layBeneath(ctx context.Context) (*beneath, error) {
 	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
-	b, err := layBeneath(ctx, r.image, from, r.done.At, p.Tuning.Part, fs.Bsize)
+	b, err := startBaseSharing(ctx, r.image, from, r.done.At, p.Tuning.Part, fs.Bsize)
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}

@@ -16,7 +16,7 @@ import (
 
 // The base of a difference gets into the image part by part, whatever the size of blocks,
 // images and parts; from any byte on; and no further than the image is to go.
-func TestBeneath(t *testing.T) {
+func TestBaseSharing(t *testing.T) {
 	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
 	if err != nil {
 		t.Fatal(err)
@@ -38,8 +38,7 @@ func TestBeneath(t *testing.T) {
 	}
 }
 
-// laid lays a base of a size beneath an image of another one, which has its own bytes before
-// one, and looks what it has then.
+// laid shares a base of one size into an image of another size, whose first bytes are different, and checks the result.
 func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
 	want := make([]byte, to)
@@ -53,15 +52,15 @@ func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	if err := image.Truncate(to); err != nil {
 		t.Fatal(err)
 	}
-	b, err := layBeneath(t.Context(), image, base, from, 128<<10, block)
+	b, err := startBaseSharing(t.Context(), image, base, from, 128<<10, block)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = b.upTo(to / 2)
+	err = b.waitUntil(to / 2)
 	if half := to / 2; err == nil && from < half {
 		_, err = image.WriteAt(want[:half], 0) // what is behind that is shared never again
 	}
-	err = errors.Join(err, b.all())
+	err = errors.Join(err, b.waitAll())
 	b.close()
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func named(t *testing.T, dir folder.Dir, name string, data []byte) *os.File {
 }
 
 // Who waits for what comes no more is told why.
-func TestBeneathEnds(t *testing.T) {
+func TestBaseSharingEnds(t *testing.T) {
 	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
 	if err != nil {
 		t.Fatal(err)
@@ -93,12 +92,12 @@ func TestBeneathEnds(t *testing.T) {
 	defer dir.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	b, err := layBeneath(ctx, named(t, dir, "image", make([]byte, 1<<20)), named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
+	b, err := startBaseSharing(ctx, named(t, dir, "image", make([]byte, 1<<20)), named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.close()
-	if err := b.all(); !errors.Is(err, context.Canceled) {
+	if err := b.waitAll(); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
