@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// I2: what was cut short before its flush, and is there when it is asked for again, is
-// acknowledged only once it is durable: the power goes right after the second answer.
+// I2: an operation that was interrupted before its flush is repeated. The second attempt finds its result, and
+// acknowledges it only once it is durable. The power is cut right after the second answer.
 func TestI2PowerCutAfterSecondTry(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		for _, s := range scenarios() {
@@ -31,7 +31,7 @@ func TestI2PowerCutAfterSecondTry(t *testing.T) {
 				steps := f.stepsOf(s, f.stage(xfs))
 				for step := range steps {
 					if step < steps-2 && !long.Enabled() {
-						continue // little is there then, and the second try does it all
+						continue // little exists by then, and the second attempt does everything
 					}
 					c := f.stage(xfs)
 					scratch.Run(t, "sync", "-f", f.disk)
@@ -47,7 +47,7 @@ func TestI2PowerCutAfterSecondTry(t *testing.T) {
 	}
 }
 
-// cutShort runs a scenario up to a step and leaves everything as it is then.
+// cutShort runs a scenario up to a step and leaves everything as it is at that step.
 func (f *fixture) cutShort(s scenario, c cast, step int) {
 	f.Helper()
 	type cut struct{}
@@ -67,8 +67,8 @@ func (f *fixture) cutShort(s scenario, c cast, step int) {
 	f.must(s.do(f.Context(), f.Pool, c))
 }
 
-// A head gets its name when it is whole: what has one is never made again. One that is
-// replaced is so in one step.
+// A head gets its name once it is whole, so a dataset with a head is never made again. A head is replaced in one
+// step.
 func TestHeadIsNamedLast(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		c := f.stage(xfs)
@@ -77,7 +77,7 @@ func TestHeadIsNamedLast(t *testing.T) {
 			f.must(err)
 		}, "incoming", c.Other.ID)
 		clone := newDataset(xfs)
-		clone.Size = c.Dataset.Size + 64*dataset.MiB // one that does not grow is made in one step
+		clone.Size = c.Dataset.Size + 64*dataset.MiB // a clone that does not grow is made in one step
 		cloned := f.watch(func() { f.clone(clone, at(c.Snapshot)) }, "incoming", clone.ID)
 		for what, events := range map[string][]event{"create": made, "clone": cloned} {
 			if !slices.Contains(events, event{f.headName(), unix.IN_MOVED_TO}) {
@@ -96,19 +96,19 @@ func TestHeadIsNamedLast(t *testing.T) {
 	})
 }
 
-// headName is the entry of a dataset's directory that stands for its head.
+// headName is the entry of a dataset's directory that contains its head.
 func (f *fixture) headName() string {
 	first, _, _ := bytes.Cut([]byte(f.layout.Image(layout.Head)), []byte("/"))
 	return string(first)
 }
 
-// event is what happened to a name in a directory: inotify(7).
+// event is a change of a name in a directory: inotify(7).
 type event struct {
 	name string
 	mask uint32
 }
 
-// watch returns what happens in a dataset's directory while act runs, from when that is there.
+// watch returns the changes in a dataset's directory while act runs, as soon as the directory exists.
 func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) {
 	f.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -137,7 +137,7 @@ func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) 
 	return events
 }
 
-// lacksSnapshot checks that a snapshot that was removed is not there.
+// lacksSnapshot checks that a removed snapshot is absent.
 func (f *fixture) lacksSnapshot(s dataset.Snapshot) {
 	f.Helper()
 	e, err := f.Stat(f.Context(), s.Dataset)
@@ -147,8 +147,8 @@ func (f *fixture) lacksSnapshot(s dataset.Snapshot) {
 	}
 }
 
-// A restore that was cut short anywhere goes on after the volume was used: what was written
-// meanwhile is kept or stays, and what is shown as kept stays what it is.
+// A restore that was interrupted at any step can be repeated after the volume was used. Bytes that were written
+// meanwhile are in the head or in the snapshot that keeps it, and a snapshot that was listed as kept does not change.
 func TestRestoreGoesOnAfterWrites(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		restore := scenario{do: func(ctx context.Context, p *Pool, c cast) error {

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A pool that is cleared is cut short at each step. What is there then is made whole by Open, and
-// cleared: nothing of it is left.
+// Clearing a pool is interrupted at each step. Open makes the remaining pool whole, and clearing it again leaves
+// nothing.
 func TestClearCutShort(t *testing.T) {
 	xfs, subvol := scratch.Mount(t, "xfs", 2<<30), scratch.Mount(t, "btrfs", 2<<30)
 	for what, cfg := range map[string]backends.Config{
@@ -71,7 +71,7 @@ func TestClearCutShort(t *testing.T) {
 				if cut == nil && !errors.Is(err, os.ErrNotExist) || len(left) > 0 {
 					t.Errorf("after %v there is %v, %v", cut, left, err)
 				}
-				_ = os.Remove(cfg.Path) // a folder that was there when the pool was made again
+				_ = os.Remove(cfg.Path) // the directory existed when the pool was made again
 				if cut == nil {
 					break
 				}
@@ -80,8 +80,8 @@ func TestClearCutShort(t *testing.T) {
 	}
 }
 
-// Another file that was put in the place of the image, as by who brings a copy of it back, stays:
-// it is not what was seen to be empty.
+// Another file that took the place of the image, for example a restored copy of it, is not removed, because it may
+// not be empty.
 func TestClearLeavesAnotherImage(t *testing.T) {
 	for when, step := range map[string]string{"before": "", "after it was unmounted": "clear.unmounted"} {
 		t.Run(when, func(t *testing.T) {

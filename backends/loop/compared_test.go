@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// spoilNext has what is to become the head differ in one byte when an operation comes to a step.
+// spoilNext changes one byte of the future head when an operation reaches a step.
 func (f *fixture) spoilNext(d dataset.Dataset, step string) {
 	f.Helper()
 	f.backend.step = func(now string) {
@@ -32,8 +32,8 @@ func (f *fixture) spoilNext(d dataset.Dataset, step string) {
 	}
 }
 
-// I3: what is to become the head is compared with its snapshot before it does, when a copy is promoted
-// and when a volume is restored. One that differs becomes no head, and nothing else is lost.
+// I3: the future head is compared with its snapshot before it becomes the head, both when a copy is promoted and when
+// a volume is restored. A head that differs is discarded, and nothing else is lost.
 func TestI3HeadIsComparedFirst(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		c := f.stage(xfs)

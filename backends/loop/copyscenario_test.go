@@ -15,14 +15,14 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// copyScenarios are those that begin or end with a copy.
+// copyScenarios returns the scenarios that begin or end with a copy.
 func copyScenarios() []scenario {
 	return []scenario{
 		{"receive", receiveAll, false, func(f *fixture, c cast, done bool) { f.isCopy(c, done) }},
 		{"promote", func(ctx context.Context, p *Pool, c cast) error {
 			err := p.Supersede(ctx, c.Dataset.ID, c.Keep)
 			if err != nil && !errors.Is(err, dataset.ErrConflict) {
-				return err // it is a home again, of other bytes
+				return err // it is a dataset again, with other bytes
 			}
 			if err := p.Promote(ctx, c.Dataset.ID, c.Snapshot.ID); err != nil {
 				return err
@@ -51,8 +51,7 @@ func copyScenarios() []scenario {
 	}
 }
 
-// receiveAll has the pool receive, as a copy of c.Other, what it sends of c.Dataset: its
-// snapshot, and what came after as a difference.
+// receiveAll sends the snapshots of c.Dataset, the second as a difference, and receives them as a copy of c.Other.
 func receiveAll(ctx context.Context, p *Pool, c cast) error {
 	if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
 		return err
@@ -77,7 +76,7 @@ func receiveAll(ctx context.Context, p *Pool, c cast) error {
 	return nil
 }
 
-// readdressed sends a snapshot as if it were another dataset's.
+// readdressed sends a snapshot as that of another dataset.
 func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid.UUID) ([]byte, error) {
 	var sent, out bytes.Buffer
 	if _, err := p.Send(ctx, at(s), base, 0, &sent, nil); err != nil {
@@ -107,7 +106,7 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid
 	return out.Bytes(), err
 }
 
-// isCopy checks that c.Other is a copy with whole snapshots, or less if it may be.
+// isCopy checks that c.Other is a copy with whole snapshots. Unless must is set, snapshots may be missing.
 func (f *fixture) isCopy(c cast, must bool) {
 	f.Helper()
 	e, err := f.Stat(f.Context(), c.Other.ID)
@@ -131,7 +130,7 @@ func (f *fixture) isCopy(c cast, must bool) {
 	}
 }
 
-// sameBytes compares two snapshots wherever one of them has data.
+// sameBytes compares two snapshots in all ranges in which either has data.
 func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 	f.Helper()
 	root, err := f.home.open()
@@ -176,7 +175,7 @@ func checkDemoted(f *fixture, c cast, done bool) {
 	if done {
 		f.Errorf("it is no copy: %+v", e)
 	}
-	// Looked at without a mount, which would write to it.
+	// It is read without a mount, because a mount would write to it.
 	f.hasSnapshot(c.Keep, "two", false)
 	d := newDataset("")
 	d.Size = 0

@@ -45,7 +45,7 @@ func TestWhatCannotBeCreated(t *testing.T) {
 	f.settled()
 }
 
-// A size that is no whole number of blocks is rounded up, never down.
+// A size that is not a whole number of blocks is rounded up, never down.
 func TestSizes(t *testing.T) {
 	f := newFixture(t, "xfs")
 	for size, want := range map[dataset.Size]struct {
@@ -100,7 +100,7 @@ func TestPoolNearlyFull(t *testing.T) {
 	})
 }
 
-// Datasets with the UUID of one template are all mounted at once.
+// Datasets that have the UUID of the same template can all be mounted at once.
 func TestManyMountedAtOnce(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		var stop []func()
@@ -165,7 +165,7 @@ func TestRestoreComparesBeforeItReplaces(t *testing.T) {
 	})
 }
 
-// What nobody here made stays, and is told.
+// Files that Drover did not make survive a deletion and are reported.
 func TestUnknownFilesSurviveDeletion(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
@@ -222,7 +222,7 @@ func TestMountsWithOptions(t *testing.T) {
 	})
 }
 
-// What is written over shared blocks takes its own size in the pool and not more.
+// Overwriting shared blocks takes as much space in the pool as was written, and not more.
 func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)

@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
-// A head that was cut off, or holds nothing that it should, is said to be, and refused to whatever
-// would read or keep it as if it were whole. Its snapshots are as good as they were: a restore goes
-// on from one, and keeps what is there.
+// A head that was truncated or overwritten is reported. Operations that would read or keep it as if it were whole
+// refuse it. Its snapshots are not affected: a restore starts from one of them and keeps the damaged head.
 func TestDamagedHead(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		for name, damage := range map[string]func(*os.File) error{
@@ -56,7 +55,7 @@ func TestDamagedHead(t *testing.T) {
 	})
 }
 
-// harm does something to an image.
+// harm damages an image.
 func (f *fixture) harm(d dataset.Dataset, item string, damage func(*os.File) error) {
 	f.Helper()
 	dir := f.folderOf(d)
@@ -67,7 +66,7 @@ func (f *fixture) harm(d dataset.Dataset, item string, damage func(*os.File) err
 	f.must(image.Close())
 }
 
-// refusesDamaged wants a damaged head to be refused with the cause and the mend, and listed so.
+// refusesDamaged checks that a damaged head is refused with the cause and the remedy, and is listed so.
 func (f *fixture) refusesDamaged(d dataset.Dataset, why string) {
 	f.Helper()
 	_, attached := f.Attach(f.Context(), d.ID, backends.AttachOptions{})
@@ -98,8 +97,7 @@ func (f *fixture) refusesDamaged(d dataset.Dataset, why string) {
 	}
 }
 
-// refusesKept wants what a restore has kept of a damaged head to be there, and to pass for nothing
-// that is whole.
+// refusesKept checks that the damaged head that a restore has kept exists, and is not accepted as whole.
 func (f *fixture) refusesKept(d dataset.Dataset, keep dataset.Snapshot) {
 	f.Helper()
 	e, err := f.Stat(f.Context(), d.ID)
@@ -117,7 +115,8 @@ func (f *fixture) refusesKept(d dataset.Dataset, keep dataset.Snapshot) {
 	f.must(f.DeleteSnapshot(f.Context(), d.ID, keep.ID))
 }
 
-// A list of a folder misses what gets its name while it is read: btrfs begins no further than it was then.
+// Listing a directory can miss an item that gets its name meanwhile, because btrfs reads only up to the end that the
+// directory had.
 func TestHeadThatAListMissed(t *testing.T) {
 	f := newFixture(t, "btrfs")
 	d := newDataset(ext4)
@@ -136,7 +135,7 @@ func TestHeadThatAListMissed(t *testing.T) {
 	}
 }
 
-// Of a container the headers are there or not: what else it lacks takes the key to see.
+// Without the key only the headers of a container can be checked for completeness.
 func TestCutContainer(t *testing.T) {
 	header := make([]byte, 512)
 	copy(header, "LUKS\xba\xbe\x00\x02")

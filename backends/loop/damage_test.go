@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Of directories that the disk has lost the list says so, and it has the rest.
+// The list reports directories that the disk has lost, and contains all other datasets.
 func TestListOfADamagedDisk(t *testing.T) {
 	image, host := scratch.Image(t, xfs, scratch.XFS), t.TempDir()
 	scratch.Run(t, "mount", "-o", "loop", image, host)
@@ -79,8 +79,8 @@ func inodeOf(t *testing.T, path string) string {
 	return fmt.Sprint(fi.Sys().(*syscall.Stat_t).Ino)
 }
 
-// A snapshot that is deleted between a look at its folder and at its record is none; one that
-// has lost its record is damage.
+// A snapshot that is deleted between reading its directory and its record is not listed. A snapshot that has lost its
+// record is damage.
 func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(ext4)

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The suite with every dataset encrypted, the pools of a case with the same key.
+// TestSuiteEncrypted runs the suite with every dataset encrypted. All pools of a case have the same key.
 func TestSuiteEncrypted(t *testing.T) {
 	keys := backendtest.NewKeys()
 	for _, fstype := range []string{"xfs", "btrfs"} {

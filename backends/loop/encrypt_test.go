@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// oneKey has one data key for all that is encrypted.
+// oneKey has one data key for every encrypted dataset.
 type oneKey struct{}
 
 func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
@@ -29,7 +29,7 @@ func (f *fixture) keys() backends.Keys {
 	return nil
 }
 
-// newDataset is one that is encrypted where the pool has keys.
+// newDataset returns a dataset that is encrypted if the pool has keys.
 func (f *fixture) newDataset(fs string) dataset.Dataset {
 	d := newDataset(fs)
 	if f.containers.HasKeys() {
@@ -38,7 +38,7 @@ func (f *fixture) newDataset(fs string) dataset.Dataset {
 	return d
 }
 
-// Nothing is a clone of something encrypted and passes for what is not: its bytes are a container.
+// A clone of an encrypted dataset cannot be recorded as not encrypted, because its image is a container.
 func TestNoPlainCloneOfACiphertext(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -63,8 +63,7 @@ func TestNoPlainCloneOfACiphertext(t *testing.T) {
 	}
 }
 
-// An image that nobody encrypted, in the place of one that was, is not mounted: what is written
-// to it then would be to be read.
+// An image that is not encrypted is not mounted for an encrypted dataset, because later writes would be readable.
 func TestPlainInPlaceOfACiphertext(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -75,7 +74,7 @@ func TestPlainInPlaceOfACiphertext(t *testing.T) {
 	f.isKind(err, dataset.ErrCorrupt)
 }
 
-// What a container writes to its filesystem does not pass for what is left of another thing.
+// Bytes that a container writes into its filesystem are not mistaken for the remains of a LUKS container.
 func TestSecondHeaderInAFilesystem(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)

@@ -13,9 +13,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// I2: a flush that failed is not tried again on what the kernel takes for clean by then. Of a
-// snapshot that is received, only what an earlier flush brought to the disk is on record, and the
-// rest comes again.
+// I2: a failed flush is not repeated, because the kernel treats the pages as clean by then. Only the part of a
+// received snapshot that an earlier flush brought to the disk is recorded, and the rest is sent again.
 func TestI2FailedFlushOfAReceive(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The disk of a virtual machine may be an XFS in a file, and the machine may run: it is
-// not written to, not even by the replay of its log.
+// A virtual machine that is running may have an XFS in a file as its disk. The file is not written to, not even by
+// replaying its log.
 func TestImageOfOthersIsLeftAlone(t *testing.T) {
 	image := scratch.Image(t, xfs, int64(dataset.GiB))
 	theirs := t.TempDir()
@@ -70,7 +70,7 @@ func checksum(t *testing.T, path string) []byte {
 	return h.Sum(nil)
 }
 
-// What somebody else has mounted where the pool's image belongs stays mounted.
+// A foreign mount in the place of the pool's image stays mounted.
 func TestMountOfOthersIsLeftAlone(t *testing.T) {
 	cfg := imageConfig(t)
 	first := openHosted(t, cfg)

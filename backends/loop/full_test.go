@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A pool without a free block opens, after a restart too, and what is in it can be
-// removed: there is no other way to make room.
+// A pool without a free block can be opened, after a restart too, and its datasets can be removed. There is no other
+// way to make room.
 func TestOpenWhenFull(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(ext4)
@@ -36,14 +36,14 @@ func TestOpenWhenFull(t *testing.T) {
 	})
 }
 
-// What a writer on a full pool was told to be on disk is there. The blocks of the image are shared with a
-// snapshot, so each write needs room in the pool. The kernel's loop driver takes a write that its file
-// takes in part for a whole one (lo_complete_rq in Linux 6.18), and a direct write to a btrfs may be cut
-// short when room runs out. It is not with images as they are here.
+// Bytes that a writer on a full pool was told are on the disk are there. The blocks of the image are shared with a
+// snapshot, so each write needs room in the pool. The loop driver of the kernel treats a write that its file accepts
+// in part as complete (lo_complete_rq in Linux 6.18), and a direct write to a btrfs can be shortened when room runs
+// out. With the images used here that does not happen.
 //
 // How much is acknowledged before the pool is full depends on where the filesystems allocate. If the first write
-// without room is one of the journal, the filesystem in the image stops at once and an attempt shows nothing, so it is
-// repeated on a new pool.
+// without room is one of the journal, the filesystem in the image stops at once and an attempt shows nothing, so it
+// is repeated on a new pool.
 func TestAcknowledgedOnFullPool(t *testing.T) {
 	const chunks, attempts = 200, 5
 	for _, fstype := range []string{"xfs", "btrfs"} {
@@ -79,7 +79,7 @@ func writeOnFullPool(f *fixture, chunks int) (kept, lost int) {
 	}
 	f.must(errors.Join(file.Sync(), file.Close()))
 	f.takeSnapshot(d)
-	// The room lies in many places, none as large as a write.
+	// The free space is in many pieces, each smaller than a write.
 	const pieces, piece = 80, 300 << 10
 	place := func(i int) string { return filepath.Join(f.disk, fmt.Sprint("room", i)) }
 	for i := range pieces {

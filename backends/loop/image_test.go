@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// hosted is a pool in an image on an ext4 of a size, as on a host without reflinks.
+// hosted returns a pool in an image on an ext4 of a size, as on a host without reflinks.
 func hosted(t *testing.T, disk, image dataset.Size) (*fixture, backends.Config) {
 	t.Helper()
 	host := scratch.Mount(t, "ext4", int64(disk))
@@ -53,7 +53,7 @@ func blocks(t *testing.T, path string) int64 {
 func TestPoolImage(t *testing.T) {
 	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
 	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
-	// An earlier try was cut short.
+	// An earlier attempt was interrupted.
 	if err := os.WriteFile(backends.UnfinishedImage(cfg.Path), make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestPoolImage(t *testing.T) {
 	if got := g.get(e.ID, "a"); got != "kept" {
 		t.Errorf("got %q", got)
 	}
-	// In use, it stays mounted, and the next process finds it so.
+	// An image in use stays mounted, and the next process finds it mounted.
 	_, unmount := g.mounted(e.ID)
 	g.must(g.Pool.Close())
 	if f.mountedAt(cfg.Mount) == nil {
@@ -141,8 +141,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	}
 }
 
-// An image that lost blocks gets them back; when its disk can't give them, nothing new
-// begins in it.
+// An image that lost blocks gets them back. If its disk cannot give them, nothing new begins in the pool.
 func TestSparseImage(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
 	f.must(f.Pool.Close())
@@ -252,8 +251,8 @@ func TestUnsuitablePlaces(t *testing.T) {
 	}
 }
 
-// B15: a pool that fills up under its volumes gives them I/O errors. The documented way
-// back (make room, unmount, mount) finds all that was synced before.
+// B15: a pool that fills up under its volumes gives them I/O errors. The documented remedy (make room, unmount,
+// mount) finds everything that was synced before.
 func TestB15PoolFull(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
@@ -281,7 +280,7 @@ func TestB15PoolFull(t *testing.T) {
 	})
 }
 
-// tryWrite writes a MiB at an offset to the disk.
+// tryWrite writes a MiB at an offset and flushes it.
 func (f *fixture) tryWrite(path string, off int64) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// trim runs fstrim(8) on a mounted filesystem, as fstrim.timer does on every one of a host.
+// trim runs fstrim(8) on a mounted filesystem, as fstrim.timer does on every filesystem of a host.
 func trim(t *testing.T, dir string) (output string) {
 	t.Helper()
 	out, err := exec.Command("fstrim", "-v", dir).CombinedOutput()
@@ -29,7 +29,7 @@ func trim(t *testing.T, dir string) (output string) {
 	return string(out)
 }
 
-// allocated fails the test unless all of the pool's image has blocks.
+// allocated fails the test unless every block of the pool's image is allocated.
 func (f *fixture) allocated(cfg backends.Config, when string) {
 	f.Helper()
 	if got := blocks(f.T, cfg.Path); got < int64(cfg.Image) {
@@ -37,8 +37,8 @@ func (f *fixture) allocated(cfg backends.Config, when string) {
 	}
 }
 
-// B15: fstrim takes no blocks from a pool image, so a host disk that fills up afterwards takes
-// nothing from the volumes.
+// B15: fstrim takes no blocks from a pool image, so a host disk that fills up afterwards takes nothing from the
+// volumes.
 func TestB15TrimTakesNothing(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, 600*dataset.MiB)
 	d := newDataset(ext4)
@@ -55,7 +55,7 @@ func TestB15TrimTakesNothing(t *testing.T) {
 	scratch.Fill(t, f.disk)
 	f.write(filepath.Join(root, "a"), strings.Repeat("x", 100<<20))
 
-	// The volume still gives what is deleted in it back to the pool.
+	// The volume still returns the space of deleted files to the pool.
 	full, err := f.Used(t.Context(), d.ID)
 	f.must(err)
 	f.must(os.Remove(filepath.Join(root, "a")))
@@ -69,7 +69,7 @@ func TestB15TrimTakesNothing(t *testing.T) {
 	f.allocated(cfg, "after fstrim in a volume")
 }
 
-// The image that an older version mounted, with discards, is found mounted: they end then.
+// An image that an older version mounted with discards is found mounted. The discards end then.
 func TestB15TrimOfAnImageMountedBefore(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, 600*dataset.MiB)
 	f.must(f.Pool.Close())
@@ -83,7 +83,7 @@ func TestB15TrimOfAnImageMountedBefore(t *testing.T) {
 	g.allocated(cfg, "after fstrim")
 }
 
-// Discards are off for the image's device alone: the next file on the device of that number has them.
+// Discards are off only for the image's device. The next file on a device with the same number has them.
 func TestDiscardsAfterAnImage(t *testing.T) {
 	f, _ := hosted(t, 2*dataset.GiB, 600*dataset.MiB)
 	f.must(f.Pool.Close())
@@ -99,8 +99,8 @@ func TestDiscardsAfterAnImage(t *testing.T) {
 	}
 }
 
-// An open image that lost blocks gets them back at the next look, and the pool says so; without
-// room for them nothing new begins.
+// An open image that lost blocks gets them back at the next status check, and the pool reports that. Without room for
+// them nothing new begins.
 func TestB15LostBlocksComeBack(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, dataset.GiB)
 	hole := func() {

@@ -24,7 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// encrypted is a pool whose datasets are.
+// encrypted returns a pool whose datasets are encrypted.
 func encrypted(t *testing.T, runner run.Runner) *fixture {
 	t.Helper()
 	disk := scratch.Mount(t, "xfs", 1<<30)
@@ -37,7 +37,7 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: &run.Recorder{Next: runner}}
 }
 
-// nothingOpen wants no mapping and no loop device of the pool.
+// nothingOpen checks that the pool has no mapping and no loop device.
 func (f *fixture) nothingOpen(when string) {
 	f.Helper()
 	names, err := crypt.List()
@@ -54,7 +54,7 @@ func (f *fixture) nothingOpen(when string) {
 	}
 }
 
-// C1 of what is otherwise when it is encrypted: also no mapping and no device is left.
+// C1 for the steps that differ in an encrypted dataset. No mapping and no device is left either.
 func TestC1Encrypted(t *testing.T) {
 	f := encrypted(t, &run.System{})
 	for _, s := range scenarios() {
@@ -69,8 +69,8 @@ func TestC1Encrypted(t *testing.T) {
 	}
 }
 
-// What cryptsetup has made before it failed, or was killed, goes at once; what a killed process
-// has left of a pool, with the next start, or with what it lies in.
+// A mapping that cryptsetup made before it failed or was killed is removed at once. Mappings that a killed process
+// left are removed by the next start, or together with their datasets.
 func TestMappingsThatWereLeft(t *testing.T) {
 	var fails func(name string) error // after an open
 	programs := &run.System{}
@@ -101,9 +101,9 @@ func TestMappingsThatWereLeft(t *testing.T) {
 		f.nothingOpen(what + ":")
 		f.absentAt(layout.Incoming, d)
 	}
-	f.must(os.Remove(link)) // before its number is another's
+	f.must(os.Remove(link)) // before the number belongs to another mapping
 
-	// left is what a process leaves that is killed while cryptsetup runs.
+	// left makes the remains of a process that is killed while cryptsetup runs.
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
@@ -141,8 +141,8 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	g.nothingOpen("after a start")
 }
 
-// A container whose first header is damaged is refused, by who mounts it and who clones it, with
-// the command that mends it, and is as it was until somebody gives that.
+// A container whose first header is damaged is refused by mounts and clones, with the command that repairs it. It is
+// not changed until somebody runs that command.
 func TestFirstHeaderLost(t *testing.T) {
 	f := encrypted(t, &run.System{})
 	d := f.newDataset(xfs)
@@ -187,5 +187,5 @@ func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	}
 }
 
-// mappings is what the names of all mappings of the pool end in.
+// mappings returns the suffix of the names of all mappings of the pool.
 func (f *fixture) mappings() string { return "-" + f.ID().String()[:8] }

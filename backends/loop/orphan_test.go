@@ -20,8 +20,8 @@ func imageConfig(t *testing.T) backends.Config {
 	return backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
 }
 
-// A process that was killed while it made the pool's image leaves one that takes half of
-// the disk: the next one needs the room.
+// A process that was killed while it made the pool's image leaves a file that takes half of the disk. The next image
+// needs that room.
 func TestImageAfterKill(t *testing.T) {
 	cfg := imageConfig(t)
 	left, err := os.Create(backends.UnfinishedImage(cfg.Path))
@@ -34,7 +34,7 @@ func TestImageAfterKill(t *testing.T) {
 	openHosted(t, cfg)
 }
 
-// Its mkfs may still be at work: what that writes must not get into the next image.
+// The mkfs of a killed process may still run. Its writes must not end up in the next image.
 func TestImageBesideOrphan(t *testing.T) {
 	cfg := imageConfig(t)
 	orphan, err := os.Create(backends.UnfinishedImage(cfg.Path))
@@ -46,7 +46,7 @@ func TestImageBesideOrphan(t *testing.T) {
 	wantOther(t, orphan, cfg.Path)
 }
 
-// So for a template.
+// The same holds for a template.
 func TestTemplateBesideOrphan(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
@@ -76,7 +76,7 @@ func wantOther(t *testing.T, orphan *os.File, path string) {
 	}
 }
 
-// A file that somebody puts in the image's place meanwhile is not replaced.
+// A file that appears in the place of the image meanwhile is not replaced.
 func TestImageReplacesNothing(t *testing.T) {
 	cfg := imageConfig(t)
 	var sys run.System

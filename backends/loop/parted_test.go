@@ -30,7 +30,7 @@ func (f *fixture) folderOf(d dataset.Dataset) folder.Dir {
 	return dir
 }
 
-// shared makes a dataset with file a and a snapshot for another node, that is one file.
+// shared makes a dataset with file a, and a snapshot for another node that is the same file.
 func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
 	f.Helper()
 	d := newDataset(xfs)
@@ -42,8 +42,7 @@ func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
 	return d, s
 }
 
-// A device that somebody else holds for a moment, as udev does, is not taken while its file
-// has two names.
+// A device that another program holds for a moment, as udev does, is not used while its file has two names.
 func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
@@ -66,8 +65,8 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f.names(d, map[string]uint64{layout.Head: 1})
 }
 
-// What a crash left of a snapshot of a head, that was mounted meanwhile, is worthless: it keeps
-// nobody from the head, and is not written over.
+// A crash while a snapshot is taken can leave a second name of the head, which was mounted meanwhile. That name is
+// worthless: it does not block the head, and its file is not overwritten.
 func TestSecondNameThatWasLeft(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -82,7 +81,7 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 	f.must(att.Release())
 	f.must(dir.Link(f.layout.Image(layout.Head), left))
 	f.must(f.Snapshot(t.Context(), s, nil))
-	mine := newSnapshot(d) // which is cloned at once
+	mine := newSnapshot(d) // it is cloned at once
 	f.must(dir.Link(f.layout.Image(layout.Head), layout.TmpPrefix+f.layout.Image(mine.ID.String())))
 	f.must(f.Snapshot(t.Context(), mine, nil))
 	f.write(filepath.Join(root, "a"), "two")
@@ -95,7 +94,7 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 	f.settled()
 }
 
-// A snapshot that is being sent stays what it is when it is deleted and its head written to.
+// A snapshot that is being sent keeps its bytes when it is deleted and its head is written to.
 func TestDeletedWhileItIsRead(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
@@ -116,8 +115,8 @@ func TestDeletedWhileItIsRead(t *testing.T) {
 	}
 }
 
-// In a pool that is full nothing is removed of what is being read, and nobody can begin to read
-// what is being removed.
+// In a full pool, a snapshot that is being read is not removed, and a snapshot that is being removed cannot be
+// opened.
 func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
@@ -160,7 +159,7 @@ func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 	f.settled()
 }
 
-// In a pool that is full a head that shares its image is not opened, and says why.
+// In a full pool, a head that shares its image is not opened, and the error says why.
 func TestNoRoomForAnImage(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
@@ -173,7 +172,7 @@ func TestNoRoomForAnImage(t *testing.T) {
 	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})
 }
 
-// fill leaves no block of the pool's filesystem free, and no inode.
+// fill uses up all blocks and inodes of the pool's filesystem.
 func fill(f *fixture) {
 	f.Helper()
 	bulk, err := os.Create(filepath.Join(f.disk, "bulk"))

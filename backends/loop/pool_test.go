@@ -25,7 +25,7 @@ const (
 	xfs  = mkfs.XFS
 )
 
-// fixture is a pool on a filesystem of its own, for one test.
+// fixture is a pool on its own filesystem, for one test.
 type fixture struct {
 	*testing.T
 	*Pool
@@ -40,10 +40,10 @@ func newBackend() (*Backend, *run.Recorder) {
 	return b, rec
 }
 
-// testEvery makes several checkpoints of a stream that is small.
+// testEvery makes several checkpoints in a small stream.
 const testEvery = 512 << 10
 
-// testPart has a base come in many parts.
+// testPart makes a base be shared in many parts.
 const testPart = 1 << 20
 
 func newFixture(t *testing.T, fstype string) *fixture {
@@ -103,7 +103,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// isKind reports an error of another kind, or none.
+// isKind reports an error of another kind, or no error.
 func (f *fixture) isKind(err error, kind *dataset.Kind) {
 	f.Helper()
 	if !errors.Is(err, kind) || bytes.ContainsRune([]byte(err.Error()), '\n') {
@@ -173,7 +173,7 @@ func (f *fixture) write(path, data string) {
 	f.must(errors.Join(err, file.Sync(), file.Close()))
 }
 
-// get reads a file of a dataset; "" when there is none.
+// get reads a file of a dataset. It returns "" if there is no such file.
 func (f *fixture) get(id uuid.UUID, name string) string {
 	f.Helper()
 	root, unmount := f.mounted(id)
@@ -185,7 +185,7 @@ func (f *fixture) get(id uuid.UUID, name string) string {
 	return string(b)
 }
 
-// entries lists the pool by ID; strangers are under the nil one.
+// entries lists the pool by ID. Foreign entries are under the nil UUID.
 func (f *fixture) entries() map[uuid.UUID]backends.Entry {
 	f.Helper()
 	list, err := f.List(f.Context())

@@ -16,8 +16,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// What goes on where a stream was cut has to be the rest of that stream: if its source makes
-// another one by now, all of it comes again.
+// The rest of an interrupted stream must belong to the same stream. If the source makes another stream by now, the
+// whole stream is sent again.
 func TestPartsOfTwoStreams(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		h := stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs}
@@ -53,7 +53,7 @@ func TestPartsOfTwoStreams(t *testing.T) {
 	})
 }
 
-// A difference holds what changed and hardly more, and between two kinds of pools.
+// A difference contains the changed bytes and hardly more, also between two kinds of pools.
 func TestDifferenceIsSmall(t *testing.T) {
 	a, b := newFixture(t, "xfs"), newFixture(t, "btrfs")
 	for _, fs := range []string{xfs, ext4} {
@@ -102,7 +102,7 @@ func TestDifferenceIsSmall(t *testing.T) {
 	}
 }
 
-// What comes soon waits for a base of many extents, all of it.
+// A stream that arrives quickly waits until a base of many extents is shared.
 func TestReceiveWaitsForItsBase(t *testing.T) {
 	f := newFixture(t, "xfs")
 	f.backend.tuning.Part = 4096 // as slow as an image of very many

@@ -22,7 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A resize that was cut short after the image grew is finished at the next mount.
+// The next mount completes a resize that was interrupted after the image grew.
 func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -107,7 +107,7 @@ func TestImageAsLargeAsItsSize(t *testing.T) {
 	})
 }
 
-// headBytes returns how large a head's image is.
+// headBytes returns the length of a head's image.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()
 	root, err := f.home.open()
@@ -121,13 +121,13 @@ func (f *fixture) headBytes(id uuid.UUID) int64 {
 	return size
 }
 
-// runFunc is a runner of its own.
+// runFunc is a function as a runner.
 type runFunc func(ctx context.Context, c run.Command) (run.Result, error)
 
 func (r runFunc) Run(ctx context.Context, c run.Command) (run.Result, error) { return r(ctx, c) }
 
-// A mount of an image that is on its way out, as a fork keeps it for a moment, writes nothing over
-// what resize2fs has written.
+// A mount of an image that ends late, because a forked process keeps it for a moment, overwrites nothing that
+// resize2fs has written.
 func TestGrowBesideALateUnmount(t *testing.T) {
 	f := newFixture(t, "btrfs")
 	c := f.stage(ext4)

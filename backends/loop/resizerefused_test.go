@@ -13,13 +13,13 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// headPath is where a dataset's head is.
+// headPath returns the path of a dataset's head.
 func (f *fixture) headPath(d dataset.Dataset) string {
 	return filepath.Join(f.home.path, layout.Datasets, d.ID.String(), f.layout.Image(layout.Head))
 }
 
-// unresized fails the test unless a dataset, which is not mounted, is as large as it was made, and
-// stays so when it is mounted.
+// unresized fails the test unless a dataset that is not mounted has its original size, and keeps it when it is
+// mounted.
 func (f *fixture) unresized(d dataset.Dataset, bytes int64) {
 	f.Helper()
 	if now := f.headBytes(d.ID); now != bytes {
@@ -34,8 +34,7 @@ func (f *fixture) unresized(d dataset.Dataset, bytes int64) {
 	f.hasSize(d.ID, d.Size)
 }
 
-// A resize that is refused takes no effect later: a filesystem that cannot be mounted keeps its
-// image as large as it is.
+// A refused resize has no effect later: the image of a filesystem that cannot be mounted keeps its size.
 func TestResizeOfADamagedFilesystem(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
@@ -64,8 +63,8 @@ func TestResizeOfADamagedFilesystem(t *testing.T) {
 	})
 }
 
-// The same of one that is mounted, where the kernel refuses to grow the filesystem: image and
-// device are as large as before, and what is written then is kept.
+// If the kernel refuses to grow a mounted filesystem, the image and the device keep their size, and later writes are
+// kept.
 func TestResizeThatTheKernelRefuses(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		if grows, err := fsctl.CanGrowExt4(); d.Profile.Filesystem.Type == ext4 && (err != nil || !grows) {

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// fragmented makes a dataset whose head is in many pieces, and has a snapshot.
+// fragmented makes a dataset with a fragmented head and a snapshot.
 func (f *fixture) fragmented() (dataset.Dataset, dataset.Snapshot) {
 	f.Helper()
 	d := newDataset(xfs)
@@ -59,8 +59,8 @@ func (f *fixture) sum(d dataset.Dataset, item string) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// A head is in few pieces after, with the same bytes, its snapshots as they were; while it
-// is mounted it is not touched.
+// After a rewrite the head has few extents and the same bytes, and its snapshots are unchanged. A mounted head is not
+// rewritten.
 func TestRewrite(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.fragmented()
@@ -69,7 +69,7 @@ func TestRewrite(t *testing.T) {
 	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
 	f.isKind(err, dataset.ErrInUse)
 	unmount()
-	before := f.sum(d, layout.Head) // the unmount wrote to it
+	before := f.sum(d, layout.Head) // the unmount wrote to the head
 	var last, total int64
 	was, now, err := f.Rewrite(t.Context(), d.ID, func(done, of int64) { last, total = done, of })
 	f.must(err)
@@ -92,7 +92,7 @@ func TestRewrite(t *testing.T) {
 	f.isKind(err, dataset.ErrNotFound)
 }
 
-// Whoever wants the dataset meanwhile has the old head soon.
+// An operation on a dataset that is being rewritten gets the old head soon.
 func TestRewriteEnds(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
@@ -115,7 +115,7 @@ func TestRewriteEnds(t *testing.T) {
 	f.settled()
 }
 
-// What does not come back as it was written takes nobody's place.
+// A copy that does not read back as it was written does not become the head.
 func TestRewriteReadsBack(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
@@ -143,7 +143,7 @@ func TestRewriteReadsBack(t *testing.T) {
 	f.settled()
 }
 
-// What somebody has written to the head meanwhile who asked nobody, or may write yet, is kept.
+// Writes to the head without Drover, made or possible during a rewrite, are kept.
 func TestRewriteUnderOthers(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
@@ -175,7 +175,7 @@ func TestRewriteUnderOthers(t *testing.T) {
 	f.must(err)
 }
 
-// One for which there is no room is not begun.
+// A rewrite for which there is no room does not begin.
 func TestRewriteWithoutRoom(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, _ := f.fragmented()
@@ -189,7 +189,7 @@ func TestRewriteWithoutRoom(t *testing.T) {
 	f.settled()
 }
 
-// Where snapshots take the same time anyhow nothing is written.
+// If snapshots take the same time anyhow, nothing is rewritten.
 func TestRewriteForNothing(t *testing.T) {
 	f := newFixture(t, "btrfs")
 	d := newDataset(xfs)

@@ -21,23 +21,22 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// scenario is one operation on a dataset that has file a with "two", and with "one" in
-// its snapshot.
+// scenario is one operation on a dataset whose file a has "two" in the head and "one" in the snapshot.
 type scenario struct {
 	name string
-	// do runs the operation; again after it was cut short or has succeeded.
+	// do runs the operation. It is repeated after an interruption and after success.
 	do    func(ctx context.Context, p *Pool, c cast) error
 	grows bool
-	// check looks at the pool after the operation was cut short, or done.
+	// check checks the pool after the operation was interrupted or has succeeded.
 	check func(f *fixture, c cast, done bool)
 }
 
-// cast is who takes part.
+// cast is the datasets and snapshots of a scenario.
 type cast struct {
 	Dataset  dataset.Dataset
 	Snapshot dataset.Snapshot
-	Other    dataset.Dataset  // that is to be made
-	Keep     dataset.Snapshot // that is to be taken
+	Other    dataset.Dataset  // the dataset to make
+	Keep     dataset.Snapshot // the snapshot to take
 }
 
 const larger = testSize + 64*dataset.MiB
@@ -123,7 +122,7 @@ func checkRestore(f *fixture, c cast, done bool) {
 	f.hasSnapshot(c.Snapshot, "one", true)
 }
 
-// isWhole checks that a dataset is absent, if it may be, or can be mounted and read.
+// isWhole checks that a dataset can be mounted and read. Unless must is set, it may be absent.
 func (f *fixture) isWhole(id uuid.UUID, want string, must bool) {
 	f.Helper()
 	e, err := f.Stat(f.Context(), id)
@@ -140,7 +139,7 @@ func (f *fixture) isWhole(id uuid.UUID, want string, must bool) {
 	f.put(id, "b", "can be written")
 }
 
-// hasSnapshot checks that a snapshot is absent, if it may be, or whole.
+// hasSnapshot checks that a snapshot is whole. Unless must is set, it may be absent.
 func (f *fixture) hasSnapshot(s dataset.Snapshot, want string, must bool) {
 	f.Helper()
 	e, err := f.Stat(f.Context(), s.Dataset)
@@ -206,7 +205,7 @@ func (f *fixture) reopen(disk string) *fixture {
 	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
 }
 
-// settled checks that nothing is left over.
+// settled checks that an operation left no remains.
 func (f *fixture) settled() {
 	f.Helper()
 	_, err := f.Reap(f.Context(), func(uuid.UUID) bool { return false })
@@ -223,7 +222,7 @@ func (f *fixture) settled() {
 	}
 }
 
-// steps returns how many steps an operation has.
+// stepsOf returns the number of steps of an operation.
 func (f *fixture) stepsOf(s scenario, c cast) int {
 	f.Helper()
 	n := 0
@@ -233,12 +232,12 @@ func (f *fixture) stepsOf(s scenario, c cast) int {
 	return n
 }
 
-// orders is what the test's child process is to do.
+// orders is the task of the test's child process.
 type orders struct {
 	ID   uuid.UUID
 	Path string
 	Name string // of the scenario
-	Step int    // at which it kills itself
+	Step int    // the step at which the process kills itself
 	Cast cast
 
 	Encrypted bool
@@ -302,14 +301,14 @@ func (f *fixture) killed(s scenario, c cast, step int) {
 	}
 }
 
-// C1: kill -9 at every step of every operation leaves the one or the other, and doing
-// it again ends as if nothing had been.
+// C1: kill -9 at every step of every operation leaves the state before or after it, and repeating the operation ends
+// as if nothing had happened.
 func TestC1KilledAtEveryStep(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		for _, s := range scenarios() {
 			filesystems := []string{xfs}
 			if s.grows {
-				filesystems = append(filesystems, ext4) // which takes another way here
+				filesystems = append(filesystems, ext4) // a different code path
 			}
 			for _, fs := range filesystems {
 				f.Run(s.name+"/"+fs, func(t *testing.T) {
@@ -342,8 +341,8 @@ func (f *fixture) killedAtEveryStep(s scenario, fs string) {
 	}
 }
 
-// I2: a power cut at every step leaves the one or the other; what was acknowledged is
-// there. The disk is copied as it is, whatever memory knows better.
+// I2: a power cut at every step leaves the state before or after the operation, and everything that was acknowledged
+// is there. The disk is copied without the memory of the kernel.
 func TestI2PowerCutAtEveryStep(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		for _, s := range scenarios() {
@@ -357,7 +356,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 				var copies []string
 				keep := func(step string) {
 					if step == "loop.receive.flushed" {
-						// Somebody else has the journal written, and with it all names.
+						// Another file causes the journal to be written, and with it all names.
 						f.write(filepath.Join(f.disk, "other"), step)
 					}
 					to := filepath.Join(t.TempDir(), "copy")
@@ -388,7 +387,7 @@ func copyOptions(fstype string) []string {
 	return nil
 }
 
-// Each step has a name that says where it is.
+// The name of each step says which operation it belongs to.
 func TestStepNames(t *testing.T) {
 	f := newFixture(t, "xfs")
 	f.backend.step = func(name string) {

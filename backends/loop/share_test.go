@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A snapshot for another node, and a head that a move makes, cost nothing on XFS however
-// fragmented the image, until the head is written to: then each has an image of its own.
+// On XFS, a snapshot for another node and a head that a move makes cost nothing, however fragmented the image is,
+// until the head is written to. Then each gets its own image.
 func TestSharedUntilItIsWritten(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -66,8 +66,8 @@ func (f *fixture) image(d dataset.Dataset, item string) inode {
 	return inode{st.Ino, st.Nlink}
 }
 
-// What two do at once, of whom one attaches the head and the other gives its image a second
-// name: whoever is the second sees the other.
+// Two operations run at once: one attaches the head, the other gives its image a second name. The later one notices
+// the earlier one.
 func TestSharedAtOnce(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -109,7 +109,7 @@ func TestSharedAtOnce(t *testing.T) {
 	f.settled()
 }
 
-// A head that is its own only after its device was looked for is attached anew.
+// A head that was replaced after its device was looked for is attached again.
 func TestHeadThatWasReplacedMeanwhile(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
@@ -134,7 +134,7 @@ func newTransfer(d dataset.Dataset) dataset.Snapshot {
 	return s
 }
 
-// A snapshot that came and is what its base is, is the same file on XFS.
+// On XFS, a received snapshot that equals its base is the same file.
 func TestNothingNewCame(t *testing.T) {
 	f := newFixture(t, "xfs")
 	c := f.stage(xfs)
@@ -159,8 +159,8 @@ func TestNothingNewCame(t *testing.T) {
 	f.settled()
 }
 
-// What two snapshots differ in is compared once for a plan and its stream; and again for one
-// that was made anew by the same name.
+// Two snapshots are compared once for a plan and its stream. They are compared again if one was made again with the
+// same name.
 func TestComparedOnce(t *testing.T) {
 	f := newFixture(t, "xfs")
 	c := f.stage(xfs)
@@ -184,7 +184,7 @@ func TestComparedOnce(t *testing.T) {
 		if f.must(err); changed != planned {
 			t.Errorf("planned %+v, and then %+v", planned, changed)
 		}
-		f.sender.Last.Ranges = nil // as if it were so
+		f.sender.Last.Ranges = nil // a wrong memory shows in the next stream if it is used
 		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil || known.Bytes >= sent.Bytes {
 			t.Errorf("it was compared again: %+v, %v", known, err)
 		}
@@ -194,8 +194,7 @@ func TestComparedOnce(t *testing.T) {
 	}
 }
 
-// checkWritten checks that what is written to the head after a snapshot was taken is there,
-// and not in the snapshot.
+// checkWritten checks that later writes to the head are in the head and not in the snapshot.
 func checkWritten(f *fixture, c cast, done bool) {
 	f.Helper()
 	c.Keep.Kind = dataset.SnapshotTransfer

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The suite wants 4 GiB below a pool.
+// The suite needs 4 GiB for a pool.
 const suiteDisk = 5 << 30
 
 func TestSuite(t *testing.T) {
@@ -30,7 +30,7 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// The same in an image on a host without reflinks.
+// TestSuiteInImage runs the suite in an image, as on a host without reflinks.
 func TestSuiteInImage(t *testing.T) {
 	backendtest.Run(t, "image", func(t *testing.T) (backends.Kind, backends.Config) {
 		if slices.Contains(asWithout(), path.Base(t.Name())) {
@@ -43,8 +43,8 @@ func TestSuiteInImage(t *testing.T) {
 	})
 }
 
-// asWithout are cases in which what a pool lies in has no part: the image has an XFS, and TestSuite/xfs
-// shows the same.
+// asWithout lists the cases that do not depend on where the pool is. The image has an XFS, and TestSuite/xfs shows
+// the same.
 func asWithout() []string {
 	return []string{
 		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
@@ -55,7 +55,7 @@ func asWithout() []string {
 	}
 }
 
-// I3: an operation of which any system call fails damages nothing in the pool.
+// I3: an operation in which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		failing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
@@ -73,7 +73,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// BenchmarkGrow: snapshots and clones of little and of much.
+// BenchmarkGrow measures snapshots and clones of small and large datasets.
 func BenchmarkGrow(b *testing.B) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		b.Run(fstype, func(b *testing.B) {
@@ -84,8 +84,7 @@ func BenchmarkGrow(b *testing.B) {
 	}
 }
 
-// BenchmarkPath: a volume against an image that was made, attached and mounted by hand beside
-// the pool.
+// BenchmarkPath compares a volume with an image that was made, attached and mounted by hand beside the pool.
 func BenchmarkPath(b *testing.B) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		b.Run(fstype, func(b *testing.B) {

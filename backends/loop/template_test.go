@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The oldest templates make room, so that sizes that were asked for once don't pile up.
+// The oldest templates are removed, so that sizes that were used once do not accumulate.
 func TestTemplatesAreBounded(t *testing.T) {
 	f := newFixture(t, "xfs")
 	for i := range template.Kept + 3 {
@@ -36,7 +36,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 	f.create(first)
 }
 
-// The extents of a template are shared by every create: there must be few.
+// Every create shares the extents of a template, so there must be few.
 func TestTemplatesHaveFewExtents(t *testing.T) {
 	f := newFixture(t, "xfs")
 	for _, fs := range []string{xfs, ext4} {
@@ -64,7 +64,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 	}
 }
 
-// One mkfs for all datasets of a kind, and no program for anything else.
+// There is one mkfs for all datasets of a kind, and no other operation starts a program.
 func TestForksOncePerTemplate(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		var wg sync.WaitGroup
@@ -114,7 +114,7 @@ func TestFailedMkfsLeavesNothing(t *testing.T) {
 	f.create(d)
 }
 
-// An ext4 whose metadata is damaged is not written on: it would spread.
+// An ext4 with damaged metadata is not written to, because the damage would spread.
 func TestExt4StopsOnErrors(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(ext4)

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// The base of a difference gets into the image part by part, whatever the size of blocks,
-// images and parts; from any byte on; and no further than the image is to go.
+// The base of a difference is shared into the image part by part, for all sizes of blocks, images and parts, from any
+// byte on, and no further than the future end of the image.
 func TestBaseSharing(t *testing.T) {
 	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
 	if err != nil {
@@ -38,7 +38,8 @@ func TestBaseSharing(t *testing.T) {
 	}
 }
 
-// laid shares a base of one size into an image of another size, whose first bytes are different, and checks the result.
+// laid shares a base of one size into an image of another size, whose first bytes are different, and checks the
+// result.
 func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
 	want := make([]byte, to)
@@ -83,7 +84,7 @@ func named(t *testing.T, dir folder.Dir, name string, data []byte) *os.File {
 	return f
 }
 
-// Who waits for what comes no more is told why.
+// A waiter for a base that is no longer shared gets the reason.
 func TestBaseSharingEnds(t *testing.T) {
 	dir, err := folder.Open(scratch.Mount(t, "xfs", scratch.XFS))
 	if err != nil {

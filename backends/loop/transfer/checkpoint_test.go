@@ -10,8 +10,7 @@ import (
 	"github.com/droverhq/drover/backends/loop/layout"
 )
 
-// A flush that takes long holds up what comes only when that has become much. There has to
-// be room for it all the same.
+// A flush that takes long blocks the stream only once much has arrived. There must be room for it all the same.
 func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
 	if err != nil {
@@ -43,7 +42,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	}
 }
 
-// A cut costs little beside what had come, and a flush is rare where much comes.
+// An interruption costs little compared with the received bytes, and a flush is rare in a long stream.
 func TestCheckpointsAreRare(t *testing.T) {
 	r := &receiving{to: &Receiver{Tuning: DefaultTuning()}}
 	n := 0

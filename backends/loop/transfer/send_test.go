@@ -13,9 +13,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// What is sent next is asked for before it is read: every range with data, none of the others,
-// in order, nothing twice, in parts that the kernel takes whole, and no more of it ahead than
-// there is to be.
+// The next parts of a stream are requested before they are read: every range with data and no other, in order,
+// nothing twice, in parts that the kernel accepts as a whole, and not too far ahead.
 func TestPrefetch(t *testing.T) {
 	ranges := []reflink.Range{{Length: 20<<20 + 4096}, {Offset: 21 << 20, Length: 1 << 20, Zero: true}, {Offset: 22 << 20, Length: 3 << 20}}
 	for at := int64(30 << 20); at < 60<<20; at += 1 << 20 { // as what is written here and there
