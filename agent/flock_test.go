@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -136,7 +137,7 @@ func (f *flock) serveAgain() {
 				f.Error(what, err)
 			}
 		},
-		Shared: f.session > 0, Limits: control.Limits{Session: f.session, House: cmp.Or(f.session/5, 300*time.Millisecond)},
+		Shared: f.session > 0, Limits: membership.Limits{Session: f.session, House: cmp.Or(f.session/5, 300*time.Millisecond)},
 	})
 	f.link = client.NewLoopback(server.Handler(server.Deps{Service: f.svc}))
 	for _, h := range f.hosts {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -58,29 +59,29 @@ func (s *shelf) has() []string {
 func TestMembersAreShown(t *testing.T) {
 	x := newShared(t, 1)
 	s, shelf := x.list[0], &shelf{}
-	s.Catalog, s.Replica = shelf, Replica{Name: "c1", Address: "c1:9470"}
+	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	x.stand(s)
 	h := s.newHouse()
 	show := func() {
 		t.Helper()
-		if err := s.showMembers(t.Context(), &h.hidden, false); err != nil {
+		if err := s.Members.ShowMembers(t.Context(), &h.hidden, false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	node := func(name string) api.Registration {
 		r := registration(uuid.New(), "boot")
 		r.Node.Name, r.Node.Address, r.Node.Version, r.Node.Labels = name, name+":9471", "v1", map[string]string{"rack": "r1"}
-		if err := s.Register(t.Context(), r); err != nil {
+		if err := s.Members.Register(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
 	a, b := node("a"), node("b")
-	if err := s.Register(t.Context(), registration(uuid.New(), "boot")); err != nil { // which says no address
+	if err := s.Members.Register(t.Context(), registration(uuid.New(), "boot")); err != nil { // which says no address
 		t.Fatal(err)
 	}
 	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Pools: []dataset.PoolFacts{{Name: "fast", Backend: "loop", Online: true}}}}
-	if _, err := s.Facts(t.Context(), a.Node.ID, told); err != nil {
+	if _, err := s.Members.Facts(t.Context(), a.Node.ID, told); err != nil {
 		t.Fatal(err)
 	}
 	show()
@@ -93,28 +94,28 @@ func TestMembersAreShown(t *testing.T) {
 	if x.count() != before {
 		t.Error("it costs a transaction of the store")
 	}
-	s.PublishFacts = true
+	s.Members.PublishFacts = true
 	show()
 	if got := shelf.shows["a:9471"]; got.Meta["drover_load_10"] != "0.25" || !slices.Equal(got.Tags, []string{"backend.loop", "label.rack.r1", "pool.fast"}) {
 		t.Errorf("%+v", got)
 	}
 
 	// One stops in order, and the other does not.
-	if err := s.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Leaving: true}); err != nil {
+	if err := s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Leaving: true}); err != nil {
 		t.Fatal(err)
 	}
 	show()
 	if !slices.Equal(shelf.has(), []string{"b:9471", "c1:9470"}) {
 		t.Error("what has left is shown:", shelf.has())
 	}
-	if _, alive, err := livingSession(record.NewTx(t.Context(), x.st), a.Node.ID); err != nil || !alive {
+	if _, alive, err := membership.LivingSession(record.NewTx(t.Context(), x.st), a.Node.ID); err != nil || !alive {
 		t.Error("its session went before its time:", err)
 	}
 	x.clock.Advance(21 * time.Second)
 	x.awaitEnd(record.LiveNodeKey(a.Node.ID))
 	x.awaitEnd(record.LiveNodeKey(b.Node.ID))
 	x.stand(s)
-	if err := s.lookForAway(t.Context()); err != nil {
+	if err := s.Members.LookForAway(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	show()
@@ -122,7 +123,7 @@ func TestMembersAreShown(t *testing.T) {
 		t.Errorf("%v: %+v", shelf.has(), got)
 	}
 	a.Node.Incarnation = uuid.New()
-	if err := s.Register(t.Context(), a); err != nil {
+	if err := s.Members.Register(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
 	show()
@@ -142,11 +143,12 @@ func TestMembersAreShown(t *testing.T) {
 func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	x := newShared(t, 1)
 	s, shelf := x.list[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}
-	s.Catalog, s.Replica = shelf, Replica{Name: "c1", Address: "c1:9470"}
+	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	var failed []string
 	s.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
+	s.Members.Failed = s.Failed
 	x.stand(s)
-	if mine, err := s.takeHouse(t.Context()); err != nil || !mine {
+	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
 	h := s.newHouse()
@@ -159,7 +161,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	shelf.err = nil
 	x.clock.Advance(houseFull)
 	x.stand(s)
-	if mine, err := s.takeHouse(t.Context()); err != nil || !mine {
+	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
 	s.round(t.Context(), h, x.clock.Now())
@@ -167,13 +169,13 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if !slices.Equal(shelf.looks, []bool{true, true, false}) || !slices.Equal(shelf.has(), []string{"c1:9470"}) {
 		t.Error(shelf.looks, shelf.has())
 	}
-	if err := s.withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
+	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
 		t.Error("while it lives:", err)
 	}
-	if err := s.store.End(t.Context(), s.standing.get()); err != nil {
+	if err := s.store.End(t.Context(), s.Members.OwnSession()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {
+	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {
 		t.Error("the last one:", shelf.has(), err)
 	}
 }

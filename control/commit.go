@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -32,7 +33,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	// what the loss depends on may have changed meanwhile
 	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil {
-		if err := s.lookForLoss(ctx); err != nil {
+		if err := s.Members.LookForLoss(ctx); err != nil {
 			return out, err
 		}
 	}
@@ -229,7 +230,7 @@ func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dat
 // recordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
 // agent, or is about other work.
 func recordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
-	if _, err := freshNode(t, op.Node, op.Incarnation); err != nil {
+	if _, err := membership.FreshNode(t, op.Node, op.Incarnation); err != nil {
 		return rec, false, err
 	}
 	known, err = t.Get(record.OperationKey(op.ID), &rec)

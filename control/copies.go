@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -25,7 +26,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 	var stays error
 	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
 		stays = nil
-		if _, err := freshNode(t, node, c.Incarnation); err != nil {
+		if _, err := membership.FreshNode(t, node, c.Incarnation); err != nil {
 			return err
 		}
 		key := record.CopyKey(node, c.Copy.Dataset)
@@ -264,7 +265,7 @@ func (s *Service) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
 	}
-	_, alive, err := livingSession(t, d.Home)
+	_, alive, err := membership.LivingSession(t, d.Home)
 	return !alive, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -50,7 +51,7 @@ func (s *Service) deletable(t *record.Tx, d dataset.Dataset) error {
 	if !s.Shared {
 		return nil
 	}
-	since, there, err := livingSession(t, d.Home)
+	since, there, err := membership.LivingSession(t, d.Home)
 	if err != nil || there {
 		return err
 	}
@@ -78,7 +79,7 @@ func (s *Service) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	if err != nil {
 		return err
 	}
-	_, there, err := livingSession(t, home.ID)
+	_, there, err := membership.LivingSession(t, home.ID)
 	if err == nil && there {
 		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what,
 			home.Name)

@@ -33,7 +33,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 
 	x.dies(a)
 	x.clock.Advance(time.Second)
-	if err := e.lookForAway(e.ctx); err != nil {
+	if err := e.LookForAway(e.ctx); err != nil {
 		t.Fatal(err)
 	}
 	denied(del("own", "", true), dataset.ErrOffline, "node alpha, which is away since 2026-11-18T12:00:01Z", "drover volume rm own --force --fenced alpha")

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -37,7 +38,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 		t.Errorf("a dataset of another node is %s", got)
 	}
 	a.distrust("")
-	e.tick(houseEvery)
+	e.tick(membership.HouseEvery)
 	if got := e.check().datasets[mine.ID].State; got != dataset.StatePurging {
 		t.Errorf("after the store was rebuilt it is %s", got)
 	}

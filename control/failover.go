@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -28,7 +29,7 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 // dataset.ErrOffline with the reason if the volume cannot fail over.
 func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
-	since, there, err := livingSession(t, d.Home)
+	since, there, err := membership.LivingSession(t, d.Home)
 	if err != nil || there || !s.Shared {
 		return nil, &d, err
 	}
@@ -53,7 +54,7 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 			", and the one that was found beside its data is not run"
 	}
 	if why == "" {
-		why, err = failoverSuspended(t)
+		why, err = membership.FailoverSuspended(t)
 	}
 	if err != nil || why != "" {
 		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
@@ -92,7 +93,7 @@ func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (beca
 	}
 	left := s.Limits.Session
 	if known {
-		left -= s.absent.see(key, t.Index(key), s.Clock.Steady())
+		left -= s.Members.AwayFor(key, t.Index(key))
 	}
 	if steps.Off("margin") {
 		left = 0
@@ -155,7 +156,7 @@ func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c 
 	if _, err := t.Get(record.NodeKey(id), &n); err != nil {
 		return c, n, "", err
 	}
-	_, lives, err := livingSession(t, id)
+	_, lives, err := membership.LivingSession(t, id)
 	switch {
 	case err != nil:
 		return c, n, "", err
@@ -220,7 +221,7 @@ func (s *Service) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late 
 	if !own.After(last) {
 		return last, late, nil
 	}
-	since, seen := s.absent.since(record.AwayKey(node))
+	since, seen := s.Members.AwaySince(record.AwayKey(node))
 	return own.Time, late && (!seen || since-own.At > s.clockTime()), nil
 }
 
@@ -231,7 +232,7 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
 	}
-	_, there, err := livingSession(t, rec.Loss.Fenced)
+	_, there, err := membership.LivingSession(t, rec.Loss.Fenced)
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if !byItself {
 		return nil
 	}
-	why, err := failoverSuspended(t)
+	why, err := membership.FailoverSuspended(t)
 	if err == nil && why != "" {
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", rec.Volume, why)
 	}

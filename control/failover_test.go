@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -127,7 +128,7 @@ func (l *lost) returns(a *agent, name string) {
 	l.Helper()
 	a.incarnation = uuid.New()
 	a.register(name)
-	l.sessions.drop(a.id)
+	l.ForgetSession(a.id)
 }
 
 // begins has alpha die, and a failover begin once that is certain.
@@ -154,7 +155,7 @@ func TestFailover(t *testing.T) {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
 	l.x.dies(l.a)
-	l.passes(lossEvery, l.b, l.c) // as it was looked just now
+	l.passes(membership.LossEvery, l.b, l.c) // as it was looked just now
 	for range 3 {
 		_, err := l.asks(l.Service, "gamma")
 		refused(t, err, dataset.ErrPending, "node alpha, of which nothing is heard")
@@ -214,7 +215,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 		l.returns(l.a, "alpha")
 		if again {
 			l.x.dies(l.a)
-			if err := l.lookForAway(l.ctx); err != nil {
+			if err := l.LookForAway(l.ctx); err != nil {
 				t.Fatal(err)
 			}
 			l.passes(l.Limits.Session, l.b, l.c)
@@ -255,38 +256,6 @@ func TestFence(t *testing.T) {
 	l.b.commit(*op)
 }
 
-func TestVanished(t *testing.T) {
-	at := func(minutes ...int) map[uuid.UUID]time.Duration {
-		out := map[uuid.UUID]time.Duration{}
-		for i, m := range minutes {
-			out[uuid.UUID{byte(i + 1)}] = time.Duration(m) * time.Minute
-		}
-		return out
-	}
-	before := []uuid.UUID{{1}, {2}, {3}}
-	for _, c := range []struct {
-		all    int
-		ran    map[uuid.UUID]time.Duration
-		before []uuid.UUID
-		want   int
-	}{
-		{2, at(0, 0), nil, 0}, // two are no crowd
-		{3, at(0), nil, 0},
-		{3, at(0, 5), nil, 2},
-		{3, at(0, 6), nil, 0},
-		{6, at(0, 1), nil, 0}, // a third, and not more
-		{6, at(0, 1, 2), nil, 3},
-		{9, at(0, 4, 8, 12), nil, 0},
-		{9, at(0, 4, 8, 12, 12, 13, 14), nil, 4}, // whenever else some were lost
-		{9, at(0, 60), before, 0},                // one of them is back
-		{6, at(0, 60, 200), before, 3},
-	} {
-		if got := vanished(c.all, c.ran, c.before); len(got) != c.want {
-			t.Errorf("%d nodes, %v, halted for %d before: %v", c.all, c.ran, len(c.before), got)
-		}
-	}
-}
-
 // A volume that a person has sent on without its home keeps its epoch when that comes to
 // nothing: its home may have it open where control does not hear it. It does so when the
 // home is back, whoever vouched that it would not be.
@@ -313,21 +282,6 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 		if now.Home != l.a.id || now.Epoch != 1 || now.Move != uuid.Nil || now.Lease.Epoch != 1 || now.Lease.State != dataset.LeaseHeld {
 			t.Errorf("%s: %+v, %+v", name, now.Dataset, now.Lease)
 		}
-	}
-}
-
-// The record that a node is away counts from anew when it was gone meanwhile, even if it has
-// the index that it had, as in a store that was put back.
-func TestAbsentIsCountedAnew(t *testing.T) {
-	var a absent
-	a.see("away/x", 7, time.Second)
-	a.keep(map[string]bool{"away/x": true})
-	if d := a.see("away/x", 7, 11*time.Second); d != 10*time.Second {
-		t.Errorf("seen for %v", d)
-	}
-	a.keep(map[string]bool{})
-	if d := a.see("away/x", 7, 12*time.Second); d != 0 {
-		t.Errorf("seen for %v, though it was gone", d)
 	}
 }
 

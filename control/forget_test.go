@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 )
@@ -64,7 +65,7 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 				protect = !protect
 				last = e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}).Operation.ID
 			}
-			e.tick(houseEvery)
+			e.tick(membership.HouseEvery)
 		}
 	}
 	size := func() int64 { return e.spy.Store.(*bolt.Store).Stats().FileBytes }

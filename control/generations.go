@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -87,7 +88,7 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 		if err := t.Foresee(keys); err != nil {
 			return err
 		}
-		if _, err := freshNode(t, node, g.Incarnation); err != nil {
+		if _, err := membership.FreshNode(t, node, g.Incarnation); err != nil {
 			return err
 		}
 		for _, p := range g.Pools {

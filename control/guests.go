@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -27,7 +28,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
 	}
 	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		n, err := freshNode(t, node, g.Incarnation)
+		n, err := membership.FreshNode(t, node, g.Incarnation)
 		if err != nil {
 			return err
 		}
@@ -207,7 +208,7 @@ func (s *Service) visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names 
 		return v, err
 	}
 	if s.Shared {
-		_, there, err := livingSession(t, g.Node)
+		_, there, err := membership.LivingSession(t, g.Node)
 		if err != nil {
 			return v, err
 		}

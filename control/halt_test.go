@@ -48,7 +48,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	e.Service = later
 	believe := func(n *agent) {
 		t.Helper()
-		if err := later.Heartbeat(t.Context(), n.id, api.Heartbeat{Incarnation: n.incarnation}); err != nil {
+		if err := later.Members.Heartbeat(t.Context(), n.id, api.Heartbeat{Incarnation: n.incarnation}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -17,9 +18,8 @@ import (
 )
 
 const (
-	houseEvery = 20 * time.Second
-	houseFull  = ledger.LanesKept // between two full looks: other services change things too
-	failAgain  = time.Hour        // between two reports of the same failure
+	houseFull = ledger.LanesKept // between two full looks: other services change things too
+	failAgain = time.Hour        // between two reports of the same failure
 )
 
 // house is what the background work remembers from one round to the next, so that a round in which nothing
@@ -78,7 +78,7 @@ func (s *Service) keepHouse(ctx context.Context) {
 			return
 		case <-s.Clock.After(s.Limits.House):
 		}
-		mine, err := s.takeHouse(ctx)
+		mine, err := s.Members.TakeHouse(ctx)
 		if err != nil && ctx.Err() == nil && !told {
 			s.Failed("take over the background work", err)
 		}
@@ -293,16 +293,16 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 
 // lookAtMembers looks which nodes and services no longer exist.
 func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
-	if err := s.lookForAway(ctx); err != nil && ctx.Err() == nil {
+	if err := s.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
-	if err := s.lookForMassLoss(ctx); err != nil && ctx.Err() == nil {
+	if err := s.Members.LookForMassLoss(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look whether too many nodes are away", err)
 	}
 	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
 	}
-	if err := s.showMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
+	if err := s.Members.ShowMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
 		h.fail("show replicas and agents in the catalog", err)
 	}
 	if !everything {
@@ -320,7 +320,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	if err != nil {
 		return record.ReadError(ctx, err)
 	}
-	services, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
+	services, err := record.ListAll[membership.Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -104,7 +105,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	e.rounds()
 	e.tick(72 * time.Hour)
-	e.tick(houseEvery)
+	e.tick(membership.HouseEvery)
 	purging := 0
 	for _, id := range ids {
 		var d dataset.Dataset
@@ -123,7 +124,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	n := len(e.failures)
 	for range 10 {
-		e.tick(houseEvery)
+		e.tick(membership.HouseEvery)
 	}
 	if len(e.failures) != n {
 		t.Errorf("the same failures were reported again: %v", e.failures[n:])
@@ -203,7 +204,7 @@ func TestHouseWithoutStore(t *testing.T) {
 	d := a.delete("old")
 	e.spy.fail(1, false)
 	for range 5 {
-		e.tick(houseEvery)
+		e.tick(membership.HouseEvery)
 	}
 	n := len(e.failures)
 	if n == 0 || n > 4 || !errors.Is(e.failures[0], dataset.ErrUnavailable) {
@@ -223,7 +224,7 @@ func TestHouseWithoutStore(t *testing.T) {
 	e.spy.fail(1, false)
 	e.tick(15 * time.Minute)
 	e.spy.fail(0, false)
-	e.tick(houseEvery)
+	e.tick(membership.HouseEvery)
 	if got := a.scheduled(); len(got) != 1 {
 		t.Errorf("to do: %v", got)
 	}
@@ -248,16 +249,16 @@ func TestKeepHouse(t *testing.T) {
 		}
 	}
 	<-c.begun
-	e.clock.Advance(houseEvery) // it finds what waits
+	e.clock.Advance(membership.HouseEvery) // it finds what waits
 	<-c.begun
 	trashTime()
 	if got := e.check().datasets[d.ID].State; got != dataset.StateTrashed {
 		t.Errorf("before anyone was heard: %s", got)
 	}
-	if err := s.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
+	if err := s.Members.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
 		t.Fatal(err)
 	}
-	e.clock.Advance(houseEvery)
+	e.clock.Advance(membership.HouseEvery)
 	<-c.begun
 	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)

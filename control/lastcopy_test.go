@@ -208,7 +208,7 @@ func (l *lastCopy) comes() {
 	l.home.env = l.left.env
 	l.home.incarnation = uuid.New()
 	l.home.register("beta")
-	l.home.sessions.drop(l.home.id)
+	l.home.ForgetSession(l.home.id)
 	l.home.env = l.keeper
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -51,7 +52,7 @@ func moveUnderway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.D
 // has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
-		if _, err := freshNode(t, node, r.Incarnation); err != nil {
+		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
 		rec, d, lease, err := moveUnderway(t, r.Operation.ID)
@@ -83,7 +84,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			y.Dataset)
 	}
 	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		if _, err := freshNode(t, node, y.Incarnation); err != nil {
+		if _, err := membership.FreshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}
 		op, d, lease, err := moveUnderway(t, y.Operation)
@@ -174,7 +175,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if s.absent.see(e.Key, e.Index, s.Clock.Steady()) < lostFor {
+		if s.Members.AwayFor(e.Key, e.Index) < lostFor {
 			continue
 		}
 		node, err := record.IDIn(e.Key, record.AwayPrefix)

@@ -6,11 +6,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -18,7 +18,7 @@ import (
 // However many nodes vanish, that is decided in one transaction, and said in one line.
 func TestMassLossOfHundreds(t *testing.T) {
 	e := newEnv(t)
-	e.Shared = true
+	e.Shared, e.Members.Shared = true, true
 	const nodes = 400
 	for range nodes {
 		if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) error {
@@ -29,8 +29,8 @@ func TestMassLossOfHundreds(t *testing.T) {
 		}
 	}
 	var loud []string
-	e.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
-	if err := e.lookForMassLoss(e.ctx); err != nil {
+	e.Members.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
+	if err := e.LookForMassLoss(e.ctx); err != nil {
 		t.Fatal(err)
 	}
 	if len(loud) != 1 || !strings.Contains(loud[0], "400 nodes vanished") || !strings.Contains(loud[0], "and 390 more") || len(loud[0]) > 500 {
@@ -48,13 +48,13 @@ func TestMassLoss(t *testing.T) {
 	others := []*agent{l.env.agent("delta"), l.env.agent("epsilon")}
 	l.others = others
 	var loud []string
-	l.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
+	l.Members.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
 	op := l.begins()
 	for i, a := range others {
-		l.passes(massTime/3, append([]*agent{l.b, l.c}, others[i:]...)...)
+		l.passes(membership.MassTime/3, append([]*agent{l.b, l.c}, others[i:]...)...)
 		l.x.dies(a)
 		if i == 0 { // the last one finds who puts the promotion on record
-			if err := l.lookForAway(l.ctx); err != nil {
+			if err := l.LookForAway(l.ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -83,7 +83,7 @@ func TestMassLoss(t *testing.T) {
 	refused(t, fence(others[0], false), dataset.ErrInvalid, "--confirmed")
 	others[1].incarnation = uuid.New()
 	others[1].register("epsilon") // two of five
-	l.passes(lossEvery, l.b, l.c, others[1])
+	l.passes(membership.LossEvery, l.b, l.c, others[1])
 	_, err = l.asks(l.Service, "beta")
 	refused(t, err, dataset.ErrOffline, "2 nodes vanished within 5m0s (alpha, delta)")
 	for range 2 {
@@ -105,14 +105,14 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 	for _, at := range []string{"the halt is read", "the nodes are read", "it is written"} {
 		t.Run(at, func(t *testing.T) {
 			e := newEnv(t)
-			e.Shared = true
+			e.Shared, e.Members.Shared = true, true
 			var nodes []dataset.Node
 			for range 5 {
 				nodes = append(nodes, dataset.Node{ID: uuid.New(), Registered: e.clock.Now()})
 			}
 			goes := func(halts bool, list ...dataset.Node) {
 				if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) (err error) {
-					h := halted{Since: e.clock.Now()}
+					h := record.FailoverHalt{Since: e.clock.Now()}
 					for _, n := range list {
 						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.clock.Now()}))
 					}
@@ -148,7 +148,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				goes(true, nodes[0]) // over, as one alone is away: it is to be taken off
 				e.spy.first(meanwhile)
 			}
-			if err := e.lookForMassLoss(e.ctx); err != nil {
+			if err := e.LookForMassLoss(e.ctx); err != nil {
 				t.Fatal(err)
 			}
 			meanwhile()
@@ -156,18 +156,5 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				t.Errorf("three of five are away, and failover goes on: %+v, %v", st, err)
 			}
 		})
-	}
-}
-
-// Whoever waits for a failover has all nodes looked at once a second, however many wait.
-func TestLossLookIsBounded(t *testing.T) {
-	var l lossLook
-	for i, c := range []struct {
-		at   time.Duration
-		want bool
-	}{{0, true}, {0, false}, {lossEvery - 1, false}, {lossEvery, true}, {lossEvery, false}} {
-		if l.due(c.at) != c.want {
-			t.Errorf("%d, at %v: want %t", i, c.at, c.want)
-		}
 	}
 }

@@ -22,7 +22,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	late := someday.Add(-5 * time.Second).Add(most) // what beta and gamma have is of five seconds ago
 	beats(late.Add(time.Second))
 	l.x.dies(l.a)
-	if err := l.lookForAway(l.ctx); err != nil {
+	if err := l.LookForAway(l.ctx); err != nil {
 		t.Fatal(err)
 	}
 	l.passes(l.Limits.Session, l.b, l.c)
@@ -67,7 +67,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 			l := newLost(t, 1)
 			l.a.guarded()
 			l.x.dies(l.a)
-			if err := l.lookForAway(l.ctx); err != nil {
+			if err := l.LookForAway(l.ctx); err != nil {
 				t.Fatal(err)
 			}
 			l.passes(cut, l.b, l.c)
@@ -117,14 +117,14 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 			l.passes(c.heard-half, l.a, l.b, l.c)
 			for node, h := range map[*agent]api.Heartbeat{l.a: {}, l.b: {}, l.c: {Copies: []dataset.Copy{had}}} {
 				h.Incarnation, h.Guard, h.Clock = node.incarnation, true, l.clock.Now()
-				if err := second.Heartbeat(l.ctx, node.id, h); err != nil {
+				if err := second.Members.Heartbeat(l.ctx, node.id, h); err != nil {
 					t.Fatal(err)
 				}
 			}
 			l.passes(min(half, c.silent-c.heard), l.a, l.b, l.c)
 			l.x.dies(l.a)
 			for _, s := range l.x.list {
-				if err := s.lookForAway(l.ctx); err != nil {
+				if err := s.Members.LookForAway(l.ctx); err != nil {
 					t.Fatal(err)
 				}
 			}

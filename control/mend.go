@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -71,7 +72,7 @@ func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) 
 // would be given to others.
 func (c *comparison) noneLives(t *record.Tx) error {
 	for node := range c.roll.fenced {
-		_, there, err := livingSession(t, node)
+		_, there, err := membership.LivingSession(t, node)
 		if err != nil || !there {
 			if err != nil {
 				return err

@@ -20,7 +20,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		req.ID = uuid.New()
 	}
 	if req.Failover { // what the failover depends on may have happened just now
-		if err := s.lookForLoss(ctx); err != nil {
+		if err := s.Members.LookForLoss(ctx); err != nil {
 			return out, err
 		}
 	}

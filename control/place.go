@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -120,7 +121,7 @@ func (s *Service) site(t *record.Tx, o placement.Requirement) ([]placement.Site,
 
 // sites reads all nodes with their facts and pools.
 func (s *Service) sites(t *record.Tx) ([]placement.Site, error) {
-	nodes, err := nodesWithFacts(t)
+	nodes, err := membership.NodesWithFacts(t)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func (s *Service) sites(t *record.Tx) ([]placement.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	live, err := s.living(t)
+	live, err := s.Members.Living(t)
 	if err != nil {
 		return nil, err
 	}

@@ -200,7 +200,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	for range 3 {
 		r := registration(uuid.New(), "boot")
 		r.Pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: loopCan}}
-		if err := a.Register(t.Context(), r); err != nil {
+		if err := a.Members.Register(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 		nodes = append(nodes, r)
@@ -223,7 +223,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	for range 30 { // the last one is silent
 		x.clock.Advance(2 * time.Second)
 		for _, n := range nodes[:2] {
-			if _, err := a.Renew(t.Context(), n.Node.ID, n.Node.Incarnation); err != nil {
+			if _, err := a.Members.Renew(t.Context(), n.Node.ID, n.Node.Incarnation); err != nil {
 				t.Fatal(err)
 			}
 		}

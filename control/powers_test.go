@@ -72,7 +72,7 @@ func newPowersWorld(t *testing.T) *world {
 	w.trashed = w.alpha.delete("gone")
 	x.dies(w.beta)
 	w.clock.Advance(time.Second)
-	if err := e.lookForAway(e.ctx); err != nil {
+	if err := e.LookForAway(e.ctx); err != nil {
 		t.Fatal(err)
 	}
 	w.alpha.commit(*e.submit(forced("split", "alpha", "beta")).Operation) // beta keeps an overtaken head
@@ -84,7 +84,7 @@ func newReturnedWorld(t *testing.T) *world {
 	w := newPowersWorld(t)
 	w.beta.incarnation = uuid.New()
 	w.beta.register("beta")
-	w.sessions.drop(w.beta.id)
+	w.ForgetSession(w.beta.id)
 	return w
 }
 

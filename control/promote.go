@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -16,7 +17,7 @@ func (s *Service) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node
 	if !s.Shared { // there are no other nodes
 		return nil
 	}
-	_, there, err := livingSession(t, target.ID)
+	_, there, err := membership.LivingSession(t, target.ID)
 	if err != nil {
 		return err
 	}
@@ -24,7 +25,7 @@ func (s *Service) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume,
 			target.Name)
 	}
-	since, there, err := livingSession(t, d.Home)
+	since, there, err := membership.LivingSession(t, d.Home)
 	if err != nil || there != force {
 		return err
 	}
@@ -141,7 +142,7 @@ func (s *Service) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node
 			continue
 		}
 		if s.Shared {
-			if _, alive, err := livingSession(t, node); err != nil {
+			if _, alive, err := membership.LivingSession(t, node); err != nil {
 				return err
 			} else if !alive {
 				continue

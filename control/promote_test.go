@@ -22,12 +22,12 @@ func (x *shared) env(s *Service) *env {
 // dies has the session of an agent end.
 func (x *shared) dies(a *agent) {
 	x.Helper()
-	s := a.Service.sessions.get(a.id)
+	s := a.Service.Members.Session(a.id)
 	if s.Session == "" {
-		if _, err := a.Service.Renew(x.Context(), a.id, a.incarnation); err != nil {
+		if _, err := a.Service.Members.Renew(x.Context(), a.id, a.incarnation); err != nil {
 			x.Fatal(err)
 		}
-		s = a.Service.sessions.get(a.id)
+		s = a.Service.Members.Session(a.id)
 	}
 	if err := x.st.End(x.Context(), s.Session); err != nil {
 		x.Fatal(err)
@@ -47,7 +47,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 
 	x.dies(b)
 	x.clock.Advance(time.Second)
-	if err := e.lookForAway(e.ctx); err != nil {
+	if err := e.LookForAway(e.ctx); err != nil {
 		t.Fatal(err)
 	}
 	_, err = e.Submit(e.ctx, moveTo("db", "alpha"))
@@ -78,7 +78,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 		t.Error("it is not where it was")
 	}
 	op.Problem = nil
-	e.sessions.drop(b.id)
+	e.ForgetSession(b.id)
 	x.dies(b)
 	op = *e.submit(forced("db", "alpha", "beta")).Operation
 	if got := a.commit(op); got.Dataset.Home != a.id || got.Dataset.Epoch != 3 {
@@ -109,7 +109,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
 			x.clock.Advance(wait)
-			if err := errors.Join(e.lookForAway(e.ctx), e.endLostMoves(e.ctx)); err != nil {
+			if err := errors.Join(e.LookForAway(e.ctx), e.endLostMoves(e.ctx)); err != nil {
 				t.Fatal(err)
 			}
 		}

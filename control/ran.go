@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -139,7 +140,7 @@ func (s *Service) waits(t *record.Tx, count time.Duration) (bool, error) {
 		// nodes that are lost later must not seem to be lost at the same moment, see vanished
 		record.AwayPrefix: func(e store.Entry) bool {
 			var gone record.Away
-			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= massTime
+			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= membership.MassTime
 		},
 		record.CopiesPrefix: func(e store.Entry) bool {
 			var c dataset.Copy

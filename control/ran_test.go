@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -278,7 +279,7 @@ func TestCountBetweenLosses(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.tick(time.Hour)
-	if m := mark(); m.Runs || time.Duration(m.Ran) <= massTime {
+	if m := mark(); m.Runs || time.Duration(m.Ran) <= membership.MassTime {
 		t.Errorf("%+v", m)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -120,7 +121,7 @@ func (s *Service) lost(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !s.Shared {
 		return !s.reported.Heard(node), nil
 	}
-	_, alive, err := livingSession(t, node)
+	_, alive, err := membership.LivingSession(t, node)
 	return !alive, err
 }
 

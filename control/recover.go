@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -92,7 +93,7 @@ func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) erro
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
 	}
-	if _, err := freshNode(record.NewTx(ctx, s.store), node, h.Incarnation); err != nil {
+	if _, err := membership.FreshNode(record.NewTx(ctx, s.store), node, h.Incarnation); err != nil {
 		return err
 	}
 	s.gathering.put(node, h)
@@ -180,7 +181,7 @@ func (s *Service) gather(ctx context.Context) error {
 	timeout := s.Clock.After(gatherTime)
 	for {
 		_, told, news := s.gathering.now()
-		live, err := s.living(record.NewTx(ctx, s.store))
+		live, err := s.Members.Living(record.NewTx(ctx, s.store))
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -105,7 +106,7 @@ func (s *Service) banish(t *record.Tx, n *dataset.Node) error {
 	if err := t.Put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
-	if err := clearDistrust(t, n.ID); err != nil { // its report about the store does not count any more
+	if err := membership.ClearDistrust(t, n.ID); err != nil { // its report about the store does not count any more
 		return err
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{
@@ -258,7 +259,7 @@ func dropNode(t *record.Tx, id uuid.UUID) error {
 		return err
 	}
 	for _, pool := range n.Pools {
-		if err := forgetPool(t, id, pool); err != nil {
+		if err := membership.ForgetPool(t, id, pool); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -92,7 +93,7 @@ func (s *Service) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.
 	for _, c := range list {
 		pool, alive := s.reported.Pool(c.Pool), true
 		if s.Shared {
-			if _, alive, err = livingSession(t, c.Node); err != nil {
+			if _, alive, err = membership.LivingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
 			alive = alive && pool != nil && s.reported.Silence(c.Node, s.Clock.Steady()) <= s.clockTime()

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -332,7 +333,7 @@ func TestQuietRounds(t *testing.T) {
 	e.rounds()
 	e.spy.counted()
 	for range 10 {
-		e.tick(houseEvery)
+		e.tick(membership.HouseEvery)
 		if reads, txns, _ := e.spy.counted(); reads+txns != 0 {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}

@@ -38,8 +38,8 @@ type Deps struct {
 	Catalog      store.Catalog
 	PublishFacts bool
 	// Replica is the name and the address of this service, with Shared.
-	Replica Replica
-	Limits  Limits
+	Replica membership.Replica
+	Limits  membership.Limits
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
 	// each time.
 	Authority func() (*pki.Authority, error)
@@ -54,6 +54,7 @@ type Deps struct {
 type Service struct {
 	Deps
 	*membership.Admission
+	*membership.Members
 	store    store.Store
 	started  time.Time
 	ran      ran
@@ -66,10 +67,6 @@ type Service struct {
 	gathering gathering
 
 	generations generations // of pools
-	standing    standing
-	sessions    sessions // of agents
-	absent      absent
-	lossLook    lossLook
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service must stop
@@ -86,7 +83,7 @@ func New(d Deps) *Service {
 	s, ctx := newService(d)
 	s.done.Go(func() { s.keepHouse(ctx) })
 	if s.Shared {
-		s.done.Go(func() { s.keepStanding(ctx) })
+		s.done.Go(func() { s.Members.KeepSession(ctx) })
 		s.done.Go(func() { s.ledger.Hear(ctx) })
 	}
 	return s
@@ -95,7 +92,7 @@ func New(d Deps) *Service {
 // newService returns a service without its background work, which must end with ctx.
 func newService(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
-	d.Limits = d.Limits.orDefault()
+	d.Limits = d.Limits.OrDefault()
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, store: d.Store, started: now,
@@ -112,6 +109,22 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Failed:   d.Failed,
 	})
 	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.ledger, Authority: d.Authority})
+	s.Members = membership.NewMembers(membership.MembersDeps{
+		Ledger:       s.ledger,
+		Reports:      s.reported,
+		Shared:       d.Shared,
+		Limits:       d.Limits,
+		Replica:      d.Replica,
+		Version:      d.Version,
+		Started:      now,
+		Catalog:      d.Catalog,
+		PublishFacts: d.PublishFacts,
+		Uptime:       s.hasRun,
+		Registered:   s.clearGone,
+		Renewing:     func() { s.gathering.expire(s.Clock.Steady()) },
+		Unfit:        d.Unfit,
+		Failed:       d.Failed,
+	})
 	return s, ctx
 }
 

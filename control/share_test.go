@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
@@ -260,7 +261,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	if op, err := l.asks(l.Service, "beta"); op != nil || err != nil {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
-	l.passes(lossEvery, l.a, l.b, l.c, d) // as it was looked just now
+	l.passes(membership.LossEvery, l.a, l.b, l.c, d) // as it was looked just now
 	op = l.begins()
 	if !op.Share || op.Node != l.b.id || op.Dataset.Pool != l.b.pools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.a.id || !strings.Contains(op.Loss.Why, "a command cuts it off first") {
 		t.Fatalf("%+v, %+v", op, op.Loss)
@@ -274,7 +275,7 @@ func TestFailoverOnAShare(t *testing.T) {
 		t.Errorf("the one that was passed over has %+v", s)
 	}
 	l.x.dies(l.b)
-	l.passes(lossEvery, l.a, l.c, d)
+	l.passes(membership.LossEvery, l.a, l.c, d)
 	_, err := l.asks(l.Service, "gamma")
 	refused(t, err, dataset.ErrPending)
 	l.passes(l.Limits.Session, l.a, l.c, d)

@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -29,7 +30,7 @@ func (s *Service) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 	if !s.Shared {
 		return nil
 	}
-	since, alive, err := livingSession(t, node)
+	since, alive, err := membership.LivingSession(t, node)
 	if err != nil || alive {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -57,7 +58,7 @@ func (x *shared) count() uint64 {
 
 func (x *shared) stand(s *Service) {
 	x.Helper()
-	if err := s.stand(x.Context()); err != nil {
+	if err := s.Members.Stand(x.Context()); err != nil {
 		x.Fatal(err)
 	}
 }
@@ -74,45 +75,45 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	a, b := x.list[0], x.list[1]
 	node := uuid.New()
 	first := registration(node, "boot1")
-	if err := a.Register(t.Context(), first); err != nil {
+	if err := a.Members.Register(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
 	copied := registration(node, "boot1")
 	rebooted := registration(node, "boot2", first.Node.Incarnation)
 	for name, r := range map[string]api.Registration{"copy": copied, "another boot": rebooted} {
-		err := b.Register(t.Context(), r)
+		err := b.Members.Register(t.Context(), r)
 		refused(t, err, dataset.ErrInUse, "is alive as another agent", "--root", "20s")
-		if n, _ := a.Renew(t.Context(), node, r.Node.Incarnation); n.TTL != 0 {
+		if n, _ := a.Members.Renew(t.Context(), node, r.Node.Incarnation); n.TTL != 0 {
 			t.Errorf("%s: renewed", name)
 		}
 	}
 	for range 30 { // it lives by renewals alone
 		x.clock.Advance(2 * time.Second)
 		for _, s := range x.list {
-			if st, err := s.Renew(t.Context(), node, first.Node.Incarnation); err != nil || time.Duration(st.TTL) != 10*time.Second {
+			if st, err := s.Members.Renew(t.Context(), node, first.Node.Incarnation); err != nil || time.Duration(st.TTL) != 10*time.Second {
 				t.Fatal(st, err)
 			}
 		}
 	}
 	again := registration(node, "boot1", uuid.New(), first.Node.Incarnation)
-	if err := b.Register(t.Context(), again); err != nil {
+	if err := b.Members.Register(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range x.list {
-		if _, err := s.Renew(t.Context(), node, first.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+		if _, err := s.Members.Renew(t.Context(), node, first.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 			t.Errorf("the one before: %v", err)
 		}
-		if _, err := s.Renew(t.Context(), node, again.Node.Incarnation); err != nil {
+		if _, err := s.Members.Renew(t.Context(), node, again.Node.Incarnation); err != nil {
 			t.Error(err)
 		}
 	}
 	// Once it is silent for its time, anybody may come.
 	x.clock.Advance(21 * time.Second)
 	x.awaitEnd(record.LiveNodeKey(node))
-	if _, err := a.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+	if _, err := a.Members.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 		t.Error(err)
 	}
-	if err := a.Register(t.Context(), copied); err != nil {
+	if err := a.Members.Register(t.Context(), copied); err != nil {
 		t.Error(err)
 	}
 }
@@ -124,11 +125,11 @@ func TestSessionsHaveNames(t *testing.T) {
 	r := registration(uuid.New(), "boot1")
 	var names []uuid.UUID
 	for range 2 {
-		if err := x.list[0].Register(t.Context(), r); err != nil {
+		if err := x.list[0].Members.Register(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range x.list {
-			st, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation)
+			st, err := s.Members.Renew(t.Context(), r.Node.ID, r.Node.Incarnation)
 			if err != nil || st.Session == uuid.Nil {
 				t.Fatal(st, err)
 			}
@@ -137,7 +138,7 @@ func TestSessionsHaveNames(t *testing.T) {
 		x.clock.Advance(21 * time.Second)
 		x.awaitEnd(record.LiveNodeKey(r.Node.ID))
 		for _, s := range x.list { // as an agent does, which is refused by each
-			if _, err := s.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
+			if _, err := s.Members.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 				t.Error(err)
 			}
 		}
@@ -169,13 +170,13 @@ func TestHouseIsKeptOnce(t *testing.T) {
 	take := func(s *Service) bool {
 		t.Helper()
 		x.stand(s)
-		mine, err := s.takeHouse(t.Context())
+		mine, err := s.Members.TakeHouse(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return mine
 	}
-	if mine, err := a.takeHouse(t.Context()); mine || err != nil {
+	if mine, err := a.Members.TakeHouse(t.Context()); mine || err != nil {
 		t.Errorf("without a session: %v, %v", mine, err)
 	}
 	if !take(a) || take(b) || !take(a) || take(b) {
@@ -211,12 +212,12 @@ func TestNodesAreAway(t *testing.T) {
 	x := newShared(t, 2)
 	a, b := x.list[0], x.list[1]
 	r := registration(uuid.New(), "b")
-	if err := a.Register(t.Context(), r); err != nil {
+	if err := a.Members.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	look := func() {
 		t.Helper()
-		if err := b.lookForAway(t.Context()); err != nil {
+		if err := b.Members.LookForAway(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -234,7 +235,7 @@ func TestNodesAreAway(t *testing.T) {
 	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}
-	if err := b.Register(t.Context(), r); err != nil {
+	if err := b.Members.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	if known, err := record.NewTx(t.Context(), x.st).Peek(record.AwayKey(r.Node.ID), &at); known || err != nil {
@@ -291,7 +292,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	forget := func() {
 		t.Helper()
 		x.stand(keeper)
-		if mine, err := keeper.takeHouse(t.Context()); !mine || err != nil {
+		if mine, err := keeper.Members.TakeHouse(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
 		if err := keeper.forgetServices(ctx, house); err != nil {
@@ -330,7 +331,7 @@ func TestFits(t *testing.T) {
 	x := newShared(t, 0)
 	at := func(name, address, version string) *Service {
 		s, _ := newService(Deps{
-			Store: x.st, Clock: x.clock, Version: version, Shared: true, Replica: Replica{Name: name, Address: address},
+			Store: x.st, Clock: x.clock, Version: version, Shared: true, Replica: membership.Replica{Name: name, Address: address},
 			Profiles: func() Profiles { return x.names },
 		})
 		t.Cleanup(s.Close)
@@ -338,13 +339,13 @@ func TestFits(t *testing.T) {
 	}
 	x.stand(at("c1", "h1:9470", "v1.4.0"))
 	old := at("c2", "h2:9470", "v1.2.0")
-	refused(t, old.stand(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
-	if list, err := x.st.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.standing.get() != "" {
+	refused(t, old.Members.Stand(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
+	if list, err := x.st.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.Members.OwnSession() != "" {
 		t.Errorf("it stands all the same: %v, %v", list, err)
 	}
 	x.stand(at("c2", "h2:9470", "v1.5.1"))
-	if err := Fits(t.Context(), x.st, Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
+	if err := membership.Fits(t.Context(), x.st, membership.Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
 		t.Error("beside what is left of itself:", err)
 	}
-	refused(t, Fits(t.Context(), x.st, Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
+	refused(t, membership.Fits(t.Context(), x.st, membership.Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
 }

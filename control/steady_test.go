@@ -28,7 +28,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 			now, used := x.clock.Now(), dataset.Size(x.clock.Steady())
 			for i, s := range x.list {
 				x.stand(s)
-				if mine, err := s.takeHouse(t.Context()); err != nil {
+				if mine, err := s.Members.TakeHouse(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
 					s.round(ledger.AsHousekeeper(t.Context()), houses[i], now)
@@ -37,8 +37,8 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 					h.Incarnation = g.incarnation
 					in := api.Generations{Incarnation: g.incarnation, Passing: true, Pools: []api.Generation{{Pool: g.pools[0].ID, Generation: uint64(used)}}}
 					_, err := s.Generations(t.Context(), g.id, in)
-					_, rerr := s.Renew(t.Context(), g.id, g.incarnation)
-					if err := errors.Join(err, rerr, s.Heartbeat(t.Context(), g.id, h)); err != nil {
+					_, rerr := s.Members.Renew(t.Context(), g.id, g.incarnation)
+					if err := errors.Join(err, rerr, s.Members.Heartbeat(t.Context(), g.id, h)); err != nil {
 						t.Fatal(err)
 					}
 				}

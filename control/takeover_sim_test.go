@@ -94,7 +94,7 @@ func (w *takeovers) wrong() {
 // tick is what happens in the twentieth part of a session's time.
 func (w *takeovers) tick() {
 	w.befall()
-	if err := w.lookForAway(w.ctx); err != nil {
+	if err := w.LookForAway(w.ctx); err != nil {
 		w.Fatalf("%v", err)
 	}
 	for _, n := range w.all {
@@ -167,7 +167,7 @@ func (w *takeovers) renews(n *taker) {
 	switch {
 	case err != nil || st.TTL == 0:
 		n.session = false
-		n.sessions.drop(n.id)
+		n.ForgetSession(n.id)
 		n.register(n.name)
 	case !n.session:
 		n.session, n.sent = true, w.now()

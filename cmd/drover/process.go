@@ -30,6 +30,7 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -153,7 +154,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 		}
 	}
 	if s := steps.Session(); s > 0 {
-		o.Limits = control.Limits{Session: s, House: 2 * s}
+		o.Limits = membership.Limits{Session: s, House: 2 * s}
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, Lease: 3 * s, Follow: 5 * s}
 	}
 	for _, p := range cfg.Pools {

@@ -1,4 +1,10 @@
-// Package membership decides who belongs to a cluster.
+// Package membership decides who belongs to a cluster, and who of them is alive.
+//
+// Members registers agents with their pools, keeps the sessions by which agents and control replicas count as alive,
+// records which nodes are unreachable, fenced or cordoned, suspends automatic failover when many are lost at once, and
+// shows all of them in the catalog. It keeps in memory the sessions that are renewed here and for how long each node
+// has been unreachable, each under a mutex; everything else is in the store. Functions such as FreshNode and
+// LivingSession read a node in the transaction of somebody else's decision.
 //
 // Admission makes join tokens, admits hosts, issues their certificates, and answers whether a certificate is revoked.
 // It keeps the known revocations in memory under their own mutex, because every request asks for them; everything else

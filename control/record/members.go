@@ -48,3 +48,9 @@ func (tr TrashEntry) Of(d dataset.Dataset) bool {
 func (tr TrashEntry) Left(ran time.Duration) time.Duration {
 	return tr.Until.Sub(tr.At) - (ran - time.Duration(tr.Ran))
 }
+
+// FailoverHalt is the value of FailoverKey. It exists while automatic failover is suspended.
+type FailoverHalt struct {
+	Since time.Time   `json:"since"`
+	Nodes []uuid.UUID `json:"nodes"` // the nodes that vanished
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
@@ -53,13 +54,13 @@ type Options struct {
 	Backends      *backends.Registry
 	Log           *logrus.Logger
 
-	CA       string         // of Control: the folder of the cluster's authority
-	Listen   *config.Listen // of Control and Agent: what others on the network ask
-	Replicas []string       // of Agent: where control is, HOST:PORT
-	Publish  []string       // where facts are published: of a host config.PublishSwarm, of Control config.PublishConsul
-	Limits   control.Limits // of Serve and Control: the times that they keep
-	Times    agent.Limits   // of Serve and Agent: likewise
-	Join     string         // of Agent: a token to join the cluster with; empty: it has
+	CA       string            // of Control: the folder of the cluster's authority
+	Listen   *config.Listen    // of Control and Agent: what others on the network ask
+	Replicas []string          // of Agent: where control is, HOST:PORT
+	Publish  []string          // where facts go: of a host config.PublishSwarm, of Control config.PublishConsul
+	Limits   membership.Limits // of Serve and Control: the times that they keep
+	Times    agent.Limits      // of Serve and Agent: likewise
+	Join     string            // of Agent: a token to join the cluster with; empty: it has
 	// Ready is called once everything is served.
 	Ready func()
 }
@@ -158,8 +159,8 @@ func (p *process) metricsEndpoint(l net.Listener, metrics http.Handler) []endpoi
 }
 
 // replica is how other control replicas see this one.
-func (p *process) replica() control.Replica {
-	r := control.Replica{Name: p.NodeName, Version: p.Version}
+func (p *process) replica() membership.Replica {
+	r := membership.Replica{Name: p.NodeName, Version: p.Version}
 	if p.Listen != nil {
 		r.Address = p.Listen.Advertise
 	}

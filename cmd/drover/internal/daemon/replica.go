@@ -10,8 +10,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -114,7 +114,7 @@ func (p *process) checkStore(ctx context.Context, st held) error {
 	defer cancel()
 	err := st.check(cctx)
 	if err == nil {
-		err = control.Fits(cctx, st, p.replica())
+		err = membership.Fits(cctx, st, p.replica())
 	}
 	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
 		p.Log.WithError(err).Error("the store does not answer; control serves, and goes on when it does")

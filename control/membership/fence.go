@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 // Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when
 // the agent registers again. Idempotent. dataset.ErrInvalid without the confirmation, ErrConflict while the node
 // is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
-func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
 		known, err := t.Get(record.NodeKey(node), &n)
 		switch {
@@ -24,14 +24,14 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return err
 		case !known:
 			return dataset.Errorf(dataset.ErrNotFound, "node %s is not on record", node)
-		case !s.Shared:
+		case !m.Shared:
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:
 			return dataset.Errorf(dataset.ErrInvalid,
 				"fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened "+
 					"elsewhere then (--confirmed)", n.Name)
 		}
-		_, there, err := livingSession(t, node)
+		_, there, err := LivingSession(t, node)
 		if err != nil {
 			return err
 		}
@@ -48,23 +48,24 @@ func (s *Service) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			Node:   n.Name,
 			Detail: by + " vouches that it writes no more",
 		})
-		return errors.Join(s.goesAway(t, node), t.Put(record.FencedKey(node), record.Fenced{At: s.Clock.Now(), By: by}))
+		is := record.Fenced{At: m.Ledger.Clock.Now(), By: by}
+		return errors.Join(m.goesAway(t, node), t.Put(record.FencedKey(node), is))
 	})
 	if err == nil {
-		err = s.lookForMassLoss(ctx)
+		err = m.LookForMassLoss(ctx)
 	}
 	return n, err
 }
 
 // Failover says whether automatic failover is suspended.
-func (s *Service) Failover(ctx context.Context) (out api.FailoverState, err error) {
-	err = s.ledger.View(ctx, func(t *record.Tx) error {
+func (m *Members) Failover(ctx context.Context) (out api.FailoverState, err error) {
+	err = m.Ledger.View(ctx, func(t *record.Tx) error {
 		out = api.FailoverState{}
-		var h halted
+		var h record.FailoverHalt
 		if _, err := t.Get(record.FailoverKey, &h); err != nil {
 			return err
 		}
-		out.Halted, err = failoverSuspended(t)
+		out.Halted, err = FailoverSuspended(t)
 		out.Since = h.Since
 		return err
 	})

@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"github.com/droverhq/drover/control/record"
@@ -7,17 +7,17 @@ import (
 
 // noteTrust records that a node does not trust the store, or does again. It costs nothing while the node says the
 // same as before, except for an occasional look at the record: another service may have written it, and be gone.
-func (s *Service) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
-	if was, heard := s.reported.Distrust(node); heard && was == why && !look {
+func (m *Members) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
+	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil
 	}
 	var is record.Halt
 	if _, err := t.Get(record.HaltedKey, &is); err != nil || is.Nodes[node] == why {
 		return err
 	}
-	_, err := s.ledger.Update(t.Context(), func(t *record.Tx) error {
+	_, err := m.Ledger.Update(t.Context(), func(t *record.Tx) error {
 		if why == "" {
-			return clearDistrust(t, node)
+			return ClearDistrust(t, node)
 		}
 		var h record.Halt
 		there, err := t.Get(record.HaltedKey, &h)
@@ -27,18 +27,18 @@ func (s *Service) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool)
 		if h.Nodes == nil {
 			h.Nodes = map[uuid.UUID]string{}
 		}
-		h.Nodes[node], h.Shared = why, s.Shared
+		h.Nodes[node], h.Shared = why, m.Shared
 		if !there {
-			h.At = s.Clock.Now()
+			h.At = m.Ledger.Clock.Now()
 		}
 		return t.Put(record.HaltedKey, h)
 	})
 	return err
 }
 
-// clearDistrust removes the report of a node that trusts the store again, or that is no node any more. When the last
+// ClearDistrust removes the report of a node that trusts the store again, or that is no node any more. When the last
 // report is removed, the cluster continues.
-func clearDistrust(t *record.Tx, node uuid.UUID) error {
+func ClearDistrust(t *record.Tx, node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {
 		return err

@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -26,12 +26,16 @@ type Limits struct {
 	House time.Duration
 }
 
-func (l Limits) orDefault() Limits {
+// HouseEvery is how often the background work looks what is due, unless Limits says otherwise.
+const HouseEvery = 20 * time.Second
+
+// OrDefault replaces zero values by the defaults.
+func (l Limits) OrDefault() Limits {
 	if l.Session == 0 {
 		l.Session = 10 * time.Second
 	}
 	if l.House == 0 {
-		l.House = houseEvery
+		l.House = HouseEvery
 	}
 	return l
 }
@@ -84,93 +88,93 @@ func (s *standing) set(session string) {
 	s.session = session
 }
 
-// keepStanding keeps a session of this service until ctx ends, with what the others see of it, and then ends the
+// KeepSession keeps a session of this service until ctx ends, with what the others see of it, and then ends the
 // session.
-func (s *Service) keepStanding(ctx context.Context) {
+func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
-		err := s.stand(ctx)
-		if errors.Is(err, dataset.ErrForbidden) && s.Unfit != nil {
-			s.Unfit(err)
+		err := m.Stand(ctx)
+		if errors.Is(err, dataset.ErrForbidden) && m.Unfit != nil {
+			m.Unfit(err)
 			return
 		}
 		if err != nil && ctx.Err() == nil && !told {
-			s.Failed("keep a session of this replica", err)
+			m.Failed("keep a session of this replica", err)
 		}
 		told = err != nil
 		select {
 		case <-ctx.Done():
-		case <-s.Clock.After(s.Limits.renewEvery()):
+		case <-m.Ledger.Clock.After(m.Limits.renewEvery()):
 		}
 	}
-	session := s.standing.get()
+	session := m.standing.get()
 	if session == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
-	if err := s.store.End(ctx, session); err != nil {
-		s.Failed("end the session of this replica, which others see until it is over", err)
+	if err := m.Ledger.Store.End(ctx, session); err != nil {
+		m.Failed("end the session of this replica, which others see until it is over", err)
 	}
-	if err := s.withdraw(ctx); err != nil {
-		s.Failed("take this replica out of the catalog, as another one does within a minute", err)
+	if err := m.Withdraw(ctx); err != nil {
+		m.Failed("take this replica out of the catalog, as another one does within a minute", err)
 	}
 }
 
 // endTime bounds what a stopping service waits for.
 const endTime = 2 * time.Second
 
-// stand renews the session or opens one, but not beside services whose versions do not work together with this
+// Stand renews the session or opens one, but not beside services whose versions do not work together with this
 // one's. Of two that start at the same time, each sees the other.
-func (s *Service) stand(ctx context.Context) error {
-	s.gathering.expire(s.Clock.Steady())
-	if session := s.standing.get(); session != "" {
-		err := s.store.Renew(ctx, session)
+func (m *Members) Stand(ctx context.Context) error {
+	m.Renewing()
+	if session := m.standing.get(); session != "" {
+		err := m.Ledger.Store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {
 			return record.ReadError(ctx, err)
 		}
-		s.standing.set("")
+		m.standing.set("")
 	}
-	session, err := s.store.Session(ctx, s.Limits.Session)
+	session, err := m.Ledger.Store.Session(ctx, m.Limits.Session)
 	if err != nil {
 		return record.ReadError(ctx, err)
 	}
-	me := s.Replica
-	me.ID, me.Version, me.Since = s.ledger.Replica(), s.Deps.Version, s.started
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	me := m.Replica
+	me.ID, me.Version, me.Since = m.Ledger.Replica(), m.Version, m.Started
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		return t.PutBound(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
-		err = Fits(ctx, s.store, me)
+		err = Fits(ctx, m.Ledger.Store, me)
 	}
 	if err != nil {
-		return errors.Join(err, s.store.End(ctx, session))
+		return errors.Join(err, m.Ledger.Store.End(ctx, session))
 	}
-	s.standing.set(session)
+	m.standing.set(session)
 	return nil
 }
 
-// takeHouse reports whether this service must do the background work: it is alone, or holds the lock, which ends
+// TakeHouse reports whether this service must do the background work: it is alone, or holds the lock, which ends
 // with its session.
-func (s *Service) takeHouse(ctx context.Context) (bool, error) {
-	if !s.Shared {
+func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
+	if !m.Shared {
 		return true, nil
 	}
-	session := s.standing.get()
+	session := m.standing.get()
 	if session == "" {
 		return false, nil
 	}
 	mine := false
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		var h ledger.Housekeeper
 		taken, err := t.Get(record.HouseKey, &h)
-		mine = err == nil && (!taken || h.Replica == s.ledger.Replica())
+		mine = err == nil && (!taken || h.Replica == m.Ledger.Replica())
 		if err != nil || taken {
 			return err
 		}
 		return t.PutBound(record.HouseKey, ledger.Housekeeper{
-			Replica: s.ledger.Replica(),
-			Since:   s.Clock.Now(),
+			Replica: m.Ledger.Replica(),
+			Since:   m.Ledger.Clock.Now(),
 		}, session)
 	})
 	if errors.Is(err, store.ErrNotFound) { // the session has ended meanwhile

@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"fmt"
@@ -43,7 +43,7 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 		Node:   n.Name,
 		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path),
 	})
-	return forgetPool(t, n.ID, id)
+	return ForgetPool(t, n.ID, id)
 }
 
 // droppablePool returns a pool of a node whose record may be removed; nil for one that is not the node's.
@@ -63,8 +63,8 @@ func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, e
 	return &p, dataset.Holds(p.Name, left)
 }
 
-// forgetPool removes the record of a pool, unless it belongs to another node by now.
-func forgetPool(t *record.Tx, node, id uuid.UUID) error {
+// ForgetPool removes the record of a pool, unless it belongs to another node by now.
+func ForgetPool(t *record.Tx, node, id uuid.UUID) error {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)
 	if there && p.Node == node {

@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -19,10 +19,10 @@ import (
 var errNoSession = errors.New("a session is needed")
 
 // withSession makes a decision that may bind a key to a new session. If it does not, the session is ended again.
-func (s *Service) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
+func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
 	used, session := false, ""
 	attempt := func() error {
-		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+		_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 			err := decide(t, session)
 			used = err == nil && session != "" &&
 				slices.ContainsFunc(t.Writes(), func(w store.Write) bool { return w.Session == session })
@@ -34,7 +34,7 @@ func (s *Service) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	if !errors.Is(err, errNoSession) {
 		return err
 	}
-	if session, err = s.store.Session(ctx, s.Limits.Session); err != nil {
+	if session, err = m.Ledger.Store.Session(ctx, m.Limits.Session); err != nil {
 		return record.ReadError(ctx, err)
 	}
 	if err = attempt(); err == nil && used {
@@ -42,13 +42,13 @@ func (s *Service) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
-	return errors.Join(err, record.ReadError(cctx, s.store.End(cctx, session)))
+	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
 // enter admits an agent as its node's, unless another one is alive: of two machines with one identity, the one
 // that came first stays. It returns the session of the previous agent, which must be ended.
-func (s *Service) enter(t *record.Tx, r api.Registration, session string) (before string, err error) {
-	if !s.Shared {
+func (m *Members) enter(t *record.Tx, r api.Registration, session string) (before string, err error) {
+	if !m.Shared {
 		return "", nil
 	}
 	id := r.Node.ID
@@ -64,7 +64,7 @@ func (s *Service) enter(t *record.Tx, r api.Registration, session string) (befor
 			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host "+
 				"is a copy of that one, have it join as a node of its own, with an empty --root; if it was "+
 				"just started anew, it is let in within %s)",
-			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*s.Limits.Session)
+			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*m.Limits.Session)
 	case session == "":
 		return "", errNoSession
 	}
@@ -86,7 +86,7 @@ func (s *Service) enter(t *record.Tx, r api.Registration, session string) (befor
 			Node:        id,
 			Incarnation: r.Node.Incarnation,
 			Boot:        r.Boot,
-			Since:       s.Clock.Now(),
+			Since:       m.Ledger.Clock.Now(),
 			Session:     session,
 		}, session)
 }
@@ -127,14 +127,14 @@ func (c *sessions) drop(node uuid.UUID) {
 // Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means for ever, on a
 // store of this process alone. It stores nothing. dataset.ErrStale for an agent that is not the node's, or whose
 // time has passed: it must register again.
-func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
+func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
 	var out api.Standing
-	if !s.Shared {
+	if !m.Shared {
 		return out, nil
 	}
-	known := s.sessions.get(node)
+	known := m.sessions.get(node)
 	if known.Incarnation != incarnation {
-		there, err := record.NewTx(ctx, s.store).Peek(record.LiveNodeKey(node), &known)
+		there, err := record.NewTx(ctx, m.Ledger.Store).Peek(record.LiveNodeKey(node), &known)
 		switch {
 		case err != nil:
 			return out, err
@@ -143,22 +143,22 @@ func (s *Service) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 				"node %s: agent %s is not the one that is alive (it is to register)", node, incarnation)
 		}
 	}
-	if err := s.store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
-		s.sessions.drop(node)
+	if err := m.Ledger.Store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
+		m.sessions.drop(node)
 		return out, dataset.Errorf(dataset.ErrStale,
 			"node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
 	} else if err != nil {
 		return out, record.ReadError(ctx, err)
 	}
-	s.sessions.put(node, known)
-	out.TTL = dataset.Duration(s.Limits.Session)
+	m.sessions.put(node, known)
+	out.TTL = dataset.Duration(m.Limits.Session)
 	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // whoever has its ID can end the session
 	return out, nil
 }
 
-// livingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
+// LivingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
 // when it is not, if that is known.
-func livingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
+func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
 	}
@@ -167,17 +167,17 @@ func livingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, e
 	return gone.Since, false, err
 }
 
-// lookForAway records since when nodes are unreachable, and publishes it.
-func (s *Service) lookForAway(ctx context.Context) error {
-	if !s.Shared {
+// LookForAway records since when nodes are unreachable, and publishes it.
+func (m *Members) LookForAway(ctx context.Context) error {
+	if !m.Shared {
 		return nil
 	}
-	t := record.NewTx(ctx, s.store)
+	t := record.NewTx(ctx, m.Ledger.Store)
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return err
 	}
-	live, err := s.living(t)
+	live, err := m.Living(t)
 	if err != nil {
 		return err
 	}
@@ -188,31 +188,31 @@ func (s *Service) lookForAway(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.Key] = true
-		s.absent.see(e.Key, e.Index, s.Clock.Steady())
+		m.absent.see(e.Key, e.Index, m.Ledger.Clock.Steady())
 	}
-	s.absent.keep(known)
+	m.absent.keep(known)
 	for _, n := range nodes {
 		if _, lives := live[n.ID]; lives || known[record.AwayKey(n.ID)] {
 			continue
 		}
-		if err := s.markAway(ctx, n); err != nil {
+		if err := m.markAway(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Service) markAway(ctx context.Context, n dataset.Node) error {
-	index, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.goesAway(t, n.ID) })
+func (m *Members) markAway(ctx context.Context, n dataset.Node) error {
+	index, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.goesAway(t, n.ID) })
 	if index != 0 {
-		s.absent.see(record.AwayKey(n.ID), index, s.Clock.Steady())
+		m.absent.see(record.AwayKey(n.ID), index, m.Ledger.Clock.Steady())
 	}
 	return err
 }
 
 // goesAway records that a node is unreachable, unless that is recorded already, or the node is alive or was
 // removed.
-func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
+func (m *Members) goesAway(t *record.Tx, id uuid.UUID) error {
 	there, err := t.Get(record.LiveNodeKey(id), &record.Alive{})
 	if err != nil || there {
 		return err
@@ -224,14 +224,14 @@ func (s *Service) goesAway(t *record.Tx, id uuid.UUID) error {
 	if on, err := t.Get(record.NodeKey(id), &n); err != nil || !on {
 		return err
 	}
-	ran, err := s.hasRun(t)
+	ran, err := m.Uptime(t)
 	if err != nil {
 		return err
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
-	gone := record.Away{Since: s.Clock.Now(), Ran: dataset.Duration(ran)}
-	if c := s.reported.Clock(id); !c.IsZero() {
-		gone.Clock, gone.Old = c.Time, dataset.Duration(s.Clock.Steady()-c.At)
+	gone := record.Away{Since: m.Ledger.Clock.Now(), Ran: dataset.Duration(ran)}
+	if c := m.Reports.Clock(id); !c.IsZero() {
+		gone.Clock, gone.Old = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)
 	}
 	return t.Put(record.AwayKey(id), gone)
 }
@@ -281,10 +281,10 @@ func (a *absent) keep(known map[string]bool) {
 	}
 }
 
-// living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
+// Living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
 // counts.
-func (s *Service) living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
-	if !s.Shared {
+func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
+	if !m.Shared {
 		return nil, nil
 	}
 	list, err := record.ListAll[record.Alive](t, record.LiveNodesPrefix)
@@ -296,21 +296,21 @@ func (s *Service) living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 }
 
 // sayWhoLives fills in which nodes are reachable, and since when they are or are not.
-func (s *Service) sayWhoLives(ctx context.Context, nodes []api.Node) error {
+func (m *Members) sayWhoLives(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
-		nodes[i].Guarded = s.reported.Guarded(n.ID)
+		nodes[i].Guarded = m.Reports.Guarded(n.ID)
 	}
-	if !s.Shared {
+	if !m.Shared {
 		for i, n := range nodes {
-			nodes[i].Live = s.reported.Heard(n.ID)
+			nodes[i].Live = m.Reports.Heard(n.ID)
 			if nodes[i].Live {
 				nodes[i].Since = n.Registered
 			}
 		}
 		return nil
 	}
-	t := record.NewTx(ctx, s.store)
-	live, err := s.living(t)
+	t := record.NewTx(ctx, m.Ledger.Store)
+	live, err := m.Living(t)
 	if err != nil {
 		return err
 	}

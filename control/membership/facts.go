@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -20,9 +20,9 @@ const factsEvery = time.Minute
 // Facts records what a node reports about its host and returns what is recorded: the report, unless it differs
 // too little from the record, or the record was written just now. dataset.ErrStale for an agent that is not the
 // node's newest. Idempotent.
-func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
-		if n, err := freshNode(t, node, r.Incarnation); err != nil {
+func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
+		if n, err := FreshNode(t, node, r.Incarnation); err != nil {
 			return err
 		} else if err := reports.CheckRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
 			return err
@@ -32,7 +32,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 		if err != nil {
 			return err
 		}
-		is, now := r.Facts, s.Clock.Now()
+		is, now := r.Facts, m.Ledger.Clock.Now()
 		is.Node, is.Taken = node, now
 		// a clock that was set back must not keep the old facts longer
 		if passed := now.Sub(on.Taken); known && (!on.Differ(is) || passed >= 0 && passed < factsEvery) {
@@ -46,7 +46,7 @@ func (s *Service) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 
 // NodeList lists the nodes for which a filter, an expression over their facts, is true with any of their pools;
 // all nodes for an empty filter. dataset.ErrInvalid says what is wrong with the filter.
-func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {
 		var err error
@@ -54,7 +54,7 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			return nil, dataset.Errorf(dataset.ErrInvalid, "filter %q: %w", dataset.Clip(filter), err)
 		}
 	}
-	nodes, err := nodesWithFacts(record.NewTx(ctx, s.store))
+	nodes, err := NodesWithFacts(record.NewTx(ctx, m.Ledger.Store))
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (s *Service) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			out = append(out, n)
 		}
 	}
-	return out, s.sayWhoLives(ctx, out)
+	return out, m.sayWhoLives(ctx, out)
 }
 
 // fitting reports whether an expression is true for a node with any of its pools. A node without facts matches
@@ -85,8 +85,8 @@ func fitting(e selector.Expr, n api.Node) bool {
 	return false
 }
 
-// nodesWithFacts reads all nodes with their facts.
-func nodesWithFacts(t *record.Tx) ([]api.Node, error) {
+// NodesWithFacts reads all nodes with their facts.
+func NodesWithFacts(t *record.Tx) ([]api.Node, error) {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return nil, err
@@ -108,8 +108,8 @@ func nodesWithFacts(t *record.Tx) ([]api.Node, error) {
 
 // Cordon sets whether new volumes may be put on a node, and whether its volumes must move elsewhere. Idempotent.
 // dataset.ErrNotFound, ErrInvalid.
-func (s *Service) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+func (m *Members) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}
 		ok, err := t.Get(record.NodeKey(node), &n)
 		switch {

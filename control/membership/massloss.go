@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"cmp"
@@ -21,16 +21,10 @@ import (
 const (
 	massFewest = 3 // number of nodes from which a cluster has this rule
 	massShare  = 3 // the rule applies to more than one in three nodes
-	massTime   = 5 * time.Minute
+	MassTime   = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )
-
-// halted is the value of record.FailoverKey.
-type halted struct {
-	Since time.Time   `json:"since"`
-	Nodes []uuid.UUID `json:"nodes"` // the nodes that vanished
-}
 
 // vanished returns the nodes that vanished together, if they are more than a third of all, in order. It continues
 // to return those that it returned before. ran says when each unreachable node vanished that is not confirmed to
@@ -40,7 +34,7 @@ func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uu
 	for _, from := range ran {
 		var some []uuid.UUID
 		for id, at := range ran {
-			if at >= from && at-from <= massTime {
+			if at >= from && at-from <= MassTime {
 				some = append(some, id)
 			}
 		}
@@ -66,16 +60,16 @@ func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uu
 	return most
 }
 
-// lookForMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
-func (s *Service) lookForMassLoss(ctx context.Context) error {
-	if !s.Shared {
+// LookForMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
+func (m *Members) LookForMassLoss(ctx context.Context) error {
+	if !m.Shared {
 		return nil
 	}
 	var said string
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
 		// first, so that a service which records more lost nodes after this has this decided again
-		var was halted
+		var was record.FailoverHalt
 		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {
 			return err
@@ -121,26 +115,26 @@ func (s *Service) lookForMassLoss(ctx context.Context) error {
 			return nil
 		}
 		if !there {
-			was.Since = s.Clock.Now()
+			was.Since = m.Ledger.Clock.Now()
 		}
 		was.Nodes = now
 		if err := t.Put(record.FailoverKey, was); err != nil {
 			return err
 		}
-		if said, err = failoverSuspended(t); err == nil {
+		if said, err = FailoverSuspended(t); err == nil {
 			t.Notice.Events = append(t.Notice.Events, api.Event{Type: "failover.halt", Detail: said})
 		}
 		return err
 	})
 	if err == nil && said != "" {
-		s.Failed("fail over by itself", dataset.Errorf(dataset.ErrOffline, "%s", said))
+		m.Failed("fail over by itself", dataset.Errorf(dataset.ErrOffline, "%s", said))
 	}
 	return err
 }
 
-// lossEvery bounds how often this service looks which nodes are lost: every container that waits for a failover
+// LossEvery bounds how often this service looks which nodes are lost: every container that waits for a failover
 // asks each second, and a look reads all nodes.
-const lossEvery = time.Second
+const LossEvery = time.Second
 
 // lossLook is when this service looked last.
 type lossLook struct {
@@ -153,25 +147,25 @@ type lossLook struct {
 func (l *lossLook) due(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ran && now-l.at < lossEvery {
+	if l.ran && now-l.at < LossEvery {
 		return false
 	}
 	l.ran, l.at = true, now
 	return true
 }
 
-// lookForLoss looks which nodes are unreachable and whether they are too many, unless that was done just now: the
+// LookForLoss looks which nodes are unreachable and whether they are too many, unless that was done just now: the
 // decision to continue without a node looks again in the end.
-func (s *Service) lookForLoss(ctx context.Context) error {
-	if !s.lossLook.due(s.Clock.Steady()) {
+func (m *Members) LookForLoss(ctx context.Context) error {
+	if !m.lossLook.due(m.Ledger.Clock.Steady()) {
 		return nil
 	}
-	return cmp.Or(s.lookForAway(ctx), s.lookForMassLoss(ctx))
+	return cmp.Or(m.LookForAway(ctx), m.LookForMassLoss(ctx))
 }
 
-// failoverSuspended returns why automatic failover is suspended; "" if it is not.
-func failoverSuspended(t *record.Tx) (string, error) {
-	var h halted
+// FailoverSuspended returns why automatic failover is suspended; "" if it is not.
+func FailoverSuspended(t *record.Tx) (string, error) {
+	var h record.FailoverHalt
 	there, err := t.Get(record.FailoverKey, &h)
 	if err != nil || !there {
 		return "", err
@@ -191,5 +185,5 @@ func failoverSuspended(t *record.Tx) (string, error) {
 	}
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: mend "+
 		"what leads to them, or say of each that is off for certain: drover node fence NODE --confirmed",
-		len(h.Nodes), massTime, strings.Join(names, ", ")), nil
+		len(h.Nodes), MassTime, strings.Join(names, ", ")), nil
 }

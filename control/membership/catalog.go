@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"context"
@@ -19,24 +19,24 @@ const (
 	kindAgent   = "agent"
 )
 
-// showMembers lists the replicas and agents in the catalog. Without the right to change the catalog, nothing is
+// ShowMembers lists the replicas and agents in the catalog. Without the right to change the catalog, nothing is
 // retried before the next full look.
-func (s *Service) showMembers(ctx context.Context, hidden *bool, everything bool) error {
-	if s.Catalog == nil || *hidden && !everything {
+func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool) error {
+	if m.Catalog == nil || *hidden && !everything {
 		return nil
 	}
-	all, err := s.members(ctx)
+	all, err := m.members(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.Catalog.Publish(ctx, all, everything)
+	err = m.Catalog.Publish(ctx, all, everything)
 	*hidden = dataset.KindOf(err) == dataset.ErrForbidden
 	return err
 }
 
 // members are the live replicas and the recorded nodes that say where they can be reached.
-func (s *Service) members(ctx context.Context) (all []store.Service, err error) {
-	t := record.NewTx(ctx, s.store)
+func (m *Members) members(ctx context.Context) (all []store.Service, err error) {
+	t := record.NewTx(ctx, m.Ledger.Store)
 	replicas, err := record.ListAll[Replica](t, record.LiveServicesPrefix)
 	if err != nil {
 		return nil, err
@@ -46,11 +46,11 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 			all = append(all, r.shown())
 		}
 	}
-	nodes, err := nodesWithFacts(t)
+	nodes, err := NodesWithFacts(t)
 	if err != nil {
 		return nil, err
 	}
-	live, err := s.living(t)
+	live, err := m.Living(t)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (s *Service) members(ctx context.Context) (all []store.Service, err error) 
 			continue
 		}
 		v := store.Service{Kind: kindAgent, ID: n.ID.String(), Address: n.Address, Meta: serviceMeta(n.Name, n.Version)}
-		if s.PublishFacts && n.Facts != nil {
+		if m.PublishFacts && n.Facts != nil {
 			v.Tags, v.Meta = facts.Tags(n.Node, *n.Facts), facts.Meta(n.Node, *n.Facts)
 		}
 		if _, v.Alive = live[n.ID]; !v.Alive {
@@ -107,17 +107,17 @@ func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 	return "nothing is heard of its agent since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
+// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
 // does the background work removes it, because that one knows what it wrote.
-func (s *Service) withdraw(ctx context.Context) error {
-	if s.Catalog == nil || s.Replica.Address == "" {
+func (m *Members) Withdraw(ctx context.Context) error {
+	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil
 	}
-	others, err := record.ListAll[Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
+	others, err := record.ListAll[Replica](record.NewTx(ctx, m.Ledger.Store), record.LiveServicesPrefix)
 	if err != nil || len(others) > 0 {
 		return err
 	}
-	err = s.Catalog.Withdraw(ctx, kindControl, s.Replica.Address)
+	err = m.Catalog.Withdraw(ctx, kindControl, m.Replica.Address)
 	if dataset.KindOf(err) == dataset.ErrForbidden {
 		return nil // it was never listed
 	}
@@ -126,12 +126,12 @@ func (s *Service) withdraw(ctx context.Context) error {
 
 // noteLeft records that an agent was stopped properly. The catalog does not list it until it registers again. Its
 // session, and so the time for which it counts as alive, stays: its containers continue to write.
-func (s *Service) noteLeft(ctx context.Context, n dataset.Node) error {
-	if !s.Shared {
+func (m *Members) noteLeft(ctx context.Context, n dataset.Node) error {
+	if !m.Shared {
 		return nil
 	}
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		is, err := freshNode(t, n.ID, n.Incarnation)
+	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
+		is, err := FreshNode(t, n.ID, n.Incarnation)
 		if err != nil {
 			return err
 		}

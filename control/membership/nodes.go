@@ -1,4 +1,4 @@
-package control
+package membership
 
 import (
 	"cmp"
@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +18,7 @@ import (
 // Idempotent. A node with a certificate gets the name in the certificate. dataset.ErrInvalid if the node does not
 // say who it is, ErrForbidden if it was removed, ErrInUse while another machine with its identity is alive,
 // ErrConflict for a pool that was removed while something is recorded in it.
-func (s *Service) Register(ctx context.Context, r api.Registration) error {
+func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
 		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
@@ -28,11 +27,11 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		n.Name = p.Name
 	}
 	before := ""
-	err := s.withSession(ctx, func(t *record.Tx, session string) (err error) {
+	err := m.withSession(ctx, func(t *record.Tx, session string) (err error) {
 		if err := identifyStore(t); err != nil {
 			return err
 		}
-		if before, err = s.enter(t, r, session); err != nil {
+		if before, err = m.enter(t, r, session); err != nil {
 			return err
 		}
 		var old dataset.Node
@@ -48,7 +47,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 		if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
 		} else if was || !old.Removed.IsZero() {
-			return membership.RemovedError(n.ID)
+			return RemovedError(n.ID)
 		}
 		n.Pools, n.Dropped = nil, nil
 		for _, p := range r.Pools {
@@ -56,7 +55,7 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's",
 					dataset.Clip(p.Name))
 			}
-			if err := s.poolIsFree(t, n, p); err != nil {
+			if err := m.poolIsFree(t, n, p); err != nil {
 				return err
 			}
 			p.Node = n.ID
@@ -77,24 +76,24 @@ func (s *Service) Register(ctx context.Context, r api.Registration) error {
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
-		n.Registered = s.Clock.Now() // so that each registration writes another record: see api.Sync.Index
+		n.Registered = m.Ledger.Clock.Now() // so that each registration writes another record: see api.Sync.Index
 		return t.Put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
-		err = s.clearGone(ctx, r)
+		err = m.Registered(ctx, r)
 	}
 	if err != nil || before == "" {
 		return err
 	}
-	return record.ReadError(ctx, s.store.End(ctx, before))
+	return record.ReadError(ctx, m.Ledger.Store.End(ctx, before))
 }
 
 // poolIsFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
 // a disk that was moved has left its host, and a copied disk is the same pool twice. To take over a pool of an
 // unreachable node, the operator runs drover pool adopt on the new host: see Rebuild for what that does to the
 // volumes.
-func (s *Service) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
-	if !s.Shared {
+func (m *Members) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
+	if !m.Shared {
 		return nil
 	}
 	var on dataset.Pool
@@ -102,7 +101,7 @@ func (s *Service) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error
 	if err != nil || !there || on.Node == n.ID {
 		return err
 	}
-	_, alive, err := livingSession(t, on.Node)
+	_, alive, err := LivingSession(t, on.Node)
 	if err != nil || !alive {
 		return err
 	}
@@ -128,50 +127,50 @@ func identifyStore(t *record.Tx) error {
 // Heartbeat keeps what an agent reports in memory. It writes to the store only if the agent leaves.
 // dataset.ErrStale for an agent that is not the newest of its node, ErrConflict for a change since a report that
 // this service did not receive, ErrInvalid for a report that is too large.
-func (s *Service) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
-	n, ok := s.ledger.Nodes().Node(node)
-	t := record.NewTx(ctx, s.store)
+func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
+	n, ok := m.Ledger.Nodes().Node(node)
+	t := record.NewTx(ctx, m.Ledger.Store)
 	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
 	if look {
-		began := s.Clock.Steady()
+		began := m.Ledger.Clock.Steady()
 		err := t.Foresee([]string{record.NodeKey(node), record.HaltedKey})
 		if err == nil {
-			n, err = freshNode(t, node, h.Incarnation)
+			n, err = FreshNode(t, node, h.Incarnation)
 		}
 		if err != nil {
 			return err
 		}
-		s.ledger.Nodes().Note(t, node, began)
+		m.Ledger.Nodes().Note(t, node, began)
 	}
 	if err := reports.CheckHeartbeat(n, h); err != nil {
 		return err
 	}
 	if h.Leaving {
-		return s.noteLeft(ctx, n)
+		return m.noteLeft(ctx, n)
 	}
-	if h.Whole && !s.reported.Heard(node) {
+	if h.Whole && !m.Reports.Heard(node) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"node %s: nothing was heard of it since control was started: all is to be told", n.Name)
 	}
-	if err := s.noteTrust(t, node, h.Distrust, look); err != nil {
+	if err := m.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err
 	}
-	warnings, moved, err := s.reported.Take(n, h, s.Clock.Steady())
+	warnings, moved, err := m.Reports.Take(n, h, m.Ledger.Clock.Steady())
 	if err != nil {
 		return err
 	}
 	for i := range warnings {
-		warnings[i].Time = s.Clock.Now()
+		warnings[i].Time = m.Ledger.Clock.Now()
 	}
-	s.events.Publish(warnings...)
+	m.Ledger.Events.Publish(warnings...)
 	for _, op := range moved {
-		s.feed.Wake(op)
+		m.Ledger.Feed.Wake(op)
 	}
 	return nil
 }
 
-// freshNode fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
-func freshNode(t *record.Tx, node, incarnation uuid.UUID) (n dataset.Node, err error) {
+// FreshNode fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.
+func FreshNode(t *record.Tx, node, incarnation uuid.UUID) (n dataset.Node, err error) {
 	ok, err := t.Get(record.NodeKey(node), &n)
 	switch {
 	case err != nil:
@@ -179,7 +178,7 @@ func freshNode(t *record.Tx, node, incarnation uuid.UUID) (n dataset.Node, err e
 	case !ok:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s is not registered", node)
 	case !n.Removed.IsZero():
-		return n, membership.RemovedError(node)
+		return n, RemovedError(node)
 	case n.Incarnation != incarnation:
 		return n, dataset.Errorf(dataset.ErrStale, "node %s: report of incarnation %s, but %s registered since",
 			n.Name, incarnation, n.Incarnation)

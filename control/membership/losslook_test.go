@@ -1,0 +1,68 @@
+package membership
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+func TestVanished(t *testing.T) {
+	at := func(minutes ...int) map[uuid.UUID]time.Duration {
+		out := map[uuid.UUID]time.Duration{}
+		for i, m := range minutes {
+			out[uuid.UUID{byte(i + 1)}] = time.Duration(m) * time.Minute
+		}
+		return out
+	}
+	before := []uuid.UUID{{1}, {2}, {3}}
+	for _, c := range []struct {
+		all    int
+		ran    map[uuid.UUID]time.Duration
+		before []uuid.UUID
+		want   int
+	}{
+		{2, at(0, 0), nil, 0}, // two are no crowd
+		{3, at(0), nil, 0},
+		{3, at(0, 5), nil, 2},
+		{3, at(0, 6), nil, 0},
+		{6, at(0, 1), nil, 0}, // a third, and not more
+		{6, at(0, 1, 2), nil, 3},
+		{9, at(0, 4, 8, 12), nil, 0},
+		{9, at(0, 4, 8, 12, 12, 13, 14), nil, 4}, // whenever else some were lost
+		{9, at(0, 60), before, 0},                // one of them is back
+		{6, at(0, 60, 200), before, 3},
+	} {
+		if got := vanished(c.all, c.ran, c.before); len(got) != c.want {
+			t.Errorf("%d nodes, %v, halted for %d before: %v", c.all, c.ran, len(c.before), got)
+		}
+	}
+}
+
+// Whoever waits for a failover has all nodes looked at once a second, however many wait.
+func TestLossLookIsBounded(t *testing.T) {
+	var l lossLook
+	for i, c := range []struct {
+		at   time.Duration
+		want bool
+	}{{0, true}, {0, false}, {LossEvery - 1, false}, {LossEvery, true}, {LossEvery, false}} {
+		if l.due(c.at) != c.want {
+			t.Errorf("%d, at %v: want %t", i, c.at, c.want)
+		}
+	}
+}
+
+// The record that a node is away counts from anew when it was gone meanwhile, even if it has
+// the index that it had, as in a store that was put back.
+func TestAbsentIsCountedAnew(t *testing.T) {
+	var a absent
+	a.see("away/x", 7, time.Second)
+	a.keep(map[string]bool{"away/x": true})
+	if d := a.see("away/x", 7, 11*time.Second); d != 10*time.Second {
+		t.Errorf("seen for %v", d)
+	}
+	a.keep(map[string]bool{})
+	if d := a.see("away/x", 7, 12*time.Second); d != 0 {
+		t.Errorf("seen for %v, though it was gone", d)
+	}
+}

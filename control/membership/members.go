@@ -1,0 +1,73 @@
+package membership
+
+import (
+	"context"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/store"
+	"github.com/google/uuid"
+)
+
+// MembersDeps is what a Members needs.
+type MembersDeps struct {
+	Ledger  *ledger.Ledger
+	Reports *reports.Latest
+	// Shared says that other services may work on the same store.
+	Shared bool
+	Limits Limits
+	// Replica is the name and the address of this service, Version its version, and Started when it started.
+	Replica Replica
+	Version string
+	Started time.Time
+	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere. With PublishFacts it
+	// has the facts of the hosts too.
+	Catalog      store.Catalog
+	PublishFacts bool
+	// Uptime returns for how long services have run on the store.
+	Uptime func(*record.Tx) (time.Duration, error)
+	// Registered is called after a node has registered.
+	Registered func(context.Context, api.Registration) error
+	// Renewing is called whenever the session of this service is about to be renewed.
+	Renewing func()
+	// Unfit is called once with the reason why this service cannot work beside the others on its store. May be nil.
+	Unfit func(error)
+	// Failed is called with what the background work could not do; never nil.
+	Failed func(what string, err error)
+}
+
+// Members knows the nodes and the control replicas of a cluster: it registers agents, keeps their sessions and that of
+// this service, records which nodes are unreachable, fenced or cordoned, and suspends failover when many nodes are lost
+// at once. Safe for concurrent use.
+type Members struct {
+	MembersDeps
+	standing standing
+	sessions sessions // of agents
+	absent   absent
+	lossLook lossLook
+}
+
+// NewMembers returns a Members that has heard nobody yet.
+func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
+
+// AwayFor returns for how long this service has seen the record of an unreachable node (a key under away/) with an
+// index. After a restart it counts anew.
+func (m *Members) AwayFor(key string, index uint64) time.Duration {
+	return m.absent.see(key, index, m.Ledger.Clock.Steady())
+}
+
+// AwaySince returns when this service first saw the record of an unreachable node as it is, by the steady clock; false
+// if it did not.
+func (m *Members) AwaySince(key string) (time.Duration, bool) { return m.absent.since(key) }
+
+// Session returns the session of an agent that renewed it here; the zero value if none did.
+func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(node) }
+
+// ForgetSession has the next renewal of a node's session read it from the store.
+func (m *Members) ForgetSession(node uuid.UUID) { m.sessions.drop(node) }
+
+// OwnSession returns the session of this service; "" if there is none.
+func (m *Members) OwnSession() string { return m.standing.get() }
