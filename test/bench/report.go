@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// A goal bounds a figure from above or from below; the zero goal is none.
+// A goal limits a figure from above or from below. The zero value is no goal.
 type goal struct {
 	limit float64
 	least bool
@@ -25,10 +25,10 @@ func (g goal) String() string {
 	return "≤ " + number(g.limit)
 }
 
-// quarter is by how much a goal may be missed before that is a fault.
+// quarter is the factor by which a goal may be missed before that is a fault.
 const quarter = 1.25
 
-// verdict says whether a goal is reached. It is missed when the whole interval misses it.
+// verdict says whether a goal is reached. It is missed if the whole interval misses it.
 func (g goal) verdict(i interval) string {
 	if g.limit == 0 {
 		return ""
@@ -46,8 +46,8 @@ func (g goal) verdict(i interval) string {
 	return "met"
 }
 
-// A row is one line of the report: two figures that were measured in turns, with their
-// unit, and what the one is to the other; or one figure, which stands for the ratio.
+// A row is one line of the report: two figures with their unit that were measured alternately, and their ratio;
+// or a single figure instead of the ratio.
 type row struct {
 	what  string
 	a, b  float64
@@ -56,7 +56,7 @@ type row struct {
 	goal  goal
 }
 
-// header begins a table of rows.
+// header writes the beginning of a table of rows.
 func header(w io.Writer, a, b string) {
 	fmt.Fprintf(w, "\n| %-58s | %12s | %12s | %-24s | %-8s | %s\n", "", a, b, "ratio [95 %]", "goal", "")
 	fmt.Fprintf(w, "|%s|%s:|%s:|%s|%s|---\n", dashes(60), dashes(13), dashes(13), dashes(26), dashes(10))
@@ -85,7 +85,7 @@ func (i interval) String() string {
 	return fmt.Sprintf("%s [%s, %s]", number(i.mid), number(i.low), number(i.high))
 }
 
-// amount is a figure with its unit; nothing for NaN.
+// amount returns a figure with its unit, or "" for NaN.
 func amount(v float64, unit string) string {
 	if math.IsNaN(v) {
 		return ""
@@ -96,7 +96,7 @@ func amount(v float64, unit string) string {
 	return number(v) + " " + unit
 }
 
-// number has three digits that count, or the whole number when that is longer.
+// number returns three significant digits, or the whole number if it has more.
 func number(v float64) string {
 	switch size := math.Abs(v); {
 	case size >= 100 || v == math.Trunc(v) && size >= 10:

@@ -1,9 +1,9 @@
-// Package bench prints Drover's figures: ratios to what it is measured against, in one
-// run on one machine, since absolute times mean little on another. `make bench` runs it;
-// docs/performance.md holds a run, and says how each figure comes about.
+// Package bench prints the figures of Drover. They are ratios to something else that is measured in the same run
+// on the same machine, since absolute times mean little on another machine. `make bench` runs it;
+// docs/performance.md has the results of a run, and says how each figure is measured.
 //
-// Everything that is compared is measured in turns, so that what else the machine does
-// falls on both. No time fails anything; the tests here assert counts alone.
+// Everything that is compared is measured alternately, so that other load of the machine affects both. No test
+// fails because of a time; the tests here only check counts.
 package bench
 
 import (
@@ -11,16 +11,16 @@ import (
 	"slices"
 )
 
-// An interval is a median with the bounds between which the true median lies in 95 of
-// 100 runs, in the unit of the samples.
+// An interval is a median with the limits between which the true median is in 95 of 100 runs, in the unit of the
+// samples.
 type interval struct{ mid, low, high float64 }
 
-// confidence is the share of runs whose interval is to hold the true median.
+// confidence is the share of runs whose interval must contain the true median.
 const confidence = 0.95
 
-// median returns the median of samples with its interval by order statistics, which
-// assumes nothing of how they are distributed. Fewer than six samples have no such
-// interval: then it is their range. No samples: all NaN.
+// median returns the median of samples with its interval by order statistics, which assumes nothing about their
+// distribution. Fewer than six samples have no such interval: then it is their range. Without samples, all values
+// are NaN.
 func median(samples []float64) interval {
 	n := len(samples)
 	if n == 0 {
@@ -51,7 +51,7 @@ func cut(n int) int {
 	}
 }
 
-// ratios divides each sample of b by the one of a that was taken beside it.
+// ratios divides each sample of b by the sample of a that was measured beside it.
 func ratios(a, b []float64) []float64 {
 	r := make([]float64, len(a))
 	for i := range a {
@@ -60,8 +60,8 @@ func ratios(a, b []float64) []float64 {
 	return r
 }
 
-// less returns the samples of a without the median of b. Sample by sample what is rare in
-// either would be taken for a difference.
+// less subtracts the median of b from each sample of a. If it subtracted sample by sample, a rare value of either
+// would look like a difference.
 func less(a, b []float64) []float64 {
 	mid := median(b).mid
 	r := make([]float64, len(a))

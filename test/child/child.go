@@ -1,5 +1,5 @@
-// Package child runs the programs of tests: each with its output in a file, killed
-// when the test process dies, and waited for by one goroutine that belongs to it.
+// Package child runs the programs of tests. The output of each goes to a file, each is killed when the test
+// process ends, and a separate goroutine waits for each.
 package child
 
 import (
@@ -16,25 +16,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spec says what to run.
+// Spec describes a program to run.
 type Spec struct {
 	Args []string   // the program and its arguments
-	Log  string     // file at whose end its output goes
-	Dir  string     // where it runs; empty: here
-	Env  []string   // more than this process has
-	Keep []*os.File // it gets these as 3, 4 …
-	// Line is called with each line of its standard output, from one goroutine.
+	Log  string     // file to which its output is appended
+	Dir  string     // its working directory; empty: that of this process
+	Env  []string   // beside the environment of this process
+	Keep []*os.File // open files that it gets as 3, 4 …
+	// Line is called with each line of its standard output, always from the same goroutine.
 	Line func(string)
 }
 
-// Process is a program that was started. Its methods are safe for concurrent use.
+// Process is a started program. Its methods are safe for concurrent use.
 type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // how it ended; read after done
+	err  error // how it ended; valid after done
 }
 
-// Start starts a program in a session of its own.
+// Start starts a program in a new session.
 func Start(s Spec) (*Process, error) {
 	log, err := os.OpenFile(s.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -55,8 +55,8 @@ func Start(s Spec) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The kernel sends the death signal when the thread ends, not the process (prctl(2)): this one
-		// stays until the child is gone.
+		// The kernel sends the death signal when the parent thread ends, not the process (prctl(2)). So this
+		// thread stays until the child has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer log.Close()
@@ -77,7 +77,7 @@ func Start(s Spec) (*Process, error) {
 	return p, nil
 }
 
-// read copies what a program says to its log, and shows each line.
+// read copies the output of a program to its log, and passes on each line.
 func read(from io.Reader, log io.Writer, line func(string)) {
 	in := bufio.NewReader(from)
 	for {
@@ -92,19 +92,19 @@ func read(from io.Reader, log io.Writer, line func(string)) {
 	}
 }
 
-// PID is that of the process; it may have ended.
+// PID returns the PID of the process, which may have ended.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err waits until the process has ended and returns how, nil for exit status 0.
+// Err waits until the process has ended. It returns nil for exit status 0.
 func (p *Process) Err() error {
 	<-p.done
 	return p.err
 }
 
-// Running reports whether the process has not ended. No process never ran.
+// Running reports whether the process is running. It is false for a nil Process.
 func (p *Process) Running() bool {
 	if p == nil {
 		return false
@@ -117,7 +117,7 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Signal sends a signal; a process that has ended is no error.
+// Signal sends a signal. It returns nil if the process has ended.
 func (p *Process) Signal(sig syscall.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -125,9 +125,8 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
-// Pause freezes the process and returns when it stands still: on a busy machine, that
-// it was told to is not yet that. A process that has ended is no error; one that is
-// paused is not paused again.
+// Pause suspends the process and returns when it is suspended. On a busy machine this takes some time after the
+// signal. It returns nil if the process has ended or is suspended already.
 func (p *Process) Pause() error {
 	if err := p.Signal(unix.SIGSTOP); err != nil {
 		return err
@@ -151,7 +150,7 @@ func (p *Process) End(sig syscall.Signal, within time.Duration) error {
 	return p.Ended(within)
 }
 
-// Ended waits until the process has ended, however it did.
+// Ended waits until the process has ended, for whatever reason.
 func (p *Process) Ended(within time.Duration) error {
 	select {
 	case <-p.done:

@@ -1,8 +1,6 @@
-// Package consul starts real Consul servers for tests: one or three, at the
-// version that tools/consul pins, on addresses of the loopback network that are
-// theirs alone. A test can kill, stop, pause and start each, find the leader,
-// and take and put back snapshots. When the test has failed, what the servers
-// logged is shown.
+// Package consul starts real Consul servers for tests: one or three, of the version that tools/consul pins, on
+// separate addresses of the loopback network. A test can kill, stop, pause and start each of them, find the
+// leader, and take and restore snapshots. If the test fails, the logs of the servers are shown.
 package consul
 
 import (
@@ -25,19 +23,19 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// Options say what is to be started.
+// Options describe a cluster.
 type Options struct {
-	Servers int // 0: one
-	// On are the machines that the servers run on, one each; then Servers says nothing.
-	// Without any they run on this one.
+	Servers int // number of servers; 0: one
+	// On lists the machines of the servers, one for each. Servers is ignored then. If empty, the servers run on
+	// this machine.
 	On  []*lan.Machine
-	ACL bool // refuse what no token allows; Cluster.Token may do everything
-	TLS bool // serve https alone, and want certificates of the cluster's authority
+	ACL bool // refuse everything that no token allows; Cluster.Token allows everything
+	TLS bool // serve only https, and require certificates of the cluster's authority
 	// Config is merged into each server's configuration.
 	Config map[string]any
 }
 
-// Cluster is some servers that know each other.
+// Cluster is a cluster of Consul servers.
 type Cluster struct {
 	Servers []*Server
 	Token   string // with Options.ACL
@@ -47,7 +45,7 @@ type Cluster struct {
 	opts Options
 }
 
-// patience bounds every wait.
+// patience limits every wait.
 const patience = 90 * time.Second
 
 // Start starts a cluster and returns when it has a leader. It ends with the test.
@@ -102,8 +100,8 @@ func (c *Cluster) stop() {
 	}
 }
 
-// addresses are those of the machines. Otherwise it picks a network of the loopback's
-// that nobody else is likely to use, so that every server can have Consul's own ports.
+// addresses returns the addresses of the machines. Without machines it chooses a network of the loopback
+// interface that others are unlikely to use, so that every server can use the default ports of Consul.
 func addresses(opts Options) []string {
 	var ips []string
 	for _, m := range opts.On {
@@ -128,8 +126,8 @@ func uuidLike() string {
 		rand.IntN(1<<12), rand.Uint64()>>16)
 }
 
-// config is the configuration of one server. Only a leader's own clock is sped
-// up: sessions may be as short as a second.
+// config returns the configuration of one server. Only the timers of a leader are shortened, so that the TTL of a
+// session can be as short as a second.
 func (c *Cluster) config(s *Server, ips []string) map[string]any {
 	cfg := map[string]any{
 		"server": true, "bootstrap_expect": len(ips), "retry_join": ips, "retry_interval": "1s",
@@ -160,7 +158,7 @@ func (c *Cluster) config(s *Server, ips []string) map[string]any {
 	return cfg
 }
 
-// Addresses are those of all servers, as drover.yaml takes them.
+// Addresses returns the addresses of all servers in the form of drover.yaml.
 func (c *Cluster) Addresses() []string {
 	var list []string
 	for _, s := range c.Servers {
@@ -176,7 +174,7 @@ func (c *Cluster) address(s *Server) string {
 	return "http://" + s.IP + ":8500"
 }
 
-// Client is the API of the first server, with every right.
+// Client returns a client of the first server with all rights.
 func (c *Cluster) Client() *api.Client {
 	c.tb.Helper()
 	client, err := c.client(c.Servers[0])
@@ -199,8 +197,8 @@ func (c *Cluster) client(s *Server) (*api.Client, error) {
 	return api.NewClient(cfg)
 }
 
-// AwaitLeader returns when a server answers consistent reads. It does not poll: a
-// server that has no leader holds the request until there is one (7 s at most).
+// AwaitLeader returns when a server answers consistent reads. It does not poll: a server without a leader holds
+// the request until there is one (7 s at most).
 func (c *Cluster) AwaitLeader() {
 	c.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -223,7 +221,7 @@ func (c *Cluster) AwaitLeader() {
 		if ctx.Err() != nil {
 			c.tb.Fatalf("no leader within %s: %v", patience, err)
 		}
-		pause(ctx, 20*time.Millisecond) // one that refuses connections would be asked without end
+		pause(ctx, 20*time.Millisecond) // do not ask a server that refuses connections without a pause
 	}
 }
 
@@ -234,7 +232,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Leader is the server that leads; the test fails when none does.
+// Leader returns the server that leads. The test fails if none does.
 func (c *Cluster) Leader() *Server {
 	c.tb.Helper()
 	c.AwaitLeader()
@@ -253,8 +251,8 @@ func (c *Cluster) Leader() *Server {
 	return nil
 }
 
-// Leads is the address of the server that leads, as this one sees it; empty: it sees none,
-// or does not answer within a second.
+// Leads returns the address of the leader that this server knows. It is empty if the server knows none, or does
+// not answer within a second.
 func (s *Server) Leads() string {
 	client, err := s.cluster.client(s)
 	if err != nil {
@@ -270,7 +268,7 @@ func (s *Server) Leads() string {
 	return host
 }
 
-// Snapshot is the state of now.
+// Snapshot returns a snapshot of the present state.
 func (c *Cluster) Snapshot() []byte {
 	c.tb.Helper()
 	var b []byte
@@ -286,8 +284,8 @@ func (c *Cluster) Snapshot() []byte {
 	return b
 }
 
-// patiently asks the first server until it does something: one that was just started knows
-// no leader yet.
+// patiently repeats a request to the first server until it succeeds. A server that was just started does not know
+// the leader yet.
 func (c *Cluster) patiently(what string, ask func(*api.Client) error) {
 	c.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -303,7 +301,7 @@ func (c *Cluster) patiently(what string, ask func(*api.Client) error) {
 	}
 }
 
-// Restore puts the cluster back to a snapshot.
+// Restore restores the cluster from a snapshot.
 func (c *Cluster) Restore(snapshot []byte) {
 	c.tb.Helper()
 	c.patiently("restore", func(client *api.Client) error {
@@ -311,8 +309,8 @@ func (c *Cluster) Restore(snapshot []byte) {
 	})
 }
 
-// RaftIndex is the newest index in the log of a server: a cluster in which
-// nothing changes keeps it, but for Consul's own housekeeping.
+// RaftIndex returns the last index in the log of a server. It stays the same while nothing changes in the
+// cluster, except for the housekeeping of Consul.
 func (c *Cluster) RaftIndex() string {
 	c.tb.Helper()
 	self, err := c.Client().Agent().Self()
@@ -326,7 +324,7 @@ func (c *Cluster) RaftIndex() string {
 	return fmt.Sprint(raft["last_log_index"])
 }
 
-// NewToken makes a token with a policy of these rules and returns its secret.
+// NewToken creates a token with a policy of these rules and returns its secret.
 func (c *Cluster) NewToken(rules string) string {
 	c.tb.Helper()
 	acl := c.Client().ACL()
@@ -344,7 +342,7 @@ func (c *Cluster) NewToken(rules string) string {
 func encode(v any) []byte {
 	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
-		panic(err) // of maps of plain values
+		panic(err) // maps of plain values can always be encoded
 	}
 	return b
 }

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// PKI is an authority with its certificates in files.
+// PKI is a certificate authority whose certificates are files.
 type PKI struct {
 	CA string // the authority's certificate
 
@@ -25,7 +25,7 @@ type PKI struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewPKI makes an authority in a folder.
+// NewPKI creates an authority in a folder.
 func NewPKI(tb testing.TB, dir string) *PKI {
 	tb.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -72,8 +72,7 @@ func sign(tb testing.TB, t, parent *x509.Certificate, pub *ecdsa.PublicKey, key 
 	return der
 }
 
-// Issue makes a certificate for a name and, with an address, a server there; it
-// serves for clients as well.
+// Issue creates a certificate for a client with a name. With an address, it is also valid for a server there.
 func (p *PKI) Issue(tb testing.TB, name, ip string) (certFile, keyFile string) {
 	tb.Helper()
 	t := template(name)
@@ -101,7 +100,7 @@ func writePEM(tb testing.TB, file, kind string, der []byte) {
 	}
 }
 
-// client is how the harness itself speaks to servers of the authority.
+// client returns the TLS configuration with which the harness itself asks servers of the authority.
 func (p *PKI) client(tb testing.TB) *tls.Config {
 	tb.Helper()
 	certFile, keyFile := p.Issue(tb, "harness", "")

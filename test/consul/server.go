@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// Server is one Consul server. Its folder outlives its process.
+// Server is one Consul server. Its folder stays when its process ends.
 type Server struct {
 	Name string
 	IP   string
@@ -44,8 +44,7 @@ func (s *Server) writeConfig(cfg map[string]any) {
 
 func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 
-// Start starts the server and returns when it serves its API; a leader there may
-// not be yet.
+// Start starts the server and returns when it serves its API. There may be no leader yet.
 func (s *Server) Start() {
 	s.tb.Helper()
 	serves := make(chan struct{})
@@ -81,13 +80,13 @@ func (s *Server) running() bool {
 	return s.proc.Running() && !s.held
 }
 
-// PID is that of the server's process.
+// PID returns the PID of the server's process.
 func (s *Server) PID() int { return s.proc.PID() }
 
-// Kill ends the process as a crash of the host would, and waits for that.
+// Kill ends the process as a crash of the host would, and waits for its end.
 func (s *Server) Kill() { s.end(unix.SIGKILL) }
 
-// Stop has the process end in order.
+// Stop asks the process to end, and waits for its end.
 func (s *Server) Stop() { s.end(unix.SIGTERM) }
 
 func (s *Server) end(sig syscall.Signal) {
@@ -104,8 +103,7 @@ func (s *Server) end(sig syscall.Signal) {
 	<-p.Done()
 }
 
-// Pause freezes the process: connections to it stay open and say nothing. Again:
-// nothing.
+// Pause suspends the process: connections to it stay open, but it does not answer. Idempotent.
 func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +116,7 @@ func (s *Server) Pause() {
 	}
 }
 
-// Resume lets it go on.
+// Resume resumes the process.
 func (s *Server) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +142,7 @@ func (s *Server) showLog() {
 	s.tb.Logf("%s (%s) logged:\n%s", s.Name, s.IP, b)
 }
 
-// binary builds Consul, once a machine, and returns where it is.
+// binary builds Consul, once on each machine, and returns its path.
 func binary() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -1,11 +1,11 @@
-// Package lan makes machines of namespaces on one network, for tests of several
-// hosts: each has its own network interface and address, mounts and host name, and
-// shares with the others the kernel, its clocks and the files on disk. A test can cut
-// the network between any two of them, one way or both, and make it slow.
+// Package lan makes machines from namespaces on one network, for tests of several hosts. Each machine has its own
+// network interface and address, mounts and host name. It shares the kernel, the clocks and the files on disk
+// with the others. A test can cut the network between any two of them, in one direction or both, and make it
+// slow.
 //
-// The namespaces have no names and no files: file descriptors of the test process and
-// what runs in them keep them alive. So they are gone with the test, however it ends,
-// and with them their interfaces and mounts. The network is joined to no other.
+// The namespaces have no names and no files. File descriptors of the test process, and the processes in the
+// namespaces, keep them alive. So they disappear with the test, however it ends, and so do their interfaces and
+// mounts. The network is not connected to any other.
 package lan
 
 import (
@@ -19,22 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Net is a network: a bridge in a namespace of its own, a port for each machine. It
-// is safe for concurrent use.
+// Net is a network: a bridge in a separate namespace, with a port for each machine. It is safe for concurrent
+// use.
 type Net struct {
 	tb     testing.TB
-	bridge *os.File // its network namespace
+	bridge *os.File // network namespace of the bridge
 
 	mu       sync.Mutex
 	machines []*Machine
 	cuts     map[cut]bool
 }
 
-// A cut keeps packets of one machine from another.
+// A cut drops the packets of one machine to another.
 type cut struct{ from, to *Machine }
 
-// New makes a network, which goes at the end of the test with its machines and
-// whatever still runs on them.
+// New creates a network. At the end of the test it is removed with its machines and everything that runs on them.
 func New(tb testing.TB) *Net {
 	tb.Helper()
 	n := &Net{tb: tb, cuts: map[cut]bool{}}
@@ -54,7 +53,7 @@ func New(tb testing.TB) *Net {
 	return n
 }
 
-// ip runs ip(8) where the bridge is.
+// ip runs ip(8) in the namespace of the bridge.
 func (n *Net) ip(args ...string) { n.tool(append([]string{"ip"}, args...)...) }
 
 func (n *Net) tool(args ...string) {
@@ -69,32 +68,32 @@ func must(tb testing.TB, args []string) {
 	}
 }
 
-// path names an open file for other processes.
+// path returns a path of an open file for other processes.
 func path(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
 
-// Machines are all that were made, in their order.
+// Machines returns all machines, in the order of their creation.
 func (n *Net) Machines() []*Machine {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return append([]*Machine(nil), n.machines...)
 }
 
-// Partition cuts the network between two machines. Packets vanish, as with a broken
-// switch: who waits for an answer is not told.
+// Partition cuts the network between two machines. Packets are dropped, as by a broken switch, and the sender
+// gets no error.
 func (n *Net) Partition(a, b *Machine) {
 	n.tb.Helper()
 	n.PartitionOneWay(a, b)
 	n.PartitionOneWay(b, a)
 }
 
-// PartitionOneWay keeps what one machine sends from another, which still is heard.
+// PartitionOneWay drops what one machine sends to another. The other direction still works.
 func (n *Net) PartitionOneWay(from, to *Machine) {
 	n.tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if c := (cut{from, to}); !n.cuts[c] {
-		// A machine that does not forward answers nothing to what a blackhole took
-		// (ip_error in the kernel's net/ipv4/route.c).
+		// A machine that does not forward sends no error for a packet that a blackhole has dropped (ip_error in
+		// the kernel's net/ipv4/route.c).
 		must(n.tb, to.Command("ip", "rule", "add", "pref", "10", "from", from.IP, "blackhole"))
 		n.cuts[c] = true
 	}
@@ -120,7 +119,7 @@ func (n *Net) Heal() {
 	}
 }
 
-// HealOneWay has one machine hear another again. Again: nothing.
+// HealOneWay lets one machine receive packets of another again. Idempotent.
 func (n *Net) HealOneWay(from, to *Machine) {
 	n.tb.Helper()
 	n.mu.Lock()
@@ -136,8 +135,8 @@ func (n *Net) heal(c cut) {
 	delete(n.cuts, c)
 }
 
-// Shape bounds what a machine sends and what it receives to a rate as tc(8) takes it,
-// such as 1gbit, with a token bucket each (tc-tbf(8)). Empty ends it.
+// Shape limits what a machine sends, and what it receives, to a rate in the form of tc(8), such as 1gbit. It uses
+// one token bucket for each direction (tc-tbf(8)). An empty rate removes the limit.
 func (n *Net) Shape(m *Machine, rate string) {
 	n.tb.Helper()
 	rule := func(dev string) []string {

@@ -18,19 +18,19 @@ import (
 
 // Machine is one machine of a network. It is safe for concurrent use.
 type Machine struct {
-	Name string // its host name
+	Name string // host name
 	IP   string
 
 	tb   testing.TB
-	port string   // its interface on the bridge
-	root *os.File // its folder /
-	net  *os.File // its namespaces
+	port string   // its interface at the bridge
+	root *os.File // its root folder
+	net  *os.File // its network namespace
 	mnt  *os.File
 	uts  *os.File
 }
 
-// Machine makes a machine with a name. Own are folders that it does not share with the
-// others: the path where it has one → the folder that lies there.
+// Machine creates a machine with a name. own maps paths on the machine to folders that only this machine has
+// there.
 func (n *Net) Machine(name string, own map[string]string) *Machine {
 	n.tb.Helper()
 	n.mu.Lock()
@@ -46,7 +46,8 @@ func (n *Net) Machine(name string, own map[string]string) *Machine {
 	n.ip("link", "set", m.port, "master", "lan", "up")
 	for _, args := range [][]string{
 		{"ip", "link", "set", "lo", "up"},
-		// What comes in is looked up here first (ip-rule(8)): later, so that partitions come before it.
+		// The lookup of incoming packets comes first by default (ip-rule(8)). It must come later, so that
+		// partitions come before it.
 		{"ip", "rule", "add", "pref", "100", "lookup", "local"},
 		{"ip", "rule", "del", "pref", "0"},
 		{"ip", "address", "add", m.IP + "/24", "dev", "eth0"},
@@ -57,7 +58,7 @@ func (n *Net) Machine(name string, own map[string]string) *Machine {
 	return m
 }
 
-// make unshares the namespaces of this thread and keeps them.
+// make unshares the namespaces of this thread and keeps them open.
 func (m *Machine) make(own map[string]string) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
 		return fmt.Errorf("make namespaces (these tests need root): %w", err)
@@ -68,7 +69,7 @@ func (m *Machine) make(own map[string]string) (err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	// A new namespace forwards when the machine does (devconf_inherit_init_net of the kernel's ip-sysctl).
+	// A new namespace forwards if the machine does (devconf_inherit_init_net in the kernel's ip-sysctl).
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil {
 		return err
 	}
@@ -90,14 +91,13 @@ func (m *Machine) make(own map[string]string) (err error) {
 	return nil
 }
 
-// onThread calls fn on a thread that is thrown away, so that it may change what threads
-// have of their own.
+// onThread calls fn on a thread that is ended afterwards, so that fn may change the state of the thread.
 func onThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // a locked goroutine takes its thread along when it ends
+		runtime.LockOSThread() // the thread ends with its locked goroutine
 		if unix.Gettid() == os.Getpid() {
-			// What this one has, /proc/self shows to everybody.
+			// /proc/self shows the state of the main thread to everybody, so it must not change.
 			done <- onThread(fn)
 			runtime.UnlockOSThread()
 			return
@@ -107,12 +107,12 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// Do calls fn on the machine: files, mounts and sockets are those that are there. It must
-// not start processes (Command does that), and what goroutines of its own do, they do not
-// do there.
+// Do calls fn on the machine, with its files, mounts and sockets. fn must not start processes; use Command for
+// that. Goroutines that fn starts do not run on the machine.
 func (m *Machine) Do(fn func() error) error {
 	return onThread(func() error {
-		// A thread that shares its folders with others cannot change the mounts it sees (setns(2)).
+		// A thread that shares its root and working directory with others cannot change its mount namespace
+		// (setns(2)).
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
@@ -129,8 +129,7 @@ func (m *Machine) Do(fn func() error) error {
 	})
 }
 
-// Command makes of a program and its arguments those that run it on the machine, as the
-// same process.
+// Command returns the arguments that run a program on the machine, in the same process.
 func (m *Machine) Command(args ...string) []string {
 	return append([]string{"nsenter", "--net=" + path(m.net), "--uts=" + path(m.uts), "--mount=" + path(m.mnt),
 		"--"}, args...)
@@ -145,13 +144,13 @@ func (m *Machine) Dial(ctx context.Context, network, address string) (conn net.C
 	return conn, derr
 }
 
-// Path is how this process reaches a file of the machine, also on what is mounted there.
+// Path returns the path with which this process reaches a file of the machine, also below mounts there.
 func (m *Machine) Path(file string) string {
 	return fmt.Sprintf("/proc/self/fd/%d%s", m.root.Fd(), file)
 }
 
-// Processes are those that run on the machine; not those in containers of an engine,
-// which have namespaces of their own.
+// Processes returns the processes that run on the machine, without those in containers of an engine, which have
+// their own namespaces.
 func (m *Machine) Processes() []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -173,7 +172,7 @@ func (m *Machine) Processes() []int {
 	return list
 }
 
-// same reports whether a path leads to an open file.
+// same reports whether a path refers to an open file.
 func same(path string, f *os.File) bool {
 	a, err := os.Stat(path)
 	if err != nil {
@@ -183,7 +182,7 @@ func same(path string, f *os.File) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// Kill kills all that runs on the machine, and waits until it is gone.
+// Kill kills everything that runs on the machine, and waits for its end.
 func (m *Machine) Kill() error {
 	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)

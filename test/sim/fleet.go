@@ -1,6 +1,5 @@
-// Package sim runs agents by the thousand against real control replicas: over HTTP and
-// TLS, each with a certificate of its own, with storage that does nothing. They ask what
-// an agent asks, in the order in which it does.
+// Package sim runs thousands of agents against real control replicas, over HTTP and TLS. Each agent has its own
+// certificate, and storage that does nothing. The agents send the same requests as real ones, in the same order.
 package sim
 
 import (
@@ -21,19 +20,19 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// What an agent asks by itself, as package agent does: that it lives, of one replica
-// after the other; what it sees, of each; and what changed there, soon.
+// How often an agent sends requests by itself, as package agent does: renewals, to one replica after the other;
+// heartbeats, to each replica; and changes, soon after they happened.
 const (
 	renewEvery  = 2 * time.Second
 	beatEvery   = 10 * time.Second
 	settleTime  = 50 * time.Millisecond
 	syncPatient = 25 * time.Second
-	// A node is away once nothing was renewed for so long: one answer that comes late on a
-	// machine that is full is not that.
+	// session is how long a node may miss renewals before it counts as unreachable. One answer that is late on a
+	// busy machine must not be enough.
 	session = 10 * time.Second
 )
 
-// Fleet is some agents that follow control until the test ends.
+// Fleet is a number of agents that follow control until the test ends.
 type Fleet struct {
 	Agents []*Agent
 
@@ -41,26 +40,26 @@ type Fleet struct {
 	done sync.WaitGroup
 }
 
-// Agent is one of them.
+// Agent is one agent of a fleet.
 type Agent struct {
 	Node, Incarnation, Pool uuid.UUID
 	Name                    string
 	Client                  *client.Client
 
-	apart []*client.Client // each replica alone
-	beats chan struct{}    // there is news
+	apart []*client.Client // one client for each replica
+	beats chan struct{}    // receives a value if there is something to report
 
 	mu    sync.Mutex
 	asked Asked
-	wrong map[string]error // what went wrong in the background first, by what the agent did
+	wrong map[string]error // the first background error of each kind of request
 	news  []dataset.DatasetStatus
-	told  []bool // each replica: it was told something
+	told  []bool // whether each replica has received a report
 }
 
-// Asked is how many requests agents have made.
-type Asked struct{ Changes, Heartbeats, Syncs, Renewals, Late int64 } // Late: renewals that were not answered
+// Asked counts the requests of agents.
+type Asked struct{ Changes, Heartbeats, Syncs, Renewals, Late int64 } // renewals without an answer
 
-// Since is how many after an earlier time.
+// Since returns the counts since an earlier time.
 func (n Asked) Since(earlier Asked) Asked {
 	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs,
 		n.Renewals - earlier.Renewals, n.Late - earlier.Late}
@@ -73,14 +72,14 @@ func (a *Agent) asks(kind func(*Asked) *int64) {
 	*kind(&a.asked)++
 }
 
-// Start registers so many agents with control at these addresses, and has them follow it.
+// Start registers n agents with control at these addresses, and lets them follow it.
 func Start(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	f := &Fleet{stop: stop}
 	t.Cleanup(f.Stop)
 	for i := range n {
-		// Each begins with another replica, as the lists of real hosts do.
+		// Each agent begins with another replica, as the lists of real hosts do.
 		turned := append(append([]string(nil), control[i%len(control):]...), control[:i%len(control)]...)
 		a, err := newAgent(ca, turned, fmt.Sprintf("sim-%04d", i))
 		if err != nil {
@@ -102,7 +101,7 @@ func Start(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet {
 	return f
 }
 
-// Stop ends what they do in the background, and waits for that. Again: nothing.
+// Stop ends the background requests of the agents, and waits for their end. Idempotent.
 func (f *Fleet) Stop() {
 	f.stop()
 	f.done.Wait()
@@ -111,7 +110,7 @@ func (f *Fleet) Stop() {
 	}
 }
 
-// Each does something with all of them at once.
+// Each calls do for all agents concurrently.
 func (f *Fleet) Each(do func(*Agent) error) error {
 	errs := make([]error, len(f.Agents))
 	var all sync.WaitGroup
@@ -122,7 +121,7 @@ func (f *Fleet) Each(do func(*Agent) error) error {
 	return errors.Join(errs...)
 }
 
-// Asked is how many requests the agents have made so far.
+// Asked returns how many requests the agents have made so far.
 func (f *Fleet) Asked() (n Asked) {
 	for _, a := range f.Agents {
 		a.mu.Lock()
@@ -133,14 +132,14 @@ func (f *Fleet) Asked() (n Asked) {
 	return n
 }
 
-// What agents do in the background.
+// The kinds of background requests.
 const (
 	Renewing = "renewals"
 	Beating  = "heartbeats"
 	Syncing  = "syncs"
 )
 
-// Wrong is what went wrong in the background, by what agents did: of each agent the first.
+// Wrong returns the background errors by kind of request: the first one of each agent.
 func (f *Fleet) Wrong() map[string][]error {
 	all := map[string][]error{}
 	for _, a := range f.Agents {
@@ -247,7 +246,7 @@ func (a *Agent) beat(ctx context.Context) {
 	}
 }
 
-// tell tells each replica what is seen: at first all of it, and then what changed.
+// tell sends heartbeats to each replica: first everything, then what changed.
 func (a *Agent) tell(ctx context.Context) {
 	a.mu.Lock()
 	seen := a.news
@@ -268,7 +267,7 @@ func (a *Agent) tell(ctx context.Context) {
 	all.Wait()
 }
 
-// sees has what is seen of a dataset told soon.
+// sees causes the status of a dataset to be reported soon.
 func (a *Agent) sees(st dataset.DatasetStatus) {
 	a.mu.Lock()
 	a.news = append(a.news, st)
@@ -297,7 +296,7 @@ func (a *Agent) failed(ctx context.Context, doing string, err error) {
 	}
 }
 
-// Create makes a volume as a Docker engine would have it made: it is leased with it.
+// Create creates a volume as a Docker engine does. The agent then has its lease.
 func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error) {
 	a.asks(func(n *Asked) *int64 { return &n.Changes })
 	p, err := a.Client.Plan(ctx, a.Node, api.Request{
@@ -321,8 +320,8 @@ func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error
 	return *out.Dataset, nil
 }
 
-// commit asks again as long as control is away, as package agent does: what was made must
-// not be left in doubt.
+// commit repeats the request while control is unreachable, as package agent does: it must become known whether
+// the volume exists.
 func (a *Agent) commit(ctx context.Context, op dataset.Operation) (api.Committed, error) {
 	for {
 		a.asks(func(n *Asked) *int64 { return &n.Changes })
@@ -334,8 +333,8 @@ func (a *Agent) commit(ctx context.Context, op dataset.Operation) (api.Committed
 	}
 }
 
-// Fill makes volumes and mounts them, one after another as a host's engine does: a mount
-// asks nobody, and control hears of it.
+// Fill creates volumes and mounts them, one after the other, as the engine of a host does. A mount needs no
+// request; control learns of it from a heartbeat.
 func (a *Agent) Fill(ctx context.Context, volumes int) error {
 	for i := range volumes {
 		d, err := a.Create(ctx, fmt.Sprintf("%s-%02d", a.Name, i))

@@ -1,6 +1,5 @@
-// Command guest is process 1 of the lab's machine, and what runs the host's commands
-// there. It is built for each run and is all that the initramfs has beside the modules
-// that it takes to see the disk.
+// Command guest is process 1 of the lab's machine, and runs the host's commands there. It is built for each run.
+// The initramfs has only this program and the modules that are needed for the disk.
 package main
 
 import (
@@ -17,7 +16,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// self is this program, wherever the root is by now.
+// self is the path of this program, which is valid after a change of the root.
 const self = "/proc/self/exe"
 
 func main() {
@@ -52,7 +51,7 @@ func mount(list ...filesystem) error {
 	return nil
 }
 
-// fromInitramfs loads the modules, and goes on in the disk's root.
+// fromInitramfs loads the modules, and continues in the root of the disk.
 func fromInitramfs() error {
 	err := mount(filesystem{"dev", "/dev", "devtmpfs", ""}, filesystem{"proc", "/proc", "proc", ""},
 		filesystem{"sys", "/sys", "sysfs", ""})
@@ -94,7 +93,8 @@ func fromInitramfs() error {
 	})
 }
 
-// disk finds a disk by its serial number; the kernel may still be looking at it.
+// disk returns the device of a disk with a serial number. It waits, since the kernel may not have found the disk
+// yet.
 func disk(serial string) (string, error) {
 	for range 1000 {
 		files, _ := filepath.Glob("/sys/block/*/serial")
@@ -108,8 +108,8 @@ func disk(serial string) (string, error) {
 	return "", fmt.Errorf("no disk has the serial number %q", serial)
 }
 
-// fromRoot makes what an init makes, starts what serves the host, and reaps orphans
-// until that has gone.
+// fromRoot prepares what an init prepares, starts the program that serves the host, and reaps orphans until that
+// program ends.
 func fromRoot() error {
 	if err := prepare(); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// serve runs what the host asks for, one command after the other, until it is gone.
+// serve runs the commands of the host, one after the other, until the host closes the port.
 func serve() error {
 	port, err := openPort()
 	if err != nil {
@@ -41,7 +41,7 @@ func serve() error {
 	}
 }
 
-// openPort finds the port by its name; the kernel may still be looking at it.
+// openPort opens the port by its name. It waits, since the kernel may not have found the port yet.
 func openPort() (*os.File, error) {
 	for range 1000 {
 		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -55,7 +55,7 @@ func openPort() (*os.File, error) {
 	return nil, fmt.Errorf("no virtio port is called %s", inside.Port)
 }
 
-// run runs a command in a session of its own and returns its exit status.
+// run runs a command in a new session and returns its exit status.
 func run(c inside.Command, line func(string) error) (int, error) {
 	cmd := exec.Command(c.Args[0], c.Args[1:]...)
 	cmd.Dir, cmd.Env = c.Dir, append(os.Environ(), c.Env...)
@@ -84,7 +84,7 @@ func run(c inside.Command, line func(string) error) (int, error) {
 	read := make(chan error, 1)
 	go func() { read <- copyLines(r, line) }()
 	waited := cmd.Wait()
-	// What it leaves running may have the pipe: its lines are not waited for.
+	// A process that the command leaves running may keep the pipe open. Its output is not waited for.
 	select {
 	case err = <-read:
 	case <-time.After(5 * time.Second):
@@ -115,8 +115,7 @@ func copyLines(r *os.File, line func(string) error) error {
 	}
 }
 
-// end has the kernel write to the console what is blocked, a Go program say where its
-// goroutines are, and then kills.
+// end lets the kernel write blocked tasks to the console, lets a Go program print its goroutines, and then kills.
 func end(pid int) {
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
 	_ = unix.Kill(pid, unix.SIGQUIT)

@@ -25,7 +25,7 @@ func toSystemd() error {
 	if err != nil {
 		return err
 	}
-	// Exchanged, for a container of the boot before may run it.
+	// Renamed, since a container of the previous boot may run the program.
 	if err := os.WriteFile(inside.Guest+".new", program, 0o755); err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func toSystemd() error {
 	if err := os.WriteFile("/etc/systemd/system/lab.service", []byte(unit), 0o600); err != nil {
 		return err
 	}
-	// Not enabled, which would be another file: it is wanted by what this boot wants.
+	// The unit is not enabled, which would create another file. A target of this boot wants it.
 	if out, err := exec.Command("systemctl", "add-wants", "multi-user.target",
 		"lab.service").CombinedOutput(); err != nil {
 		return fmt.Errorf("add-wants: %w: %s", err, out)
@@ -43,8 +43,8 @@ func toSystemd() error {
 	return unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ())
 }
 
-// witness runs in a container: it writes to its volume in which boot it was started, and
-// stays.
+// witness runs in a container. It writes the number of the boot in which it was started to its volume, and then
+// waits.
 func witness() error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

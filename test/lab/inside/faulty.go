@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// faultyFrom is the sector of the machine's disk at which a faulty one begins: LVM would find what is
-// written at the start of both.
+// faultyFrom is the sector of the machine's disk at which a faulty disk begins. If both began at the same sector,
+// LVM would find the same data at the start of both.
 const faultyFrom = 2048
 
-// Faulty is a disk that fails when a test says so: a device of the device mapper on one of the machine's
-// disks. The table's entry needs module dm-flakey. There is no dm-dust in Debian's kernels, which would
-// fail single sectors: BadSectors does that with the target error.
+// Faulty is a disk that fails on request: a device of the device mapper on one of the machine's disks. The entry
+// in the table needs the module dm-flakey. The kernels of Debian do not have dm-dust, which fails single sectors;
+// BadSectors uses the target error instead.
 type Faulty struct {
 	tb      testing.TB
 	name    string
@@ -22,7 +22,7 @@ type Faulty struct {
 	sectors int64
 }
 
-// FaultyDisk makes such a disk of an empty disk that the table's entry asks for. It works at first.
+// FaultyDisk returns a faulty disk on an empty disk that the table's entry has. At first it works.
 func FaultyDisk(tb testing.TB, disk string) *Faulty {
 	tb.Helper()
 	f := &Faulty{tb: tb, name: "faulty-" + disk, disk: Disk(tb, disk)}
@@ -63,12 +63,12 @@ func (f *Faulty) BadSectors(from, count int64) {
 	}, "\n"))
 }
 
-// linear is the line of a table that maps sectors to those of the machine's disk.
+// linear returns the line of a table that maps sectors to those of the machine's disk.
 func (f *Faulty) linear(from, count int64) string {
 	return fmt.Sprintf("%d %d linear %s %d", from, count, f.disk, from+faultyFrom)
 }
 
-// load exchanges the table of the device while it is in use. Nothing is flushed before.
+// load replaces the table of the device while it is in use, without flushing before.
 func (f *Faulty) load(table string) {
 	f.tb.Helper()
 	f.dmsetup("", "suspend", "--nolockfs", "--noflush", f.name)
@@ -81,7 +81,7 @@ func (f *Faulty) dmsetup(table string, args ...string) {
 	f.tb.Helper()
 	cmd := exec.Command("dmsetup", args...)
 	cmd.Stdin = strings.NewReader(table)
-	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1") // it would wait for udev, which does not run here
+	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1") // there is no udev here, so waiting for it would never end
 	if out, err := cmd.CombinedOutput(); err != nil {
 		f.tb.Fatalf("dmsetup %s: %v: %s", strings.Join(args, " "), err, out)
 	}

@@ -1,5 +1,5 @@
-// Package inside is what both sides of the lab's machine know of each other: how the
-// host asks for a command, and how a test that runs in there finds its disks.
+// Package inside has what the host and the guest of the lab share: how the host sends a command, and how a test
+// in the guest finds its disks.
 package inside
 
 import (
@@ -9,31 +9,31 @@ import (
 	"testing"
 )
 
-// Where the guest has the two folders that the host shares with it.
+// Where the two folders that the host shares are mounted in the guest.
 const (
-	Share  = "/lab" // the run's own: test binaries, and whatever a test leaves for the host
+	Share  = "/lab" // folder of the run: test binaries, and files that a test leaves for the host
 	Source = "/src" // the repository, read-only
 )
 
-// Port is the name of the virtio port through which the two talk, a JSON value a line.
+// Port is the name of the virtio port between host and guest. Each line is a JSON value.
 const Port = "lab"
 
-// Systemd on the kernel's command line has the root's own init follow.
+// Systemd on the kernel's command line starts the init process of the root.
 const Systemd = "lab.init=systemd"
 
-// Guest is where the guest's program is then, for containers too.
+// Guest is the path of the guest's program in that case, also for containers.
 const Guest = "/usr/local/sbin/lab-guest"
 
-// Command is what the host asks the guest to run.
+// Command is a command that the host asks the guest to run.
 type Command struct {
 	Args    []string
 	Dir     string
-	Env     []string // more than the guest has
-	Disks   []string // in Env as well, by Variable: the serial numbers of its disks, by name=serial
-	Seconds int      // then it is killed, with what it started
+	Env     []string // beside the environment of the guest
+	Disks   []string // name=serial for each disk; added to Env under Variable
+	Seconds int      // after which it is killed with everything that it started
 }
 
-// Event is what the guest says: that it is up, a line of a command's output, or its end.
+// Event is a message of the guest: it is ready, a line of a command's output, or the end of the command.
 type Event struct {
 	Ready  bool
 	Line   string
@@ -42,20 +42,19 @@ type Event struct {
 	Reason string // why there is no exit status
 }
 
-// Variable is the environment variable that holds the device of a disk.
+// Variable returns the environment variable with the device of a disk.
 func Variable(disk string) string {
 	return "DROVER_LAB_DISK_" + strings.ToUpper(strings.ReplaceAll(disk, "-", "_"))
 }
 
-// Disk returns the device of a disk that the entry in the lab's table asks for, with
-// nothing on it.
+// Disk returns the device of an empty disk that the entry in the lab's table has.
 func Disk(tb testing.TB, name string) string {
 	tb.Helper()
 	path := os.Getenv(Variable(name))
 	if path == "" {
 		tb.Fatalf("no disk %s: the entry of these tests in test/lab/table.go gives none", name)
 	}
-	// It fails on a disk that is in use; the host's file below it loses its blocks.
+	// It fails if the disk is in use. The file of the host below it loses its blocks.
 	if out, err := exec.Command("blkdiscard", "--zeroout", path).CombinedOutput(); err != nil {
 		tb.Fatalf("empty disk %s: %v: %s", name, err, out)
 	}

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// In one word, a linter takes it for a mistake in spelling.
+// Written as one word, a linter reports it as a spelling mistake.
 const exporter = "export" + "fs"
 
 // XFS makes a filesystem on one of the machine's disks, and returns where it is mounted.
@@ -23,8 +23,8 @@ func XFS(tb testing.TB, disk string) string {
 	return at
 }
 
-// Serve serves a directory by the kernel's own NFS server to this machine, as a server that
-// trusts it does, and returns where that is mounted.
+// Serve exports a directory with the kernel's NFS server to this machine, as a server that trusts it does, and
+// returns where it is mounted.
 func Serve(tb testing.TB, dir string) string {
 	tb.Helper()
 	if err := unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""); err != nil {
@@ -40,7 +40,7 @@ func Serve(tb testing.TB, dir string) string {
 	after(tb, exporter, "-ua")
 	do(tb, "rpc.mountd")
 	after(tb, "killall", "rpc.mountd")
-	// A server that knows clients waits for those before it serves: 90 s, if it is not told.
+	// After a restart a server waits for its previous clients, for 90 s by default.
 	do(tb, "rpc.nfsd", "--grace-time", "10", "--lease-time", "10", "4")
 	after(tb, "rpc.nfsd", "0")
 	return Mounted(tb, dir, "vers=4.2,hard")
@@ -52,8 +52,8 @@ func Mounted(tb testing.TB, dir, options string) string {
 	return mounted(tb, "127.0.0.1:"+dir, options)
 }
 
-// Another mounts what Serve serves as another host does. To the server it is another client: one
-// that mounts twice is told nothing of what it wrote by the other mount, and believes what it knows.
+// Another mounts the exported directory like another host. The server takes it for another client. A client with
+// two mounts would not learn from the server what it wrote through the other mount, since it uses its cache.
 func Another(tb testing.TB, dir string) string {
 	tb.Helper()
 	const is = "/sys/module/nfs/parameters/nfs4_unique_id"
@@ -87,7 +87,7 @@ func do(tb testing.TB, args ...string) {
 	}
 }
 
-// after undoes something, behind what the test undoes later.
+// after undoes something after everything that the test undoes later.
 func after(tb testing.TB, args ...string) {
 	tb.Helper()
 	tb.Cleanup(func() { do(tb, args...) })
