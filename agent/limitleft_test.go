@@ -72,13 +72,13 @@ func TestLimitThatIsLeft(t *testing.T) {
 		f.a.again()
 	}
 	undo()
-	f.a.limits.ClearLeft(t.Context())
+	f.a.limits.Left.Clear(t.Context())
 	f.a.wantTold(dev, iolimit.Limits{}, "tried again")
 	if f.a.says("has the limit of a volume yet that is not there any more") {
 		t.Error("doctor says still that it is left")
 	}
 	f.a.again()
-	if n := len(f.a.limits.Leftovers()); n > 0 {
+	if n := len(f.a.limits.Left.List()); n > 0 {
 		t.Errorf("%d are left on record", n)
 	}
 }

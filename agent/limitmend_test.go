@@ -38,20 +38,20 @@ func TestLimitThatIsLeftOnAnothersNumber(t *testing.T) {
 	rec := throttle.LimitRecord{Boot: f.a.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
 	blind := throttle.New(throttle.Cgroups{Hierarchy: h}, f.a.cgroupDeps())
 	blind.Why = iolimit.ErrNone
-	if err := blind.Strip(t.Context(), d.ID, rec); err != nil {
+	if err := blind.Left.Strip(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
 	}
-	blind.ClearLeft(t.Context())
-	if n := len(blind.Leftovers()); n != 1 {
+	blind.Left.Clear(t.Context())
+	if n := len(blind.Left.List()); n != 1 {
 		t.Errorf("%d are on record where nothing can be taken away", n)
 	}
-	f.a.limits.Leaves(rec)
-	f.a.limits.ClearLeft(t.Context())
+	f.a.limits.Left.Record(rec)
+	f.a.limits.Left.Clear(t.Context())
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
 	}
 	f.a.wantTold(dev, slowly, "one that it names")
-	if n := len(f.a.limits.Leftovers()); n != 0 {
+	if n := len(f.a.limits.Left.List()); n != 0 {
 		t.Errorf("%d are left", n)
 	}
 	f.a.unmounts("db", "one")

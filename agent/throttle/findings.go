@@ -42,7 +42,7 @@ func (l *Limits) Check(r *findings.List) {
 		r.Add(findings.Error, "volume "+d.Volume, "",
 			"its speed is not limited as its profile says: %v; that is tried again each %s", err, MendEvery)
 	}
-	for _, rec := range l.Leftovers() {
+	for _, rec := range l.Left.List() {
 		r.Add(findings.Warning, "device "+rec.Device.String(), "",
 			"has the limit of a volume yet that is not there any more; to take that away is tried again each %s",
 			MendEvery)
@@ -65,20 +65,6 @@ func (l *Limits) misses() map[uuid.UUID]error {
 	return maps.Clone(l.not)
 }
 
-// outside returns the groups that use the dataset and that, with version 2, are not below any of the parents that
-// get a rule before a container starts. The caller holds e.Mu.
-func (l *Limits) outside(e *Limited) (groups []string) {
-	if l.Hierarchy.Version != iolimit.V2 {
-		return nil
-	}
-	for _, g := range e.Rec.Groups {
-		if !slices.ContainsFunc(l.parents, func(p string) bool { return iolimit.Below(g, p) }) && l.Hierarchy.Has(g) {
-			groups = append(groups, g)
-		}
-	}
-	return groups
-}
-
 // Problems returns which promise on the speed of a dataset is broken; "" if none is.
 func (l *Limits) Problems(d dataset.Dataset) string {
 	if err := l.Missed(d.ID); err != nil {
@@ -99,7 +85,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	if out := l.outside(e); len(out) > 0 {
+	if out := l.outside(e.Rec.Groups); len(out) > 0 {
 		return l.strictly(out)
 	}
 	if groups, err := l.astray(e); err != nil || len(groups) > 0 {
@@ -119,13 +105,6 @@ func (e *Limited) bareNow() []string {
 func unlimitedIn(groups []string) string {
 	return "its speed is not limited in control group " + strings.Join(groups, ", ") +
 		", which it is used in: nobody has handed the controller io down to it"
-}
-
-// strictly returns why a strict limit does not hold; "" if it does.
-func (l *Limits) strictly(outside []string) string {
-	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
-		", which is below none of " + strings.Join(l.parents, ", ") +
-		": it has a limit of its own there, from about a second after its start"
 }
 
 func (l *Limits) checkLimited(r *findings.List, e *Limited) {
@@ -149,7 +128,7 @@ func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 	if len(e.bare) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
 	}
-	out := l.outside(e)
+	out := l.outside(e.Rec.Groups)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:

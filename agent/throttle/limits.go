@@ -6,10 +6,8 @@
 package throttle
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -24,7 +22,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/iolimit"
-	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Cgroups says which control groups limit the speed of volumes.
@@ -41,20 +38,15 @@ type Cgroups struct {
 // left/<device> until it is.
 type Limits struct {
 	Deps
-	Hierarchy iolimit.Hierarchy
-	Why       error // why this host has no hierarchy to set rules in
-	// leaky is why the hierarchy does not limit everything that is written. No mount is promised a limit then,
-	// and the rules that are left in it are removed.
-	leaky   error
-	parents []string // with version 2, the groups below which engines put containers
+	*Controller
+	Left *Leftovers
 
 	wake chan struct{}
 	mu   sync.Mutex
 	Of   map[uuid.UUID]*Limited
 	not  map[uuid.UUID]error // why a mounted dataset is not limited as its profile says; tried again
-	left map[iolimit.Device]LimitRecord
-	lost string        // why base fails; "" if it does not
-	used time.Duration // when a volume was last mounted, by the steady clock
+	lost string              // why base fails; "" if it does not
+	used time.Duration       // when a volume was last mounted, by the steady clock
 }
 
 // Limited is one mounted dataset whose speed is limited, or whose limit is suspended.
@@ -133,60 +125,11 @@ func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
 
 // New finds out which limits this host can set.
 func New(cfg Cgroups, deps Deps) *Limits {
-	l := &Limits{Deps: deps, Hierarchy: cfg.Hierarchy, parents: cfg.Parents, wake: make(chan struct{}, 1),
-		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}, left: map[iolimit.Device]LimitRecord{}}
-	if l.Hierarchy.Dir == "" {
-		table, err := mount.Table()
-		if err == nil {
-			l.Hierarchy, err = iolimit.Detect(table)
-		}
-		l.Why = err
-	}
-	if l.Why == nil {
-		l.leaky = l.Hierarchy.Holds()
-	}
-	if len(l.parents) == 0 {
-		l.parents = []string{"/system.slice", "/docker"}
-	}
+	l := &Limits{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
+		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}}
+	l.Left = &Leftovers{boot: deps.Boot, db: deps.DB, logger: deps.Logger, controller: l.Controller, limited: l.All,
+		of: map[iolimit.Device]LimitRecord{}}
 	return l
-}
-
-// Kind returns which limits a pool on this host can promise for volumes with a device of their own; "" for none.
-func (l *Limits) Kind() dataset.Limits {
-	if l.cannot() != nil {
-		return ""
-	}
-	return l.Hierarchy.Kind()
-}
-
-// cannot returns why this host cannot limit volumes; nil if it can.
-func (l *Limits) cannot() error { return cmp.Or(l.Why, l.leaky) }
-
-// base returns the groups that get a rule no matter which container uses the volume: with version 1 the root
-// group, to which the kernel's own writes belong; with version 2 the parents of all containers.
-func (l *Limits) base() ([]string, error) {
-	if l.Hierarchy.Version == iolimit.V1 {
-		return l.above(), nil
-	}
-	var groups []string
-	var errs []error
-	for _, p := range l.parents {
-		err := l.Hierarchy.Enable(p)
-		if err == nil {
-			groups = append(groups, p)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	if len(groups) == 0 {
-		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported,
-			"none of the control groups %s is there to be limited (name those of your engine's containers: "+
-				"cgroup_parents in drover.yaml)", dataset.Have(l.parents)))
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return groups, nil
 }
 
 // Get returns the limit of a mounted dataset; nil if it has none.
@@ -296,26 +239,6 @@ func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) err
 		e.Rec.Before = nil
 	}
 	return err
-}
-
-// set sets the rules of a record in groups. A group that is gone needs none.
-func (l *Limits) set(rec LimitRecord, groups []string) error {
-	var errs []error
-	for _, g := range groups {
-		if err := l.Hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// clear removes the rules of a record from its groups.
-func (l *Limits) clear(rec LimitRecord) error {
-	var errs []error
-	for _, g := range rec.Groups {
-		errs = append(errs, l.Hierarchy.Clear(g, rec.Device))
-	}
-	return errors.Join(errs...)
 }
 
 // unlimit removes the limits of a mounted dataset, unless it is fenced: the guard would then restore the rules

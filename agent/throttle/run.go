@@ -50,7 +50,7 @@ func (l *Limits) Run() {
 		all := now-full >= MendEvery
 		if all {
 			full = now
-			l.ClearLeft(l.Ctx)
+			l.Left.Clear(l.Ctx)
 		}
 		if told || all {
 			l.Renew()
@@ -67,7 +67,7 @@ func (l *Limits) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case len(l.Of) == 0 && len(l.not)+len(l.left) == 0:
+	case len(l.Of) == 0 && len(l.not) == 0 && l.Left.isEmpty():
 		return 0
 	case len(l.Of) == 0:
 		return MendEvery
@@ -321,13 +321,6 @@ func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	}
 	k.rules[g] = rules
 	return rules, nil
-}
-
-// Binds reports whether rules on groups also bind the processes of another group.
-func (l *Limits) Binds(groups []string, g string) bool {
-	return slices.ContainsFunc(groups, func(has string) bool {
-		return has == g || l.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
-	}) || l.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
 // astray returns the groups whose rules differ from those that were set. The caller holds e.Mu.

@@ -28,7 +28,6 @@ var stillTooLarge = map[string]int{
 	"package control":                   49,
 	"type agent.Agent":                  362,
 	"type agent/pool.Pools":             78,
-	"type agent/throttle.Limits":        48,
 	"type backends/backendtest.fixture": 72,
 	"type backends/btrfs.Pool":          74,
 	"type backends/dir.Pool":            50,

@@ -1,0 +1,137 @@
+package throttle
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Controller sets limits in the control groups of this host, and knows which limits the host can enforce. It does
+// not change after New, so it needs no lock.
+type Controller struct {
+	Hierarchy iolimit.Hierarchy
+	Why       error // why this host has no hierarchy to set rules in
+	// leaky is why the hierarchy does not limit everything that is written. No mount is promised a limit then,
+	// and the rules that are left in it are removed.
+	leaky   error
+	parents []string // with version 2, the groups below which engines put containers
+}
+
+// newController detects the hierarchy of this host, unless cfg names one.
+func newController(cfg Cgroups) *Controller {
+	c := &Controller{Hierarchy: cfg.Hierarchy, parents: cfg.Parents}
+	if c.Hierarchy.Dir == "" {
+		table, err := mount.Table()
+		if err == nil {
+			c.Hierarchy, err = iolimit.Detect(table)
+		}
+		c.Why = err
+	}
+	if c.Why == nil {
+		c.leaky = c.Hierarchy.Holds()
+	}
+	if len(c.parents) == 0 {
+		c.parents = []string{"/system.slice", "/docker"}
+	}
+	return c
+}
+
+// Kind returns which limits a pool on this host can promise for volumes with a device of their own; "" for none.
+func (c *Controller) Kind() dataset.Limits {
+	if c.cannot() != nil {
+		return ""
+	}
+	return c.Hierarchy.Kind()
+}
+
+// cannot returns why this host cannot limit volumes; nil if it can.
+func (c *Controller) cannot() error { return cmp.Or(c.Why, c.leaky) }
+
+// base returns the groups that get a rule no matter which container uses the volume: with version 1 the root
+// group, to which the kernel's own writes belong; with version 2 the parents of all containers.
+func (c *Controller) base() ([]string, error) {
+	if c.Hierarchy.Version == iolimit.V1 {
+		return c.above(), nil
+	}
+	var groups []string
+	var errs []error
+	for _, p := range c.parents {
+		err := c.Hierarchy.Enable(p)
+		if err == nil {
+			groups = append(groups, p)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if len(groups) == 0 {
+		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported,
+			"none of the control groups %s is there to be limited (name those of your engine's containers: "+
+				"cgroup_parents in drover.yaml)", dataset.Have(c.parents)))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return groups, nil
+}
+
+// above returns the groups that get a rule no matter which container uses a volume, whether they exist or not.
+func (c *Controller) above() []string {
+	if c.Hierarchy.Version == iolimit.V1 {
+		return []string{iolimit.Root}
+	}
+	return c.parents
+}
+
+// Binds reports whether rules on groups also bind the processes of another group.
+func (c *Controller) Binds(groups []string, g string) bool {
+	return slices.ContainsFunc(groups, func(has string) bool {
+		return has == g || c.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
+	}) || c.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
+}
+
+// outside returns those of the used groups that, with version 2, are not below any of the parents that get a rule
+// before a container starts.
+func (c *Controller) outside(used []string) (groups []string) {
+	if c.Hierarchy.Version != iolimit.V2 {
+		return nil
+	}
+	for _, g := range used {
+		if !slices.ContainsFunc(c.parents, func(p string) bool { return iolimit.Below(g, p) }) && c.Hierarchy.Has(g) {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+// set sets the rules of a record in groups. A group that is gone needs none.
+func (c *Controller) set(rec LimitRecord, groups []string) error {
+	var errs []error
+	for _, g := range groups {
+		if err := c.Hierarchy.Set(g, rec.Device, rec.Limits); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clear removes the rules of a record from its groups.
+func (c *Controller) clear(rec LimitRecord) error {
+	var errs []error
+	for _, g := range rec.Groups {
+		errs = append(errs, c.Hierarchy.Clear(g, rec.Device))
+	}
+	return errors.Join(errs...)
+}
+
+// strictly returns why a strict limit does not hold; "" if it does.
+func (c *Controller) strictly(outside []string) string {
+	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
+		", which is below none of " + strings.Join(c.parents, ", ") +
+		": it has a limit of its own there, from about a second after its start"
+}

@@ -1,0 +1,171 @@
+package throttle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+)
+
+// Leftovers removes the rules of devices that no longer belong to a limited dataset, and records those that could
+// not be removed until a later attempt succeeds. Without that, the next user of the device number would inherit
+// the rules.
+type Leftovers struct {
+	boot       string // the UUID of this boot of the kernel
+	db         records.DB
+	logger     logrus.FieldLogger
+	controller *Controller
+	limited    func() []*Limited // returns the limits of all mounted datasets
+
+	mu sync.Mutex
+	of map[iolimit.Device]LimitRecord
+}
+
+// load reads the recorded leftovers from the database.
+func (l *Leftovers) load(ctx context.Context) error {
+	return l.db.Each(ctx, "left/", func(_ string, v []byte) error {
+		var rec LimitRecord
+		err := json.Unmarshal(v, &rec)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.of[rec.Device] = rec
+		return err
+	})
+}
+
+// isEmpty reports whether no rule is left over.
+func (l *Leftovers) isEmpty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.of) == 0
+}
+
+// Strip removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
+// recorded under the device.
+func (l *Leftovers) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
+	told := map[string]any{"limits/" + id.String(): nil}
+	err := l.takeAway(rec)
+	if err != nil {
+		told["left/"+rec.Device.String()] = l.Record(rec)
+	}
+	if errors.Is(err, errNotNow) {
+		err = nil
+	}
+	return errors.Join(err, l.db.Put(ctx, told))
+}
+
+// Record records the rules that are left on a device, together with those recorded before.
+func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, is := l.of[rec.Device]; is {
+		rec.Before = append(append(rec.Before, was.Before...), was.Limits)
+		rec.Groups = Union(rec.Groups, was.Groups)
+	}
+	l.of[rec.Device] = rec
+	return rec
+}
+
+// Clear tries again to remove the rules that are left.
+func (l *Leftovers) Clear(ctx context.Context) {
+	for _, rec := range l.List() {
+		err := l.takeAway(rec)
+		if err == nil {
+			l.mu.Lock()
+			delete(l.of, rec.Device)
+			l.mu.Unlock()
+			err = l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+		}
+		if err != nil && !errors.Is(err, errNotNow) {
+			l.logger.WithError(err).WithField("device",
+				rec.Device).Error("limit of a volume that is not there any more was not taken away")
+		}
+	}
+}
+
+// List returns the rules of devices that are gone and that could not be removed yet.
+func (l *Leftovers) List() (list []LimitRecord) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, rec := range l.of {
+		list = append(list, rec)
+	}
+	return list
+}
+
+// errNotNow says that none of this host's limits could be read or changed since this start.
+var errNotNow = errors.New("no limit can be taken away since this start")
+
+// takeAway removes rules as the record says that they were set, value by value, because somebody else may have
+// set other values for the present user of the device number. If the device now belongs to another volume, its
+// groups get the rules of that volume.
+func (l *Leftovers) takeAway(rec LimitRecord) error {
+	if rec.Boot != l.boot {
+		return nil
+	}
+	if l.controller.Why != nil {
+		return errNotNow
+	}
+	groups := rec.Groups
+	for _, e := range l.limited() {
+		if e.device() == rec.Device {
+			e.Mu.Lock() // its groups do not change meanwhile
+			defer e.Mu.Unlock()
+			groups = slices.DeleteFunc(slices.Clone(groups),
+				func(g string) bool { return slices.Contains(e.Rec.Groups, g) })
+			break
+		}
+	}
+	var errs []error
+	for _, g := range groups {
+		has, err := l.controller.Hierarchy.Get(g, rec.Device)
+		if rest := has.Without(append(rec.Before, rec.Limits)...); err == nil && rest != has {
+			err = l.controller.Hierarchy.Set(g, rec.Device, rest)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sweep removes the rules of loop devices that have no file. It is called if the agent's database was lost, and
+// with it the record of what was set. Such a rule is of no use to anybody, and the next user of the number would
+// inherit it. Only loop devices reuse their numbers: a rule of another device goes with the device.
+func (l *Leftovers) sweep() error {
+	if l.controller.Why != nil {
+		return nil
+	}
+	var errs []error
+	for _, g := range l.controller.above() {
+		rules, err := l.controller.Hierarchy.Rules(g)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for dev, has := range rules {
+			if dev.Major != LoopMajor || has == (iolimit.Limits{}) || attached(dev) {
+				continue
+			}
+			l.logger.WithField("group", g).WithField("device",
+				dev).Warn("a loop device without a file had a limit: taken away")
+			errs = append(errs, l.controller.Hierarchy.Clear(g, dev))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// LoopMajor is the major device number of loop devices.
+const LoopMajor = 7 // Documentation/admin-guide/devices.txt
+
+// attached reports whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
+func attached(dev iolimit.Device) bool {
+	_, err := os.Stat("/sys/dev/block/" + dev.String() + "/loop/backing_file")
+	return !errors.Is(err, fs.ErrNotExist)
+}

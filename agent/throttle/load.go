@@ -1,0 +1,148 @@
+package throttle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Load reads the rules that were set before this start. A rule of a device that is gone, or that now belongs to
+// something else, is removed, because the next user of the device number would inherit it. A dataset that is
+// still mounted keeps its limits, also if a crash left them suspended.
+func (l *Limits) Load(ctx context.Context, recovered bool) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var gone []*Limited
+	err = errors.Join(
+		l.DB.Each(ctx, "limits/", func(rest string, v []byte) error {
+			e := &Limited{}
+			var err error
+			if e.id, err = uuid.Parse(rest); err != nil {
+				return err
+			}
+			if err := json.Unmarshal(v, &e.Rec); err != nil {
+				return err
+			}
+			m := table.At(l.Mounts.Path(e.id))
+			if e.Rec.Boot == l.Boot && m != nil &&
+				e.Rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
+				l.put(e)
+			} else {
+				gone = append(gone, e)
+			}
+			return nil
+		}),
+		l.Left.load(ctx))
+	if err != nil {
+		return err
+	}
+	for _, e := range gone {
+		errs = append(errs, l.Left.Strip(ctx, e.id, e.Rec))
+	}
+	l.Left.Clear(ctx)
+	if recovered {
+		errs = append(errs, l.Left.sweep())
+	}
+	if l.Why == nil {
+		errs = append(errs, l.imposeAll(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		l.Logger.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
+	}
+	for _, m := range table.Under(l.Mounts.Root()) {
+		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
+		if d, known := l.Cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
+			l.relimit(d)
+		}
+	}
+	return nil
+}
+
+// imposeAll sets all recorded rules again at a start. It asks the guard once for all of them: if the guard hangs,
+// one question per rule would add up.
+func (l *Limits) imposeAll(ctx context.Context) error {
+	all, told := l.All(), map[string]any{}
+	for _, e := range all {
+		e.Rec.Lifted = time.Time{}
+		told["limits/"+e.id.String()] = e.Rec
+	}
+	if err := l.DB.Put(ctx, told); err != nil {
+		return err
+	}
+	fencing := l.Fence.Look()
+	var errs []error
+	for _, e := range all {
+		errs = append(errs, l.impose(e, fencing))
+	}
+	return errors.Join(errs...)
+}
+
+// End removes the limits of a dataset that is no longer mounted.
+func (l *Limits) End(d dataset.Dataset) {
+	l.miss(d.ID, nil)
+	e := l.Get(d.ID)
+	if e == nil {
+		return
+	}
+	if err := l.unlimited(context.WithoutCancel(l.Ctx), e); err != nil {
+		l.log(d).WithError(err).Error("limits of its speed were left over")
+	}
+}
+
+// unlimited removes the limits of a dataset, and its rules from the device.
+func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
+	e.Mu.Lock()
+	over, rec := e.over, e.Rec
+	e.over = true
+	e.Mu.Unlock()
+	if over {
+		return nil
+	}
+	l.mu.Lock()
+	delete(l.Of, e.id)
+	l.mu.Unlock()
+	return l.Left.Strip(ctx, e.id, rec)
+}
+
+// Disinherit removes rules that already exist for the device from which a dataset was just mounted. They come
+// from an earlier user of the number, such as an agent on this host whose record is lost.
+func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
+	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
+	if err != nil || !own || l.Why != nil {
+		return
+	}
+	if e := l.Get(d.ID); e != nil && e.device() == dev {
+		return
+	}
+	for _, g := range l.above() {
+		has, err := l.Hierarchy.Get(g, dev)
+		if err == nil && has == (iolimit.Limits{}) {
+			continue
+		}
+		log := l.log(d).WithField("group", g).WithField("device", dev)
+		if err == nil {
+			err = l.Hierarchy.Clear(g, dev)
+		}
+		if err == nil {
+			log.Warn("the number of its device had a limit that somebody has left: taken away")
+			continue
+		}
+		log.WithError(err).Error("the number of its device may have a limit that somebody has left")
+		rec := l.Left.Record(LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}})
+		if err := l.DB.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
+			log.WithError(err).Error("that is not on record")
+		}
+	}
+	l.soon()
+}
