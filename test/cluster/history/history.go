@@ -1,7 +1,7 @@
-// Package history records what clients of a cluster asked and were told, and checks
-// that a single correct server could have answered so, each request at one instant
-// between its call and its answer (linearizability): Names of volumes, Leases of
-// datasets. Each name and each dataset is a history of its own.
+// Package history records the requests of a cluster's clients and the answers that they got. It checks whether
+// one correct server could have answered so, if it executed each request at one moment between its call and its
+// answer (linearizability). There are two kinds of histories: Names of volumes, and Leases of datasets. Each name
+// and each dataset has a separate history.
 package history
 
 import (
@@ -16,33 +16,33 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// Request is what a client asks.
+// Request is one request of a client.
 type Request struct {
-	Key  string // the volume's name, or the dataset
+	Key  string // name of the volume, or the dataset
 	What What
-	Node string // of a lease: who asks
+	Node string // of a lease: the node that mounts
 	ID   string // of a lease: the mount ID
 }
 
 // What is a kind of request.
 type What string
 
-// The kinds of requests: of names, and of leases.
+// The kinds of requests for names and for leases. The comment says which fields of the answer are set.
 const (
-	Create What = "create" // Is: the dataset that the name has then; or Done
-	Get    What = "get"    // Is: the dataset that it has, or Absent
+	Create What = "create" // Is: the dataset that the name then has; or Done
+	Get    What = "get"    // Is: the dataset that the name has; or Absent
 	Remove What = "remove" // Done, or Absent
 
 	Mount   What = "mount"   // At: the epoch, on Node for ID
 	Unmount What = "unmount" // Done
-	Fence   What = "fence"   // Done: what Node had mounted is void, in a person's or the guard's word
+	Fence   What = "fence"   // Done: the mounts of Node are no longer valid, according to an operator or the guard
 
-	save    What = "save"     // of all keys: what PutBack says
-	putBack What = "put back" // likewise
+	save    What = "save"     // for all keys: when the state was saved to which PutBack returns
+	putBack What = "put back" // for all keys: while answers may come from the saved state
 )
 
-// Answer is what a client was told. The zero value is no answer: the request had its
-// effect, will have it at any time, or has none.
+// Answer is the answer to a client. The zero value means that there was no answer: the request has taken effect,
+// will take effect at some time, or has no effect.
 type Answer struct {
 	Done    bool
 	Refused bool   // with an error that says that nothing was changed
@@ -58,21 +58,21 @@ type Recorder struct {
 
 	mu    sync.Mutex
 	all   []*porcupine.Operation
-	backs []*porcupine.Operation // two for each time that all of it was put back
+	backs []*porcupine.Operation // two for each time that everything was put back
 }
 
-// Names is a history of volumes' names.
+// Names returns a history of the names of volumes.
 func Names() *Recorder { return newRecorder(names()) }
 
-// Leases is a history of who mounted what.
+// Leases returns a history of mounts.
 func Leases() *Recorder { return newRecorder(leases()) }
 
 func newRecorder(m porcupine.NondeterministicModel) *Recorder {
 	return &Recorder{model: m.ToModel(), start: time.Now()}
 }
 
-// Begin notes that a client sends a request now; what it returns notes the answer. Until
-// that is called, and when it is called with no answer, none has come.
+// Begin records that a client sends a request now. The returned function records the answer. Until it is called,
+// or if it is called with no answer, the request has none.
 func (r *Recorder) Begin(q Request) (end func(Answer)) {
 	op := &porcupine.Operation{Input: q, Output: Answer{}, Call: int64(time.Since(r.start)), Return: math.MaxInt64}
 	r.mu.Lock()
@@ -87,7 +87,7 @@ func (r *Recorder) Begin(q Request) (end func(Answer)) {
 	}
 }
 
-// Happened notes what was done between an instant and now, which shows in hindsight.
+// Happened records something that took place between since and now, and became known only afterwards.
 func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 	op := &porcupine.Operation{Input: q, Output: a, Call: int64(since.Sub(r.start)), Return: int64(time.Since(r.start))}
 	r.mu.Lock()
@@ -95,10 +95,10 @@ func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 	r.all = append(r.all, op)
 }
 
-// PutBack notes that since an instant whoever answers may know what it knew at a time
-// between two others, and not what it said since. Names come out of that as they were then
-// or as they are, epochs of leases may be one higher. What it returns says that this is
-// over, until it is called again.
+// PutBack records that the store was restored at a moment to its state of some time between from and to. From
+// then on, answers may come from that state, without what was acknowledged since. Names are as they were then or
+// as they are now; epochs of leases may be one higher. The returned function records that this has ended. If it
+// is called several times, the last call counts.
 func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
 	saved := &porcupine.Operation{
 		Input:  Request{What: save},
@@ -117,17 +117,15 @@ func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
 	}
 }
 
-// void reports whether a name was asked for while what was put back may have answered. The
-// lock is held.
+// void reports whether a name was requested while answers could come from the restored state. The lock is held.
 func (r *Recorder) void(op *porcupine.Operation) bool {
 	return slices.ContainsFunc(r.backs, func(b *porcupine.Operation) bool {
 		return b.Input.(Request).What == putBack && op.Return > b.Call && op.Call < b.Return
 	})
 }
 
-// Check returns what is wrong: one text for each key whose answers no correct server
-// could have given, or of which that could not be told within a time, with its requests.
-// Clients may go on meanwhile; what they ask then is not looked at.
+// Check returns one text for each key whose answers no correct server could have given, or that could not be
+// checked in time, with its requests. Clients may continue meanwhile; their new requests are not checked.
 func (r *Recorder) Check(within time.Duration) (bad []string) {
 	byKey := map[string][]porcupine.Operation{}
 	var keys []string
@@ -139,7 +137,7 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 			a, known.Output, known.Return = Answer{}, Answer{}, math.MaxInt64
 		}
 		if a.Refused || q.What == Get && a == (Answer{}) {
-			continue // changed nothing, and tells nothing
+			continue // it changed nothing, and shows nothing
 		}
 		if _, seen := byKey[q.Key]; !seen {
 			keys = append(keys, q.Key)
@@ -165,7 +163,7 @@ func verdict(res porcupine.CheckResult) string {
 	return "no correct server gives these answers"
 }
 
-// Len is how many requests were recorded.
+// Len returns how many requests were recorded.
 func (r *Recorder) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

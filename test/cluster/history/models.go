@@ -7,20 +7,19 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// name is the state of one: the dataset that it points at, "" for none and unseen for
-// one that no client was told of, and those that it once had.
+// name is the state of a name: its dataset, and the datasets that it had before. The dataset is "" if there is
+// none, and unseen if no client has learned of it.
 type name struct {
 	now  string
-	dead string // sorted, with commas
-	then saved  // what it is put back to
+	dead string // sorted, separated by commas
+	then saved  // the state to which it may be put back
 }
 
 type saved struct{ now, dead string }
 
 const unseen = "?"
 
-// names: a name has one dataset at a time, and none that it had before (a dataset is for
-// life).
+// names returns the model of names: a name has one dataset at a time, and never one that it had before.
 func names() porcupine.NondeterministicModel {
 	return porcupine.NondeterministicModel{
 		Init: func() []any { return []any{name{}} },
@@ -44,7 +43,7 @@ func names() porcupine.NondeterministicModel {
 	}
 }
 
-// is is the name with another dataset.
+// is returns the name with another dataset.
 func (s name) is(dataset string) name {
 	s.now = dataset
 	return s
@@ -97,17 +96,18 @@ func (s name) bury() name {
 	return s.is("")
 }
 
-// lease is who has a dataset: the node that last mounted it, and its mount IDs.
+// lease is the state of a dataset: the node that mounted it last, and the mount IDs.
 type lease struct {
 	node  string
 	epoch uint64
-	loose bool   // the epoch is this or a newer one
-	rose  uint64 // by how much it may have grown under its users, as what was put back was mended
-	ids   string // sorted, with commas
+	loose bool // the epoch is at least this one
+	// how much the epoch may have grown while the dataset was in use, since a recovery of the store raises epochs
+	rose uint64
+	ids  string // sorted, separated by commas
 }
 
-// leases: a dataset that is in use is mounted on one node, under one epoch; the epoch only
-// grows, and changes only while it is not in use.
+// leases returns the model of leases: a dataset in use is mounted on one node, under one epoch. The epoch only
+// grows, and changes only while the dataset is not in use.
 func leases() porcupine.NondeterministicModel {
 	return porcupine.NondeterministicModel{
 		Init: func() []any { return []any{lease{}} },
@@ -136,7 +136,7 @@ func leases() porcupine.NondeterministicModel {
 	}
 }
 
-// maybe is then, or when there was no answer either.
+// maybe returns the possible states after a request: then and, if there was no answer, also the present one.
 func (s lease) maybe(then lease, a Answer) []any {
 	if a.Done {
 		return []any{then}

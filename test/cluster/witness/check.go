@@ -5,29 +5,29 @@ import (
 	"slices"
 )
 
-// Loss is what a promotion announced before it was done: what was written under an
-// epoch, or an older one, after an instant is not in the copy that was promoted.
+// Loss is what a promotion announced beforehand: writes under an epoch, or an older one, after a moment are not
+// in the promoted copy.
 type Loss struct {
 	Dataset string
-	Epoch   uint64 // that ended with it
-	After   int64  // CLOCK_BOOTTIME: when the promoted copy's last snapshot was begun
+	Epoch   uint64 // the epoch that ended with the promotion
+	After   int64  // CLOCK_BOOTTIME: beginning of the last snapshot of the promoted copy
 }
 
-// Raised is an epoch that took the place of the one before on the same node, whoever wrote:
-// as a store is recovered that went back.
+// Raised is an epoch that replaced the previous one on the same node, which may have writers. This happens when a
+// store is recovered after it was restored from an older backup.
 type Raised struct {
 	Dataset string
 	Epoch   uint64
 	Node    string
 }
 
-// Check returns what is wrong, the worst first; nothing when all is well. Per dataset:
-//   - two nodes wrote under one epoch, which has one home;
-//   - a write under an epoch ended after the first under a newer one had begun;
-//   - what was fsynced is in no copy, and no announced loss covers it;
-//   - a copy holds a token that no writer wrote.
+// Check returns what is wrong, the worst first, or nothing. For each dataset it reports:
+//   - two nodes that wrote under one epoch, which has only one home
+//   - a write under an epoch that ended after the first write under a newer epoch had begun
+//   - a write that was fsynced, is in no copy, and is not covered by an announced loss
+//   - a token in a copy that no writer wrote
 //
-// Writes that failed, and those of which no end was noted, may be there or not.
+// A copy may have or lack writes that failed, and writes whose end was not noted.
 func Check(entries []Entry, copies []Copy, losses []Loss, raised ...Raised) []string {
 	byDataset := map[string][]Entry{}
 	for _, e := range entries {
@@ -60,8 +60,8 @@ func sorted[V any](m map[string]V) []string {
 	return keys
 }
 
-// sharing finds epochs under which several nodes had their file open, whether or not what
-// they wrote failed, and whether or not at once.
+// sharing returns the epochs under which several nodes had their file open, even if their writes failed, and even
+// if not at the same time.
 func sharing(id string, entries []Entry) (bad []string) {
 	by, told := map[uint64]Entry{}, map[uint64]bool{}
 	for _, e := range entries {
@@ -78,9 +78,8 @@ func sharing(id string, entries []Entry) (bad []string) {
 	return bad
 }
 
-// overlapping compares each epoch with all newer ones: a write under it ends before the
-// first under any of those begins. One that failed may end later: that is what a fence
-// does to it.
+// overlapping compares each epoch with all newer ones: each write under it must end before the first write under
+// a newer one begins. A failed write may end later, since a fence makes writes fail.
 func overlapping(id string, entries []Entry, raised []Raised) []string {
 	first, last := map[uint64]Entry{}, map[uint64]Entry{}
 	var epochs []uint64
@@ -118,7 +117,7 @@ func overlapping(id string, entries []Entry, raised []Raised) []string {
 	return bad
 }
 
-// missing finds what was fsynced and is nowhere.
+// missing returns the writes that were fsynced and are in no copy.
 func missing(id string, entries []Entry, copies []Copy, losses []Loss) []string {
 	gone := slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
 		return e.Err != "" ||
@@ -139,8 +138,8 @@ func missing(id string, entries []Entry, copies []Copy, losses []Loss) []string 
 		id, len(gone), a.Token, a.Node, z.Token, z.Node, names, losses)}
 }
 
-// unwritten finds tokens of no writer. A writer that was killed may have written one
-// more than it noted.
+// unwritten returns the tokens that no writer wrote. A writer that was killed may have written one more token
+// than it noted.
 func unwritten(id string, entries []Entry, copies []Copy) []string {
 	type life struct {
 		writer string

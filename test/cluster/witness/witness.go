@@ -1,6 +1,6 @@
-// Package witness holds what writers testify: programs that write to volumes while
-// hosts, networks and control fail, and note each write outside of the volume. Check
-// holds it against what the volumes have in the end.
+// Package witness has the notes of writers: programs that write to volumes while hosts, networks and control
+// fail, and that note each write outside of the volume. Check compares the notes with the contents of the volumes
+// at the end.
 package witness
 
 import (
@@ -16,29 +16,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Token is what one write leaves in a volume: no two writes have the same.
+// Token is what one write stores in a volume. Each write has a different token.
 type Token struct {
 	Writer string `json:"writer"` // one process; no space in it
 	Epoch  uint64 `json:"epoch"`  // under which its file was opened
 	Seq    int    `json:"seq"`    // of its writes, from 1
 }
 
-// String is the line in the volume, without its end.
+// String returns the line in the volume, without its end.
 func (t Token) String() string { return fmt.Sprintf("%s %d %d", t.Writer, t.Epoch, t.Seq) }
 
-// Entry is what a writer notes of one token.
+// Entry is the note of a writer about one token.
 type Entry struct {
 	Token
 	Dataset string `json:"dataset"`
 	Node    string `json:"node"`
-	// Nanoseconds of CLOCK_BOOTTIME, which all machines of a test share, before the
-	// write and after the fsync.
+	// Begin and End are nanoseconds of CLOCK_BOOTTIME, which all machines of a test share, before the write and
+	// after the fsync.
 	Begin int64  `json:"begin"`
 	End   int64  `json:"end"`
 	Err   string `json:"err,omitempty"` // of the write or the fsync: the token is there or is not
 }
 
-// Now is the time of entries.
+// Now returns the present time for entries.
 func Now() (int64, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
@@ -47,8 +47,8 @@ func Now() (int64, error) {
 	return ts.Nano(), nil
 }
 
-// Logs reads the logs that match a pattern (filepath.Match). A last line without its end
-// is left out: the writer was killed in it.
+// Logs reads the logs that match a pattern (filepath.Match). It ignores an incomplete last line, which a writer
+// leaves if it is killed.
 func Logs(pattern string) ([]Entry, error) {
 	files, err := filepath.Glob(pattern)
 	if err != nil {
@@ -75,22 +75,22 @@ func Logs(pattern string) ([]Entry, error) {
 	return all, nil
 }
 
-// Copy is what one copy of a dataset holds: its head, or what was kept aside.
+// Copy is the contents of one copy of a dataset: of its head, or of a superseded head.
 type Copy struct {
 	Dataset string
 	Name    string // for messages: "head on host-a"
 	Tokens  map[Token]bool
-	Torn    []string // lines that are no tokens
+	Torn    []string // lines that are not tokens
 }
 
-// Read reads a copy's file.
+// Read reads the file of a copy.
 func Read(dataset, name string, r io.Reader) (Copy, error) {
 	c := Copy{Dataset: dataset, Name: name, Tokens: map[Token]bool{}}
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		line := lines.Text()
 		if line == "" {
-			continue // before the first write after a failed one
+			continue // an empty line comes before the first write after a failed one
 		}
 		var t Token
 		if _, err := fmt.Sscanf(line, "%s %d %d", &t.Writer, &t.Epoch, &t.Seq); err != nil || t.String() != line {
@@ -102,7 +102,7 @@ func Read(dataset, name string, r io.Reader) (Copy, error) {
 	return c, lines.Err()
 }
 
-// ReadFile is Read of a file; one that is not there is an empty one.
+// ReadFile reads the file of a copy by its path. A missing file counts as empty.
 func ReadFile(dataset, name, file string) (Copy, error) {
 	b, err := os.ReadFile(file)
 	if err != nil && !os.IsNotExist(err) {

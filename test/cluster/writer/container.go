@@ -8,16 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// box says in which mount namespace the writer runs. The zero value is the one that it was started in.
+// box describes the mount namespace in which the writer runs. The zero value is the namespace in which it was
+// started.
 type box struct {
-	root   string // an empty folder that becomes its root: a namespace as a container has it
-	volume string // with root: the folder that is /data in it
-	logs   string // with root: the folder that is /logs in it
-	beside int    // a process in a container: a copy of its namespace
+	root   string // an empty folder that becomes its root, as in a container
+	volume string // with root: the folder that is mounted at /data
+	logs   string // with root: the folder that is mounted at /logs
+	beside int    // PID of a process in a container: a copy of its namespace is used
 }
 
-// enter moves this program into its mount namespace and starts it there anew with args. It returns
-// only if that failed, or if there is nothing to enter. It needs the main thread.
+// enter moves this program into its mount namespace and starts it again there with args. It returns only if that
+// fails, or if there is nothing to enter. It must run on the main thread.
 func (b box) enter(args []string) error {
 	var err error
 	switch {
@@ -34,8 +35,8 @@ func (b box) enter(args []string) error {
 	return fmt.Errorf("enter a mount namespace: %w", err)
 }
 
-// contain makes a mount namespace as an engine does for a container: nothing that is mounted on the
-// host stays in it beside the volume and the folder of logs.
+// contain makes a mount namespace as an engine does for a container: of the mounts of the host, it contains only
+// the volume and the folder of logs.
 func (b box) contain() error {
 	program, err := os.Executable()
 	if err != nil {

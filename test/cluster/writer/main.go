@@ -1,7 +1,7 @@
-// Command writer writes to a volume until it is killed, a line and an fsync at a time
-// through a file that it opens once, and notes each outside of the volume. It goes on
-// after errors: whoever fences it must stop it. It can run in a mount namespace of its own, as
-// in a container, and in a copy of that, which outlives the container.
+// Command writer writes to a volume until it is killed. It writes one line at a time, with an fsync, through a
+// file that it opens once, and notes each write outside of the volume. It continues after errors, so a fence must
+// stop it. It can run in a separate mount namespace, as in a container, and in a copy of such a namespace, which
+// outlives the container.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// remaining are the arguments without those of the box.
+// remaining returns the arguments without those of the box.
 func remaining() (args []string) {
 	flag.Visit(func(f *flag.Flag) {
 		switch f.Name {
@@ -59,12 +59,12 @@ func remaining() (args []string) {
 
 type options struct {
 	file, log   string
-	entry       witness.Entry // of the next write
+	entry       witness.Entry // note about the next write
 	every       time.Duration
 	descriptors int
 }
 
-// run ends only with an error: of opening, or of the log.
+// run ends only with an error: it cannot open a file, or cannot write its log.
 func (o *options) run() error {
 	f, err := os.OpenFile(o.file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -96,11 +96,11 @@ func (o *options) run() error {
 	}
 }
 
-// write writes one token and times it. What the volume answers goes into the entry.
+// write writes one token and measures the time. The entry records the result.
 func (o *options) write(f *os.File) (err error) {
 	text := o.entry.Token.String() + "\n"
 	if o.entry.Err != "" {
-		text = "\n" + text // the one before may have left half a line
+		text = "\n" + text // the previous write may have left half a line
 	}
 	o.entry.Err = ""
 	if o.entry.Begin, err = witness.Now(); err != nil {
