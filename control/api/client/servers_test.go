@@ -22,8 +22,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// some is a client of several servers on unix sockets, asked in their order; each
-// handler can be exchanged.
+// some returns a client of several servers on unix sockets, which it asks in their order. A test can replace the
+// handler of each server.
 func some(t *testing.T, n int) (*Client, []*replica) {
 	t.Helper()
 	var list []*replica
@@ -52,7 +52,7 @@ func some(t *testing.T, n int) (*Client, []*replica) {
 	return c, list
 }
 
-// replica is one server.
+// replica is one server of a test.
 type replica struct {
 	t       *testing.T
 	path    string
@@ -69,7 +69,7 @@ func (r *replica) up() {
 	}
 	r.server = server.New(http.HandlerFunc(r.serve))
 	s := r.server
-	r.serving.Go(func() { _ = s.Serve(l) }) // which ends with an error always
+	r.serving.Go(func() { _ = s.Serve(l) }) // Serve always returns an error
 }
 
 func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
@@ -97,8 +97,8 @@ func unavailable(w http.ResponseWriter, _ *http.Request) {
 
 func broken(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-// A client keeps to the server that answers, and goes on to the next when it is
-// gone, breaks off, cuts its answer short or says that it is unavailable.
+// A client keeps using the server that answers. It asks the next one if that server is unreachable, breaks the
+// connection, sends half an answer, or reports that it is unavailable.
 func TestClientGoesOn(t *testing.T) {
 	for name, fail := range map[string]func(*replica){
 		"gone":        (*replica).down,
@@ -126,7 +126,7 @@ func TestClientGoesOn(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			// net/http itself asks twice when a connection that was used before breaks.
+			// net/http itself repeats a request if a connection that was used before breaks.
 			if a, b, d := list[0].asked.Load(), list[1].asked.Load(), list[2].asked.Load(); a > 2 || b != 3 || d != 0 {
 				t.Errorf("asked %d, %d, %d times", a, b, d)
 			}
@@ -134,8 +134,8 @@ func TestClientGoesOn(t *testing.T) {
 	}
 }
 
-// What was decided is no reason to ask another, and what may have happened and is
-// not the same when done twice is asked for once.
+// If a server has decided, no other is asked. A request that is not idempotent and may have been carried out is
+// sent only once.
 func TestClientDoesNotGoOn(t *testing.T) {
 	once := to(route.CreatePool).with(api.NewPool{})
 	for name, tc := range map[string]struct {
@@ -160,7 +160,7 @@ func TestClientDoesNotGoOn(t *testing.T) {
 			if dataset.KindOf(err) != tc.want || list[0].asked.Load() != 1 || list[1].asked.Load() != tc.second {
 				t.Errorf("%v, asked %d and %d times", err, list[0].asked.Load(), list[1].asked.Load())
 			}
-			// Whoever failed is left all the same: the next request is not to suffer.
+			// The client leaves a server that failed in any case, for the next request.
 			if away := tc.want == dataset.ErrUnavailable; away {
 				if err := c.conn.tell(soon(t), tc.call); err != nil || list[1].asked.Load() != 1 {
 					t.Errorf("the next: %v", err)
@@ -177,8 +177,8 @@ func TestClientDoesNotGoOn(t *testing.T) {
 	})
 }
 
-// A long poll of a server that goes away is asked of another; one that says
-// nothing, as a process that is stopped does, is left when its time is over.
+// If the server of a long poll becomes unreachable, the client asks another one. If a server does not answer, as
+// when its process is suspended, the client leaves it after the patience.
 func TestLongPollsMove(t *testing.T) {
 	for name, end := range map[string]func(c *Client, r *replica){
 		"gone":   func(_ *Client, r *replica) { r.server.Close() },
@@ -186,7 +186,7 @@ func TestLongPollsMove(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, list := some(t, 2)
-			c.conn.patience = time.Second // what the other has to answer
+			c.conn.patience = time.Second // how long the other server has to answer
 			entered := make(chan struct{})
 			list[0].answers(func(_ http.ResponseWriter, req *http.Request) { close(entered); <-req.Context().Done() })
 			wait := 10 * time.Minute
@@ -207,8 +207,8 @@ func TestLongPollsMove(t *testing.T) {
 	}
 }
 
-// When all are away the error says of each why, or what one that answers says;
-// each was asked once.
+// If no server can be reached, the error has the reason for each. If one of them answers with an error, that is
+// the error. Each is asked once.
 func TestAllServersAway(t *testing.T) {
 	c, list := some(t, 3)
 	for _, r := range list {
@@ -225,8 +225,7 @@ func TestAllServersAway(t *testing.T) {
 	}
 }
 
-// The end of the caller's own time is the caller's error, and leaves the server
-// that took it.
+// When the caller's time is over, the error is that of the caller's context, and the client leaves the server.
 func TestCallersTime(t *testing.T) {
 	c, list := some(t, 2)
 	list[0].answers(func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
@@ -240,8 +239,7 @@ func TestCallersTime(t *testing.T) {
 	}
 }
 
-// Each of many clients has an order of its own, and clients for one server alone
-// stay with it.
+// Clients use the servers in random order. A client for a single server stays with it.
 func TestSpreadAndApart(t *testing.T) {
 	first := map[string]int{}
 	for range 200 {
@@ -268,8 +266,8 @@ func TestSpreadAndApart(t *testing.T) {
 	}
 }
 
-// A report that a server may have taken without an answer says so to the next server, and one that no
-// server has received does not.
+// If a server may have received a report without answering, the report to the next server says so. Otherwise it
+// does not.
 func TestCommitSaysThatItIsSentAgain(t *testing.T) {
 	for name, fail := range map[string]func(*replica){
 		"breaks off": func(r *replica) { r.answers(broken) },

@@ -27,7 +27,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// endpoints returns method, path and operation ID of all there are.
+// endpoints returns method, path and operation ID of every endpoint.
 func endpoints(t *testing.T) (all []struct{ method, path, id string }) {
 	t.Helper()
 	h := Handler(Deps{Service: newFake()})
@@ -46,7 +46,7 @@ func endpoints(t *testing.T) (all []struct{ method, path, id string }) {
 	return all
 }
 
-// TestEveryEndpointHasARule: one without is nobody's.
+// Nobody may use an endpoint without a rule, so every endpoint needs one.
 func TestEveryEndpointHasARule(t *testing.T) {
 	for _, e := range endpoints(t) {
 		rule, known := ruleOf(e.id)
@@ -65,7 +65,7 @@ func TestEveryEndpointHasARule(t *testing.T) {
 	}
 }
 
-// flock is a cluster's authority with a server of the API on loopback.
+// flock is the authority of a cluster, and a server of the API on the loopback interface.
 type flock struct {
 	t       *testing.T
 	ca      *pki.Authority
@@ -105,7 +105,7 @@ func newFlock(t *testing.T, d Deps) *flock {
 	return f
 }
 
-// serveTLS serves on loopback until the test ends.
+// serveTLS serves on the loopback interface until the test ends.
 func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address string) {
 	t.Helper()
 	s := New(h)
@@ -115,7 +115,7 @@ func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address strin
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // Serve always returns an error
 	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return l.Addr().String()
 }
@@ -129,7 +129,7 @@ func (f *flock) pair(id pki.Identity) *pki.Pair {
 	return p
 }
 
-// believing is a client that shows a pair, and believes whoever answers.
+// believing returns a client configuration with a certificate that accepts every server.
 func believing(p *pki.Pair) *tls.Config {
 	cfg := &tls.Config{InsecureSkipVerify: true}
 	if p != nil {
@@ -142,7 +142,7 @@ func believing(p *pki.Pair) *tls.Config {
 	return cfg
 }
 
-// ask makes a request and returns what the answer's problem says; nil for a good one.
+// ask makes a request and returns the error in the answer, or nil.
 func (f *flock) ask(cfg *tls.Config, method, path, agent, body string) error {
 	f.t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
@@ -181,7 +181,7 @@ func (f *flock) took() []api.Change {
 	return c
 }
 
-// TestWhoIsLetIn: with real TLS, each is told in one line what is wrong.
+// Over real TLS, everybody who is refused gets one line that says why.
 func TestWhoIsLetIn(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake(), Version: "v1.4.0"})
 	foreign, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
@@ -228,7 +228,7 @@ func TestWhoIsLetIn(t *testing.T) {
 	}
 }
 
-// A connection that was let in is looked at again with each request.
+// The certificate of a connection is checked again for each request.
 func TestLookedAtAgain(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake()})
 	transport := &http.Transport{TLSClientConfig: believing(f.pair(nodeA))}
@@ -264,7 +264,7 @@ func TestLookedAtAgain(t *testing.T) {
 	}
 }
 
-// Without TLS nobody is let in over a network; who uses the host's socket may all.
+// Over a network nobody may do anything without TLS. A caller over the unix socket may do everything.
 func TestPlain(t *testing.T) {
 	h := Handler(Deps{Service: newFake()})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -288,13 +288,13 @@ func TestPlain(t *testing.T) {
 		g := guard{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = api.PrincipalOf(r.Context()) })}
 		g.ServeHTTP(w, r)
 	}))
-	_, _ = local.Volumes(soon(t), api.Page{}) // an empty answer: what it is asked with counts
+	_, _ = local.Volumes(soon(t), api.Page{}) // the answer does not matter, only the principal of the request
 	if !who.Local || who.From != "uid 0" || who.String() != "local uid 0" {
 		t.Errorf("%+v", who)
 	}
 }
 
-// Who has no certificate can join and do nothing else, and is bounded in that.
+// A caller without a certificate can only join, and its requests are limited.
 func TestStrangersJoin(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Members: fk})
@@ -316,7 +316,7 @@ func TestStrangersJoin(t *testing.T) {
 	if more := len(fk.take()); asked != 1 || more != 0 {
 		t.Error("asked", asked, more)
 	}
-	// As many as there is room for, and one more.
+	// As many joins as the limit allows, and one more.
 	in, out := make(chan struct{}), make(chan struct{})
 	fk.mu.Lock()
 	fk.block = func(context.Context) error { in <- struct{}{}; <-out; return nil }
@@ -335,7 +335,7 @@ func TestStrangersJoin(t *testing.T) {
 	}
 	close(out)
 	all.Wait()
-	// An expired certificate does not stand in the way of a new one: it is not asked for.
+	// A host with an expired certificate can get a new one, since joining does not ask for the old one.
 	if err := f.ask(believing(nil), "GET", "/v1/trust", "", ""); !errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
 	}

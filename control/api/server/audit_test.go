@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// TestAudit: each change is one entry, with who and how it ended; reads of records are none.
+// Each change is one line of the log, with who made it and how it ended. Reads of records have none.
 func TestAudit(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
@@ -57,7 +57,7 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// Who vouched for which node's end, and where a volume went for that, is in the log.
+// The log says who confirmed that a node is fenced, and where a volume was moved after that.
 func TestAuditOfWords(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake(), Members: newFake(), Local: newFake()})
 	admin := believing(f.pair(operator(pki.Admin)))
@@ -80,8 +80,8 @@ func TestAuditOfWords(t *testing.T) {
 	}
 }
 
-// A read that carries a volume or the store out is in the log like a change: also one that was refused,
-// and one that broke off, with how many bytes went out.
+// A read of a whole volume or of the store is in the log like a change, also if it was refused or interrupted,
+// with the number of bytes that were sent.
 func TestAuditOfWhatIsCarriedOut(t *testing.T) {
 	fk := newFake()
 	fk.stream = func(_ context.Context, w io.Writer) error { _, err := w.Write(make([]byte, 3000)); return err }
@@ -119,7 +119,7 @@ func TestAuditOfWhatIsCarriedOut(t *testing.T) {
 	want(api.Change{Who: bob, What: "export-volume", Target: "none", Outcome: api.Failed, Code: "not_found"})
 }
 
-// asksAndBreaksOff makes a request whose answer ends before it is whole.
+// asksAndBreaksOff makes a request whose answer ends early.
 func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
 	f.t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
@@ -128,7 +128,7 @@ func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
 		f.t.Fatal(err)
 	}
 	resp, err := transport.RoundTrip(r)
-	if err != nil { // it broke off before anything was sent
+	if err != nil { // the connection broke before anything was sent
 		return
 	}
 	defer resp.Body.Close()
@@ -137,7 +137,7 @@ func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
 	}
 }
 
-// What an agent in the same process changes is in the log as well.
+// Changes by an agent in the same process are in the log as well.
 func TestAudited(t *testing.T) {
 	fk := newFake()
 	var got []api.Change

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// BenchmarkHandler measures the calls that an agent makes for every volume, the
-// handler alone and with the client before it.
+// BenchmarkHandler measures the calls that an agent makes for every volume, for the handler only and with the
+// client.
 func BenchmarkHandler(b *testing.B) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f, Backup: f})

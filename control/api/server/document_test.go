@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestOpenAPIIsServed also looks at what generators of clients stumble over.
+// TestOpenAPIIsServed also checks what generators of clients depend on.
 func TestOpenAPIIsServed(t *testing.T) {
 	h := Handler(Deps{Service: newFake()})
 	w := httptest.NewRecorder()

@@ -18,8 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestEveryKindTravels: an error of any kind is one of the same kind and text
-// again in the client, and a problem in between.
+// The client returns an error of the same kind and text as the service. Between them the error is a problem.
 func TestEveryKindTravels(t *testing.T) {
 	f := newFake()
 	transports(t, Deps{Service: f, Local: f, Backup: f}, func(t *testing.T, c *client.Client) {
@@ -63,7 +62,7 @@ func TestProblemDetails(t *testing.T) {
 	}
 }
 
-// Errors that were joined are told in one line.
+// Joined errors are sent as one line.
 func TestJoinedErrorsAreOneLine(t *testing.T) {
 	f := newFake()
 	f.err = errors.Join(dataset.Errorf(dataset.ErrInUse, "volume db is in use"), errors.New("and could not be looked at"))
@@ -78,7 +77,7 @@ func TestJoinedErrorsAreOneLine(t *testing.T) {
 	}
 }
 
-// What is too long is cut, in whole characters, and says so; of an internal error too.
+// A text that is too long is truncated between characters and says so, also for an internal error.
 func TestLongErrorsAreCut(t *testing.T) {
 	long := errors.New("cannot be read: " + strings.Repeat("/verzeichnis-ä", 5000))
 	for _, err := range []error{long, dataset.Errorf(dataset.ErrInUse, "%w", long), errors.Join(long, dataset.Errorf(dataset.ErrNoSpace, "full"), long)} {
@@ -98,7 +97,7 @@ func TestLongErrorsAreCut(t *testing.T) {
 	}
 }
 
-// An error without a kind is internal; of a stack only the line goes out.
+// An error without a kind is internal. Only the first line is sent, without a stack.
 func TestInternalErrorKeepsItsLine(t *testing.T) {
 	f := newFake()
 	f.err = errors.New("disk on fire\ngoroutine 1 [running]:\nmain.go:1")
@@ -110,8 +109,7 @@ func TestInternalErrorKeepsItsLine(t *testing.T) {
 	}
 }
 
-// TestBadRequests: whatever is wrong with a request is a problem of one line,
-// and the service hears nothing of it.
+// Every invalid request is answered with a problem of one line, and does not reach the service.
 func TestBadRequests(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f, Backup: f})
@@ -188,7 +186,7 @@ func TestContentType(t *testing.T) {
 	}
 }
 
-// endless is a body that never ends, and knows how much of it was read.
+// endless is a body without an end that counts how much of it was read.
 type endless struct{ read int }
 
 func (e *endless) Read(b []byte) (int, error) {
@@ -252,7 +250,7 @@ func TestPanicIsAProblem(t *testing.T) {
 	}
 }
 
-// A handler that panics amid its answer must not leave a half that looks whole.
+// If a handler panics during its answer, the part that was sent must not look complete.
 func TestPanicAmidAnAnswer(t *testing.T) {
 	h := (&guard{next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"version":"1`))
@@ -307,8 +305,7 @@ func TestNoAgentNoStore(t *testing.T) {
 	}
 }
 
-// What is not Drover's answer is never taken for one: no such volume is only
-// said when the store said so.
+// An answer that is not Drover's is never taken for one. ErrNotFound is returned only if the store reported it.
 func TestStrangeAnswers(t *testing.T) {
 	for status, kind := range map[int]*dataset.Kind{
 		404: dataset.ErrInternal, 301: dataset.ErrInternal, 403: dataset.ErrInternal, 502: dataset.ErrUnavailable, 503: dataset.ErrUnavailable,
@@ -330,7 +327,7 @@ func TestStrangeAnswers(t *testing.T) {
 	}
 }
 
-// deadlines notes the deadlines for reading that a handler sets.
+// deadlines records the read deadlines that a handler sets.
 type deadlines struct {
 	http.ResponseWriter
 	last time.Time
@@ -338,8 +335,8 @@ type deadlines struct {
 
 func (d *deadlines) SetReadDeadline(t time.Time) error { d.last = t; return nil }
 
-// A deadline for reading that outlives the body ends the context of a handler
-// that works longer than that: net/http takes it for the end of the connection.
+// A read deadline that stays after the body ends the context of a handler that runs longer: net/http takes it for
+// the end of the connection.
 func TestNoReadDeadlineOutlivesTheBody(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f})

@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// fake is a Service, Local and Backup that notes what it was asked and answers
-// what it was told to.
+// fake is a Service, Local, Backup and Members that records its calls and returns what the test sets.
 type fake struct {
 	mu    sync.Mutex
 	asked []any
@@ -62,7 +61,7 @@ func newFake() *fake {
 	}
 }
 
-// call is one thing that a fake was asked.
+// asked is one recorded call.
 type asked struct {
 	Method string
 	Args   []any
@@ -340,8 +339,7 @@ func sampleOperation() dataset.Operation {
 	}
 }
 
-// emptying has three datasets in its trash, a page each, and cannot purge the
-// second.
+// emptying has three datasets in its trash, one on each page, and cannot purge the second.
 type emptying struct {
 	*fake
 	ids, purged []uuid.UUID

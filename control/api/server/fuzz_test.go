@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// FuzzAPIBody sends any body to any endpoint (C7): an answer that is well formed,
-// never a panic, and the service is asked at most once.
+// FuzzAPIBody sends arbitrary bodies to every endpoint (C7). The answer is well formed, the handler does not
+// panic, and the service is called at most once.
 func FuzzAPIBody(f *testing.F) {
 	service := newFake()
 	h := Handler(Deps{Service: service, Local: service, Backup: service, Panicked: func(request string, v any, stack []byte) {

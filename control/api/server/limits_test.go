@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Who is not known is answered at once, and does not hold a connection by a body that
-// never comes; nor by an endpoint that there is not.
+// A caller without a valid certificate is answered at once. It cannot keep a connection open with a body that
+// never arrives, also not at an unknown endpoint.
 func TestStrangersBodies(t *testing.T) {
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
 	if err != nil {
@@ -71,7 +71,7 @@ func TestStrangersBodies(t *testing.T) {
 	}
 }
 
-// One member has so many requests under way and no more, whatever they are; others go on.
+// The concurrent requests of one member are limited, whatever they are. Others can continue.
 func TestRequestsAtOnce(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
@@ -113,13 +113,13 @@ func TestRequestsAtOnce(t *testing.T) {
 	}
 }
 
-// fewAtOnce is an endpoint of agents of which one member has so many requests under way.
+// fewAtOnce is an endpoint for agents with a limit on the concurrent requests of one member.
 type fewAtOnce struct {
 	most       int
 	what, want string
 }
 
-// largeReports are those that take more than one thing, and so few at once.
+// largeReports returns the endpoints whose reports can be large, so that only a few are read at once.
 func largeReports() []fewAtOnce {
 	return []fewAtOnce{
 		{maxHeartbeats, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
@@ -128,7 +128,7 @@ func largeReports() []fewAtOnce {
 	}
 }
 
-// What a node holds is not read while nobody asks for it.
+// What a node holds is read only while a recovery asks for it.
 func TestHoldingsAreRefusedUnread(t *testing.T) {
 	var refusal error
 	f := newFlock(t, Deps{Service: newFake(), Gathers: func() error { return refusal }})
@@ -142,8 +142,8 @@ func TestHoldingsAreRefusedUnread(t *testing.T) {
 	}
 }
 
-// What an agent says of one thing is bounded, whatever it is; the answer says by how much.
-// What takes more is read a few at once, which TestRequestsAtOnce has by the same list.
+// The size of each report is limited, and the answer says what the limit is. Few large reports are read at once;
+// TestRequestsAtOnce uses the same list.
 func TestReportsAreBounded(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake()})
 	text, err := register(http.NewServeMux(), Deps{}).JSON()
@@ -188,8 +188,8 @@ func TestReportsAreBounded(t *testing.T) {
 	}
 }
 
-// What is served beside the document has a rule as well: nodes do not read the metrics of
-// control, which name all volumes.
+// Endpoints outside of the document have a rule as well. Nodes cannot read the metrics of control, which contain
+// the names of all volumes.
 func TestPlainEndpointsHaveRules(t *testing.T) {
 	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "drover_build_info 1\n") })
 	f := newFlock(t, Deps{Service: newFake(), Metrics: metrics})

@@ -16,8 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// transports runs a test against the handlers of d, once in process and once
-// over a unix socket.
+// transports runs a test against the handlers of d, once in this process and once over a unix socket.
 func transports(t *testing.T, d Deps, test func(*testing.T, *client.Client)) {
 	t.Helper()
 	t.Run("loopback", func(t *testing.T) {
@@ -56,7 +55,7 @@ func overSocket(t *testing.T, h http.Handler) (*client.Client, *http.Server) {
 	return c, s
 }
 
-// soon is a context for what should not last.
+// soon returns a context for calls that end soon.
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)

@@ -89,9 +89,9 @@ var fieldPowers = map[string][]power{
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 }
 
-// Each endpoint and each of its fields has a row that says what it lets a caller do. What vouches for a
-// fence, names a file of a host or says who belongs to the cluster takes the role admin, here or, where
-// requests are submitted, in control.
+// Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required
+// to confirm a fence, to name a file of a host, or to change who is a member. It is checked here or, for
+// submitted requests, in control.
 func TestI1WhoMayUseEachEndpoint(t *testing.T) {
 	seen := map[string]bool{}
 	for id, fields := range fieldsOfEndpoints(t) {
@@ -119,7 +119,7 @@ func TestI1WhoMayUseEachEndpoint(t *testing.T) {
 		if len(powers) > 0 && row.role == pki.Viewer {
 			t.Errorf("%s %v, and a viewer may", id, powers)
 		}
-		// A change is in the audit log anyway.
+		// A change is in the audit log in any case.
 		if carries := slices.Contains(row.powers, reads) && !slices.Contains(row.powers, decides); rule.exports != carries {
 			t.Errorf("%s: it carries data out: %t, and the audit log has it: %t", id, carries, rule.exports)
 		}
@@ -141,8 +141,8 @@ func TestI1WhoMayUseEachEndpoint(t *testing.T) {
 	}
 }
 
-// fieldsOfEndpoints reads from the document which parameters and members of bodies each endpoint has, but
-// for the endpoints of agents, each of which is for its own node, and for joining.
+// fieldsOfEndpoints reads the parameters and the members of the body of each endpoint from the document. It
+// leaves out joining, and the endpoints for agents, which act for their own node.
 func fieldsOfEndpoints(t *testing.T) map[string][]string {
 	t.Helper()
 	_, body := raw(t, Handler(Deps{Service: newFake()}), "GET", "/v1/openapi.json", "")
@@ -188,7 +188,7 @@ func fieldsOfEndpoints(t *testing.T) map[string][]string {
 	return all
 }
 
-// A handler that was given nobody to tell who asks over TLS lets nobody in, not even to join.
+// Without Deps.Peer nobody may ask over TLS, not even to join.
 func TestNobodyToTellWhoAsks(t *testing.T) {
 	h := Handler(Deps{Service: newFake()})
 	for _, path := range []string{"/v1/join", "/v1/volumes"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// raw makes a request by hand.
+// raw makes a request without the client.
 func raw(t testing.TB, h http.Handler, method, path, body string) (*http.Response, string) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -27,7 +27,7 @@ func raw(t testing.TB, h http.Handler, method, path, body string) (*http.Respons
 
 const opID = "?operation=4b1d8a5e-3c55-4c07-8c6a-0d2f8a1c9e01"
 
-// TestChanges: each endpoint of its own comes to the request that it stands for.
+// Each endpoint for one kind of change submits the request that it stands for.
 func TestChanges(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f})
@@ -72,7 +72,7 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// Without an ID one is made up, another one every time.
+// A request without an ID gets a new one each time.
 func TestAnIDIsMadeUp(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f})

@@ -24,7 +24,7 @@ var (
 	yes   = true
 )
 
-// fullFake answers every question with something in every field.
+// fullFake returns a fake whose answers have every field set.
 func fullFake() *fake {
 	f := newFake()
 	d := sampleDataset()
@@ -61,9 +61,8 @@ func fullFake() *fake {
 	return f
 }
 
-// TestEveryMethodArrives calls every method of the interfaces through client and
-// handlers: the service gets the arguments that were given, and the caller what
-// the service answered.
+// TestEveryMethodArrives calls every method of the interfaces through client and handlers. The service gets the
+// same arguments, and the caller gets the service's answer.
 func TestEveryMethodArrives(t *testing.T) {
 	f := fullFake()
 	req := api.Request{
@@ -197,7 +196,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	}
 }
 
-// Any request that people can write arrives as it was.
+// Every request that people can write arrives unchanged.
 func TestSubmitKeepsEveryRequest(t *testing.T) {
 	f := newFake()
 	c := client.NewLoopback(Handler(Deps{Service: f}))
@@ -223,7 +222,7 @@ func TestSubmitKeepsEveryRequest(t *testing.T) {
 	})
 }
 
-// Any name arrives as it was, or is refused before it is sent.
+// Every name arrives unchanged, or is refused before it is sent.
 func TestNamesKeepTheirSpelling(t *testing.T) {
 	f := newFake()
 	transports(t, Deps{Service: f, Local: f}, func(t *testing.T, c *client.Client) {
@@ -259,7 +258,7 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// A nil slice is an empty list, not null: jq and browsers iterate over it.
+// A nil slice is sent as an empty list and not as null, since jq and browsers iterate over it.
 func TestEmptyListsAreLists(t *testing.T) {
 	f := newFake()
 	for _, path := range []string{"/v1/pools", "/v1/nodes", "/v1/doctor"} {

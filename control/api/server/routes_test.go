@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// over sends the bytes of a request as they are, as no client of Go would, and returns the answer.
+// over sends the bytes of a request unchanged, which no client of Go would do, and returns the answer.
 func over(t *testing.T, address, request string) (*http.Response, string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -37,8 +37,8 @@ func over(t *testing.T, address, request string) (*http.Response, string) {
 	return resp, string(body)
 }
 
-// A path that leads elsewhere once somebody has cleaned it is refused, with a problem: no answer is a
-// redirect, which a client may follow to another endpoint, and nothing is asked of the service.
+// A path that would be another one after cleaning is refused with a problem. No answer is a redirect, which a
+// client might follow to another endpoint, and the service is not called.
 func TestI6NoPathIsCleaned(t *testing.T) {
 	f := newFake()
 	address := local(t, Handler(Deps{Service: f, Local: f, Backup: f}))
@@ -62,7 +62,7 @@ func TestI6NoPathIsCleaned(t *testing.T) {
 			t.Errorf("%s %s: the service was asked: %v", c.method, c.path, got)
 		}
 	}
-	// Dots within a name, and what is escaped besides, are part of it.
+	// Dots within a name, and escaped characters, are part of the name.
 	for _, path := range []string{"/v1/volumes/..db", "/v1/volumes/d.b", "/v1/volumes/d%20b", "/v1/volumes/..."} {
 		if resp, body := over(t, address, "GET "+path+" HTTP/1.1\r\nHost: drover\r\nConnection: close\r\n\r\n"); resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: %s %s", path, resp.Status, body)
@@ -70,8 +70,7 @@ func TestI6NoPathIsCleaned(t *testing.T) {
 	}
 }
 
-// A method that an endpoint does not have is answered with those that it has. A path that is no endpoint's
-// has none.
+// For a wrong method, the answer lists the methods of the endpoint. An unknown path has no methods.
 func TestWrongMethod(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f, Metrics: http.NotFoundHandler()})
@@ -114,7 +113,7 @@ func isProblem(resp *http.Response, body string, status int) bool {
 func local(t *testing.T, h http.Handler) (address string) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := api.WithPrincipal(t.Context(), api.Principal{Local: true}) // without the address that it was served on
+		ctx := api.WithPrincipal(t.Context(), api.Principal{Local: true}) // without the address of the listener
 		h.ServeHTTP(w, r.WithContext(ctx))
 	}))
 	t.Cleanup(s.Close)

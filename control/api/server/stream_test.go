@@ -19,8 +19,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestArchivesStream: more than any buffer between goes out while it is written,
-// and in while it is read.
+// An archive that is larger than all buffers is sent while it is written, and read while it is received.
 func TestArchivesStream(t *testing.T) {
 	f := newFake()
 	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
@@ -42,7 +41,7 @@ func TestArchivesStream(t *testing.T) {
 	})
 }
 
-// What an archive lacks is told after it, names of any bytes too.
+// What an archive lacks is sent after it, also names with arbitrary bytes.
 func TestArchiveLacksSockets(t *testing.T) {
 	f := newFake()
 	for _, path := range []string{"mysql.sock", "a b/ä%20\n\xff", strings.Repeat("x", 5000), "fourth"} {
@@ -57,8 +56,7 @@ func TestArchiveLacksSockets(t *testing.T) {
 	})
 }
 
-// The handler writes no faster than the caller reads: the whole archive is
-// never in memory.
+// The handler writes no faster than the caller reads, so the whole archive is never in memory.
 func TestArchiveIsNotBuffered(t *testing.T) {
 	f := newFake()
 	f.stream = func(ctx context.Context, w io.Writer) error { _, err := io.Copy(w, &endless{}); return err }
@@ -81,8 +79,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// TestArchiveBreaksOff: an error after the first bytes arrives with kind and
-// text where trailers are asked for, and breaks the connection where not.
+// An error after the first bytes arrives with its kind and text if the client asked for trailers. Otherwise the
+// connection breaks.
 func TestArchiveBreaksOff(t *testing.T) {
 	f := newFake()
 	failure := dataset.Errorf(dataset.ErrCorrupt, "file %q: ä checksum differs 100%%", "a b")
@@ -104,7 +102,7 @@ func TestArchiveBreaksOff(t *testing.T) {
 	}
 }
 
-// An answer that ends well, but without saying so, is not taken for whole.
+// An answer that ends without its trailers is not taken for complete.
 func TestArchiveWithoutItsTrailers(t *testing.T) {
 	c, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("half")) }))
 	if err := c.Backup(soon(t), io.Discard); dataset.KindOf(err) != dataset.ErrUnavailable {
@@ -128,7 +126,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// A refusal comes before the archive is spent.
+// The server refuses a request before it has read the archive.
 func TestImportRefused(t *testing.T) {
 	f := newFake()
 	f.err = dataset.Errorf(dataset.ErrExists, "volume db exists")
@@ -168,7 +166,7 @@ func TestEvents(t *testing.T) {
 		if d := cmp.Diff(all, got); d != "" {
 			t.Error(d)
 		}
-		// It goes on where another stream ended, as they happen, until fn has enough.
+		// A second stream continues where the first ended, until fn returns an error.
 		enough := errors.New("enough")
 		got = nil
 		err := c.Events(soon(t), 2, true, func(e api.Event) error {
@@ -180,7 +178,7 @@ func TestEvents(t *testing.T) {
 		if d := cmp.Diff(all[2:4], got); d != "" || !errors.Is(err, enough) {
 			t.Error(err, d)
 		}
-		// And until the context ends.
+		// A stream also ends with its context.
 		ctx, cancel := context.WithCancel(soon(t))
 		defer cancel()
 		err = c.Events(ctx, 4, true, func(api.Event) error { cancel(); return nil })
@@ -188,7 +186,7 @@ func TestEvents(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// A browser that reconnects says the last ID in a header.
+	// A browser that reconnects sends the last ID in a header.
 	req := httptest.NewRequest(http.MethodGet, "/v1/events", nil)
 	req.Header.Set("Accept", wire.EventStreamType)
 	req.Header.Set("Last-Event-ID", "4")
@@ -199,8 +197,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestCancel: the end of the caller's context ends the service's, and is what
-// the caller gets.
+// When the caller's context ends, the service's context ends as well, and the caller gets the error of its
+// context.
 func TestCancel(t *testing.T) {
 	f := newFake()
 	ended := make(chan struct{}, 1)
@@ -226,7 +224,7 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// TestShutdown: whoever only waits does not hold up the server, and is told.
+// A request that only waits does not delay the shutdown, and its error names the shutdown.
 func TestShutdown(t *testing.T) {
 	f := newFake()
 	waiting := make(chan struct{})
@@ -265,8 +263,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// A stream that was to follow and ends anyway is an error: the caller would take
-// silence for nothing happening.
+// A stream that should follow events and ends is an error. Otherwise the caller would believe that nothing
+// happens.
 func TestFollowThatEnds(t *testing.T) {
 	f := newFake()
 	transports(t, Deps{Service: f}, func(t *testing.T, c *client.Client) {
@@ -276,8 +274,8 @@ func TestFollowThatEnds(t *testing.T) {
 	})
 }
 
-// A server that ends an idle connection just as it is used: what can be done
-// twice is sent anew, on another one; what cannot is an error.
+// A server may close an idle connection just when it is used. An idempotent request is sent again on another
+// connection; any other request fails.
 func TestDeadConnection(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f})
