@@ -47,16 +47,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		return p.creator.createEncrypted(ctx, d, t)
 	}
 	return p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
-		from, err := p.templates.Open(ctx, root, t)
-		if err != nil {
-			return madeItem{}, err
-		}
-		defer from.Close()
-		image, err := p.layout.Create(dir, layout.Next)
-		if err != nil {
-			return madeItem{}, err
-		}
-		return madeItem{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
+		return p.creator.fromTemplate(ctx, root, dir, t)
 	})
 }
 
@@ -64,41 +55,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	size, err := p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
-		defer p.catalog.claims.Use(src.Dataset)()
-		from, item, err := p.creator.openSource(root, src)
-		if err != nil {
-			return madeItem{}, err
-		}
-		defer from.Close()
-		if err := p.images.SameKey(from, item, d); err != nil {
-			return madeItem{}, err
-		}
-		have, err := p.images.SizeOf(from, item)
-		if err != nil {
-			return madeItem{}, err
-		}
-		want := max(imagefile.RoundUp(d.Size), have.Size)
-		if err := mkfs.CheckMax(want); err != nil && want > have.Size {
-			return madeItem{}, err
-		}
-		if want != d.Size { // images.SizeOf reads the size from the record
-			d.Size = want
-			if err := p.records.WriteNew(dir, layout.RecordFile, d); err != nil {
-				return madeItem{}, err
-			}
-		}
-		m, image := madeItem{item: layout.Head, size: want}, have.ImageFor(want)
-		if grows := want > have.Size && image > have.Image; grows {
-			m.item = layout.Next // it becomes the head once it has its size
-		}
-		if m.durable, err = p.layout.Clone(dir, m.item, from, item, false); err != nil {
-			return m, err
-		}
-		p.step("clone.shared")
-		if m.item == layout.Next {
-			err = p.grower.GrowIdle(ctx, dir, layout.Next, image)
-		}
-		return m, err
+		return p.creator.fromSource(ctx, root, dir, d, src)
 	})
 	if err != nil {
 		return 0, err
@@ -107,6 +64,60 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		progress(int64(size), int64(size))
 	}
 	return size, nil
+}
+
+// fromTemplate makes next a clone of a template.
+func (c *creator) fromTemplate(ctx context.Context, root, dir folder.Dir, t template.Spec) (madeItem, error) {
+	from, err := c.templates.Open(ctx, root, t)
+	if err != nil {
+		return madeItem{}, err
+	}
+	defer from.Close()
+	image, err := c.layout.Create(dir, layout.Next)
+	if err != nil {
+		return madeItem{}, err
+	}
+	return madeItem{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
+}
+
+// fromSource clones the item of src for dataset d in dir. The clone grows if d is larger than src.
+func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d dataset.Dataset, src dataset.Source) (
+	madeItem, error) {
+	defer c.catalog.claims.Use(src.Dataset)()
+	from, item, err := c.openSource(root, src)
+	if err != nil {
+		return madeItem{}, err
+	}
+	defer from.Close()
+	if err := c.images.SameKey(from, item, d); err != nil {
+		return madeItem{}, err
+	}
+	have, err := c.images.SizeOf(from, item)
+	if err != nil {
+		return madeItem{}, err
+	}
+	want := max(imagefile.RoundUp(d.Size), have.Size)
+	if err := mkfs.CheckMax(want); err != nil && want > have.Size {
+		return madeItem{}, err
+	}
+	if want != d.Size { // images.SizeOf reads the size from the record
+		d.Size = want
+		if err := c.records.WriteNew(dir, layout.RecordFile, d); err != nil {
+			return madeItem{}, err
+		}
+	}
+	m, image := madeItem{item: layout.Head, size: want}, have.ImageFor(want)
+	if grows := want > have.Size && image > have.Image; grows {
+		m.item = layout.Next // it becomes the head once it has its size
+	}
+	if m.durable, err = c.layout.Clone(dir, m.item, from, item, false); err != nil {
+		return m, err
+	}
+	c.step("clone.shared")
+	if m.item == layout.Next {
+		err = c.grower.GrowIdle(ctx, dir, layout.Next, image)
+	}
+	return m, err
 }
 
 // openSource opens the directory that contains src and returns the item of src.
@@ -173,8 +184,7 @@ func (c *creator) fill(
 	root, place folder.Dir,
 	d dataset.Dataset,
 	fill func(root, dir folder.Dir) (madeItem, error),
-) (dataset.Size,
-	error) {
+) (dataset.Size, error) {
 	dir, err := place.Sub(d.ID.String())
 	if err != nil {
 		return 0, err
@@ -235,15 +245,6 @@ func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size
 		return 0, false, err
 	}
 	return size.Size, true, c.layout.Flush(dir)
-}
-
-// flushDir makes everything that was done to a directory durable, including its last renaming.
-func (r *remover) flushDir(root folder.Dir, name string) error {
-	dir, err := root.Sub(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.layout.Flush(dir), dir.Close())
 }
 
 // Commit implements backends.Pool.

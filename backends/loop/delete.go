@@ -141,3 +141,12 @@ func (r *remover) destroy(root folder.Dir, path string) error {
 	}
 	return root.Rmdir(path)
 }
+
+// flushDir makes everything that was done to a directory durable, including its last renaming.
+func (r *remover) flushDir(root folder.Dir, name string) error {
+	dir, err := root.Sub(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.layout.Flush(dir), dir.Close())
+}

@@ -45,8 +45,7 @@ func (sn *snapshots) restore(
 	dir folder.Dir,
 	snapshot uuid.UUID,
 	keep dataset.Snapshot,
-) (size int64,
-	err error) {
+) (size int64, err error) {
 	kept := keep.ID.String()
 	done, err := sn.images.Restored(dir, keep.ID)
 	if err != nil {

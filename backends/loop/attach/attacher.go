@@ -127,8 +127,7 @@ func (a *Attacher) attachEncrypted(
 	ctx context.Context,
 	dir folder.Dir,
 	opts backends.AttachOptions,
-) (backends.Attachment,
-	error) {
+) (backends.Attachment, error) {
 	var att backends.Attachment
 	key, err := a.containers.dataKey(ctx, dir)
 	if err != nil {
