@@ -9,11 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newAgentCmd(a *app) *cobra.Command {
+func newAgentCmd(a *cli.App) *cobra.Command {
 	var f processFlags
 	var join string
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ it was used.
 
 Stopping it leaves the mounts of running containers; starting it again finds
 them.`,
-		Args: args(0),
+		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token, err := readToken(a, join)
 			if err != nil {
@@ -59,13 +60,13 @@ const maxToken = 4 << 10
 // readToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for
 // an empty source. A token on the command line is refused, as every user of the host can read that (I12);
 // the error does not repeat it.
-func readToken(a *app, source string) (string, error) {
+func readToken(a *cli.App, source string) (string, error) {
 	var from io.Reader
 	switch file, ok := strings.CutPrefix(source, "@"); {
 	case source == "":
 		return "", nil
 	case source == "-":
-		from = a.in
+		from = a.In
 	case ok:
 		f, err := os.Open(file)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/suiterunner"
 	"github.com/droverhq/drover/control/api"
@@ -38,7 +39,7 @@ const (
 	lookAgain = 200 * time.Millisecond
 )
 
-func newBackendVerifyCmd(a *app) *cobra.Command {
+func newBackendVerifyCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify POOL",
 		Short: "Prove on a pool what its backend claims, and time it",
@@ -54,10 +55,10 @@ is named by drover doctor, and removed by the next verify of that pool. It fails
 when something claimed is not proven.`,
 		Example: `  drover backend verify default
   drover backend verify default -o json`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, poolWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	var inside string
 	cmd.Flags().StringVar(&inside, "inside", "",
 		"be the process that does it in the corner at `PATH`, with a backend in place of the pool")
@@ -68,9 +69,9 @@ when something claimed is not proven.`,
 			if err != nil {
 				return err
 			}
-			return suiterunner.Inside(cmd.Context(), kind, inside, a.out)
+			return suiterunner.Inside(cmd.Context(), kind, inside, a.Out)
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ when something claimed is not proven.`,
 		if err != nil {
 			return err
 		}
-		r, err := a.prove(cmd.Context(), p)
+		r, err := a.Prove(cmd.Context(), p)
 		if err != nil {
 			return err
 		}
@@ -88,26 +89,26 @@ when something claimed is not proven.`,
 }
 
 // heardPool returns a pool once its node has told of it, which takes a moment after it was made.
-func heardPool(ctx context.Context, a *app, c remote, name string) (api.Pool, error) {
+func heardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
 	for waited := time.Duration(0); ; waited += lookAgain {
 		pools, err := c.Pools(ctx)
 		if err != nil {
 			return api.Pool{}, err
 		}
-		p, err := pick(pools, "pool", name,
+		p, err := cli.Find(pools, "pool", name,
 			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
 		if err != nil || p.Status != nil || waited >= patience {
 			return p, err
 		}
-		if err := a.sleep(ctx, lookAgain); err != nil {
+		if err := a.Sleep(ctx, lookAgain); err != nil {
 			return api.Pool{}, err
 		}
 	}
 }
 
 // verifyPool runs the suite in a corner of a pool, which is gone when it returns.
-func verifyPool(ctx context.Context, a *app, p api.Pool) (r *verify.Report, err error) {
-	ctx, stop := a.signals(ctx)
+func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, err error) {
+	ctx, stop := a.Signals(ctx)
 	defer stop()
 	path, err := checkVerifiable(p)
 	if err != nil {
@@ -134,7 +135,7 @@ func verifyPool(ctx context.Context, a *app, p api.Pool) (r *verify.Report, err 
 		}
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
-	began, n, claims := a.now(), 0, verify.Claims{}
+	began, n, claims := a.Now(), 0, verify.Claims{}
 	err = suiterunner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path,
 		func(e verify.Event) error {
 			if e.Info != nil {
@@ -154,7 +155,7 @@ func verifyPool(ctx context.Context, a *app, p api.Pool) (r *verify.Report, err 
 	if err != nil {
 		return nil, err
 	}
-	r.Seconds = a.now().Sub(began).Seconds()
+	r.Seconds = a.Now().Sub(began).Seconds()
 	return r, r.Judge(p.Capabilities, claims.Capabilities)
 }
 
@@ -269,7 +270,7 @@ func mountedAt(p api.Pool) (string, error) {
 }
 
 // removeLeftovers removes what earlier runs have left, and refuses to run beside another.
-func removeLeftovers(ctx context.Context, a *app, p api.Pool, path string) error {
+func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) error {
 	list, err := trialdir.Find(path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
@@ -286,7 +287,7 @@ func removeLeftovers(ctx context.Context, a *app, p api.Pool, path string) error
 			return fmt.Errorf("remove what an earlier run has left: %w", err)
 		}
 		showStep(a, "")
-		if _, err := fmt.Fprintln(a.errOut, "removed what an earlier run had left: "+l.Path); err != nil {
+		if _, err := fmt.Fprintln(a.ErrOut, "removed what an earlier run had left: "+l.Path); err != nil {
 			return err
 		}
 	}
@@ -294,20 +295,20 @@ func removeLeftovers(ctx context.Context, a *app, p api.Pool, path string) error
 }
 
 // showStep says what is being done: on a terminal in one line, which goes with an empty text.
-func showStep(a *app, text string) {
-	switch one := sized(a.errOut) && a.getenv("TERM") != "dumb" && a.getenv("TERM") != ""; {
+func showStep(a *cli.App, text string) {
+	switch one := cli.HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""; {
 	case one:
-		_, _ = fmt.Fprint(a.errOut, "\r\x1b[K"+text)
+		_, _ = fmt.Fprint(a.ErrOut, "\r\x1b[K"+text)
 	case text != "":
-		_, _ = fmt.Fprintln(a.errOut, text)
+		_, _ = fmt.Fprintln(a.ErrOut, text)
 	}
 }
 
 // printReport prints a report; it fails where that says that something is not proven.
-func printReport(a *app, o *output, r *verify.Report) error {
+func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	print := func() error { return printReportTable(a, r) }
-	if o.json() {
-		print = func() error { return show.JSON(a.out, r) }
+	if o.JSON() {
+		print = func() error { return show.JSON(a.Out, r) }
 	}
 	if err := print(); err != nil {
 		return err
@@ -329,7 +330,7 @@ func shown(v verify.Verdict) int {
 	return slices.IndexFunc(everyAbility(), func(a ability) bool { return a.name == v.Name })
 }
 
-func printReportTable(a *app, r *verify.Report) error {
+func printReportTable(a *cli.App, r *verify.Report) error {
 	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
 	rows := slices.Clone(r.Capabilities)
 	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return shown(x) - shown(y) })
@@ -339,7 +340,7 @@ func printReportTable(a *app, r *verify.Report) error {
 			t.Below(3, f)
 		}
 	}
-	p := a.palette()
+	p := a.Palette()
 	t.Paint(2, func(s string) string {
 		switch verify.Proof(s) {
 		case verify.Proven:
@@ -349,7 +350,7 @@ func printReportTable(a *app, r *verify.Report) error {
 		}
 		return s
 	})
-	if err := t.Write(a.out); err != nil {
+	if err := t.Write(a.Out); err != nil {
 		return err
 	}
 	times := show.NewTable("CALL", "MEDIAN")
@@ -361,25 +362,25 @@ func printReportTable(a *app, r *verify.Report) error {
 		}
 		times.Row(one.What, text)
 	}
-	if err := a.say(""); err != nil {
+	if err := a.Say(""); err != nil {
 		return err
 	}
-	if err := times.Write(a.out); err != nil {
+	if err := times.Write(a.Out); err != nil {
 		return err
 	}
-	if err := a.say(""); err != nil {
+	if err := a.Say(""); err != nil {
 		return err
 	}
 	for _, s := range r.Skipped {
-		if err := a.say("not tried: %s", s); err != nil {
+		if err := a.Say("not tried: %s", s); err != nil {
 			return err
 		}
 	}
 	for _, w := range r.Warnings {
-		if err := a.say("warning: %s", w); err != nil {
+		if err := a.Say("warning: %s", w); err != nil {
 			return err
 		}
 	}
-	return a.say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it",
+	return a.Say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it",
 		len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
 }

@@ -76,7 +76,7 @@ func TestVerifyIsRefused(t *testing.T) {
 		p := good
 		c.change(&p)
 		con := newConsole(theWorld())
-		if _, err := verifyPool(t.Context(), con.app, p); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+		if _, err := verifyPool(t.Context(), con.App, p); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if names, err := os.ReadDir(path); err != nil || len(names) > 0 {
@@ -116,13 +116,13 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 		con := newConsole(w)
 		status := w.pools[0].Status
 		w.pools[0].Status = nil
-		con.sleep = func(context.Context, time.Duration) error {
+		con.Sleep = func(context.Context, time.Duration) error {
 			if con.slept++; tells && con.slept == 3 {
 				w.pools[0].Status = status
 			}
 			return nil
 		}
-		p, err := heardPool(t.Context(), con.app, w, w.pools[0].Name)
+		p, err := heardPool(t.Context(), con.App, w, w.pools[0].Name)
 		if err != nil || (p.Status != nil) != tells || tells != (con.slept == 3) || con.slept == 0 {
 			t.Errorf("tells %t: %+v, %v after %d looks", tells, p.Status, err, con.slept)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -18,8 +19,8 @@ import (
 // defaultAuthority is app.authority outside of tests.
 const defaultAuthority = "/etc/drover/ca"
 
-func newCACmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+func newCACmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "ca",
 		Short: "Work with a cluster's certificate authority",
 	},
@@ -28,8 +29,8 @@ func newCACmd(a *app) *cobra.Command {
 }
 
 // dirFlag gives a command the folder of the authority.
-func dirFlag(a *app, cmd *cobra.Command) *string {
-	return cmd.Flags().String("dir", a.authority, "`DIR` of the certificate authority, on this host")
+func dirFlag(a *cli.App, cmd *cobra.Command) *string {
+	return cmd.Flags().String("dir", a.Authority, "`DIR` of the certificate authority, on this host")
 }
 
 // authority is what programs are told of one.
@@ -44,7 +45,7 @@ func authorityOf(a *pki.Authority, dir string) authority {
 	return authority{a.Cluster().String(), a.Fingerprint().String(), dir, len(a.Roots())}
 }
 
-func newCAInitCmd(a *app) *cobra.Command {
+func newCAInitCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the certificate authority of a new cluster",
@@ -54,16 +55,17 @@ the cluster, so nobody else may read it. Keep one copy where no host is.
 
 A folder that has one, or anything else, is refused. With --keep that one is
 checked and stays, for what is run at each start, as by docker compose up.`,
-		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
-	dir := cmd.Flags().String("dir", a.authority, "`DIR` to make, on this host")
+	o := cli.OutputFlags(cmd, false)
+	dir := cmd.Flags().String("dir", a.Authority, "`DIR` to make, on this host")
 	keep := cmd.Flags().Bool("keep", false, "fine if there is one already: it stays")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *dir == "" { // as of a variable of a script that is not set
-			return usage(cmd, "--dir is empty: name the folder to make, or leave --dir out for %s", a.authority)
+			return cli.UsageError(cmd, "--dir is empty: name the folder to make, or leave --dir out for %s",
+				a.Authority)
 		}
-		made, err := pki.Create(*dir, a.now())
+		made, err := pki.Create(*dir, a.Now())
 		kept := *keep && errors.Is(err, dataset.ErrExists)
 		if kept {
 			made, err = pki.Load(*dir)
@@ -71,18 +73,18 @@ checked and stays, for what is run at each start, as by docker compose up.`,
 		switch {
 		case err != nil:
 			return err
-		case o.json():
-			return show.JSON(a.out, authorityOf(made, *dir))
+		case o.JSON():
+			return show.JSON(a.Out, authorityOf(made, *dir))
 		case kept:
-			return a.say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
+			return a.Say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
 		}
-		return a.say("made the certificate authority of cluster %s in %s; copy the folder to each control "+
+		return a.Say("made the certificate authority of cluster %s in %s; copy the folder to each control "+
 			"host, which alone may read it", made.Cluster(), *dir)
 	}
 	return cmd
 }
 
-func newCARotateCmd(a *app) *cobra.Command {
+func newCARotateCmd(a *cli.App) *cobra.Command {
 	var finish, force bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
@@ -95,14 +97,14 @@ operators (drover ca issue). The old key's certificates are believed until
 
 With --finish --force that ends at once, for a key that somebody else may have:
 nodes that have not heard of the new one by then must join anew.`,
-		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	dir, o := dirFlag(a, cmd), outputFlags(cmd, false)
+	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
 	cmd.Flags().BoolVar(&finish, "finish", false, "stop believing the key before")
 	cmd.Flags().BoolVar(&force, "force", false, "with --finish: also before all nodes can have new certificates")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if force && !finish {
-			return usage(cmd, "--force goes with --finish")
+			return cli.UsageError(cmd, "--force goes with --finish")
 		}
 		turn := pki.Rotate
 		if finish {
@@ -111,18 +113,18 @@ nodes that have not heard of the new one by then must join anew.`,
 				return pki.FinishRotation(dir, force, now)
 			}
 		}
-		turned, err := turn(*dir, a.now())
+		turned, err := turn(*dir, a.Now())
 		if err != nil {
 			return err
 		}
 		switch {
-		case o.json():
-			return show.JSON(a.out, authorityOf(turned, *dir))
+		case o.JSON():
+			return show.JSON(a.Out, authorityOf(turned, *dir))
 		case finish:
-			return a.say("the certificate authority in %s believes its newest key alone; copy the folder to "+
+			return a.Say("the certificate authority in %s believes its newest key alone; copy the folder to "+
 				"the other control hosts", *dir)
 		}
-		return a.say("the certificate authority in %s has a new key; copy the folder to the other control "+
+		return a.Say("the certificate authority in %s has a new key; copy the folder to the other control "+
 			"hosts, and say drover ca rotate --finish in 30 days", *dir)
 	}
 	return cmd
@@ -138,7 +140,7 @@ type issued struct {
 	Expires time.Time `json:"expires"`
 }
 
-func newCAIssueCmd(a *app) *cobra.Command {
+func newCAIssueCmd(a *cli.App) *cobra.Command {
 	var role, out string
 	cmd := &cobra.Command{
 		Use:   "issue NAME",
@@ -147,15 +149,15 @@ func newCAIssueCmd(a *app) *cobra.Command {
 DROVER_KEY and DROVER_CA. A viewer may look; an operator may also work with
 volumes and snapshots; an admin may do everything, also vouch that a node
 writes no more (--fenced).`,
-		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	dir, o := dirFlag(a, cmd), outputFlags(cmd, false)
+	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
 	cmd.Flags().StringVar(&role, "role", "", "what it may: `ROLE` admin, operator or viewer")
 	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, which must not be there")
-	completeFlag(cmd, "role", string(pki.Admin), string(pki.Worker), string(pki.Viewer))
+	cli.CompleteFlag(cmd, "role", string(pki.Admin), string(pki.Worker), string(pki.Viewer))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if role == "" {
-			return usage(cmd, "ca issue needs --role (have: %s, %s, %s)", pki.Admin, pki.Worker, pki.Viewer)
+			return cli.UsageError(cmd, "ca issue needs --role (have: %s, %s, %s)", pki.Admin, pki.Worker, pki.Viewer)
 		}
 		r, err := pki.ParseRole(role)
 		if err != nil {
@@ -165,24 +167,24 @@ writes no more (--fenced).`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, made)
+		if o.JSON() {
+			return show.JSON(a.Out, made)
 		}
-		if err := a.say("made the certificate of operator %s (%s), good until %s", made.Name, made.Role,
+		if err := a.Say("made the certificate of operator %s (%s), good until %s", made.Name, made.Role,
 			made.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
-		return a.say("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)
+		return a.Say("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)
 	}
 	return cmd
 }
 
-func issue(a *app, dir, out string, id pki.Identity) (made issued, err error) {
+func issue(a *cli.App, dir, out string, id pki.Identity) (made issued, err error) {
 	ca, err := pki.Load(dir)
 	if err != nil {
 		return made, err
 	}
-	pair, err := ca.Issue(id, a.now())
+	pair, err := ca.Issue(id, a.Now())
 	if err != nil {
 		return made, err
 	}
@@ -202,7 +204,7 @@ func issue(a *app, dir, out string, id pki.Identity) (made issued, err error) {
 	return issued{id.Name, id.Role, files.Cert, files.Key, files.CA, pair.Chain[0].NotAfter}, nil
 }
 
-func newCARevokeCmd(a *app) *cobra.Command {
+func newCARevokeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "Make an operator's certificates worth nothing",
@@ -210,21 +212,21 @@ func newCARevokeCmd(a *app) *cobra.Command {
 far: at once on the control replica that is asked, within seconds on the others.
 One that is made more than ten minutes later is good: by so much may the clock
 of who made one be ahead. A node's certificate goes with drover node rm.`,
-		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
 		if err := c.RevokeOperator(cmd.Context(), args[0]); err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, map[string]string{"operator": args[0]})
+		if o.JSON() {
+			return show.JSON(a.Out, map[string]string{"operator": args[0]})
 		}
-		return a.say("the certificates of operator %s are worth nothing any more", args[0])
+		return a.Say("the certificates of operator %s are worth nothing any more", args[0])
 	}
 	return cmd
 }

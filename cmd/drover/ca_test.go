@@ -25,8 +25,8 @@ import (
 func TestCertificateAuthority(t *testing.T) {
 	f := theWorld()
 	c := newConsole(f)
-	c.now = time.Now
-	c.dial = c.client
+	c.Now = time.Now
+	c.Dial = c.OpenClient
 	dir, out := filepath.Join(t.TempDir(), "ca"), t.TempDir()
 	must := func(args ...string) string {
 		t.Helper()
@@ -99,10 +99,10 @@ func TestCertificateAuthority(t *testing.T) {
 // Every command of the authority works in the same folder when --dir is left out.
 func TestDefaultAuthority(t *testing.T) {
 	c := newConsole(theWorld())
-	if c.authority != "/etc/drover/ca" {
-		t.Errorf("docs/cluster.md says /etc/drover/ca, not %s", c.authority)
+	if c.Authority != "/etc/drover/ca" {
+		t.Errorf("docs/cluster.md says /etc/drover/ca, not %s", c.Authority)
 	}
-	c.authority, c.now = filepath.Join(t.TempDir(), "etc/drover/ca"), time.Now
+	c.Authority, c.Now = filepath.Join(t.TempDir(), "etc/drover/ca"), time.Now
 	for _, args := range [][]string{
 		{"ca", "init"},
 		{"ca", "init", "--keep"},
@@ -113,7 +113,7 @@ func TestDefaultAuthority(t *testing.T) {
 			t.Fatalf("%v: %d %s", args, code, c.err.String())
 		}
 	}
-	if _, err := pki.Load(c.authority); err != nil {
+	if _, err := pki.Load(c.Authority); err != nil {
 		t.Error(err)
 	}
 }
@@ -167,7 +167,7 @@ func TestTokenInFile(t *testing.T) {
 		if err != nil || st.Mode() != 0o600 {
 			t.Fatal(st, err)
 		}
-		if got, err := readToken(c.app, "@"+file); err != nil || got != "drover-join-sesame" {
+		if got, err := readToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
 			t.Errorf("%q, %v", got, err)
 		}
 		if err := os.WriteFile(file, []byte("used"), 0o600); err != nil {
@@ -183,16 +183,16 @@ func TestI12ReadToken(t *testing.T) {
 	}
 	for said, want := range map[string]string{"": "", "@" + file: "sesame", "-": "from standard input"} {
 		c := newConsole(theWorld())
-		c.in = strings.NewReader("from standard input\n")
-		if got, err := readToken(c.app, said); err != nil || got != want {
+		c.In = strings.NewReader("from standard input\n")
+		if got, err := readToken(c.App, said); err != nil || got != want {
 			t.Errorf("%q: %q, %v", said, got, err)
 		}
 	}
-	_, err := readToken(newConsole(theWorld()).app, "drover-join-sesame")
+	_, err := readToken(newConsole(theWorld()).App, "drover-join-sesame")
 	if !errors.Is(err, dataset.ErrInvalid) || strings.Contains(err.Error(), "sesame") || !strings.Contains(err.Error(), "--join @FILE") {
 		t.Errorf("I12: a token on the command line: %v", err)
 	}
-	if _, err := readToken(newConsole(theWorld()).app, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
+	if _, err := readToken(newConsole(theWorld()).App, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
 		t.Error(err)
 	}
 }

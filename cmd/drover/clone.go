@@ -5,11 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newCloneCmd(a *app) *cobra.Command {
+func newCloneCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clone SOURCE NEW",
 		Short: "Make a volume that starts as a copy of another, or of a snapshot",
@@ -19,22 +20,22 @@ volume's name or the UUID prefix of a snapshot or dataset; a volume may be in
 use. The clone has the source's profile unless NEW or -o says otherwise.`,
 		Example: `  drover clone db db-test
   drover clone f23ca986 db-test@bronze`,
-		ValidArgsFunction: complete(a, sourceWords, specWords),
+		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.NewVolumeWords),
 	}
-	o, opts := makeFlags(cmd)
-	detachFlag(cmd, o)
+	o, opts := cli.MakeFlags(cmd)
+	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(2, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
 			return printOptionHelp(a, cmd)
 		}
 		if _, twice := opts["from"]; twice {
-			return usage(cmd, "option from is SOURCE, which is %q already", args[0])
+			return cli.UsageError(cmd, "option from is SOURCE, which is %q already", args[0])
 		}
 		o2 := maps.Clone(opts)
 		o2["from"] = args[0]
 		req := api.Request{Kind: dataset.OpClone, Volume: args[1], Options: o2}
-		return a.change(cmd, o, req, describeMade("cloned "+args[0]+" to"))
+		return a.Change(cmd, o, req, describeMade("cloned "+args[0]+" to"))
 	}
 	return cmd
 }

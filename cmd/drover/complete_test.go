@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -99,7 +100,7 @@ func TestCompletionOfAServerThatIsAway(t *testing.T) {
 		}
 	}
 	c := newConsole(theWorld())
-	c.dial = func(string) (remote, error) { return nil, dataset.Errorf(dataset.ErrInvalid, "bad address") }
+	c.Dial = func(string) (cli.Remote, error) { return nil, dataset.Errorf(dataset.ErrInvalid, "bad address") }
 	c.run(t, "__complete", "volume", "rm", "")
 	if got, _ := completions(c.out.String()); len(got) > 0 {
 		t.Errorf("completed to %v", got)

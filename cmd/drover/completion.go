@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newCompletionCmd(a *app) *cobra.Command {
+func newCompletionCmd(a *cli.App) *cobra.Command {
 	shells := []string{"bash", "fish", "zsh"}
 	return &cobra.Command{
 		Use:   "completion SHELL",
@@ -14,19 +15,19 @@ func newCompletionCmd(a *app) *cobra.Command {
 		Example: `  drover completion bash > /etc/bash_completion.d/drover
   drover completion zsh > "${fpath[1]}/_drover"
   drover completion fish > ~/.config/fish/completions/drover.fish`,
-		Args:              args(1),
+		Args:              cli.Args(1),
 		ValidArgsFunction: cobra.FixedCompletions(shells, cobra.ShellCompDirectiveNoFileComp),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()
 			switch args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(a.out, true)
+				return root.GenBashCompletionV2(a.Out, true)
 			case "fish":
-				return root.GenFishCompletion(a.out, true)
+				return root.GenFishCompletion(a.Out, true)
 			case "zsh":
-				return root.GenZshCompletion(a.out)
+				return root.GenZshCompletion(a.Out)
 			}
-			return usage(cmd, "unknown shell %q (have: %s)", args[0], dataset.Have(shells))
+			return cli.UsageError(cmd, "unknown shell %q (have: %s)", args[0], dataset.Have(shells))
 		},
 	}
 }

@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
-func newControlCmd(a *app) *cobra.Command {
+func newControlCmd(a *cli.App) *cobra.Command {
 	var f processFlags
 	cmd := &cobra.Command{
 		Use:   "control",
@@ -19,7 +20,7 @@ it serves, says so, and goes on when Consul is back.
 
 drover.yaml names the store, the cluster's certificate authority (ca) and where
 to listen. SIGHUP reads profiles.yaml again; give each replica the same.`,
-		Args: args(0),
+		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, daemon.Control) },
 	}
 	f.common(cmd.Flags())

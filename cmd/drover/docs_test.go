@@ -15,7 +15,7 @@ const cliDoc = "../../docs/cli.md"
 
 // TestDocsOfTheCommandLine fails when docs/cli.md is not what the commands say.
 func TestDocsOfTheCommandLine(t *testing.T) {
-	want := document(newRootCmd(newConsole(theWorld()).app))
+	want := document(newRootCmd(newConsole(theWorld()).App))
 	if *update {
 		if err := os.WriteFile(cliDoc, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -90,7 +90,7 @@ func leaves(cmd *cobra.Command) []*cobra.Command {
 
 // TestCommandsAreOfOneMould holds every command to the rules that all follow.
 func TestCommandsAreOfOneMould(t *testing.T) {
-	root := newRootCmd(newConsole(theWorld()).app)
+	root := newRootCmd(newConsole(theWorld()).App)
 	noOutput := map[string]bool{"drover serve": true, "drover control": true, "drover agent": true, "drover guard": true, "drover completion": true, "drover store backup": true, "drover store export": true, "drover store import": true, "drover volume export": true, "drover help": true}
 	inUse := regexp.MustCompile(`^[a-z-]+( \[?[A-Z]+\]?)*( \[[A-Z]+\.\.\.\])?$`)
 	for _, cmd := range leaves(root) {

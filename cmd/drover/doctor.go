@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +20,7 @@ const (
 	levelError   = "error"
 )
 
-func newDoctorCmd(a *app) *cobra.Command {
+func newDoctorCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what works on the server's host, what does not and why, and what is quarantined",
@@ -27,15 +28,15 @@ func newDoctorCmd(a *app) *cobra.Command {
 lies in the pools that the store does not know. Such things are never removed
 but by --gc with the full UUID of one of them. It fails when there is an error
 among the findings.`,
-		Args:              args(0),
+		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	var gc string
 	cmd.Flags().StringVar(&gc, "gc", "", "destroy what is quarantined under this `UUID`")
-	completeFlag(cmd, "gc")
+	cli.CompleteFlag(cmd, "gc")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -46,7 +47,7 @@ among the findings.`,
 		if err != nil {
 			return err
 		}
-		err = list(a, o, findings, func(f api.Finding) string { return f.Subject },
+		err = cli.PrintList(a, o, findings, func(f api.Finding) string { return f.Subject },
 			func(findings []api.Finding) *show.Table { return findingTable(a, findings) })
 		if err != nil {
 			return err
@@ -57,7 +58,7 @@ among the findings.`,
 }
 
 // collectGarbage destroys one thing. A prefix would not do: it takes the very one.
-func collectGarbage(ctx context.Context, a *app, c remote, gc string) error {
+func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -66,10 +67,10 @@ func collectGarbage(ctx context.Context, a *app, c remote, gc string) error {
 	if err := c.Collect(ctx, id); err != nil {
 		return err
 	}
-	return a.say("destroyed %s", id)
+	return a.Say("destroyed %s", id)
 }
 
-func findingTable(a *app, findings []api.Finding) *show.Table {
+func findingTable(a *cli.App, findings []api.Finding) *show.Table {
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING, AND WHAT TO DO")
 	for _, f := range findings {
 		t.Row(f.Level, f.Subject, f.Text)
@@ -77,7 +78,7 @@ func findingTable(a *app, findings []api.Finding) *show.Table {
 			t.Below(2, "to do: "+f.Mend)
 		}
 	}
-	p := a.palette()
+	p := a.Palette()
 	t.Paint(0, func(s string) string {
 		switch s {
 		case levelOK:

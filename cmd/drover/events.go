@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
@@ -14,29 +15,29 @@ import (
 // eventLine lays out a stream, whose widest cells are not known before its end.
 const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
 
-func newEventsCmd(a *app) *cobra.Command {
+func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Print what happened, and with --follow what happens",
 		Long: `Print the events that the server still knows, and with --follow go on with each
 as it happens. -o json prints one object a line.`,
-		Args:              args(0),
+		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	var follow bool
 	var after uint64
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
 	cmd.Flags().Uint64Var(&after, "after", 0, "begin after the event with this `ID`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return show.Line(a.out, e) })
+		if o.JSON() {
+			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return show.Line(a.Out, e) })
 		}
-		if _, err := fmt.Fprintf(a.out, eventLine, "TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"); err != nil {
+		if _, err := fmt.Fprintf(a.Out, eventLine, "TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"); err != nil {
 			return err
 		}
 		return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return printEvent(a, e) })
@@ -44,18 +45,18 @@ as it happens. -o json prints one object a line.`,
 	return cmd
 }
 
-func printEvent(a *app, e api.Event) error {
+func printEvent(a *cli.App, e api.Event) error {
 	id := ""
 	if e.Dataset != uuid.Nil {
 		id = e.Dataset.String()[:show.ShortLength]
 	}
-	cells := []any{e.Time.In(a.now().Location()).Format(time.DateTime)}
-	for _, c := range []string{e.Type, shortName(e.Volume), id, e.Node, e.Detail} {
+	cells := []any{e.Time.In(a.Now().Location()).Format(time.DateTime)}
+	for _, c := range []string{e.Type, cli.ShortName(e.Volume), id, e.Node, e.Detail} {
 		if c == "" {
 			c = "-"
 		}
 		cells = append(cells, show.Clean(c))
 	}
-	_, err := fmt.Fprintf(a.out, eventLine, cells...)
+	_, err := fmt.Fprintf(a.Out, eventLine, cells...)
 	return err
 }

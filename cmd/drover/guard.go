@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -19,7 +20,7 @@ type guardFlags struct {
 	hand                       bool
 }
 
-func newGuardCmd(a *app) *cobra.Command {
+func newGuardCmd(a *cli.App) *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{
 		Use:   "guard",
@@ -32,7 +33,7 @@ says so has the watchdog reboot the host.
 
 Stopping it lifts no fence. While it does not run nothing is fenced, so have it
 restarted; a started guard goes on where the one before it was.`,
-		Args: args(0),
+		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.hand {
 				return guard.ServeHand(f.run, f.root)
@@ -53,7 +54,7 @@ restarted; a started guard goes on where the one before it was.`,
 	return cmd
 }
 
-func runGuard(ctx context.Context, a *app, f guardFlags) error {
+func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
 	log, err := newLog(f.level)
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func runGuard(ctx context.Context, a *app, f guardFlags) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return guard.Process{
-		Root: f.root, Run: f.run, Watchdog: f.watchdog, Step: f.step, Version: a.version, Log: log,
+		Root: f.root, Run: f.run, Watchdog: f.watchdog, Step: f.step, Version: a.Version, Log: log,
 		Hand:  []string{"/proc/self/exe", "guard", "--hand", "--root", f.root, "--run", f.run},
 		Ready: func() { notify(log) },
 	}.Serve(ctx)

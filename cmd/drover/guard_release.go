@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -20,7 +21,7 @@ import (
 
 // dialGuard returns the guard whose socket lies in a folder. A client waits for one that is
 // being restarted; a person is told at once that there is none: ErrUnavailable.
-func dialGuard(run string) (fencer, error) {
+func dialGuard(run string) (cli.Fencer, error) {
 	path := guard.SocketPath(run)
 	if _, err := os.Lstat(path); err != nil {
 		return nil, dataset.Errorf(dataset.ErrUnavailable,
@@ -35,16 +36,16 @@ func guardRunFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().String("run", "/run/drover", "`DIR` of the guard's socket")
 }
 
-func newGuardLsCmd(a *app) *cobra.Command {
+func newGuardLsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List what this host's guard watches over",
-		Args:  args(0), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:  cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	run := guardRunFlag(cmd)
-	o := outputFlags(cmd, true)
+	o := cli.OutputFlags(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		g, err := a.fencer(*run)
+		g, err := a.Fencer(*run)
 		if err != nil {
 			return err
 		}
@@ -53,12 +54,12 @@ func newGuardLsCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return list(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() },
+		return cli.PrintList(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() },
 			func(all []guard.Entry) *show.Table {
 				t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
 				for _, e := range all {
 					t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State),
-						deadlineLine(e, a.boottime()))
+						deadlineLine(e, a.Boottime()))
 				}
 				return t
 			})
@@ -76,7 +77,7 @@ func deadlineLine(e guard.Entry, now time.Duration) string {
 	return (now - e.Deadline).Round(time.Second).String() + " ago"
 }
 
-func newGuardReleaseCmd(a *app) *cobra.Command {
+func newGuardReleaseCmd(a *cli.App) *cobra.Command {
 	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "release VOLUME",
@@ -89,17 +90,17 @@ control.
 Whatever has the volume open is killed before it could write again; then it is
 unmounted and the guard forgets it. What is in it stays where it lies, in its
 pool on this host. VOLUME is its name or the UUID of its dataset.`,
-		Args: args(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill what uses the volume on this host")
 	run := guardRunFlag(cmd)
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
 				"release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
 		}
-		g, err := a.fencer(*run)
+		g, err := a.Fencer(*run)
 		if err != nil {
 			return err
 		}
@@ -108,17 +109,18 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, e)
+		if o.JSON() {
+			return show.JSON(a.Out, e)
 		}
-		return a.say("volume %s is unmounted, and its users are ended; what is in it stays in its pool", e.Volume)
+		return a.Say("volume %s is unmounted, and its users are ended; what is in it stays in its pool", e.Volume)
 	}
 	return cmd
 }
 
 // release gives up what a guard has fenced, so that it can be unmounted: who could write to
 // it is killed before it is thawed. Again: what was left.
-func release(ctx context.Context, g fencer, unmount func(path string) error, ref string) (e guard.Entry, err error) {
+func release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
+	err error) {
 	st, err := g.Status(ctx)
 	if err != nil {
 		return e, err
@@ -162,7 +164,7 @@ func release(ctx context.Context, g fencer, unmount func(path string) error, ref
 }
 
 // stillLetGo fails with ErrConflict once an agent has what was let go open again.
-func stillLetGo(ctx context.Context, g fencer, e guard.Entry) error {
+func stillLetGo(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	st, err := g.Status(ctx)
 	if err != nil {
 		return err

@@ -123,7 +123,7 @@ func TestNoGuard(t *testing.T) {
 	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--confirmed", "--run", run}} {
 		synctest.Test(t, func(t *testing.T) {
 			c, began := newConsole(&fake{}), time.Now()
-			c.fencer = dialGuard
+			c.Fencer = dialGuard
 			code := c.run(t, args...)
 			said := c.err.String()
 			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "see whether drover guard runs") || c.out.Len() > 0 {

@@ -3,18 +3,10 @@ package main
 import (
 	"fmt"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
-
-// accessLine says how many hosts may mount a volume, where that is not one.
-func accessLine(a dataset.Access) string {
-	if a != dataset.AccessMany {
-		return ""
-	}
-	return "many hosts at once"
-}
 
 // guests is on how many hosts beside its home a volume is in use.
 func guests(v api.Volume) (n int) {
@@ -39,15 +31,15 @@ func usedByGuests(v api.Volume) string {
 }
 
 // guestLines says which hosts have a volume mounted beside its home.
-func guestLines(a *app, v api.Volume) []string {
+func guestLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.Visits {
-		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.now(), g.Since))
+		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.Now(), g.Since))
 		switch {
 		case g.Alone:
-			line = g.NodeName + " needs it alone, since " + show.Ago(a.now(), g.Since)
+			line = g.NodeName + " needs it alone, since " + show.Ago(a.Now(), g.Since)
 		case g.Mounts == 1:
-			line = g.NodeName + ", mounted once, since " + show.Ago(a.now(), g.Since)
+			line = g.NodeName + ", mounted once, since " + show.Ago(a.Now(), g.Since)
 		}
 		switch {
 		case g.Fenced:

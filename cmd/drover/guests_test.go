@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -12,8 +13,8 @@ import (
 // Who has a volume mounted beside its home reads plainly, with what ends that where the host is
 // lost; a list counts them in.
 func TestGuestLines(t *testing.T) {
-	a := newConsole(theWorld()).app
-	stay := dataset.Guest{Since: a.now().Add(-5 * time.Minute)}
+	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
+	stay := dataset.Guest{Since: a.Now().Add(-5 * time.Minute)}
 	v := api.Volume{
 		Dataset: dataset.Dataset{Profile: dataset.Profile{Access: dataset.AccessMany}},
 		Status:  &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{{ID: "x", Count: 1}}},
@@ -41,7 +42,7 @@ func TestGuestLines(t *testing.T) {
 	if got := status(v); got != "in use by 1" {
 		t.Errorf("a list says %q", got)
 	}
-	if got := accessLine(v.Profile.Access) + accessLine(""); got != "many hosts at once" {
+	if got := cli.AccessLine(v.Profile.Access) + cli.AccessLine(""); got != "many hosts at once" {
 		t.Errorf("%q", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 )
@@ -20,7 +21,7 @@ import (
 // for the nth time.
 func interrupted(c *console, method string, nth int) {
 	var cancel context.CancelFunc
-	c.signals = func(ctx context.Context) (context.Context, context.CancelFunc) {
+	c.Signals = func(ctx context.Context) (context.Context, context.CancelFunc) {
 		ctx, cancel = context.WithCancel(ctx)
 		return ctx, cancel
 	}
@@ -82,7 +83,7 @@ func TestServerAwayForTooLong(t *testing.T) {
 	works(c.fake, ended(dataset.OpDone, nil))
 	c.fake.progress = nil
 	c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
-	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != awayMost {
+	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != cli.AwayMost {
 		t.Errorf("exit %d after %d pauses", code, c.slept)
 	}
 	if want := "drover: cannot watch operation " + idOp.String() + ", which goes on: cannot reach drover\n"; c.err.String() != want {
@@ -204,7 +205,7 @@ func TestBrokenOutputFails(t *testing.T) {
 	} {
 		c := newConsole(theWorld())
 		scenarios["works"](c)
-		c.app.out = brokenPipe{}
+		c.App.Out = brokenPipe{}
 		if code := c.run(t, args...); code != 1 {
 			t.Errorf("%v: exit %d", args, code)
 		}
@@ -229,7 +230,7 @@ func TestAddress(t *testing.T) {
 			c := newConsole(theWorld())
 			c.env["DROVER_API"] = tc.env
 			got := ""
-			c.dial = func(e string) (remote, error) { got = e; return c.fake, nil }
+			c.Dial = func(e string) (cli.Remote, error) { got = e; return c.fake, nil }
 			if c.run(t, append(tc.args, "volume", "ls")...); got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
@@ -248,7 +249,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"events"}, {"doctor"}, {"version"},
 	} {
 		c := newConsole(theWorld())
-		c.dial = func(e string) (remote, error) { return client.New(e) }
+		c.Dial = func(e string) (cli.Remote, error) { return client.New(e) }
 		if code := c.run(t, append(args, "--api", "nonsense")...); code != 2 || !strings.Contains(c.err.String(), `"nonsense"`) {
 			t.Errorf("%v: exit %d, %q", args, code, c.err.String())
 		}
@@ -277,7 +278,7 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 // TestEventsAreFollowedUntilTheServerGoesAway, which is no good end.
 func TestEventsAreFollowedUntilTheServerGoesAway(t *testing.T) {
 	c := newConsole(theWorld())
-	c.dial = func(string) (remote, error) { return overTheWire(t)(c.fake), nil }
+	c.Dial = func(string) (cli.Remote, error) { return overTheWire(t)(c.fake), nil }
 	if code := c.run(t, "events", "--follow", "-o", "json"); code != 1 || strings.Count(c.out.String(), "\n") != 2 {
 		t.Errorf("exit %d, %q", code, c.out.String())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -27,31 +28,31 @@ import (
 var version = "dev"
 
 func main() {
-	a := &app{
-		version: version, in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
-		getenv: os.Getenv, now: func() time.Time { return clock.System{}.Now().Local() }, newID: uuid.New,
-		sleep: sleep, signals: signals,
-		docker: dockerPath, fencer: dialGuard, boottime: clock.Boottime, hasKey: hasKey,
-		authority: defaultAuthority,
+	a := &cli.App{
+		Version: version, In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr,
+		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
+		Sleep: sleep, Signals: signals,
+		DockerPath: dockerPath, Fencer: dialGuard, Boottime: clock.Boottime, CheckKey: hasKey,
+		Authority: defaultAuthority,
 	}
-	a.dial = a.client
-	a.prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) { return verifyPool(ctx, a, p) }
+	a.Dial = a.OpenClient
+	a.Prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) { return verifyPool(ctx, a, p) }
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
 }
 
 // execute runs one command line and returns the exit code.
-func execute(ctx context.Context, a *app, args []string) int {
-	a.args = args
+func execute(ctx context.Context, a *cli.App, args []string) int {
+	a.Args = args
 	root := newRootCmd(a)
 	root.SetArgs(append([]string{}, args...)) // for nil cobra takes os.Args
-	root.SetIn(a.in)
-	root.SetOut(a.out)
-	root.SetErr(a.errOut)
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.ErrOut)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
-	complain(a.errOut, err)
+	cli.PrintError(a.ErrOut, err)
 	return dataset.KindOf(err).Exit
 }
 

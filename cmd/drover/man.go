@@ -5,24 +5,26 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newManCmd(a *app) *cobra.Command {
+func newManCmd(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the man pages into a folder",
 		Hidden: true,
-		Args:   args(1),
+		Args:   cli.Args(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			info, err := os.Stat(args[0])
 			if err != nil {
 				return err
 			}
 			if !info.IsDir() {
-				return usage(cmd, "%s is no folder", args[0])
+				return cli.UsageError(cmd, "%s is no folder", args[0])
 			}
 			return doc.GenManTree(cmd.Root(), &doc.GenManHeader{
-				Section: "1", Source: "drover " + a.version, Manual: "Drover",
+				Section: "1", Source: "drover " + a.Version, Manual: "Drover",
 			}, args[0])
 		},
 	}

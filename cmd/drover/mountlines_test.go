@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -12,7 +13,7 @@ import (
 // A use is shown with its tool and its ID, where there are any.
 func TestMountLines(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	a := &app{now: func() time.Time { return now }}
+	a := &cli.App{Now: func() time.Time { return now }}
 	got := mountLines(a, api.Volume{Status: &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{
 		{Count: 2, Since: now},
 		{ID: "0011aabb", Count: 1, Since: now, Tool: "docker"},

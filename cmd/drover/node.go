@@ -6,11 +6,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 )
 
-func newNodeCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+func newNodeCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "node",
 		Short: "Look at the hosts, cordon and drain them, let them in and out",
 	},
@@ -20,14 +21,14 @@ func newNodeCmd(a *app) *cobra.Command {
 }
 
 // findNode connects, and finds a node among all that there are by name or UUID.
-func findNode(ctx context.Context, a *app, ref string) (c remote, n api.Node, all []api.Node, err error) {
-	if c, err = a.connect(); err != nil {
+func findNode(ctx context.Context, a *cli.App, ref string) (c cli.Remote, n api.Node, all []api.Node, err error) {
+	if c, err = a.Connect(); err != nil {
 		return c, n, nil, err
 	}
 	if all, err = c.NodeList(ctx, ""); err != nil {
 		return c, n, nil, err
 	}
-	n, err = pick(all, "node", ref, func(n api.Node) string { return n.Name },
+	n, err = cli.Find(all, "node", ref, func(n api.Node) string { return n.Name },
 		func(n api.Node) uuid.UUID { return n.ID })
 	return c, n, all, err
 }

@@ -3,19 +3,20 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
-func newNodeCordonCmd(a *app) *cobra.Command {
+func newNodeCordonCmd(a *cli.App) *cobra.Command {
 	var off bool
 	cmd := &cobra.Command{
 		Use:   "cordon NODE",
 		Short: "Put nothing new on a node; what is there stays and works",
-		Args:  args(1), ValidArgsFunction: complete(a, nodeWords),
+		Args:  cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	cmd.Flags().BoolVar(&off, "off", false, "allow it again")
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
@@ -26,16 +27,16 @@ func newNodeCordonCmd(a *app) *cobra.Command {
 			return err
 		}
 		switch {
-		case o.json():
-			return show.JSON(a.out, set)
+		case o.JSON():
+			return show.JSON(a.Out, set)
 		case off && n.Cordoned:
-			return a.say("node %s is not cordoned any more", set.Name)
+			return a.Say("node %s is not cordoned any more", set.Name)
 		case off:
-			return a.say("node %s was not cordoned: there was nothing to do", set.Name)
+			return a.Say("node %s was not cordoned: there was nothing to do", set.Name)
 		case n.Cordoned:
-			return a.say("node %s is cordoned already", set.Name)
+			return a.Say("node %s is cordoned already", set.Name)
 		}
-		return a.say("node %s is cordoned", set.Name)
+		return a.Say("node %s is cordoned", set.Name)
 	}
 	return cmd
 }

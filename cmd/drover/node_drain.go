@@ -9,12 +9,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newNodeDrainCmd(a *app) *cobra.Command {
+func newNodeDrainCmd(a *cli.App) *cobra.Command {
 	var fenced bool
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
@@ -29,10 +30,10 @@ and drain again: what has left is not touched again.
 With --fenced the node is lost, and on your word writes to nothing any more:
 its volumes go on from the freshest copies that others have.`,
 		Example:           "  drover node drain host-a",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, nodeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "the node is lost and writes no more: go on from copies")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
@@ -42,9 +43,9 @@ its volumes go on from the freshest copies that others have.`,
 		if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 			return err
 		}
-		ctx, stop := a.signals(cmd.Context())
+		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		d := drain{app: a, c: c, node: n, json: o.json(), names: map[uuid.UUID]string{}, left: []drained{}}
+		d := drain{App: a, c: c, node: n, json: o.JSON(), names: map[uuid.UUID]string{}, left: []drained{}}
 		for _, o := range nodes {
 			d.names[o.ID] = o.Name
 		}
@@ -65,8 +66,8 @@ const drainAtOnce = 8
 
 // drain is one round of a node's volumes.
 type drain struct {
-	*app
-	c      remote
+	*cli.App
+	c      cli.Remote
 	node   api.Node
 	names  map[uuid.UUID]string
 	fenced string
@@ -85,7 +86,7 @@ type drained struct {
 }
 
 func (d *drain) run(ctx context.Context) error {
-	volumes, err := all(ctx, d.c.Volumes)
+	volumes, err := cli.FetchAll(ctx, d.c.Volumes)
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (d *drain) run(ctx context.Context) error {
 		}
 	}
 	if d.json {
-		if err := show.JSON(d.out, d.left); err != nil {
+		if err := show.JSON(d.Out, d.left); err != nil {
 			return err
 		}
 	}
@@ -122,7 +123,7 @@ func (d *drain) begin(ctx context.Context, v api.Volume) error {
 		}
 	}
 	out, err := d.c.Submit(ctx, api.Request{
-		ID: d.newID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
+		ID: d.NewID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
 	})
 	if err == nil && out.Operation != nil {
 		d.open = append(d.open, *out.Operation)
@@ -138,8 +139,8 @@ func (d *drain) begin(ctx context.Context, v api.Volume) error {
 func (d *drain) finish(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
-	m := d.meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.left)+1, d.all), d.json)
-	op, err := d.wait(ctx, d.c, op, m)
+	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.left)+1, d.all), d.json)
+	op, err := d.Wait(ctx, d.c, op, m)
 	m.Close()
 	if err != nil {
 		return d.stays(ctx, op.Volume, err)
@@ -153,7 +154,7 @@ func (d *drain) tell(format string, args ...any) error {
 	if d.json {
 		return nil
 	}
-	return d.say(format, args...)
+	return d.Say(format, args...)
 }
 
 // stays says why a volume did not leave; what is wrong with all ends the round.

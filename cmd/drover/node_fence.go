@@ -3,12 +3,13 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newNodeFenceCmd(a *app) *cobra.Command {
+func newNodeFenceCmd(a *cli.App) *cobra.Command {
 	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "fence NODE",
@@ -18,10 +19,10 @@ good. Nothing is done to it; switch it off first. Its volumes with failover auto
 then go on from their copies as soon as somebody mounts them, and it does not
 count among those that vanished together, which halts failover. Refused while
 the node is alive; over when it is back.`,
-		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "it is off, or cut off for good")
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
@@ -36,10 +37,10 @@ the node is alive; over when it is back.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, set)
+		if o.JSON() {
+			return show.JSON(a.Out, set)
 		}
-		return a.say("node %s is taken to write no more, until it is back", set.Name)
+		return a.Say("node %s is taken to write no more, until it is back", set.Name)
 	}
 	return cmd
 }

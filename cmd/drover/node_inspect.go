@@ -7,26 +7,27 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newNodeInspectCmd(a *app) *cobra.Command {
+func newNodeInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect NODE",
 		Short:             "Show all about a node",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, nodeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, n)
+		if o.JSON() {
+			return show.JSON(a.Out, n)
 		}
 		pools, err := c.Pools(cmd.Context())
 		if err != nil {
@@ -42,7 +43,7 @@ func newNodeInspectCmd(a *app) *cobra.Command {
 				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))
 			}
 		}
-		return nodeForm(n, lines, a.now()).Write(a.out)
+		return nodeForm(n, lines, a.Now()).Write(a.Out)
 	}
 	return cmd
 }
@@ -56,9 +57,9 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	if n.Fenced {
 		f.Add("Fenced", "a person vouches that it writes no more")
 	}
-	f.Add("Guarded", yesNo(n.Guarded))
-	f.Add("Cordoned", yesNo(n.Cordoned))
-	f.Add("Labels", labelLines(n.Labels)...)
+	f.Add("Guarded", cli.YesNo(n.Guarded))
+	f.Add("Cordoned", cli.YesNo(n.Cordoned))
+	f.Add("Labels", cli.LabelLines(n.Labels)...)
 	f.Add("Pools", pools...)
 	if n.Facts == nil {
 		f.Add("Facts", "not told yet")

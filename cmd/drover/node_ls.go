@@ -8,11 +8,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
-func newNodeLsCmd(a *app) *cobra.Command {
+func newNodeLsCmd(a *cli.App) *cobra.Command {
 	var filter string
 	cmd := &cobra.Command{
 		Use:   "ls",
@@ -22,17 +23,17 @@ of, as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
 'labels.rack == "r1"', 'pool.free > "100GiB"'. What is said of a pool is true of
 a node when it is of any of its pools. A node whose facts are not known yet is
 left out then.`,
-		Args:              args(0),
+		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, true)
+	o := cli.OutputFlags(cmd, true)
 	cmd.Flags().StringVar(&filter, "filter", "", "`EXPRESSION` over facts")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("filter", cobra.NoFileCompletions))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("filter") && strings.TrimSpace(filter) == "" {
-			return usage(cmd, "--filter is empty")
+			return cli.UsageError(cmd, "--filter is empty")
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -40,9 +41,10 @@ left out then.`,
 		if err != nil {
 			return err
 		}
-		return list(a, o, nodes, func(n api.Node) string { return n.ID.String() }, func(nodes []api.Node) *show.Table {
-			return nodeTable(nodes, a.now())
-		})
+		return cli.PrintList(a, o, nodes, func(n api.Node) string { return n.ID.String() },
+			func(nodes []api.Node) *show.Table {
+				return nodeTable(nodes, a.Now())
+			})
 	}
 	return cmd
 }
@@ -61,8 +63,8 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(),
 				show.Ago(now, f.Taken)
 		}
-		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now), yesNo(n.Cordoned),
-			cpus, load, free, age, strings.Join(labelLines(n.Labels), ","))
+		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now), cli.YesNo(n.Cordoned),
+			cpus, load, free, age, strings.Join(cli.LabelLines(n.Labels), ","))
 	}
 	return t
 }

@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
-func newNodeRmCmd(a *app) *cobra.Command {
+func newNodeRmCmd(a *cli.App) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "rm NODE",
@@ -24,13 +25,13 @@ saying this again. Containers that run there are not stopped by it: volumes that
 it uses and whose home is elsewhere (access: many) count as in use there until
 drover node fence says that it is off. What it kept is forgotten: the command
 says what nobody else has, and it lies in its pools.`,
-		Args: args(1), ValidArgsFunction: complete(a, nodeWords),
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	cmd.Flags().BoolVar(&force, "force", false,
 		"also while volumes have their home there, or it keeps what nobody else has")
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -38,15 +39,15 @@ says what nobody else has, and it lies in its pools.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, n)
+		if o.JSON() {
+			return show.JSON(a.Out, n)
 		}
 		for _, what := range n.Forgotten {
-			if err := a.say("forgotten: %s", what); err != nil {
+			if err := a.Say("forgotten: %s", what); err != nil {
 				return err
 			}
 		}
-		return a.say("node %s is removed: its certificate is worth nothing any more", n.Name)
+		return a.Say("node %s is removed: its certificate is worth nothing any more", n.Name)
 	}
 	return cmd
 }

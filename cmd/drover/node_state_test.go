@@ -8,6 +8,7 @@ import (
 )
 
 func TestNodeState(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for want, n := range map[string]api.Node{
 		"live":               {Live: true, Since: now.Add(-time.Hour)},
 		"away":               {},

@@ -6,12 +6,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/durable"
 )
 
-func newNodeTokenCmd(a *app) *cobra.Command {
+func newNodeTokenCmd(a *cli.App) *cobra.Command {
 	var in api.NewToken
 	var out string
 	cmd := &cobra.Command{
@@ -24,16 +25,16 @@ after its certificate ended.
 
 With --out it is not printed, but written to that file, which only its owner can
 read. What was in the file is replaced.`,
-		Args: args(0), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.Flags().StringVar(&in.Name, "name", "", "the only `NAME` that the node can have")
 	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long it can be used: `TIME` such as 30m, 168h at most")
 	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the token, in place of saying it")
-	completeFlag(cmd, "name")
-	completeFlag(cmd, "ttl")
+	cli.CompleteFlag(cmd, "name")
+	cli.CompleteFlag(cmd, "ttl")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -48,17 +49,17 @@ read. What was in the file is replaced.`,
 			token.Token = ""
 		}
 		switch {
-		case o.json():
-			return show.JSON(a.out, token)
+		case o.JSON():
+			return show.JSON(a.Out, token)
 		case out != "":
-			return a.say("token %s, good for one host until %s, is in %s", token.ID,
+			return a.Say("token %s, good for one host until %s, is in %s", token.ID,
 				token.Expires.Format(time.RFC3339), out)
 		}
-		if _, err := fmt.Fprintf(a.errOut, "token %s, good for one host until %s:\n", token.ID,
+		if _, err := fmt.Fprintf(a.ErrOut, "token %s, good for one host until %s:\n", token.ID,
 			token.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
-		return a.say("%s", token.Token)
+		return a.Say("%s", token.Token)
 	}
 	return cmd
 }

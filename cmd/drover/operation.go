@@ -1,9 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-func newOperationCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+func newOperationCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "operation",
 		Short: "Look at long work, watch it, cancel it",
 	},

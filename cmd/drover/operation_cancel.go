@@ -3,19 +3,20 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
-func newOperationCancelCmd(a *app) *cobra.Command {
+func newOperationCancelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "cancel ID",
 		Short:             "End an operation and take back what it made",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, operationWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -23,10 +24,10 @@ func newOperationCancelCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, op)
+		if o.JSON() {
+			return show.JSON(a.Out, op)
 		}
-		return a.say("operation %s (%s %s) is %s", op.ID, op.Kind, op.Volume, op.State)
+		return a.Say("operation %s (%s %s) is %s", op.ID, op.Kind, op.Volume, op.State)
 	}
 	return cmd
 }

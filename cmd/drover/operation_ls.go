@@ -7,33 +7,34 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newOperationLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[dataset.Operation]{
-		short: "List the operations under way and those of the last day, newest first",
-		long: `List the operations under way and those that ended within the last day, newest
+func newOperationLsCmd(a *cli.App) *cobra.Command {
+	return cli.NewListCommand(a, cli.Listing[dataset.Operation]{
+		Short: "List the operations under way and those of the last day, newest first",
+		Long: `List the operations under way and those that ended within the last day, newest
 first: at most the last 10,000. Scheduled snapshots that went well are shown for
 an hour.`,
-		fetch: func(ctx context.Context, c remote) ([]dataset.Operation, error) {
-			ops, err := all(ctx, c.Operations)
+		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
+			ops, err := cli.FetchAll(ctx, c.Operations)
 			slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })
 			return ops, err
 		},
-		id:    func(op dataset.Operation) string { return op.ID.String() },
-		table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
+		ID:    func(op dataset.Operation) string { return op.ID.String() },
+		Table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
 	})
 }
 
-func operationTable(a *app, ops []dataset.Operation) *show.Table {
+func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
 	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
 	for _, op := range ops {
-		t.Row(op.ID.String(), string(op.Kind), shortName(op.Volume), string(op.State),
-			show.Ago(a.now(), op.Created), detail(op))
+		t.Row(op.ID.String(), string(op.Kind), cli.ShortName(op.Volume), string(op.State),
+			show.Ago(a.Now(), op.Created), detail(op))
 	}
-	colors := a.palette()
+	colors := a.Palette()
 	t.Paint(3, func(s string) string {
 		if s == string(dataset.OpFailed) {
 			return colors.Red(s)

@@ -4,22 +4,23 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newOperationWatchCmd(a *app) *cobra.Command {
+func newOperationWatchCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch ID",
 		Short: "Wait for an operation and show its progress",
 		Long: `Wait for an operation to end and show its progress. The exit code is that of
 the operation: 0 only when it is done.`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, operationWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -27,20 +28,20 @@ the operation: 0 only when it is done.`,
 		if err != nil {
 			return err
 		}
-		ctx, stop := a.signals(cmd.Context())
+		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		m := a.meter(string(op.Kind)+" "+op.Volume, false)
-		op, err = a.wait(ctx, c, op, m)
+		m := a.Meter(string(op.Kind)+" "+op.Volume, false)
+		op, err = a.Wait(ctx, c, op, m)
 		m.Close()
 		if err != nil {
 			return err
 		}
-		return one(a, o, op, func(op dataset.Operation) *show.Form { return operationForm(a, op) })
+		return cli.PrintObject(a, o, op, func(op dataset.Operation) *show.Form { return operationForm(a, op) })
 	}
 	return cmd
 }
 
-func operationForm(a *app, op dataset.Operation) *show.Form {
+func operationForm(a *cli.App, op dataset.Operation) *show.Form {
 	f := &show.Form{}
 	f.Add("Operation", op.ID.String())
 	f.Add("Kind", string(op.Kind))
@@ -52,7 +53,7 @@ func operationForm(a *app, op dataset.Operation) *show.Form {
 	if op.Snapshot != nil {
 		f.Add("Snapshot", op.Snapshot.ID.String())
 	}
-	f.Add("Started", show.When(a.now(), op.Created))
-	f.Add("Ended", show.When(a.now(), op.Ended))
+	f.Add("Started", show.When(a.Now(), op.Created))
+	f.Add("Ended", show.When(a.Now(), op.Ended))
 	return f
 }

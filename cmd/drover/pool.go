@@ -1,9 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-func newPoolCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+func newPoolCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "pool",
 		Short: "Look at the places where datasets are kept, make and remove them",
 	},

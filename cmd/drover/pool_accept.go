@@ -3,12 +3,13 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newPoolAcceptCmd(a *app) *cobra.Command {
+func newPoolAcceptCmd(a *cli.App) *cobra.Command {
 	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "accept POOL",
@@ -19,17 +20,17 @@ rolled back: what was written to its volumes since is not there. Bring back the
 newer disk, if it can be had; this is for when it cannot. Where another node has
 a replica that is newer, stop drover here and have the volume go on from that
 first: drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
-		Args: args(1), ValidArgsFunction: complete(a, poolWords),
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "what it has not any more is lost")
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
 				"accept of pool %s: say --confirmed once you know that the newer disk cannot be had: what "+
 					"was written since is lost then", args[0])
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -37,10 +38,10 @@ first: drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, p)
+		if o.JSON() {
+			return show.JSON(a.Out, p)
 		}
-		return a.say("pool %s serves as it is (drover pool ls says so within seconds)", p.Name)
+		return a.Say("pool %s serves as it is (drover pool ls says so within seconds)", p.Name)
 	}
 	return cmd
 }

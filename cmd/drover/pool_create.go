@@ -3,12 +3,13 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newPoolCreateCmd(a *app) *cobra.Command {
+func newPoolCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a pool on the server's host",
@@ -19,23 +20,23 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		Example: `  drover pool create fast --backend loop --path /mnt/xfs/drover
   drover pool create disk --backend loop --device /dev/disk/by-id/nvme-X_1
   drover pool create big --backend loop --path /var/lib/big.img --image 200GiB`,
-		Args:              args(1),
+		Args:              cli.Args(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	p := api.NewPool{}
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make at PATH")
 	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
 		"an empty block `DEVICE` of the server's host to make it of; again for several")
-	completeFlag(cmd, "backend")
+	cli.CompleteFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:
-			return usage(cmd, "a pool needs --backend KIND and --path PATH, or --device DEVICE")
+			return cli.UsageError(cmd, "a pool needs --backend KIND and --path PATH, or --device DEVICE")
 		case p.Image != "" && len(p.Devices) > 0:
-			return usage(cmd, "a pool lies in an image or on devices: --image or --device, not both")
+			return cli.UsageError(cmd, "a pool lies in an image or on devices: --image or --device, not both")
 		}
 		if p.Image != "" {
 			if _, err := dataset.ParseSize(p.Image); err != nil {
@@ -44,16 +45,16 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		}
 		p.Name = args[0]
 		for i := range p.Devices {
-			if err := a.onHost("device", &p.Devices[i]); err != nil {
+			if err := a.CleanHostPath("device", &p.Devices[i]); err != nil {
 				return err
 			}
 		}
 		if p.Path != "" || len(p.Devices) == 0 {
-			if err := a.onHost("path", &p.Path); err != nil {
+			if err := a.CleanHostPath("path", &p.Path); err != nil {
 				return err
 			}
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -61,14 +62,14 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, made)
+		if o.JSON() {
+			return show.JSON(a.Out, made)
 		}
-		if err := a.say("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
+		if err := a.Say("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
 			made.Path); err != nil || made.Note == "" {
 			return err
 		}
-		return a.say("%s", made.Note)
+		return a.Say("%s", made.Note)
 	}
 	return cmd
 }

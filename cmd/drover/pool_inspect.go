@@ -8,21 +8,22 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newPoolInspectCmd(a *app) *cobra.Command {
+func newPoolInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect POOL",
 		Short:             "Show all about a pool, and what its backend can do there",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, poolWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -30,12 +31,12 @@ func newPoolInspectCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p, err := pick(pools, "pool", args[0],
+		p, err := cli.Find(pools, "pool", args[0],
 			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
 		if err != nil {
 			return err
 		}
-		return one(a, o, p, poolForm)
+		return cli.PrintObject(a, o, p, poolForm)
 	}
 	return cmd
 }

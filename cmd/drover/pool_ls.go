@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,16 +20,16 @@ const (
 	poolUnknown = "unknown"
 )
 
-func newPoolLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[api.Pool]{
-		short: "List the pools",
-		fetch: func(ctx context.Context, c remote) ([]api.Pool, error) { return c.Pools(ctx) },
-		id:    func(p api.Pool) string { return p.ID.String() },
-		table: func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
+func newPoolLsCmd(a *cli.App) *cobra.Command {
+	return cli.NewListCommand(a, cli.Listing[api.Pool]{
+		Short: "List the pools",
+		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Pool, error) { return c.Pools(ctx) },
+		ID:    func(p api.Pool) string { return p.ID.String() },
+		Table: func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
 	})
 }
 
-func poolTable(a *app, pools []api.Pool) *show.Table {
+func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "FREE", "PATH")
 	for _, p := range pools {
 		size, free := "", ""
@@ -40,7 +41,7 @@ func poolTable(a *app, pools []api.Pool) *show.Table {
 			t.Below(6, p.Status.Reason)
 		}
 	}
-	colors := a.palette()
+	colors := a.Palette()
 	t.Paint(3, func(s string) string {
 		if s == poolOnline || s == "" {
 			return s

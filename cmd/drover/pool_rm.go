@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
-func newPoolRmCmd(a *app) *cobra.Command {
+func newPoolRmCmd(a *cli.App) *cobra.Command {
 	var forget bool
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
@@ -27,12 +28,12 @@ A pool of drover.yaml, or the default one while there is no other, would be made
 again at the next start, and is not removed.`,
 		Example: `  drover pool rm fast
   drover pool rm --forget fast    # its disk is gone`,
-		Args: args(1), ValidArgsFunction: complete(a, poolWords),
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
 	cmd.Flags().BoolVar(&forget, "forget", false, "take it off the record alone, and touch nothing at its place")
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -40,18 +41,18 @@ again at the next start, and is not removed.`,
 		if err != nil {
 			return err
 		}
-		if o.json() {
-			return show.JSON(a.out, gone)
+		if o.JSON() {
+			return show.JSON(a.Out, gone)
 		}
 		what := "removed pool %s"
 		if forget {
 			what = "forgot pool %s"
 		}
-		if err := a.say(what, gone.Pool.Name); err != nil {
+		if err := a.Say(what, gone.Pool.Name); err != nil {
 			return err
 		}
 		for _, note := range gone.Notes {
-			if err := a.say("%s", note); err != nil {
+			if err := a.Say("%s", note); err != nil {
 				return err
 			}
 		}

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -18,32 +16,17 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
-	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs"
-	"github.com/droverhq/drover/backends/dir"
-	"github.com/droverhq/drover/backends/loop"
-	"github.com/droverhq/drover/backends/lvm"
-	"github.com/droverhq/drover/backends/nfs"
-	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
-	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/profiles"
-)
-
-// Files that need not be there. One in another place that is not is a slip.
-const (
-	defaultConfig   = "/etc/drover/drover.yaml"
-	defaultProfiles = "/etc/drover/profiles.yaml"
 )
 
 // processFlags is what the processes of Drover can be told.
@@ -73,6 +56,15 @@ func (f *processFlags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
 }
 
+// ofStore are the flags of a command that opens the store itself.
+func (f *processFlags) ofStore(fl *pflag.FlagSet) {
+	f.level = "error"
+	fl.StringVar(&f.config, "config", defaultConfig,
+		"configuration `FILE` that names the store; there may be none at the default place")
+	fl.StringVar(&f.root, "root", "/var/lib/drover",
+		"`DIR` of the state, with the store where drover.yaml names no other")
+}
+
 // publishing says where facts can be published by this process.
 func (f *processFlags) publishing(fl *pflag.FlagSet, where string) {
 	fl.StringSliceVar(&f.publish, "publish-facts", nil,
@@ -100,9 +92,9 @@ func tune(getenv func(string) string) {
 }
 
 // runProcess reads what a process is told and runs it until a signal ends it.
-func runProcess(ctx context.Context, a *app, f processFlags,
+func runProcess(ctx context.Context, a *cli.App, f processFlags,
 	process func(context.Context, daemon.Options) error) error {
-	tune(a.getenv)
+	tune(a.Getenv)
 	log, err := newLog(f.level)
 	if err != nil {
 		return err
@@ -129,7 +121,7 @@ func runProcess(ctx context.Context, a *app, f processFlags,
 }
 
 // options are what the flags and drover.yaml say.
-func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, err error) {
+func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
 	cfg, err := loadConfig(f.config)
 	if err != nil {
 		return o, err
@@ -141,7 +133,7 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 	}
 	o = daemon.Options{
 		Root: f.root, Run: f.run, PluginDir: f.pluginDir, Driver: f.driver, Metrics: f.metrics,
-		NodeName: f.node, Version: a.version, Labels: cfg.Labels,
+		NodeName: f.node, Version: a.Version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
 		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
 		Backends: kinds(),
@@ -169,18 +161,11 @@ func (f *processFlags) options(a *app, log *logrus.Logger) (o daemon.Options, er
 	}
 	if c := cfg.Consul; c != nil {
 		o.Consul = &consul.Options{
-			Addresses: c.Addresses, Prefix: c.Prefix, TokenFile: c.TokenFile, Token: a.getenv("CONSUL_HTTP_TOKEN"),
+			Addresses: c.Addresses, Prefix: c.Prefix, TokenFile: c.TokenFile, Token: a.Getenv("CONSUL_HTTP_TOKEN"),
 			CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName,
 		}
 	}
 	return o, nil
-}
-
-// kinds are the backends of this program, the preferred ones first.
-func kinds() *backends.Registry {
-	runner := run.System{}
-	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
-		zfs.New(&runner, clock.System{}), lvm.New(&runner))
 }
 
 // newLog logs text on a terminal and JSON otherwise.
@@ -196,33 +181,6 @@ func newLog(level string) (*logrus.Logger, error) {
 		log.SetFormatter(&logrus.JSONFormatter{})
 	}
 	return log, nil
-}
-
-// loadProfiles reads profiles.yaml, or takes the built-in set when there is none in
-// the default place.
-func loadProfiles(file string) (*profiles.Set, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
-		return profiles.Parse("built-in profiles.yaml", drover.Profiles, kept(kinds()))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("profiles: %w", err)
-	}
-	return profiles.Parse(file, b, kept(kinds()))
-}
-
-func loadConfig(file string) (config.Config, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultConfig {
-		return config.Config{}, nil
-	}
-	if err != nil {
-		return config.Config{}, fmt.Errorf("configuration: %w", err)
-	}
-	return config.Parse(filepath.Clean(file), b, func(backend string) error {
-		_, err := kinds().Kind(backend)
-		return err
-	})
 }
 
 // reload takes profiles.yaml anew, and says so to reread; with a mistake in it the old set stays.

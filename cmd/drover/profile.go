@@ -1,9 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-func newProfileCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+func newProfileCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "profile",
 		Short: "Look at profiles, and check a file of them",
 	},

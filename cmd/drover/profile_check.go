@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
@@ -15,7 +16,7 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-func newProfileCheckCmd(a *app) *cobra.Command {
+func newProfileCheckCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a file of profiles, before the server reads it",
@@ -24,9 +25,9 @@ Every mistake is told, with file, line and column: also what no host could keep,
 as no backend can. Where a server answers, pools that no node has are told, and
 to root the key files that this host has not. Whether the pools that there are
 can keep a profile is seen when a volume is created.`,
-		Args: args(1),
+		Args: cli.Args(1),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		src, err := os.ReadFile(args[0])
 		if err != nil {
@@ -36,21 +37,21 @@ can keep a profile is seen when a volume is created.`,
 		if err != nil {
 			return printMistakes(a, args[0], strictyaml.All(err))
 		}
-		if o.json() {
-			return show.List(a.out, set.All())
+		if o.JSON() {
+			return show.List(a.Out, set.All())
 		}
-		if err := a.say("%s is good; the default is %s", args[0], set.Default()); err != nil {
+		if err := a.Say("%s is good; the default is %s", args[0], set.Default()); err != nil {
 			return err
 		}
 		for _, p := range set.All() {
 			if p.Quiesce == dataset.QuiesceFreeze {
-				if err := a.say("profile %s freezes: should drover be killed in the moment of a snapshot, "+
+				if err := a.Say("profile %s freezes: should drover be killed in the moment of a snapshot, "+
 					"writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
 					return err
 				}
 			}
 			if p.Failover.Auto {
-				if err := a.say("profile %s fails over: each node that is to have its volumes or replicas "+
+				if err := a.Say("profile %s fails over: each node that is to have its volumes or replicas "+
 					"needs the guard (systemctl enable --now drover-guard)", p.Name); err != nil {
 					return err
 				}
@@ -59,14 +60,14 @@ can keep a profile is seen when a volume is created.`,
 		if err := printMissing(cmd.Context(), a, set.All()); err != nil {
 			return err
 		}
-		return profileTable(set.All()).Write(a.out)
+		return profileTable(set.All()).Write(a.Out)
 	}
 	return cmd
 }
 
 // printMissing tells which pools and keys that profiles name are not there: a file may be checked on
 // another host, or before they are made.
-func printMissing(ctx context.Context, a *app, all []dataset.Profile) error {
+func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error {
 	var pools []string
 	var away error
 	if slices.ContainsFunc(all, func(p dataset.Profile) bool { return p.Pool != "" }) {
@@ -74,8 +75,8 @@ func printMissing(ctx context.Context, a *app, all []dataset.Profile) error {
 	}
 	for _, p := range all {
 		if at := p.Encryption.KeyFile; at != "" {
-			if err := a.hasKey(at); err != nil {
-				if err := a.say("profile %s makes no volumes on this host yet: %v", p.Name, err); err != nil {
+			if err := a.CheckKey(at); err != nil {
+				if err := a.Say("profile %s makes no volumes on this host yet: %v", p.Name, err); err != nil {
 					return err
 				}
 			}
@@ -87,7 +88,7 @@ func printMissing(ctx context.Context, a *app, all []dataset.Profile) error {
 		if away != nil {
 			why = fmt.Sprintf("and whether there is one is not known: %v", away)
 		}
-		if err := a.say("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
+		if err := a.Say("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
 			return err
 		}
 	}
@@ -103,8 +104,8 @@ func hasKey(path string) error {
 	return err
 }
 
-func poolNames(ctx context.Context, a *app) ([]string, error) {
-	c, err := a.connect()
+func poolNames(ctx context.Context, a *cli.App) ([]string, error) {
+	c, err := a.Connect()
 	if err != nil {
 		return nil, err
 	}
@@ -117,12 +118,12 @@ func poolNames(ctx context.Context, a *app) ([]string, error) {
 }
 
 // printMistakes tells each on a line of its own, the only one as the error itself.
-func printMistakes(a *app, file string, all []error) error {
+func printMistakes(a *cli.App, file string, all []error) error {
 	if len(all) == 1 {
 		return all[0]
 	}
 	for _, m := range all {
-		complain(a.errOut, m)
+		cli.PrintError(a.ErrOut, m)
 	}
 	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d mistakes", file, len(all))
 }

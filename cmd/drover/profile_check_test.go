@@ -79,7 +79,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 	check := func(f *fake, parts ...string) {
 		t.Helper()
 		c := newConsole(f)
-		c.app.hasKey = hasKey
+		c.App.CheckKey = hasKey
 		code := c.run(t, "profile", "check", file)
 		for _, part := range append(parts, "profile c makes no volumes on this host yet: key file "+dir+"/key is not there (bring it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {

@@ -7,16 +7,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newProfileLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[dataset.Profile]{
-		short: "List the profiles",
-		fetch: func(ctx context.Context, c remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
-		id:    func(p dataset.Profile) string { return p.Name },
-		table: profileTable,
+func newProfileLsCmd(a *cli.App) *cobra.Command {
+	return cli.NewListCommand(a, cli.Listing[dataset.Profile]{
+		Short: "List the profiles",
+		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
+		ID:    func(p dataset.Profile) string { return p.Name },
+		Table: profileTable,
 	})
 }
 
@@ -24,8 +25,8 @@ func profileTable(profiles []dataset.Profile) *show.Table {
 	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE",
 		"DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, p.Revision, sizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule,
-			speedShort(p.QoS), encrypted(p.Encryption), onDelete(p.OnDelete), p.Description)
+		t.Row(p.Name, p.Revision, cli.SizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule,
+			speedShort(p.QoS), encrypted(p.Encryption), cli.OnDelete(p.OnDelete), p.Description)
 	}
 	return t
 }

@@ -7,20 +7,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newProfileShowCmd(a *app) *cobra.Command {
+func newProfileShowCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
 		Short:             "Show what a profile promises",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, profileWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.ProfileWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -28,7 +29,7 @@ func newProfileShowCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return one(a, o, p, profileForm)
+		return cli.PrintObject(a, o, p, profileForm)
 	}
 	return cmd
 }
@@ -38,15 +39,15 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Profile", p.Name)
 	f.Add("Revision", p.Revision)
 	f.Add("Description", p.Description)
-	f.Add("Size", exactSize(p.Size, p.Size))
+	f.Add("Size", cli.ExactSize(p.Size, p.Size))
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)
 	f.Add("Quiesce", string(p.Quiesce))
-	f.Add("On delete", onDelete(p.OnDelete))
+	f.Add("On delete", cli.OnDelete(p.OnDelete))
 	f.Add("Placement", p.Placement)
 	f.Add("Owner", ownerLine(p.Owner))
-	if f.Add("Access", accessLine(p.Access)); p.Access != dataset.AccessMany {
+	if f.Add("Access", cli.AccessLine(p.Access)); p.Access != dataset.AccessMany {
 		f.Add("Follow", p.Follow.String())
 	}
 	f.Add("Replicas", replicaLine(p.Replicas))

@@ -2,12 +2,14 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
 // newRootCmd makes the whole command tree. Every command is made by a function
 // of its own, in a file of its own.
-func newRootCmd(a *app) *cobra.Command {
-	root := group(&cobra.Command{
+func newRootCmd(a *cli.App) *cobra.Command {
+	root := cli.Group(&cobra.Command{
 		Use:   "drover",
 		Short: "named, portable data for containers",
 		Long: `Drover gives containers named, portable data: a Docker volume plugin with
@@ -16,7 +18,7 @@ profiles, snapshots and clones, and this command line for it.
 A volume, snapshot, node or dataset may be named by any unique prefix of its
 UUID. Tables are for people; -o json gives the API's objects to programs, and
 -q the IDs alone. Exit codes: 0 fine, 1 failed, 2 wrong usage.`,
-		Version:           a.version,
+		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
@@ -29,19 +31,19 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
+			return cli.UnknownCommand(cmd, args[0])
 		}
 		return cmd.Help()
 	}
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return flagError(cmd, a.args, err) })
-	root.PersistentFlags().StringVar(&a.endpoint, "api", "",
-		"the API's `ADDRESS` (or DROVER_API; default "+defaultEndpoint+")")
-	root.PersistentFlags().StringVar(&a.files.Cert, "cert", "",
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
+	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
+		"the API's `ADDRESS` (or DROVER_API; default "+cli.DefaultEndpoint+")")
+	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
 		"`FILE` of the certificate to show over https (or DROVER_CERT)")
-	root.PersistentFlags().StringVar(&a.files.Key, "key", "", "`FILE` of its key (or DROVER_KEY)")
-	root.PersistentFlags().StringVar(&a.files.CA, "ca", "",
+	root.PersistentFlags().StringVar(&a.Files.Key, "key", "", "`FILE` of its key (or DROVER_KEY)")
+	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
 		"`FILE` of the cluster's certificate authority (or DROVER_CA)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
@@ -56,10 +58,10 @@ func newHelpCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, rest, err := cmd.Root().Find(args)
 			if err != nil {
-				return usage(cmd.Root(), "%w", err)
+				return cli.UsageError(cmd.Root(), "%w", err)
 			}
 			if len(rest) > 0 {
-				return unknownCommand(found, rest[0])
+				return cli.UnknownCommand(found, rest[0])
 			}
 			found.InitDefaultHelpFlag()
 			return found.Help()

@@ -3,10 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
-func newServeCmd(a *app) *cobra.Command {
+func newServeCmd(a *cli.App) *cobra.Command {
 	var f processFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -16,7 +17,7 @@ its store, the agent, the API and the Docker volume plugin. Stopping it leaves
 the mounts of running containers; starting it again finds them.
 
 SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
-		Args: args(0),
+		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, daemon.Serve) },
 	}
 	f.common(cmd.Flags())

@@ -1,9 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-func newSnapshotCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+func newSnapshotCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "snapshot",
 		Short: "Take, look at, compare and restore snapshots",
 	},

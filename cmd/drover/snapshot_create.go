@@ -6,11 +6,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotCreateCmd(a *app) *cobra.Command {
+func newSnapshotCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create VOLUME",
 		Short: "Take a snapshot of a volume",
@@ -18,16 +19,16 @@ func newSnapshotCreateCmd(a *app) *cobra.Command {
 as a database would find it after a power cut. It stays until it is deleted;
 retention leaves it alone.`,
 		Example:           `  drover snapshot create db --name before-upgrade -m "10.11 to 11.4"`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	o := workFlags(cmd, true)
+	o := cli.WorkFlags(cmd, true)
 	var name, message string
 	cmd.Flags().StringVar(&name, "name", "", "a `NAME`, unique among the volume's snapshots")
 	cmd.Flags().StringVarP(&message, "message", "m", "", "a line about it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
-		return a.change(cmd, o, req, describeSnapshot)
+		return a.Change(cmd, o, req, describeSnapshot)
 	}
 	return cmd
 }

@@ -6,12 +6,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotDiffCmd(a *app) *cobra.Command {
+func newSnapshotDiffCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff [VOLUME] A [B]",
 		Short: "Say how much changed from a snapshot to a newer one, or to now",
@@ -19,13 +20,13 @@ func newSnapshotDiffCmd(a *app) *cobra.Command {
 unique prefixes of their UUIDs or, after the volume, their names.`,
 		Example: `  drover snapshot diff db before-upgrade
   drover snapshot diff f23ca986 4be1c07d`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, sourceWords, diffWords, diffWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.DiffWords, cli.DiffWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -48,18 +49,19 @@ unique prefixes of their UUIDs or, after the volume, their names.`,
 		if err != nil {
 			return err
 		}
-		return one(a, o, d, diffForm)
+		return cli.PrintObject(a, o, d, diffForm)
 	}
 	return cmd
 }
 
 // diffArgs takes apart [VOLUME] A [B]. Of two words the first is a snapshot where
 // there is one of that UUID, and otherwise the volume, if that is there.
-func diffArgs(cmd *cobra.Command, c remote, flag string, args []string) (volume string, points []string, err error) {
+func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
+	err error) {
 	first := 0
 	switch {
 	case len(args) == 3 && flag != "":
-		return "", nil, usage(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+		return "", nil, cli.UsageError(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
 	case len(args) == 3:
 		first = 1
 	case len(args) == 2 && flag == "":

@@ -4,28 +4,29 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotInspectCmd(a *app) *cobra.Command {
+func newSnapshotInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect [VOLUME] ID",
 		Short: "Show all about a snapshot",
 		Long: `Show all about a snapshot. ID is a unique prefix of its UUID or, after the
 volume, its name.`,
 		Example:           `  drover snapshot inspect db before-upgrade`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, sourceWords, snapshotWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		volume, id, err := snapshotArgs(cmd, *volume, args)
 		if err != nil {
 			return err
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -33,17 +34,17 @@ volume, its name.`,
 		if err != nil {
 			return err
 		}
-		return one(a, o, s, func(s dataset.Snapshot) *show.Form { return snapshotForm(a, s) })
+		return cli.PrintObject(a, o, s, func(s dataset.Snapshot) *show.Form { return snapshotForm(a, s) })
 	}
 	return cmd
 }
 
 // volumeFlag lets a snapshot be named by its name, which only its volume knows.
-func volumeFlag(a *app, cmd *cobra.Command) *string {
+func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
 	volume := cmd.Flags().String("volume", "", "the `VOLUME`, for naming its snapshots by their names")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume",
 		func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-			return complete(a, volumeWords)(cmd, nil, begun)
+			return cli.Complete(a, cli.VolumeWords)(cmd, nil, begun)
 		}))
 	return volume
 }
@@ -54,12 +55,12 @@ func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id st
 		return flag, args[0], nil
 	}
 	if flag != "" {
-		return "", "", usage(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+		return "", "", cli.UsageError(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
 	}
 	return args[0], args[1], nil
 }
 
-func snapshotForm(a *app, s dataset.Snapshot) *show.Form {
+func snapshotForm(a *cli.App, s dataset.Snapshot) *show.Form {
 	f := &show.Form{}
 	f.Add("Snapshot", s.ID.String())
 	f.Add("Name", s.Name)
@@ -67,12 +68,12 @@ func snapshotForm(a *app, s dataset.Snapshot) *show.Form {
 	f.Add("Volume", s.Volume)
 	f.Add("Dataset", s.Dataset.String())
 	f.Add("Kind", string(s.Kind))
-	f.Add("Size", exactSize(s.Size, s.Profile.Size))
+	f.Add("Size", cli.ExactSize(s.Size, s.Profile.Size))
 	f.Add("Profile", s.Profile.Name+"@"+s.Profile.Revision)
 	if s.Parent != uuid.Nil {
 		f.Add("Parent", s.Parent.String())
 	}
-	f.Add("Created", show.When(a.now(), s.Created))
+	f.Add("Created", show.When(a.Now(), s.Created))
 	f.Add("To clone it", "drover clone "+s.ID.String()[:show.ShortLength]+" NEW")
 	f.Add("To go back", "drover snapshot restore "+s.Volume+" "+s.ID.String()[:show.ShortLength])
 	return f

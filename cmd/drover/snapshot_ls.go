@@ -6,20 +6,21 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotLsCmd(a *app) *cobra.Command {
+func newSnapshotLsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ls [VOLUME]",
 		Short:             "List the snapshots of a volume, or all, oldest first",
-		Args:              args(0),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(0),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	o := outputFlags(cmd, true)
+	o := cli.OutputFlags(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -27,18 +28,18 @@ func newSnapshotLsCmd(a *app) *cobra.Command {
 		if len(args) > 0 {
 			ref = args[0]
 		}
-		snaps, err := all(cmd.Context(), snapshotsOf(c, ref))
+		snaps, err := cli.FetchAll(cmd.Context(), cli.SnapshotsOf(c, ref))
 		if err != nil {
 			return err
 		}
 		slices.SortStableFunc(snaps, func(x, y dataset.Snapshot) int { return x.Created.Compare(y.Created) })
-		return list(a, o, snaps, func(s dataset.Snapshot) string { return s.ID.String() },
+		return cli.PrintList(a, o, snaps, func(s dataset.Snapshot) string { return s.ID.String() },
 			func(snaps []dataset.Snapshot) *show.Table { return snapshotTable(a, snaps) })
 	}
 	return cmd
 }
 
-func snapshotTable(a *app, snaps []dataset.Snapshot) *show.Table {
+func snapshotTable(a *cli.App, snaps []dataset.Snapshot) *show.Table {
 	ids := make([]uuid.UUID, len(snaps))
 	for i, s := range snaps {
 		ids[i] = s.ID
@@ -46,8 +47,8 @@ func snapshotTable(a *app, snaps []dataset.Snapshot) *show.Table {
 	short := show.Shorten(ids)
 	t := show.NewTable("SNAPSHOT", "VOLUME", "NAME", "KIND", "SIZE", "CREATED", "MESSAGE")
 	for _, s := range snaps {
-		t.Row(short(s.ID), shortName(s.Volume), s.Name, string(s.Kind), sizeOr(s.Size, s.Profile.Size, ""),
-			show.Ago(a.now(), s.Created), s.Message)
+		t.Row(short(s.ID), cli.ShortName(s.Volume), s.Name, string(s.Kind), cli.SizeOr(s.Size, s.Profile.Size, ""),
+			show.Ago(a.Now(), s.Created), s.Message)
 	}
 	return t
 }

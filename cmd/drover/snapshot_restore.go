@@ -6,25 +6,26 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotRestoreCmd(a *app) *cobra.Command {
+func newSnapshotRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore VOLUME ID",
 		Short: "Set a volume back to a snapshot of it",
 		Long: `Set a volume back to a snapshot of it. The volume must not be in use. What it
 holds now is kept as a snapshot first, and newer snapshots stay, so that this
 can be undone.`,
-		Args:              args(2),
-		ValidArgsFunction: complete(a, volumeWords, snapshotWords),
+		Args:              cli.Args(2),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpRestore, Volume: args[0], Snapshot: args[1]}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			line := "restored volume " + d.Volume
 			if out.Operation != nil && out.Operation.Source != nil {
 				line += " to snapshot " + out.Operation.Source.Snapshot.String()

@@ -6,21 +6,22 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newSnapshotRmCmd(a *app) *cobra.Command {
+func newSnapshotRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm [VOLUME] ID",
 		Short: "Delete a snapshot",
 		Long: `Delete a snapshot. ID is a unique prefix of its UUID or, after the volume, its
 name.`,
 		Example:           `  drover snapshot rm db before-upgrade`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, sourceWords, snapshotWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		volume, id, err := snapshotArgs(cmd, *volume, args)
@@ -28,7 +29,7 @@ name.`,
 			return err
 		}
 		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := taken(out)
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)
 		})

@@ -1,9 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-func newStoreCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+func newStoreCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "store",
 		Short: "Back up the control service's records, move them, or make them again from the hosts",
 	},

@@ -11,25 +11,26 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
 )
 
-func newStoreBackupCmd(a *app) *cobra.Command {
+func newStoreBackupCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Copy the store to a file, while it works",
 		Long: `Copy the store to a new file on this host, consistent and while it works. The
 file holds records, no volume's data.`,
-		Args: args(1),
+		Args: cli.Args(1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
-		ctx, stop := a.signals(cmd.Context())
+		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		n, err := backUp(ctx, a, c, args[0])
 		if err != nil && ctx.Err() != nil {
@@ -38,13 +39,13 @@ file holds records, no volume's data.`,
 		if err != nil {
 			return err
 		}
-		return a.say("wrote %s (%s)", args[0], dataset.Size(n).Human())
+		return a.Say("wrote %s (%s)", args[0], dataset.Size(n).Human())
 	}
 	return cmd
 }
 
-func backUp(ctx context.Context, a *app, c remote, file string) (n int64, err error) {
-	m := a.meter("backup", !terminal(a.errOut))
+func backUp(ctx context.Context, a *cli.App, c cli.Remote, file string) (n int64, err error) {
+	m := a.Meter("backup", !cli.IsTerminal(a.ErrOut))
 	defer m.Close()
 	w := &progress.Writer{Meter: m, At: dataset.Progress{Step: "copy the store"}}
 	err = wholeFile("backup", file, func(f io.Writer) error {

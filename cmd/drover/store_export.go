@@ -7,14 +7,14 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newStoreExportCmd(a *app) *cobra.Command {
+func newStoreExportCmd(a *cli.App) *cobra.Command {
 	var f processFlags
 	cmd := &cobra.Command{
 		Use:   "export FILE",
@@ -28,11 +28,11 @@ would be in neither. For a copy of a store that works: drover store backup.
 The file holds no volume's data. Only an exit code of 0 means that it is whole.`,
 		Example: `  drover store export /var/backups/drover.jsonl
   drover store export - | gzip > drover.jsonl.gz`,
-		Args: args(1),
+		Args: cli.Args(1),
 	}
 	f.ofStore(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ctx, stop := a.signals(cmd.Context())
+		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		sum, err := exportStore(ctx, a, f, args[0])
 		if err != nil && ctx.Err() != nil {
@@ -44,18 +44,9 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 		if args[0] == "-" {
 			return nil
 		}
-		return a.say("exported %s to %s", described(sum), args[0])
+		return a.Say("exported %s to %s", described(sum), args[0])
 	}
 	return cmd
-}
-
-// ofStore are the flags of a command that opens the store itself.
-func (f *processFlags) ofStore(fl *pflag.FlagSet) {
-	f.level = "error"
-	fl.StringVar(&f.config, "config", defaultConfig,
-		"configuration `FILE` that names the store; there may be none at the default place")
-	fl.StringVar(&f.root, "root", "/var/lib/drover",
-		"`DIR` of the state, with the store where drover.yaml names no other")
 }
 
 // described says what a dump holds.
@@ -63,7 +54,7 @@ func described(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
 }
 
-func exportStore(ctx context.Context, a *app, f processFlags, file string) (sum dump.Summary, err error) {
+func exportStore(ctx context.Context, a *cli.App, f processFlags, file string) (sum dump.Summary, err error) {
 	st, err := openStore(ctx, a, f, false)
 	if err != nil {
 		return sum, err
@@ -74,13 +65,13 @@ func exportStore(ctx context.Context, a *app, f processFlags, file string) (sum 
 		return err
 	}
 	if file == "-" {
-		return sum, write(a.out)
+		return sum, write(a.Out)
 	}
 	return sum, wholeFile("export", file, write)
 }
 
 // openStore opens the store that drover.yaml and the flags name.
-func openStore(ctx context.Context, a *app, f processFlags, create bool) (daemon.Unserved, error) {
+func openStore(ctx context.Context, a *cli.App, f processFlags, create bool) (daemon.Unserved, error) {
 	log, err := newLog(f.level)
 	if err != nil {
 		return daemon.Unserved{}, err

@@ -8,11 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newStoreImportCmd(a *app) *cobra.Command {
+func newStoreImportCmd(a *cli.App) *cobra.Command {
 	var f processFlags
 	var force bool
 	cmd := &cobra.Command{
@@ -28,12 +29,12 @@ The cluster keeps its identity, so its nodes know the store for theirs. Cut
 short, it goes on when it is run again; until then no drover starts on the store.`,
 		Example: `  drover store import /var/backups/drover.jsonl
   drover store import /var/backups/drover.jsonl --config /etc/drover/control.yaml`,
-		Args: args(1),
+		Args: cli.Args(1),
 	}
 	f.ofStore(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "replace all that the store holds")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ctx, stop := a.signals(cmd.Context())
+		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		sum, where, err := importStore(ctx, a, f, args[0], force)
 		if err != nil && ctx.Err() != nil {
@@ -42,12 +43,12 @@ short, it goes on when it is run again; until then no drover starts on the store
 		if err != nil {
 			return err
 		}
-		return a.say("imported %s from %s into %s", described(sum), args[0], where)
+		return a.Say("imported %s from %s into %s", described(sum), args[0], where)
 	}
 	return cmd
 }
 
-func importStore(ctx context.Context, a *app, f processFlags, file string, force bool) (sum dump.Summary,
+func importStore(ctx context.Context, a *cli.App, f processFlags, file string, force bool) (sum dump.Summary,
 	where string, err error) {
 	in, err := os.Open(file)
 	if err != nil {

@@ -29,7 +29,7 @@ func TestColourOnlyWhereItIsWanted(t *testing.T) {
 				got := ""
 				if tc.terminal {
 					screen := ptytest.Open(t)
-					c.app.out = screen.File
+					c.App.Out = screen.File
 					c.run(t, args...)
 					got = screen.Screen()
 				} else {
@@ -64,7 +64,7 @@ func TestProgressIsABarOnATerminalThatCanMove(t *testing.T) {
 			c.env["TERM"] = tc.term
 			screen := ptytest.Open(t)
 			screen.Resize(t, tc.width, tc.width/3)
-			c.errOut = screen.File
+			c.ErrOut = screen.File
 			if code := c.run(t, tc.args...); code != 0 {
 				t.Fatalf("exit %d", code)
 			}
@@ -85,7 +85,7 @@ func TestProgressIsABarOnATerminalThatCanMove(t *testing.T) {
 func TestNoTarToOrFromATerminal(t *testing.T) {
 	c := newConsole(theWorld())
 	screen := ptytest.Open(t)
-	c.app.out = screen.File
+	c.App.Out = screen.File
 	if code := c.run(t, "volume", "export", "db"); code != 2 || !strings.Contains(c.err.String(), "drover volume export db > db.tar") {
 		t.Errorf("exit %d, %q", code, c.err.String())
 	}
@@ -93,7 +93,7 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 		t.Errorf("wrote %q", got)
 	}
 	c = newConsole(theWorld())
-	c.in = ptytest.Open(t).File
+	c.In = ptytest.Open(t).File
 	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 2 || len(c.fake.asked) > 0 {
 		t.Errorf("exit %d, asked %v", code, c.fake.asked)
 	}
@@ -124,7 +124,7 @@ func TestPurgeAsks(t *testing.T) {
 			scenarios["went-back"](c)
 			screen := ptytest.Open(t)
 			screen.Type(t, tc.typed)
-			c.in = screen.File
+			c.In = screen.File
 			if code := c.run(t, tc.args...); code != tc.code || len(c.fake.asked) != tc.purged {
 				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
 			}
@@ -167,7 +167,7 @@ func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newConsole(theWorld())
-	c.in = f
+	c.In = f
 	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 0 {
 		t.Fatalf("exit %d: %s", code, c.err.String())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -25,7 +26,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // console is an app over a fake, with what it said.
 type console struct {
-	*app
+	*cli.App
 	fake     *fake
 	env      map[string]string
 	out, err bytes.Buffer
@@ -35,20 +36,20 @@ type console struct {
 
 func newConsole(f *fake) *console {
 	c := &console{fake: f, env: map[string]string{}, guard: fenceFake{list: guarded()}}
-	c.app = &app{
-		version: "1.2.3", in: strings.NewReader(""), out: &c.out, errOut: &c.err,
-		getenv: func(k string) string { return c.env[k] },
-		now:    func() time.Time { return now },
-		newID:  func() uuid.UUID { return idReq },
-		sleep: func(ctx context.Context, d time.Duration) error {
+	c.App = &cli.App{
+		Version: "1.2.3", In: strings.NewReader(""), Out: &c.out, ErrOut: &c.err,
+		Getenv: func(k string) string { return c.env[k] },
+		Now:    func() time.Time { return now },
+		NewID:  func() uuid.UUID { return idReq },
+		Sleep: func(ctx context.Context, d time.Duration) error {
 			c.slept++
 			return ctx.Err()
 		},
-		signals: context.WithCancel,
-		dial:    func(string) (remote, error) { return f, nil },
-		fencer:  func(string) (fencer, error) { return &c.guard, nil }, boottime: func() time.Duration { return time.Hour },
-		prove: proven, hasKey: func(string) error { return nil }, authority: defaultAuthority,
-		docker: func(_ context.Context, volume string, live bool) (string, error) {
+		Signals: context.WithCancel,
+		Dial:    func(string) (cli.Remote, error) { return f, nil },
+		Fencer:  func(string) (cli.Fencer, error) { return &c.guard, nil }, Boottime: func() time.Duration { return time.Hour },
+		Prove: proven, CheckKey: func(string) error { return nil }, Authority: defaultAuthority,
+		DockerPath: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)
 			}
@@ -60,7 +61,7 @@ func newConsole(f *fake) *console {
 
 func (c *console) run(t *testing.T, args ...string) int {
 	t.Helper()
-	return execute(t.Context(), c.app, args)
+	return execute(t.Context(), c.App, args)
 }
 
 // scenarios are the worlds that a transcript can run a command in, by name.
@@ -266,10 +267,10 @@ var scenarios = map[string]func(c *console){
 			},
 		}
 	},
-	"unguarded": func(c *console) { c.fencer = dialGuard },
+	"unguarded": func(c *console) { c.Fencer = dialGuard },
 	"idle":      func(c *console) { c.guard.list = nil },
 	"remote":    func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
-	"tar":       func(c *console) { c.in = strings.NewReader(strings.Repeat("x", 1000)) },
+	"tar":       func(c *console) { c.In = strings.NewReader(strings.Repeat("x", 1000)) },
 }
 
 // TestTranscripts runs the commands of testdata/*.txt and compares all that they
@@ -287,7 +288,7 @@ func TestTranscripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := transcript(t, string(b), func(f *fake) remote { return f })
+			got := transcript(t, string(b), func(f *fake) cli.Remote { return f })
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -305,8 +306,8 @@ func TestTranscripts(t *testing.T) {
 
 // overTheWire puts the API's handlers and its client between the commands and
 // the fake.
-func overTheWire(t *testing.T) func(f *fake) remote {
-	return func(f *fake) remote {
+func overTheWire(t *testing.T) func(f *fake) cli.Remote {
+	return func(f *fake) cli.Remote {
 		c := client.NewLoopback(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
 		t.Cleanup(c.Close)
 		return c
@@ -319,7 +320,7 @@ type service struct {
 	api.Nodes
 }
 
-func transcript(t *testing.T, script string, server func(*fake) remote) string {
+func transcript(t *testing.T, script string, server func(*fake) cli.Remote) string {
 	t.Helper()
 	var b strings.Builder
 	for line := range strings.Lines(script) {
@@ -338,11 +339,11 @@ func transcript(t *testing.T, script string, server func(*fake) remote) string {
 	return b.String()
 }
 
-func session(t *testing.T, scenario string, args []string, server func(*fake) remote) string {
+func session(t *testing.T, scenario string, args []string, server func(*fake) cli.Remote) string {
 	t.Helper()
 	c := newConsole(theWorld())
 	scenarios[scenario](c)
-	c.dial = func(string) (remote, error) { return server(c.fake), nil }
+	c.Dial = func(string) (cli.Remote, error) { return server(c.fake), nil }
 	code := c.run(t, args...)
 	var b strings.Builder
 	b.WriteString(c.out.String())

@@ -7,15 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
-func newTrashLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[api.Volume]{
-		short: "List the datasets in the trash, latest deleted first",
-		fetch: func(ctx context.Context, c remote) ([]api.Volume, error) {
-			gone, err := all(ctx, c.Trash)
+func newTrashLsCmd(a *cli.App) *cobra.Command {
+	return cli.NewListCommand(a, cli.Listing[api.Volume]{
+		Short: "List the datasets in the trash, latest deleted first",
+		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
+			gone, err := cli.FetchAll(ctx, c.Trash)
 			slices.SortStableFunc(gone, func(x, y api.Volume) int {
 				if x.Trash == nil || y.Trash == nil {
 					return 0
@@ -24,23 +25,23 @@ func newTrashLsCmd(a *app) *cobra.Command {
 			})
 			return gone, err
 		},
-		id:    volumeID,
-		table: func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
+		ID:    volumeID,
+		Table: func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
 	})
 }
 
-func trashTable(a *app, gone []api.Volume) *show.Table {
+func trashTable(a *cli.App, gone []api.Volume) *show.Table {
 	short := shortDatasets(gone)
 	t := show.NewTable("DATASET", "WAS", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "PURGED")
 	for _, v := range gone {
 		deleted, purged := "", ""
 		if v.Trash != nil {
-			deleted, purged = show.Ago(a.now(), v.Trash.At), "never"
+			deleted, purged = show.Ago(a.Now(), v.Trash.At), "never"
 			if !v.Trash.Until.IsZero() {
-				purged = show.Ago(a.now(), v.Trash.Until)
+				purged = show.Ago(a.Now(), v.Trash.Until)
 			}
 		}
-		t.Row(short(v.ID), shortName(v.Volume), v.Profile.Name, sizeOr(v.Size, v.Profile.Size, "no limit"), used(v),
+		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), used(v),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, purged)
 	}

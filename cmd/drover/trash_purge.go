@@ -9,36 +9,37 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newTrashPurgeCmd(a *app) *cobra.Command {
+func newTrashPurgeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge [DATASET]",
 		Short: "Destroy a dataset in the trash, or all of them, for good",
 		Long: `Destroy a dataset in the trash with its snapshots, or with --all every one that
 is there, for good. It asks for the volume's name first, unless --yes.`,
-		Args:              args(0),
-		ValidArgsFunction: complete(a, trashWords),
+		Args:              cli.Args(0),
+		ValidArgsFunction: cli.Complete(a, cli.TrashWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	var every, yes bool
 	cmd.Flags().BoolVar(&every, "all", false, "all that is in the trash")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if every == (len(args) == 1) {
-			return usage(cmd, "%s wants DATASET or --all", words(cmd))
+			return cli.UsageError(cmd, "%s wants DATASET or --all", cli.CommandName(cmd))
 		}
-		if !yes && !terminal(a.in) {
-			return usage(cmd, "this destroys data for good, and there is no terminal to ask at (say --yes)")
+		if !yes && !cli.IsTerminal(a.In) {
+			return cli.UsageError(cmd, "this destroys data for good, and there is no terminal to ask at (say --yes)")
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
-		gone, err := all(cmd.Context(), c.Trash)
+		gone, err := cli.FetchAll(cmd.Context(), c.Trash)
 		if err != nil {
 			return err
 		}
@@ -50,7 +51,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 			return err
 		}
 		if !yes {
-			if err := a.confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good",
+			if err := a.Confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good",
 				v.ID, v.Volume, v.Snapshots); err != nil {
 				return err
 			}
@@ -59,7 +60,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 		if err != nil {
 			return err
 		}
-		return a.report(o, out, describePurged(v))
+		return a.Report(o, out, describePurged(v))
 	}
 	return cmd
 }
@@ -80,12 +81,12 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 			"%q names several in the trash: %s (say which, as with drover trash purge %s)", ref,
 			strings.Join(same, ", "), last)
 	}
-	return pick(gone, "dataset in the trash", ref,
+	return cli.Find(gone, "dataset in the trash", ref,
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
 }
 
-func purgeOne(ctx context.Context, a *app, c remote, o *output, v api.Volume) (api.Outcome, error) {
-	out, err := a.submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v api.Volume) (api.Outcome, error) {
+	out, err := a.Submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
 	if err != nil && awaitsPool(out) {
 		return out, nil
 	}
@@ -96,7 +97,7 @@ func purgeOne(ctx context.Context, a *app, c remote, o *output, v api.Volume) (a
 // dataset was condemned as the operation went on record, and its node goes on trying.
 func awaitsPool(out api.Outcome) bool {
 	op := out.Operation
-	return op != nil && op.State == dataset.OpFailed && errors.Is(ending(*op), dataset.ErrOffline)
+	return op != nil && op.State == dataset.OpFailed && errors.Is(cli.OperationError(*op), dataset.ErrOffline)
 }
 
 func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
@@ -112,12 +113,12 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 
 // purgeAll purges what was in the trash when it asked, and goes on past what
 // cannot be.
-func purgeAll(ctx context.Context, a *app, c remote, o *output, gone []api.Volume, yes bool) error {
-	if len(gone) == 0 && !o.json() {
-		return a.say("the trash is empty")
+func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone []api.Volume, yes bool) error {
+	if len(gone) == 0 && !o.JSON() {
+		return a.Say("the trash is empty")
 	}
 	if !yes && len(gone) > 0 {
-		if err := a.confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",
+		if err := a.Confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",
 			len(gone)); err != nil {
 			return err
 		}
@@ -128,18 +129,18 @@ func purgeAll(ctx context.Context, a *app, c remote, o *output, gone []api.Volum
 		out, err := purgeOne(ctx, a, c, o, v)
 		if err != nil {
 			failed++
-			complain(a.errOut, fmt.Errorf("dataset %s, once volume %s: %w", v.ID, v.Volume, err))
+			cli.PrintError(a.ErrOut, fmt.Errorf("dataset %s, once volume %s: %w", v.ID, v.Volume, err))
 			continue
 		}
-		if outs = append(outs, out); o.json() {
+		if outs = append(outs, out); o.JSON() {
 			continue
 		}
-		if err := a.report(o, out, describePurged(v)); err != nil {
+		if err := a.Report(o, out, describePurged(v)); err != nil {
 			return err
 		}
 	}
-	if o.json() {
-		if err := show.List(a.out, outs); err != nil {
+	if o.JSON() {
+		if err := show.List(a.Out, outs); err != nil {
 			return err
 		}
 	}

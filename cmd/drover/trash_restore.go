@@ -6,25 +6,26 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newTrashRestoreCmd(a *app) *cobra.Command {
+func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "restore DATASET [NAME]",
 		Short:             "Bring a deleted volume back, under its old name or another",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, trashWords, nothing),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.TrashWords, cli.NoWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpUndelete, Volume: args[0]}
 		if len(args) > 1 {
 			req.Name = args[1]
 		}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s is back: dataset %s", d.Volume, d.ID)
 		})
 	}

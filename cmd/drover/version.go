@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
@@ -14,32 +15,32 @@ type versions struct {
 	Error  string       `json:"error,omitempty"` // why there is no server
 }
 
-func newVersionCmd(a *app) *cobra.Command {
+func newVersionCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "version",
 		Short:             "Print the version of this command and of the server",
-		Args:              args(0),
+		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
-		v := versions{Client: a.version}
+		v := versions{Client: a.Version}
 		// That the server is away is part of the answer and no failure of it.
 		if s, err := c.Version(cmd.Context()); err != nil {
 			v.Error = err.Error()
 		} else {
 			v.Server = &s
 		}
-		return one(a, o, v, func(v versions) *show.Form { return versionForm(a, v) })
+		return cli.PrintObject(a, o, v, func(v versions) *show.Form { return versionForm(a, v) })
 	}
 	return cmd
 }
 
-func versionForm(a *app, v versions) *show.Form {
+func versionForm(a *cli.App, v versions) *show.Form {
 	f := &show.Form{}
 	f.Add("Client", v.Client)
 	f.Add("Server", v.Error)
@@ -48,7 +49,7 @@ func versionForm(a *app, v versions) *show.Form {
 		f.Add("API", s.API)
 		f.Add("Node", s.Node)
 		f.Add("Store", s.Store)
-		f.Add("Started", show.When(a.now(), s.Started))
+		f.Add("Started", show.When(a.Now(), s.Started))
 	}
 	return f
 }

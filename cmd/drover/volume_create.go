@@ -6,12 +6,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeCreateCmd(a *app) *cobra.Command {
+func newVolumeCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create SPEC",
 		Short: "Create a volume",
@@ -22,17 +23,17 @@ nothing and succeeds.`,
 		Example: `  drover volume create db@gold
   drover volume create db@gold -o size=50GiB -o owner=999:999 -o label.team=shop
   drover volume create db-test@snapshot-f23ca986`,
-		ValidArgsFunction: complete(a, specWords),
+		ValidArgsFunction: cli.Complete(a, cli.NewVolumeWords),
 	}
-	o, opts := makeFlags(cmd)
-	detachFlag(cmd, o)
+	o, opts := cli.MakeFlags(cmd)
+	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(1, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
 			return printOptionHelp(a, cmd)
 		}
 		req := api.Request{Kind: dataset.OpCreate, Volume: args[0], Options: opts}
-		return a.change(cmd, o, req, describeMade("created"))
+		return a.Change(cmd, o, req, describeMade("created"))
 	}
 	return cmd
 }
@@ -43,20 +44,20 @@ func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
 		if _, help := opts["help"]; help {
 			return nil
 		}
-		return args(least)(cmd, given)
+		return cli.Args(least)(cmd, given)
 	}
 }
 
 // printOptionHelp is what -o help prints: the options, and the profiles there are.
-func printOptionHelp(a *app, cmd *cobra.Command) error {
+func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 	t := show.NewTable("OPTION", "VALUE", "MEANING")
 	for _, h := range dataset.OptionHelp() {
 		t.Row(h.Name, h.Value, h.Help)
 	}
-	if err := t.Write(a.out); err != nil {
+	if err := t.Write(a.Out); err != nil {
 		return err
 	}
-	c, err := a.connect()
+	c, err := a.Connect()
 	if err != nil {
 		return err
 	}
@@ -64,16 +65,16 @@ func printOptionHelp(a *app, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(a.out); err != nil {
+	if _, err := fmt.Fprintln(a.Out); err != nil {
 		return err
 	}
-	return profileTable(profiles).Write(a.out)
+	return profileTable(profiles).Write(a.Out)
 }
 
 // describeMade says what volume there is now.
 func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
-		d := made(out)
+		d := cli.MadeDataset(out)
 		size := ""
 		if d.Size > 0 {
 			size = ", " + d.Size.Said(d.Profile.Size)

@@ -6,13 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeExportCmd(a *app) *cobra.Command {
+func newVolumeExportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME",
 		Short: "Write a volume, or a snapshot of it, as a tar archive to standard output",
@@ -22,32 +23,32 @@ pool takes snapshots without copying. Tar has no sockets: they are left out, and
 named on standard error. Only an exit code of 0 means that the archive is whole.`,
 		Example: `  drover volume export db > db.tar
   drover volume export db --snapshot before-upgrade | zstd > db.tar.zst`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	var snapshot string
 	cmd.Flags().StringVar(&snapshot, "snapshot", "",
 		"the snapshot to write, by `NAME` or UUID, instead of what is there now")
 	snapshotFlag(a, cmd, "snapshot")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if terminal(a.out) {
-			return usage(cmd, "standard output is a terminal, not written to with a tar archive (say drover "+
+		if cli.IsTerminal(a.Out) {
+			return cli.UsageError(cmd, "standard output is a terminal, not written to with a tar archive (say drover "+
 				"volume export %s > %s.tar)", args[0], args[0])
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
 		// With no total there is nothing that lines could tell.
-		m := a.meter("export "+args[0], !terminal(a.errOut))
+		m := a.Meter("export "+args[0], !cli.IsTerminal(a.ErrOut))
 		defer m.Close()
-		w := &progress.Writer{W: a.out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
+		w := &progress.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
 		lacks, err := c.Export(cmd.Context(), args[0], snapshot, w)
 		if err != nil || lacks.Count == 0 {
 			return err
 		}
 		m.Close()
-		_, err = fmt.Fprintf(a.errOut, "drover: %s\n", leftOut(lacks))
+		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", leftOut(lacks))
 		return err
 	}
 	return cmd
@@ -71,12 +72,12 @@ func leftOut(l api.LeftOut) string {
 
 // snapshotFlag completes a flag with the snapshots of the volume that the first
 // argument names.
-func snapshotFlag(a *app, cmd *cobra.Command, name string) {
+func snapshotFlag(a *cli.App, cmd *cobra.Command, name string) {
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name,
 		func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 			if len(given) == 0 {
-				return complete(a, snapshotWords)(cmd, nil, begun)
+				return cli.Complete(a, cli.SnapshotWords)(cmd, nil, begun)
 			}
-			return complete(a, nothing, snapshotWords)(cmd, given[:1], begun)
+			return cli.Complete(a, cli.NoWords, cli.SnapshotWords)(cmd, given[:1], begun)
 		}))
 }

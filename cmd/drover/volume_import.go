@@ -10,12 +10,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeImportCmd(a *app) *cobra.Command {
+func newVolumeImportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import SPEC",
 		Short: "Make a volume of a folder, a Docker volume or a tar archive",
@@ -31,10 +32,10 @@ what writes, or say --live to copy all the same.`,
 		Example: `  drover volume import db@gold --from /srv/mysql
   drover volume import db@gold --from docker:myproject_db
   gunzip < db.tar.gz | drover volume import db@gold --from -`,
-		ValidArgsFunction: complete(a, specWords),
+		ValidArgsFunction: cli.Complete(a, cli.NewVolumeWords),
 	}
-	o, opts := makeFlags(cmd)
-	detachFlag(cmd, o)
+	o, opts := cli.MakeFlags(cmd)
+	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(1, opts)
 	var from string
 	var live bool
@@ -48,13 +49,13 @@ what writes, or say --live to copy all the same.`,
 		req := api.Request{Kind: dataset.OpImport, Volume: args[0], Options: opts, Live: live}
 		switch {
 		case from == "" || from == "docker:":
-			return usage(cmd, "import needs a source: --from PATH, --from docker:VOLUME or --from -")
-		case from == "-" && o.detach:
-			return usage(cmd, "--detach cannot be had with --from -: who sends the tar must stay")
+			return cli.UsageError(cmd, "import needs a source: --from PATH, --from docker:VOLUME or --from -")
+		case from == "-" && o.Detach:
+			return cli.UsageError(cmd, "--detach cannot be had with --from -: who sends the tar must stay")
 		case from == "-" && live:
-			return usage(cmd, "--live means nothing with --from -")
-		case from == "-" && terminal(a.in):
-			return usage(cmd, "standard input is a terminal and no tar archive (say drover volume import %s "+
+			return cli.UsageError(cmd, "--live means nothing with --from -")
+		case from == "-" && cli.IsTerminal(a.In):
+			return cli.UsageError(cmd, "standard input is a terminal and no tar archive (say drover volume import %s "+
 				"--from - < FILE)", args[0])
 		case from == "-":
 			return importTar(cmd.Context(), a, o, req)
@@ -63,37 +64,37 @@ what writes, or say --live to copy all the same.`,
 		if req.Path, err = sourcePath(cmd.Context(), a, from, live); err != nil {
 			return err
 		}
-		return a.change(cmd, o, req, describeMade("imported"))
+		return a.Change(cmd, o, req, describeMade("imported"))
 	}
 	return cmd
 }
 
 // sourcePath returns the folder to import on the server's host.
-func sourcePath(ctx context.Context, a *app, from string, live bool) (string, error) {
+func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string, error) {
 	volume, docker := strings.CutPrefix(from, "docker:")
 	if !docker {
-		return a.hostPath(from)
+		return a.HostPath(from)
 	}
-	if !a.sameHost() {
+	if !a.SameHost() {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
 			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, "+
-				"or pipe a tar into --from -)", from, a.address())
+				"or pipe a tar into --from -)", from, a.Address())
 	}
-	return a.docker(ctx, volume, live)
+	return a.DockerPath(ctx, volume, live)
 }
 
 // importTar sends standard input.
-func importTar(ctx context.Context, a *app, o *output, req api.Request) error {
-	c, err := a.connect()
+func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) error {
+	c, err := a.Connect()
 	if err != nil {
 		return err
 	}
-	ctx, stop := a.signals(ctx)
+	ctx, stop := a.Signals(ctx)
 	defer stop()
-	req.ID = a.newID()
-	m := a.meter("import "+req.Volume, o.quiet)
+	req.ID = a.NewID()
+	m := a.Meter("import "+req.Volume, o.Quiet)
 	d, err := c.Import(ctx, req, &progress.Reader{
-		R: a.in, Meter: m, At: dataset.Progress{Step: "send the archive", Total: left(a.in)},
+		R: a.In, Meter: m, At: dataset.Progress{Step: "send the archive", Total: left(a.In)},
 	})
 	m.Close()
 	switch {
@@ -107,7 +108,7 @@ func importTar(ctx context.Context, a *app, o *output, req api.Request) error {
 	if v, err := c.Volume(ctx, d.ID.String()); err == nil {
 		out.Volume = &v
 	}
-	return a.report(o, out, func(api.Outcome) (uuid.UUID, string) {
+	return a.Report(o, out, func(api.Outcome) (uuid.UUID, string) {
 		return d.ID, fmt.Sprintf("imported volume %s: dataset %s, profile %s", d.Volume, d.ID, d.Profile.Name)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -21,16 +21,16 @@ import (
 // newestShown is how many snapshots inspect lists.
 const newestShown = 5
 
-func newVolumeInspectCmd(a *app) *cobra.Command {
+func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect NAME",
 		Short:             "Show all about a volume",
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	o := outputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -38,15 +38,15 @@ func newVolumeInspectCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return one(a, o, v, func(v api.Volume) *show.Form {
+		return cli.PrintObject(a, o, v, func(v api.Volume) *show.Form {
 			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v))
 		})
 	}
 	return cmd
 }
 
-func volumeForm(a *app, v api.Volume, snapshots []string) *show.Form {
-	now, p := a.now(), v.Profile
+func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
+	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
 	f.Add("Profile", p.Name+"@"+p.Revision, p.Description)
@@ -62,17 +62,17 @@ func volumeForm(a *app, v api.Volume, snapshots []string) *show.Form {
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Speed", p.QoS.String())
 	f.Add("Encryption", encryptionLine(v))
-	f.Add("Access", accessLine(p.Access))
+	f.Add("Access", cli.AccessLine(p.Access))
 	f.Add("Mounted by", mountLines(a, v)...)
 	f.Add("Guests", guestLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))
-	f.Add("Labels", labelLines(v.Labels)...)
-	f.Add("Protected", yesNo(v.Protected))
+	f.Add("Labels", cli.LabelLines(v.Labels)...)
+	f.Add("Protected", cli.YesNo(v.Protected))
 	if v.ReadOnly {
 		f.Add("Read-only", "yes")
 	}
-	f.Add("On delete", onDelete(p.OnDelete))
+	f.Add("On delete", cli.OnDelete(p.OnDelete))
 	f.Add("Created", show.When(now, v.Created)+", as "+v.Spelling)
 	if v.Trash != nil {
 		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Until))
@@ -99,40 +99,31 @@ func leaseLine(v api.Volume) string {
 }
 
 // copyLines says what other nodes have of a volume.
-func copyLines(a *app, v api.Volume) []string {
+func copyLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, k := range v.Kept {
 		line := k.NodeName + ": " + string(k.Kind)
 		switch {
 		case k.Snapshot != uuid.Nil:
-			line += ", of " + show.Ago(a.now(), k.Taken)
+			line += ", of " + show.Ago(a.Now(), k.Taken)
 		case k.Kind == dataset.CopyReplica && k.Problem != "":
 			line += ", nothing yet, because " + k.Problem
 		case k.Kind == dataset.CopyReplica:
 			line += ", nothing yet"
 		}
 		if k.Checked.After(k.Taken) {
-			line += ", and nothing was written from then until " + show.Ago(a.now(), k.Checked)
+			line += ", and nothing was written from then until " + show.Ago(a.Now(), k.Checked)
 		}
 		if !k.Until.IsZero() {
-			line += ", until " + show.When(a.now(), k.Until)
+			line += ", until " + show.When(a.Now(), k.Until)
 		}
 		lines = append(lines, line)
 	}
 	return lines
 }
 
-// exactSize says a size with its bytes, where the words are not as exact.
-func exactSize(s, asked dataset.Size) string {
-	words := sizeOr(s, asked, "no limit of its own")
-	if s == 0 || words == s.String() {
-		return words
-	}
-	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
-}
-
 func sizeLine(v api.Volume) string {
-	size := exactSize(v.Size, v.Profile.Size)
+	size := cli.ExactSize(v.Size, v.Profile.Size)
 	switch {
 	case v.Status == nil:
 		return size
@@ -155,7 +146,7 @@ func beside(v api.Volume) dataset.Size {
 	return mkfs.Device(fs, v.Size) - v.Size
 }
 
-func mountLines(a *app, v api.Volume) []string {
+func mountLines(a *cli.App, v api.Volume) []string {
 	switch {
 	case v.Status == nil:
 		return []string{"not known"}
@@ -166,7 +157,7 @@ func mountLines(a *app, v api.Volume) []string {
 	}
 	var lines []string
 	for _, m := range v.Status.Mounts {
-		line := strings.TrimSpace(m.Tool+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.now(), m.Since)
+		line := strings.TrimSpace(m.Tool+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.Now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}
@@ -180,11 +171,11 @@ func mountLines(a *app, v api.Volume) []string {
 
 // newestSnapshots is a courtesy beside the volume: that the list cannot be had
 // is shown in its place.
-func newestSnapshots(ctx context.Context, a *app, c remote, v api.Volume) []string {
+func newestSnapshots(ctx context.Context, a *cli.App, c cli.Remote, v api.Volume) []string {
 	if v.Snapshots == 0 {
 		return []string{"none"}
 	}
-	snaps, err := all(ctx, snapshotsOf(c, v.ID.String()))
+	snaps, err := cli.FetchAll(ctx, cli.SnapshotsOf(c, v.ID.String()))
 	if err != nil {
 		return []string{fmt.Sprintf("%d, which cannot be listed: %v", v.Snapshots, err)}
 	}
@@ -194,7 +185,7 @@ func newestSnapshots(ctx context.Context, a *app, c remote, v api.Volume) []stri
 		if i == newestShown {
 			return append(lines, fmt.Sprintf("and %d older (drover snapshot ls %s)", len(snaps)-i, v.Volume))
 		}
-		line := s.ID.String() + " of " + show.Ago(a.now(), s.Created)
+		line := s.ID.String() + " of " + show.Ago(a.Now(), s.Created)
 		if s.Name != "" {
 			line += ", " + s.Name
 		}
@@ -213,27 +204,12 @@ func originLine(o *dataset.Origin) string {
 	return "clone of snapshot " + o.Snapshot.String() + " of dataset " + o.Dataset.String()
 }
 
-func labelLines(labels map[string]string) []string {
-	var lines []string
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		lines = append(lines, k+"="+labels[k])
-	}
-	return lines
-}
-
 // encryptionLine says which key opens a volume, and where that is.
 func encryptionLine(v api.Volume) string {
 	if v.Encryption == nil {
 		return ""
 	}
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
 }
 
 // larger is half as much again, in whole GiB, or MiB for what is small.

@@ -7,14 +7,15 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
 // What other nodes have of a volume reads plainly: up to when, and of nothing, why.
 func TestCopyLines(t *testing.T) {
-	a := newConsole(theWorld()).app
-	now := a.now()
+	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
+	now := a.Now()
 	kept := func(c dataset.Copy) api.KeptCopy {
 		c.Kind = dataset.CopyReplica
 		return api.KeptCopy{Copy: c, NodeName: "host-b"}

@@ -7,12 +7,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeMoveCmd(a *app) *cobra.Command {
+func newVolumeMoveCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "move NAME NODE",
 		Short: "Make another node a volume's home",
@@ -28,10 +29,10 @@ takes the role admin. A node that comes back after that keeps what it had as a
 superseded copy.`,
 		Example: `  drover volume move db host-b
   drover volume move db host-b --force --fenced host-a`,
-		Args:              args(2),
-		ValidArgsFunction: complete(a, volumeWords, nodeWords),
+		Args:              cli.Args(2),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	req := api.Request{Kind: dataset.OpMove}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "go on without the home, from the target's copy")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "the home `NODE`, which writes to the volume no more")
@@ -42,11 +43,11 @@ superseded copy.`,
 				return err
 			}
 		}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			line := fmt.Sprintf("volume %s lives on node %s%s", d.Volume, args[1], already(out))
 			if out.Operation != nil && out.Operation.Loss != nil {
-				line += ", without what was written since " + show.When(a.now(), out.Operation.Loss.Taken)
+				line += ", without what was written since " + show.When(a.Now(), out.Operation.Loss.Taken)
 			}
 			return d.ID, line
 		})
@@ -55,8 +56,8 @@ superseded copy.`,
 }
 
 // printLoss says, before it is done, what a move without the home loses.
-func printLoss(ctx context.Context, a *app, req api.Request) error {
-	c, err := a.connect()
+func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
+	c, err := a.Connect()
 	if err != nil {
 		return err
 	}
@@ -68,8 +69,8 @@ func printLoss(ctx context.Context, a *app, req api.Request) error {
 		if k.NodeName != req.Node && k.Node.String() != req.Node || k.Snapshot == uuid.Nil {
 			continue
 		}
-		_, err := fmt.Fprintf(a.errOut, "drover: the copy of volume %s on node %s is of %s: what node %s "+
-			"wrote to it since is not in it\n", v.Volume, k.NodeName, show.When(a.now(), k.Taken), v.Node)
+		_, err := fmt.Fprintf(a.ErrOut, "drover: the copy of volume %s on node %s is of %s: what node %s "+
+			"wrote to it since is not in it\n", v.Volume, k.NodeName, show.When(a.Now(), k.Taken), v.Node)
 		return err
 	}
 	return nil // there is none, as the answer says

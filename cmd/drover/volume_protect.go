@@ -6,11 +6,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeProtectCmd(a *app) *cobra.Command {
+func newVolumeProtectCmd(a *cli.App) *cobra.Command {
 	return protection(a, true, &cobra.Command{
 		Use:   "protect NAME",
 		Short: "Refuse to delete a volume",
@@ -18,14 +19,14 @@ func newVolumeProtectCmd(a *app) *cobra.Command {
 }
 
 // protection makes cmd turn a volume's protection on or off.
-func protection(a *app, on bool, cmd *cobra.Command) *cobra.Command {
-	cmd.Args = args(1)
-	cmd.ValidArgsFunction = complete(a, volumeWords)
-	o := outputFlags(cmd, false)
+func protection(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cli.Args(1)
+	cmd.ValidArgsFunction = cli.Complete(a, cli.VolumeWords)
+	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &on}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume,
 				map[bool]string{true: "protected", false: "not protected"}[on], already(out))
 		})
@@ -33,7 +34,7 @@ func protection(a *app, on bool, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-func newVolumeUnprotectCmd(a *app) *cobra.Command {
+func newVolumeUnprotectCmd(a *cli.App) *cobra.Command {
 	return protection(a, false, &cobra.Command{
 		Use:   "unprotect NAME",
 		Short: "Allow to delete a volume again",

@@ -8,11 +8,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeRekeyCmd(a *app) *cobra.Command {
+func newVolumeRekeyCmd(a *cli.App) *cobra.Command {
 	var oldKey string
 	cmd := &cobra.Command{
 		Use:   "rekey NAME",
@@ -24,11 +25,11 @@ had it when the volume was made, or rekeyed last; if that file was overwritten,
 say where a copy of it is, on the volume's home. Keep the old key for as long as
 backups of the records.`,
 		Example:           `  drover volume rekey db --old-key-file /root/gold.old`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	cmd.Flags().StringVar(&oldKey, "old-key-file", "", "`FILE` on the volume's home with the old key")
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if oldKey != "" && !filepath.IsAbs(oldKey) {
 			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: want an absolute path", oldKey)
@@ -36,7 +37,7 @@ backups of the records.`,
 		if oldKey != "" {
 			oldKey = filepath.Clean(oldKey)
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -45,8 +46,8 @@ backups of the records.`,
 			return err
 		}
 		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil ||
 				out.Operation.Dataset.Encryption == nil {
 				return d.ID, fmt.Sprintf("volume %s has another key now", d.Volume)

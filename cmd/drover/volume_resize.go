@@ -6,28 +6,29 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeResizeCmd(a *app) *cobra.Command {
+func newVolumeResizeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Change a volume's size",
 		Long: `Change a volume's size, while it is in use too. K, M, G, T and KiB … are
 binary, KB … decimal. A backend that cannot make a volume smaller refuses.`,
 		Example:           `  drover volume resize db 50GiB`,
-		Args:              args(2),
-		ValidArgsFunction: complete(a, volumeWords, nothing),
+		Args:              cli.Args(2),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := dataset.ParseSize(args[1]); err != nil {
 			return err
 		}
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Said(d.Profile.Size), already(out))
 		})
 	}

@@ -6,11 +6,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeRewriteCmd(a *app) *cobra.Command {
+func newVolumeRewriteCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rewrite NAME",
 		Short: "Write a volume anew, so that it lies in few pieces",
@@ -20,14 +21,14 @@ comes meanwhile ends it, with nothing changed. Its pool needs room for a second
 copy; of what its snapshots share with it they keep their own after, and the
 next refresh of a replica brings all of it.`,
 		Example:           `  drover volume rewrite db`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpRewrite, Volume: args[0]}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s is written anew", d.Volume)
 		})
 	}

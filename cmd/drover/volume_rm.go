@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeRmCmd(a *app) *cobra.Command {
+func newVolumeRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME [NAME...]",
 		Short: "Delete volumes",
@@ -33,10 +32,10 @@ It takes the role admin. A node that comes back after that finds the volume in
 the trash.`,
 		Example: `  drover volume rm db
   drover volume rm db --force --fenced host-a`,
-		Args:              args(1),
-		ValidArgsFunction: completeEach(a, volumeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.CompleteEach(a, cli.VolumeWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	req := api.Request{Kind: dataset.OpDelete}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "delete what is protected too")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "",
@@ -44,9 +43,9 @@ the trash.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {
 			req.Volume = args[0]
-			return a.change(cmd, o, req, describeDeleted)
+			return a.Change(cmd, o, req, describeDeleted)
 		}
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -56,29 +55,30 @@ the trash.`,
 }
 
 // deleteVolumes goes on past what cannot be deleted, but not past an interrupt.
-func deleteVolumes(ctx context.Context, a *app, c remote, o *output, names []string, req api.Request) error {
+func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string,
+	req api.Request) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, name := range names {
 		req.Volume = name
-		out, err := a.submit(ctx, c, o, req)
+		out, err := a.Submit(ctx, c, o, req)
 		if errors.Is(err, dataset.ErrCancelled) {
 			return err
 		}
 		if err != nil {
 			failed++
-			complain(a.errOut, err)
+			cli.PrintError(a.ErrOut, err)
 			continue
 		}
-		if outs = append(outs, out); o.json() {
+		if outs = append(outs, out); o.JSON() {
 			continue
 		}
-		if err := a.report(o, out, describeDeleted); err != nil {
+		if err := a.Report(o, out, describeDeleted); err != nil {
 			return err
 		}
 	}
-	if o.json() {
-		if err := show.List(a.out, outs); err != nil {
+	if o.JSON() {
+		if err := show.List(a.Out, outs); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func deleteVolumes(ctx context.Context, a *app, c remote, o *output, names []str
 }
 
 func describeDeleted(out api.Outcome) (uuid.UUID, string) {
-	d := made(out)
+	d := cli.MadeDataset(out)
 	line := "deleted volume " + d.Volume
 	if op := out.Operation; op != nil && op.From != uuid.Nil { // without its home
 		return d.ID, fmt.Sprintf("%s; its data stays where it lies, in the trash (drover trash restore %s)", line,
@@ -99,25 +99,12 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	case dataset.DeletePurge:
 		line += "; its data is destroyed"
 	case dataset.DeleteTrash, dataset.DeleteKeep:
-		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", onDelete(d.Profile.OnDelete),
+		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", cli.OnDelete(d.Profile.OnDelete),
 			d.ID.String()[:show.ShortLength])
 	default: // the server said nothing of it
 		line += "; drover trash ls shows whether its data is still there"
 	}
 	return d.ID, line
-}
-
-// onDelete says what becomes of the data when the name is deleted.
-func onDelete(o dataset.OnDelete) string {
-	switch o.Mode {
-	case dataset.DeletePurge:
-		return "destroyed at once"
-	case dataset.DeleteKeep:
-		return "in the trash until it is purged"
-	case dataset.DeleteTrash:
-		return "in the trash for " + strings.ToLower(units.HumanDuration(time.Duration(o.Trash)))
-	}
-	return string(o.Mode)
 }
 
 func until(now, t time.Time) string {

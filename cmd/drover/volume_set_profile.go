@@ -6,11 +6,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeSetProfileCmd(a *app) *cobra.Command {
+func newVolumeSetProfileCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set-profile NAME PROFILE",
 		Short: "Give a volume another profile, or the newest revision of its own",
@@ -19,22 +20,22 @@ frozen into a volume when that is created, and editing the file changes none.
 Its size comes too. A smaller one comes with another profile only, where the
 pool can make a volume smaller, and is refused while that holds more. Otherwise
 the size stays, which is said.`,
-		Args:              args(2),
-		ValidArgsFunction: complete(a, volumeWords, profileWords),
+		Args:              cli.Args(2),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
-		out, err := a.submit(cmd.Context(), c, o, req)
+		out, err := a.Submit(cmd.Context(), c, o, req)
 		if err != nil {
 			return err
 		}
-		return a.report(o, out, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
 				already(out))
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {

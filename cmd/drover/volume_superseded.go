@@ -9,13 +9,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeSupersededCmd(a *app) *cobra.Command {
-	return group(&cobra.Command{
+func newVolumeSupersededCmd(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
 		Use:   "superseded",
 		Short: "Look at heads that were overtaken, and let go of them",
 		Long: `Look at heads that were overtaken, and let go of them. When a volume goes on at
@@ -33,19 +34,19 @@ type overtaken struct {
 	Volume string `json:"volume"`
 }
 
-func newVolumeSupersededLsCmd(a *app) *cobra.Command {
-	return newLsCmd(a, listing[overtaken]{
-		short: "List the heads that were overtaken",
-		fetch: func(ctx context.Context, c remote) ([]overtaken, error) {
-			live, err := all(ctx, c.Volumes)
+func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
+	return cli.NewListCommand(a, cli.Listing[overtaken]{
+		Short: "List the heads that were overtaken",
+		Fetch: func(ctx context.Context, c cli.Remote) ([]overtaken, error) {
+			live, err := cli.FetchAll(ctx, c.Volumes)
 			if err != nil {
 				return nil, err
 			}
-			trashed, err := all(ctx, c.Trash)
+			trashed, err := cli.FetchAll(ctx, c.Trash)
 			return overtakenOf(append(live, trashed...)), err
 		},
-		id:    func(o overtaken) string { return o.Dataset.String() },
-		table: func(list []overtaken) *show.Table { return supersededTable(a, list) },
+		ID:    func(o overtaken) string { return o.Dataset.String() },
+		Table: func(list []overtaken) *show.Table { return supersededTable(a, list) },
 	})
 }
 
@@ -60,29 +61,29 @@ func overtakenOf(volumes []api.Volume) (out []overtaken) {
 	return out
 }
 
-func supersededTable(a *app, list []overtaken) *show.Table {
+func supersededTable(a *cli.App, list []overtaken) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE", "MOUNTED AT")
 	for _, o := range list {
 		kept, snapshot := "not yet: it is in use, or its node is away", ""
 		if o.Snapshot != uuid.Nil {
-			kept, snapshot = show.Ago(a.now(), o.Taken), o.Snapshot.String()
+			kept, snapshot = show.Ago(a.Now(), o.Taken), o.Snapshot.String()
 		}
-		t.Row(shortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept,
+		t.Row(cli.ShortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept,
 			cmp.Or(o.Path, o.Problem))
 	}
 	return t
 }
 
-func newVolumeSupersededDiscardCmd(a *app) *cobra.Command {
+func newVolumeSupersededDiscardCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discard NAME [NODE]",
 		Short: "Destroy a head that was overtaken",
 		Long: `Destroy a head that was overtaken, on your word with --confirmed. It is gone
 for good: look at what it has first, with drover volume superseded mount.`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords, nodeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	var confirmed bool
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "what it has is wanted by nobody any more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -96,8 +97,8 @@ for good: look at what it has first, with drover volume superseded mount.`,
 		if len(args) > 1 {
 			req.Node = args[1]
 		}
-		return a.change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			d := made(out)
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("the head of volume %s that was overtaken is let go of: its node destroys it",
 				d.Volume)
 		})

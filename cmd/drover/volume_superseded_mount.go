@@ -8,12 +8,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeSupersededMountCmd(a *app) *cobra.Command {
+func newVolumeSupersededMountCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mount NAME [NODE]",
 		Short: "Mount a head that was overtaken read-only, to look at it",
@@ -25,10 +26,10 @@ It stays mounted, also after a restart of the host, until --off takes it away;
 until then it cannot be discarded.`,
 		Example: `  drover volume superseded mount db host-a
   drover volume superseded mount db host-a --off`,
-		Args:              args(1),
-		ValidArgsFunction: complete(a, volumeWords, nodeWords),
+		Args:              cli.Args(1),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
-	o := workFlags(cmd, false)
+	o := cli.WorkFlags(cmd, false)
 	off := cmd.Flags().Bool("off", false, "mount it no more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpShow, Volume: args[0]}
@@ -45,31 +46,31 @@ until then it cannot be discarded.`,
 
 // showSuperseded has a head that was overtaken mounted, or no more, and waits until its node says that
 // it is so.
-func showSuperseded(a *app, cmd *cobra.Command, o *output, req api.Request) error {
-	c, err := a.connect()
+func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Request) error {
+	c, err := a.Connect()
 	if err != nil {
 		return err
 	}
-	out, err := a.submit(cmd.Context(), c, o, req)
+	out, err := a.Submit(cmd.Context(), c, o, req)
 	if err != nil {
 		return err
 	}
-	if o.detach {
-		return a.report(o, out, nil)
+	if o.Detach {
+		return a.Report(o, out, nil)
 	}
-	ctx, stop := a.signals(cmd.Context())
+	ctx, stop := a.Signals(cmd.Context())
 	defer stop()
 	k, err := awaitShown(ctx, a, c, *out.Operation)
 	switch {
 	case err != nil:
 		return err
-	case o.json():
-		return show.JSON(a.out, k)
+	case o.JSON():
+		return show.JSON(a.Out, k)
 	case k.Shown:
-		return a.say("the head of volume %s that was overtaken is mounted read-only on node %s, at %s", k.Volume,
+		return a.Say("the head of volume %s that was overtaken is mounted read-only on node %s, at %s", k.Volume,
 			k.NodeName, k.Path)
 	}
-	return a.say("the head of volume %s that was overtaken is mounted on node %s no more", k.Volume, k.NodeName)
+	return a.Say("the head of volume %s that was overtaken is mounted on node %s no more", k.Volume, k.NodeName)
 }
 
 const (
@@ -80,7 +81,7 @@ const (
 )
 
 // awaitShown waits until the node that an operation is about has the head as it is to be.
-func awaitShown(ctx context.Context, a *app, c remote, op dataset.Operation) (k overtaken, err error) {
+func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k overtaken, err error) {
 	for range lookMost {
 		k, err = findOvertaken(ctx, c, op.DatasetID, op.From)
 		switch {
@@ -97,7 +98,7 @@ func awaitShown(ctx context.Context, a *app, c remote, op dataset.Operation) (k 
 		case k.Shown == (k.Path != ""):
 			return k, nil
 		}
-		if err := a.sleep(ctx, lookPause); err != nil {
+		if err := a.Sleep(ctx, lookPause); err != nil {
 			return k, dataset.Errorf(dataset.ErrCancelled,
 				"interrupted: its node goes on with that (drover volume superseded ls shows how it is)")
 		}
@@ -111,11 +112,11 @@ func awaitShown(ctx context.Context, a *app, c remote, op dataset.Operation) (k 
 }
 
 // findOvertaken returns the head of a dataset, live or in the trash, that a node keeps.
-func findOvertaken(ctx context.Context, c remote, id, node uuid.UUID) (k overtaken, err error) {
+func findOvertaken(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k overtaken, err error) {
 	v, err := c.Volume(ctx, id.String())
 	list := []api.Volume{v}
 	if errors.Is(err, dataset.ErrNotFound) {
-		list, err = all(ctx, c.Trash)
+		list, err = cli.FetchAll(ctx, c.Trash)
 	}
 	if err != nil {
 		return k, err

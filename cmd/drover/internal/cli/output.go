@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -19,14 +19,14 @@ const (
 	formatJSON  = "json"
 )
 
-// output is how a command is to say what it has to say.
-type output struct {
+// Output is how a command is to say what it has to say.
+type Output struct {
 	format format
-	quiet  bool
-	detach bool
+	Quiet  bool
+	Detach bool
 }
 
-func (o *output) json() bool { return o.format == formatJSON }
+func (o *Output) JSON() bool { return o.format == formatJSON }
 
 // format is the value of -o: table or json.
 type format string
@@ -45,35 +45,35 @@ func (f *format) Set(s string) error {
 	return nil
 }
 
-// outputFlags gives a command -o and, where there are IDs to print alone, -q.
-func outputFlags(cmd *cobra.Command, quiet bool) *output {
-	o := &output{format: formatTable}
+// OutputFlags gives a command -o and, where there are IDs to print alone, -q.
+func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
+	o := &Output{format: formatTable}
 	cmd.Flags().VarP(&o.format, "output", "o", "table for people or json for programs")
-	completeFlag(cmd, "output", formatTable, formatJSON)
+	CompleteFlag(cmd, "output", formatTable, formatJSON)
 	if quiet {
 		quietFlag(cmd, o)
 	}
 	return o
 }
 
-func quietFlag(cmd *cobra.Command, o *output) {
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print IDs alone")
+func quietFlag(cmd *cobra.Command, o *Output) {
+	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "print IDs alone")
 }
 
-func completeFlag(cmd *cobra.Command, name string, words ...string) {
+func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name,
 		cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-// makeFlags gives a command that makes a volume its flags. -o is Docker's
+// MakeFlags gives a command that makes a volume its flags. -o is Docker's
 // KEY=VALUE there and, as no option has these names, json or table as well.
-func makeFlags(cmd *cobra.Command) (*output, map[string]string) {
-	o := &output{format: formatTable}
+func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
+	o := &Output{format: formatTable}
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
 		"an option of the volume (-o help lists them), or json or table for --output")
 	cmd.Flags().Var(&o.format, "output", "table for people or json for programs")
-	completeFlag(cmd, "output", formatTable, formatJSON)
+	CompleteFlag(cmd, "output", formatTable, formatJSON)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))
 	quietFlag(cmd, o)
 	return o, opts
@@ -116,38 +116,38 @@ func completeOption(_ *cobra.Command, _ []string, begun string) (words []string,
 	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
-// list prints items: as JSON, their IDs alone, or as a table.
-func list[T any](a *app, o *output, items []T, id func(T) string, table func([]T) *show.Table) error {
+// PrintList prints items: as JSON, their IDs alone, or as a table.
+func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table func([]T) *show.Table) error {
 	switch {
-	case o.json():
-		return show.List(a.out, items)
-	case o.quiet:
+	case o.JSON():
+		return show.List(a.Out, items)
+	case o.Quiet:
 		for _, it := range items {
-			if _, err := fmt.Fprintln(a.out, id(it)); err != nil {
+			if _, err := fmt.Fprintln(a.Out, id(it)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	return table(items).Write(a.out)
+	return table(items).Write(a.Out)
 }
 
-// one prints an object: as JSON or as a form.
-func one[T any](a *app, o *output, v T, form func(T) *show.Form) error {
-	if o.json() {
-		return show.JSON(a.out, v)
+// PrintObject prints an object: as JSON or as a form.
+func PrintObject[T any](a *App, o *Output, v T, form func(T) *show.Form) error {
+	if o.JSON() {
+		return show.JSON(a.Out, v)
 	}
-	return form(v).Write(a.out)
+	return form(v).Write(a.Out)
 }
 
-// say prints a line for people.
-func (a *app) say(format string, args ...any) error {
-	_, err := fmt.Fprintln(a.out, show.Clean(fmt.Sprintf(format, args...)))
+// Say prints a line for people.
+func (a *App) Say(format string, args ...any) error {
+	_, err := fmt.Fprintln(a.Out, show.Clean(fmt.Sprintf(format, args...)))
 	return err
 }
 
-// all reads a list page by page.
-func all[T any](ctx context.Context, page func(context.Context, api.Page) (api.List[T], error)) ([]T, error) {
+// FetchAll reads a list page by page.
+func FetchAll[T any](ctx context.Context, page func(context.Context, api.Page) (api.List[T], error)) ([]T, error) {
 	var items []T
 	for p := (api.Page{}); ; {
 		l, err := page(ctx, p)
@@ -165,8 +165,8 @@ func all[T any](ctx context.Context, page func(context.Context, api.Page) (api.L
 	}
 }
 
-// pick finds one of the items by its name or a unique prefix of its UUID.
-func pick[T any](items []T, what, ref string, name func(T) string, id func(T) uuid.UUID) (T, error) {
+// Find finds one of the items by its name or a unique prefix of its UUID.
+func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uuid.UUID) (T, error) {
 	var hits []T
 	var have, matched []string
 	for _, it := range items {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -10,17 +10,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// group makes cmd the parent of others. By itself it is wrong usage: cobra would
+// Group makes cmd the parent of others. By itself it is wrong usage: cobra would
 // print help and call it a success.
-func group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
+func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
+			return UnknownCommand(cmd, args[0])
 		}
-		return usage(cmd, "%s needs a command (have: %s)", words(cmd), dataset.Have(commandNames(cmd)))
+		return UsageError(cmd, "%s needs a command (have: %s)", CommandName(cmd), dataset.Have(commandNames(cmd)))
 	}
 	return cmd
 }
@@ -35,17 +35,17 @@ func commandNames(cmd *cobra.Command) []string {
 	return names
 }
 
-func unknownCommand(cmd *cobra.Command, word string) error {
+func UnknownCommand(cmd *cobra.Command, word string) error {
 	names := commandNames(cmd)
 	hint := ""
 	if n := dataset.Nearest(word, names); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return usage(cmd, "unknown command %q for %s%s (have: %s)", word, words(cmd), hint, dataset.Have(names))
+	return UsageError(cmd, "unknown command %q for %s%s (have: %s)", word, CommandName(cmd), hint, dataset.Have(names))
 }
 
-// words is how a command is called, without the program's name.
-func words(cmd *cobra.Command) string {
+// CommandName is how a command is called, without the program's name.
+func CommandName(cmd *cobra.Command) string {
 	if !cmd.HasParent() {
 		return cmd.Name()
 	}
@@ -53,14 +53,14 @@ func words(cmd *cobra.Command) string {
 	return path
 }
 
-// usage is an error about how a command was called: exit code 2 and a hint.
-func usage(cmd *cobra.Command, format string, args ...any) error {
+// UsageError is an error about how a command was called: exit code 2 and a hint.
+func UsageError(cmd *cobra.Command, format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrInvalid, "%w; see %s --help", fmt.Errorf(format, args...), cmd.CommandPath())
 }
 
-// args accepts from least to as many arguments as are named in the command's use
+// Args accepts from least to as many arguments as are named in the command's use
 // line, any number where that ends in "...]", and otherwise says what it wants.
-func args(least int) cobra.PositionalArgs {
+func Args(least int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
 		most := len(strings.Fields(names))
@@ -71,13 +71,13 @@ func args(least int) cobra.PositionalArgs {
 		case len(args) >= least && len(args) <= most:
 			return nil
 		case most == 0:
-			return usage(cmd, "%s takes no arguments, got %q", words(cmd), args[0])
+			return UsageError(cmd, "%s takes no arguments, got %q", CommandName(cmd), args[0])
 		}
-		return usage(cmd, "%s wants %s, got %d", words(cmd), names, len(args))
+		return UsageError(cmd, "%s wants %s, got %d", CommandName(cmd), names, len(args))
 	}
 }
 
-func complain(w io.Writer, err error) {
+func PrintError(w io.Writer, err error) {
 	// Nothing is left to tell it to when standard error is gone too.
 	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -19,53 +19,53 @@ const (
 	// pollWait is how long one question about an operation may wait for news.
 	pollWait = 2 * time.Second
 	// A server that restarts is away for a moment, and the operation goes on.
-	awayMost  = 30
+	AwayMost  = 30
 	awayPause = time.Second
 )
 
-// workFlags gives a command that changes something -o and --detach.
-func workFlags(cmd *cobra.Command, quiet bool) *output {
-	o := outputFlags(cmd, quiet)
-	detachFlag(cmd, o)
+// WorkFlags gives a command that changes something -o and --detach.
+func WorkFlags(cmd *cobra.Command, quiet bool) *Output {
+	o := OutputFlags(cmd, quiet)
+	DetachFlag(cmd, o)
 	return o
 }
 
-func detachFlag(cmd *cobra.Command, o *output) {
-	cmd.Flags().BoolVar(&o.detach, "detach", false, "print the operation's ID and do not wait for its end")
+func DetachFlag(cmd *cobra.Command, o *Output) {
+	cmd.Flags().BoolVar(&o.Detach, "detach", false, "print the operation's ID and do not wait for its end")
 }
 
-// change asks for a change, waits for it, and prints what describe makes of the
+// Change asks for a change, waits for it, and prints what describe makes of the
 // outcome, in which the operation is final, or nil when nothing had to be done.
-func (a *app) change(cmd *cobra.Command, o *output, req api.Request,
+func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	describe func(api.Outcome) (id uuid.UUID, line string)) error {
-	c, err := a.connect()
+	c, err := a.Connect()
 	if err != nil {
 		return err
 	}
-	out, err := a.submit(cmd.Context(), c, o, req)
+	out, err := a.Submit(cmd.Context(), c, o, req)
 	if err != nil {
 		return err
 	}
-	return a.report(o, out, describe)
+	return a.Report(o, out, describe)
 }
 
-// submit asks for a change and, unless detached, waits for it. An operation that
+// Submit asks for a change and, unless detached, waits for it. An operation that
 // made a volume is answered with that volume, since an identical request may
 // have won.
-func (a *app) submit(ctx context.Context, c remote, o *output, req api.Request) (api.Outcome, error) {
-	ctx, stop := a.signals(ctx)
+func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) (api.Outcome, error) {
+	ctx, stop := a.Signals(ctx)
 	defer stop()
-	req.ID = a.newID()
+	req.ID = a.NewID()
 	out, err := c.Submit(ctx, req)
 	if ctx.Err() != nil && err != nil {
 		return out, dataset.Errorf(dataset.ErrCancelled,
 			"interrupted before the answer came: what was asked may go on (drover operation watch %s)", req.ID)
 	}
-	if err != nil || o.detach || out.Operation == nil {
+	if err != nil || o.Detach || out.Operation == nil {
 		return out, err
 	}
-	m := a.meter(string(req.Kind)+" "+req.Volume, o.quiet)
-	op, err := a.wait(ctx, c, *out.Operation, m)
+	m := a.Meter(string(req.Kind)+" "+req.Volume, o.Quiet)
+	op, err := a.Wait(ctx, c, *out.Operation, m)
 	m.Close()
 	out.Operation = &op // as far as it is known, where that fails
 	if err != nil {
@@ -82,8 +82,8 @@ func (a *app) submit(ctx context.Context, c remote, o *output, req api.Request) 
 	return out, nil
 }
 
-// wait waits for an operation to end and fails as the operation did.
-func (a *app) wait(ctx context.Context, c remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
+// Wait waits for an operation to end and fails as the operation did.
+func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
 	for polls, away := 0, 0; !op.State.Final(); polls++ {
 		next, err := c.Operation(ctx, op.ID.String(), pollWait)
 		switch {
@@ -91,9 +91,9 @@ func (a *app) wait(ctx context.Context, c remote, op dataset.Operation, m progre
 			return op, dataset.Errorf(dataset.ErrCancelled,
 				"interrupted: operation %s goes on (drover operation watch %s shows it, drover operation "+
 					"cancel %s ends it)", op.ID, op.ID, op.ID)
-		case errors.Is(err, dataset.ErrUnavailable) && away < awayMost:
+		case errors.Is(err, dataset.ErrUnavailable) && away < AwayMost:
 			away++
-			_ = a.sleep(ctx, awayPause) // cut short by ctx, which the next round sees
+			_ = a.Sleep(ctx, awayPause) // cut short by ctx, which the next round sees
 			continue
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which goes on: %w", op.ID, err)
@@ -109,11 +109,11 @@ func (a *app) wait(ctx context.Context, c remote, op dataset.Operation, m progre
 			m.Update(p)
 		}
 	}
-	return op, ending(op)
+	return op, OperationError(op)
 }
 
-// ending is the error of a final operation, nil when it is done.
-func ending(op dataset.Operation) error {
+// OperationError is the error of a final operation, nil when it is done.
+func OperationError(op dataset.Operation) error {
 	switch {
 	case op.State == dataset.OpDone:
 		return nil
@@ -126,27 +126,27 @@ func ending(op dataset.Operation) error {
 	return op.Problem.Err()
 }
 
-// report prints an outcome: the API's object, the ID alone, or a line.
-func (a *app) report(o *output, out api.Outcome, describe func(api.Outcome) (uuid.UUID, string)) error {
+// Report prints an outcome: the API's object, the ID alone, or a line.
+func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uuid.UUID, string)) error {
 	switch {
-	case o.json():
-		return show.JSON(a.out, out)
-	case o.detach && out.Operation == nil:
-		_, err := fmt.Fprintln(a.errOut, "drover: there is nothing to do, and so no operation")
+	case o.JSON():
+		return show.JSON(a.Out, out)
+	case o.Detach && out.Operation == nil:
+		_, err := fmt.Fprintln(a.ErrOut, "drover: there is nothing to do, and so no operation")
 		return err
-	case o.detach:
-		return a.say("%s", out.Operation.ID)
+	case o.Detach:
+		return a.Say("%s", out.Operation.ID)
 	}
 	id, line := describe(out)
-	if o.quiet {
+	if o.Quiet {
 		line = id.String()
 	}
-	return a.say("%s", line)
+	return a.Say("%s", line)
 }
 
-// made returns the dataset that an outcome is about: as it is now where that is
+// MadeDataset returns the dataset that an outcome is about: as it is now where that is
 // known, or else as it was to be.
-func made(out api.Outcome) dataset.Dataset {
+func MadeDataset(out api.Outcome) dataset.Dataset {
 	switch {
 	case out.Volume != nil:
 		return out.Volume.Dataset

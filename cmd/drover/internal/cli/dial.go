@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"strings"
@@ -9,24 +9,24 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// client is that of the servers at an address: over https it shows a certificate.
-func (a *app) client(endpoint string) (remote, error) {
+// OpenClient is that of the servers at an address: over https it shows a certificate.
+func (a *App) OpenClient(endpoint string) (Remote, error) {
 	c, err := a.open(endpoint)
 	if err != nil {
 		return nil, err
 	}
-	c.SetVersion(a.version)
+	c.SetVersion(a.Version)
 	return c, nil
 }
 
-func (a *app) open(endpoint string) (*client.Client, error) {
+func (a *App) open(endpoint string) (*client.Client, error) {
 	if !strings.Contains(endpoint, "https://") {
 		return client.New(endpoint)
 	}
 	var missing []string
 	said := func(flag, value, env string) string {
 		if value == "" {
-			value = a.getenv(env)
+			value = a.Getenv(env)
 		}
 		if value == "" {
 			missing = append(missing, "--"+flag+" or "+env)
@@ -34,8 +34,8 @@ func (a *app) open(endpoint string) (*client.Client, error) {
 		return value
 	}
 	files := pki.Files{
-		Cert: said("cert", a.files.Cert, "DROVER_CERT"), Key: said("key", a.files.Key, "DROVER_KEY"),
-		CA: said("ca", a.files.CA, "DROVER_CA"),
+		Cert: said("cert", a.Files.Cert, "DROVER_CERT"), Key: said("key", a.Files.Key, "DROVER_KEY"),
+		CA: said("ca", a.Files.CA, "DROVER_CA"),
 	}
 	if len(missing) > 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -12,25 +12,25 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// flagError says of a flag that was not understood what would do. words is the
+// FlagError says of a flag that was not understood what would do. words is the
 // whole command line.
-func flagError(cmd *cobra.Command, words []string, err error) error {
+func FlagError(cmd *cobra.Command, words []string, err error) error {
 	var unknown *pflag.NotExistError
 	var value *pflag.InvalidValueError
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
 		letter := unknown.GetSpecifiedName()[:1]
-		return usage(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
+		return UsageError(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
 		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
-			return usage(cmd, "unknown flag: --%s (say %s)", name, option)
+			return UsageError(cmd, "unknown flag: --%s (say %s)", name, option)
 		}
-		return usage(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
+		return UsageError(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
 	case errors.As(err, &value):
 		return valueError(cmd, value)
 	}
-	return usage(cmd, "%w", err)
+	return UsageError(cmd, "%w", err)
 }
 
 // guess takes a flag's name, or none.
@@ -45,13 +45,13 @@ func guess(flag string) string {
 func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 	var number *strconv.NumError
 	if !errors.As(err, &number) {
-		return usage(cmd, "%w", err)
+		return UsageError(cmd, "%w", err)
 	}
 	want := "a whole number, 0 or more"
 	if err.GetFlag().Value.Type() == "bool" {
 		want = "true or false"
 	}
-	return usage(cmd, "--%s %q: want %s", err.GetFlag().Name, err.GetValue(), want)
+	return UsageError(cmd, "--%s %q: want %s", err.GetFlag().Name, err.GetValue(), want)
 }
 
 func flagNames(cmd *cobra.Command) (names []string) {

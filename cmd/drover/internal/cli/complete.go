@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -16,11 +16,11 @@ import (
 const completeWithin = 2 * time.Second
 
 // candidates lists what an argument can be, each with a description after a tab.
-type candidates func(ctx context.Context, c remote, given []string, begun string) ([]string, error)
+type candidates func(ctx context.Context, c Remote, given []string, begun string) ([]string, error)
 
-// complete completes a command's arguments, each from its own list; further
+// Complete completes a command's arguments, each from its own list; further
 // arguments, and all while the server does not answer, complete to nothing.
-func complete(a *app, lists ...candidates) cobra.CompletionFunc {
+func Complete(a *App, lists ...candidates) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp
 		if len(given) >= len(lists) {
@@ -28,7 +28,7 @@ func complete(a *app, lists ...candidates) cobra.CompletionFunc {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
 		defer cancel()
-		c, err := a.connect()
+		c, err := a.Connect()
 		if err != nil {
 			return nil, none
 		}
@@ -47,19 +47,19 @@ func complete(a *app, lists ...candidates) cobra.CompletionFunc {
 	}
 }
 
-// completeEach completes every argument from one list.
-func completeEach(a *app, list candidates) cobra.CompletionFunc {
-	first := complete(a, list)
+// CompleteEach completes every argument from one list.
+func CompleteEach(a *App, list candidates) cobra.CompletionFunc {
+	first := Complete(a, list)
 	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		return first(cmd, nil, begun)
 	}
 }
 
-// nothing completes an argument that is new or free text.
-func nothing(context.Context, remote, []string, string) ([]string, error) { return nil, nil }
+// NoWords completes an argument that is new or free text.
+func NoWords(context.Context, Remote, []string, string) ([]string, error) { return nil, nil }
 
-func volumeWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	list, err := all(ctx, c.Volumes)
+func VolumeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	list, err := FetchAll(ctx, c.Volumes)
 	var out []string
 	for _, v := range list {
 		out = append(out, v.Volume+"\tprofile "+v.Profile.Name)
@@ -67,20 +67,20 @@ func volumeWords(ctx context.Context, c remote, _ []string, _ string) ([]string,
 	return out, err
 }
 
-// specWords completes a new volume's name after its "@".
-func specWords(ctx context.Context, c remote, _ []string, begun string) ([]string, error) {
+// NewVolumeWords completes a new volume's name after its "@".
+func NewVolumeWords(ctx context.Context, c Remote, _ []string, begun string) ([]string, error) {
 	name, _, at := strings.Cut(begun, "@")
 	if !at {
 		return nil, nil
 	}
-	out, err := profileWords(ctx, c, nil, "")
+	out, err := ProfileWords(ctx, c, nil, "")
 	for i := range out {
 		out[i] = name + "@" + out[i]
 	}
 	return out, err
 }
 
-func profileWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
+func ProfileWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.Profiles(ctx)
 	var out []string
 	for _, p := range list {
@@ -89,14 +89,14 @@ func profileWords(ctx context.Context, c remote, _ []string, _ string) ([]string
 	return out, err
 }
 
-// snapshotWords completes snapshots by UUID, and by name where the volume is
+// SnapshotWords completes snapshots by UUID, and by name where the volume is
 // the argument before.
-func snapshotWords(ctx context.Context, c remote, given []string, _ string) ([]string, error) {
+func SnapshotWords(ctx context.Context, c Remote, given []string, _ string) ([]string, error) {
 	ref := ""
 	if len(given) > 0 {
 		ref = given[len(given)-1]
 	}
-	list, err := all(ctx, snapshotsOf(c, ref))
+	list, err := FetchAll(ctx, SnapshotsOf(c, ref))
 	var out []string
 	for _, s := range list {
 		about := strings.TrimSpace(s.Volume + " " + s.Name + " " + s.Created.Format(time.DateTime))
@@ -108,10 +108,10 @@ func snapshotWords(ctx context.Context, c remote, given []string, _ string) ([]s
 	return out, err
 }
 
-// diffWords completes snapshots of the volume that is the first argument, or of all
+// DiffWords completes snapshots of the volume that is the first argument, or of all
 // where that is a snapshot.
-func diffWords(ctx context.Context, c remote, given []string, begun string) ([]string, error) {
-	words, err := snapshotWords(ctx, c, given[:1], begun)
+func DiffWords(ctx context.Context, c Remote, given []string, begun string) ([]string, error) {
+	words, err := SnapshotWords(ctx, c, given[:1], begun)
 	if err != nil || len(words) == 0 {
 		return anySnapshotWords(ctx, c, given, begun)
 	}
@@ -119,13 +119,13 @@ func diffWords(ctx context.Context, c remote, given []string, begun string) ([]s
 }
 
 // anySnapshotWords completes snapshots of all volumes.
-func anySnapshotWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	return snapshotWords(ctx, c, nil, "")
+func anySnapshotWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	return SnapshotWords(ctx, c, nil, "")
 }
 
-// sourceWords completes what a clone can be made of.
-func sourceWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	volumes, err := volumeWords(ctx, c, nil, "")
+// CloneSourceWords completes what a clone can be made of.
+func CloneSourceWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	volumes, err := VolumeWords(ctx, c, nil, "")
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +133,8 @@ func sourceWords(ctx context.Context, c remote, _ []string, _ string) ([]string,
 	return append(volumes, snaps...), err
 }
 
-func trashWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	list, err := all(ctx, c.Trash)
+func TrashWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	list, err := FetchAll(ctx, c.Trash)
 	var out []string
 	for _, v := range list {
 		out = append(out, v.ID.String()+"\twas "+v.Volume)
@@ -142,7 +142,7 @@ func trashWords(ctx context.Context, c remote, _ []string, _ string) ([]string, 
 	return out, err
 }
 
-func poolWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
+func PoolWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.Pools(ctx)
 	var out []string
 	for _, p := range list {
@@ -151,7 +151,7 @@ func poolWords(ctx context.Context, c remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
-func nodeWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
+func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.NodeList(ctx, "")
 	var out []string
 	for _, n := range list {
@@ -160,8 +160,8 @@ func nodeWords(ctx context.Context, c remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
-func operationWords(ctx context.Context, c remote, _ []string, _ string) ([]string, error) {
-	list, err := all(ctx, c.Operations)
+func OperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	list, err := FetchAll(ctx, c.Operations)
 	var out []string
 	for _, op := range list {
 		if !op.State.Final() {
@@ -171,9 +171,9 @@ func operationWords(ctx context.Context, c remote, _ []string, _ string) ([]stri
 	return out, err
 }
 
-// snapshotsOf fetches pages of the snapshots of one volume or, with an empty
+// SnapshotsOf fetches pages of the snapshots of one volume or, with an empty
 // ref, of all.
-func snapshotsOf(c remote, ref string) func(context.Context, api.Page) (api.List[dataset.Snapshot], error) {
+func SnapshotsOf(c Remote, ref string) func(context.Context, api.Page) (api.List[dataset.Snapshot], error) {
 	return func(ctx context.Context, p api.Page) (api.List[dataset.Snapshot], error) {
 		return c.Snapshots(ctx, ref, p)
 	}

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/term"
+
+	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+const DefaultEndpoint = "unix:///run/drover/drover.sock"
+
+// Remote is all that the commands ask of the server.
+type Remote interface {
+	api.Users
+	api.Local
+	api.Backup
+	api.Members
+}
+
+// App is what every command works with: the streams, the world, and the flags
+// that all have. One command line, one app.
+type App struct {
+	Version string
+	In      io.Reader
+	Out     io.Writer
+	ErrOut  io.Writer
+	Getenv  func(string) string
+	Now     func() time.Time
+	NewID   func() uuid.UUID
+	Sleep   func(context.Context, time.Duration) error
+	Signals func(context.Context) (context.Context, context.CancelFunc)
+	Dial    func(endpoint string) (Remote, error)
+	// DockerPath returns the folder of a Docker volume; see engine.Path.
+	DockerPath func(ctx context.Context, volume string, live bool) (string, error)
+	// Prove runs the suite of backends in a corner of a pool of this host.
+	Prove func(ctx context.Context, p api.Pool) (*verify.Report, error)
+	// Fencer is this host's guard, whose socket lies in a folder; boottime its clock.
+	Fencer   func(run string) (Fencer, error)
+	Boottime func() time.Duration
+	// CheckKey fails as an agent of this host would where a key file is not to be had.
+	CheckKey func(path string) error
+	// Authority is the folder of the cluster's certificate authority where --dir does not say another.
+	Authority string
+
+	Endpoint string    // --api
+	Files    pki.Files // --cert, --key, --ca
+	Args     []string  // the whole command line
+}
+
+func (a *App) Address() string {
+	for _, e := range []string{a.Endpoint, a.Getenv("DROVER_API")} {
+		if e != "" {
+			return e
+		}
+	}
+	return DefaultEndpoint
+}
+
+func (a *App) Connect() (Remote, error) { return a.Dial(a.Address()) }
+
+// HostPath makes a path that the server is to use absolute. It fails with
+// ErrInvalid for a relative one when the server may be on another host.
+func (a *App) HostPath(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path), nil
+	}
+	if path == "" {
+		return "", dataset.Errorf(dataset.ErrInvalid, "the path is empty")
+	}
+	if !a.SameHost() {
+		return "", dataset.Errorf(dataset.ErrInvalid,
+			"path %q is relative, and the server at %s may be on another host: say an absolute path there", path,
+			a.Address())
+	}
+	return filepath.Abs(path)
+}
+
+// CleanHostPath has the path of a flag clean. It fails with ErrInvalid for a relative one, on whatever
+// host: what is made there outlives the folder that somebody was in.
+func (a *App) CleanHostPath(flag string, path *string) error {
+	if filepath.IsAbs(*path) {
+		*path = filepath.Clean(*path)
+		return nil
+	}
+	would, err := a.HostPath(*path)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrInvalid,
+		"--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
+}
+
+func (a *App) SameHost() bool { return strings.HasPrefix(a.Address(), "unix:") }
+
+func (a *App) Palette() show.Palette { return show.NewPalette(IsTerminal(a.Out), a.Getenv) }
+
+// Meter shows progress on standard error, unless quiet: a bar on a terminal that
+// can move its cursor and knows its size (a serial console says 0×0), lines
+// elsewhere.
+func (a *App) Meter(label string, quiet bool) progress.Meter {
+	switch {
+	case quiet:
+		return progress.None{}
+	case HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != "":
+		return progress.NewBar(a.ErrOut, label)
+	}
+	return progress.NewLines(a.ErrOut, label)
+}
+
+// IsTerminal reports whether a stream is a terminal.
+func IsTerminal(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// HasSize reports whether a stream is a terminal whose size is known.
+func HasSize(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
+	if !ok {
+		return false
+	}
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
+}
+
+// Confirm asks a person to type word. It fails with ErrCancelled for anything
+// else.
+func (a *App) Confirm(word, format string, args ...any) error {
+	if _, err := fmt.Fprintf(a.ErrOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
+		show.Clean(word)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(a.In).ReadString('\n')
+	if strings.TrimSpace(line) != word {
+		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was done")
+	}
+	return err
+}
+
+// Fencer is what is asked of this host's guard: guard.Client.
+type Fencer interface {
+	Status(ctx context.Context) (guard.Status, error)
+	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
+	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Close() error
+}

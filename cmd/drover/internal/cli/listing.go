@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+)
+
+// A Listing is what the ls of a noun shows: all that there is, in the order in which it is
+// fetched.
+type Listing[T any] struct {
+	Short string
+	Long  string // empty: short is all there is to say
+	Fetch func(context.Context, Remote) ([]T, error)
+	ID    func(T) string
+	Table func([]T) *show.Table
+}
+
+func NewListCommand[T any](a *App, l Listing[T]) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             l.Short,
+		Long:              l.Long,
+		Args:              Args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := OutputFlags(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		items, err := l.Fetch(cmd.Context(), c)
+		if err != nil {
+			return err
+		}
+		return PrintList(a, o, items, l.ID, l.Table)
+	}
+	return cmd
+}

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/droverhq/drover/dataset"
+)
+
+// AccessLine says how many hosts may mount a volume, where that is not one.
+func AccessLine(a dataset.Access) string {
+	if a != dataset.AccessMany {
+		return ""
+	}
+	return "many hosts at once"
+}
+
+func LabelLines(labels map[string]string) []string {
+	var lines []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		lines = append(lines, k+"="+labels[k])
+	}
+	return lines
+}
+
+func YesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// OnDelete says what becomes of the data when the name is deleted.
+func OnDelete(o dataset.OnDelete) string {
+	switch o.Mode {
+	case dataset.DeletePurge:
+		return "destroyed at once"
+	case dataset.DeleteKeep:
+		return "in the trash until it is purged"
+	case dataset.DeleteTrash:
+		return "in the trash for " + strings.ToLower(units.HumanDuration(time.Duration(o.Trash)))
+	}
+	return string(o.Mode)
+}
+
+// ExactSize says a size with its bytes, where the words are not as exact.
+func ExactSize(s, asked dataset.Size) string {
+	words := SizeOr(s, asked, "no limit of its own")
+	if s == 0 || words == s.String() {
+		return words
+	}
+	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
+}
+
+// SizeOr says a size that was asked for as such; see dataset.Size.Said.
+func SizeOr(s, asked dataset.Size, none string) string {
+	if s == 0 {
+		return none
+	}
+	return s.Said(asked)
+}
+
+// ShortName keeps what Docker makes up for a volume without a name from taking a
+// table's width. The dataset beside it names it.
+func ShortName(volume string) string {
+	if (dataset.Spec{Name: volume}).Anonymous() {
+		return volume[:anonymousShown] + "…"
+	}
+	return volume
+}
+
+// anonymousShown is how much of such a name Docker shows of other IDs.
+const anonymousShown = 12

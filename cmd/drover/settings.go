@@ -1,0 +1,61 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/backends/lvm"
+	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/config"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/profiles"
+)
+
+// Files that need not be there. One in another place that is not is a slip.
+const (
+	defaultConfig   = "/etc/drover/drover.yaml"
+	defaultProfiles = "/etc/drover/profiles.yaml"
+)
+
+// kinds are the backends of this program, the preferred ones first.
+func kinds() *backends.Registry {
+	runner := run.System{}
+	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
+		zfs.New(&runner, clock.System{}), lvm.New(&runner))
+}
+
+// loadProfiles reads profiles.yaml, or takes the built-in set when there is none in
+// the default place.
+func loadProfiles(file string) (*profiles.Set, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
+		return profiles.Parse("built-in profiles.yaml", drover.Profiles, kept(kinds()))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("profiles: %w", err)
+	}
+	return profiles.Parse(file, b, kept(kinds()))
+}
+
+func loadConfig(file string) (config.Config, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) && file == defaultConfig {
+		return config.Config{}, nil
+	}
+	if err != nil {
+		return config.Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	return config.Parse(filepath.Clean(file), b, func(backend string) error {
+		_, err := kinds().Kind(backend)
+		return err
+	})
+}
