@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/suiterunner"
 	"github.com/droverhq/drover/control/api"
@@ -65,7 +66,7 @@ when something claimed is not proven.`,
 	cobra.CheckErr(cmd.Flags().MarkHidden("inside"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if inside != "" {
-			kind, err := kinds().Kind(args[0])
+			kind, err := settings.Backends().Kind(args[0])
 			if err != nil {
 				return err
 			}
@@ -126,7 +127,7 @@ func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 		return nil, err
 	}
 	defer func() {
-		rErr := at.Remove(context.WithoutCancel(ctx), kinds())
+		rErr := at.Remove(context.WithoutCancel(ctx), settings.Backends())
 		if rErr != nil {
 			rErr = fmt.Errorf("%w (drover doctor --gc %s removes what is left)", rErr, at.ID)
 		}
@@ -213,7 +214,7 @@ func enough(p api.Pool, free, size dataset.Size) error {
 
 // homed returns the backend of a pool whose folder is not where its datasets lie; else nil.
 func homed(p api.Pool) backends.Homed {
-	kind, err := kinds().Kind(p.Backend)
+	kind, err := settings.Backends().Kind(p.Backend)
 	if err != nil {
 		return nil
 	}
@@ -283,7 +284,7 @@ func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) e
 			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it",
 				p.Name)
 		}
-		if err := trialdir.Remove(ctx, kinds(), l); err != nil {
+		if err := trialdir.Remove(ctx, settings.Backends(), l); err != nil {
 			return fmt.Errorf("remove what an earlier run has left: %w", err)
 		}
 		showStep(a, "")

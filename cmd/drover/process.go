@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
@@ -36,7 +37,7 @@ type processFlags struct {
 }
 
 func (f *processFlags) common(fl *pflag.FlagSet) {
-	fl.StringVar(&f.config, "config", defaultConfig, "configuration `FILE`; there may be none at the default place")
+	fl.StringVar(&f.config, "config", settings.DefaultConfig, "configuration `FILE`; there may be none at the default place")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` of plain /metrics, such as 127.0.0.1:9469")
@@ -46,7 +47,7 @@ func (f *processFlags) common(fl *pflag.FlagSet) {
 
 // ofControl are the flags of a process with control in it.
 func (f *processFlags) ofControl(fl *pflag.FlagSet) {
-	fl.StringVar(&f.profiles, "profiles", defaultProfiles,
+	fl.StringVar(&f.profiles, "profiles", settings.DefaultProfiles,
 		"profiles `FILE`; without one at the default place, the built-in set")
 }
 
@@ -59,7 +60,7 @@ func (f *processFlags) ofHost(fl *pflag.FlagSet) {
 // ofStore are the flags of a command that opens the store itself.
 func (f *processFlags) ofStore(fl *pflag.FlagSet) {
 	f.level = "error"
-	fl.StringVar(&f.config, "config", defaultConfig,
+	fl.StringVar(&f.config, "config", settings.DefaultConfig,
 		"configuration `FILE` that names the store; there may be none at the default place")
 	fl.StringVar(&f.root, "root", "/var/lib/drover",
 		"`DIR` of the state, with the store where drover.yaml names no other")
@@ -106,7 +107,7 @@ func runProcess(ctx context.Context, a *cli.App, f processFlags,
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if f.profiles != "" {
-		set, err := loadProfiles(f.profiles)
+		set, err := settings.LoadProfiles(f.profiles)
 		if err != nil {
 			return err
 		}
@@ -122,7 +123,7 @@ func runProcess(ctx context.Context, a *cli.App, f processFlags,
 
 // options are what the flags and drover.yaml say.
 func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
-	cfg, err := loadConfig(f.config)
+	cfg, err := settings.LoadConfig(f.config)
 	if err != nil {
 		return o, err
 	}
@@ -136,7 +137,7 @@ func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options
 		NodeName: f.node, Version: a.Version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
 		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
-		Backends: kinds(),
+		Backends: settings.Backends(),
 		Log:      log,
 		Ready:    func() { notify(log) },
 	}
@@ -185,7 +186,7 @@ func newLog(level string) (*logrus.Logger, error) {
 
 // reload takes profiles.yaml anew, and says so to reread; with a mistake in it the old set stays.
 func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- struct{}, log *logrus.Logger) {
-	set, err := loadProfiles(file)
+	set, err := settings.LoadProfiles(file)
 	if err != nil {
 		log.WithError(err).Error("profiles were not read again: the old ones stay")
 		return

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
@@ -33,7 +34,7 @@ can keep a profile is seen when a volume is created.`,
 		if err != nil {
 			return err
 		}
-		set, err := profiles.Parse(args[0], src, kept(kinds()))
+		set, err := profiles.Parse(args[0], src, settings.ProfileCheck(settings.Backends()))
 		if err != nil {
 			return printMistakes(a, args[0], strictyaml.All(err))
 		}

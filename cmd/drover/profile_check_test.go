@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -62,7 +63,7 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		}
 		c := newConsole(&fake{})
 		code := c.run(t, "profile", "check", file)
-		if _, err := loadProfiles(file); (err == nil) != (want == "") || (code == 0) != (want == "") || !strings.Contains(c.err.String(), want) {
+		if _, err := settings.LoadProfiles(file); (err == nil) != (want == "") || (code == 0) != (want == "") || !strings.Contains(c.err.String(), want) {
 			t.Errorf("%s: exit %d: %s, and a server has %v, want %q", profile, code, c.err.String(), err, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -22,40 +22,40 @@ import (
 
 // Files that need not be there. One in another place that is not is a slip.
 const (
-	defaultConfig   = "/etc/drover/drover.yaml"
-	defaultProfiles = "/etc/drover/profiles.yaml"
+	DefaultConfig   = "/etc/drover/drover.yaml"
+	DefaultProfiles = "/etc/drover/profiles.yaml"
 )
 
-// kinds are the backends of this program, the preferred ones first.
-func kinds() *backends.Registry {
+// Backends are the backends of this program, the preferred ones first.
+func Backends() *backends.Registry {
 	runner := run.System{}
 	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
 		zfs.New(&runner, clock.System{}), lvm.New(&runner))
 }
 
-// loadProfiles reads profiles.yaml, or takes the built-in set when there is none in
+// LoadProfiles reads profiles.yaml, or takes the built-in set when there is none in
 // the default place.
-func loadProfiles(file string) (*profiles.Set, error) {
+func LoadProfiles(file string) (*profiles.Set, error) {
 	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultProfiles {
-		return profiles.Parse("built-in profiles.yaml", drover.Profiles, kept(kinds()))
+	if errors.Is(err, os.ErrNotExist) && file == DefaultProfiles {
+		return profiles.Parse("built-in profiles.yaml", drover.Profiles, ProfileCheck(Backends()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("profiles: %w", err)
 	}
-	return profiles.Parse(file, b, kept(kinds()))
+	return profiles.Parse(file, b, ProfileCheck(Backends()))
 }
 
-func loadConfig(file string) (config.Config, error) {
+func LoadConfig(file string) (config.Config, error) {
 	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && file == defaultConfig {
+	if errors.Is(err, os.ErrNotExist) && file == DefaultConfig {
 		return config.Config{}, nil
 	}
 	if err != nil {
 		return config.Config{}, fmt.Errorf("configuration: %w", err)
 	}
 	return config.Parse(filepath.Clean(file), b, func(backend string) error {
-		_, err := kinds().Kind(backend)
+		_, err := Backends().Kind(backend)
 		return err
 	})
 }

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"strings"
@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// kept finds the profiles that no host whatsoever could keep, with backends of kinds.
-func kept(kinds *backends.Registry) profiles.Check {
+// ProfileCheck finds the profiles that no host whatsoever could keep, with backends of kinds.
+func ProfileCheck(kinds *backends.Registry) profiles.Check {
 	return func(p dataset.Profile) (string, error) {
 		if p.Backend != "" {
 			kind, err := kinds.Kind(p.Backend)
