@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -48,7 +49,7 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("no such folder", "ca", "rotate", "--dir", dir)
 	refused("--dir is empty: name the folder to make, or leave --dir out for /etc/drover/ca", "ca", "init", "--dir", "")
 	refused("holds something else (bob.pem)", "ca", "init", "--dir", occupied(t))
-	var made authority
+	var made certificates.Authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
 		t.Errorf("%+v, %v", made, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/control/api"
@@ -33,7 +34,7 @@ func main() {
 		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
 		Sleep: sleep, Signals: signals,
 		DockerPath: dockerPath, Fencer: dialGuard, Boottime: clock.Boottime, CheckKey: hasKey,
-		Authority: defaultAuthority,
+		Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = a.OpenClient
 	a.Prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) { return verifyPool(ctx, a, p) }

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
@@ -25,7 +26,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	},
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a),
 		newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
-		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), newCACmd(a), newOperationCmd(a),
+		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), certificates.Command(a), newOperationCmd(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)

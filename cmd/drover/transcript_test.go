@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
@@ -48,7 +49,7 @@ func newConsole(f *fake) *console {
 		Signals: context.WithCancel,
 		Dial:    func(string) (cli.Remote, error) { return f, nil },
 		Fencer:  func(string) (cli.Fencer, error) { return &c.guard, nil }, Boottime: func() time.Duration { return time.Hour },
-		Prove: proven, CheckKey: func(string) error { return nil }, Authority: defaultAuthority,
+		Prove: proven, CheckKey: func(string) error { return nil }, Authority: certificates.DefaultAuthority,
 		DockerPath: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)

@@ -1,4 +1,4 @@
-package main
+package certificates
 
 import (
 	"errors"
@@ -16,10 +16,10 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// defaultAuthority is app.authority outside of tests.
-const defaultAuthority = "/etc/drover/ca"
+// DefaultAuthority is app.authority outside of tests.
+const DefaultAuthority = "/etc/drover/ca"
 
-func newCACmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "ca",
 		Short: "Work with a cluster's certificate authority",
@@ -33,16 +33,16 @@ func dirFlag(a *cli.App, cmd *cobra.Command) *string {
 	return cmd.Flags().String("dir", a.Authority, "`DIR` of the certificate authority, on this host")
 }
 
-// authority is what programs are told of one.
-type authority struct {
+// Authority is what programs are told of one.
+type Authority struct {
 	Cluster     string `json:"cluster"`
 	Fingerprint string `json:"fingerprint"` // of the newest root
 	Dir         string `json:"dir"`
 	Roots       int    `json:"roots"` // that are believed
 }
 
-func authorityOf(a *pki.Authority, dir string) authority {
-	return authority{a.Cluster().String(), a.Fingerprint().String(), dir, len(a.Roots())}
+func authorityOf(a *pki.Authority, dir string) Authority {
+	return Authority{a.Cluster().String(), a.Fingerprint().String(), dir, len(a.Roots())}
 }
 
 func newCAInitCmd(a *cli.App) *cobra.Command {
