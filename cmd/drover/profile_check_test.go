@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -80,7 +81,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 	check := func(f *fake, parts ...string) {
 		t.Helper()
 		c := newConsole(f)
-		c.App.CheckKey = hasKey
+		c.App.CheckKey = profiles.CheckKey
 		code := c.run(t, "profile", "check", file)
 		for _, part := range append(parts, "profile c makes no volumes on this host yet: key file "+dir+"/key is not there (bring it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {

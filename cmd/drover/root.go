@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 )
 
 // newRootCmd makes the whole command tree. Every command is made by a function
@@ -25,7 +26,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		DisableAutoGenTag: true,
 	},
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a),
-		newCloneCmd(a), newTrashCmd(a), newProfileCmd(a),
+		newCloneCmd(a), newTrashCmd(a), profiles.Command(a),
 		newPoolCmd(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), certificates.Command(a), newOperationCmd(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -61,14 +62,14 @@ func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	profiles, err := c.Profiles(cmd.Context())
+	list, err := c.Profiles(cmd.Context())
 	if err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(a.Out); err != nil {
 		return err
 	}
-	return profileTable(profiles).Write(a.Out)
+	return profiles.Table(list).Write(a.Out)
 }
 
 // describeMade says what volume there is now.

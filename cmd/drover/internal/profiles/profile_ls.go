@@ -1,4 +1,4 @@
-package main
+package profiles
 
 import (
 	"context"
@@ -17,11 +17,11 @@ func newProfileLsCmd(a *cli.App) *cobra.Command {
 		Short: "List the profiles",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
 		ID:    func(p dataset.Profile) string { return p.Name },
-		Table: profileTable,
+		Table: Table,
 	})
 }
 
-func profileTable(profiles []dataset.Profile) *show.Table {
+func Table(profiles []dataset.Profile) *show.Table {
 	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE",
 		"DESCRIPTION")
 	for _, p := range profiles {

@@ -1,4 +1,4 @@
-package main
+package profiles
 
 import (
 	"context"
@@ -61,7 +61,7 @@ can keep a profile is seen when a volume is created.`,
 		if err := printMissing(cmd.Context(), a, set.All()); err != nil {
 			return err
 		}
-		return profileTable(set.All()).Write(a.Out)
+		return Table(set.All()).Write(a.Out)
 	}
 	return cmd
 }
@@ -96,8 +96,8 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 	return nil
 }
 
-// hasKey is app.hasKey. Whoever is not root cannot tell.
-func hasKey(path string) error {
+// CheckKey is app.hasKey. Whoever is not root cannot tell.
+func CheckKey(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}

@@ -1,0 +1,2 @@
+// Package profiles has the commands of drover profile.
+package profiles
