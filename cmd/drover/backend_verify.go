@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/suiterunner"
@@ -188,7 +189,7 @@ func checkVerifiable(p api.Pool) (string, error) {
 		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
 	case st == nil || !st.Online:
 		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name,
-			poolState(p))
+			pools.State(p))
 	default:
 		if err := enough(p, st.Free, st.Size); err != nil {
 			return "", err
@@ -320,7 +321,7 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	var wrong []string
 	for _, v := range append(slices.Clone(r.Capabilities), r.Rest) {
 		if v.Proven == verify.Unproven || v.Proven == verify.Untried {
-			wrong = append(wrong, inWords(v.Name))
+			wrong = append(wrong, pools.AbilityInWords(v.Name))
 		}
 	}
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
@@ -328,7 +329,7 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 
 // shown is where a capability stands in a table.
 func shown(v verify.Verdict) int {
-	return slices.IndexFunc(everyAbility(), func(a ability) bool { return a.name == v.Name })
+	return slices.IndexFunc(pools.Abilities(), func(a pools.Ability) bool { return a.Name == v.Name })
 }
 
 func printReportTable(a *cli.App, r *verify.Report) error {
@@ -336,7 +337,7 @@ func printReportTable(a *cli.App, r *verify.Report) error {
 	rows := slices.Clone(r.Capabilities)
 	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return shown(x) - shown(y) })
 	for _, v := range append(rows, r.Rest) {
-		t.Row(inWords(v.Name), v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
+		t.Row(pools.AbilityInWords(v.Name), v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
 		for _, f := range v.Failures {
 			t.Below(3, f)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/verify"
+	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
@@ -141,7 +142,7 @@ func TestCapabilitiesHaveWords(t *testing.T) {
 			t.Errorf("%s has none", v.Name)
 		}
 	}
-	if len(r.Capabilities) != len(everyAbility()) {
-		t.Errorf("%d are proven, and %d have words", len(r.Capabilities), len(everyAbility()))
+	if len(r.Capabilities) != len(pools.Abilities()) {
+		t.Errorf("%d are proven, and %d have words", len(r.Capabilities), len(pools.Abilities()))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -29,15 +30,15 @@ func newNodeInspectCmd(a *cli.App) *cobra.Command {
 		if o.JSON() {
 			return show.JSON(a.Out, n)
 		}
-		pools, err := c.Pools(cmd.Context())
+		list, err := c.Pools(cmd.Context())
 		if err != nil {
 			return err
 		}
 		var lines []string
-		for _, p := range pools {
+		for _, p := range list {
 			if p.Node == n.ID {
-				state := poolState(p)
-				if state == poolHeld {
+				state := pools.State(p)
+				if state == pools.HeldState {
 					state += ": " + p.Status.Reason
 				}
 				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))

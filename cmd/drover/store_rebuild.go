@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -30,7 +31,7 @@ on record is left as it is, and a name that is taken is not taken away.`,
 		if err != nil {
 			return err
 		}
-		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() }, rebuiltTable)
+		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() }, pools.RebuiltTable)
 	}
 	return cmd
 }

@@ -1,4 +1,4 @@
-package main
+package pools
 
 import (
 	"fmt"
@@ -43,12 +43,12 @@ where a name is taken, under the name and the beginning of their UUID.`,
 		if _, err := fmt.Fprintln(a.Out); err != nil {
 			return err
 		}
-		return rebuiltTable(rebuilt).Write(a.Out)
+		return RebuiltTable(rebuilt).Write(a.Out)
 	}
 	return cmd
 }
 
-func rebuiltTable(rebuilt []api.Rebuilt) *show.Table {
+func RebuiltTable(rebuilt []api.Rebuilt) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
 	for _, r := range rebuilt {
 		t.Row(cli.ShortName(r.Volume), r.Dataset.String(), r.Action, r.Note)

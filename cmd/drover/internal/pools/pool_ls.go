@@ -1,4 +1,4 @@
-package main
+package pools
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 const (
 	poolOnline  = "online"
 	poolOffline = "offline"
-	poolHeld    = "held"
+	HeldState   = "held"
 	poolUnknown = "unknown"
 )
 
@@ -36,8 +36,8 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 		if p.Status != nil && p.Status.Online {
 			size, free = p.Status.Size.Human(), freeLine(*p.Status)
 		}
-		t.Row(p.Name, p.NodeName, p.Backend, poolState(p), size, free, p.Path)
-		if poolState(p) == poolHeld {
+		t.Row(p.Name, p.NodeName, p.Backend, State(p), size, free, p.Path)
+		if State(p) == HeldState {
 			t.Below(6, p.Status.Reason)
 		}
 	}
@@ -51,14 +51,14 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 	return t
 }
 
-func poolState(p api.Pool) string {
+func State(p api.Pool) string {
 	switch {
 	case p.Status == nil:
 		return poolUnknown
 	case p.Status.Online:
 		return poolOnline
 	case p.Status.Held:
-		return poolHeld
+		return HeldState
 	}
 	return poolOffline
 }

@@ -1,4 +1,4 @@
-package main
+package pools
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newPoolCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "pool",
 		Short: "Look at the places where datasets are kept, make and remove them",

@@ -1,4 +1,4 @@
-package main
+package pools
 
 import (
 	"fmt"
@@ -57,7 +57,7 @@ func poolForm(p api.Pool) *show.Form {
 	}
 	f.Add("Note", p.Note)
 	f.Add("Missing", p.Missing...)
-	f.Add("State", poolState(p))
+	f.Add("State", State(p))
 	if st := p.Status; st != nil {
 		f.Add("Reason", st.Reason)
 		if st.Online {
@@ -78,12 +78,12 @@ func poolForm(p api.Pool) *show.Form {
 	return f
 }
 
-// ability is what pools can do that have a capability.
-type ability struct{ name, what string } // its name in JSON, and in words
+// Ability is what pools can do that have a capability.
+type Ability struct{ Name, what string } // its name in JSON, and in words
 
-// everyAbility is all that pools can do, in the order in which it is shown.
-func everyAbility() []ability {
-	return []ability{
+// Abilities is all that pools can do, in the order in which it is shown.
+func Abilities() []Ability {
+	return []Ability{
 		{"enforces_size", "enforce a volume's size"},
 		{"counts_written", "count in a volume's size what only a snapshot has"},
 		{"instant_snapshot", "snapshot and clone without copying"},
@@ -103,10 +103,10 @@ func everyAbility() []ability {
 	}
 }
 
-// inWords says what pools can do that have a capability; of what is none its name.
-func inWords(name string) string {
-	for _, a := range everyAbility() {
-		if a.name == name {
+// AbilityInWords says what pools can do that have a capability; of what is none its name.
+func AbilityInWords(name string) string {
+	for _, a := range Abilities() {
+		if a.Name == name {
 			return a.what
 		}
 	}
@@ -115,7 +115,7 @@ func inWords(name string) string {
 
 // speed says which limits of speed a pool's volumes are held to.
 func speed(c dataset.Capabilities) string {
-	limit := inWords("limits")
+	limit := AbilityInWords("limits")
 	switch {
 	case c.Limits == dataset.LimitsContainer:
 		return limit + " (v1: per container, from about a second after its start)"
@@ -127,7 +127,7 @@ func speed(c dataset.Capabilities) string {
 
 // abilities says in words what a pool's capabilities are.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
-	grow := inWords("online_grow")
+	grow := AbilityInWords("online_grow")
 	online, offline := grow, ""
 	if except := c.OfflineGrow; c.OnlineGrow && len(except) > 0 {
 		others := slices.DeleteFunc(slices.Clone(c.Filesystems),
@@ -138,17 +138,17 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		can  bool
 		what string
 	}{
-		{c.EnforcesSize, inWords("enforces_size")},
-		{c.InstantSnapshot, inWords("instant_snapshot")},
-		{c.ConstantSnapshot, inWords("constant_snapshot")},
-		{c.CloneIndependent, inWords("clone_independent")},
+		{c.EnforcesSize, AbilityInWords("enforces_size")},
+		{c.InstantSnapshot, AbilityInWords("instant_snapshot")},
+		{c.ConstantSnapshot, AbilityInWords("constant_snapshot")},
+		{c.CloneIndependent, AbilityInWords("clone_independent")},
 		{c.OnlineGrow, online},
-		{c.Shrink, inWords("shrink")},
-		{c.OwnFilesystem, inWords("own_filesystem")},
+		{c.Shrink, AbilityInWords("shrink")},
+		{c.OwnFilesystem, AbilityInWords("own_filesystem")},
 		{c.Limits != "", speed(c)},
-		{c.Encryption, inWords("encryption")},
-		{c.Delta, inWords("delta")},
-		{c.ManyHosts, inWords("many_hosts")},
+		{c.Encryption, AbilityInWords("encryption")},
+		{c.Delta, AbilityInWords("delta")},
+		{c.ManyHosts, AbilityInWords("many_hosts")},
 	} {
 		if e.can {
 			can = append(can, e.what)

@@ -1,4 +1,4 @@
-package main
+package pools
 
 import (
 	"github.com/spf13/cobra"

@@ -1,0 +1,2 @@
+// Package pools has the commands of drover pool.
+package pools
