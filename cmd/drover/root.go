@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 )
@@ -28,7 +29,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	},
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), newVolumeCmd(a), newSnapshotCmd(a),
 		newCloneCmd(a), newTrashCmd(a), profiles.Command(a),
-		pools.Command(a), newBackendCmd(a), newNodeCmd(a), newStoreCmd(a), certificates.Command(a), newOperationCmd(a),
+		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a), newOperationCmd(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)

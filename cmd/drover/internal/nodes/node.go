@@ -1,4 +1,4 @@
-package main
+package nodes
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-func newNodeCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "node",
 		Short: "Look at the hosts, cordon and drain them, let them in and out",
