@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -117,7 +118,7 @@ func (f *fake) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], err
 
 func (f *fake) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	err := f.called("Trash")
-	return page(f, f.trash, p, volumeID), err
+	return page(f, f.trash, p, volumes.ID), err
 }
 
 func (f *fake) Snapshots(_ context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
+	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -180,7 +181,7 @@ func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	if got := left(r); got != 0 {
+	if got := volumes.Left(r); got != 0 {
 		t.Errorf("a pipe holds %s", dataset.Size(got))
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -25,13 +26,13 @@ func newTrashLsCmd(a *cli.App) *cobra.Command {
 			})
 			return gone, err
 		},
-		ID:    volumeID,
+		ID:    volumes.ID,
 		Table: func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
 	})
 }
 
 func trashTable(a *cli.App, gone []api.Volume) *show.Table {
-	short := shortDatasets(gone)
+	short := volumes.ShortDatasets(gone)
 	t := show.NewTable("DATASET", "WAS", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "PURGED")
 	for _, v := range gone {
 		deleted, purged := "", ""
@@ -41,7 +42,7 @@ func trashTable(a *cli.App, gone []api.Volume) *show.Table {
 				purged = show.Ago(a.Now(), v.Trash.Until)
 			}
 		}
-		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), used(v),
+		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), volumes.UsedSize(v),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, purged)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -67,7 +68,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 
 // pickGone is pick for the trash, where several can have one name: each is said with its pool.
 func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
-	short := shortDatasets(gone)
+	short := volumes.ShortDatasets(gone)
 	var same []string
 	last := ""
 	for _, v := range gone {

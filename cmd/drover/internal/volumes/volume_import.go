@@ -1,4 +1,4 @@
-package main
+package volumes
 
 import (
 	"context"
@@ -94,7 +94,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	req.ID = a.NewID()
 	m := a.Meter("import "+req.Volume, o.Quiet)
 	d, err := c.Import(ctx, req, &progress.Reader{
-		R: a.In, Meter: m, At: dataset.Progress{Step: "send the archive", Total: left(a.In)},
+		R: a.In, Meter: m, At: dataset.Progress{Step: "send the archive", Total: Left(a.In)},
 	})
 	m.Close()
 	switch {
@@ -113,8 +113,8 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	})
 }
 
-// left is how many bytes are still to be read where in is a file, 0 elsewhere.
-func left(in io.Reader) int64 {
+// Left is how many bytes are still to be read where in is a file, 0 elsewhere.
+func Left(in io.Reader) int64 {
 	f, ok := in.(*os.File)
 	if !ok {
 		return 0

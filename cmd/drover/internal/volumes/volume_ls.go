@@ -1,4 +1,4 @@
-package main
+package volumes
 
 import (
 	"context"
@@ -17,18 +17,18 @@ func newVolumeLsCmd(a *cli.App) *cobra.Command {
 	return cli.NewListCommand(a, cli.Listing[api.Volume]{
 		Short: "List the volumes",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
-		ID:    volumeID,
+		ID:    ID,
 		Table: func(volumes []api.Volume) *show.Table { return volumeTable(a, volumes) },
 	})
 }
 
-func volumeID(v api.Volume) string { return v.ID.String() }
+func ID(v api.Volume) string { return v.ID.String() }
 
 func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
-	short := shortDatasets(volumes)
+	short := ShortDatasets(volumes)
 	for _, v := range volumes {
-		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), used(v), status(v),
+		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), UsedSize(v), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.Now(), v.Created))
 	}
@@ -45,7 +45,7 @@ func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	return t
 }
 
-func shortDatasets(volumes []api.Volume) func(uuid.UUID) string {
+func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	ids := make([]uuid.UUID, len(volumes))
 	for i, v := range volumes {
 		ids[i] = v.ID
@@ -53,7 +53,7 @@ func shortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-func used(v api.Volume) string {
+func UsedSize(v api.Volume) string {
 	if v.Status == nil {
 		return ""
 	}

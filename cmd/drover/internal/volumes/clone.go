@@ -1,4 +1,4 @@
-package main
+package volumes
 
 import (
 	"maps"
@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newCloneCmd(a *cli.App) *cobra.Command {
+func CloneCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clone SOURCE NEW",
 		Short: "Make a volume that starts as a copy of another, or of a snapshot",

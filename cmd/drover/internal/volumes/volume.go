@@ -1,4 +1,4 @@
-package main
+package volumes
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newVolumeCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "volume",
 		Short: "Create, look at and change volumes",

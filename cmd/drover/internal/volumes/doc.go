@@ -1,0 +1,2 @@
+// Package volumes has the commands of drover volume, and drover clone.
+package volumes
