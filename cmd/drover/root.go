@@ -30,7 +30,8 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	},
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), volumes.Command(a), newSnapshotCmd(a),
 		volumes.CloneCommand(a), newTrashCmd(a), profiles.Command(a),
-		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a), newOperationCmd(a),
+		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a),
+		newOperationCmd(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)

@@ -31,7 +31,8 @@ on record is left as it is, and a name that is taken is not taken away.`,
 		if err != nil {
 			return err
 		}
-		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() }, pools.RebuiltTable)
+		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() },
+			pools.RebuiltTable)
 	}
 	return cmd
 }

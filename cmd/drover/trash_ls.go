@@ -42,7 +42,8 @@ func trashTable(a *cli.App, gone []api.Volume) *show.Table {
 				purged = show.Ago(a.Now(), v.Trash.Until)
 			}
 		}
-		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), volumes.UsedSize(v),
+		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
+			volumes.UsedSize(v),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, purged)
 	}

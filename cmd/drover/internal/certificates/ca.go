@@ -19,6 +19,7 @@ import (
 // DefaultAuthority is app.authority outside of tests.
 const DefaultAuthority = "/etc/drover/ca"
 
+// Command makes drover ca with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "ca",

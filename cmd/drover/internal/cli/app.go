@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
+// DefaultEndpoint is the address of the API when neither --api nor DROVER_API names one.
 const DefaultEndpoint = "unix:///run/drover/drover.sock"
 
 // Remote is all that the commands ask of the server.
@@ -61,6 +62,7 @@ type App struct {
 	Args     []string  // the whole command line
 }
 
+// Address returns the address of the API: --api, else DROVER_API, else DefaultEndpoint.
 func (a *App) Address() string {
 	for _, e := range []string{a.Endpoint, a.Getenv("DROVER_API")} {
 		if e != "" {
@@ -70,6 +72,7 @@ func (a *App) Address() string {
 	return DefaultEndpoint
 }
 
+// Connect returns a client of the API at Address.
 func (a *App) Connect() (Remote, error) { return a.Dial(a.Address()) }
 
 // HostPath makes a path that the server is to use absolute. It fails with
@@ -104,8 +107,10 @@ func (a *App) CleanHostPath(flag string, path *string) error {
 		"--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
 }
 
+// SameHost reports whether the server is certainly on this host: its address is a Unix socket.
 func (a *App) SameHost() bool { return strings.HasPrefix(a.Address(), "unix:") }
 
+// Palette returns the colors of tables. There are none if the output is not a terminal.
 func (a *App) Palette() show.Palette { return show.NewPalette(IsTerminal(a.Out), a.Getenv) }
 
 // Meter shows progress on standard error, unless quiet: a bar on a terminal that

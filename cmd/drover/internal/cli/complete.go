@@ -58,6 +58,7 @@ func CompleteEach(a *App, list candidates) cobra.CompletionFunc {
 // NoWords completes an argument that is new or free text.
 func NoWords(context.Context, Remote, []string, string) ([]string, error) { return nil, nil }
 
+// VolumeWords lists the names of volumes.
 func VolumeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := FetchAll(ctx, c.Volumes)
 	var out []string
@@ -80,6 +81,7 @@ func NewVolumeWords(ctx context.Context, c Remote, _ []string, begun string) ([]
 	return out, err
 }
 
+// ProfileWords lists the names of profiles.
 func ProfileWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.Profiles(ctx)
 	var out []string
@@ -133,6 +135,7 @@ func CloneSourceWords(ctx context.Context, c Remote, _ []string, _ string) ([]st
 	return append(volumes, snaps...), err
 }
 
+// TrashWords lists the UUIDs of datasets in the trash.
 func TrashWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := FetchAll(ctx, c.Trash)
 	var out []string
@@ -142,6 +145,7 @@ func TrashWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, 
 	return out, err
 }
 
+// PoolWords lists the names of pools.
 func PoolWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.Pools(ctx)
 	var out []string
@@ -151,6 +155,7 @@ func PoolWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
+// NodeWords lists the names of nodes.
 func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.NodeList(ctx, "")
 	var out []string
@@ -160,6 +165,7 @@ func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
+// OperationWords lists the UUIDs of operations that have not ended.
 func OperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := FetchAll(ctx, c.Operations)
 	var out []string

@@ -18,6 +18,7 @@ type Listing[T any] struct {
 	Table func([]T) *show.Table
 }
 
+// NewListCommand makes the ls command of a noun.
 func NewListCommand[T any](a *App, l Listing[T]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ls",

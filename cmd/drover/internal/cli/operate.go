@@ -18,7 +18,8 @@ import (
 const (
 	// pollWait is how long one question about an operation may wait for news.
 	pollWait = 2 * time.Second
-	// A server that restarts is away for a moment, and the operation goes on.
+	// AwayMost is how often a question is repeated while the server is unreachable, awayPause apart:
+	// a server that restarts is unreachable for a moment, and the operation continues.
 	AwayMost  = 30
 	awayPause = time.Second
 )
@@ -30,6 +31,7 @@ func WorkFlags(cmd *cobra.Command, quiet bool) *Output {
 	return o
 }
 
+// DetachFlag gives a command --detach.
 func DetachFlag(cmd *cobra.Command, o *Output) {
 	cmd.Flags().BoolVar(&o.Detach, "detach", false, "print the operation's ID and do not wait for its end")
 }

@@ -26,6 +26,7 @@ type Output struct {
 	Detach bool
 }
 
+// JSON reports whether -o json was given.
 func (o *Output) JSON() bool { return o.format == formatJSON }
 
 // format is the value of -o: table or json.
@@ -60,6 +61,7 @@ func quietFlag(cmd *cobra.Command, o *Output) {
 	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "print IDs alone")
 }
 
+// CompleteFlag completes the value of a flag with fixed words.
 func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name,
 		cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))

@@ -35,6 +35,7 @@ func commandNames(cmd *cobra.Command) []string {
 	return names
 }
 
+// UnknownCommand is the usage error for a word that names no subcommand of cmd.
 func UnknownCommand(cmd *cobra.Command, word string) error {
 	names := commandNames(cmd)
 	hint := ""
@@ -77,6 +78,7 @@ func Args(least int) cobra.PositionalArgs {
 	}
 }
 
+// PrintError writes an error as one line.
 func PrintError(w io.Writer, err error) {
 	// Nothing is left to tell it to when standard error is gone too.
 	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))

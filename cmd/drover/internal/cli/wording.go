@@ -19,6 +19,7 @@ func AccessLine(a dataset.Access) string {
 	return "many hosts at once"
 }
 
+// LabelLines returns labels as KEY=VALUE, sorted.
 func LabelLines(labels map[string]string) []string {
 	var lines []string
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
@@ -27,6 +28,7 @@ func LabelLines(labels map[string]string) []string {
 	return lines
 }
 
+// YesNo returns "yes" or "no".
 func YesNo(b bool) string {
 	if b {
 		return "yes"

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
+// Command makes drover node with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "node",

@@ -48,6 +48,7 @@ where a name is taken, under the name and the beginning of their UUID.`,
 	return cmd
 }
 
+// RebuiltTable shows the datasets that were recorded again.
 func RebuiltTable(rebuilt []api.Rebuilt) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
 	for _, r := range rebuilt {

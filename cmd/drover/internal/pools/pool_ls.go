@@ -51,6 +51,7 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 	return t
 }
 
+// State returns the state of a pool in one word.
 func State(p api.Pool) string {
 	switch {
 	case p.Status == nil:

@@ -21,6 +21,7 @@ func newProfileLsCmd(a *cli.App) *cobra.Command {
 	})
 }
 
+// Table shows profiles, one a row.
 func Table(profiles []dataset.Profile) *show.Table {
 	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "SPEED", "ENCRYPTED", "ON DELETE",
 		"DESCRIPTION")

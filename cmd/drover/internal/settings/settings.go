@@ -46,6 +46,7 @@ func LoadProfiles(file string) (*profiles.Set, error) {
 	return profiles.Parse(file, b, ProfileCheck(Backends()))
 }
 
+// LoadConfig reads drover.yaml. A missing file in the default place is an empty configuration.
 func LoadConfig(file string) (config.Config, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) && file == DefaultConfig {

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// CloneCommand makes drover clone.
 func CloneCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clone SOURCE NEW",

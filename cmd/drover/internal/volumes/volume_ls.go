@@ -22,13 +22,15 @@ func newVolumeLsCmd(a *cli.App) *cobra.Command {
 	})
 }
 
+// ID returns the UUID of the dataset of a volume.
 func ID(v api.Volume) string { return v.ID.String() }
 
 func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
 	short := ShortDatasets(volumes)
 	for _, v := range volumes {
-		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"), UsedSize(v), status(v),
+		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
+			UsedSize(v), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.Now(), v.Created))
 	}
@@ -45,6 +47,7 @@ func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	return t
 }
 
+// ShortDatasets returns a function that shortens the UUIDs of these volumes and keeps them unique.
 func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	ids := make([]uuid.UUID, len(volumes))
 	for i, v := range volumes {
@@ -53,6 +56,7 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
+// UsedSize returns how much a volume holds, or nothing if its pool has not reported it.
 func UsedSize(v api.Volume) string {
 	if v.Status == nil {
 		return ""
