@@ -62,7 +62,9 @@ func (w *warden) up() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tool := &hand.Tool{Run: w.run, Root: w.root, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{}}
+	tool := hand.New(hand.Options{
+		Run: w.run, Root: w.root, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{},
+	})
 	g, err := guard.New(ctx, guard.Options{Run: w.run, Hand: grip{tool}, Step: w.step, Recheck: w.step, Again: w.step / 4, Log: quiet("guard")})
 	if err != nil {
 		w.t.Fatal(err)

@@ -46,7 +46,7 @@ func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev i
 // after it.
 func TestFreezeLiftsLimits(t *testing.T) {
 	r := own(t)
-	tool := hand.Tool{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}}
+	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})
 	target := hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: true}
 	h, group, dev := limits(t, r.Paths[0])
 	slow, theirs := iolimit.Limits{WriteBPS: 1 << 20}, iolimit.Limits{ReadIOPS: 70, WriteIOPS: 10}
@@ -88,7 +88,7 @@ func TestFreezeLiftsLimits(t *testing.T) {
 // that is another dataset's by now.
 func TestUndoGivesLimitsBack(t *testing.T) {
 	r := own(t)
-	tool := hand.Tool{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}}
+	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})
 	target := hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: true}
 	h, group, dev := limits(t, r.Paths[0])
 	was, since := iolimit.Limits{ReadIOPS: 70, WriteBPS: 1 << 20}, iolimit.Limits{WriteBPS: 2 << 20}

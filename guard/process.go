@@ -113,10 +113,10 @@ func ServeHand(run, root string) error {
 		return err
 	}
 	defer conn.Close()
-	return hand.Serve(conn, &hand.Tool{
+	return hand.Serve(conn, hand.New(hand.Options{
 		Run:   guardRun,
 		Root:  guardRoot,
 		Spare: []int{os.Getpid(), os.Getppid()},
 		Clock: clock.System{},
-	})
+	}))
 }

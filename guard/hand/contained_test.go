@@ -31,7 +31,7 @@ func TestHungProcessMayStop(t *testing.T) {
 
 // A fence is contained if all holders are stopped, and all other processes could be examined later.
 func TestContained(t *testing.T) {
-	tool := &Tool{Clock: clock.System{}}
+	tool := New(Options{Clock: clock.System{}})
 	holder, other := Process{PID: 1 << 30, Start: 1}, &process{Process: Process{PID: 1<<30 + 1, Start: 1}}
 	r := rule{suspectHarmless: func(*world, *process) bool { return false }}
 	for name, c := range map[string]struct {

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 // I2: a record that was saved is there after a power cut, whole, and one that was removed is not.
 func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	image := scratch.Image(t, "ext4", scratch.Ext4)
-	tool := &Tool{Root: scratch.MountImage(t, "ext4", image)}
+	tool := New(Options{Root: scratch.MountImage(t, "ext4", image)})
 	cut := func() map[uuid.UUID][]byte {
 		t.Helper()
 		all, err := LoadRecords(scratch.Cut(t, "ext4", image))

@@ -64,7 +64,7 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	}
 	now := t.Clock.Steady()
 	for _, s := range list {
-		if now-s.queued < haltTime && !t.stoppedOrFrozen(&world{own: table}, s.Process) {
+		if now-s.queued < haltTime && !stoppedOrFrozen(&world{own: table}, s.Process) {
 			<-t.Clock.After(pause)
 			return true
 		}
@@ -182,8 +182,8 @@ func (p *pacer) rest() {
 // A process that is a holder of none of the datasets, and is not stopped for another dataset, continues
 // at once. If the marks cannot be read or written, the suspect is marked as failed and stays stopped.
 func (t *Tool) resolve(w *world, s suspect, p *process) {
-	defer t.lockMarks()()
-	elsewhere, err := t.marksOfAll(slices.Collect(maps.Keys(s.targets))...)
+	defer t.marks.lock()()
+	elsewhere, err := t.marks.ofAll(slices.Collect(maps.Keys(s.targets))...)
 	if err != nil {
 		t.suspects.fail(s)
 		return
@@ -191,7 +191,7 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 	var clear []uuid.UUID
 	stopped, kept := false, elsewhere.has(s.what())
 	for id, target := range s.targets {
-		marks, err := t.marks(id)
+		marks, err := t.marks.of(id)
 		if err != nil {
 			t.suspects.fail(s)
 			return
@@ -211,7 +211,7 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 		}
 		kept = kept || slices.Contains(marks, certain)
 		if marked {
-			if err := t.setMarks(id, marks); err != nil {
+			if err := t.marks.write(id, marks); err != nil {
 				t.suspects.fail(s)
 				return
 			}

@@ -48,7 +48,7 @@ func TestFilesystem(t *testing.T) {
 // Bind records the identity of the filesystem, and a record without one can be read.
 func TestBindRecordsTheIdentity(t *testing.T) {
 	path := scratch.Mount(t, "xfs", scratch.XFS)
-	tool := &Tool{Run: t.TempDir(), Root: t.TempDir()}
+	tool := New(Options{Run: t.TempDir(), Root: t.TempDir()})
 	fsys, err := tool.Bind(Target{Paths: []string{path}, Own: true})
 	if err != nil {
 		t.Fatal(err)

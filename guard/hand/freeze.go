@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -25,18 +27,37 @@ import (
 // retry is the interval of the attempts to freeze a filesystem that another program has frozen.
 const retry = 2 * time.Millisecond
 
+// freezer freezes and thaws the filesystems of datasets. Safe for concurrent use.
+type freezer struct {
+	root  string // see Options.Root
+	clock clock.Clock
+	marks *markFiles
+	look  func(context.Context, Target) *look // returns a look for the holders of a dataset
+
+	mu       sync.Mutex
+	freezing map[uuid.UUID]*attempt
+	wg       sync.WaitGroup // the attempts that are under way
+}
+
+// isFreezing reports whether an attempt to freeze a dataset is under way.
+func (f *freezer) isFreezing(id uuid.UUID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.freezing[id] != nil
+}
+
 // Freeze freezes the filesystem of a dataset, if the dataset has a filesystem for itself.
 //
 // If another program has frozen the filesystem, Freeze tries again until that program thaws it or ctx
 // ends: the other program could thaw it at any time, and writers would continue. If the filesystem is
 // mounted nowhere, the act is done. If ctx ends before the kernel has finished, the freeze continues in
 // the background, and the next call finds its result.
-func (t *Tool) Freeze(ctx context.Context, target Target) Outcome {
+func (f *freezer) Freeze(ctx context.Context, target Target) Outcome {
 	if !target.Own {
 		return Outcome{Note: "it shares its filesystem with other datasets: a freeze would stop those too"}
 	}
 	for {
-		a := t.beginFreeze(target)
+		a := f.begin(target)
 		select {
 		case <-a.done:
 		case <-ctx.Done():
@@ -45,11 +66,11 @@ func (t *Tool) Freeze(ctx context.Context, target Target) Outcome {
 		if !errors.Is(a.err, fsctl.ErrFrozen) {
 			return a.outcome
 		}
-		if at, ours := t.frozenAt(target.Dataset); ours {
+		if at, ours := f.marks.frozenAt(target.Dataset); ours {
 			return Outcome{Done: true, At: at}
 		}
 		select {
-		case <-t.Clock.After(retry):
+		case <-f.clock.After(retry):
 		case <-ctx.Done():
 			return Outcome{Note: "another program has frozen its filesystem, and can thaw it"}
 		}
@@ -63,66 +84,63 @@ type attempt struct {
 	err     error
 }
 
-// beginFreeze starts an attempt to freeze a dataset, or returns the one that is under way.
-func (t *Tool) beginFreeze(target Target) *attempt {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if a := t.freezing[target.Dataset]; a != nil {
+// begin starts an attempt to freeze a dataset, or returns the one that is under way.
+func (f *freezer) begin(target Target) *attempt {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := f.freezing[target.Dataset]; a != nil {
 		return a
 	}
 	a := &attempt{done: make(chan struct{})}
-	if t.freezing == nil {
-		t.freezing = map[uuid.UUID]*attempt{}
-	}
-	t.freezing[target.Dataset] = a
-	t.wg.Go(func() { // Tool.Wait waits for this
-		a.outcome, a.err = t.freezeOnce(target)
-		t.mu.Lock()
-		delete(t.freezing, target.Dataset)
-		t.mu.Unlock()
+	f.freezing[target.Dataset] = a
+	f.wg.Go(func() { // Tool.Wait waits for this
+		a.outcome, a.err = f.freezeOnce(target)
+		f.mu.Lock()
+		delete(f.freezing, target.Dataset)
+		f.mu.Unlock()
 		close(a.done)
 	})
 	return a
 }
 
-func (t *Tool) freezeOnce(target Target) (Outcome, error) {
+func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
-	dir, err := t.openFilesystem(ctx, target)
+	dir, err := f.openFilesystem(ctx, target)
 	if err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
 	if dir == nil { // openFilesystem has examined all processes
-		return Outcome{Done: true, At: t.now(), Note: "it is mounted nowhere"}, nil
+		return Outcome{Done: true, At: clock.Boottime(), Note: "it is mounted nowhere"}, nil
 	}
 	defer dir.Close()
 	intent := mark{markFreeze, "-"}
-	if err := t.note(target.Dataset, intent); err != nil {
+	if err := f.marks.add(target.Dataset, intent); err != nil {
 		return Outcome{Note: note(err, "")}, err
 	}
 	var limits liftedLimits
 	var limitErr error
-	if _, frozen := t.frozenAt(target.Dataset); !frozen {
-		limits, limitErr = t.liftLimits(target.Dataset, dir)
+	if _, frozen := f.marks.frozenAt(target.Dataset); !frozen {
+		limits, limitErr = liftLimits(f.marks, target.Dataset, dir)
 	}
 	err = fsctl.Freeze(dir)
 	// dir keeps the device in use, so that no other device has its number yet.
-	limitErr = errors.Join(limitErr, t.restoreLimits(target.Dataset, limits))
+	limitErr = errors.Join(limitErr, limits.restore(f.marks, target.Dataset))
 	if err != nil {
 		return Outcome{Note: note(errors.Join(err, limitErr), "")}, err
 	}
-	o := Outcome{Done: true, At: t.now(), Anew: true}
+	o := Outcome{Done: true, At: clock.Boottime(), Anew: true}
 	if limitErr != nil {
 		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w",
 			limitErr), "")
 	}
-	if err := t.markFrozen(target.Dataset, o.At); err != nil {
+	if err := f.marks.setFrozen(target.Dataset, o.At); err != nil {
 		// Without the mark, the next hand assumes that another program has frozen it.
 		o.Note = note(fmt.Errorf("frozen, but that could not be recorded: %w", err), "")
 	}
 	// Undo may have removed the mark before the kernel finished the freeze.
-	if marks, err := t.marks(target.Dataset); err == nil && !slices.Contains(marks, intent) {
-		err := errors.Join(fsctl.Thaw(dir), remove(t.frozenMark(target.Dataset)))
+	if marks, err := f.marks.of(target.Dataset); err == nil && !slices.Contains(marks, intent) {
+		err := errors.Join(fsctl.Thaw(dir), remove(f.marks.frozenFile(target.Dataset)))
 		return Outcome{Note: "the freeze was undone before the kernel finished it"}, err
 	}
 	return o, nil
@@ -135,7 +153,7 @@ const reachTime = time.Second
 // another mount of the host, or one in another namespace. It returns nil if the filesystem is mounted
 // nowhere and no process can write to it. It returns errHeld if no mount was found but a process can write
 // to it, and another error if that could not be found out.
-func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
+func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return nil, err
@@ -145,7 +163,7 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 	if !fsys.ok {
 		return nil, nil
 	}
-	if err := t.checkFreezable(fsys.Filesystem, target.Paths[0]); err != nil {
+	if err := f.checkFreezable(fsys.Filesystem, target.Paths[0]); err != nil {
 		return nil, err
 	}
 	if fsys.entry != nil {
@@ -155,7 +173,7 @@ func (t *Tool) openFilesystem(ctx context.Context, target Target) (*os.File, err
 	if dir != nil {
 		return dir, nil
 	}
-	l := t.looks.begin(ctx, t, target)
+	l := f.look(ctx, target)
 	if w, err = l.namespaces(ctx); err == nil {
 		err = l.descriptors(ctx)
 	}
@@ -279,13 +297,13 @@ func (w *world) checkNoHolders(target Target) error {
 
 // checkFreezable fails with ErrInvalid if a freeze would stop more than the dataset: if path shows only a
 // part of its filesystem, or if it is the filesystem of the host or of the guard.
-func (t *Tool) checkFreezable(fsys mount.Filesystem, path string) error {
+func (f *freezer) checkFreezable(fsys mount.Filesystem, path string) error {
 	if fsys.Root != "/" {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"%s shows only %s of its filesystem: a freeze would stop other users of that filesystem too", path,
 			fsys.Root)
 	}
-	for _, dir := range []string{"/", "/proc/self/exe", t.Root, t.Run} {
+	for _, dir := range []string{"/", "/proc/self/exe", f.root, f.marks.run} {
 		var st unix.Stat_t
 		if err := unix.Stat(dir, &st); err != nil {
 			return fmt.Errorf("filesystem of %s: %w", dir, err)
@@ -300,10 +318,10 @@ func (t *Tool) checkFreezable(fsys mount.Filesystem, path string) error {
 
 // thaw undoes Freeze. It returns nil if the filesystem is not frozen, and if no mount of it is visible:
 // then there is nothing that could be opened to thaw it.
-func (t *Tool) thaw(target Target) error {
+func (f *freezer) thaw(target Target) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
-	dir, err := t.openFilesystem(ctx, target)
+	dir, err := f.openFilesystem(ctx, target)
 	if errors.Is(err, errHeld) {
 		return nil
 	}
@@ -328,7 +346,7 @@ func remove(path string) error {
 // Bind returns the filesystem that is mounted on the dataset's paths now, with its identity. It fails
 // with ErrNotFound if nothing is mounted there, and with ErrInvalid if different filesystems are, or if
 // Target.Own is set and the filesystem must not be frozen (see checkFreezable).
-func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
+func (f *freezer) Bind(target Target) (mount.Filesystem, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return mount.Filesystem{}, err
@@ -350,7 +368,7 @@ func (t *Tool) Bind(target Target) (mount.Filesystem, error) {
 			"different filesystems are mounted on %s", strings.Join(target.Paths, ", "))
 	}
 	if target.Own {
-		if err := t.checkFreezable(found[0], target.Paths[0]); err != nil {
+		if err := f.checkFreezable(found[0], target.Paths[0]); err != nil {
 			return mount.Filesystem{}, err
 		}
 	}

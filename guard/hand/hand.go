@@ -6,7 +6,7 @@
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with
 // a Tool. Hand is the guard's side of the connection: it starts the hand, and restarts it when it dies.
 //
-// An act records what it is about to do in files below Tool.Run. So a later guard of the same boot, with
+// An act records what it is about to do in files below Options.Run. So a later guard of the same boot, with
 // another hand, can continue the act and undo it.
 //
 // # How holders are found
@@ -108,6 +108,20 @@ const MaxLeft = 8
 // Safe for concurrent use, except that the caller (the guard) must not run two acts on the same dataset
 // at once. Undo is the exception: it ends the other acts on its dataset first.
 type Tool struct {
+	Options
+	*freezer // implements Freeze and Bind
+	marks    *markFiles
+	looks    looks
+	examiner inuse.Examiner
+	suspects suspects
+
+	mu   sync.Mutex
+	acts map[uuid.UUID]*acts
+	wg   sync.WaitGroup // the examinations in the background
+}
+
+// Options are the settings of a Tool.
+type Options struct {
 	// Run is a folder for files that are valid for this boot. It must be on a filesystem that never
 	// waits for a disk (tmpfs).
 	Run string
@@ -116,16 +130,16 @@ type Tool struct {
 	// Spare lists the PIDs that acts ignore: the guard and its hand.
 	Spare []int
 	Clock clock.Clock
+}
 
-	looks    looks
-	examiner inuse.Examiner
-	suspects suspects
-	noting   sync.Mutex // guards the mark files of all datasets
-
-	mu       sync.Mutex
-	freezing map[uuid.UUID]*attempt
-	acts     map[uuid.UUID]*acts
-	wg       sync.WaitGroup
+// New returns a Tool. It starts nothing.
+func New(o Options) *Tool {
+	t := &Tool{Options: o, marks: &markFiles{run: o.Run, clock: o.Clock}, acts: map[uuid.UUID]*acts{}}
+	t.freezer = &freezer{
+		root: o.Root, clock: o.Clock, marks: t.marks, freezing: map[uuid.UUID]*attempt{},
+		look: func(ctx context.Context, target Target) *look { return t.looks.begin(ctx, t, target) },
+	}
+	return t
 }
 
 // acts are the acts on the holders of one dataset that are under way.
@@ -140,9 +154,6 @@ func (t *Tool) beginAct(ctx context.Context, id uuid.UUID) (context.Context, fun
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.acts == nil {
-		t.acts = map[uuid.UUID]*acts{}
-	}
 	if t.acts[id] == nil {
 		t.acts[id] = &acts{map[*context.CancelFunc]bool{}, make(chan struct{})}
 	}
@@ -187,6 +198,7 @@ func (t *Tool) endActs(ctx context.Context, id uuid.UUID) error {
 
 // Wait waits for the work that acts have left to the background: freezes that the kernel had not
 // finished in time, and the examination of processes that were stopped for it.
-func (t *Tool) Wait() { t.wg.Wait() }
-
-func (t *Tool) now() time.Duration { return clock.Boottime() }
+func (t *Tool) Wait() {
+	t.freezer.wg.Wait()
+	t.wg.Wait()
+}

@@ -46,7 +46,7 @@ func apart(t *testing.T, doublings string) int {
 // seen looks at all processes, with so much time for large ones, and returns what it found of some.
 func seen(t *testing.T, within time.Duration, pids ...int) (found []*process) {
 	t.Helper()
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	w, err := tool.list(nil)
 	if err != nil {
 		t.Fatal(err)

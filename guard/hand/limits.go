@@ -29,9 +29,9 @@ type liftedLimit struct {
 }
 
 // liftLimits removes the I/O limits from the device of a dataset before a freeze. A freeze first writes
-// out the dirty pages of all control groups, and would have to wait for the slowest limit. restoreLimits
+// out the dirty pages of all control groups, and would have to wait for the slowest limit. liftedLimits.restore
 // sets the limits again after the freeze, and Undo does if this process ends before.
-func (t *Tool) liftLimits(id uuid.UUID, dir *os.File) (l liftedLimits, err error) {
+func liftLimits(marks *markFiles, id uuid.UUID, dir *os.File) (l liftedLimits, err error) {
 	dev, err := deviceOf(dir)
 	if err != nil {
 		return l, err
@@ -39,7 +39,7 @@ func (t *Tool) liftLimits(id uuid.UUID, dir *os.File) (l liftedLimits, err error
 	if l.hierarchy, err = hierarchy(); err != nil || l.hierarchy.Dir == "" {
 		return l, err
 	}
-	return t.liftDevice(id, l.hierarchy, dev)
+	return liftDevice(marks, id, l.hierarchy, dev)
 }
 
 // hierarchy returns the cgroup hierarchy that limits devices on this host, or the zero value if none does.
@@ -64,7 +64,7 @@ func deviceOf(dir *os.File) (iolimit.Device, error) {
 }
 
 // liftDevice records each limit of a device and then removes it. A limit that cannot be recorded stays.
-func (t *Tool) liftDevice(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (liftedLimits, error) {
+func liftDevice(marks *markFiles, id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (liftedLimits, error) {
 	l := liftedLimits{hierarchy: h}
 	found, err := h.Limiting(dev)
 	errs := []error{err}
@@ -72,7 +72,7 @@ func (t *Tool) liftDevice(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device)
 		one := liftedLimit{dev, group, limits}
 		b, err := json.Marshal(one)
 		if err == nil {
-			err = t.note(id, mark{markLimit, string(b)})
+			err = marks.add(id, mark{markLimit, string(b)})
 		}
 		if err == nil { // otherwise Undo could not restore it
 			l.was = append(l.was, one)
@@ -83,16 +83,16 @@ func (t *Tool) liftDevice(id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device)
 	return l, errors.Join(errs...)
 }
 
-// restoreLimits sets the limits again that liftLimits removed. The mark of a limit that cannot be set
+// restore sets the limits again that liftLimits removed. The mark of a limit that cannot be set
 // stays, so that Undo tries again.
-func (t *Tool) restoreLimits(id uuid.UUID, l liftedLimits) error {
+func (l liftedLimits) restore(marks *markFiles, id uuid.UUID) error {
 	var errs []error
 	for _, one := range l.was {
 		err := one.restore(l.hierarchy)
 		if err == nil {
 			var b []byte
 			if b, err = json.Marshal(one); err == nil {
-				err = t.unnote(id, mark{markLimit, string(b)})
+				err = marks.remove(id, mark{markLimit, string(b)})
 			}
 		}
 		errs = append(errs, err)
@@ -115,15 +115,12 @@ func (o liftedLimit) restore(h iolimit.Hierarchy) error {
 
 // undoLimit restores a limit that a hand removed and, because it ended, did not restore. It does so only
 // if the dataset is still mounted from that device: otherwise another device may have its number.
-func (t *Tool) undoLimit(target Target, what string) error {
+func (f *freezer) undoLimit(target Target, what string) error {
 	var one liftedLimit
 	if err := json.Unmarshal([]byte(what), &one); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	flushes := t.freezing[target.Dataset] != nil
-	t.mu.Unlock()
-	if flushes { // the freeze under way restores the limit at its end
+	if f.isFreezing(target.Dataset) { // the freeze under way restores the limit at its end
 		return nil
 	}
 	table, err := mount.Table()

@@ -36,24 +36,24 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 			t.Errorf("%s: %v %s", when, err, diff)
 		}
 	}
-	tool, id := &Tool{Run: t.TempDir()}, uuid.New()
-	l, err := tool.liftDevice(id, h, dev)
+	tool, id := New(Options{Run: t.TempDir()}), uuid.New()
+	l, err := liftDevice(tool.marks, id, h, dev)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want("lifted", map[string]iolimit.Limits{})
-	if marks, err := tool.marks(id); err != nil || len(marks) != 2 || marks[0].kind != markLimit {
+	if marks, err := tool.marks.of(id); err != nil || len(marks) != 2 || marks[0].kind != markLimit {
 		t.Errorf("%v, %v", marks, err)
 	}
 	if err := h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}); err != nil {
 		t.Fatal(err)
 	}
-	if err := tool.restoreLimits(id, l); err != nil {
+	if err := l.restore(tool.marks, id); err != nil {
 		t.Error(err)
 	}
 	theirs.ReadBPS = 4
 	want("again", map[string]iolimit.Limits{"/system.slice": mine, "/user.slice/app": theirs})
-	if marks, err := tool.marks(id); err != nil || len(marks) != 0 {
+	if marks, err := tool.marks.of(id); err != nil || len(marks) != 0 {
 		t.Errorf("%v, %v", marks, err)
 	}
 	if got, err := h.Get("/machine.slice/other", other); err != nil || got.ReadBPS != 1 {

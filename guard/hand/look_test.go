@@ -10,7 +10,7 @@ import (
 
 // BenchmarkLook measures one look at all processes of this host, and prints the time for each.
 func BenchmarkLook(b *testing.B) {
-	tool := &Tool{Run: b.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
 	var processes int
 	for b.Loop() {
 		w, err := tool.list(nil)
@@ -29,7 +29,7 @@ func BenchmarkLook(b *testing.B) {
 func BenchmarkExamine(b *testing.B) {
 	const many = 15_000
 	descriptors(b, many)
-	tool := &Tool{Run: b.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
 	w, err := tool.list(nil)
 	if err != nil {
 		b.Fatal(err)

@@ -9,25 +9,34 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/clock"
 )
 
-// frozenMark returns the path of the file that exists while we keep a dataset's filesystem frozen. It
+// markFiles stores the marks of all datasets: one file for each dataset, in a folder whose content is valid for this
+// boot. Safe for concurrent use.
+type markFiles struct {
+	run   string
+	clock clock.Clock
+	mu    sync.Mutex // guards the files
+}
+
+// frozenFile returns the path of the file that exists while we keep a dataset's filesystem frozen. It
 // is needed because the kernel reports that a filesystem is frozen, but not by whom. The file contains
 // the time of the freeze.
-func (t *Tool) frozenMark(id uuid.UUID) string {
-	return filepath.Join(t.Run, id.String()+".frozen")
+func (f *markFiles) frozenFile(id uuid.UUID) string {
+	return filepath.Join(f.run, id.String()+".frozen")
 }
 
 // frozenAt returns when we froze the dataset's filesystem. frozen is false if we did not, or if the mark
 // cannot be read.
-func (t *Tool) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
-	b, err := os.ReadFile(t.frozenMark(id))
+func (f *markFiles) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
+	b, err := os.ReadFile(f.frozenFile(id))
 	if err != nil {
 		return 0, false
 	}
@@ -35,8 +44,8 @@ func (t *Tool) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
 	return time.Duration(n), err == nil
 }
 
-func (t *Tool) markFrozen(id uuid.UUID, at time.Duration) error {
-	return replace(t.frozenMark(id), strconv.AppendInt(nil, int64(at), 10))
+func (f *markFiles) setFrozen(id uuid.UUID, at time.Duration) error {
+	return replace(f.frozenFile(id), strconv.AppendInt(nil, int64(at), 10))
 }
 
 // replace replaces a file atomically. It does not flush it, because the file is valid for this boot only.
@@ -67,7 +76,7 @@ const (
 // undoSuffix is the suffix of mark files. There is one file for each dataset.
 const undoSuffix = ".undo"
 
-func (t *Tool) markFile(id uuid.UUID) string { return filepath.Join(t.Run, id.String()+undoSuffix) }
+func (f *markFiles) file(id uuid.UUID) string { return filepath.Join(f.run, id.String()+undoSuffix) }
 
 const (
 	lockFile  = "marks.lock"
@@ -75,66 +84,69 @@ const (
 	lockPause = time.Millisecond
 )
 
-// lockMarks locks the mark files of all datasets, in this process and with flock(2) against the hand of
+// lock locks the mark files of all datasets, in this process and with flock(2) against the hand of
 // an earlier guard that still runs. Only root can open the lock file. If the other hand does not release
-// the lock within lockTime, because it hangs, lockMarks returns without the flock: a fence must not wait.
-func (t *Tool) lockMarks() (unlock func()) {
-	t.noting.Lock()
-	f, err := os.OpenFile(filepath.Join(t.Run, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+// the lock within lockTime, because it hangs, lock returns without the flock: a fence must not wait.
+func (f *markFiles) lock() (unlock func()) {
+	f.mu.Lock()
+	file, err := os.OpenFile(filepath.Join(f.run, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return t.noting.Unlock
+		return f.mu.Unlock
 	}
 	for range lockTime / lockPause {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
 			break
 		}
-		<-t.Clock.After(lockPause)
+		<-f.clock.After(lockPause)
 	}
 	return func() {
-		_ = f.Close() // which unlocks it
-		t.noting.Unlock()
+		_ = file.Close() // which unlocks it
+		f.mu.Unlock()
 	}
 }
 
-// note adds a mark for something that is about to be done. Idempotent. The caller must not add a mark for
+// add adds a mark for something that is about to be done. Idempotent. The caller must not add a mark for
 // something that another program has done already, such as docker pause: that program will undo it.
-func (t *Tool) note(id uuid.UUID, m mark) error {
+func (f *markFiles) add(id uuid.UUID, m mark) error {
 	if strings.ContainsAny(m.what, "\n\x00") {
 		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.what)
 	}
-	defer t.lockMarks()()
-	return t.addMark(id, m)
+	defer f.lock()()
+	return f.addLocked(id, m)
 }
 
-// addMark adds a mark. Idempotent. The lock is held.
-func (t *Tool) addMark(id uuid.UUID, m mark) error {
-	have, err := t.marks(id)
+// addLocked adds a mark. Idempotent. The lock is held.
+func (f *markFiles) addLocked(id uuid.UUID, m mark) error {
+	have, err := f.of(id)
 	if err != nil || slices.Contains(have, m) {
 		return err
 	}
-	return t.setMarks(id, append(have, m))
+	return f.write(id, append(have, m))
 }
 
-// noteProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the
+// addProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the
 // mark was added. A process that another program has stopped, such as docker pause, gets no mark, because
-// that program will continue it. A process that is already stopped for another dataset gets a mark for
-// this one too, so that it stays stopped when the other fence ends.
+// that program will continue it. A suspect for which isCleared returns true gets none either. A process
+// that is already stopped for another dataset gets a mark for this one too, so that it stays stopped when
+// the other fence ends.
 //
 // The lock is held. The caller must hold it until the processes are stopped, because Undo and resolve hold
 // it while they let a process continue.
-func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours []bool, err error) {
-	all, err := t.marksOfAll()
+func (f *markFiles) addProcesses(
+	id uuid.UUID, list []Process, marks []mark, isCleared func(uuid.UUID, Process) bool,
+) (ours []bool, err error) {
+	all, err := f.ofAll()
 	if err != nil {
 		return nil, err
 	}
-	have, err := t.marks(id)
+	have, err := f.of(id)
 	if err != nil {
 		return nil, err
 	}
 	noted := len(have)
 	ours = make([]bool, len(list))
 	for i, p := range list {
-		cleared := marks[i].kind == markSuspect && t.suspects.isCleared(id, p)
+		cleared := marks[i].kind == markSuspect && isCleared(id, p)
 		if ours[i] = !cleared && (all.has(p.what()) || !halted(p)); !ours[i] {
 			continue
 		}
@@ -145,7 +157,7 @@ func (t *Tool) noteProcesses(id uuid.UUID, list []Process, marks []mark) (ours [
 	if len(have) == noted {
 		return ours, nil
 	}
-	return ours, t.setMarks(id, have)
+	return ours, f.write(id, have)
 }
 
 // marked is the set of processes and control groups that are marked, by mark.what.
@@ -153,21 +165,21 @@ type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
 
-// marksOfAll returns the processes and control groups that are marked for any dataset except some. The
+// ofAll returns the processes and control groups that are marked for any dataset except some. The
 // lock is held.
-func (t *Tool) marksOfAll(except ...uuid.UUID) (marked, error) {
-	files, err := os.ReadDir(t.Run)
+func (f *markFiles) ofAll(except ...uuid.UUID) (marked, error) {
+	files, err := os.ReadDir(f.run)
 	if err != nil {
 		return nil, err
 	}
 	all := marked{}
-	for _, f := range files {
-		name, ok := strings.CutSuffix(f.Name(), undoSuffix)
+	for _, e := range files {
+		name, ok := strings.CutSuffix(e.Name(), undoSuffix)
 		id, err := uuid.Parse(name)
 		if !ok || err != nil || slices.Contains(except, id) {
 			continue
 		}
-		marks, err := t.marks(id)
+		marks, err := f.of(id)
 		if err != nil {
 			return nil, err
 		}
@@ -191,28 +203,28 @@ func (m mark) process() (Process, error) {
 	return p, errors.Join(err1, err2)
 }
 
-// unnote removes a mark after the caller has undone what it records. Idempotent.
-func (t *Tool) unnote(id uuid.UUID, m mark) error {
-	defer t.lockMarks()()
-	have, err := t.marks(id)
+// remove removes a mark after the caller has undone what it records. Idempotent.
+func (f *markFiles) remove(id uuid.UUID, m mark) error {
+	defer f.lock()()
+	have, err := f.of(id)
 	if err != nil || !slices.Contains(have, m) { // Undo has removed it
 		return err
 	}
-	return t.setMarks(id, slices.DeleteFunc(have, func(has mark) bool { return has == m }))
+	return f.write(id, slices.DeleteFunc(have, func(has mark) bool { return has == m }))
 }
 
-// setMarks replaces the marks of a dataset. The lock is held.
-func (t *Tool) setMarks(id uuid.UUID, all []mark) error {
+// write replaces the marks of a dataset. The lock is held.
+func (f *markFiles) write(id uuid.UUID, all []mark) error {
 	var b []byte
 	for _, m := range all {
 		b = fmt.Appendf(b, "%s %s\n", m.kind, m.what)
 	}
-	return replace(t.markFile(id), b)
+	return replace(f.file(id), b)
 }
 
-// marks returns the marks of a dataset in the order in which they were added.
-func (t *Tool) marks(id uuid.UUID) ([]mark, error) {
-	b, err := os.ReadFile(t.markFile(id))
+// of returns the marks of a dataset in the order in which they were added.
+func (f *markFiles) of(id uuid.UUID) ([]mark, error) {
+	b, err := os.ReadFile(f.file(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -225,52 +237,9 @@ func (t *Tool) marks(id uuid.UUID) ([]mark, error) {
 	return all, nil
 }
 
-// Forget removes the marks of a dataset in run, which is Tool.Run, without undoing anything. It is for
+// Forget removes the marks of a dataset in run, which is Options.Run, without undoing anything. It is for
 // marks of an earlier boot, whose effects the boot has undone.
 func Forget(run string, id uuid.UUID) error {
-	t := Tool{Run: run}
-	return errors.Join(remove(t.markFile(id)), remove(t.frozenMark(id)))
-}
-
-// recordSuffix is the suffix of the records below Root.
-const recordSuffix = ".json"
-
-// Save writes the record of a dataset below Root, durably. If record is nil, Save removes it; it is no
-// error if there is none.
-func (t *Tool) Save(id uuid.UUID, record []byte) error {
-	path := filepath.Join(t.Root, id.String()+recordSuffix)
-	if record != nil {
-		return durable.Replace(path, record)
-	}
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return durable.SyncDir(t.Root)
-}
-
-// Load returns the records below Root. See LoadRecords.
-func (t *Tool) Load() (map[uuid.UUID][]byte, error) { return LoadRecords(t.Root) }
-
-// LoadRecords returns the records in a folder by dataset. A folder that does not exist has none. Files
-// whose names are not those of records are ignored. It fails if one of the records cannot be read.
-func LoadRecords(dir string) (map[uuid.UUID][]byte, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	all := map[uuid.UUID][]byte{}
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		id, err := uuid.Parse(name)
-		if !ok || err != nil {
-			continue
-		}
-		if all[id], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
+	f := markFiles{run: run}
+	return errors.Join(remove(f.file(id)), remove(f.frozenFile(id)))
 }

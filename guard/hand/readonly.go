@@ -15,7 +15,7 @@ func (t *Tool) readOnly(w *world, target Target) error {
 	if fsys.entry == nil || mount.IsReadOnly(fsys.entry) {
 		return nil
 	}
-	if err := t.note(target.Dataset, mark{markReadOnly, fsys.entry.Mountpoint}); err != nil {
+	if err := t.marks.add(target.Dataset, mark{markReadOnly, fsys.entry.Mountpoint}); err != nil {
 		return err
 	}
 	err := setReadOnly(fsys.entry.Mountpoint, true)

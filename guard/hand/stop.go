@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/clock"
 )
 
 const (
@@ -30,8 +32,8 @@ const (
 // not be examined. Errors are reported in Outcome.Note.
 func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 	return t.repeat(ctx, target, rule{
-		holderHarmless:  t.stoppedOrFrozen,
-		suspectHarmless: func(w *world, p *process) bool { return t.stoppedOrFrozen(w, p.Process) },
+		holderHarmless:  stoppedOrFrozen,
+		suspectHarmless: func(w *world, p *process) bool { return stoppedOrFrozen(w, p.Process) },
 		act:             t.stop,
 	})
 }
@@ -123,7 +125,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	}
 	err = errors.Join(err, err2, err3)
 	left := r.running(w, holders, suspects)
-	o.At = t.now()
+	o.At = clock.Boottime()
 	if again || stopped || len(left) > 0 {
 		t.looks.didAct(target.Dataset, t.Clock.Steady())
 	}
@@ -154,7 +156,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 // also queues suspects that an earlier hand has stopped: see resumeSuspects.
 func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []*process, err error) {
 	holders = w.holders(target)
-	marks, err := t.marks(target.Dataset)
+	marks, err := t.marks.of(target.Dataset)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,7 +195,7 @@ func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) boo
 }
 
 // stoppedOrFrozen reports whether a process is stopped or frozen, so that it cannot continue by itself.
-func (t *Tool) stoppedOrFrozen(w *world, p Process) bool {
+func stoppedOrFrozen(w *world, p Process) bool {
 	if halted(p) {
 		return true
 	}
@@ -218,7 +220,7 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 		g, ok := h.groupOf(p.PID)
 		alone, known := groups[g]
 		if ok && !known {
-			alone = t.onlyHolders(g, target, holders)
+			alone = onlyHolders(g, target, holders)
 			groups[g] = alone
 			if alone {
 				did, err := t.freezeGroup(target, g)
@@ -241,7 +243,7 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 
 // onlyHolders reports whether all processes of a group are holders that may be frozen. Otherwise the
 // group may be a login session or a service of the host. It returns false if the group cannot be read.
-func (t *Tool) onlyHolders(g group, target Target, holders []Process) bool {
+func onlyHolders(g group, target Target, holders []Process) bool {
 	members, err := g.members()
 	if err != nil {
 		return false
@@ -260,8 +262,8 @@ func (t *Tool) onlyHolders(g group, target Target, holders []Process) bool {
 // freezeGroup freezes a group and marks it. A group that is already frozen for another dataset only gets
 // a mark. A group that another program has frozen is left alone.
 func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
-	defer t.lockMarks()()
-	all, err := t.marksOfAll()
+	defer t.marks.lock()()
+	all, err := t.marks.ofAll()
 	if err != nil {
 		return false, err
 	}
@@ -269,7 +271,7 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	if asked && !all.has(g.dir) {
 		return false, nil // another program has frozen it, such as docker pause, and will thaw it
 	}
-	if err := t.addMark(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
+	if err := t.marks.addLocked(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
 		return false, err
 	}
 	return true, g.freeze()
@@ -285,8 +287,8 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	for i, p := range list {
 		marks[i] = mark{markProcess, p.what()}
 	}
-	defer t.lockMarks()()
-	ours, err := t.noteProcesses(target.Dataset, list, marks)
+	defer t.marks.lock()()
+	ours, err := t.marks.addProcesses(target.Dataset, list, marks, t.suspects.isCleared)
 	if err != nil {
 		return false, err
 	}
@@ -326,7 +328,7 @@ func (t *Tool) KillHolders(ctx context.Context, target Target) Outcome {
 func (t *Tool) killRule() rule {
 	return rule{
 		holderHarmless:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
-		suspectHarmless: func(w *world, p *process) bool { return t.stoppedOrFrozen(w, p.Process) },
+		suspectHarmless: func(w *world, p *process) bool { return stoppedOrFrozen(w, p.Process) },
 		act:             t.kill,
 	}
 }
@@ -384,10 +386,10 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 	}
 	// No process dies in a frozen group of cgroup version 1, so thaw it. All of its processes were killed
 	// just now: a group is frozen only if all of its processes are holders.
-	marks, err := t.marks(target.Dataset)
+	marks, err := t.marks.of(target.Dataset)
 	errs = append(errs, err)
 	for g := range groups {
-		if slices.Contains(marks, mark{g.kind, g.dir}) && t.onlyHolders(g, target, holders) {
+		if slices.Contains(marks, mark{g.kind, g.dir}) && onlyHolders(g, target, holders) {
 			errs = append(errs, g.thaw())
 		}
 	}

@@ -231,8 +231,8 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	if len(stop) == 0 {
 		return false, nil
 	}
-	defer t.lockMarks()()
-	ours, err := t.noteProcesses(target.Dataset, stop, marks)
+	defer t.marks.lock()()
+	ours, err := t.marks.addProcesses(target.Dataset, stop, marks, t.suspects.isCleared)
 	if err != nil {
 		return false, err
 	}

@@ -69,7 +69,7 @@ func untilHalted(t *testing.T, p Process, want bool) {
 // The look that could not examine a process is older than the examination that cleared it: the process
 // is not stopped again, and nothing is left on record of it.
 func TestSuspectClearedSinceTheLook(t *testing.T) {
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New()}
 	p := sleeper(t)
 	then := tool.Clock.Steady()
@@ -79,7 +79,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	if acted || err != nil || halted(p) {
 		t.Errorf("acted: %t, %v; stopped: %t", acted, err, halted(p))
 	}
-	if marks, err := tool.marks(target.Dataset); len(marks) > 0 || err != nil {
+	if marks, err := tool.marks.of(target.Dataset); len(marks) > 0 || err != nil {
 		t.Errorf("%v, %v", marks, err)
 	}
 	if at, _ := tool.suspects.clearedOf([]uuid.UUID{target.Dataset}, p); at != then {
@@ -93,7 +93,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 
 // Suspects that hold nothing continue, each of them, and are cleared; nothing is left on record.
 func TestSuspectsContinue(t *testing.T) {
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New()}
 	var list []*process
 	for range 10 {
@@ -109,7 +109,7 @@ func TestSuspectsContinue(t *testing.T) {
 			t.Errorf("process %d is not cleared", p.PID)
 		}
 	}
-	if marks, err := tool.marks(target.Dataset); len(marks) > 0 || err != nil {
+	if marks, err := tool.marks.of(target.Dataset); len(marks) > 0 || err != nil {
 		t.Errorf("%v, %v", marks, err)
 	}
 }
@@ -151,7 +151,7 @@ func hang(t *testing.T, tool *Tool, p Process) {
 // A process that can neither be examined nor stopped is not killed at once, because a slow disk can hold up
 // both. It is not killed at all where nothing but holders may be.
 func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New(), Filesystem: mount.Filesystem{Major: 1 << 11, Minor: 1, Root: "/"}}
 	p := sleeper(t)
 	debugged(t, p)
@@ -181,7 +181,7 @@ func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
 // What a process opens after its descriptors were read is not seen: its examination waits until it has
 // stopped, but not for good.
 func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	p := sleeper(t)
 	now := tool.Clock.Steady()
 	if !tool.waitForHalt([]suspect{{Process: p, queued: now}}) {
@@ -220,7 +220,7 @@ func descriptors(tb testing.TB, n int) {
 // they are examined. Then a look examines it again: it may have opened the volume anew.
 func TestClearedAreExaminedAgain(t *testing.T) {
 	descriptors(t, smallWork)
-	tool := &Tool{Run: t.TempDir(), Clock: clock.System{}}
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	own, err := ProcessOf(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 
 // The examination of suspects leaves the processor to a look that is under way.
 func TestExaminationYieldsToLooks(t *testing.T) {
-	tool := &Tool{Clock: clock.System{}}
+	tool := New(Options{Clock: clock.System{}})
 	for _, looking := range []bool{false, true} {
 		tool.looks.looking.Store(looking)
 		x := &inuse.Examination{}

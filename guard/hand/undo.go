@@ -23,7 +23,7 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	}
 	t.suspects.forget(target.Dataset)
 	t.looks.forget(target.Dataset)
-	marks, err := t.marks(target.Dataset)
+	marks, err := t.marks.of(target.Dataset)
 	if err != nil {
 		return err
 	}
@@ -40,13 +40,13 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := remove(t.frozenMark(target.Dataset)); err != nil {
+	if err := remove(t.marks.frozenFile(target.Dataset)); err != nil {
 		return err
 	}
 	// A freeze that the kernel finished before the marks were removed did not notice that it is undone,
 	// so thaw again. One that finishes later notices that its mark is missing, and thaws.
 	if slices.Contains(marks, mark{markFreeze, "-"}) {
-		return t.thaw(target)
+		return t.freezer.thaw(target)
 	}
 	return nil
 }
@@ -62,12 +62,12 @@ func (m mark) shared() bool {
 // failed. It holds the lock of the marks all the time: an act for another dataset that finds a process
 // stopped cannot add its mark between the check and the SIGCONT.
 func (t *Tool) undoShared(target Target, keep bool) error {
-	defer t.lockMarks()()
-	marks, err := t.marks(target.Dataset)
+	defer t.marks.lock()()
+	marks, err := t.marks.of(target.Dataset)
 	if err != nil {
 		return err
 	}
-	others, err := t.marksOfAll(target.Dataset)
+	others, err := t.marks.ofAll(target.Dataset)
 	if err != nil {
 		return err
 	}
@@ -83,13 +83,13 @@ func (t *Tool) undoShared(target Target, keep bool) error {
 	if len(errs) > 0 || keep {
 		return errors.Join(errs...)
 	}
-	return remove(t.markFile(target.Dataset))
+	return remove(t.marks.file(target.Dataset))
 }
 
 func (t *Tool) undo(target Target, m mark) error {
 	switch m.kind {
 	case markFreeze:
-		return t.thaw(target)
+		return t.freezer.thaw(target)
 	case markV1, markV2:
 		return group{m.kind, m.what}.thaw()
 	case markProcess, markSuspect:
@@ -108,7 +108,7 @@ func (t *Tool) undo(target Target, m mark) error {
 		}
 		return setReadOnly(m.what, false)
 	case markLimit:
-		return t.undoLimit(target, m.what)
+		return t.freezer.undoLimit(target, m.what)
 	}
 	return errors.New("unknown kind of mark (written by another version of the guard)")
 }

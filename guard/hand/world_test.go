@@ -32,27 +32,27 @@ func TestParseStat(t *testing.T) {
 // Each mark is recorded once, and marks keep their order. A mark with a newline is refused. Forget removes
 // all marks.
 func TestMarks(t *testing.T) {
-	tool := &Tool{Run: t.TempDir()}
+	tool := New(Options{Run: t.TempDir()})
 	id := uuid.New()
 	want := []mark{{markFreeze, "-"}, {markV1, "/sys/fs/cgroup/a b"}, {markProcess, "1 2"}}
 	for range 2 {
 		for _, m := range want {
-			if err := tool.note(id, m); err != nil {
+			if err := tool.marks.add(id, m); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	got, err := tool.marks(id)
+	got, err := tool.marks.of(id)
 	if d := gocmp.Diff(want, got, gocmp.AllowUnexported(mark{})); d != "" || err != nil {
 		t.Errorf("%v\n%s", err, d)
 	}
-	if err := tool.note(id, mark{markV1, "/a\nfreeze -"}); err == nil {
+	if err := tool.marks.add(id, mark{markV1, "/a\nfreeze -"}); err == nil {
 		t.Error("two lines were noted as one")
 	}
 	if err := Forget(tool.Run, id); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := tool.marks(id); len(got) > 0 || err != nil {
+	if got, err := tool.marks.of(id); len(got) > 0 || err != nil {
 		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -36,7 +36,6 @@ var stillTooLarge = map[string]int{
 	"type backends/zfs.Pool":            120,
 	"type control.Service":              207,
 	"type guard.Guard":                  45,
-	"type guard/hand.Tool":              62,
 	"type test/chaos.Campaign":          65,
 }
 
