@@ -3,7 +3,6 @@ package control
 import (
 	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,7 +46,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
 			s.reported.ForgetCopy(node, c.Copy.Dataset)
-			return dropCopy(t, node, c.Copy.Dataset)
+			return record.DropCopy(t, node, c.Copy.Dataset)
 		case c.Looked:
 			return recordShown(t, rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
@@ -85,7 +84,7 @@ func (s *Service) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
 		now.Checked
 	s.reported.NoteCopy(rec, s.Clock.Steady())
-	return keepCopy(t, &d, rec)
+	return record.KeepCopy(t, &d, rec)
 }
 
 // mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
@@ -107,43 +106,12 @@ func (s *Service) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	ill, known, err := s.illness(t, d)
 	if err == nil && ill {
 		c.Kind, c.Was = c.Was, ""
-		err = keepCopy(t, &d, c)
+		err = record.KeepCopy(t, &d, c)
 	}
 	if !ill && known {
 		stays = nil
 	}
 	return stays, err
-}
-
-// keepCopy records a copy that a node must have, or what became of it. In the dataset it records whether the volume
-// can continue from the copy, which the home relies on.
-func keepCopy(t *record.Tx, d *dataset.Dataset, c dataset.Copy) error {
-	if err := keepCopyIn(t, d, c); err != nil {
-		return err
-	}
-	return t.PutDataset(*d)
-}
-
-// keepCopyIn is keepCopy for a record of the dataset that the caller writes.
-func keepCopyIn(t *record.Tx, d *dataset.Dataset, c dataset.Copy) error {
-	if !slices.Contains(d.Copies, c.Node) {
-		d.Copies = append(slices.Clone(d.Copies), c.Node)
-	}
-	d.Spent = without(d.Spent, c.Node)
-	if c.Spent() {
-		d.Spent = append(d.Spent, c.Node)
-	}
-	t.Touch(d.ID, c.Node)
-	return t.Put(record.CopyKey(c.Node, d.ID), c)
-}
-
-// uncopy removes a node from those with a copy of a dataset.
-func uncopy(d *dataset.Dataset, node uuid.UUID) {
-	d.Copies, d.Spent = without(d.Copies, node), without(d.Spent, node)
-}
-
-func without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
-	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
 
 // copyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
@@ -158,55 +126,6 @@ func (s *Service) copyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, the
 			last.Epoch, last.Checked, last.Current
 	}
 	return c, true, nil
-}
-
-// dropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
-// destroyed altogether, it removes that record too.
-func dropCopy(t *record.Tx, node, id uuid.UUID) error {
-	t.Delete(record.CopyKey(node, id))
-	var d dataset.Dataset
-	there, err := t.Get(record.DatasetKey(id), &d)
-	if err != nil || !there {
-		return err
-	}
-	uncopy(&d, node)
-	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
-		forgetDataset(t, d)
-		return nil
-	}
-	return t.PutDataset(d)
-}
-
-// forgetDataset removes all records of a dataset when nothing of it is left anywhere.
-func forgetDataset(t *record.Tx, d dataset.Dataset) {
-	removeGuests(t, &d)
-	for _, k := range []string{record.DatasetKey(d.ID), record.UUIDKey(d.ID), record.LeaseKey(d.ID),
-		record.TrashKey(d.ID)} {
-		t.Delete(k)
-	}
-}
-
-// condemnCopies has every copy of a dataset destroyed.
-func condemnCopies(t *record.Tx, d dataset.Dataset) error {
-	for _, node := range d.Copies {
-		if err := condemnCopy(t, node, d.ID); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func condemnCopy(t *record.Tx, node, id uuid.UUID) error {
-	var c dataset.Copy
-	there, err := t.Get(record.CopyKey(node, id), &c)
-	if err != nil || !there {
-		return err
-	}
-	if c.Kind != dataset.CopyGoing {
-		c.Kind, c.Was = dataset.CopyGoing, c.Kind
-	}
-	t.Touch(id, node)
-	return t.Put(record.CopyKey(node, id), c)
 }
 
 // keptCopy returns a copy of a node in the form in which its agent hears of it.
@@ -310,5 +229,5 @@ func (s *Service) expireCopy(t *record.Tx, was dataset.Copy) error {
 	if target, err := moveDestination(t, d); err != nil || target == c.Node {
 		return err
 	}
-	return condemnCopy(t, c.Node, c.Dataset)
+	return record.CondemnCopy(t, c.Node, c.Dataset)
 }

@@ -285,7 +285,7 @@ func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	if err := enterDataset(t, d, op.Incarnation); err != nil {
+	if err := record.EnterDataset(t, d, op.Incarnation); err != nil {
 		return err
 	}
 	if d.Profile.Replicas.Count == 0 {
@@ -297,27 +297,6 @@ func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
 	_, err = s.replicas(t, d)
 	return err
-}
-
-// enterDataset records a new dataset, with the lease for its home.
-func enterDataset(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error {
-	lease := dataset.Lease{
-		Dataset:     d.ID,
-		Node:        d.Home,
-		Incarnation: incarnation,
-		Epoch:       d.Epoch,
-		State:       dataset.LeaseHeld,
-	}
-	if err := record.PointUUID(t, d.ID, record.UUIDPointer{Dataset: d.ID}); err != nil {
-		return err
-	}
-	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
-		return err
-	}
-	if err := t.Put(record.HomeKey(d.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
-		return err
-	}
-	return t.PutDataset(d)
 }
 
 // checkSource makes sure that the source of a clone was not about to be removed while the clone was made.

@@ -184,7 +184,7 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 // throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
 func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := s.Clock.Now()
-	removeGuests(t, d) // a person confirmed that the remaining guests are fenced
+	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
@@ -198,10 +198,10 @@ func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 
 // condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
 func (s *Service) condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
-	removeGuests(t, d)
+	record.RemoveGuests(t, d)
 	d.State = dataset.StatePurging
 	t.Delete(record.TrashKey(d.ID))
-	if err := condemnCopies(t, *d); err != nil {
+	if err := record.CondemnCopies(t, *d); err != nil {
 		return err
 	}
 	t.Event(event, *d, detail)

@@ -109,5 +109,5 @@ func (s *Service) settleDiscard(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	t.Event("volume.discard", d, "the head that node "+name+" kept")
-	return condemnCopy(t, op.From, d.ID)
+	return record.CondemnCopy(t, op.From, d.ID)
 }

@@ -41,7 +41,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 			if was, stays := d.Stay(node); err != nil || !stays || was.ID != g.ID {
 				return err
 			}
-			removeGuest(t, &d, node)
+			record.RemoveGuest(t, &d, node)
 			t.Event("volume.guest", d, "node "+n.Name+" uses it no more")
 			return t.PutDataset(d)
 		}
@@ -55,7 +55,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		if err := s.mayStay(t, d, n, g.Held); err != nil {
 			return err
 		}
-		if err := addGuest(t, &d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
+		if err := record.AddGuest(t, &d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
 			return err
 		}
 		if node != d.Home {
@@ -120,48 +120,18 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 	return nil
 }
 
-// addGuest adds a stay to a record that the caller writes.
-func addGuest(t *record.Tx, d *dataset.Dataset, g dataset.Guest) error {
-	d.Guests = append(others(d.Guests, g.Node), g)
-	t.Touch(d.ID, g.Node)
-	return t.Put(record.GuestKey(g.Node, d.ID), record.Claim{ID: d.ID})
-}
-
-// removeGuest removes a node's stay from a record.
-func removeGuest(t *record.Tx, d *dataset.Dataset, node uuid.UUID) {
-	if _, stays := d.Stay(node); !stays {
-		return
-	}
-	if d.Guests = others(d.Guests, node); len(d.Guests) == 0 {
-		d.Guests = nil
-	}
-	t.Touch(d.ID, node)
-	t.Delete(record.GuestKey(node, d.ID))
-}
-
-// removeGuests removes all stays from a record.
-func removeGuests(t *record.Tx, d *dataset.Dataset) {
-	for _, g := range d.Guests {
-		removeGuest(t, d, g.Node)
-	}
-}
-
-func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
-	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.Guest) bool { return g.Node == node })
-}
-
 // guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
 // mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
 func (s *Service) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
-	removeGuest(t, next, op.Node)
-	removeGuest(t, next, d.Home) // the previous home needs it alone no longer
+	record.RemoveGuest(t, next, op.Node)
+	record.RemoveGuest(t, next, d.Home) // the previous home needs it alone no longer
 	switch {
 	case !op.Share:
 		return s.unguested(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}
-	return addGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
+	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
 }
 
 // unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
@@ -292,7 +262,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 			if _, stays := d.Stay(node); !there || !stays {
 				return nil
 			}
-			removeGuest(t, &d, node)
+			record.RemoveGuest(t, &d, node)
 			return t.PutDataset(d)
 		})
 	}

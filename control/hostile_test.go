@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
@@ -212,8 +213,8 @@ func TestHoldingsAreBounded(t *testing.T) {
 		refused(t, m.Hold(t.Context(), a.id, h), dataset.ErrInvalid, "holdings of node", want)
 	}
 	m.mend("alpha")
-	if _, told, _ := m.Service.gathering.now(); len(told) != 0 || m.Service.gathering.told != nil {
-		t.Errorf("%d nodes' holdings are kept after the recovery", len(told))
+	if _, reports := m.Service.Recovery.Gathered(); reports != 0 || m.Service.Recovery.Gathers() == nil {
+		t.Errorf("%d nodes' holdings are kept after the recovery", reports)
 	}
 	if v := m.volume("db"); v.Home != a.id {
 		t.Errorf("%+v", v)
@@ -227,20 +228,20 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.saved = m.save()
 	m.nodes["alpha"].create("db")
 	m.back()
-	refused(t, m.Service.Gathers(), dataset.ErrConflict, "not asked for a recovery")
+	refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "not asked for a recovery")
 	r, err := m.recover(api.Recover{}, "alpha")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.dies(m.nodes["alpha"]) // as its session would by itself, at some time of the next hour
-	m.env.clock.Advance(gatheredFor - 1)
+	m.env.clock.Advance(recovery.GatheredFor - 1)
 	m.stand(m.Service)
-	if err := m.Service.Gathers(); err != nil || len(m.Service.gathering.told) != 1 {
+	if err := m.Service.Recovery.Gathers(); err != nil || reportsOf(m.Service) != 1 {
 		t.Errorf("forgotten early: %v", err)
 	}
 	m.env.clock.Advance(1)
 	m.stand(m.Service)
-	refused(t, m.Service.Gathers(), dataset.ErrConflict, "it is over")
+	refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
 	_, err = m.recover(api.Recover{Confirm: r.Digest})
 	refused(t, err, dataset.ErrConflict, "look again")
 	m.nodes["alpha"].incarnation = uuid.New() // its session was over
@@ -249,7 +250,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	h.Incarnation = m.nodes["alpha"].incarnation
 	m.holds["alpha"] = h
 	m.mend("alpha")
-	refused(t, m.Service.Gathers(), dataset.ErrConflict, "it is over")
+	refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
 }
 
 // A node that believes the store again says so to whom it can: also when the service that
@@ -277,4 +278,10 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if got := x.count(); got != before {
 		t.Errorf("%d transactions for a heartbeat that says what is on record", got-before)
 	}
+}
+
+// reportsOf returns how many nodes have reported for the recovery in progress.
+func reportsOf(s *Service) int {
+	_, n := s.Recovery.Gathered()
+	return n
 }

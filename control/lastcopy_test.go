@@ -169,7 +169,7 @@ func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
 		_, nerr := t.Get(record.NodeKey(a.id), &n)
 		change(&c, &n)
 		d.Profile.Replicas.Count = 1
-		return errors.Join(err, cerr, nerr, keepCopy(t, &d, c), t.Put(record.NodeKey(a.id), n))
+		return errors.Join(err, cerr, nerr, record.KeepCopy(t, &d, c), t.Put(record.NodeKey(a.id), n))
 	}); err != nil {
 		l.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func newLastCopy(t *testing.T) *lastCopy {
 	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(l.d.ID)
 		c := dataset.Copy{Dataset: d.ID, Node: l.replica.id, Pool: l.replica.pools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
-		return errors.Join(err, keepCopy(t, &d, c))
+		return errors.Join(err, record.KeepCopy(t, &d, c))
 	}); err != nil {
 		t.Fatal(err)
 	}

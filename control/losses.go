@@ -67,15 +67,15 @@ func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 	}); err != nil {
 		return false, err
 	}
-	for _, s := range lost[:min(len(lost), snapshotsAtOnce)] {
+	for _, s := range lost[:min(len(lost), record.SnapshotsAtOnce)] {
 		record.DeleteSnapshot(t, s)
 	}
-	if len(lost) <= snapshotsAtOnce {
+	if len(lost) <= record.SnapshotsAtOnce {
 		d.Losses = slices.Clone(d.Losses)
 		d.Losses[i].Forgotten = true
 		if err := t.PutDataset(d); err != nil {
 			return false, err
 		}
 	}
-	return len(lost) > snapshotsAtOnce || slices.ContainsFunc(d.Losses, unforgotten), nil
+	return len(lost) > record.SnapshotsAtOnce || slices.ContainsFunc(d.Losses, unforgotten), nil
 }

@@ -28,7 +28,7 @@ func (e *env) named(volume string) map[string]bool {
 // Snapshots that a promotion goes on without are on record until it is, however the store
 // fails meanwhile, and no longer than the next round after that.
 func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
-	const many = 2*snapshotsAtOnce + 2
+	const many = 2*record.SnapshotsAtOnce + 2
 	for n := 1; ; n++ {
 		e := newEnv(t)
 		a, b := e.agent("alpha"), e.agent("beta")
@@ -70,7 +70,7 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 func TestPromotionRefusedForgetsNothing(t *testing.T) {
 	for what, befalls := range map[string]func(e *env, a *agent, d dataset.Dataset) error{
 		"condemned": func(e *env, a *agent, d dataset.Dataset) error {
-			_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, a.id, d.ID) })
+			_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.id, d.ID) })
 			return err
 		},
 		"overtaken": func(e *env, a *agent, d dataset.Dataset) error {

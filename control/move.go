@@ -308,7 +308,7 @@ func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Commit
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type,
 			made.Chosen
 	}
-	uncopy(&next, rec.Node)
+	record.Uncopy(&next, rec.Node)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	t.Delete(record.CopyKey(rec.Node, d.ID))
 	if err := s.guestsGoOn(t, d, rec, &next); err != nil {
@@ -357,7 +357,7 @@ func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, n
 	}
 	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
 	if op.Loss != nil {
-		return keepCopyIn(t, next, c)
+		return record.KeepCopyIn(t, next, c)
 	}
 	ran, err := s.hasRun(t)
 	if err != nil {
@@ -365,7 +365,7 @@ func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, n
 	}
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
 	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
-	return keepCopyIn(t, next, c)
+	return record.KeepCopyIn(t, next, c)
 }
 
 func movedText(t *record.Tx, op dataset.Operation) (string, error) {

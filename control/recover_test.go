@@ -75,7 +75,7 @@ func (m *muster) back() {
 func (m *muster) recover(r api.Recover, heard ...string) (api.Recovery, error) {
 	m.env.Helper()
 	done := make(chan struct{})
-	before, _, _ := m.Service.gathering.now()
+	before, _ := m.Service.Recovery.Gathered()
 	if r.Confirm == "" {
 		for name, n := range m.nodes {
 			if !slices.Contains(heard, name) {
@@ -86,7 +86,7 @@ func (m *muster) recover(r api.Recover, heard ...string) (api.Recovery, error) {
 			defer close(done)
 			of := before
 			for of == before {
-				of, _, _ = m.Service.gathering.now()
+				of, _ = m.Service.Recovery.Gathered()
 			}
 			for _, name := range heard {
 				h := m.holds[name]
@@ -372,12 +372,12 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.list[1].Recover(t.Context(), api.Recover{Confirm: r.Digest}) // which nobody told anything
+	_, err = m.list[1].Recovery.Recover(t.Context(), api.Recover{Confirm: r.Digest}) // which nobody told anything
 	refused(t, err, dataset.ErrConflict, "look again")
 	_, err = m.Recover(t.Context(), api.Recover{Confirm: "0123"})
 	refused(t, err, dataset.ErrConflict, "look again")
 	h := m.holds["alpha"]
-	h.Recovery, _, _ = m.Service.gathering.now()
+	h.Recovery, _ = m.Service.Recovery.Gathered()
 	h.Found = nil
 	if err := m.Hold(t.Context(), m.nodes["alpha"].id, h); err != nil {
 		t.Fatal(err)

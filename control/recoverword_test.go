@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -151,14 +152,14 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	if _, err := m.word("beta", "alpha"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := m.Service.compare(t.Context(), []string{"beta"})
-	if err != nil || len(c.all) != 1 {
+	c, err := m.Service.Recovery.Compare(t.Context(), []string{"beta"})
+	if err != nil || len(c.All) != 1 {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	b.register("beta")
 	before := m.save()
-	refused(t, c.mend(t.Context()), dataset.ErrConflict, "node beta", "alive")
-	_, err = c.update(t.Context(), c.lift)
+	refused(t, c.Mend(t.Context()), dataset.ErrConflict, "node beta", "alive")
+	_, err = c.Update(t.Context(), c.Lift)
 	refused(t, err, dataset.ErrConflict, "node beta", "alive")
 	if !slices.EqualFunc(before, m.save(), sameEntry) || !m.halted() {
 		t.Error("something was written")
@@ -177,8 +178,8 @@ func TestRecoverOvertaken(t *testing.T) {
 	if _, err := m.recover(api.Recover{}, "alpha"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := m.Service.compare(t.Context(), nil)
-	if err != nil || len(c.all) != 2 {
+	c, err := m.Service.Recovery.Compare(t.Context(), nil)
+	if err != nil || len(c.All) != 2 {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	m.env.Service = m.list[1]
@@ -186,16 +187,16 @@ func TestRecoverOvertaken(t *testing.T) {
 	op := *m.submit(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}).Operation
 	before := m.save()
 	for name, step := range map[string]func() error{
-		"all": func() error { return c.mend(t.Context()) },
+		"all": func() error { return c.Mend(t.Context()) },
 		"snapshots that are missing": func() error {
-			return c.mendSnapshots(t.Context(), judged{account: &account{id: d.ID}, verdict: verdict{is: d}, lacks: []dataset.Snapshot{late}})
+			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Verdict: recovery.Verdict{Is: d}, Lacks: []dataset.Snapshot{late}})
 		},
 		"snapshots that are no more": func() error {
-			return c.mendSnapshots(t.Context(), judged{account: &account{id: d.ID}, spare: []dataset.Snapshot{late}})
+			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Spare: []dataset.Snapshot{late}})
 		},
-		"what was under way": func() error { return c.endAll(t.Context()) },
+		"what was under way": func() error { return c.EndAll(t.Context()) },
 		"the end": func() error {
-			_, err := c.update(t.Context(), c.lift)
+			_, err := c.Update(t.Context(), c.Lift)
 			return err
 		},
 	} {

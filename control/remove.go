@@ -187,7 +187,7 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 			if what.is != "" {
 				t.Event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
 			}
-			return dropCopy(t, node, c.Dataset)
+			return record.DropCopy(t, node, c.Dataset)
 		}); err != nil {
 			return forgotten, err
 		}

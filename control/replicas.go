@@ -78,7 +78,7 @@ func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
 		if c.Node == target { // it continues from what the target has
 			continue
 		}
-		if err := condemnCopy(t, c.Node, d.ID); err != nil {
+		if err := record.CondemnCopy(t, c.Node, d.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -117,7 +117,7 @@ func (s *Service) addReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Co
 	}
 	for _, c := range left[:min(n, len(left))] {
 		c.Kind = dataset.CopyReplica
-		if err := keepCopy(t, &d, c); err != nil {
+		if err := record.KeepCopy(t, &d, c); err != nil {
 			return nil, err
 		}
 		n--
@@ -145,7 +145,7 @@ func (s *Service) addReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Co
 		} else if !there || node.Cordoned { // since it was chosen
 			continue
 		}
-		if err := keepCopy(t, &d, dataset.Copy{
+		if err := record.KeepCopy(t, &d, dataset.Copy{
 			Dataset: d.ID,
 			Node:    c.Node,
 			Pool:    c.ID,

@@ -70,7 +70,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 		d, err := t.Dataset(d.ID)
 		for _, n := range []*agent{b, c} {
 			k := dataset.Copy{Dataset: d.ID, Node: n.id, Pool: n.pools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: someday}
-			err = errors.Join(err, keepCopy(t, &d, k))
+			err = errors.Join(err, record.KeepCopy(t, &d, k))
 		}
 		return err
 	}); err != nil {

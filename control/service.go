@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -55,6 +56,7 @@ type Service struct {
 	Deps
 	*membership.Admission
 	*membership.Members
+	*recovery.Recovery
 	store    store.Store
 	started  time.Time
 	ran      ran
@@ -63,8 +65,6 @@ type Service struct {
 	counts   counts
 	reported *reports.Latest
 	ledger   *ledger.Ledger
-
-	gathering gathering
 
 	generations generations // of pools
 
@@ -121,9 +121,20 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		PublishFacts: d.PublishFacts,
 		Uptime:       s.hasRun,
 		Registered:   s.clearGone,
-		Renewing:     func() { s.gathering.expire(s.Clock.Steady()) },
+		Renewing:     func() { s.Recovery.Expire() },
 		Unfit:        d.Unfit,
 		Failed:       d.Failed,
+	})
+	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
+		Ledger:     s.ledger,
+		Reports:    s.reported,
+		Shared:     d.Shared,
+		Session:    d.Limits.Session,
+		Quit:       s.quit,
+		Living:     s.Members.Living,
+		WithOwn:    s.withOwn,
+		PutInTrash: s.putInTrash,
+		Finish:     s.finish,
 	})
 	return s, ctx
 }

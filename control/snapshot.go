@@ -20,7 +20,7 @@ func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "message of %d bytes is too long (%d at most)",
 			len(req.Message), maxMessage)
 	}
-	if err := checkSnapshotName(t, d, req.Name); err != nil {
+	if err := record.CheckSnapshotName(t, d, req.Name); err != nil {
 		return nil, nil, err
 	}
 	snap := s.newSnapshot(d, dataset.SnapshotManual)
@@ -40,24 +40,6 @@ func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) data
 	}
 }
 
-// checkSnapshotName fails unless the name is empty, or free for a snapshot of d.
-func checkSnapshotName(t *record.Tx, d dataset.Dataset, name string) error {
-	if name == "" {
-		return nil
-	}
-	if dataset.CheckName(name) != nil {
-		return dataset.Errorf(dataset.ErrInvalid,
-			"bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter "+
-				"or digit", dataset.Clip(name))
-	}
-	var c record.Claim
-	ok, err := t.Get(record.SnapshotNameKey(d.ID, name), &c)
-	if err == nil && ok {
-		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
-	}
-	return err
-}
-
 func (s *Service) commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
@@ -71,7 +53,7 @@ func (s *Service) commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Co
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
 	}
-	if err := checkSnapshotName(t, d, snap.Name); err != nil {
+	if err := record.CheckSnapshotName(t, d, snap.Name); err != nil {
 		return err
 	}
 	// The snapshot that was committed last is the parent, whichever was planned first.
@@ -154,7 +136,7 @@ func (s *Service) commitRestore(t *record.Tx, op dataset.Operation, out *api.Com
 	if d.State == dataset.StatePurging {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
-	if err := checkSnapshotName(t, d, keep.Name); err != nil {
+	if err := record.CheckSnapshotName(t, d, keep.Name); err != nil {
 		return err
 	}
 	there, err := t.Get(record.SnapshotKey(d.ID, op.Source.Snapshot), &dataset.Snapshot{})

@@ -140,7 +140,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	if got := copyOf(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return condemnCopy(t, b.id, d.ID) }); err != nil {
+	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, b.id, d.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	want = copyOf()

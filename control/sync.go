@@ -8,8 +8,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -42,13 +44,11 @@ func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-cha
 	case <-timeout:
 		return false, nil
 	case <-s.quit:
-		return false, stopping()
+		return false, ledger.Stopping()
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
 }
-
-func stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }
 
 func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	if n.Full && s.Shared {
@@ -89,7 +89,7 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
-	if r, err := recoveryFor(t, node); err != nil {
+	if r, err := recovery.For(t, node); err != nil {
 		return last, "", err
 	} else if r != nil {
 		last = *r

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -17,7 +18,7 @@ func TestRemovedNodeWasToDestroy(t *testing.T) {
 	a, b := e.agent("alpha"), e.agent("beta")
 	b.create("db")
 	d := e.moved("db", b, a, "alpha") // beta keeps a copy
-	for i := range snapshotsAtOnce + 1 {
+	for i := range record.SnapshotsAtOnce + 1 {
 		a.snapshot("db", fmt.Sprint("s", i))
 	}
 	alone := a.create("web")

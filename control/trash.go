@@ -7,7 +7,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -94,7 +93,7 @@ func clearHome(t *record.Tx, d dataset.Dataset) error {
 	t.Touch(d.ID, d.Home)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	if len(d.Copies) == 0 {
-		forgetDataset(t, d)
+		record.ForgetDataset(t, d)
 		return nil
 	}
 	t.Delete(record.LeaseKey(d.ID))
@@ -113,10 +112,6 @@ func condemnedDataset(t *record.Tx, op dataset.Operation) (d dataset.Dataset, go
 	}
 	return d, false, err
 }
-
-// snapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
-// and written, must fit within the store's limit.
-const snapshotsAtOnce = (store.MaxOps - 24) / 6
 
 // forgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
 // Idempotent: it continues with what is left.
@@ -143,7 +138,7 @@ func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 
 // delSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
 func delSnapshots(t *record.Tx, d dataset.Dataset) (more bool, err error) {
-	entries, err := t.List(record.SnapshotPrefix(d.ID), "", snapshotsAtOnce)
+	entries, err := t.List(record.SnapshotPrefix(d.ID), "", record.SnapshotsAtOnce)
 	if err != nil {
 		return false, err
 	}
@@ -154,5 +149,5 @@ func delSnapshots(t *record.Tx, d dataset.Dataset) (more bool, err error) {
 		}
 		record.DeleteSnapshot(t, snap)
 	}
-	return len(entries) == snapshotsAtOnce, nil
+	return len(entries) == record.SnapshotsAtOnce, nil
 }

@@ -203,3 +203,6 @@ func (l *Ledger) publish(t notify.Notice) {
 		l.Feed.Forget()
 	}
 }
+
+// Stopping is the error for requests that wait when the service stops.
+func Stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }

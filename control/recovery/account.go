@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"fmt"
@@ -11,10 +11,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// account is everything that the store and the agents say about one dataset, after the store was restored from a
+// Account is everything that the store and the agents say about one dataset, after the store was restored from a
 // backup.
-type account struct {
-	id     uuid.UUID
+type Account struct {
+	ID     uuid.UUID
 	stored *dataset.Dataset           // nil: the store has no record of it
 	index  uint64                     // of that record
 	claims []holding                  // reports of nodes that say that they are its home
@@ -39,11 +39,11 @@ type roll struct {
 	silent bool               // a node neither reported nor is confirmed to be fenced: it may have anything
 }
 
-// verdict is the decision on an account.
-type verdict struct {
+// Verdict is the decision on an account.
+type Verdict struct {
 	action string // as in api.Differs; "" if the store is right
 	note   string
-	is     dataset.Dataset            // the record as it must be, of the highest known epoch
+	Is     dataset.Dataset            // the record as it must be, of the highest known epoch
 	from   *holding                   // the report that it comes from; nil: only other nodes, or the store, know of it
 	keep   map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
@@ -51,42 +51,42 @@ type verdict struct {
 // judge decides what is right about a dataset: of all reports the one with the highest epoch, and of these the
 // latest change. The dataset is disputed if two nodes claim that epoch, or if it was relinquished to a node that
 // did not report and that may have opened the next epoch. It is a pure function.
-func (a *account) judge(r roll) verdict {
-	v := verdict{is: a.latest(r)}
-	if v.is.ID == uuid.Nil {
-		return verdict{}
+func (a *Account) judge(r roll) Verdict {
+	v := Verdict{Is: a.latest(r)}
+	if v.Is.ID == uuid.Nil {
+		return Verdict{}
 	}
-	if why := a.disputed(v.is, r); why != "" {
+	if why := a.disputed(v.Is, r); why != "" {
 		v.action, v.note = "disputed", why
 		return v
 	}
 	for i, c := range a.claims {
-		if c.node == v.is.Home {
+		if c.node == v.Is.Home {
 			v.from = &a.claims[i]
 		}
 	}
-	v.keep = a.kept(v.is)
+	v.keep = a.kept(v.Is)
 	for _, c := range a.claims {
-		if r.fenced[c.node] && c.node != v.is.Home && c.Dataset.Epoch >= v.is.Epoch {
-			v.is.Epoch, v.is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that it claims has ended
+		if r.fenced[c.node] && c.node != v.Is.Home && c.Dataset.Epoch >= v.Is.Epoch {
+			v.Is.Epoch, v.Is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that it claims has ended
 		}
 	}
-	if g, given := a.given[v.is.Home]; given && g.Epoch == v.is.Epoch && r.fenced[g.To] {
+	if g, given := a.given[v.Is.Home]; given && g.Epoch == v.Is.Epoch && r.fenced[g.To] {
 		// The node that it was relinquished to may have opened the next epoch, so this one has ended too.
-		v.is.Epoch, v.is.Request = v.is.Epoch+1, uuid.Nil
+		v.Is.Epoch, v.Is.Request = v.Is.Epoch+1, uuid.Nil
 	}
-	switch newer := a.stored == nil || v.is.Epoch > a.stored.Epoch || !a.says(v.is); {
-	case newer && v.is.State == dataset.StateTrashed:
+	switch newer := a.stored == nil || v.Is.Epoch > a.stored.Epoch || !a.says(v.Is); {
+	case newer && v.Is.State == dataset.StateTrashed:
 		v.action = "trashed"
 	case a.stored == nil:
 		v.action = "restored"
-	case newer && v.is.Home != a.stored.Home:
+	case newer && v.Is.Home != a.stored.Home:
 		v.action = "moved"
 	case newer:
 		v.action = "changed"
 	case a.destroyed(r):
 		v.action = "forgotten"
-	case v.from == nil && a.headless(v.is, r):
+	case v.from == nil && a.headless(v.Is, r):
 		v.action, v.note = "missing", "its home looked, and does not have it; a node that is not heard may: "+
 			"it stays on record"
 	case !a.sameCopies(v.keep):
@@ -96,7 +96,7 @@ func (a *account) judge(r roll) verdict {
 }
 
 // says reports whether the store agrees with the decision.
-func (a *account) says(d dataset.Dataset) bool {
+func (a *Account) says(d dataset.Dataset) bool {
 	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request &&
 		a.stored.State == d.State
 }
@@ -104,7 +104,7 @@ func (a *account) says(d dataset.Dataset) bool {
 // latest returns the record with the highest epoch that anybody knows; of several, the one that was written last.
 // What a fenced node claims for itself has ended. What others know of it has not: the epoch was open there, and
 // they relinquished theirs for it.
-func (a *account) latest(r roll) (best dataset.Dataset) {
+func (a *Account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
 		if d.Home != uuid.Nil && d.State != dataset.StatePurging &&
@@ -127,7 +127,7 @@ func (a *account) latest(r roll) (best dataset.Dataset) {
 }
 
 // disputed returns why a person must decide; "" if nobody has to.
-func (a *account) disputed(is dataset.Dataset, r roll) string {
+func (a *Account) disputed(is dataset.Dataset, r roll) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
 			return fmt.Sprintf("two nodes claim epoch %d", is.Epoch)
@@ -142,7 +142,7 @@ func (a *account) disputed(is dataset.Dataset, r roll) string {
 
 // destroyed reports whether the recorded data no longer exists: its home has looked, nobody has a copy, and
 // nobody could have one, because every node was asked. The data may have moved to any of them.
-func (a *account) destroyed(r roll) bool {
+func (a *Account) destroyed(r roll) bool {
 	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
 		return false
@@ -152,19 +152,19 @@ func (a *account) destroyed(r roll) bool {
 
 // headless reports whether the recorded home has looked and does not have the dataset: neither as one that it
 // claims, nor as a copy of which it has not learned yet that it became the dataset.
-func (a *account) headless(is dataset.Dataset, r roll) bool {
+func (a *Account) headless(is dataset.Dataset, r roll) bool {
 	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.told, behind)
 }
 
 // kept returns the copies that nodes reported. A superseded home has one that only a person discards.
-func (a *account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
+func (a *Account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
 	for _, c := range a.claims {
 		if _, known := out[c.node]; !known {
 			out[c.node] = dataset.Copy{
-				Dataset: a.id,
+				Dataset: a.ID,
 				Node:    c.node,
 				Pool:    c.Pool,
 				Epoch:   c.Dataset.Epoch,
@@ -178,7 +178,7 @@ func (a *account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 
 // sameCopies reports whether the store knows the nodes that have copies. If it has more, replicas and those nodes
 // correct that.
-func (a *account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
+func (a *Account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {
 			return false

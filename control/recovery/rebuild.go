@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"context"
@@ -19,17 +19,17 @@ import (
 // change than this store, which was then restored from a backup; or the dataset is in the same pool of a node
 // that is unreachable. A name that is taken stays with its owner: the dataset comes back as name-UUID8.
 // Idempotent. dataset.ErrInvalid for a pool that is not the node's, and for too many datasets.
-func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
-	found, err := s.knownFirst(ctx, found)
+	found, err := rc.knownFirst(ctx, found)
 	if err != nil {
 		return nil, err
 	}
 	var out []api.Rebuilt
 	for _, f := range found {
-		r, err := s.rebuildOne(ctx, node, f)
+		r, err := rc.rebuildOne(ctx, node, f)
 		if err != nil {
 			return out, err
 		}
@@ -41,10 +41,10 @@ func (s *Service) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found
 // knownFirst puts recorded datasets before the rest, because one of them may give up a name that another has
 // since. Of the rest the newest come first: of two with one name the older one has lost it, although its record
 // may not say so.
-func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
+func (rc *Recovery) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	for _, f := range found {
-		there, err := record.NewTx(ctx, s.store).Peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
+		there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
 		switch {
 		case err != nil:
 			return nil, err
@@ -58,12 +58,12 @@ func (s *Service) knownFirst(ctx context.Context, found []api.Found) ([]api.Foun
 	return append(known, unknown...), nil
 }
 
-func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (r api.Rebuilt, err error) {
+func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (r api.Rebuilt, err error) {
 	if f.Dataset.ID == uuid.Nil {
 		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
 	}
 	elsewhere := false
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = rc.Ledger.Update(ctx, func(t *record.Tx) error {
 		d := f.Dataset
 		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
 		var pool dataset.Pool
@@ -78,7 +78,7 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 		} else if known {
 			r.Volume = old.Volume
 			if old.Home != node && old.Pool == f.Pool {
-				lost, err := s.lost(t, old.Home)
+				lost, err := rc.lost(t, old.Home)
 				if err != nil {
 					return err
 				}
@@ -98,28 +98,28 @@ func (s *Service) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (
 				return err
 			}
 		}
-		d.Profile = s.withOwn(d.Profile, old.Profile)
+		d.Profile = rc.WithOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		// the record in the store counts: those beside the data may be long outdated
 		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
-		removeGuest(t, &d, node)
-		if err := s.reclaim(t, &d, &r); err != nil {
+		record.RemoveGuest(t, &d, node)
+		if err := rc.reclaim(t, &d, &r); err != nil {
 			return err
 		}
 		t.Event("volume.rebuild", d, r.Action)
-		return enterDataset(t, d, uuid.Nil)
+		return record.EnterDataset(t, d, uuid.Nil)
 	})
 	if err != nil || elsewhere {
 		return r, err
 	}
-	return r, s.rebuildSnapshots(ctx, s.ledger.Update, f)
+	return r, rc.rebuildSnapshots(ctx, rc.Ledger.Update, f)
 }
 
 // lost reports whether a node is unreachable, by its session if services share the store. The decision then
 // depends on that.
-func (s *Service) lost(t *record.Tx, node uuid.UUID) (bool, error) {
-	if !s.Shared {
-		return !s.reported.Heard(node), nil
+func (rc *Recovery) lost(t *record.Tx, node uuid.UUID) (bool, error) {
+	if !rc.Shared {
+		return !rc.Reports.Heard(node), nil
 	}
 	_, alive, err := membership.LivingSession(t, node)
 	return !alive, err
@@ -138,7 +138,7 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
 	t.Event("volume.rebuild", d, r.Action)
-	return enterDataset(t, d, uuid.Nil)
+	return record.EnterDataset(t, d, uuid.Nil)
 }
 
 // releaseState removes what a dataset has because of its state: its name, or its place in the trash.
@@ -157,15 +157,15 @@ func releaseState(t *record.Tx, d dataset.Dataset) error {
 
 // reclaim gives a dataset its name back, or puts it in the trash again, for its whole time: nobody could have
 // brought it back meanwhile.
-func (s *Service) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
-		now := s.Clock.Now()
+		now := rc.Ledger.Clock.Now()
 		trash := dataset.Trash{At: now}
 		if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Until.IsZero() {
 			trash.Until = now.Add(max(old.Until.Sub(old.At), time.Hour))
 		}
 		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
-		return s.putInTrash(t, d.ID, trash)
+		return rc.PutInTrash(t, d.ID, trash)
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil
@@ -199,12 +199,12 @@ func (s *Service) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) erro
 
 // rebuildSnapshots restores records of snapshots, some in each transaction (of update's), because there can be
 // more than fit in one.
-func (s *Service) rebuildSnapshots(ctx context.Context,
+func (rc *Recovery) rebuildSnapshots(ctx context.Context,
 	update func(context.Context, func(*record.Tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
-		some := rest[:min(len(rest), snapshotsAtOnce)]
+		some := rest[:min(len(rest), record.SnapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := update(ctx, func(t *record.Tx) error { return s.reenter(t, f.Dataset.ID, some) }); err != nil {
+		if _, err := update(ctx, func(t *record.Tx) error { return rc.reenter(t, f.Dataset.ID, some) }); err != nil {
 			return err
 		}
 	}
@@ -212,7 +212,7 @@ func (s *Service) rebuildSnapshots(ctx context.Context,
 }
 
 // reenter records snapshots of a dataset that have no record.
-func (s *Service) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
+func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	d, err := t.Dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
 		return err
@@ -229,13 +229,13 @@ func (s *Service) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) 
 		if known {
 			continue
 		}
-		if kind := dataset.KindOf(checkSnapshotName(t, d, snap.Name)); kind == dataset.ErrExists ||
+		if kind := dataset.KindOf(record.CheckSnapshotName(t, d, snap.Name)); kind == dataset.ErrExists ||
 			kind == dataset.ErrInvalid {
 			snap.Name = ""
 		} else if kind != nil {
-			return checkSnapshotName(t, d, snap.Name)
+			return record.CheckSnapshotName(t, d, snap.Name)
 		}
-		snap.Dataset, snap.Profile, news = ds, s.withOwn(snap.Profile, d.Profile), true
+		snap.Dataset, snap.Profile, news = ds, rc.WithOwn(snap.Profile, d.Profile), true
 		if err := record.PutSnapshot(t, snap); err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"maps"
@@ -12,13 +12,13 @@ import (
 )
 
 // accountsOf collects what the store and the agents say, by dataset.
-func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*account, err error) {
-	all := map[uuid.UUID]*account{}
-	of := func(id uuid.UUID) *account {
+func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account, err error) {
+	all := map[uuid.UUID]*Account{}
+	of := func(id uuid.UUID) *Account {
 		a := all[id]
 		if a == nil {
-			a = &account{
-				id:     id,
+			a = &Account{
+				ID:     id,
 				copies: map[uuid.UUID]dataset.Copy{},
 				given:  map[uuid.UUID]api.Given{},
 				strays: map[uuid.UUID]bool{},

@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"cmp"
@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
@@ -35,8 +36,8 @@ type gathering struct {
 	news  chan struct{}
 }
 
-// gatheredFor is how long a person has to confirm the differences. They are kept in memory.
-const gatheredFor = time.Hour
+// GatheredFor is how long a person has to confirm the differences. They are kept in memory.
+const GatheredFor = time.Hour
 
 func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 	g.mu.Lock()
@@ -48,7 +49,7 @@ func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 func (g *gathering) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now-g.began >= gatheredFor {
+	if now-g.began >= GatheredFor {
 		g.of, g.told = uuid.Nil, nil
 	}
 }
@@ -89,30 +90,30 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 // Hold records what a node reports for a recovery that this service was asked for. A later report replaces an
 // earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is too
 // large.
-func (s *Service) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
+func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
 	}
-	if _, err := membership.FreshNode(record.NewTx(ctx, s.store), node, h.Incarnation); err != nil {
+	if _, err := membership.FreshNode(record.NewTx(ctx, rc.Ledger.Store), node, h.Incarnation); err != nil {
 		return err
 	}
-	s.gathering.put(node, h)
+	rc.gathering.put(node, h)
 	return nil
 }
 
 // Gathers fails with dataset.ErrConflict unless this service accepts reports for a recovery.
-func (s *Service) Gathers() error {
-	s.gathering.mu.Lock()
-	defer s.gathering.mu.Unlock()
-	if s.gathering.told == nil {
+func (rc *Recovery) Gathers() error {
+	rc.gathering.mu.Lock()
+	defer rc.gathering.mu.Unlock()
+	if rc.gathering.told == nil {
 		return dataset.Errorf(dataset.ErrConflict,
 			"this control replica was not asked for a recovery of the store, or it is over: it takes nobody's holdings")
 	}
 	return nil
 }
 
-// recoveryFor returns what a node must know about the last recovery; nil if there was none.
-func recoveryFor(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
+// For returns what a node must know about the last recovery; nil if there was none.
+func For(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
 	var rec record.Recovery
 	there, err := t.Get(record.RecoveryKey, &rec)
 	if err != nil || !there {
@@ -131,22 +132,22 @@ const (
 // the digest of these differences it corrects the store. If it is interrupted, call it again.
 // dataset.ErrUnsupported for the store of a single host; ErrConflict if the differences are not those that were
 // confirmed, or if a person has to confirm more; ErrInvalid for a node that is not recorded.
-func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
-	if !s.Shared {
+func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
+	if !rc.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"the store is of this host alone (drover store rebuild brings it up to date)")
 	}
 	var h record.Halt
-	if there, err := record.NewTx(ctx, s.store).Peek(record.HaltedKey, &h); err != nil || !there {
+	if there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.HaltedKey, &h); err != nil || !there {
 		return api.Recovery{Heard: []string{}, Silent: []string{}, Different: []api.Differs{}}, err
 	}
 	if r.Confirm == "" {
-		err = s.gather(ctx)
+		err = rc.gather(ctx)
 	}
 	if err != nil {
 		return out, err
 	}
-	c, err := s.compare(ctx, r.Fenced)
+	c, err := rc.Compare(ctx, r.Fenced)
 	if err != nil {
 		return out, err
 	}
@@ -158,7 +159,7 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"recover: what differs is another than was confirmed: look again (drover store recover)")
 	}
-	if err := c.mend(ctx); err != nil {
+	if err := c.Mend(ctx); err != nil {
 		return out, err
 	}
 	c.out.Done = true
@@ -166,10 +167,10 @@ func (s *Service) Recover(ctx context.Context, r api.Recover) (out api.Recovery,
 }
 
 // gather asks all agents for their reports, and waits for those that are alive.
-func (s *Service) gather(ctx context.Context) error {
+func (rc *Recovery) gather(ctx context.Context) error {
 	id := uuid.New()
-	s.gathering.begin(id, s.Clock.Steady())
-	if _, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	rc.gathering.begin(id, rc.Ledger.Clock.Steady())
+	if _, err := rc.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
 		}
@@ -178,10 +179,10 @@ func (s *Service) gather(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	timeout := s.Clock.After(gatherTime)
+	timeout := rc.Ledger.Clock.After(gatherTime)
 	for {
-		_, told, news := s.gathering.now()
-		live, err := s.Members.Living(record.NewTx(ctx, s.store))
+		_, told, news := rc.gathering.now()
+		live, err := rc.Living(record.NewTx(ctx, rc.Ledger.Store))
 		if err != nil {
 			return err
 		}
@@ -196,50 +197,50 @@ func (s *Service) gather(ctx context.Context) error {
 		}
 		select {
 		case <-news:
-		case <-s.Clock.After(gatherLook): // a node may not be alive any more
+		case <-rc.Ledger.Clock.After(gatherLook): // a node may not be alive any more
 		case <-timeout:
 			return nil
-		case <-s.quit:
-			return stopping()
+		case <-rc.Quit:
+			return ledger.Stopping()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// comparison has the differences between the store and what agents report.
-type comparison struct {
-	s     *Service
-	id    uuid.UUID
+// Comparison has the differences between the store and what agents report.
+type Comparison struct {
+	s     *Recovery
+	ID    uuid.UUID
 	roll  roll
 	clock uint64 // the highest clock that any of them has seen
-	all   []judged
+	All   []Judged
 	out   api.Recovery
 }
 
-// judged is one dataset that differs.
-type judged struct {
-	*account
-	verdict
-	// lacks: the home has them and the store does not; spare: the store has them and the home does not
-	lacks, spare []dataset.Snapshot
+// Judged is one dataset that differs.
+type Judged struct {
+	*Account
+	Verdict
+	// Lacks: the home has them and the store does not; spare: the store has them and the home does not
+	Lacks, Spare []dataset.Snapshot
 }
 
-// compare compares the store with the reports.
-func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, error) {
-	t := record.NewTx(ctx, s.store)
+// Compare compares the store with the reports.
+func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, error) {
+	t := record.NewTx(ctx, rc.Ledger.Store)
 	var rec record.Recovery
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
-	of, told, _ := s.gathering.now()
+	of, told, _ := rc.gathering.now()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"recover: another replica was asked meanwhile, or nothing was confirmed: look again (drover store recover)")
 	}
-	c := &comparison{
-		s:    s,
-		id:   of,
+	c := &Comparison{
+		s:    rc,
+		ID:   of,
 		roll: roll{heard: map[uuid.UUID]bool{}, fenced: map[uuid.UUID]bool{}, pools: map[uuid.UUID]bool{}},
 	}
 	for node, h := range told {
@@ -274,7 +275,7 @@ func (s *Service) compare(ctx context.Context, fenced []string) (*comparison, er
 }
 
 // callRoll names the nodes that reported and those that did not.
-func (c *comparison) callRoll(t *record.Tx) error {
+func (c *Comparison) callRoll(t *record.Tx) error {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	c.out.Heard, c.out.Silent, c.out.Different = []string{}, []string{}, []api.Differs{}
 	for _, n := range nodes {
@@ -291,28 +292,28 @@ func (c *comparison) callRoll(t *record.Tx) error {
 }
 
 // look judges one dataset.
-func (c *comparison) look(t *record.Tx, a *account) error {
-	j := judged{account: a, verdict: a.judge(c.roll)}
-	if j.is.ID == uuid.Nil {
+func (c *Comparison) look(t *record.Tx, a *Account) error {
+	j := Judged{Account: a, Verdict: a.judge(c.roll)}
+	if j.Is.ID == uuid.Nil {
 		return nil
 	}
 	if j.from != nil && j.from.lies && j.action != "disputed" {
 		if err := j.lookAtSnapshots(t); err != nil {
 			return err
 		}
-		if j.action == "" && len(j.lacks)+len(j.spare) > 0 {
+		if j.action == "" && len(j.Lacks)+len(j.Spare) > 0 {
 			j.action = "snapshots"
 		}
 	}
 	if j.action != "" {
-		c.all = append(c.all, j)
+		c.All = append(c.All, j)
 	}
 	return nil
 }
 
 // lookAtSnapshots compares the recorded snapshots with those at the home.
-func (j *judged) lookAtSnapshots(t *record.Tx) error {
-	onRecord, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(j.id))
+func (j *Judged) lookAtSnapshots(t *record.Tx) error {
+	onRecord, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(j.ID))
 	if err != nil {
 		return err
 	}
@@ -321,31 +322,31 @@ func (j *judged) lookAtSnapshots(t *record.Tx) error {
 	}
 	for _, s := range j.from.Snapshots {
 		if !has(onRecord, s.ID) {
-			j.lacks = append(j.lacks, s)
+			j.Lacks = append(j.Lacks, s)
 		}
 	}
 	for _, s := range onRecord {
 		if !has(j.from.Snapshots, s.ID) {
-			j.spare = append(j.spare, s)
+			j.Spare = append(j.Spare, s)
 		}
 	}
 	return nil
 }
 
 // sign formats the differences in the order in which they are corrected, and computes a digest of all of them.
-func (c *comparison) sign(t *record.Tx) error {
-	slices.SortFunc(c.all, func(x, y judged) int {
-		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.is.Created.Compare(x.is.Created),
-			cmp.Compare(x.id.String(), y.id.String()))
+func (c *Comparison) sign(t *record.Tx) error {
+	slices.SortFunc(c.All, func(x, y Judged) int {
+		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.Is.Created.Compare(x.Is.Created),
+			cmp.Compare(x.ID.String(), y.ID.String()))
 	})
-	for _, j := range c.all {
+	for _, j := range c.All {
 		d, err := j.words(t)
 		if err != nil {
 			return err
 		}
 		c.out.Different = append(c.out.Different, d)
 	}
-	text, err := json.Marshal([]any{c.id, c.out.Heard, c.out.Silent, c.out.Different, c.roll.fenced})
+	text, err := json.Marshal([]any{c.ID, c.out.Heard, c.out.Silent, c.out.Different, c.roll.fenced})
 	sum := sha256.Sum256(text)
 	c.out.Digest = hex.EncodeToString(sum[:8])
 	return err
@@ -353,11 +354,11 @@ func (c *comparison) sign(t *record.Tx) error {
 
 // turn sorts a dataset that gives up a name before one that may take it; of two that nobody knew it puts the
 // newer one, which has the name, first.
-func (j *judged) turn() int {
+func (j *Judged) turn() int {
 	switch {
 	case j.action == "forgotten":
 		return 0
-	case j.stored != nil && j.is.State != dataset.StateReady:
+	case j.stored != nil && j.Is.State != dataset.StateReady:
 		return 1
 	case j.stored != nil:
 		return 2
@@ -365,8 +366,8 @@ func (j *judged) turn() int {
 	return 3
 }
 
-func (j *judged) words(t *record.Tx) (api.Differs, error) {
-	d := api.Differs{Dataset: j.id, Volume: j.is.Volume, Action: j.action, Note: j.note}
+func (j *Judged) words(t *record.Tx) (api.Differs, error) {
+	d := api.Differs{Dataset: j.ID, Volume: j.Is.Volume, Action: j.action, Note: j.note}
 	at := func(d dataset.Dataset) (string, error) {
 		name, err := t.NodeName(d.Home)
 		return fmt.Sprintf("%s, epoch %d on %s", d.State, d.Epoch, name), err
@@ -378,11 +379,11 @@ func (j *judged) words(t *record.Tx) (api.Differs, error) {
 		}
 	}
 	if j.action != "forgotten" && j.action != "missing" {
-		if d.Agents, err = at(j.is); err != nil {
+		if d.Agents, err = at(j.Is); err != nil {
 			return d, err
 		}
 	}
-	if n, m := len(j.lacks), len(j.spare); n+m > 0 {
+	if n, m := len(j.Lacks), len(j.Spare); n+m > 0 {
 		d.Note = fmt.Sprintf("%d snapshots are missing, %d are no more", n, m)
 	}
 	return d, nil

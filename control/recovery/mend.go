@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// mend writes what agents know to be newer, ends the operations that were in progress, and then the halt.
-func (c *comparison) mend(ctx context.Context) error {
+// Mend writes what agents know to be newer, ends the operations that were in progress, and then the halt.
+func (c *Comparison) Mend(ctx context.Context) error {
 	for _, d := range c.out.Different {
 		if d.Action == "disputed" {
 			return dataset.Errorf(dataset.ErrConflict,
@@ -23,34 +23,34 @@ func (c *comparison) mend(ctx context.Context) error {
 					"which one writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
 		}
 	}
-	for _, j := range c.all {
-		if _, err := c.update(ctx, func(t *record.Tx) error { return c.mendOne(t, j) }); err != nil {
+	for _, j := range c.All {
+		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.mendOne(t, j) }); err != nil {
 			return err
 		}
 		if j.action == "forgotten" {
-			j.spare, j.lacks = nil, nil
-			if err := c.forgetAllSnapshots(ctx, j.id); err != nil {
+			j.Spare, j.Lacks = nil, nil
+			if err := c.forgetAllSnapshots(ctx, j.ID); err != nil {
 				return err
 			}
 		}
-		if err := c.mendSnapshots(ctx, j); err != nil {
+		if err := c.MendSnapshots(ctx, j); err != nil {
 			return err
 		}
 	}
-	if err := c.endAll(ctx); err != nil {
+	if err := c.EndAll(ctx); err != nil {
 		return err
 	}
-	_, err := c.update(ctx, c.lift)
+	_, err := c.Update(ctx, c.Lift)
 	if err == nil {
-		c.s.gathering.end(c.id)
+		c.s.gathering.end(c.ID)
 	}
 	return err
 }
 
-// update makes one step of the recovery, while it is the current one: a recovery that stood still while another
+// Update makes one step of the recovery, while it is the current one: a recovery that stood still while another
 // was confirmed, and the halt ended, changes nothing.
-func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
-	return c.s.ledger.Update(ctx, func(t *record.Tx) error {
+func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
+	return c.s.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
 		var rec record.Recovery
 		if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
@@ -60,7 +60,7 @@ func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) 
 		if err != nil {
 			return err
 		}
-		if rec.ID != c.id || rec.Done || !halted {
+		if rec.ID != c.ID || rec.Done || !halted {
 			return dataset.Errorf(dataset.ErrConflict,
 				"recover: another one was begun meanwhile, or is done: look again (drover store recover)")
 		}
@@ -70,7 +70,7 @@ func (c *comparison) update(ctx context.Context, decide func(*record.Tx) error) 
 
 // noneLives fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
 // would be given to others.
-func (c *comparison) noneLives(t *record.Tx) error {
+func (c *Comparison) noneLives(t *record.Tx) error {
 	for node := range c.roll.fenced {
 		_, there, err := membership.LivingSession(t, node)
 		if err != nil || !there {
@@ -85,25 +85,25 @@ func (c *comparison) noneLives(t *record.Tx) error {
 		}
 		return dataset.Errorf(dataset.ErrConflict,
 			"recover: node %s, said to write no more, is alive (stop drover and its containers there, or "+
-				"switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Limits.Session, name)
+				"switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Session, name)
 	}
 	return nil
 }
 
 // mendOne corrects the record of one dataset, unless the store has another record than the one that the decision
 // was based on.
-func (c *comparison) mendOne(t *record.Tx, j judged) error {
+func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 	if err := c.noneLives(t); err != nil {
 		return err
 	}
 	var was dataset.Dataset
-	there, err := t.Get(record.DatasetKey(j.id), &was)
+	there, err := t.Get(record.DatasetKey(j.ID), &was)
 	if err != nil {
 		return err
 	}
-	if there != (j.stored != nil) || there && t.Index(record.DatasetKey(j.id)) != j.index {
+	if there != (j.stored != nil) || there && t.Index(record.DatasetKey(j.ID)) != j.index {
 		return dataset.Errorf(dataset.ErrConflict,
-			"recover: dataset %s was changed meanwhile: look again (drover store recover)", j.id)
+			"recover: dataset %s was changed meanwhile: look again (drover store recover)", j.ID)
 	}
 	if j.action == "snapshots" {
 		return nil
@@ -113,24 +113,24 @@ func (c *comparison) mendOne(t *record.Tx, j judged) error {
 		if err := releaseState(t, was); err != nil {
 			return err
 		}
-		t.Delete(record.HomeKey(was.Home, j.id))
+		t.Delete(record.HomeKey(was.Home, j.ID))
 	}
 	if j.action == "forgotten" {
 		for _, node := range was.Copies {
-			t.Delete(record.CopyKey(node, j.id))
+			t.Delete(record.CopyKey(node, j.ID))
 		}
 		t.Event("store.recover", was, j.action)
-		t.Touch(j.id, was.Home)
-		forgetDataset(t, was)
+		t.Touch(j.ID, was.Home)
+		record.ForgetDataset(t, was)
 		return nil
 	}
-	d := j.is
+	d := j.Is
 	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
-	removeGuest(t, &d, d.Home)
-	uncopy(&d, d.Home)
-	t.Delete(record.CopyKey(d.Home, j.id))
+	record.RemoveGuest(t, &d, d.Home)
+	record.Uncopy(&d, d.Home)
+	t.Delete(record.CopyKey(d.Home, j.ID))
 	for _, k := range j.keep {
-		if err := keepCopyIn(t, &d, k); err != nil {
+		if err := record.KeepCopyIn(t, &d, k); err != nil {
 			return err
 		}
 	}
@@ -141,30 +141,30 @@ func (c *comparison) mendOne(t *record.Tx, j judged) error {
 		was.Copies, was.Spent = d.Copies, d.Spent
 		return t.PutDataset(was)
 	}
-	d.Profile = c.s.withOwn(d.Profile, was.Profile)
+	d.Profile = c.s.WithOwn(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
 	if err := c.s.reclaim(t, &d, &r); err != nil {
 		return err
 	}
 	t.Event("store.recover", d, r.Action)
-	return enterDataset(t, d, uuid.Nil)
+	return record.EnterDataset(t, d, uuid.Nil)
 }
 
-// mendSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
+// MendSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
 // have.
-func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
-	if len(j.lacks) > 0 {
-		if err := c.s.rebuildSnapshots(ctx, c.update, api.Found{Dataset: j.is, Snapshots: j.lacks}); err != nil {
+func (c *Comparison) MendSnapshots(ctx context.Context, j Judged) error {
+	if len(j.Lacks) > 0 {
+		if err := c.s.rebuildSnapshots(ctx, c.Update, api.Found{Dataset: j.Is, Snapshots: j.Lacks}); err != nil {
 			return err
 		}
 	}
-	for rest := j.spare; len(rest) > 0; {
-		some := rest[:min(len(rest), snapshotsAtOnce)]
+	for rest := j.Spare; len(rest) > 0; {
+		some := rest[:min(len(rest), record.SnapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := c.update(ctx, func(t *record.Tx) error {
+		if _, err := c.Update(ctx, func(t *record.Tx) error {
 			for _, snap := range some {
-				if there, err := t.Get(record.SnapshotKey(j.id, snap.ID), &dataset.Snapshot{}); err != nil {
+				if there, err := t.Get(record.SnapshotKey(j.ID, snap.ID), &dataset.Snapshot{}); err != nil {
 					return err
 				} else if there {
 					record.DeleteSnapshot(t, snap)
@@ -179,18 +179,18 @@ func (c *comparison) mendSnapshots(ctx context.Context, j judged) error {
 }
 
 // forgetAllSnapshots removes the records of the snapshots of a dataset that has no record any more.
-func (c *comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
-	left, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, c.s.store), record.SnapshotPrefix(id))
+func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
+	left, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, c.s.Ledger.Store), record.SnapshotPrefix(id))
 	if err != nil {
 		return err
 	}
-	return c.mendSnapshots(ctx, judged{account: &account{id: id}, spare: left})
+	return c.MendSnapshots(ctx, Judged{Account: &Account{ID: id}, Spare: left})
 }
 
-// endAll ends the operations that the store has as in progress. They may have been done since, and what was
+// EndAll ends the operations that the store has as in progress. They may have been done since, and what was
 // written after that must not be overwritten.
-func (c *comparison) endAll(ctx context.Context) error {
-	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.store), record.OperationsPrefix)
+func (c *Comparison) EndAll(ctx context.Context) error {
+	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.Ledger.Store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
@@ -199,14 +199,14 @@ func (c *comparison) endAll(ctx context.Context) error {
 		if op.State.Final() || op.Kind == dataset.OpPurge {
 			continue
 		}
-		if _, err := c.update(ctx, func(t *record.Tx) error {
+		if _, err := c.Update(ctx, func(t *record.Tx) error {
 			var now dataset.Operation
 			if there, err := t.Get(record.OperationKey(op.ID), &now); err != nil || !there || now.State.Final() {
 				return err
 			}
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
 				"the store went back while operation %s was under way: look whether it was carried out", now.ID))
-			return c.s.finish(t, now)
+			return c.s.Finish(t, now)
 		}); err != nil {
 			return err
 		}
@@ -218,8 +218,8 @@ func (c *comparison) endAll(ctx context.Context) error {
 // may have seen a higher one.
 const clockMargin = 1 << 20
 
-// lift ends the halt: from here on the store is the newest that ever existed.
-func (c *comparison) lift(t *record.Tx) error {
+// Lift ends the halt: from here on the store is the newest that ever existed.
+func (c *Comparison) Lift(t *record.Tx) error {
 	var rec record.Recovery
 	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
 		return err
@@ -254,7 +254,7 @@ func (c *comparison) lift(t *record.Tx) error {
 	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
-	saw := c.s.ledger.HighestClock()
+	saw := c.s.Ledger.HighestClock()
 	if behind := max(h.Saw, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}

@@ -1,4 +1,4 @@
-package control
+package recovery
 
 import (
 	"testing"
@@ -13,13 +13,13 @@ import (
 // record, at epoch 3, and other is another node.
 type accountCase struct {
 	home, other uuid.UUID
-	account
+	Account
 	roll
 }
 
 func newAccount() *accountCase {
 	c := &accountCase{home: uuid.New(), other: uuid.New()}
-	c.id = uuid.New()
+	c.ID = uuid.New()
 	c.stored = c.at(3)
 	c.index = 10
 	c.given = map[uuid.UUID]api.Given{}
@@ -31,7 +31,7 @@ func newAccount() *accountCase {
 
 // at returns the record of the dataset at an epoch.
 func (c *accountCase) at(epoch uint64) *dataset.Dataset {
-	d := dataset.Dataset{ID: c.id, Volume: "db", Home: c.home, Epoch: epoch, State: dataset.StateReady}
+	d := dataset.Dataset{ID: c.ID, Volume: "db", Home: c.home, Epoch: epoch, State: dataset.StateReady}
 	if c.stored != nil {
 		d.Pool = c.stored.Pool
 	} else {
@@ -56,19 +56,19 @@ func TestJudgeByEpoch(t *testing.T) {
 		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
 		"its home gave up the epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.id, Epoch: 3, To: c.other}, true
+			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.ID, Epoch: 3, To: c.other}, true
 		}, "changed", 4},
 		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.id, Epoch: 1, To: c.other}, true
+			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.ID, Epoch: 1, To: c.other}, true
 		}, "", 3},
 		"its home gave up the epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.Given{Dataset: c.id, Epoch: 3, To: c.other}
+			c.given[c.home] = api.Given{Dataset: c.ID, Epoch: 3, To: c.other}
 		}, "disputed", 3},
 		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.Given{Dataset: c.id, Epoch: 1, To: c.other}
+			c.given[c.home] = api.Given{Dataset: c.ID, Epoch: 1, To: c.other}
 		}, "", 3},
 		"its home looked, and does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
@@ -83,8 +83,8 @@ func TestJudgeByEpoch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newAccount()
 			x.say(c)
-			if v := c.judge(c.roll); v.action != x.action || v.is.Epoch != x.epoch {
-				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.is.Epoch, x.action, x.epoch)
+			if v := c.judge(c.roll); v.action != x.action || v.Is.Epoch != x.epoch {
+				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.Is.Epoch, x.action, x.epoch)
 			}
 		})
 	}
@@ -98,8 +98,8 @@ func TestJudgeByIndex(t *testing.T) {
 		d := c.at(3)
 		d.Volume = "as its home has it"
 		c.claimed(d, index)
-		if v := c.judge(c.roll); v.is.Volume != want {
-			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.is.Volume, want)
+		if v := c.judge(c.roll); v.Is.Volume != want {
+			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.Is.Volume, want)
 		}
 	}
 }

@@ -1,0 +1,164 @@
+package record
+
+import (
+	"slices"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// EnterDataset records a new dataset, with the lease for its home.
+func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
+	lease := dataset.Lease{
+		Dataset:     d.ID,
+		Node:        d.Home,
+		Incarnation: incarnation,
+		Epoch:       d.Epoch,
+		State:       dataset.LeaseHeld,
+	}
+	if err := PointUUID(t, d.ID, UUIDPointer{Dataset: d.ID}); err != nil {
+		return err
+	}
+	if err := t.Put(LeaseKey(d.ID), lease); err != nil {
+		return err
+	}
+	if err := t.Put(HomeKey(d.Home, d.ID), Claim{ID: d.ID}); err != nil {
+		return err
+	}
+	return t.PutDataset(d)
+}
+
+// ForgetDataset removes all records of a dataset when nothing of it is left anywhere.
+func ForgetDataset(t *Tx, d dataset.Dataset) {
+	RemoveGuests(t, &d)
+	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
+		TrashKey(d.ID)} {
+		t.Delete(k)
+	}
+}
+
+// KeepCopy records a copy that a node must have, or what became of it. In the dataset it records whether the volume
+// can continue from the copy, which the home relies on.
+func KeepCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
+	if err := KeepCopyIn(t, d, c); err != nil {
+		return err
+	}
+	return t.PutDataset(*d)
+}
+
+// KeepCopyIn is keepCopy for a record of the dataset that the caller writes.
+func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
+	if !slices.Contains(d.Copies, c.Node) {
+		d.Copies = append(slices.Clone(d.Copies), c.Node)
+	}
+	d.Spent = Without(d.Spent, c.Node)
+	if c.Spent() {
+		d.Spent = append(d.Spent, c.Node)
+	}
+	t.Touch(d.ID, c.Node)
+	return t.Put(CopyKey(c.Node, d.ID), c)
+}
+
+// Uncopy removes a node from those with a copy of a dataset.
+func Uncopy(d *dataset.Dataset, node uuid.UUID) {
+	d.Copies, d.Spent = Without(d.Copies, node), Without(d.Spent, node)
+}
+
+// Without returns nodes without one of them.
+func Without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
+}
+
+// DropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
+// destroyed altogether, it removes that record too.
+func DropCopy(t *Tx, node, id uuid.UUID) error {
+	t.Delete(CopyKey(node, id))
+	var d dataset.Dataset
+	there, err := t.Get(DatasetKey(id), &d)
+	if err != nil || !there {
+		return err
+	}
+	Uncopy(&d, node)
+	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
+		ForgetDataset(t, d)
+		return nil
+	}
+	return t.PutDataset(d)
+}
+
+// CondemnCopies has every copy of a dataset destroyed.
+func CondemnCopies(t *Tx, d dataset.Dataset) error {
+	for _, node := range d.Copies {
+		if err := CondemnCopy(t, node, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CondemnCopy has a node destroy its copy of a dataset.
+func CondemnCopy(t *Tx, node, id uuid.UUID) error {
+	var c dataset.Copy
+	there, err := t.Get(CopyKey(node, id), &c)
+	if err != nil || !there {
+		return err
+	}
+	if c.Kind != dataset.CopyGoing {
+		c.Kind, c.Was = dataset.CopyGoing, c.Kind
+	}
+	t.Touch(id, node)
+	return t.Put(CopyKey(node, id), c)
+}
+
+// AddGuest adds a stay to a record that the caller writes.
+func AddGuest(t *Tx, d *dataset.Dataset, g dataset.Guest) error {
+	d.Guests = append(others(d.Guests, g.Node), g)
+	t.Touch(d.ID, g.Node)
+	return t.Put(GuestKey(g.Node, d.ID), Claim{ID: d.ID})
+}
+
+// RemoveGuest removes a node's stay from a record.
+func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
+	if _, stays := d.Stay(node); !stays {
+		return
+	}
+	if d.Guests = others(d.Guests, node); len(d.Guests) == 0 {
+		d.Guests = nil
+	}
+	t.Touch(d.ID, node)
+	t.Delete(GuestKey(node, d.ID))
+}
+
+// RemoveGuests removes all stays from a record.
+func RemoveGuests(t *Tx, d *dataset.Dataset) {
+	for _, g := range d.Guests {
+		RemoveGuest(t, d, g.Node)
+	}
+}
+
+func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
+	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.Guest) bool { return g.Node == node })
+}
+
+// CheckSnapshotName fails unless the name is empty, or free for a snapshot of d.
+func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
+	if name == "" {
+		return nil
+	}
+	if dataset.CheckName(name) != nil {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter "+
+				"or digit", dataset.Clip(name))
+	}
+	var c Claim
+	ok, err := t.Get(SnapshotNameKey(d.ID, name), &c)
+	if err == nil && ok {
+		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
+	}
+	return err
+}
+
+// SnapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
+// and written, must fit within the store's limit.
+const SnapshotsAtOnce = (store.MaxOps - 24) / 6
