@@ -243,7 +243,7 @@ func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *pool.Pool, st dat
 const stallWarning = 100 * time.Millisecond
 
 func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset) {
-	staller, ok := p.Storage.(backends.Staller)
+	staller, ok := p.Storage.(backends.StallPredictor)
 	if !ok {
 		return
 	}

@@ -245,7 +245,7 @@ type fusedPool struct {
 }
 
 func (p fusedPool) Idle(ctx context.Context, id uuid.UUID) error {
-	return p.Pool.(backends.Idler).Idle(ctx, id)
+	return p.Pool.(backends.IdleChecker).Idle(ctx, id)
 }
 
 func (p fusedPool) Staged(id uuid.UUID) string {

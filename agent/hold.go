@@ -98,7 +98,7 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 // says. What it returns thaws, and must be called.
 func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
-	turner, takes := pool.(backends.Turner)
+	turner, takes := pool.(backends.Serializer)
 	if !takes || !d.Profile.QoS.Limited() {
 		thaw, err = a.quiesce(pool, d)
 		return ctx, thaw, err

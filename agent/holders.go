@@ -171,7 +171,7 @@ func (a *Agent) checkIdleInPool(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return fmt.Errorf("cannot tell whether a process still has it mounted: %w", err)
 	}
-	idler, can := pool.(backends.Idler)
+	idler, can := pool.(backends.IdleChecker)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"cannot tell whether a process still has it mounted: pool %s does not support that", a.pools.Name(d.Pool))

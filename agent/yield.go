@@ -104,7 +104,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, 
 		}
 		// Whoever has it in another mount namespace writes on, and what it has written may not
 		// be in the pool yet.
-		if idler, can := pool.(backends.Idler); can {
+		if idler, can := pool.(backends.IdleChecker); can {
 			if err := idler.Idle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
 			}

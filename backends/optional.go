@@ -9,117 +9,142 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Resizer is a pool with datasets of an enforced size.
+// Resizer is a pool whose datasets have an enforced size.
 type Resizer interface {
-	// Resize gives a dataset another size, an incoming one too: larger, also while it is mounted
-	// (root is then the open directory of its mount, otherwise nil). Smaller is ErrUnsupported
-	// with the reason unless the capabilities have Shrink. Durable when it
-	// returns. Again with the same size: finishes what a crash cut short.
+	// Resize changes the size of a ready or incoming dataset. It is durable when it returns.
+	//
+	// A dataset can become larger while it is mounted; root is then the open directory of its mount,
+	// and otherwise nil. A smaller size is ErrUnsupported with the reason, unless the capabilities have
+	// Shrink. Repeated with the same size, it finishes what a crash interrupted.
 	Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error
-	// Grow makes the mounted filesystem, whose root directory is open, as large as its
-	// dataset. Nothing to do is fine.
+
+	// Grow makes a mounted filesystem as large as its dataset. root is its open root directory. If the
+	// filesystem is large enough, Grow does nothing.
 	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
 }
 
-// Idler is a pool that can tell whether a dataset is in use anywhere on this host: the home asks
-// it before it gives one up.
-type Idler interface {
-	// Idle fails with ErrInUse while the head is mounted or attached anywhere on this
-	// host, in another mount namespace too: what is written there is not all in the pool
-	// yet, and more may come. It waits a moment for a device that is being let go of.
+// IdleChecker is a pool that can tell whether a dataset is in use anywhere on this host. The home calls
+// it before it gives a dataset up.
+type IdleChecker interface {
+	// Idle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another
+	// mount namespace: some of its writes may not have reached the pool, and more may follow. It waits
+	// a moment for a device that is being released.
 	Idle(ctx context.Context, id uuid.UUID) error
 }
 
-// Stager is a pool that mounts heads in a place of its own, of which the mounts of datasets are copies.
+// Stager is a pool that mounts heads in a private place. The mounts of datasets are copies of these mounts.
 type Stager interface {
-	// Staged returns where the pool mounts the head of a dataset, and "" where it does not do so. A mount
-	// in that place is nobody's use.
+	// Staged returns where the pool mounts the head of a dataset, or "" if it does not do so. A mount
+	// in that place does not count as a use of the dataset.
 	Staged(id uuid.UUID) string
 }
 
-// Formatter is a pool that makes a filesystem of its own in each dataset.
+// Formatter is a pool that makes a filesystem in each dataset.
 type Formatter interface {
-	// Filesystem is what a new dataset of a size gets whose profile names none.
+	// Filesystem returns the filesystem of a new dataset of this size whose profile names none.
 	Filesystem(size dataset.Size) string
 }
 
-// Trimmer is a pool that can tell the devices below it what of them is free, so that they know
-// it as free too.
+// Trimmer is a pool that can discard its free blocks, so that the devices below it know them as free too.
 type Trimmer interface {
-	// Trim returns of how many bytes it told them; 0: it cannot be said. It may take minutes.
-	// errors.ErrUnsupported: the devices, or what is on them, know no such thing.
+	// Trim returns how many bytes it discarded, or 0 if that is not known. It may take minutes.
+	// errors.ErrUnsupported: the devices, or the filesystem on them, do not support discard.
 	Trim(ctx context.Context) (dataset.Size, error)
 }
 
-// Warner is a pool that can have something to warn about while it serves as it should.
+// Warner is a pool that can report problems while it works normally.
 type Warner interface {
-	// Warnings returns one line for each thing that an operator should know about the open pool,
-	// such as damage that was repaired. It only reads what the pool knows already.
+	// Warnings returns one line for each thing that an operator should know about the open pool, such as
+	// damage that was repaired. It only reads what the pool knows already.
 	Warnings() []string
 }
 
-// Razer is a pool that has more than lies at its path.
-type Razer interface {
-	// Raze removes what else there is, of a pool without datasets whose path goes next.
+// StorageRemover is a pool that has storage outside of its path.
+type StorageRemover interface {
+	// Raze removes that storage. The pool has no datasets, and its path is removed next.
 	Raze(ctx context.Context) error
 }
 
-// Clearer is a pool that can take back what its making put at its place.
+// Clearer is a pool that can undo its making.
 type Clearer interface {
-	// Clear closes the pool, and leaves its place as it was before there was one: nobody uses the
-	// pool, and it has no datasets. left says what stays there all the same, such as an empty
-	// filesystem on devices, which nothing short of writing over them takes away, and what would
-	// do. ErrConflict, and the pool is as it was: something lies in it. ErrInUse: it is mounted or
-	// held otherwise. Cut short it is the pool, without anything in it, or one that Open with Make
-	// makes whole again, under the same UUID.
+	// Clear closes the pool and restores its place to the state before the pool was made. Nobody uses
+	// the pool, and it has no datasets.
+	//
+	// left names what remains, and how to remove it: such as an empty filesystem on devices, which
+	// only goes away if it is overwritten.
+	//
+	// ErrConflict: the pool is not empty, and was not changed. ErrInUse: it is mounted or held otherwise.
+	// After an interruption the place has the empty pool, or one that Open with Make completes under the
+	// same UUID.
 	Clear(ctx context.Context) (left string, err error)
 }
 
-// Turner is a pool that does one thing at a time.
-type Turner interface {
-	// Turn waits until nothing is under way in the pool, and has all else wait until done is
-	// called, but for what is asked with the context that it returns.
+// Serializer is a pool that runs one operation at a time.
+type Serializer interface {
+	// Turn waits until no operation runs in the pool. Then it blocks all other operations until done is
+	// called, except those that use the returned context.
 	Turn(ctx context.Context) (turn context.Context, done func(), err error)
 }
 
-// Server is a Kind that serves a pool that is there on hosts too where it makes nothing new.
-type Server interface {
-	Kind
-	// Serves is Available for such a pool: what only a new pool or dataset needs may be
-	// missing, and Info.Missing says that it is.
-	Serves(ctx context.Context) error
+// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. That makes Stall short.
+type Rewriter interface {
+	// Rewrite rewrites a head that nobody uses. It returns the number of pieces before and after.
+	//
+	// It needs room for all of the head. Blocks that the head shared with its snapshots then belong to
+	// the snapshots only, so a difference to one of them (Send, Changed) is all of the head.
+	//
+	// At every step the head is the old or the new one, with the same bytes. When ctx ends, Rewrite
+	// returns soon after with the old head, and the error is the cause. A repeated call rewrites again.
+	//
+	// ErrInUse: the head is attached or mounted. ErrNoSpace: it would leave the pool nearly full;
+	// nothing was changed. ErrUnsupported: nothing would be gained.
+	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
 }
 
-// Serves fails as Available does where this host cannot open a pool of a kind that is there.
-func Serves(ctx context.Context, k Kind) error {
-	if s, ok := k.(Server); ok {
-		return s.Serves(ctx)
-	}
-	return k.Available(ctx)
+// StallPredictor is a pool whose snapshots block writers for a time that grows with the dataset.
+type StallPredictor interface {
+	// Stall predicts how long a snapshot or clone of the head would block its writers, in nanoseconds.
+	// why names the cause: "9,700 extents".
+	Stall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
 }
 
-// Bounded is a Kind that says what no pool of it can exceed, on whatever host.
-type Bounded interface {
-	Kind
-	// Best is what a pool can where its host lacks nothing. Pure.
-	Best() dataset.Capabilities
-	// Takes fails with ErrUnsupported, as Create does in each pool, for a size that no dataset
-	// with that filesystem inside can have; "": with whichever it gets. Pure.
-	Takes(fs string, size dataset.Size) error
+// Sharer is a pool on a share, Info().Share, that has pools of other nodes too. Each pool belongs to one
+// node. No other node touches its contents until that node has given them up.
+type Sharer interface {
+	// Sees returns ErrNotFound unless that pool of the share has a dataset, in the state of the share that
+	// this host sees now. If it returns nil, Take would find the dataset. It changes nothing.
+	Sees(ctx context.Context, id, pool uuid.UUID) error
+
+	// Visit is Attach of a dataset in that pool of the share. The pool's node is its home and may have
+	// it mounted at the same time. It changes nothing there. The attachment stays valid when another
+	// pool takes the dataset.
+	//
+	// ErrUnsupported: the capabilities lack ManyHosts. ErrNotFound: that pool does not, or no longer,
+	// have it.
+	Visit(ctx context.Context, id, pool uuid.UUID, opts AttachOptions) (Attachment, error)
+
+	// Take moves a dataset that another pool of the share has given up into this pool, ready and with all
+	// its snapshots, and with d as its record. Nothing is copied, so it is immediate. At every step one
+	// of the two pools has the whole dataset. It is durable when it returns.
+	//
+	// The caller is the home of d at d.Epoch, the first epoch after that pool's. Take ignores data in any
+	// other pool, as it belongs to earlier homes. Idempotent: if the dataset was taken already, only the
+	// record is written.
+	//
+	// ErrConflict, and nothing changed: the dataset has been taken at a later epoch; that pool lacks it
+	// and the data here was not taken from it; or two pools claim to be that pool. ErrNotFound: that pool
+	// does not have it.
+	Take(ctx context.Context, d dataset.Dataset, from Given) error
+
+	// RestoreApart is Pool.Restore for a dataset that another host may have mounted, after an operator
+	// confirmed that this host writes no more. The kept snapshot is a copy, which takes room, and the
+	// files that the other host may have open are removed. If it writes nevertheless, it gets errors and
+	// changes no snapshot.
+	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
-// Former is a Kind that makes pools of block devices.
-type Former interface {
-	Kind
-	// PathOf is the Path of such a pool, where the operator gives none, from its name and
-	// Mount.
-	PathOf(name, mount string) string
-}
-
-// Homed is a Kind whose pools have a folder elsewhere than at their path, with less room than
-// the pool has: pools can be made in a corner of it all the same.
-type Homed interface {
-	Kind
-	// Home is where that folder is, of a pool that is open on this host.
-	Home(path string) (string, error)
+// Given identifies the previous home of a dataset that was given up.
+type Given struct {
+	Pool  uuid.UUID // the previous home
+	Epoch uint64    // the epoch that ended; data of a later epoch was taken since
 }

@@ -36,7 +36,7 @@ func (p *Pools) Place(name string, rec *Record) {
 		return
 	}
 	kind, err := p.Backends.Kind(rec.Backend)
-	if former, ok := kind.(backends.Former); ok && err == nil {
+	if former, ok := kind.(backends.BlockDeviceKind); ok && err == nil {
 		rec.Path = former.PathOf(name, rec.Mount)
 	}
 }
@@ -46,12 +46,12 @@ func (p *Pools) Formable(ctx context.Context, name string, rec Record, kind back
 	if len(rec.Devices) == 0 {
 		return nil
 	}
-	if _, ok := kind.(backends.Former); ok {
+	if _, ok := kind.(backends.BlockDeviceKind); ok {
 		return onceEach(name, rec.Devices)
 	}
 	var can []string
 	for _, k := range p.Backends.Kinds() {
-		if _, ok := k.(backends.Former); ok && k.Available(ctx) == nil {
+		if _, ok := k.(backends.BlockDeviceKind); ok && k.Available(ctx) == nil {
 			can = append(can, k.Name())
 		}
 	}

@@ -149,7 +149,7 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 		apart := snapshot(dataset.SnapshotRestore)
 		add("restore apart", func() error { return sharer.RestoreApart(f.ctx, d.ID, s.ID, apart, nil) })
 	}
-	if idler, is := f.pool.(backends.Idler); is {
+	if idler, is := f.pool.(backends.IdleChecker); is {
 		add("give up", func() error { return idler.Idle(f.ctx, d.ID) })
 	}
 	if f.can.Delta {

@@ -224,7 +224,7 @@ func generationIsRaised(f *fixture) {
 func declared(p backends.Pool) (resizer, copier, staller bool) {
 	_, resizer = p.(backends.Resizer)
 	_, copier = p.(backends.Copier)
-	_, staller = p.(backends.Staller)
+	_, staller = p.(backends.StallPredictor)
 	return resizer, copier, staller
 }
 
@@ -242,7 +242,7 @@ func atBest(can, best dataset.Capabilities) bool {
 func capabilitiesMatchInterfaces(f *fixture) {
 	resizer, copier, staller := declared(f.pool)
 	_, sharer := f.pool.(backends.Sharer)
-	bounded, ok := f.kind.(backends.Bounded)
+	bounded, ok := f.kind.(backends.BoundedKind)
 	for what, wrong := range map[string]bool{
 		"more than its backend can at best": ok && !atBest(f.can, bounded.Best()),
 		"ManyHosts without a share": f.can.ManyHosts &&
@@ -261,11 +261,11 @@ func capabilitiesMatchInterfaces(f *fixture) {
 		"OwnFilesystem without Filesystems":        f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
 		"EnforcesSize without a default size": f.can.EnforcesSize && f.can.OwnFilesystem &&
 			f.pool.Info().DefaultSize == 0,
-		"Limits, which are its node's to say": f.can.Limits != "",
-		"OwnDevice without OwnFilesystem":     f.can.OwnDevice && !f.can.OwnFilesystem,
-		"Staller without InstantSnapshot":     staller && !f.can.InstantSnapshot,
-		"Info that changes":                   !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
-		"several lines in the note":           strings.Contains(f.pool.Info().Note, "\n"),
+		"Limits, which are its node's to say":    f.can.Limits != "",
+		"OwnDevice without OwnFilesystem":        f.can.OwnDevice && !f.can.OwnFilesystem,
+		"StallPredictor without InstantSnapshot": staller && !f.can.InstantSnapshot,
+		"Info that changes":                      !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
+		"several lines in the note":              strings.Contains(f.pool.Info().Note, "\n"),
 		"the same filesystem twice in Filesystems": len(
 			slices.Compact(slices.Sorted(slices.Values(f.can.Filesystems)))) != len(f.can.Filesystems),
 		"an absolute path missing in Info": !filepath.IsAbs(f.pool.Info().Path),

@@ -60,13 +60,13 @@ type Backend struct {
 }
 
 var (
-	_ backends.Former  = (*Backend)(nil)
-	_ backends.Bounded = (*Backend)(nil)
-	_ backends.Pool    = (*Pool)(nil)
-	_ backends.Razer   = (*Pool)(nil)
-	_ backends.Clearer = (*Pool)(nil)
-	_ backends.Copier  = (*Pool)(nil)
-	_ backends.Resizer = (*sizedPool)(nil)
+	_ backends.BlockDeviceKind = (*Backend)(nil)
+	_ backends.BoundedKind     = (*Backend)(nil)
+	_ backends.Pool            = (*Pool)(nil)
+	_ backends.StorageRemover  = (*Pool)(nil)
+	_ backends.Clearer         = (*Pool)(nil)
+	_ backends.Copier          = (*Pool)(nil)
+	_ backends.Resizer         = (*sizedPool)(nil)
 )
 
 // New returns the backend.
@@ -114,7 +114,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	return &sizedPool{p}, nil
 }
 
-// PathOf implements backends.Former.
+// PathOf implements backends.BlockDeviceKind.
 func (*Backend) PathOf(_, mount string) string { return mount }
 
 // enter finds the pool at its path, or makes it.

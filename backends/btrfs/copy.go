@@ -363,7 +363,7 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	return p.dropHead(ctx, f)
 }
 
-// Idle implements backends.Idler.
+// Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

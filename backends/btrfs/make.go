@@ -16,7 +16,7 @@ import (
 // minSize leaves room for what btrfs reserves for its own trees while it writes.
 const minSize = 16 * dataset.MiB
 
-// Best implements backends.Bounded.
+// Best implements backends.BoundedKind.
 func (*Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
@@ -24,7 +24,7 @@ func (*Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded.
+// Takes implements backends.BoundedKind.
 func (*Backend) Takes(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)

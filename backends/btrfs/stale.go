@@ -101,7 +101,7 @@ func dropped(dir *os.File, id uint64) (bool, error) {
 	return btrfsctl.DropCount(dir, id)
 }
 
-// Raze implements backends.Razer: nobody is left to look at the notes.
+// Raze implements backends.StorageRemover: nobody is left to look at the notes.
 func (p *Pool) Raze(ctx context.Context) error {
 	if p.quota == btrfsctl.QuotaNone {
 		return nil

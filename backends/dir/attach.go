@@ -48,7 +48,7 @@ func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
 	return nil
 }
 
-// Idle implements backends.Idler.
+// Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

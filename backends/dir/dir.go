@@ -69,18 +69,18 @@ type Backend struct {
 func Named(name string) Backend { return Backend{name: name} }
 
 var (
-	_ backends.Former  = Backend{}
-	_ backends.Bounded = Backend{}
-	_ backends.Pool    = (*Pool)(nil)
-	_ backends.Idler   = (*Pool)(nil)
-	_ backends.Resizer = (*sizedPool)(nil)
-	_ backends.Clearer = (*Pool)(nil)
+	_ backends.BlockDeviceKind = Backend{}
+	_ backends.BoundedKind     = Backend{}
+	_ backends.Pool            = (*Pool)(nil)
+	_ backends.IdleChecker     = (*Pool)(nil)
+	_ backends.Resizer         = (*sizedPool)(nil)
+	_ backends.Clearer         = (*Pool)(nil)
 )
 
 // Name implements backends.Kind.
 func (b Backend) Name() string { return cmp.Or(b.name, "dir") }
 
-// Best implements backends.Bounded.
+// Best implements backends.BoundedKind.
 func (Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize:     true,
@@ -91,7 +91,7 @@ func (Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded.
+// Takes implements backends.BoundedKind.
 func (Backend) Takes(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", size, minSize)
@@ -138,7 +138,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	return &sizedPool{p}, nil
 }
 
-// PathOf implements backends.Former.
+// PathOf implements backends.BlockDeviceKind.
 func (Backend) PathOf(_, mount string) string { return mount }
 
 // found finds the pool at its path, or makes it.

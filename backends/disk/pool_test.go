@@ -26,12 +26,12 @@ const size = 1 << 30
 // rig is a host with disks and no pool yet.
 type rig struct {
 	*testing.T
-	kind  backends.Former
+	kind  backends.BlockDeviceKind
 	mount string
 }
 
 func each(t *testing.T, test func(r rig)) {
-	for _, kind := range []backends.Former{loop.New(&run.System{}), dir.Backend{}, btrfs.New()} {
+	for _, kind := range []backends.BlockDeviceKind{loop.New(&run.System{}), dir.Backend{}, btrfs.New()} {
 		t.Run(kind.Name(), func(t *testing.T) { test(rig{t, kind, filepath.Join(t.TempDir(), "pool")}) })
 	}
 }

@@ -100,9 +100,9 @@ type Backend struct {
 }
 
 var (
-	_ backends.Former  = (*Backend)(nil)
-	_ backends.Bounded = (*Backend)(nil)
-	_ backends.Server  = (*Backend)(nil)
+	_ backends.BlockDeviceKind  = (*Backend)(nil)
+	_ backends.BoundedKind      = (*Backend)(nil)
+	_ backends.ExistingPoolKind = (*Backend)(nil)
 )
 
 // New returns the backend. It starts commands through runner: mkfs once for each size, and resize2fs where ext4
@@ -114,7 +114,7 @@ func New(runner run.Runner) *Backend {
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Best implements backends.Bounded.
+// Best implements backends.BoundedKind.
 func (b *Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
@@ -122,7 +122,7 @@ func (b *Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded.
+// Takes implements backends.BoundedKind.
 func (b *Backend) Takes(fs string, size dataset.Size) error {
 	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), imagefile.RoundUp(size))
 }
@@ -136,7 +136,7 @@ func (b *Backend) Available(ctx context.Context) error {
 	return host.Cannot(host.Makes, "backend loop: no filesystem for the images")
 }
 
-// Serves implements backends.Server. Existing pools need loop devices. Only a new image needs mkfs.
+// Serves implements backends.ExistingPoolKind. Existing pools need loop devices. Only a new image needs mkfs.
 func (b *Backend) Serves(context.Context) error {
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

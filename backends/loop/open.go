@@ -53,7 +53,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	return p, nil
 }
 
-// PathOf implements backends.Former.
+// PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
 // enter makes the pool if cfg demands that, reads its identity and prepares it for use.

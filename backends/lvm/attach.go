@@ -155,7 +155,7 @@ const (
 	busyPause = 25 * time.Millisecond
 )
 
-// Idle implements backends.Idler.
+// Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.unused(ctx, id) }
 
 // unused fails with dataset.ErrInUse while a dataset is attached, or its device open or

@@ -24,7 +24,7 @@ import (
 // the others in the thin pool.
 const cornerTag = "drover.corner="
 
-// Home implements backends.Homed: where the records of a volume group are mounted.
+// Home implements backends.SeparateFolderKind: where the records of a volume group are mounted.
 func (b *Backend) Home(path string) (string, error) {
 	vg, ok := strings.CutPrefix(path, "/dev/")
 	if !ok || !groupName.MatchString(vg) {

@@ -76,15 +76,15 @@ type Backend struct {
 }
 
 var (
-	_ backends.Former    = (*Backend)(nil)
-	_ backends.Bounded   = (*Backend)(nil)
-	_ backends.Server    = (*Backend)(nil)
-	_ backends.Homed     = (*Backend)(nil)
-	_ backends.Pool      = (*Pool)(nil)
-	_ backends.Idler     = (*Pool)(nil)
-	_ backends.Turner    = (*Pool)(nil)
-	_ backends.Resizer   = (*Pool)(nil)
-	_ backends.Formatter = (*Pool)(nil)
+	_ backends.BlockDeviceKind    = (*Backend)(nil)
+	_ backends.BoundedKind        = (*Backend)(nil)
+	_ backends.ExistingPoolKind   = (*Backend)(nil)
+	_ backends.SeparateFolderKind = (*Backend)(nil)
+	_ backends.Pool               = (*Pool)(nil)
+	_ backends.IdleChecker        = (*Pool)(nil)
+	_ backends.Serializer         = (*Pool)(nil)
+	_ backends.Resizer            = (*Pool)(nil)
+	_ backends.Formatter          = (*Pool)(nil)
 )
 
 // New returns the backend; all its commands go through runner.
@@ -93,7 +93,7 @@ func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: ste
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Best implements backends.Bounded.
+// Best implements backends.BoundedKind.
 func (b *Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
@@ -101,7 +101,7 @@ func (b *Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded. What is asked for counts in extents of 4 MiB, also in a group
+// Takes implements backends.BoundedKind. What is asked for counts in extents of 4 MiB, also in a group
 // with larger ones: a profile would be good for that group alone.
 func (b *Backend) Takes(fs string, size dataset.Size) error {
 	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
@@ -112,7 +112,7 @@ func (b *Backend) Takes(fs string, size dataset.Size) error {
 	return mkfs.Check(fs, size)
 }
 
-// PathOf implements backends.Former: the volume group that is made is named after the pool.
+// PathOf implements backends.BlockDeviceKind: the volume group that is made is named after the pool.
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
 
 // Available implements backends.Kind: LVM, its tools for thin pools, and a kernel with them.
@@ -136,7 +136,7 @@ func checks() error {
 	return nil
 }
 
-// Serves implements backends.Server: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
+// Serves implements backends.ExistingPoolKind: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
 // What the kernel lacks comes first, as no package brings that.
 func (b *Backend) Serves(context.Context) error {
 	_, missing := run.LookPath(program)

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Turn implements backends.Turner.
+// Turn implements backends.Serializer.
 func (p *Pool) Turn(ctx context.Context) (turn context.Context, done func(), err error) {
 	return p.tool.hold(ctx)
 }

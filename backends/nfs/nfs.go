@@ -61,20 +61,20 @@ type Backend struct {
 }
 
 var (
-	_ backends.Bounded = Backend{}
-	_ backends.Idler   = (*Pool)(nil)
-	_ backends.Sharer  = (*Pool)(nil)
+	_ backends.BoundedKind = Backend{}
+	_ backends.IdleChecker = (*Pool)(nil)
+	_ backends.Sharer      = (*Pool)(nil)
 )
 
 // Name implements backends.Kind.
 func (Backend) Name() string { return Name }
 
-// Best implements backends.Bounded: no share has project quotas.
+// Best implements backends.BoundedKind: no share has project quotas.
 func (Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
 }
 
-// Takes implements backends.Bounded.
+// Takes implements backends.BoundedKind.
 func (Backend) Takes(string, dataset.Size) error { return nil }
 
 // Available implements backends.Kind.
@@ -324,12 +324,12 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return p.Pool.Attach(ctx, id, opts)
 }
 
-// Idle implements backends.Idler.
+// Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 	if err := p.shelf.Anew(); err != nil {
 		return err
 	}
-	return p.Pool.(backends.Idler).Idle(ctx, id)
+	return p.Pool.(backends.IdleChecker).Idle(ctx, id)
 }
 
 // Sees implements backends.Sharer.

@@ -210,7 +210,7 @@ func purge(ctx context.Context, pool backends.Pool) error {
 		}
 	}
 	_, err = pool.Reap(ctx, func(uuid.UUID) bool { return true })
-	r, ok := pool.(backends.Razer)
+	r, ok := pool.(backends.StorageRemover)
 	if !ok {
 		return err // what is left of a dataset goes with the folder
 	}

@@ -90,7 +90,7 @@ func (p *Pool) open(ctx context.Context, id uuid.UUID, head string) (*os.File, e
 	return os.Open(dir)
 }
 
-// Idle implements backends.Idler.
+// Idle implements backends.IdleChecker.
 func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.unused(id) }
 
 // unused fails with dataset.ErrInUse while a dataset is attached, or mounted in this mount

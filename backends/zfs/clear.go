@@ -35,7 +35,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	return "", p.shelf.Clear()
 }
 
-// Raze implements backends.Razer.
+// Raze implements backends.StorageRemover.
 func (p *Pool) Raze(ctx context.Context) error {
 	for _, name := range []string{p.ghosts(), p.top()} {
 		if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {

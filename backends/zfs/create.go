@@ -19,7 +19,7 @@ import (
 // afterwards is how long what failed is cleaned up after; Reap does the rest.
 const afterwards = 20 * time.Second
 
-// Best implements backends.Bounded. OwnFilesystem is not in it, although df is true: ZFS cannot be
+// Best implements backends.BoundedKind. OwnFilesystem is not in it, although df is true: ZFS cannot be
 // frozen.
 func (*Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
@@ -28,7 +28,7 @@ func (*Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.Bounded.
+// Takes implements backends.BoundedKind.
 func (*Backend) Takes(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)

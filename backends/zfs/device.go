@@ -30,9 +30,9 @@ const (
 	noTrim     = "trim operations" // are not supported by one of its devices, or by zpool(8)
 )
 
-var _ backends.Former = (*Backend)(nil)
+var _ backends.BlockDeviceKind = (*Backend)(nil)
 
-// PathOf implements backends.Former.
+// PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
 // ownPool is a zpool of Drover's that is mounted.

@@ -84,12 +84,12 @@ type Backend struct {
 }
 
 var (
-	_ backends.Bounded = (*Backend)(nil)
-	_ backends.Pool    = (*Pool)(nil)
-	_ backends.Copier  = (*Pool)(nil)
-	_ backends.Resizer = (*Pool)(nil)
-	_ backends.Razer   = (*Pool)(nil)
-	_ backends.Trimmer = (*Pool)(nil)
+	_ backends.BoundedKind    = (*Backend)(nil)
+	_ backends.Pool           = (*Pool)(nil)
+	_ backends.Copier         = (*Pool)(nil)
+	_ backends.Resizer        = (*Pool)(nil)
+	_ backends.StorageRemover = (*Pool)(nil)
+	_ backends.Trimmer        = (*Pool)(nil)
 )
 
 // New returns the backend; all its commands go through runner.

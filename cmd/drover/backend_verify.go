@@ -214,12 +214,12 @@ func enough(p api.Pool, free, size dataset.Size) error {
 }
 
 // homed returns the backend of a pool whose folder is not where its datasets lie; else nil.
-func homed(p api.Pool) backends.Homed {
+func homed(p api.Pool) backends.SeparateFolderKind {
 	kind, err := settings.Backends().Kind(p.Backend)
 	if err != nil {
 		return nil
 	}
-	h, _ := kind.(backends.Homed)
+	h, _ := kind.(backends.SeparateFolderKind)
 	return h
 }
 

@@ -59,7 +59,7 @@ func others(kinds *backends.Registry, p dataset.Profile) string {
 
 // unkept says why no pool of a backend could keep a profile; "": one could.
 func unkept(kind backends.Kind, p dataset.Profile) string {
-	b, ok := kind.(backends.Bounded)
+	b, ok := kind.(backends.BoundedKind)
 	if !ok {
 		return ""
 	}

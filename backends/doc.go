@@ -1,0 +1,72 @@
+// Package backends is the contract between Drover and the kinds of storage that
+// keep datasets. It also has the registry of these kinds.
+//
+// # Terms
+//
+// A backend is a kind of storage. Kind describes it and opens its pools. A Pool
+// is one configured place where a backend keeps datasets. A dataset has one
+// head, the bytes that containers write, and snapshots, which never change.
+// Every dataset and snapshot has its record beside it (the JSON of
+// dataset.Dataset and dataset.Snapshot), so that a lost store can be rebuilt
+// from its pools.
+//
+// # The life of a dataset
+//
+//	Create, Clone            make it as "incoming": complete and durable, but
+//	                         not yet acknowledged to anyone
+//	Commit                   makes it ready, as List reports it; called after
+//	                         the store has recorded it
+//	Attach … mount … unmount the agent mounts what Attach describes; a backend
+//	                         never mounts a dataset for use
+//	Delete                   hides it at once, then removes its bytes
+//
+// A pool that is not the home of a dataset can keep a copy of it, without a
+// head. See Copier.
+//
+// After a crash a dataset is incoming or deleting at worst. Reap removes the
+// datasets that its caller names. Nothing else removes data without a request.
+// A file or volume that the backend does not understand is listed as foreign
+// and never touched.
+//
+// # What a pool can do
+//
+// Three mechanisms describe the abilities of a pool. Each has one purpose:
+//
+//	dataset.Capabilities  what users and placement may rely on. It is sent to
+//	                      control and shown by the API. Two pools of one backend
+//	                      can differ, and a method that exists can still fail
+//	                      with ErrUnsupported where the capability is missing.
+//	optional interfaces   which additional methods the agent may call. They are
+//	                      properties of the Go type, the same for every pool of
+//	                      the backend, and never leave the process.
+//	other fields of Info  facts about one open pool that the agent needs and
+//	                      that promise nothing to users: its path, its share,
+//	                      how old Used can be, whether a snapshot freezes.
+//
+// A caller that wants to know whether an operation will succeed reads the
+// capability. A caller that is about to call an optional method asserts the
+// interface. Neither can replace the other: every dir pool is a Resizer, but
+// only one with project quotas has the capability EnforcesSize. backendtest
+// checks that they agree, for example that Delta is set exactly for a Copier.
+//
+// # Idempotence and concurrency
+//
+// Every method can be repeated with the same arguments, after it succeeded or
+// after a crash in the middle, and ends in the same state. Each method says what
+// that means for it. Calls for different datasets may run concurrently. The
+// caller holds a lock for each dataset, so that calls that change one dataset do
+// not overlap: a Snapshot or Clone of it excludes a Delete or Restore of it.
+//
+// # Errors
+//
+//	dataset.ErrOffline      the pool is absent, or another pool is in its place
+//	dataset.ErrNotFound     the pool has no such dataset or snapshot
+//	dataset.ErrExists       something else is in the way; it was not touched
+//	dataset.ErrNoSpace      the pool or its host disk is too full
+//	dataset.ErrUnsupported  this pool cannot do it, whatever its state
+//	dataset.ErrCorrupt      the data is damaged or foreign
+//	dataset.ErrInUse        the dataset is attached, or mounted in any mount
+//	                        namespace of this host, where that prevents the call
+//
+// It is an error if the mount namespaces cannot be examined.
+package backends

@@ -1,0 +1,98 @@
+package backends
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Kind is a backend. It opens and makes pools.
+type Kind interface {
+	// Name is the backend's name in drover.yaml and profiles.yaml.
+	Name() string
+
+	// Available returns nil if this host can run the backend. Otherwise it returns an ErrUnsupported
+	// that says what is missing and which command would install it. Each call examines the host again.
+	Available(ctx context.Context) error
+
+	// Open opens the pool that cfg describes.
+	//
+	// With cfg.Make, a path that is empty or absent becomes a pool with the UUID cfg.ID. Without it, a
+	// path that does not have the pool cfg.ID is ErrOffline. If cfg.ID is nil, any pool is accepted.
+	//
+	// A path whose contents are not a pool is ErrExists. A path that cannot serve this backend is
+	// ErrUnsupported, and the error says which path could. In both cases nothing was changed.
+	Open(ctx context.Context, cfg Config) (Pool, error)
+}
+
+// Config describes the pool to open or make.
+type Config struct {
+	ID   uuid.UUID // the expected pool; if nil, Make chooses one
+	Name string
+	Path string // absolute and clean; a symlink as its last element is not followed
+	// Image, if greater than 0, says that Path is a preallocated image file. Open makes it with this
+	// size, or uses the existing one, and mounts it at Mount.
+	Image dataset.Size
+	Mount string // where the image, or other storage that the pool mounts itself, is mounted
+	// Devices are absolute paths of block devices. With Make, the pool's storage is made of them, and
+	// a device that is not empty is refused. Without Make, they are the first places to look for the
+	// pool: the name of a device can change at a boot, so a pool is identified by what it wrote on its
+	// devices.
+	Devices []string
+	Make    bool
+	Keys    Keys // data keys of encrypted datasets; if nil, none of these datasets can be opened
+}
+
+// Keys provides the data keys of datasets. Create, Attach and Resize of an encrypted dataset need its
+// key, and so does a Clone of another size. Methods that only inspect, copy or destroy a dataset do not.
+type Keys interface {
+	// DataKey returns the data key of an encrypted dataset. d is the record in the pool, and a newer
+	// record can exist elsewhere. ErrForbidden: this host lacks the operator's key that the data key
+	// needs; the error names that key and what would help.
+	DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
+}
+
+// ExistingPoolKind is a Kind that can open an existing pool on hosts where it cannot make a new one.
+type ExistingPoolKind interface {
+	Kind
+	// Serves is Available for an existing pool. What only a new pool or dataset needs can be missing;
+	// Info.Missing then names it.
+	Serves(ctx context.Context) error
+}
+
+// Serves returns an error if this host cannot open an existing pool of the kind. It calls
+// ExistingPoolKind.Serves if k has it, and otherwise Available.
+func Serves(ctx context.Context, k Kind) error {
+	if s, ok := k.(ExistingPoolKind); ok {
+		return s.Serves(ctx)
+	}
+	return k.Available(ctx)
+}
+
+// BoundedKind is a Kind with limits that apply to each of its pools, on every host. Its methods are pure.
+type BoundedKind interface {
+	Kind
+	// Best returns the capabilities of a pool on a host that lacks nothing.
+	Best() dataset.Capabilities
+	// Takes returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs
+	// can have this size. If fs is empty, the default filesystem of that size is meant.
+	Takes(fs string, size dataset.Size) error
+}
+
+// BlockDeviceKind is a Kind that can make pools of block devices.
+type BlockDeviceKind interface {
+	Kind
+	// PathOf returns the Path of such a pool from its name and Mount. It is used if the operator gives
+	// no path.
+	PathOf(name, mount string) string
+}
+
+// SeparateFolderKind is a Kind whose pools have a folder outside of their path, with less room than the
+// pool. A trial pool can still be made inside such a pool.
+type SeparateFolderKind interface {
+	Kind
+	// Home returns that folder for a pool that is open on this host.
+	Home(path string) (string, error)
+}

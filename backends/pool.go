@@ -1,0 +1,182 @@
+package backends
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Pool is one open pool. It is the small core of the contract. Abilities that only some backends have
+// are optional interfaces (optional.go, copy.go); the package comment says how they relate to Capabilities.
+type Pool interface {
+	// ID returns the pool's UUID, as recorded in the pool.
+	ID() uuid.UUID
+
+	// Info returns what the pool can do on this host, and a line for doctor that says how it works and
+	// why. It is constant for the life of the Pool.
+	Info() Info
+
+	// Status returns the current size, free bytes and health. It starts no process and walks no tree. A
+	// pool that is absent or was exchanged is not an error: Online is false and Reason says why.
+	Status(ctx context.Context) dataset.PoolStatus
+
+	// Generation returns the counter that is stored in the pool: the value of the last Raise, or 0. A
+	// disk that was restored from an older backup has an older one.
+	Generation() (uint64, error)
+
+	// Raise sets the generation. It is atomic with the rest of the pool's identity, and durable when it
+	// returns. Idempotent: repeated with the same value, it changes nothing.
+	Raise(generation uint64) error
+
+	// Create makes an empty dataset d.ID as incoming, with d as its record. It returns the size of the
+	// dataset. Its root is empty and owned as d.Profile.Owner says. With d.Encryption nobody can read it
+	// without the data key.
+	//
+	// If d.Size is not 0, the dataset has that size. Otherwise a backend that needs a size uses its default.
+	//
+	// Durable when it returns. Idempotent, after success or a crash: the result is the same dataset. It
+	// is recreated if it was incomplete, and gets the newest record while it is incoming.
+	//
+	// ErrUnsupported: the pool cannot enforce a size, or its capabilities lack Encryption. ErrNoSpace:
+	// the pool is nearly full (see Room); Clone and Snapshot return it too.
+	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
+
+	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or, if src.Snapshot is nil, the
+	// head at one moment, mounted or not. Progress may be nil.
+	//
+	// d.Size is the minimum: a smaller source is grown to it. A larger source keeps its size, because a
+	// resize may have enlarged it since d was planned.
+	//
+	// ErrInvalid: the clone's data key differs from that of its source.
+	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)
+
+	// Commit makes an incoming dataset, or a copy that was promoted, ready. Idempotent: if the dataset is
+	// already ready, Commit returns nil. ErrNotFound: the pool does not have it.
+	//
+	// Commit may become durable later: an incoming dataset is as complete as a ready one, and all other
+	// methods accept either. For a promoted copy see Copier.Promote.
+	Commit(ctx context.Context, id uuid.UUID) error
+
+	// Delete destroys a dataset, ready or incoming, with its snapshots. Idempotent: an absent dataset is
+	// not an error. ErrInUse: it is attached or mounted.
+	//
+	// When it returns, List no longer has the dataset, even after a power cut. Its bytes may still be in
+	// removal, which Reap finishes after a crash.
+	Delete(ctx context.Context, id uuid.UUID) error
+
+	// Snapshot takes the snapshot s.ID of the head of s.Dataset. It is atomic while the head is written
+	// to, and durable when it returns. Idempotent: a complete snapshot is left alone.
+	//
+	// ErrCorrupt: the head is visibly damaged. Restore accepts and keeps such a head. A snapshot of kind
+	// transfer that shares its blocks is taken in a nearly full pool too, because a dataset needs one to
+	// leave that pool.
+	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
+
+	// DeleteSnapshot destroys a snapshot. Idempotent: an absent snapshot is not an error. When it returns,
+	// List no longer has the snapshot, even after a power cut.
+	//
+	// If the capabilities have CloneIndependent, clones of it stay usable. Otherwise ErrInUse names them.
+	// A reader of the snapshot continues to read the same bytes. ErrNoSpace: that needs more room than the
+	// pool has; nothing was changed.
+	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
+
+	// Restore replaces the head of ds by its snapshot. Where the pool enforces a size, the head keeps its
+	// size. All snapshots stay, newer ones too.
+	//
+	// The replaced head is kept as the snapshot keep, with that record, in its state at the replacement.
+	// An earlier attempt may have left a keep and not replaced the head. It is taken again, because the
+	// head may have been written to since. List should not show keep before the replacement, because
+	// others may use any snapshot that List shows.
+	//
+	// At every step the head is the old or the new one, whole. ErrInUse: the dataset is attached.
+	// Idempotent: a completed Restore is not repeated, whatever uses the head and whatever was written or
+	// restored since.
+	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
+
+	// WriteRecord replaces the record beside a dataset. It is atomic, and durable only if sync is set.
+	WriteRecord(ctx context.Context, d dataset.Dataset, sync bool) error
+
+	// List returns everything in the pool. It uses the pool only.
+	List(ctx context.Context) ([]Entry, error)
+
+	// Stat returns the entry of one dataset with its snapshots, or ErrNotFound.
+	Stat(ctx context.Context, id uuid.UUID) (Entry, error)
+
+	// Used returns the bytes that a dataset's head takes in the pool, including blocks shared with others.
+	// The figure is at most Info.UsedLag old.
+	//
+	// It walks no tree if the capabilities have OwnFilesystem or KnowsUsed, and starts no process for a
+	// mounted dataset. ErrCorrupt: the head is visibly damaged.
+	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
+
+	// Reap finishes the deletion of all datasets in state deleting and of the incoming ones for which drop
+	// returns true, and removes temporary files. It returns how many it removed. It never removes
+	// anything else.
+	Reap(ctx context.Context, drop func(incoming uuid.UUID) bool) (int, error)
+
+	// Attach makes the head ready to be mounted and describes the mount. It changes nothing on disk.
+	// Idempotent: while the dataset is attached, the source is the same.
+	Attach(ctx context.Context, id uuid.UUID, opts AttachOptions) (Attachment, error)
+
+	// Close releases the pool. Mounted datasets stay mounted.
+	Close() error
+}
+
+// Info is the constant part of an open pool's description. The package comment says what belongs into
+// Capabilities and what beside it.
+type Info struct {
+	Capabilities dataset.Capabilities
+	// Holds lists the filesystems that a copy can have in this pool, including those that cannot be made
+	// because a tool is missing.
+	Holds []string
+	// Missing lists what the host lacks. Each line begins with the purpose: "encryption needs cryptsetup
+	// (apt-get …)".
+	Missing     []string
+	Note        string // "XFS with reflinks: snapshots by FICLONE"
+	Path        string // where the datasets are stored
+	DefaultSize dataset.Size
+	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
+	// Freezes says that a snapshot or clone of a mounted head always freezes its filesystem while it runs.
+	// It fails if another process has frozen the filesystem.
+	Freezes bool
+	Share   uuid.UUID // the share that has the pool; see Sharer
+}
+
+// Progress receives, now and then, how many bytes are done and the total. A total of 0 is unknown. It is
+// called from one goroutine at a time.
+type Progress func(done, total int64)
+
+// EntryState is the stage in the life of an Entry.
+type EntryState string
+
+// The states of an entry.
+const (
+	EntryReady    EntryState = "ready"
+	EntryIncoming EntryState = "incoming"
+	EntryDeleting EntryState = "deleting"
+	EntryCopy     EntryState = "copy"    // snapshots without a head: see Copier
+	EntryForeign  EntryState = "foreign" // not understood; see Problem
+)
+
+// Entry is one item in a pool: a dataset, or something foreign.
+type Entry struct {
+	ID        uuid.UUID // nil for a foreign item
+	State     EntryState
+	Path      string           // its place, for people
+	Record    *dataset.Dataset // nil if it cannot be read
+	Snapshots []dataset.Snapshot
+	Problem   string // why it is foreign, or what is wrong with its record or a snapshot
+
+	Promoted bool     // of a copy: it has a head that waits for Commit
+	Partial  *Partial // of a copy: the snapshot that it received only in part
+}
+
+// Partial is a snapshot that was received only in part.
+type Partial struct {
+	Snapshot uuid.UUID
+	Base     uuid.UUID
+	Bytes    int64 // of its stream
+}
