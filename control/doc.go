@@ -4,6 +4,11 @@
 // home carries the plan out. Its report is committed by one transaction, which checks every key that the
 // decision depends on. Control never connects to a node: agents ask, report, and wait for changes.
 //
+// Service implements the API. Packages below it do the parts that need nothing of it: record (keys and transactions),
+// ledger (commits and publishes decisions), reports (what agents reported last), notify (who waits for changes),
+// placement (the choice of a pool), membership (nodes, replicas, certificates) and recovery (a store that was restored
+// from a backup).
+//
 // Keys of the store (package record has their types):
 //
 //	names/<name>                  the claim of a volume name: the dataset's UUID
