@@ -162,7 +162,8 @@ func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	g.resume()
 	g.mu.Unlock()
 	next := g.tick()
-	g.wg.Go(func() { g.serve(ctx, l) })
+	s := &server{guard: g, boot: g.boot, clock: g.Clock, log: g.Log}
+	g.wg.Go(func() { s.serve(ctx, l) })
 	if g.Ready != nil {
 		g.Ready()
 	}

@@ -134,11 +134,11 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	for ctx.Err() == nil {
 		if by < 0 {
 			if by = g.round(ctx, e, at, ladder); by < 0 {
-				g.pause(ctx, g.Again)
+				pause(ctx, g.Clock, g.Log, g.Again)
 			}
 			continue
 		}
-		g.pause(ctx, g.Recheck)
+		pause(ctx, g.Clock, g.Log, g.Recheck)
 		if ctx.Err() == nil && !g.recheck(ctx, e, at, ladder[by]) {
 			by = -1
 		}
@@ -248,15 +248,15 @@ func (g *Guard) reboot(e *entry) {
 	g.log(e.Entry).WithField("note", s.Note).Error("nothing else has helped: the host is rebooted")
 }
 
-// pause waits, unless ctx ends before.
-func (g *Guard) pause(ctx context.Context, d time.Duration) {
-	alarm, err := g.Clock.NewAlarm()
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, clock Clock, log logrus.FieldLogger, d time.Duration) {
+	alarm, err := clock.NewAlarm()
 	if err == nil {
 		defer func() { _ = alarm.Close() }() // of a timer
-		err = alarm.Set(g.Clock.Boottime() + d)
+		err = alarm.Set(clock.Boottime() + d)
 	}
-	if err != nil { // without descriptors for a timer the ladder goes on without pauses
-		g.Log.WithError(err).Error("no timer")
+	if err != nil { // without a file descriptor for the timer, the ladder continues without pauses
+		log.WithError(err).Error("no timer")
 		return
 	}
 	select {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/frame"
@@ -23,12 +24,34 @@ const (
 	// maxConns bounds the connections; an agent needs a few.
 	maxConns = 64
 	// messageTime bounds the time from the first byte of a request to its last, and that
-	// of a reply: who takes longer is cut off.
+	// of a reply: a connection that takes longer is closed.
 	messageTime = 5 * time.Second
 )
 
-// serve answers until ctx ends.
-func (g *Guard) serve(ctx context.Context, l *socket.Listener) {
+// server answers the requests that arrive on the guard's socket. It has no state besides its connections.
+type server struct {
+	guard service
+	boot  string // the UUID of this boot of the kernel
+	clock Clock
+	log   logrus.FieldLogger
+}
+
+// service performs the requests. *Guard implements it.
+type service interface {
+	Register(ctx context.Context, r Registration) (Entry, error)
+	Feed(feeds []Feed) map[uuid.UUID]error
+	Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error)
+	Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error)
+	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error)
+	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
+	Status() Status
+	// meet records the process of the agent that sent a request.
+	meet(agent hand.Process)
+}
+
+// serve accepts connections and answers their requests until ctx ends.
+func (s *server) serve(ctx context.Context, l *socket.Listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -40,32 +63,32 @@ func (g *Guard) serve(ctx context.Context, l *socket.Listener) {
 			return
 		}
 		if err != nil {
-			g.Log.WithError(err).Error("accept")
-			g.pause(ctx, time.Second) // out of descriptors, or of memory
+			s.log.WithError(err).Error("accept")
+			pause(ctx, s.clock, s.log, time.Second) // out of descriptors, or of memory
 			continue
 		}
 		select {
 		case free <- struct{}{}:
 		default:
-			g.Log.WithField("connections", maxConns).Error("too many connections: one is cut off")
+			s.log.WithField("connections", maxConns).Error("too many connections: one is cut off")
 			_ = c.Close()
 			continue
 		}
 		wg.Go(func() {
 			defer func() { <-free }()
-			g.connection(ctx, c)
+			s.connection(ctx, c)
 		})
 	}
 }
 
 // connection answers the requests of one connection, one after the other.
-func (g *Guard) connection(ctx context.Context, c *net.UnixConn) {
+func (s *server) connection(ctx context.Context, c *net.UnixConn) {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	cred, err := socket.Peer(c)
 	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		g.Log.WithError(err).Error("a connection that is not root's is cut off")
+		s.log.WithError(err).Error("a connection that is not root's is cut off")
 		return
 	}
 	agent, err := hand.ProcessOf(int(cred.Pid))
@@ -74,17 +97,17 @@ func (g *Guard) connection(ctx context.Context, c *net.UnixConn) {
 	}
 	r := bufio.NewReader(c)
 	for {
-		if err := g.exchange(ctx, c, r, agent); err != nil {
+		if err := s.exchange(ctx, c, r, agent); err != nil {
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				g.Log.WithError(err).WithField("pid", cred.Pid).Warn("a connection is cut off")
+				s.log.WithError(err).WithField("pid", cred.Pid).Warn("a connection is cut off")
 			}
 			return
 		}
 	}
 }
 
-// exchange answers one request; after an error the connection is of no use.
-func (g *Guard) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent hand.Process) error {
+// exchange reads one request and writes the reply. After an error the connection cannot be used any more.
+func (s *server) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent hand.Process) error {
 	soon := func() time.Time { return clock.Deadline(messageTime) }
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
@@ -100,12 +123,12 @@ func (g *Guard) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent
 		return err
 	}
 	if q.Agent {
-		g.meet(agent)
+		s.guard.meet(agent)
 	}
 	if q.Registration != nil {
 		q.Registration.agent = agent
 	}
-	a := g.answer(ctx, q)
+	a := s.answer(ctx, q)
 	a.Version = Version
 	if err := c.SetWriteDeadline(soon()); err != nil {
 		return err
@@ -113,31 +136,32 @@ func (g *Guard) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agent
 	return frame.Write(c, a, maxReply)
 }
 
-func (g *Guard) answer(ctx context.Context, q request) (a reply) {
+// answer performs a request and returns the reply.
+func (s *server) answer(ctx context.Context, q request) (a reply) {
 	var e Entry
-	err := g.understand(q)
+	err := s.understand(q)
 	if err == nil {
 		switch q.Op {
 		case opRegister:
-			e, err = g.Register(ctx, *q.Registration)
+			e, err = s.guard.Register(ctx, *q.Registration)
 		case opFeed:
 			a.Refused = map[uuid.UUID]failure{}
-			for id, err := range g.Feed(q.Feeds) {
+			for id, err := range s.guard.Feed(q.Feeds) {
 				a.Refused[id] = failureOf(err)
 			}
 		case opCheck:
-			e, err = g.Check(ctx, q.Dataset, q.Epoch)
+			e, err = s.guard.Check(ctx, q.Dataset, q.Epoch)
 		case opThaw:
-			e, err = g.Thaw(ctx, q.Dataset, q.Epoch, q.Deadline)
+			e, err = s.guard.Thaw(ctx, q.Dataset, q.Epoch, q.Deadline)
 		case opSupersede:
-			e, err = g.Supersede(ctx, q.Dataset, q.Epoch)
+			e, err = s.guard.Supersede(ctx, q.Dataset, q.Epoch)
 		case opRelease:
-			err = g.Release(ctx, q.Dataset, q.Epoch)
+			err = s.guard.Release(ctx, q.Dataset, q.Epoch)
 		case opDismiss:
-			err = g.Dismiss(ctx, q.Dataset, q.Epoch)
+			err = s.guard.Dismiss(ctx, q.Dataset, q.Epoch)
 		case opStatus:
-			s := g.Status()
-			a.Status = &s
+			status := s.guard.Status()
+			a.Status = &status
 		default:
 			err = dataset.Errorf(dataset.ErrInvalid, "the guard knows no request %q", dataset.Clip(q.Op))
 		}
@@ -152,15 +176,16 @@ func (g *Guard) answer(ctx context.Context, q request) (a reply) {
 	return a
 }
 
-// understand refuses what this guard would take for something else.
-func (g *Guard) understand(q request) error {
+// understand returns an error for a request that this guard would misinterpret: one of another protocol version or
+// of another boot, or a registration without content.
+func (s *server) understand(q request) error {
 	if q.Version != Version {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"the guard speaks version %d of its protocol, and was asked in version %d: restart the older of "+
 				"guard and agent", Version, q.Version)
 	}
-	if q.Boot != g.boot {
-		return dataset.Errorf(dataset.ErrStale, "a request of boot %s: this is boot %s", dataset.Clip(q.Boot), g.boot)
+	if q.Boot != s.boot {
+		return dataset.Errorf(dataset.ErrStale, "a request of boot %s: this is boot %s", dataset.Clip(q.Boot), s.boot)
 	}
 	if q.Op == opRegister && q.Registration == nil {
 		return dataset.Errorf(dataset.ErrInvalid, "register with the guard: nothing is registered")

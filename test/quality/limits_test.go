@@ -35,7 +35,6 @@ var stillTooLarge = map[string]int{
 	"type backends/shelf.Shelf":         57,
 	"type backends/zfs.Pool":            120,
 	"type control.Service":              194,
-	"type guard.Guard":                  45,
 	"type test/chaos.Campaign":          65,
 }
 
