@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 )
 
@@ -28,7 +29,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
-		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), volumes.Command(a), newSnapshotCmd(a),
+		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), volumes.Command(a), snapshots.Command(a),
 		volumes.CloneCommand(a), newTrashCmd(a), profiles.Command(a),
 		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a),
 		newOperationCmd(a),

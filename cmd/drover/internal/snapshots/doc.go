@@ -1,0 +1,2 @@
+// Package snapshots has the commands of drover snapshot.
+package snapshots
