@@ -1,4 +1,4 @@
-package main
+package trash
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newTrashCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "trash",
 		Short: "Bring back deleted volumes, or destroy them for good",

@@ -1,0 +1,2 @@
+// Package trash has the commands of drover trash.
+package trash
