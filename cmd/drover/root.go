@@ -6,6 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
+	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
@@ -33,7 +34,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), volumes.Command(a), snapshots.Command(a),
 		volumes.CloneCommand(a), trash.Command(a), profiles.Command(a),
 		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a),
-		newOperationCmd(a),
+		operations.Command(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),
 	)

@@ -1,4 +1,4 @@
-package main
+package operations
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newOperationCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "operation",
 		Short: "Look at long work, watch it, cancel it",

@@ -1,4 +1,4 @@
-package main
+package operations
 
 import (
 	"github.com/google/uuid"

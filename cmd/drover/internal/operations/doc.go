@@ -1,0 +1,2 @@
+// Package operations has the commands of drover operation.
+package operations
