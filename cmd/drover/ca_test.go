@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
+	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -168,7 +169,7 @@ func TestTokenInFile(t *testing.T) {
 		if err != nil || st.Mode() != 0o600 {
 			t.Fatal(st, err)
 		}
-		if got, err := readToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
+		if got, err := servers.ReadToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
 			t.Errorf("%q, %v", got, err)
 		}
 		if err := os.WriteFile(file, []byte("used"), 0o600); err != nil {
@@ -185,15 +186,15 @@ func TestI12ReadToken(t *testing.T) {
 	for said, want := range map[string]string{"": "", "@" + file: "sesame", "-": "from standard input"} {
 		c := newConsole(theWorld())
 		c.In = strings.NewReader("from standard input\n")
-		if got, err := readToken(c.App, said); err != nil || got != want {
+		if got, err := servers.ReadToken(c.App, said); err != nil || got != want {
 			t.Errorf("%q: %q, %v", said, got, err)
 		}
 	}
-	_, err := readToken(newConsole(theWorld()).App, "drover-join-sesame")
+	_, err := servers.ReadToken(newConsole(theWorld()).App, "drover-join-sesame")
 	if !errors.Is(err, dataset.ErrInvalid) || strings.Contains(err.Error(), "sesame") || !strings.Contains(err.Error(), "--join @FILE") {
 		t.Errorf("I12: a token on the command line: %v", err)
 	}
-	if _, err := readToken(newConsole(theWorld()).App, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
+	if _, err := servers.ReadToken(newConsole(theWorld()).App, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
 		t.Error(err)
 	}
 }

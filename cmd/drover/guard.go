@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -55,7 +56,7 @@ restarted; a started guard goes on where the one before it was.`,
 }
 
 func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
-	log, err := newLog(f.level)
+	log, err := servers.NewLog(f.level)
 	if err != nil {
 		return err
 	}
@@ -67,6 +68,6 @@ func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
 	return guard.Process{
 		Root: f.root, Run: f.run, Watchdog: f.watchdog, Step: f.step, Version: a.Version, Log: log,
 		Hand:  []string{"/proc/self/exe", "guard", "--hand", "--root", f.root, "--run", f.run},
-		Ready: func() { notify(log) },
+		Ready: func() { servers.NotifyReady(log) },
 	}.Serve(ctx)
 }

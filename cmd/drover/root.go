@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
 	"github.com/droverhq/drover/cmd/drover/internal/trash"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
@@ -31,7 +32,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
-		newServeCmd(a), newControlCmd(a), newAgentCmd(a), newGuardCmd(a), volumes.Command(a), snapshots.Command(a),
+		servers.ServeCommand(a), servers.ControlCommand(a), servers.AgentCommand(a), newGuardCmd(a), volumes.Command(a), snapshots.Command(a),
 		volumes.CloneCommand(a), trash.Command(a), profiles.Command(a),
 		pools.Command(a), newBackendCmd(a), nodes.Command(a), newStoreCmd(a), certificates.Command(a),
 		operations.Command(a),

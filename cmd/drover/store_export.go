@@ -10,12 +10,13 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
+	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
 
 func newStoreExportCmd(a *cli.App) *cobra.Command {
-	var f processFlags
+	var f servers.Flags
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write the records of a store that nothing works on, for another kind of store",
@@ -30,7 +31,7 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
   drover store export - | gzip > drover.jsonl.gz`,
 		Args: cli.Args(1),
 	}
-	f.ofStore(cmd.Flags())
+	f.OfStore(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
@@ -54,7 +55,7 @@ func described(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
 }
 
-func exportStore(ctx context.Context, a *cli.App, f processFlags, file string) (sum dump.Summary, err error) {
+func exportStore(ctx context.Context, a *cli.App, f servers.Flags, file string) (sum dump.Summary, err error) {
 	st, err := openStore(ctx, a, f, false)
 	if err != nil {
 		return sum, err
@@ -71,12 +72,12 @@ func exportStore(ctx context.Context, a *cli.App, f processFlags, file string) (
 }
 
 // openStore opens the store that drover.yaml and the flags name.
-func openStore(ctx context.Context, a *cli.App, f processFlags, create bool) (daemon.Unserved, error) {
-	log, err := newLog(f.level)
+func openStore(ctx context.Context, a *cli.App, f servers.Flags, create bool) (daemon.Unserved, error) {
+	log, err := servers.NewLog(f.Level)
 	if err != nil {
 		return daemon.Unserved{}, err
 	}
-	o, err := f.options(a, log)
+	o, err := f.Options(a, log)
 	if err != nil {
 		return daemon.Unserved{}, err
 	}

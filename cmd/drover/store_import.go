@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
 
 func newStoreImportCmd(a *cli.App) *cobra.Command {
-	var f processFlags
+	var f servers.Flags
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
@@ -31,7 +32,7 @@ short, it goes on when it is run again; until then no drover starts on the store
   drover store import /var/backups/drover.jsonl --config /etc/drover/control.yaml`,
 		Args: cli.Args(1),
 	}
-	f.ofStore(cmd.Flags())
+	f.OfStore(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "replace all that the store holds")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
@@ -48,7 +49,7 @@ short, it goes on when it is run again; until then no drover starts on the store
 	return cmd
 }
 
-func importStore(ctx context.Context, a *cli.App, f processFlags, file string, force bool) (sum dump.Summary,
+func importStore(ctx context.Context, a *cli.App, f servers.Flags, file string, force bool) (sum dump.Summary,
 	where string, err error) {
 	in, err := os.Open(file)
 	if err != nil {

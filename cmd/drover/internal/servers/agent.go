@@ -1,4 +1,4 @@
-package main
+package servers
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newAgentCmd(a *cli.App) *cobra.Command {
-	var f processFlags
+func AgentCommand(a *cli.App) *cobra.Command {
+	var f Flags
 	var join string
 	cmd := &cobra.Command{
 		Use:   "agent",
@@ -36,7 +36,7 @@ Stopping it leaves the mounts of running containers; starting it again finds
 them.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			token, err := readToken(a, join)
+			token, err := ReadToken(a, join)
 			if err != nil {
 				return err
 			}
@@ -57,10 +57,10 @@ them.`,
 // maxToken bounds what is read as a token.
 const maxToken = 4 << 10
 
-// readToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for
+// ReadToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for
 // an empty source. A token on the command line is refused, as every user of the host can read that (I12);
 // the error does not repeat it.
-func readToken(a *cli.App, source string) (string, error) {
+func ReadToken(a *cli.App, source string) (string, error) {
 	var from io.Reader
 	switch file, ok := strings.CutPrefix(source, "@"); {
 	case source == "":

@@ -1,4 +1,4 @@
-package main
+package servers
 
 import (
 	"github.com/spf13/cobra"
@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
-func newControlCmd(a *cli.App) *cobra.Command {
-	var f processFlags
+func ControlCommand(a *cli.App) *cobra.Command {
+	var f Flags
 	cmd := &cobra.Command{
 		Use:   "control",
 		Short: "Run a control replica of a cluster",

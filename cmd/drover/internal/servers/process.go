@@ -1,4 +1,4 @@
-package main
+package servers
 
 import (
 	"context"
@@ -30,36 +30,36 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// processFlags is what the processes of Drover can be told.
-type processFlags struct {
-	config, profiles, root, run, pluginDir, driver, metrics, node, level string
+// Flags is what the processes of Drover can be told.
+type Flags struct {
+	config, profiles, root, run, pluginDir, driver, metrics, node, Level string
 	publish                                                              []string
 }
 
-func (f *processFlags) common(fl *pflag.FlagSet) {
+func (f *Flags) common(fl *pflag.FlagSet) {
 	fl.StringVar(&f.config, "config", settings.DefaultConfig, "configuration `FILE`; there may be none at the default place")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` of plain /metrics, such as 127.0.0.1:9469")
 	fl.StringVar(&f.node, "node-name", "", "`NAME` of this node (default: the host's name)")
-	fl.StringVar(&f.level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
+	fl.StringVar(&f.Level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
 }
 
 // ofControl are the flags of a process with control in it.
-func (f *processFlags) ofControl(fl *pflag.FlagSet) {
+func (f *Flags) ofControl(fl *pflag.FlagSet) {
 	fl.StringVar(&f.profiles, "profiles", settings.DefaultProfiles,
 		"profiles `FILE`; without one at the default place, the built-in set")
 }
 
 // ofHost are those of a process with an agent in it.
-func (f *processFlags) ofHost(fl *pflag.FlagSet) {
+func (f *Flags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
 }
 
-// ofStore are the flags of a command that opens the store itself.
-func (f *processFlags) ofStore(fl *pflag.FlagSet) {
-	f.level = "error"
+// OfStore are the flags of a command that opens the store itself.
+func (f *Flags) OfStore(fl *pflag.FlagSet) {
+	f.Level = "error"
 	fl.StringVar(&f.config, "config", settings.DefaultConfig,
 		"configuration `FILE` that names the store; there may be none at the default place")
 	fl.StringVar(&f.root, "root", "/var/lib/drover",
@@ -67,7 +67,7 @@ func (f *processFlags) ofStore(fl *pflag.FlagSet) {
 }
 
 // publishing says where facts can be published by this process.
-func (f *processFlags) publishing(fl *pflag.FlagSet, where string) {
+func (f *Flags) publishing(fl *pflag.FlagSet, where string) {
 	fl.StringSliceVar(&f.publish, "publish-facts", nil,
 		"tell `WHOM` what hosts are and how they do: "+where+"; instead of publish_facts in drover.yaml")
 }
@@ -93,14 +93,14 @@ func tune(getenv func(string) string) {
 }
 
 // runProcess reads what a process is told and runs it until a signal ends it.
-func runProcess(ctx context.Context, a *cli.App, f processFlags,
+func runProcess(ctx context.Context, a *cli.App, f Flags,
 	process func(context.Context, daemon.Options) error) error {
 	tune(a.Getenv)
-	log, err := newLog(f.level)
+	log, err := NewLog(f.Level)
 	if err != nil {
 		return err
 	}
-	o, err := f.options(a, log)
+	o, err := f.Options(a, log)
 	if err != nil {
 		return err
 	}
@@ -121,8 +121,8 @@ func runProcess(ctx context.Context, a *cli.App, f processFlags,
 	return process(ctx, o)
 }
 
-// options are what the flags and drover.yaml say.
-func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
+// Options are what the flags and drover.yaml say.
+func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
 	cfg, err := settings.LoadConfig(f.config)
 	if err != nil {
 		return o, err
@@ -139,7 +139,7 @@ func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options
 		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
 		Backends: settings.Backends(),
 		Log:      log,
-		Ready:    func() { notify(log) },
+		Ready:    func() { NotifyReady(log) },
 	}
 	if f.publish != nil {
 		if o.Publish, err = f.publish, config.CheckPublish(f.publish); err != nil {
@@ -169,8 +169,8 @@ func (f *processFlags) options(a *cli.App, log *logrus.Logger) (o daemon.Options
 	return o, nil
 }
 
-// newLog logs text on a terminal and JSON otherwise.
-func newLog(level string) (*logrus.Logger, error) {
+// NewLog logs text on a terminal and JSON otherwise.
+func NewLog(level string) (*logrus.Logger, error) {
 	log := logrus.New()
 	lvl, err := logrus.ParseLevel(level)
 	levels := []string{"debug", "info", "warning", "error"}
@@ -220,8 +220,8 @@ func onHangup(ctx context.Context, fn func()) (wait func()) {
 	return func() { cancel(); <-done }
 }
 
-// notify tells systemd, when it started us, that everything is served.
-func notify(log *logrus.Logger) {
+// NotifyReady tells systemd, when it started us, that everything is served.
+func NotifyReady(log *logrus.Logger) {
 	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
 		log.WithError(err).Warn("systemd was not told that drover is ready")
 	}
