@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// AgentCommand makes drover agent.
 func AgentCommand(a *cli.App) *cobra.Command {
 	var f Flags
 	var join string

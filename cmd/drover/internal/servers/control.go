@@ -7,6 +7,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
+// ControlCommand makes drover control.
 func ControlCommand(a *cli.App) *cobra.Command {
 	var f Flags
 	cmd := &cobra.Command{

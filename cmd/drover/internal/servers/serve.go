@@ -7,6 +7,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 )
 
+// ServeCommand makes drover serve.
 func ServeCommand(a *cli.App) *cobra.Command {
 	var f Flags
 	cmd := &cobra.Command{

@@ -1,4 +1,4 @@
-package main
+package stores
 
 import (
 	"github.com/spf13/cobra"

@@ -1,0 +1,2 @@
+// Package stores has the commands of drover store.
+package stores
