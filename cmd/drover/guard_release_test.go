@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -101,13 +102,13 @@ func TestGuardRelease(t *testing.T) {
 		"of an earlier boot": {[]guard.Entry{entry(guard.StateRebooted)}, "db", nil, nil, dataset.ErrConflict},
 	} {
 		f := &fenceFake{list: slices.Clone(c.list), fail: c.fail}
-		_, err := release(t.Context(), f, f.unmount, c.ref)
+		_, err := guards.Release(t.Context(), f, f.unmount, c.ref)
 		if !errors.Is(err, c.err) || !slices.Equal(f.did, c.want) {
 			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
 		}
 	}
 	f := &fenceFake{list: []guard.Entry{one}, back: true}
-	if _, err := release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
+	if _, err := guards.Release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
@@ -123,7 +124,7 @@ func TestNoGuard(t *testing.T) {
 	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--confirmed", "--run", run}} {
 		synctest.Test(t, func(t *testing.T) {
 			c, began := newConsole(&fake{}), time.Now()
-			c.Fencer = dialGuard
+			c.Fencer = guards.DialGuard
 			code := c.run(t, args...)
 			said := c.err.String()
 			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "see whether drover guard runs") || c.out.Len() > 0 {

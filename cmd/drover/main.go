@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
+	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,7 +35,7 @@ func main() {
 		Version: version, In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr,
 		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
 		Sleep: sleep, Signals: signals,
-		DockerPath: dockerPath, Fencer: dialGuard, Boottime: clock.Boottime, CheckKey: profiles.CheckKey,
+		DockerPath: dockerPath, Fencer: guards.DialGuard, Boottime: clock.Boottime, CheckKey: profiles.CheckKey,
 		Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = a.OpenClient

@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
@@ -33,7 +34,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
-		servers.ServeCommand(a), servers.ControlCommand(a), servers.AgentCommand(a), newGuardCmd(a), volumes.Command(a), snapshots.Command(a),
+		servers.ServeCommand(a), servers.ControlCommand(a), servers.AgentCommand(a), guards.Command(a), volumes.Command(a), snapshots.Command(a),
 		volumes.CloneCommand(a), trash.Command(a), profiles.Command(a),
 		pools.Command(a), newBackendCmd(a), nodes.Command(a), stores.Command(a), certificates.Command(a),
 		operations.Command(a),

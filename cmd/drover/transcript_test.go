@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -268,7 +269,7 @@ var scenarios = map[string]func(c *console){
 			},
 		}
 	},
-	"unguarded": func(c *console) { c.Fencer = dialGuard },
+	"unguarded": func(c *console) { c.Fencer = guards.DialGuard },
 	"idle":      func(c *console) { c.guard.list = nil },
 	"remote":    func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
 	"tar":       func(c *console) { c.In = strings.NewReader(strings.Repeat("x", 1000)) },

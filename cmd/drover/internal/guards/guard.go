@@ -1,4 +1,4 @@
-package main
+package guards
 
 import (
 	"context"
@@ -21,7 +21,7 @@ type guardFlags struct {
 	hand                       bool
 }
 
-func newGuardCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{
 		Use:   "guard",

@@ -1,4 +1,4 @@
-package main
+package guards
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// dialGuard returns the guard whose socket lies in a folder. A client waits for one that is
+// DialGuard returns the guard whose socket lies in a folder. A client waits for one that is
 // being restarted; a person is told at once that there is none: ErrUnavailable.
-func dialGuard(run string) (cli.Fencer, error) {
+func DialGuard(run string) (cli.Fencer, error) {
 	path := guard.SocketPath(run)
 	if _, err := os.Lstat(path); err != nil {
 		return nil, dataset.Errorf(dataset.ErrUnavailable,
@@ -105,7 +105,7 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 			return err
 		}
 		defer g.Close()
-		e, err := release(cmd.Context(), g, mount.Unmount, args[0])
+		e, err := Release(cmd.Context(), g, mount.Unmount, args[0])
 		if err != nil {
 			return err
 		}
@@ -117,9 +117,9 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 	return cmd
 }
 
-// release gives up what a guard has fenced, so that it can be unmounted: who could write to
+// Release gives up what a guard has fenced, so that it can be unmounted: who could write to
 // it is killed before it is thawed. Again: what was left.
-func release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
+func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
 	st, err := g.Status(ctx)
 	if err != nil {
