@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
+	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
@@ -36,7 +37,7 @@ func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 		can.Shrink = false
 		r.Cases[1].Failures = []string{"generation 0, want 1", "generation 1, want 7"}
 		r.Hear(verify.Event{Lacks: []string{"acls"}})
-		r.Warnings = []string{gaveUp("/srv/plain")}
+		r.Warnings = []string{verification.GaveUp("/srv/plain")}
 	}
 	return r, r.Judge(p.Capabilities, can)
 }
@@ -77,7 +78,7 @@ func TestVerifyIsRefused(t *testing.T) {
 		p := good
 		c.change(&p)
 		con := newConsole(theWorld())
-		if _, err := verifyPool(t.Context(), con.App, p); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+		if _, err := verification.VerifyPool(t.Context(), con.App, p); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if names, err := os.ReadDir(path); err != nil || len(names) > 0 {
@@ -90,7 +91,7 @@ func TestVerifyIsRefused(t *testing.T) {
 func TestQuotasHold(t *testing.T) {
 	disk := scratch.Mount(t, "btrfs", scratch.Btrfs)
 	for _, path := range []string{disk, t.TempDir(), disk + "-x"} {
-		if quotasHold(path) {
+		if verification.QuotasHold(path) {
 			t.Errorf("%s has none", path)
 		}
 	}
@@ -100,12 +101,12 @@ func TestQuotasHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	scratch.Run(t, "btrfs", "subvolume", "snapshot", filepath.Join(disk, "a"), filepath.Join(disk, "b"))
-	if !quotasHold(disk) {
+	if !verification.QuotasHold(disk) {
 		t.Error("they do not hold from the start")
 	}
 	scratch.Run(t, "btrfs", "qgroup", "create", "1/7", disk)
 	scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", "0/256", "1/7", disk)
-	if quotasHold(disk) {
+	if verification.QuotasHold(disk) {
 		t.Error("they hold, and the kernel has given up")
 	}
 }
@@ -123,7 +124,7 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 			}
 			return nil
 		}
-		p, err := heardPool(t.Context(), con.App, w, w.pools[0].Name)
+		p, err := verification.HeardPool(t.Context(), con.App, w, w.pools[0].Name)
 		if err != nil || (p.Status != nil) != tells || tells != (con.slept == 3) || con.slept == 0 {
 			t.Errorf("tells %t: %+v, %v after %d looks", tells, p.Status, err, con.slept)
 		}
@@ -138,7 +139,7 @@ func TestCapabilitiesHaveWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range r.Capabilities {
-		if shown(v) < 0 {
+		if verification.Shown(v) < 0 {
 			t.Errorf("%s has none", v.Name)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -39,7 +40,9 @@ func main() {
 		Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = a.OpenClient
-	a.Prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) { return verifyPool(ctx, a, p) }
+	a.Prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) {
+		return verification.VerifyPool(ctx, a, p)
+	}
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
 }
 

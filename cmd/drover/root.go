@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
 	"github.com/droverhq/drover/cmd/drover/internal/stores"
 	"github.com/droverhq/drover/cmd/drover/internal/trash"
+	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 )
 
@@ -36,7 +37,7 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	},
 		servers.ServeCommand(a), servers.ControlCommand(a), servers.AgentCommand(a), guards.Command(a), volumes.Command(a), snapshots.Command(a),
 		volumes.CloneCommand(a), trash.Command(a), profiles.Command(a),
-		pools.Command(a), newBackendCmd(a), nodes.Command(a), stores.Command(a), certificates.Command(a),
+		pools.Command(a), verification.Command(a), nodes.Command(a), stores.Command(a), certificates.Command(a),
 		operations.Command(a),
 		newEventsCmd(a),
 		newDoctorCmd(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a),

@@ -21,6 +21,7 @@ type guardFlags struct {
 	hand                       bool
 }
 
+// Command makes drover guard with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{

@@ -1,4 +1,4 @@
-package main
+package verification
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-func newBackendCmd(a *cli.App) *cobra.Command {
+func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "backend",
 		Short: "Try what keeps the datasets",

@@ -1,4 +1,4 @@
-package main
+package verification
 
 import (
 	"context"
@@ -77,7 +77,7 @@ when something claimed is not proven.`,
 		if err != nil {
 			return err
 		}
-		p, err := heardPool(cmd.Context(), a, c, args[0])
+		p, err := HeardPool(cmd.Context(), a, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -90,8 +90,8 @@ when something claimed is not proven.`,
 	return cmd
 }
 
-// heardPool returns a pool once its node has told of it, which takes a moment after it was made.
-func heardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
+// HeardPool returns a pool once its node has told of it, which takes a moment after it was made.
+func HeardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
 	for waited := time.Duration(0); ; waited += lookAgain {
 		pools, err := c.Pools(ctx)
 		if err != nil {
@@ -108,8 +108,8 @@ func heardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.
 	}
 }
 
-// verifyPool runs the suite in a corner of a pool, which is gone when it returns.
-func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, err error) {
+// VerifyPool runs the suite in a corner of a pool, which is gone when it returns.
+func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, err error) {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
 	path, err := checkVerifiable(p)
@@ -122,7 +122,7 @@ func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	if err := roomNow(p, path); err != nil {
 		return nil, err
 	}
-	counted := quotasHold(path)
+	counted := QuotasHold(path)
 	at, err := trialdir.Make(path, p.ID, p.Backend)
 	if err != nil {
 		return nil, err
@@ -132,8 +132,8 @@ func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 		if rErr != nil {
 			rErr = fmt.Errorf("%w (drover doctor --gc %s removes what is left)", rErr, at.ID)
 		}
-		if err = errors.Join(err, rErr, at.Close()); err == nil && counted && !quotasHold(path) {
-			r.Warnings = append(r.Warnings, gaveUp(path))
+		if err = errors.Join(err, rErr, at.Close()); err == nil && counted && !QuotasHold(path) {
+			r.Warnings = append(r.Warnings, GaveUp(path))
 		}
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
@@ -161,8 +161,8 @@ func verifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	return r, r.Judge(p.Capabilities, claims.Capabilities)
 }
 
-// quotasHold tells whether path lies on a btrfs whose full quotas are as they should be.
-func quotasHold(path string) bool {
+// QuotasHold tells whether path lies on a btrfs whose full quotas are as they should be.
+func QuotasHold(path string) bool {
 	dir, err := os.Open(path)
 	if err != nil {
 		return false
@@ -175,8 +175,8 @@ func quotasHold(path string) bool {
 	return err == nil && mode == btrfsctl.QuotaFull && settled
 }
 
-// gaveUp says what the kernel does now and then as subvolumes go (kdave/btrfs-progs#922).
-func gaveUp(path string) string {
+// GaveUp says what the kernel does now and then as subvolumes go (kdave/btrfs-progs#922).
+func GaveUp(path string) string {
 	return fmt.Sprintf("the kernel has marked the quotas of this btrfs inconsistent meanwhile: none of "+
 		"their limits holds until they are counted anew (btrfs quota rescan -w %s; drover has that done for "+
 		"a pool of backend btrfs)", path)
@@ -327,15 +327,15 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
 }
 
-// shown is where a capability stands in a table.
-func shown(v verify.Verdict) int {
+// Shown is where a capability stands in a table.
+func Shown(v verify.Verdict) int {
 	return slices.IndexFunc(pools.Abilities(), func(a pools.Ability) bool { return a.Name == v.Name })
 }
 
 func printReportTable(a *cli.App, r *verify.Report) error {
 	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
 	rows := slices.Clone(r.Capabilities)
-	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return shown(x) - shown(y) })
+	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return Shown(x) - Shown(y) })
 	for _, v := range append(rows, r.Rest) {
 		t.Row(pools.AbilityInWords(v.Name), v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
 		for _, f := range v.Failures {
