@@ -6,6 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
+// Command makes drover backend with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "backend",
