@@ -36,18 +36,20 @@
 //	                      control and shown by the API. Two pools of one backend
 //	                      can differ, and a method that exists can still fail
 //	                      with ErrUnsupported where the capability is missing.
-//	optional interfaces   which additional methods the agent may call. They are
-//	                      properties of the Go type, the same for every pool of
-//	                      the backend, and never leave the process.
+//	optional interfaces   which additional methods the agent may call on this open
+//	                      pool. A backend whose pools differ opens them as
+//	                      different Go types. They never leave the process.
 //	other fields of Info  facts about one open pool that the agent needs and
 //	                      that promise nothing to users: its path, its share,
 //	                      how old Used can be, whether a snapshot freezes.
 //
-// A caller that wants to know whether an operation will succeed reads the
-// capability. A caller that is about to call an optional method asserts the
-// interface. Neither can replace the other: every dir pool is a Resizer, but
-// only one with project quotas has the capability EnforcesSize. backendtest
-// checks that they agree, for example that Delta is set exactly for a Copier.
+// Code that decides where a dataset can be placed reads capabilities, because it
+// may run on another node. Code that is about to call an optional method asserts
+// the interface. Some capabilities have no method (InstantSnapshot), and some
+// interfaces have no capability (Trimmer). Where a capability and an interface
+// mean the same, they must agree: a dir pool with project quotas has EnforcesSize
+// and is a Resizer, and one without them is neither. backendtest checks this, for
+// example that Delta is set exactly for a Copier.
 //
 // # Idempotence and concurrency
 //
