@@ -16,23 +16,22 @@ import (
 )
 
 const (
-	// requestTime bounds a request whose context has no end; a flush is within it.
+	// requestTime bounds a request whose context has no deadline. It includes the time of a flush.
 	requestTime = 15 * time.Second
-	// awayTime is how long a guard that does not answer is tried again: as long as it
-	// takes to be restarted.
+	// awayTime is how long requests to a guard that does not answer are retried: the time of a restart.
 	awayTime = 2 * time.Second
-	// awayPause is the time between two tries.
+	// awayPause is the pause between two attempts.
 	awayPause = 20 * time.Millisecond
-	// maxIdle bounds the connections that are kept.
+	// maxIdle bounds the number of idle connections.
 	maxIdle = 4
 )
 
-// Client is the agent's side of the guard's socket: it registers, feeds, checks and
-// releases datasets. The errors of each request are those of the method of Guard that has
-// its name, and ErrUnavailable when no guard answers within the context, or two seconds: the
-// deadlines that were fed before stand, and are fenced by the guard that comes. All
-// requests may be repeated, and are repeated once when a connection breaks. Safe for
-// concurrent use; requests do not wait for each other. Close it.
+// Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each
+// request returns the errors of the method of Guard with the same name, and ErrUnavailable if no guard answers
+// before the context ends or within two seconds. The deadlines that were fed before stay valid, and the next guard
+// enforces them. All requests may be repeated. A request is repeated once if its connection breaks.
+//
+// Safe for concurrent use. Requests do not wait for each other. The caller must close the client.
 type Client struct {
 	path, boot string
 	agent      bool
@@ -42,8 +41,8 @@ type Client struct {
 	closed bool
 }
 
-// NewClient returns a client of the guard that listens at a path, now or later. It fails
-// when the boot ID cannot be read.
+// NewClient returns a client of the guard that listens at a path, now or later. It fails if the boot ID cannot be
+// read.
 func NewClient(path string) (*Client, error) {
 	boot, err := clock.BootID()
 	if err != nil {
@@ -52,8 +51,8 @@ func NewClient(path string) (*Client, error) {
 	return &Client{path: path, boot: boot}, nil
 }
 
-// NewAgentClient is NewClient for this host's agent, which the guard never stops: it alone can
-// say that a fence is over. It is killed where it holds what is fenced, and started anew.
+// NewAgentClient is NewClient for the agent of this host. The guard never stops the agent, because only the agent
+// can end a fence. If the agent holds a fenced dataset, it is killed and restarted.
 func NewAgentClient(path string) (*Client, error) {
 	c, err := NewClient(path)
 	if err == nil {
@@ -62,7 +61,7 @@ func NewAgentClient(path string) (*Client, error) {
 	return c, err
 }
 
-// Close closes the connections. What is registered stays so.
+// Close closes the connections. Registered datasets stay registered.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,13 +73,12 @@ func (c *Client) Close() error {
 	return errors.Join(errs...)
 }
 
-// Register is Guard.Register: before the mount.
+// Register calls Guard.Register. Call it before the mount.
 func (c *Client) Register(ctx context.Context, r Registration) (Entry, error) {
 	return c.entry(ctx, request{Op: opRegister, Registration: &r})
 }
 
-// Feed is Guard.Feed: refused says of single datasets why, err that the guard could not be
-// asked.
+// Feed calls Guard.Feed. refused has the errors of single datasets. err is the error of the request itself.
 func (c *Client) Feed(ctx context.Context, feeds []Feed) (refused map[uuid.UUID]error, err error) {
 	a, err := c.ask(ctx, request{Op: opFeed, Feeds: feeds})
 	if err != nil {
@@ -93,34 +91,34 @@ func (c *Client) Feed(ctx context.Context, feeds []Feed) (refused map[uuid.UUID]
 	return refused, nil
 }
 
-// Check is Guard.Check: after the mount, before it is answered.
+// Check calls Guard.Check. Call it after the mount, before the mount is reported.
 func (c *Client) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	return c.entry(ctx, request{Op: opCheck, Dataset: id, Epoch: epoch})
 }
 
-// Thaw is Guard.Thaw: the caller vouches that the epoch is still this node's.
+// Thaw calls Guard.Thaw. The caller guarantees that this node still has the epoch.
 func (c *Client) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
 	return c.entry(ctx, request{Op: opThaw, Dataset: id, Epoch: epoch, Deadline: deadline})
 }
 
-// Supersede is Guard.Supersede: before a superseded copy is unmounted and kept aside.
+// Supersede calls Guard.Supersede. Call it before a superseded copy is unmounted and kept aside.
 func (c *Client) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	return c.entry(ctx, request{Op: opSupersede, Dataset: id, Epoch: epoch})
 }
 
-// Release is Guard.Release: after the unmount.
+// Release calls Guard.Release. Call it after the unmount.
 func (c *Client) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	_, err := c.ask(ctx, request{Op: opRelease, Dataset: id, Epoch: epoch})
 	return err
 }
 
-// Dismiss is Guard.Dismiss: after the unmount of what was superseded, by a person.
+// Dismiss calls Guard.Dismiss. An operator calls it after the unmount of a superseded copy.
 func (c *Client) Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	_, err := c.ask(ctx, request{Op: opDismiss, Dataset: id, Epoch: epoch})
 	return err
 }
 
-// Status is Guard.Status: what is fenced, since when, and by what.
+// Status calls Guard.Status. The result shows which datasets are fenced, since when, and by which act.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	a, err := c.ask(ctx, request{Op: opStatus})
 	if err != nil {
@@ -147,8 +145,7 @@ func (c *Client) empty() error {
 	return dataset.Errorf(dataset.ErrInternal, "the guard at %s answered with nothing", c.path)
 }
 
-// ask sends a request and returns its answer. A connection that was kept may have broken
-// with the guard that it led to.
+// ask sends a request and returns the answer. An idle connection may have broken when its guard ended.
 func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -193,7 +190,7 @@ func exchange(ctx context.Context, conn net.Conn, q request) (a reply, err error
 	return a, err
 }
 
-// conn returns a connection, and waits for a guard that is being restarted.
+// conn returns a connection. It waits for a guard that is being restarted.
 func (c *Client) conn(ctx context.Context) (net.Conn, error) {
 	c.mu.Lock()
 	closed := c.closed
@@ -232,7 +229,7 @@ func (c *Client) keep(conn net.Conn) {
 	c.idle = append(c.idle, conn)
 }
 
-// forget drops the connections that were kept: they lead to a guard that has gone.
+// forget closes the idle connections, because the guard at their other end has ended.
 func (c *Client) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Clock is what deadlines are measured with: CLOCK_BOOTTIME, or a fake.
+// Clock measures deadlines: CLOCK_BOOTTIME, or a fake in tests.
 type Clock interface {
 	// Boottime is clock.Boottime.
 	Boottime() time.Duration

@@ -11,18 +11,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Watchdog is a watchdog device: it reboots the host when it has not been fed for its
-// timeout. The kernel's watchdog-api.rst.
+// Watchdog is a watchdog device. It reboots the host if it was not fed for its timeout: see the kernel's
+// watchdog-api.rst.
 type Watchdog interface {
-	// Timeout is how long after the last Feed the host is rebooted.
+	// Timeout returns how long after the last Feed the host is rebooted.
 	Timeout() time.Duration
 	Feed() error
-	// Close lets go of the device. It stays armed unless disarm, and then too where the
-	// driver does not allow otherwise (nowayout).
+	// Close closes the device. The device stays armed unless disarm is set. It also stays armed if the driver does
+	// not allow otherwise (nowayout).
 	Close(disarm bool) error
 }
 
-// dog is a watchdog that is open while a dataset wants it. The Guard's lock covers it.
+// dog keeps the watchdog device open while a dataset needs it. The Guard's lock protects it.
 type dog struct {
 	device  Watchdog
 	timeout time.Duration
@@ -30,7 +30,7 @@ type dog struct {
 	starved bool
 }
 
-// want opens the device, if it is not.
+// want opens the device, unless it is open.
 func (d *dog) want(open func() (Watchdog, error)) error {
 	if d.device != nil {
 		return nil
@@ -47,8 +47,8 @@ func (d *dog) want(open func() (Watchdog, error)) error {
 	return nil
 }
 
-// feed feeds the device when that is due, four times in its timeout, and returns when it
-// is the next time, 0 for never.
+// feed feeds the device when that is due, four times per timeout. It returns the time of the next feed, or 0 if
+// there is none.
 func (d *dog) feed(now time.Duration) (next time.Duration, err error) {
 	if d.device == nil || d.starved {
 		return 0, nil
@@ -60,10 +60,10 @@ func (d *dog) feed(now time.Duration) (next time.Duration, err error) {
 	return d.next, err
 }
 
-// starve has the host rebooted.
+// starve stops feeding the device, so that it reboots the host.
 func (d *dog) starve() { d.starved = true }
 
-// rest lets go of the device when nobody wants it any more.
+// rest disarms and closes the device when no dataset needs it any more.
 func (d *dog) rest() error {
 	if d.starved {
 		return nil
@@ -80,8 +80,8 @@ func (d *dog) close(disarm bool) error {
 	return err
 }
 
-// OpenWatchdog opens a watchdog device and arms it with a timeout, or the nearest that its
-// driver has.
+// OpenWatchdog opens a watchdog device and arms it with a timeout, or with the nearest one that its driver
+// supports.
 func OpenWatchdog(path string, timeout time.Duration) (Watchdog, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -91,7 +91,7 @@ func OpenWatchdog(path string, timeout time.Duration) (Watchdog, error) {
 	raw, err := f.SyscallConn()
 	if err == nil {
 		cerr := raw.Control(func(fd uintptr) {
-			// A driver with one timeout only refuses to set it, and tells which.
+			// A driver that supports only one timeout refuses to set it, and returns that timeout.
 			_ = unix.IoctlSetPointerInt(int(fd), unix.WDIOC_SETTIMEOUT, int(timeout/time.Second))
 			var seconds int
 			seconds, err = unix.IoctlGetInt(int(fd), unix.WDIOC_GETTIMEOUT)

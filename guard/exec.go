@@ -17,23 +17,23 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// ExecFence is a command of the operator's that cuts another node off from all storage and
-// returns 0 only once that is certain: it switches the node's power off, say. It is run by
-// the side that wants to go on without that node, not by the guard.
+// ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching
+// off its power. It returns 0 only once that is certain. The side that wants to continue without the node runs it,
+// not the guard.
 type ExecFence struct {
 	// Args are the program, by an absolute path, and its arguments.
 	Args []string `json:"exec"`
-	// Timeout of one run; DefaultExecTimeout when 0.
+	// Timeout bounds one run. If 0, DefaultExecTimeout is used.
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
-// DefaultExecTimeout is how long a fence command has that does not say.
+// DefaultExecTimeout bounds a run if no timeout is configured.
 const DefaultExecTimeout = time.Duration(dataset.DefaultFenceTimeout)
 
 // MaxExecTimeout bounds ExecFence.Timeout: a Mount that waits for it has two minutes.
 const MaxExecTimeout = time.Duration(dataset.MaxFenceTimeout)
 
-// Check fails with ErrInvalid for what cannot be run.
+// Check fails with ErrInvalid if the command cannot be run.
 func (f ExecFence) Check() error {
 	if len(f.Args) == 0 || !filepath.IsAbs(f.Args[0]) {
 		return dataset.Errorf(dataset.ErrInvalid, "fence: exec wants a program by its absolute path, and its arguments")
@@ -44,9 +44,8 @@ func (f ExecFence) Check() error {
 	return nil
 }
 
-// Fence runs the command, with the node's name and UUID behind its arguments. Only nil
-// means that the node is cut off; of an error nothing follows. It is run again for each
-// call, so the command has to be idempotent.
+// Fence runs the command with the node's name and UUID after its arguments. Only nil means that the node is cut
+// off. An error proves nothing. Each call runs the command, so the command must be idempotent.
 func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uuid.UUID) error {
 	if err := f.Check(); err != nil {
 		return err

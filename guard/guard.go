@@ -18,8 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Hands is what the guard does through its hand; see package hand for the acts. Safe for
-// concurrent use.
+// Hands performs the acts that may hang in the kernel: see package hand. Safe for concurrent use.
 type Hands interface {
 	Freeze(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
 	Stop(ctx context.Context, t hand.Target, budget time.Duration) hand.Outcome
@@ -35,39 +34,39 @@ type Hands interface {
 // MaxDatasets bounds the table.
 const MaxDatasets = 4096
 
-// MinStep and MaxStep bound Options.Step for a process: below, a rung has no time to do
-// anything on a loaded host; above, a fence is complete after the lease of another node may
-// begin.
+// MinStep and MaxStep bound Options.Step for a process. With less than MinStep, a rung has no time to do anything
+// on a loaded host. With more than MaxStep, a fence could be complete only after the lease of another node has
+// begun.
 const (
 	MinStep = 50 * time.Millisecond
 	MaxStep = time.Second
 )
 
-// Options say how a guard runs.
+// Options are the settings of a guard.
 type Options struct {
-	// Run is the guard's folder on a tmpfs, 0700.
+	// Run is the guard's folder. It is on a tmpfs, with mode 0700.
 	Run string
-	// Hand does what may hang.
+	// Hand performs the acts that may hang.
 	Hand Hands
-	// Clock is the system's when nil.
+	// Clock measures the deadlines. If nil, the system's clock is used.
 	Clock Clock
-	// Step is what each rung of the ladder has, Recheck how often a complete fence is
-	// looked at, Again how long a ladder that did not help waits to begin anew. A
-	// second, a second and a quarter of one when 0.
+	// Step is the time that each rung of the ladder has; the default is a second. Recheck is the interval at which
+	// a complete fence is checked; the default is a second. Again is the pause before a ladder that did not help
+	// is climbed again; the default is a quarter of a second.
 	Step, Recheck, Again time.Duration
-	// Processes returns how many processes the host has; nil: those in /proc.
+	// Processes returns how many processes the host has. If nil, those in /proc are counted.
 	Processes func() int
-	// OpenWatchdog opens the watchdog device; nil: there is none.
+	// OpenWatchdog opens the watchdog device. If nil, the host has none.
 	OpenWatchdog func() (Watchdog, error)
 	// Missing are protections that the host does not allow, for Status.
 	Missing []string
 	Version string
 	Log     logrus.FieldLogger
-	// Ready, when set, is called once what was due has begun to be fenced.
+	// Ready, if set, is called once the guard has begun to fence every dataset whose deadline had passed.
 	Ready func()
 }
 
-// Guard is the table and what watches it. Safe for concurrent use.
+// Guard keeps the table of registered datasets and fences those whose deadline passes. Safe for concurrent use.
 type Guard struct {
 	Options
 	boot    string
@@ -84,20 +83,21 @@ type Guard struct {
 	wg      sync.WaitGroup
 }
 
-// entry is an Entry and what is under way with it. The Guard's lock covers it.
+// entry is an Entry and the state of the work on it. The Guard's lock protects it.
 type entry struct {
 	Entry
-	// most is how long a fence may take for those who rely on Deadline: Feed.Most, or the bound with which
-	// the registration was answered.
+	// most is the maximum duration of a fence that the users of Deadline rely on: Feed.Most, or the bound that the
+	// registration returned.
 	most time.Duration
-	// busy: a request changes it.
+	// busy is true while a request changes the entry.
 	busy bool
-	// end ends its ladder, ended is closed when that has ended; nil without one.
+	// end cancels the ladder of the entry, and ended is closed when the ladder has ended. Both are nil if no
+	// ladder is under way.
 	end   context.CancelFunc
 	ended chan struct{}
 }
 
-// New reads the table of the guard that ran before; what was due meanwhile is fenced as
+// New returns a guard with the table of the previous guard. Datasets whose deadline passed meanwhile are fenced as
 // soon as Run runs.
 func New(ctx context.Context, o Options) (*Guard, error) {
 	if o.Clock == nil {
@@ -141,16 +141,15 @@ func or(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// rebooted is an entry of an earlier boot: a boot ends all mounts and all processes.
+// rebooted returns an entry of an earlier boot with its new state. A boot ends all mounts and all processes.
 func rebooted(e Entry) Entry {
 	e.State = StateRebooted
 	e.Steps = nil
 	return e
 }
 
-// Run watches the deadlines, and answers on the listener, until ctx ends. What is fenced
-// then stays so, what is armed is watched by nobody until another guard runs. It is called
-// once.
+// Run watches the deadlines and answers requests on the listener until ctx ends. After that, fenced datasets stay
+// fenced, and nobody watches the armed ones until another guard runs. Call Run only once.
 func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	alarm, err := g.Clock.NewAlarm()
 	if err != nil {
@@ -188,7 +187,7 @@ func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	return errors.Join(err, g.leave(), alarm.Close())
 }
 
-// resume goes on where the guard before this one was; the lock is held.
+// resume continues the work of the previous guard. The lock is held.
 func (g *Guard) resume() {
 	wanted, rebooting := false, false
 	for _, e := range g.table {
@@ -206,14 +205,14 @@ func (g *Guard) resume() {
 		return
 	}
 	if err := g.dog.want(g.OpenWatchdog); err != nil {
-		// What was promised holds as far as the ladder without it.
+		// Without the watchdog, the ladder still fences as far as it can.
 		g.Log.WithError(err).Error("the watchdog is away")
 		g.missing = append(g.missing, err.Error())
 	}
 }
 
-// leave lets go of the watchdog. While a dataset wants it, it stays armed: unless a guard
-// feeds it in time, the host is rebooted.
+// leave closes the watchdog device. The device stays armed as long as a dataset needs it: the host is rebooted
+// unless another guard feeds the device in time.
 func (g *Guard) leave() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -230,7 +229,8 @@ func (g *Guard) leave() error {
 	return g.dog.close(!wanted)
 }
 
-// tick fences what is due, and returns when to look again, 0 for never.
+// tick fences the datasets whose deadline has passed. It returns the time of the next check, or 0 if there is
+// none.
 func (g *Guard) tick() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -256,7 +256,7 @@ func (g *Guard) tick() time.Duration {
 	return next
 }
 
-// wake has Run look at the table again.
+// wake makes Run check the table again.
 func (g *Guard) wake() {
 	select {
 	case g.kick <- struct{}{}:
@@ -264,8 +264,8 @@ func (g *Guard) wake() {
 	}
 }
 
-// save keeps an entry; the lock is held. A fence does not wait for a disk, nor fails with
-// one: what could not be kept is logged.
+// save records an entry. The lock is held. A fence does not wait for a disk and does not fail with it, so an error
+// is logged.
 func (g *Guard) save(e *entry) <-chan error {
 	flushed, err := g.records.put(e.Entry)
 	if err != nil {

@@ -19,7 +19,7 @@ type rung struct {
 	do  func(context.Context, hand.Target, time.Duration) hand.Outcome
 }
 
-// ladder is what can be done for an entry before the host is rebooted.
+// ladder returns the rungs that can be tried for an entry before the host is rebooted.
 func (g *Guard) ladder(e Entry) []rung {
 	var all []rung
 	if e.Own {
@@ -71,7 +71,7 @@ func countProcesses() int {
 	return n
 }
 
-// bound is how long an entry's ladder takes if each rung has so much time.
+// bound returns how long the ladder of an entry takes if each rung has the given time.
 func (g *Guard) bound(e Entry, rung time.Duration) time.Duration {
 	d := time.Duration(len(g.ladder(e))) * rung
 	if e.Policy == PolicyWatchdog {
@@ -80,7 +80,7 @@ func (g *Guard) bound(e Entry, rung time.Duration) time.Duration {
 	return d
 }
 
-// trip begins to fence; the lock is held.
+// trip starts to fence an entry. The lock is held.
 func (g *Guard) trip(e *entry) {
 	if steps.Off("guard") {
 		e.Deadline += MaxAhead
@@ -98,7 +98,7 @@ func (g *Guard) log(e Entry) *logrus.Entry {
 	return g.Log.WithFields(logrus.Fields{"volume": e.Volume, "dataset": e.Dataset, "epoch": e.Epoch})
 }
 
-// climb starts the ladder of an entry; the lock is held.
+// climb starts the ladder of an entry. The lock is held.
 func (g *Guard) climb(e *entry) {
 	ctx, end := context.WithCancel(g.ctx)
 	e.end, e.ended = end, make(chan struct{})
@@ -123,8 +123,7 @@ func (g *Guard) descend(e *entry) {
 	}
 }
 
-// fence climbs the ladder until nobody can write, and then looks after that, until ctx
-// ends.
+// fence climbs the ladder until nobody can write. Then it checks the fence regularly, until ctx ends.
 func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	ladder := g.ladder(at)
 	by := -1
@@ -145,7 +144,7 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	}
 }
 
-// round climbs the ladder once and returns the rung that made sure, -1 for none.
+// round climbs the ladder once. It returns the index of the rung that completed the fence, or -1 if none did.
 func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) int {
 	contained := false
 	for i, r := range ladder {
@@ -171,15 +170,15 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	return -1
 }
 
-// meet takes in which process is this host's agent.
+// meet records which process is this host's agent.
 func (g *Guard) meet(agent hand.Process) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.agent = agent
 }
 
-// asked is a target with the agent of now in place of the one that registered it: that may
-// have been started anew, and registers nothing that is fenced.
+// asked returns a target with the present agent instead of the one that registered it. The agent may have been
+// restarted, and a restarted agent does not register fenced datasets again.
 func (g *Guard) asked(t hand.Target) hand.Target {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -189,7 +188,7 @@ func (g *Guard) asked(t hand.Target) hand.Target {
 	return t
 }
 
-// outcome puts on record what came of a rung.
+// outcome records the result of a rung.
 func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -207,8 +206,7 @@ func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) 
 	log.WithField("overrun", overrun).Warn("it is fenced")
 }
 
-// recheck looks whether a complete fence still is, and mends it. It returns false when it
-// could not.
+// recheck checks whether a complete fence still holds, and repairs it. It returns false if the repair failed.
 func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	began := g.Clock.Boottime()
 	o := r.do(ctx, g.asked(at.Target), g.rungTime())
@@ -230,7 +228,7 @@ func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	return o.Done
 }
 
-// reboot stops feeding the watchdog.
+// reboot stops feeding the watchdog, so that the device reboots the host.
 func (g *Guard) reboot(e *entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

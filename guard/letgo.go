@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// deathTime is how long killed holders have to end, once nothing holds them up.
+	// deathTime is how long killed holders have to end, once nothing blocks them.
 	deathTime = 5 * time.Second
 	// condemnTime is how long it may take to send SIGKILL to all holders, and to examine all other
 	// processes, before the filesystem is thawed.
 	condemnTime = 5 * time.Second
 )
 
-// Thaw lets the writers of a fenced dataset go on, until a new deadline. It is for whoever
-// has seen by a consistent read, under a new session, that the epoch is still its own; the
-// guard takes that word. Idempotent: one that is armed at that epoch is fed.
+// Thaw lets the writers of a fenced dataset continue until a new deadline. The caller must have verified that its
+// epoch is still the current one, by a consistent read under a new session. The guard trusts the caller.
+// Idempotent: if the dataset is armed at that epoch, Thaw feeds it.
 //
-// ErrNotFound when it is not registered, ErrStale for another epoch, a deadline that has
-// passed, or holders that were killed (superseded); any other error: it is fenced still.
+// ErrNotFound if the dataset is not registered. ErrStale for another epoch, for a deadline that has passed, and if
+// the holders were killed (superseded). After any other error the dataset is still fenced.
 func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
 	e, armed, err := g.mayThaw(id, epoch, deadline)
 	if err != nil {
@@ -58,7 +58,7 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 	return e.copy(), err
 }
 
-// mayThaw makes a fenced entry busy, or feeds one that is armed and returns it.
+// mayThaw marks a fenced entry as busy. If the entry is armed, mayThaw feeds it and returns it as armed.
 func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *entry, armed *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -86,8 +86,8 @@ func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *
 	return e, nil, nil
 }
 
-// find returns an entry that nothing else changes. ErrNotFound, ErrStale for another
-// epoch, ErrConflict when it is busy. The lock is held.
+// find returns an entry that no other request is changing. ErrNotFound if there is none, ErrStale for another
+// epoch, ErrConflict if the entry is busy. The lock is held.
 func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 	e := g.table[id]
 	if e == nil {
@@ -202,15 +202,15 @@ func left(o hand.Outcome) string {
 	return strings.Join(all, ", ")
 }
 
-// Release forgets a dataset, durably, once it is unmounted or its lease is not bounded in
-// time any more. What is not registered is no error. ErrInUse for one that is fenced: Thaw
-// or Supersede it; ErrStale for another epoch.
+// Release removes a dataset from the table, durably. Call it once the dataset is unmounted, or once its lease is
+// no longer bounded in time. It returns nil if the dataset is not registered. ErrInUse if the dataset is fenced:
+// call Thaw or Supersede first. ErrStale for another epoch.
 func (g *Guard) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	return g.release(ctx, id, epoch, false)
 }
 
-// Dismiss is Release for who is not the dataset's agent, which may have it open again
-// meanwhile: ErrConflict for one that is anything but superseded.
+// Dismiss is Release for callers other than the dataset's agent. The agent may have opened the dataset again
+// meanwhile, so Dismiss fails with ErrConflict unless the dataset is superseded.
 func (g *Guard) Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	return g.release(ctx, id, epoch, true)
 }
@@ -233,7 +233,7 @@ func (g *Guard) release(ctx context.Context, id uuid.UUID, epoch uint64, superse
 	return nil
 }
 
-// drop takes an entry out of the table; the lock is held.
+// drop removes an entry from the table. The lock is held.
 func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err error) {
 	e := g.table[id]
 	switch {

@@ -17,31 +17,30 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Process is a guard as a process of its own.
+// Process are the settings of a guard that runs as a separate process.
 type Process struct {
-	// Run and Root are the folders that drover is started with on this host.
+	// Run and Root are the folders with which drover is started on this host.
 	Run, Root string
 	// Hand is the argument vector of a program that calls ServeHand with the same folders.
 	Hand []string
 	// Watchdog is the path of the watchdog device, which is opened once a dataset wants it.
 	Watchdog string
-	// Step is Options.Step; how often a fence is looked at follows it.
+	// Step is Options.Step. The interval at which a fence is checked depends on it.
 	Step    time.Duration
 	Version string
 	Log     logrus.FieldLogger
-	// Ready is called once deadlines are watched and requests answered.
+	// Ready is called once the guard watches the deadlines and answers requests.
 	Ready func()
 }
 
-// watchdogTimeout is what the watchdog device is asked for: time enough to exchange a
-// guard for another, and short enough to wait for.
+// watchdogTimeout is the timeout that is requested of the watchdog device. It is long enough to replace a guard by
+// another, and short enough to wait for.
 const watchdogTimeout = 10 * time.Second
 
 // closeTime bounds the wait for the hand when the guard ends.
 const closeTime = 2 * time.Second
 
-// SocketPath is where the guard of a host listens, below the folder that drover is
-// started with.
+// SocketPath returns the path of the socket of the guard, below the folder with which drover is started.
 func SocketPath(run string) string { return filepath.Join(run, "guard.sock") }
 
 func folders(run, root string) (guardRun, guardRoot string, err error) {
@@ -57,7 +56,7 @@ func folders(run, root string) (guardRun, guardRoot string, err error) {
 	return guardRun, guardRoot, nil
 }
 
-// Serve guards until ctx ends. ErrInUse when another guard of this host runs.
+// Serve runs the guard until ctx ends. ErrInUse if another guard of this host runs.
 func (p Process) Serve(ctx context.Context) (err error) {
 	run, _, err := folders(p.Run, p.Root)
 	if err != nil {
@@ -96,16 +95,16 @@ func (p Process) Serve(ctx context.Context) (err error) {
 	return g.Run(ctx, l)
 }
 
-// handThreads is how many goroutines of the hand run at once at least.
+// handThreads is the minimum number of goroutines of the hand that run at once.
 const handThreads = 8
 
-// ServeHand is the hand of a guard with these folders, until that ends.
+// ServeHand runs the hand of a guard with these folders until the guard ends.
 func ServeHand(run, root string) error {
 	guardRun, guardRoot, err := folders(run, root)
 	if err != nil {
 		return err
 	}
-	// What is ready to act must not wait for those that look.
+	// Acts that are ready must not wait for goroutines that examine processes.
 	runtime.GOMAXPROCS(max(handThreads, runtime.NumCPU()))
 	_ = Tune() // the guard has said what the host does not allow
 	conn, err := hand.Accept()

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 )
 
-// records keeps the table. What it does itself is below a folder that never waits for a
-// disk; what is flushed goes through the hand, in order and one at a time.
+// records stores the table. It writes to a folder that never waits for a disk. The hand flushes the records to
+// disk, in order and one at a time.
 type records struct {
 	run  string
 	hand Hands
@@ -32,7 +32,7 @@ type records struct {
 	wg      sync.WaitGroup
 }
 
-// saving is a record that waits to be flushed; nil bytes remove it.
+// saving is a record that waits to be flushed. If record is nil, the file is removed.
 type saving struct {
 	record []byte
 	done   []chan error
@@ -44,8 +44,8 @@ func (r *records) deadlinePath(id uuid.UUID) string {
 	return filepath.Join(r.run, id.String()+".deadline")
 }
 
-// put keeps an entry for whoever comes after this guard on the same boot, and begins to
-// flush it; the channel tells when that is done.
+// put stores an entry for the next guard of the same boot, and starts to flush it. The channel receives the result
+// of the flush.
 func (r *records) put(e Entry) (flushed <-chan error, err error) {
 	b, err := json.Marshal(e)
 	if err != nil {
@@ -61,8 +61,8 @@ func (r *records) put(e Entry) (flushed <-chan error, err error) {
 	return r.flush(e.Dataset, b), nil
 }
 
-// drop forgets an entry; the channel tells when that is flushed. What a power cut brings
-// back is of an older boot.
+// drop removes an entry. The channel receives the result of the flush. If a power cut restores the entry, it
+// belongs to an older boot.
 func (r *records) drop(id uuid.UUID) (flushed <-chan error, err error) {
 	for _, path := range []string{r.path(id), r.deadlinePath(id)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +90,7 @@ func (r *records) flush(id uuid.UUID, record []byte) <-chan error {
 	return c
 }
 
-// work flushes until there is nothing left.
+// work flushes records until the queue is empty.
 func (r *records) work() {
 	for {
 		r.mu.Lock()
@@ -117,7 +117,7 @@ func (r *records) work() {
 	}
 }
 
-// forgetDeadline drops what was fed before a boot.
+// forgetDeadline removes a deadline that was fed before a boot.
 func (r *records) forgetDeadline(id uuid.UUID) error {
 	if err := os.Remove(r.deadlinePath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -127,7 +127,7 @@ func (r *records) forgetDeadline(id uuid.UUID) error {
 
 const deadlineSize = 8 + 8 + 4
 
-// putDeadline keeps a deadline that was fed.
+// putDeadline stores a deadline that was fed.
 func (r *records) putDeadline(id uuid.UUID, epoch uint64, at time.Duration) error {
 	b := make([]byte, 0, deadlineSize)
 	b = binary.BigEndian.AppendUint64(b, epoch)
@@ -141,8 +141,7 @@ func (r *records) putDeadline(id uuid.UUID, epoch uint64, at time.Duration) erro
 	return errors.Join(err, f.Close())
 }
 
-// deadline returns the one that was fed last for an epoch, 0 when there is none that can
-// be relied on.
+// deadline returns the last stored deadline for an epoch, or 0 if there is none or the file is damaged.
 func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 	b, err := os.ReadFile(r.deadlinePath(id))
 	if err != nil || len(b) != deadlineSize || binary.BigEndian.Uint64(b) != epoch {
@@ -154,11 +153,11 @@ func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(b[8:]))
 }
 
-// loadTime bounds how long the disk has to tell what is recorded there. What this boot
-// has registered is below the other folder as well.
+// loadTime bounds how long load waits for the disk. The datasets that were registered on this boot are also in the
+// folder on the tmpfs.
 const loadTime = 5 * time.Second
 
-// load returns the table as it was kept, and what could not be read.
+// load returns the stored table, and an error for each part that could not be read.
 func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]Entry, problems []error) {
 	table = map[uuid.UUID]Entry{}
 	take := func(id uuid.UUID, b []byte, where string) {

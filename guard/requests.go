@@ -17,19 +17,18 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// flushTime bounds the flush that a registration waits for.
+// flushTime bounds how long a registration waits for its flush.
 const flushTime = 10 * time.Second
 
-// Register puts a dataset into the table, durably, before anything of it may be mounted.
-// An agent that was started anew registers what it has again, so that the guard knows it.
-// It is idempotent; what is registered already gets the newer epoch, paths and policy, and
-// the later deadline. What is mounted already and comes with a deadline that has passed, as
-// after the guard's table was lost, is fenced at once, and ErrStale says so.
+// Register adds a dataset to the table, durably. Call it before anything of the dataset is mounted. A restarted
+// agent registers its datasets again, so that the guard knows the new agent. Idempotent: a registered dataset gets
+// the newer epoch, paths and policy, and the later deadline. A dataset that is already mounted and is registered
+// with a deadline that has passed, for instance because the table was lost, is fenced at once, and Register
+// returns ErrStale.
 //
-// ErrInvalid for what cannot be fenced, ErrUnsupported for a policy that this host cannot
-// keep, ErrStale when the deadline has passed, or a newer epoch is registered, or the
-// dataset is fenced: Thaw or Supersede it first. ErrNoSpace when the table is full,
-// ErrConflict while another request changes the entry.
+// ErrInvalid if the dataset cannot be fenced. ErrUnsupported if this host cannot enforce the policy. ErrStale if
+// the deadline has passed, if a newer epoch is registered, or if the dataset is fenced: call Thaw or Supersede
+// first. ErrNoSpace if the table is full. ErrConflict while another request changes the entry.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	var late *mount.Filesystem
 	if r.Deadline <= g.Clock.Boottime() {
@@ -60,8 +59,8 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	return e.copy(), nil
 }
 
-// enter checks a registration and puts it into the table, busy; was is what it replaces. One
-// that comes late, with what is mounted, is fenced.
+// enter checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. late is
+// the mounted filesystem if the deadline has passed: such a dataset is fenced.
 func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -121,8 +120,8 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 	return e, was, nil
 }
 
-// mayChange tells whether an entry is armed and a request is not older than it; one that
-// is due is fenced. The lock is held.
+// mayChange returns an error unless an entry is armed and the request is not older than it. If the deadline of the
+// entry has passed, mayChange fences it. The lock is held.
 func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
 	if e.State == StateArmed && e.Deadline <= now {
 		g.trip(e)
@@ -141,8 +140,7 @@ func (e *entry) notArmed() error {
 		e.State, e.Epoch)
 }
 
-// letGo tells whether a superseded entry has lost its holders, and nothing of it is stopped
-// any more.
+// letGo reports whether a superseded entry has no holders left and none of its processes is stopped.
 func (e *entry) letGo() bool {
 	n := len(e.Steps)
 	return n > 0 && e.Steps[n-1].Act == ActSupersede && e.Steps[n-1].Done
@@ -168,7 +166,7 @@ func (e *entry) copy() Entry {
 	return c
 }
 
-// await saves an entry and waits until that is flushed.
+// await saves an entry and waits until the record is flushed.
 func (g *Guard) await(ctx context.Context, e *entry, most time.Duration) error {
 	g.mu.Lock()
 	flushed := g.save(e)
@@ -187,23 +185,22 @@ func waitFor(ctx context.Context, flushed <-chan error, most time.Duration) erro
 	}
 }
 
-// Feed is a later deadline for a dataset.
+// Feed extends the deadline of a dataset.
 type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
-	// Most is how long after Deadline the fence may be complete at the latest, for those who rely on it.
-	// If it is 0, that is the bound with which the registration was answered.
+	// Most is the longest time after Deadline until the fence is complete, for those who rely on it. If it is 0,
+	// the bound that the registration returned is used.
 	Most time.Duration `json:"most,omitempty"`
 }
 
-// Feed takes later deadlines; an earlier one changes nothing. It returns why some were
-// refused: ErrNotFound for a dataset that is not registered, ErrStale for one that is
-// fenced, or whose deadline passed before this, or of another epoch; ErrInvalid for a
-// deadline too far ahead.
+// Feed sets later deadlines. An earlier deadline changes nothing. It returns the errors by dataset: ErrNotFound if
+// a dataset is not registered; ErrStale if it is fenced, if its deadline has passed already, or for another epoch;
+// ErrInvalid for a deadline that is too far ahead.
 //
-// Feed renews Entry.Bound, because the host may have more processes than at the registration. If a fence
-// can now take longer than Feed.Most, the deadline is earlier by the difference.
+// Feed renews Entry.Bound, because the host may have more processes than at the registration. If a fence can now
+// take longer than Feed.Most, the deadline is earlier by the difference.
 func (g *Guard) Feed(feeds []Feed) map[uuid.UUID]error {
 	refused := map[uuid.UUID]error{}
 	rung := g.rungTime()
@@ -241,19 +238,19 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 		}
 		e.Deadline = f.Deadline
 		if err := g.records.putDeadline(e.Dataset, e.Epoch, e.Deadline); err != nil {
-			// It holds for this guard. Another one would know an earlier deadline, and
-			// fence early.
+			// This guard uses the deadline all the same. The next guard would know an earlier one, and fence
+			// early.
 			g.log(e.Entry).WithError(err).Error("a deadline is not kept")
 		}
 	}
 	return nil
 }
 
-// Check tells whether a dataset may be written to, after it was mounted and before anybody
-// is told: it is armed, at that epoch, its deadline has not passed. It takes note of what
-// is mounted. ErrNotFound when it is not registered or nothing is mounted; ErrStale when it
-// may not be written to; ErrInvalid when it is mounted in a way that it cannot be fenced
-// as it was registered. Unmount it then.
+// Check verifies that a mounted dataset may be written to: it is armed at that epoch, and its deadline has not
+// passed. Call it after the mount, before the mount is reported to anybody. It records the mounted filesystem.
+// ErrNotFound if the dataset is not registered or nothing is mounted. ErrStale if the dataset must not be written
+// to. ErrInvalid if it is mounted in a way that does not allow the fence that was registered. After an error,
+// unmount it.
 func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	ask := func() (*entry, error) {
 		e := g.table[id]
@@ -293,7 +290,7 @@ func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, e
 	return e.copy(), nil
 }
 
-// Status tells all that the guard knows.
+// Status returns the state of the guard and all entries.
 func (g *Guard) Status() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -22,10 +22,9 @@ const (
 	heapGrowth = 100
 )
 
-// Tune makes this process one that the host's troubles reach last: its memory is not paged
-// out, it runs before all that is not real-time, and it is not killed for memory. It
-// returns what the host did not allow, one line each. A child that is started then
-// inherits all but the first, so it calls Tune as well.
+// Tune protects this process from shortages of the host: its memory is not paged out, it preempts all processes
+// that are not real-time, and the kernel does not kill it when memory is short. It returns what the host did not
+// allow, one line each. A child inherits everything except the first protection, so it calls Tune as well.
 func Tune() (missing []string) {
 	debug.SetGCPercent(heapGrowth)
 	debug.SetMemoryLimit(heapLimit)
@@ -45,9 +44,9 @@ func Tune() (missing []string) {
 	return missing
 }
 
-// lockMemory keeps in memory, mlockall(2), what is touched once, and the program itself as
-// a whole: no instruction waits for a disk that hangs. What Go has only reserved is left
-// out: it would be many times as much.
+// lockMemory keeps the memory that is in use, and the whole program, from being paged out (mlockall(2)): no
+// instruction waits for a disk that hangs. It excludes memory that Go has only reserved, which would be many times
+// as much.
 func lockMemory() error {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return err
@@ -78,9 +77,8 @@ func lockMemory() error {
 	return nil
 }
 
-// realTime gives all threads a real-time policy; those that come inherit it from the one
-// that makes them. A thread that is made meanwhile by one that has none is seen by the
-// next look.
+// realTime gives all threads a real-time policy. A new thread inherits the policy of the thread that creates it.
+// If a thread without the policy creates one meanwhile, the next look finds it.
 func realTime() error {
 	for {
 		tasks, err := os.ReadDir("/proc/self/task")
@@ -119,8 +117,8 @@ func realTime() error {
 	}
 }
 
-// allCapable fails unless this process has all capabilities that its host knows: ptrace(2) does not let
-// it look at a process that has one more.
+// allCapable fails unless this process has all capabilities that the host knows. ptrace(2) does not let it examine
+// a process that has more capabilities.
 func allCapable() error {
 	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {

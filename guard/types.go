@@ -12,11 +12,11 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 )
 
-// Policy is how far the ladder of a dataset goes.
+// Policy determines how far the ladder of a dataset goes.
 type Policy string
 
-// The policies. By time alone, a fence of PolicyFreeze proves nothing: a holder that can't
-// be stopped writes on.
+// The policies. That the time has passed proves nothing with PolicyFreeze: a holder that cannot be stopped
+// continues to write.
 const (
 	PolicyFreeze   Policy = "freeze"   // no process is killed
 	PolicyKill     Policy = "kill"     // the holders are killed when they cannot be stopped
@@ -26,35 +26,34 @@ const (
 // Policies returns all policies.
 func Policies() []Policy { return []Policy{PolicyFreeze, PolicyKill, PolicyWatchdog} }
 
-// State is what became of a dataset.
+// State is the state of a dataset.
 type State string
 
 // The states.
 const (
-	// StateArmed: it may be written to until its deadline.
+	// StateArmed means that the dataset may be written to until its deadline.
 	StateArmed State = "armed"
-	// StateFencing: its deadline has passed, and somebody may still be able to write.
+	// StateFencing means that the deadline has passed, and that a process may still be able to write.
 	StateFencing State = "fencing"
-	// StateFenced: nobody can write.
+	// StateFenced means that no process can write.
 	StateFenced State = "fenced"
-	// StateSuperseded: it was fenced, its holders were killed, and it was let go.
+	// StateSuperseded means that the dataset was fenced, its holders were killed, and it was thawed.
 	StateSuperseded State = "superseded"
-	// StateRebooted: it was registered before the host was booted, which ended all mounts.
+	// StateRebooted means that the dataset was registered before the host was booted. The boot ended all mounts.
 	StateRebooted State = "rebooted"
 )
 
-// Registration is what the guard has to know of a dataset.
+// Registration describes a dataset to the guard.
 type Registration struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Volume  string    `json:"volume"` // its name, for messages
 	Epoch   uint64    `json:"epoch"`
-	// Paths are where the host mounts it: absolute, without symbolic links.
+	// Paths are the mount points on the host: absolute, without symbolic links.
 	Paths []string `json:"paths"`
-	// Own tells that it has a filesystem of its own, which may be frozen. Check refuses
-	// what is none.
+	// Own is true if the dataset has a filesystem for itself, which may be frozen. Check fails if that is not so.
 	Own    bool   `json:"own,omitempty"`
 	Policy Policy `json:"policy"`
-	// Deadline is a moment of clock.Boottime.
+	// Deadline is a time of clock.Boottime.
 	Deadline time.Duration `json:"deadline"`
 
 	agent hand.Process // who registers; the socket tells
@@ -69,33 +68,31 @@ type Entry struct {
 	Deadline time.Duration `json:"deadline"`
 	Boot     string        `json:"boot"` // of the deadline and of all moments here
 	State    State         `json:"state"`
-	// Bound is how long after the deadline the fence is complete at the latest, if each
-	// rung of the ladder does what it should; one that overruns it says so in Fence. It grows with
-	// the number of processes; Feed renews it.
+	// Bound is the longest time from the deadline until the fence is complete, if each rung of the ladder works. A
+	// fence that took longer says so in Fence. Bound grows with the number of processes; Feed renews it.
 	Bound time.Duration `json:"bound"`
-	// Fence is the last one that was complete, nil when there was none.
+	// Fence is the last complete fence, or nil if there was none.
 	Fence *Fence `json:"fence,omitempty"`
-	// Steps are what was done since the deadline passed, oldest first, at most MaxSteps.
+	// Steps are the acts since the deadline passed, oldest first, at most MaxSteps.
 	Steps []Step `json:"steps,omitempty"`
-	// Breaches counts what was found undone, or anew, after the fence was complete.
+	// Breaches counts how often a complete fence was found broken.
 	Breaches int `json:"breaches,omitempty"`
 }
 
-// Fence is proof that nobody could write from a moment on.
+// Fence proves that nobody could write after a certain time.
 type Fence struct {
 	Epoch uint64        `json:"epoch"`
 	At    time.Duration `json:"at"`
 	By    Act           `json:"by"`
-	// Overrun is how long after the deadline that was, Late how much of it is beyond
-	// Entry.Bound.
+	// Overrun is the time from the deadline to the fence. Late is the part of it that exceeds Entry.Bound.
 	Overrun time.Duration `json:"overrun"`
 	Late    time.Duration `json:"late,omitempty"`
 }
 
-// Act is what a Step did.
+// Act is the kind of a Step.
 type Act string
 
-// The acts, the rungs of the ladder first.
+// The acts. The rungs of the ladder come first.
 const (
 	ActFreeze    Act = "freeze"
 	ActStop      Act = "stop"
@@ -105,7 +102,7 @@ const (
 	ActSupersede Act = "supersede"
 )
 
-// Step is one act and what came of it.
+// Step is one act and its result.
 type Step struct {
 	Act   Act           `json:"act"`
 	Began time.Duration `json:"began"`
@@ -119,8 +116,7 @@ type Step struct {
 // MaxSteps bounds Entry.Steps.
 const MaxSteps = 32
 
-// add puts a step on record; one that says what the last of its kind said makes that
-// longer.
+// add records a step. If it repeats the previous step of its kind, add extends that one.
 func (e *Entry) add(s Step) {
 	if n := len(e.Steps); n > 0 && !s.Done {
 		for i := n - 1; i >= 0; i-- {
@@ -147,7 +143,7 @@ const (
 	MaxAhead = time.Hour
 )
 
-// check fails with ErrInvalid for what is no registration.
+// check returns ErrInvalid if the registration is not valid.
 func (r Registration) check(now time.Duration) error {
 	bad := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrInvalid, "register with the guard: "+format, args...)
@@ -172,8 +168,7 @@ func (r Registration) check(now time.Duration) error {
 	return checkDeadline(r.Deadline, now)
 }
 
-// checkDeadline refuses moments that are none of the next hour: those of another clock, or
-// of another unit.
+// checkDeadline rejects times outside the next hour: they come from another clock, or have another unit.
 func checkDeadline(at, now time.Duration) error {
 	if at <= now {
 		return dataset.Errorf(dataset.ErrStale, "the deadline passed %v ago", now-at)
@@ -193,19 +188,19 @@ func words[T ~string](list []T) []string {
 	return all
 }
 
-// Status is all that the guard knows.
+// Status is the state of the guard and its table.
 type Status struct {
 	PID     int    `json:"pid"`
 	Version string `json:"version"`
 	Boot    string `json:"boot"`
-	// Now is the guard's clock.Boottime, Since that of its start.
+	// Now is the guard's clock.Boottime. Since is the time at which the guard started.
 	Now   time.Duration `json:"now"`
 	Since time.Duration `json:"since"`
-	// Missing are protections of the guard itself that this host does not allow, and
-	// records that could not be read, one line each.
+	// Missing lists protections of the guard that this host does not allow, and records that could not be read,
+	// one line each.
 	Missing []string `json:"missing,omitempty"`
-	// Watchdog is how long after its last feed the watchdog device reboots the host, 0
-	// when it is not armed.
+	// Watchdog is how long after its last feed the watchdog device reboots the host. It is 0 if the device is not
+	// armed.
 	Watchdog time.Duration `json:"watchdog,omitempty"`
 	Datasets []Entry       `json:"datasets"`
 }
