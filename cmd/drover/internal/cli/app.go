@@ -24,7 +24,7 @@ import (
 // DefaultEndpoint is the address of the API when neither --api nor DROVER_API names one.
 const DefaultEndpoint = "unix:///run/drover/drover.sock"
 
-// Remote is all that the commands ask of the server.
+// Remote is the part of the API that the commands use.
 type Remote interface {
 	api.Users
 	api.Local
@@ -32,8 +32,8 @@ type Remote interface {
 	api.Members
 }
 
-// App is what every command works with: the streams, the world, and the flags
-// that all have. One command line, one app.
+// App has what every command uses: the streams, the environment, the clients of servers and the flags that all
+// commands share. Each run of a command line has one App.
 type App struct {
 	Version string
 	In      io.Reader
@@ -47,14 +47,14 @@ type App struct {
 	Dial    func(endpoint string) (Remote, error)
 	// DockerPath returns the folder of a Docker volume; see engine.Path.
 	DockerPath func(ctx context.Context, volume string, live bool) (string, error)
-	// Prove runs the suite of backends in a corner of a pool of this host.
+	// Prove runs the backend test suite in a temporary folder of a pool of this host.
 	Prove func(ctx context.Context, p api.Pool) (*verify.Report, error)
-	// Fencer is this host's guard, whose socket lies in a folder; boottime its clock.
+	// Fencer connects to this host's guard by the folder of its socket. Boottime is the guard's clock.
 	Fencer   func(run string) (Fencer, error)
 	Boottime func() time.Duration
-	// CheckKey fails as an agent of this host would where a key file is not to be had.
+	// CheckKey fails if an agent of this host could not read the key file.
 	CheckKey func(path string) error
-	// Authority is the folder of the cluster's certificate authority where --dir does not say another.
+	// Authority is the default of --dir: the folder of the cluster's certificate authority.
 	Authority string
 
 	Endpoint string    // --api
@@ -75,8 +75,8 @@ func (a *App) Address() string {
 // Connect returns a client of the API at Address.
 func (a *App) Connect() (Remote, error) { return a.Dial(a.Address()) }
 
-// HostPath makes a path that the server is to use absolute. It fails with
-// ErrInvalid for a relative one when the server may be on another host.
+// HostPath makes a path absolute that the server will use. It fails with
+// ErrInvalid if the path is relative and the server may be on another host.
 func (a *App) HostPath(path string) (string, error) {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path), nil
@@ -92,8 +92,8 @@ func (a *App) HostPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// CleanHostPath has the path of a flag clean. It fails with ErrInvalid for a relative one, on whatever
-// host: what is made there outlives the folder that somebody was in.
+// CleanHostPath cleans the path of a flag. It fails with ErrInvalid for a relative path, also on the server's
+// host: what is created there outlives the working directory of the caller.
 func (a *App) CleanHostPath(flag string, path *string) error {
 	if filepath.IsAbs(*path) {
 		*path = filepath.Clean(*path)
@@ -113,9 +113,9 @@ func (a *App) SameHost() bool { return strings.HasPrefix(a.Address(), "unix:") }
 // Palette returns the colors of tables. There are none if the output is not a terminal.
 func (a *App) Palette() show.Palette { return show.NewPalette(IsTerminal(a.Out), a.Getenv) }
 
-// Meter shows progress on standard error, unless quiet: a bar on a terminal that
-// can move its cursor and knows its size (a serial console says 0×0), lines
-// elsewhere.
+// Meter shows progress on standard error, unless quiet. It draws a bar on a terminal that
+// can move its cursor and knows its size (a serial console reports 0×0), and prints lines
+// otherwise.
 func (a *App) Meter(label string, quiet bool) progress.Meter {
 	switch {
 	case quiet:
@@ -142,8 +142,8 @@ func HasSize(stream any) bool {
 	return err == nil && width > 0 && height > 0
 }
 
-// Confirm asks a person to type word. It fails with ErrCancelled for anything
-// else.
+// Confirm asks the user to type word. It fails with ErrCancelled for any other
+// answer.
 func (a *App) Confirm(word, format string, args ...any) error {
 	if _, err := fmt.Fprintf(a.ErrOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
 		show.Clean(word)); err != nil {
@@ -156,7 +156,7 @@ func (a *App) Confirm(word, format string, args ...any) error {
 	return err
 }
 
-// Fencer is what is asked of this host's guard: guard.Client.
+// Fencer is the part of guard.Client that the commands use.
 type Fencer interface {
 	Status(ctx context.Context) (guard.Status, error)
 	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)

@@ -12,14 +12,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// completeWithin bounds how long a press of TAB may hang on the server.
+// completeWithin bounds how long a completion waits for the server.
 const completeWithin = 2 * time.Second
 
 // candidates lists what an argument can be, each with a description after a tab.
 type candidates func(ctx context.Context, c Remote, given []string, begun string) ([]string, error)
 
-// Complete completes a command's arguments, each from its own list; further
-// arguments, and all while the server does not answer, complete to nothing.
+// Complete completes the arguments of a command, each from one list. Further arguments have no
+// completions, and no argument has any while the server does not answer.
 func Complete(a *App, lists ...candidates) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp
@@ -55,7 +55,7 @@ func CompleteEach(a *App, list candidates) cobra.CompletionFunc {
 	}
 }
 
-// NoWords completes an argument that is new or free text.
+// NoWords is for an argument that is a new name or free text.
 func NoWords(context.Context, Remote, []string, string) ([]string, error) { return nil, nil }
 
 // VolumeWords lists the names of volumes.
@@ -125,7 +125,7 @@ func anySnapshotWords(ctx context.Context, c Remote, _ []string, _ string) ([]st
 	return SnapshotWords(ctx, c, nil, "")
 }
 
-// CloneSourceWords completes what a clone can be made of.
+// CloneSourceWords lists what can be cloned: volumes and snapshots.
 func CloneSourceWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	volumes, err := VolumeWords(ctx, c, nil, "")
 	if err != nil {

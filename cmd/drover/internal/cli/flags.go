@@ -41,7 +41,7 @@ func guess(flag string) string {
 	return " (did you mean --" + flag + "?)"
 }
 
-// valueError says in our words what a number or a switch wants.
+// valueError says which values a number or a switch accepts.
 func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 	var number *strconv.NumError
 	if !errors.As(err, &number) {

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
-// A Listing is what the ls of a noun shows: all that there is, in the order in which it is
+// A Listing describes the ls command of a noun. It shows all items in the order in which they are
 // fetched.
 type Listing[T any] struct {
 	Short string

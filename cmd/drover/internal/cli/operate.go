@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// pollWait is how long one question about an operation may wait for news.
+	// pollWait is how long one request about an operation waits for a change.
 	pollWait = 2 * time.Second
 	// AwayMost is how often a question is repeated while the server is unreachable, awayPause apart:
 	// a server that restarts is unreachable for a moment, and the operation continues.
@@ -36,8 +36,8 @@ func DetachFlag(cmd *cobra.Command, o *Output) {
 	cmd.Flags().BoolVar(&o.Detach, "detach", false, "print the operation's ID and do not wait for its end")
 }
 
-// Change asks for a change, waits for it, and prints what describe makes of the
-// outcome, in which the operation is final, or nil when nothing had to be done.
+// Change requests a change, waits for it, and prints the line that describe returns for the outcome.
+// The operation in the outcome is final, or nil if nothing had to be done.
 func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	describe func(api.Outcome) (id uuid.UUID, line string)) error {
 	c, err := a.Connect()
@@ -51,9 +51,9 @@ func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	return a.Report(o, out, describe)
 }
 
-// Submit asks for a change and, unless detached, waits for it. An operation that
-// made a volume is answered with that volume, since an identical request may
-// have won.
+// Submit requests a change and, unless detached, waits for it. If the operation
+// created a volume, the outcome has that volume, since an identical request may
+// have created it first.
 func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) (api.Outcome, error) {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
@@ -75,8 +75,8 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	}
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		// The work is done, whether or not its result can be looked at: without
-		// it the operation's own record is shown.
+		// The work is done, whether or not its result can be read. Without the
+		// result, the operation's record is shown.
 		if v, err := c.Volume(ctx, op.Volume); err == nil {
 			out.Volume = &v
 		}
@@ -114,7 +114,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 	return op, OperationError(op)
 }
 
-// OperationError is the error of a final operation, nil when it is done.
+// OperationError returns the error of a final operation, nil if it succeeded.
 func OperationError(op dataset.Operation) error {
 	switch {
 	case op.State == dataset.OpDone:
@@ -146,8 +146,8 @@ func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uui
 	return a.Say("%s", line)
 }
 
-// MadeDataset returns the dataset that an outcome is about: as it is now where that is
-// known, or else as it was to be.
+// MadeDataset returns the dataset that an outcome is about: its present state if that is
+// known, or else the state that the operation requested.
 func MadeDataset(out api.Outcome) dataset.Dataset {
 	switch {
 	case out.Volume != nil:

@@ -19,7 +19,7 @@ const (
 	formatJSON  = "json"
 )
 
-// Output is how a command is to say what it has to say.
+// Output has the flags that decide how a command prints its result.
 type Output struct {
 	format format
 	Quiet  bool
@@ -46,7 +46,7 @@ func (f *format) Set(s string) error {
 	return nil
 }
 
-// OutputFlags gives a command -o and, where there are IDs to print alone, -q.
+// OutputFlags gives a command -o and, if it can print only IDs, -q.
 func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
 	o := &Output{format: formatTable}
 	cmd.Flags().VarP(&o.format, "output", "o", "table for people or json for programs")
@@ -67,8 +67,8 @@ func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 		cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-// MakeFlags gives a command that makes a volume its flags. -o is Docker's
-// KEY=VALUE there and, as no option has these names, json or table as well.
+// MakeFlags gives a command that creates a volume its flags. Its -o is Docker's
+// KEY=VALUE. It also accepts json and table, since no option has these names.
 func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
 	o := &Output{format: formatTable}
 	opts := map[string]string{}
@@ -81,7 +81,7 @@ func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
 	return o, opts
 }
 
-// options is the value of -o where a volume is made.
+// options is the value of -o of a command that creates a volume.
 type options struct {
 	format *format
 	values map[string]string
