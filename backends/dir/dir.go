@@ -132,7 +132,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	if err := p.found(cfg, b.Name()); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	if p.mend != "" {
+	if p.projects.mend != "" {
 		return p, nil
 	}
 	return &sizedPool{p}, nil
@@ -146,20 +146,14 @@ func (p *Pool) found(cfg backends.Config, backend string) (err error) {
 	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
 		return err
 	}
-	p.shelf.Destroy = p.destroy
-	if p.fs, err = fsctl.KindOf(p.shelf.Path()); err != nil {
+	if p.projects, err = newProjects(p.shelf); err != nil {
 		return err
 	}
-	if err := p.within(func(dir *os.File) (err error) {
-		p.mend, err = lacks(dir, p.fs)
-		return err
-	}); err != nil {
-		return err
-	}
+	p.shelf.Destroy = p.projects.destroy
 	if p.how, p.shares, err = describe(p.shelf.Path()); err != nil {
 		return err
 	}
-	return p.holdAll()
+	return p.projects.holdAll(p.shelf)
 }
 
 // describe says how files are copied in a pool, and whether they share blocks then.
@@ -179,18 +173,15 @@ func describe(path string) (how string, shares bool, err error) {
 
 // Pool is an open pool without sizes.
 type Pool struct {
-	name   string
-	kind   string // of backend
-	shelf  *shelf.Shelf
-	disk   *disk.Disk // that it has for itself
-	fs     fsctl.Kind
-	mend   string // what would have sizes held; "": they are
-	unheld int    // datasets with a size that does not hold
-	how    string // a copy is made
-	shares bool   // files share blocks
-	uses   shelf.Uses
-	take   taking
-	step   func(string)
+	name     string
+	kind     string // of backend
+	shelf    *shelf.Shelf
+	disk     *disk.Disk // that it has for itself
+	how      string     // a copy is made
+	shares   bool       // files share blocks
+	uses     shelf.Uses
+	projects *projects
+	step     func(string)
 }
 
 // sizedPool is an open pool whose datasets can have a size.
@@ -209,14 +200,14 @@ func (p *Pool) Info() backends.Info {
 		on = "; " + p.disk.Note()
 	}
 	can := Backend{}.Best()
-	if p.mend != "" {
+	if p.projects.mend != "" {
 		can.EnforcesSize, can.KnowsUsed, can.OnlineGrow, can.Shrink = false, false, false, false
 	}
 	return backends.Info{
 		Capabilities: can,
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not "+
-			"to be in use%s", p.fs, p.sizes(), p.how, on),
-		Path: p.shelf.Path(), Missing: p.missing(),
+			"to be in use%s", p.projects.fs, p.projects.sizes(), p.how, on),
+		Path: p.shelf.Path(), Missing: p.projects.missing(),
 	}
 }
 
@@ -225,8 +216,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	st := p.shelf.Status()
 	if st.Online {
 		err := backends.Room(p.name, st.Free, st.Size)
-		if err == nil && p.mend == "" {
-			err = p.within(p.stillHolds)
+		if err == nil && p.projects.mend == "" {
+			err = within(p.shelf, p.projects.stillHolds)
 		}
 		if err != nil {
 			st.Reason = err.Error()
@@ -285,7 +276,7 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 
 // List implements backends.Pool.
 func (p *Pool) List(context.Context) ([]backends.Entry, error) {
-	return p.shelf.List(p.describe)
+	return p.shelf.List(p.projects.describe)
 }
 
 // Stat implements backends.Pool.
@@ -295,7 +286,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, p.describe), nil
+	return p.shelf.Describe(f, p.projects.describe), nil
 }
 
 // Reap implements backends.Pool.

@@ -41,7 +41,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return shelf.Head{}, err
 		}
 		size = max(size, d.Size)
-		if p.mend != "" { // what was limited once is not here
+		if p.projects.mend != "" { // what was limited once is not here
 			size = 0
 		}
 		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
@@ -84,7 +84,7 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 	if err = p.room(); err == nil {
 		h, err = fill(f)
 	}
-	if err == nil && p.mend == "" {
+	if err == nil && p.projects.mend == "" {
 		p.step("dir.make.filled")
 		err = f.WriteHead(h, false) // durable with the record, in the same folder
 	}
@@ -115,10 +115,10 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 				"backend loop", p.kind, dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
-	case p.mend != "":
+	case p.projects.mend != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of "+
-				"backend loop (%s)", p.kind, d.Size, p.mend)
+				"backend loop (%s)", p.kind, d.Size, p.projects.mend)
 	}
 	return p.fits(d.Size)
 }
@@ -146,8 +146,8 @@ func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner
 	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
 		return h, err
 	}
-	if p.mend == "" {
-		if h.Project, err = p.enter(dir); err != nil {
+	if p.projects.mend == "" {
+		if h.Project, err = p.projects.enter(dir); err != nil {
 			return h, err
 		}
 		p.step("dir.make.entered")
@@ -161,12 +161,12 @@ func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner
 // copyHead copies a tree to what will be a head of that size, in a project of its own.
 func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
 	progress backends.Progress) (shelf.Head, error) {
-	if p.mend != "" {
+	if p.projects.mend != "" {
 		return h, p.copyTree(ctx, from, name, to, h.Tree, copying{}, progress)
 	}
 	err := p.copyTree(ctx, from, name, to, h.Tree, copying{
 		within: h.Size,
-		begin:  func(dir *os.File) (err error) { h.Project, err = p.enter(dir); return err },
+		begin:  func(dir *os.File) (err error) { h.Project, err = p.projects.enter(dir); return err },
 		// Only now, as a copy may take a block more than what it is of.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)

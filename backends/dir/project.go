@@ -32,6 +32,33 @@ const (
 // rounded is more than what a filesystem rounds a limit up by: to whole blocks.
 const rounded = 128 << 10
 
+// projects enforces the sizes of the datasets of one pool by project quotas.
+//
+// It assigns a project to each new head, and sets, compares and lifts the limits of these projects. mu
+// protects next while the pool is open. The other fields are set when the pool is opened, and do not
+// change after.
+type projects struct {
+	fs     fsctl.Kind
+	mend   string // what would make the filesystem enforce sizes; "" if it does
+	unheld int    // datasets whose size is not enforced
+
+	mu   sync.Mutex
+	next uint32 // the project to try first
+}
+
+// newProjects examines whether the filesystem of a pool enforces project quotas.
+func newProjects(s *shelf.Shelf) (*projects, error) {
+	fs, err := fsctl.KindOf(s.Path())
+	if err != nil {
+		return nil, err
+	}
+	p := &projects{fs: fs}
+	return p, within(s, func(dir *os.File) (err error) {
+		p.mend, err = lacks(dir, p.fs)
+		return err
+	})
+}
+
 // lacks says what would have sizes held below a directory on such a filesystem, "" where they are.
 func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	held, err := fsctl.HoldsProjects(dir)
@@ -74,8 +101,8 @@ const noProjects = "the kernel has no project quotas for it"
 // andRestart ends what an operator of this host can do.
 const andRestart = ", then restart drover"
 
-// missing is that.
-func (p *Pool) missing() []string {
+// missing returns what an operator can change on this host so that sizes are enforced, as Info.Missing wants it.
+func (p *projects) missing() []string {
 	if can, is := strings.CutSuffix(p.mend, andRestart); is {
 		return []string{"sizes need project quotas (" + can + ")"}
 	}
@@ -86,7 +113,7 @@ func (p *Pool) missing() []string {
 }
 
 // stillHolds fails when sizes are held no more.
-func (p *Pool) stillHolds(dir *os.File) error {
+func (p *projects) stillHolds(dir *os.File) error {
 	mend, err := lacks(dir, p.fs)
 	if err == nil && mend != "" {
 		err = fmt.Errorf("project quotas were switched off: no size holds (%s)", mend)
@@ -95,7 +122,7 @@ func (p *Pool) stillHolds(dir *os.File) error {
 }
 
 // sizes says how sizes are kept, or what would have them kept.
-func (p *Pool) sizes() string {
+func (p *projects) sizes() string {
 	why := " (" + p.mend + ")"
 	if len(p.missing()) > 0 { // which says it
 		why = ""
@@ -113,21 +140,15 @@ func (p *Pool) sizes() string {
 	return "sizes by project quotas, df in a volume shows its size, a full one gets " + full
 }
 
-// taking hands out projects one at a time.
-type taking struct {
-	mu   sync.Mutex
-	next uint32
-}
-
 // enter puts an empty directory into a project of its own.
-func (p *Pool) enter(dir *os.File) (uint32, error) {
-	p.take.mu.Lock()
-	defer p.take.mu.Unlock()
+func (p *projects) enter(dir *os.File) (uint32, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	named := namedProjects()
 	for range apart {
-		id := p.take.next
-		if p.take.next++; p.take.next > lastProject {
-			p.take.next = firstProject
+		id := p.next
+		if p.next++; p.next > lastProject {
+			p.next = firstProject
 		}
 		q, err := fsctl.ProjectQuota(dir, id)
 		if err != nil {
@@ -179,10 +200,10 @@ func ours(dir *os.File) uint32 {
 
 // holdAll gives each head's project the limit that its size is, where it has another, and
 // looks which projects are taken. What cannot be given now the list says.
-func (p *Pool) holdAll() error {
-	id := p.shelf.ID()
-	p.take.next = firstProject + apart*((uint32(id[0])<<8|uint32(id[1]))%begins)
-	_, err := p.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
+func (p *projects) holdAll(in *shelf.Shelf) error {
+	id := in.ID()
+	p.next = firstProject + apart*((uint32(id[0])<<8|uint32(id[1]))%begins)
+	_, err := in.List(func(f *shelf.Folder, _ *backends.Entry) {
 		h, err := f.Head()
 		if err != nil {
 			return
@@ -193,8 +214,8 @@ func (p *Pool) holdAll() error {
 			}
 			return
 		}
-		if h.Project >= p.take.next && h.Project < lastProject {
-			p.take.next = h.Project + 1
+		if h.Project >= p.next && h.Project < lastProject {
+			p.next = h.Project + 1
 		}
 		dir, err := openTree(f, h.Tree)
 		if err != nil {
@@ -209,7 +230,7 @@ func (p *Pool) holdAll() error {
 }
 
 // describe adds to an entry its snapshots, and what is wrong with them or its size.
-func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
+func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 	shelf.DescribeTrees(f, e)
 	if p.mend != "" {
 		return
@@ -229,7 +250,7 @@ func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 }
 
 // misses fails when a head is not held to its size.
-func (p *Pool) misses(dir *os.File, h shelf.Head) error {
+func (p *projects) misses(dir *os.File, h shelf.Head) error {
 	if h.Project == 0 {
 		if h.Size == 0 {
 			return nil
@@ -261,7 +282,7 @@ func openTree(f *shelf.Folder, name string) (*os.File, error) {
 // lift lifts the limit of a tree's project, if that is the one on record, so that it is free
 // once the tree has gone. One that a crash has left without a record keeps its limit, and is
 // not taken again: it may be another's.
-func (p *Pool) lift(f *shelf.Folder, h shelf.Head) {
+func (p *projects) lift(f *shelf.Folder, h shelf.Head) {
 	if p.mend != "" || h.Project == 0 {
 		return
 	}
@@ -276,7 +297,7 @@ func (p *Pool) lift(f *shelf.Folder, h shelf.Head) {
 }
 
 // destroy removes the folder of a dataset.
-func (p *Pool) destroy(ctx context.Context, area *os.File, name string) error {
+func (p *projects) destroy(ctx context.Context, area *os.File, name string) error {
 	if root, err := os.OpenRoot(area.Name()); err == nil {
 		defer root.Close()
 		if sub, err := root.OpenRoot(name); err == nil {
@@ -290,9 +311,9 @@ func (p *Pool) destroy(ctx context.Context, area *os.File, name string) error {
 	return tree.Remove(ctx, area, name)
 }
 
-// within calls do with the pool's directory.
-func (p *Pool) within(do func(dir *os.File) error) error {
-	root, err := p.shelf.Enter()
+// within calls do with the directory of a pool.
+func within(s *shelf.Shelf, do func(dir *os.File) error) error {
+	root, err := s.Enter()
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 		return 0, err
 	}
 	defer dir.Close()
-	if p.mend == "" && h.Project != 0 && ours(dir) == h.Project {
+	if p.projects.mend == "" && h.Project != 0 && ours(dir) == h.Project {
 		q, err := fsctl.ProjectQuota(dir, h.Project)
 		return dataset.Size(q.Used), err
 	}

@@ -134,7 +134,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		p.discard(ctx, f, fresh)
 		return err
 	}
-	p.lift(f, old)
+	p.projects.lift(f, old)
 	if !apart {
 		return nil
 	}
@@ -148,7 +148,7 @@ func (p *Pool) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	if !f.Removable(h.Tree) {
 		return
 	}
-	p.lift(f, h)
+	p.projects.lift(f, h)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	_ = p.removeAll(after, f, h.Tree)
