@@ -17,7 +17,6 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
-	"github.com/droverhq/drover/test/lan"
 )
 
 // session is the TTL of sessions. It is a tenth of the default, and so are all times of leases.
@@ -63,10 +62,11 @@ type Campaign struct {
 	names   *cluster.Traffic
 	report  tally
 
-	mu    sync.Mutex
-	parts map[string]*sync.Mutex // held by the fault that affects the part
-	cuts  map[cut]int
-	lost  map[*cluster.Host]bool // no container is started on these hosts
+	parts      *parts
+	partitions *partitions
+
+	mu   sync.Mutex
+	lost map[*cluster.Host]bool // no container is started on these hosts
 
 	// For restoring the store from an older backup; see putBack.
 	noneLost  sync.RWMutex
@@ -76,8 +76,6 @@ type Campaign struct {
 	ended     ended
 	raised    []witness.Raised
 }
-
-type cut struct{ from, to *lan.Machine }
 
 // Run runs a campaign until its time is over, waits for the end of all faults, and compares the result with the
 // notes. The test fails if they disagree, or if anything is left over.
@@ -89,7 +87,8 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	}
 	k := &Campaign{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
-		parts: map[string]*sync.Mutex{}, cuts: map[cut]int{}, lost: map[*cluster.Host]bool{}, ended: ended{},
+		parts: &parts{locks: map[string]*sync.Mutex{}}, partitions: &partitions{cluster: c, cuts: map[cut]int{}},
+		lost: map[*cluster.Host]bool{}, ended: ended{},
 		report: tally{Report: Report{
 			Seed:       opts.Seed,
 			Faults:     map[Kind]int{},

@@ -49,7 +49,7 @@ func (k *Campaign) startEngines(t testing.TB) (end func()) {
 }
 
 // part waits until no other fault has stopped the engine, and reserves it until done is called.
-func (e *dockerd) part() (done func()) { return e.k.part("engine of " + e.on.Name) }
+func (e *dockerd) part() (done func()) { return e.k.parts.reserve("engine of " + e.on.Name) }
 
 func (e *dockerd) socket() string { return filepath.Join(e.on.Dir, "engine.sock") }
 

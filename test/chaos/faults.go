@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"
-	"github.com/droverhq/drover/test/lan"
 )
 
 // injectFaults starts the faults of the plan, each at its time, and returns when all are over.
@@ -53,7 +52,7 @@ func (k *Campaign) inject(t testing.TB, f Fault) {
 	case AgentPaused:
 		k.paused(t, f, one().Host)
 	case GuardKilled:
-		defer k.part("guard of " + one().Name)()
+		defer k.parts.reserve("guard of " + one().Name)()
 		one().Guard.Kill9(t)
 		time.Sleep(f.For)
 		one().Guard.Up(t)
@@ -70,23 +69,23 @@ func (k *Campaign) inject(t testing.TB, f Fault) {
 	case LeaderKilled, LeaderPaused:
 		k.stopConsul(f, k.leader(f))
 	case LeaderCut:
-		defer k.part("consul")()
-		k.cutNetwork(f, k.cutsAround(k.leader(f).On))
+		defer k.parts.reserve("consul")()
+		k.partitions.cut(f, k.partitions.cutsAround(k.leader(f).On))
 	case HostCut:
-		k.cutNetwork(f, append(k.toControl(one().On), k.fromControl(one().On)...))
+		k.partitions.cut(f, append(k.partitions.toControl(one().On), k.partitions.fromControl(one().On)...))
 	case HostMute:
-		k.cutNetwork(f, k.toControl(one().On))
+		k.partitions.cut(f, k.partitions.toControl(one().On))
 	case HostDeaf:
-		k.cutNetwork(f, k.fromControl(one().On))
+		k.partitions.cut(f, k.partitions.fromControl(one().On))
 	case HostAlone:
-		k.cutNetwork(f, k.cutsAround(one().On))
+		k.partitions.cut(f, k.partitions.cutsAround(one().On))
 	case PeersCut, PeersDeaf:
 		a, b := one().On, k.Hosts[f.Of[1]].On
 		cuts := []cut{{a, b}}
 		if f.Kind == PeersCut {
 			cuts = append(cuts, cut{b, a})
 		}
-		k.cutNetwork(f, cuts)
+		k.partitions.cut(f, cuts)
 	case ControlCut, ControlDeaf:
 		var cuts []cut
 		for _, s := range k.Consul.Servers {
@@ -95,7 +94,7 @@ func (k *Campaign) inject(t testing.TB, f Fault) {
 				cuts = append(cuts, cut{replica().On, s.On})
 			}
 		}
-		k.cutNetwork(f, cuts)
+		k.partitions.cut(f, cuts)
 	case HostLost:
 		k.loseHost(t, f, one())
 	case StorePutBack:
@@ -107,29 +106,15 @@ func (k *Campaign) inject(t testing.TB, f Fault) {
 	}
 }
 
-// part reserves the part that a fault affects until done is called. An earlier fault may take longer to end than
-// planned.
-func (k *Campaign) part(name string) (done func()) {
-	k.mu.Lock()
-	lock := k.parts[name]
-	if lock == nil {
-		lock = &sync.Mutex{}
-		k.parts[name] = lock
-	}
-	k.mu.Unlock()
-	lock.Lock()
-	return lock.Unlock
-}
-
 func (k *Campaign) killed(t testing.TB, f Fault, h *host.Host) {
-	defer k.part(h.Dir)()
+	defer k.parts.reserve(h.Dir)()
 	h.Kill9(t)
 	time.Sleep(f.For)
 	h.Up(t)
 }
 
 func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
-	defer k.part(h.Dir)()
+	defer k.parts.reserve(h.Dir)()
 	h.Pause(t)
 	time.Sleep(f.For)
 	h.Resume(t)
@@ -137,7 +122,7 @@ func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
 
 // stopConsul kills or pauses Consul servers for a while.
 func (k *Campaign) stopConsul(f Fault, servers ...*consul.Server) {
-	defer k.part("consul")()
+	defer k.parts.reserve("consul")()
 	kill := f.Kind == ConsulKilled || f.Kind == LeaderKilled
 	for _, s := range servers {
 		if kill {
@@ -169,58 +154,6 @@ func (k *Campaign) leader(f Fault) *consul.Server {
 	return k.Consul.Servers[rand.New(rand.NewPCG(k.opts.Seed, uint64(f.N))).IntN(len(k.Consul.Servers))]
 }
 
-// cutNetwork cuts the network for a while. If another fault has made the same cut, it stays until both faults are
-// over.
-func (k *Campaign) cutNetwork(f Fault, cuts []cut) {
-	k.split(cuts)
-	time.Sleep(f.For)
-	k.join(cuts)
-}
-
-func (k *Campaign) split(cuts []cut) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, c := range cuts {
-		if k.cuts[c]++; k.cuts[c] == 1 {
-			k.Net.PartitionOneWay(c.from, c.to)
-		}
-	}
-}
-
-func (k *Campaign) join(cuts []cut) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, c := range cuts {
-		if k.cuts[c]--; k.cuts[c] == 0 {
-			k.Net.HealOneWay(c.from, c.to)
-		}
-	}
-}
-
-func (k *Campaign) toControl(m *lan.Machine) (cuts []cut) {
-	for _, r := range k.Controls {
-		cuts = append(cuts, cut{m, r.On})
-	}
-	return cuts
-}
-
-func (k *Campaign) fromControl(m *lan.Machine) (cuts []cut) {
-	for _, c := range k.toControl(m) {
-		cuts = append(cuts, cut{c.to, c.from})
-	}
-	return cuts
-}
-
-// cutsAround returns the cuts between a machine and all others, in both directions.
-func (k *Campaign) cutsAround(m *lan.Machine) (cuts []cut) {
-	for _, other := range k.Net.Machines() {
-		if other != m {
-			cuts = append(cuts, cut{m, other}, cut{other, m})
-		}
-	}
-	return cuts
-}
-
 // restartAgents restarts agents that have ended, as their systemd units do, until the returned function is called. A
 // guard kills an agent that has a file open in a volume that the guard must fence.
 func (k *Campaign) restartAgents(t testing.TB) (end func()) {
@@ -231,7 +164,7 @@ func (k *Campaign) restartAgents(t testing.TB) (end func()) {
 		h.Killed = killed
 		all.Go(func() {
 			for ; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
-				done := k.part(h.Host.Dir)
+				done := k.parts.reserve(h.Host.Dir)
 				if !h.Running() {
 					killed()
 					h.Up(t)

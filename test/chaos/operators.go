@@ -127,7 +127,7 @@ func isUncertain(err error) bool {
 func (k *Campaign) loseHost(t testing.TB, f Fault, h *cluster.Host) {
 	k.noneLost.RLock()
 	defer k.noneLost.RUnlock()
-	defer k.part(h.Host.Dir)()
+	defer k.parts.reserve(h.Host.Dir)()
 	k.mu.Lock()
 	k.lost[h] = true
 	k.mu.Unlock()

@@ -26,7 +26,7 @@ func oneHost(t *testing.T) (k *Campaign, c container) {
 	h := &cluster.Host{Name: "host-a", On: on, Host: host.Start(t, host.Options{Name: "host-a", On: on, Driver: "drover", Size: 4 << 30})}
 	k = &Campaign{
 		Cluster: &cluster.Cluster{Hosts: []*cluster.Host{h}}, dir: t.TempDir(), writer: program,
-		parts: map[string]*sync.Mutex{}, lost: map[*cluster.Host]bool{},
+		parts: &parts{locks: map[string]*sync.Mutex{}}, lost: map[*cluster.Host]bool{},
 		report: tally{Report: Report{Operations: map[string]int{}, Reasons: map[string]int{}}},
 	}
 	t.Cleanup(k.startEngines(t))

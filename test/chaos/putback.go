@@ -35,7 +35,7 @@ const faultsAfterRestore = 4 * time.Second
 func (k *Campaign) putBack(t testing.TB, f Fault) {
 	k.noneLost.Lock()
 	defer k.noneLost.Unlock()
-	defer k.part("consul")()
+	defer k.parts.reserve("consul")()
 	k.Consul.AwaitLeader()
 	from := time.Now()
 	backup := k.Consul.Snapshot()
@@ -123,7 +123,7 @@ func (k *Campaign) whilePaused(t testing.TB, replicas []*cluster.Control, do fun
 		return
 	}
 	r := replicas[0]
-	defer k.part(r.Host.Dir)()
+	defer k.parts.reserve(r.Host.Dir)()
 	r.Pause(t)
 	defer r.Resume(t)
 	k.whilePaused(t, replicas[1:], do)
@@ -178,7 +178,7 @@ func (k *Campaign) watchStore(ctx context.Context, t testing.TB) {
 // recover updates the store if necessary. The error says why that is not possible yet, for example because a node
 // is unreachable.
 func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
-	defer k.part("recovery")()
+	defer k.parts.reserve("recovery")()
 	for _, r := range k.Controls {
 		if again, err := k.recoverAt(ctx, t, r); err != nil {
 			rest(ctx, 300*time.Millisecond)
