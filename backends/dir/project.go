@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Projects of Drover are from firstProject on; each pool begins at a place of its own there.
-// Other programs count up from a small number.
+// Drover uses projects from firstProject on, and each pool begins at another point of this range. Other
+// programs count up from a small number.
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
@@ -29,7 +29,7 @@ const (
 	apart        = 1 << 16
 )
 
-// rounded is more than what a filesystem rounds a limit up by: to whole blocks.
+// rounded exceeds the amount by which a filesystem rounds a limit up to whole blocks.
 const rounded = 128 << 10
 
 // projects enforces the sizes of the datasets of one pool by project quotas.
@@ -59,7 +59,8 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 	})
 }
 
-// lacks says what would have sizes held below a directory on such a filesystem, "" where they are.
+// lacks returns what would make a filesystem of this kind enforce sizes below a directory. It returns ""
+// if the filesystem enforces them already.
 func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	held, err := fsctl.HoldsProjects(dir)
 	switch {
@@ -85,7 +86,7 @@ func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
 	return "only XFS and ext4 have them, mounted with -o prjquota", nil
 }
 
-// deviceOf is the device that a directory lies on, or a word for it.
+// deviceOf returns the device that stores a directory, or a placeholder if it is unknown.
 func deviceOf(dir string) string {
 	if table, err := mount.Table(); err == nil {
 		if on := table.On(dir); on != nil && filepath.IsAbs(on.Source) {
@@ -95,10 +96,10 @@ func deviceOf(dir string) string {
 	return "DEVICE"
 }
 
-// noProjects is said where nothing but another kernel would do.
+// noProjects is the reason if only another kernel would help.
 const noProjects = "the kernel has no project quotas for it"
 
-// andRestart ends what an operator of this host can do.
+// andRestart is the end of an instruction that the operator of this host can follow.
 const andRestart = ", then restart drover"
 
 // missing returns what an operator can change on this host so that sizes are enforced, as Info.Missing wants it.
@@ -112,7 +113,7 @@ func (p *projects) missing() []string {
 	return nil
 }
 
-// stillHolds fails when sizes are held no more.
+// stillHolds returns an error if the filesystem no longer enforces sizes.
 func (p *projects) stillHolds(dir *os.File) error {
 	mend, err := lacks(dir, p.fs)
 	if err == nil && mend != "" {
@@ -121,7 +122,7 @@ func (p *projects) stillHolds(dir *os.File) error {
 	return err
 }
 
-// sizes says how sizes are kept, or what would have them kept.
+// sizes describes how sizes are enforced, or what would make the filesystem enforce them.
 func (p *projects) sizes() string {
 	why := " (" + p.mend + ")"
 	if len(p.missing()) > 0 { // which says it
@@ -140,7 +141,7 @@ func (p *projects) sizes() string {
 	return "sizes by project quotas, df in a volume shows its size, a full one gets " + full
 }
 
-// enter puts an empty directory into a project of its own.
+// enter puts an empty directory into an unused project.
 func (p *projects) enter(dir *os.File) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,7 +161,7 @@ func (p *projects) enter(dir *os.File) (uint32, error) {
 		if err := fsctl.SetProject(dir, id); err != nil {
 			return 0, err
 		}
-		// Whoever took the same meanwhile, for another pool, finds two in it, and so do we.
+		// If another pool took the same project concurrently, both pools count two files in it.
 		q, err = fsctl.ProjectQuota(dir, id)
 		if err != nil || q.Files <= 1 {
 			return id, err
@@ -189,7 +190,7 @@ func namedProjects() map[uint32]bool {
 	return named
 }
 
-// ours returns the project of a directory if it is one that enter has given.
+// ours returns the project of a directory if it can come from enter, and otherwise 0.
 func ours(dir *os.File) uint32 {
 	id, inherited, err := fsctl.Project(dir)
 	if err != nil || !inherited || id < firstProject || id > lastProject {
@@ -198,8 +199,8 @@ func ours(dir *os.File) uint32 {
 	return id
 }
 
-// holdAll gives each head's project the limit that its size is, where it has another, and
-// looks which projects are taken. What cannot be given now the list says.
+// holdAll sets the limit of each head's project to the head's size where they differ, and finds the
+// next unused project. List reports a limit that could not be set.
 func (p *projects) holdAll(in *shelf.Shelf) error {
 	id := in.ID()
 	p.next = firstProject + apart*((uint32(id[0])<<8|uint32(id[1]))%begins)
@@ -229,7 +230,7 @@ func (p *projects) holdAll(in *shelf.Shelf) error {
 	return err
 }
 
-// describe adds to an entry its snapshots, and what is wrong with them or its size.
+// describe adds the snapshots to an entry, and the problems with them or with its size.
 func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 	shelf.DescribeTrees(f, e)
 	if p.mend != "" {
@@ -237,7 +238,7 @@ func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 	}
 	h, err := f.Head()
 	if err != nil {
-		return // said already
+		return // DescribeTrees reported it
 	}
 	dir, err := openTree(f, h.Tree)
 	if err != nil {
@@ -249,7 +250,7 @@ func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 	}
 }
 
-// misses fails when a head is not held to its size.
+// misses returns an error if the size of a head is not enforced.
 func (p *projects) misses(dir *os.File, h shelf.Head) error {
 	if h.Project == 0 {
 		if h.Size == 0 {
@@ -264,7 +265,7 @@ func (p *projects) misses(dir *os.File, h shelf.Head) error {
 	q, err := fsctl.ProjectQuota(dir, h.Project)
 	switch {
 	case errors.Is(err, fsctl.ErrNoQuota):
-		return nil // they are off since: the status says so
+		return nil // quotas were switched off since; Status reports it
 	case err != nil:
 		return err
 	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+rounded || (q.Limit != 0 && h.Size == 0):
@@ -279,9 +280,9 @@ func openTree(f *shelf.Folder, name string) (*os.File, error) {
 	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
-// lift lifts the limit of a tree's project, if that is the one on record, so that it is free
-// once the tree has gone. One that a crash has left without a record keeps its limit, and is
-// not taken again: it may be another's.
+// lift removes the limit of a tree's project, so that the project is unused once the tree is removed. It
+// does so only if the project is the recorded one. A project that a crash left without a record keeps
+// its limit and is not used again, because it may belong to something else.
 func (p *projects) lift(f *shelf.Folder, h shelf.Head) {
 	if p.mend != "" || h.Project == 0 {
 		return
