@@ -26,7 +26,7 @@ type Watchdog interface {
 type dog struct {
 	device  Watchdog
 	timeout time.Duration
-	next    time.Duration // when it is to be fed
+	next    time.Duration // the time of the next feed
 	starved bool
 }
 

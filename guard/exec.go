@@ -61,7 +61,7 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	args := append(append([]string{}, f.Args[1:]...), name, node.String())
 	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
 	var failed *run.Error
-	if errors.As(err, &failed) { // its arguments may hold what is not for everybody who reads this
+	if errors.As(err, &failed) { // its arguments may contain secrets
 		err = &run.Error{
 			Cmd:      failed.Cmd,
 			ExitCode: failed.ExitCode,
@@ -79,7 +79,7 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 // them: the words of a script, the value of an option, a password before an @. Of what is
 // shorter than four bytes only whole words are left out, which an argument itself is.
 func without(said string, args []string) string {
-	hidden := make([]bool, len(said)) // all is looked for in what was said, as one may overlap another
+	hidden := make([]bool, len(said)) // each part is searched in the whole output, because parts may overlap
 	for _, arg := range args {
 		_, value, _ := strings.Cut(arg, "=")
 		whole := []string{arg, value}
@@ -102,7 +102,7 @@ func without(said string, args []string) string {
 	return out.String()
 }
 
-// hide marks where part is in what was said.
+// hide marks each occurrence of part in the output of the command.
 func hide(hidden []bool, said, part string) {
 	for at := 0; part != "" && at+len(part) <= len(said); at++ {
 		end := at + len(part)

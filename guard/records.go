@@ -186,7 +186,7 @@ func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]En
 	}
 	for id, b := range flushed {
 		if e, ok := table[id]; ok && e.Boot == boot {
-			continue // what is kept for this boot is as new, or newer
+			continue // the record of this boot is as new, or newer
 		}
 		take(id, b, "on disk")
 	}

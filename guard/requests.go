@@ -48,7 +48,7 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	if err != nil {
 		if was == nil && e.State == StateArmed {
 			delete(g.table, r.Dataset)
-			_, _ = g.records.drop(r.Dataset) // what is left of it is fenced for nothing
+			_, _ = g.records.drop(r.Dataset) // if a record remains, it only causes a needless fence
 		}
 		return Entry{}, fmt.Errorf("register volume %s with the guard: %w", r.Volume, err)
 	}

@@ -56,7 +56,7 @@ type Registration struct {
 	// Deadline is a time of clock.Boottime.
 	Deadline time.Duration `json:"deadline"`
 
-	agent hand.Process // who registers; the socket tells
+	agent hand.Process // the process that registers, as the socket reports it
 }
 
 // Entry is a dataset in the guard's table.

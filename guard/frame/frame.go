@@ -12,8 +12,7 @@ import (
 
 const head = 4
 
-// Write sends v in one write. ErrInvalid when it takes more than max bytes: nothing was
-// sent then.
+// Write sends v in one write. If v takes more than max bytes, Write sends nothing and returns ErrInvalid.
 func Write(w io.Writer, v any, max int) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -28,10 +27,9 @@ func Write(w io.Writer, v any, max int) error {
 	return err
 }
 
-// Read receives into v. io.EOF when the stream ended between two messages, and
-// io.ErrUnexpectedEOF within one; ErrInvalid for one of more than max bytes, of which
-// nothing is read, and for what is not JSON of v's type. The stream is of no use after an
-// error.
+// Read receives a message into v. It returns io.EOF if the stream ended between two messages, and
+// io.ErrUnexpectedEOF if it ended within one. It returns ErrInvalid for a message of more than max bytes, whose
+// content it does not read, and for a message that is not JSON of v's type. The stream cannot be used after an error.
 func Read(r io.Reader, v any, max int) error {
 	var size [head]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
