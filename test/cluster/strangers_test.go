@@ -156,7 +156,7 @@ func (c *cuts) targetFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := c.Controls[0].Exec(t, "volume", "move", "wide", b.Name)
-	if r.Exit != 1 || !strings.Contains(r.Err, "wide") || !strings.Contains(r.Err, " free ") {
+	if r.Exit != 1 || !strings.Contains(r.Err, "wide") || !strings.Contains(r.Err, " free") {
 		t.Errorf("to a full pool: %+v", r)
 	}
 	c.wantBig(t, a, "wide", sum)
