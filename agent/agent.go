@@ -34,8 +34,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/facts"
-	"github.com/droverhq/drover/internal/linux/inuse"
-	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -108,10 +106,6 @@ type Agent struct {
 
 	volumeDisks volumeDisks
 
-	looks looks // at mounts
-	// mount.Elsewhere; tests count and fail looks
-	elsewhere   func() (*mount.Foreign, error)
-	files       func(context.Context, []mount.Filesystem) (*inuse.Files, error) // inuse.Open; tests fail it
 	nodes       *lease.Nodes
 	moveTable   *replication.MoveTable
 	access      *replication.Access
@@ -160,6 +154,7 @@ type Agent struct {
 	wg        sync.WaitGroup
 	registrar *lease.Registrar
 	uses      *mounting.UseTable
+	holders   *mounting.Holders
 }
 
 var _ api.Local = (*Agent)(nil)
@@ -190,7 +185,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.Locks.Clock = cfg.Clock
 	a.Trust = host.NewTrust(a.mendStore)
-	a.elsewhere, a.files = mount.Elsewhere, inuse.Open
 	a.engines = mounting.NewEngines(a.DB, a.Boot)
 	a.uses = mounting.NewUseTable(a.Host)
 	a.apart = replicas(cfg.Control)
@@ -211,6 +205,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.registrar = lease.NewRegistrar(a.registrarDeps())
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
+	a.holders = mounting.NewHolders(a.Host, a.pools)
 	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })

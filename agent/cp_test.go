@@ -14,7 +14,7 @@ import (
 // looks counts how often an agent looks at the whole host.
 func (r *rig) looks() *atomic.Int64 {
 	var n atomic.Int64
-	r.elsewhere = func() (*mount.Foreign, error) {
+	r.holders.Elsewhere = func() (*mount.Foreign, error) {
 		n.Add(1)
 		return mount.Elsewhere()
 	}
@@ -229,13 +229,13 @@ func TestI9LookFails(t *testing.T) {
 	d := r.volume("db")
 	r.mount(d, "one")
 	r.Activated(t.Context())
-	r.elsewhere = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
+	r.holders.Elsewhere = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
 	r.copied(d, "one")
 	r.want(d, "one")
 	r.after(unverifiedGrace)
 	r.want(d, "one")
 	r.wantHeld(d, "one")
-	r.elsewhere = mount.Elsewhere
+	r.holders.Elsewhere = mount.Elsewhere
 	r.after(verifyEvery)
 	r.want(d)
 }

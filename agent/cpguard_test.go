@@ -165,11 +165,11 @@ func TestI11MountOnTheHost(t *testing.T) {
 					t.Errorf("%v: %s", err, out)
 				}
 			}()
-			look, err := r.lookAtHost()
+			look, err := r.holders.LookAtMounts()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if list := r.holders(t.Context(), look, d); len(list) != c.holders {
+			if list := r.holders.Of(t.Context(), look, d); len(list) != c.holders {
 				t.Errorf("%v", list)
 			}
 		})
@@ -188,8 +188,8 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	if err := r.uses.Save(t.Context(), d, rec, nil); err != nil {
 		t.Fatal(err)
 	}
-	open := r.files
-	r.files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
+	open := r.holders.Files
+	r.holders.Files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
 	for name, do := range map[string]func() error{
 		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
 		"restore": func() error { return r.unused(t.Context(), d, "restore") },
@@ -202,7 +202,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	if list, err := r.holdersOf(t.Context(), d); err != nil || len(list) != 1 {
 		t.Errorf("held by %v, %v", list, err)
 	}
-	r.files = open
+	r.holders.Files = open
 	if err := r.Remove(t.Context(), "db"); err != nil {
 		t.Error(err)
 	}
@@ -224,14 +224,14 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 	f.a.Activated(t.Context())
 	look := func() {
 		t.Helper()
-		l, err := f.a.lookAtHost()
+		l, err := f.a.holders.LookAtMounts()
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.a.Agent.mu.Lock()
 		f.a.Agent.restarted = 0
 		f.a.Agent.mu.Unlock()
-		holders := len(f.a.holders(t.Context(), l, d))
+		holders := len(f.a.holders.Of(t.Context(), l, d))
 		if err := f.a.dropUnverified(t.Context(), d, f.a.unverified(d.ID), holders); err != nil {
 			t.Error(err)
 		}

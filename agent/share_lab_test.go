@@ -80,12 +80,12 @@ func TestHeldOnARealShare(t *testing.T) {
 	db, other := f.a.mounts("db", "one"), f.a.mounts("other", "two")
 	in := t.TempDir()
 	_, _, end := inNamespace(t, `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
-	look, err := f.a.lookAtHost()
+	look, err := f.a.holders.LookAtMounts()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []int{0, 1} {
-		if list := f.a.holders(t.Context(), look, of[i]); len(list) != want {
+		if list := f.a.holders.Of(t.Context(), look, of[i]); len(list) != want {
 			t.Errorf("%s is held %d times, not %d: %q", of[i].Volume, len(list), want, list)
 		}
 	}
@@ -122,7 +122,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	f.soon("the pool is offline", away)
 	f.a.writes("near", "token", "kept")
 	began := time.Now()
-	if _, err := f.a.lookAtHost(); err != nil {
+	if _, err := f.a.holders.LookAtMounts(); err != nil {
 		t.Error(err)
 	}
 	if err := f.a.Create(t.Context(), "new", map[string]string{"pool": "default"}); !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnsupported) {

@@ -127,11 +127,11 @@ func (a *Agent) mayEndWithoutLook(r mounting.Record, id string) bool {
 // ten times as long. Without that look a process that a container handed a file to can lose its mount here, but
 // no data: the file stays open, and restore, removal, move and the release of the guard look at open files.
 func (a *Agent) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
-	look, err := a.lookAtHost()
+	look, err := a.holders.LookAtMounts()
 	if err != nil {
 		return "cannot tell whether a process has it mounted: " + dataset.OneLine(err)
 	}
-	if list := a.holders(ctx, look, d); len(list) > expected {
+	if list := a.holders.Of(ctx, look, d); len(list) > expected {
 		return list[0]
 	}
 	return ""
@@ -215,7 +215,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 	if len(open) == 0 {
 		return
 	}
-	look, err := a.lookAtHost()
+	look, err := a.holders.LookAtMounts()
 	if err != nil {
 		a.Log.WithError(err).Warn("cannot check whether unverified uses have ended")
 		return
@@ -225,7 +225,7 @@ func (a *Agent) verifyUses(ctx context.Context) {
 		if !ok {
 			continue
 		}
-		if err := a.dropUnverified(ctx, d, uses, len(a.holders(ctx, look, d))); err != nil {
+		if err := a.dropUnverified(ctx, d, uses, len(a.holders.Of(ctx, look, d))); err != nil {
 			a.LogOf(d).WithError(err).Warn("cannot remove uses that have ended")
 		}
 	}
@@ -244,11 +244,11 @@ func (a *Agent) verifyEnded(ctx context.Context, d dataset.Dataset, what string)
 	}
 	uses := r.IDs
 	maps.DeleteFunc(uses, func(_ string, c mounting.Use) bool { return !c.Ended })
-	look, err := a.lookAtHost()
+	look, err := a.holders.LookAtMounts()
 	if err != nil {
 		return nil
 	}
-	held := a.holders(ctx, look, d)
+	held := a.holders.Of(ctx, look, d)
 	if err := a.dropUnverifiedLocked(ctx, d, uses, len(held)); err != nil {
 		return err
 	}

@@ -1,7 +1,8 @@
 // Package mounting has what the agent knows of the uses of mounted volumes.
 //
 // UseTable has the uses of each mounted dataset, in memory and on disk. Engines has the engine processes that have
-// mounted volumes. Flushes has the flushes that have a mount open.
+// mounted volumes. Flushes has the flushes that have a mount open. Holders finds
+// out who on this host holds a dataset besides its mount point.
 package mounting
 
 import (
