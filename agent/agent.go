@@ -102,6 +102,10 @@ type Agent struct {
 	renewals  *lease.Renewals
 	limits    *throttle.Limits
 	engines   *mounting.Engines
+	registrar *lease.Registrar
+	uses      *mounting.UseTable
+	holders   *mounting.Holders
+	quiescer  *mounting.Quiescer
 	flushes   mounting.Flushes
 
 	volumeDisks volumeDisks
@@ -150,11 +154,8 @@ type Agent struct {
 	endLeases context.CancelFunc
 	leaseWork sync.WaitGroup
 
-	stop      context.CancelFunc
-	wg        sync.WaitGroup
-	registrar *lease.Registrar
-	uses      *mounting.UseTable
-	holders   *mounting.Holders
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 }
 
 var _ api.Local = (*Agent)(nil)
@@ -193,19 +194,13 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
-	a.nodes = lease.NewNodes(a.Host, a.Standing)
-	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
-		Host: a.Host, Guard: cfg.Guard, HTTP: cfg.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join, MendSoon: a.mendSoon,
-	})
-	a.renewals = lease.NewRenewals(lease.RenewalDeps{
-		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
-		Register: func(ctx context.Context) error { return a.register(ctx) },
-	})
-	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.registrar = lease.NewRegistrar(a.registrarDeps())
+	a.makeLeases(ctx)
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.holders = mounting.NewHolders(a.Host, a.pools)
+	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
+		Host: a.Host, Throttle: a.limits, Flushes: &a.flushes, Go: a.wg.Go,
+	})
 	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
@@ -229,6 +224,22 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// makeLeases makes what decides until when datasets with failover auto may be open here. The context of leases has the
+// values of ctx, and not its end.
+func (a *Agent) makeLeases(ctx context.Context) {
+	a.nodes = lease.NewNodes(a.Host, a.Standing)
+	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
+		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join,
+		MendSoon: a.mendSoon,
+	})
+	a.renewals = lease.NewRenewals(lease.RenewalDeps{
+		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
+		Register: func(ctx context.Context) error { return a.register(ctx) },
+	})
+	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
+	a.registrar = lease.NewRegistrar(a.registrarDeps())
 }
 
 // makeTransfers makes the sender and the receiver of transfers, which share one limit of their rate.

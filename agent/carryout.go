@@ -99,7 +99,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	if !again {
-		if in, thaw, err = a.freeze(ctx, pool, d); err != nil {
+		if in, thaw, err = a.quiescer.Freeze(ctx, pool, d); err != nil {
 			return out, err
 		}
 	}

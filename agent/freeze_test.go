@@ -59,7 +59,7 @@ func TestWhoFreezes(t *testing.T) {
 		{dataset.QuiesceNone, true, &dataset.Encryption{}, false}, {dataset.QuiesceFreeze, true, &dataset.Encryption{}, true},
 	} {
 		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
-		_, thaw, err := r.freeze(t.Context(), freezing{itself: c.itself}, d)
+		_, thaw, err := r.quiescer.Freeze(t.Context(), freezing{itself: c.itself}, d)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,19 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
-	"github.com/droverhq/drover/internal/steps"
 )
 
 // hold takes the lock of an operation's dataset and checks that the operation is
@@ -91,116 +86,6 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
-}
-
-// freeze has a mounted dataset write out what it holds in memory, so that a
-// snapshot taken now, with the context that it returns, has it, and quiesces it as its profile
-// says. What it returns thaws, and must be called.
-func (a *Agent) freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
-	thaw func() error, err error) {
-	turner, takes := pool.(backends.Serializer)
-	if !takes || !d.Profile.QoS.Limited() {
-		thaw, err = a.quiesce(pool, d)
-		return ctx, thaw, err
-	}
-	// Its limit is not lifted while others are at work in the pool, nor do they come between the
-	// flush and the freeze.
-	in, done, err := turner.Turn(ctx)
-	if err != nil {
-		return ctx, func() error { return nil }, fmt.Errorf("write out volume %s: %w", d.Volume, err)
-	}
-	back, err := a.quiesce(pool, d)
-	if err != nil {
-		done()
-		return ctx, back, err
-	}
-	return in, func() error {
-		defer done()
-		return back()
-	}, nil
-}
-
-// quiesce is freeze in a pool that has nothing else to do.
-func (a *Agent) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
-	none := func() error { return nil }
-	path := a.MountPath(d.ID)
-	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
-		return none, err
-	}
-	itself := pool.Info().Freezes && d.Encryption == nil // what it sees is ciphertext then
-	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := a.Clock.Steady() + throttle.LiftSnapshot - longStall // the freeze comes after it
-	up, err := a.limits.Suspend(d, throttle.LiftSnapshot)
-	if err != nil {
-		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
-	}
-	defer func() {
-		if err != nil || !freezing {
-			up.Resume()
-		}
-	}()
-	written, err := a.writeOutSoon(path, throttle.WriteOutTime)
-	if err != nil {
-		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
-	}
-	if !written {
-		if freezing {
-			return none, dataset.Errorf(dataset.ErrPending,
-				"volume %s has more to write out than %s allow, and a freeze would hold up its writers for "+
-					"as long: try again", d.Volume, throttle.WriteOutTime)
-		}
-		a.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave",
-			throttle.WriteOutTime)
-	}
-	if !freezing {
-		return none, nil
-	}
-	if d.Profile.QoS.Limited() {
-		if err := a.settled(d, path, until); err != nil {
-			return none, err
-		}
-		up.Extend(throttle.LiftUnmount)
-	}
-	if itself { // what is written until then is to be written at once
-		return func() error { up.Resume(); return nil }, nil
-	}
-	root, err := os.Open(path)
-	if err != nil {
-		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
-	}
-	if err := fsctl.Freeze(root); err != nil {
-		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
-	}
-	steps.At("snapshot.frozen")
-	return func() error {
-		up.Resume() // before anybody writes again
-		return errors.Join(fsctl.Thaw(root), root.Close())
-	}, nil
-}
-
-// writeOutSoon flushes the filesystem mounted on path, which a flush of another one
-// cannot hold up, and reports whether that ended within so long. One that did not
-// goes on by itself.
-func (a *Agent) writeOutSoon(path string, within time.Duration) (done bool, err error) {
-	root, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	ended := make(chan error, 1)
-	through := a.flushes.Begin(path)
-	a.wg.Add(1)
-	go func() {
-		defer a.wg.Done()
-		err := errors.Join(fsctl.Sync(root), root.Close())
-		through()
-		ended <- err
-	}()
-	select {
-	case err := <-ended:
-		return err == nil, err
-	case <-a.Clock.After(within):
-		return false, nil
-	}
 }
 
 // note writes the record beside the dataset anew. Not flushed: the store has it;

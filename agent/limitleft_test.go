@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -259,10 +260,12 @@ func TestFlushAndLiftEndTogether(t *testing.T) {
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
 	var now time.Duration
-	a := &Agent{config: f.a.config, Host: &host.Host{
-		Clock: hurried{now: &now}, Log: f.a.Log, Jobs: f.a.Jobs, Ctx: f.a.Ctx,
-	}}
-	if err := a.settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
+	var work sync.WaitGroup
+	q := mounting.NewQuiescer(mounting.QuiescerDeps{
+		Host: &host.Host{Clock: hurried{now: &now}, Log: f.a.Log}, Flushes: &mounting.Flushes{}, Go: work.Go,
+	})
+	defer work.Wait()
+	if err := q.Settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
 		t.Error(err)
 	}
 	if now > throttle.LiftSnapshot+10*time.Second {

@@ -64,7 +64,7 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	d := f.a.volume("db@slow", nil)
 	path := f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	if done, err := f.a.writeOutSoon(path, time.Minute); !done || err != nil {
+	if done, err := f.a.quiescer.WriteOut(path, time.Minute); !done || err != nil {
 		t.Error(done, err)
 	}
 	if n := f.a.flushes.Count(); n > 0 {
@@ -118,7 +118,7 @@ func TestTheTurnComesBeforeTheLift(t *testing.T) {
 		turn: func() { order = append(order, "turn"); f.a.wantTold(dev, slowly, "waiting for its turn") },
 		done: func() { order = append(order, "done"); f.a.wantTold(dev, slowly, "its turn is over") },
 	}
-	in, thaw, err := f.a.freeze(t.Context(), pool, d)
+	in, thaw, err := f.a.quiescer.Freeze(t.Context(), pool, d)
 	if err != nil || in.Value(inTurn{}) == nil || len(order) != 1 {
 		t.Fatal(err, order)
 	}
@@ -127,7 +127,7 @@ func TestTheTurnComesBeforeTheLift(t *testing.T) {
 		t.Error(err, order)
 	}
 	pool.err = errors.New("a command is late")
-	_, thaw, err = f.a.freeze(t.Context(), pool, d)
+	_, thaw, err = f.a.quiescer.Freeze(t.Context(), pool, d)
 	if err = errors.Join(thaw(), err); !errors.Is(err, pool.err) || len(order) != 3 {
 		t.Error(err, order)
 	}

@@ -167,7 +167,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
-		if in, thaw, err = a.freeze(ctx, pool, d); err != nil {
+		if in, thaw, err = a.quiescer.Freeze(ctx, pool, d); err != nil {
 			return nil, err
 		}
 	}

@@ -145,7 +145,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 	if err := tight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
-	in, thaw, err := a.freeze(ctx, pool, d)
+	in, thaw, err := a.quiescer.Freeze(ctx, pool, d)
 	if err != nil {
 		return out, false, err
 	}

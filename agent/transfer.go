@@ -121,7 +121,7 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 		if err := a.writeOut(d); err != nil {
 			return err
 		}
-		in, thaw, err := a.freeze(ctx, pool, d)
+		in, thaw, err := a.quiescer.Freeze(ctx, pool, d)
 		if err != nil {
 			return err
 		}

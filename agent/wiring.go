@@ -1,9 +1,6 @@
 package agent
 
 import (
-	"fmt"
-	"time"
-
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
@@ -12,39 +9,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
-	"github.com/droverhq/drover/dataset"
-)
-
-// settled flushes a filesystem that is mounted on path until that is soon done, at that moment at
-// the latest: a limit that is lifted until then lets its writers make more dirty than the disk
-// takes.
-func (a *Agent) settled(d dataset.Dataset, path string, until time.Duration) error {
-	var took time.Duration
-	for range flushes {
-		began := a.Clock.Steady()
-		if began+shortStall > until {
-			break
-		}
-		done, err := a.writeOutSoon(path, until-began)
-		if err != nil {
-			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
-		}
-		if took = a.Clock.Steady() - began; done && took <= shortStall {
-			return nil
-		}
-	}
-	return dataset.Errorf(dataset.ErrPending,
-		"volume %s is written to faster than its disk takes it: what came within %s is written out in as "+
-			"long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume,
-		took.Round(100*time.Millisecond), longStall)
-}
-
-const (
-	// shortStall is what a flush may take for a freeze to come next, whose own flush has what
-	// was written meanwhile; longStall is what writers may be held up.
-	shortStall = time.Second
-	longStall  = 2 * time.Second
-	flushes    = 5
 )
 
 // mountTable knows where the agent mounts datasets, for limits.

@@ -1,8 +1,8 @@
 // Package mounting has what the agent knows of the uses of mounted volumes.
 //
 // UseTable has the uses of each mounted dataset, in memory and on disk. Engines has the engine processes that have
-// mounted volumes. Flushes has the flushes that have a mount open. Holders finds
-// out who on this host holds a dataset besides its mount point.
+// mounted volumes. Holders finds out who on this host holds a dataset besides its mount point. Quiescer writes out and
+// freezes a mounted dataset before a snapshot. Flushes has the flushes that have a mount open.
 package mounting
 
 import (

@@ -1,0 +1,168 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// Quiescer writes out what a mounted dataset has in memory before a snapshot, and freezes its filesystem if its profile
+// says so. It has no state of its own. Its methods are safe for concurrent use.
+type Quiescer struct{ QuiescerDeps }
+
+// QuiescerDeps is what a Quiescer needs of other components.
+type QuiescerDeps struct {
+	*host.Host
+	Throttle *throttle.Limits
+	Flushes  *Flushes
+	Go       func(func()) // starts a goroutine that the stop of the agent waits for
+}
+
+// NewQuiescer returns a Quiescer.
+func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
+
+// Freeze writes out what a mounted dataset has in memory, and freezes its filesystem if its profile says so. The caller
+// then takes the snapshot with the context in, and calls thaw, whatever err is. It does nothing for a dataset that is
+// not mounted.
+func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
+	thaw func() error, err error) {
+	serializer, can := pool.(backends.Serializer)
+	if !can || !d.Profile.QoS.Limited() {
+		thaw, err = q.quiesce(pool, d)
+		return ctx, thaw, err
+	}
+	// The limit is not lifted while other work runs in the pool. No other work runs between the flush and the freeze.
+	in, done, err := serializer.Turn(ctx)
+	if err != nil {
+		return ctx, func() error { return nil }, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	back, err := q.quiesce(pool, d)
+	if err != nil {
+		done()
+		return ctx, back, err
+	}
+	return in, func() error {
+		defer done()
+		return back()
+	}, nil
+}
+
+// quiesce is freeze for a pool in which no other work runs.
+func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
+	none := func() error { return nil }
+	path := q.MountPath(d.ID)
+	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
+		return none, err
+	}
+	itself := pool.Info().Freezes && d.Encryption == nil // an encrypted filesystem is ciphertext to the pool
+	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
+	until := q.Clock.Steady() + throttle.LiftSnapshot - longStall // the freeze comes after it
+	up, err := q.Throttle.Suspend(d, throttle.LiftSnapshot)
+	if err != nil {
+		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	defer func() {
+		if err != nil || !freezing {
+			up.Resume()
+		}
+	}()
+	written, err := q.WriteOut(path, throttle.WriteOutTime)
+	if err != nil {
+		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+	}
+	if !written {
+		if freezing {
+			return none, dataset.Errorf(dataset.ErrPending,
+				"volume %s has more to write out than %s allow, and a freeze would hold up its writers for "+
+					"as long: try again", d.Volume, throttle.WriteOutTime)
+		}
+		q.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave",
+			throttle.WriteOutTime)
+	}
+	if !freezing {
+		return none, nil
+	}
+	if d.Profile.QoS.Limited() {
+		if err := q.Settled(d, path, until); err != nil {
+			return none, err
+		}
+		up.Extend(throttle.LiftUnmount)
+	}
+	if itself { // until then writers may write without their limit
+		return func() error { up.Resume(); return nil }, nil
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
+	}
+	if err := fsctl.Freeze(root); err != nil {
+		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
+	}
+	steps.At("snapshot.frozen")
+	return func() error {
+		up.Resume() // before anybody writes again
+		return errors.Join(fsctl.Thaw(root), root.Close())
+	}, nil
+}
+
+// WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended in time. A flush that
+// takes longer continues by itself. A flush of another filesystem does not delay it.
+func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err error) {
+	root, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	ended := make(chan error, 1)
+	through := q.Flushes.Begin(path)
+	q.Go(func() {
+		err := errors.Join(fsctl.Sync(root), root.Close())
+		through()
+		ended <- err
+	})
+	select {
+	case err := <-ended:
+		return err == nil, err
+	case <-q.Clock.After(within):
+		return false, nil
+	}
+}
+
+// Settled flushes the filesystem that is mounted on path until one flush is short, but not longer than until a time of
+// the steady clock: while the limit is lifted, writers can write to memory faster than the disk takes it.
+func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) error {
+	var took time.Duration
+	for range flushes {
+		began := q.Clock.Steady()
+		if began+shortStall > until {
+			break
+		}
+		done, err := q.WriteOut(path, until-began)
+		if err != nil {
+			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		}
+		if took = q.Clock.Steady() - began; done && took <= shortStall {
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrPending,
+		"volume %s is written to faster than its disk takes it: what came within %s is written out in as "+
+			"long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume,
+		took.Round(100*time.Millisecond), longStall)
+}
+
+const (
+	// shortStall is how long a flush may take before a freeze: the flush of the freeze then has only what was written
+	// meanwhile. longStall is how long writers may wait for a freeze.
+	shortStall = time.Second
+	longStall  = 2 * time.Second
+	flushes    = 5
+)
