@@ -9,7 +9,7 @@ import (
 )
 
 // The next difference to a copy is based on a snapshot that its home and the copy both have. A move takes these
-// snapshots to the next home: otherwise each copy would start again there.
+// snapshots to the next home, because otherwise each copy would start again there.
 
 // Shared implements transfer.Source.
 func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
@@ -31,7 +31,7 @@ func (s sending) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	return nil
 }
 
-// Bases implements transfer.Source. The snapshots that copies are based on are kept until the move ends.
+// Bases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
 func (s sending) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	a := s.a
 	d, home := a.Cache.Dataset(ds)

@@ -11,9 +11,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// leftBehind returns why what is mounted here of a dataset differs from what other nodes have; nil if it does
-// not, or if that is not known. It differs if this host was said to be fenced and was not: its home may have
-// restored the dataset and removed its former content, because whoever has that open changes no snapshot.
+// leftBehind returns why a dataset that is mounted here differs from what other nodes have. It returns nil if it
+// does not differ, or if that is not known. It differs if an operator confirmed that this host is fenced and it
+// was not: its home may have restored the dataset and removed its former content, because a process that has the
+// dataset open changes no snapshot.
 func (a *Agent) leftBehind(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(a.MountPath(d.ID)); err != nil || !mounted {
 		return nil

@@ -15,13 +15,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// bring has a volume whose home is another node move here, if its profile lets it by
-// itself, and waits for that: who mounts it a second time, or at once with others, waits
-// for the same move. It returns the record with this node as the home.
+// bring moves a volume here whose home is another node, if its profile allows that without a command, and waits
+// for the move. Several mounts at the same time wait for one move. It returns the record with this node as the
+// home.
 //
-// ErrUnsupported names the command where the profile does not let it; ErrPending, the
-// move and how far it is; otherwise the error is the move's, as ErrInUse with the node
-// and the mount IDs that hold it.
+// If the profile does not allow it, bring fails with ErrUnsupported and names the command. It fails with
+// ErrPending and the progress if the move takes longer than the request may. Otherwise it returns the error of
+// the move, such as ErrInUse with the node and the mount IDs that use the volume.
 func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
 		now, err := a.takeOver(ctx, d)
@@ -30,7 +30,7 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 		}
 		d = now
 	}
-	if d.Move == uuid.Nil { // one that is on its way is joined, whoever began it
+	if d.Move == uuid.Nil { // a move that has begun is joined, whoever began it
 		if err := a.mayFollow(ctx, d); err != nil {
 			return d, err
 		}
@@ -52,7 +52,7 @@ func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 	return a.arrived(ctx, d)
 }
 
-// mayFollow fails unless the profile of a volume lets it move here by itself.
+// mayFollow fails unless the profile of a volume lets it move here without a command.
 func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if err := a.nodes.Refresh(ctx); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 		return nil // nothing is copied
 	}
 	if away, err := a.nodes.IsAway(ctx, d.Home); err != nil || away {
-		return err // it cannot say how long it takes, and control refuses the move, with what to do
+		return err // the duration cannot be estimated, and control refuses the move and says what to do
 	}
 	expected, how, err := a.expect(ctx, d)
 	if err != nil {
@@ -82,14 +82,12 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 		d.Volume, home, expected.Round(time.Second), how, d.Profile.Follow, command)
 }
 
-// assumedRate is what is expected of a move where none has come here yet: half of what
-// a link of 1 Gbit/s carries.
+// assumedRate is the expected rate of a move if none has come here yet: half of what a link of 1 Gbit/s carries.
 const assumedRate = 60 << 20
 
-// expect says how long a move would take, and how it comes to that: what this node lacks
-// of it, where it has a copy, otherwise all that the volume takes, at the rate of the
-// last move that came here. A pool that cannot say what a volume takes is no reason to
-// wait.
+// expect estimates how long a move would take, and returns how it computes that: the amount of data that this
+// node lacks if it has a copy, or all of the volume's data, at the rate of the last move that came here. If a
+// pool cannot report the amount, the estimate does not delay the move.
 func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
 	size, err := a.takes(ctx, d)
 	if err != nil {
@@ -108,11 +106,11 @@ func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, s
 	return took, fmt.Sprintf("%s at %s a second, %s", size.Human(), dataset.Size(rate).Human(), as), nil
 }
 
-// heardTries is how often control is asked how large a volume is, which its home tells
-// soon after control has started.
+// heardTries is how often control is asked for the amount of data of a volume. Its home reports it soon after
+// control has started.
 const heardTries = 10
 
-// takes returns what a volume takes, or at most can, when its home has not said.
+// takes returns how much data a volume has, or its maximum if its home has not reported it.
 func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	for range heardTries {
 		v, err := a.Control.Volume(ctx, d.ID.String())
@@ -131,7 +129,7 @@ func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	return d.Size, nil
 }
 
-// lackTime bounds the question to a home how much of a dataset has changed.
+// lackTime bounds the request to a home for how much of a dataset has changed.
 const lackTime = 10 * time.Second
 
 // lacks asks the home how much this node lacks of a dataset of which it has a copy.
@@ -167,7 +165,7 @@ func (a *Agent) awaitMove(ctx context.Context, op dataset.Operation) error {
 	return a.awaitMoveUntil(ctx, op, a.Clock.Steady()+a.Limits.Follow)
 }
 
-// awaitMoveUntil does so until a moment of the steady clock.
+// awaitMoveUntil is awaitMove until a time of the steady clock.
 func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
 		left := until - a.Clock.Steady()

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// acts are what this agent carries out.
+// acts are the kinds of operations that this agent executes.
 func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error) {
 	return map[dataset.OpKind]func(context.Context, *jobs.Job, *dataset.Operation) (api.Committed, error){
 		dataset.OpCreate: a.doCreate, dataset.OpClone: a.doCreate, dataset.OpImport: a.doImport,
@@ -28,15 +28,14 @@ func (a *Agent) acts() map[dataset.OpKind]func(context.Context, *jobs.Job, *data
 	}
 }
 
-// does is what kinds those are.
+// does returns these kinds, for control.
 func (a *Agent) does() []dataset.OpKind { return slices.Sorted(maps.Keys(a.acts())) }
 
-// carryOut does what an operation says and has control put the outcome on
-// record. It can be called again for the same operation after a crash: each act
-// is idempotent by the UUIDs in it.
+// carryOut executes an operation and has control record the outcome. It can be called again for the same
+// operation after a crash: each act is idempotent by the UUIDs in it.
 func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
 	act, known := a.acts()[op.Kind]
-	if !known { // which goes on record, or it would be begun again for ever
+	if !known { // the failure is recorded, or the operation would be started again for ever
 		act = func(context.Context, *jobs.Job, *dataset.Operation) (out api.Committed, err error) {
 			return out, dataset.Errorf(dataset.ErrUnsupported,
 				"operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
@@ -58,13 +57,12 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	return out, nil
 }
 
-// isHere reports whether this node is the home of the dataset that an answer is of. It is not
-// where that has gone elsewhere since: who asks again, as the first answer was lost, is told
-// how it is now.
+// isHere reports whether this node is the home of the dataset in an answer. It is not if the dataset has moved
+// since: a caller that repeats a request whose first answer was lost gets the present state.
 func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.NodeID }
 
-// commit has control put the outcome on record, and takes in what it answers of the dataset.
-// Its lock is held: once that is let go, the dataset may be gone before the answer is taken in.
+// commit has control record the outcome, and applies its answer to the cache. The dataset's lock is held: without
+// it, the dataset could leave before the answer is applied.
 func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := a.operations.Report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
@@ -94,7 +92,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		defer end()
 	}
 	steps.At("snapshot.begin")
-	// It was asked for earlier, when this node may have been down.
+	// The snapshot was due earlier, and this node may have been down since.
 	if *op.Snapshot, err = a.timed(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
@@ -120,7 +118,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	return out, err
 }
 
-// mayTake refuses a snapshot that there is no room for.
+// mayTake refuses a snapshot for which there is not enough space.
 func (a *Agent) mayTake(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
 	err := a.pools.Room(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
@@ -135,8 +133,8 @@ func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s datas
 	return pool.DeleteSnapshot(ctx, s.Dataset, s.ID)
 }
 
-// doSnapshotDelete destroys a snapshot and then forgets it. The operation is on
-// record: a crash between the two does both again.
+// doSnapshotDelete destroys a snapshot and then forgets it. The operation is recorded: after a crash between the
+// two both are repeated.
 func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "removal of a snapshot")
@@ -168,9 +166,9 @@ func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
 
-// timed returns a snapshot with when it was taken, which an earlier try may have done
-// already; if not, now, by this node's clock: those of an epoch are told apart by it. And with the
-// size that its dataset had then.
+// timed returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt
+// may have set the time; otherwise it is the present time by this node's clock, which orders the snapshots of an
+// epoch.
 func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
@@ -180,7 +178,7 @@ func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapsho
 	return a.sizes.WithActualSize(s).TakenAfter(e.Snapshots, a.Clock.Now()), err
 }
 
-// doResize gives a dataset another size, mounted or not.
+// doResize changes the size of a dataset, mounted or not.
 func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "resize")
 	defer unlock()
@@ -205,8 +203,7 @@ func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	return out, err
 }
 
-// doDelete takes a volume's name away. The bytes stay, in the trash, or go with
-// a purge that follows.
+// doDelete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := a.hold(ctx, *op, "removal")
 	defer unlock()
@@ -235,17 +232,17 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		a.purgeLater(*out.Dataset)
 		return out, nil
 	}
-	// Nobody waits for the record beside the data: one that is lost is renewed at the next start.
+	// Nobody waits for the record beside the data. If it is lost, the next start writes it again.
 	a.noteLater(api.Indexed{Dataset: *out.Dataset, Index: out.Index})
 	return out, nil
 }
 
-// doPurge destroys a condemned dataset.
+// doPurge destroys a dataset of state purging.
 func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "purge")
 	defer unlock()
 	if errors.Is(err, dataset.ErrNotFound) {
-		return a.commit(ctx, op) // another purge of it was faster
+		return a.commit(ctx, op) // another purge was faster
 	}
 	if err != nil {
 		return out, err
@@ -256,7 +253,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	if err := a.Trust.Err(); err != nil {
 		return out, err
 	}
-	// A recovery may have brought it back since the purge was planned, or while this waited.
+	// A recovery may have restored it since the purge was planned, or while this waited.
 	if now, ok := a.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more",
 			d.Volume, now.State)

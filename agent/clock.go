@@ -2,19 +2,19 @@ package agent
 
 import "context"
 
-// clockKey holds the highest clock of control's store that this node has heard of, by
-// which it sees that the store went back, whatever of it was lost; see api.Sync. In a
-// cluster in which nothing changes it is not written.
+// clockKey is the key of the highest clock of control's store that this node has heard of. With it the node
+// notices that the store was restored from a backup, whatever the backup lacks: see api.Sync. It is not written
+// while nothing changes in the cluster.
 const clockKey = "clock"
 
-// raiseClock takes in a clock that control told.
+// raiseClock applies a clock that control reported.
 func (a *Agent) raiseClock(n uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.clock = max(a.clock, n)
 }
 
-// keepClock puts it on disk.
+// keepClock writes the clock to disk.
 func (a *Agent) keepClock(ctx context.Context) error {
 	a.mu.Lock()
 	n, on := a.clock, a.clockOnDisk
@@ -31,8 +31,8 @@ func (a *Agent) keepClock(ctx context.Context) error {
 	return nil
 }
 
-// mendStore is the command that brings a store up to date which is not to be believed:
-// one with a clock is that of several hosts.
+// mendStore returns the command that brings an inconsistent store up to date. A store with a clock is that of
+// several hosts.
 func (a *Agent) mendStore() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

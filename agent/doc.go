@@ -1,45 +1,45 @@
-// Package agent is one host: it keeps the mounts that containers use, carries
-// out the operations whose home this node is, and answers the plugin.
+// Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets
+// whose home is this node, and answers the plugin and the API. It makes its components, which are the packages below
+// it, and connects them: see New and wiring.go.
 //
 // # What is on disk
 //
-// The agent's own small store holds, for this node alone: its identity, the
-// pools that it has seen, the mount IDs of every mounted dataset with the boot
-// that they belong to, the spellings that the engine has used, and a copy of
-// the records of its datasets, so that it can answer when control is away.
+// The agent has a small database of its own. It contains the identity of the node, the pools that it has seen, the
+// mount IDs of every mounted dataset with the boot that they belong to, the spellings that the engine has used, and
+// a copy of the records of its datasets. With these the agent can answer while control is unreachable.
 //
 // # The life of a mount
 //
-//	Mount(db@gold, ID)   backend describes → mount(2) on <root>/mnt/<dataset UUID>
-//	                     → checked → {ID, boot, engine's generation} on disk → reply
-//	Unmount(db@gold, ID) ID off disk → umount(2) when it was the last
+//	Mount(db@gold, ID)   the backend describes the mount → mount(2) on <root>/mnt/<dataset UUID>
+//	                     → the guard confirms it → {ID, boot, generation of the engine} on disk → reply
+//	Unmount(db@gold, ID) the ID is removed from disk → umount(2) if it was the last one
 //
-// An ID that may belong to a container which outlived its engine ends only after a look at the mount
-// namespaces of the host, and so does what the guard has: see uses.go and holders.go.
+// An ID that may belong to a container which outlived its engine ends only after a look at the mount namespaces of
+// the host. The same applies to a registration with the guard: see uses.go and mounting.Holders.
 //
-// A mount below <root>/mnt is its own intent: one without an ID was never
-// acknowledged, or was given back, and is taken off at the next start.
+// A mount below <root>/mnt needs no other record of the intent. If it has no ID on disk, it was never acknowledged
+// or its last use has ended, and the next start unmounts it.
 //
-// # Whose a dataset is
+// # Home and copy
 //
-// Home: the record in control names this node. The agent mounts, changes and sends it.
-// A move that wants it elsewhere first recalls it, then this node gives up its epoch, on
-// disk (yields/), and neither mounts nor changes it at that epoch again. Copy: the home
-// is another node, and what lies here has no head (copies/). What a move brings here is
-// a copy that no record knows yet (pulls/), and the home once control has said so.
+// If control's record names this node as the home of a dataset, the agent mounts, changes and sends the dataset. A
+// move to another node first recalls the dataset. Then this node relinquishes the epoch, which is recorded on disk
+// (yields/), and neither mounts nor changes the dataset at that epoch again.
 //
-// # What is bounded in time
+// If the home is another node, this node may have a copy, which has no head (copies/). A dataset that a move brings
+// is a copy that no record names yet (pulls/). This node is its home when control has recorded that.
 //
-// A dataset with failover auto may be open here until a deadline, which the guard is told. lease.Deadlines computes and
-// extends it. guarded.go makes the guard's records agree with what is mounted. The nodes that were given a part of such
-// a dataset are on disk (enrolled/). For a dataset with failover manual none of that is done.
+// # Leases that are bounded in time
+//
+// A dataset with failover auto may be open here until a deadline, which the guard is told. lease.Deadlines computes
+// and extends it. guarded.go makes the guard's records agree with what is mounted. The nodes that were given a part
+// of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
 //
 // # Locks
 //
-// One lock a dataset, held while its bytes or its mount change; one job a name
-// while a volume is made; one lock for all pools while one is taken in. No lock is
-// held across two datasets but for a clone: its own, which nobody else asks for
-// until it is committed, and then its source's. What the engine spells volumes is
-// read, put on disk and taken in under a lock of its own, which is taken last.
-// Nothing here calls the Docker API.
+// A dataset is locked while its data or its mount changes. One job runs for each name while a volume is made, and
+// one lock is held while a pool is adopted. Only a clone holds the locks of two datasets: first its own, which no
+// other request wants before the clone is committed, and then that of its source. The spellings of the engine are
+// read, written to disk and applied under a lock of their own, which is locked last. The agent never calls the
+// Docker API.
 package agent

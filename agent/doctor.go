@@ -20,20 +20,19 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DamagedMark is in the names of files in the root that could not be read at a
-// start and were put aside.
+// DamagedMark is part of the names of files in the root that could not be read at a start and were renamed.
 const DamagedMark = ".damaged-"
 
 // diagnosis is what doctor has found so far.
 type diagnosis struct {
 	findings.List
-	strange string // why the store is not to be believed; empty: it is
-	mend    string // what would do then
-	unknown int    // datasets that lie in the pools and that such a store does not know
+	strange string // 	why the store is inconsistent, or ""
+	mend    string // 	the command that brings it up to date
+	unknown int    // 	the number of datasets in the pools that such a store does not know
 }
 
-// Doctor says what on this host works, what does not and why, and what lies in
-// the pools that the store does not know. It changes nothing.
+// Doctor reports what works on this host, what does not and why, and what is in the pools that the store does not
+// know. It changes nothing.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	r := &diagnosis{mend: a.mendStore(), strange: a.Trust.Why()}
 	a.mu.Lock()
@@ -50,7 +49,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	default:
 		r.Add(findings.OK, "control", "", "answers; %d datasets have their home here", len(known))
 	}
-	if halted != "" && r.strange == "" { // another node says so, or control itself
+	if halted != "" && r.strange == "" { // another node reports it, or control itself
 		r.Add(findings.Error, "store", r.mend, "%s", halted)
 	}
 	a.checkDamaged(r)
@@ -74,7 +73,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return r.All, nil
 }
 
-// sort puts errors first, then warnings: of many pools one would stand amid what is well.
+// sort puts errors first, then warnings: among many pools they would be overlooked.
 func (r *diagnosis) sort() {
 	place := func(f api.Finding) int {
 		if i := slices.Index([]string{findings.Error, findings.Warning}, f.Level); i >= 0 {
@@ -85,8 +84,8 @@ func (r *diagnosis) sort() {
 	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
-// first puts a store that is not to be believed before all else. What follows from it
-// has no line of its own: a rebuild mends all of that.
+// first puts an inconsistent store before everything else. What follows from it has no line of its own, because a
+// rebuild repairs all of it.
 func (r *diagnosis) first() {
 	if r.strange == "" {
 		return
@@ -101,8 +100,7 @@ func (r *diagnosis) first() {
 	r.All = append(r.All[n:], r.All[:n]...)
 }
 
-// checkRoot looks at the disk of the root, without room on which nothing is made in
-// any pool.
+// checkRoot examines the disk of the root: when it is full, nothing can be made in any pool.
 func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 	if _, err := a.DB.Get(ctx, "identity", &nodeIdentity{}); err != nil {
 		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace "+
@@ -125,8 +123,7 @@ func (a *Agent) checkRoot(ctx context.Context, r *diagnosis) {
 	}
 }
 
-// checkDamaged names the files that were put aside at a start as they could not
-// be read.
+// checkDamaged names the files that could not be read at a start and were renamed.
 func (a *Agent) checkDamaged(r *diagnosis) {
 	files, err := filepath.Glob(filepath.Join(a.Root, "*"+DamagedMark+"*"))
 	if err != nil {
@@ -159,8 +156,8 @@ func (a *Agent) checkBackends(ctx context.Context, r *diagnosis) {
 	}
 }
 
-// unnamed is an error of a backend without the name that it begins with, for where that is
-// said already.
+// unnamed returns an error of a backend without the backend's name at its beginning, for a line that has the name
+// already.
 func unnamed(name string, err error) string {
 	switch rest, named := strings.CutPrefix(err.Error(), "backend "+name); {
 	case named && strings.HasPrefix(rest, ": "):
@@ -183,7 +180,7 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, p.OfflineReason))
 		return
 	}
-	st, _ := a.pools.See(ctx, p.ID) // what is wrong stands in it
+	st, _ := a.pools.See(ctx, p.ID) // its status has what is wrong
 	if !st.Online {
 		r.Add(findings.Error, name, a.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
 		return
@@ -195,7 +192,7 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 	}
 	tight := st.Size > 0 && st.Free*5 < st.Size
 	switch {
-	case st.Reason != "" && !tight: // such as that its sizes do not hold: room would not mend it
+	case st.Reason != "" && !tight: // for example, sizes are not enforced: more space would not help
 		r.Add(findings.Error, name, "", "%s", st.Reason)
 	case st.Reason != "":
 		r.Add(findings.Error, name, a.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
@@ -230,8 +227,8 @@ func (a *Agent) checkPool(ctx context.Context, r *diagnosis, p *pool.Pool, known
 	a.checkStalls(ctx, r, p, known)
 }
 
-// roomHint says what would bring a pool below 80 %. On a store that is not to be
-// believed nothing would: it comes first.
+// roomHint returns what would bring a pool below 80 %. If the store is inconsistent it returns nothing, because
+// that comes first.
 func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *pool.Pool, st dataset.PoolStatus) string {
 	if r.strange != "" {
 		return ""
@@ -239,7 +236,7 @@ func (a *Agent) roomHint(ctx context.Context, r *diagnosis, p *pool.Pool, st dat
 	return a.pools.Hint(ctx, p, st, st.Size/5)
 }
 
-// stallWarning is how long a snapshot may hold up writers before doctor says so.
+// stallWarning is how long a snapshot may delay writers before doctor reports it.
 const stallWarning = 100 * time.Millisecond
 
 func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *pool.Pool, known map[uuid.UUID]dataset.Dataset) {
@@ -261,7 +258,7 @@ func (a *Agent) checkStalls(ctx context.Context, r *diagnosis, p *pool.Pool, kno
 	}
 }
 
-// checkMounts compares the mount records with the mounts.
+// checkMounts compares the recorded uses with the mounts.
 func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 	table, err := mount.Table()
 	if err != nil {

@@ -10,21 +10,21 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copyOnRecord reports whether this node is to have something of a dataset whose home
-// is elsewhere: a copy that control knows, or what a move brings.
+// copyOnRecord reports whether this node shall have data of a dataset whose home is another node: a copy that
+// control knows, or what a move brings.
 func (a *Agent) copyOnRecord(id uuid.UUID) bool {
 	_, kept := a.Cache.Copy(id)
 	return kept || a.comes(id) || a.moveTable.IsBeside(id)
 }
 
-// comes reports whether a move brings something of a dataset here, or has. One on a share
-// brings nothing: what lies here may be all there is.
+// comes reports whether a move brings, or has brought, data of a dataset here. A move on a share brings none:
+// what is here may be the only data.
 func (a *Agent) comes(id uuid.UUID) bool {
 	p, comes := a.moveTable.Get(id)
 	return comes && !p.Share
 }
 
-// checkCopy looks at what lies here of a dataset whose home is elsewhere.
+// checkCopy examines what is here of a dataset whose home is another node.
 func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
 	k, kept := a.Cache.Copy(e.ID)
@@ -51,7 +51,7 @@ func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	}
 }
 
-// checkReplicas names the replicas that this node is to keep and does not.
+// checkReplicas names the replicas that this node shall keep and does not.
 func (a *Agent) checkReplicas(r *diagnosis) {
 	for _, id := range a.Cache.CopyIDs() {
 		k, kept := a.Cache.Copy(id)
@@ -76,7 +76,7 @@ func volumeName(e backends.Entry) string {
 	return e.Record.Volume
 }
 
-// checkShown says of a mount that no container has whether a person asked for it.
+// checkShown reports, for a mount that no container has, whether a user asked for it.
 func (a *Agent) checkShown(r *diagnosis, id uuid.UUID, path string) bool {
 	k, is := a.Cache.ShownBy(id)
 	if is {

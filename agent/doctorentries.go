@@ -15,11 +15,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recordsNow looks at the records once more, when that is asked for: work goes on
-// while a doctor compares.
+// recordsNow reads the records again when that is asked for, because work continues while doctor compares.
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
-// checkEntries compares what lies in a pool with what the store knows.
+// checkEntries compares the datasets in a pool with those in the store.
 func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
@@ -50,15 +49,15 @@ func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, en
 	}
 }
 
-// checkCorners names what a drover backend verify has made in a pool.
+// checkCorners names what a drover backend verify has left in a pool.
 func checkCorners(r *diagnosis, p *pool.Pool) {
 	list, err := trialdir.Find(p.Storage.Info().Path)
 	if err != nil {
-		return // a pool that is no folder has none
+		return // a pool that is not a folder has none
 	}
 	for _, l := range list {
 		switch {
-		case l.Foreign != "": // it is listed as such
+		case l.Foreign != "": // it is listed as foreign
 		case l.Busy:
 			r.Add(findings.Info, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
 		default:
@@ -69,8 +68,7 @@ func checkCorners(r *diagnosis, p *pool.Pool) {
 	}
 }
 
-// checkUnrecorded looks at something that is on its way out, or that the store did not
-// know.
+// checkUnrecorded examines a dataset that is being removed, or that the store does not know.
 func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
@@ -97,8 +95,7 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool,
 	}
 }
 
-// checkElsewhere looks whether something that this node has not on record is another's, or may
-// be.
+// checkElsewhere examines whether a dataset that this node has no record of is another node's, or may be.
 func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
 	err := a.nobodys(ctx, e.ID)
@@ -115,7 +112,7 @@ func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, 
 	return true
 }
 
-// wayOut says what to do about a dataset that the store does not know.
+// wayOut returns what to do about a dataset that the store does not know.
 func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
 	if _, known := a.Cache.Dataset(e.ID); e.Record == nil && !known {
@@ -124,7 +121,7 @@ func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
 	return rebuild + ", " + destroy
 }
 
-// checkMissing names what is on record in a pool and does not lie there.
+// checkMissing names the datasets that are recorded in a pool and are not there.
 func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
@@ -143,7 +140,7 @@ func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, en
 	}
 }
 
-// gone says what to do about a dataset that does not lie where it is on record.
+// gone returns what to do about a dataset that is not where it is recorded.
 func (a *Agent) gone(d dataset.Dataset) string {
 	switch {
 	case d.State == dataset.StateTrashed:

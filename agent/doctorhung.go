@@ -18,15 +18,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// slowAfter is how long work on one dataset takes before doctor names it; poolPatience is
-// how long doctor waits for what one pool says.
+// slowAfter is how long work on one dataset takes before doctor reports it. poolPatience is how long doctor waits
+// for one pool.
 const (
 	slowAfter    = 5 * time.Second
 	poolPatience = 10 * time.Second
 )
 
-// checkHung names the datasets on which something has been done for long, and what of it
-// waits in the kernel, where nothing can end it: everything else goes on beside it.
+// checkHung names the datasets on which work takes long, and what of it waits in the kernel, where nothing can
+// end it. Other work continues beside it.
 func (a *Agent) checkHung(r *diagnosis) {
 	slow := a.Locks.HeldFor(slowAfter, a.Clock.Steady())
 	if len(slow) == 0 {
@@ -62,8 +62,8 @@ func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool,
 	}
 }
 
-// inKernel tells which threads of this process, and which commands that it runs, wait in the
-// kernel and can't be interrupted now: proc_pid_stat(5). Those that ended meanwhile are none.
+// inKernel returns which threads of this process, and which commands that it runs, wait in the kernel and cannot
+// be interrupted now: proc_pid_stat(5). Those that have ended meanwhile do not count.
 func inKernel() (list []string) {
 	threads := 0
 	own, _ := filepath.Glob("/proc/self/task/*/stat")
@@ -90,7 +90,7 @@ type procStat struct {
 	parent      int
 }
 
-// readStat reads a stat file, in which the name can hold anything.
+// readStat reads a stat file. The name in it can contain any character.
 func readStat(file string) (s procStat, ok bool) {
 	b, err := os.ReadFile(file)
 	begin, end := strings.IndexByte(string(b), '('), strings.LastIndexByte(string(b), ')')

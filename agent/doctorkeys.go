@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
-// keyCheck looks at the keys of what this node has. Each is read once.
+// keyCheck examines the keys of what this node has. It reads each key once.
 type keyCheck struct {
 	*diagnosis
 	a    *Agent
@@ -29,14 +29,14 @@ type keyCheck struct {
 	gone map[string]*goneKey
 }
 
-// goneKey is a place where no key is to be had, and who needs it.
+// goneKey is a place without a key, and who needs the key.
 type goneKey struct {
 	why                     error
 	homes, copies, profiles []string
 	trashed                 []dataset.Dataset
 }
 
-// sealedVolume is an encrypted dataset whose home is here, or of which a copy is.
+// sealedVolume is an encrypted dataset whose home is here, or of which a copy is here.
 type sealedVolume struct {
 	dataset.Dataset
 	copied bool
@@ -49,9 +49,8 @@ func (v sealedVolume) name() string {
 	return v.Volume
 }
 
-// checkKeys says whether this node can encrypt, and whether it has the keys of its profiles, of
-// its volumes and of what it has copies of; and what needs a key that its profile names no more.
-// known are the datasets whose home it is.
+// checkKeys reports whether this node can encrypt, whether it has the keys of its profiles, volumes and copies,
+// and what needs a key that its profile does not name any more. known are the datasets whose home is this node.
 func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID]dataset.Dataset) {
 	c := &keyCheck{
 		diagnosis: r,
@@ -60,7 +59,7 @@ func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID
 		have:      map[string]keys.Key{},
 		gone:      map[string]*goneKey{},
 	}
-	if all, err := a.Control.Profiles(ctx); err == nil { // that control is away is said already
+	if all, err := a.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
 		for _, p := range all {
 			if p.Encryption.Wanted() {
 				c.now[p.Name] = p
@@ -85,7 +84,7 @@ func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID
 	}
 }
 
-// sealedVolumes are the encrypted datasets of this node, by name, homes first.
+// sealedVolumes returns the encrypted datasets of this node by name, those whose home it is first.
 func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
 	for _, d := range known {
 		all = append(all, sealedVolume{d, false})
@@ -108,7 +107,7 @@ func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealed
 }
 
 func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
-	err := crypt.Available() // which not every backend needs
+	err := crypt.Available() // not every backend needs it
 	can := map[uuid.UUID]bool{}
 	for _, p := range c.a.pools.All() {
 		if p.Storage != nil && p.Capabilities.Encryption {
@@ -116,7 +115,7 @@ func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 		}
 	}
 	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
-	level := findings.Info // nobody is without it
+	level := findings.Info // no volume lacks it
 	switch {
 	case err == nil || len(can) > 0 && len(volumes) == 0:
 		c.Add(findings.OK, "encryption", "", "works on this host")
@@ -129,7 +128,7 @@ func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
 }
 
-// read returns the key at a place, or who else misses it.
+// read returns the key at a place, or adds to those who miss it.
 func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *goneKey) {
 	at := placeOf(from)
 	if key, before := c.have[at]; before {
@@ -177,7 +176,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 		why.homes = append(why.homes, v.Volume)
 		return
 	}
-	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // it may have one for each
+	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // each volume may have a key of its own
 		if own, err := c.a.operatorKey(ctx, v.Profile, v.ID); err == nil {
 			key = own
 		}
@@ -192,7 +191,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	case old:
 		c.Add(findings.Error, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
 			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
-	case now.Wanted() && !now.Equal(v.Profile.Encryption) && !v.copied: // of copies the home says so
+	case now.Wanted() && !now.Equal(v.Profile.Encryption) && !v.copied: // for copies, the home reports it
 		if next, why := c.read(ctx, now, v.Profile); why == nil && next.ID() == key.ID() {
 			return
 		}
@@ -201,7 +200,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	}
 }
 
-// missing says who cannot do without a key that is not here: all of them.
+// missing names everything that needs a key which is not here.
 func (c *keyCheck) missing(at string, g *goneKey) {
 	level, text, mend := findings.Warning, "", ""
 	if len(g.homes) > 0 {
@@ -228,7 +227,7 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 	c.Add(level, at, mend, "is not to be had here: %v%s", g.why, text)
 }
 
-// howMany is how many there are, and which.
+// howMany returns the number of names, and the names.
 func howMany(names []string) string {
 	const shown = 50
 	more := ""
@@ -238,8 +237,8 @@ func howMany(names []string) string {
 	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
-// WarnOfKeys logs what doctor says of keys and of fence programs: at a start, and whenever control has
-// new profiles. It returns at once.
+// WarnOfKeys logs what doctor reports about keys and fence programs, at a start and whenever control has new
+// profiles. It returns at once.
 func (a *Agent) WarnOfKeys() {
 	a.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
 		r := &diagnosis{}
@@ -265,7 +264,7 @@ func (a *Agent) warnOfKey(f api.Finding) {
 	}
 }
 
-// rekeyOf is the command that has a volume's data key wrapped anew.
+// rekeyOf returns the command that wraps the data key of a volume again.
 func rekeyOf(d dataset.Dataset) string {
 	rekey := "drover volume rekey " + d.Volume
 	if d.State == dataset.StateTrashed {
@@ -274,8 +273,8 @@ func rekeyOf(d dataset.Dataset) string {
 	return rekey
 }
 
-// checkRecordKey names a record beside the data that has the data key wrapped by another key than
-// the one that control has: that key is not to be destroyed yet.
+// checkRecordKey names a record beside the data whose data key is wrapped by another key than in control's
+// record: that key must not be destroyed yet.
 func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
 		e.State == backends.EntryDeleting {
@@ -288,12 +287,12 @@ func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now
 			d.Encryption.KeyID != e.Record.Encryption.KeyID
 	}
 	if home && other() {
-		d, known = now()[e.ID] // it may have been exchanged since the pool was listed
+		d, known = now()[e.ID] // it may have changed since the pool was listed
 	}
 	if !other() {
 		return
 	}
-	mend := "" // of a copy: the next look at it does that
+	mend := "" // 	the record beside a copy is corrected by the next look at the copy
 	if home {
 		mend = rekeyOf(d)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkLacks says in a line what a pool has not, and other backends have: what a profile that
-// wants it will be told, before anybody asks.
+// checkLacks lists in one line what a pool cannot do and other backends can, so that an operator knows before a
+// profile requires it.
 func checkLacks(r *diagnosis, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,
@@ -23,7 +23,7 @@ func checkLacks(r *diagnosis, p *pool.Pool) {
 	}
 }
 
-// lacks says in words which capabilities a pool has not, which may be on a share.
+// lacks describes the capabilities that a pool, which may be on a share, does not have.
 func lacks(c dataset.Capabilities, shared bool) []string {
 	var list []string
 	for _, l := range []struct {

@@ -14,8 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkSnapshots compares the snapshots that lie in a pool with those that the
-// store knows.
+// checkSnapshots compares the snapshots in a pool with those in the store.
 func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := a.recordedSnapshots(ctx)
@@ -46,7 +45,7 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, 
 	}
 }
 
-// recordedSnapshots are all that control knows, by dataset.
+// recordedSnapshots returns all snapshots that control knows, by dataset.
 func (a *Agent) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
 	out := map[uuid.UUID]map[uuid.UUID]bool{}
 	for page := (api.Page{}); ; {
@@ -66,13 +65,13 @@ func (a *Agent) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.U
 	}
 }
 
-// unknownSnapshot asks again: it may have come on record meanwhile.
+// unknownSnapshot asks again, because the snapshot may have been recorded meanwhile.
 func (a *Agent) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
 	_, err := a.Control.Snapshot(ctx, "", id.String())
 	return errors.Is(err, dataset.ErrNotFound)
 }
 
-// missingSnapshot looks again: it may have been made, or deleted, meanwhile.
+// missingSnapshot looks again, because the snapshot may have been made or deleted meanwhile.
 func (a *Agent) missingSnapshot(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
 	e, err := p.Storage.Stat(ctx, ds)
 	if err != nil || a.unknownSnapshot(ctx, id) {

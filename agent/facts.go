@@ -11,26 +11,25 @@ import (
 	"github.com/droverhq/drover/internal/linux/facts"
 )
 
-// factsEvery is how often control is told of facts that differ: it writes no more
-// often.
+// factsEvery is the minimum time between two reports of changed facts to control.
 const factsEvery = time.Minute
 
 // Engine is what is known of the engine of this host.
 type Engine struct {
-	Version string // empty: not known
-	Swarm   string // its ID in its Swarm; empty: it is in none
+	Version string // "" if it is not known
+	Swarm   string // its ID in its Swarm, or "" if it is in none
 }
 
-// hostFacts is what the agent last said of its host. The heartbeat alone uses it, but
-// for on.
+// hostFacts is what the agent reported of its host last. Only the heartbeat uses it, apart from the fields that
+// Agent.mu guards.
 type hostFacts struct {
 	host  facts.Host
 	fixed *dataset.Facts // nil: not read yet
 	load  facts.Average
-	on    dataset.Facts // on record; guarded by Agent.mu
-	next  time.Duration // on the steady clock: not again before; guarded by Agent.mu
+	on    dataset.Facts // as recorded by control; guarded by Agent.mu
+	next  time.Duration // the next report is not before this time of the steady clock; guarded by Agent.mu
 	joins int           // guarded by Agent.mu
-	blind string        // why the last look failed, so that it is said once
+	blind string        // why the last look failed, so that it is logged once
 }
 
 func newHostFacts(h facts.Host) hostFacts {
@@ -40,7 +39,7 @@ func newHostFacts(h facts.Host) hostFacts {
 	return hostFacts{host: h}
 }
 
-// forgetFacts has control told anew: its store may be another one.
+// forgetFacts has the facts reported again, because control's store may be another one.
 func (a *Agent) forgetFacts() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -48,8 +47,7 @@ func (a *Agent) forgetFacts() {
 	a.facts.joins++
 }
 
-// tellFacts takes note of the load and, once a minute, tells control what differs from
-// what is on record.
+// tellFacts reads the load and, once a minute, reports to control what differs from its record.
 func (a *Agent) tellFacts(ctx context.Context) {
 	f, err := a.look()
 	if err != nil {
@@ -70,12 +68,12 @@ func (a *Agent) tellFacts(ctx context.Context) {
 	a.addOwn(ctx, &f)
 	if on.Differ(f) {
 		if on, err = a.Control.Facts(ctx, a.NodeID, api.FactsReport{Incarnation: a.Incarnation, Facts: f}); err != nil {
-			return // follow says that control is away; once is enough
+			return // follow logs that control is unreachable
 		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if joins == a.facts.joins { // otherwise it was the last control that knows
+	if joins == a.facts.joins { // otherwise the report was to an earlier store
 		a.facts.on, a.facts.next = on, now+factsEvery
 	}
 }
@@ -115,7 +113,7 @@ func (a *Agent) addOwn(ctx context.Context, f *dataset.Facts) {
 	for _, p := range a.pools.Records() {
 		i := slices.IndexFunc(status, func(st dataset.PoolStatus) bool { return st.ID == p.ID })
 		if i < 0 {
-			continue // made in between
+			continue // made meanwhile
 		}
 		st := status[i]
 		f.Pools = append(f.Pools, dataset.PoolFacts{

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// follow takes in what control says of this node until the agent stops: level
-// by level, so that what was missed is seen the next time.
+// follow applies what control reports for this node until the agent stops. Each answer has the present state, so
+// a change that was missed is in the next one.
 func (a *Agent) follow(s api.Sync, joined bool) {
 	for a.Ctx.Err() == nil {
 		var err error
@@ -22,7 +22,7 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 			rev, was := s.Rev, known{asked: a.Cache.Moment()}
 			s, err = a.Control.Sync(a.Ctx, a.NodeID, rev, host.LongPoll)
 			switch {
-			case err == nil && s.Full: // control does not remember that far
+			case err == nil && s.Full: // control does not remember changes that far back
 				s, err = a.join(a.Ctx)
 			case err == nil:
 				err = a.take(a.Ctx, s, was)
@@ -45,16 +45,16 @@ func (a *Agent) follow(s api.Sync, joined bool) {
 	}
 }
 
-// errOlder says that an answer which is not full takes back a move that this node has heard of:
-// the store was put back, and everything is to be asked for, with what shows that.
+// errOlder says that an answer which is not full contradicts a move that this node knows: the store was restored
+// from a backup. The next request asks for everything, which shows what is missing.
 var errOlder = errors.New("control's store is older than what this node has heard of")
 
-// errOvertaken says that an answer may be older than what this node did meanwhile: it is
-// to be asked for again.
+// errOvertaken says that an answer may be older than work that this node did meanwhile, and that it must be
+// requested again.
 var errOvertaken = errors.New("what control said may be overtaken")
 
-// take takes in one answer; was is what was known before it was asked for. errOvertaken: it
-// is to be asked for again.
+// take applies one answer. was is what was known before the request. With errOvertaken the answer must be
+// requested again.
 func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
@@ -80,7 +80,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
 		if _, have := a.Cache.Dataset(d.ID); s.Full && strange && (have || a.Cache.HasLeftSince(d.Dataset)) {
-			continue // what it says of what is known here is not to be believed
+			continue // what it says of this dataset cannot be trusted
 		}
 		old, _ := a.Cache.Dataset(d.ID)
 		if a.Cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
@@ -90,7 +90,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			a.retention.PruneSoon(d.ID)
 		}
 		if d.Lease != nil && !a.nodes.Knows(d.Lease.Wanted) {
-			if err := a.nodes.Refresh(ctx); err != nil { // who is refused is told the name
+			if err := a.nodes.Refresh(ctx); err != nil { // errors that refuse a request name nodes
 				return err
 			}
 		}
@@ -106,7 +106,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	}
 	if s.Full {
 		for _, d := range s.Datasets {
-			a.News.Changed(d.ID) // what control heard from us may be gone with its process
+			a.News.Changed(d.ID) // control may have lost the status with its process
 		}
 		if !strange {
 			a.WarnOfKeys()
@@ -114,7 +114,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 		}
 	}
 	if strange {
-		return nil // what it says is to be done may be done, and written over since
+		return nil // the outcome may have been recorded and changed since
 	}
 	for _, op := range s.Operations {
 		if err := a.resume(ctx, op); err != nil {
@@ -125,11 +125,11 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	return nil
 }
 
-// takeCopies takes in what this node keeps of datasets whose home is elsewhere, and
-// what it neither has nor keeps any more, unless it came here since that was asked for.
+// takeCopies applies what control reports of the datasets here whose home is another node, and removes copies
+// that this node neither has nor shall have, unless one came here after the request.
 func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked uint64) error {
 	if strange {
-		return nil // it takes what is alive here for somebody else's
+		return nil // an inconsistent store may name another home for a dataset of this node
 	}
 	for _, k := range s.Copies {
 		if err := a.copies.Take(ctx, k); err != nil {
@@ -142,7 +142,7 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 		}
 	}
 	if s.Full {
-		return nil // forgetOthers has seen to it
+		return nil // forgetOthers has done it
 	}
 	for _, id := range s.Removed {
 		if !a.Cache.RemoveAsOf(id, asked) {
@@ -157,11 +157,10 @@ func (a *Agent) takeCopies(ctx context.Context, s api.Sync, strange bool, asked 
 	return nil
 }
 
-// meet compares control's store with what this agent knows of it. One with
-// another identity, as after the loss of the store, knows nothing of what lies in
-// the pools; one in which a change that the agent has seen is missing was put
-// back from a backup, and takes for dead what is alive. Both are strange: nothing
-// is destroyed for them, until a person has the store rebuilt.
+// meet compares control's store with what this agent knows. A store with another identity, as after its loss,
+// does not know what is in the pools. A store in which a change is missing that the agent has seen was restored
+// from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because of
+// it until an operator has the store rebuilt.
 func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool, err error) {
 	back, err := a.takenBack(s, knew)
 	if err != nil {
@@ -209,8 +208,8 @@ func (a *Agent) meet(ctx context.Context, s api.Sync, knew known) (strange bool,
 	return why != "", a.tellTrust(ctx, why)
 }
 
-// tellTrust tells control, which decides nothing on a store that is strange, before
-// anybody asks it to.
+// tellTrust notifies control that its store is inconsistent, so that control decides nothing before it is asked
+// to.
 func (a *Agent) tellTrust(ctx context.Context, strange string) error {
 	return a.Control.Heartbeat(ctx, a.NodeID, api.Heartbeat{
 		Incarnation: a.Incarnation,
@@ -219,8 +218,8 @@ func (a *Agent) tellTrust(ctx context.Context, strange string) error {
 	})
 }
 
-// forgetOthers drops what a full answer does not name, and returns it. Of what was made or
-// changed here since the answer was asked for, which may be older, control is asked again.
+// forgetOthers drops what a full answer does not name, and returns it. What was made or changed here after the
+// request, which the answer may be older than, is requested again.
 func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
@@ -240,7 +239,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 		if named[id] {
 			continue
 		}
-		if was.datasets != nil && now.Index > was.datasets[id].Index { // not 0, as after a recovery
+		if was.datasets != nil && now.Index > was.datasets[id].Index { // the index is 0 after a recovery
 			switch d, err := a.fetch(ctx, id); {
 			case err == nil && d.Home == a.NodeID:
 				continue
@@ -248,7 +247,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 				return gone, err
 			}
 		}
-		if a.Cache.RemoveAsOf(id, asked) { // otherwise it came here just now
+		if a.Cache.RemoveAsOf(id, asked) { // otherwise it came here meanwhile
 			gone[id] = true
 			a.leases.EndRecall(id)
 			a.forgetGiven(id)
@@ -257,8 +256,8 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 	return gone, err
 }
 
-// converge acts on a record that changed: the copy beside the data follows, and
-// a condemned dataset is destroyed.
+// converge acts on a record that changed: it writes the record beside the data, and destroys a dataset of state
+// purging.
 func (a *Agent) converge(d api.Indexed) {
 	if d.Home != a.NodeID {
 		return
@@ -269,14 +268,14 @@ func (a *Agent) converge(d api.Indexed) {
 		return
 	}
 	if a.operations.IsRunning(d.Request) {
-		return // it does so itself
+		return // that operation does it
 	}
 	a.noteLater(d)
 }
 
-// resume carries out an operation on record, unless that is under way. One that
-// is not may have ended after the answer that names it was read: it is looked at
-// again, since done twice an import would throw away what was written since.
+// resume executes a recorded operation unless it is running. An operation that is not running may have ended
+// after the answer was read, so its record is read again: an import that is executed twice would discard what was
+// written in between.
 func (a *Agent) resume(ctx context.Context, op dataset.Operation) error {
 	if a.operations.NoteRecorded(op.ID) {
 		return nil
@@ -293,8 +292,8 @@ func (a *Agent) resume(ctx context.Context, op dataset.Operation) error {
 	return nil
 }
 
-// stopCancelled stops the operations that control has cancelled: on record, and
-// no longer among those that are not final.
+// stopCancelled stops the operations that control has cancelled: they run here, and are no longer among those
+// that are not final.
 func (a *Agent) stopCancelled(ctx context.Context, open []dataset.Operation) {
 	still := map[uuid.UUID]bool{}
 	for _, op := range open {

@@ -16,12 +16,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// settleTime lets changes that come together go out together.
+// settleTime is how long a report waits for further changes, so that they are reported together.
 const settleTime = 50 * time.Millisecond
 
-// heartbeats tells control what this node sees: what changed soon after, and all
-// of it now and then, when it also mends what requests could not. begun is called when
-// it has told of all that the start found.
+// heartbeats reports to control what this node sees: changes soon after they happen, and everything at each
+// heartbeat, which also repeats work that requests could not finish. It calls begun when it has reported all that
+// the start found.
 func (a *Agent) heartbeats(begun func()) {
 	all := newTellers(a.apart)
 	a.tell(a.Ctx, all, a.News.Take())
@@ -58,11 +58,11 @@ func (a *Agent) heartbeats(begun func()) {
 	}
 }
 
-// leaveTime bounds what a stop waits for control.
+// leaveTime bounds how long a stop waits for control.
 const leaveTime = 2 * time.Second
 
-// leave says that this agent stops in order: nobody is to look for it. Control that is
-// away finds that out by itself.
+// leave notifies control that this agent stops, so that nobody waits for it. Control that is unreachable notices
+// by itself.
 func (a *Agent) leave(ctx context.Context) {
 	if a.config.Address == "" {
 		return
@@ -79,8 +79,8 @@ func (a *Agent) leave(ctx context.Context) {
 	}
 }
 
-// purgeEvery is how often the destruction of what is condemned is tried again: it
-// may have been busy, or its pool away.
+// purgeEvery is the interval at which the destruction of datasets is repeated: a dataset may have been in use, or
+// its pool offline.
 const purgeEvery = 10 * time.Minute
 
 func (a *Agent) purgeCondemned() {
@@ -91,8 +91,7 @@ func (a *Agent) purgeCondemned() {
 	}
 }
 
-// rounds mends what has to be looked at now and then, and reports whether a pool
-// is back.
+// rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
 func (a *Agent) rounds(ctx context.Context) (back bool) {
 	if back = a.pools.Retry(ctx); back {
 		if err := a.takeLate(ctx); err != nil {
@@ -123,8 +122,8 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
 }
 
-// filled is how much of a size is taken in a filesystem, as df reckons Use%: nothing is left of it
-// when it is all, whatever the filesystem keeps for itself beside.
+// filled returns how much of a size is used in a filesystem, computed as df computes Use%: if all of it is used,
+// nothing can be written, whatever the filesystem reserves for itself.
 func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
 	taken, left := dataset.Size(fs.Blocks-fs.Bfree), dataset.Size(fs.Bavail)
 	if size <= 0 || taken+left <= 0 {
@@ -133,10 +132,10 @@ func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
 	return dataset.Size(float64(size) * float64(taken) / float64(taken+left))
 }
 
-// datasetStatus is what is seen of a dataset now.
+// datasetStatus returns the present status of a dataset.
 func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
-	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control takes no longer ones
+	defer func() { st.Problem = dataset.Cut(st.Problem) }() // 	control accepts no longer text
 	if r := a.uses.Get(d.ID); len(r.IDs) > 0 {
 		st.Mounts = a.usesOf(r)
 	}
@@ -153,7 +152,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		return st
 	}
 	caps := pool.Info().Capabilities
-	walks := !caps.OwnFilesystem && !caps.KnowsUsed // for what it takes: not here
+	walks := !caps.OwnFilesystem && !caps.KnowsUsed // 	it would walk through the files to find what is used
 	var used dataset.Size
 	var stopped, uerr error
 	if err = a.pools.Ask(ctx, d.Pool, func(b backends.Pool) {
@@ -184,10 +183,10 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	return st
 }
 
-// flushAtOnce bounds one write of copies to the agent's own store.
+// flushAtOnce is the maximum number of records in one write to the agent's own store.
 const flushAtOnce = 60
 
-// flush copies the records that changed to disk, for a start without control.
+// flush writes the records that changed to disk. A start without control needs them.
 func (a *Agent) flush(ctx context.Context) error {
 	for {
 		dirty := a.Cache.TakeChanged(flushAtOnce)
@@ -208,12 +207,12 @@ func (a *Agent) flush(ctx context.Context) error {
 	}
 }
 
-// forgottenAfter is how long a mount without an ID may stay: the request that
-// wanted it has ended by then.
+// forgottenAfter is how long a dataset may be mounted without a use: the request that mounted it has ended by
+// then.
 const forgottenAfter = 2 * time.Minute
 
-// unmountForgotten takes off mounts that nobody uses: a request gave up while its
-// mount was made, or the host kept it busy when it should have gone.
+// unmountForgotten unmounts datasets without a use: a request ended while its dataset was being mounted, or the
+// host still used the mount at the last unmount.
 func (a *Agent) unmountForgotten() {
 	for _, id := range a.uses.IdleFor(forgottenAfter) {
 		d, ok := a.knownHere(id)

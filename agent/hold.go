@@ -15,9 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// hold takes the lock of an operation's dataset and checks that the operation is
-// of its epoch. unlock is never nil, and to be called whatever err is; with
-// ErrOffline the pool is nil and the dataset is known.
+// hold locks the dataset of an operation and checks that the operation is of the dataset's epoch. unlock is never nil,
+// and the caller calls it whatever err is. With ErrOffline the pool is nil and d is set.
 func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
 	unlock func(), err error) {
 	unlock, err = a.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
@@ -50,8 +49,7 @@ func (a *Agent) hold(ctx context.Context, op dataset.Operation, what string) (d 
 	return d, pool, unlock, err
 }
 
-// fetch asks control for the record of a dataset that the agent has not learnt of
-// yet.
+// fetch asks control for the record of a dataset that is not in the cache.
 func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
 	v, err := a.Control.Volume(ctx, id.String())
 	if err == nil && v.ID != id {
@@ -63,9 +61,9 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 	return v.Dataset, err
 }
 
-// unused fails with ErrInUse while anybody on this host uses a dataset: by a recorded use, or by a
-// mount in any namespace. A mount that nobody uses is taken off, and the guard forgets the dataset.
-// what is the work that has to wait. The dataset's lock is held.
+// unused fails with ErrInUse if a dataset is in use on this host: by a recorded use, or by a mount in any namespace. It
+// unmounts a dataset without a use, and the guard forgets the dataset. what names the work for the error message. The
+// dataset's lock is held.
 func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) error {
 	if err := a.verifyEnded(ctx, d, what); err != nil {
 		return err
@@ -82,20 +80,20 @@ func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) erro
 	} else {
 		err = a.releaseUnheld(ctx, d)
 	}
-	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // what is condemned is tried again
+	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the destruction is repeated by itself
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
 }
 
-// note writes the record beside the dataset anew. Not flushed: the store has it;
-// this one is for the day when the store is lost.
+// note writes the record beside the dataset again, without a flush: the store has the record, and this copy is needed
+// only if the store is lost.
 func (a *Agent) note(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	d.Written = a.Cache.Index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// purgeLater destroys a condemned dataset as a job of its own.
+// purgeLater starts a job that destroys a dataset of state purging.
 func (a *Agent) purgeLater(d dataset.Dataset) {
 	op := dataset.Operation{
 		ID: uuid.New(), Kind: dataset.OpPurge, Node: a.NodeID,
@@ -104,14 +102,14 @@ func (a *Agent) purgeLater(d dataset.Dataset) {
 	a.background("purge/"+d.ID.String(), op)
 }
 
-// background carries an operation out as a job of its own.
+// background starts a job that executes an operation.
 func (a *Agent) background(key string, op dataset.Operation) {
 	a.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
 		_, err := a.carryOut(ctx, jb, op)
 		if err != nil && ctx.Err() == nil {
 			level := logrus.ErrorLevel
 			if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
-				level = logrus.InfoLevel // what was asked for was refused: nothing is wrong here
+				level = logrus.InfoLevel // a refusal is no fault of this node
 			}
 			a.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
 				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")

@@ -14,16 +14,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recoveryKey holds the last recovery of control's store that this node has taken in.
+// recoveryKey is the key of the last recovery of control's store that this node has applied.
 const recoveryKey = "recovery"
 
-// holdAgain is how often a replica is told what this node holds that does not answer, or
-// that all others tell at once: for as long as it waits.
+// holdAgain is the interval at which a replica that does not answer, or that waits for other reports, is told
+// again what this node holds.
 const holdAgain = 30
 
-// holdSoon tells every replica what this node holds, as one of them was asked for that;
-// as a job of its own, once more when one is under way. None waits for another, which may be
-// away.
+// holdSoon reports to every replica what this node holds, because one of them asked for it. It is a job, and
+// starts once more if one is running. The requests run beside each other, because a replica may be unreachable.
 func (a *Agent) holdSoon(recovery uuid.UUID) {
 	a.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := a.holdings(ctx)
@@ -49,7 +48,7 @@ func (a *Agent) holdSoon(recovery uuid.UUID) {
 func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range holdAgain {
 		err = to.Hold(ctx, a.NodeID, h)
-		if errors.Is(err, dataset.ErrConflict) { // another one was asked
+		if errors.Is(err, dataset.ErrConflict) { // another replica asked for it
 			return nil
 		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
@@ -64,8 +63,8 @@ func (a *Agent) tellHoldings(ctx context.Context, to api.Service, h api.Holdings
 	return err
 }
 
-// holdings is what lies in this node's pools, what it knows of pools that it cannot look
-// into, and what it has given up.
+// holdings returns what is in this node's pools, what this node knows of pools that it cannot examine, and what
+// it has relinquished.
 func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	a.mu.Lock()
 	h.Incarnation, h.Clock = a.Incarnation, a.clock
@@ -89,7 +88,7 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 		}
 		h.Pools = append(h.Pools, p.ID)
 		for _, f := range here {
-			if _, copied := a.Cache.Copy(f.Dataset.ID); !copied { // whose head was not taken away yet
+			if _, copied := a.Cache.Copy(f.Dataset.ID); !copied { // its head has not been removed yet
 				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
 			}
 		}
@@ -107,17 +106,16 @@ func (a *Agent) holdings(ctx context.Context) (h api.Holdings, err error) {
 	return h, nil
 }
 
-// newRecovery reports whether a full answer is the first after a recovery of the store that
-// this node has not taken in yet.
+// newRecovery reports whether a full answer is the first after a recovery of the store that this node has not
+// applied yet.
 func (a *Agent) newRecovery(s api.Sync) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != a.recovery
 }
 
-// takeRecovery takes in a store that was brought up to date from what this node held,
-// among others: whatever it says counts, by whatever index. Cut short, it is taken in with
-// the next answer.
+// takeRecovery applies a store that was brought up to date from the reports of the nodes: all its records count,
+// whatever their indexes. If it is interrupted, the next answer applies it.
 func (a *Agent) takeRecovery(ctx context.Context, s api.Sync) error {
 	if s.Recovery.Heard {
 		a.Cache.ForgetIndexes()

@@ -13,17 +13,15 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// identityName is a file in the root that says once more who this node is. The
-// agent's own state can be lost; a node that then took another name would find
-// none of its volumes, and one that did not know its cluster any more would take
-// an empty store for the one it had.
+// identityName is a file in the root that also says who this node is. If the agent's database is lost, a node
+// with a new identity would find none of its volumes, and a node that does not know its cluster would accept an
+// empty store.
 const identityName = "node.json"
 
-// recoveredKey is there until control has said what is mounted here, once the agent's own
-// state was lost.
+// recoveredKey exists after a loss of the agent's database until control has reported what is mounted here.
 const recoveredKey = "recovered"
 
-// identify learns who this node is, or makes it up, once.
+// identify reads who this node is, or makes an identity once.
 func (a *Agent) identify(ctx context.Context) error {
 	var id nodeIdentity
 	known, err := a.DB.Get(ctx, "identity", &id)
@@ -56,8 +54,7 @@ func (a *Agent) identify(ctx context.Context) error {
 	return a.writeIdentity(id)
 }
 
-// belong puts on disk whose control this node works with, and why its store is
-// strange.
+// belong writes to disk which cluster this node works with, and why the store of its control is inconsistent.
 func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) error {
 	id := nodeIdentity{Node: a.NodeID, Cluster: cluster, Strange: strange}
 	if err := a.DB.Put(ctx, map[string]any{"identity": id}); err != nil {
@@ -73,8 +70,7 @@ func (a *Agent) belong(ctx context.Context, cluster uuid.UUID, strange string) e
 	return nil
 }
 
-// readIdentity reads the file; a zero node when there is none, or none that can
-// be read.
+// readIdentity reads the file. If it does not exist or cannot be read, it returns a zero identity.
 func (a *Agent) readIdentity() (id nodeIdentity, err error) {
 	b, err := os.ReadFile(filepath.Join(a.Root, identityName))
 	if errors.Is(err, os.ErrNotExist) {
@@ -90,8 +86,8 @@ func (a *Agent) readIdentity() (id nodeIdentity, err error) {
 	return id, nil
 }
 
-// KnownNode returns the node that a root belongs to, by the file in it; nil when there is
-// none, or none that can be read.
+// KnownNode returns the node that a root belongs to, according to the file in it. It returns uuid.Nil if the file
+// does not exist or cannot be read.
 func KnownNode(root string) (uuid.UUID, error) {
 	b, err := os.ReadFile(filepath.Join(root, identityName))
 	if errors.Is(err, os.ErrNotExist) {
@@ -107,7 +103,7 @@ func KnownNode(root string) (uuid.UUID, error) {
 	return id.Node, nil
 }
 
-// writeIdentity brings the file up to date, durably. Nothing when it is.
+// writeIdentity writes the file durably if it differs.
 func (a *Agent) writeIdentity(id nodeIdentity) error {
 	if old, err := a.readIdentity(); err != nil || old == id {
 		return err

@@ -45,8 +45,8 @@ func (a *Agent) importable(ctx context.Context, src *os.File) error {
 // ownFolder is a folder, or an image file, that only Drover uses.
 type ownFolder struct{ what, path string }
 
-// ownFolders lists the places of all pools, and the agent's root. A place is listed by the path that is
-// recorded and, where its disk answers, by the path without symbolic links.
+// ownFolders lists the places of all pools, and the agent's root: by the recorded path and, if its disk answers,
+// by the path without symbolic links.
 func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
 	for _, o := range a.pools.All() {
 		for _, path := range o.Record.Places() {

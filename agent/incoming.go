@@ -12,11 +12,10 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// resolve finishes what a crash left, as work beside the other, for each pool, since the disk
-// of one may hang. A start waits for it for a while: a backend does not look at what is in use,
-// so it is best done before there is work on the same datasets. lost are those that this
-// agent had seen on record: they stay, and so do those of which it cannot know. It is called
-// only while control's store is to be believed, and answers.
+// resolve finishes what a crash left, for each pool beside other work, because a pool's disk may hang. A start
+// waits for it for some time: a backend does not check what is in use, so it is best done before other work on
+// the same datasets. lost are the datasets that this agent knew to be recorded: they stay, and so do those of
+// which it cannot know. It is called only while control answers and its store is consistent.
 func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	a.mu.Lock()
 	maps.Copy(a.lost, lost)
@@ -45,9 +44,9 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// resolveIncoming finishes what a crash left in a pool: a dataset that is on record takes its
-// place, one that never was is not acknowledged and goes. What a pool does not let go is left
-// to the next start, and named by doctor.
+// resolveIncoming finishes what a crash left in a pool. A recorded dataset is put in its place. A dataset that
+// was never recorded was not acknowledged, and is destroyed. What cannot be destroyed is left to the next start,
+// and doctor names it.
 func (a *Agent) resolveIncoming(ctx context.Context, p *pool.Pool) {
 	if p.Serves() != nil {
 		return
@@ -64,7 +63,7 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *pool.Pool) {
 	}
 	var promote []uuid.UUID
 	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
-		making := a.making(id) // asked first: what was just made is on record
+		making := a.making(id) // this is asked first, because a dataset that was made meanwhile is recorded
 		if _, onRecord := a.Cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)
@@ -86,19 +85,18 @@ func (a *Agent) resolveIncoming(ctx context.Context, p *pool.Pool) {
 	}
 }
 
-// wasLost reports whether a dataset was on record, as this agent has seen, and is not.
+// wasLost reports whether this agent knew a dataset to be recorded that is not recorded any more.
 func (a *Agent) wasLost(id uuid.UUID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.lost[id]
 }
 
-// settleDoubts puts on disk what is incoming and doubtful in a pool. A dataset goes
-// to its place without a flush: after a power cut one that was acknowledged may be
-// incoming again. Who had it on record is told of that by the record. Where the
-// pool was found without one, or the store was lost, nobody can tell it from one
-// that was never acknowledged: it stays, until it is on record again (drover store
-// rebuild) or a person has it destroyed.
+// settleDoubts records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place
+// without a flush, so after a power cut an acknowledged one may be incoming again. For a dataset that was
+// recorded, the record shows that. If the pool was found without a record, or the store was lost, it cannot be
+// distinguished from one that was never acknowledged: it stays until it is recorded again (drover store rebuild)
+// or an operator has it destroyed.
 func (a *Agent) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	if !p.Record.Found && len(p.Record.Doubtful) == 0 {
 		return nil

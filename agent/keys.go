@@ -17,18 +17,18 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// An encrypted dataset has a random data key, which its home makes with it. What stands on record
-// is the data key wrapped by a key of the operator: where that is says the profile. No key is kept
-// anywhere: it is read each time.
+// An encrypted dataset has a random data key, which its home generates when it makes the dataset. The record has
+// the data key wrapped by a key of the operator. The profile says where that key is. It is not stored anywhere,
+// and is read each time.
 
-// keyring has the data keys of datasets for their pools.
+// keyring gives pools the data keys of their datasets.
 type keyring struct{ a *Agent }
 
 var _ backends.Keys = keyring{}
 
-// DataKey implements backends.Keys. What is on record goes before what lies beside the data,
-// which may be of before the key was exchanged; but of a copy the record here may be the older.
-// What opens is the data key, whichever says so.
+// DataKey implements backends.Keys. Control's record comes before the record beside the data, which may be from
+// before the key was exchanged. For a copy, however, the record here may be the older one. The wrapping that
+// opens gives the data key, whichever it is.
 func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if h, is := ctx.Value(inHand{}).(atHand); is && d.Encryption != nil && h.id == d.ID &&
 		h.wrapped == d.Encryption.ID {
@@ -56,8 +56,8 @@ func (k keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
 	return nil, why
 }
 
-// atHand is in the context of what makes a dataset while writers wait for it: its data key, which
-// no program is to be run for then.
+// atHand is in the context of work that makes a dataset while writers wait for it: its data key, because no
+// program should run then.
 type atHand struct {
 	id, wrapped uuid.UUID // of the dataset, and of the data key
 	data        []byte
@@ -65,8 +65,7 @@ type atHand struct {
 
 type inHand struct{}
 
-// dataKey returns the data key in a record; of is the dataset that the operator's key is asked
-// for.
+// dataKey returns the data key in a record. of is the dataset for which the operator's key is read.
 func (a *Agent) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and there is no data key in its record")
@@ -78,8 +77,8 @@ func (a *Agent) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([
 	return key.Unwrap(*d.Encryption)
 }
 
-// standIn has a dataset that no record has stand for another until end is called: a clone that
-// is read, or what a move makes. Nobody reaps it then.
+// standIn lets a dataset that has no record stand for another one until end is called: a clone that is read, or
+// what a move makes. It is not reaped until then.
 func (a *Agent) standIn(id, of uuid.UUID) (end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -91,7 +90,7 @@ func (a *Agent) standIn(id, of uuid.UUID) (end func()) {
 	}
 }
 
-// standsFor returns the dataset that another stands for, if it does, or else that itself.
+// standsFor returns the dataset that another one stands for, or the dataset itself if it stands for none.
 func (a *Agent) standsFor(id uuid.UUID) uuid.UUID {
 	if k, is := a.Cache.ShownBy(id); is {
 		return k.Dataset
@@ -122,9 +121,9 @@ func (a *Agent) operatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID
 	return keys.Read(ctx, a.runner(), from, keys.Ask{Profile: p.Name, Dataset: id})
 }
 
-// seal gives a dataset that is to be made its data key: a new one, that of what it is cloned
-// from, or what an earlier try has made it with. Nothing is changed where a key is not here. withKey
-// is the context to make it in: that of a clone, whose key is proven, has the data key at hand.
+// seal gives a dataset that will be made its data key: a new one, that of the dataset it is cloned from, or that
+// of an earlier attempt. If a key is not here, it changes nothing. withKey is the context in which the dataset is
+// made: for a clone, whose key was verified, it has the data key.
 func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
 	d := op.Dataset
@@ -156,7 +155,7 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 		return ctx, err
 	}
 	id, data := keys.NewDataKey()
-	wrapped := key.Wrap(id, data) // which the pool opens, to make what it opens
+	wrapped := key.Wrap(id, data) // the pool opens the wrapped key, to make a dataset that it can open
 	if op.Source != nil {
 		if data, err = (keyring{a}).DataKey(ctx, from); err != nil {
 			return ctx, fmt.Errorf("what it is cloned from: %w", err)
@@ -170,9 +169,9 @@ func (a *Agent) seal(ctx context.Context, pool backends.Pool, op *dataset.Operat
 	return ctx, nil
 }
 
-// wrap wraps a data key by the key of a dataset's profile, and proves it: the key is read again,
-// and must open it. One that was read while it was written, or that a program prints but once,
-// is no key to come back by.
+// wrap wraps a data key by the key of a dataset's profile, and verifies the wrapping: it reads the key again,
+// which must open it. A key that was read while it was being written, or that a program prints only once, could
+// not open the dataset later.
 func (a *Agent) wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
 	data []byte) (e dataset.Encryption, err error) {
 	e = key.Wrap(id, data)
@@ -192,8 +191,8 @@ func (a *Agent) wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uu
 	return e, err
 }
 
-// canOpen fails with ErrForbidden where the key of a dataset is not on this node that is to come
-// here, before it does. d is as control has it: what is known here of a copy may be older.
+// canOpen fails with ErrForbidden if the key of a dataset that will move here is not on this node. d is control's
+// record: the one of a copy here may be older.
 func (a *Agent) canOpen(ctx context.Context, d dataset.Dataset) error {
 	if d.Encryption == nil {
 		return nil
@@ -202,8 +201,8 @@ func (a *Agent) canOpen(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// noteKey has the record beside a copy, or beside what a move left, take over the data key as it
-// is wrapped on record: the old key is needed no more then. The dataset's lock is held.
+// noteKey writes the data key, as control's record has it wrapped, to the record beside a copy or beside what a
+// move has left: then the old key is not needed any more. The dataset's lock is held.
 func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if k.Record == nil || k.Record.Encryption == nil {
 		return nil
@@ -226,9 +225,9 @@ func (a *Agent) noteKey(ctx context.Context, pool backends.Pool, k api.Kept) err
 	return pool.WriteRecord(ctx, d, true)
 }
 
-// doRekey wraps a data key by the key that the profile has now. The record alone changes, in one
-// step, once the new wrapping is proven: a crash before it leaves what was, and again it does the
-// same. The keys are read before the dataset is locked: who mounts it does not wait for that.
+// doRekey wraps a data key by the key that the profile has now. Only the record changes, in one step, after the
+// new wrapping was verified. A crash before that changes nothing, and the operation is idempotent. The keys are
+// read before the dataset is locked, so that mounts do not wait for them.
 func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := a.hold(ctx, *op, "rekey")
 	unlock()
@@ -251,11 +250,11 @@ func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	return out, err
 }
 
-// rekeyTries is how often keys are read while others exchange them.
+// rekeyTries is how often the keys are read while other requests exchange them.
 const rekeyTries = 3
 
-// exchange puts a data key on record that was wrapped anew, if d is how it stands there still;
-// otherwise it returns how it does now.
+// exchange records a data key that was wrapped again, if d is still the present record. Otherwise it returns the
+// present record.
 func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
 	now, pool, unlock, err := a.hold(ctx, op, "rekey")

@@ -11,9 +11,9 @@ import (
 
 // known is what an agent knew before it asked control.
 type known struct {
-	asked    uint64                         // the moment of the cache, for an answer that is not full
-	datasets map[uuid.UUID]records.Revision // and these for one that is
-	left     map[uuid.UUID]uint64           // datasets that were heard to have gone elsewhere, at which epochs
+	asked    uint64                         // the state of the cache, for an answer that is not full
+	datasets map[uuid.UUID]records.Revision // the state of the datasets, for one that is
+	left     map[uuid.UUID]uint64           // datasets that have moved to other nodes, and at which epochs
 	clock    uint64
 }
 
@@ -25,16 +25,17 @@ func (a *Agent) knows() known {
 	return k
 }
 
-// takenBack returns a volume of a full answer that this node had heard to have gone elsewhere before it
-// asked. errOlder, of an answer that is not full: everything is to be asked for. errOvertaken: it was
-// heard only since, so that the answer may be of before the move.
+// takenBack returns a volume of a full answer that this node knew, before it asked, to have moved to another
+// node. It returns errOlder for such a volume of an answer that is not full: the next request asks for
+// everything. It returns errOvertaken if the node learned of the move only after it had asked, because the answer
+// may be from before the move.
 func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
 		case !a.Cache.HasLeftSince(d.Dataset):
 		case !s.Full:
 			return "", errOlder
-		case knew.datasets == nil: // this node has the store go by its pools
+		case knew.datasets == nil: // this node has the store follow its pools
 		case knew.left[d.ID] <= d.Epoch:
 			return "", errOvertaken
 		default:
@@ -44,10 +45,10 @@ func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
 	return volume, nil
 }
 
-// missing says which change a full answer lacks; empty: none that was seen. What
-// it does not name at all is gone in a store that goes on, and made since in one
-// that went back: which was written to when this node registered, and still has no
-// index above all that were seen; or whose clock is behind.
+// missing returns which change a full answer lacks, or "" if none is known. A dataset that the answer does not
+// name was removed if the store is the same, and was lost if the store was restored from a backup. It was
+// restored if it was written to when this node registered and its index is still not above all that this node has
+// seen, or if its clock is behind.
 func missing(s api.Sync, knew known, strange bool) string {
 	back := s.Clock != 0 && s.Clock < knew.clock
 	strange = strange || back

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// opened returns the record of a dataset as it is known now, for what waited for its
-// lock meanwhile. It fails when the dataset may not be mounted here for another user.
+// opened returns the present record of a dataset, for a caller that waited for its lock. It fails if the dataset
+// may not be mounted here for another user.
 func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	now, known := a.Cache.Dataset(d.ID)
 	if known {
@@ -29,7 +29,7 @@ func (a *Agent) opened(d dataset.Dataset) (dataset.Dataset, error) {
 	return d, a.leases.MayOpen(d, "mount")
 }
 
-// freed has those look again who wait until a dataset is not mounted any more.
+// freed starts the work that waits until a dataset is not mounted any more.
 func (a *Agent) freed(id uuid.UUID) {
 	a.yieldIfAsked(id)
 	if _, left := a.Cache.Copy(id); left {

@@ -10,10 +10,9 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// List answers with every volume that is home here or of which a copy is, and with those
-// that the engine has used, in the spellings that it uses: from this node's disk, whatever
-// else answers. With ListAll all others of the cluster come with them, as they were first
-// created; while control does not say which there are, they are left out.
+// List returns all volumes whose home is here, those of which a copy is here, and those that the engine has used,
+// in the spellings that it uses. They are read from this node's disk, whatever else answers. With ListAll all
+// other volumes of the cluster are added, as they were created. They are missing while control does not answer.
 func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
 	list := a.Cache.List(a.NodeID)
 	if a.config.ListAll {
@@ -30,11 +29,10 @@ func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) {
 	return out, nil
 }
 
-// listTime is what control has to say which volumes there are: an engine waits a minute for
-// the list.
+// listTime is how long control may take for the list of volumes. An engine waits a minute for its list.
 const listTime = 20 * time.Second
 
-// others returns the volumes that are not among those of this node.
+// others returns the volumes of other nodes.
 func (a *Agent) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))

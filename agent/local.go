@@ -23,7 +23,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// CreatePool makes a pool on this node and puts it on record.
+// CreatePool makes a pool on this node and has control record it.
 func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
@@ -44,7 +44,7 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	}
 	defer a.News.Soon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel() // it is made, and control is to know it whoever still waits
+	defer cancel() // the pool exists, and control must learn of it even if the caller no longer waits
 	if err := a.register(ctx); err != nil {
 		return op.Pool, err
 	}
@@ -52,14 +52,13 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	return op.Pool, nil
 }
 
-// lockPools keeps two pools from being taken in at once, as one name or one place
-// could be both's.
+// lockPools lets only one pool at a time be made or adopted, because two could want one name or one place.
 func (a *Agent) lockPools(ctx context.Context, what string) (unlock func(), err error) {
 	return a.Locks.Lock(ctx, uuid.Nil, what)
 }
 
-// AdoptPool takes a pool that was made elsewhere, or before the store was lost,
-// and brings its volumes back.
+// AdoptPool adopts a pool that was made on another node, or before the store was lost, and brings its volumes
+// back.
 func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
@@ -78,7 +77,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	}
 	defer unlock()
 	for _, o := range a.pools.All() {
-		if o.Record.Place() == path || o.Record.Path == path { // before it is read: its disk may hang
+		if o.Record.Place() == path || o.Record.Path == path { // checked before the pool is read, whose disk may hang
 			if err := o.Leaves(); err != nil {
 				return dataset.Pool{}, nil, err
 			}
@@ -86,7 +85,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		if o.Record.Image == 0 {
 			continue
 		}
-		if err := a.here(ctx, o); err != nil && sameFile(path, o.Record.Path) { // it is online: its disk does not hang
+		if err := a.here(ctx, o); err != nil && sameFile(path, o.Record.Path) { // an online pool's disk does not hang
 			return dataset.Pool{}, nil, err
 		}
 	}
@@ -119,18 +118,18 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 	return dataset.Pool{}, nil, notAdopted(path, tried, unable)
 }
 
-// unadopted is why a backend found no pool of its own.
+// unadopted says why a backend found no pool of its own.
 type unadopted struct {
 	backend string
 	err     error
 }
 
-// notAdopted is the error when no backend did, of those that were tried and those that are unable to on
-// this host. It says why of those alone that have to do with what lies there.
+// notAdopted returns the error if no backend found a pool, from the reasons of the backends that tried and of
+// those that cannot work on this host. It has only the reasons that concern what is there.
 func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
-	raw, err := safefile.Read(filepath.Join(path, "pool.json")) // of every pool in a directory
+	raw, err := safefile.Read(filepath.Join(path, "pool.json")) // every pool in a folder has this file
 	if err == nil && json.Unmarshal(raw, &is) == nil &&
 		slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
 		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
@@ -151,7 +150,7 @@ func notAdopted(path string, tried, unable []unadopted) error {
 			"nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device "+
 				"%[1]s makes a pool of it)", path)
 	}
-	holds := func(u unadopted) bool { // that lies there, and is not what it should be
+	holds := func(u unadopted) bool { // something of this backend is there, and it is not a pool
 		kind := dataset.KindOf(u.err)
 		return kind == dataset.ErrExists || kind == dataset.ErrCorrupt
 	}
@@ -169,12 +168,12 @@ func notAdopted(path string, tried, unable []unadopted) error {
 	return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(why, "; "))
 }
 
-// foundAt is the record of whatever pool lies at a path.
+// foundAt returns the record of the pool at a path.
 func foundAt(path string) (pool.Record, error) {
 	found := pool.Record{Path: path, Found: true}
 	st, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && pool.Within(path, "/dev"): // a volume group of which nothing is active
+	case errors.Is(err, os.ErrNotExist) && pool.Within(path, "/dev"): // a volume group without an active volume
 	case err != nil:
 		return found, err
 	case st.Mode().IsRegular():
@@ -187,7 +186,7 @@ func foundAt(path string) (pool.Record, error) {
 	return found, nil
 }
 
-// here refuses to adopt a pool that this node has already, and that is online.
+// here refuses to adopt a pool that this node has already and that is online.
 func (a *Agent) here(ctx context.Context, p *pool.Pool) error {
 	if st, err := a.pools.See(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
@@ -213,7 +212,7 @@ func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (datase
 		if err := a.here(ctx, p); err != nil {
 			return dataset.Pool{}, nil, err
 		}
-		// It has moved. Its place in the order and its name stay.
+		// The pool has moved. It keeps its position and name.
 		name, rec.Default, rec.Generation = p.Name, p.Record.Default, p.Record.Generation
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
@@ -261,8 +260,8 @@ func (a *Agent) freePoolName(path string) string {
 	}
 }
 
-// Collect destroys one dataset that lies in a pool and that the store does not
-// know. ErrConflict while that is no wonder, as the store is not to be believed.
+// Collect destroys one dataset in a pool that the store does not know. It fails with ErrConflict while the store
+// is inconsistent, because the dataset may be missing for that reason.
 func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	if found, err := a.collectCorner(ctx, id); found {
 		return err
@@ -289,7 +288,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		defer unlock()
-		// Who had the lock may have been about to put it on record.
+		// The previous holder of the lock may have had it recorded.
 		if err := a.collectable(ctx, id); err != nil {
 			return err
 		}
@@ -312,7 +311,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// collectCorner removes what a drover backend verify has left, if that is what has the UUID.
+// collectCorner removes what a drover backend verify has left, if it has the UUID.
 func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, err error) {
 	for _, p := range a.pools.All() {
 		if p.Storage == nil {
@@ -333,7 +332,7 @@ func (a *Agent) collectCorner(ctx context.Context, id uuid.UUID) (found bool, er
 	return false, nil
 }
 
-// collectable fails unless a dataset is on nobody's record, and that can be believed.
+// collectable fails unless it is certain that no record of a dataset exists.
 func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 	if err := a.Trust.Err(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
@@ -354,9 +353,9 @@ func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// nobodys fails with ErrExists while a dataset is on record, in the trash too, whichever node is
-// its home, and otherwise unless control says that it is not. What lies here may be all there is
-// of one that its home has not taken yet.
+// nobodys fails with ErrExists while a dataset is recorded, in the trash as well, whichever node is its home. It
+// also fails if control does not answer: what is here may be all there is of a dataset that its home has not
+// taken yet.
 func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
 	_, err := a.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {
@@ -370,8 +369,7 @@ func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
 	return fmt.Errorf("whether another node has dataset %s on record is not known: %w", id, err)
 }
 
-// recorded returns all datasets of this node as control has them now, and why its store is
-// not to be believed.
+// recorded returns all datasets of this node as control has them now, and why the store is inconsistent.
 func (a *Agent) recorded(ctx context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error) {
 	s, err := a.Control.Sync(ctx, a.NodeID, 0, 0)
 	if err != nil {

@@ -25,12 +25,12 @@ func (a *Agent) doCreate(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	return a.doMake(ctx, jb, op, name, nil)
 }
 
-// doMake makes op.Dataset under a private name, lets fill put something in, and
-// claims the name for it. What was made goes again unless it is on record.
+// doMake makes op.Dataset under a private name, calls fill for its contents, and claims the name. If the outcome
+// is not recorded, it removes what it made.
 func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
-	// Nobody else knows the dataset before it is committed; then the next sync does. What is done
-	// under a lock is waited for before a pool goes.
+	// The dataset is unknown to others until it is committed, and the next sync names it. The removal of a pool
+	// waits for work that holds a lock.
 	unlock, err := a.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return out, err
@@ -67,7 +67,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	jb.Step("recording")
 	out, err = a.commit(ctx, op)
 	if operation.InDoubt(err) {
-		return out, err // the next sync tells whether it is on record
+		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Lost {
 		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
@@ -77,14 +77,13 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
 	}
 	steps.At(name + ".committed")
-	if out.Dataset.Size != asked { // the record beside the data says what was asked
+	if out.Dataset.Size != asked { // the record beside the data has the size that was asked for
 		a.noteDone(ctx, pool, *out.Dataset)
 	}
 	return out, nil
 }
 
-// settle puts on a new dataset's record, from the start, what its pool decides where the
-// profile is silent.
+// settle sets, in the record of a new dataset, what the pool decides if the profile does not say.
 func settle(d *dataset.Dataset, pool backends.Pool) {
 	if d.Size == 0 {
 		d.Size = pool.Info().DefaultSize
@@ -114,7 +113,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	}
 	jb.Step("growing")
 	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
-	if err == nil { // once more: it is there, and its record says how large now
+	if err == nil { // again: the dataset exists, and its record has its size now
 		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
 	}
 	if err != nil {
@@ -123,8 +122,8 @@ func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	return nil
 }
 
-// takeSize checks the size of a clone that was made, which is its source's if that was resized
-// since the clone was planned. A size that was asked for is not exceeded.
+// takeSize checks the size of a clone that was made: it is that of the source, which may have been resized since
+// the clone was planned. A size that was asked for is not exceeded.
 func takeSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.Dataset
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
@@ -139,8 +138,8 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 	return nil
 }
 
-// cloneBytes makes a clone while the source holds still. What it returns is to have it grow to its
-// size, which is for when they write to the source again.
+// cloneBytes makes a clone while nothing is written to the source. It returns a function that grows the clone to
+// its size, to be called when the source is written to again.
 func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := a.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
@@ -163,7 +162,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 			return nil, err
 		}
 		defer end()
-		// That takes a mount, and in a container more: longer than writers are to wait.
+		// Growing mounts the clone, which takes longer than writers should wait, most of all in a container.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
@@ -173,13 +172,13 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	}
 	jb.Step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
-	// An earlier try that was cut short has made it, and its source was smaller then, and may be
-	// larger by now than what is asked for.
+	// An earlier attempt that was interrupted made it. The source was smaller then, and may be larger by now than
+	// the size that was asked for.
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}
-	if later != nil && size > op.Dataset.Size { // its source was resized since it was planned
+	if later != nil && size > op.Dataset.Size { // the source was resized since the clone was planned
 		later = nil
 	}
 	if later == nil {
@@ -188,7 +187,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	return later, errors.Join(err, thaw())
 }
 
-// discard takes back a dataset that was made and is not on record.
+// discard removes a dataset that was made and is not recorded.
 func (a *Agent) discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()

@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// manifest takes the last snapshot of a dataset that was given up and says what it is.
-// Where the files go one by one, and the pool does not snapshot without copying, they
-// are read as they lie: nothing writes to them any more.
+// manifest takes the final snapshot of a dataset that was given up, and describes it. If the files are sent one
+// by one and the pool cannot take a snapshot without copying, they are read as they are, because nothing writes
+// to them any more.
 func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
@@ -48,7 +48,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took",
 			a.pools.Name(d.Pool), s.ID)
 	}
-	s = e.Snapshots[i] // that of an earlier try
+	s = e.Snapshots[i] // the snapshot of an earlier attempt
 	if y.Files {
 		m, err = a.manifestOfFiles(ctx, d.ID, s.ID, seen)
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
@@ -63,9 +63,8 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	return m, err
 }
 
-// sentAll returns the manifest of the snapshot that the target was sent last, if nothing was
-// written since: it is the last one then. Another would have to be shared, compared, summed
-// up, sent and shared there, for nothing.
+// sentAll returns the manifest of the snapshot that the target was sent last, if nothing was written since: it is
+// the final one then. Another one would have to be made, compared, checksummed and sent for nothing.
 func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)

@@ -39,7 +39,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 			return "", err
 		}
 	}
-	// Each round another request took the mount away again: one of the two ends.
+	// In each further round another request has unmounted the dataset meanwhile. One of the two gives way in the end.
 	for range 100 {
 		path, err := a.use(ctx, d, spelling, id)
 		if err != nil || path != "" {
@@ -58,7 +58,7 @@ func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) 
 		d.Volume)
 }
 
-// use puts an ID on record if the dataset is mounted, otherwise returns no path.
+// use records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path.
 func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
 	unlock, err := a.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
@@ -72,7 +72,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	r := a.uses.Get(d.ID)
 	if err := a.stopped(ctx, d, path); err != nil {
 		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, a.pools.Blame(ctx, d.Pool, err))
-		if len(r.IDs) == 0 { // the next request mounts it anew
+		if len(r.IDs) == 0 { // the next request mounts it again
 			err = errors.Join(err, a.unmountLater(ctx, d))
 		}
 		return "", err
@@ -84,7 +84,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}
 	if err := a.registrar.Check(ctx, d); err != nil {
 		if len(r.IDs) == 0 {
-			err = errors.Join(err, a.unmountLater(ctx, d)) // nobody was told the path
+			err = errors.Join(err, a.unmountLater(ctx, d)) // no caller has the path
 		}
 		a.mendSoon(d.ID)
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -104,8 +104,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	}, a.engines.HasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
-	// The reply must not be lost to a caller that hung up between: the ID counts
-	// only if it can still be told.
+	// If the caller has closed the connection, it does not get the path, and the use must not count.
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -122,7 +121,7 @@ func (a *Agent) use(ctx context.Context, d dataset.Dataset, spelling, id string)
 	return path, nil
 }
 
-// saveSpelt is save, and what the engine spells the volume with it.
+// saveSpelt saves the uses of a dataset, and in the same transaction how the engine spelled the volume.
 func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mounting.Record, spelling string) error {
 	tool := plugin.ToolOf(ctx)
 	if a.isSpelling(d, spelling, tool) {
@@ -138,7 +137,7 @@ func (a *Agent) saveSpelt(ctx context.Context, d dataset.Dataset, r mounting.Rec
 	return nil
 }
 
-// ensureMounted mounts a dataset that is not. Again: nothing.
+// ensureMounted mounts a dataset that is not mounted. Idempotent.
 func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	unlock, err := a.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
@@ -162,7 +161,7 @@ func (a *Agent) ensureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	// a crash came between
+	// a crash after the move, before the data was put in place
 	if p, comes := a.moveTable.Get(d.ID); comes && p.Epoch == d.Epoch && !a.moveTable.IsActive(d.ID) {
 		if err := a.installer.Install(ctx, d, p); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -216,9 +215,10 @@ func (a *Agent) mountDataset(ctx context.Context, pool backends.Pool, d dataset.
 	return nil
 }
 
-// bindType is the FSType of a backend that has a folder to show.
+// bindType is the FSType of a backend whose dataset is a folder.
 const bindType = "bind"
 
+// mountOn mounts what a backend describes on path.
 func mountOn(m backends.Mount, path string) error {
 	if m.FSType != bindType {
 		return mount.Mount(path, spec(m))
@@ -231,6 +231,7 @@ func mountOn(m backends.Mount, path string) error {
 	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
+// spec returns the arguments of mount(2) for what a backend describes.
 func spec(m backends.Mount) mount.Spec {
 	s := mount.Spec{
 		Source:   m.Source,
@@ -244,10 +245,9 @@ func spec(m backends.Mount) mount.Spec {
 	return s
 }
 
-// mountpoint makes the folder that a dataset is mounted on. It is immutable:
-// while nothing is mounted on it, nobody, root neither, can write into it by
-// mistake and find the data gone when the volume is mounted over it. One that is
-// there may have been left by a crash before it was made so.
+// mountpoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even root, can write
+// into it by mistake while nothing is mounted on it, and miss that data when the volume is mounted over it.
+// Idempotent: a crash may have left a folder that is not immutable yet.
 func (a *Agent) mountpoint(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the mount point: %w", err)
@@ -264,7 +264,7 @@ func (a *Agent) mountpoint(path string) error {
 	return nil
 }
 
-// removeMountpoint takes the folder away that a dataset was mounted on.
+// removeMountpoint removes the folder that a dataset was mounted on. Idempotent.
 func (a *Agent) removeMountpoint(path string) error {
 	dir, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -281,14 +281,14 @@ func (a *Agent) removeMountpoint(path string) error {
 	return os.Remove(path) // never more than an empty folder
 }
 
-// Unmount takes one use off a volume and unmounts it when that was the last. A
-// volume or ID that is not known here is fine: it is as the engine wants it.
+// Unmount ends one use of a volume, and unmounts the volume if that was the last one. It succeeds for a volume or an ID
+// that is not known here, because the engine wants it not to be mounted.
 func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 	sp, err := dataset.ParseSpec(spelling)
 	if err != nil {
 		return nil
 	}
-	d, here := a.mountedAs(sp.Name, spelling, id) // control has nothing to say: what is mounted here is known here
+	d, here := a.mountedAs(sp.Name, spelling, id) // control is not asked: what is mounted here is known here
 	if !here {
 		return nil
 	}
@@ -317,8 +317,8 @@ func (a *Agent) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job
 	}
 }
 
-// mountedAs returns the dataset that a mount ID is on record for. That need not be the
-// one with the name: a rebuild can have renamed it since, or nothing else be known of it.
+// mountedAs returns the dataset that has a use with a mount ID. That may be another one than the dataset with the name:
+// a rebuild may have renamed it since, or nothing but its use may be known.
 func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	d, named := a.Cache.Volume(name)
 	if named {
@@ -327,7 +327,7 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 		}
 	}
 	for _, other := range a.uses.InUse() {
-		// The ID alone would not do: nobody says that it is of one volume.
+		// The ID alone is not sufficient: it may be used for several volumes.
 		if use, ok := a.uses.Get(other).IDs[id]; ok && use.As == spelling {
 			if renamed, known := a.knownHere(other); known {
 				return renamed, true
@@ -338,8 +338,8 @@ func (a *Agent) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	return d, named
 }
 
-// unmountIdle unmounts a dataset that nobody uses, by one of the ways to unmount. Used again, or not
-// mounted: nothing.
+// unmountIdle calls unmount for a dataset without a use, with the dataset's lock. It does nothing if there is a use by
+// then.
 func (a *Agent) unmountIdle(ctx context.Context, d dataset.Dataset,
 	unmount func(context.Context, dataset.Dataset) error) error {
 	unlock, err := a.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
@@ -364,7 +364,7 @@ func (a *Agent) unmountLater(_ context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// unmountLocked takes a dataset's mount off; its lock is held. The guard keeps the dataset.
+// unmountLocked unmounts a dataset. The guard keeps the dataset registered. The dataset's lock is held.
 func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	path := a.MountPath(d.ID)
 	if err := a.registrar.CheckUnmount(d); err != nil {
@@ -375,7 +375,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	if err != nil {
 		a.LogOf(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
 	}
-	a.flushes.Wait(a.Ctx, a.Clock, path, throttle.LiftUnmount) // a snapshot gave up on one: it was slow, and is not now
+	a.flushes.Wait(a.Ctx, a.Clock, path, throttle.LiftUnmount) // a snapshot may have stopped waiting for a slow flush
 	err = mount.Unmount(path)
 	a.volumeDisks.forget()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
@@ -401,7 +401,7 @@ func (a *Agent) unmountLocked(d dataset.Dataset) error {
 	return nil
 }
 
-// mountAttached mounts what a backend has attached on path, and lets go of it.
+// mountAttached mounts on path what a backend has attached, and releases the attachment.
 func mountAttached(att backends.Attachment, path string) error {
 	if err := mountOn(att.Mount, path); err != nil {
 		return errors.Join(unmountable(err), att.Release())
@@ -412,8 +412,8 @@ func mountAttached(att backends.Attachment, path string) error {
 	return nil
 }
 
-// unmountable says what to do next where the kernel does not mount a filesystem that it has: it says
-// why in its own log alone.
+// unmountable adds to an error of mount(2) what to do next, if the kernel found the filesystem and did not
+// mount it: the kernel writes the reason only to its own log.
 func unmountable(err error) error {
 	var failed *mount.Error
 	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {

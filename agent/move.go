@@ -23,21 +23,21 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// moving is a move that this node, its target, carries out.
+// moving is a move that this node, its target, executes.
 type moving struct {
 	a    *Agent
 	jb   *jobs.Job
 	op   *dataset.Operation
 	pool backends.Pool
 	home dataset.Node
-	gone []uuid.UUID // that are here, and which the home has no more
+	gone []uuid.UUID // 	snapshots here that the home does not have any more
 
-	given  uuid.UUID      // the pool on the share that gives it up
+	given  uuid.UUID      // 	the pool on the share that gives it up
 	before *dataset.Taken // where it lies still if its home, which is lost, had not taken it
 }
 
-// doMove makes this node the home of a dataset that another node has. It is begun again
-// after a crash: what has come is kept, and each step is idempotent.
+// doMove makes this node the home of a dataset that another node has. After a crash it starts again: what has
+// been copied is kept, and each step is idempotent.
 func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	pool, err := a.pools.Online(ctx, op.Dataset.Pool)
 	if err != nil {
@@ -100,8 +100,8 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	return m.promote(ctx)
 }
 
-// overtaken refuses a move to where something is kept that the volume has not, which would
-// go with what its home has no more.
+// overtaken refuses a move to a node that keeps something which the volume does not have: the move would remove
+// it with what the home does not have any more.
 func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	k, kept := a.Cache.Copy(op.DatasetID)
 	if !kept {
@@ -116,7 +116,7 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 		}
 		superseded = keep.ID != uuid.Nil
 	}
-	if op.Files && !superseded { // control may not have said so yet
+	if op.Files && !superseded { // control may not have reported it yet
 		e, err := pool.Stat(ctx, op.DatasetID)
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -131,8 +131,7 @@ func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.O
 	return nil
 }
 
-// recall has the home give the dataset up, and waits for that, but not for long while it
-// is in use.
+// recall has the home give the dataset up, and waits for that. While the dataset is in use it does not wait long.
 func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	a, op := m.a, m.op
@@ -176,8 +175,8 @@ func (m *moving) recall(ctx context.Context) error {
 	return nil
 }
 
-// stillGivingUp returns nil while the home is alive and about to give the dataset up: nobody
-// can mount it there any more.
+// stillGivingUp returns nil while the home is alive and is giving the dataset up: nobody can mount the dataset
+// there any more.
 func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
@@ -189,7 +188,7 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 	return err
 }
 
-// refused says why the home did not give the dataset up.
+// refused returns why the home did not give the dataset up.
 func (m *moving) refused(now dataset.Operation) error {
 	op, home := m.op, m.home.Name
 	if who := m.users(now); who != "" {
@@ -203,12 +202,13 @@ func (m *moving) refused(now dataset.Operation) error {
 	return m.unheard(errors.New("it did not answer that it is wanted here"))
 }
 
-// users says for whom the home cannot give the dataset up, and how to find those containers. It is
-// empty if nobody uses the dataset. This node does not know which spellings the engine there has used.
+// users returns who uses the dataset at the home, which therefore cannot give it up, and how to find those
+// containers. It is empty if nobody uses the dataset. This node does not know which spellings the engine there
+// has used.
 func (m *moving) users(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
 	for _, h := range now.Holders {
-		if !strings.Contains(h, " ") { // otherwise it is something else, in words
+		if !strings.Contains(h, " ") { // otherwise it is a description and not a mount ID
 			by[h] = mounting.ToolByID(h)
 		}
 	}
@@ -223,7 +223,7 @@ func (m *moving) users(now dataset.Operation) string {
 		mounting.HowToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
-// unheard is the error when the home is away, with the way out that a person has.
+// unheard returns the error for a home that is unreachable, with what the user can do.
 func (m *moving) unheard(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
@@ -231,7 +231,7 @@ func (m *moving) unheard(why error) error {
 		m.op.Volume, m.home.Name, why, m.op.Volume, m.a.NodeName, m.home.Name)
 }
 
-// promote makes a head of what came last, and has control open the next epoch here.
+// promote makes a head of the newest snapshot that was copied, and has control open the next epoch here.
 func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	a, op := m.a, m.op
 	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
@@ -254,25 +254,25 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	m.jb.Step("recording")
 	out, err = a.commit(context.WithoutCancel(ctx), op)
 	if operation.InDoubt(err) {
-		return out, err // the next sync tells whether it is on record
+		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
 	if !a.isHere(out) {
-		// What was made here is one more head that was overtaken: see Installer.Resume.
+		// What was made here is another head that was superseded: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",
 			op.Volume)
 	}
-	// It is the home whoever still waits: what is left is to be done here alone.
+	// This node is the home now, whether or not the caller still waits, and finishes by itself.
 	ctx = context.WithoutCancel(ctx)
 	return out, a.installer.Install(ctx, *out.Dataset, rec)
 }
 
-// atBest has a volume that goes on without its home go on from the newest snapshot here,
-// which may be newer than the one of which the loss was said.
+// atBest has a volume that continues without its home continue from the newest snapshot here, which may be newer
+// than the one in the announced loss.
 func (m *moving) atBest(ctx context.Context) error {
 	if m.op.Share {
 		return m.shared(ctx)
@@ -301,7 +301,7 @@ func (m *moving) atBest(ctx context.Context) error {
 	return nil
 }
 
-// last is the snapshot that the head is made of.
+// last returns the snapshot from which the head is made.
 func (m *moving) last() uuid.UUID {
 	if m.op.Loss != nil {
 		return m.op.Loss.Snapshot
@@ -309,11 +309,11 @@ func (m *moving) last() uuid.UUID {
 	return m.op.Manifest.Snapshot
 }
 
-// makeHead gives what came a head, with the record that it is to have. Of a move file
-// by file the head is what was filled.
+// makeHead makes a head of what was copied, with its record. The head of a move that copies file by file is the
+// dataset that was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
-		return m.clear(ctx) // it is taken once that is on record: see Installer.Install
+		return m.clear(ctx) // it is put in place when that is recorded: see Installer.Install
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
@@ -331,18 +331,18 @@ func (m *moving) makeHead(ctx context.Context) error {
 	return m.pool.WriteRecord(ctx, *m.op.Dataset, true)
 }
 
-// dropHead takes back the head of a move that is not on record: the copy stays, for a
-// try that goes on from it.
+// dropHead undoes makeHead for a move that is not recorded. The copy stays, so that the next attempt continues
+// from it.
 func (m *moving) dropHead(ctx context.Context) error {
 	if m.op.Share {
-		return nil // it is where it was
+		return nil // it has not moved
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
 		rec := m.recordOf(uuid.Nil)
-		if can && rec.Beside != uuid.Nil { // it has not taken the copy's place
+		if can && rec.Beside != uuid.Nil { // it is not in the copy's place yet
 			return m.a.installer.DropBeside(ctx, rec)
 		}
 		if k, kept := m.a.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
@@ -356,8 +356,8 @@ func (m *moving) dropHead(ctx context.Context) error {
 	return copier.Demote(ctx, m.op.DatasetID, m.last())
 }
 
-// replaces reports whether a copy lies where a dataset is to come that has something of it, and
-// is on record: of what an earlier try has left the home has all. The dataset's lock is held.
+// replaces reports whether there is a recorded copy with data in the place of a dataset that comes here. What an
+// earlier attempt of a move has left does not count, because the home has all of it. The dataset's lock is held.
 func (m *moving) replaces(ctx context.Context) (bool, error) {
 	if _, kept := m.a.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
@@ -369,7 +369,7 @@ func (m *moving) replaces(ctx context.Context) (bool, error) {
 	return e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0, err
 }
 
-// recordOf is the record of this pull, with what has come of it beside a copy.
+// recordOf returns the record of this move, with what it has put beside a copy so far.
 func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
 	rec := replication.MoveRecord{

@@ -24,14 +24,14 @@ const (
 	// in use, littleEnough is how much of it is left for when it is not.
 	roundsInUse  = 6
 	littleEnough = 32 << 20
-	// soonEnough is how long a round may take that nothing follows where nobody used the
-	// dataset as it began: somebody may have since.
+	// soonEnough is how long a round may take to be the last one if nobody used the dataset when it began:
+	// somebody may have used it since.
 	soonEnough = 30 * time.Second
-	// worthMeasuring is how many bytes say something about how fast they come.
+	// worthMeasuring is the number of bytes above which the rate of a copy is measured.
 	worthMeasuring = 8 << 20
 )
 
-// from is the address of the home's agent.
+// from returns the address of the home's agent.
 func (m *moving) from() (string, error) {
 	if m.a.config.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
@@ -40,8 +40,7 @@ func (m *moving) from() (string, error) {
 	return "https://" + m.home.Address, nil
 }
 
-// copyInUse brings most of a dataset over while its home goes on with it: until little
-// changes from one round to the next.
+// copyInUse copies most of a dataset while its home uses it, until little changes from one round to the next.
 func (m *moving) copyInUse(ctx context.Context) error {
 	if m.op.Files || m.op.Manifest != nil {
 		return nil
@@ -55,7 +54,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 		began := m.a.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
-			return nil // what its home has no room to keep apart goes when nobody writes to it
+			return nil // the home has no space for a snapshot: the rest is copied when nobody writes
 		}
 		if err != nil {
 			return err
@@ -75,9 +74,10 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	return nil
 }
 
-// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again, until
-// control says that it is away, or for unheardTries times Limits.Retry (20 s): a mount that waits for this
-// must end with what to do, and not with "pending". One that works on it still is asked busyTries times.
+// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again until control
+// reports it as unreachable, or for unheardTries times Limits.Retry (20 s): a mount that waits for this must end
+// with an error that says what to do, and not with "pending". A home that is still working on it is asked
+// busyTries times.
 func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.from()
 	if err != nil {
@@ -87,7 +87,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	if err != nil {
 		return s, err
 	}
-	// An idle connection may be dead without anybody knowing: a request on it waits for a minute.
+	// An idle connection may have been lost without notice: a request on it waits for a minute.
 	if t, ok := m.a.config.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
@@ -118,14 +118,14 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	}
 }
 
-// How often a home is asked again for a snapshot, Limits.Retry apart; see fresh.
+// How often a home is asked again for a snapshot, at intervals of Limits.Retry: see fresh.
 const (
 	unheardTries = 20
 	busyTries    = 10
 )
 
-// pull brings all snapshots over that this node lacks, and the wanted one. It returns how
-// many bytes their streams have.
+// pull copies all snapshots that this node lacks, and the wanted one. It returns the number of bytes in their
+// streams.
 func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
 	peer, err := m.from()
 	if err != nil {
@@ -140,7 +140,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	began := a.Clock.Steady()
 	got, err := a.puller.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
-		Bases: op.Manifest == nil, // and not while nobody can write
+		Bases: op.Manifest == nil, // but not while nobody can write
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
@@ -156,8 +156,8 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	return bytes, nil
 }
 
-// tidy removes what the home has no more, as the last pull has heard, of what users see.
-// What was taken for other nodes goes once this is the home: see prune.
+// tidy removes the snapshots that users see and that the home does not have any more, according to the last pull.
+// Those that were taken for other nodes are removed when this node is the home: see prune.
 func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
@@ -179,7 +179,7 @@ func (m *moving) tidy(ctx context.Context) error {
 	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
-// tidyMeanwhile does so while something else is done, which waits for others.
+// tidyMeanwhile calls tidy beside other work that waits for other nodes.
 func (m *moving) tidyMeanwhile(ctx context.Context, do func(context.Context) error) error {
 	tidied := make(chan error, 1)
 	go func() { tidied <- m.tidy(ctx) }()
@@ -187,7 +187,7 @@ func (m *moving) tidyMeanwhile(ctx context.Context, do func(context.Context) err
 	return errors.Join(err, <-tidied)
 }
 
-// measure remembers how fast it came, for what is expected of the next move.
+// measure records the rate of a copy, for the estimate of the next move.
 func (m *moving) measure(bytes int64, took time.Duration) {
 	if bytes < worthMeasuring || took <= 0 {
 		return
@@ -197,8 +197,7 @@ func (m *moving) measure(bytes int64, took time.Duration) {
 	m.a.rate = int64(float64(bytes) / took.Seconds())
 }
 
-// copyRest brings over what the home gave up, and checks it against what it said that
-// is.
+// copyRest copies what the home has given up, and checks it against the home's manifest.
 func (m *moving) copyRest(ctx context.Context) error {
 	given := m.op.Manifest
 	if m.op.Share {
@@ -224,8 +223,8 @@ func (m *moving) copyRest(ctx context.Context) error {
 	return nil
 }
 
-// lacksBase tells whether the snapshot is to be brought that the last one, which is not here
-// either, is a difference to.
+// lacksBase reports whether the snapshot that the last one is a difference to must be copied, because neither is
+// here.
 func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
 	if !can || given.Base == uuid.Nil {
@@ -240,7 +239,7 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 	return true, nil
 }
 
-// copyFiles makes the dataset anew and fills it file by file, beside a copy that lies here.
+// copyFiles makes the dataset again and fills it file by file, beside a copy that is here.
 func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
 	peer, err := m.from()
 	if err != nil {
@@ -285,12 +284,12 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	return nil
 }
 
-// makeFiles makes a dataset and fills it; of what an earlier try has left, unless that was all,
-// its home has all. What fails is taken back.
+// makeFiles makes a dataset and fills it. What an earlier attempt has left is discarded unless it is complete,
+// because the home has all of it. If it fails, it removes what it made.
 func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
 	came bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
-		return m.pool.Create(ctx, d) // again: its size
+		return m.pool.Create(ctx, d) // again, for its size
 	}
 	end := m.a.standIn(d.ID, m.op.DatasetID)
 	defer func() {

@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// noteLater renews the record beside a dataset as a job: one for each change, as
-// one that runs may have looked before this change came. An agent that stops
-// waits for it: its pools may go to somebody who has the records alone.
+// noteLater writes the record beside a dataset again, as a job. Each change has a job of its own, because a
+// running one may have read the record before the change. An agent that stops waits for it: its pools may be used
+// by another Drover that has only these records.
 func (a *Agent) noteLater(d api.Indexed) {
 	a.limits.ProfileChanged(d.Dataset)
 	a.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
@@ -25,18 +25,18 @@ func (a *Agent) noteLater(d api.Indexed) {
 	})
 }
 
-// noteDone renews the record beside a dataset for an operation that is on record
-// as done: it stays done when that fails, and noteAll tries again.
+// noteDone writes the record beside a dataset for an operation that is recorded as done. If that fails the
+// operation stays done, and noteAll tries again.
 func (a *Agent) noteDone(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
 	if d.Home != a.NodeID {
-		return // beside a copy lies what it is a copy of
+		return // the record beside a copy is that of the copied state
 	}
 	if err := a.note(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		a.LogOf(d).WithError(err).Warn("the record beside the data was not written")
 	}
 }
 
-// noteNow renews the record beside a dataset from what is known of it now.
+// noteNow writes the record beside a dataset from what is known of it now.
 func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 	unlock, err := a.Locks.Lock(ctx, id, "update of dataset "+id.String())
 	if err != nil {
@@ -49,15 +49,14 @@ func (a *Agent) noteNow(ctx context.Context, id uuid.UUID) error {
 	}
 	pool, err := a.pools.Get(d.Pool)
 	if err != nil {
-		return nil // noteAll comes to it when the pool is back
+		return nil // noteAll does it when the pool is online again
 	}
 	a.noteDone(ctx, pool, d)
 	return nil
 }
 
-// noteAll renews every record beside the data that is not what is on record: a
-// note is not flushed, so one may have gone with the power, or with the process
-// that was to write it.
+// noteAll writes every record beside the data that differs from the known one. A record is not flushed, so it may
+// be lost in a power cut, or with the process that should have written it.
 func (a *Agent) noteAll() {
 	a.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
 		for _, p := range a.pools.All() {
@@ -83,8 +82,8 @@ func (a *Agent) noteAll() {
 	})
 }
 
-// outOfDate reports whether a record is not what is known with that index, or has the
-// index of another store, which would make it win over later ones.
+// outOfDate reports whether a record differs from the known one with that index, or has the index of another
+// store, with which it would replace later ones.
 func outOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false

@@ -7,17 +7,16 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 )
 
-// A disk that hangs lets whoever asks it wait for ever, where nothing ends it. So pools are
-// opened beside other work: one that does not answer in time is offline, as one whose disk is
-// absent, and is taken in when it answers.
+// A request to a hanging disk may wait for ever. So pools are opened beside other work. A pool that does not
+// answer in time is offline, like one whose disk is absent, and is used when it answers.
 
-// takeLate has control know the pools that were opened late, and asks of which generation they
-// were. They serve then, whatever came of that: control that is away stops no container.
+// takeLate reports to control the pools that were opened late, and asks for their generations. They serve then
+// whatever the answer is: an unreachable control stops no container.
 func (a *Agent) takeLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*tellTime)
 	defer cancel()
 	a.mu.Lock()
-	clear(a.asked) // of these nobody was
+	clear(a.asked) // no replica was asked about these pools
 	a.mu.Unlock()
 	err := a.register(ctx)
 	if err == nil {
@@ -29,7 +28,7 @@ func (a *Agent) takeLate(ctx context.Context) error {
 	return err
 }
 
-// ends is what waitFor takes of jobs.
+// ends returns the channels for pool.WaitFor.
 func ends(all []*jobs.Job) (list []<-chan struct{}) {
 	for _, jb := range all {
 		list = append(list, jb.Ended())

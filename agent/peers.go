@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Peers is what other nodes' agents ask of this one; nil when it works alone.
+// Peers returns the handler of the requests of other nodes' agents, or nil if this node works alone.
 func (a *Agent) Peers() http.Handler {
 	if a.config.PeerHTTP == nil {
 		return nil
@@ -28,19 +28,19 @@ func (a *Agent) Peers() http.Handler {
 	h.Handle("/", a.sender.Handler())
 	h.Handle(promise.Path, a.promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Of the request's own context only the end: what else is in it is about this
-		// connection, and not about those to control.
+		// Of the request's context, only its end applies to requests that this one causes: its values are about
+		// this connection, and not about those to control.
 		ctx, cancel := context.WithCancel(a.Ctx)
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
-		if id, err := a.config.PeerID(r); err == nil { // otherwise the handler says so
+		if id, err := a.config.PeerID(r); err == nil { // otherwise the handler reports the error
 			ctx = context.WithValue(ctx, askerKey{}, id)
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-// askerKey is that of the node which asks, in a request's context.
+// askerKey is the key of the node that sends a request, in the request's context.
 type askerKey struct{}
 
 func asker(ctx context.Context) uuid.UUID {
@@ -48,7 +48,7 @@ func asker(ctx context.Context) uuid.UUID {
 	return id
 }
 
-// certified is the node that a client's certificate names.
+// certified returns the node that a client's certificate names.
 func certified(r *http.Request) (uuid.UUID, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return uuid.Nil, pki.ErrNoCertificate
@@ -66,7 +66,7 @@ func (a *Agent) newSender(limit *transfer.Limiter) *transfer.Server {
 	}
 }
 
-// mayGet fails as Access.Check does, and as enrol, before a node is given anything.
+// mayGet fails as Access.Check and Deadlines.Enrol do, before a node is given any data.
 func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.access.Check(ctx, peer, ds); err != nil {
 		return err
@@ -89,9 +89,9 @@ func (s sending) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 	return s.a.given(ctx, k.Pool)
 }
 
-// given returns a pool of which another node is given something. One that was put back has
-// less than that node may have, which drops what its home has not: so nothing is given before
-// control has said of which generation the pool was. Containers here do not wait for that.
+// given returns a pool whose data another node is given. A pool that was restored from a backup has less than
+// that node may have, and that node would drop what its home does not have. So nothing is given before control
+// has reported the generation of the pool. Containers here do not wait for that.
 func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	heard := func() bool { op := a.pools.One(id); return op == nil || op.Heard }
 	if !heard() {
@@ -104,17 +104,18 @@ func (a *Agent) given(ctx context.Context, id uuid.UUID) (backends.Pool, error) 
 	return a.pools.Online(ctx, id)
 }
 
-// errUnknownPool says that control has a pool not on record as this node's.
+// errUnknownPool says that control has no record of a pool as one of this node.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// Freshen takes a snapshot for the node that asks. One that it was given, or another replica
-// was, and since which nothing was written, is given again; what was given up has its last
-// one. The newest that the node says it has stays: what control knows of that may be older.
-// Idle is false where it is being given up, as its uses are of no interest any more.
+// Freshen takes a snapshot for the node that asks. If nothing was written since a snapshot that this node or
+// another replica was given, it returns that one. For a dataset that was given up it returns the final snapshot.
+// The newest snapshot that the other node names is kept: control's record of it may be older. Idle is false while
+// the dataset is being given up, because its uses do not matter any more.
 func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
 	err error) {
 	a := s.a
-	if _, err := s.Pool(ctx, ds); err != nil { // which may take its time: not while it is locked
+	// the pool may take long to answer, and the dataset is not locked for that
+	if _, err := s.Pool(ctx, ds); err != nil {
 		return out, false, err
 	}
 	unlock, err := a.Locks.Lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
@@ -174,7 +175,7 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 	return s, err
 }
 
-// Tree opens the files of a snapshot, or with a nil one of a dataset that was given up.
+// Tree opens the files of a snapshot, or with uuid.Nil those of a dataset that was given up.
 func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
 	a := s.a
 	d, known := a.Cache.Dataset(ds)
@@ -196,7 +197,7 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 	return a.openSnapshotFiles(ctx, pool, d, snapshot)
 }
 
-// openSnapshotFiles opens the files of a snapshot through a clone that nobody else knows.
+// openSnapshotFiles opens the files of a snapshot through a temporary clone.
 func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// leavePools goes on with the removals that were cut short, or that something was in the way of.
+// leavePools continues the removals of pools that were interrupted, or that could not be finished.
 func (a *Agent) leavePools() {
 	for _, op := range a.pools.All() {
 		if op.Record.Leaving == pool.Staying || op.Storage == nil && op.Opening != nil {
@@ -39,7 +39,7 @@ func (a *Agent) leavePools() {
 	}
 }
 
-// clear leaves the place of a pool as it was before there was one. left says what stays there.
+// clear removes what a pool made at its place. left names what stays there.
 func (a *Agent) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
 	op := a.pools.One(id)
@@ -61,9 +61,9 @@ func (a *Agent) clear(ctx context.Context, id uuid.UUID) (left string, err error
 	return left, a.pools.Holds.Let(id)
 }
 
-// whole opens a pool that could not be opened, and is removed: it was cleared in part, and is made
-// whole again first. nil: it was cleared, or nobody can tell, as its place is away; then what left
-// says is all there is to do. ErrInUse while another drover has it.
+// whole opens a pool that could not be opened and is being removed: it was cleared in part, and is completed
+// first. It returns nil if the pool was cleared, or if nobody can tell because its place is absent; left then
+// says what remains to do. It fails with ErrInUse while another drover has the pool.
 func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.Serves()
@@ -96,7 +96,7 @@ func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left
 	return b, "", nil
 }
 
-// notHere is the refusal of a pool of another node, or of none.
+// notHere refuses a request for a pool of another node, or one that does not exist.
 func (a *Agent) notHere(ctx context.Context, name string) error {
 	var have []string
 	for _, o := range a.pools.All() {
@@ -106,7 +106,7 @@ func (a *Agent) notHere(ctx context.Context, name string) error {
 	if near := dataset.Nearest(name, have); near != "" {
 		hint += "; did you mean " + near + "?"
 	}
-	list, _ := a.Control.Pools(ctx) // it is a hint
+	list, _ := a.Control.Pools(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Name == name && p.Node != a.NodeID {
 			hint = "node " + p.NodeName + " has one of that name: ask there"

@@ -17,9 +17,9 @@ import (
 // probe fails, the pool is offline, and each round of the heartbeat repeats the probe until it
 // succeeds. A pool without such errors is never probed.
 
-// blamePool is blame for the pool that an operation was carried out in.
+// blamePool is Pools.Blame for the pool in which an operation was executed.
 func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) error {
-	if !pool.IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // which is control's
+	if !pool.IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // that error is control's
 		return err
 	}
 	id := uuid.Nil

@@ -20,24 +20,26 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// A pool goes in this order. It is on record that it is leaving: from then on nobody gets it to
-// work in, and control, told of the node's pools without it, plans nothing there. What had it
-// before is waited for. It is looked into once more. Control takes it off its record, and refuses
-// that while anything is on record there: then the pool stays as it was. Its place is cleared.
-// The agent's own record goes. A start that finds a pool leaving goes on from there.
+// A pool is removed in these steps. It is recorded as leaving: from then on nothing starts to work in it, and
+// control, which gets the list of the node's pools without it, plans nothing there. Work that began before is
+// waited for. The pool is examined once more. Control removes its record, and refuses that while anything is
+// recorded there: then the pool stays as it was. Its place is cleared. The agent's own record is removed. A start
+// that finds a pool leaving continues from there.
 
 const (
-	// goneTime bounds a removal, whoever waits for it: LVM takes seconds, others less.
+	// goneTime bounds a removal, whether or not the caller still waits. LVM takes seconds, others less.
 	goneTime = 2 * time.Minute
-	// workTime is what work that may be in the pool has to end.
+	// workTime is how long work that may be in the pool has to end.
 	workTime = 20 * time.Second
 )
 
-// RemovePool removes a pool of this node that holds nothing: what Drover made at its place goes,
-// and name and place can be used again. With forget it is taken off the record alone, and its
-// place, which may be away, stays as it is. ErrNotFound for a pool that is not here, ErrOffline
-// for one that nobody can look into, ErrConflict while anything lies, or is on record, there, and
-// for one that a start would make again. Again, after a crash too: goes on.
+// RemovePool removes a pool of this node that holds nothing. What Drover made at its place is removed, and its
+// name and place can be used again. With forget only the record is removed, and the place, which may be absent,
+// stays as it is.
+//
+// It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and
+// with ErrConflict while anything is there or is recorded there, and for a pool that a start would make again.
+// Idempotent: after a crash it continues.
 func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
 	op, known := a.pools.ByName(name)
 	if !known {
@@ -48,7 +50,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 		return out, err
 	}
 	defer unlock()
-	if op = a.pools.One(op.ID); op.Gone { // meanwhile
+	if op = a.pools.One(op.ID); op.Gone { // another request removed it meanwhile
 		return out, a.notHere(ctx, name)
 	}
 	if err := a.mayGo(name, op); err != nil {
@@ -60,15 +62,15 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 		}
 	}
 	out.Pool, out.Notes = op.Pool, a.namedIn(ctx, op)
-	var asked []uuid.UUID // while the pool serves still: a refusal leaves it as it is
+	var asked []uuid.UUID // while the pool still serves: a refusal leaves it as it is
 	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
 	}
-	if err := a.register(ctx, asked...); err != nil { // control has a say, so it is to be there
+	if err := a.register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
-	defer cancel() // what is begun is brought to an end, whoever waits
+	defer cancel() // what has begun is finished, whether or not the caller waits
 	if err := a.setLeaving(ctx, op, forget); err != nil {
 		return out, err
 	}
@@ -84,13 +86,13 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	return out, nil
 }
 
-// lockPool keeps two from removing one pool at once. What lies in it is asked under that lock alone:
-// its disk may hang, and other pools are made and taken in meanwhile.
+// lockPool lets only one request at a time remove a pool. The pool is examined under this lock alone: its disk
+// may hang, and other pools are made and adopted meanwhile.
 func (a *Agent) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
 	return a.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
-// setLeaving puts on record that a pool is leaving. No other one is made, taken in or leaving meanwhile.
+// setLeaving records that a pool is leaving. No other pool is made, adopted or removed meanwhile.
 func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
 	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
 	if err != nil {
@@ -101,13 +103,13 @@ func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) erro
 		return err
 	}
 	how := pool.Removed
-	if forget || op.Record.Leaving == pool.Forgotten { // which goes on
+	if forget || op.Record.Leaving == pool.Forgotten { // the removal continues
 		how = pool.Forgotten
 	}
 	return a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
 
-// mayGo refuses to remove a pool that a start would make again; op is nil for one that is unknown.
+// mayGo refuses to remove a pool that a start would make again. op is nil for an unknown pool.
 func (a *Agent) mayGo(name string, op *pool.Pool) error {
 	if slices.ContainsFunc(a.config.Pools, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict,
@@ -125,8 +127,8 @@ func (a *Agent) mayGo(name string, op *pool.Pool) error {
 	return nil
 }
 
-// emptied fails with ErrConflict unless a pool holds nothing, and with ErrOffline where nobody can
-// look. What is on its way out is brought to its end before.
+// emptied fails with ErrConflict unless a pool holds nothing, and with ErrOffline if it cannot be examined. It
+// finishes removals of datasets first.
 func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
 	b, err := a.pools.Online(ctx, op.ID)
 	if err != nil {
@@ -140,7 +142,7 @@ func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
 	return a.holdsNothing(ctx, op, b)
 }
 
-// holdsNothing is emptied for a pool that is open.
+// holdsNothing is emptied for an open pool.
 func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
@@ -156,10 +158,10 @@ func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool
 		}
 		there = append(there, h)
 	}
-	corners, _ := trialdir.Find(b.Info().Path) // a pool that is no folder has none
+	corners, _ := trialdir.Find(b.Info().Path) // a pool that is not a folder has none
 	for _, c := range corners {
 		switch {
-		case c.Foreign != "": // which is listed as such
+		case c.Foreign != "": // it is listed as foreign
 		case c.Busy:
 			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is under way",
 				Mend: "try again after it"})
@@ -171,8 +173,8 @@ func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool
 	return dataset.Holds(op.Name, there)
 }
 
-// heldBy is what lies in a pool as what keeps it. What is on record counts, which the record
-// beside the data may be older than.
+// heldBy describes what is in a pool and keeps it from being removed. Control's record counts, because the record
+// beside the data may be older.
 func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
@@ -205,9 +207,9 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 		Mend: "drover doctor says what it is"}
 }
 
-// namedIn says what names a pool, and what comes of its going.
+// namedIn returns the profiles that name a pool, and the effect of its removal on them.
 func (a *Agent) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
-	list, _ := a.Control.Profiles(ctx) // it is a hint
+	list, _ := a.Control.Profiles(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
 			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of "+
@@ -221,9 +223,9 @@ func (a *Agent) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 	return notes
 }
 
-// letPoolGo ends the removal of a pool that is on record as leaving. It stays so after an error, and
-// is tried again; but where anything lies or is on record there: then it stays a pool. left is
-// what is at its place still. The pool's lock is held.
+// letPoolGo finishes the removal of a pool that is recorded as leaving. After an error the pool stays leaving,
+// and the removal is tried again. If anything is there or is recorded there, the pool is kept. left is what is
+// still at its place. The pool's lock is held.
 func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err error) {
 	op := a.pools.One(id)
 	how := op.Record.Leaving
@@ -244,14 +246,15 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
 			" takes it back)", a.pools.Release(id)
 	}
-	if errors.Is(err, dataset.ErrConflict) { // something came into it all the same
+	if errors.Is(err, dataset.ErrConflict) { // something came into it nevertheless
 		return "", errors.Join(err, a.stays(ctx, id))
 	}
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.cleared")
-	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name) // its name and place are another's from here on
+	// its name and place can be used by another pool from here on
+	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
@@ -268,13 +271,13 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	return left, nil
 }
 
-// offRecord has control take a pool off its record, once nothing is under way, nor lies, in it.
+// offRecord has control remove the record of a pool when no work runs in it and nothing is there.
 func (a *Agent) offRecord(ctx context.Context, op *pool.Pool) error {
 	err := a.workEnds(ctx, op)
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
 		err = a.holdsNothing(ctx, op, op.Storage)
 	}
-	if err == nil { // first without it: what control finds there after is all there is
+	if err == nil { // without it first: what control finds there afterwards is complete
 		err = a.register(ctx)
 	}
 	if err == nil {
@@ -291,7 +294,7 @@ func goesOn(name string, err error) error {
 		"again now)", name, err, name)
 }
 
-// stays has a pool be one again.
+// stays records that a pool is not leaving any more.
 func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 	if err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
 		return err
@@ -300,7 +303,8 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 	return a.register(ctx)
 }
 
-// workEnds waits for what may have had a pool before it was leaving. ErrPending, naming it.
+// workEnds waits for work that may have begun in a pool before it was leaving. It fails with ErrPending and names
+// the work.
 func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
@@ -326,9 +330,10 @@ func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	return nil
 }
 
-// mayBeIn tells whether work on a dataset may be in a pool: it is known to, or nothing is known.
+// mayBeIn reports whether work on a dataset may be in a pool: because that is known, or because nothing is known
+// of the dataset.
 func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
-	if a.pools.One(id) != nil { // the lock of a pool
+	if a.pools.One(id) != nil { // it is the lock of a pool
 		return false
 	}
 	var in []uuid.UUID

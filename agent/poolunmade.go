@@ -10,15 +10,15 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// isOffline says that a pool is offline, for where it is named already.
+// isOffline says that a pool is offline, in a line that names the pool already.
 func isOffline(name, why string) string {
 	subject := "pool " + name
 	why = strings.TrimPrefix(strings.TrimPrefix(why, subject+": "), subject+" is offline: ")
 	return strings.TrimPrefix(pool.Offline(name, why).Error(), subject+" ")
 }
 
-// offlineHint is what mends a pool that is offline; "" where its disk hangs, or its host lacks what its
-// backend needs, which is told for itself.
+// offlineHint returns what brings an offline pool online. It is "" if its disk hangs, or if the host lacks what
+// the backend needs, because that is reported separately.
 func (a *Agent) offlineHint(ctx context.Context, p *pool.Pool) string {
 	kind, err := a.config.Backends.Kind(p.Backend)
 	switch {

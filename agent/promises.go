@@ -16,13 +16,13 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// goesByItself reports whether a promotion rests on that nobody hears of the home, and not
-// on a person's word alone.
+// goesByItself reports whether a promotion rests on the silence of the home, and not only on an operator's
+// confirmation.
 func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.Away != 0 }
 
-// swear makes sure that the epoch before is over that a promotion is to follow: no node
-// holds a promise of this one, and none gets any more, until control has said what became
-// of it. A holder that goes on asking is alive, whatever control hears of it.
+// swear makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
+// none gets one until control has reported the outcome. A home that still asks for promises is alive, whatever
+// control knows of it.
 func (m *moving) swear(ctx context.Context) error {
 	a, op := m.a, m.op
 	if !op.Dataset.Profile.Failover.Auto {
@@ -59,7 +59,7 @@ func (m *moving) swear(ctx context.Context) error {
 	}
 }
 
-// fence runs the command of the profile that cuts the last home off, if it has one.
+// fence runs the command of the profile that fences the last home, if there is one.
 func (m *moving) fence(ctx context.Context) error {
 	a, op := m.a, m.op
 	f := op.Dataset.Profile.Failover.Fence

@@ -15,12 +15,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RebuildStore brings back every dataset that lies in this node's pools and that
-// the store does not know, or knows from before a change that this node has seen:
-// after the store was lost, or put back from a backup. Again: nothing more.
-// ErrOffline while a pool is, unless it is to be skipped.
+// RebuildStore has control record every dataset in this node's pools that the store does not know, or knows from
+// before a change that this node has seen, after the store was lost or restored from a backup. Idempotent. It
+// fails with ErrOffline while a pool is offline, unless that pool is to be skipped.
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
-	var found []api.Found // in all pools, before any of it takes a name
+	var found []api.Found // in all pools, before a name is claimed for any of it
 	for _, p := range a.pools.All() {
 		if a.Trust.Err() != nil {
 			if err := a.pools.DistrustAll(ctx, p.ID); err != nil {
@@ -47,7 +46,7 @@ func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) (all []api.R
 	return all, a.accept(ctx)
 }
 
-// inPool lists what lies in a pool.
+// inPool lists the datasets in a pool.
 func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, err error) {
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
@@ -62,11 +61,9 @@ func (a *Agent) inPool(ctx context.Context, p *pool.Pool) (found []api.Found, er
 	return found, nil
 }
 
-// lying is what is known of a dataset that lies in a pool: its own record or the
-// agent's copy of it, whichever is newer. A power cut can take the one back, as
-// nobody waits until it is on disk, a crash the other, which is written some time
-// after. An incoming one of which nobody knows whether it was acknowledged comes
-// back in the trash.
+// lying returns what is known of a dataset in a pool: its own record or the agent's copy of it, whichever is
+// newer. A power cut can lose the one, which is not flushed, and a crash the other, which is written some time
+// later. An incoming dataset that may not have been acknowledged is put into the trash.
 func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	copied, known := a.Cache.Dataset(e.ID)
 	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
@@ -92,9 +89,8 @@ func (a *Agent) lying(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
 	return f, false
 }
 
-// newer reports whether a copy with the index of its transaction is no older than a
-// record; 0: of which one is not known. Indexes are one store's; each rebuild of a
-// store begins an epoch.
+// newer reports whether a copy with the index of its transaction is not older than a record. Index 0 means that
+// none is known. Indexes belong to one store: each rebuild begins an epoch.
 func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
 	if copied.Epoch != record.Epoch {
 		return copied.Epoch > record.Epoch
@@ -102,13 +98,13 @@ func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
 	return index != 0 && index >= record.Written
 }
 
-// accept takes a store for right that was rebuilt from this node's pools.
+// accept records that a store is consistent that was rebuilt from this node's pools.
 func (a *Agent) accept(ctx context.Context) error {
 	s, err := a.Control.Sync(ctx, a.NodeID, 0, 0)
 	if err != nil {
 		return err
 	}
-	// On disk too, or the next start would find the store older than it was.
+	// On disk as well, or the next start would find the store older than it was.
 	a.Cache.ForgetIndexes()
 	if err := a.flush(ctx); err != nil {
 		return err
@@ -119,5 +115,5 @@ func (a *Agent) accept(ctx context.Context) error {
 	if err := a.take(ctx, s, known{}); err != nil {
 		return err
 	}
-	return a.reunite(ctx) // with what was not known until now
+	return a.reunite(ctx) // now with what was not known before
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// doRestore puts a dataset that is not in use back to a snapshot.
+// doRestore restores a dataset that is not in use to a snapshot.
 func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "restore")
 	defer unlock()
@@ -49,8 +49,8 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	return out, err
 }
 
-// restoreBytes restores so that no host can write to what is kept: of one that has it mounted
-// somebody vouched that it writes no more, or it would have been refused.
+// restoreBytes restores in such a way that no host can write to what is kept. An operator confirmed of each host
+// that has the dataset mounted that it does not write any more, or the restore would have been refused.
 func (a *Agent) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore

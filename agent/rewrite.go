@@ -11,8 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// doRewrite has the pool write the head of a dataset anew, which nobody uses: a mount or a move ends
-// it.
+// doRewrite has the pool write the head of a dataset again. Nobody uses it: a mount or a move ends the operation.
 func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := a.hold(ctx, *op, "rewrite")
 	defer unlock()

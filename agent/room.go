@@ -7,7 +7,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// fitsPool refuses a volume that is larger than all of its pool; of many together the sizes may be more.
+// fitsPool refuses a volume that is larger than its whole pool. The sizes of all volumes together may be larger.
 func fitsPool(ctx context.Context, pool backends.Pool, size dataset.Size) error {
 	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
 		return dataset.Errorf(dataset.ErrUnsupported,

@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// shares reports whether a volume lies on a share of which this node has a pool. Control that
-// does not say is taken for no.
+// shares reports whether a volume is on a share on which this node has a pool. If control does not answer, it
+// returns false.
 func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 	list, err := a.Control.Pools(ctx)
 	if err != nil {
@@ -33,9 +33,9 @@ func (a *Agent) shares(ctx context.Context, d dataset.Dataset) bool {
 	})
 }
 
-// shared fails unless this node sees the dataset on the share that both pools are said to be
-// on: once the move is on record it could not be taken. Where a lost home had not taken it yet,
-// it is where that would have taken it from.
+// shared fails unless this node finds the dataset on the share that both pools are recorded to be on: once the
+// move is recorded, the dataset could not be taken otherwise. If a lost home had not taken the dataset yet, it is
+// taken from the pool from which that home would have taken it.
 func (m *moving) shared(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
@@ -59,8 +59,8 @@ func (m *moving) shared(ctx context.Context) error {
 	return err
 }
 
-// onShare finds out in which pool on the share the home has the dataset. What other pools have
-// of it is of earlier homes, that left it when it went off the share.
+// onShare finds the pool on the share in which the home has the dataset. What other pools have of it is from
+// earlier homes, which left it when the dataset left the share.
 func (m *moving) onShare(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.a.Host,
 		func() (api.Volume, error) { return m.a.Control.Volume(ctx, m.op.DatasetID.String()) })
@@ -103,7 +103,7 @@ func (m *moving) clear(ctx context.Context) error {
 	return m.pool.Delete(ctx, m.op.DatasetID)
 }
 
-// written has all that was written to a dataset on its share, where who takes it finds it.
+// written flushes everything that was written to a dataset on its share, where the next home finds it.
 func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Dataset) (m dataset.Manifest, err error) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -118,14 +118,14 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 	return m, fsctl.Sync(dir)
 }
 
-// goesOnElsewhere reports whether what lies in a pool on a share may be a volume that went on at
-// another node, which has not taken it yet: that of a home that was passed over. What is not whole
-// is none: it is of a move file by file that was cut short.
+// goesOnElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node,
+// which has not taken it yet, because its home was passed over. An incomplete dataset is not one: it is from a
+// move file by file that was interrupted.
 func (a *Agent) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
 	return p.Share != uuid.Nil && !torn[id] && a.nobodys(ctx, id) != nil
 }
 
-// torn returns what is incoming in a pool on a share and not whole.
+// torn returns the incoming datasets in a pool on a share that are incomplete.
 func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
 	if p.Share == uuid.Nil {
 		return nil, nil
@@ -144,8 +144,8 @@ func (a *Agent) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, err
 	return torn, nil
 }
 
-// takeAgain has what this node is the home of taken from where on its share it lies still, where
-// the record of that was lost here before it was.
+// takeAgain starts again to take the datasets whose home is this node from where they are on their share, if the
+// record of that was lost.
 func (a *Agent) takeAgain(ctx context.Context) {
 	for _, id := range a.Cache.IDs() {
 		d, home := a.Cache.Dataset(id)
@@ -155,7 +155,7 @@ func (a *Agent) takeAgain(ctx context.Context) {
 		}
 		pool, err := a.pools.Online(ctx, d.Pool)
 		if err != nil {
-			continue // as are its volumes
+			continue // its volumes are offline as well
 		}
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
 			err = a.moveTable.Set(ctx, id, replication.MoveRecord{
@@ -172,16 +172,16 @@ func (a *Agent) takeAgain(ctx context.Context) {
 	}
 }
 
-// leaveShare gives up what the guard has of a dataset that lies on a share and went on at
-// another node, of which this one keeps nothing: who holds it here is killed, as what they
-// write would be written to what is another's now. Its lock is held.
+// leaveShare ends the guard's registration of a dataset on a share that continues on another node, and of which
+// this node keeps nothing. The guard kills the processes that hold it here, because what they write would be
+// written to another node's dataset. The dataset's lock is held.
 func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	epoch, armed := a.deadlines.Armed(id)
 	if !armed || a.Trust.Err() != nil {
 		return nil
 	}
 	now, err := a.fetch(ctx, id)
-	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have gone on before
+	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have moved before
 		now, err = a.removedElsewhere(ctx, id, epoch)
 	}
 	if err != nil || now.Home == a.NodeID || now.Epoch <= epoch {
@@ -197,8 +197,8 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	return errors.Join(a.uses.Drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
 }
 
-// removedElsewhere returns what a dataset has become that the guard has here, and that is no volume
-// any more: another node's, if it lies on a share; otherwise it is at the epoch at which it was.
+// removedElsewhere returns the present state of a dataset that the guard has registered here and that is no
+// volume any more. If it is on a share, it is another node's; otherwise it is at the epoch at which it was.
 func (a *Agent) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
 	gone = dataset.Dataset{ID: id, Epoch: epoch}
 	known, halted, err := a.recorded(ctx)
@@ -212,8 +212,8 @@ func (a *Agent) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64
 	return gone, err
 }
 
-// mountedOnShare reports whether what is mounted of a dataset lies on a share that a pool of
-// this node lies on; also where nothing is mounted any more, and there is such a pool.
+// mountedOnShare reports whether a dataset is mounted from a share that a pool of this node is on. If nothing is
+// mounted, it reports whether there is such a pool.
 func (a *Agent) mountedOnShare(id uuid.UUID) (bool, error) {
 	table, err := mount.Table()
 	if err != nil {

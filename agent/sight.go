@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SeenPools returns the pools of this node as they are now.
+// SeenPools returns the present state of the pools of this node.
 func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 	names := map[string]api.Pool{}
 	for _, p := range a.pools.All() {
@@ -24,7 +24,7 @@ func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 	return out
 }
 
-// SeenVolumes returns the volumes that are in use on this node, as they are now.
+// SeenVolumes returns the present state of the volumes that are in use on this node.
 func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	for _, id := range a.uses.InUse() {
@@ -38,8 +38,8 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// SeenReplicas returns the replicas that this node keeps, as they are now, but of what is in
-// the trash, which is not written to.
+// SeenReplicas returns the present state of the replicas on this node, without those of volumes in the trash,
+// which are not written to.
 func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
 	for _, id := range a.Cache.CopyIDs() {
@@ -61,8 +61,8 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	return all
 }
 
-// SeenSuperseded returns the volumes of which this node has a copy that was overtaken: it
-// waits for a person.
+// SeenSuperseded returns the volumes of which this node has a superseded copy, which waits for a decision of an
+// operator.
 func (a *Agent) SeenSuperseded() (volumes []string) {
 	for _, id := range a.Cache.CopyIDs() {
 		if k, _ := a.Cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
@@ -72,10 +72,10 @@ func (a *Agent) SeenSuperseded() (volumes []string) {
 	return volumes
 }
 
-// SeenReplica says by how much a replica is behind its home at most.
+// SeenReplica says how far a replica is behind its home at most.
 type SeenReplica struct {
 	Volume string
 	Age    time.Duration
-	// MaxLoss is how old it may be to take over by itself; 0: it never does.
+	// MaxLoss is the maximum age at which it takes over by itself, or 0 if it never does.
 	MaxLoss time.Duration
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// slow calls fn once the job has run for d, unless stop is called first.
+// slow calls fn once when the job has run for d, unless stop is called first.
 func (a *Agent) slow(ctx context.Context, d time.Duration, fn func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	a.wg.Add(1)

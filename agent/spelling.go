@@ -12,8 +12,7 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// learn puts on disk that this engine spells a volume so, unless the volume's own
-// record says it.
+// learn records on disk how this engine spells a volume, unless the volume's own record has it.
 func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
 	tool := plugin.ToolOf(ctx)
 	if !req.Engine || a.isSpelling(d, req.Volume, tool) {
@@ -34,7 +33,7 @@ func (a *Agent) learn(ctx context.Context, d dataset.Dataset, req api.Request) e
 	return nil
 }
 
-// unlearn forgets how the engine spelled a volume that is gone.
+// unlearn forgets how the engine spelled a volume that does not exist any more.
 func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
 	a.spelling.Lock()
 	defer a.spelling.Unlock()
@@ -44,7 +43,7 @@ func (a *Agent) unlearn(ctx context.Context, d dataset.Dataset) error {
 	return a.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
 }
 
-// forgetName forgets how the engine spelled a volume that was deleted elsewhere.
+// forgetName forgets how the engine spelled a volume that was deleted on another node.
 func (a *Agent) forgetName(ctx context.Context, name string) error {
 	id, used := a.Cache.DatasetNamed(name)
 	if !used {
@@ -56,14 +55,13 @@ func (a *Agent) forgetName(ctx context.Context, name string) error {
 // used returns the spellings that this engine has used for a volume.
 func (a *Agent) used(d dataset.Dataset) []string { return a.Cache.SpellingsOf(d, a.NodeID) }
 
-// isSpelling reports whether it is on record that a tool has used a spelling of a volume.
+// isSpelling reports whether it is recorded that a tool has used a spelling of a volume.
 func (a *Agent) isSpelling(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
 	return slices.Contains(a.used(d), spelling) && (tool != plugin.Podman || a.Cache.UsedByPodman(d))
 }
 
-// spelt returns what must be put on disk so that it is on record that a tool has used a spelling,
-// and what applies it to memory once it is there. Both do nothing if it is on record already.
-// a.spelling is held until then.
+// spelt returns the values that record on disk that a tool has used a spelling, and a function that applies them
+// to memory after that. Both do nothing if it is recorded already. The caller holds a.spelling until then.
 func (a *Agent) spelt(d dataset.Dataset, spelling string, tool plugin.Tool) (values map[string]any, learned func()) {
 	if a.isSpelling(d, spelling, tool) {
 		return nil, func() {}
@@ -96,7 +94,7 @@ func (a *Agent) removableBy(tool plugin.Tool, d dataset.Dataset, spelling string
 	return nil
 }
 
-// unspell drops a spelling of a volume of which the engine uses another one.
+// unspell removes a spelling of a volume of which the engine uses another one.
 func (a *Agent) unspell(
 	ctx context.Context, tool plugin.Tool, d dataset.Dataset, spelling string,
 ) (another bool, err error) {

@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// incarnationsKey holds those of this boot that control may know: the one that was
-// let in last, and those that tried since. By them control tells an agent that was
-// restarted from another machine with the same identity.
+// incarnationsKey is the key of the incarnations of this boot that control may know: the one that control
+// registered last, and those that tried to register since. With them, control distinguishes a restarted agent
+// from another machine with the same identity.
 const incarnationsKey = "incarnations"
 
 type incarnations struct {
@@ -22,12 +22,11 @@ type incarnations struct {
 	IDs  []uuid.UUID `json:"ids"`
 }
 
-// incarnationsKept bounds an agent that is restarted over and over while control is
-// away.
+// incarnationsKept is the maximum number of recorded incarnations, for an agent that restarts again and again
+// while control is unreachable.
 const incarnationsKept = 100
 
-// incarnate puts this incarnation on disk, before control hears of it, behind those
-// that it comes after.
+// incarnate writes this incarnation to disk, after the earlier ones, before control knows it.
 func (a *Agent) incarnate(ctx context.Context) error {
 	var known incarnations
 	if _, err := a.DB.Get(ctx, incarnationsKey, &known); err != nil {
@@ -43,7 +42,7 @@ func (a *Agent) incarnate(ctx context.Context) error {
 	return a.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{a.Boot, ids}})
 }
 
-// letIn notes that control knows this incarnation: those before are over.
+// letIn records that control has registered this incarnation: the earlier ones are over.
 func (a *Agent) letIn(ctx context.Context) error {
 	a.mu.Lock()
 	known := a.previous == nil
@@ -61,14 +60,14 @@ func (a *Agent) letIn(ctx context.Context) error {
 	return nil
 }
 
-// register has control put this node and its pools on record, and those that are gone off it. One
-// that a later one has overtaken names pools of before: it is said anew.
+// register has control record this node and its pools, and remove the records of the pools in gone. A
+// registration that a later one has overtaken has old pools, and is repeated.
 func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 	for overtaken := true; overtaken; {
 		a.mu.Lock()
 		previous := a.previous
 		a.mu.Unlock()
-		word := a.words.Add(1) // before it is looked which pools there are
+		word := a.words.Add(1) // before the pools are read
 		err := a.Control.Register(ctx, api.Registration{
 			Node: dataset.Node{
 				ID:          a.NodeID,
@@ -95,8 +94,7 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 // Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Session() }
 
-// replicas returns each control replica alone, the one way to control where there are
-// not several.
+// replicas returns each control replica separately, or the only way to control if there are not several.
 func replicas(s api.Service) []api.Service {
 	several, ok := s.(interface{ Apart() []*client.Client })
 	if !ok {
@@ -109,8 +107,8 @@ func replicas(s api.Service) []api.Service {
 	return out
 }
 
-// sayOutside keeps why this node has no part in what control decides, and logs it once; nil:
-// it has.
+// sayOutside records why control does not register this node, and logs a reason once. A nil error means that it
+// does.
 func (a *Agent) sayOutside(err error) {
 	why := ""
 	if err != nil {

@@ -19,11 +19,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// resolveMounts brings the mount records and the mounts together after a start:
-// IDs of another boot are void; a mount without an ID is taken off; a dataset
-// with IDs is mounted again if it is not; a filesystem that a snapshot left
-// frozen is thawed. What a disk that hangs keeps from its end goes on beside other work: then
-// not all is done.
+// resolveMounts makes the mounts agree with the recorded uses after a start. Uses of another boot are void. A mount
+// without a use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot
+// left frozen is thawed. Work that a hanging disk delays continues beside other work, and all is false then.
 func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -46,7 +44,7 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 			}
 			return nil
 		})
-		if !lease.IsBounded(d) { // otherwise control is asked first, which this does not wait for
+		if !lease.IsBounded(d) { // otherwise control is asked first, and this does not wait for control
 			work = append(work, again)
 		}
 	}
@@ -78,8 +76,8 @@ func (a *Agent) resolveMounts(ctx context.Context) (all bool, err error) {
 	return all, err
 }
 
-// resolveMount does so for what is mounted. fenced: the guard has fenced it; unsure: it does
-// not say.
+// resolveMount does this for one dataset that is mounted. fenced says that the guard has fenced it, and unsure that the
+// guard did not answer.
 func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure bool) error {
 	if !fenced && !unsure {
 		if err := thaw(a.MountPath(id)); err != nil {
@@ -98,7 +96,7 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 		return a.assumeUse(ctx, d, ok)
 	}
 	if fenced || unsure && a.registrar.MayBeFenced(id) {
-		return nil // once it is thawed it is looked at again
+		return nil // it is examined again when it is thawed
 	}
 	if err := a.unmountIdle(ctx, d, a.unmountUnheld); err != nil {
 		a.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
@@ -107,14 +105,14 @@ func (a *Agent) resolveMount(ctx context.Context, id uuid.UUID, fenced, unsure b
 	return nil
 }
 
-// reunion is whether it was found out who uses what, after the agent's state was lost.
+// reunion says whether the uses of mounted datasets were found again after the agent's database was lost.
 type reunion struct {
 	mu   sync.Mutex
 	done bool
 }
 
-// reunite looks again at what is mounted once control has said what it is, where the agent's
-// own state was lost: at this start, or when control is back. Again: nothing.
+// reunite examines the mounts again after the agent's database was lost, once control has reported what is mounted: at
+// this start, or when control answers again. Idempotent.
 func (a *Agent) reunite(ctx context.Context) error {
 	if !a.recovered {
 		return nil
@@ -129,7 +127,7 @@ func (a *Agent) reunite(ctx context.Context) error {
 		return err
 	}
 	if !all || a.Trust.Err() != nil {
-		return nil // it does not say all; see accept
+		return nil // the answer is not complete; see accept
 	}
 	err = a.DB.Put(ctx, map[string]any{recoveredKey: nil})
 	a.reunion.done = err == nil
@@ -139,9 +137,8 @@ func (a *Agent) reunite(ctx context.Context) error {
 // unknownUse stands for the mount IDs that were lost with the agent's state.
 const unknownUse = "unknown"
 
-// assumeUse takes a mount of which the agent has forgotten who uses it for used,
-// until it was looked at: see verifyUses. One of a dataset that nobody knows stays
-// until somebody does.
+// assumeUse records a use of unknown origin for a mount whose uses were lost with the agent's database. verifyUses ends
+// it. The mount of a dataset that is not known stays until the dataset is known.
 func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
 		a.LogOf(d).Warn("mount of a dataset that is not on record is left alone")
@@ -155,11 +152,11 @@ func (a *Agent) assumeUse(ctx context.Context, d dataset.Dataset, known bool) er
 	return a.assumed(ctx, d)
 }
 
-// assumed does so; its lock is held.
+// assumed is assumeUse for a known dataset. The dataset's lock is held.
 func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 	r := a.uses.Get(d.ID)
 	if len(r.IDs) > 0 {
-		return nil // it was mounted just now
+		return nil // it was mounted meanwhile
 	}
 	r.Epoch = d.Epoch
 	r.IDs[unknownUse] = mounting.Use{Count: 1, Generation: a.engines.Newest(), Since: a.started, Inherited: true}
@@ -167,8 +164,7 @@ func (a *Agent) assumed(ctx context.Context, d dataset.Dataset) error {
 	return a.uses.Save(ctx, d, r, nil)
 }
 
-// thaw undoes a freeze that a killed agent left; a filesystem that is not frozen
-// stays as it is.
+// thaw thaws a filesystem that a killed agent left frozen. It does nothing if the filesystem is not frozen.
 func thaw(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -182,8 +178,8 @@ func thaw(path string) error {
 	return nil
 }
 
-// making reports whether work in flight makes, or reads, an incoming dataset, or a person
-// looks at it, or a move goes on from it.
+// making reports whether a dataset is needed besides its record: running work makes or reads it, a user inspects it, or
+// a move continues from it.
 func (a *Agent) making(id uuid.UUID) bool {
 	a.mu.Lock()
 	_, scratch := a.scratch[id]

@@ -13,12 +13,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// takeOver has a volume that fails over by itself go on from a copy when its home is lost,
-// here or on the node with the freshest, and waits for that as long as a request may take.
-// It returns the record as it is then: with a home that answers there is nothing to do.
+// takeOver has a volume with failover auto continue from a copy when its home is lost, here or on the node with
+// the newest copy, and waits for that as long as a request may take. It returns the present record: if the home
+// answers, there is nothing to do.
 //
-// ErrPending names the operation that goes on, ErrInUse the node that has it open though
-// control does not hear it, ErrOffline why nothing takes over, with the way out.
+// It fails with ErrPending and names the operation that is running, with ErrInUse and names the node that has the
+// volume open although control cannot reach it, and with ErrOffline and says why no node takes over, and what the
+// user can do.
 func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	until := a.Clock.Steady() + a.Limits.Follow
 	for {
@@ -29,7 +30,7 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 		if err == nil && !lost {
 			err = a.answers(ctx, d)
 		}
-		// Its home may be back, or another copy be what it is to go on from.
+		// The home may be reachable again, or the volume may continue from another copy.
 		again := errors.Is(err, dataset.ErrPending) && !lost || errors.Is(err, dataset.ErrConflict) && lost
 		if err != nil && !again {
 			return d, err
@@ -39,7 +40,7 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 			if err != nil || !lost || now.Home == a.NodeID {
 				return now, err
 			}
-			d = now // its home is another node by now, which is looked at in its turn
+			d = now // its home is another node now, which is examined next
 			continue
 		}
 		if a.Clock.Steady() >= until {
@@ -53,8 +54,8 @@ func (a *Agent) takeOver(ctx context.Context, d dataset.Dataset) (dataset.Datase
 	}
 }
 
-// failover asks control for a copy to take over; lost reports whether the home is lost, and
-// the operation that makes up for that is then under way.
+// failover asks control for a copy to take over. lost reports whether the home is lost. The returned operation
+// then runs already.
 func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
 	out, err := a.Control.Submit(ctx, api.Request{
 		ID:       uuid.New(),
@@ -75,11 +76,11 @@ func (a *Agent) failover(ctx context.Context, d dataset.Dataset) (op dataset.Ope
 	return op, true, nil
 }
 
-// answerTime is what the agent of a home has to show that it is there.
+// answerTime is how long the agent of a home has to answer.
 const answerTime = 3 * time.Second
 
-// answers fails with ErrPending when a node that control takes for alive does not answer:
-// it may be lost, and control not know it yet. A move from there would wait for it too.
+// answers fails with ErrPending if a node that control counts as alive does not answer: it may be lost, and
+// control may not know it yet. A move from there would wait for it as well.
 func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	if a.config.PeerHTTP == nil {
 		return nil
@@ -102,21 +103,21 @@ func (a *Agent) answers(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// checkFailover says whether volumes fail over by themselves, where there are other hosts.
+// checkFailover reports whether volumes fail over by themselves, if there are other hosts.
 func (a *Agent) checkFailover(ctx context.Context, r *diagnosis) {
 	if a.config.PeerHTTP == nil {
 		return
 	}
 	st, err := a.Control.Failover(ctx)
 	switch {
-	case err != nil: // that control is away is said already
+	case err != nil: // an unreachable control has a line already
 	case st.Halted != "":
 		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
 			st.Since.UTC().Format(time.RFC3339), st.Halted)
 	}
 }
 
-// whereNow returns the record of a dataset as control has it.
+// whereNow returns control's record of a dataset.
 func (a *Agent) whereNow(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if now, here := a.Cache.Dataset(d.ID); here {
 		return now, nil

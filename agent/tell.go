@@ -14,22 +14,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a node sees is told to every control replica, not to the one that is followed
-// alone: it is stored nowhere, and whichever a person asks is to know how a volume is.
-// Between replicas it would have to be written; asking the one that is followed would
-// have a replica that is asked wait for another. A few requests more every ten seconds
-// are cheaper than both.
+// A status is reported to every control replica, not only to the one that is followed. It is not stored, and
+// every replica must be able to answer for it. Replicas could exchange it only through the store, or by requests
+// that wait for each other. A few more requests every ten seconds cost less.
 
-// teller is one control replica that is told.
+// teller is one control replica that gets reports.
 type teller struct {
 	to   api.Service
 	told map[uuid.UUID]dataset.DatasetStatus
-	// generations are those of the pools, as it was told.
+	// generations are the reported generations of the pools.
 	generations map[uuid.UUID]uint64
-	// whole says that it knows of everything; one that was started anew does not.
+	// whole says that the replica knows everything. A replica that has restarted does not.
 	whole  bool
-	failed bool // something that it was to be told
-	away   bool // it did not answer: it is left alone until the next round
+	failed bool // a report failed
+	away   bool // it did not answer, and is not asked again in this round
 }
 
 type tellers []*teller
@@ -47,11 +45,11 @@ func (l tellers) tryAgain() {
 	}
 }
 
-// lookRounds is in how many rounds each dataset is looked at once that nobody uses: in an hour,
-// by default. Control goes by what was told of it when it lets go of copies.
+// lookRounds is the number of heartbeats in which each dataset without a use is examined once, about an hour by
+// default. Control relies on the reports when it removes copies.
 const lookRounds = 360
 
-// rota has datasets looked at in turn.
+// rota selects the datasets that are examined in a heartbeat, in turn.
 type rota struct {
 	rest []uuid.UUID
 	each int
@@ -68,7 +66,7 @@ func (r *rota) next(all func() []uuid.UUID) []uuid.UUID {
 	return now
 }
 
-// told are the datasets of which any was told that they are in use, or not well.
+// told returns the datasets that were reported to any replica as mounted or as having a problem.
 func (l tellers) told() (ids []uuid.UUID) {
 	seen := map[uuid.UUID]bool{}
 	for _, t := range l {
@@ -83,16 +81,16 @@ func (l tellers) told() (ids []uuid.UUID) {
 }
 
 const (
-	// tellAtOnce bounds the datasets of one heartbeat: its body is bounded.
+	// tellAtOnce is the maximum number of datasets in one heartbeat, because its body is bounded.
 	tellAtOnce = 500
-	// tellTime is what one of several replicas has to take a heartbeat.
+	// tellTime is how long one of several replicas may take for a heartbeat.
 	tellTime = 5 * time.Second
-	// tellPoolsTime is what who made a pool waits for the word of it.
+	// tellPoolsTime is how long the creation of a pool waits for the report of it.
 	tellPoolsTime = 2 * time.Second
 )
 
-// tell sends the status of those datasets that is another than was told, and all of
-// it to a replica that knows nothing yet.
+// tell reports the datasets whose status differs from the reported one, and all of them to a replica that knows
+// nothing yet.
 func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	var known, new tellers
 	for _, t := range all {
@@ -119,14 +117,14 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	}
 }
 
-// tellPools tells at once how the pools are, for whoever made one and looks at it next. What it misses the
-// heartbeat that comes soon tells.
+// tellPools reports the state of the pools at once, for a user who has created one and looks at it next. What
+// fails here is in the next heartbeat.
 func (a *Agent) tellPools(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tellPoolsTime)
 	defer cancel()
 	all := newTellers(a.apart)
 	for _, t := range all {
-		t.whole = true // it is no word of datasets: who knows of none waits for all
+		t.whole = true // it reports no dataset: a replica that knows none waits for all
 	}
 	a.tellSome(ctx, all, nil)
 }
@@ -169,7 +167,7 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 		seen = append(seen, a.datasetStatus(ctx, d))
 	}
 	if ctx.Err() != nil {
-		return // what was not answered in time to a stop is not offline
+		return // a pool that did not answer before the stop is not offline
 	}
 	if len(a.apart) == 1 {
 		a.tellOne(ctx, all[0], h, seen)
@@ -177,7 +175,7 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	}
 	var wg sync.WaitGroup
 	for _, t := range all {
-		if t.away { // since an earlier part of the same
+		if t.away { // since an earlier part of the same report
 			continue
 		}
 		wg.Go(func() {
@@ -189,8 +187,8 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	wg.Wait()
 }
 
-// tellOne tells one replica of what is another than it was told. That control is away
-// follow says; once is enough.
+// tellOne reports to one replica what differs from the last report. It logs nothing if control does not answer,
+// because follow does.
 func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []dataset.DatasetStatus) {
 	for _, st := range seen {
 		if old, was := t.told[st.ID]; !was || !sameStatus(old, st) {
@@ -199,7 +197,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 	}
 	h.Whole = t.whole
 	if err := t.to.Heartbeat(ctx, a.NodeID, h); err != nil {
-		// It was started anew, or misses what is told meanwhile.
+		// The replica has restarted, or misses a report meanwhile.
 		t.whole = false
 		clear(t.told)
 		t.generations = nil
@@ -209,7 +207,7 @@ func (a *Agent) tellOne(ctx context.Context, t *teller, h api.Heartbeat, seen []
 	}
 	for _, st := range h.Datasets {
 		t.told[st.ID] = st
-		if !st.Mounted && st.Problem == "" { // which may be over by itself, as when a pool is back
+		if !st.Mounted && st.Problem == "" { // a problem may end by itself, as when a pool is online again
 			delete(t.told, st.ID)
 		}
 	}

@@ -10,11 +10,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// tight refuses a scheduled snapshot of a dataset while its pool has less free than a
-// tenth of the dataset's used bytes. What is overwritten after a snapshot that shares
-// blocks takes new ones, and where none are left the writer gets the error (EIO): a
-// snapshot that nobody asked for is not to be what breaks a database. Pools that copy
-// have no such debt.
+// tight refuses a scheduled snapshot of a dataset while its pool has less free than a tenth of the dataset's used
+// bytes. What is overwritten after a snapshot that shares blocks needs new blocks, and if there are none the
+// writer gets an error (EIO): a snapshot that nobody asked for must not break a database. Pools that copy do not
+// have this problem.
 func tight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if !pool.Info().Capabilities.InstantSnapshot {
 		return nil
@@ -37,7 +36,7 @@ func tight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 		least.Human(), st.Free.Human())
 }
 
-// checkTight names the volumes whose scheduled snapshots are not taken for it.
+// checkTight names the volumes whose scheduled snapshots are refused for this reason.
 func (a *Agent) checkTight(ctx context.Context, r *diagnosis, p *pool.Pool, d dataset.Dataset) {
 	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
 		return

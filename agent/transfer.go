@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// openRoot opens the root of a dataset that is not mounted for use, through a mount that
-// nobody else can see and that goes away with what it returns.
+// openRoot opens the root of a dataset that is not mounted for use, through a mount that no other process can
+// see. The mount ends when the returned file is closed.
 func openRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
 	att, err := pool.Attach(ctx, id, opts)
 	if err != nil {
@@ -50,10 +50,9 @@ func openDir(path string) (*os.File, error) {
 	return os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
-// Export writes a volume as it is at one moment, or a snapshot of it, to w as a
-// tar archive. Where the pool cannot clone without copying, a volume is read as
-// it lies, which is one moment only while nobody writes to it. Sockets, which tar has
-// not, are left out.
+// Export writes a volume as it is at one moment, or a snapshot of it, to w as a tar archive. If the pool cannot
+// clone without copying, the volume is read as it is, which is one moment only while nobody writes to it. Sockets
+// are left out, because tar has none.
 func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
 	v, err := a.Control.Volume(ctx, ref)
 	if err != nil {
@@ -91,7 +90,7 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 	return out, nil
 }
 
-// exportClone reads a clone that only the export knows.
+// exportClone reads a temporary clone that only the export knows.
 func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
 	w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
@@ -113,8 +112,8 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// exportedClone makes the clone. A snapshot may lack what was not synced, as after
-// a power cut; who takes data away expects all that was written before.
+// exportedClone makes the clone. A snapshot may lack what was not flushed, as after a power cut, but an export
+// has everything that was written before.
 func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {
@@ -132,7 +131,7 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 	return err
 }
 
-// writeOut has the kernel write what it holds of a mounted dataset.
+// writeOut flushes what the kernel has in memory of a mounted dataset.
 func (a *Agent) writeOut(d dataset.Dataset) error {
 	path := a.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
@@ -175,10 +174,10 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 		return *plan.Done, nil
 	}
 	op := *plan.Operation
-	var out api.Committed // read only when the job has ended well
+	var out api.Committed // read only if the job has ended without an error
 	joined, err := a.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
 		func(jctx context.Context, jb *jobs.Job) error {
-			// The archive comes with the request: it ends with it.
+			// The archive comes with the request, so the job ends with it.
 			jctx, cancel := context.WithCancel(jctx)
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
@@ -188,7 +187,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 				return err
 			})
 		})
-	if joined { // whose archive is another one
+	if joined { // the other request has another archive
 		err = usedID(op.ID)
 	}
 	if err != nil {
@@ -238,8 +237,8 @@ func (a *Agent) doImport(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	})
 }
 
-// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is
-// mounted, and the user who then removes the source would lose it.
+// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is mounted, and
+// the user who then removes the source would lose it.
 func nothingBelow(folder *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {
@@ -265,7 +264,7 @@ func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	if err != nil {
 		return api.Committed{}, err
 	}
-	// What a first try, cut short, has copied is not gone on with.
+	// What an earlier attempt has copied before it was interrupted is not used.
 	if err := a.discard(ctx, pool, op.DatasetID); err != nil {
 		return api.Committed{}, err
 	}
@@ -284,11 +283,11 @@ func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	})
 }
 
-// diffTime bounds a comparison: it holds the dataset's lock.
+// diffTime bounds a comparison, because it holds the dataset's lock.
 const diffTime = time.Minute
 
-// Diff compares a snapshot with a later one of the same dataset or, with an
-// empty newer, with what the dataset is now.
+// Diff compares a snapshot with a later one of the same dataset or, if newer is empty, with the present content
+// of the dataset.
 func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
 	ctx, cancel := context.WithTimeout(ctx, diffTime)
 	defer cancel()

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// trimPools has the devices of pools told what of them is free, when it is time. Images are
-// left out: their blocks are to stay theirs.
+// trimPools discards the free blocks of pools on devices when it is due. It leaves images out, because their
+// blocks shall stay theirs.
 func (a *Agent) trimPools() (begun []*jobs.Job) {
 	now := a.Clock.Now()
 	for _, op := range a.pools.All() {
@@ -34,8 +34,8 @@ func (a *Agent) trimPools() (begun []*jobs.Job) {
 	return begun
 }
 
-// trim trims one that is in its place. That it was is on record before: one that fails, or takes
-// a host down, is not tried again at once.
+// trim trims one pool that is online. It records the time first, so that a trim that fails, or stops the host, is
+// not repeated at once.
 func (a *Agent) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
 	log := a.Log.WithField("pool", name)
 	if _, err := a.pools.Online(ctx, id); err != nil {

@@ -19,9 +19,8 @@ import (
 
 var _ plugin.Agent = (*Agent)(nil)
 
-// find returns the volume that a spelling of this engine means. What is home
-// here is answered from what the agent knows; anything else is asked of
-// control. ErrNotFound is only said when the store said so.
+// find returns the volume for a spelling of this engine. It answers from memory for a volume whose home is this
+// node, and asks control for any other. It returns ErrNotFound only if the store says so.
 func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, error) {
 	sp, err := dataset.ParseSpec(spelling)
 	if err != nil {
@@ -39,7 +38,7 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if v.Volume != sp.Name { // control takes UUID prefixes too; an engine means names
+		if v.Volume != sp.Name { // control accepts prefixes of UUIDs as well; an engine uses names
 			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", sp.Name)
 		}
 		d = v.Dataset
@@ -62,9 +61,8 @@ func cloneOf(d dataset.Dataset, prefix string) bool {
 		strings.HasPrefix(d.Origin.Dataset.String(), prefix) && d.Origin.Implicit)
 }
 
-// Get answers for a spelling. It errs with ErrNotFound for a spelling that this
-// engine never used and that contradicts the volume: the engine goes on to
-// Create, where the refusal is seen.
+// Get returns the volume for a spelling. It fails with ErrNotFound for a spelling that this engine has never used
+// and that contradicts the volume: the engine then calls Create, which reports the contradiction.
 func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
 	d, err := a.find(ctx, spelling)
 	if err != nil {
@@ -77,7 +75,7 @@ func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error)
 	return v, nil
 }
 
-// statusMap is what docker volume inspect shows as Status.
+// statusMap returns what docker volume inspect prints as Status.
 func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
 	m := map[string]any{
 		"dataset": d.ID, "volume": d.Volume, "profile": d.Profile.Name, "revision": d.Profile.Revision,
@@ -122,11 +120,11 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	return m
 }
 
-// snapshotsShown bounds what Status carries: the newest ones.
+// snapshotsShown is the maximum number of snapshots in Status: the newest ones.
 const snapshotsShown = 20
 
-// snapshotTime is what control has to say which they are. A container's start asks five
-// times for its volume, and does not need them.
+// snapshotTime is how long control may take to list the snapshots. The start of a container asks five times for
+// its volume, and does not need them.
 const snapshotTime = time.Second
 
 func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
@@ -156,7 +154,7 @@ func (a *Agent) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[stri
 	return out, nil
 }
 
-// Path answers with where a volume is mounted, or will be.
+// Path returns where a volume is, or will be, mounted.
 func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 	d, err := a.find(ctx, spelling)
 	if err != nil {
@@ -165,14 +163,14 @@ func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
 	return a.MountPath(d.ID), nil
 }
 
-// Create makes sure that a volume exists as asked. Any number of identical
-// Creates at once make one dataset, and all succeed.
+// Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
+// dataset, and all of them succeed.
 func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
 	sp, err := dataset.ParseSpec(spelling)
 	if err != nil {
 		if _, told := a.Control.Plan(ctx, a.NodeID, req); errors.Is(told, dataset.ErrInvalid) {
-			return told // with the profiles that there are
+			return told // the error names the profiles that exist
 		}
 		return err
 	}
@@ -180,12 +178,12 @@ func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]str
 	return err
 }
 
-// makeVolume carries out a request that makes a volume: one at a time for each
-// name; whoever waited asks again, and finds it made, or is refused.
+// makeVolume executes a request that makes a volume, one at a time for each name. A request that has waited is
+// planned again, and finds the volume or is refused.
 func (a *Agent) makeVolume(ctx context.Context, req api.Request, name string) (dataset.Dataset, error) {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
 	for {
-		var made dataset.Dataset // read only when the job has ended well
+		var made dataset.Dataset // read only if the job has ended without an error
 		joined, err := a.Jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
 			d, err := a.makeOnce(ctx, jb, req)
 			made = d
@@ -239,8 +237,8 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 	return *out.Dataset, nil
 }
 
-// unmountedByEngine fails with ErrInUse while a dataset has a recorded use. It waits for the dataset's
-// lock only if a look at the host may show that a use has ended.
+// unmountedByEngine fails with ErrInUse while a dataset has a recorded use. It waits for the dataset's lock only
+// if a look at the host may show that a use has ended.
 func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error {
 	r := a.uses.Get(d.ID)
 	if r.HasEnded() {
@@ -260,8 +258,8 @@ func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error 
 	return nil
 }
 
-// Remove deletes a volume, or only forgets a spelling of it while the engine
-// uses another. It refuses while the volume is mounted, whoever asks.
+// Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the
+// volume is mounted, whoever calls it.
 func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	d, err := a.find(ctx, spelling)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
@@ -283,10 +281,10 @@ func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	if err := a.perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
 		return err
 	}
-	return a.forgetName(ctx, d.Volume) // where its home, which did it, is another node
+	return a.forgetName(ctx, d.Volume) // if its home, which has deleted it, is another node
 }
 
-// perform plans a request for an existing volume and carries it out here.
+// perform plans a request for an existing volume and executes it here.
 func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	req.ID = uuid.New()
@@ -309,7 +307,7 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 	return err
 }
 
-// Help is what docker volume create -o help shows.
+// Help is what docker volume create -o help prints.
 func (a *Agent) Help(ctx context.Context) string {
 	var b strings.Builder
 	b.WriteString("options:\n")

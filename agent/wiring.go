@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/agent/throttle"
 )
 
-// mountTable knows where the agent mounts datasets, for limits.
+// mountTable says where the agent mounts datasets, for limits.
 type mountTable struct{ a *Agent }
 
 func (m mountTable) Root() string             { return m.a.MountRoot() }

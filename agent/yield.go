@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// yieldSoon answers a recall as a job of its own, once more when one is under way.
+// yieldSoon answers a recall as a job, which starts once more if one is running.
 func (a *Agent) yieldSoon(id uuid.UUID) {
 	a.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for {
@@ -30,7 +30,7 @@ func (a *Agent) yieldSoon(id uuid.UUID) {
 			}
 			a.Log.WithError(err).WithField("dataset", id).Warn("recall was not answered; it is tried again")
 			if !errors.Is(err, dataset.ErrUnavailable) {
-				return nil // the next round tries
+				return nil // the next round tries again
 			}
 			select {
 			case <-ctx.Done():
@@ -40,16 +40,15 @@ func (a *Agent) yieldSoon(id uuid.UUID) {
 	})
 }
 
-// yieldIfAsked has a change of who uses a dataset looked at by a move that waits for it.
+// yieldIfAsked has a move that waits for a dataset look at it again after its uses changed.
 func (a *Agent) yieldIfAsked(id uuid.UUID) {
 	if _, asked := a.leases.Recall(id); asked {
 		a.yieldSoon(id)
 	}
 }
 
-// yield brings the answer to a recall as far as it goes: gives the dataset up unless it
-// is in use, takes the final snapshot, tells control. Again, after a crash between any
-// two of these: it goes on.
+// yield answers a recall as far as possible: it gives the dataset up unless it is in use, takes the final
+// snapshot, and notifies control. Idempotent: after a crash between any two of these it continues.
 func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 	y, given := a.leases.Relinquished(id)
 	if d, known := a.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
@@ -81,8 +80,8 @@ func (a *Agent) yield(ctx context.Context, id uuid.UUID) error {
 	return a.tellYield(ctx, id, y)
 }
 
-// giveUp gives a dataset up under its lock: a change that was under way ends first. It
-// returns who or what keeps it from that.
+// giveUp gives a dataset up under its lock, so that a running change ends first. It returns who or what prevents
+// that.
 func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, given bool) (lease.Relinquished,
 	[]string, error) {
 	unlock, err := a.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
@@ -92,7 +91,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, 
 	defer unlock()
 	d, known := a.Cache.Dataset(id)
 	if !known || d.Home != a.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
-		return y, nil, nil // control has not said all of it yet, or something else since
+		return y, nil, nil // control has not reported all of it yet, or something else since
 	}
 	pool, err := a.pools.Online(ctx, d.Pool)
 	if err != nil {
@@ -102,8 +101,8 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, 
 		if holders, err := a.holdersOf(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
-		// Whoever has it in another mount namespace writes on, and what it has written may not
-		// be in the pool yet.
+		// A process that has it mounted in another mount namespace continues to write, and what it has written
+		// may not be in the pool yet.
 		if idler, can := pool.(backends.IdleChecker); can {
 			if err := idler.Idle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
@@ -125,7 +124,7 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, 
 		y, err = a.final(ctx, pool, d, y, &seen)
 		stop()
 		if err != nil {
-			// Nobody but this node knows yet: it goes on here.
+			// Only this node knows of it yet, so the dataset continues here.
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 			defer cancel()
 			if ctx.Err() != nil {
@@ -137,8 +136,8 @@ func (a *Agent) giveUp(ctx context.Context, id uuid.UUID, y lease.Relinquished, 
 	return y, nil, nil
 }
 
-// dropFinal removes the last snapshot of an earlier try, that nobody was told of: it is of
-// what was then.
+// dropFinal removes the final snapshot of an earlier attempt that no other node knows: it has the content of that
+// time.
 func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
 	e, err := pool.Stat(ctx, id)
 	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
@@ -147,8 +146,8 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
 }
 
-// holdersOf returns who uses a dataset: mount IDs, or in words what else of this host does. A mount
-// that nobody uses is taken off, and the guard forgets the dataset. The dataset's lock is held.
+// holdersOf returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. If nobody
+// does, the dataset is unmounted and the guard forgets it. The dataset's lock is held.
 func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, error) {
 	if err := a.verifyEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
@@ -171,8 +170,7 @@ func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, err
 	return nil, err
 }
 
-// final takes the last snapshot of a dataset that was given up, and puts on disk what
-// the next home must have.
+// final takes the final snapshot of a dataset that was given up, and writes to disk what the next home must have.
 func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (lease.Relinquished, error) {
 	m, err := a.manifest(ctx, pool, d, y, seen)
@@ -188,7 +186,7 @@ func (a *Agent) final(ctx context.Context, pool backends.Pool, d dataset.Dataset
 	return y, nil
 }
 
-// transferSnapshot is the record of a snapshot for another node.
+// transferSnapshot returns the record of a snapshot for another node.
 func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
@@ -196,7 +194,7 @@ func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) datas
 	}
 }
 
-// tellHolders tells control who keeps a dataset here.
+// tellHolders reports to control who uses a dataset here.
 func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
 	err := a.Control.Yield(ctx, a.NodeID, api.Yield{
 		Incarnation: a.Incarnation,
@@ -211,7 +209,7 @@ func (a *Agent) tellHolders(ctx context.Context, id uuid.UUID, y lease.Relinquis
 	return err
 }
 
-// summed counts how much was read of what is given up.
+// summed counts how much was read of the dataset that is given up.
 type summed struct{ bytes atomic.Int64 }
 
 func (s *summed) Write(b []byte) (int, error) {
@@ -219,13 +217,12 @@ func (s *summed) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// stuckAfter is how many times as long as a move waits for what is in use nothing may come of
-// what is given up, before that is taken for a disk that hangs: 5 minutes. The last snapshot
-// may have to write out what the host holds in memory, and be of many extents.
+// stuckAfter is after how many times Limits.Lease without progress the disk is assumed to hang: 5 minutes. The
+// final snapshot may have to write out what the host has in memory, and may have many extents.
 const stuckAfter = 10
 
-// tellGivingUp tells control that what is given up is being summed up, which may take long:
-// so that the move waits. When nothing comes of it any more it says so, and the move ends.
+// tellGivingUp reports to control that the checksums of a dataset that is given up are being computed, which may
+// take long, so that the move waits. Without progress it reports that, and the move ends.
 func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *summed) {
 	was, at, said := seen.bytes.Load(), a.Clock.Steady(), ""
 	for ctx.Err() == nil {
@@ -254,7 +251,7 @@ func (a *Agent) tellGivingUp(ctx context.Context, d dataset.Dataset, y lease.Rel
 	}
 }
 
-// tellYield tells control what was given up.
+// tellYield reports to control what was given up.
 func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	err := a.Control.Yield(ctx, a.NodeID, api.Yield{
 		Incarnation: a.Incarnation,
@@ -264,7 +261,7 @@ func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquishe
 		Manifest:    y.Manifest,
 	})
 	if errors.Is(err, dataset.ErrUnavailable) {
-		return err // it may have been heard
+		return err // control may have received it
 	}
 	if err != nil {
 		return a.settleYield(ctx, id, y)
@@ -274,9 +271,8 @@ func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquishe
 	return a.leases.Relinquish(ctx, id, y)
 }
 
-// settleYield ends a record that has served its time: the dataset is this node's again
-// at a later epoch, or has left, or the move ended without having had the answer, so
-// that nobody can go on from it any more.
+// settleYield removes a record that is not needed any more: the dataset is this node's again at a later epoch, or
+// has left, or the move ended without the answer, so that no other node can continue from it.
 func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if a.Trust.Err() != nil {
 		return nil
@@ -288,7 +284,7 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y lease.Relinquis
 	if err == nil && !op.State.Final() {
 		return nil
 	}
-	v, err := a.Control.Volume(ctx, id.String()) // read after the end: the move changes nothing from then on
+	v, err := a.Control.Volume(ctx, id.String()) // read after the end of the move, which changes nothing from then on
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
@@ -300,11 +296,11 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y lease.Relinquis
 	_, copied := a.Cache.Copy(id)
 	_, known := a.Cache.Dataset(id)
 	switch {
-	case v.Home == a.NodeID && a.Cache.HasLeftSince(v.Dataset): // a store that was put back says so
+	case v.Home == a.NodeID && a.Cache.HasLeftSince(v.Dataset): // a store that was restored from a backup says so
 		return nil
 	case v.Home == a.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
-	case v.Home != a.NodeID && !copied && !known: // deleted, or what lies here of it has been dealt with
-		// Its record may be on disk still: a start without control would take it for home.
+	case v.Home != a.NodeID && !copied && !known: // deleted, or what is here of it has been dealt with
+		// Its record may still be on disk: a start without control would make this node its home.
 		if err := a.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err
 		}
@@ -314,7 +310,7 @@ func (a *Agent) settleYield(ctx context.Context, id uuid.UUID, y lease.Relinquis
 	return a.leases.Drop(ctx, id)
 }
 
-// yields answers all recalls that are open: what was lost on the way is said again.
+// yields answers all open recalls. It repeats answers that were lost.
 func (a *Agent) yields() {
 	for _, id := range a.leases.Pending() {
 		a.yieldSoon(id)
