@@ -267,8 +267,12 @@ func (a *Agent) tellYield(ctx context.Context, id uuid.UUID, y lease.Relinquishe
 		return a.settleYield(ctx, id, y)
 	}
 	steps.At("yield.told")
-	y.Told = true
-	return a.leases.Relinquish(ctx, id, y)
+	unlock, err := a.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return a.leases.SetTold(ctx, id, y)
 }
 
 // settleYield removes a record that is not needed any more: the dataset is this node's again at a later epoch, or

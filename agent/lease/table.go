@@ -160,6 +160,17 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 	return nil
 }
 
+// SetTold records that control has recorded what this node relinquished, first on disk and then in memory. It does
+// nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep the final
+// snapshot for ever. The caller holds the dataset's lock, under which records are removed.
+func (t *Table) SetTold(ctx context.Context, id uuid.UUID, r Relinquished) error {
+	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
+		return nil
+	}
+	r.Told = true
+	return t.Relinquish(ctx, id, r)
+}
+
 // Drop removes the record of a relinquished epoch, first on disk and then in memory. Idempotent: if there is no
 // record, Drop returns nil.
 func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {

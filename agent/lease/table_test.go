@@ -67,3 +67,50 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 	}
 	expect("dropped", again, true, true)
 }
+
+// Control's answer to what was relinquished may arrive after the move has ended and its record was removed. It does not
+// bring the record back.
+func TestToldAfterTheMoveEnded(t *testing.T) {
+	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	id, r := uuid.New(), Relinquished{Epoch: 3, Move: uuid.New()}
+	for name, c := range map[string]struct {
+		dropped bool
+		now     Relinquished
+		told    bool
+	}{
+		"the move continues":    {false, r, true},
+		"the move has ended":    {true, Relinquished{}, false},
+		"another move has come": {false, Relinquished{Epoch: 4, Move: uuid.New()}, false},
+	} {
+		table := NewTable(records.OpenDB(st), uuid.UUID.String)
+		if err := table.Relinquish(t.Context(), id, r); err != nil {
+			t.Fatal(err)
+		}
+		if c.dropped {
+			err = table.Drop(t.Context(), id)
+		} else {
+			err = table.Relinquish(t.Context(), id, c.now)
+		}
+		if err := errors.Join(err, table.SetTold(t.Context(), id, r)); err != nil {
+			t.Fatal(err)
+		}
+		again := NewTable(records.OpenDB(st), uuid.UUID.String)
+		if err := again.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for where, table := range map[string]*Table{"in memory": table, "on disk": again} {
+			got, there := table.Relinquished(id)
+			if there == c.dropped || got.Told != c.told || got.Move != c.now.Move {
+				t.Errorf("%s, %s: the record is there: %t, %+v", name, where, there, got)
+			}
+		}
+	}
+}
