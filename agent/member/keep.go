@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -83,18 +84,18 @@ const (
 	failAgain = time.Hour // between two reports of the same failure
 )
 
-// Keep looks every minute at what control says is good, and renews the certificate when
-// a third of its life is left or the cluster's authority has another root, until ctx ends.
-// failed is told of what went wrong, the same once an hour; not while control is merely
-// away, before the certificate is about to end.
+// Keep asks control every minute which roots and certificates are valid, until ctx ends. It renews the certificate
+// when a third of its life is left, or when the cluster's authority has another root. It calls failed with
+// each failure, at most once an hour with the same one, also if failures take turns. That control is
+// unreachable counts as a failure only when the certificate ends soon.
 func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
-	told := map[string]time.Duration{}
+	told := map[string]time.Duration{} // when failed was called with a failure, at most an hour ago
 	for {
 		err := m.Look(ctx, control)
 		now := m.clock.Steady()
 		if err != nil && ctx.Err() == nil && m.worth(err) {
-			if at, ok := told[err.Error()]; !ok || now-at >= failAgain {
-				clear(told)
+			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= failAgain })
+			if _, ok := told[err.Error()]; !ok {
 				told[err.Error()] = now
 				failed(err)
 			}
@@ -107,8 +108,7 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 	}
 }
 
-// worth reports whether somebody should hear of a failure: that control is away is said
-// by who needs it for more.
+// worth reports whether a failure should be reported. That control is unreachable is reported by others already.
 func (m *Member) worth(err error) bool {
 	leaf := m.credentials.Pair().Chain[0]
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||

@@ -95,10 +95,19 @@ func TestKeep(t *testing.T) {
 	if n := turn(bad, time.Minute); n != 1 {
 		t.Error("told again:", told)
 	}
-	if n := turn(bad, time.Hour); n != 2 {
+	other := dataset.Errorf(dataset.ErrForbidden, "not that either")
+	for range 3 { // failures that take turns
+		if n := turn(other, time.Minute); n != 2 {
+			t.Error("told again of one of two:", told)
+		}
+		if n := turn(bad, time.Minute); n != 2 {
+			t.Error("told again of one of two:", told)
+		}
+	}
+	if n := turn(bad, time.Hour); n != 3 {
 		t.Error(told)
 	}
-	if n := turn(dataset.Errorf(dataset.ErrUnavailable, "away"), 26*24*time.Hour); n != 3 {
+	if n := turn(dataset.Errorf(dataset.ErrUnavailable, "away"), 26*24*time.Hour); n != 4 {
 		t.Error("not told that time runs out:", told)
 	}
 	cancel()
