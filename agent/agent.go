@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -119,6 +120,9 @@ type Agent struct {
 	inspections *replication.Inspections
 	installer   *replication.Installer
 
+	programs *host.Programs
+	keys     *keyring.Keyring
+
 	operations *operation.Runner
 	requester  *operation.Requester
 	sizes      *operation.Sizes
@@ -139,9 +143,8 @@ type Agent struct {
 	verifyAt time.Duration
 	// restarted is until when an engine that has just started may mount its containers' volumes again.
 	restarted time.Duration
-	scratch   map[uuid.UUID]uuid.UUID // datasets without a record, and the dataset that each stands for
-	lost      map[uuid.UUID]bool      // datasets that were recorded, and have been missing in a full response since
-	rate      int64                   // bytes a second of the last move to this node; 0: there was none
+	lost      map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
+	rate      int64              // bytes a second of the last move to this node; 0: there was none
 
 	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
 
@@ -180,7 +183,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		config:  cfg,
 		started: cfg.Clock.Now(),
 		began:   cfg.Clock.Steady(),
-		scratch: map[uuid.UUID]uuid.UUID{},
 		lost:    map[uuid.UUID]bool{},
 		asked:   map[int]bool{},
 	}
@@ -196,6 +198,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.makeLeases(ctx)
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
+	a.programs = newPrograms(cfg)
+	a.keys = keyring.New(a.keyringDeps())
 	a.pools = pool.New(a.poolDeps())
 	a.holders = mounting.NewHolders(a.Host, a.pools)
 	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{

@@ -143,7 +143,7 @@ func TestCloneHasItsKeyAtHand(t *testing.T) {
 		op := *p.Operation
 		made := *op.Dataset
 		op.Dataset = &made
-		ctx, err := k.seal(t.Context(), k.pool(), &op)
+		ctx, err := k.keys.Seal(t.Context(), k.pool(), &op)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,14 +151,14 @@ func TestCloneHasItsKeyAtHand(t *testing.T) {
 			t.Fatal(err)
 		}
 		k.asked()
-		got, err := keyring{k.Agent}.DataKey(ctx, made)
+		got, err := k.keys.DataKey(ctx, made)
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if _, err := os.Stat(k.program + ".asked"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: the program was run: %v", what, err)
 		}
-		if got, err := (keyring{k.Agent}).DataKey(ctx, d); err != nil || !bytes.Equal(got, data) || len(k.asked()) != 1 {
+		if got, err := k.keys.DataKey(ctx, d); err != nil || !bytes.Equal(got, data) || len(k.asked()) != 1 {
 			t.Errorf("%s: of another dataset nothing is at hand: %v", what, err)
 		}
 	}

@@ -38,7 +38,7 @@ func (a *Agent) checkFences(ctx context.Context, r *diagnosis) {
 		}
 	}
 	for _, program := range slices.Sorted(maps.Keys(users)) {
-		if err := safeProgram([]string{program}, a.config.FencePrograms); err != nil {
+		if err := a.programs.Check([]string{program}); err != nil {
 			slices.Sort(users[program])
 			r.Add(findings.Warning, "failover", "",
 				"volumes of profiles that name this fence program (%s) do not fail over to this node: %v",

@@ -136,7 +136,7 @@ func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.P
 	}
 	if c.gone[at] == nil {
 		p.Encryption = from
-		key, err := c.a.operatorKey(ctx, p, uuid.Nil)
+		key, err := c.a.keys.OperatorKey(ctx, p, uuid.Nil)
 		if err == nil {
 			c.have[at] = key
 			return key, nil
@@ -177,7 +177,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 		return
 	}
 	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // each volume may have a key of its own
-		if own, err := c.a.operatorKey(ctx, v.Profile, v.ID); err == nil {
+		if own, err := c.a.keys.OperatorKey(ctx, v.Profile, v.ID); err == nil {
 			key = own
 		}
 	}

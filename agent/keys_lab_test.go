@@ -32,7 +32,7 @@ func TestEncryptedVolume(t *testing.T) {
 		c.Pools = []pool.Config{{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")}}
 	})
 	d := k.encrypted("db")
-	data, err := keyring{k.Agent}.DataKey(t.Context(), d)
+	data, err := k.keys.DataKey(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 		var b backends.Pool
 		err := a.pools.Formable(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.Configured(name, keyring{a}))
+			b, err = kind.Open(ctx, rec.Configured(name, a.keys))
 		}
 		if err != nil {
 			tried = append(tried, unadopted{kind.Name(), err})

@@ -51,7 +51,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		settle(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
-	withKey, err := a.seal(ctx, pool, op)
+	withKey, err := a.keys.Seal(ctx, pool, op)
 	if err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}

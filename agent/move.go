@@ -46,7 +46,7 @@ func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	if err := a.pools.Room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := a.canOpen(ctx, *op.Dataset); err != nil {
+	if err := a.keys.CanOpen(ctx, *op.Dataset); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more

@@ -291,7 +291,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // again, for its size
 	}
-	end := m.a.standIn(d.ID, m.op.DatasetID)
+	end := m.a.keys.StandIn(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.a.discard(ctx, m.pool, d.ID))

@@ -202,7 +202,7 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 	snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := a.standIn(scratch.ID, d.ID)
+	end := a.keys.StandIn(scratch.ID, d.ID)
 	release := func() error {
 		defer end()
 		return a.discard(ctx, pool, scratch.ID)

@@ -68,7 +68,7 @@ func (a *Agent) whole(ctx context.Context, op *pool.Pool) (b backends.Pool, left
 	if op.Opening != nil {
 		return nil, "", op.Serves()
 	}
-	cfg := op.Record.Configured(op.Name, keyring{a})
+	cfg := op.Record.Configured(op.Name, a.keys)
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices stays, so nothing lacks
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.Within(cfg.Path, "/dev") {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,8 +10,6 @@ import (
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/internal/run"
-	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -69,10 +66,10 @@ func (m *moving) fence(ctx context.Context) error {
 	m.jb.Step("cutting its last home off")
 	home, err := a.nodes.Peer(ctx, op.Loss.Fenced)
 	if err == nil {
-		err = safeProgram(f.Exec, a.config.FencePrograms)
+		err = a.programs.Check(f.Exec)
 	}
 	if err == nil {
-		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.runner(), home.Name,
+		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.programs, home.Name,
 			home.ID)
 	}
 	if err != nil {
@@ -80,32 +77,4 @@ func (m *moving) fence(ctx context.Context) error {
 	}
 	steps.At("move.fenced")
 	return nil
-}
-
-// safeProgram fails with ErrForbidden unless a program of a profile may run here as root: nobody but
-// root can change or exchange it, and this host allows it, if it allows only some.
-//
-// The program is then run by its path, not by a descriptor. That is as safe, since nobody but root
-// can make the path name something else, and a script needs its path: the interpreter opens it again,
-// and a script may use it to find files in its own folder.
-func safeProgram(args, allowed []string) error {
-	if len(args) == 0 {
-		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
-	}
-	if allowed != nil && !slices.Contains(allowed, args[0]) {
-		return dataset.Errorf(dataset.ErrForbidden,
-			"program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it "+
-				"may run here as root)", args[0])
-	}
-	if err := safefile.CheckProgram(args[0]); err != nil {
-		return fmt.Errorf("program %w", err)
-	}
-	return nil
-}
-
-func (a *Agent) runner() run.Runner {
-	if a.config.Runner != nil {
-		return a.config.Runner
-	}
-	return &run.System{}
 }

@@ -58,7 +58,7 @@ func TestKeyProgramIsAskedOfVolumes(t *testing.T) {
 	looked := d
 	looked.ID = records.ShownAs(shown)
 	k.asked()
-	if got, err := (keyring{k.Agent}).DataKey(t.Context(), looked); err != nil || !bytes.Equal(got, data) {
+	if got, err := k.keys.DataKey(t.Context(), looked); err != nil || !bytes.Equal(got, data) {
 		t.Error(err)
 	}
 	if of := k.asked(); !slices.Equal(of, []string{d.ID.String()}) {
@@ -114,7 +114,7 @@ func TestSealGoesOn(t *testing.T) {
 	first := *p.Operation
 	made := *first.Dataset
 	first.Dataset = &made
-	if _, err := k.seal(t.Context(), k.pool(), &first); err != nil {
+	if _, err := k.keys.Seal(t.Context(), k.pool(), &first); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := k.pool().Create(t.Context(), made); err != nil { // and then the process is killed
@@ -184,17 +184,17 @@ func TestCopiesFollowARekey(t *testing.T) {
 	k.Cache.Remove(d.ID) // as a node that has a copy
 	before := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
 	k.Cache.SetCopy(d.ID, &before)
-	if err := k.canOpen(t.Context(), now); err != nil {
+	if err := k.keys.CanOpen(t.Context(), now); err != nil {
 		t.Errorf("with the new key: %v", err)
 	}
-	k.refused(k.canOpen(t.Context(), d), "is not there")
+	k.refused(k.keys.CanOpen(t.Context(), d), "is not there")
 	for what, of := range map[string]dataset.Dataset{"beside the data": now, "heard": d} {
 		after := before
 		if what == "heard" {
 			after.Record = &now
 		}
 		k.Cache.SetCopy(d.ID, &after)
-		if got, err := (keyring{k.Agent}).DataKey(t.Context(), of); err != nil || !bytes.Equal(got, data) {
+		if got, err := k.keys.DataKey(t.Context(), of); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("what is newer is %s: %v", what, err)
 		}
 	}
@@ -210,7 +210,7 @@ func TestCopiesFollowARekey(t *testing.T) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
-			if err := k.noteKey(t.Context(), target, kept); err != nil {
+			if err := k.keys.NoteKey(t.Context(), target, kept); err != nil {
 				t.Fatal(err)
 			}
 		}

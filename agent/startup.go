@@ -181,10 +181,7 @@ func thaw(path string) error {
 // making reports whether a dataset is needed besides its record: running work makes or reads it, a user inspects it, or
 // a move continues from it.
 func (a *Agent) making(id uuid.UUID) bool {
-	a.mu.Lock()
-	_, scratch := a.scratch[id]
-	a.mu.Unlock()
-	if _, shown := a.Cache.ShownBy(id); shown || scratch || a.moveTable.IsBeside(id) {
+	if _, shown := a.Cache.ShownBy(id); shown || a.keys.IsStandIn(id) || a.moveTable.IsBeside(id) {
 		return true
 	}
 	for _, op := range a.Jobs.Running() {

@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -149,10 +147,10 @@ func TestFenceCommand(t *testing.T) {
 		}
 		return run.Result{}, nil
 	})}
-	f.b.config.Runner = c
+	f.b.programs.Runner = c
 	d := f.auto("db@cut", "kept")
 	f.a.switchedOff()
-	f.b.config.FencePrograms = []string{"/bin/false"}
+	f.b.programs.Allowed = []string{"/bin/false"}
 	_, err := f.b.Mount(t.Context(), "db", "one")
 	if err == nil || !strings.Contains(err.Error(), "program /bin/true: fence_programs in drover.yaml") || len(c.Calls()) != 0 {
 		t.Errorf("%v, %+v", err, c.Calls())
@@ -169,7 +167,7 @@ func TestFenceCommand(t *testing.T) {
 	if !warned() {
 		t.Error("doctor does not say that the program may not run here")
 	}
-	f.b.config.FencePrograms = []string{"/bin/true"}
+	f.b.programs.Allowed = []string{"/bin/true"}
 	if warned() {
 		t.Error("doctor says that the program may not run here")
 	}
@@ -187,56 +185,6 @@ func TestFenceCommand(t *testing.T) {
 	ran := c.Calls()
 	if want := []string{"-f", "host-a", d.Home.String()}; len(ran) != 2 || ran[1].Name != "/bin/true" || !slices.Equal(ran[1].Args, want) {
 		t.Errorf("%+v", ran)
-	}
-}
-
-// What a profile names is run as root: only what root alone can change, or exchange for something
-// else, and only what this host allows.
-func TestSafeProgram(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "sub", "off")
-	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	if err := safeProgram([]string{file}, nil); err != nil {
-		t.Error(err)
-	}
-	if err := safeProgram([]string{file, "-f"}, []string{"/bin/off", file}); err != nil {
-		t.Error(err)
-	}
-	for _, allowed := range [][]string{{}, {"/bin/off"}} {
-		if err := safeProgram([]string{file, "/bin/off"}, allowed); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "fence_programs") {
-			t.Errorf("%q: %v", allowed, err)
-		}
-	}
-	for what, change := range map[string]func() error{
-		"for a group to write":      func() error { return os.Chmod(file, 0o775) },
-		"another's":                 func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
-		"a folder":                  func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
-		"in a folder of another":    func() error { return os.Chown(filepath.Dir(file), 1000, 0) },
-		"in a folder for all":       func() error { return os.Chmod(filepath.Dir(file), 0o777|os.ModeSticky) },
-		"below a folder of another": func() error { return os.Chown(dir, 1000, 0) },
-		"below a folder of a group": func() error { return os.Chmod(dir, 0o775) },
-		"a link in a folder of another": func() error {
-			return errors.Join(os.Rename(file, dir+"/off"), os.Symlink(dir+"/off", file), os.Chown(filepath.Dir(file), 1000, 0))
-		},
-	} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
-		if err := safeProgram([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
-			t.Errorf("%s: %v", what, err)
-		}
-		sub := filepath.Dir(file)
-		if err := errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := safeProgram([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
-		t.Error(err)
-	}
-	if err := safeProgram([]string{"off"}, nil); dataset.KindOf(err) != dataset.ErrInvalid {
-		t.Error(err)
 	}
 }
 

@@ -95,7 +95,7 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := a.standIn(scratch.ID, d.ID)
+	end := a.keys.StandIn(scratch.ID, d.ID)
 	defer func() {
 		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
 		end()

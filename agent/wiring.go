@@ -4,11 +4,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // mountTable says where the agent mounts datasets, for limits.
@@ -46,8 +48,23 @@ func (a *Agent) poolDeps() pool.Deps {
 	return pool.Deps{
 		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends,
 		Control: a.Control,
-		Keys:    keyring{a}, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
+		Keys:    a.keys, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
 		News: a.News, Clock: a.Clock, Log: a.Log,
+	}
+}
+
+// newPrograms returns the programs of profiles, which cfg.Runner runs, or this host if there is none.
+func newPrograms(cfg Config) *host.Programs {
+	if cfg.Runner == nil {
+		cfg.Runner = &run.System{}
+	}
+	return &host.Programs{Runner: cfg.Runner, Allowed: cfg.FencePrograms}
+}
+
+func (a *Agent) keyringDeps() keyring.Deps {
+	return keyring.Deps{
+		Host: a.Host, Programs: a.programs,
+		BesideCopyOf: func(id uuid.UUID) (uuid.UUID, bool) { return a.moveTable.BesideCopyOf(id) },
 	}
 }
 
@@ -116,7 +133,8 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
 		Taken:      func() { a.replicas.Wake() },
 		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.unused, SupersedeGuarded: a.supersede,
-		NoteKey: a.noteKey, DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle, RemoveMountPoint: a.removeMountpoint,
+		NoteKey:    a.keys.NoteKey,
+		DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle, RemoveMountPoint: a.removeMountpoint,
 	}
 }
 

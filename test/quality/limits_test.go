@@ -25,7 +25,7 @@ const (
 var stillTooLarge = map[string]int{
 	"package agent":                     71,
 	"package control":                   43,
-	"type agent.Agent":                  351,
+	"type agent.Agent":                  343,
 	"type agent/pool.Pools":             78,
 	"type backends/backendtest.fixture": 72,
 	"type backends/btrfs.Pool":          74,

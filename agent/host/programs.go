@@ -1,0 +1,37 @@
+package host
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/safefile"
+)
+
+// Programs runs the programs that profiles name: fence commands, and programs that print a key.
+type Programs struct {
+	run.Runner
+	Allowed []string // the programs that may run; nil: any that belongs to root
+}
+
+// Check fails with ErrForbidden unless a program of a profile may run here as root: nobody but
+// root can change or exchange it, and this host allows it, if it allows only some.
+//
+// The program is then run by its path, not by a descriptor. That is as safe, since nobody but root
+// can make the path name something else, and a script needs its path: the interpreter opens it again,
+// and a script may use it to find files in its own folder.
+func (p *Programs) Check(args []string) error {
+	if len(args) == 0 {
+		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
+	}
+	if p.Allowed != nil && !slices.Contains(p.Allowed, args[0]) {
+		return dataset.Errorf(dataset.ErrForbidden,
+			"program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it "+
+				"may run here as root)", args[0])
+	}
+	if err := safefile.CheckProgram(args[0]); err != nil {
+		return fmt.Errorf("program %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package host
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func check(args, allowed []string) error { return (&Programs{Allowed: allowed}).Check(args) }
+
+// What a profile names is run as root: only what root alone can change, or exchange for something
+// else, and only what this host allows.
+func TestCheckProgram(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sub", "off")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := check([]string{file}, nil); err != nil {
+		t.Error(err)
+	}
+	if err := check([]string{file, "-f"}, []string{"/bin/off", file}); err != nil {
+		t.Error(err)
+	}
+	for _, allowed := range [][]string{{}, {"/bin/off"}} {
+		if err := check([]string{file, "/bin/off"}, allowed); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "fence_programs") {
+			t.Errorf("%q: %v", allowed, err)
+		}
+	}
+	for what, change := range map[string]func() error{
+		"for a group to write":      func() error { return os.Chmod(file, 0o775) },
+		"another's":                 func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
+		"a folder":                  func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+		"in a folder of another":    func() error { return os.Chown(filepath.Dir(file), 1000, 0) },
+		"in a folder for all":       func() error { return os.Chmod(filepath.Dir(file), 0o777|os.ModeSticky) },
+		"below a folder of another": func() error { return os.Chown(dir, 1000, 0) },
+		"below a folder of a group": func() error { return os.Chmod(dir, 0o775) },
+		"a link in a folder of another": func() error {
+			return errors.Join(os.Rename(file, dir+"/off"), os.Symlink(dir+"/off", file), os.Chown(filepath.Dir(file), 1000, 0))
+		},
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := check([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
+			t.Errorf("%s: %v", what, err)
+		}
+		sub := filepath.Dir(file)
+		if err := errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := check([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Error(err)
+	}
+	if err := check([]string{"off"}, nil); dataset.KindOf(err) != dataset.ErrInvalid {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,254 @@
+// Package keyring reads the keys of encrypted datasets.
+//
+// An encrypted dataset has a random data key, which its home generates when it makes the dataset. The record has
+// the data key wrapped by a key of the operator. The profile says where that key is. It is not stored anywhere,
+// and is read each time.
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+)
+
+// Deps is what Keyring needs of other components.
+type Deps struct {
+	*host.Host
+	Programs *host.Programs // that print keys
+	// BesideCopyOf returns the dataset whose files a move brought as the dataset id, beside a copy.
+	BesideCopyOf func(id uuid.UUID) (ds uuid.UUID, is bool)
+}
+
+// Keyring gives pools the data keys of their datasets, and gives each new dataset a data key. Its methods are safe
+// for concurrent use.
+type Keyring struct {
+	deps Deps
+
+	mu       sync.Mutex
+	standIns map[uuid.UUID]uuid.UUID // datasets without a record, and the dataset that each stands for
+}
+
+var _ backends.Keys = (*Keyring)(nil)
+
+// New returns a Keyring.
+func New(deps Deps) *Keyring {
+	return &Keyring{deps: deps, standIns: map[uuid.UUID]uuid.UUID{}}
+}
+
+// DataKey implements backends.Keys. Control's record comes before the record beside the data, which may be from
+// before the key was exchanged. For a copy, however, the record here may be the older one. The wrapping that
+// opens gives the data key, whichever it is.
+func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if h, is := ctx.Value(dataKeyContext{}).(heldKey); is && d.Encryption != nil && h.id == d.ID &&
+		h.wrapped == d.Encryption.ID {
+		return bytes.Clone(h.data), nil
+	}
+	of := k.standsFor(d.ID)
+	records := []dataset.Dataset{d}
+	now, known := k.deps.Cache.DatasetOrCopy(of)
+	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
+		records[0] = now
+		if d.Encryption != nil && d.Encryption.KeyID != now.Encryption.KeyID {
+			records = append(records, d)
+		}
+	}
+	var why error
+	for _, r := range records {
+		key, err := k.dataKey(ctx, of, r)
+		if err == nil {
+			return key, nil
+		}
+		if why == nil {
+			why = err
+		}
+	}
+	return nil, why
+}
+
+// heldKey is in the context of work that makes a dataset while writers wait for it: its data key, because no
+// program should run then.
+type heldKey struct {
+	id, wrapped uuid.UUID // of the dataset, and of the data key
+	data        []byte
+}
+
+// dataKeyContext is the key of a heldKey in a context.
+type dataKeyContext struct{}
+
+// dataKey returns the data key in a record. of is the dataset for which the operator's key is read.
+func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
+	if d.Encryption == nil {
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and there is no data key in its record")
+	}
+	key, err := k.OperatorKey(ctx, d.Profile, of)
+	if err != nil {
+		return nil, fmt.Errorf("%w; its data key is wrapped by key %s", err, d.Encryption.KeyID)
+	}
+	return key.Unwrap(*d.Encryption)
+}
+
+// StandIn lets a dataset that has no record stand for another one until end is called: a clone that is read, or
+// what a move makes. It is not reaped until then.
+func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.standIns[id] = of
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.standIns, id)
+	}
+}
+
+// IsStandIn reports whether a dataset without a record stands for another one now.
+func (k *Keyring) IsStandIn(id uuid.UUID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, is := k.standIns[id]
+	return is
+}
+
+// standsFor returns the dataset that another one stands for, or the dataset itself if it stands for none.
+func (k *Keyring) standsFor(id uuid.UUID) uuid.UUID {
+	if copied, is := k.deps.Cache.ShownBy(id); is {
+		return copied.Dataset
+	}
+	k.mu.Lock()
+	of, is := k.standIns[id]
+	k.mu.Unlock()
+	if is {
+		return of
+	}
+	if of, is := k.deps.BesideCopyOf(id); is {
+		return of
+	}
+	return id
+}
+
+// OperatorKey reads the key of a profile.
+func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID) (keys.Key, error) {
+	from := p.Encryption
+	if !from.Wanted() {
+		return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "profile %s names no key", p.Name)
+	}
+	if len(from.Exec) > 0 {
+		if err := k.deps.Programs.Check(from.Exec); err != nil {
+			return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "key of profile %s: %s", p.Name, err.Error())
+		}
+	}
+	return keys.Read(ctx, k.deps.Programs, from, keys.Ask{Profile: p.Name, Dataset: id})
+}
+
+// Seal gives a dataset that will be made its data key: a new one, that of the dataset it is cloned from, or that
+// of an earlier attempt. If a key is not here, it changes nothing. withKey is the context in which the dataset is
+// made: for a clone, whose key was verified, it has the data key.
+func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
+	err error) {
+	d := op.Dataset
+	var from dataset.Dataset
+	if op.Source != nil {
+		from, _ = k.deps.Cache.DatasetOrCopy(op.Source.Dataset)
+		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
+			return ctx, dataset.Errorf(dataset.ErrInvalid,
+				"of it and what it is cloned from one is encrypted, and the other is not")
+		}
+	}
+	if !d.Profile.Encryption.Wanted() {
+		return ctx, nil
+	}
+	key, err := k.OperatorKey(ctx, d.Profile, d.ID)
+	if err != nil {
+		return ctx, err
+	}
+	e, err := pool.Stat(ctx, d.ID)
+	switch {
+	case err == nil && e.Record != nil && e.Record.Encryption != nil:
+		d.Encryption = e.Record.Encryption
+		data, err := key.Unwrap(*d.Encryption)
+		if err == nil && op.Source != nil {
+			ctx = context.WithValue(ctx, dataKeyContext{}, heldKey{d.ID, d.Encryption.ID, data})
+		}
+		return ctx, err
+	case err != nil && !errors.Is(err, dataset.ErrNotFound):
+		return ctx, err
+	}
+	id, data := keys.NewDataKey()
+	wrapped := key.Wrap(id, data) // the pool opens the wrapped key, to make a dataset that it can open
+	if op.Source != nil {
+		if data, err = k.DataKey(ctx, from); err != nil {
+			return ctx, fmt.Errorf("what it is cloned from: %w", err)
+		}
+		if wrapped, err = k.Wrap(ctx, key, *d, from.Encryption.ID, data); err != nil {
+			return ctx, err
+		}
+		ctx = context.WithValue(ctx, dataKeyContext{}, heldKey{d.ID, wrapped.ID, data})
+	}
+	d.Encryption = &wrapped
+	return ctx, nil
+}
+
+// Wrap wraps a data key by the key of a dataset's profile, and verifies the wrapping: it reads the key again,
+// which must open it. A key that was read while it was being written, or that a program prints only once, could
+// not open the dataset later.
+func (k *Keyring) Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
+	data []byte) (e dataset.Encryption, err error) {
+	e = key.Wrap(id, data)
+	again, err := k.OperatorKey(ctx, d.Profile, d.ID)
+	if err != nil {
+		return e, fmt.Errorf("read once more: %w", err)
+	}
+	if again.ID() != key.ID() {
+		return e, dataset.Errorf(dataset.ErrForbidden,
+			"%s was key %s, and read once more it is key %s: nothing was wrapped by it (try again when it "+
+				"stays as it is)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
+	}
+	opened, err := again.Unwrap(e)
+	if err == nil && !bytes.Equal(opened, data) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "what was wrapped by key %s opens as something else", key.ID())
+	}
+	return e, err
+}
+
+// CanOpen fails with ErrForbidden if the key of a dataset that will move here is not on this node. d is control's
+// record: the one of a copy here may be older.
+func (k *Keyring) CanOpen(ctx context.Context, d dataset.Dataset) error {
+	if d.Encryption == nil {
+		return nil
+	}
+	_, err := k.dataKey(ctx, d.ID, d)
+	return err
+}
+
+// NoteKey writes the data key, as control's record has it wrapped, to the record beside a copy or beside what a
+// move has left: then the old key is not needed any more. The dataset's lock is held.
+func (k *Keyring) NoteKey(ctx context.Context, pool backends.Pool, kept api.Kept) error {
+	if kept.Record == nil || kept.Record.Encryption == nil {
+		return nil
+	}
+	e, err := pool.Stat(ctx, kept.Dataset)
+	if errors.Is(err, dataset.ErrNotFound) || err == nil &&
+		(e.State == backends.EntryForeign || e.State == backends.EntryDeleting || e.Record == nil ||
+			e.Record.Encryption == nil) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, now := *e.Record, *kept.Record.Encryption
+	if d.Encryption.ID != now.ID || d.Encryption.KeyID == now.KeyID {
+		return nil
+	}
+	d.Encryption, d.Profile = &now, d.Profile.Clone()
+	d.Profile.Encryption = kept.Record.Profile.Clone().Encryption
+	return pool.WriteRecord(ctx, d, true)
+}

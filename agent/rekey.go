@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// doRekey wraps a data key by the key that the profile has now. Only the record changes, in one step, after the
+// new wrapping was verified. A crash before that changes nothing, and the operation is idempotent. The keys are
+// read before the dataset is locked, so that mounts do not wait for them.
+func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, _, unlock, err := a.hold(ctx, *op, "rekey")
+	unlock()
+	for tries := 0; err == nil && tries < rekeyTries; tries++ {
+		steps.At("rekey.begin")
+		jb.Step("wrapping the data key")
+		next, err := a.rewrap(ctx, d, *op)
+		if err != nil {
+			return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)
+		}
+		var done bool
+		if d, out, done, err = a.exchange(ctx, *op, d, next); done || err != nil {
+			return out, err
+		}
+	}
+	if err == nil {
+		err = dataset.Errorf(dataset.ErrConflict,
+			"rekey of volume %s: its key was exchanged meanwhile, %d times: try again", d.Volume, rekeyTries)
+	}
+	return out, err
+}
+
+// rekeyTries is how often the keys are read while other requests exchange them.
+const rekeyTries = 3
+
+// exchange records a data key that was wrapped again, if d is still the present record. Otherwise it returns the
+// present record.
+func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
+	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
+	now, pool, unlock, err := a.hold(ctx, op, "rekey")
+	defer unlock()
+	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
+		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
+		return now, out, false, err
+	}
+	to := *op.Dataset
+	to.Encryption, op.Dataset = &next, &to
+	steps.At("rekey.made")
+	if out, err = a.commit(context.WithoutCancel(ctx), &op); err == nil {
+		steps.At("rekey.recorded")
+		a.noteDone(ctx, pool, *out.Dataset)
+	}
+	return now, out, true, err
+}
+
+func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
+	err error) {
+	if d.Encryption == nil {
+		return next, dataset.Errorf(dataset.ErrUnsupported, "it is not encrypted")
+	}
+	key, err := a.keys.OperatorKey(ctx, op.Dataset.Profile, d.ID)
+	if err != nil {
+		return next, fmt.Errorf("the new key: %w", err)
+	}
+	old := key
+	if d.Encryption.KeyID != key.ID() {
+		if op.Path != "" {
+			old, err = keys.ReadFile(op.Path)
+		} else {
+			old, err = a.keys.OperatorKey(ctx, d.Profile, d.ID)
+		}
+	}
+	if err != nil {
+		return next, fmt.Errorf("the old key, %s: %w", d.Encryption.KeyID, err)
+	}
+	data, err := old.Unwrap(*d.Encryption)
+	if err != nil {
+		return next, err
+	}
+	return a.keys.Wrap(ctx, key, *op.Dataset, d.Encryption.ID, data)
+}
