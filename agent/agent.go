@@ -86,17 +86,12 @@ type Agent struct {
 	apart    []api.Service // each control replica separately
 	started  time.Time
 	began    time.Duration // the same by the steady clock
-	// recovered says that the agent's database was lost, and that control was not asked what is mounted before
-	// this start.
-	recovered bool
-	reunion   reunion
 
 	pools *pool.Pools
 	words atomic.Uint64 // how often this agent has registered
 
 	facts     hostFacts
 	leases    *lease.Table
-	guests    guests
 	keeper    *promise.Keeper // this node's promises to others
 	promises  *lease.PromiseServer
 	deadlines *lease.Deadlines
@@ -108,8 +103,15 @@ type Agent struct {
 	holders   *mounting.Holders
 	quiescer  *mounting.Quiescer
 	flushes   mounting.Flushes
+	disks     *mounting.Disks
 
-	volumeDisks volumeDisks
+	guestTable   *mounting.GuestTable
+	reservations *mounting.Reservations
+	guests       *mounting.Guests
+	unmounter    *mounting.Unmounter
+	verifier     *mounting.Verifier
+	mounter      *mounting.Mounter
+	resolver     *mounting.Resolver
 
 	nodes       *lease.Nodes
 	moveTable   *replication.MoveTable
@@ -138,13 +140,8 @@ type Agent struct {
 	recovery    uuid.UUID // the last recovery that was applied
 	// outside is why control does not register this node, or did not answer last; "" if it is registered.
 	outside string
-	// verifyAt is when uses whose end may have been missed are checked next, by the steady clock; 0 if there are
-	// none.
-	verifyAt time.Duration
-	// restarted is until when an engine that has just started may mount its containers' volumes again.
-	restarted time.Duration
-	lost      map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
-	rate      int64              // bytes a second of the last move to this node; 0: there was none
+	lost    map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
+	rate    int64              // bytes a second of the last move to this node; 0: there was none
 
 	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
 
@@ -201,12 +198,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.programs = newPrograms(cfg)
 	a.keys = keyring.New(a.keyringDeps())
 	a.pools = pool.New(a.poolDeps())
-	a.holders = mounting.NewHolders(a.Host, a.pools)
-	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: a.Host, Throttle: a.limits, Flushes: &a.flushes, Go: a.wg.Go,
-	})
 	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
+	a.makeMounting()
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
@@ -291,20 +285,11 @@ func (a *Agent) load(ctx context.Context) error {
 			}
 			return err
 		}),
-		a.loadUses(ctx),
+		a.verifier.Load(ctx),
 		a.copies.Load(ctx),
-		a.leases.Load(ctx), a.loadGuests(ctx),
+		a.leases.Load(ctx), a.guestTable.Load(ctx),
 		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.deadlines.Load(ctx),
 	)
-}
-
-// loadUses reads the uses of mounted datasets. Those of this boot are verified soon.
-func (a *Agent) loadUses(ctx context.Context) error {
-	some, err := a.uses.Load(ctx)
-	if some {
-		a.verifyAt = a.Clock.Steady() + unverifiedGrace
-	}
-	return err
 }
 
 // Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the
@@ -323,26 +308,26 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	st := a.registrar.Meet(ctx, a.recovered)
+	st := a.registrar.Meet(ctx, a.Recovered)
 	a.leaseWork.Go(func() { a.deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
-	if err := a.pools.Open(ctx, a.NodeID, a.recovered); err != nil {
+	if err := a.pools.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
 	a.takeGuard(st, 0)
-	err = a.limits.Load(ctx, a.recovered) // before a device gets the number of an earlier one
-	if err == nil && !a.recovered {       // otherwise it is not known yet what is mounted
-		_, err = a.resolveMounts(ctx)
+	err = a.limits.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
+	if err == nil && !a.Recovered {       // otherwise it is not known yet what is mounted
+		_, err = a.resolver.Resolve(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	a.delayVerify()
+	a.verifier.Delay()
 	s, err := a.join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
-	if a.recovered && err != nil { // a filesystem that a snapshot left frozen does not wait for control
-		if _, err := a.resolveMounts(ctx); err != nil {
+	if a.Recovered && err != nil { // a filesystem that a snapshot left frozen does not wait for control
+		if _, err := a.resolver.Resolve(ctx); err != nil {
 			return err
 		}
 	}
@@ -384,7 +369,7 @@ func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
 	if err := a.take(ctx, s, known); err != nil {
 		return s, err
 	}
-	if err := a.reunite(ctx); err != nil {
+	if err := a.resolver.FindLostUses(ctx); err != nil {
 		return s, err
 	}
 	a.forgetFacts()

@@ -81,7 +81,7 @@ func TestGuestThatWroteOn(t *testing.T) {
 func TestGuestThatIsNotBehind(t *testing.T) {
 	f, d := many(t)
 	path := f.b.mounts("db", "user")
-	att, err := f.b.visit(t.Context(), d)
+	att, err := f.b.guests.Attach(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +91,8 @@ func TestGuestThatIsNotBehind(t *testing.T) {
 	}
 	well := func(when string) {
 		t.Helper()
-		if err := f.b.settleGuest(t.Context(), d.ID, uuid.Nil); err != nil || f.b.guests.why(d.ID) != "" {
-			t.Errorf("%s: %v, %q", when, err, f.b.guests.why(d.ID))
+		if err := f.b.guests.Settle(t.Context(), d.ID, uuid.Nil); err != nil || f.b.guestTable.Refusal(d.ID) != "" {
+			t.Errorf("%s: %v, %q", when, err, f.b.guestTable.Refusal(d.ID))
 		}
 	}
 	if err := unix.Unmount(path, 0); err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,7 +32,7 @@ func TestBusyUnmountIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool {
-		r.clock.Advance(forgottenAfter)
+		r.clock.Advance(mounting.ForgottenAfter)
 		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})

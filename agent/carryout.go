@@ -8,9 +8,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
-	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -85,7 +86,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		if err := a.mayTake(ctx, pool, d, *op.Snapshot); err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
-		end, err := a.alone(ctx, d)
+		end, err := a.reservations.Reserve(ctx, d)
 		if err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
@@ -108,7 +109,7 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 			a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
-	if out, err = a.commit(ctx, op); err != nil && !operation.InDoubt(err) {
+	if out, err = a.commit(ctx, op); err != nil && !host.InDoubt(err) {
 		return out, errors.Join(err, a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {
@@ -210,7 +211,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
 	}
-	if err := a.unused(ctx, d, "remove"); err != nil {
+	if err := a.verifier.EnsureUnused(ctx, d, "remove"); err != nil {
 		return out, err
 	}
 	steps.At("delete.begin")
@@ -225,7 +226,7 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if err := a.unlearn(ctx, d); err != nil {
 		a.LogOf(d).WithError(err).Warn("how the engine spelled it was left over")
 	}
-	if err := a.removeMountpoint(a.MountPath(d.ID)); err != nil {
+	if err := mounting.RemoveMountPoint(a.MountPath(d.ID)); err != nil {
 		a.LogOf(d).WithError(err).Warn("mount point was left over")
 	}
 	if out.Dataset.State == dataset.StatePurging {
@@ -247,7 +248,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	if err != nil {
 		return out, err
 	}
-	if err := a.unused(ctx, d, "purge"); err != nil {
+	if err := a.verifier.EnsureUnused(ctx, d, "purge"); err != nil {
 		return out, err
 	}
 	if err := a.Trust.Err(); err != nil {
@@ -269,5 +270,5 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	}
 	steps.At("purge.recorded")
 	a.Cache.Remove(d.ID)
-	return out, errors.Join(a.uses.Drop(context.WithoutCancel(ctx), d.ID), a.removeMountpoint(a.MountPath(d.ID)))
+	return out, errors.Join(a.uses.Drop(context.WithoutCancel(ctx), d.ID), mounting.RemoveMountPoint(a.MountPath(d.ID)))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -24,10 +25,10 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.mountpoint(r.MountPath(d.ID)); err != nil {
+	if err := mounting.MakeMountPoint(r.MountPath(d.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.mountDataset(ctx, r.pool(), d, r.MountPath(d.ID)); err != nil {
+	if err := r.mounter.MountDataset(ctx, r.pool(), d, r.MountPath(d.ID)); err != nil {
 		t.Fatal(err)
 	}
 	shell, err := os.Open(r.MountPath(d.ID))

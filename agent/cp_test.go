@@ -69,7 +69,7 @@ func TestI9CpAfterRestart(t *testing.T) {
 		"agent away at the end": func(r *rig, d dataset.Dataset) {
 			r.mount(d, "one")
 			r.restart()
-			r.after(inheritedGrace)
+			r.after(mounting.InheritedGrace)
 		},
 	} {
 		for _, end := range []string{"unmounted", "found out"} {
@@ -79,11 +79,11 @@ func TestI9CpAfterRestart(t *testing.T) {
 				r.mount(d, "one")
 				stop := container(t, r.MountPath(d.ID))
 				r.Activated(t.Context())
-				r.after(unverifiedGrace)
+				r.after(mounting.UnverifiedGrace)
 				cp(r, d)
 				r.want(d, "one")
 				r.wantHeld(d, "one")
-				r.after(verifyEvery)
+				r.after(mounting.VerifyEvery)
 				r.restart()
 				r.want(d, "one")
 				r.wantHeld(d, "one")
@@ -92,8 +92,8 @@ func TestI9CpAfterRestart(t *testing.T) {
 					r.unmount(d, "one")
 				} else {
 					r.Activated(t.Context())
-					r.after(unverifiedGrace)
-					r.after(inheritedGrace)
+					r.after(mounting.UnverifiedGrace)
+					r.after(mounting.InheritedGrace)
 				}
 				r.want(d)
 				if err := r.Remove(t.Context(), "db"); err != nil {
@@ -130,7 +130,7 @@ func TestI9CpTwoContainers(t *testing.T) {
 	}
 	r.wantHeld(d)
 	second()
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(d)
 }
 
@@ -211,7 +211,7 @@ func TestI9CpFails(t *testing.T) {
 			r.want(d, last)
 			r.wantHeld(d, last)
 			r.restart()
-			r.after(inheritedGrace)
+			r.after(mounting.InheritedGrace)
 			r.want(d, last)
 			r.wantHeld(d, last)
 			stop()
@@ -232,11 +232,11 @@ func TestI9LookFails(t *testing.T) {
 	r.holders.Elsewhere = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
 	r.copied(d, "one")
 	r.want(d, "one")
-	r.after(unverifiedGrace)
+	r.after(mounting.UnverifiedGrace)
 	r.want(d, "one")
 	r.wantHeld(d, "one")
 	r.holders.Elsewhere = mount.Elsewhere
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(d)
 }
 
@@ -290,10 +290,10 @@ func TestI9UnmountDuringGrace(t *testing.T) {
 		end()
 	}
 	r.unmount(d, "one")
-	r.after(unverifiedGrace / 2)
+	r.after(mounting.UnverifiedGrace / 2)
 	r.want(d, "two")
 	r.mount(d, "two")
-	r.after(unverifiedGrace)
+	r.after(mounting.UnverifiedGrace)
 	r.want(d, "two")
 	r.unmount(d, "two")
 	r.want(d)

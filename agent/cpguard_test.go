@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -110,8 +111,8 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	}
 	r.uses.MarkIdle(d.ID)
 	work := map[string]func() error{
-		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
-		"restore": func() error { return r.unused(t.Context(), d, "restore") },
+		"unmount": func() error { return r.unmounter.IfUnused(t.Context(), d, r.unmounter.UnmountUnheld) },
+		"restore": func() error { return r.verifier.EnsureUnused(t.Context(), d, "restore") },
 		"remove":  func() error { return r.Remove(t.Context(), "db") },
 		"give up": func() error {
 			if list, err := r.holdersOf(t.Context(), d); err != nil || len(list) != 1 {
@@ -125,8 +126,8 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	r.after(2 * forgottenAfter)
-	r.unmountForgotten()
+	r.after(2 * mounting.ForgottenAfter)
+	r.unmounter.UnmountForgotten()
 	r.restart()
 	if mounted, err := host.IsMountPoint(path); !mounted || err != nil {
 		t.Errorf("mounted: %t, %v", mounted, err)
@@ -191,8 +192,8 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	open := r.holders.Files
 	r.holders.Files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
 	for name, do := range map[string]func() error{
-		"unmount": func() error { return r.unmountIdle(t.Context(), d, r.unmountUnheld) },
-		"restore": func() error { return r.unused(t.Context(), d, "restore") },
+		"unmount": func() error { return r.unmounter.IfUnused(t.Context(), d, r.unmounter.UnmountUnheld) },
+		"restore": func() error { return r.verifier.EnsureUnused(t.Context(), d, "restore") },
 		"remove":  func() error { return r.Remove(t.Context(), "db") },
 	} {
 		if err := do(); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "no /proc") {
@@ -228,11 +229,9 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.a.Agent.mu.Lock()
-		f.a.Agent.restarted = 0
-		f.a.Agent.mu.Unlock()
+		f.a.verifier.EndGrace()
 		holders := len(f.a.holders.Of(t.Context(), l, d))
-		if err := f.a.dropUnverified(t.Context(), d, f.a.unverified(d.ID), holders); err != nil {
+		if err := f.a.verifier.DropUnverified(t.Context(), d, f.a.verifier.Unverified(d.ID), holders); err != nil {
 			t.Error(err)
 		}
 	}

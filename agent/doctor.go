@@ -59,7 +59,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	}
 	a.checkUnmade(r)
 	a.checkReplicas(r)
-	a.checkGuests(r)
+	a.guests.Check(&r.List)
 	a.checkKeys(ctx, r, known)
 	a.checkGuard(ctx, r)
 	a.checkFailover(ctx, r)
@@ -272,10 +272,10 @@ func (a *Agent) checkMounts(ctx context.Context, r *diagnosis) {
 		d, _ := a.Cache.Dataset(id)
 		if table.At(path) == nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
-		} else if err := a.stopped(ctx, d, path); err != nil {
+		} else if err := a.disks.Check(ctx, d, path); err != nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
 		}
-		for _, m := range a.usesOf(rec) {
+		for _, m := range a.engines.MountsOf(rec) {
 			if m.Unverified {
 				r.Add(findings.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is not verified yet: the engine restarted since, or "+

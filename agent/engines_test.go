@@ -54,7 +54,7 @@ func (r *rig) by(c caller, volume, id string) {
 func (r *rig) wantUnverified(want map[string]bool) {
 	r.t.Helper()
 	for _, id := range r.uses.InUse() {
-		for _, m := range r.usesOf(r.uses.Get(id)) {
+		for _, m := range r.engines.MountsOf(r.uses.Get(id)) {
 			if m.Unverified != want[m.ID] {
 				r.t.Errorf("use %s is unverified: %t, want %t", m.ID, m.Unverified, want[m.ID])
 			}
@@ -99,8 +99,8 @@ func TestI9Podman(t *testing.T) {
 	r.want(held, mounting.PodmanID)
 	for range 2 { // also when Drover starts again, and nobody is to be found who has it
 		r.restart()
-		r.after(inheritedGrace)
-		r.after(verifyEvery)
+		r.after(mounting.InheritedGrace)
+		r.after(mounting.VerifyEvery)
 		r.want(held, mounting.PodmanID)
 	}
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
@@ -257,7 +258,7 @@ func (h *flockHost) tidy() {
 		scratch.Thaw(p)
 		for unix.Unmount(p, unix.MNT_DETACH) == nil {
 		}
-		if err := h.removeMountpoint(p); err != nil {
+		if err := mounting.RemoveMountPoint(p); err != nil {
 			h.f.Error(err)
 		}
 	}

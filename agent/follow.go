@@ -74,7 +74,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 	if err := a.takeCopies(ctx, s, strange, was.asked); err != nil {
 		return err
 	}
-	if err := a.takeGuests(ctx, s, strange); err != nil {
+	if err := a.guests.Apply(ctx, s, strange); err != nil {
 		return err
 	}
 	var changed []api.Indexed

@@ -10,7 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -61,16 +63,16 @@ func TestI1FencedAndForgotten(t *testing.T) {
 	g.la.back()
 	g.wires.setCut(false)
 	await(t, func() bool { e, _ := g.wa.entry(d.ID); return e.State == guard.StateArmed })
-	await(t, func() bool { return g.a.uses.Get(d.ID).IDs[unknownUse].Count == 1 })
+	await(t, func() bool { return g.a.uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
 	if !writable(t, path, time.Minute) {
 		t.Error("it does not go on")
 	}
-	if _, err := g.a.own.Get(t.Context(), recoveredKey); !errors.Is(err, store.ErrNotFound) {
+	if _, err := g.a.own.Get(t.Context(), host.RecoveredKey); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("what was lost is found, and not noted: %v", err)
 	}
 	r := g.a.uses.Get(d.ID)
 	clear(r.IDs)
-	if err := errors.Join(g.a.uses.Save(t.Context(), d, r, nil), g.a.unmountIdle(t.Context(), d, g.a.unmountUnheld)); err != nil {
+	if err := errors.Join(g.a.uses.Save(t.Context(), d, r, nil), g.a.unmounter.IfUnused(t.Context(), d, g.a.unmounter.UnmountUnheld)); err != nil {
 		t.Error(err)
 	}
 }

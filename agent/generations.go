@@ -156,7 +156,7 @@ func (a *Agent) raiseDue(ctx context.Context) error {
 			return nil
 		}))
 	}
-	pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(work)) // later ones are recorded then
+	pool.WaitFor(ctx, a.Clock, pool.StartPatience, jobs.Ends(work)) // later ones are recorded then
 	return a.storeRaised(ctx)
 }
 

@@ -93,7 +93,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	if !mounted && !lease.IsFenced(e) {
-		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
+		_ = a.unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	until := a.deadlines.Until(d)
@@ -109,7 +109,7 @@ func (a *Agent) mend(ctx context.Context, id uuid.UUID) error {
 		steps.At("fence.thawed")
 	}
 	if !mounted {
-		_ = a.releaseUnheld(ctx, d) // it says why not, and is tried again
+		_ = a.unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	if err = a.registrar.Arm(ctx, d); err == nil {

@@ -52,7 +52,7 @@ func TestGuestWhileControlIsAsked(t *testing.T) {
 		f.b.mounts("db", "one")
 		slow.arm <- c.answer
 		done := make(chan error, 1)
-		go func() { done <- f.b.settleGuest(t.Context(), d.ID, uuid.Nil) }()
+		go func() { done <- f.b.guests.Settle(t.Context(), d.ID, uuid.Nil) }()
 		<-slow.asked
 		soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if _, err := f.b.Mount(soon, "db", "two"); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -279,7 +280,7 @@ func TestGuestBecomesHome(t *testing.T) {
 func TestGuestThatWasForgotten(t *testing.T) {
 	f, d := many(t)
 	f.b.mounts("db", "user")
-	g, _ := f.b.guests.get(d.ID)
+	g, _ := f.b.guestTable.Get(d.ID)
 	f.b.down()
 	forget := func(d dataset.Dataset) {
 		t.Helper()
@@ -314,7 +315,7 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	if path, err := f.b.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
-	if _, err := f.b.use(t.Context(), d, "db", "another"); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := f.b.mounter.Use(t.Context(), d, "db", "another"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("used: %v", err)
 	}
 	now := f.a.volume("db@many", nil)
@@ -346,15 +347,15 @@ func TestGuestWhoseStateWasLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.b.up()
-	await(t, func() bool { return f.b.uses.Get(d.ID).IDs[unknownUse].Count == 1 })
+	await(t, func() bool { return f.b.uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
 	f.b.mounts("db", "next")
 	f.b.unmounts("db", "next")
 	f.guestsOf("db", f.b)
 	if is, err := host.IsMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
-	f.b.Agent.began -= inheritedGrace
-	if err := f.b.Agent.dropUnverified(t.Context(), d, f.b.Agent.unverified(d.ID), 0); err != nil { // once nobody has it
+	f.b.verifier.Began -= mounting.InheritedGrace
+	if err := f.b.verifier.DropUnverified(t.Context(), d, f.b.verifier.Unverified(d.ID), 0); err != nil { // once nobody has it
 		t.Error(err)
 	}
 	f.guestsOf("db")
@@ -375,12 +376,12 @@ func TestI1BesideAccessMany(t *testing.T) {
 // for it once.
 func TestAloneForSeveral(t *testing.T) {
 	f, d := many(t)
-	one, err := f.a.Agent.alone(t.Context(), d)
+	one, err := f.a.Agent.reservations.Reserve(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stay := f.record("db").Guests
-	two, err := f.a.Agent.alone(t.Context(), d)
+	two, err := f.a.Agent.reservations.Reserve(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,11 +103,11 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.pools.ProbeSuspects()
 	a.raisePools()
 	a.trimPools()
-	a.unmountForgotten()
-	a.verifyUses(ctx)
+	a.unmounter.UnmountForgotten()
+	a.verifier.CheckIfDue(ctx)
 	a.yields()
 	a.copies.SettleAll()
-	a.guestRounds()
+	a.guests.SettleUnmounted()
 	a.mendAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.installer.Resume(ctx)
@@ -137,7 +137,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	st.ID = d.ID
 	defer func() { st.Problem = dataset.Cut(st.Problem) }() // 	control accepts no longer text
 	if r := a.uses.Get(d.ID); len(r.IDs) > 0 {
-		st.Mounts = a.usesOf(r)
+		st.Mounts = a.engines.MountsOf(r)
 	}
 	path := a.MountPath(d.ID)
 	mounted, err := host.IsMountPoint(path)
@@ -158,7 +158,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 	if err = a.pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		var fs unix.Statfs_t
 		if mounted {
-			stopped = a.volumeDisks.stopped(d, path, a.Clock.Steady())
+			stopped = a.disks.Look(d, path)
 		}
 		switch {
 		case stopped != nil || walks && mounted:
@@ -171,7 +171,7 @@ func (a *Agent) datasetStatus(ctx context.Context, d dataset.Dataset) (st datase
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
-		a.noteDisk(d, err)
+		a.disks.Note(d, err)
 	}
 	switch {
 	case err != nil:
@@ -204,27 +204,5 @@ func (a *Agent) flush(ctx context.Context) error {
 			a.Cache.ReturnChanged(dirty)
 			return err
 		}
-	}
-}
-
-// forgottenAfter is how long a dataset may be mounted without a use: the request that mounted it has ended by
-// then.
-const forgottenAfter = 2 * time.Minute
-
-// unmountForgotten unmounts datasets without a use: a request ended while its dataset was being mounted, or the
-// host still used the mount at the last unmount.
-func (a *Agent) unmountForgotten() {
-	for _, id := range a.uses.IdleFor(forgottenAfter) {
-		d, ok := a.knownHere(id)
-		if !ok {
-			d = dataset.Dataset{ID: id, Volume: id.String()}
-		}
-		a.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
-			err := a.unmountIdle(ctx, d, a.unmountUnheld)
-			if err != nil && !errors.Is(err, dataset.ErrInUse) {
-				a.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
-			}
-			return err
-		})
 	}
 }

@@ -2,14 +2,11 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -59,31 +56,6 @@ func (a *Agent) fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error
 		a.Cache.Apply(v.Dataset, 0)
 	}
 	return v.Dataset, err
-}
-
-// unused fails with ErrInUse if a dataset is in use on this host: by a recorded use, or by a mount in any namespace. It
-// unmounts a dataset without a use, and the guard forgets the dataset. what names the work for the error message. The
-// dataset's lock is held.
-func (a *Agent) unused(ctx context.Context, d dataset.Dataset, what string) error {
-	if err := a.verifyEnded(ctx, d, what); err != nil {
-		return err
-	}
-	if r := a.uses.Get(d.ID); len(r.IDs) > 0 {
-		return a.inUse(d, what, r)
-	}
-	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
-	if err != nil {
-		return err
-	}
-	if mounted {
-		err = a.unmountUnheld(ctx, d)
-	} else {
-		err = a.releaseUnheld(ctx, d)
-	}
-	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the destruction is repeated by itself
-		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
-	}
-	return err
 }
 
 // note writes the record beside the dataset again, without a flush: the store has the record, and this copy is needed

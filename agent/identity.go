@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/internal/durable"
 )
 
@@ -18,9 +19,6 @@ import (
 // empty store.
 const identityName = "node.json"
 
-// recoveredKey exists after a loss of the agent's database until control has reported what is mounted here.
-const recoveredKey = "recovered"
-
 // identify reads who this node is, or makes an identity once.
 func (a *Agent) identify(ctx context.Context) error {
 	var id nodeIdentity
@@ -28,22 +26,22 @@ func (a *Agent) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.recovered, err = a.DB.Get(ctx, recoveredKey, &struct{}{}); err != nil {
+	if a.Recovered, err = a.DB.Get(ctx, host.RecoveredKey, &struct{}{}); err != nil {
 		return err
 	}
 	if !known {
 		if id, err = a.readIdentity(); err != nil {
 			return err
 		}
-		a.recovered = id.Node != uuid.Nil
-		if a.recovered {
+		a.Recovered = id.Node != uuid.Nil
+		if a.Recovered {
 			a.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
 		} else if id.Node = a.config.Identity; id.Node == uuid.Nil {
 			id.Node = uuid.New()
 		}
 		first := map[string]any{"identity": id}
-		if a.recovered {
-			first[recoveredKey] = struct{}{}
+		if a.Recovered {
+			first[host.RecoveredKey] = struct{}{}
 		}
 		if err := a.DB.Put(ctx, first); err != nil {
 			return err

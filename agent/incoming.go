@@ -24,7 +24,7 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 		select {
 		case <-a.isIn:
 		default:
-			pool.WaitFor(ctx, a.Clock, pool.StartPatience, ends(all))
+			pool.WaitFor(ctx, a.Clock, pool.StartPatience, jobs.Ends(all))
 		}
 	}
 	waitFor(a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {

@@ -56,7 +56,7 @@ func TestI11NamesTheTool(t *testing.T) {
 		if !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
 			t.Errorf("%v:\n got %v\nwant %s", c.uses, err, want)
 		}
-		for _, m := range r.usesOf(r.uses.Get(d.ID)) {
+		for _, m := range r.engines.MountsOf(r.uses.Get(d.ID)) {
 			if want := (mounting.Use{Tool: c.uses[m.ID]}).ToolOf(m.ID); m.Tool != string(want) {
 				t.Errorf("use %q is by %q, want %q", m.ID, m.Tool, want)
 			}

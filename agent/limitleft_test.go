@@ -305,7 +305,7 @@ func TestLimitIsNotSetInAFence(t *testing.T) {
 		says.say(d.ID, state)
 		for what, act := range map[string]func() error{
 			"a look":    look,
-			"a start":   func() error { return f.a.limits.Load(t.Context(), f.a.recovered) },
+			"a start":   func() error { return f.a.limits.Load(t.Context(), f.a.Recovered) },
 			"a profile": func() error { return f.a.limits.Limit(t.Context(), held) },
 			"the end of a snapshot": func() error {
 				up, err := f.a.limits.Suspend(held, time.Hour)

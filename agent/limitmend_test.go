@@ -156,8 +156,8 @@ func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
 			t.Fatal(err)
 		}
-		f.a.recovered = lost
-		if err := f.a.limits.Load(t.Context(), f.a.recovered); err != nil {
+		f.a.Recovered = lost
+		if err := f.a.limits.Load(t.Context(), f.a.Recovered); err != nil {
 			t.Fatal(err)
 		}
 		want := slowly
@@ -167,7 +167,7 @@ func TestLimitsAreSweptWhenTheStateIsLost(t *testing.T) {
 		f.a.wantTold(nobodys, want, "the number of nobody's device")
 		f.a.wantTold(dev, slowly, "what somebody uses")
 	}
-	f.a.recovered = false
+	f.a.Recovered = false
 	if err := h.Clear(iolimit.Root, dev); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	}
 	says.say(uuid.New(), "")
 	asked()
-	if err := f.a.limits.Load(t.Context(), f.a.recovered); err != nil {
+	if err := f.a.limits.Load(t.Context(), f.a.Recovered); err != nil {
 		t.Fatal(err)
 	}
 	// What else looks at the guard meanwhile is not as many.

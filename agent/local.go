@@ -297,7 +297,8 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 				return err
 			}
 		}
-		if err := a.unused(ctx, dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}, "destroy"); err != nil {
+		d := dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}
+		if err := a.verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
 			return err
 		}
 		a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).

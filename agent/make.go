@@ -8,8 +8,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -66,7 +66,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	}
 	jb.Step("recording")
 	out, err = a.commit(ctx, op)
-	if operation.InDoubt(err) {
+	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Lost {
@@ -157,7 +157,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 				return nil, err
 			}
 		}
-		end, err := a.alone(ctx, d)
+		end, err := a.reservations.Reserve(ctx, d)
 		if err != nil {
 			return nil, err
 		}

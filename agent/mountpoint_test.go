@@ -46,7 +46,7 @@ func TestMountedOnce(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
 	for range 2 {
-		if err := r.ensureMounted(t.Context(), d); err != nil {
+		if err := r.mounter.EnsureMounted(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,7 +74,7 @@ func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.ensureMounted(ctx, d); !errors.Is(err, dataset.ErrNotFound) {
+	if err := r.mounter.EnsureMounted(ctx, d); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mount of what was removed: %v", err)
 	}
 	r.want(d)
@@ -84,11 +84,11 @@ func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
 	gone := used
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
-	if path, err := r.use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
+	if path, err := r.mounter.Use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}
 	r.want(used, "mine")
-	if path, err := r.use(ctx, used, "used", "mine"); err != nil || path == "" {
+	if path, err := r.mounter.Use(ctx, used, "used", "mine"); err != nil || path == "" {
 		t.Errorf("a further use by who has it: %q, %v", path, err)
 	}
 }

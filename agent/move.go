@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -253,7 +252,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	steps.At("move.promoted")
 	m.jb.Step("recording")
 	out, err = a.commit(context.WithoutCancel(ctx), op)
-	if operation.InDoubt(err) {
+	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil {

@@ -22,7 +22,7 @@ func (h *flockHost) opener(id uuid.UUID) bool {
 	if !home {
 		return false
 	}
-	if _, err := a.opened(d); err != nil {
+	if _, err := a.mounter.MayMount(d); err != nil {
 		return false
 	}
 	p, ok := a.pools.ByName("default")

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 )
 
@@ -26,12 +25,4 @@ func (a *Agent) takeLate(ctx context.Context) error {
 		a.pools.Change(op.ID, func(op *pool.Pool) { op.Late = false })
 	}
 	return err
-}
-
-// ends returns the channels for pool.WaitFor.
-func ends(all []*jobs.Job) (list []<-chan struct{}) {
-	for _, jb := range all {
-		list = append(list, jb.Ended())
-	}
-	return list
 }

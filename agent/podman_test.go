@@ -84,7 +84,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool {
-		r.clock.Advance(forgottenAfter)
+		r.clock.Advance(mounting.ForgottenAfter)
 		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
@@ -106,7 +106,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	answered := make(chan error)
 	go func() { answered <- r.Unmount(t.Context(), "db", mounting.PodmanID) }()
 	await(t, func() bool {
-		r.clock.Advance(podmanPatience)
+		r.clock.Advance(mounting.PodmanPatience)
 		select {
 		case err := <-answered:
 			if err != nil {

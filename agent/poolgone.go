@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
@@ -233,7 +233,7 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 	if !op.Record.Off {
 		err = a.offRecord(ctx, op)
 	}
-	if err != nil && !operation.InDoubt(err) {
+	if err != nil && !host.InDoubt(err) {
 		return "", errors.Join(err, a.stays(ctx, id))
 	}
 	if err != nil {

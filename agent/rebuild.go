@@ -115,5 +115,5 @@ func (a *Agent) accept(ctx context.Context) error {
 	if err := a.take(ctx, s, known{}); err != nil {
 		return err
 	}
-	return a.reunite(ctx) // now with what was not known before
+	return a.resolver.FindLostUses(ctx) // now with what was not known before
 }

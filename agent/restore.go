@@ -24,10 +24,10 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return out, err
 	}
 	if !made(ctx, pool, *op.Snapshot) {
-		if err := a.unused(ctx, d, "restore"); err != nil {
+		if err := a.verifier.EnsureUnused(ctx, d, "restore"); err != nil {
 			return out, err
 		}
-		end, err := a.alone(ctx, d)
+		end, err := a.reservations.Reserve(ctx, d)
 		if err != nil {
 			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 		}

@@ -18,7 +18,7 @@ func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return out, err
 	}
-	if err := a.unused(ctx, d, "rewrite"); err != nil {
+	if err := a.verifier.EnsureUnused(ctx, d, "rewrite"); err != nil {
 		return out, err
 	}
 	r, ok := pool.(backends.Rewriter)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -23,11 +24,11 @@ func TestRootThroughALink(t *testing.T) {
 	r.mount(d, "id")
 	end := container(t, r.MountPath(d.ID))
 	r.restart()
-	r.after(inheritedGrace + verifyEvery)
+	r.after(mounting.InheritedGrace + mounting.VerifyEvery)
 	r.want(d, "id")
 	end()
 	await(t, func() bool { // the agent looks by itself, too
-		r.after(verifyEvery)
+		r.after(mounting.VerifyEvery)
 		return len(r.uses.Get(d.ID).IDs) == 0
 	})
 	r.want(d)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
@@ -191,10 +192,10 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := a.supersede(ctx, gone); err != nil {
 		return err
 	}
-	if err := a.unused(ctx, gone, "let go of"); err != nil {
+	if err := a.verifier.EnsureUnused(ctx, gone, "let go of"); err != nil {
 		return err
 	}
-	return errors.Join(a.uses.Drop(ctx, id), a.removeMountpoint(a.MountPath(id)))
+	return errors.Join(a.uses.Drop(ctx, id), mounting.RemoveMountPoint(a.MountPath(id)))
 }
 
 // removedElsewhere returns the present state of a dataset that the guard has registered here and that is no

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
@@ -180,11 +181,11 @@ func TestI8SlowMount(t *testing.T) {
 	r.want(d)
 
 	// Nobody asks again.
-	if err := r.ensureMounted(ctx, d); err != nil {
+	if err := r.mounter.EnsureMounted(ctx, d); err != nil {
 		t.Fatal(err)
 	}
-	r.clock.Advance(forgottenAfter)
-	r.unmountForgotten()
+	r.clock.Advance(mounting.ForgottenAfter)
+	r.unmounter.UnmountForgotten()
 	await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
 }
 

@@ -73,6 +73,22 @@ func (a *Agent) spelt(d dataset.Dataset, spelling string, tool plugin.Tool) (val
 	return map[string]any{"spellings/" + d.Volume: r}, func() { a.Cache.SetSpellings(d.Volume, r) }
 }
 
+// saveSpelling calls save with the values that record on disk that a tool has used a spelling.
+func (a *Agent) saveSpelling(d dataset.Dataset, spelling string, tool plugin.Tool,
+	save func(more map[string]any) error) error {
+	if a.isSpelling(d, spelling, tool) {
+		return save(nil)
+	}
+	a.spelling.Lock()
+	defer a.spelling.Unlock()
+	more, learn := a.spelt(d, spelling, tool)
+	if err := save(more); err != nil {
+		return err
+	}
+	learn()
+	return nil
+}
+
 // removableBy refuses to have an engine remove a volume that only others use on this node.
 //
 // Podman lists every volume of this node after "podman volume reload", and "podman volume prune"

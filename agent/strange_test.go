@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -235,12 +236,12 @@ func TestStateLost(t *testing.T) {
 	if got := r.doubts(); got != "" {
 		t.Errorf("doctor says %q", got)
 	}
-	r.want(db, unknownUse)
+	r.want(db, mounting.UnknownUse)
 	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
 		t.Errorf("remove: %v", err)
 	}
-	r.after(inheritedGrace + verifyEvery)
-	r.after(verifyEvery)
+	r.after(mounting.InheritedGrace + mounting.VerifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(db)
 	if err := r.Remove(t.Context(), "db"); err != nil {
 		t.Error(err)

@@ -111,7 +111,7 @@ func (a *Agent) tell(ctx context.Context, all tellers, ids []uuid.UUID) {
 	for _, t := range new {
 		t.failed = false
 	}
-	a.tellThese(ctx, new, slices.Concat(a.Cache.IDs(), a.Cache.CopyIDs(), a.guests.ids()))
+	a.tellThese(ctx, new, slices.Concat(a.Cache.IDs(), a.Cache.CopyIDs(), a.guestTable.IDs()))
 	for _, t := range new {
 		t.whole = !t.failed
 	}
@@ -154,8 +154,8 @@ func (a *Agent) tellSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 		if c, replica := a.replicas.Copy(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}
-		if g, guest := a.guests.get(id); guest && !ok {
-			seen = append(seen, a.guestStatus(g))
+		if g, guest := a.guestTable.Get(id); guest && !ok {
+			seen = append(seen, a.guests.Status(g))
 			continue
 		}
 		if !ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -32,10 +33,10 @@ func openRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backen
 		return nil, err
 	}
 	var root *os.File
-	if att.Mount.FSType == bindType {
+	if att.Mount.FSType == mounting.BindType {
 		root, err = openDir(att.Mount.Source)
 	} else {
-		root, err = mount.Detached(spec(att.Mount))
+		root, err = mount.Detached(mounting.Spec(att.Mount))
 	}
 	if rerr := att.Release(); rerr != nil || err != nil {
 		if root != nil {
@@ -73,7 +74,7 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 	}
 	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
 		var end func()
-		if end, err = a.alone(ctx, d); err == nil {
+		if end, err = a.reservations.Reserve(ctx, d); err == nil {
 			err = exportRoot(ctx, pool, d.ID, w, &out)
 			end()
 		}

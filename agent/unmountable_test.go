@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -30,7 +31,7 @@ func TestUnmountableSaysWhatNext(t *testing.T) {
 		{"option nonsense", unix.EINVAL, false},
 	} {
 		failed := &mount.Error{Spec: mount.Spec{Source: "/dev/loop1", FSType: "xfs"}, Step: c.step, Err: c.err}
-		err := unmountable(failed)
+		err := mounting.Unmountable(failed)
 		if !errors.Is(err, c.err) || strings.Contains(err.Error(), "drover snapshot restore") != c.want {
 			t.Errorf("%v", err)
 		}
@@ -46,7 +47,7 @@ func TestUnmountableSaysWhatNext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = mountAttached(backends.Attachment{Mount: backends.Mount{Source: dev.Path, FSType: "ext4"}, Release: dev.Close}, t.TempDir())
+	err = mounting.MountAttached(backends.Attachment{Mount: backends.Mount{Source: dev.Path, FSType: "ext4"}, Release: dev.Close}, t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "drover snapshot restore") {
 		t.Errorf("a mount of zeros: %v", err)
 	}

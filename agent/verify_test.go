@@ -167,7 +167,7 @@ func (r *rig) tidy() {
 	for _, p := range points {
 		for unix.Unmount(p, unix.MNT_DETACH) == nil {
 		}
-		if err := r.removeMountpoint(p); err != nil {
+		if err := mounting.RemoveMountPoint(p); err != nil {
 			r.t.Error(err)
 		}
 	}
@@ -197,7 +197,7 @@ func (r *rig) mount(d dataset.Dataset, id string) {
 func (r *rig) after(d time.Duration) {
 	r.t.Helper()
 	r.clock.Advance(d)
-	r.verifyUses(r.t.Context())
+	r.verifier.CheckIfDue(r.t.Context())
 }
 
 func (r *rig) want(d dataset.Dataset, ids ...string) {
@@ -273,21 +273,21 @@ func TestUsesOfAnOlderEngine(t *testing.T) {
 	end := container(t, r.MountPath(d.ID))
 	r.Activated(ctx)
 	r.clock.Set(r.clock.Now().Add(time.Hour)) // no time to start containers in
-	r.after(unverifiedGrace - time.Second)
+	r.after(mounting.UnverifiedGrace - time.Second)
 	r.want(d, "one", "two")
 	r.want(other, "three")
 	r.after(time.Second)
 	r.want(d, "one", "two") // which of them the container is cannot be told
 	r.want(other)
 	r.mount(other, "four")
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(other, "four")
 	if err := r.Unmount(ctx, "db", "one"); err != nil {
 		t.Fatal(err)
 	}
 	r.want(d, "two")
 	end()
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(d)
 }
 
@@ -314,8 +314,8 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	if src.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for passed := time.Duration(0); passed < inheritedGrace-verifyEvery; passed += verifyEvery {
-		r.after(verifyEvery)
+	for passed := time.Duration(0); passed < mounting.InheritedGrace-mounting.VerifyEvery; passed += mounting.VerifyEvery {
+		r.after(mounting.VerifyEvery)
 		r.want(d, "id-of-db")
 	}
 	// This container was stopped while there was no agent. It is started and stopped again.
@@ -323,18 +323,18 @@ func TestUsesFromBeforeTheStart(t *testing.T) {
 	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
 		t.Fatal(err)
 	}
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(d)
 	r.want(again, "id-of-again")
 	r.want(bound, "id-of-bound")
 	if err := mount.Unmount(place); err != nil {
 		t.Fatal(err)
 	}
-	r.after(verifyEvery)
+	r.after(mounting.VerifyEvery)
 	r.want(bound)
 	r.want(again, "id-of-again")
-	r.after(mounting.MountedGrace - 3*verifyEvery)
+	r.after(mounting.MountedGrace - 3*mounting.VerifyEvery)
 	r.want(again, "id-of-again")
-	r.after(2 * verifyEvery)
+	r.after(2 * mounting.VerifyEvery)
 	r.want(again)
 }

@@ -28,7 +28,7 @@ func (a *Agent) find(ctx context.Context, spelling string) (dataset.Dataset, err
 	}
 	d, known := a.Cache.Volume(sp.Name)
 	if !known {
-		d, known = a.guests.named(sp.Name)
+		d, known = a.guestTable.Named(sp.Name)
 	}
 	if !known {
 		v, err := a.Control.Volume(ctx, sp.Name)
@@ -98,8 +98,8 @@ func (a *Agent) statusMap(ctx context.Context, d dataset.Dataset) map[string]any
 	}
 	if d.Home != a.NodeID {
 		m["node"] = a.nodes.Name(d.Home)
-		if _, guest := a.guests.get(d.ID); guest {
-			m["guest"], m["mounts"] = a.NodeName, a.usesOf(a.uses.Get(d.ID))
+		if _, guest := a.guestTable.Get(d.ID); guest {
+			m["guest"], m["mounts"] = a.NodeName, a.engines.MountsOf(a.uses.Get(d.ID))
 		}
 		return m
 	}
@@ -247,13 +247,13 @@ func (a *Agent) unmountedByEngine(ctx context.Context, d dataset.Dataset) error 
 			return err
 		}
 		defer unlock()
-		if err := a.verifyEnded(ctx, d, "remove"); err != nil {
+		if err := a.verifier.CheckEnded(ctx, d, "remove"); err != nil {
 			return err
 		}
 		r = a.uses.Get(d.ID)
 	}
 	if len(r.IDs) > 0 {
-		return a.inUse(d, "remove", r)
+		return a.verifier.InUseError(d, "remove", r)
 	}
 	return nil
 }

@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"context"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -124,7 +128,8 @@ func (a *Agent) promiseDeps() lease.PromiseDeps {
 
 func (a *Agent) inspectionsDeps() replication.InspectionsDeps {
 	return replication.InspectionsDeps{
-		Host: a.Host, MakeMountPoint: a.mountpoint, RemoveMountPoint: a.removeMountpoint, Mount: a.mountDataset,
+		Host: a.Host, MakeMountPoint: mounting.MakeMountPoint, RemoveMountPoint: mounting.RemoveMountPoint,
+		Mount: a.mounter.MountDataset,
 	}
 }
 
@@ -132,9 +137,10 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 	return replication.CopiesDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
 		Taken:      func() { a.replicas.Wake() },
-		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.unused, SupersedeGuarded: a.supersede,
-		NoteKey:    a.keys.NoteKey,
-		DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle, RemoveMountPoint: a.removeMountpoint,
+		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.verifier.EnsureUnused,
+		SupersedeGuarded: a.supersede,
+		NoteKey:          a.keys.NoteKey, DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle,
+		RemoveMountPoint: mounting.RemoveMountPoint,
 	}
 }
 
@@ -143,3 +149,67 @@ func (a *Agent) forgetHome(ds uuid.UUID) {
 	a.leases.EndRecall(ds)
 	a.forgetGiven(ds)
 }
+
+// makeMounting makes what mounts datasets, and what knows who uses them.
+func (a *Agent) makeMounting() {
+	a.disks = mounting.NewDisks(a.Host, a.pools)
+	a.holders = mounting.NewHolders(a.Host, a.pools)
+	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
+		Host: a.Host, Throttle: a.limits, Flushes: &a.flushes, Go: a.wg.Go,
+	})
+	a.guestTable = mounting.NewGuestTable(a.Host)
+	a.reservations = mounting.NewReservations(a.Host)
+	a.unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
+		Host: a.Host, Uses: a.uses, Guests: a.guestTable, Holders: a.holders, Flushes: &a.flushes, Disks: a.disks,
+		Throttle: a.limits, Deadlines: a.deadlines, Registrar: a.registrar, Unmounted: a.unmounted,
+	})
+	a.verifier = mounting.NewVerifier(mounting.VerifierDeps{
+		Host: a.Host, Engines: a.engines, Uses: a.uses, Guests: a.guestTable, Holders: a.holders,
+		Unmounter: a.unmounter, UseEnded: a.yieldIfAsked,
+	})
+	a.guests = mounting.NewGuests(mounting.GuestsDeps{
+		Host: a.Host, Pools: a.pools, Nodes: a.nodes, Uses: a.uses, Engines: a.engines, Verifier: a.verifier,
+		Table: a.guestTable, Reservations: a.reservations,
+	})
+	a.mounter = mounting.NewMounter(mounting.MounterDeps{
+		Host: a.Host, Pools: a.pools, Leases: a.leases, Registrar: a.registrar, Throttle: a.limits,
+		Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
+		Disks: a.disks, Find: a.find, Bring: a.bring, MendSoon: a.mendSoon,
+		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
+			p, comes := a.moveTable.Get(d.ID)
+			if !comes || p.Epoch != d.Epoch || a.moveTable.IsActive(d.ID) {
+				return nil
+			}
+			return a.installer.Install(ctx, d, p)
+		},
+		SaveSpelling: a.saveSpelling,
+	})
+	a.resolver = mounting.NewResolver(mounting.ResolverDeps{
+		Host: a.Host, Guard: a.config.Guard, Registrar: a.registrar, Uses: a.uses, Guests: a.guestTable,
+		Verifier: a.verifier, Unmounter: a.unmounter, Mounter: a.mounter,
+	})
+}
+
+// unmounted starts the work that waits until a dataset is not mounted any more.
+func (a *Agent) unmounted(id uuid.UUID) {
+	a.yieldIfAsked(id)
+	if _, left := a.Cache.Copy(id); left {
+		a.copies.SettleSoon(id)
+	}
+	if _, guest := a.guestTable.Get(id); guest {
+		a.guests.SettleSoon(id, uuid.Nil)
+	}
+}
+
+// Mount is mounting.Mounter.Mount.
+func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
+	return a.mounter.Mount(ctx, spelling, id)
+}
+
+// Unmount is mounting.Mounter.Unmount.
+func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
+	return a.mounter.Unmount(ctx, spelling, id)
+}
+
+// Activated is mounting.Verifier.Activated.
+func (a *Agent) Activated(ctx context.Context) { a.verifier.Activated(ctx) }

@@ -149,21 +149,13 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 // holdersOf returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. If nobody
 // does, the dataset is unmounted and the guard forgets it. The dataset's lock is held.
 func (a *Agent) holdersOf(ctx context.Context, d dataset.Dataset) ([]string, error) {
-	if err := a.verifyEnded(ctx, d, "move"); err != nil {
+	if err := a.verifier.CheckEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
 	}
 	if ids := a.uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		return ids, nil
 	}
-	mounted, err := host.IsMountPoint(a.MountPath(d.ID))
-	if err != nil {
-		return nil, err
-	}
-	if mounted {
-		err = a.unmountUnheld(ctx, d)
-	} else {
-		err = a.releaseUnheld(ctx, d)
-	}
+	err := a.unmounter.FreeUnheld(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) {
 		return []string{dataset.OneLine(err)}, nil
 	}

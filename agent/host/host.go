@@ -26,7 +26,10 @@ type Host struct {
 	Incarnation uuid.UUID // of this start of the agent
 	NodeName    string
 	Boot        string // the UUID of this boot of the kernel
-	Root        string // absolute, without symbolic links: mount points and images are below it
+	// Recovered says that the agent's database was lost, and that control had not reported what is mounted before this
+	// start.
+	Recovered bool
+	Root      string // absolute, without symbolic links: mount points and images are below it
 
 	Control api.Service
 	DB      records.DB     // the agent's own database
@@ -40,6 +43,9 @@ type Host struct {
 	Limits  Limits
 	Ctx     context.Context // ends when the agent stops
 }
+
+// RecoveredKey exists in the agent's database after a loss of it, until control has reported what is mounted here.
+const RecoveredKey = "recovered"
 
 // Limits are the times that the agent keeps. Zero values take the defaults.
 type Limits struct {

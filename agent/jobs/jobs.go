@@ -188,3 +188,11 @@ func (j *Runner) launch(key string, fn func(ctx context.Context, jb *Job) error,
 	go j.run(jb, fn)
 	return jb
 }
+
+// Ends returns the channels that are closed when the jobs end.
+func Ends(all []*Job) (list []<-chan struct{}) {
+	for _, jb := range all {
+		list = append(list, jb.Ended())
+	}
+	return list
+}

@@ -22,7 +22,7 @@ const maxPromiseRequest = 2 << 20
 // Keeper.
 type PromiseServer struct{ deps PromiseDeps }
 
-// PromiseDeps is what a PromiseServer needs of other components.
+// PromiseDeps are the dependencies of Promise.
 type PromiseDeps struct {
 	*host.Host
 	Keeper   *promise.Keeper

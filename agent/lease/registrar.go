@@ -28,7 +28,7 @@ type Registrar struct {
 	answering bool // the guard answered when it was last asked
 }
 
-// RegistrarDeps is what a Registrar needs of other components.
+// RegistrarDeps are the dependencies of Registrar.
 type RegistrarDeps struct {
 	*host.Host
 	Guard     Guard // nil: this host works alone

@@ -1,4 +1,4 @@
-// Package mounting has what the agent knows of the uses of mounted volumes.
+// Package mounting mounts volumes for containers, and knows who uses them.
 //
 // UseTable has the uses of each mounted dataset, in memory and on disk. Engines has the engine processes that have
 // mounted volumes. Holders finds out who on this host holds a dataset besides its mount point. Quiescer writes out and
@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
@@ -168,4 +169,20 @@ func (e *Engines) HasEnded(id string, generation uint64) bool {
 	return !slices.ContainsFunc(e.record.Running, func(p engineProcess) bool {
 		return p.Generation == generation
 	})
+}
+
+// MountsOf lists the uses of a dataset for people, in the order of their IDs.
+func (e *Engines) MountsOf(r Record) []dataset.Mount {
+	out := make([]dataset.Mount, 0, len(r.IDs))
+	for _, id := range r.SortedIDs() {
+		c := r.IDs[id]
+		out = append(out, dataset.Mount{
+			ID:         id,
+			Count:      c.Count,
+			Since:      c.Since,
+			Tool:       string(c.ToolOf(id)),
+			Unverified: c.Ended || e.HasEnded(id, c.Generation),
+		})
+	}
+	return out
 }

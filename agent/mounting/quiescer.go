@@ -19,7 +19,7 @@ import (
 // says so. It has no state of its own. Its methods are safe for concurrent use.
 type Quiescer struct{ QuiescerDeps }
 
-// QuiescerDeps is what a Quiescer needs of other components.
+// QuiescerDeps are the dependencies of Quiescer.
 type QuiescerDeps struct {
 	*host.Host
 	Throttle *throttle.Limits

@@ -129,7 +129,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 	}
 	r.setInDoubt(op.ID, true)
 	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
-	if err == nil || ctx.Err() == nil && !InDoubt(err) {
+	if err == nil || ctx.Err() == nil && !host.InDoubt(err) {
 		r.setInDoubt(op.ID, false)
 	}
 	r.mu.Lock()
@@ -194,14 +194,6 @@ func (r *Runner) setInDoubt(op uuid.UUID, inDoubt bool) {
 	if now := r.running[op]; now != nil {
 		now.inDoubt = inDoubt
 	}
-}
-
-// InDoubt reports whether a commit that failed with err may have happened. A store whose disk is full has not
-// flushed the commit, but may find it there later.
-func InDoubt(err error) bool {
-	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
 }
 
 // IsRunning reports whether an operation runs now.

@@ -52,7 +52,7 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 				}
 			}
 			file.Close()
-			r.volumeDisks.forget() // as a second later
+			r.disks.Forget() // as a second later
 			r.datasetStatus(t.Context(), d)
 			const want = "its filesystem takes no writes since an error of its disk"
 			if st := r.datasetStatus(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {

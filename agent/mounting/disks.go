@@ -1,4 +1,4 @@
-package agent
+package mounting
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -21,21 +22,29 @@ import (
 // XFS shuts down and answers EIO, ext4 and btrfs become read-only. Only a new mount ends that. A volume
 // is mounted anew when its last container has stopped and the next one starts.
 
-// volumeDisks is what the agent knows of the filesystems of mounted volumes.
-type volumeDisks struct {
+// Disks finds out which mounted volumes take no more writes after a disk error. Its methods are safe for concurrent
+// use.
+type Disks struct {
+	*host.Host
+	pools *pool.Pools
+
 	mu     sync.Mutex
 	failed map[uuid.UUID]bool // the last look at these volumes found a disk error
 	table  mount.Mounts       // as it was read last; used until the steady clock shows until
 	until  time.Duration
 }
 
+// NewDisks returns a Disks that asks the pools before it looks at a volume, because a look hangs as long as the disk
+// does.
+func NewDisks(h *host.Host, pools *pool.Pools) *Disks { return &Disks{Host: h, pools: pools} }
+
 // tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
 const tableAge = time.Second
 
-// stopped returns an error if the filesystem that is mounted at path takes no writes, although the
+// Look returns an error if the filesystem that is mounted at path takes no writes, although the
 // dataset is not read-only. It writes nothing, so an ext4 of Linux 6.12 to 6.14, which shows nowhere
 // that it stopped, is not found. On a disk that hangs it hangs.
-func (v *volumeDisks) stopped(d dataset.Dataset, path string, now time.Duration) error {
+func (v *Disks) Look(d dataset.Dataset, path string) error {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
 	err := unix.Stat(path, &st)
@@ -50,7 +59,7 @@ func (v *volumeDisks) stopped(d dataset.Dataset, path string, now time.Duration)
 	case fs.Flags&unix.ST_RDONLY == 0 && fs.Type != unix.EXT4_SUPER_MAGIC:
 		return nil // since Linux 6.12 an ext4 does not set the flag
 	}
-	table, err := v.mounts(now)
+	table, err := v.mounts(v.Clock.Steady())
 	if err != nil {
 		return fmt.Errorf("whether its filesystem takes writes is not known: %w", err)
 	}
@@ -70,7 +79,7 @@ func takesNoWrites(err error) error {
 		"stop its containers, and start them again once the disk works; what was flushed before the error is kept", err)
 }
 
-func (v *volumeDisks) mounts(now time.Duration) (mount.Mounts, error) {
+func (v *Disks) mounts(now time.Duration) (mount.Mounts, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.table != nil && now < v.until {
@@ -83,15 +92,15 @@ func (v *volumeDisks) mounts(now time.Duration) (mount.Mounts, error) {
 	return table, err
 }
 
-// forget drops the mount table that was read last, after a mount or an unmount.
-func (v *volumeDisks) forget() {
+// Forget drops the mount table that was read last, after a mount or an unmount.
+func (v *Disks) Forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.table = nil
 }
 
 // note records whether a look at a volume found a disk error, and reports whether that changed.
-func (v *volumeDisks) note(id uuid.UUID, failed bool) (changed bool) {
+func (v *Disks) note(id uuid.UUID, failed bool) (changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if changed = v.failed[id] != failed; !changed {
@@ -106,34 +115,33 @@ func (v *volumeDisks) note(id uuid.UUID, failed bool) (changed bool) {
 	return true
 }
 
-// stopped is volumeDisks.stopped for a volume of a pool that answers. For one in a pool that is
-// offline it returns nil: the pool itself is reported. The outcome is recorded, and logged when it
-// changes.
-func (a *Agent) stopped(ctx context.Context, d dataset.Dataset, path string) error {
-	if _, err := a.pools.Get(d.Pool); err != nil {
+// Check is Look for a volume of a pool that answers, and records the outcome like Note. For a volume of a pool that
+// is offline it returns nil: the pool itself is reported.
+func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error {
+	if _, err := v.pools.Get(d.Pool); err != nil {
 		return nil
 	}
 	var found error
-	if err := a.pools.Ask(ctx, d.Pool, func(backends.Pool) {
-		found = a.volumeDisks.stopped(d, path, a.Clock.Steady())
+	if err := v.pools.Ask(ctx, d.Pool, func(backends.Pool) {
+		found = v.Look(d, path)
 	}); err != nil {
 		return nil
 	}
-	a.noteDisk(d, found)
+	v.Note(d, found)
 	return found
 }
 
-// noteDisk records what a look at a volume found. A disk error that was not there before is logged,
+// Note records the outcome of a look at a volume. A disk error that was not there before is logged,
 // and the volume's pool is probed: its disk may fail as a whole.
-func (a *Agent) noteDisk(d dataset.Dataset, err error) {
+func (v *Disks) Note(d dataset.Dataset, err error) {
 	failed := pool.IsDiskError(err)
-	if !a.volumeDisks.note(d.ID, failed) {
+	if !v.note(d.ID, failed) {
 		return
 	}
 	if !failed {
-		a.LogOf(d).Info("volume has no disk error any more")
+		v.LogOf(d).Info("volume has no disk error any more")
 		return
 	}
-	a.LogOf(d).Error("volume has a disk error: " + err.Error())
-	a.pools.Suspect(d.Pool, err)
+	v.LogOf(d).Error("volume has a disk error: " + err.Error())
+	v.pools.Suspect(d.Pool, err)
 }

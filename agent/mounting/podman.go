@@ -1,4 +1,4 @@
-package agent
+package mounting
 
 import (
 	"context"
@@ -7,27 +7,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// podmanPatience is how long after its start an Unmount of Podman waits for unmount(2). Podman waits 5
+// PodmanPatience is how long after its start an Unmount of Podman waits for unmount(2). Podman waits 5
 // seconds for an answer unless it is configured otherwise.
-const podmanPatience = 3 * time.Second
+const PodmanPatience = 3 * time.Second
 
 // unmountForPodman unmounts a dataset after Podman's last use of it has ended. It waits until
-// podmanPatience after the Unmount began, and returns no error. If the unmount takes longer or fails, it
+// PodmanPatience after the Unmount began, and returns no error. If the unmount takes longer or fails, it
 // continues or is repeated in the background, and a Mount waits for it.
 //
 // If an Unmount fails or times out, Podman assumes that it did not happen: it keeps its use count, and
 // gives the next container the bare mount point without a Mount. So once the agent has removed Podman's
 // use from its records, the Unmount must succeed, and in time.
-func (a *Agent) unmountForPodman(ctx context.Context, d dataset.Dataset, began time.Duration) {
-	late := a.Clock.After(began + podmanPatience - a.Clock.Steady())
-	jb := a.Jobs.Start("unmount/"+d.ID.String(), a.unmountUnused(d))
+func (m *Mounter) unmountForPodman(ctx context.Context, d dataset.Dataset, began time.Duration) {
+	late := m.Clock.After(began + PodmanPatience - m.Clock.Steady())
+	jb := m.Jobs.Start("unmount/"+d.ID.String(), m.unmountUnused(d))
 	select {
 	case <-jb.Ended():
 		if jb.Result() != nil {
-			a.LogOf(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
+			m.LogOf(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
 		}
 	case <-late:
-		a.LogOf(d).Warn("podman's last use has ended, and the unmount goes on")
+		m.LogOf(d).Warn("podman's last use has ended, and the unmount goes on")
 	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
 	}
 }

@@ -1,0 +1,119 @@
+package mounting
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"golang.org/x/sys/unix"
+)
+
+// MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even
+// root, can write into it by mistake while nothing is mounted on it, and miss that data when the volume is
+// mounted over it. Idempotent: a crash may have left a folder that is not immutable yet.
+func MakeMountPoint(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make the mount point: %w", err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open the mount point: %w", err)
+	}
+	defer dir.Close()
+	if err := fsctl.SetImmutable(dir, true); err != nil && !errors.Is(err, unix.EOPNOTSUPP) &&
+		!errors.Is(err, unix.ENOTTY) {
+		return fmt.Errorf("make the mount point immutable: %w", err)
+	}
+	return nil
+}
+
+// RemoveMountPoint removes the folder that a dataset was mounted on. Idempotent.
+func RemoveMountPoint(path string) error {
+	dir, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := fsctl.SetImmutable(dir, false); err != nil && !errors.Is(err, unix.EOPNOTSUPP) &&
+		!errors.Is(err, unix.ENOTTY) {
+		return err
+	}
+	return os.Remove(path) // never more than an empty folder
+}
+
+// MountAttached mounts an attachment of a backend on path, and releases the attachment.
+func MountAttached(att backends.Attachment, path string) error {
+	if err := mountOn(att.Mount, path); err != nil {
+		return errors.Join(Unmountable(err), att.Release())
+	}
+	if err := att.Release(); err != nil {
+		return errors.Join(err, mount.Unmount(path))
+	}
+	return nil
+}
+
+// mountOn mounts a backend's dataset on path.
+func mountOn(m backends.Mount, path string) error {
+	if m.FSType != BindType {
+		return mount.Mount(path, Spec(m))
+	}
+	src, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
+}
+
+// Spec returns the arguments of mount(2) for a backend's dataset.
+func Spec(m backends.Mount) mount.Spec {
+	s := mount.Spec{
+		Source:   m.Source,
+		FSType:   m.FSType,
+		ReadOnly: m.Flags.ReadOnly,
+		Options:  append([]string(nil), m.Options...),
+	}
+	if m.Flags.NoDev {
+		s.Options = append(s.Options, "nodev")
+	}
+	return s
+}
+
+// Unmountable adds to an error of mount(2) what to do next, if the kernel found the filesystem and did not
+// mount it: the kernel writes the reason only to its own log.
+func Unmountable(err error) error {
+	var failed *mount.Error
+	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {
+		return err
+	}
+	for _, why := range []error{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL} {
+		if errors.Is(err, why) {
+			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore "+
+				"VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+		}
+	}
+	return err
+}
+
+// BindType is the FSType of a backend whose dataset is a folder.
+const BindType = "bind"
+
+// Thaw thaws a filesystem that a killed agent left frozen. It does nothing if the filesystem is not frozen.
+func Thaw(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := fsctl.Thaw(dir); err != nil && !errors.Is(err, fsctl.ErrNotFrozen) &&
+		!errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return nil
+}

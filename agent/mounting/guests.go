@@ -1,0 +1,356 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// A dataset of access many whose home is another node is mounted here as a guest:
+//
+//	control has the stay recorded → it is on disk here → mount(2) → {ID} on disk → reply
+//	ID off disk → umount(2) → control ends the stay → it is off disk here
+//
+// So whatever is mounted, control knows of it. A stay without a mount, as after a crash, ends as soon as either side
+// examines it: each stay has an ID, so that a late report does not apply to the next one. After a user confirmed that
+// this host is fenced, control may have no stay for a mount: the mount is then reported again as one that is held.
+
+// GuestsDeps is what Guests needs.
+type GuestsDeps struct {
+	*host.Host
+	Pools        *pool.Pools
+	Nodes        *lease.Nodes
+	Uses         *UseTable
+	Engines      *Engines
+	Verifier     *Verifier
+	Table        *GuestTable
+	Reservations *Reservations
+}
+
+// Guests mounts datasets whose home is another node, and keeps control's record of that in agreement with the mounts.
+// Its methods are safe for concurrent use.
+type Guests struct{ GuestsDeps }
+
+// NewGuests returns a Guests.
+func NewGuests(deps GuestsDeps) *Guests { return &Guests{deps} }
+
+// Mount mounts a dataset of another home. The caller holds its lock, and it is not mounted. It waits as long
+// as for a lease for what passes: a move to another node of the share, or a snapshot at the home.
+func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) error {
+	for until := m.Clock.Steady() + m.Limits.Lease; ; {
+		err := m.mountOnce(ctx, d, path)
+		if err == nil {
+			return nil
+		}
+		if _, guest := m.Table.Get(d.ID); guest {
+			m.SettleSoon(d.ID, uuid.Nil)
+		}
+		passes := errors.Is(err, dataset.ErrPending) || errors.Is(err, errMoved)
+		if !passes || m.Clock.Steady() >= until {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-m.Clock.After(m.Limits.Retry):
+		}
+	}
+}
+
+// errMoved says that a dataset is no longer where control recorded it a moment ago.
+var errMoved = errors.New("it was moved to another pool of its share just now (ask again)")
+
+// mountOnce is one attempt of Mount.
+func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
+	r := Stay{Stay: uuid.New()}
+	var err error
+	if r.Indexed, err = m.Control.Guest(ctx, m.NodeID,
+		api.Stay{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
+		return err
+	}
+	steps.At("guest.recorded")
+	// The record is on disk before the mount, so that a start without control knows what is mounted.
+	if err := m.Table.Set(ctx, r); err != nil {
+		return errors.Join(err, endStay(ctx, m.Host, d.ID, r.Stay))
+	}
+	steps.At("guest.kept")
+	if r.Home == m.NodeID {
+		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
+	}
+	if !m.Nodes.Knows(r.Home) { // findings name the home
+		m.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return m.Nodes.Refresh(ctx) })
+	}
+	if err := MakeMountPoint(path); err != nil {
+		return err
+	}
+	m.Uses.MarkIdle(d.ID)
+	steps.At("mount.begin")
+	att, err := m.Attach(ctx, r.Dataset)
+	if err != nil {
+		return err
+	}
+	if err := MountAttached(att, path); err != nil {
+		return err
+	}
+	m.Table.Refuse(d.ID, nil)
+	m.LogOf(r.Dataset).WithField("path", path).Info("mounted, beside its home")
+	return nil
+}
+
+// Attach attaches a dataset of another home, through this node's pool on the same share.
+func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
+	err = errMoved
+	for _, p := range m.Pools.All() {
+		if p.Share == uuid.Nil {
+			continue
+		}
+		pool, perr := m.Pools.Online(ctx, p.ID)
+		if perr != nil {
+			err = perr
+			continue
+		}
+		sharer, can := pool.(backends.Sharer)
+		if !can {
+			continue
+		}
+		att, verr := sharer.Visit(ctx, d.ID, d.Pool,
+			backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
+		if !errors.Is(verr, dataset.ErrNotFound) {
+			return att, verr
+		}
+	}
+	return att, err
+}
+
+// endStay has control end a stay.
+func endStay(ctx context.Context, h *host.Host, id, stay uuid.UUID) error {
+	_, err := h.Control.Guest(ctx, h.NodeID, api.Stay{Incarnation: h.Incarnation, Dataset: id, ID: stay, Over: true})
+	return err
+}
+
+// SettleSoon makes control's record and the mount of a dataset agree, as a job. told is a stay that control has
+// recorded.
+func (m *Guests) SettleSoon(id, told uuid.UUID) {
+	m.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
+		if err := m.Settle(ctx, id, told); err != nil && ctx.Err() == nil {
+			m.Log.WithError(err).WithField("dataset",
+				id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
+		}
+		return nil
+	})
+}
+
+// SettleUnmounted retries reports that control did not get.
+func (m *Guests) SettleUnmounted() {
+	for _, id := range m.Table.IDs() {
+		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
+			m.SettleSoon(id, uuid.Nil)
+		}
+	}
+}
+
+// Settle ends a stay without a mount, and reports a mount without a stay. Idempotent.
+func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
+	g, known, stays, err := m.endUnmounted(ctx, id, told)
+	if err != nil || !stays {
+		return err
+	}
+	if !known {
+		g.Stay = uuid.New()
+	}
+	// without the lock, so that mounts and unmounts here do not wait for control
+	now, asked := m.Control.Guest(ctx, m.NodeID, api.Stay{
+		Incarnation: m.Incarnation,
+		Dataset:     id,
+		ID:          g.Stay,
+		Held:        true,
+	})
+	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	is, still := m.Table.Get(id)
+	mounted, err := host.IsMountPoint(m.MountPath(id))
+	switch {
+	case err != nil:
+		return err
+	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
+		return nil // it ended meanwhile, and the next sync says so
+	}
+	return m.applyHeld(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
+}
+
+// endUnmounted ends a stay without a mount. stays: there is a mount.
+func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, known, stays bool, err error) {
+	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
+	if err != nil {
+		return g, false, false, err
+	}
+	defer unlock()
+	if m.Trust.Err() != nil {
+		return g, false, false, nil
+	}
+	if _, home := m.Cache.Dataset(id); home {
+		return g, false, false, m.Table.Drop(ctx, id) // it needs none
+	}
+	g, known = m.Table.Get(id)
+	mounted, err := host.IsMountPoint(m.MountPath(id))
+	if err != nil || mounted || len(m.Uses.Get(id).IDs) > 0 {
+		return g, known, err == nil, err
+	}
+	m.Table.Refuse(id, nil)
+	for _, stay := range []uuid.UUID{told, g.Stay} {
+		if stay != uuid.Nil {
+			if err := endStay(ctx, m.Host, id, stay); err != nil {
+				return g, known, false, err
+			}
+		}
+	}
+	steps.At("guest.ended")
+	return g, known, false, m.Table.Drop(ctx, id)
+}
+
+// applyHeld applies control's answer about a dataset that is mounted here, whatever control decided meanwhile.
+func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool, now api.Indexed,
+	err error) error {
+	switch {
+	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
+		if err = fmt.Errorf("control has it not so on record: %w", err); m.Table.Refuse(id, err) && known {
+			m.LogOf(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	why := m.leftBehind(ctx, now.Dataset)
+	if m.Table.Refuse(id, why) {
+		m.LogOf(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
+		m.News.Changed(id)
+	}
+	if known && now.Index == g.Index {
+		return nil
+	}
+	if !known { // the agent's database was lost, with the record of who uses it
+		err = m.Verifier.AssumeUse(ctx, now.Dataset)
+	}
+	if err != nil {
+		return err
+	}
+	return m.Table.Set(ctx, Stay{now, g.Stay})
+}
+
+// Apply applies the stays that control has recorded for this node.
+func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
+	if strange {
+		return nil
+	}
+	named := map[uuid.UUID]bool{}
+	for _, d := range s.Guests {
+		named[d.ID] = true
+		on, _ := d.Stay(m.NodeID)
+		g, known := m.Table.Get(d.ID)
+		switch {
+		case !known || g.Stay != on.ID:
+			m.SettleSoon(d.ID, on.ID)
+		case d.Index > g.Index:
+			if err := m.Table.Set(ctx, Stay{d, g.Stay}); err != nil {
+				return err
+			}
+			m.SettleSoon(d.ID, uuid.Nil)
+		case s.Full: // the disk does not say whether others still have the same content
+			m.SettleSoon(d.ID, uuid.Nil)
+		}
+	}
+	for _, id := range m.Table.IDs() {
+		if !named[id] && (s.Full || slices.Contains(s.Removed, id) ||
+			slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
+			m.SettleSoon(id, uuid.Nil)
+		}
+	}
+	for _, d := range s.Datasets {
+		if on, stays := d.Stay(m.NodeID); stays && d.Home == m.NodeID && !m.Reservations.has(d.ID, on.ID) {
+			m.Reservations.End(d.ID, on.ID) // of an agent that ended meanwhile
+		}
+	}
+	return nil
+}
+
+// Leave ends the stay with a dataset that was unmounted. A failure is retried later.
+func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
+	if _, guest := m.Table.Get(id); !guest {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := m.Settle(ctx, id, uuid.Nil); err != nil {
+		m.SettleSoon(id, uuid.Nil)
+	}
+}
+
+// leftBehind returns why a dataset that is mounted here differs from what other nodes have. It returns nil if it
+// does not differ, or if that is not known. It differs if an operator confirmed that this host is fenced and it
+// was not: its home may have restored the dataset and removed its former content, because a process that has the
+// dataset open changes no snapshot.
+func (m *Guests) leftBehind(ctx context.Context, d dataset.Dataset) error {
+	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
+		return nil
+	}
+	att, err := m.Attach(ctx, d)
+	if err != nil {
+		return nil
+	}
+	var is, here unix.Stat_t
+	err = unix.Stat(att.Mount.Source, &is)
+	if err := errors.Join(err, att.Release()); err != nil {
+		return nil
+	}
+	err = unix.Stat(m.MountPath(d.ID), &here)
+	// only by its number: the share may have been mounted again with another device
+	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict,
+		"it was restored since, while this host was said to write no more: what is mounted here is no more "+
+			"what others have, and what is written to it is lost")
+}
+
+// Status is this node's report of a dataset that it has mounted as a guest.
+func (m *Guests) Status(g Stay) dataset.DatasetStatus {
+	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
+	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID))}
+	if err != nil {
+		st.Problem = dataset.Cut(err.Error())
+	} else if why := m.Table.Refusal(g.ID); why != "" {
+		st.Problem = dataset.Cut(why)
+	}
+	if len(st.Mounts) == 0 {
+		st.Mounts = nil
+	}
+	return st
+}
+
+// Check adds findings on the datasets that this node has mounted as a guest.
+func (m *Guests) Check(r *findings.List) {
+	for _, id := range m.Table.IDs() {
+		g, _ := m.Table.Get(id)
+		if why := m.Table.Refusal(id); why != "" {
+			r.Add(findings.Error, "volume "+g.Volume, "stop its containers here",
+				"is mounted here beside its home, and %s", why)
+		}
+	}
+}

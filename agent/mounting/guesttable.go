@@ -1,0 +1,148 @@
+package mounting
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A Stay is the record of a dataset of access many that this node mounts as a guest: its home is another node.
+type Stay struct {
+	api.Indexed
+	Stay uuid.UUID `json:"stay"` // the ID of this stay, so that a late report does not apply to the next one
+}
+
+// GuestTable has the stays of this node, in memory as on disk, and which of them control refuses. Its methods are safe
+// for concurrent use.
+type GuestTable struct {
+	*host.Host
+
+	mu      sync.Mutex
+	stays   map[uuid.UUID]Stay
+	refused map[uuid.UUID]string // mounted here, and why nobody else may mount them here
+}
+
+// NewGuestTable returns an empty table.
+func NewGuestTable(h *host.Host) *GuestTable {
+	return &GuestTable{Host: h, stays: map[uuid.UUID]Stay{}, refused: map[uuid.UUID]string{}}
+}
+
+// Load reads the stays from disk.
+func (t *GuestTable) Load(ctx context.Context) error {
+	return t.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
+		var r Stay
+		err := json.Unmarshal(v, &r)
+		if err == nil {
+			t.stays[r.ID] = r
+		}
+		return err
+	})
+}
+
+// Get returns the stay with a dataset.
+func (t *GuestTable) Get(id uuid.UUID) (Stay, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, is := t.stays[id]
+	return r, is
+}
+
+// Named returns the dataset with a name. A dataset that control refuses is not returned: another dataset may have its
+// name now.
+func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.stays {
+		if _, refused := t.refused[r.ID]; r.Volume == name && r.State == dataset.StateReady && !refused {
+			return r.Dataset, true
+		}
+	}
+	return dataset.Dataset{}, false
+}
+
+// IDs returns the datasets with a stay.
+func (t *GuestTable) IDs() []uuid.UUID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.stays))
+}
+
+// Refusal returns why no further user may mount a dataset that is mounted here, or "" if further users may.
+func (t *GuestTable) Refusal(id uuid.UUID) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refused[id]
+}
+
+// MayOpen fails with ErrConflict if a dataset that is mounted here must not get further users.
+func (t *GuestTable) MayOpen(d dataset.Dataset) error {
+	if why := t.Refusal(d.ID); why != "" {
+		return dataset.Errorf(dataset.ErrConflict,
+			"volume %s is mounted here, and %s (stop its containers here first)", d.Volume, why)
+	}
+	return nil
+}
+
+// Refuse records why no further user may mount a dataset that is mounted here, and reports whether it was not refused
+// before. A nil error means that further users may mount it, or that it is not mounted.
+func (t *GuestTable) Refuse(id uuid.UUID, why error) (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, was := t.refused[id]
+	if why == nil {
+		delete(t.refused, id)
+		return false
+	}
+	t.refused[id] = dataset.OneLine(why)
+	return !was
+}
+
+// Set writes a stay to disk, and then to memory.
+func (t *GuestTable) Set(ctx context.Context, r Stay) error {
+	if err := t.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stays[r.ID] = r
+	return nil
+}
+
+// Drop removes the stay with a dataset. Idempotent.
+func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
+	if _, guest := t.Get(id); !guest {
+		return nil
+	}
+	if err := t.DB.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.stays, id)
+	return nil
+}
+
+// IsGuest reports whether this node mounts a dataset as a guest, and not as its home.
+func (t *GuestTable) IsGuest(d dataset.Dataset) bool {
+	if now, home := t.Cache.Dataset(d.ID); home {
+		d = now
+	}
+	return d.Home != t.NodeID && d.Profile.Access == dataset.AccessMany
+}
+
+// Known returns what this node knows of a dataset: as its home, as the holder of a copy, or as a guest.
+func (t *GuestTable) Known(id uuid.UUID) (dataset.Dataset, bool) {
+	if d, known := t.Cache.DatasetOrCopy(id); known {
+		return d, true
+	}
+	g, guest := t.Get(id)
+	return g.Dataset, guest
+}

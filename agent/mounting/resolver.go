@@ -1,0 +1,165 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/google/uuid"
+)
+
+// ResolverDeps are the dependencies of Resolver.
+type ResolverDeps struct {
+	*host.Host
+	Guard     lease.Guard // nil: this host works alone
+	Registrar *lease.Registrar
+	Uses      *UseTable
+	Guests    *GuestTable
+	Verifier  *Verifier
+	Unmounter *Unmounter
+	Mounter   *Mounter
+}
+
+// Resolver makes the mounts agree with the recorded uses after a start of the agent. Its methods are safe for
+// concurrent use.
+type Resolver struct {
+	ResolverDeps
+
+	mu   sync.Mutex // held while the mounts are examined again
+	done bool       // whether the uses were found again after the agent's database was lost
+}
+
+// NewResolver returns a Resolver.
+func NewResolver(deps ResolverDeps) *Resolver { return &Resolver{ResolverDeps: deps} }
+
+// Resolve makes the mounts agree with the recorded uses after a start. Uses of another boot are void. A mount
+// without a use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot
+// left frozen is thawed. Work that a hanging disk delays continues beside other work, and all is false then.
+func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	var work []*jobs.Job
+	for _, id := range r.Uses.InUse() {
+		d, ok := r.Guests.Known(id)
+		if !ok {
+			r.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
+			continue
+		}
+		if table.At(r.MountPath(id)) != nil {
+			continue
+		}
+		r.LogOf(d).Warn("dataset in use is not mounted: mounting it again")
+		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+			if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
+				r.LogOf(d).WithError(err).Error("dataset in use was not mounted")
+			}
+			return nil
+		})
+		if !lease.IsBounded(d) { // otherwise control is asked first, and this does not wait for control
+			work = append(work, again)
+		}
+	}
+	asked := sync.OnceValues(func() (guard.Status, error) { return r.Guard.Status(ctx) })
+	for _, m := range table.Under(r.MountRoot()) {
+		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
+		if err != nil || m.Mountpoint != r.MountPath(id) {
+			continue
+		}
+		if _, is := r.Cache.ShownBy(id); is {
+			continue
+		}
+		fenced, err := r.Registrar.IsFencedBy(id, asked)
+		if err != nil {
+			r.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
+		}
+		work = append(work, r.Jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+			return r.resolveOne(ctx, id, fenced, err != nil)
+		}))
+	}
+	all = pool.WaitFor(ctx, r.Clock, pool.StartPatience, jobs.Ends(work))
+	for _, jb := range work {
+		select {
+		case <-jb.Ended():
+			err = errors.Join(err, jb.Result())
+		default:
+		}
+	}
+	return all, err
+}
+
+// resolveOne does this for one dataset that is mounted. fenced says that the guard has fenced it, and unsure that the
+// guard did not answer.
+func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure bool) error {
+	if !fenced && !unsure {
+		if err := Thaw(r.MountPath(id)); err != nil {
+			r.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
+			unsure = true
+		}
+	}
+	if len(r.Uses.Get(id).IDs) > 0 {
+		return nil
+	}
+	d, ok := r.Guests.Known(id)
+	if !ok {
+		d = dataset.Dataset{ID: id, Volume: id.String()}
+	}
+	if r.Recovered {
+		return r.assumeUse(ctx, d, ok)
+	}
+	if fenced || unsure && r.Registrar.MayBeFenced(id) {
+		return nil // it is examined again when it is thawed
+	}
+	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnheld); err != nil {
+		r.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
+		r.Uses.MarkIdle(id)
+	}
+	return nil
+}
+
+// FindLostUses examines the mounts again after the agent's database was lost, once control has reported what
+// is mounted: at this start, or when control answers again. Idempotent.
+func (r *Resolver) FindLostUses(ctx context.Context) error {
+	if !r.Recovered {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return nil
+	}
+	all, err := r.Resolve(ctx)
+	if err != nil {
+		return err
+	}
+	if !all || r.Trust.Err() != nil {
+		return nil // the answer is not complete; see accept
+	}
+	err = r.DB.Put(ctx, map[string]any{host.RecoveredKey: nil})
+	r.done = err == nil
+	return err
+}
+
+// assumeUse records a use of unknown origin for a mount whose uses were lost with the agent's database. verifyUses ends
+// it. The mount of a dataset that is not known stays until the dataset is known.
+func (r *Resolver) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
+	if !known {
+		r.LogOf(d).Warn("mount of a dataset that is not on record is left alone")
+		return nil
+	}
+	unlock, err := r.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.Verifier.AssumeUse(ctx, d)
+}

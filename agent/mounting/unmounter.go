@@ -1,0 +1,192 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// UnmounterDeps are the dependencies of Unmounter.
+type UnmounterDeps struct {
+	*host.Host
+	Uses      *UseTable
+	Guests    *GuestTable
+	Holders   *Holders
+	Flushes   *Flushes
+	Disks     *Disks
+	Throttle  *throttle.Limits
+	Deadlines *lease.Deadlines
+	Registrar *lease.Registrar
+	// Unmounted is called after a dataset was unmounted, for work that waits for that. The dataset's lock is held.
+	Unmounted func(dataset uuid.UUID)
+}
+
+// Unmounter unmounts datasets that nobody uses, and then has the guard forget them. It has no state of its own. Its
+// methods are safe for concurrent use.
+type Unmounter struct{ UnmounterDeps }
+
+// NewUnmounter returns an Unmounter.
+func NewUnmounter(deps UnmounterDeps) *Unmounter { return &Unmounter{deps} }
+
+// IfUnused calls unmount for a dataset without a recorded use, with the dataset's lock. It does nothing if there is a
+// use by then.
+func (u *Unmounter) IfUnused(ctx context.Context, d dataset.Dataset,
+	unmount func(context.Context, dataset.Dataset) error) error {
+	unlock, err := u.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(u.Uses.Get(d.ID).IDs) > 0 {
+		return nil
+	}
+	return unmount(ctx, d)
+}
+
+// Unmount unmounts a dataset whose last use has ended, and releases the guard in the background: the engine waits for
+// the unmount, and the guard is released only after one more look at the host. The dataset's lock is held.
+func (u *Unmounter) Unmount(_ context.Context, d dataset.Dataset) error {
+	if err := u.unmount(d); err != nil {
+		return err
+	}
+	u.Registrar.ReleaseSoon(d.ID)
+	return nil
+}
+
+// UnmountUnheld unmounts a dataset without a recorded use. If a process has it mounted nevertheless, it
+// stays mounted, the guard keeps watching it, and UnmountUnheld fails with ErrInUse. The dataset's lock
+// is held.
+func (u *Unmounter) UnmountUnheld(ctx context.Context, d dataset.Dataset) error {
+	if err := u.Holders.Check(ctx, d, "unmount"); err != nil {
+		u.Uses.MarkIdle(d.ID)
+		return err
+	}
+	if err := u.unmount(d); err != nil {
+		return err
+	}
+	u.Registrar.Release(d.ID)
+	return nil
+}
+
+// unmount unmounts a dataset. The guard keeps the dataset registered. The dataset's lock is held.
+func (u *Unmounter) unmount(d dataset.Dataset) error {
+	path := u.MountPath(d.ID)
+	if err := u.Registrar.CheckUnmount(d); err != nil {
+		u.Uses.MarkIdle(d.ID)
+		return err
+	}
+	up, err := u.Throttle.Suspend(d, throttle.LiftUnmount)
+	if err != nil {
+		u.LogOf(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
+	}
+	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.LiftUnmount) // a snapshot may have stopped waiting for a slow flush
+	err = mount.Unmount(path)
+	u.Disks.Forget()
+	if err == nil || errors.Is(err, mount.ErrNotMounted) {
+		u.Throttle.End(d)
+	} else {
+		up.Resume()
+	}
+	switch {
+	case errors.Is(err, mount.ErrBusy):
+		u.Uses.MarkIdle(d.ID)
+		return dataset.Errorf(dataset.ErrInUse,
+			"unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the "+
+				"unmount is tried again", d.Volume, path, path)
+	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	case err == nil:
+		u.LogOf(d).WithField("path", path).Info("unmounted")
+	}
+	u.Uses.ClearIdle(d.ID)
+	u.News.Changed(d.ID)
+	steps.At("unmount.unmounted")
+	u.Unmounted(d.ID)
+	return nil
+}
+
+// FreeUnheld unmounts a dataset without a recorded use if it is mounted, and has the guard forget it. It fails with
+// ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is held.
+func (u *Unmounter) FreeUnheld(ctx context.Context, d dataset.Dataset) error {
+	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
+	switch {
+	case err != nil:
+		return err
+	case mounted:
+		return u.UnmountUnheld(ctx, d)
+	}
+	return u.ReleaseUnheld(ctx, d)
+}
+
+// ReleaseUnheld makes the guard forget a dataset that is not mounted. If a process on this host has it
+// mounted nevertheless, the guard keeps it and ReleaseUnheld fails with ErrInUse. If the guard does not
+// watch the dataset, ReleaseUnheld does nothing. The dataset's lock is held.
+func (u *Unmounter) ReleaseUnheld(ctx context.Context, d dataset.Dataset) error {
+	if _, armed := u.Deadlines.Armed(d.ID); !armed || u.Registrar.Guard == nil {
+		return nil
+	}
+	if err := u.checkUnheldByGuard(ctx, d); err != nil {
+		if u.Deadlines.NoteKept(d.ID, err.Error()) {
+			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
+			u.LogOf(d).WithError(err).Warn(watches)
+		}
+		return err
+	}
+	u.Registrar.Release(d.ID)
+	return nil
+}
+
+// checkUnheldByGuard is like Holders.Check for a dataset that is not mounted. It uses the filesystem that
+// the guard has recorded for the dataset.
+func (u *Unmounter) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error {
+	e, there, err := u.Registrar.Entry(ctx, d.ID)
+	if err == nil && (!there || e.Filesystem == mount.Filesystem{}) { // it was never mounted
+		return nil
+	}
+	if err == nil {
+		look, lerr := u.Holders.LookAtFiles(ctx, e.Filesystem)
+		if lerr == nil && len(u.Holders.OfTree(look, d, e.Filesystem)) == 0 {
+			return nil
+		}
+	}
+	// These holders may have another filesystem, one that has got the device number since. The pool knows.
+	if err := u.Holders.CheckPool(ctx, d); err != nil {
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s is unmounted, but still in use on node %s: %w", d.Volume, u.NodeName, err)
+	}
+	return nil
+}
+
+// ForgottenAfter is how long a dataset may be mounted without a use: the request that mounted it has ended by
+// then.
+const ForgottenAfter = 2 * time.Minute
+
+// UnmountForgotten unmounts datasets without a use: a request ended while its dataset was being mounted, or the
+// host still used the mount at the last unmount.
+func (u *Unmounter) UnmountForgotten() {
+	for _, id := range u.Uses.IdleFor(ForgottenAfter) {
+		d, ok := u.Guests.Known(id)
+		if !ok {
+			d = dataset.Dataset{ID: id, Volume: id.String()}
+		}
+		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+			err := u.IfUnused(ctx, d, u.UnmountUnheld)
+			if err != nil && !errors.Is(err, dataset.ErrInUse) {
+				u.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
+			}
+			return err
+		})
+	}
+}

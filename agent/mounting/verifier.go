@@ -1,0 +1,411 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/plugin"
+	"github.com/google/uuid"
+)
+
+// VerifierDeps are the dependencies of Verifier.
+type VerifierDeps struct {
+	*host.Host
+	Engines   *Engines
+	Uses      *UseTable
+	Guests    *GuestTable
+	Holders   *Holders
+	Unmounter *Unmounter
+	// UseEnded is called after a use of a dataset ended, for a move that waits for that. The dataset's lock is held.
+	UseEnded func(dataset uuid.UUID)
+}
+
+// Verifier ends the uses of datasets, and finds out whether recorded uses have ended without an Unmount. Its methods
+// are safe for concurrent use.
+type Verifier struct {
+	VerifierDeps
+	started time.Time
+	Began   time.Duration // the same by the steady clock
+
+	mu sync.Mutex
+	// verifyAt is when uses whose end may have been missed are checked next, by the steady clock; 0 if there are
+	// none.
+	verifyAt time.Duration
+	// restarted is until when an engine that has just started may mount its containers' volumes again.
+	restarted time.Duration
+}
+
+// NewVerifier returns a Verifier without anything to check.
+func NewVerifier(deps VerifierDeps) *Verifier {
+	return &Verifier{VerifierDeps: deps, Began: deps.Clock.Steady()}
+}
+
+// EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID
+// changes nothing. If Podman stops waiting before the end is recorded, its use stays, because Podman also
+// keeps its count of the uses unless it receives an answer without an error.
+func (v *Verifier) EndUse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
+	unlock, err := v.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	before, r := v.Uses.Get(d.ID), v.Uses.Get(d.ID)
+	if !v.applyUnmount(ctx, d, &r, id) {
+		return false, nil
+	}
+	if err := v.saveUses(ctx, d, r); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil && id == PodmanID {
+		return false, errors.Join(fmt.Errorf("unmount of volume %s: %w", d.Volume, err), v.saveUses(ctx, d, before))
+	}
+	steps.At("unmount.recorded")
+	v.News.Changed(d.ID)
+	v.UseEnded(d.ID)
+	return len(r.IDs) == 0, nil
+}
+
+// saveUses saves a record even if ctx has ended: an Unmount that was received must not be forgotten.
+func (v *Verifier) saveUses(ctx context.Context, d dataset.Dataset, r Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := v.Uses.Save(ctx, d, r, nil); err != nil {
+		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
+	}
+	return nil
+}
+
+// applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. It looks at the
+// host unless mayEndWithoutLook allows an end without that. The dataset's lock is held.
+func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Record, id string) (changed bool) {
+	c, ok := r.IDs[id]
+	switch {
+	case !ok:
+		return false
+	case c.Count > 1:
+		c.Count--
+		r.IDs[id] = c
+		return true
+	case v.mayEndWithoutLook(*r, id):
+		delete(r.IDs, id)
+		return true
+	}
+	held := v.unexplainedMount(ctx, d, r.ExpectedMounts(id))
+	if held == "" {
+		delete(r.IDs, id)
+		return true
+	}
+	v.CheckBy(v.Clock.Steady())
+	if c.Ended {
+		return false
+	}
+	const stays = "the engine unmounted the volume, but it stays mounted as long as a process has it: "
+	v.LogOf(d).WithField("id", id).Warn(stays + held)
+	c.Ended, c.Count = true, 1
+	r.IDs[id] = c
+	return true
+}
+
+// mayEndWithoutLook reports whether the last use of an ID may end without a look at the host. That
+// requires that other IDs use the dataset, and that one engine process made and ends the use. Such a
+// process unmounts as often as it mounted, after the container has ended. The count of its uses is
+// never too low: if the agent misses a Mount, the Mount fails, and if it misses an Unmount, the count
+// is too high.
+//
+// The last ID of a dataset never ends without a look. When docker cp fails for any volume of a running
+// container, even a volume of another driver, dockerd sends Unmount with the container's ID for all of
+// its volumes (containerStatPath in moby's daemon/archive.go, seen with 20.10).
+//
+// Nor does an ID of an older engine process, whose count can be too low (see add), nor Podman's ID: a
+// user can run podman volume unmount while a container runs.
+func (v *Verifier) mayEndWithoutLook(r Record, id string) bool {
+	c := r.IDs[id]
+	if c.Older || c.Ended || c.Generation == 0 || id == PodmanID || v.Engines.HasEnded(id, c.Generation) {
+		return false
+	}
+	return len(r.IDs) > 1
+}
+
+// unexplainedMount counts the mounts of a dataset besides its mount point. If there are more than
+// expected, it returns a description of one of them, otherwise "". If the look at the host fails, it
+// returns a description of the failure. The dataset's lock is held.
+//
+// It looks at mounts only, because the engine waits for each last Unmount, and a look at open files takes about
+// ten times as long. Without that look a process that a container handed a file to can lose its mount here, but
+// no data: the file stays open, and restore, removal, move and the release of the guard look at open files.
+func (v *Verifier) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
+	look, err := v.Holders.LookAtMounts()
+	if err != nil {
+		return "cannot tell whether a process has it mounted: " + dataset.OneLine(err)
+	}
+	if list := v.Holders.Of(ctx, look, d); len(list) > expected {
+		return list[0]
+	}
+	return ""
+}
+
+// Unverified returns the uses of a dataset that may have ended:
+//
+//   - uses that the engine unmounted while a process still had the dataset mounted,
+//   - uses of an engine process that has ended,
+//   - uses from before the agent started, except Podman's: an engine that cannot reach the agent does
+//     not repeat its Unmount. A Mount with the same ID since then proves nothing: the container may have
+//     been stopped while there was no agent, and started again.
+func (v *Verifier) Unverified(id uuid.UUID) map[string]Use {
+	uses := v.Uses.Get(id).IDs
+	maps.DeleteFunc(uses, func(id string, c Use) bool {
+		return !c.Ended && !v.Engines.HasEnded(id, c.Generation) && (!c.Inherited || id == PodmanID)
+	})
+	return uses
+}
+
+const (
+	// UnverifiedGrace is how long an engine may take after its start to mount the volumes of its
+	// containers again.
+	UnverifiedGrace = 20 * time.Second
+	// InheritedGrace is how long an engine may take to start a container whose volume it mounted
+	// just before this agent started. The mount of another volume of the container can take two
+	// minutes.
+	InheritedGrace = 3 * time.Minute
+	// VerifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
+	VerifyEvery = time.Minute
+)
+
+// Delay postpones the check of unverified uses by UnverifiedGrace, because an engine may have
+// restarted and needs the time to mount the volumes of its containers again.
+func (v *Verifier) Delay() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.restarted = v.Clock.Steady() + UnverifiedGrace
+	v.verifyAt = v.restarted
+}
+
+// EndGrace ends the time that an engine which has just started has to mount its containers' volumes again. Tests with
+// the system's clock call it.
+func (v *Verifier) EndGrace() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.restarted = 0
+}
+
+// CheckBy schedules a check of the unverified uses for the first heartbeat after at.
+func (v *Verifier) CheckBy(at time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.verifyAt == 0 || at < v.verifyAt {
+		v.verifyAt = max(at, 1)
+	}
+}
+
+// CheckIfDue checks whether unverified uses have ended, if the check is due. A use has not ended as
+// long as the dataset is mounted anywhere besides its mount point, for instance in a container that
+// outlived its engine (live-restore). An ID cannot be assigned to a container, so all unverified uses of
+// a dataset end together, when it has no other mount.
+func (v *Verifier) CheckIfDue(ctx context.Context) {
+	now := v.Clock.Steady()
+	v.mu.Lock()
+	at, again := v.verifyAt, v.restarted
+	v.mu.Unlock()
+	if at == 0 || now < at {
+		return
+	}
+	open := map[uuid.UUID]map[string]Use{}
+	for _, id := range v.Uses.InUse() {
+		if uses := v.Unverified(id); len(uses) > 0 {
+			open[id] = uses
+		}
+	}
+	var next time.Duration
+	if len(open) > 0 {
+		next = now + VerifyEvery
+	}
+	if now < again {
+		next = min(next, again)
+	}
+	v.mu.Lock()
+	if v.verifyAt == at { // otherwise an engine has started meanwhile
+		v.verifyAt = next
+	}
+	v.mu.Unlock()
+	if len(open) == 0 {
+		return
+	}
+	look, err := v.Holders.LookAtMounts()
+	if err != nil {
+		v.Log.WithError(err).Warn("cannot check whether unverified uses have ended")
+		return
+	}
+	for id, uses := range open {
+		d, ok := v.Guests.Known(id)
+		if !ok {
+			continue
+		}
+		if err := v.DropUnverified(ctx, d, uses, len(v.Holders.Of(ctx, look, d))); err != nil {
+			v.LogOf(d).WithError(err).Warn("cannot remove uses that have ended")
+		}
+	}
+}
+
+// CheckEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no
+// process has it mounted any more. Operations that need an unused dataset call it first, so that they do
+// not wait for CheckIfDue. If a process still has it mounted, and the engine has unmounted all uses,
+// CheckEnded fails with ErrInUse and names the process: no container of the engine would be found. what
+// names the work for the error message. If the look at the host fails, the uses stay. The dataset's lock
+// is held.
+func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what string) error {
+	r := v.Uses.Get(d.ID)
+	if !r.HasEnded() {
+		return nil
+	}
+	uses := r.IDs
+	maps.DeleteFunc(uses, func(_ string, c Use) bool { return !c.Ended })
+	look, err := v.Holders.LookAtMounts()
+	if err != nil {
+		return nil
+	}
+	held := v.Holders.Of(ctx, look, d)
+	if err := v.dropUnverifiedLocked(ctx, d, uses, len(held)); err != nil {
+		return err
+	}
+	var ids []string
+	for id, c := range v.Uses.Get(d.ID).IDs {
+		if !c.Ended {
+			return nil
+		}
+		ids = append(ids, ShortID(id))
+	}
+	if len(ids) == 0 || len(held) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it "+
+		"(%s), but %s (end that first)",
+		what, d.Volume, v.NodeName, strings.Join(ids, ", "), held[0])
+}
+
+// DropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
+func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]Use,
+	holders int) error {
+	unlock, err := v.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return v.dropUnverifiedLocked(ctx, d, looked, holders)
+}
+
+// dropUnverifiedLocked ends unverified uses of a dataset after a look at the host. looked are the uses
+// that were unverified before the look, holders is the number of mounts besides the mount point. A use
+// that changed since the look stays. If there are no holders, all other uses in looked end. Otherwise
+// only uses that the engine has unmounted end, as long as the remaining uses explain all holders. The
+// dataset's lock is held.
+func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
+	holders int) error {
+	now := v.Clock.Steady()
+	v.mu.Lock()
+	restarting := now < v.restarted
+	v.mu.Unlock()
+	over := func(id string, c Use) bool {
+		return !restarting && v.Engines.HasEnded(id, c.Generation) || c.Inherited &&
+			now >= max(v.Began+InheritedGrace, c.VerifyFrom())
+	}
+	r := v.Uses.Get(d.ID)
+	n := len(r.IDs)
+	for id, was := range looked {
+		switch c, there := r.IDs[id]; {
+		case !there || c != was:
+		case c.Ended && holders <= r.ExpectedMounts(id), holders == 0 && over(id, c):
+			delete(r.IDs, id)
+		}
+	}
+	if len(r.IDs) == n {
+		return nil
+	}
+	if err := v.Uses.Save(ctx, d, r, nil); err != nil {
+		return err
+	}
+	v.LogOf(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
+	v.News.Changed(d.ID)
+	if len(r.IDs) > 0 {
+		return nil
+	}
+	return v.Unmounter.UnmountUnheld(ctx, d)
+}
+
+// Activated is called when a process activates the plugin. If an engine that had mounted volumes has
+// ended, its uses are unverified from now on. Safe for concurrent use.
+func (v *Verifier) Activated(ctx context.Context) {
+	ended, err := v.Engines.Activate(ctx, plugin.Caller(ctx))
+	if err != nil {
+		v.Log.WithError(err).Error("cannot record on disk that an engine has ended")
+	}
+	if ended {
+		v.Delay()
+	}
+}
+
+// Load reads the uses from disk. Those of this boot are verified soon: they may have ended while no agent ran.
+func (v *Verifier) Load(ctx context.Context) error {
+	some, err := v.Uses.Load(ctx)
+	if some {
+		v.verifyAt = v.Clock.Steady() + UnverifiedGrace
+	}
+	return err
+}
+
+// UnknownUse stands for the mount IDs that were lost with the agent's state.
+const UnknownUse = "unknown"
+
+// AssumeUse records a use of unknown origin for a mounted dataset whose uses were lost with the agent's database, as
+// since the start of the agent. CheckIfDue ends it. The dataset's lock is held.
+func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
+	r := v.Uses.Get(d.ID)
+	if len(r.IDs) > 0 {
+		return nil // it was mounted meanwhile
+	}
+	r.Epoch = d.Epoch
+	r.IDs[UnknownUse] = Use{Count: 1, Generation: v.Engines.Newest(), Since: v.started, Inherited: true}
+	v.CheckBy(v.Clock.Steady() + UnverifiedGrace)
+	return v.Uses.Save(ctx, d, r, nil)
+}
+
+// EnsureUnused fails with ErrInUse if a dataset is in use on this host: by a recorded use, or by a mount in any
+// namespace. It unmounts a dataset without a use, and the guard forgets the dataset. what names the work for the error
+// message. The dataset's lock is held.
+func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what string) error {
+	if err := v.CheckEnded(ctx, d, what); err != nil {
+		return err
+	}
+	if r := v.Uses.Get(d.ID); len(r.IDs) > 0 {
+		return v.InUseError(d, what, r)
+	}
+	err := v.Unmounter.FreeUnheld(ctx, d)
+	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the destruction is repeated by itself
+		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
+	}
+	return err
+}
+
+// InUseError returns the ErrInUse that names who uses a dataset, and how to find those containers.
+func (v *Verifier) InUseError(d dataset.Dataset, what string, r Record) error {
+	who := "mounted"
+	by := map[string]plugin.Tool{}
+	for id, use := range r.IDs {
+		by[id] = use.ToolOf(id)
+	}
+	if len(by) > 0 {
+		who = MountedByText(by)
+	}
+	spellings := v.Cache.SpellingsOf(d, v.NodeID)
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (%s)",
+		what, d.Volume, who, v.NodeName, HowToStop("stop its containers first", by, d.Volume, spellings))
+}
