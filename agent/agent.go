@@ -125,11 +125,13 @@ type Agent struct {
 	programs *host.Programs
 	keys     *keyring.Keyring
 
-	operations *operation.Runner
-	requester  *operation.Requester
-	sizes      *operation.Sizes
-	sender     *transfer.Server // to other nodes
-	puller     *transfer.Client // from them
+	operations  *operation.Runner
+	requester   *operation.Requester
+	sizes       *operation.Sizes
+	recordFiles *operation.RecordWriter
+	datasets    *operation.Datasets
+	sender      *transfer.Server // to other nodes
+	puller      *transfer.Client // from them
 
 	taking      sync.Mutex // held while a response of control is applied
 	spelling    sync.Mutex // held while the aliases that the engine used are read, written and applied
@@ -207,9 +209,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
-	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
-	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
-	a.sizes = operation.NewSizes(a.sizesDeps())
+	a.makeOperations()
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
 	a.inspections = replication.NewInspections(a.inspectionsDeps())

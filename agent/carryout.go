@@ -58,24 +58,9 @@ func (a *Agent) carryOut(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	return out, nil
 }
 
-// isHere reports whether this node is the home of the dataset in an answer. It is not if the dataset has moved
-// since: a caller that repeats a request whose first answer was lost gets the present state.
-func (a *Agent) isHere(out api.Committed) bool { return out.Dataset.Home == a.NodeID }
-
-// commit has control record the outcome, and applies its answer to the cache. The dataset's lock is held: without
-// it, the dataset could leave before the answer is applied.
-func (a *Agent) commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	out, err := a.operations.Report(ctx, op)
-	if err == nil && out.Dataset != nil && !out.Lost && a.isHere(out) {
-		a.Cache.Apply(*out.Dataset, out.Index)
-		a.limits.ProfileChanged(*out.Dataset)
-	}
-	return out, err
-}
-
 // doSnapshot takes a snapshot of a dataset, mounted or not.
 func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "snapshot")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -109,12 +94,12 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 			a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
-	if out, err = a.commit(ctx, op); err != nil && !host.InDoubt(err) {
+	if out, err = a.datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
 		return out, errors.Join(err, a.discardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -138,7 +123,7 @@ func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s datas
 // two both are repeated.
 func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "removal of a snapshot")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "removal of a snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -152,9 +137,9 @@ func (a *Agent) doSnapshotDelete(ctx context.Context, jb *jobs.Job, op *dataset.
 		return out, fmt.Errorf("snapshot %s of volume %s: %w", op.Snapshot.ID, d.Volume, err)
 	}
 	steps.At("snapshot-delete.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("snapshot-delete.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -181,7 +166,7 @@ func (a *Agent) timed(ctx context.Context, pool backends.Pool, s dataset.Snapsho
 
 // doResize changes the size of a dataset, mounted or not.
 func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "resize")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "resize")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -197,16 +182,16 @@ func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 	}
 	steps.At("resize.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("resize.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
 
 // doDelete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := a.hold(ctx, *op, "removal")
+	d, _, unlock, err := a.datasets.Hold(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
@@ -216,11 +201,11 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	}
 	steps.At("delete.begin")
 	jb.Step("recording")
-	if out, err = a.commit(ctx, op); err != nil {
+	if out, err = a.datasets.Commit(ctx, op); err != nil {
 		return out, err
 	}
 	steps.At("delete.recorded")
-	if !a.isHere(out) {
+	if !a.datasets.IsHere(out) {
 		return out, nil
 	}
 	if err := a.unlearn(ctx, d); err != nil {
@@ -234,16 +219,16 @@ func (a *Agent) doDelete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	// Nobody waits for the record beside the data. If it is lost, the next start writes it again.
-	a.noteLater(api.Indexed{Dataset: *out.Dataset, Index: out.Index})
+	a.recordFiles.WriteLater(api.Indexed{Dataset: *out.Dataset, Index: out.Index})
 	return out, nil
 }
 
 // doPurge destroys a dataset of state purging.
 func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "purge")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "purge")
 	defer unlock()
 	if errors.Is(err, dataset.ErrNotFound) {
-		return a.commit(ctx, op) // another purge was faster
+		return a.datasets.Commit(ctx, op) // another purge was faster
 	}
 	if err != nil {
 		return out, err
@@ -265,7 +250,7 @@ func (a *Agent) doPurge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 		return out, fmt.Errorf("purge of dataset %s: %w", d.ID, err)
 	}
 	steps.At("purge.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err != nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), op); err != nil {
 		return out, err
 	}
 	steps.At("purge.recorded")

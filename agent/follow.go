@@ -110,7 +110,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 		}
 		if !strange {
 			a.WarnOfKeys()
-			a.noteAll()
+			a.recordFiles.WriteAll()
 		}
 	}
 	if strange {
@@ -240,7 +240,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 			continue
 		}
 		if was.datasets != nil && now.Index > was.datasets[id].Index { // the index is 0 after a recovery
-			switch d, err := a.fetch(ctx, id); {
+			switch d, err := a.datasets.Fetch(ctx, id); {
 			case err == nil && d.Home == a.NodeID:
 				continue
 			case err != nil && !errors.Is(err, dataset.ErrNotFound):
@@ -270,7 +270,7 @@ func (a *Agent) converge(d api.Indexed) {
 	if a.operations.IsRunning(d.Request) {
 		return // that operation does it
 	}
-	a.noteLater(d)
+	a.recordFiles.WriteLater(d)
 }
 
 // resume executes a recorded operation unless it is running. An operation that is not running may have ended

@@ -227,7 +227,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 		return dataset.Pool{}, err
 	}
 	defer a.News.Soon()
-	a.noteAll()
+	a.recordFiles.WriteAll()
 	a.copies.SettleAll()
 	a.purgeCondemned()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)

@@ -97,7 +97,7 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 		if err := a.takeLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
-		a.noteAll()
+		a.recordFiles.WriteAll()
 	}
 	a.leavePools()
 	a.pools.ProbeSuspects()

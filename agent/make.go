@@ -65,7 +65,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		}
 	}
 	jb.Step("recording")
-	out, err = a.commit(ctx, op)
+	out, err = a.datasets.Commit(ctx, op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
@@ -78,7 +78,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	}
 	steps.At(name + ".committed")
 	if out.Dataset.Size != asked { // the record beside the data has the size that was asked for
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, nil
 }

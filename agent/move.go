@@ -251,7 +251,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.promoted")
 	m.jb.Step("recording")
-	out, err = a.commit(context.WithoutCancel(ctx), op)
+	out, err = a.datasets.Commit(context.WithoutCancel(ctx), op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
@@ -259,7 +259,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	if !a.isHere(out) {
+	if !a.datasets.IsHere(out) {
 		// What was made here is another head that was superseded: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/dataset"
 )
 
 // Of the record beside the data and the agent's copy the newer one says what a dataset
@@ -53,29 +52,8 @@ func TestNewestRecordWins(t *testing.T) {
 		}
 		r.Cache.Apply(d, at)
 	}
-	if err := r.note(t.Context(), p.Storage, d); err != nil {
-		t.Fatal(err)
-	}
+	r.recordFiles.Write(t.Context(), p.Storage, d)
 	if got := entry().Record.Written; got != at {
 		t.Errorf("written with index %d, want %d", got, at)
-	}
-}
-
-// A record that is as known is left alone, whatever index it has; one of another
-// store's numbers is renewed.
-func TestRecordOutOfDate(t *testing.T) {
-	d := dataset.Dataset{Volume: "db"}
-	for _, c := range []struct {
-		volume         string
-		written, index uint64
-		want           bool
-	}{
-		{"db", 0, 7, false}, {"db", 7, 7, false}, {"db", 5, 7, false}, {"db", 7, 0, false},
-		{"db", 9, 7, true}, {"old", 7, 7, true}, {"old", 0, 0, true},
-	} {
-		e := backends.Entry{State: backends.EntryReady, Record: &dataset.Dataset{Volume: c.volume, Written: c.written}}
-		if got := outOfDate(e, d, c.index); got != c.want {
-			t.Errorf("%+v: %t", c, got)
-		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 // new wrapping was verified. A crash before that changes nothing, and the operation is idempotent. The keys are
 // read before the dataset is locked, so that mounts do not wait for them.
 func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := a.hold(ctx, *op, "rekey")
+	d, _, unlock, err := a.datasets.Hold(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {
 		steps.At("rekey.begin")
@@ -44,7 +44,7 @@ const rekeyTries = 3
 // present record.
 func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
-	now, pool, unlock, err := a.hold(ctx, op, "rekey")
+	now, pool, unlock, err := a.datasets.Hold(ctx, op, "rekey")
 	defer unlock()
 	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
 		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
@@ -53,9 +53,9 @@ func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Da
 	to := *op.Dataset
 	to.Encryption, op.Dataset = &next, &to
 	steps.At("rekey.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), &op); err == nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), &op); err == nil {
 		steps.At("rekey.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return now, out, true, err
 }

@@ -72,7 +72,7 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if err := r.settleYield(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
 		t.Error(err)
 	}
-	if _, err := r.fetch(ctx, d.ID); err != nil {
+	if _, err := r.datasets.Fetch(ctx, d.ID); err != nil {
 		t.Error(err)
 	}
 	if _, home := r.Cache.Dataset(d.ID); home {
@@ -182,7 +182,7 @@ func TestOperationOnWhatLeft(t *testing.T) {
 		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
 			r.leaves(d, d.Epoch+epochs)
 			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-			_, _, unlock, err := r.hold(t.Context(), op, "test")
+			_, _, unlock, err := r.datasets.Hold(t.Context(), op, "test")
 			unlock()
 			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
 				t.Errorf("%s, %d epochs later: %v", kind, epochs, err)

@@ -15,7 +15,7 @@ import (
 
 // doRestore restores a dataset that is not in use to a snapshot.
 func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "restore")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "restore")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -42,9 +42,9 @@ func (a *Agent) doRestore(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("restore.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }

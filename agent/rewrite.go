@@ -13,7 +13,7 @@ import (
 
 // doRewrite has the pool write the head of a dataset again. Nobody uses it: a mount or a move ends the operation.
 func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := a.hold(ctx, *op, "rewrite")
+	d, pool, unlock, err := a.datasets.Hold(ctx, *op, "rewrite")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -45,9 +45,9 @@ func (a *Agent) doRewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	a.LogOf(d).Infof("written anew: its %d extents are %d now", was, now)
 	steps.At("rewrite.made")
-	if out, err = a.commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("rewrite.recorded")
-		a.noteDone(ctx, pool, *out.Dataset)
+		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }

@@ -181,7 +181,7 @@ func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if !armed || a.Trust.Err() != nil {
 		return nil
 	}
-	now, err := a.fetch(ctx, id)
+	now, err := a.datasets.Fetch(ctx, id)
 	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have moved before
 		now, err = a.removedElsewhere(ctx, id, epoch)
 	}

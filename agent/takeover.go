@@ -122,7 +122,7 @@ func (a *Agent) whereNow(ctx context.Context, d dataset.Dataset) (dataset.Datase
 	if now, here := a.Cache.Dataset(d.ID); here {
 		return now, nil
 	}
-	now, err := a.fetch(ctx, d.ID)
+	now, err := a.datasets.Fetch(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}

@@ -92,10 +92,20 @@ func (a *Agent) replicasDeps() replication.ReplicasDeps {
 	}
 }
 
-func (a *Agent) sizesDeps() operation.SizesDeps {
-	return operation.SizesDeps{
+// makeOperations makes what executes operations.
+func (a *Agent) makeOperations() {
+	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
+	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
+	a.sizes = operation.NewSizes(operation.SizesDeps{
 		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange, Joined: a.hasJoined,
-	}
+	})
+	a.recordFiles = operation.NewRecordWriter(operation.RecordWriterDeps{
+		Host: a.Host, Pools: a.pools, ProfileChanged: a.limits.ProfileChanged,
+	})
+	a.datasets = operation.NewDatasets(operation.DatasetsDeps{
+		Host: a.Host, Operations: a.operations, Pools: a.pools, MayChange: a.leases.MayChange, NameOf: a.nodes.Name,
+		ProfileChanged: a.limits.ProfileChanged,
+	})
 }
 
 // hasJoined reports whether control has accepted this node since it started.
@@ -111,7 +121,7 @@ func (a *Agent) hasJoined() bool {
 func (a *Agent) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: a.copies,
-		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.noteDone,
+		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.recordFiles.Write,
 	}
 }
 

@@ -33,6 +33,9 @@ func (t *Trust) Why() string {
 	return t.why
 }
 
+// Mend returns the command that brings an inconsistent store up to date.
+func (t *Trust) Mend() string { return t.mend() }
+
 // Err returns ErrConflict while the store is inconsistent, and nil otherwise.
 func (t *Trust) Err() error {
 	why := t.Why()

@@ -1,7 +1,8 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Runner tracks the running operations. Requester has other nodes carry out operations. Sizes resizes datasets.
+// Runner tracks the running operations. Requester has other nodes carry out operations. Datasets gives operations the
+// datasets that they change, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 package operation
 
 import (

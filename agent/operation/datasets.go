@@ -1,0 +1,95 @@
+package operation
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// DatasetsDeps is what Datasets needs of other components.
+type DatasetsDeps struct {
+	*host.Host
+	Operations *Runner
+	Pools      interface {
+		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+	}
+	// MayChange returns an error if this node has relinquished the dataset.
+	MayChange      func(d dataset.Dataset, what string) error
+	NameOf         func(node uuid.UUID) string
+	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
+}
+
+// Datasets gives operations the datasets that they change, locked, and records the outcome. It has no state of its
+// own. Its methods are safe for concurrent use.
+type Datasets struct {
+	deps DatasetsDeps
+}
+
+// NewDatasets returns a Datasets.
+func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
+
+// Hold locks the dataset of an operation and checks that the operation is of the dataset's epoch. unlock is never nil,
+// and the caller calls it whatever err is. With ErrOffline the pool is nil and d is set.
+func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
+	unlock func(), err error) {
+	unlock, err = s.deps.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
+	if err != nil {
+		return d, nil, func() {}, err
+	}
+	d, ok := s.deps.Cache.Dataset(op.DatasetID)
+	if !ok {
+		if d, err = s.Fetch(ctx, op.DatasetID); err != nil {
+			return d, nil, unlock, err
+		}
+		if s.deps.Cache.HasLeftSince(d) {
+			return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
+				"volume %s: it went to another node after epoch %d, of which control speaks: its store may "+
+					"have been put back (%s brings it up to date)", op.Volume, d.Epoch, s.deps.Trust.Mend())
+		}
+	}
+	if d.Home != s.deps.NodeID && d.Home != uuid.Nil {
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume,
+			s.deps.NameOf(d.Home))
+	}
+	if d.Epoch != op.Epoch {
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
+			"volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
+	}
+	if err := s.deps.MayChange(d, string(op.Kind)); err != nil {
+		return d, nil, unlock, err
+	}
+	pool, err = s.deps.Pools.Online(ctx, d.Pool)
+	return d, pool, unlock, err
+}
+
+// Fetch asks control for the record of a dataset that is not in the cache.
+func (s *Datasets) Fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
+	v, err := s.deps.Control.Volume(ctx, id.String())
+	if err == nil && v.ID != id {
+		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
+	}
+	if err == nil && v.Home == s.deps.NodeID && !s.deps.Cache.HasLeftSince(v.Dataset) {
+		s.deps.Cache.Apply(v.Dataset, 0)
+	}
+	return v.Dataset, err
+}
+
+// Commit has control record the outcome, and applies its answer to the cache. The dataset's lock is held: without
+// it, the dataset could leave before the answer is applied.
+func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	out, err := s.deps.Operations.Report(ctx, op)
+	if err == nil && out.Dataset != nil && !out.Lost && s.IsHere(out) {
+		s.deps.Cache.Apply(*out.Dataset, out.Index)
+		s.deps.ProfileChanged(*out.Dataset)
+	}
+	return out, err
+}
+
+// IsHere reports whether this node is the home of the dataset in an answer. It is not if the dataset has moved
+// since: a caller that repeats a request whose first answer was lost gets the present state.
+func (s *Datasets) IsHere(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }

@@ -1,0 +1,131 @@
+package operation
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RecordWriterDeps is what RecordWriter needs of other components.
+type RecordWriterDeps struct {
+	*host.Host
+	Pools interface {
+		Get(id uuid.UUID) (backends.Pool, error)
+		All() []*pool.Pool
+	}
+	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
+}
+
+// RecordWriter writes the record beside the data of each dataset whose home is this node. Such a record is needed
+// only if control's store is lost. Its methods are safe for concurrent use.
+type RecordWriter struct {
+	deps RecordWriterDeps
+}
+
+// NewRecordWriter returns a RecordWriter.
+func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter{deps} }
+
+// WriteLater writes the record beside a dataset again, as a job. Each change has a job of its own, because a
+// running one may have read the record before the change. An agent that stops waits for it: its pools may be used
+// by another Drover that has only these records.
+func (w *RecordWriter) WriteLater(d api.Indexed) {
+	w.deps.ProfileChanged(d.Dataset)
+	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
+		return w.writeNow(ctx, d.ID)
+	})
+}
+
+// Write writes the record beside a dataset for an operation that is recorded as done. If that fails the
+// operation stays done, and WriteAll tries again.
+func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
+	if d.Home != w.deps.NodeID {
+		return // the record beside a copy is that of the copied state
+	}
+	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		w.deps.LogOf(d).WithError(err).Warn("the record beside the data was not written")
+	}
+}
+
+// writeNow writes the record beside a dataset from what is known of it now.
+func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
+	unlock, err := w.deps.Locks.Lock(ctx, id, "update of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, known := w.deps.Cache.Dataset(id)
+	if !known || d.State == dataset.StatePurging {
+		return nil
+	}
+	storage, err := w.deps.Pools.Get(d.Pool)
+	if err != nil {
+		return nil // WriteAll does it when the pool is online again
+	}
+	w.Write(ctx, storage, d)
+	return nil
+}
+
+// WriteAll writes every record beside the data that differs from the known one. A record is not flushed, so it may
+// be lost in a power cut, or with the process that should have written it.
+func (w *RecordWriter) WriteAll() {
+	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
+		for _, p := range w.deps.Pools.All() {
+			if p.Storage == nil || p.Hung != "" {
+				continue
+			}
+			entries, err := p.Storage.List(ctx)
+			if err != nil && ctx.Err() == nil {
+				log := w.deps.Log.WithError(err).WithField("pool", p.Name)
+				log.Warn("the records beside the data were not compared")
+			}
+			for _, e := range entries {
+				if ctx.Err() != nil || w.deps.Trust.Err() != nil {
+					return nil
+				}
+				d, known := w.deps.Cache.Dataset(e.ID)
+				if known && d.Pool == p.ID && outOfDate(e, d, w.deps.Cache.Index(e.ID)) {
+					if err := w.writeNow(ctx, e.ID); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// writeTo writes the record beside the dataset again, without a flush: the store has the record, and this copy is
+// needed only if the store is lost.
+func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	d.Written = w.deps.Cache.Index(d.ID)
+	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
+}
+
+// outOfDate reports whether a record differs from the known one with that index, or has the index of another
+// store, with which it would replace later ones.
+func outOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
+	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
+		return false
+	}
+	if e.Record == nil || (index != 0 && e.Record.Written > index) {
+		return true
+	}
+	d.Written = e.Record.Written
+	old, err := json.Marshal(e.Record)
+	if err != nil {
+		return true
+	}
+	now, err := json.Marshal(d)
+	return err == nil && !bytes.Equal(old, now)
+}
