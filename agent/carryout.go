@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -91,11 +91,11 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
 		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, a.pools.Mend(ctx, d.Pool, err)),
-			a.discardSnapshot(ctx, pool, *op.Snapshot))
+			storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = a.datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
-		return out, errors.Join(err, a.discardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
@@ -108,15 +108,9 @@ func (a *Agent) doSnapshot(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 func (a *Agent) mayTake(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
 	err := a.pools.Room(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
-		err = tight(ctx, pool, d)
+		err = storage.CheckTight(ctx, pool, d)
 	}
 	return err
-}
-
-func (a *Agent) discardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
-	return pool.DeleteSnapshot(ctx, s.Dataset, s.ID)
 }
 
 // doSnapshotDelete destroys a snapshot and then forgets it. The operation is recorded: after a crash between the
@@ -172,7 +166,7 @@ func (a *Agent) doResize(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, err
 	}
 	if op.Dataset.Size > d.Size {
-		if err := fitsPool(ctx, pool, op.Dataset.Size); err != nil {
+		if err := storage.CheckFits(ctx, pool, op.Dataset.Size); err != nil {
 			return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 		}
 	}

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -45,10 +45,10 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	}
 	steps.At(name + ".begin")
 	if op.Source == nil {
-		if err := fitsPool(ctx, pool, op.Dataset.Profile.Size); err != nil {
+		if err := storage.CheckFits(ctx, pool, op.Dataset.Profile.Size); err != nil {
 			return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 		}
-		settle(op.Dataset, pool)
+		storage.ApplyDefaults(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
 	withKey, err := a.keys.Seal(ctx, pool, op)
@@ -61,7 +61,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	steps.At(name + ".made")
 	if fill != nil {
 		if err := fill(pool); err != nil {
-			return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+			return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 		}
 	}
 	jb.Step("recording")
@@ -70,7 +70,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Lost {
-		return out, errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+		return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
 	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
@@ -81,16 +81,6 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		a.recordFiles.Write(ctx, pool, *out.Dataset)
 	}
 	return out, nil
-}
-
-// settle sets, in the record of a new dataset, what the pool decides if the profile does not say.
-func settle(d *dataset.Dataset, pool backends.Pool) {
-	if d.Size == 0 {
-		d.Size = pool.Info().DefaultSize
-	}
-	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
-		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true
-	}
 }
 
 func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
@@ -107,7 +97,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	}
 	if later == nil {
 		if err := takeSize(op, planned); err != nil {
-			return errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+			return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 		}
 		return nil
 	}
@@ -117,7 +107,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
 	}
 	if err != nil {
-		return errors.Join(err, a.discard(ctx, pool, op.DatasetID))
+		return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 	}
 	return nil
 }
@@ -153,7 +143,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 			return nil, err
 		}
 		if made.Size > d.Size {
-			if err := fitsPool(ctx, pool, made.Size); err != nil {
+			if err := storage.CheckFits(ctx, pool, made.Size); err != nil {
 				return nil, err
 			}
 		}
@@ -185,11 +175,4 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 		op.Dataset.Size = size
 	}
 	return later, errors.Join(err, thaw())
-}
-
-// discard removes a dataset that was made and is not recorded.
-func (a *Agent) discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
-	return pool.Delete(ctx, id)
 }

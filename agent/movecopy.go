@@ -11,7 +11,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -252,7 +254,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	}
 	defer unlock()
 	op.Dataset.Size = op.Dataset.Profile.Size
-	settle(op.Dataset, m.pool)
+	storage.ApplyDefaults(op.Dataset, m.pool)
 	made, rec := *op.Dataset, m.recordOf(uuid.Nil)
 	if replaces, err := m.replaces(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -294,7 +296,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	end := m.a.keys.StandIn(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.a.discard(ctx, m.pool, d.ID))
+			err = errors.Join(err, storage.Discard(ctx, m.pool, d.ID))
 		}
 		end()
 	}()
@@ -304,7 +306,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	if size, err = m.pool.Create(ctx, d); err != nil {
 		return 0, err
 	}
-	if files.Into, err = openRoot(ctx, m.pool, d.ID, backends.AttachOptions{}); err != nil {
+	if files.Into, err = mounting.OpenRoot(ctx, m.pool, d.ID, backends.AttachOptions{}); err != nil {
 		return 0, err
 	}
 	return size, m.fill(ctx, files.Into, files)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -197,7 +198,7 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 			op := f.begins("db", f.b)
 			died(t, gone)
 			f.a.down()
-			root, err := openRoot(t.Context(), f.a.thePool(), d.ID, backends.AttachOptions{})
+			root, err := mounting.OpenRoot(t.Context(), f.a.thePool(), d.ID, backends.AttachOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -12,7 +12,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -143,7 +145,7 @@ func (s sending) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		}
 		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
 	}
-	if err := tight(ctx, pool, d); err != nil {
+	if err := storage.CheckTight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
 	in, thaw, err := a.quiescer.Freeze(ctx, pool, d)
@@ -170,7 +172,7 @@ func (a *Agent) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset
 		TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
-		err = errors.Join(err, a.discardSnapshot(ctx, pool, s))
+		err = errors.Join(err, storage.DiscardSnapshot(ctx, pool, s))
 	}
 	return s, err
 }
@@ -191,7 +193,7 @@ func (s sending) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change",
 				d.Volume)
 		}
-		root, err = openRoot(ctx, pool, ds, backends.AttachOptions{})
+		root, err = mounting.OpenRoot(ctx, pool, ds, backends.AttachOptions{})
 		return root, func() error { return nil }, err
 	}
 	return a.openSnapshotFiles(ctx, pool, d, snapshot)
@@ -205,12 +207,12 @@ func (a *Agent) openSnapshotFiles(ctx context.Context, pool backends.Pool, d dat
 	end := a.keys.StandIn(scratch.ID, d.ID)
 	release := func() error {
 		defer end()
-		return a.discard(ctx, pool, scratch.ID)
+		return storage.Discard(ctx, pool, scratch.ID)
 	}
 	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		return nil, nil, errors.Join(err, release())
 	}
-	root, err := openRoot(ctx, pool, scratch.ID, backends.AttachOptions{})
+	root, err := mounting.OpenRoot(ctx, pool, scratch.ID, backends.AttachOptions{})
 	if err != nil {
 		return nil, nil, errors.Join(err, release())
 	}

@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -24,32 +24,6 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
 )
-
-// openRoot opens the root of a dataset that is not mounted for use, through a mount that no other process can
-// see. The mount ends when the returned file is closed.
-func openRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
-	att, err := pool.Attach(ctx, id, opts)
-	if err != nil {
-		return nil, err
-	}
-	var root *os.File
-	if att.Mount.FSType == mounting.BindType {
-		root, err = openDir(att.Mount.Source)
-	} else {
-		root, err = mount.Detached(mounting.Spec(att.Mount))
-	}
-	if rerr := att.Release(); rerr != nil || err != nil {
-		if root != nil {
-			rerr = errors.Join(rerr, root.Close())
-		}
-		return nil, errors.Join(err, rerr)
-	}
-	return root, nil
-}
-
-func openDir(path string) (*os.File, error) {
-	return os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-}
 
 // Export writes a volume as it is at one moment, or a snapshot of it, to w as a tar archive. If the pool cannot
 // clone without copying, the volume is read as it is, which is one moment only while nobody writes to it. Sockets
@@ -98,7 +72,7 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := a.keys.StandIn(scratch.ID, d.ID)
 	defer func() {
-		err = errors.Join(err, a.discard(ctx, pool, scratch.ID))
+		err = errors.Join(err, storage.Discard(ctx, pool, scratch.ID))
 		end()
 	}()
 	unlock, err := a.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
@@ -138,7 +112,7 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return err
 	}
-	root, err := openDir(path)
+	root, err := mounting.OpenDir(path)
 	if err != nil {
 		return err
 	}
@@ -151,7 +125,7 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 }
 
 func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.LeftOut) (err error) {
-	root, err := openRoot(ctx, pool, id, backends.AttachOptions{})
+	root, err := mounting.OpenRoot(ctx, pool, id, backends.AttachOptions{})
 	if err != nil {
 		return err
 	}
@@ -266,12 +240,12 @@ func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		return api.Committed{}, err
 	}
 	// What an earlier attempt has copied before it was interrupted is not used.
-	if err := a.discard(ctx, pool, op.DatasetID); err != nil {
+	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
 		return api.Committed{}, err
 	}
 	return a.doMake(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
 		jb.Step("copying")
-		root, err := openRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
+		root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
 		if err != nil {
 			return err
 		}

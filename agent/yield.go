@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -143,7 +144,7 @@ func (a *Agent) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID,
 	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
 		return err
 	}
-	return a.discardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
+	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
 }
 
 // holdersOf returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. If nobody

@@ -60,8 +60,8 @@ func MountAttached(att backends.Attachment, path string) error {
 
 // mountOn mounts a backend's dataset on path.
 func mountOn(m backends.Mount, path string) error {
-	if m.FSType != BindType {
-		return mount.Mount(path, Spec(m))
+	if m.FSType != bindType {
+		return mount.Mount(path, spec(m))
 	}
 	src, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -71,8 +71,8 @@ func mountOn(m backends.Mount, path string) error {
 	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
-// Spec returns the arguments of mount(2) for a backend's dataset.
-func Spec(m backends.Mount) mount.Spec {
+// spec returns the arguments of mount(2) for a backend's dataset.
+func spec(m backends.Mount) mount.Spec {
 	s := mount.Spec{
 		Source:   m.Source,
 		FSType:   m.FSType,
@@ -101,8 +101,8 @@ func Unmountable(err error) error {
 	return err
 }
 
-// BindType is the FSType of a backend whose dataset is a folder.
-const BindType = "bind"
+// bindType is the FSType of a backend whose dataset is a folder.
+const bindType = "bind"
 
 // Thaw thaws a filesystem that a killed agent left frozen. It does nothing if the filesystem is not frozen.
 func Thaw(path string) error {

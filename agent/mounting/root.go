@@ -1,0 +1,40 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// OpenRoot opens the root of a dataset that is not mounted for use, through a mount that no other process can
+// see. The mount ends when the returned file is closed.
+func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
+	att, err := pool.Attach(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	var root *os.File
+	if att.Mount.FSType == bindType {
+		root, err = OpenDir(att.Mount.Source)
+	} else {
+		root, err = mount.Detached(spec(att.Mount))
+	}
+	if rerr := att.Release(); rerr != nil || err != nil {
+		if root != nil {
+			rerr = errors.Join(rerr, root.Close())
+		}
+		return nil, errors.Join(err, rerr)
+	}
+	return root, nil
+}
+
+// OpenDir opens a folder that is not a symbolic link.
+func OpenDir(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}

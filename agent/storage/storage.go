@@ -1,0 +1,73 @@
+// Package storage has what operations and moves do with the storage of any pool: checks before a dataset is made or a
+// snapshot is taken, and the removal of what was made and is not recorded. It has no state.
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// CheckFits refuses a volume that is larger than its whole pool. The sizes of all volumes together may be larger.
+func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error {
+	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its pool has %s in all, less than %s (ask for less, or for another pool: drover pool ls)",
+			st.Size.Human(), size)
+	}
+	return nil
+}
+
+// CheckTight refuses a scheduled snapshot of a dataset while its pool has less free than a tenth of the dataset's
+// used bytes. What is overwritten after a snapshot that shares blocks needs new blocks, and if there are none the
+// writer gets an error (EIO): a snapshot that nobody asked for must not break a database. Pools that copy do not
+// have this problem.
+func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	if !pool.Info().Capabilities.InstantSnapshot {
+		return nil
+	}
+	st := pool.Status(ctx)
+	if !st.Online {
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	}
+	used, err := pool.Used(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	least := max(used/10, backends.Reserve(st.Size))
+	if st.Free >= least {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"no scheduled snapshot while the pool has less than %s free (it has %s): what is overwritten after "+
+			"one takes new blocks (free some, or take one by hand)",
+		least.Human(), st.Free.Human())
+}
+
+// ApplyDefaults sets, in the record of a new dataset, what the pool decides if the profile does not say.
+func ApplyDefaults(d *dataset.Dataset, pool backends.Pool) {
+	if d.Size == 0 {
+		d.Size = pool.Info().DefaultSize
+	}
+	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
+		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true
+	}
+}
+
+// Discard removes a dataset that was made and is not recorded.
+func Discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return pool.Delete(ctx, id)
+}
+
+// DiscardSnapshot removes a snapshot that was taken and is not recorded.
+func DiscardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return pool.DeleteSnapshot(ctx, s.Dataset, s.ID)
+}
