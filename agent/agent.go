@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/keyring"
@@ -113,6 +114,10 @@ type Agent struct {
 	mounter      *mounting.Mounter
 	resolver     *mounting.Resolver
 
+	repairer     *handover.Repairer
+	relinquisher *handover.Relinquisher
+	failover     *handover.Failover
+
 	nodes       *lease.Nodes
 	moveTable   *replication.MoveTable
 	access      *replication.Access
@@ -203,6 +208,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.makeMounting()
+	a.makeHandover()
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
 		a.config.PeerID = certified
@@ -230,7 +236,7 @@ func (a *Agent) makeLeases(ctx context.Context) {
 	a.nodes = lease.NewNodes(a.Host, a.Standing)
 	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
 		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join,
-		MendSoon: a.mendSoon,
+		MendSoon: a.repairSoon,
 	})
 	a.renewals = lease.NewRenewals(lease.RenewalDeps{
 		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
@@ -313,7 +319,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.pools.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
-	a.takeGuard(st, 0)
+	a.repairer.ApplyGuard(st, 0)
 	err = a.limits.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
 	if err == nil && !a.Recovered {       // otherwise it is not known yet what is mounted
 		_, err = a.resolver.Resolve(ctx)

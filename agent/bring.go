@@ -24,7 +24,7 @@ import (
 // the move, such as ErrInUse with the node and the mount IDs that use the volume.
 func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
-		now, err := a.takeOver(ctx, d)
+		now, err := a.failover.TakeOver(ctx, d)
 		if err != nil || now.Home == a.NodeID {
 			return now, err
 		}
@@ -187,7 +187,7 @@ func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until 
 
 // arrived returns the record of a dataset that came here.
 func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	now, err := a.whereNow(ctx, d)
+	now, err := a.failover.Locate(ctx, d)
 	if err == nil && now.Home != a.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume,
 			a.nodes.Name(now.Home))

@@ -62,7 +62,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.guests.Check(&r.List)
 	a.checkKeys(ctx, r, known)
 	a.checkGuard(ctx, r)
-	a.checkFailover(ctx, r)
+	a.failover.Check(ctx, &r.List)
 	a.checkFences(ctx, r)
 	a.checkMounts(ctx, r)
 	a.limits.Check(&r.List)

@@ -95,7 +95,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			}
 		}
 		if a.leases.Apply(d) {
-			a.yieldSoon(d.ID)
+			a.relinquisher.AnswerSoon(d.ID)
 		}
 	}
 	if s.Full && !strange {
@@ -240,7 +240,7 @@ func (a *Agent) forgetOthers(ctx context.Context, s api.Sync, was known) (gone m
 			continue
 		}
 		if was.datasets != nil && now.Index > was.datasets[id].Index { // the index is 0 after a recovery
-			switch d, err := a.datasets.Fetch(ctx, id); {
+			switch d, err := a.FetchDataset(ctx, id); {
 			case err == nil && d.Home == a.NodeID:
 				continue
 			case err != nil && !errors.Is(err, dataset.ErrNotFound):

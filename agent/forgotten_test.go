@@ -149,7 +149,7 @@ func TestI1SlowFenceOfWhatIsOpen(t *testing.T) {
 		if e, there := g.wa.entry(d.ID); !there || e.State != guard.StateArmed {
 			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
 		}
-		g.a.takeGuard(before, answer)
+		g.a.repairer.ApplyGuard(before, answer)
 		fence := g.a.deadlines.FenceTime(d.ID)
 		if long := fence == time.Hour; long != (len(policies) > 1) {
 			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)

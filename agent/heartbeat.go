@@ -105,10 +105,10 @@ func (a *Agent) rounds(ctx context.Context) (back bool) {
 	a.trimPools()
 	a.unmounter.UnmountForgotten()
 	a.verifier.CheckIfDue(ctx)
-	a.yields()
+	a.relinquisher.AnswerAll()
 	a.copies.SettleAll()
 	a.guests.SettleUnmounted()
-	a.mendAll()
+	a.repairer.RepairAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.installer.Resume(ctx)
 		a.sizes.Retry(ctx)

@@ -89,3 +89,11 @@ func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, see
 	m, err = transfer.SumFiles(ctx, root, seen)
 	return m, errors.Join(err, root.Close(), release())
 }
+
+// transferSnapshot returns the record of a snapshot for another node.
+func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
+	return dataset.Snapshot{
+		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
+		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
+	}
+}

@@ -69,10 +69,10 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if err := r.take(ctx, putBack, known{asked: r.Cache.Moment()}); !errors.Is(err, errOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
-	if err := r.settleYield(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
+	if err := r.relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
 		t.Error(err)
 	}
-	if _, err := r.datasets.Fetch(ctx, d.ID); err != nil {
+	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
 		t.Error(err)
 	}
 	if _, home := r.Cache.Dataset(d.ID); home {

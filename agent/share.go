@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
@@ -18,7 +17,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
-	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // shares reports whether a volume is on a share on which this node has a pool. If control does not answer, it
@@ -171,61 +169,4 @@ func (a *Agent) takeAgain(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// leaveShare ends the guard's registration of a dataset on a share that continues on another node, and of which
-// this node keeps nothing. The guard kills the processes that hold it here, because what they write would be
-// written to another node's dataset. The dataset's lock is held.
-func (a *Agent) leaveShare(ctx context.Context, id uuid.UUID) error {
-	epoch, armed := a.deadlines.Armed(id)
-	if !armed || a.Trust.Err() != nil {
-		return nil
-	}
-	now, err := a.datasets.Fetch(ctx, id)
-	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have moved before
-		now, err = a.removedElsewhere(ctx, id, epoch)
-	}
-	if err != nil || now.Home == a.NodeID || now.Epoch <= epoch {
-		return err
-	}
-	gone := dataset.Dataset{ID: id, Volume: now.Volume}
-	if err := a.supersede(ctx, gone); err != nil {
-		return err
-	}
-	if err := a.verifier.EnsureUnused(ctx, gone, "let go of"); err != nil {
-		return err
-	}
-	return errors.Join(a.uses.Drop(ctx, id), mounting.RemoveMountPoint(a.MountPath(id)))
-}
-
-// removedElsewhere returns the present state of a dataset that the guard has registered here and that is no
-// volume any more. If it is on a share, it is another node's; otherwise it is at the epoch at which it was.
-func (a *Agent) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
-	gone = dataset.Dataset{ID: id, Epoch: epoch}
-	known, halted, err := a.recorded(ctx)
-	if _, own := known[id]; err != nil || own || halted != "" {
-		return gone, err
-	}
-	on, err := a.mountedOnShare(id)
-	if on {
-		gone.Epoch++
-	}
-	return gone, err
-}
-
-// mountedOnShare reports whether a dataset is mounted from a share that a pool of this node is on. If nothing is
-// mounted, it reports whether there is such a pool.
-func (a *Agent) mountedOnShare(id uuid.UUID) (bool, error) {
-	table, err := mount.Table()
-	if err != nil {
-		return false, err
-	}
-	at := table.At(a.MountPath(id))
-	return slices.ContainsFunc(a.pools.All(), func(p *pool.Pool) bool {
-		if p.Share == uuid.Nil || p.Storage == nil {
-			return false
-		}
-		on := table.On(p.Storage.Info().Path)
-		return at == nil || on != nil && on.Major == at.Major && on.Minor == at.Minor
-	}), nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
@@ -14,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -44,7 +46,8 @@ func (a *Agent) registrarDeps() lease.RegistrarDeps {
 			}
 			return op.Capabilities.OwnFilesystem, true
 		},
-		Repair: a.takeGuard, MendSoon: a.mendSoon,
+		MendSoon: a.repairSoon,
+		Repair:   func(st guard.Status, answer uint64) { a.repairer.ApplyGuard(st, answer) },
 	}
 }
 
@@ -94,7 +97,7 @@ func (a *Agent) replicasDeps() replication.ReplicasDeps {
 
 // makeOperations makes what executes operations.
 func (a *Agent) makeOperations() {
-	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, After: a.slow, Blame: a.blamePool})
+	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, Blame: a.blamePool})
 	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
 	a.sizes = operation.NewSizes(operation.SizesDeps{
 		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange, Joined: a.hasJoined,
@@ -148,7 +151,7 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
 		Taken:      func() { a.replicas.Wake() },
 		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.verifier.EnsureUnused,
-		SupersedeGuarded: a.supersede,
+		SupersedeGuarded: a.unmounter.Supersede,
 		NoteKey:          a.keys.NoteKey, DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle,
 		RemoveMountPoint: mounting.RemoveMountPoint,
 	}
@@ -175,7 +178,7 @@ func (a *Agent) makeMounting() {
 	})
 	a.verifier = mounting.NewVerifier(mounting.VerifierDeps{
 		Host: a.Host, Engines: a.engines, Uses: a.uses, Guests: a.guestTable, Holders: a.holders,
-		Unmounter: a.unmounter, UseEnded: a.yieldIfAsked,
+		Unmounter: a.unmounter, UseEnded: func(id uuid.UUID) { a.relinquisher.AnswerIfRecalled(id) },
 	})
 	a.guests = mounting.NewGuests(mounting.GuestsDeps{
 		Host: a.Host, Pools: a.pools, Nodes: a.nodes, Uses: a.uses, Engines: a.engines, Verifier: a.verifier,
@@ -184,7 +187,7 @@ func (a *Agent) makeMounting() {
 	a.mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.pools, Leases: a.leases, Registrar: a.registrar, Throttle: a.limits,
 		Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
-		Disks: a.disks, Find: a.find, Bring: a.bring, MendSoon: a.mendSoon,
+		Disks: a.disks, Find: a.find, Bring: a.bring, MendSoon: a.repairSoon,
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.moveTable.Get(d.ID)
 			if !comes || p.Epoch != d.Epoch || a.moveTable.IsActive(d.ID) {
@@ -200,9 +203,28 @@ func (a *Agent) makeMounting() {
 	})
 }
 
+// makeHandover makes what passes datasets from one home to the next.
+func (a *Agent) makeHandover() {
+	a.repairer = handover.NewRepairer(handover.RepairerDeps{
+		Host: a.Host, Guard: a.config.Guard, Pools: a.pools, Deadlines: a.deadlines, Registrar: a.registrar,
+		Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
+		SettleCopySoon: func(id uuid.UUID) { a.copies.SettleSoon(id) }, Recorded: a.recorded,
+	})
+	a.relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
+		Host: a.Host, Pools: a.pools, Leases: a.leases, Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
+		Manifest: a.manifest,
+	})
+	a.failover = handover.NewFailover(handover.FailoverDeps{
+		Host: a.Host, Nodes: a.nodes, PeerHTTP: a.config.PeerHTTP, AwaitMove: a.awaitMoveUntil,
+	})
+}
+
+// repairSoon is handover.Repairer.RepairSoon, for components that are made before the Repairer.
+func (a *Agent) repairSoon(id uuid.UUID) { a.repairer.RepairSoon(id) }
+
 // unmounted starts the work that waits until a dataset is not mounted any more.
 func (a *Agent) unmounted(id uuid.UUID) {
-	a.yieldIfAsked(id)
+	a.relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
 		a.copies.SettleSoon(id)
 	}

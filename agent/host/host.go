@@ -86,3 +86,16 @@ func (h *Host) MountPath(id uuid.UUID) string { return filepath.Join(h.MountRoot
 func (h *Host) LogOf(d dataset.Dataset) *logrus.Entry {
 	return h.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
+
+// FetchDataset asks control for the record of a dataset that is not in the cache. It fails with ErrNotFound if control
+// has none.
+func (h *Host) FetchDataset(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
+	v, err := h.Control.Volume(ctx, id.String())
+	if err == nil && v.ID != id {
+		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
+	}
+	if err == nil && v.Home == h.NodeID && !h.Cache.HasLeftSince(v.Dataset) {
+		h.Cache.Apply(v.Dataset, 0)
+	}
+	return v.Dataset, err
+}

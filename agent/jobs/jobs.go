@@ -4,10 +4,12 @@ package jobs
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Runner is the work in progress, one job for each key. A job belongs to the agent and not to the request
@@ -195,4 +197,19 @@ func Ends(all []*Job) (list []<-chan struct{}) {
 		list = append(list, jb.Ended())
 	}
 	return list
+}
+
+// After calls fn once d has passed, unless stop is called first. stop waits until a running fn has ended.
+func (j *Runner) After(ctx context.Context, c clock.Clock, d time.Duration, fn func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	j.wg.Go(func() {
+		defer close(done)
+		select {
+		case <-c.After(d):
+			fn(ctx)
+		case <-ctx.Done():
+		}
+	})
+	return func() { cancel(); <-done }
 }

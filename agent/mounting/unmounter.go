@@ -190,3 +190,39 @@ func (u *Unmounter) UnmountForgotten() {
 		})
 	}
 }
+
+// Supersede ends the uses of a dataset that has continued on another node while it was fenced here: the guard
+// kills every process on the host that holds the dataset, and only then its uses end. It does nothing for a
+// dataset that the guard does not have. The caller holds the dataset's lock.
+func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
+	epoch, armed := u.Deadlines.Armed(d.ID)
+	if !armed || u.Registrar.Guard == nil {
+		return nil
+	}
+	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
+	if err != nil {
+		return err
+	}
+	_, err = u.Registrar.Guard.Supersede(ctx, d.ID, epoch)
+	if errors.Is(err, dataset.ErrNotFound) {
+		u.Deadlines.Disarm(d.ID)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	steps.At("fence.Superseded")
+	r := u.Uses.Get(d.ID)
+	if len(r.IDs) > 0 {
+		u.LogOf(d).WithField("count", len(r.IDs)).
+			Warn("it went on at another node while it was fenced here: those who used it are killed")
+		clear(r.IDs)
+		if err := u.Uses.Save(ctx, d, r, nil); err != nil {
+			return err
+		}
+	}
+	if !mounted { // otherwise the unmount does it, after another look
+		u.Registrar.Release(d.ID)
+	}
+	return nil
+}

@@ -43,7 +43,7 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 	}
 	d, ok := s.deps.Cache.Dataset(op.DatasetID)
 	if !ok {
-		if d, err = s.Fetch(ctx, op.DatasetID); err != nil {
+		if d, err = s.deps.FetchDataset(ctx, op.DatasetID); err != nil {
 			return d, nil, unlock, err
 		}
 		if s.deps.Cache.HasLeftSince(d) {
@@ -65,18 +65,6 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 	}
 	pool, err = s.deps.Pools.Online(ctx, d.Pool)
 	return d, pool, unlock, err
-}
-
-// Fetch asks control for the record of a dataset that is not in the cache.
-func (s *Datasets) Fetch(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
-	v, err := s.deps.Control.Volume(ctx, id.String())
-	if err == nil && v.ID != id {
-		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
-	}
-	if err == nil && v.Home == s.deps.NodeID && !s.deps.Cache.HasLeftSince(v.Dataset) {
-		s.deps.Cache.Apply(v.Dataset, 0)
-	}
-	return v.Dataset, err
 }
 
 // Commit has control record the outcome, and applies its answer to the cache. The dataset's lock is held: without

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -23,8 +22,6 @@ import (
 // RunnerDeps is what Runner needs of other components.
 type RunnerDeps struct {
 	*host.Host
-	// After calls fn once d has passed, unless stop is called first. stop waits until a running fn has ended.
-	After func(ctx context.Context, d time.Duration, fn func(context.Context)) (stop func())
 	// Blame adds the failure of a pool's disk to an error that was caused by it.
 	Blame func(ctx context.Context, op dataset.Operation, err error) error
 }
@@ -66,7 +63,8 @@ func (r *Runner) Run(
 	now := newRunning(op, cancel)
 	r.mu.Lock()
 	r.running[op.ID] = now
-	now.settle = r.deps.After(ctx, r.deps.Limits.Record, func(ctx context.Context) { r.record(ctx, planned) })
+	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.Record,
+		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
 	end := func() { // comes last: afterwards, an operation that is recorded and not final is started again
 		r.mu.Lock()

@@ -1,0 +1,149 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// FailoverDeps are the dependencies of Failover.
+type FailoverDeps struct {
+	*host.Host
+	Nodes    *lease.Nodes
+	PeerHTTP http.RoundTripper // to the agents of other nodes; nil: there are none
+	// AwaitMove waits for the end of a move, until a time of the steady clock.
+	AwaitMove func(ctx context.Context, op dataset.Operation, until time.Duration) error
+}
+
+// Failover has volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
+// for concurrent use.
+type Failover struct{ FailoverDeps }
+
+// NewFailover returns a Failover.
+func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
+
+// TakeOver has a volume with failover auto continue from a copy when its home is lost, here or on the node with
+// the newest copy. It waits for that as long as a request may take, and returns the present record. If the home
+// answers, it does nothing.
+//
+// It fails with ErrPending and names the operation if the failover still runs. It fails with ErrInUse and names the
+// node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes over, and
+// says why and what the user can do.
+func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	until := f.Clock.Steady() + f.Limits.Follow
+	for {
+		op, lost, err := f.request(ctx, d)
+		if err == nil && lost {
+			err = f.AwaitMove(ctx, op, until)
+		}
+		if err == nil && !lost {
+			err = f.checkHome(ctx, d)
+		}
+		// The home may be reachable again, or the volume may continue from another copy.
+		again := errors.Is(err, dataset.ErrPending) && !lost || errors.Is(err, dataset.ErrConflict) && lost
+		if err != nil && !again {
+			return d, err
+		}
+		if err == nil {
+			now, err := f.Locate(ctx, d)
+			if err != nil || !lost || now.Home == f.NodeID {
+				return now, err
+			}
+			d = now // its home is another node now, which is examined next
+			continue
+		}
+		if f.Clock.Steady() >= until {
+			return d, dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w (ask again)", d.Volume, err)
+		}
+		select {
+		case <-ctx.Done():
+			return d, ctx.Err()
+		case <-f.Clock.After(f.Limits.Retry):
+		}
+	}
+}
+
+// request asks control for a copy to take over. lost reports whether the home is lost. The returned operation
+// then runs already.
+func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
+	out, err := f.Control.Submit(ctx, api.Request{
+		ID:       uuid.New(),
+		Kind:     dataset.OpMove,
+		Volume:   d.ID.String(),
+		Node:     f.NodeID.String(),
+		Failover: true,
+	})
+	if err != nil || out.Operation == nil {
+		return op, false, err
+	}
+	op = *out.Operation
+	without := "; nothing is lost, as it lies on a share"
+	if !op.Share {
+		without = "; what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
+	}
+	f.LogOf(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Why + without)
+	return op, true, nil
+}
+
+// answerTime is how long the agent of a home has to answer.
+const answerTime = 3 * time.Second
+
+// checkHome fails with ErrPending if a node that control counts as alive does not answer: it may be lost, and
+// control may not know it yet. A move from there would wait for it as well.
+func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
+	if f.PeerHTTP == nil {
+		return nil
+	}
+	now, err := f.Locate(ctx, d)
+	if err != nil || now.Home == f.NodeID {
+		return err
+	}
+	home, err := f.Nodes.Peer(ctx, now.Home)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if _, err := promise.Ask(ctx, f.PeerHTTP, home.Address, home.ID,
+		promise.Request{Incarnation: f.Incarnation}); errors.Is(err, dataset.ErrOffline) {
+		return dataset.Errorf(dataset.ErrPending,
+			"node %s, which has it, does not answer, and control takes it for alive", home.Name)
+	}
+	return nil
+}
+
+// Check reports whether volumes fail over by themselves, if there are other hosts.
+func (f *Failover) Check(ctx context.Context, r *findings.List) {
+	if f.PeerHTTP == nil {
+		return
+	}
+	st, err := f.Control.Failover(ctx)
+	switch {
+	case err != nil: // an unreachable control has a line already
+	case st.Halted != "":
+		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
+			st.Since.UTC().Format(time.RFC3339), st.Halted)
+	}
+}
+
+// Locate returns control's record of a dataset.
+func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if now, here := f.Cache.Dataset(d.ID); here {
+		return now, nil
+	}
+	now, err := f.FetchDataset(ctx, d.ID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
+	}
+	return now, err
+}

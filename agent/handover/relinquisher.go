@@ -1,0 +1,330 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// RelinquisherDeps are the dependencies of Relinquisher.
+type RelinquisherDeps struct {
+	*host.Host
+	Pools     *pool.Pools
+	Leases    *lease.Table
+	Uses      *mounting.UseTable
+	Verifier  *mounting.Verifier
+	Unmounter *mounting.Unmounter
+	// Manifest takes and describes the final snapshot of a relinquished dataset. It writes to seen what it reads.
+	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+		seen io.Writer) (dataset.Manifest, error)
+}
+
+// Relinquisher gives datasets up for moves to other nodes: it answers control's recalls. Its state is in the lease
+// table. Its methods are safe for concurrent use.
+type Relinquisher struct{ RelinquisherDeps }
+
+// NewRelinquisher returns a Relinquisher.
+func NewRelinquisher(deps RelinquisherDeps) *Relinquisher { return &Relinquisher{deps} }
+
+// AnswerSoon answers a recall as a job, which starts once more if one is running.
+func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
+	r.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		for {
+			err := r.answer(ctx, id)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			r.Log.WithError(err).WithField("dataset", id).Warn("recall was not answered; it is tried again")
+			if !errors.Is(err, dataset.ErrUnavailable) {
+				return nil // the next round tries again
+			}
+			select {
+			case <-ctx.Done():
+			case <-r.Clock.After(r.Limits.Retry):
+			}
+		}
+	})
+}
+
+// AnswerIfRecalled has a move that waits for a dataset look at it again after its uses changed.
+func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
+	if _, asked := r.Leases.Recall(id); asked {
+		r.AnswerSoon(id)
+	}
+}
+
+// answer answers a recall as far as possible: it gives the dataset up unless it is in use, takes the final
+// snapshot, and notifies control. Idempotent: after a crash between any two of these it continues.
+func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
+	y, given := r.Leases.Relinquished(id)
+	if d, known := r.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
+		return r.Settle(ctx, id, y)
+	}
+	asked, recalled := r.Leases.Recall(id)
+	if !given && !recalled || r.Trust.Err() != nil {
+		return nil
+	}
+	if !given {
+		op, err := r.Control.Operation(ctx, asked.Move.String(), 0)
+		if err != nil {
+			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
+		}
+		if op.Loss != nil {
+			return nil // the move continues without the copy here, and this node gives it to no new user
+		}
+		y = lease.Relinquished{Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.Files, Share: op.Share}
+	}
+	y, holders, err := r.relinquish(ctx, id, y, given)
+	switch {
+	case err != nil:
+		return err
+	case len(holders) > 0:
+		return r.reportHolders(ctx, id, y, holders)
+	case y.Manifest == nil:
+		return nil
+	}
+	return r.report(ctx, id, y)
+}
+
+// relinquish gives a dataset up under its lock, so that a running change ends first. It returns who or what prevents
+// that.
+func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
+	given bool) (lease.Relinquished,
+	[]string, error) {
+	unlock, err := r.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return y, nil, err
+	}
+	defer unlock()
+	d, known := r.Cache.Dataset(id)
+	if !known || d.Home != r.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
+		return y, nil, nil // control has not reported all of it yet, or something else since
+	}
+	pool, err := r.Pools.Online(ctx, d.Pool)
+	if err != nil {
+		return y, []string{dataset.OneLine(err)}, nil
+	}
+	if !given {
+		if holders, err := r.Holders(ctx, d); err != nil || len(holders) > 0 {
+			return y, holders, err
+		}
+		// A process that has it mounted in another mount namespace continues to write, and what it has written
+		// may not be in the pool yet.
+		if idler, can := pool.(backends.IdleChecker); can {
+			if err := idler.Idle(ctx, id); err != nil {
+				return y, []string{dataset.OneLine(err)}, nil
+			}
+		}
+		steps.At("yield.begin")
+		if err := r.dropFinal(ctx, pool, id, y); err != nil {
+			return y, []string{dataset.OneLine(err)}, nil
+		}
+		if err := r.Leases.Relinquish(ctx, id, y); err != nil {
+			return y, nil, err
+		}
+		steps.At("yield.given-up")
+		r.LogOf(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
+	}
+	if y.Manifest == nil {
+		var seen summed
+		stop := r.Jobs.After(ctx, r.Clock, r.Limits.Lease/4,
+			func(ctx context.Context) { r.reportProgress(ctx, d, y, &seen) })
+		y, err = r.takeFinal(ctx, pool, d, y, &seen)
+		stop()
+		if err != nil {
+			// Only this node knows of it yet, so the dataset continues here.
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer cancel()
+			if ctx.Err() != nil {
+				return y, nil, ctx.Err()
+			}
+			return y, []string{dataset.OneLine(err)}, r.Leases.Drop(undo, id)
+		}
+	}
+	return y, nil, nil
+}
+
+// dropFinal removes the final snapshot of an earlier attempt, which no other node knows and which is out of date.
+func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
+	e, err := pool.Stat(ctx, id)
+	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
+		return err
+	}
+	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
+}
+
+// Holders returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. If nobody
+// does, the dataset is unmounted and the guard forgets it. The dataset's lock is held.
+func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string, error) {
+	if err := r.Verifier.CheckEnded(ctx, d, "move"); err != nil {
+		return []string{dataset.OneLine(err)}, nil
+	}
+	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
+		return ids, nil
+	}
+	err := r.Unmounter.FreeUnheld(ctx, d)
+	if errors.Is(err, dataset.ErrInUse) {
+		return []string{dataset.OneLine(err)}, nil
+	}
+	return nil, err
+}
+
+// takeFinal takes the final snapshot of a relinquished dataset, and writes its manifest for the next home to disk.
+func (r *Relinquisher) takeFinal(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+	seen io.Writer) (lease.Relinquished, error) {
+	m, err := r.Manifest(ctx, pool, d, y, seen)
+	if err != nil {
+		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
+	}
+	steps.At("yield.snapshot")
+	y.Manifest = &m
+	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+		return y, err
+	}
+	steps.At("yield.manifest")
+	return y, nil
+}
+
+// reportHolders reports to control who uses a dataset here.
+func (r *Relinquisher) reportHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
+	err := r.Control.Yield(ctx, r.NodeID, api.Yield{
+		Incarnation: r.Incarnation,
+		Operation:   y.Move,
+		Dataset:     id,
+		Epoch:       y.Epoch,
+		Holders:     holders,
+	})
+	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
+		return nil // the move has ended
+	}
+	return err
+}
+
+// summed counts how much was read of the dataset that is given up.
+type summed struct{ bytes atomic.Int64 }
+
+func (s *summed) Write(b []byte) (int, error) {
+	s.bytes.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// stuckAfter is after how many times Limits.Lease without progress the disk is assumed to hang: 5 minutes. The final
+// snapshot may have to write out what the host has in memory, and may have many extents.
+const stuckAfter = 10
+
+// reportProgress reports to control that the checksums of a dataset that is given up are being computed, which may
+// take long, so that the move waits. Without progress it reports that, and the move ends.
+func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *summed) {
+	was, at, said := seen.bytes.Load(), r.Clock.Steady(), ""
+	for ctx.Err() == nil {
+		if is := seen.bytes.Load(); is != was {
+			was, at = is, r.Clock.Steady()
+		}
+		say := dataset.GivingUp
+		if r.Clock.Steady()-at >= stuckAfter*r.Limits.Lease {
+			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang "+
+				"(look at its disk: dmesg; the volume is mounted there again once that has ended)",
+				r.Pools.Name(d.Pool))
+		}
+		if say != said {
+			_, err := host.UntilAnswered(ctx, r.Host, func() (struct{}, error) {
+				return struct{}{}, r.reportHolders(ctx, d.ID, y, []string{say})
+			})
+			if err != nil && ctx.Err() == nil {
+				r.LogOf(d).WithError(err).Warn("the move was not told how far this node is with giving it up")
+			}
+			said = say
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.Clock.After(r.Limits.Lease / 4):
+		}
+	}
+}
+
+// report has control record that a dataset was relinquished, with its manifest.
+func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
+	err := r.Control.Yield(ctx, r.NodeID, api.Yield{
+		Incarnation: r.Incarnation,
+		Operation:   y.Move,
+		Dataset:     id,
+		Epoch:       y.Epoch,
+		Manifest:    y.Manifest,
+	})
+	if errors.Is(err, dataset.ErrUnavailable) {
+		return err // control may have received it
+	}
+	if err != nil {
+		return r.Settle(ctx, id, y)
+	}
+	steps.At("yield.told")
+	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.Leases.SetTold(ctx, id, y)
+}
+
+// Settle removes a record that is not needed any more: the dataset is this node's again at a later epoch, or
+// has left, or the move ended without the answer, so that no other node can continue from it.
+func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
+	if r.Trust.Err() != nil {
+		return nil
+	}
+	op, err := r.Control.Operation(ctx, y.Move.String(), 0)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	if err == nil && !op.State.Final() {
+		return nil
+	}
+	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move, which changes nothing from then on
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, copied := r.Cache.Copy(id)
+	_, known := r.Cache.Dataset(id)
+	switch {
+	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // a store that was restored from a backup says so
+		return nil
+	case v.Home == r.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
+	case v.Home != r.NodeID && !copied && !known: // deleted, or its copy here was settled
+		// Its record may still be on disk: a start without control would make this node its home.
+		if err := r.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	return r.Leases.Drop(ctx, id)
+}
+
+// AnswerAll answers all open recalls. It repeats answers that were lost.
+func (r *Relinquisher) AnswerAll() {
+	for _, id := range r.Leases.Pending() {
+		r.AnswerSoon(id)
+	}
+}

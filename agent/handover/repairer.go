@@ -1,0 +1,228 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// RepairerDeps are the dependencies of Repairer.
+type RepairerDeps struct {
+	*host.Host
+	Guard     lease.Guard // nil: this host works alone
+	Pools     *pool.Pools
+	Deadlines *lease.Deadlines
+	Registrar *lease.Registrar
+	Uses      *mounting.UseTable
+	Verifier  *mounting.Verifier
+	Unmounter *mounting.Unmounter
+	// SettleCopySoon starts the work on a copy of a dataset whose home is another node.
+	SettleCopySoon func(dataset uuid.UUID)
+	// Recorded returns the datasets that control has a record of, in every state, and why failover is halted.
+	Recorded func(context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error)
+}
+
+// Repairer makes the guard's records agree with the datasets that are mounted here: it lets a fenced dataset continue
+// once its epoch is confirmed, and ends what has continued elsewhere. It has no state of its own. Its methods are safe
+// for concurrent use.
+type Repairer struct{ RepairerDeps }
+
+// NewRepairer returns a Repairer.
+func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
+
+// ApplyGuard applies the guard's records. asked is the number of its answers when it was asked. The guard forgets
+// what is no longer mounted.
+func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
+	r.Registrar.RecordAll(st, answer)
+	for _, e := range st.Datasets {
+		if e.State != guard.StateArmed && e.State != guard.StateRebooted {
+			r.RepairSoon(e.Dataset)
+		}
+	}
+}
+
+// RepairAll repairs everything that the guard has or must have, and forgets nodes that no longer have copies.
+func (r *Repairer) RepairAll() {
+	if r.Guard == nil {
+		return
+	}
+	for _, id := range r.Deadlines.AllArmed() {
+		_, home := r.Cache.Dataset(id)
+		if mounted, err := host.IsMountPoint(r.MountPath(id)); err == nil && (!mounted || !home) {
+			r.RepairSoon(id)
+		}
+	}
+	for _, d := range r.Deadlines.Datasets() {
+		_, armed := r.Deadlines.Armed(d.ID)
+		if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); err == nil && mounted &&
+			(!armed || r.Deadlines.Until(d) <= r.Clock.Steady()) {
+			r.RepairSoon(d.ID)
+		}
+	}
+	r.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
+		if err := r.Deadlines.DropEnrolled(ctx); err != nil && ctx.Err() == nil &&
+			!errors.Is(err, dataset.ErrUnavailable) {
+			r.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
+		}
+		return nil
+	})
+}
+
+// RepairSoon makes the guard's record of a dataset agree with its state, as a job.
+func (r *Repairer) RepairSoon(id uuid.UUID) {
+	r.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		if err := r.repair(ctx, id); err != nil && ctx.Err() == nil {
+			r.Log.WithError(err).WithField("dataset",
+				id).Warn("a volume is not as the guard is to have it; it is tried again")
+		}
+		return nil
+	})
+}
+
+// repair lets a fenced dataset continue once its epoch is confirmed, registers one that the guard has forgotten,
+// and has it forget one that is no longer mounted. For a dataset whose home is elsewhere Copies.Settle does the
+// rest. Idempotent.
+func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
+	unlock, err := r.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, home := r.Cache.Dataset(id)
+	if _, copied := r.Cache.Copy(id); copied {
+		r.SettleCopySoon(id)
+		return nil
+	}
+	e, there, err := r.Registrar.Entry(ctx, id)
+	if err != nil {
+		return err
+	}
+	mounted, err := host.IsMountPoint(r.MountPath(id))
+	if err != nil {
+		return err
+	}
+	if !home {
+		return r.leaveShare(ctx, id) // also if nothing is known of it yet, or it was deleted
+	}
+	if !mounted && !there {
+		r.Deadlines.Disarm(id)
+		return nil
+	}
+	if !mounted && !lease.IsFenced(e) {
+		_ = r.Unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
+		return nil
+	}
+	until := r.Deadlines.Until(d)
+	if late := until <= r.Clock.Steady(); late && mounted && !there {
+		return r.fenceLate(ctx, d)
+	} else if late {
+		return nil // once it is, the guard is fed, and reports what differs
+	}
+	if there && lease.IsFenced(e) {
+		if err := r.Registrar.Continue(ctx, d, until); err != nil {
+			return err
+		}
+		steps.At("fence.thawed")
+	}
+	if !mounted {
+		_ = r.Unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
+		return nil
+	}
+	if err = r.Registrar.Arm(ctx, d); err == nil {
+		_, err = r.Guard.Check(ctx, id, d.Epoch)
+	}
+	if err == nil && len(r.Uses.Get(id).IDs) == 0 {
+		r.Uses.MarkIdle(id)
+	}
+	r.News.Changed(id)
+	return err
+}
+
+// fenceLate has the guard fence a dataset that is mounted here and that the guard does not know, unless control
+// confirms it. The caller holds the dataset's lock.
+func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
+	err := r.Registrar.Arm(ctx, d)
+	if !errors.Is(err, dataset.ErrUnavailable) {
+		return err
+	}
+	r.LogOf(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
+	reg, err := r.Registrar.Registration(d, r.Clock.Steady())
+	if err != nil {
+		return err
+	}
+	r.Deadlines.Arm(d.ID, d.Epoch)
+	_, err = r.Guard.Register(ctx, reg)
+	if errors.Is(err, dataset.ErrStale) { // the guard says that it is fenced
+		return nil
+	}
+	return err
+}
+
+// leaveShare ends the guard's registration of a dataset on a share that continues on another node. Nothing of it
+// stays here. The guard kills the processes that hold it here, because they would write to another node's
+// dataset. The dataset's lock is held.
+func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
+	epoch, armed := r.Deadlines.Armed(id)
+	if !armed || r.Trust.Err() != nil {
+		return nil
+	}
+	now, err := r.FetchDataset(ctx, id)
+	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have moved before
+		now, err = r.removedElsewhere(ctx, id, epoch)
+	}
+	if err != nil || now.Home == r.NodeID || now.Epoch <= epoch {
+		return err
+	}
+	gone := dataset.Dataset{ID: id, Volume: now.Volume}
+	if err := r.Unmounter.Supersede(ctx, gone); err != nil {
+		return err
+	}
+	if err := r.Verifier.EnsureUnused(ctx, gone, "let go of"); err != nil {
+		return err
+	}
+	return errors.Join(r.Uses.Drop(ctx, id), mounting.RemoveMountPoint(r.MountPath(id)))
+}
+
+// removedElsewhere returns the present state of a dataset that the guard has registered here and that is no
+// volume any more. If it is on a share, it is another node's; otherwise it is at the epoch at which it was.
+func (r *Repairer) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
+	gone = dataset.Dataset{ID: id, Epoch: epoch}
+	known, halted, err := r.Recorded(ctx)
+	if _, own := known[id]; err != nil || own || halted != "" {
+		return gone, err
+	}
+	on, err := r.mountedOnShare(id)
+	if on {
+		gone.Epoch++
+	}
+	return gone, err
+}
+
+// mountedOnShare reports whether a dataset is mounted from a share that a pool of this node is on. If nothing is
+// mounted, it reports whether there is such a pool.
+func (r *Repairer) mountedOnShare(id uuid.UUID) (bool, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return false, err
+	}
+	at := table.At(r.MountPath(id))
+	return slices.ContainsFunc(r.Pools.All(), func(p *pool.Pool) bool {
+		if p.Share == uuid.Nil || p.Storage == nil {
+			return false
+		}
+		on := table.On(p.Storage.Info().Path)
+		return at == nil || on != nil && on.Major == at.Major && on.Minor == at.Minor
+	}), nil
+}
