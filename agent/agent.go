@@ -135,6 +135,10 @@ type Agent struct {
 	sizes       *operation.Sizes
 	recordFiles *operation.RecordWriter
 	datasets    *operation.Datasets
+	executor    *operation.Executor
+	maker       *operation.Maker
+	importer    *operation.Importer
+	snapshotter *operation.Snapshotter
 	sender      *transfer.Server // to other nodes
 	puller      *transfer.Client // from them
 

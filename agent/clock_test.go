@@ -40,7 +40,7 @@ func TestClockBehind(t *testing.T) {
 				t.Fatalf("lacks %t: doctor says %q", lacks, got)
 			}
 			await(t, func() bool { return len(r.Jobs.Running()) == 0 })
-			if op, known := r.known(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
+			if op, known := r.operations.Lookup(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
 				t.Errorf("lacks %t: an operation of the older store was carried out: it is %s", lacks, op.State)
 			}
 			r.mount(late, "id")

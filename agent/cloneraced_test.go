@@ -52,7 +52,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			}
 			await(t, func() bool { d, _ := r.Cache.Volume("db"); return d.Size == has })
 
-			out, err := r.doCreate(t.Context(), &jobs.Job{}, free)
+			out, err := r.executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, free)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +63,7 @@ func TestCloneRacedByAResize(t *testing.T) {
 			if err != nil || e.Record == nil || e.Record.Size != has {
 				t.Errorf("beside it is %+v, %v", e.Record, err)
 			}
-			_, err = r.doCreate(t.Context(), &jobs.Job{}, sized)
+			_, err = r.executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, sized)
 			if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "smaller than its source's 128MiB") {
 				t.Errorf("a clone of %s with %s: %v", has, had, err)
 			}

@@ -114,7 +114,7 @@ func TestCloneGrowsAfterTheThaw(t *testing.T) {
 			made.Encryption = nil
 		}
 		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Source: &dataset.Source{Dataset: src.ID}}
-		if err := k.makeBytes(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
+		if err := k.maker.MakeBytes(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(p.did, c.did) || !slices.Equal(p.sizes, c.sizes) {

@@ -41,7 +41,7 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool {
-		op, known := r.known(ctx, out.Operation.ID)
+		op, known := r.operations.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpFailed
 	})
 	if err := shell.Close(); err != nil {
@@ -62,7 +62,7 @@ func TestCondemnedNoMore(t *testing.T) {
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
 		r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-		if _, err := r.carryOut(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+		if _, err := r.executor.Execute(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
 	}

@@ -264,7 +264,7 @@ func (a *Agent) converge(d api.Indexed) {
 	}
 	a.News.Changed(d.ID)
 	if d.State == dataset.StatePurging {
-		a.purgeLater(d.Dataset)
+		a.executor.PurgeLater(d.Dataset)
 		return
 	}
 	if a.operations.IsRunning(d.Request) {
@@ -288,7 +288,7 @@ func (a *Agent) resume(ctx context.Context, op dataset.Operation) error {
 		return err
 	}
 	now.State = dataset.OpRunning
-	a.background("op/"+op.ID.String(), now)
+	a.executor.Start("op/"+op.ID.String(), now)
 	return nil
 }
 
@@ -303,7 +303,7 @@ func (a *Agent) stopCancelled(ctx context.Context, open []dataset.Operation) {
 		if still[id] {
 			continue
 		}
-		op, known := a.known(ctx, id)
+		op, known := a.operations.Lookup(ctx, id)
 		if !known || op.State != dataset.OpCancelled {
 			continue // it ended by itself
 		}

@@ -86,7 +86,7 @@ const purgeEvery = 10 * time.Minute
 func (a *Agent) purgeCondemned() {
 	for _, id := range a.Cache.IDs() {
 		if d, ok := a.Cache.Dataset(id); ok && d.State == dataset.StatePurging && d.Home == a.NodeID {
-			a.purgeLater(d)
+			a.executor.PurgeLater(d)
 		}
 	}
 }

@@ -247,7 +247,7 @@ func (k *keyRig) rekey(name, oldKey string) error {
 	if err != nil {
 		return err
 	}
-	_, err = k.carryOut(k.t.Context(), &jobs.Job{}, *p.Operation)
+	_, err = k.executor.Execute(k.t.Context(), &jobs.Job{}, *p.Operation)
 	return err
 }
 

@@ -57,7 +57,7 @@ func (k *keyRig) resize(name, size string) error {
 	if err != nil || p.Operation == nil { // it has that already
 		return err
 	}
-	_, err = k.carryOut(k.t.Context(), &jobs.Job{}, *p.Operation)
+	_, err = k.executor.Execute(k.t.Context(), &jobs.Job{}, *p.Operation)
 	return err
 }
 

@@ -20,7 +20,7 @@ func TestLargerThanItsPool(t *testing.T) {
 	made, next := d, d
 	made.ID, made.Profile.Size, next.Size = uuid.New(), huge, huge
 	op := dataset.Operation{Volume: "db", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch}
-	_, err := r.doCreate(t.Context(), &jobs.Job{}, &op)
+	_, err := r.executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
 	refused := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "in all, less than 1048576TiB") {
@@ -29,10 +29,10 @@ func TestLargerThanItsPool(t *testing.T) {
 	}
 	refused("create", err)
 	op.DatasetID, op.Dataset = d.ID, &next
-	_, err = r.doResize(t.Context(), &jobs.Job{}, &op)
+	_, err = r.executor.Act(dataset.OpResize)(t.Context(), &jobs.Job{}, &op)
 	refused("resize", err)
 	made.ID, made.Size = uuid.New(), huge
 	op = dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch, Source: &dataset.Source{Dataset: d.ID}}
-	_, err = r.doCreate(t.Context(), &jobs.Job{}, &op)
+	_, err = r.executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
 	refused("clone", err)
 }

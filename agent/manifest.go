@@ -22,7 +22,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	if y.Share {
 		return a.written(ctx, pool, d)
 	}
-	s, err := a.timed(ctx, pool, a.transferSnapshot(d, lineage.FinalID(y.Move), y.Move))
+	s, err := a.snapshotter.Stamp(ctx, pool, a.transferSnapshot(d, lineage.FinalID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}

@@ -57,7 +57,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 		t.Helper()
 		plan, err := r.plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
-			_, err = r.carryOut(t.Context(), &jobs.Job{}, *plan.Operation)
+			_, err = r.executor.Execute(t.Context(), &jobs.Job{}, *plan.Operation)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -117,7 +117,7 @@ func TestSnapshotsByTheHomesClock(t *testing.T) {
 				}
 				r.clock.Advance(time.Minute)
 			}
-			if _, err := r.carryOut(t.Context(), &jobs.Job{}, op); err != nil {
+			if _, err := r.executor.Execute(t.Context(), &jobs.Job{}, op); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -122,10 +122,10 @@ func TestSealGoesOn(t *testing.T) {
 	}
 	data := bytes.Clone(k.kind.key(made.ID))
 	k.write(t, k.gold, 3)
-	_, err = k.carryOut(t.Context(), &jobs.Job{}, *p.Operation)
+	_, err = k.executor.Execute(t.Context(), &jobs.Job{}, *p.Operation)
 	k.refused(err, made.Encryption.KeyID)
 	k.write(t, k.gold, 1)
-	if _, err := k.carryOut(t.Context(), &jobs.Job{}, *p.Operation); err != nil {
+	if _, err := k.executor.Execute(t.Context(), &jobs.Job{}, *p.Operation); err != nil {
 		t.Fatal(err)
 	}
 	if err := k.opens("db"); err != nil || len(data) == 0 || !bytes.Equal(k.kind.key(made.ID), data) {
@@ -143,7 +143,7 @@ func TestCloneStaysEncrypted(t *testing.T) {
 	}
 	op := *p.Operation
 	op.Dataset.Profile.Encryption = dataset.KeySource{}
-	_, err = k.carryOut(t.Context(), &jobs.Job{}, op)
+	_, err = k.executor.Execute(t.Context(), &jobs.Job{}, op)
 	if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "one is encrypted") {
 		t.Errorf("got %v", err)
 	}

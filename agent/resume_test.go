@@ -28,7 +28,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	}
 	stale := api.Sync{Cluster: r.cluster, Operations: []dataset.Operation{*out.Operation}}
 	await(t, func() bool {
-		op, known := r.known(ctx, out.Operation.ID)
+		op, known := r.operations.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpDone && len(r.Jobs.Running()) == 0
 	})
 	d, ok := r.Cache.Volume("db")

@@ -75,7 +75,7 @@ func (a *Agent) register(ctx context.Context, gone ...uuid.UUID) error {
 				Address:     a.config.Address,
 				Incarnation: a.Incarnation,
 				Version:     a.config.Version,
-				Does:        a.does(),
+				Does:        a.executor.Kinds(),
 				Labels:      a.config.Labels,
 				Word:        word,
 			},

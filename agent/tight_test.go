@@ -99,7 +99,7 @@ func TestScheduledSnapshotIsReportedFromANarrowPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.free = dataset.GiB
-	if _, err := r.carryOut(ctx, &jobs.Job{}, *out.Operation); err != nil {
+	if _, err := r.executor.Execute(ctx, &jobs.Job{}, *out.Operation); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	list, err := r.Control.Snapshots(ctx, d.ID.String(), api.Page{})

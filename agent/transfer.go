@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/throttle"
@@ -19,9 +17,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
-	"github.com/droverhq/drover/internal/linux/mount"
-	"github.com/droverhq/drover/internal/safefile"
-	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -131,131 +126,6 @@ func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writ
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	return tree.WriteTar(ctx, root, w, tree.WithSkipped(out.Add))
-}
-
-// Import makes a volume from a tar archive.
-func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
-	req.Kind = dataset.OpImport
-	if req.ID == uuid.Nil {
-		req.ID = uuid.New()
-	} else if op, known := a.known(ctx, req.ID); known {
-		return dataset.Dataset{}, usedID(op.ID)
-	}
-	plan, err := a.plan(ctx, req)
-	if err != nil {
-		return dataset.Dataset{}, err
-	}
-	if plan.Operation == nil {
-		return *plan.Done, nil
-	}
-	op := *plan.Operation
-	var out api.Committed // read only if the job has ended without an error
-	joined, err := a.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
-		func(jctx context.Context, jb *jobs.Job) error {
-			// The archive comes with the request, so the job ends with it.
-			jctx, cancel := context.WithCancel(jctx)
-			defer cancel()
-			defer context.AfterFunc(ctx, cancel)()
-			return a.operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
-				c, err := a.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
-				out = c
-				return err
-			})
-		})
-	if joined { // the other request has another archive
-		err = usedID(op.ID)
-	}
-	if err != nil {
-		return dataset.Dataset{}, err
-	}
-	if out.Lost {
-		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile",
-			op.Volume)
-	}
-	return *out.Dataset, nil
-}
-
-func usedID(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
-}
-
-// doImport makes a volume from a folder of this host.
-func (a *Agent) doImport(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
-	if op.Path == "" {
-		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
-			"import of volume %s was cut short by a restart: import it again", op.Volume)
-	}
-	// From here on the folder is examined and read through this descriptor. Another user who renames a
-	// folder above it has no effect.
-	src, err := safefile.OpenFolder(op.Path)
-	if err != nil {
-		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
-	}
-	defer src.Close()
-	if err := errors.Join(a.importable(ctx, src), nothingBelow(src)); err != nil {
-		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
-	}
-	return a.importInto(ctx, jb, op, func(root *os.File) error {
-		if err := tree.Copy(ctx, src, root, func(n int64) { jb.Moved(n, 0) }); err != nil {
-			return err
-		}
-		if op.Live {
-			return nil
-		}
-		jb.Step("comparing")
-		diff, err := tree.Compare(ctx, src, root)
-		if err == nil && len(diff) > 0 {
-			err = dataset.Errorf(dataset.ErrConflict,
-				"%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
-		}
-		return err
-	})
-}
-
-// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is mounted, and
-// the user who then removes the source would lose it.
-func nothingBelow(folder *os.File) error {
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
-	if err != nil {
-		return fmt.Errorf("where is %s: %w", folder.Name(), err)
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	for _, m := range table.Under(path) {
-		if m.Mountpoint != path {
-			return dataset.Errorf(dataset.ErrInvalid,
-				"%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each "+
-					"by itself)", m.Mountpoint, path)
-		}
-	}
-	return nil
-}
-
-func (a *Agent) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
-	fill func(root *os.File) error) (api.Committed, error) {
-	pool, err := a.pools.Get(op.Dataset.Pool)
-	if err != nil {
-		return api.Committed{}, err
-	}
-	// What an earlier attempt has copied before it was interrupted is not used.
-	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
-		return api.Committed{}, err
-	}
-	return a.doMake(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		jb.Step("copying")
-		root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, root.Close()) }()
-		if err := fill(root); err != nil {
-			return fmt.Errorf("import of volume %s: %w", op.Volume, err)
-		}
-		steps.At("import.copied")
-		return fsctl.Sync(root)
-	})
 }
 
 // diffTime bounds a comparison, because it holds the dataset's lock.

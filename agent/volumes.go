@@ -227,7 +227,7 @@ func (a *Agent) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 	if plan.Operation.Node != a.NodeID {
 		return a.requester.Make(ctx, jb, req)
 	}
-	out, err := a.carryOut(ctx, jb, *plan.Operation)
+	out, err := a.executor.Execute(ctx, jb, *plan.Operation)
 	if err != nil {
 		return d, err
 	}
@@ -301,7 +301,7 @@ func (a *Agent) perform(ctx context.Context, req api.Request) error {
 			}
 			return operation.Outcome(*out.Operation)
 		}
-		_, err = a.carryOut(ctx, jb, *plan.Operation)
+		_, err = a.executor.Execute(ctx, jb, *plan.Operation)
 		return err
 	})
 	return err

@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
@@ -93,22 +92,6 @@ func (a *Agent) replicasDeps() replication.ReplicasDeps {
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
-}
-
-// makeOperations makes what executes operations.
-func (a *Agent) makeOperations() {
-	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, Blame: a.blamePool})
-	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
-	a.sizes = operation.NewSizes(operation.SizesDeps{
-		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange, Joined: a.hasJoined,
-	})
-	a.recordFiles = operation.NewRecordWriter(operation.RecordWriterDeps{
-		Host: a.Host, Pools: a.pools, ProfileChanged: a.limits.ProfileChanged,
-	})
-	a.datasets = operation.NewDatasets(operation.DatasetsDeps{
-		Host: a.Host, Operations: a.operations, Pools: a.pools, MayChange: a.leases.MayChange, NameOf: a.nodes.Name,
-		ProfileChanged: a.limits.ProfileChanged,
-	})
 }
 
 // hasJoined reports whether control has accepted this node since it started.

@@ -1,8 +1,10 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Runner tracks the running operations. Requester has other nodes carry out operations. Datasets gives operations the
-// datasets that they change, and RecordWriter writes the record beside their data. Sizes resizes datasets.
+// Executor executes operations by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer
+// or Remover; moves are executed by package replication. Runner tracks the running operations, and Requester has other
+// nodes carry out operations. Datasets gives operations the datasets that they change, and RecordWriter writes the
+// record beside their data. Sizes resizes datasets.
 package operation
 
 import (
@@ -244,4 +246,10 @@ func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
 		}
 	}
 	return ids
+}
+
+// Lookup asks control whether an operation is on record.
+func (r *Runner) Lookup(ctx context.Context, id uuid.UUID) (dataset.Operation, bool) {
+	op, err := r.deps.Control.Operation(ctx, id.String(), 0)
+	return op, err == nil
 }

@@ -1,4 +1,4 @@
-package agent
+package operation
 
 import (
 	"context"
@@ -16,31 +16,57 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// doCreate makes a dataset, empty or as a clone.
-func (a *Agent) doCreate(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+// MakerDeps is what Maker needs of other components.
+type MakerDeps struct {
+	*host.Host
+	Datasets *Datasets
+	Records  *RecordWriter
+	Pools    interface {
+		Get(id uuid.UUID) (backends.Pool, error)
+		Room(ctx context.Context) error
+		Mend(ctx context.Context, id uuid.UUID, err error) error
+	}
+	// Seal gives a dataset that will be made its data key. withKey is the context in which it is made.
+	Seal func(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error)
+	// MayChange returns an error if this node has relinquished the dataset.
+	MayChange func(d dataset.Dataset, what string) error
+	Reserve   Reserve
+	Freeze    Freeze
+}
+
+// Maker makes datasets: empty, as clones, or with given contents. It has no state of its own.
+type Maker struct {
+	deps MakerDeps
+}
+
+// NewMaker returns a Maker.
+func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
+
+// Create makes a dataset, empty or as a clone.
+func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	name := "create"
 	if op.Source != nil {
 		name = "clone"
 	}
-	return a.doMake(ctx, jb, op, name, nil)
+	return m.make(ctx, jb, op, name, nil)
 }
 
-// doMake makes op.Dataset under a private name, calls fill for its contents, and claims the name. If the outcome
+// make makes op.Dataset under a private name, calls fill for its contents, and claims the name. If the outcome
 // is not recorded, it removes what it made.
-func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+func (m *Maker) make(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	// The dataset is unknown to others until it is committed, and the next sync names it. The removal of a pool
 	// waits for work that holds a lock.
-	unlock, err := a.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	pool, err := a.pools.Get(op.Dataset.Pool)
+	pool, err := m.deps.Pools.Get(op.Dataset.Pool)
 	if err != nil {
 		return out, err
 	}
-	if err := a.pools.Room(ctx); err != nil {
+	if err := m.deps.Pools.Room(ctx); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
@@ -51,12 +77,12 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		storage.ApplyDefaults(op.Dataset, pool)
 	}
 	asked := op.Dataset.Size
-	withKey, err := a.keys.Seal(ctx, pool, op)
+	withKey, err := m.deps.Seal(ctx, pool, op)
 	if err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
-	if err := a.makeBytes(withKey, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, a.pools.Mend(ctx, op.Dataset.Pool, err))
+	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
+		return out, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Pools.Mend(ctx, op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
 	if fill != nil {
@@ -65,7 +91,7 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		}
 	}
 	jb.Step("recording")
-	out, err = a.datasets.Commit(ctx, op)
+	out, err = m.deps.Datasets.Commit(ctx, op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
@@ -78,12 +104,13 @@ func (a *Agent) doMake(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	}
 	steps.At(name + ".committed")
 	if out.Dataset.Size != asked { // the record beside the data has the size that was asked for
-		a.recordFiles.Write(ctx, pool, *out.Dataset)
+		m.deps.Records.Write(ctx, pool, *out.Dataset)
 	}
 	return out, nil
 }
 
-func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
+// MakeBytes makes the dataset of an operation in a pool, and does not record it.
+func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
 		size, err := pool.Create(ctx, *op.Dataset)
@@ -91,7 +118,7 @@ func (a *Agent) makeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 		return err
 	}
 	planned := op.Dataset.Size
-	later, err := a.cloneBytes(ctx, jb, pool, op)
+	later, err := m.cloneBytes(ctx, jb, pool, op)
 	if err != nil {
 		return err
 	}
@@ -130,16 +157,16 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 
 // cloneBytes makes a clone while nothing is written to the source. It returns a function that grows the clone to
 // its size, to be called when the source is written to again.
-func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
+func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
-	unlock, err := a.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
-	if d, ok := a.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
-		if err := a.leases.MayChange(d, "clone"); err != nil {
+	if d, ok := m.deps.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if err := m.deps.MayChange(d, "clone"); err != nil {
 			return nil, err
 		}
 		if made.Size > d.Size {
@@ -147,7 +174,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 				return nil, err
 			}
 		}
-		end, err := a.reservations.Reserve(ctx, d)
+		end, err := m.deps.Reserve(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +183,7 @@ func (a *Agent) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
-		if in, thaw, err = a.quiescer.Freeze(ctx, pool, d); err != nil {
+		if in, thaw, err = m.deps.Freeze(ctx, pool, d); err != nil {
 			return nil, err
 		}
 	}

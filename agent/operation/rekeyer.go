@@ -1,9 +1,11 @@
-package agent
+package operation
 
 import (
 	"context"
 	"fmt"
 	"reflect"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
@@ -12,21 +14,42 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// doRekey wraps a data key by the key that the profile has now. Only the record changes, in one step, after the
+// RekeyerDeps is what Rekeyer needs of other components.
+type RekeyerDeps struct {
+	Datasets *Datasets
+	Records  *RecordWriter
+	Keys     interface {
+		// OperatorKey reads the key of a profile, for a dataset.
+		OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID) (keys.Key, error)
+		// Wrap wraps the data key of a dataset by key, and verifies the wrapping.
+		Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
+			data []byte) (dataset.Encryption, error)
+	}
+}
+
+// Rekeyer wraps data keys by other keys of the operator. It has no state of its own.
+type Rekeyer struct {
+	deps RekeyerDeps
+}
+
+// NewRekeyer returns a Rekeyer.
+func NewRekeyer(deps RekeyerDeps) *Rekeyer { return &Rekeyer{deps} }
+
+// Rekey wraps a data key by the key that the profile has now. Only the record changes, in one step, after the
 // new wrapping was verified. A crash before that changes nothing, and the operation is idempotent. The keys are
 // read before the dataset is locked, so that mounts do not wait for them.
-func (a *Agent) doRekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := a.datasets.Hold(ctx, *op, "rekey")
+func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, _, unlock, err := r.deps.Datasets.Hold(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {
 		steps.At("rekey.begin")
 		jb.Step("wrapping the data key")
-		next, err := a.rewrap(ctx, d, *op)
+		next, err := r.rewrap(ctx, d, *op)
 		if err != nil {
 			return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)
 		}
 		var done bool
-		if d, out, done, err = a.exchange(ctx, *op, d, next); done || err != nil {
+		if d, out, done, err = r.exchange(ctx, *op, d, next); done || err != nil {
 			return out, err
 		}
 	}
@@ -42,9 +65,9 @@ const rekeyTries = 3
 
 // exchange records a data key that was wrapped again, if d is still the present record. Otherwise it returns the
 // present record.
-func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
+func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
-	now, pool, unlock, err := a.datasets.Hold(ctx, op, "rekey")
+	now, pool, unlock, err := r.deps.Datasets.Hold(ctx, op, "rekey")
 	defer unlock()
 	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
 		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
@@ -53,19 +76,19 @@ func (a *Agent) exchange(ctx context.Context, op dataset.Operation, d dataset.Da
 	to := *op.Dataset
 	to.Encryption, op.Dataset = &next, &to
 	steps.At("rekey.made")
-	if out, err = a.datasets.Commit(context.WithoutCancel(ctx), &op); err == nil {
+	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), &op); err == nil {
 		steps.At("rekey.recorded")
-		a.recordFiles.Write(ctx, pool, *out.Dataset)
+		r.deps.Records.Write(ctx, pool, *out.Dataset)
 	}
 	return now, out, true, err
 }
 
-func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
+func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
 	err error) {
 	if d.Encryption == nil {
 		return next, dataset.Errorf(dataset.ErrUnsupported, "it is not encrypted")
 	}
-	key, err := a.keys.OperatorKey(ctx, op.Dataset.Profile, d.ID)
+	key, err := r.deps.Keys.OperatorKey(ctx, op.Dataset.Profile, d.ID)
 	if err != nil {
 		return next, fmt.Errorf("the new key: %w", err)
 	}
@@ -74,7 +97,7 @@ func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operat
 		if op.Path != "" {
 			old, err = keys.ReadFile(op.Path)
 		} else {
-			old, err = a.keys.OperatorKey(ctx, d.Profile, d.ID)
+			old, err = r.deps.Keys.OperatorKey(ctx, d.Profile, d.ID)
 		}
 	}
 	if err != nil {
@@ -84,5 +107,5 @@ func (a *Agent) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operat
 	if err != nil {
 		return next, err
 	}
-	return a.keys.Wrap(ctx, key, *op.Dataset, d.Encryption.ID, data)
+	return r.deps.Keys.Wrap(ctx, key, *op.Dataset, d.Encryption.ID, data)
 }

@@ -1,4 +1,4 @@
-package agent
+package operation
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // it was opened can hide what it is. Folders are compared by path, and by filesystem and path in there,
 // which also finds a folder that is bound elsewhere. A share of NFS that is mounted twice, from different
 // folders of its server, cannot be told from two shares.
-func (a *Agent) importable(ctx context.Context, src *os.File) error {
+func (i *Importer) importable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {
 		return fmt.Errorf("where is %s: %w", src.Name(), err)
@@ -28,7 +28,7 @@ func (a *Agent) importable(ctx context.Context, src *os.File) error {
 	if err != nil {
 		return err
 	}
-	for _, own := range a.ownFolders(ctx) {
+	for _, own := range i.ownFolders(ctx) {
 		switch {
 		case contains(table, path, own.path):
 			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s (import folders of it, one at a time)",
@@ -47,12 +47,12 @@ type ownFolder struct{ what, path string }
 
 // ownFolders lists the places of all pools, and the agent's root: by the recorded path and, if its disk answers,
 // by the path without symbolic links.
-func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
-	for _, o := range a.pools.All() {
+func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
+	for _, o := range i.deps.Pools.All() {
 		for _, path := range o.Record.Places() {
 			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
 			all = append(all, ownFolder{what, path})
-			if a.pools.Answers(ctx, path) != nil { // an import that reads from this disk hangs as well
+			if i.deps.Pools.Answers(ctx, path) != nil { // an import that reads from this disk hangs as well
 				continue
 			}
 			if resolved, err := filepath.EvalSymlinks(path); err == nil && resolved != path {
@@ -60,7 +60,7 @@ func (a *Agent) ownFolders(ctx context.Context) (all []ownFolder) {
 			}
 		}
 	}
-	return append(all, ownFolder{"the folder " + a.Root, a.Root})
+	return append(all, ownFolder{"the folder " + i.deps.Root, i.deps.Root})
 }
 
 // contains reports whether path is dir or lies in it, by their paths or by where they are in one filesystem.

@@ -1,0 +1,95 @@
+package operation
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Act executes an operation and has control record the outcome. It is idempotent by the UUIDs in the operation.
+type Act func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error)
+
+// ExecutorDeps is what Executor needs of other components.
+type ExecutorDeps struct {
+	*host.Host
+	Operations  *Runner
+	Acts        map[dataset.OpKind]Act // by the kind of operation that each executes
+	PoolChanged func(id uuid.UUID, home bool)
+}
+
+// Executor executes the operations of this node by their kind. Its methods are safe for concurrent use.
+type Executor struct {
+	deps ExecutorDeps
+}
+
+// NewExecutor returns an Executor.
+func NewExecutor(deps ExecutorDeps) *Executor { return &Executor{deps} }
+
+// Kinds returns the kinds of operations that this agent executes, for control.
+func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.deps.Acts)) }
+
+// Execute executes an operation and has control record the outcome. It can be called again for the same
+// operation after a crash: each act is idempotent by the UUIDs in it.
+func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
+	act := x.Act(op.Kind)
+	err = x.deps.Operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
+		out, err = act(ctx, jb, op)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	if out.Dataset != nil && !out.Lost {
+		x.deps.PoolChanged(out.Dataset.Pool, op.Kind == dataset.OpMove)
+	}
+	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).
+		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
+	x.deps.News.Changed(op.DatasetID)
+	return out, nil
+}
+
+// Act returns what executes operations of a kind.
+func (x *Executor) Act(kind dataset.OpKind) Act {
+	if act, known := x.deps.Acts[kind]; known {
+		return act
+	}
+	// The failure is recorded, or the operation would be started again for ever.
+	return func(_ context.Context, _ *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+		return out, dataset.Errorf(dataset.ErrUnsupported,
+			"operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+	}
+}
+
+// PurgeLater starts a job that destroys a dataset of state purging.
+func (x *Executor) PurgeLater(d dataset.Dataset) {
+	op := dataset.Operation{
+		ID: uuid.New(), Kind: dataset.OpPurge, Node: x.deps.NodeID,
+		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: x.deps.Clock.Now(),
+	}
+	x.Start("purge/"+d.ID.String(), op)
+}
+
+// Start starts a job that executes an operation.
+func (x *Executor) Start(key string, op dataset.Operation) {
+	x.deps.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
+		_, err := x.Execute(ctx, jb, op)
+		if err != nil && ctx.Err() == nil {
+			level := logrus.ErrorLevel
+			if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
+				level = logrus.InfoLevel // a refusal is no fault of this node
+			}
+			x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
+		}
+		return nil // nobody waits for it
+	})
+}

@@ -1,0 +1,193 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// ImporterDeps is what Importer needs of other components.
+type ImporterDeps struct {
+	*host.Host
+	Operations *Runner
+	Maker      *Maker
+	Pools      interface {
+		Get(id uuid.UUID) (backends.Pool, error)
+		All() []*pool.Pool
+		Answers(ctx context.Context, path string) error
+	}
+	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
+}
+
+// Importer makes volumes of folders and archives. It has no state of its own.
+type Importer struct {
+	deps ImporterDeps
+}
+
+// NewImporter returns an Importer.
+func NewImporter(deps ImporterDeps) *Importer { return &Importer{deps} }
+
+// ImportArchive makes a volume from a tar archive.
+func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
+	req.Kind = dataset.OpImport
+	if req.ID == uuid.Nil {
+		req.ID = uuid.New()
+	} else if op, known := i.deps.Operations.Lookup(ctx, req.ID); known {
+		return dataset.Dataset{}, usedID(op.ID)
+	}
+	plan, err := i.deps.Plan(ctx, req)
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	if plan.Operation == nil {
+		return *plan.Done, nil
+	}
+	op := *plan.Operation
+	var out api.Committed // read only if the job has ended without an error
+	joined, err := i.deps.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
+		func(jctx context.Context, jb *jobs.Job) error {
+			// The archive comes with the request, so the job ends with it.
+			jctx, cancel := context.WithCancel(jctx)
+			defer cancel()
+			defer context.AfterFunc(ctx, cancel)()
+			return i.deps.Operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
+				c, err := i.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
+				out = c
+				return err
+			})
+		})
+	if joined { // the other request has another archive
+		err = usedID(op.ID)
+	}
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	if out.Lost {
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile",
+			op.Volume)
+	}
+	return *out.Dataset, nil
+}
+
+func usedID(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
+}
+
+// ImportFolder makes a volume from a folder of this host.
+func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+	if op.Path == "" {
+		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
+			"import of volume %s was cut short by a restart: import it again", op.Volume)
+	}
+	// From here on the folder is examined and read through this descriptor. Another user who renames a
+	// folder above it has no effect.
+	src, err := safefile.OpenFolder(op.Path)
+	if err != nil {
+		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
+	}
+	defer src.Close()
+	if err := errors.Join(i.importable(ctx, src), nothingBelow(src)); err != nil {
+		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
+	}
+	return i.importInto(ctx, jb, op, func(root *os.File) error {
+		if err := tree.Copy(ctx, src, root, func(n int64) { jb.Moved(n, 0) }); err != nil {
+			return err
+		}
+		if op.Live {
+			return nil
+		}
+		jb.Step("comparing")
+		diff, err := tree.Compare(ctx, src, root)
+		if err == nil && len(diff) > 0 {
+			err = dataset.Errorf(dataset.ErrConflict,
+				"%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
+		}
+		return err
+	})
+}
+
+// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is mounted, and
+// the user who then removes the source would lose it.
+func nothingBelow(folder *os.File) error {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
+	if err != nil {
+		return fmt.Errorf("where is %s: %w", folder.Name(), err)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range table.Under(path) {
+		if m.Mountpoint != path {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each "+
+					"by itself)", m.Mountpoint, path)
+		}
+	}
+	return nil
+}
+
+func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
+	fill func(root *os.File) error) (api.Committed, error) {
+	pool, err := i.deps.Pools.Get(op.Dataset.Pool)
+	if err != nil {
+		return api.Committed{}, err
+	}
+	// What an earlier attempt has copied before it was interrupted is not used.
+	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
+		return api.Committed{}, err
+	}
+	return i.deps.Maker.make(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
+		jb.Step("copying")
+		root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, root.Close()) }()
+		if err := fill(root); err != nil {
+			return fmt.Errorf("import of volume %s: %w", op.Volume, err)
+		}
+		steps.At("import.copied")
+		return fsctl.Sync(root)
+	})
+}
+
+// unpackSent unpacks an archive that comes with a request. An archive that is damaged or truncated is
+// dataset.ErrInvalid: the sender is at fault, and no data of Drover is damaged.
+func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
+	err := tree.ReadTar(ctx, sent{r}, root)
+	if errors.Is(err, dataset.ErrCorrupt) {
+		err = dataset.Errorf(dataset.ErrInvalid,
+			"the archive is not whole or no tar: %w (make it again, uncompressed, and send it again)", err)
+	}
+	return err
+}
+
+// sent gives errors of a sender's stream their kind.
+type sent struct{ r io.Reader }
+
+func (s sent) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = dataset.Errorf(dataset.ErrInvalid, "the archive broke off while it was sent: %w", err)
+	}
+	return n, err
+}

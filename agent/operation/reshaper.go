@@ -1,0 +1,98 @@
+package operation
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// ReshaperDeps is what Reshaper needs of other components.
+type ReshaperDeps struct {
+	*host.Host
+	Datasets     *Datasets
+	Records      *RecordWriter
+	Sizes        *Sizes
+	EnsureUnused EnsureUnused
+}
+
+// Reshaper changes how a dataset is stored, and not its content: its size, and where its blocks are. It has no state
+// of its own.
+type Reshaper struct {
+	deps ReshaperDeps
+}
+
+// NewReshaper returns a Reshaper.
+func NewReshaper(deps ReshaperDeps) *Reshaper { return &Reshaper{deps} }
+
+// Resize changes the size of a dataset, mounted or not.
+func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := r.deps.Datasets.Hold(ctx, *op, "resize")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if op.Dataset.Size > d.Size {
+		if err := storage.CheckFits(ctx, pool, op.Dataset.Size); err != nil {
+			return out, fmt.Errorf("volume %s: %w", d.Volume, err)
+		}
+	}
+	steps.At("resize.begin")
+	jb.Step("resizing")
+	if err := r.deps.Sizes.Resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
+		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
+	}
+	steps.At("resize.made")
+	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("resize.recorded")
+		r.deps.Records.Write(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// Rewrite has the pool write the head of a dataset again. Nobody uses it: a mount or a move ends the operation.
+func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := r.deps.Datasets.Hold(ctx, *op, "rewrite")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := r.deps.EnsureUnused(ctx, d, "rewrite"); err != nil {
+		return out, err
+	}
+	rewriter, ok := pool.(backends.Rewriter)
+	if !ok {
+		why := "its pool keeps files, and no image that could be written anew"
+		if pool.Info().Capabilities.ConstantSnapshot {
+			why = "there is nothing to gain: snapshots in its pool take the same time however fragmented it is"
+		}
+		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: %s", d.Volume, why)
+	}
+	steps.At("rewrite.begin")
+	jb.Step("writing it anew")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	was, now, err := rewriter.Rewrite(ctx, d.ID, func(done, total int64) {
+		jb.Moved(done, total)
+		if r.deps.Locks.IsUrgent(d.ID) {
+			cancel(dataset.Errorf(dataset.ErrInUse,
+				"a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
+		}
+	})
+	if err != nil {
+		return out, fmt.Errorf("rewrite of volume %s: %w", d.Volume, err)
+	}
+	r.deps.LogOf(d).Infof("written anew: its %d extents are %d now", was, now)
+	steps.At("rewrite.made")
+	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("rewrite.recorded")
+		r.deps.Records.Write(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}

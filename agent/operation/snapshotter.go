@@ -1,0 +1,195 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// SnapshotterDeps is what Snapshotter needs of other components.
+type SnapshotterDeps struct {
+	*host.Host
+	Datasets *Datasets
+	Records  *RecordWriter
+	Sizes    *Sizes
+	Pools    interface {
+		Room(ctx context.Context) error
+		Mend(ctx context.Context, id uuid.UUID, err error) error
+	}
+	Reserve      Reserve
+	Freeze       Freeze
+	EnsureUnused EnsureUnused
+}
+
+// Snapshotter takes and deletes snapshots, and restores datasets to them. It has no state of its own.
+type Snapshotter struct {
+	deps SnapshotterDeps
+}
+
+// NewSnapshotter returns a Snapshotter.
+func NewSnapshotter(deps SnapshotterDeps) *Snapshotter { return &Snapshotter{deps} }
+
+// Take takes a snapshot of a dataset, mounted or not.
+func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "snapshot")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	thaw := func() error { return nil }
+	in, again := ctx, made(ctx, pool, *op.Snapshot)
+	if !again {
+		if err := t.checkSpace(ctx, pool, d, *op.Snapshot); err != nil {
+			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+		}
+		end, err := t.deps.Reserve(ctx, d)
+		if err != nil {
+			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+		}
+		defer end()
+	}
+	steps.At("snapshot.begin")
+	// The snapshot was due earlier, and this node may have been down since.
+	if *op.Snapshot, err = t.Stamp(ctx, pool, *op.Snapshot); err != nil {
+		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
+	}
+	if !again {
+		if in, thaw, err = t.deps.Freeze(ctx, pool, d); err != nil {
+			return out, err
+		}
+	}
+	jb.Step("taking the snapshot")
+	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
+	if err != nil {
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Pools.Mend(ctx, d.Pool, err)),
+			storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
+	}
+	steps.At("snapshot.made")
+	if out, err = t.deps.Datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
+		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
+	}
+	if err == nil {
+		steps.At("snapshot.recorded")
+		t.deps.Records.Write(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// checkSpace refuses a snapshot for which there is not enough space.
+func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
+	err := t.deps.Pools.Room(ctx)
+	if err == nil && s.Kind == dataset.SnapshotScheduled {
+		err = storage.CheckTight(ctx, pool, d)
+	}
+	return err
+}
+
+// Delete destroys a snapshot and then forgets it. The operation is recorded: after a crash between the
+// two both are repeated.
+func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
+	err error) {
+	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "removal of a snapshot")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := t.deps.Trust.Err(); err != nil {
+		return out, err
+	}
+	steps.At("snapshot-delete.begin")
+	jb.Step("removing the snapshot")
+	if err := pool.DeleteSnapshot(ctx, d.ID, op.Snapshot.ID); err != nil {
+		return out, fmt.Errorf("snapshot %s of volume %s: %w", op.Snapshot.ID, d.Volume, err)
+	}
+	steps.At("snapshot-delete.made")
+	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("snapshot-delete.recorded")
+		t.deps.Records.Write(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// made reports whether an earlier attempt has made a snapshot, and a crash kept its report from control. A restore
+// makes its snapshot as its last step. All that is left is to report it, whoever uses the dataset by now.
+func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
+	e, err := pool.Stat(ctx, s.Dataset)
+	return err == nil && lineage.IndexOf(e, s.ID) >= 0
+}
+
+// Stamp returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt
+// may have set the time; otherwise it is the present time by this node's clock, which orders the snapshots of an
+// epoch.
+func (t *Snapshotter) Stamp(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
+	e, err := pool.Stat(ctx, s.Dataset)
+	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
+		s.Created, s.Order, s.Size = e.Snapshots[i].Created, e.Snapshots[i].Order, e.Snapshots[i].Size
+		return s, nil
+	}
+	return t.deps.Sizes.WithActualSize(s).TakenAfter(e.Snapshots, t.deps.Clock.Now()), err
+}
+
+// Restore restores a dataset that is not in use to a snapshot.
+func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "restore")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	if err := t.deps.Trust.Err(); err != nil {
+		return out, err
+	}
+	if !made(ctx, pool, *op.Snapshot) {
+		if err := t.deps.EnsureUnused(ctx, d, "restore"); err != nil {
+			return out, err
+		}
+		end, err := t.deps.Reserve(ctx, d)
+		if err != nil {
+			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+		}
+		defer end()
+	}
+	steps.At("restore.begin")
+	jb.Step("restoring")
+	if *op.Snapshot, err = t.Stamp(ctx, pool, *op.Snapshot); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
+	}
+	if err := t.restoreBytes(ctx, jb, pool, d, op); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Pools.Mend(ctx, d.Pool, err))
+	}
+	steps.At("restore.made")
+	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+		steps.At("restore.recorded")
+		t.deps.Records.Write(ctx, pool, *out.Dataset)
+	}
+	return out, err
+}
+
+// restoreBytes restores in such a way that no host can write to what is kept. An operator confirmed of each host
+// that has the dataset mounted that it does not write any more, or the restore would have been refused.
+func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
+	op *dataset.Operation) error {
+	restore := pool.Restore
+	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
+		now, err := host.UntilAnswered(ctx, t.deps.Host,
+			func() (api.Volume, error) { return t.deps.Control.Volume(ctx, d.ID.String()) })
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(now.Guests, func(g dataset.Guest) bool { return g.Node != t.deps.NodeID }) {
+			restore = sharer.RestoreApart
+		}
+	}
+	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.Moved)
+}
