@@ -30,6 +30,7 @@ import (
 	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/agent/volume"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -139,11 +140,16 @@ type Agent struct {
 	maker       *operation.Maker
 	importer    *operation.Importer
 	snapshotter *operation.Snapshotter
-	sender      *transfer.Server // to other nodes
-	puller      *transfer.Client // from them
+
+	spellings *volume.Spellings
+	finder    *volume.Finder
+	viewer    *volume.Viewer
+	requests  *volume.Requests
+
+	sender *transfer.Server // to other nodes
+	puller *transfer.Client // from them
 
 	taking      sync.Mutex // held while a response of control is applied
-	spelling    sync.Mutex // held while the aliases that the engine used are read, written and applied
 	mu          sync.Mutex
 	cluster     uuid.UUID
 	clock       uint64 // the highest index of control's store that this node has heard of; see api.Sync
@@ -211,6 +217,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.pools = pool.New(a.poolDeps())
 	a.facts = newHostFacts(cfg.Host)
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
+	a.makeFinder()
 	a.makeMounting()
 	a.makeHandover()
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
@@ -220,6 +227,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
 	a.makeOperations()
+	a.makeVolumes()
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())
 	a.inspections = replication.NewInspections(a.inspectionsDeps())

@@ -68,7 +68,7 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 		text := err.Error()
 		f.a.writes("db", "token", text)
 		c.loses(err, nil)
-		if got := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(got, err) {
+		if got := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(got, err) {
 			t.Errorf("%v: the snapshot ended with %v", err, got)
 		}
 		s := f.record("db").Latest
@@ -96,7 +96,7 @@ func TestI3RefusedAfterALostAnswerIsKept(t *testing.T) {
 		},
 		"clone": func(f *flock) error { return f.a.Create(f.Context(), "new", map[string]string{"from": "db"}) },
 		"snapshot": func(f *flock) error {
-			return f.a.perform(f.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+			return f.a.requests.Perform(f.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -52,7 +52,7 @@ func TestCreateIsDoneByTheNodeThatPlacementPicks(t *testing.T) {
 			t.Errorf("%s: %+v, %v", r.NodeName, got, err)
 		}
 	}
-	if used := a.used(v.Dataset); len(used) != 1 || used[0] != "db@bronze" {
+	if used := a.spellings.Of(v.Dataset); len(used) != 1 || used[0] != "db@bronze" {
 		t.Errorf("the asking engine's spelling is not known: %q", used)
 	}
 	if n := len(b.inPool("datasets")); n != 1 {

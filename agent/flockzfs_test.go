@@ -39,7 +39,7 @@ func TestMoveOnZFS(t *testing.T) {
 	f := newFlock(t, "zfs", "zfs")
 	d := f.a.volume("db", map[string]string{"size": "64MiB"})
 	f.a.writes("db", "token", "first")
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.a.writes("db", "token", "second")
@@ -57,7 +57,7 @@ func TestMoveOnZFS(t *testing.T) {
 		}
 		to.writes("db", "token", "second")
 	}
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.a.reads("db", "token"); got != "first" {

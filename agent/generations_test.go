@@ -88,7 +88,7 @@ func (r *rig) holds(d dataset.Dataset) {
 	r.tell(ctx, newTellers(r.apart), nil)
 	for what, err := range map[string]error{
 		"mount": r.calls(d.Volume)["mount"], "create": r.Create(ctx, "new", nil),
-		"snapshot": r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}),
+		"snapshot": r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}),
 	} {
 		if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "held") || !strings.Contains(err.Error(), wayOut) || strings.Contains(err.Error(), "\n") {
 			r.t.Errorf("%s: %v", what, err)

@@ -72,7 +72,7 @@ func TestRecoveredStore(t *testing.T) {
 func TestHoldings(t *testing.T) {
 	r := newRig(t)
 	db := r.volume("db")
-	if err := r.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+	if err := r.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
 	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}

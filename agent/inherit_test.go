@@ -95,7 +95,7 @@ func TestPromisesOfWhoJoinsLater(t *testing.T) {
 	}
 	// Which replicas are to go elsewhere control looks at when their volume changes: its first look at
 	// everything may be over.
-	if err := g.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := g.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, func() bool { now, _ := g.a.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })

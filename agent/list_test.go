@@ -1,16 +1,8 @@
 package agent
 
 import (
-	"context"
 	"slices"
 	"testing"
-
-	"github.com/google/uuid"
-
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 func (h *flockHost) lists() (names []string) {
@@ -64,26 +56,5 @@ func TestListOfTheCluster(t *testing.T) {
 	f.b.again()
 	if got := f.b.lists(); !slices.Equal(got, own) {
 		t.Errorf("with control away it lists %v", got)
-	}
-}
-
-// pages has volumes on two pages.
-type pages struct{ api.Service }
-
-func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], err error) {
-	name, next := "a", "a"
-	if p.After == "a" {
-		name, next = "b", ""
-	}
-	d := dataset.Dataset{ID: uuid.New(), Volume: name, Spelling: name + "@gold"}
-	return api.List[api.Volume]{Items: []api.Volume{{Dataset: d}}, Next: next}, nil
-}
-
-// There may be more than one answer of control holds.
-func TestListOfManyPages(t *testing.T) {
-	a := &Agent{config: Config{ListAll: true}, Host: &host.Host{Control: pages{}, Cache: records.NewCache()}}
-	list, err := a.List(t.Context())
-	if err != nil || len(list) != 2 || list[0].Name != "a@gold" || list[1].Name != "b@gold" {
-		t.Errorf("%+v, %v", list, err)
 	}
 }

@@ -27,7 +27,7 @@ func TestMoveIdle(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.a.writes("db", "token", "second")
@@ -50,7 +50,7 @@ func TestMoveIdle(t *testing.T) {
 			t.Errorf("beside the data: %+v", e.Record)
 		}
 	}
-	if err := f.b.perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.b.requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.b.reads("db", "token"); got != "first" {

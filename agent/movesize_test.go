@@ -32,7 +32,7 @@ const (
 // resizes gives a volume its size after.
 func (h *flockHost) resizes(name string) {
 	h.f.Helper()
-	if err := h.perform(h.f.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
+	if err := h.requests.Perform(h.f.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
 		h.f.Fatal(err)
 	}
 }

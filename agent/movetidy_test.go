@@ -17,7 +17,7 @@ func TestWhatIsGoneGoes(t *testing.T) {
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
 	f.a.writes("db", "token", "first")
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	has := func(h *flockHost) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
@@ -33,7 +33,7 @@ func TestWhatIsGoneGoes(t *testing.T) {
 	f.moves("db", f.b)
 	f.a.settled(d.ID)
 	_, before := has(f.a)
-	if err := f.b.perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.b.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.b.writes("db", "token", "second")

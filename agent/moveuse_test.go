@@ -109,7 +109,7 @@ func TestI1GivenUpIsGivenUp(t *testing.T) {
 		for _, req := range []api.Request{
 			{Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpResize, Volume: "db", Size: "400MiB"},
 		} {
-			if err := f.a.perform(t.Context(), req); err == nil {
+			if err := f.a.requests.Perform(t.Context(), req); err == nil {
 				t.Errorf("%s %s was done", req.Kind, when)
 			}
 		}
@@ -303,7 +303,7 @@ func TestMoveFromAFullPool(t *testing.T) {
 	if err := errors.Join(err, filler.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Fatalf("the pool is not full: %v", err)
 	}
 	f.moves("db", f.b)

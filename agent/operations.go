@@ -50,7 +50,7 @@ func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 	})
 	remover := operation.NewRemover(operation.RemoverDeps{
 		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, EnsureUnused: a.verifier.EnsureUnused,
-		ForgetAliases: a.unlearn, DropUses: a.uses.Drop,
+		ForgetAliases: a.spellings.Forget, DropUses: a.uses.Drop,
 		PurgeLater: func(d dataset.Dataset) { a.executor.PurgeLater(d) },
 	})
 	return map[dataset.OpKind]operation.Act{

@@ -29,7 +29,7 @@ func TestPoolSaysWhatKeepsIt(t *testing.T) {
 	}
 	keeps("volume shop: drover volume rm shop, then drover trash purge " + short)
 	for _, with := range []string{" with 1 snapshot: ", " with 2 snapshots: "} {
-		if err := r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
+		if err := r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
 			t.Fatal(err)
 		}
 		keeps("volume shop" + with)

@@ -134,7 +134,7 @@ func TestNoRoom(t *testing.T) {
 	for what, err := range map[string]error{
 		"create":   r.Create(ctx, "new", nil),
 		"clone":    r.Create(ctx, "copy", map[string]string{"from": "db"}),
-		"snapshot": r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}),
+		"snapshot": r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}),
 	} {
 		if !errors.Is(err, dataset.ErrNoSpace) {
 			t.Errorf("%s: %v", what, err)

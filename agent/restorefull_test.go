@@ -26,12 +26,12 @@ func TestRestoreInAFullPoolSaysWhatWouldDo(t *testing.T) {
 	if err := r.Create(ctx, "db", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
+	if err := r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
 		t.Fatal(err)
 	}
 	op, _ := r.pools.ByName("default")
 	r.pools.Change(op.ID, func(op *pool.Pool) { op.Storage = restoreless{op.Storage} })
-	err := r.perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
+	err := r.requests.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
 	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume rm and drover snapshot rm free some") {
 		t.Errorf("%v", err)
 	}

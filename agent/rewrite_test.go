@@ -52,7 +52,7 @@ func TestRewriteForNothing(t *testing.T) {
 	if err := r.Create(t.Context(), "db", nil); err != nil {
 		t.Fatal(err)
 	}
-	err := r.perform(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpRewrite, Volume: "db"})
+	err := r.requests.Perform(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpRewrite, Volume: "db"})
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "its pool keeps files") {
 		t.Errorf("%v", err)
 	}
@@ -92,7 +92,7 @@ func TestMountEndsARewrite(t *testing.T) {
 	}
 	failed := make(chan error)
 	go func() {
-		failed <- r.perform(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpRewrite, Volume: "db"})
+		failed <- r.requests.Perform(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpRewrite, Volume: "db"})
 	}()
 	<-kind.began
 	if _, err := r.Mount(t.Context(), "db", "user"); err != nil {

@@ -56,7 +56,7 @@ func TestThawedAfterAFailure(t *testing.T) {
 			})
 			broken := errors.New("the disk does not take it")
 			f.a.fuse.fails(act, broken)
-			if err := f.a.perform(t.Context(), req); !errors.Is(err, broken) {
+			if err := f.a.requests.Perform(t.Context(), req); !errors.Is(err, broken) {
 				t.Errorf("%s: %v", act, err)
 			}
 			if !frozen {

@@ -60,7 +60,7 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	d.Profile.Snapshots.Schedule = "@daily"
 	r.Cache.Apply(d, 1<<40)
 	take := func(scheduled bool) error {
-		return r.perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
+		return r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
 	}
 	if err := take(true); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "no scheduled snapshot while the pool has less than 10GiB free (it has 9GiB)") {
 		t.Errorf("scheduled: %v", err)

@@ -53,7 +53,7 @@ func TestUndersizedMovesOn(t *testing.T) {
 	t.Parallel()
 	f, d, _ := undersizes(t)
 	f.a.writes("db", "token", "later")
-	if err := f.a.perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+	if err := f.a.requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := f.svc.Snapshot(t.Context(), "db", f.record("db").Latest.String()); err != nil || s.Size != sizeBefore {

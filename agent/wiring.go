@@ -170,7 +170,7 @@ func (a *Agent) makeMounting() {
 	a.mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.pools, Leases: a.leases, Registrar: a.registrar, Throttle: a.limits,
 		Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
-		Disks: a.disks, Find: a.find, Bring: a.bring, MendSoon: a.repairSoon,
+		Disks: a.disks, Find: a.finder.Find, Bring: a.bring, MendSoon: a.repairSoon,
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.moveTable.Get(d.ID)
 			if !comes || p.Epoch != d.Epoch || a.moveTable.IsActive(d.ID) {
@@ -178,7 +178,7 @@ func (a *Agent) makeMounting() {
 			}
 			return a.installer.Install(ctx, d, p)
 		},
-		SaveSpelling: a.saveSpelling,
+		SaveSpelling: a.spellings.Save,
 	})
 	a.resolver = mounting.NewResolver(mounting.ResolverDeps{
 		Host: a.Host, Guard: a.config.Guard, Registrar: a.registrar, Uses: a.uses, Guests: a.guestTable,

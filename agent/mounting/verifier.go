@@ -10,11 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/plugin"
-	"github.com/google/uuid"
 )
 
 // VerifierDeps are the dependencies of Verifier.
@@ -393,6 +394,27 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
+}
+
+// CheckUnmounted fails with ErrInUse while a dataset has a recorded use. It waits for the dataset's lock only
+// if a look at the host may show that a use has ended.
+func (v *Verifier) CheckUnmounted(ctx context.Context, d dataset.Dataset) error {
+	r := v.Uses.Get(d.ID)
+	if r.HasEnded() {
+		unlock, err := v.Locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := v.CheckEnded(ctx, d, "remove"); err != nil {
+			return err
+		}
+		r = v.Uses.Get(d.ID)
+	}
+	if len(r.IDs) > 0 {
+		return v.InUseError(d, "remove", r)
+	}
+	return nil
 }
 
 // InUseError returns the ErrInUse that names who uses a dataset, and how to find those containers.

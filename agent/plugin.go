@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/volume"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+var _ plugin.Agent = (*Agent)(nil)
+
+// makeFinder makes what finds the volume that a tool names.
+func (a *Agent) makeFinder() {
+	a.spellings = volume.NewSpellings(a.Host)
+	a.finder = volume.NewFinder(volume.FinderDeps{
+		Host: a.Host, Spellings: a.spellings,
+		GuestNamed: func(name string) (dataset.Dataset, bool) { return a.guestTable.Named(name) },
+	})
+}
+
+// makeVolumes makes what shows volumes to the tools of this host, and executes their requests.
+func (a *Agent) makeVolumes() {
+	a.viewer = volume.NewViewer(volume.ViewerDeps{
+		Host: a.Host, Finder: a.finder, PoolName: a.pools.Name, NameOf: a.nodes.Name, StatusOf: a.datasetStatus,
+		IsGuest: func(id uuid.UUID) bool {
+			_, guest := a.guestTable.Get(id)
+			return guest
+		},
+		MountsOf:   func(id uuid.UUID) []dataset.Mount { return a.engines.MountsOf(a.uses.Get(id)) },
+		ListOthers: a.config.ListAll,
+	})
+	a.requests = volume.NewRequests(volume.RequestsDeps{
+		Host: a.Host, Finder: a.finder, Spellings: a.spellings, Requester: a.requester, Plan: a.plan,
+		Execute: a.executor.Execute, CheckUnmounted: a.verifier.CheckUnmounted,
+	})
+}
+
+// Get is volume.Viewer.Get.
+func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
+	return a.viewer.Get(ctx, spelling)
+}
+
+// List is volume.Viewer.List.
+func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) { return a.viewer.List(ctx) }
+
+// Path is volume.Viewer.Path.
+func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
+	return a.viewer.Path(ctx, spelling)
+}
+
+// Help is volume.Viewer.Help.
+func (a *Agent) Help(ctx context.Context) string { return a.viewer.Help(ctx) }
+
+// Create is volume.Requests.Create.
+func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
+	return a.requests.Create(ctx, spelling, opts)
+}
+
+// Remove is volume.Requests.Remove.
+func (a *Agent) Remove(ctx context.Context, spelling string) error {
+	return a.requests.Remove(ctx, spelling)
+}

@@ -1,0 +1,73 @@
+// Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes.
+//
+// Spellings records by which strings the tools know a volume. Finder finds the volume that a tool names, Viewer shows
+// volumes, and Requests creates and removes them.
+package volume
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/dataset"
+)
+
+// FinderDeps is what Finder needs of other components.
+type FinderDeps struct {
+	*host.Host
+	Spellings *Spellings
+	// GuestNamed returns the volume of a name if its home is another node and this node has it mounted.
+	GuestNamed func(name string) (dataset.Dataset, bool)
+}
+
+// Finder finds the volume that a tool of this host names. It has no state of its own.
+type Finder struct {
+	deps FinderDeps
+}
+
+// NewFinder returns a Finder.
+func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
+
+// Find returns the volume for a spelling of this engine. It answers from memory for a volume whose home is this
+// node, and asks control for any other. It returns ErrNotFound only if the store says so.
+func (f *Finder) Find(ctx context.Context, spelling string) (dataset.Dataset, error) {
+	sp, err := dataset.ParseSpec(spelling)
+	if err != nil {
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", err)
+	}
+	d, known := f.deps.Cache.Volume(sp.Name)
+	if !known {
+		d, known = f.deps.GuestNamed(sp.Name)
+	}
+	if !known {
+		v, err := f.deps.Control.Volume(ctx, sp.Name)
+		if errors.Is(err, dataset.ErrNotFound) {
+			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.ForgetName(ctx, sp.Name))
+		}
+		if err != nil {
+			return dataset.Dataset{}, err
+		}
+		if v.Volume != sp.Name { // control accepts prefixes of UUIDs as well; an engine uses names
+			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", sp.Name)
+		}
+		d = v.Dataset
+	}
+	if slices.Contains(f.deps.Spellings.Of(d), spelling) {
+		return d, nil
+	}
+	switch {
+	case sp.Profile != "" && sp.Profile != d.Profile.Name:
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name,
+			sp.Profile)
+	case sp.From != "" && !cloneOf(d, sp.From):
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, sp.From)
+	}
+	return d, nil
+}
+
+func cloneOf(d dataset.Dataset, prefix string) bool {
+	return d.Origin != nil && (strings.HasPrefix(d.Origin.Snapshot.String(), prefix) && !d.Origin.Implicit ||
+		strings.HasPrefix(d.Origin.Dataset.String(), prefix) && d.Origin.Implicit)
+}

@@ -1,0 +1,161 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// RequestsDeps is what Requests needs of other components.
+type RequestsDeps struct {
+	*host.Host
+	Finder    *Finder
+	Spellings *Spellings
+	Requester *operation.Requester
+	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
+	Execute   func(ctx context.Context, jb *jobs.Job, op dataset.Operation) (api.Committed, error)
+	// CheckUnmounted fails with ErrInUse while a dataset has a recorded use.
+	CheckUnmounted func(ctx context.Context, d dataset.Dataset) error
+}
+
+// Requests creates and removes volumes for the tools of this host: it has control plan each request and executes the
+// plan here or has its node execute it. It has no state of its own.
+type Requests struct {
+	deps RequestsDeps
+}
+
+// NewRequests returns a Requests.
+func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
+
+// Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
+// dataset, and all of them succeed.
+func (r *Requests) Create(ctx context.Context, spelling string, opts map[string]string) error {
+	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
+	sp, err := dataset.ParseSpec(spelling)
+	if err != nil {
+		if _, told := r.deps.Control.Plan(ctx, r.deps.NodeID, req); errors.Is(told, dataset.ErrInvalid) {
+			return told // the error names the profiles that exist
+		}
+		return err
+	}
+	_, err = r.makeVolume(ctx, req, sp.Name)
+	return err
+}
+
+// makeVolume executes a request that makes a volume, one at a time for each name. A request that has waited is
+// planned again, and finds the volume or is refused.
+func (r *Requests) makeVolume(ctx context.Context, req api.Request, name string) (dataset.Dataset, error) {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
+	for {
+		var made dataset.Dataset // read only if the job has ended without an error
+		joined, err := r.deps.Jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
+			d, err := r.makeOnce(ctx, jb, req)
+			made = d
+			return err
+		})
+		switch {
+		case errors.Is(err, dataset.ErrPending):
+			return dataset.Dataset{}, err
+		case joined:
+			plan, perr := r.deps.Plan(ctx, req)
+			if perr != nil || plan.Done != nil {
+				return r.found(ctx, plan, perr, req)
+			}
+		case errors.Is(err, operation.ErrLost):
+		case err != nil:
+			return dataset.Dataset{}, err
+		default:
+			return made, r.deps.Spellings.Learn(ctx, made, req)
+		}
+	}
+}
+
+// found answers a request that came after the one that made the volume.
+func (r *Requests) found(ctx context.Context, p api.Plan, err error, req api.Request) (dataset.Dataset, error) {
+	if err != nil {
+		return dataset.Dataset{}, err
+	}
+	return *p.Done, r.deps.Spellings.Learn(ctx, *p.Done, req)
+}
+
+// makeOnce plans a request that makes a volume, and executes it.
+func (r *Requests) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+	jb.Step("planning")
+	req.ID = uuid.New()
+	plan, err := r.deps.Plan(ctx, req)
+	if err != nil {
+		return d, err
+	}
+	if plan.Done != nil {
+		return *plan.Done, nil
+	}
+	if plan.Operation.Node != r.deps.NodeID {
+		return r.deps.Requester.Make(ctx, jb, req)
+	}
+	out, err := r.deps.Execute(ctx, jb, *plan.Operation)
+	if err != nil {
+		return d, err
+	}
+	if out.Lost {
+		return d, operation.ErrLost
+	}
+	return *out.Dataset, nil
+}
+
+// Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the
+// volume is mounted, whoever calls it.
+func (r *Requests) Remove(ctx context.Context, spelling string) error {
+	d, err := r.deps.Finder.Find(ctx, spelling)
+	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.deps.CheckUnmounted(ctx, d); err != nil {
+		return err
+	}
+	tool := plugin.ToolOf(ctx)
+	if err := r.deps.Spellings.CheckRemovable(tool, d, spelling); err != nil {
+		return err
+	}
+	if another, err := r.deps.Spellings.Remove(ctx, tool, d, spelling); err != nil || another {
+		return err
+	}
+	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
+		return err
+	}
+	return r.deps.Spellings.ForgetName(ctx, d.Volume) // if its home, which has deleted it, is another node
+}
+
+// Perform plans a request for an existing volume and executes it here.
+func (r *Requests) Perform(ctx context.Context, req api.Request) error {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
+	req.ID = uuid.New()
+	_, err := r.deps.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
+		jb.Step("planning")
+		plan, err := r.deps.Plan(ctx, req)
+		if err != nil || plan.Done != nil {
+			return err
+		}
+		if plan.Operation.Node != r.deps.NodeID {
+			out, err := r.deps.Requester.Do(ctx, jb, req)
+			if err != nil || out.Operation == nil {
+				return err
+			}
+			return operation.Outcome(*out.Operation)
+		}
+		_, err = r.deps.Execute(ctx, jb, *plan.Operation)
+		return err
+	})
+	return err
+}

@@ -1,0 +1,144 @@
+package volume
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// Spellings records how the tools of this host spell a volume: an engine knows a volume by the string that it was
+// created with, such as db@gold, and must find it by that string. Its methods are safe for concurrent use.
+type Spellings struct {
+	deps *host.Host
+	mu   sync.Mutex // held while spellings are read, written and applied
+}
+
+// NewSpellings returns a Spellings. The spellings are in the host's cache.
+func NewSpellings(h *host.Host) *Spellings { return &Spellings{deps: h} }
+
+// Learn records on disk how this engine spells a volume, unless the volume's own record has it.
+func (s *Spellings) Learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
+	tool := plugin.ToolOf(ctx)
+	if !req.Engine || s.isRecorded(d, req.Volume, tool) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more, learned := s.values(d, req.Volume, tool)
+	if len(more) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := s.deps.DB.Put(ctx, more); err != nil {
+		return err
+	}
+	learned()
+	return nil
+}
+
+// Save calls save with the values that record on disk that a tool has used a spelling.
+func (s *Spellings) Save(d dataset.Dataset, spelling string, tool plugin.Tool,
+	save func(more map[string]any) error) error {
+	if s.isRecorded(d, spelling, tool) {
+		return save(nil)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more, learn := s.values(d, spelling, tool)
+	if err := save(more); err != nil {
+		return err
+	}
+	learn()
+	return nil
+}
+
+// Forget forgets how the engine spelled a volume that does not exist any more.
+func (s *Spellings) Forget(ctx context.Context, d dataset.Dataset) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.deps.Cache.ForgetSpellings(d) {
+		return nil
+	}
+	return s.deps.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
+}
+
+// ForgetName forgets how the engine spelled a volume that was deleted on another node.
+func (s *Spellings) ForgetName(ctx context.Context, name string) error {
+	id, used := s.deps.Cache.DatasetNamed(name)
+	if !used {
+		return nil
+	}
+	return s.Forget(ctx, dataset.Dataset{ID: id, Volume: name})
+}
+
+// Of returns the spellings that this engine has used for a volume.
+func (s *Spellings) Of(d dataset.Dataset) []string { return s.deps.Cache.SpellingsOf(d, s.deps.NodeID) }
+
+// isRecorded reports whether it is recorded that a tool has used a spelling of a volume.
+func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
+	return slices.Contains(s.Of(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
+}
+
+// values returns the values that record on disk that a tool has used a spelling, and a function that applies them
+// to memory after that. Both do nothing if it is recorded already. The caller holds s.mu until then.
+func (s *Spellings) values(
+	d dataset.Dataset, spelling string, tool plugin.Tool,
+) (values map[string]any, learned func()) {
+	if s.isRecorded(d, spelling, tool) {
+		return nil, func() {}
+	}
+	r := records.Spellings{Dataset: d.ID, Used: s.Of(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d)}
+	if !slices.Contains(r.Used, spelling) {
+		r.Used = append(r.Used, spelling)
+	}
+	return map[string]any{"spellings/" + d.Volume: r}, func() { s.deps.Cache.SetSpellings(d.Volume, r) }
+}
+
+// CheckRemovable refuses to have an engine remove a volume that only others use on this node.
+//
+// Podman lists every volume of this node after "podman volume reload", and "podman volume prune"
+// removes all of them that no container of Podman uses: also those of a Docker engine's stopped
+// containers, and those that only drover or other nodes have used. So it removes only what it has
+// made or mounted itself.
+func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, spelling string) error {
+	used := s.Of(d)
+	switch {
+	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)",
+			d.Volume, s.deps.NodeName, d.Volume)
+	case len(used) > 0 && !slices.Contains(used, spelling):
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s is known to this engine as %s, which a container may need: docker volume rm %s",
+			d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
+	}
+	return nil
+}
+
+// Remove removes a spelling of a volume if the engine uses another one, and reports whether there is another one.
+func (s *Spellings) Remove(
+	ctx context.Context, tool plugin.Tool, d dataset.Dataset, spelling string,
+) (another bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := s.Of(d)
+	rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
+	if len(rest) == 0 {
+		return false, nil
+	}
+	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.deps.Cache.UsedByPodman(d)}
+	if err := s.deps.DB.Put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
+		return true, err
+	}
+	s.deps.Cache.SetSpellings(d.Volume, r)
+	return true, nil
+}

@@ -1,0 +1,206 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// ViewerDeps is what Viewer needs of other components.
+type ViewerDeps struct {
+	*host.Host
+	Finder     *Finder
+	PoolName   func(id uuid.UUID) string
+	NameOf     func(node uuid.UUID) string
+	IsGuest    func(id uuid.UUID) bool // whether this node has a volume of another node mounted
+	MountsOf   func(id uuid.UUID) []dataset.Mount
+	StatusOf   func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
+	ListOthers bool // whether List has the volumes of all nodes
+}
+
+// Viewer shows volumes to the tools of this host. It has no state of its own.
+type Viewer struct {
+	deps ViewerDeps
+}
+
+// NewViewer returns a Viewer.
+func NewViewer(deps ViewerDeps) *Viewer { return &Viewer{deps} }
+
+// Get returns the volume for a spelling. It fails with ErrNotFound for a spelling that this engine has never used
+// and that contradicts the volume: the engine then calls Create, which reports the contradiction.
+func (w *Viewer) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
+	d, err := w.deps.Finder.Find(ctx, spelling)
+	if err != nil {
+		return plugin.Volume{}, err
+	}
+	v := plugin.Volume{Name: spelling, CreatedAt: d.Created, Status: w.statusMap(ctx, d)}
+	if d.Home == w.deps.NodeID || d.Profile.Access == dataset.AccessMany {
+		v.Mountpoint = w.deps.MountPath(d.ID)
+	}
+	return v, nil
+}
+
+// statusMap returns what docker volume inspect prints as Status.
+func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
+	m := map[string]any{
+		"dataset": d.ID, "volume": d.Volume, "profile": d.Profile.Name, "revision": d.Profile.Revision,
+		"node": w.deps.NodeName, "pool": w.deps.PoolName(d.Pool),
+	}
+	if d.Size > 0 {
+		m["size"] = int64(d.Size)
+	}
+	if d.Origin != nil {
+		m["origin"] = d.Origin
+	}
+	if d.Protected {
+		m["protected"] = true
+	}
+	if d.ReadOnly {
+		m["readonly"] = true
+	}
+	if len(d.Labels) > 0 {
+		m["labels"] = d.Labels
+	}
+	if d.Home != w.deps.NodeID {
+		m["node"] = w.deps.NameOf(d.Home)
+		if w.deps.IsGuest(d.ID) {
+			m["guest"], m["mounts"] = w.deps.NodeName, w.deps.MountsOf(d.ID)
+		}
+		return m
+	}
+	st := w.deps.StatusOf(ctx, d)
+	m["used"], m["mounted"], m["mounts"] = int64(st.Used), st.Mounted, st.Mounts
+	if st.Mounts == nil {
+		m["mounts"] = []dataset.Mount{}
+	}
+	problem := st.Problem
+	if list, err := w.snapshotList(ctx, d); err != nil {
+		problem = strings.TrimPrefix(problem+"; its snapshots are not known: "+err.Error(), "; ")
+	} else {
+		m["snapshots"] = list
+	}
+	if problem != "" {
+		m["problem"] = problem
+	}
+	return m
+}
+
+// snapshotsShown is the maximum number of snapshots in Status: the newest ones.
+const snapshotsShown = 20
+
+// snapshotTime is how long control may take to list the snapshots. The start of a container asks five times for
+// its volume, and does not need them.
+const snapshotTime = time.Second
+
+func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime,
+		dataset.Errorf(dataset.ErrUnavailable, "control did not answer within %s", snapshotTime))
+	defer cancel()
+	var newest []dataset.Snapshot
+	for page := (api.Page{}); ; {
+		list, err := w.deps.Control.Snapshots(ctx, d.ID.String(), page)
+		if err != nil {
+			return nil, err
+		}
+		newest = append(newest, list.Items...)
+		newest = newest[max(0, len(newest)-snapshotsShown):]
+		if page.After = list.Next; page.After == "" {
+			break
+		}
+	}
+	out := []map[string]any{}
+	for _, s := range newest {
+		e := map[string]any{"id": s.ID, "created": s.Created.Format(time.RFC3339)}
+		if s.Name != "" {
+			e["name"] = s.Name
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// Path returns where a volume is, or will be, mounted.
+func (w *Viewer) Path(ctx context.Context, spelling string) (string, error) {
+	d, err := w.deps.Finder.Find(ctx, spelling)
+	if err != nil {
+		return "", err
+	}
+	return w.deps.MountPath(d.ID), nil
+}
+
+// List returns all volumes whose home is here, those of which a copy is here, and those that the engine has used,
+// in the spellings that it uses. They are read from this node's disk, whatever else answers. With ListAll all
+// other volumes of the cluster are added, as they were created. They are missing while control does not answer.
+func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
+	list := w.deps.Cache.List(w.deps.NodeID)
+	if w.deps.ListOthers {
+		others, err := w.others(ctx, list)
+		if err != nil {
+			w.deps.Log.WithError(err).Warn("docker volume ls lacks the volumes of other nodes")
+		}
+		list = append(list, others...)
+	}
+	out := make([]plugin.Volume, len(list))
+	for i, l := range list {
+		out[i] = plugin.Volume{Name: l.Spelling, Mountpoint: w.deps.MountPath(l.Dataset)}
+	}
+	return out, nil
+}
+
+// listTime is how long control may take for the list of volumes. An engine waits a minute for its list.
+const listTime = 20 * time.Second
+
+// others returns the volumes of other nodes.
+func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
+		dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
+	defer cancel()
+	names := map[string]bool{}
+	for _, l := range own {
+		if sp, err := dataset.ParseSpec(l.Spelling); err == nil {
+			names[sp.Name] = true
+		}
+	}
+	for page := (api.Page{}); ; {
+		list, err := w.deps.Control.Volumes(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list.Items {
+			if !names[v.Volume] {
+				others = append(others, records.Listed{Spelling: v.Spelling, Dataset: v.ID})
+			}
+		}
+		if page.After = list.Next; page.After == "" {
+			return others, nil
+		}
+	}
+}
+
+// Help is what docker volume create -o help prints.
+func (w *Viewer) Help(ctx context.Context) string {
+	var b strings.Builder
+	b.WriteString("options:\n")
+	for _, o := range dataset.OptionHelp() {
+		fmt.Fprintf(&b, "  %-24s %s\n", o.Name+"="+o.Value, o.Help)
+	}
+	profiles, err := w.deps.Control.Profiles(ctx)
+	if err != nil {
+		fmt.Fprintf(&b, "profiles: %v\n", err)
+		return b.String()
+	}
+	b.WriteString("profiles:\n")
+	for _, p := range profiles {
+		fmt.Fprintf(&b, "  %-24s %s\n", p.Name, p.Description)
+	}
+	return b.String()
+}
