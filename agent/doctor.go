@@ -39,7 +39,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	outside := a.outside
 	a.mu.Unlock()
 	a.checkBackends(ctx, r)
-	known, halted, err := a.recorded(ctx)
+	known, halted, err := a.datasets.Recorded(ctx)
 	switch {
 	case err != nil:
 		r.Add(findings.Error, "control", "", "does not answer: %v (what is mounted goes on)", err)
@@ -61,12 +61,12 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	a.checkReplicas(r)
 	a.guests.Check(&r.List)
 	a.checkKeys(ctx, r, known)
-	a.checkGuard(ctx, r)
+	a.registrar.Findings(ctx, &r.List)
 	a.failover.Check(ctx, &r.List)
 	a.checkFences(ctx, r)
 	a.checkMounts(ctx, r)
 	a.limits.Check(&r.List)
-	a.checkSizes(r)
+	a.sizes.Check(&r.List)
 	a.checkHung(r)
 	r.sort()
 	r.first()

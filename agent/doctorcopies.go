@@ -10,20 +10,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copyOnRecord reports whether this node shall have data of a dataset whose home is another node: a copy that
-// control knows, or what a move brings.
-func (a *Agent) copyOnRecord(id uuid.UUID) bool {
-	_, kept := a.Cache.Copy(id)
-	return kept || a.comes(id) || a.moveTable.IsBeside(id)
-}
-
-// comes reports whether a move brings, or has brought, data of a dataset here. A move on a share brings none:
-// what is here may be the only data.
-func (a *Agent) comes(id uuid.UUID) bool {
-	p, comes := a.moveTable.Get(id)
-	return comes && !p.Share
-}
-
 // checkCopy examines what is here of a dataset whose home is another node.
 func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
@@ -33,7 +19,7 @@ func (a *Agent) checkCopy(r *diagnosis, p *pool.Pool, e backends.Entry) {
 		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
 			e.Problem)
 	case !kept:
-		if !a.comes(e.ID) {
+		if !a.moveTable.Brings(e.ID) {
 			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it",
 				"lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
 		} else if !a.moveTable.IsActive(e.ID) {

@@ -22,7 +22,7 @@ type recordsNow func() map[uuid.UUID]dataset.Dataset
 func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
-		again, _, err := a.recorded(ctx)
+		again, _, err := a.datasets.Recorded(ctx)
 		if err != nil {
 			return known
 		}
@@ -34,7 +34,7 @@ func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, en
 		switch {
 		case e.State == backends.EntryForeign:
 			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
-		case e.State == backends.EntryCopy, !onRecord && a.copyOnRecord(e.ID) && e.State != backends.EntryDeleting:
+		case e.State == backends.EntryCopy, !onRecord && a.copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
 			a.checkCopy(r, p, e)
 		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
 			r.unknown++
@@ -98,7 +98,7 @@ func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool,
 // checkElsewhere examines whether a dataset that this node has no record of is another node's, or may be.
 func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
-	err := a.nobodys(ctx, e.ID)
+	err := a.datasets.EnsureUnrecorded(ctx, e.ID)
 	switch {
 	case err == nil:
 		return false

@@ -52,13 +52,3 @@ func lacks(c dataset.Capabilities, shared bool) []string {
 	}
 	return list
 }
-
-// checkSizes reports the volumes that do not have their recorded size.
-func (a *Agent) checkSizes(r *diagnosis) {
-	for _, id := range a.Cache.IDs() {
-		d, _ := a.Cache.Dataset(id)
-		if why := a.sizes.Problem(d); why != "" {
-			r.Add(findings.Error, "volume "+d.Volume, "", "%s", why)
-		}
-	}
-}

@@ -293,7 +293,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		if e.State != backends.EntryCopy {
-			if err := a.nobodys(ctx, id); err != nil {
+			if err := a.datasets.EnsureUnrecorded(ctx, id); err != nil {
 				return err
 			}
 		}
@@ -338,7 +338,7 @@ func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 	if err := a.Trust.Err(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
-	known, _, err := a.recorded(ctx)
+	known, _, err := a.datasets.Recorded(ctx)
 	if err != nil {
 		return err
 	}
@@ -346,39 +346,10 @@ func (a *Agent) collectable(ctx context.Context, id uuid.UUID) error {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
 	}
-	if a.copyOnRecord(id) {
+	if a.copies.IsRecorded(id) {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is a copy of one whose home is another node, and on record (drover volume "+
 				"superseded discard, for one that was overtaken)", id)
 	}
 	return nil
-}
-
-// nobodys fails with ErrExists while a dataset is recorded, in the trash as well, whichever node is its home. It
-// also fails if control does not answer: what is here may be all there is of a dataset that its home has not
-// taken yet.
-func (a *Agent) nobodys(ctx context.Context, id uuid.UUID) error {
-	_, err := a.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
-	switch {
-	case err == nil:
-		return dataset.Errorf(dataset.ErrExists,
-			"dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover "+
-				"trash ls): what lies here may be all there is of it", id)
-	case errors.Is(err, dataset.ErrNotFound):
-		return nil
-	}
-	return fmt.Errorf("whether another node has dataset %s on record is not known: %w", id, err)
-}
-
-// recorded returns all datasets of this node as control has them now, and why the store is inconsistent.
-func (a *Agent) recorded(ctx context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error) {
-	s, err := a.Control.Sync(ctx, a.NodeID, 0, 0)
-	if err != nil {
-		return nil, "", err
-	}
-	out := map[uuid.UUID]dataset.Dataset{}
-	for _, d := range s.Datasets {
-		out[d.ID] = d.Dataset
-	}
-	return out, s.Halted, nil
 }

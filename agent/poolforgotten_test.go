@@ -62,7 +62,7 @@ func TestPoolAwayIsForgotten(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	r.unlisted("fast")
-	if known, _, err := r.recorded(ctx); err != nil || len(known) > 0 {
+	if known, _, err := r.datasets.Recorded(ctx); err != nil || len(known) > 0 {
 		t.Errorf("on record is %v, %v", known, err)
 	}
 	if err := os.Rename(path+".away", path); err != nil {

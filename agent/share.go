@@ -121,7 +121,7 @@ func (a *Agent) written(ctx context.Context, pool backends.Pool, d dataset.Datas
 // which has not taken it yet, because its home was passed over. An incomplete dataset is not one: it is from a
 // move file by file that was interrupted.
 func (a *Agent) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
-	return p.Share != uuid.Nil && !torn[id] && a.nobodys(ctx, id) != nil
+	return p.Share != uuid.Nil && !torn[id] && a.datasets.EnsureUnrecorded(ctx, id) != nil
 }
 
 // torn returns the incoming datasets in a pool on a share that are incomplete.

@@ -191,7 +191,10 @@ func (a *Agent) makeHandover() {
 	a.repairer = handover.NewRepairer(handover.RepairerDeps{
 		Host: a.Host, Guard: a.config.Guard, Pools: a.pools, Deadlines: a.deadlines, Registrar: a.registrar,
 		Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
-		SettleCopySoon: func(id uuid.UUID) { a.copies.SettleSoon(id) }, Recorded: a.recorded,
+		SettleCopySoon: func(id uuid.UUID) { a.copies.SettleSoon(id) },
+		Recorded: func(ctx context.Context) (map[uuid.UUID]dataset.Dataset, string, error) {
+			return a.datasets.Recorded(ctx)
+		},
 	})
 	a.relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
 		Host: a.Host, Pools: a.pools, Leases: a.leases, Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -390,4 +391,27 @@ func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 func (g *Registrar) Look() func(uuid.UUID) (bool, error) {
 	asked := sync.OnceValues(g.statusForLimits)
 	return func(id uuid.UUID) (bool, error) { return g.isFencing(id, asked) }
+}
+
+// Findings adds findings on the guard, if there should be one.
+func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
+	if g.Guard == nil {
+		return
+	}
+	st, err := g.Guard.Status(ctx)
+	if err != nil {
+		r.Add(findings.Info, "guard", StartGuard,
+			"%v: no volume with failover auto is put on this host, or mounted", err)
+		return
+	}
+	r.Add(findings.OK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
+	for _, m := range st.Missing {
+		r.Add(findings.Warning, "guard", "run it by its unit, on the host itself", "is weaker than it should be: %s", m)
+	}
+	for _, e := range st.Datasets {
+		if e.State == guard.StateFencing || e.State == guard.StateFenced {
+			r.Add(findings.Error, "volume "+e.Volume, "",
+				"is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
+		}
+	}
 }

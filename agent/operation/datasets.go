@@ -2,6 +2,8 @@ package operation
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 
@@ -81,3 +83,34 @@ func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Commi
 // IsHere reports whether this node is the home of the dataset in an answer. It is not if the dataset has moved
 // since: a caller that repeats a request whose first answer was lost gets the present state.
 func (s *Datasets) IsHere(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
+
+// Recorded returns all datasets of this node as control has them now, and why the store is inconsistent.
+func (s *Datasets) Recorded(ctx context.Context) (
+	known map[uuid.UUID]dataset.Dataset, halted string, err error,
+) {
+	answer, err := s.deps.Control.Sync(ctx, s.deps.NodeID, 0, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	out := map[uuid.UUID]dataset.Dataset{}
+	for _, d := range answer.Datasets {
+		out[d.ID] = d.Dataset
+	}
+	return out, answer.Halted, nil
+}
+
+// EnsureUnrecorded fails with ErrExists while a dataset is recorded, in the trash as well, whichever node is its home.
+// It also fails if control does not answer: what is here may be all there is of a dataset that its home has not taken
+// yet.
+func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
+	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
+	switch {
+	case err == nil:
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover "+
+				"trash ls): what lies here may be all there is of it", id)
+	case errors.Is(err, dataset.ErrNotFound):
+		return nil
+	}
+	return fmt.Errorf("whether another node has dataset %s on record is not known: %w", id, err)
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
@@ -215,4 +216,14 @@ func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 		return err
 	}
 	return z.drop(context.WithoutCancel(ctx), id)
+}
+
+// Check reports the volumes that do not have their recorded size.
+func (z *Sizes) Check(r *findings.List) {
+	for _, id := range z.deps.Cache.IDs() {
+		d, _ := z.deps.Cache.Dataset(id)
+		if why := z.Problem(d); why != "" {
+			r.Add(findings.Error, "volume "+d.Volume, "", "%s", why)
+		}
+	}
 }

@@ -295,3 +295,10 @@ func reportCopy(ctx context.Context, h *host.Host, r api.Copied) error {
 	}
 	return err
 }
+
+// IsRecorded reports whether this node shall have data of a dataset whose home is another node: a copy that
+// control knows, or what a move brings.
+func (c *Copies) IsRecorded(id uuid.UUID) bool {
+	_, kept := c.deps.Cache.Copy(id)
+	return kept || c.deps.Moves.Brings(id) || c.deps.Moves.IsBeside(id)
+}

@@ -165,3 +165,10 @@ func (t *MoveTable) BesideCopyOf(id uuid.UUID) (ds uuid.UUID, is bool) {
 func BesideID(ds, move uuid.UUID) uuid.UUID {
 	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
 }
+
+// Brings reports whether a move brings, or has brought, data of a dataset here. A move on a share brings none:
+// what is here may be the only data.
+func (t *MoveTable) Brings(id uuid.UUID) bool {
+	p, comes := t.Get(id)
+	return comes && !p.Share
+}
