@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -146,6 +147,10 @@ type Agent struct {
 	viewer    *volume.Viewer
 	requests  *volume.Requests
 
+	poolChecker *doctor.PoolChecker
+	keyChecker  *doctor.KeyChecker
+	doctor      *doctor.Doctor
+
 	sender *transfer.Server // to other nodes
 	puller *transfer.Client // from them
 
@@ -234,6 +239,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.copies = replication.NewCopies(a.copiesDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
 	a.installer = replication.NewInstaller(a.installerDeps())
+	a.makeDoctor()
 	if err := a.load(ctx); err != nil {
 		a.stop()
 		a.endLeases()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -33,8 +34,8 @@ func TestDoctorLooksAgain(t *testing.T) {
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	gone := backends.Entry{ID: uuid.New(), State: backends.EntryDeleting, Path: filepath.Join(r.root, "gone")}
 	found := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
-		rep := &diagnosis{}
-		r.checkEntries(t.Context(), rep, p, entries, known)
+		rep := &doctor.Report{}
+		r.poolChecker.CheckEntries(t.Context(), rep, p, entries, known)
 		var texts []string
 		for _, f := range rep.All {
 			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Mend)
@@ -90,8 +91,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	damaged := theirs
 	damaged.Problem = "its record can't be read"
 	for want, entry := range []backends.Entry{theirs, damaged} {
-		rep := &diagnosis{}
-		r.checkEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
+		rep := &doctor.Report{}
+		r.poolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
 		if len(rep.All) != want {
 			t.Errorf("of %+v: %+v", entry, rep.All)
 		}
@@ -101,8 +102,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 	}
 	stranger := theirs
 	stranger.ID = uuid.New()
-	rep := &diagnosis{}
-	if r.checkEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
+	rep := &doctor.Report{}
+	if r.poolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
 		t.Errorf("of a copy that is not on record: %+v", rep.All)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
@@ -114,8 +115,8 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		if err != nil || len(entries) != 1 {
 			t.Fatal(entries, err)
 		}
-		rep := &diagnosis{}
-		r.checkSnapshots(t.Context(), rep, p, entries, known)
+		rep := &doctor.Report{}
+		r.poolChecker.CheckSnapshots(t.Context(), rep, p, entries, known)
 		if len(rep.All) != want {
 			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
 		}
@@ -186,8 +187,8 @@ func TestDoctorOnReplicasThatAreNotKept(t *testing.T) {
 		r.Cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
 	}
 	r.Agent.replicas.SetFailure(behind, "no way to its home")
-	rep := &diagnosis{}
-	r.checkReplicas(rep)
+	rep := &doctor.Report{}
+	r.doctor.CheckReplicas(rep)
 	said := map[string]api.Finding{}
 	for _, f := range rep.All {
 		said[f.Subject] = f
@@ -220,9 +221,8 @@ func TestDoctorOnABackendThatIsMissing(t *testing.T) {
 	r := newRig(t)
 	p, _ := r.pools.ByName("default")
 	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
-		r.config.Backends = backends.NewRegistry(missingKind{name: name})
-		rep := &diagnosis{}
-		r.checkBackends(t.Context(), rep)
+		rep := &doctor.Report{}
+		doctor.CheckBackends(t.Context(), rep, []backends.Kind{missingKind{name: name}}, r.pools.All())
 		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {
 			t.Errorf("%s: %+v", name, rep.All)
 		}
@@ -246,20 +246,5 @@ func TestDoctorOnWhatAPoolLacks(t *testing.T) {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in %q", want, said)
 		}
-	}
-	whole := dataset.Capabilities{
-		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,
-		OwnFilesystem: true, OwnDevice: true, Delta: true, Encryption: true,
-	}
-	if got := lacks(whole, false); len(got) > 0 {
-		t.Errorf("a pool that has all lacks %q", got)
-	}
-	whole.OfflineGrow, whole.Shrink = []string{"ext4"}, false
-	if got := strings.Join(lacks(whole, false), "; "); got != "no growing of ext4 while in use; no shrinking" {
-		t.Errorf("it lacks %q", got)
-	}
-	whole.Delta = false
-	if got := strings.Join(lacks(whole, true), "; "); !strings.HasSuffix(got, "; moves that copy all files to hosts without the share, and no replicas") {
-		t.Errorf("on a share %s", got)
 	}
 }

@@ -109,7 +109,7 @@ func (a *Agent) take(ctx context.Context, s api.Sync, was known) error {
 			a.News.Changed(d.ID) // control may have lost the status with its process
 		}
 		if !strange {
-			a.WarnOfKeys()
+			a.keyChecker.Warn()
 			a.recordFiles.WriteAll()
 		}
 	}

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -101,36 +99,5 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 		if off := pool.Offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
 			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
 		}
-	}
-}
-
-// Doctor names a pool once that is offline.
-func TestDoctorNamesAPoolOnce(t *testing.T) {
-	for why, want := range map[string]string{
-		"no disk":                             "is offline: no disk",
-		"pool fast is offline: no disk":       "is offline: no disk",
-		"pool fast: no disk":                  "is offline: no disk",
-		"pool fast at /x is offline: no disk": "at /x is offline: no disk",
-		"pool faster is offline: no disk":     "is offline: pool faster is offline: no disk",
-	} {
-		if got := isOffline("fast", why); got != want {
-			t.Errorf("%q: %q, want %q", why, got, want)
-		}
-	}
-}
-
-// Doctor begins with what is wrong, and leaves the rest as it was.
-func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
-	r := &diagnosis{}
-	for i, level := range []string{findings.OK, findings.Warning, findings.Info, findings.Error, findings.OK, findings.Warning, findings.Error} {
-		r.Add(level, strconv.Itoa(i), "", "")
-	}
-	r.sort()
-	got := ""
-	for _, f := range r.All {
-		got += f.Subject
-	}
-	if got != "3615024" {
-		t.Errorf("in the order %s", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
@@ -204,8 +205,8 @@ func TestCopiesFollowARekey(t *testing.T) {
 		target := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.Kept{Record: &now, Copy: before.Copy}
 		k.Cache.SetCopy(d.ID, &kept)
-		r := &diagnosis{}
-		k.checkRecordKey(r, &pool.Pool{}, target.entry, onRecord)
+		r := &doctor.Report{}
+		k.keyChecker.CheckRecord(r, &pool.Pool{}, target.entry, onRecord)
 		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
@@ -215,8 +216,8 @@ func TestCopiesFollowARekey(t *testing.T) {
 			}
 		}
 		beside := target.entry.Record
-		r = &diagnosis{}
-		if k.checkRecordKey(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
+		r = &doctor.Report{}
+		if k.keyChecker.CheckRecord(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
 			t.Errorf("and then %v", r.All)
 		}
 		if target.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
@@ -254,8 +255,8 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 	}
 	trashed := now
 	trashed.State = dataset.StateTrashed
-	r := &diagnosis{}
-	k.checkRecordKey(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
+	r := &doctor.Report{}
+	k.keyChecker.CheckRecord(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
 	if len(r.All) != 1 || r.All[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
 		t.Errorf("in the trash doctor says %+v", r.All)
 	}
@@ -266,7 +267,7 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 	another.Encryption = &dataset.Encryption{ID: uuid.New(), KeyID: d.Encryption.KeyID}
 	for what, c := range map[string]struct {
 		e   backends.Entry
-		now recordsNow
+		now func() map[uuid.UUID]dataset.Dataset
 	}{
 		"exchanged since":      {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, exchanged},
 		"of another data key":  {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &another}, as},
@@ -276,8 +277,8 @@ func TestDoctorOfRecordsWithTheOldKey(t *testing.T) {
 		"without a record":     {backends.Entry{ID: d.ID, State: backends.EntryReady}, as},
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
-		r := &diagnosis{}
-		if k.checkRecordKey(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
+		r := &doctor.Report{}
+		if k.keyChecker.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
 			t.Errorf("of what is %s doctor says %v", what, r.All)
 		}
 	}
@@ -389,8 +390,8 @@ func TestDoctorOfKeys(t *testing.T) {
 	lost := run
 	lost.Profile = lost.Profile.Clone()
 	lost.Profile.Encryption = dataset.KeySource{}
-	r := &diagnosis{}
-	k.checkKeys(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
+	r := &doctor.Report{}
+	k.keyChecker.Check(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
 	if said := fmt.Sprint(r.All); !strings.Contains(said, "where its key is was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
@@ -65,9 +66,9 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	if err := take(true); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "no scheduled snapshot while the pool has less than 10GiB free (it has 9GiB)") {
 		t.Errorf("scheduled: %v", err)
 	}
-	rep := &diagnosis{}
+	rep := &doctor.Report{}
 	p, _ := r.pools.ByName("default")
-	r.checkTight(ctx, rep, p, d)
+	r.poolChecker.CheckTight(ctx, rep, p, d)
 	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") {
 		t.Errorf("doctor: %+v", rep.All)
 	}
@@ -78,7 +79,7 @@ func TestScheduledSnapshotOfANarrowPool(t *testing.T) {
 	if err := take(true); err != nil {
 		t.Errorf("with enough free: %v", err)
 	}
-	if r.checkTight(ctx, rep, p, d); len(rep.All) != 1 {
+	if r.poolChecker.CheckTight(ctx, rep, p, d); len(rep.All) != 1 {
 		t.Errorf("doctor: %+v", rep.All)
 	}
 }

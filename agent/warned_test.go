@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -58,9 +59,9 @@ func TestPoolWarnings(t *testing.T) {
 		return lines
 	}
 	found := func() (lines []string) {
-		rep := &diagnosis{}
+		rep := &doctor.Report{}
 		p, _ := r.pools.ByName("default")
-		r.checkPool(t.Context(), rep, p, nil, false)
+		r.poolChecker.CheckPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {
 			if f.Level == findings.Warning && strings.HasPrefix(f.Text, "it lost ") {
 				lines = append(lines, f.Text)

@@ -1,4 +1,4 @@
-package agent
+package doctor
 
 import (
 	"slices"
@@ -13,7 +13,7 @@ import (
 
 // checkLacks lists in one line what a pool cannot do and other backends can, so that an operator knows before a
 // profile requires it.
-func checkLacks(r *diagnosis, p *pool.Pool) {
+func checkLacks(r *Report, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,
 			strings.Join(list, ", "))

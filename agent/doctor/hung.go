@@ -1,8 +1,7 @@
-package agent
+package doctor
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,12 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
-
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/dataset"
 )
 
 // slowAfter is how long work on one dataset takes before doctor reports it. poolPatience is how long doctor waits
@@ -24,43 +17,6 @@ const (
 	slowAfter    = 5 * time.Second
 	poolPatience = 10 * time.Second
 )
-
-// checkHung names the datasets on which work takes long, and what of it waits in the kernel, where nothing can
-// end it. Other work continues beside it.
-func (a *Agent) checkHung(r *diagnosis) {
-	slow := a.Locks.HeldFor(slowAfter, a.Clock.Steady())
-	if len(slow) == 0 {
-		return
-	}
-	stuck := inKernel()
-	for _, w := range slow {
-		text := fmt.Sprintf("has been under way for %s", w.For.Round(time.Second))
-		if len(stuck) == 0 {
-			r.Add(findings.Info, w.What, "", "%s", text)
-			continue
-		}
-		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
-			"%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
-	}
-}
-
-// checkPoolInTime is checkPool for a pool that may never answer.
-func (a *Agent) checkPoolInTime(ctx context.Context, r *diagnosis, p *pool.Pool,
-	known map[uuid.UUID]dataset.Dataset, sure bool) {
-	own := &diagnosis{strange: r.strange, mend: r.mend}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.checkPool(ctx, own, p, known, sure)
-	}()
-	select {
-	case <-done:
-		r.All, r.unknown = append(r.All, own.All...), r.unknown+own.unknown
-	case <-a.Clock.After(poolPatience):
-		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)",
-			"does not answer within %s: what it lies on hangs", poolPatience)
-	}
-}
 
 // inKernel returns which threads of this process, and which commands that it runs, wait in the kernel and cannot
 // be interrupted now: proc_pid_stat(5). Those that have ended meanwhile do not count.

@@ -1,20 +1,14 @@
-package agent
+package doctor
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -22,11 +16,11 @@ import (
 
 // keyCheck examines the keys of what this node has. It reads each key once.
 type keyCheck struct {
-	*diagnosis
-	a    *Agent
-	now  map[string]dataset.Profile // that encrypt, by name, as control has them
-	have map[string]keys.Key        // by place
-	gone map[string]*goneKey
+	*Report
+	checker *KeyChecker
+	now     map[string]dataset.Profile // that encrypt, by name, as control has them
+	have    map[string]keys.Key        // by place
+	gone    map[string]*goneKey
 }
 
 // goneKey is a place without a key, and who needs the key.
@@ -49,67 +43,10 @@ func (v sealedVolume) name() string {
 	return v.Volume
 }
 
-// checkKeys reports whether this node can encrypt, whether it has the keys of its profiles, volumes and copies,
-// and what needs a key that its profile does not name any more. known are the datasets whose home is this node.
-func (a *Agent) checkKeys(ctx context.Context, r *diagnosis, known map[uuid.UUID]dataset.Dataset) {
-	c := &keyCheck{
-		diagnosis: r,
-		a:         a,
-		now:       map[string]dataset.Profile{},
-		have:      map[string]keys.Key{},
-		gone:      map[string]*goneKey{},
-	}
-	if all, err := a.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
-		for _, p := range all {
-			if p.Encryption.Wanted() {
-				c.now[p.Name] = p
-			}
-		}
-	}
-	volumes := a.sealedVolumes(known)
-	c.canEncrypt(volumes)
-	for _, v := range volumes {
-		c.volume(ctx, v)
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.now)) {
-		p := c.now[name]
-		if key, why := c.read(ctx, p.Encryption, p); why == nil {
-			c.Add(findings.OK, "profile "+p.Name, "", "has its key here: %s", key.ID())
-		} else {
-			why.profiles = append(why.profiles, p.Name)
-		}
-	}
-	for _, at := range slices.Sorted(maps.Keys(c.gone)) {
-		c.missing(at, c.gone[at])
-	}
-}
-
-// sealedVolumes returns the encrypted datasets of this node by name, those whose home it is first.
-func (a *Agent) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
-	for _, d := range known {
-		all = append(all, sealedVolume{d, false})
-	}
-	for _, id := range a.Cache.CopyIDs() {
-		if k, kept := a.Cache.Copy(id); kept && k.Record != nil && k.Kind != dataset.CopyGoing {
-			all = append(all, sealedVolume{*k.Record, true})
-		}
-	}
-	all = slices.DeleteFunc(all, func(v sealedVolume) bool {
-		return v.Encryption == nil || v.State == dataset.StatePurging
-	})
-	slices.SortFunc(all, func(x, y sealedVolume) int {
-		if x.copied != y.copied {
-			return map[bool]int{false: -1, true: 1}[x.copied]
-		}
-		return cmp.Or(cmp.Compare(x.Volume, y.Volume), slices.Compare(x.ID[:], y.ID[:]))
-	})
-	return all
-}
-
 func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 	err := crypt.Available() // not every backend needs it
 	can := map[uuid.UUID]bool{}
-	for _, p := range c.a.pools.All() {
+	for _, p := range c.checker.deps.Pools.All() {
 		if p.Storage != nil && p.Capabilities.Encryption {
 			can[p.ID] = true
 		}
@@ -136,7 +73,7 @@ func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.P
 	}
 	if c.gone[at] == nil {
 		p.Encryption = from
-		key, err := c.a.keys.OperatorKey(ctx, p, uuid.Nil)
+		key, err := c.checker.deps.Keys.OperatorKey(ctx, p, uuid.Nil)
 		if err == nil {
 			c.have[at] = key
 			return key, nil
@@ -177,7 +114,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 		return
 	}
 	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // each volume may have a key of its own
-		if own, err := c.a.keys.OperatorKey(ctx, v.Profile, v.ID); err == nil {
+		if own, err := c.checker.deps.Keys.OperatorKey(ctx, v.Profile, v.ID); err == nil {
 			key = own
 		}
 	}
@@ -237,33 +174,6 @@ func howMany(names []string) string {
 	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
-// WarnOfKeys logs what doctor reports about keys and fence programs, at a start and whenever control has new
-// profiles. It returns at once.
-func (a *Agent) WarnOfKeys() {
-	a.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
-		r := &diagnosis{}
-		known := map[uuid.UUID]dataset.Dataset{}
-		for _, id := range a.Cache.IDs() {
-			known[id], _ = a.Cache.Dataset(id)
-		}
-		a.checkKeys(ctx, r, known)
-		a.checkFences(ctx, r)
-		for _, f := range r.All {
-			a.warnOfKey(f)
-		}
-		return nil
-	})
-}
-
-func (a *Agent) warnOfKey(f api.Finding) {
-	switch f.Level {
-	case findings.Warning:
-		a.Log.WithField("subject", f.Subject).Warn(f.Text)
-	case findings.Error:
-		a.Log.WithField("subject", f.Subject).Error(f.Text)
-	}
-}
-
 // rekeyOf returns the command that wraps the data key of a volume again.
 func rekeyOf(d dataset.Dataset) string {
 	rekey := "drover volume rekey " + d.Volume
@@ -271,32 +181,4 @@ func rekeyOf(d dataset.Dataset) string {
 		rekey = "drover trash restore " + d.ID.String()[:8] + ", then " + rekey
 	}
 	return rekey
-}
-
-// checkRecordKey names a record beside the data whose data key is wrapped by another key than in control's
-// record: that key must not be destroyed yet.
-func (a *Agent) checkRecordKey(r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
-	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
-		e.State == backends.EntryDeleting {
-		return
-	}
-	d, known := a.Cache.DatasetOrCopy(e.ID)
-	home := d.Home == a.NodeID
-	other := func() bool {
-		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID &&
-			d.Encryption.KeyID != e.Record.Encryption.KeyID
-	}
-	if home && other() {
-		d, known = now()[e.ID] // it may have changed since the pool was listed
-	}
-	if !other() {
-		return
-	}
-	mend := "" // 	the record beside a copy is corrected by the next look at the copy
-	if home {
-		mend = rekeyOf(d)
-	}
-	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
-		"volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: "+
-			"keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }

@@ -1,4 +1,4 @@
-package agent
+package doctor
 
 import (
 	"context"
@@ -21,15 +21,13 @@ func (l lacking) Available(context.Context) error {
 
 // A line names its backend once.
 func TestDoctorNamesABackendOnce(t *testing.T) {
-	r := newRig(t)
 	for why, want := range map[string]string{
 		"backend thin needs lvm(8)":    "cannot work on this host: it needs lvm(8)",
 		"backend thin: no dm-thin":     "cannot work on this host: no dm-thin",
 		"backend thinner was expected": "cannot work on this host: backend thinner was expected",
 	} {
-		r.config.Backends = backends.NewRegistry(lacking{why: why})
-		rep := &diagnosis{}
-		r.checkBackends(t.Context(), rep)
+		rep := &Report{}
+		CheckBackends(t.Context(), rep, []backends.Kind{lacking{why: why}}, nil)
 		if len(rep.All) != 1 || rep.All[0].Subject != "backend thin" || rep.All[0].Text != want {
 			t.Errorf("%q: %+v", why, rep.All)
 		}

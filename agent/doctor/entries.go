@@ -1,4 +1,4 @@
-package agent
+package doctor
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
@@ -18,11 +19,11 @@ import (
 // recordsNow reads the records again when that is asked for, because work continues while doctor compares.
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
-// checkEntries compares the datasets in a pool with those in the store.
-func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+// CheckEntries compares the datasets in a pool with those in the store.
+func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
-		again, _, err := a.datasets.Recorded(ctx)
+		again, _, err := c.deps.Datasets.Recorded(ctx)
 		if err != nil {
 			return known
 		}
@@ -30,27 +31,28 @@ func (a *Agent) checkEntries(ctx context.Context, r *diagnosis, p *pool.Pool, en
 	}))
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
-		a.checkRecordKey(r, p, e, now)
+		c.deps.KeyChecker.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
 			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
-		case e.State == backends.EntryCopy, !onRecord && a.copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
-			a.checkCopy(r, p, e)
-		case !onRecord && e.State != backends.EntryDeleting && r.strange != "":
-			r.unknown++
+		case e.State == backends.EntryCopy,
+			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
+			c.checkCopy(r, p, e)
+		case !onRecord && e.State != backends.EntryDeleting && r.Strange != "":
+			r.Unknown++
 		case !onRecord || e.State == backends.EntryDeleting:
-			a.checkUnrecorded(ctx, r, p, e, now)
+			c.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
 			r.Add(findings.Error, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
 		}
 	}
-	if r.strange == "" {
-		a.checkMissing(ctx, r, p, entries, known, now)
+	if r.Strange == "" {
+		c.checkMissing(ctx, r, p, entries, known, now)
 	}
 }
 
 // checkCorners names what a drover backend verify has left in a pool.
-func checkCorners(r *diagnosis, p *pool.Pool) {
+func checkCorners(r *Report, p *pool.Pool) {
 	list, err := trialdir.Find(p.Storage.Info().Path)
 	if err != nil {
 		return // a pool that is not a folder has none
@@ -69,36 +71,36 @@ func checkCorners(r *diagnosis, p *pool.Pool) {
 }
 
 // checkUnrecorded examines a dataset that is being removed, or that the store does not know.
-func (a *Agent) checkUnrecorded(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry, now recordsNow) {
+func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
-	doubtful := incoming && a.pools.IsDistrusted(p.ID, e.ID)
-	if a.making(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
+	doubtful := incoming && c.deps.Pools.IsDistrusted(p.ID, e.ID)
+	if c.deps.IsNeeded(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
 		return
 	}
 	if e.State == backends.EntryReady || doubtful {
 		_, since := now()[e.ID]
-		if since && !doubtful || !since && a.checkElsewhere(ctx, r, p, e) {
+		if since && !doubtful || !since && c.checkElsewhere(ctx, r, p, e) {
 			return
 		}
 	}
 	switch {
 	case doubtful:
-		r.Add(findings.Warning, subject, a.wayOut(e, "drover store rebuild brings it back in the trash"),
+		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild brings it back in the trash"),
 			"lies in pool %s as %s, made shortly before the records were lost: it may have been "+
 				"acknowledged, and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(findings.Info, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
 	default:
-		r.Add(findings.Warning, subject, a.wayOut(e, "drover store rebuild brings it back"),
+		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild brings it back"),
 			"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
 	}
 }
 
 // checkElsewhere examines whether a dataset that this node has no record of is another node's, or may be.
-func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, e backends.Entry) bool {
+func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
-	err := a.datasets.EnsureUnrecorded(ctx, e.ID)
+	err := c.deps.Datasets.EnsureUnrecorded(ctx, e.ID)
 	switch {
 	case err == nil:
 		return false
@@ -113,16 +115,16 @@ func (a *Agent) checkElsewhere(ctx context.Context, r *diagnosis, p *pool.Pool, 
 }
 
 // wayOut returns what to do about a dataset that the store does not know.
-func (a *Agent) wayOut(e backends.Entry, rebuild string) string {
+func (c *PoolChecker) wayOut(e backends.Entry, rebuild string) string {
 	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
-	if _, known := a.Cache.Dataset(e.ID); e.Record == nil && !known {
+	if _, known := c.deps.Cache.Dataset(e.ID); e.Record == nil && !known {
 		return destroy
 	}
 	return rebuild + ", " + destroy
 }
 
 // checkMissing names the datasets that are recorded in a pool and are not there.
-func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
@@ -134,14 +136,14 @@ func (a *Agent) checkMissing(ctx context.Context, r *diagnosis, p *pool.Pool, en
 		}
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.Add(findings.Error, "dataset "+id.String(), a.gone(d),
+			r.Add(findings.Error, "dataset "+id.String(), c.missingHint(d),
 				"volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
 		}
 	}
 }
 
-// gone returns what to do about a dataset that is not where it is recorded.
-func (a *Agent) gone(d dataset.Dataset) string {
+// missingHint returns what to do about a dataset that is not where it is recorded.
+func (c *PoolChecker) missingHint(d dataset.Dataset) string {
 	switch {
 	case d.State == dataset.StateTrashed:
 		return "drover trash purge " + d.ID.String()
@@ -150,6 +152,33 @@ func (a *Agent) gone(d dataset.Dataset) string {
 			" says what copies there are; without a better one: drover volume rm " + d.Volume
 	}
 	return "bring back the disk that has it, or let go of it: drover volume rm " + d.Volume
+}
+
+// checkCopy examines what is here of a dataset whose home is another node.
+func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
+	subject := "volume " + volumeName(e)
+	k, kept := c.deps.Cache.Copy(e.ID)
+	switch {
+	case e.Problem != "":
+		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
+			e.Problem)
+	case !kept:
+		if !c.deps.Moves.Brings(e.ID) {
+			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it",
+				"lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
+		} else if !c.deps.Moves.IsActive(e.ID) {
+			r.Add(findings.Info, subject, "",
+				"a move that did not come to its end left a part of it in pool %s, for another try; it goes "+
+					"after %s", p.Name, replication.KeepFailed)
+		}
+	case len(c.deps.Uses.Get(e.ID).IDs) > 0:
+		r.Add(findings.Error, subject, "stop its containers here",
+			"went on at another node (epoch %d ended here), but is in use here by %d: what they write is "+
+				"kept as a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
+	case k.Kind == dataset.CopySuperseded:
+		r.Add(findings.Warning, subject, "drover volume superseded ls",
+			"the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)
+	}
 }
 
 func exists(path string) bool {
@@ -162,4 +191,11 @@ func volumeOf(e backends.Entry) string {
 		return "a dataset without a readable record"
 	}
 	return "volume " + e.Record.Volume
+}
+
+func volumeName(e backends.Entry) string {
+	if e.Record == nil {
+		return e.ID.String()
+	}
+	return e.Record.Volume
 }

@@ -1,4 +1,4 @@
-package agent
+package doctor
 
 import (
 	"context"
@@ -14,30 +14,30 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkSnapshots compares the snapshots in a pool with those in the store.
-func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, entries []backends.Entry,
+// CheckSnapshots compares the snapshots in a pool with those in the store.
+func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
-	recorded, err := a.recordedSnapshots(ctx)
+	recorded, err := c.recordedSnapshots(ctx)
 	if err != nil {
 		r.Add(findings.Error, "control", "", "does not list its snapshots: %v", err)
 		return
 	}
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
-		if !onRecord || a.making(e.ID) {
+		if !onRecord || c.deps.IsNeeded(e.ID) {
 			continue
 		}
-		a.checkTight(ctx, r, p, d)
+		c.CheckTight(ctx, r, p, d)
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && a.unknownSnapshot(ctx, s.ID) {
+			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.unknownSnapshot(ctx, s.ID) {
 				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
 					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
-			if !there[id] && d.State != dataset.StatePurging && a.missingSnapshot(ctx, p, d.ID, id) {
+			if !there[id] && d.State != dataset.StatePurging && c.missingSnapshot(ctx, p, d.ID, id) {
 				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
 					"of volume %s is on record but does not lie in pool %s", d.Volume, p.Name)
 			}
@@ -46,10 +46,10 @@ func (a *Agent) checkSnapshots(ctx context.Context, r *diagnosis, p *pool.Pool, 
 }
 
 // recordedSnapshots returns all snapshots that control knows, by dataset.
-func (a *Agent) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
+func (c *PoolChecker) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
 	out := map[uuid.UUID]map[uuid.UUID]bool{}
 	for page := (api.Page{}); ; {
-		list, err := a.Control.Snapshots(ctx, "", page)
+		list, err := c.deps.Control.Snapshots(ctx, "", page)
 		if err != nil {
 			return nil, err
 		}
@@ -66,15 +66,15 @@ func (a *Agent) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.U
 }
 
 // unknownSnapshot asks again, because the snapshot may have been recorded meanwhile.
-func (a *Agent) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
-	_, err := a.Control.Snapshot(ctx, "", id.String())
+func (c *PoolChecker) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
+	_, err := c.deps.Control.Snapshot(ctx, "", id.String())
 	return errors.Is(err, dataset.ErrNotFound)
 }
 
 // missingSnapshot looks again, because the snapshot may have been made or deleted meanwhile.
-func (a *Agent) missingSnapshot(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
+func (c *PoolChecker) missingSnapshot(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
 	e, err := p.Storage.Stat(ctx, ds)
-	if err != nil || a.unknownSnapshot(ctx, id) {
+	if err != nil || c.unknownSnapshot(ctx, id) {
 		return false
 	}
 	for _, s := range e.Snapshots {

@@ -1,0 +1,27 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// A pool is said to lack what it cannot do, and nothing else.
+func TestLacks(t *testing.T) {
+	whole := dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,
+		OwnFilesystem: true, OwnDevice: true, Delta: true, Encryption: true,
+	}
+	if got := lacks(whole, false); len(got) > 0 {
+		t.Errorf("a pool that has all lacks %q", got)
+	}
+	whole.OfflineGrow, whole.Shrink = []string{"ext4"}, false
+	if got := strings.Join(lacks(whole, false), "; "); got != "no growing of ext4 while in use; no shrinking" {
+		t.Errorf("it lacks %q", got)
+	}
+	whole.Delta = false
+	if got := strings.Join(lacks(whole, true), "; "); !strings.HasSuffix(got, "; moves that copy all files to hosts without the share, and no replicas") {
+		t.Errorf("on a share %s", got)
+	}
+}

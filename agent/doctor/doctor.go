@@ -1,0 +1,261 @@
+// Package doctor reports what works on this host, what does not and why. It changes nothing.
+//
+// Doctor collects what the components find themselves, and adds findings that need several of them.
+// PoolChecker compares the pools with what control has on record, and KeyChecker checks the keys of encrypted
+// datasets.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/handover"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Deps is what Doctor needs of other components.
+type Deps struct {
+	*host.Host
+	Backends *backends.Registry
+	Pools    interface {
+		All() []*pool.Pool
+		One(id uuid.UUID) *pool.Pool
+		RootSpace() (free, size, least dataset.Size, err error)
+		RootHint(ctx context.Context) string
+	}
+	PoolChecker *PoolChecker
+	KeyChecker  *KeyChecker
+	Datasets    *operation.Datasets
+	Sizes       *operation.Sizes
+	Replicas    *replication.Replicas
+	Uses        *mounting.UseTable
+	Engines     *mounting.Engines
+	Disks       *mounting.Disks
+	Guests      *mounting.Guests
+	Registrar   *lease.Registrar
+	Failover    *handover.Failover
+	Throttle    *throttle.Limits
+	Outside     func() string                   // why control does not register this node, or ""
+	Identity    func(ctx context.Context) error // reads the identity of this node from the agent's database
+}
+
+// Doctor reports what works on this host. It has no state of its own.
+type Doctor struct {
+	deps Deps
+}
+
+// New returns a Doctor.
+func New(deps Deps) *Doctor { return &Doctor{deps} }
+
+// DamagedMark is part of the names of files in the root that could not be read at a start and were renamed.
+const DamagedMark = ".damaged-"
+
+// Examine reports what works on this host, what does not and why, and what is in the pools that the store does not
+// know. It changes nothing.
+func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
+	r := &Report{Mend: x.deps.Trust.Mend(), Strange: x.deps.Trust.Why()}
+	outside := x.deps.Outside()
+	CheckBackends(ctx, r, x.deps.Backends.Kinds(), x.deps.Pools.All())
+	known, halted, err := x.deps.Datasets.Recorded(ctx)
+	switch {
+	case err != nil:
+		r.Add(findings.Error, "control", "", "does not answer: %v (what is mounted goes on)", err)
+	case outside != "":
+		r.Add(findings.Error, "control", "", "answers, and this node has no part in what it decides: %s "+
+			"(what is mounted goes on)", outside)
+	default:
+		r.Add(findings.OK, "control", "", "answers; %d datasets have their home here", len(known))
+	}
+	if halted != "" && r.Strange == "" { // another node reports it, or control itself
+		r.Add(findings.Error, "store", r.Mend, "%s", halted)
+	}
+	x.checkDamaged(r)
+	x.checkRoot(ctx, r)
+	for _, p := range x.deps.Pools.All() {
+		x.deps.PoolChecker.checkInTime(ctx, r, p, known, err == nil)
+	}
+	x.deps.PoolChecker.checkUnmade(r)
+	x.CheckReplicas(r)
+	x.deps.Guests.Check(&r.List)
+	x.deps.KeyChecker.Check(ctx, r, known)
+	x.deps.Registrar.Findings(ctx, &r.List)
+	x.deps.Failover.Check(ctx, &r.List)
+	x.deps.KeyChecker.checkFences(ctx, r)
+	x.checkMounts(ctx, r)
+	x.deps.Throttle.Check(&r.List)
+	x.deps.Sizes.Check(&r.List)
+	x.checkHung(r)
+	r.sort()
+	r.first()
+	return r.All, nil
+}
+
+// checkRoot examines the disk of the root: when it is full, nothing can be made in any pool.
+func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
+	if err := x.deps.Identity(ctx); err != nil {
+		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace "+
+			"the disk, then restart drover", "mounts and unmounts are refused: %v", err)
+		return
+	}
+	free, size, least, err := x.deps.Pools.RootSpace()
+	switch {
+	case err != nil:
+		r.Add(findings.Error, "root", "", "%v", err)
+	case free < least:
+		r.Add(findings.Error, "root", x.deps.Pools.RootHint(ctx),
+			"creates are refused: the disk of %s is nearly full: %s free of %s", x.deps.Root, free.Human(),
+			size.Human())
+	case free < backends.Reserve(size):
+		r.Add(findings.Warning, "root", x.deps.Pools.RootHint(ctx),
+			"the disk of %s fills up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
+			size.Human(), least.Human())
+	default:
+		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.deps.Root)
+	}
+}
+
+// checkDamaged names the files that could not be read at a start and were renamed.
+func (x *Doctor) checkDamaged(r *Report) {
+	files, err := filepath.Glob(filepath.Join(x.deps.Root, "*"+DamagedMark+"*"))
+	if err != nil {
+		r.Add(findings.Error, "root", "", "%v", err)
+	}
+	mend := "put a backup in its place, or have the store rebuilt; then remove it"
+	if r.Strange != "" {
+		mend = "remove it after the rebuild"
+	}
+	for _, f := range files {
+		r.Add(findings.Warning, "store", mend, "%s could not be read and was put aside", f)
+	}
+}
+
+// CheckBackends adds which backends work on this host. pools are all pools of this node.
+func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools []*pool.Pool) {
+	for _, k := range kinds {
+		name, err := "backend "+k.Name(), k.Available(ctx)
+		switch {
+		case err == nil:
+			r.Add(findings.OK, name, "", "works on this host")
+		// nobody is without it
+		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
+			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+		case backends.Serves(ctx, k) == nil:
+			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s",
+				unnamed(k.Name(), err))
+		default:
+			r.Add(findings.Warning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+		}
+	}
+}
+
+// unnamed returns an error of a backend without the backend's name at its beginning, for a line that has the name
+// already.
+func unnamed(name string, err error) string {
+	switch rest, named := strings.CutPrefix(err.Error(), "backend "+name); {
+	case named && strings.HasPrefix(rest, ": "):
+		return rest[2:]
+	case named && strings.HasPrefix(rest, " "):
+		return "it" + rest
+	}
+	return err.Error()
+}
+
+// checkMounts compares the recorded uses with the mounts.
+func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
+	table, err := mount.Table()
+	if err != nil {
+		r.Add(findings.Error, "mounts", "", "cannot be read: %v", err)
+		return
+	}
+	n := 0
+	for _, id := range x.deps.Uses.InUse() {
+		n++
+		rec, path := x.deps.Uses.Get(id), x.deps.MountPath(id)
+		d, _ := x.deps.Cache.Dataset(id)
+		if table.At(path) == nil {
+			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
+		} else if err := x.deps.Disks.Check(ctx, d, path); err != nil {
+			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
+		}
+		for _, m := range x.deps.Engines.MountsOf(rec) {
+			if m.Unverified {
+				r.Add(findings.Info, "volume "+d.Volume, "",
+					"mount %s may have ended and is not verified yet: the engine restarted since, or "+
+						"unmounted it while a process still had it mounted", mounting.ShortID(m.ID))
+			}
+		}
+	}
+	for _, m := range table.Under(x.deps.MountRoot()) {
+		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
+		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkShown(r, id, m.Mountpoint) {
+			r.Add(findings.Info, "mount "+m.Mountpoint, "",
+				"nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
+		}
+	}
+	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
+}
+
+// checkShown reports, for a mount that no container has, whether a user asked for it.
+func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
+	k, is := x.deps.Cache.ShownBy(id)
+	if is {
+		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
+			" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for",
+			k.Record.Volume)
+	}
+	return is
+}
+
+// CheckReplicas names the replicas that this node shall keep and does not.
+func (x *Doctor) CheckReplicas(r *Report) {
+	for _, id := range x.deps.Cache.CopyIDs() {
+		k, kept := x.deps.Cache.Copy(id)
+		if !kept || k.Kind != dataset.CopyReplica || k.Record == nil {
+			continue
+		}
+		subject := "volume " + k.Record.Volume
+		if op := x.deps.Pools.One(k.Pool); op == nil || op.Gone {
+			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
+				"drover node drain "+x.deps.NodeName+" has another node keep it",
+				"has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
+		} else if why := x.deps.Replicas.Failure(id); why != "" {
+			r.Add(findings.Warning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
+		}
+	}
+}
+
+// checkHung names the datasets on which work takes long, and what of it waits in the kernel, where nothing can
+// end it. Other work continues beside it.
+func (x *Doctor) checkHung(r *Report) {
+	slow := x.deps.Locks.HeldFor(slowAfter, x.deps.Clock.Steady())
+	if len(slow) == 0 {
+		return
+	}
+	stuck := inKernel()
+	for _, w := range slow {
+		text := fmt.Sprintf("has been under way for %s", w.For.Round(time.Second))
+		if len(stuck) == 0 {
+			r.Add(findings.Info, w.What, "", "%s", text)
+			continue
+		}
+		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
+			"%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
+	}
+}

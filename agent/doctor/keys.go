@@ -1,0 +1,189 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+)
+
+// KeyCheckerDeps is what KeyChecker needs of other components.
+type KeyCheckerDeps struct {
+	*host.Host
+	Keys      *keyring.Keyring
+	Programs  *host.Programs
+	Pools     interface{ All() []*pool.Pool }
+	WorksSolo bool // there are no other nodes whose volumes this one could take over
+}
+
+// KeyChecker checks that this node has the keys of its encrypted datasets, and may run the fence programs that profiles
+// name. It has no state of its own.
+type KeyChecker struct {
+	deps KeyCheckerDeps
+}
+
+// NewKeyChecker returns a KeyChecker.
+func NewKeyChecker(deps KeyCheckerDeps) *KeyChecker { return &KeyChecker{deps} }
+
+// Check reports whether this node can encrypt, whether it has the keys of its profiles, volumes and copies,
+// and what needs a key that its profile does not name any more. known are the datasets whose home is this node.
+func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset) {
+	c := &keyCheck{
+		Report:  r,
+		checker: k,
+		now:     map[string]dataset.Profile{},
+		have:    map[string]keys.Key{},
+		gone:    map[string]*goneKey{},
+	}
+	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
+		for _, p := range all {
+			if p.Encryption.Wanted() {
+				c.now[p.Name] = p
+			}
+		}
+	}
+	volumes := k.sealedVolumes(known)
+	c.canEncrypt(volumes)
+	for _, v := range volumes {
+		c.volume(ctx, v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.now)) {
+		p := c.now[name]
+		if key, why := c.read(ctx, p.Encryption, p); why == nil {
+			c.Add(findings.OK, "profile "+p.Name, "", "has its key here: %s", key.ID())
+		} else {
+			why.profiles = append(why.profiles, p.Name)
+		}
+	}
+	for _, at := range slices.Sorted(maps.Keys(c.gone)) {
+		c.missing(at, c.gone[at])
+	}
+}
+
+// sealedVolumes returns the encrypted datasets of this node by name, those whose home it is first.
+func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
+	for _, d := range known {
+		all = append(all, sealedVolume{d, false})
+	}
+	for _, id := range k.deps.Cache.CopyIDs() {
+		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyGoing {
+			all = append(all, sealedVolume{*copied.Record, true})
+		}
+	}
+	all = slices.DeleteFunc(all, func(v sealedVolume) bool {
+		return v.Encryption == nil || v.State == dataset.StatePurging
+	})
+	slices.SortFunc(all, func(x, y sealedVolume) int {
+		if x.copied != y.copied {
+			return map[bool]int{false: -1, true: 1}[x.copied]
+		}
+		return cmp.Or(cmp.Compare(x.Volume, y.Volume), slices.Compare(x.ID[:], y.ID[:]))
+	})
+	return all
+}
+
+// warnOfKey logs a finding if it is a warning or an error.
+func (k *KeyChecker) warnOfKey(f api.Finding) {
+	switch f.Level {
+	case findings.Warning:
+		k.deps.Log.WithField("subject", f.Subject).Warn(f.Text)
+	case findings.Error:
+		k.deps.Log.WithField("subject", f.Subject).Error(f.Text)
+	}
+}
+
+// Warn logs what doctor reports about keys and fence programs, at a start and whenever control has new
+// profiles. It returns at once.
+func (k *KeyChecker) Warn() {
+	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
+		r := &Report{}
+		known := map[uuid.UUID]dataset.Dataset{}
+		for _, id := range k.deps.Cache.IDs() {
+			known[id], _ = k.deps.Cache.Dataset(id)
+		}
+		k.Check(ctx, r, known)
+		k.checkFences(ctx, r)
+		for _, f := range r.All {
+			k.warnOfKey(f)
+		}
+		return nil
+	})
+}
+
+// CheckRecord names a record beside the data whose data key is wrapped by another key than in control's
+// record: that key must not be destroyed yet.
+func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
+	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
+		e.State == backends.EntryDeleting {
+		return
+	}
+	d, known := k.deps.Cache.DatasetOrCopy(e.ID)
+	home := d.Home == k.deps.NodeID
+	other := func() bool {
+		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID &&
+			d.Encryption.KeyID != e.Record.Encryption.KeyID
+	}
+	if home && other() {
+		d, known = now()[e.ID] // it may have changed since the pool was listed
+	}
+	if !other() {
+		return
+	}
+	mend := "" // 	the record beside a copy is corrected by the next look at the copy
+	if home {
+		mend = rekeyOf(d)
+	}
+	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
+		"volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: "+
+			"keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
+}
+
+// checkFences warns of fence programs that this node would refuse to run: those of control's
+// profiles, and those of volumes with a copy here. They are needed when a home is lost, which is too
+// late to find out. None is run.
+func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
+	if k.deps.WorksSolo { // no other node whose volumes this one could take over
+		return
+	}
+	users := map[string][]string{} // profiles, by the program that they name
+	uses := func(p dataset.Profile) {
+		f := p.Failover
+		if !f.Auto || f.Fence.Kind != dataset.FenceExec || len(f.Fence.Exec) == 0 {
+			return
+		}
+		if program := f.Fence.Exec[0]; !slices.Contains(users[program], p.Name) {
+			users[program] = append(users[program], p.Name)
+		}
+	}
+	if all, err := k.deps.Control.Profiles(ctx); err == nil { // doctor says by itself that control is unreachable
+		for _, p := range all {
+			uses(p)
+		}
+	}
+	for _, id := range k.deps.Cache.CopyIDs() {
+		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyGoing {
+			uses(copied.Record.Profile)
+		}
+	}
+	for _, program := range slices.Sorted(maps.Keys(users)) {
+		if err := k.deps.Programs.Check([]string{program}); err != nil {
+			slices.Sort(users[program])
+			r.Add(findings.Warning, "failover", "",
+				"volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
+				strings.Join(users[program], ", "), err)
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// PoolCheckerDeps is what PoolChecker needs of other components.
+type PoolCheckerDeps struct {
+	*host.Host
+	Backends   *backends.Registry
+	Configured []pool.Config
+	Pools      *pool.Pools
+	Datasets   *operation.Datasets
+	Uses       *mounting.UseTable
+	Moves      *replication.MoveTable
+	Copies     *replication.Copies
+	KeyChecker *KeyChecker
+	IsNeeded   func(id uuid.UUID) bool // whether a dataset is needed besides its record
+}
+
+// PoolChecker compares the pools of this node with what control has on record. It has no state of its own.
+type PoolChecker struct {
+	deps PoolCheckerDeps
+}
+
+// NewPoolChecker returns a PoolChecker.
+func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker { return &PoolChecker{deps} }
+
+// checkInTime is checkPool for a pool that may never answer.
+func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
+	known map[uuid.UUID]dataset.Dataset, sure bool) {
+	own := &Report{Strange: r.Strange, Mend: r.Mend}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.CheckPool(ctx, own, p, known, sure)
+	}()
+	select {
+	case <-done:
+		r.All, r.Unknown = append(r.All, own.All...), r.Unknown+own.Unknown
+	case <-c.deps.Clock.After(poolPatience):
+		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)",
+			"does not answer within %s: what it lies on hangs", poolPatience)
+	}
+}
+
+// CheckPool adds findings on a pool. known are the datasets that control has on record for this node; they are compared
+// with the pool only if sure is true.
+func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset,
+	sure bool) {
+	name := "pool " + p.Name
+	if p.Record.Leaving != pool.Staying {
+		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it",
+			"is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "that goes on by itself"))
+		return
+	}
+	if p.Storage == nil {
+		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, p.OfflineReason))
+		return
+	}
+	st, _ := c.deps.Pools.See(ctx, p.ID) // its status has what is wrong
+	if !st.Online {
+		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
+		return
+	}
+	if why := p.Held(); why != "" {
+		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had",
+			"is held, and nothing in it is mounted or changed: %s", why)
+		return
+	}
+	tight := st.Size > 0 && st.Free*5 < st.Size
+	switch {
+	case st.Reason != "" && !tight: // for example, sizes are not enforced: more space would not help
+		r.Add(findings.Error, name, "", "%s", st.Reason)
+	case st.Reason != "":
+		r.Add(findings.Error, name, c.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
+	case tight:
+		r.Add(findings.Warning, name, c.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s",
+			st.Free.Human(), st.Size.Human())
+	default:
+		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
+	}
+	if p.Unheld != "" {
+		r.Add(findings.Warning, name, "end that process, then restart drover",
+			"is served, but another drover would not be kept from it: %s", p.Unheld)
+	}
+	entries, err := p.Storage.List(ctx)
+	if err != nil {
+		r.Add(findings.Error, name, "", "cannot be listed: %v", err)
+		return
+	}
+	if p.Memory != "" {
+		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s",
+			p.InMemory())
+	}
+	checkWarnings(r, p)
+	checkLacks(r, p)
+	checkCorners(r, p)
+	if sure {
+		c.CheckEntries(ctx, r, p, entries, known)
+	}
+	if sure && r.Strange == "" {
+		c.CheckSnapshots(ctx, r, p, entries, known)
+	}
+	c.checkStalls(ctx, r, p, known)
+}
+
+// isOffline says that a pool is offline, in a line that names the pool already.
+func isOffline(name, why string) string {
+	subject := "pool " + name
+	why = strings.TrimPrefix(strings.TrimPrefix(why, subject+": "), subject+" is offline: ")
+	return strings.TrimPrefix(pool.Offline(name, why).Error(), subject+" ")
+}
+
+// offlineHint returns what brings an offline pool online. It is "" if its disk hangs, or if the host lacks what
+// the backend needs, because that is reported separately.
+func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
+	kind, err := c.deps.Backends.Kind(p.Backend)
+	switch {
+	case c.deps.Pools.One(p.ID).DiskFailure() != "":
+		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted " +
+			"by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if " +
+			"dmesg asks for it): then the pool is online again by itself"
+	case err != nil || c.deps.Pools.One(p.ID).Hung != "" || backends.Serves(ctx, kind) != nil:
+		return ""
+	case slices.ContainsFunc(c.deps.Configured, func(configured pool.Config) bool { return configured.Name == p.Name }):
+		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for " +
+			"good, take it out there, and restart drover"
+	}
+	return "mount its disk where it was; or drover pool adopt PATH, where it lies now; or, if it is gone " +
+		"for good, drover pool rm --forget " + p.Name
+}
+
+func (c *PoolChecker) checkUnmade(r *Report) {
+	for _, u := range c.deps.Pools.Unmade {
+		r.Add(findings.Error, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
+	}
+}
+
+// checkWarnings reports the warnings of a pool.
+func checkWarnings(r *Report, p *pool.Pool) {
+	for _, line := range pool.Warnings(p.Storage) {
+		r.Add(findings.Warning, "pool "+p.Name, "", "%s", line)
+	}
+}
+
+// roomHint returns what would bring a pool below 80 %. If the store is inconsistent it returns nothing, because
+// that comes first.
+func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st dataset.PoolStatus) string {
+	if r.Strange != "" {
+		return ""
+	}
+	return c.deps.Pools.Hint(ctx, p, st, st.Size/5)
+}
+
+// stallWarning is how long a snapshot may delay writers before doctor reports it.
+const stallWarning = 100 * time.Millisecond
+
+func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset) {
+	staller, ok := p.Storage.(backends.StallPredictor)
+	if !ok {
+		return
+	}
+	for id, d := range known {
+		if d.Pool != p.ID || d.State != dataset.StateReady {
+			continue
+		}
+		nanos, why, err := staller.Stall(ctx, id)
+		if err == nil && time.Duration(nanos) > stallWarning {
+			r.Add(findings.Warning, "volume "+d.Volume,
+				"stop its containers, then: drover volume rewrite "+d.Volume,
+				"a snapshot would hold up its writers for about %s (%s)",
+				time.Duration(nanos).Round(time.Millisecond), why)
+		}
+	}
+}
+
+// CheckTight names the volumes whose scheduled snapshots are refused for this reason.
+func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, d dataset.Dataset) {
+	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
+		return
+	}
+	if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
+		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v",
+			p.Name, err)
+	}
+}

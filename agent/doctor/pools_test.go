@@ -1,0 +1,18 @@
+package doctor
+
+import "testing"
+
+// Doctor names a pool once that is offline.
+func TestDoctorNamesAPoolOnce(t *testing.T) {
+	for why, want := range map[string]string{
+		"no disk":                             "is offline: no disk",
+		"pool fast is offline: no disk":       "is offline: no disk",
+		"pool fast: no disk":                  "is offline: no disk",
+		"pool fast at /x is offline: no disk": "at /x is offline: no disk",
+		"pool faster is offline: no disk":     "is offline: pool faster is offline: no disk",
+	} {
+		if got := isOffline("fast", why); got != want {
+			t.Errorf("%q: %q, want %q", why, got, want)
+		}
+	}
+}

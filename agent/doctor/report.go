@@ -1,0 +1,44 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/control/api"
+)
+
+// Report is what doctor has found so far. The zero value is empty. It is not safe for concurrent use.
+type Report struct {
+	findings.List
+	Strange string // why the store is inconsistent, or ""
+	Mend    string // the command that brings it up to date
+	Unknown int    // the number of datasets in the pools that such a store does not know
+}
+
+// sort puts errors first, then warnings: among many pools they would be overlooked.
+func (r *Report) sort() {
+	place := func(f api.Finding) int {
+		if i := slices.Index([]string{findings.Error, findings.Warning}, f.Level); i >= 0 {
+			return i
+		}
+		return 2
+	}
+	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
+}
+
+// first puts an inconsistent store before everything else. What follows from it has no line of its own, because a
+// rebuild repairs all of it.
+func (r *Report) first() {
+	if r.Strange == "" {
+		return
+	}
+	lie := ""
+	if r.Unknown > 0 {
+		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.Unknown)
+	}
+	r.Add(findings.Error, "store", r.Mend, "%s; %snothing is made, changed or destroyed until it is rebuilt",
+		r.Strange, lie)
+	n := len(r.All) - 1
+	r.All = append(r.All[n:], r.All[:n]...)
+}
