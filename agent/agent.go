@@ -141,6 +141,7 @@ type Agent struct {
 	maker       *operation.Maker
 	importer    *operation.Importer
 	snapshotter *operation.Snapshotter
+	exporter    *operation.Exporter
 
 	spellings *volume.Spellings
 	finder    *volume.Finder
@@ -232,6 +233,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
 	a.makeOperations()
+	a.makeExporter()
 	a.makeVolumes()
 	a.access = replication.NewAccess(a.Host)
 	a.retention = replication.NewRetention(a.retentionDeps())

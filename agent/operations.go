@@ -28,6 +28,14 @@ func (a *Agent) makeOperations() {
 	})
 }
 
+// makeExporter makes what reads volumes for users.
+func (a *Agent) makeExporter() {
+	a.exporter = operation.NewExporter(operation.ExporterDeps{
+		Host: a.Host, Pools: a.pools, Throttle: a.limits, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
+		StandIn: a.keys.StandIn,
+	})
+}
+
 // acts returns what executes each kind of operation.
 func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 	a.maker = operation.NewMaker(operation.MakerDeps{
@@ -65,4 +73,14 @@ func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 // Import makes a volume from a tar archive.
 func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
 	return a.importer.ImportArchive(ctx, req, r)
+}
+
+// Export is operation.Exporter.Export.
+func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+	return a.exporter.Export(ctx, ref, snapshot, w)
+}
+
+// Diff is operation.Exporter.Diff.
+func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
+	return a.exporter.Diff(ctx, older, newer)
 }

@@ -2,9 +2,9 @@
 // where needed, to be recorded in control.
 //
 // Executor executes operations by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer
-// or Remover; moves are executed by package replication. Runner tracks the running operations, and Requester has other
-// nodes carry out operations. Datasets gives operations the datasets that they change, and RecordWriter writes the
-// record beside their data. Sizes resizes datasets.
+// or Remover; package agent executes moves. Exporter reads volumes for users. Runner tracks the running
+// operations, and Requester has other nodes carry out operations. Datasets gives operations the datasets that
+// they change, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 package operation
 
 import (

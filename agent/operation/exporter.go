@@ -1,4 +1,4 @@
-package agent
+package operation
 
 import (
 	"context"
@@ -20,61 +20,83 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
+// ExporterDeps is what Exporter needs of other components.
+type ExporterDeps struct {
+	*host.Host
+	Pools interface {
+		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+	}
+	Throttle *throttle.Limits
+	Reserve  Reserve
+	Freeze   Freeze
+	// StandIn lets a dataset that has no record stand for another one until end is called.
+	StandIn func(id, of uuid.UUID) (end func())
+}
+
+// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state of its
+// own.
+type Exporter struct {
+	deps ExporterDeps
+}
+
+// NewExporter returns an Exporter.
+func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
+
 // Export writes a volume as it is at one moment, or a snapshot of it, to w as a tar archive. If the pool cannot
 // clone without copying, the volume is read as it is, which is one moment only while nobody writes to it. Sockets
 // are left out, because tar has none.
-func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
-	v, err := a.Control.Volume(ctx, ref)
+func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
+	v, err := e.deps.Control.Volume(ctx, ref)
 	if err != nil {
 		return out, err
 	}
 	d := v.Dataset
 	src := dataset.Source{Dataset: d.ID}
 	if snapshot != "" {
-		s, err := a.Control.Snapshot(ctx, ref, snapshot)
+		s, err := e.deps.Control.Snapshot(ctx, ref, snapshot)
 		if err != nil {
 			return out, err
 		}
 		src.Snapshot = s.ID
 	}
-	pool, err := a.pools.Online(ctx, d.Pool)
+	pool, err := e.deps.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
 		var end func()
-		if end, err = a.reservations.Reserve(ctx, d); err == nil {
+		if end, err = e.deps.Reserve(ctx, d); err == nil {
 			err = exportRoot(ctx, pool, d.ID, w, &out)
 			end()
 		}
 	} else {
-		err = a.exportClone(ctx, pool, d, src, w, &out)
+		err = e.exportClone(ctx, pool, d, src, w, &out)
 	}
 	if err != nil {
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if out.Count > 0 {
-		a.LogOf(d).WithField("count", out.Count).
+		e.deps.LogOf(d).WithField("count", out.Count).
 			Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
 	}
 	return out, nil
 }
 
 // exportClone reads a temporary clone that only the export knows.
-func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
+func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
 	w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := a.keys.StandIn(scratch.ID, d.ID)
+	end := e.deps.StandIn(scratch.ID, d.ID)
 	defer func() {
 		err = errors.Join(err, storage.Discard(ctx, pool, scratch.ID))
 		end()
 	}()
-	unlock, err := a.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
+	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
-	err = a.exportedClone(ctx, pool, d, scratch, src)
+	err = e.cloneForExport(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
@@ -82,15 +104,15 @@ func (a *Agent) exportClone(ctx context.Context, pool backends.Pool, d dataset.D
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// exportedClone makes the clone. A snapshot may lack what was not flushed, as after a power cut, but an export
+// cloneForExport makes the clone. A snapshot may lack what was not flushed, as after a power cut, but an export
 // has everything that was written before.
-func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
+func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {
-		if err := a.writeOut(d); err != nil {
+		if err := e.writeOut(d); err != nil {
 			return err
 		}
-		in, thaw, err := a.quiescer.Freeze(ctx, pool, d)
+		in, thaw, err := e.deps.Freeze(ctx, pool, d)
 		if err != nil {
 			return err
 		}
@@ -102,8 +124,8 @@ func (a *Agent) exportedClone(ctx context.Context, pool backends.Pool, d, scratc
 }
 
 // writeOut flushes what the kernel has in memory of a mounted dataset.
-func (a *Agent) writeOut(d dataset.Dataset) error {
-	path := a.MountPath(d.ID)
+func (e *Exporter) writeOut(d dataset.Dataset) error {
+	path := e.deps.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return err
 	}
@@ -111,7 +133,7 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	up, err := a.limits.Suspend(d, throttle.LiftSnapshot)
+	up, err := e.deps.Throttle.Suspend(d, throttle.LiftSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}
@@ -119,6 +141,7 @@ func (a *Agent) writeOut(d dataset.Dataset) error {
 	return errors.Join(fsctl.Sync(root), root.Close())
 }
 
+// exportRoot writes the files of a dataset that is not mounted for use to w as a tar archive.
 func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.LeftOut) (err error) {
 	root, err := mounting.OpenRoot(ctx, pool, id, backends.AttachOptions{})
 	if err != nil {
@@ -133,17 +156,17 @@ const diffTime = time.Minute
 
 // Diff compares a snapshot with a later one of the same dataset or, if newer is empty, with the present content
 // of the dataset.
-func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
+func (e *Exporter) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
 	ctx, cancel := context.WithTimeout(ctx, diffTime)
 	defer cancel()
-	from, err := a.Control.Snapshot(ctx, "", older)
+	from, err := e.deps.Control.Snapshot(ctx, "", older)
 	if err != nil {
 		return out, err
 	}
 	to := dataset.Source{Dataset: from.Dataset}
 	out.Older, out.Newer = from.ID.String(), "now"
 	if newer != "" {
-		s, err := a.Control.Snapshot(ctx, "", newer)
+		s, err := e.deps.Control.Snapshot(ctx, "", newer)
 		if err != nil {
 			return out, err
 		}
@@ -153,11 +176,11 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 		}
 		to.Snapshot, out.Newer = s.ID, s.ID.String()
 	}
-	d, ok := a.Cache.Dataset(from.Dataset)
+	d, ok := e.deps.Cache.Dataset(from.Dataset)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
 	}
-	pool, err := a.pools.Online(ctx, d.Pool)
+	pool, err := e.deps.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, err
 	}
@@ -166,7 +189,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (out api.Diff, er
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: its pool cannot tell what changed between snapshots", d.Volume)
 	}
-	unlock, err := a.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
+	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {
 		return out, err
 	}
