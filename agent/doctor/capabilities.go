@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkLacks lists in one line what a pool cannot do and other backends can, so that an operator knows before a
-// profile requires it.
+// checkLacks lists in one line the capabilities of other backends that a pool does not have, so that an operator knows
+// before a profile requires one.
 func checkLacks(r *Report, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,

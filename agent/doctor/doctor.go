@@ -1,7 +1,7 @@
 // Package doctor reports what works on this host, what does not and why. It changes nothing.
 //
-// Doctor collects what the components find themselves, and adds findings that need several of them.
-// PoolChecker compares the pools with what control has on record, and KeyChecker checks the keys of encrypted
+// Doctor collects the findings of the components, and adds findings that need several of them.
+// PoolChecker compares the pools with the records of control, and KeyChecker checks the keys of encrypted
 // datasets.
 package doctor
 
@@ -67,8 +67,8 @@ func New(deps Deps) *Doctor { return &Doctor{deps} }
 // DamagedMark is part of the names of files in the root that could not be read at a start and were renamed.
 const DamagedMark = ".damaged-"
 
-// Examine reports what works on this host, what does not and why, and what is in the pools that the store does not
-// know. It changes nothing.
+// Examine reports what works on this host, what does not and why, and the datasets in the pools that the store does
+// not know. It changes nothing.
 func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	r := &Report{Mend: x.deps.Trust.Mend(), Strange: x.deps.Trust.Why()}
 	outside := x.deps.Outside()
@@ -153,7 +153,7 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		switch {
 		case err == nil:
 			r.Add(findings.OK, name, "", "works on this host")
-		// nobody is without it
+		// no pool needs it
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.Serves(ctx, k) == nil:

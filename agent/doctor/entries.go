@@ -51,7 +51,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 	}
 }
 
-// checkCorners names what a drover backend verify has left in a pool.
+// checkCorners names the trial folders that a drover backend verify has left in a pool.
 func checkCorners(r *Report, p *pool.Pool) {
 	list, err := trialdir.Find(p.Storage.Info().Path)
 	if err != nil {
@@ -154,7 +154,7 @@ func (c *PoolChecker) missingHint(d dataset.Dataset) string {
 	return "bring back the disk that has it, or let go of it: drover volume rm " + d.Volume
 }
 
-// checkCopy examines what is here of a dataset whose home is another node.
+// checkCopy examines the data here of a dataset whose home is another node.
 func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
 	k, kept := c.deps.Cache.Copy(e.ID)

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
-// keyCheck examines the keys of what this node has. It reads each key once.
+// keyCheck examines the keys of the datasets and profiles of this node. It reads each key once.
 type keyCheck struct {
 	*Report
 	checker *KeyChecker
@@ -23,14 +23,14 @@ type keyCheck struct {
 	gone    map[string]*goneKey
 }
 
-// goneKey is a place without a key, and who needs the key.
+// goneKey is a place without a key, and the datasets and profiles that need the key.
 type goneKey struct {
 	why                     error
 	homes, copies, profiles []string
 	trashed                 []dataset.Dataset
 }
 
-// sealedVolume is an encrypted dataset whose home is here, or of which a copy is here.
+// sealedVolume is an encrypted dataset whose home is this node, or a copy of one.
 type sealedVolume struct {
 	dataset.Dataset
 	copied bool

@@ -35,7 +35,7 @@ type PoolCheckerDeps struct {
 	IsNeeded   func(id uuid.UUID) bool // whether a dataset is needed besides its record
 }
 
-// PoolChecker compares the pools of this node with what control has on record. It has no state of its own.
+// PoolChecker compares the pools of this node with the records of control. It has no state of its own.
 type PoolChecker struct {
 	deps PoolCheckerDeps
 }
@@ -61,8 +61,8 @@ func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	}
 }
 
-// CheckPool adds findings on a pool. known are the datasets that control has on record for this node; they are compared
-// with the pool only if sure is true.
+// CheckPool adds findings on a pool. known are the datasets that control has recorded for this node. They are
+// compared with the pool only if sure is true.
 func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset,
 	sure bool) {
 	name := "pool " + p.Name
@@ -75,7 +75,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, p.OfflineReason))
 		return
 	}
-	st, _ := c.deps.Pools.See(ctx, p.ID) // its status has what is wrong
+	st, _ := c.deps.Pools.See(ctx, p.ID) // its status has the error
 	if !st.Online {
 		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
 		return
@@ -129,8 +129,8 @@ func isOffline(name, why string) string {
 	return strings.TrimPrefix(pool.Offline(name, why).Error(), subject+" ")
 }
 
-// offlineHint returns what brings an offline pool online. It is "" if its disk hangs, or if the host lacks what
-// the backend needs, because that is reported separately.
+// offlineHint returns what brings an offline pool online. It is "" if the pool's disk hangs, or if the backend
+// cannot work on this host, because both are reported separately.
 func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 	kind, err := c.deps.Backends.Kind(p.Backend)
 	switch {

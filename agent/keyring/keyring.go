@@ -35,7 +35,7 @@ type Keyring struct {
 	deps Deps
 
 	mu       sync.Mutex
-	standIns map[uuid.UUID]uuid.UUID // datasets without a record, and the dataset that each stands for
+	standIns map[uuid.UUID]uuid.UUID // by the ID of a dataset without a record: the dataset whose key it has
 }
 
 var _ backends.Keys = (*Keyring)(nil)
@@ -45,9 +45,9 @@ func New(deps Deps) *Keyring {
 	return &Keyring{deps: deps, standIns: map[uuid.UUID]uuid.UUID{}}
 }
 
-// DataKey implements backends.Keys. Control's record comes before the record beside the data, which may be from
-// before the key was exchanged. For a copy, however, the record here may be the older one. The wrapping that
-// opens gives the data key, whichever it is.
+// DataKey implements backends.Keys. It tries control's record before the record beside the data, because the key may
+// have been exchanged after the latter was written. For a copy, however, control's record may be the older one. The
+// first wrapping that opens gives the data key.
 func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if h, is := ctx.Value(dataKeyContext{}).(heldKey); is && d.Encryption != nil && h.id == d.ID &&
 		h.wrapped == d.Encryption.ID {
@@ -75,8 +75,8 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	return nil, why
 }
 
-// heldKey is in the context of work that makes a dataset while writers wait for it: its data key, because no
-// program should run then.
+// heldKey is the data key of a dataset that is made while writers wait. It is in the context of that work, so that no
+// key program runs meanwhile.
 type heldKey struct {
 	id, wrapped uuid.UUID // of the dataset, and of the data key
 	data        []byte
@@ -97,8 +97,8 @@ func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) 
 	return key.Unwrap(*d.Encryption)
 }
 
-// StandIn lets a dataset that has no record stand for another one until end is called: a clone that is read, or
-// what a move makes. It is not reaped until then.
+// StandIn makes the dataset id, which has no record, use the data key of the dataset of until end is called. Examples
+// are a temporary clone that is read, and the dataset that a move makes. The dataset id is not reaped until then.
 func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -110,7 +110,7 @@ func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
 	}
 }
 
-// IsStandIn reports whether a dataset without a record stands for another one now.
+// IsStandIn reports whether a dataset without a record uses the data key of another one now.
 func (k *Keyring) IsStandIn(id uuid.UUID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -118,7 +118,7 @@ func (k *Keyring) IsStandIn(id uuid.UUID) bool {
 	return is
 }
 
-// standsFor returns the dataset that another one stands for, or the dataset itself if it stands for none.
+// standsFor returns the dataset whose data key the dataset id uses: id itself unless id is a stand-in.
 func (k *Keyring) standsFor(id uuid.UUID) uuid.UUID {
 	if copied, is := k.deps.Cache.ShownBy(id); is {
 		return copied.Dataset
@@ -229,8 +229,8 @@ func (k *Keyring) CanOpen(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// NoteKey writes the data key, as control's record has it wrapped, to the record beside a copy or beside what a
-// move has left: then the old key is not needed any more. The dataset's lock is held.
+// NoteKey copies the wrapped data key of control's record to the record beside a copy, or beside the data that a move
+// left behind. After that the previous key of the operator is not needed any more. The dataset's lock is held.
 func (k *Keyring) NoteKey(ctx context.Context, pool backends.Pool, kept api.Kept) error {
 	if kept.Record == nil || kept.Record.Encryption == nil {
 		return nil

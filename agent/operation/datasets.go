@@ -36,7 +36,7 @@ type Datasets struct {
 func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 
 // Hold locks the dataset of an operation and checks that the operation is of the dataset's epoch. unlock is never nil,
-// and the caller calls it whatever err is. With ErrOffline the pool is nil and d is set.
+// and the caller must call it even if err is not nil. With ErrOffline the pool is nil and d is set.
 func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
 	unlock func(), err error) {
 	unlock, err = s.deps.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
@@ -100,8 +100,8 @@ func (s *Datasets) Recorded(ctx context.Context) (
 }
 
 // EnsureUnrecorded fails with ErrExists while a dataset is recorded, in the trash as well, whichever node is its home.
-// It also fails if control does not answer: what is here may be all there is of a dataset that its home has not taken
-// yet.
+// It also fails if control does not answer: the data here may be the only data of a dataset that its home has not
+// taken yet.
 func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
 	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {

@@ -90,6 +90,6 @@ func (x *Executor) Start(key string, op dataset.Operation) {
 			x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
 				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
 		}
-		return nil // nobody waits for it
+		return nil // no caller waits for the job
 	})
 }

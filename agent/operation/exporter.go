@@ -29,7 +29,7 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// StandIn lets a dataset that has no record stand for another one until end is called.
+	// StandIn makes the dataset id, which has no record, use the data key of the dataset of until end is called.
 	StandIn func(id, of uuid.UUID) (end func())
 }
 
@@ -42,9 +42,9 @@ type Exporter struct {
 // NewExporter returns an Exporter.
 func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
 
-// Export writes a volume as it is at one moment, or a snapshot of it, to w as a tar archive. If the pool cannot
-// clone without copying, the volume is read as it is, which is one moment only while nobody writes to it. Sockets
-// are left out, because tar has none.
+// Export writes a volume, or a snapshot of it, to w as a tar archive. The archive has the content of one moment. If the
+// pool cannot clone without copying, Export reads the volume itself, and the archive has the content of one moment only
+// if nobody writes meanwhile. Sockets are left out, because tar has none.
 func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
 	v, err := e.deps.Control.Volume(ctx, ref)
 	if err != nil {
@@ -104,8 +104,8 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// cloneForExport makes the clone. A snapshot may lack what was not flushed, as after a power cut, but an export
-// has everything that was written before.
+// cloneForExport makes the clone. A snapshot may lack data that was not flushed, as after a power cut, so a mounted
+// dataset is flushed first: an export has everything that was written before it.
 func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {
@@ -123,7 +123,7 @@ func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, sc
 	return err
 }
 
-// writeOut flushes what the kernel has in memory of a mounted dataset.
+// writeOut flushes the written data of a mounted dataset from the kernel's memory.
 func (e *Exporter) writeOut(d dataset.Dataset) error {
 	path := e.deps.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {

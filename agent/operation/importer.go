@@ -87,6 +87,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	return *out.Dataset, nil
 }
 
+// usedID returns the error for a request whose ID another operation has.
 func usedID(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
 }
@@ -124,8 +125,8 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 	})
 }
 
-// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack what is mounted, and
-// the user who then removes the source would lose it.
+// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack the files of that mount,
+// and a user who then removes the source would lose them.
 func nothingBelow(folder *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {
@@ -145,13 +146,14 @@ func nothingBelow(folder *os.File) error {
 	return nil
 }
 
+// importInto makes a volume, which fill fills.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	fill func(root *os.File) error) (api.Committed, error) {
 	pool, err := i.deps.Pools.Get(op.Dataset.Pool)
 	if err != nil {
 		return api.Committed{}, err
 	}
-	// What an earlier attempt has copied before it was interrupted is not used.
+	// An earlier attempt may have been interrupted. Its files are not used.
 	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
 		return api.Committed{}, err
 	}

@@ -51,8 +51,8 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	return m.make(ctx, jb, op, name, nil)
 }
 
-// make makes op.Dataset under a private name, calls fill for its contents, and claims the name. If the outcome
-// is not recorded, it removes what it made.
+// make makes op.Dataset under a private name, calls fill for its contents, and claims the name. If control does not
+// record the outcome, make removes the dataset.
 func (m *Maker) make(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	// The dataset is unknown to others until it is committed, and the next sync names it. The removal of a pool

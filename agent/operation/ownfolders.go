@@ -11,14 +11,15 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// importable fails with ErrInvalid if an import must not read a folder: one that contains, or lies in, a
-// pool or the agent's root. A copy of a folder that contains the pool copies itself for as long as there
-// is room, past the pool's reserve. What lies in a pool is another volume's, or a record of its backend.
+// importable fails with ErrInvalid if an import must not read a folder: one that contains a pool or the
+// agent's root, or is inside one. A copy of a folder that contains the pool copies itself for as long as
+// there is room, past the pool's reserve. The files inside a pool belong to other volumes, or are records of
+// its backend.
 //
-// src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after
-// it was opened can hide what it is. Folders are compared by path, and by filesystem and path in there,
-// which also finds a folder that is bound elsewhere. A share of NFS that is mounted twice, from different
-// folders of its server, cannot be told from two shares.
+// src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after the
+// folder was opened can hide which folder it is. Folders are compared by path, and by filesystem and the path
+// in that filesystem, so a bind mount of a folder is found as well. A share of NFS that is mounted twice,
+// from different folders of its server, cannot be distinguished from two shares.
 func (i *Importer) importable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {
@@ -63,7 +64,7 @@ func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
 	return append(all, ownFolder{"the folder " + i.deps.Root, i.deps.Root})
 }
 
-// contains reports whether path is dir or lies in it, by their paths or by where they are in one filesystem.
+// contains reports whether path is dir or is inside it, by their paths or by their positions in one filesystem.
 func contains(table mount.Mounts, dir, path string) bool {
 	if pool.Within(path, dir) {
 		return true

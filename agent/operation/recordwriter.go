@@ -57,7 +57,7 @@ func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.
 	}
 }
 
-// writeNow writes the record beside a dataset from what is known of it now.
+// writeNow writes the record beside a dataset from the record in the cache.
 func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
 	unlock, err := w.deps.Locks.Lock(ctx, id, "update of dataset "+id.String())
 	if err != nil {
@@ -112,8 +112,8 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// outOfDate reports whether a record differs from the known one with that index, or has the index of another
-// store, with which it would replace later ones.
+// outOfDate reports whether the record of an entry differs from d, the record in the cache, whose index is given. A
+// record with a higher index is from another store and is out of date as well: it would replace later records.
 func outOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false

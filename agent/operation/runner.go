@@ -39,7 +39,7 @@ type Runner struct {
 // running is an operation that is being carried out.
 type running struct {
 	cancel   context.CancelFunc
-	recorded bool // control has it on record, and may cancel it
+	recorded bool // control has a record of it, and may cancel it
 	inDoubt  bool // control has not answered a report of it, which may still arrive
 
 	// settle ends the request to record it, so that control is not asked after settle has returned.
@@ -156,7 +156,7 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
-				// Control may have applied the report that was not answered, and may have refused this one
+				// Control may have applied an earlier report without an answer, and may have refused this one
 				// because of that outcome.
 				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
 			}
@@ -173,8 +173,8 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 }
 
 // settleRecord ends the request to record an operation. It reports whether such a request was sent and not answered,
-// so that it may still arrive. If it arrived after the Commit, the operation would begin again, and a create that had
-// lost its name would make a volume that nobody asked for.
+// so that it may still arrive. If it arrived after the Commit, the operation would begin again. A create that had lost
+// its name would then make a volume that no user requested.
 func (r *Runner) settleRecord(op uuid.UUID) (mayArrive bool) {
 	r.mu.Lock()
 	now := r.running[op]
@@ -204,7 +204,7 @@ func (r *Runner) IsRunning(op uuid.UUID) bool {
 	return r.running[op] != nil
 }
 
-// NoteRecorded notes that control has an operation on record, and reports whether the operation runs now.
+// NoteRecorded notes that control has a record of an operation, and reports whether the operation runs now.
 func (r *Runner) NoteRecorded(op uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,7 +215,7 @@ func (r *Runner) NoteRecorded(op uuid.UUID) bool {
 	return now != nil
 }
 
-// Recorded returns the running operations that control has on record.
+// Recorded returns the running operations of which control has a record.
 func (r *Runner) Recorded() (ids []uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,7 +248,7 @@ func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
 	return ids
 }
 
-// Lookup asks control whether an operation is on record.
+// Lookup returns control's record of an operation, and whether control answered with one.
 func (r *Runner) Lookup(ctx context.Context, id uuid.UUID) (dataset.Operation, bool) {
 	op, err := r.deps.Control.Operation(ctx, id.String(), 0)
 	return op, err == nil

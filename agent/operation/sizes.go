@@ -38,8 +38,8 @@ type Sizes struct {
 }
 
 // DeferredResize is the resize of a dataset whose head was made of a snapshot with another size than the recorded
-// one, and that could not be resized then. It is on disk until that was done: nobody requests a resize to the size
-// that is already recorded.
+// one, and that could not be resized then. It stays on disk until the resize succeeds, because no user requests a
+// resize to the recorded size.
 type DeferredResize struct {
 	Was dataset.Size `json:"was"` // the actual size; 0: it is not known
 	Why string       `json:"why"`

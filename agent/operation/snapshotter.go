@@ -122,7 +122,7 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Oper
 }
 
 // made reports whether an earlier attempt has made a snapshot, and a crash kept its report from control. A restore
-// makes its snapshot as its last step. All that is left is to report it, whoever uses the dataset by now.
+// makes its snapshot as its last step. Only the report is left then, even if the dataset is in use by now.
 func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
@@ -176,8 +176,8 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return out, err
 }
 
-// restoreBytes restores in such a way that no host can write to what is kept. An operator confirmed of each host
-// that has the dataset mounted that it does not write any more, or the restore would have been refused.
+// restoreBytes restores in such a way that no host can write to the data that is kept. An operator has confirmed for
+// each host which has the dataset mounted that it does not write any more. Otherwise the restore would be refused.
 func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore

@@ -1,5 +1,6 @@
-// Package storage has what operations and moves do with the storage of any pool: checks before a dataset is made or a
-// snapshot is taken, and the removal of what was made and is not recorded. It has no state.
+// Package storage checks the storage of a pool before a dataset is made or a snapshot is taken, and removes
+// datasets and snapshots that were made and not recorded. Operations and moves call it for every backend. It
+// has no state.
 package storage
 
 import (
@@ -23,9 +24,9 @@ func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error
 }
 
 // CheckTight refuses a scheduled snapshot of a dataset while its pool has less free than a tenth of the dataset's
-// used bytes. What is overwritten after a snapshot that shares blocks needs new blocks, and if there are none the
-// writer gets an error (EIO): a snapshot that nobody asked for must not break a database. Pools that copy do not
-// have this problem.
+// used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. Without a free
+// block the writer gets an error (EIO), and a snapshot that no user requested must not break a database. Pools that
+// copy do not have this problem.
 func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if !pool.Info().Capabilities.InstantSnapshot {
 		return nil
@@ -48,7 +49,8 @@ func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) erro
 		least.Human(), st.Free.Human())
 }
 
-// ApplyDefaults sets, in the record of a new dataset, what the pool decides if the profile does not say.
+// ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves
+// them open.
 func ApplyDefaults(d *dataset.Dataset, pool backends.Pool) {
 	if d.Size == 0 {
 		d.Size = pool.Info().DefaultSize

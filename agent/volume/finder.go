@@ -1,7 +1,7 @@
 // Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes.
 //
-// Spellings records by which strings the tools know a volume. Finder finds the volume that a tool names, Viewer shows
-// volumes, and Requests creates and removes them.
+// Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
+// shows volumes, and Requests creates and removes them.
 package volume
 
 import (

@@ -112,7 +112,7 @@ func (r *Requests) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) 
 }
 
 // Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the
-// volume is mounted, whoever calls it.
+// volume is mounted, for every caller.
 func (r *Requests) Remove(ctx context.Context, spelling string) error {
 	d, err := r.deps.Finder.Find(ctx, spelling)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// Spellings records how the tools of this host spell a volume: an engine knows a volume by the string that it was
-// created with, such as db@gold, and must find it by that string. Its methods are safe for concurrent use.
+// Spellings records how the tools of this host spell a volume. An engine knows a volume by the string of its Create
+// request, such as db@gold, and must find the volume by that string. Its methods are safe for concurrent use.
 type Spellings struct {
 	deps *host.Host
 	mu   sync.Mutex // held while spellings are read, written and applied
@@ -107,8 +107,8 @@ func (s *Spellings) values(
 //
 // Podman lists every volume of this node after "podman volume reload", and "podman volume prune"
 // removes all of them that no container of Podman uses: also those of a Docker engine's stopped
-// containers, and those that only drover or other nodes have used. So it removes only what it has
-// made or mounted itself.
+// containers, and those that only drover or other nodes have used. So Podman may remove only the
+// volumes that it has made or mounted itself.
 func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, spelling string) error {
 	used := s.Of(d)
 	switch {

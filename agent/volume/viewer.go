@@ -137,9 +137,9 @@ func (w *Viewer) Path(ctx context.Context, spelling string) (string, error) {
 	return w.deps.MountPath(d.ID), nil
 }
 
-// List returns all volumes whose home is here, those of which a copy is here, and those that the engine has used,
-// in the spellings that it uses. They are read from this node's disk, whatever else answers. With ListAll all
-// other volumes of the cluster are added, as they were created. They are missing while control does not answer.
+// List returns the volumes whose home is this node, those with a copy here, and those that the engine has used, in the
+// spellings that the engine uses. They are known on this node, so List has them even if control does not answer. With
+// ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if control answers.
 func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
 	list := w.deps.Cache.List(w.deps.NodeID)
 	if w.deps.ListOthers {
