@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
@@ -51,6 +52,7 @@ type Config struct {
 	Labels   map[string]string
 	Pools    []pool.Config // none: the default pool is made
 	Control  api.Service
+	Replicas []api.Service // each control replica separately; nil: those of Control
 	Backends *backends.Registry
 	State    store.Store // the agent's own database, on this node's disk
 	Clock    clock.Clock
@@ -58,7 +60,7 @@ type Config struct {
 	Limits   Limits
 	Host     facts.Host // where facts are read from; zero: this host
 	// Engine returns what is known of the engine, without asking it; nil: nothing is.
-	Engine func() Engine
+	Engine func() registration.Engine
 
 	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host that works alone.
 	Guard lease.Guard
@@ -84,16 +86,15 @@ type Limits = host.Limits
 // Agent is the agent of one host. All methods are safe for concurrent use.
 type Agent struct {
 	*host.Host
-	config   Config
-	previous []uuid.UUID   // earlier incarnations of this agent, until control has registered this one
-	apart    []api.Service // each control replica separately
-	started  time.Time
-	began    time.Duration // the same by the steady clock
+	config Config
+	apart  []api.Service // each control replica separately
 
-	pools *pool.Pools
-	words atomic.Uint64 // how often this agent has registered
+	identity     *registration.Identity
+	storeClock   *registration.StoreClock
+	registration *registration.Registration
+	facts        *registration.Facts
 
-	facts     hostFacts
+	pools     *pool.Pools
 	leases    *lease.Table
 	keeper    *promise.Keeper // this node's promises to others
 	promises  *lease.PromiseServer
@@ -115,6 +116,11 @@ type Agent struct {
 	verifier     *mounting.Verifier
 	mounter      *mounting.Mounter
 	resolver     *mounting.Resolver
+
+	status   *controlsync.StatusReader
+	reporter *controlsync.Reporter
+	holdings *controlsync.Holdings
+	follower *controlsync.Follower
 
 	repairer     *handover.Repairer
 	relinquisher *handover.Relinquisher
@@ -155,21 +161,11 @@ type Agent struct {
 	sender *transfer.Server // to other nodes
 	puller *transfer.Client // from them
 
-	taking      sync.Mutex // held while a response of control is applied
-	mu          sync.Mutex
-	cluster     uuid.UUID
-	clock       uint64 // the highest index of control's store that this node has heard of; see api.Sync
-	clockOnDisk uint64
-	recovery    uuid.UUID // the last recovery that was applied
-	// outside is why control does not register this node, or did not answer last; "" if it is registered.
-	outside string
-	lost    map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
-	rate    int64              // bytes a second of the last move to this node; 0: there was none
+	mu   sync.Mutex
+	lost map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
+	rate int64              // bytes a second of the last move to this node; 0: there was none
 
 	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
-
-	joined func()        // reports that control has registered this agent; may be called again
-	isIn   chan struct{} // closed by joined
 
 	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
 	// stops has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
@@ -200,20 +196,20 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
-		config:  cfg,
-		started: cfg.Clock.Now(),
-		began:   cfg.Clock.Steady(),
-		lost:    map[uuid.UUID]bool{},
-		asked:   map[int]bool{},
+		config: cfg,
+		lost:   map[uuid.UUID]bool{},
+		asked:  map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
-	a.Trust = host.NewTrust(a.mendStore)
+	a.storeClock = registration.NewStoreClock(a.DB)
+	a.Trust = host.NewTrust(a.storeClock.RepairCommand)
+	a.identity = registration.NewIdentity(a.Host, cfg.Identity)
 	a.engines = mounting.NewEngines(a.DB, a.Boot)
 	a.uses = mounting.NewUseTable(a.Host)
-	a.apart = replicas(cfg.Control)
+	if a.apart = cfg.Replicas; a.apart == nil {
+		a.apart = replicas(cfg.Control)
+	}
 	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
-	a.isIn = make(chan struct{})
-	a.joined = sync.OnceFunc(func() { close(a.isIn) })
 	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.makeLeases(ctx)
@@ -221,7 +217,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.programs = newPrograms(cfg)
 	a.keys = keyring.New(a.keyringDeps())
 	a.pools = pool.New(a.poolDeps())
-	a.facts = newHostFacts(cfg.Host)
+	a.makeRegistration()
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.makeFinder()
 	a.makeMounting()
@@ -241,6 +237,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.copies = replication.NewCopies(a.copiesDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
 	a.installer = replication.NewInstaller(a.installerDeps())
+	a.makeControlSync()
 	a.makeDoctor()
 	if err := a.load(ctx); err != nil {
 		a.stop()
@@ -255,12 +252,13 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 func (a *Agent) makeLeases(ctx context.Context) {
 	a.nodes = lease.NewNodes(a.Host, a.Standing)
 	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
-		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes, ReadHomes: a.join,
-		MendSoon: a.repairSoon,
+		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes,
+		ReadHomes: func(ctx context.Context) (api.Sync, error) { return a.follower.Join(ctx) },
+		MendSoon:  a.repairSoon,
 	})
 	a.renewals = lease.NewRenewals(lease.RenewalDeps{
 		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
-		Register: func(ctx context.Context) error { return a.register(ctx) },
+		Register: func(ctx context.Context) error { return a.registration.Register(ctx) },
 	})
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
 	a.registrar = lease.NewRegistrar(a.registrarDeps())
@@ -278,20 +276,19 @@ func (a *Agent) makeTransfers() {
 
 // load reads the agent's database.
 func (a *Agent) load(ctx context.Context) error {
-	if err := a.identify(ctx); err != nil {
+	if err := a.identity.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.incarnate(ctx); err != nil {
+	if err := a.registration.Load(ctx); err != nil {
 		return err
 	}
 	if err := a.engines.Load(ctx); err != nil {
 		return err
 	}
-	if _, err := a.DB.Get(ctx, clockKey, &a.clock); err != nil {
+	if err := a.storeClock.Load(ctx); err != nil {
 		return err
 	}
-	a.clockOnDisk = a.clock
-	if _, err := a.DB.Get(ctx, recoveryKey, &a.recovery); err != nil {
+	if err := a.follower.Load(ctx); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -348,7 +345,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.verifier.Delay()
-	s, err := a.join(ctx)
+	s, err := a.follower.Join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
@@ -365,8 +362,8 @@ func (a *Agent) Start(ctx context.Context) error {
 		a.wg.Go(a.registrar.Watch)
 	}
 	told := make(chan struct{})
-	go func() { defer a.wg.Done(); a.follow(s, err == nil) }()
-	go func() { defer a.wg.Done(); a.heartbeats(func() { close(told) }) }()
+	go func() { defer a.wg.Done(); a.follower.Run(s, err == nil) }()
+	go func() { defer a.wg.Done(); a.reporter.Run(func() { close(told) }) }()
 	select { // so that callers see the state of each volume from now on
 	case <-told:
 	case <-a.Clock.After(firstTell):
@@ -378,67 +375,16 @@ func (a *Agent) Start(ctx context.Context) error {
 // firstTell bounds what a start waits for, because a pool's disk may not answer.
 const firstTell = 3 * time.Second
 
-// join registers, and applies everything that control has for this node.
-func (a *Agent) join(ctx context.Context) (s api.Sync, err error) {
-	known := a.knows() // before control records that this node registers
-	if err := a.register(ctx); err != nil {
-		return s, err
-	}
-	if !a.pools.Heard() { // before anything is done in the pools
-		if _, _, err := a.askGenerations(ctx); err != nil {
-			return s, err
-		}
-	}
-	if s, err = a.Control.Sync(ctx, a.NodeID, 0, 0); err != nil {
-		return s, err
-	}
-	if err := a.take(ctx, s, known); err != nil {
-		return s, err
-	}
-	if err := a.resolver.FindLostUses(ctx); err != nil {
-		return s, err
-	}
-	a.forgetFacts()
-	a.keeper.Ready()
-	a.joined()
-	return s, nil
-}
-
-// plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
-// registered. An agent that started while control was unreachable registers soon, or cannot, and then the request
-// does not wait.
-func (a *Agent) plan(ctx context.Context, req api.Request) (api.Plan, error) {
-	p, err := a.Control.Plan(ctx, a.NodeID, req)
-	if err != nil || p.Done != nil {
-		return p, err
-	}
-	select {
-	case <-a.isIn:
-		return p, nil
-	default: // only then a timer is needed
-	}
-	select {
-	case <-a.isIn:
-		return p, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-a.Clock.After(10 * a.Limits.Retry):
-		err = errors.New("its log says why")
-	}
-	return p, dataset.Errorf(dataset.ErrUnavailable,
-		"control has not taken in this node since drover started: %w (ask again)", err)
-}
-
 // Close stops the work. Recorded operations continue at the next start, and mounts stay. Idempotent.
 func (a *Agent) Close() error {
 	a.Jobs.Close(a.stop)
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := errors.Join(a.flush(ctx), a.keepClock(ctx))
+	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.storeClock.Save(ctx))
 	a.endLeases()
 	a.leaseWork.Wait()
-	a.leave(ctx)
+	a.registration.Leave(ctx)
 	return errors.Join(err, a.pools.Close())
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -55,20 +56,20 @@ func TestClockBehind(t *testing.T) {
 // The clock is written when it has moved, and never else.
 func TestClockIsKept(t *testing.T) {
 	r := newRig(t)
-	r.raiseClock(7)
-	r.raiseClock(5)
-	if err := r.keepClock(t.Context()); err != nil {
+	r.storeClock.Raise(7)
+	r.storeClock.Raise(5)
+	if err := r.storeClock.Save(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	e, err := r.config.State.Get(t.Context(), clockKey)
+	e, err := r.config.State.Get(t.Context(), registration.ClockKey)
 	if err != nil || string(e.Value) != "7" {
 		t.Fatalf("%s, %v", e.Value, err)
 	}
-	r.raiseClock(7)
-	if err := r.keepClock(t.Context()); err != nil {
+	r.storeClock.Raise(7)
+	if err := r.storeClock.Save(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := r.config.State.Get(t.Context(), clockKey); err != nil || again.Index != e.Index {
+	if again, err := r.config.State.Get(t.Context(), registration.ClockKey); err != nil || again.Index != e.Index {
 		t.Errorf("it was written again, %v", err)
 	}
 }

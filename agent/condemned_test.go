@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
@@ -48,7 +49,7 @@ func TestCondemnedIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, func() bool {
-		r.clock.Advance(purgeEvery)
+		r.clock.Advance(controlsync.PurgeEvery)
 		return len(r.inPool("datasets")) == 0
 	})
 }

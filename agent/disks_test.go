@@ -34,7 +34,7 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.mount(d, "second")
-			if st := r.datasetStatus(t.Context(), d); st.Problem != "" || !st.Mounted {
+			if st := r.status.Status(t.Context(), d); st.Problem != "" || !st.Mounted {
 				t.Errorf("while its disk works: %+v", st)
 			}
 			file, err := os.Create(filepath.Join(path, "file"))
@@ -53,9 +53,9 @@ func TestVolumeWhoseFilesystemStopped(t *testing.T) {
 			}
 			file.Close()
 			r.disks.Forget() // as a second later
-			r.datasetStatus(t.Context(), d)
+			r.status.Status(t.Context(), d)
 			const want = "its filesystem takes no writes since an error of its disk"
-			if st := r.datasetStatus(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
+			if st := r.status.Status(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
 				t.Errorf("status %+v", st)
 			}
 			if f := r.finding("volume db"); f.Level != findings.Error || !strings.Contains(f.Text, want) {

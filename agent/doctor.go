@@ -25,15 +25,8 @@ func (a *Agent) makeDoctor() {
 		KeyChecker: a.keyChecker, Datasets: a.datasets, Sizes: a.sizes, Replicas: a.replicas, Uses: a.uses,
 		Engines: a.engines, Disks: a.disks, Guests: a.guests, Registrar: a.registrar, Failover: a.failover,
 		Throttle: a.limits,
-		Outside: func() string {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return a.outside
-		},
-		Identity: func(ctx context.Context) error {
-			_, err := a.DB.Get(ctx, "identity", &nodeIdentity{})
-			return err
-		},
+		Outside:  a.registration.Refusal,
+		Identity: a.identity.Check,
 	})
 }
 

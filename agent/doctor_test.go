@@ -96,7 +96,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		if len(rep.All) != want {
 			t.Errorf("of %+v: %+v", entry, rep.All)
 		}
-		if f, ok := r.lying(entry, false); ok {
+		if f, ok := r.holdings.Found(entry, false); ok {
 			t.Errorf("brought back: %+v", f)
 		}
 	}
@@ -120,7 +120,7 @@ func TestCopiesAreNotStrange(t *testing.T) {
 		if len(rep.All) != want {
 			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
 		}
-		if f, ok := r.lying(entries[0], false); !ok || len(f.Snapshots) != want {
+		if f, ok := r.holdings.Found(entries[0], false); !ok || len(f.Snapshots) != want {
 			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
 		}
 	}

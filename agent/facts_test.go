@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
@@ -73,7 +74,7 @@ func TestFactsAreToldWhenTheyDiffer(t *testing.T) {
 		c = &told{Service: cfg.Control}
 		cfg.Control = c
 		cfg.Host = facts.Host{FS: m.files, Machine: func() (string, error) { return "x86_64", nil }}
-		cfg.Engine = func() Engine { return Engine{Version: "28.0.1", Swarm: "s1"} }
+		cfg.Engine = func() registration.Engine { return registration.Engine{Version: "28.0.1", Swarm: "s1"} }
 		cfg.Labels = map[string]string{"rack": "r1"}
 	})
 	r.close() // from here on the test alone looks, as the heartbeat would
@@ -88,7 +89,7 @@ func TestFactsAreToldWhenTheyDiffer(t *testing.T) {
 	pass := func(d time.Duration) { // rounds of the heartbeat
 		for range int(d / (10 * time.Second)) {
 			r.clock.Advance(10 * time.Second)
-			r.tellFacts(t.Context())
+			r.facts.Report(t.Context())
 		}
 	}
 	pass(time.Hour)
@@ -116,7 +117,7 @@ func TestFactsAreToldWhenTheyDiffer(t *testing.T) {
 	if c.count() != before+1 || c.facts[before].Load1 != 5 {
 		t.Errorf("after control was away: told %d times", c.count()-before)
 	}
-	r.forgetFacts() // it is another control
+	r.facts.ReportAgain() // it is another control
 	pass(10 * time.Second)
 	if c.count() != before+2 {
 		t.Error("a new control was not told")

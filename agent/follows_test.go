@@ -76,7 +76,7 @@ func TestI1OperationOfAnOlderEpoch(t *testing.T) {
 // what is really gone is.
 func TestFullAnswerIsOvertaken(t *testing.T) {
 	r := newRig(t)
-	was := r.knows()
+	was := r.follower.Known()
 	s, err := r.link.Sync(t.Context(), r.NodeID, 0, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestFullAnswerIsOvertaken(t *testing.T) {
 	d := r.volume("since")
 	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: d.Pool}
 	r.Cache.Apply(gone, 1)
-	if err := r.take(t.Context(), s, was); err != nil {
+	if err := r.follower.Apply(t.Context(), s, was); err != nil {
 		t.Fatal(err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); !known {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
@@ -84,7 +85,7 @@ func (a *Agent) storeGenerations(ctx context.Context) error {
 // them keeps generations, and whether each was asked since this agent started: an unreachable one has what it
 // knows from this agent then.
 func (a *Agent) askGenerations(ctx context.Context) (kept, all bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	ctx, cancel := context.WithTimeout(ctx, controlsync.ReportTime)
 	defer cancel()
 	is, of, errs := a.pools.Generations(), make([][]uuid.UUID, len(a.apart)), make([]error, len(a.apart))
 	var wg sync.WaitGroup
@@ -229,7 +230,7 @@ func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool
 	defer a.News.Soon()
 	a.recordFiles.WriteAll()
 	a.copies.SettleAll()
-	a.purgeCondemned()
+	a.executor.PurgeAll()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool is accepted, and control must learn of it even if the caller no longer waits
 	return op.Pool, a.storeGenerations(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -18,7 +19,7 @@ import (
 func (r *rig) at(generation uint64) {
 	r.t.Helper()
 	await(r.t, func() bool {
-		r.clock.Advance(settleTime) // a heartbeat may wait for it
+		r.clock.Advance(controlsync.SettleTime) // a heartbeat may wait for it
 		op, _ := r.pools.ByName("default")
 		g, err := op.Storage.Generation()
 		return err == nil && g == generation && op.Generation == g && r.link.highestSaid() == g
@@ -85,7 +86,7 @@ const wayOut = "drover pool accept default --confirmed, on node host-a"
 func (r *rig) holds(d dataset.Dataset) {
 	r.t.Helper()
 	ctx := r.t.Context()
-	r.tell(ctx, newTellers(r.apart), nil)
+	r.reporter.ReportAll(ctx)
 	for what, err := range map[string]error{
 		"mount": r.calls(d.Volume)["mount"], "create": r.Create(ctx, "new", nil),
 		"snapshot": r.requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}),

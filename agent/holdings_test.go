@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/lease"
 
 	"github.com/google/uuid"
@@ -37,7 +38,7 @@ func TestRecoveredStore(t *testing.T) {
 			})
 		}
 		if heard { // the other one has seen nothing of all that
-			r.raiseClock(61)
+			r.storeClock.Raise(61)
 			answer(false, false)
 			r.restart()
 			if got := r.doubts(); !strings.Contains(got, "late") {
@@ -82,7 +83,7 @@ func TestHoldings(t *testing.T) {
 	if err := r.leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}); err != nil {
 		t.Fatal(err)
 	}
-	h, err := r.holdings(t.Context())
+	h, err := r.holdings.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +125,7 @@ func TestHoldingsAreNotForAll(t *testing.T) {
 		dataset.Errorf(dataset.ErrConflict, "it was not asked"): nil,
 		dataset.Errorf(dataset.ErrStale, "another agent"):       dataset.ErrStale,
 	} {
-		if err := r.tellHoldings(t.Context(), &refusing{Service: r.link, err: refusal}, api.Holdings{}); !errors.Is(err, want) {
+		if err := r.holdings.Send(t.Context(), &refusing{Service: r.link, err: refusal}, api.Holdings{}); !errors.Is(err, want) {
 			t.Errorf("%v: %v", refusal, err)
 		}
 	}
@@ -142,12 +143,12 @@ func (r *refusing) Hold(context.Context, uuid.UUID, api.Holdings) error { return
 func TestHoldingsAreToldPatiently(t *testing.T) {
 	r := newRig(t)
 	took := make(chan uuid.UUID, 1)
-	busy := &crowded{Service: r.link, most: holdAgain - 5, took: took}
+	busy := &crowded{Service: r.link, most: controlsync.ResendLimit - 5, took: took}
 	r.replicas = []api.Service{&crowded{Service: r.link, most: math.MaxInt64}, busy}
 	r.restart()
 	for range 2 {
 		want := uuid.New()
-		r.holdSoon(want)
+		r.holdings.SendSoon(want)
 		await(t, func() bool {
 			if len(took) == 0 && busy.asked.Load() < busy.most { // the first time
 				r.clock.Advance(r.Limits.Retry)

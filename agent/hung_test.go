@@ -282,7 +282,7 @@ func (r *rig) isHung(there dataset.Dataset, found int) {
 	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) {
 		r.t.Errorf("a rebuild that does not see what lies there: %v", err)
 	}
-	if h, err := r.holdings(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != found {
+	if h, err := r.holdings.List(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != found {
 		r.t.Errorf("%+v, %v", h, err) // what is known of that one counts
 	}
 }

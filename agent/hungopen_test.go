@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
@@ -47,7 +48,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			h.mu.Unlock()
 			h.hangs(call)
 			r.News.Changed(there.ID)
-			await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+			await(t, func() bool { r.clock.Advance(controlsync.SettleTime); return h.asked() == 1 })
 			why := pool.NoAnswer(r.other().Asked.Since)
 			await(t, func() bool {
 				r.clock.Advance(pool.AskPatience / pool.AskTurns)
@@ -62,7 +63,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 						t.Fatal(err)
 					}
 					await(t, func() bool {
-						r.clock.Advance(settleTime)
+						r.clock.Advance(controlsync.SettleTime)
 						mounted, _ := r.toldOf(here)
 						return mounted == mounts
 					})
@@ -74,7 +75,7 @@ func TestAnOpenPoolHangs(t *testing.T) {
 			}
 			h.goesOn()
 			await(t, func() bool {
-				r.clock.Advance(settleTime)
+				r.clock.Advance(controlsync.SettleTime)
 				_, other := r.toldOf(here)
 				return other.Online
 			})
@@ -89,7 +90,7 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.hangs("status")
 	r.News.Soon()
-	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+	await(t, func() bool { r.clock.Advance(controlsync.SettleTime); return h.asked() == 1 })
 	q, cfg := r.other().Asked, r.config
 	r.close()
 	select {
@@ -111,7 +112,7 @@ func TestStopWaitsForAnAnswer(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.hangs("status")
 	r.News.Soon()
-	await(t, func() bool { r.clock.Advance(settleTime); return h.asked() == 1 })
+	await(t, func() bool { r.clock.Advance(controlsync.SettleTime); return h.asked() == 1 })
 	time.AfterFunc(pool.ClosePatience/10, h.goesOn) // no event tells that the stop waits for the pools
 	cfg := r.config
 	r.close()
@@ -131,7 +132,7 @@ func TestPoolThatWasPutBackIsOpenedLate(t *testing.T) {
 			at := func(generation uint64) {
 				t.Helper()
 				await(t, func() bool {
-					r.clock.Advance(settleTime)
+					r.clock.Advance(controlsync.SettleTime)
 					op := r.other()
 					return op.Generation == generation && op.Record.Generation == generation && !op.Unstored
 				})

@@ -22,7 +22,7 @@ func (a *Agent) resolve(ctx context.Context, lost map[uuid.UUID]bool) {
 	a.mu.Unlock()
 	waitFor := func(all ...*jobs.Job) {
 		select {
-		case <-a.isIn:
+		case <-a.registration.Joined():
 		default:
 			pool.WaitFor(ctx, a.Clock, pool.StartPatience, jobs.Ends(all))
 		}

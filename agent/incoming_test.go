@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,7 +32,7 @@ func (r *rig) loseStore(freshRoot bool) {
 	cfg := r.config
 	r.close()
 	if freshRoot {
-		if err := errors.Join(r.forgetAll(), os.Remove(filepath.Join(r.root, identityName))); err != nil {
+		if err := errors.Join(r.forgetAll(), os.Remove(filepath.Join(r.root, registration.IdentityFile))); err != nil {
 			r.t.Fatal(err)
 		}
 	}

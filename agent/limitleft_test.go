@@ -178,7 +178,7 @@ func TestLimitIsTriedAgain(t *testing.T) {
 		t.Error("doctor does not say so")
 	}
 	now, _ := f.a.Cache.Dataset(d.ID)
-	if st := f.a.datasetStatus(t.Context(), now); !strings.Contains(st.Problem, not) {
+	if st := f.a.status.Status(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
 	if wait := f.a.limits.Pause(f.a.Clock.Steady()); wait == 0 || wait > throttle.MendEvery {
@@ -206,7 +206,7 @@ func TestStrictIsHeldOrSaid(t *testing.T) {
 	d := f.a.volume("db@strict", nil)
 	f.a.mounts("db", "one")
 	dev := f.a.device(d)
-	problem := func() string { return f.a.datasetStatus(t.Context(), d).Problem }
+	problem := func() string { return f.a.status.Status(t.Context(), d).Problem }
 	if p := problem(); p != "" {
 		t.Errorf("kept, and %q", p)
 	}

@@ -207,7 +207,7 @@ func TestLimitInAGroupWithoutTheController(t *testing.T) {
 	})
 	t.Cleanup(end)
 	out := "its speed is not limited in control group /" + name
-	said := func() bool { return strings.Contains(f.a.datasetStatus(t.Context(), d).Problem, out) }
+	said := func() bool { return strings.Contains(f.a.status.Status(t.Context(), d).Problem, out) }
 	f.soon("said", said)
 	if !f.a.says(out) {
 		t.Error("doctor does not say so")

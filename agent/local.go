@@ -45,10 +45,10 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 	defer a.News.Soon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool exists, and control must learn of it even if the caller no longer waits
-	if err := a.register(ctx); err != nil {
+	if err := a.registration.Register(ctx); err != nil {
 		return op.Pool, err
 	}
-	a.tellPools(ctx)
+	a.reporter.ReportPools(ctx)
 	return op.Pool, nil
 }
 
@@ -234,12 +234,12 @@ func (a *Agent) adopt(ctx context.Context, name string, rec pool.Record) (datase
 		}
 		return op.Pool, nil, err
 	}
-	found, err := a.inPool(ctx, op)
+	found, err := a.holdings.InPool(ctx, op)
 	if err != nil {
 		return op.Pool, nil, err
 	}
 	back, err := a.Control.Rebuild(ctx, a.NodeID, found)
-	a.tellPools(ctx)
+	a.reporter.ReportPools(ctx)
 	return op.Pool, back, err
 }
 

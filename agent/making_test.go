@@ -34,7 +34,7 @@ func TestI3WhatIsBeingMadeIsNotReaped(t *testing.T) {
 	})
 	joined := false
 	b.do = func() {
-		if _, err := r.join(t.Context()); err != nil {
+		if _, err := r.follower.Join(t.Context()); err != nil {
 			t.Error(err)
 		}
 		cleaned := func(context.Context, *jobs.Job) error { return nil }

@@ -55,7 +55,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 	d := r.volume("db")
 	take := func(name string) {
 		t.Helper()
-		plan, err := r.plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
+		plan, err := r.registration.Plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
 			_, err = r.executor.Execute(t.Context(), &jobs.Job{}, *plan.Operation)
 		}
@@ -104,7 +104,7 @@ func TestSnapshotsByTheHomesClock(t *testing.T) {
 			{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: fmt.Sprintf("cut-%t", cut)},
 			{ID: uuid.New(), Kind: dataset.OpRestore, Volume: "db", Snapshot: fmt.Sprintf("cut-%t", cut)},
 		} {
-			plan, err := r.plan(t.Context(), req)
+			plan, err := r.registration.Plan(t.Context(), req)
 			if err != nil {
 				t.Fatal(err)
 			}

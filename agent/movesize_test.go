@@ -110,7 +110,7 @@ func TestSizeIsGivenLater(t *testing.T) {
 			t.Fatal(err)
 		}
 		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == findings.Error && strings.HasPrefix(x.Text, want) })
-		st := f.a.datasetStatus(t.Context(), f.record("db").Dataset)
+		st := f.a.status.Status(t.Context(), f.record("db").Dataset)
 		if named != says || strings.HasPrefix(st.Problem, want) != says {
 			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)
 		}

@@ -42,12 +42,12 @@ func TestNewestRecordWins(t *testing.T) {
 		if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
 			t.Fatal(err)
 		}
-		f, ok := r.lying(entry(), false)
+		f, ok := r.holdings.Found(entry(), false)
 		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want || f.Dataset.Written != 0 {
 			t.Errorf("a record that is %s: found as %s (written %d), not %s", c.what, f.Dataset.Volume, f.Dataset.Written, want)
 		}
 		r.Cache.ForgetIndexes()
-		if f, _ := r.lying(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
+		if f, _ := r.holdings.Found(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
 			t.Errorf("a record that is %s, beside a copy of no known transaction: found as %s", c.what, f.Dataset.Volume)
 		}
 		r.Cache.Apply(d, at)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/pool"
 )
 
@@ -12,12 +13,12 @@ import (
 // takeLate reports to control the pools that were opened late, and asks for their generations. They serve then
 // whatever the answer is: an unreachable control stops no container.
 func (a *Agent) takeLate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*tellTime)
+	ctx, cancel := context.WithTimeout(ctx, 2*controlsync.ReportTime)
 	defer cancel()
 	a.mu.Lock()
 	clear(a.asked) // no replica was asked about these pools
 	a.mu.Unlock()
-	err := a.register(ctx)
+	err := a.registration.Register(ctx)
 	if err == nil {
 		_, _, err = a.askGenerations(ctx)
 	}

@@ -12,9 +12,10 @@ import (
 // makeOperations makes what executes operations.
 func (a *Agent) makeOperations() {
 	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, Blame: a.blamePool})
-	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.plan})
+	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.registration.Plan})
 	a.sizes = operation.NewSizes(operation.SizesDeps{
-		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange, Joined: a.hasJoined,
+		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange,
+		Joined: func() bool { return a.registration.HasJoined() },
 	})
 	a.recordFiles = operation.NewRecordWriter(operation.RecordWriterDeps{
 		Host: a.Host, Pools: a.pools, ProfileChanged: a.limits.ProfileChanged,
@@ -43,7 +44,7 @@ func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 		MayChange: a.leases.MayChange, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
 	})
 	a.importer = operation.NewImporter(operation.ImporterDeps{
-		Host: a.Host, Operations: a.operations, Maker: a.maker, Pools: a.pools, Plan: a.plan,
+		Host: a.Host, Operations: a.operations, Maker: a.maker, Pools: a.pools, Plan: a.registration.Plan,
 	})
 	a.snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Sizes: a.sizes, Pools: a.pools,

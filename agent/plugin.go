@@ -24,7 +24,8 @@ func (a *Agent) makeFinder() {
 // makeVolumes makes what shows volumes to the tools of this host, and executes their requests.
 func (a *Agent) makeVolumes() {
 	a.viewer = volume.NewViewer(volume.ViewerDeps{
-		Host: a.Host, Finder: a.finder, PoolName: a.pools.Name, NameOf: a.nodes.Name, StatusOf: a.datasetStatus,
+		Host: a.Host, Finder: a.finder, PoolName: a.pools.Name, NameOf: a.nodes.Name,
+		StatusOf: func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus { return a.status.Status(ctx, d) },
 		IsGuest: func(id uuid.UUID) bool {
 			_, guest := a.guestTable.Get(id)
 			return guest
@@ -33,7 +34,7 @@ func (a *Agent) makeVolumes() {
 		ListOthers: a.config.ListAll,
 	})
 	a.requests = volume.NewRequests(volume.RequestsDeps{
-		Host: a.Host, Finder: a.finder, Spellings: a.spellings, Requester: a.requester, Plan: a.plan,
+		Host: a.Host, Finder: a.finder, Spellings: a.spellings, Requester: a.requester, Plan: a.registration.Plan,
 		Execute: a.executor.Execute, CheckUnmounted: a.verifier.CheckUnmounted,
 	})
 }

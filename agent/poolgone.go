@@ -66,7 +66,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
 	}
-	if err := a.register(ctx, asked...); err != nil { // control may refuse, so it must answer
+	if err := a.registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
@@ -82,7 +82,7 @@ func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out a
 		out.Notes = append([]string{left}, out.Notes...)
 	}
 	defer a.News.Soon()
-	a.tellPools(ctx)
+	a.reporter.ReportPools(ctx)
 	return out, nil
 }
 
@@ -278,10 +278,10 @@ func (a *Agent) offRecord(ctx context.Context, op *pool.Pool) error {
 		err = a.holdsNothing(ctx, op, op.Storage)
 	}
 	if err == nil { // without it first: what control finds there afterwards is complete
-		err = a.register(ctx)
+		err = a.registration.Register(ctx)
 	}
 	if err == nil {
-		err = a.register(ctx, op.ID)
+		err = a.registration.Register(ctx, op.ID)
 	}
 	if err == nil {
 		err = a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Off = true })
@@ -300,7 +300,7 @@ func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer a.News.Soon()
-	return a.register(ctx)
+	return a.registration.Register(ctx)
 }
 
 // workEnds waits for work that may have begun in a pool before it was leaving. It fails with ErrPending and names

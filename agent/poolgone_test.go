@@ -167,7 +167,7 @@ func TestPoolIsGoneForALateWordToo(t *testing.T) {
 			}
 		}
 	}
-	if err := r.register(ctx); err != nil || words != 5 { // the first, three of the removal, and the first anew
+	if err := r.registration.Register(ctx); err != nil || words != 5 { // the first, three of the removal, and the first anew
 		t.Errorf("registered %d times: %v", words, err)
 	}
 	c.before = nil

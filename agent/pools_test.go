@@ -258,7 +258,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	if err := r.Unmount(ctx, "db", "id"); err != nil {
 		t.Error(err)
 	}
-	r.tell(ctx, newTellers(r.apart), nil)
+	r.reporter.ReportAll(ctx)
 	list, err := r.Control.Pools(ctx)
 	if err != nil || len(list) != 3 {
 		t.Fatalf("pools %+v, %v", list, err)
@@ -293,7 +293,7 @@ func TestNewPoolThatCannotBeMade(t *testing.T) {
 	if p, ok := r.pools.ByName("new"); !ok || p.Storage == nil {
 		t.Errorf("after it was mended: %+v", p)
 	}
-	r.tell(ctx, newTellers(r.apart), nil)
+	r.reporter.ReportAll(ctx)
 	if list, err := r.Control.Pools(ctx); err != nil || len(list) != 2 {
 		t.Errorf("pools %+v, %v", list, err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
@@ -16,16 +17,16 @@ import (
 // asked for anew.
 func TestRemovedBeforeItCame(t *testing.T) {
 	r := newRig(t)
-	asked := known{asked: r.Cache.Moment()}
+	asked := controlsync.Known{Asked: r.Cache.Moment()}
 	d := r.volume("db")
-	stale := api.Sync{Cluster: r.cluster, Removed: []uuid.UUID{d.ID}}
-	if err := r.take(t.Context(), stale, asked); !errors.Is(err, errOvertaken) {
+	stale := api.Sync{Cluster: r.identity.Cluster(), Removed: []uuid.UUID{d.ID}}
+	if err := r.follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOvertaken) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
 	}
-	if err := r.take(t.Context(), stale, known{asked: r.Cache.Moment()}); err != nil {
+	if err := r.follower.Apply(t.Context(), stale, controlsync.Known{Asked: r.Cache.Moment()}); err != nil {
 		t.Error(err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); known {
@@ -65,8 +66,8 @@ func TestHomeOfBeforeItLeft(t *testing.T) {
 	if err := r.leases.Relinquish(ctx, d.ID, y); err != nil {
 		t.Fatal(err)
 	}
-	putBack := api.Sync{Cluster: r.cluster, Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
-	if err := r.take(ctx, putBack, known{asked: r.Cache.Moment()}); !errors.Is(err, errOlder) {
+	putBack := api.Sync{Cluster: r.identity.Cluster(), Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
+	if err := r.follower.Apply(ctx, putBack, controlsync.Known{Asked: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if err := r.relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
@@ -108,28 +109,28 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 		clock    uint64
 		epochs   uint64 // after that at which it left
 		recovery *api.Recovering
-		knows    func(r *rig) known
+		knows    func(r *rig) controlsync.Known
 		believed bool
 	}{
 		"its clock is not behind":      {clock: 1 << 30},
 		"its clock is behind":          {clock: 10},
 		"it was recovered, without it": {clock: 1 << 30, recovery: &api.Recovering{ID: uuid.New(), Done: true}},
 		"it was recovered, with it":    {clock: 10, recovery: &api.Recovering{ID: uuid.New(), Done: true, Heard: true}, believed: true},
-		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*rig) known { return known{} }, believed: true},
+		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*rig) controlsync.Known { return controlsync.Known{} }, believed: true},
 		"the volume came back":         {clock: 1 << 30, epochs: 2, believed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			d := r.volume("db")
-			r.raiseClock(1000)
+			r.storeClock.Raise(1000)
 			r.leaves(d, d.Epoch+1)
 			says := d
 			says.Epoch += c.epochs
 			if c.knows == nil {
-				c.knows = func(r *rig) known { return r.knows() }
+				c.knows = func(r *rig) controlsync.Known { return r.follower.Known() }
 			}
-			answer := api.Sync{Cluster: r.cluster, Full: true, Index: 1 << 41, Clock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
-			if err := r.take(t.Context(), answer, c.knows(r)); err != nil {
+			answer := api.Sync{Cluster: r.identity.Cluster(), Full: true, Index: 1 << 41, Clock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
+			if err := r.follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
 				t.Fatal(err)
 			}
 			now, home := r.Cache.Dataset(d.ID)
@@ -159,10 +160,10 @@ func TestFullAnswerOfBeforeItLeft(t *testing.T) {
 func TestFullAnswerThatIsOvertaken(t *testing.T) {
 	r := newRig(t)
 	d := r.volume("db")
-	before := r.knows()
+	before := r.follower.Known()
 	r.leaves(d, d.Epoch+1)
-	answer := api.Sync{Cluster: r.cluster, Full: true, Index: 1 << 41, Clock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.datasets[d.ID].Index}}}
-	if err := r.take(t.Context(), answer, before); !errors.Is(err, errOvertaken) {
+	answer := api.Sync{Cluster: r.identity.Cluster(), Full: true, Index: 1 << 41, Clock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
+	if err := r.follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOvertaken) {
 		t.Errorf("it was taken in: %v", err)
 	}
 	_, home := r.Cache.Dataset(d.ID)
@@ -205,7 +206,7 @@ func TestUnmountOfAForgottenVolume(t *testing.T) {
 	r.mountAs("db", "other")
 	r.link.away()
 	r.Cache.Remove(d.ID)
-	if err := r.flush(t.Context()); err != nil {
+	if err := r.Cache.SaveChanged(t.Context(), r.DB); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()

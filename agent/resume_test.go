@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -26,7 +27,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stale := api.Sync{Cluster: r.cluster, Operations: []dataset.Operation{*out.Operation}}
+	stale := api.Sync{Cluster: r.identity.Cluster(), Operations: []dataset.Operation{*out.Operation}}
 	await(t, func() bool {
 		op, known := r.operations.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpDone && len(r.Jobs.Running()) == 0
@@ -43,7 +44,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err := r.Unmount(ctx, "db", "id"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.take(ctx, stale, known{}); err != nil {
+	if err := r.follower.Apply(ctx, stale, controlsync.Known{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, func() bool { return r.Jobs.Count() == 0 })

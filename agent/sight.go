@@ -32,7 +32,7 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 		if !ok {
 			continue
 		}
-		st := a.datasetStatus(ctx, d)
+		st := a.status.Status(ctx, d)
 		out = append(out, api.Volume{Dataset: d, Node: a.NodeName, Status: &st})
 	}
 	return out

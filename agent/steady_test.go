@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -40,7 +41,7 @@ func newPair(t *testing.T) *pair {
 func (p *pair) heard(generation uint64) {
 	p.t.Helper()
 	p.at(generation)
-	p.told(p.other, generation, settleTime)
+	p.told(p.other, generation, controlsync.SettleTime)
 }
 
 // uses has a volume in use until its pool was raised, and the store knows.
@@ -239,7 +240,7 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 	}
 	p.link.away()
 	p.clock.Advance(pool.RaiseEvery)
-	p.told(p.other, 6, settleTime)
+	p.told(p.other, 6, controlsync.SettleTime)
 	p.ends(d)
 	// The agent has heard of 5 alone when the word is said.
 	putBack(func() {
@@ -274,7 +275,7 @@ func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
 	p.link.away()
 	for g := range uint64(3) {
 		p.clock.Advance(pool.RaiseEvery)
-		p.told(p.other, 5+g, settleTime)
+		p.told(p.other, 5+g, controlsync.SettleTime)
 	}
 	p.ends(d)
 	putBack(func() {

@@ -131,7 +131,7 @@ func TestStrangeStoreDestroysNothing(t *testing.T) {
 func TestForgottenByTheStore(t *testing.T) {
 	r := newRig(t)
 	db := r.volume("db")
-	if err := r.flush(t.Context()); err != nil {
+	if err := r.Cache.SaveChanged(t.Context(), r.DB); err != nil {
 		t.Fatal(err)
 	}
 	pool := filepath.Join(r.root, "pool")
@@ -153,7 +153,7 @@ func TestOlderStoreLacksAVolume(t *testing.T) {
 	ctx := t.Context()
 	r.volume("old")
 	late := r.volume("late")
-	if err := r.flush(ctx); err != nil {
+	if err := r.Cache.SaveChanged(ctx, r.DB); err != nil {
 		t.Fatal(err)
 	}
 	for _, index := range []uint64{1, 1 << 40} {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
@@ -117,7 +118,7 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Cache.Remove(d.ID)
-	isIn := r.isIn
+	joined := r.registration
 	keeps := func(when string, want bool) {
 		t.Helper()
 		r.sizes.Retry(t.Context())
@@ -125,9 +126,9 @@ func TestUndersizedIsKeptUntilItHeard(t *testing.T) {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}
-	r.isIn = make(chan struct{})
+	r.registration = registration.New(registration.Deps{Host: r.Host})
 	keeps("control is away", true)
-	r.isIn = isIn
+	r.registration = joined
 	r.Trust.Set("it is another one")
 	keeps("control's store is not to be believed", true)
 	r.Trust.Set("")

@@ -133,10 +133,8 @@ func (r *rig) serve() (l *link, anew func()) {
 
 func (r *rig) start(cfg Config) {
 	r.t.Helper()
+	cfg.Replicas = r.replicas
 	a, err := New(r.t.Context(), cfg)
-	if err == nil && r.replicas != nil {
-		a.apart = r.replicas
-	}
 	if err == nil {
 		err = a.Start(r.t.Context())
 	}

@@ -2,17 +2,24 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
@@ -94,16 +101,6 @@ func (a *Agent) replicasDeps() replication.ReplicasDeps {
 	}
 }
 
-// hasJoined reports whether control has accepted this node since it started.
-func (a *Agent) hasJoined() bool {
-	select {
-	case <-a.isIn:
-		return true
-	default:
-		return false
-	}
-}
-
 func (a *Agent) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: a.copies,
@@ -144,6 +141,59 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 func (a *Agent) forgetHome(ds uuid.UUID) {
 	a.leases.EndRecall(ds)
 	a.forgetGiven(ds)
+}
+
+// makeRegistration makes what reports this node to control.
+func (a *Agent) makeRegistration() {
+	a.registration = registration.New(registration.Deps{
+		Host: a.Host, Address: a.config.Address, Version: a.config.Version, Labels: a.config.Labels, Pools: a.pools,
+		Does: func() []dataset.OpKind { return a.executor.Kinds() }, StoreGenerations: a.storeGenerations,
+	})
+	a.facts = registration.NewFacts(registration.FactsDeps{
+		Host: a.Host, Source: a.config.Host, Engine: a.config.Engine, Backends: a.config.Backends, Pools: a.pools,
+	})
+}
+
+// makeControlSync makes what keeps this node and control in agreement.
+func (a *Agent) makeControlSync() {
+	a.status = &controlsync.StatusReader{
+		Host: a.Host, Pools: a.pools, Uses: a.uses, Engines: a.engines, Disks: a.disks, Sizes: a.sizes,
+		Throttle: a.limits,
+	}
+	a.reporter = controlsync.NewReporter(controlsync.ReporterDeps{
+		Host: a.Host, Replicas: a.apart, Pools: a.pools, Registrar: a.registrar, Uses: a.uses, Guests: a.guests,
+		GuestTable: a.guestTable, Status: a.status, Facts: a.facts, StoreClock: a.storeClock,
+		ReplicaStatus: a.replicas.Copy,
+		ReportGenerations: func(ctx context.Context, to api.Service, is map[uuid.UUID]uint64) error {
+			_, err := a.tellGenerations(ctx, to, is, true)
+			if errors.Is(err, errNotKept) {
+				return nil
+			}
+			return err
+		},
+		Executor: a.executor, Rounds: a.rounds,
+	})
+	a.holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
+		Host: a.Host, Replicas: a.apart, Pools: a.pools, Leases: a.leases, StoreClock: a.storeClock,
+		IsNeeded: a.making, Accept: func(ctx context.Context) error { return a.follower.Accept(ctx) },
+	})
+	a.follower = controlsync.NewFollower(controlsync.FollowerDeps{
+		Host: a.Host, Registration: a.registration, Identity: a.identity, StoreClock: a.storeClock, Facts: a.facts,
+		Keeper: a.keeper, Nodes: a.nodes, Leases: a.leases, Registrar: a.registrar, Pools: a.pools, Guests: a.guests,
+		Resolver: a.resolver, Copies: a.copies, Retention: a.retention, Relinquisher: a.relinquisher,
+		Operations: a.operations, RecordFiles: a.recordFiles, Holdings: a.holdings,
+		ForgetGiven: a.forgetGiven,
+		AskGenerations: func(ctx context.Context) error {
+			_, _, err := a.askGenerations(ctx)
+			return err
+		},
+		Executor: a.executor, CleanUp: a.resolve, WarnOfKeys: func() { a.keyChecker.Warn() },
+	})
+}
+
+// RebuildStore is controlsync.Holdings.RebuildStore.
+func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
+	return a.holdings.RebuildStore(ctx, skipOffline)
 }
 
 // makeMounting makes what mounts datasets, and what knows who uses them.
@@ -231,3 +281,46 @@ func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
 
 // Activated is mounting.Verifier.Activated.
 func (a *Agent) Activated(ctx context.Context) { a.verifier.Activated(ctx) }
+
+// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Session() }
+
+// replicas returns each control replica separately, or the only way to control if there are not several.
+func replicas(s api.Service) []api.Service {
+	several, ok := s.(interface{ Apart() []*client.Client })
+	if !ok {
+		return []api.Service{s}
+	}
+	var out []api.Service
+	for _, c := range several.Apart() {
+		out = append(out, c)
+	}
+	return out
+}
+
+// rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
+func (a *Agent) rounds(ctx context.Context) (back bool) {
+	if back = a.pools.Retry(ctx); back {
+		if err := a.takeLate(ctx); err != nil {
+			a.Log.WithError(err).Warn("pool is back, but control does not answer")
+		}
+		a.recordFiles.WriteAll()
+	}
+	a.leavePools()
+	a.pools.ProbeSuspects()
+	a.raisePools()
+	a.trimPools()
+	a.unmounter.UnmountForgotten()
+	a.verifier.CheckIfDue(ctx)
+	a.relinquisher.AnswerAll()
+	a.copies.SettleAll()
+	a.guests.SettleUnmounted()
+	a.repairer.RepairAll()
+	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+		a.installer.Resume(ctx)
+		a.sizes.Retry(ctx)
+		a.promises.Unswear(ctx)
+		return nil
+	})
+	return back
+}

@@ -93,3 +93,12 @@ func (x *Executor) Start(key string, op dataset.Operation) {
 		return nil // no caller waits for the job
 	})
 }
+
+// PurgeAll starts to destroy the datasets of state purging whose home is this node.
+func (x *Executor) PurgeAll() {
+	for _, id := range x.deps.Cache.IDs() {
+		if d, ok := x.deps.Cache.Dataset(id); ok && d.State == dataset.StatePurging && d.Home == x.deps.NodeID {
+			x.PurgeLater(d)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"context"
 	"reflect"
 	"sync"
 
@@ -221,5 +222,29 @@ func (c *Cache) ForgetIndexes() {
 	for id, d := range c.datasets {
 		d.Index = 0
 		c.dirty[id] = true
+	}
+}
+
+// flushAtOnce is the maximum number of records in one write to the agent's own store.
+const flushAtOnce = 60
+
+// SaveChanged writes the records of the cache that changed to the agent's database. A start without control needs them.
+func (c *Cache) SaveChanged(ctx context.Context, db DB) error {
+	for {
+		dirty := c.TakeChanged(flushAtOnce)
+		if len(dirty) == 0 {
+			return nil
+		}
+		values := map[string]any{}
+		for id, d := range dirty {
+			values["volumes/"+id.String()] = nil
+			if d != nil {
+				values["volumes/"+id.String()] = d
+			}
+		}
+		if err := db.Put(ctx, values); err != nil {
+			c.ReturnChanged(dirty)
+			return err
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/member"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -97,7 +98,7 @@ func (p *process) tls() string { return filepath.Join(p.Root, "tls") }
 // member is this host's place in the cluster, which it joins first where it has a token.
 func (p *process) member(ctx context.Context) (*member.Member, error) {
 	if p.Join != "" {
-		known, err := agent.KnownNode(p.Root)
+		known, err := registration.KnownNode(p.Root)
 		if err != nil {
 			return nil, err
 		}

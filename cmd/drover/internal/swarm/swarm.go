@@ -16,7 +16,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -50,16 +50,16 @@ type Watcher struct {
 	// Open returns a client of the engine; nil: of that which DOCKER_HOST names.
 	Open func() (API, error)
 
-	seen atomic.Pointer[agent.Engine]
+	seen atomic.Pointer[registration.Engine]
 	said string // what was logged last, so that it is said once
 }
 
 // Engine is what was seen last, without asking.
-func (w *Watcher) Engine() agent.Engine {
+func (w *Watcher) Engine() registration.Engine {
 	if e := w.seen.Load(); e != nil {
 		return *e
 	}
-	return agent.Engine{}
+	return registration.Engine{}
 }
 
 // Begin looks what the engine is, if it answers at once, so that the node's first facts
@@ -130,7 +130,7 @@ func (w *Watcher) see(ctx context.Context, c API) (in swarm.Info, err error) {
 		return in, dataset.Errorf(dataset.ErrUnavailable, "the engine does not answer: %w", err)
 	}
 	in = r.Info.Swarm
-	w.seen.Store(&agent.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
+	w.seen.Store(&registration.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
 	return in, nil
 }
 

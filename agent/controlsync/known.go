@@ -1,4 +1,4 @@
-package agent
+package controlsync
 
 import (
 	"fmt"
@@ -9,35 +9,34 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// known is what an agent knew before it asked control.
-type known struct {
-	asked    uint64                         // the state of the cache, for an answer that is not full
-	datasets map[uuid.UUID]records.Revision // the state of the datasets, for one that is
-	left     map[uuid.UUID]uint64           // datasets that have moved to other nodes, and at which epochs
-	clock    uint64
+// IsRecorded is what an agent knew before it asked control.
+type Known struct {
+	Asked uint64 // the state of the cache, for an answer that is not full
+	// the state of the datasets, for a full answer; nil: this node has the store follow its pools
+	Datasets map[uuid.UUID]records.Revision
+	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
+	Clock    uint64               // of control's store
 }
 
-func (a *Agent) knows() known {
-	k := known{datasets: a.Cache.Revisions(), left: a.Cache.Left()}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	k.clock = a.clock
+func (f *Follower) Known() Known {
+	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.Left()}
+	k.Clock = f.StoreClock.Now()
 	return k
 }
 
 // takenBack returns a volume of a full answer that this node knew, before it asked, to have moved to another
-// node. It returns errOlder for such a volume of an answer that is not full: the next request asks for
-// everything. It returns errOvertaken if the node learned of the move only after it had asked, because the answer
+// node. It returns ErrOlder for such a volume of an answer that is not full: the next request asks for
+// everything. It returns ErrOvertaken if the node learned of the move only after it had asked, because the answer
 // may be from before the move.
-func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
+func (f *Follower) takenBack(s api.Sync, knew Known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
-		case !a.Cache.HasLeftSince(d.Dataset):
+		case !f.Cache.HasLeftSince(d.Dataset):
 		case !s.Full:
-			return "", errOlder
-		case knew.datasets == nil: // this node has the store follow its pools
-		case knew.left[d.ID] <= d.Epoch:
-			return "", errOvertaken
+			return "", ErrOlder
+		case knew.Datasets == nil: // this node has the store follow its pools
+		case knew.Left[d.ID] <= d.Epoch:
+			return "", ErrOvertaken
 		default:
 			volume = d.Volume
 		}
@@ -49,26 +48,26 @@ func (a *Agent) takenBack(s api.Sync, knew known) (volume string, err error) {
 // name was removed if the store is the same, and was lost if the store was restored from a backup. It was
 // restored if it was written to when this node registered and its index is still not above all that this node has
 // seen, or if its clock is behind.
-func missing(s api.Sync, knew known, strange bool) string {
-	back := s.Clock != 0 && s.Clock < knew.clock
+func missing(s api.Sync, knew Known, strange bool) string {
+	back := s.Clock != 0 && s.Clock < knew.Clock
 	strange = strange || back
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
-		if was := knew.datasets[d.ID]; d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
+		if was := knew.Datasets[d.ID]; d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
 			return older(d.Volume)
 		}
 	}
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
-		if was, home := knew.datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.Epoch {
+		if was, home := knew.Datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.Epoch {
 			return older(k.Record.Volume) // it came here at this epoch
 		}
 	}
-	for _, was := range knew.datasets {
+	for _, was := range knew.Datasets {
 		strange = strange || s.Index != 0 && s.Index <= was.Index
 	}
-	for id, was := range knew.datasets {
+	for id, was := range knew.Datasets {
 		if strange && !named[id] && !was.Purging {
 			return older(was.Volume)
 		}

@@ -1,0 +1,448 @@
+package controlsync
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/handover"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// FollowerDeps are the dependencies of Follower.
+type FollowerDeps struct {
+	*host.Host
+	Registration *registration.Registration
+	Identity     *registration.Identity
+	StoreClock   *registration.StoreClock
+	Facts        *registration.Facts
+	Keeper       *promise.Keeper
+	Nodes        *lease.Nodes
+	Leases       *lease.Table
+	Registrar    *lease.Registrar
+	Pools        *pool.Pools
+	Guests       *mounting.Guests
+	Resolver     *mounting.Resolver
+	Copies       *replication.Copies
+	Retention    *replication.Retention
+	Relinquisher *handover.Relinquisher
+	Operations   *operation.Runner
+	Executor     *operation.Executor
+	RecordFiles  *operation.RecordWriter
+	Holdings     *Holdings
+
+	// ForgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.
+	ForgetGiven func(ds uuid.UUID)
+	// AskGenerations asks every control replica for the generations of this node's pools.
+	AskGenerations func(context.Context) error
+	// CleanUp finishes what a crash left in the pools. lost are datasets that were recorded and are not any more.
+	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
+	// WarnOfKeys logs what is wrong with keys and fence programs.
+	WarnOfKeys func()
+}
+
+// Follower applies what control decides for this node. Its methods are safe for concurrent use.
+type Follower struct {
+	FollowerDeps
+	applying sync.Mutex // held while an answer of control is applied
+
+	mu       sync.Mutex
+	recovery uuid.UUID // the last recovery of control's store that was applied
+}
+
+// NewFollower returns a Follower that is not loaded.
+func NewFollower(deps FollowerDeps) *Follower { return &Follower{FollowerDeps: deps} }
+
+// recoveryKey is the key of the last recovery of control's store that this node has applied.
+const recoveryKey = "recovery"
+
+// Load reads from disk which recovery was applied last.
+func (f *Follower) Load(ctx context.Context) error {
+	_, err := f.DB.Get(ctx, recoveryKey, &f.recovery)
+	return err
+}
+
+// Run applies what control reports for this node until the agent stops. Each answer has the present state, so
+// a change that was missed is in the next one.
+func (f *Follower) Run(s api.Sync, joined bool) {
+	for f.Ctx.Err() == nil {
+		var err error
+		if !joined {
+			s, err = f.Join(f.Ctx)
+		} else {
+			rev, was := s.Rev, Known{Asked: f.Cache.Moment()}
+			s, err = f.Control.Sync(f.Ctx, f.NodeID, rev, host.LongPoll)
+			switch {
+			case err == nil && s.Full: // control does not remember changes that far back
+				s, err = f.Join(f.Ctx)
+			case err == nil:
+				err = f.Apply(f.Ctx, s, was)
+			}
+			if errors.Is(err, ErrOvertaken) {
+				s.Rev, err = rev, nil
+			}
+		}
+		if f.Ctx.Err() != nil {
+			return
+		}
+		f.Registration.SetRefusal(err)
+		if joined = err == nil; joined {
+			continue
+		}
+		select {
+		case <-f.Ctx.Done():
+		case <-f.Clock.After(f.Limits.Retry):
+		}
+	}
+}
+
+// ErrOlder says that an answer which is not full contradicts a move that this node knows: the store was restored
+// from a backup. The next request asks for everything, which shows what is missing.
+var ErrOlder = errors.New("control's store is older than what this node has heard of")
+
+// ErrOvertaken says that an answer may be older than work that this node did meanwhile, and that it must be
+// requested again.
+var ErrOvertaken = errors.New("what control said may be overtaken")
+
+// Apply applies one answer. was is what was Known before the request. With ErrOvertaken the answer must be
+// requested again.
+func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	strange, err := f.compareStore(ctx, s, was)
+	if err != nil {
+		return err
+	}
+	if s.Recovery != nil && !s.Recovery.Done {
+		f.Holdings.SendSoon(s.Recovery.ID)
+	}
+	lost := map[uuid.UUID]bool{}
+	if s.Full && !strange {
+		if lost, err = f.forgetUnnamed(ctx, s, was); err != nil {
+			return err
+		}
+	}
+	if err := f.applyCopies(ctx, s, strange, was.Asked); err != nil {
+		return err
+	}
+	if err := f.Guests.Apply(ctx, s, strange); err != nil {
+		return err
+	}
+	var changed []api.Indexed
+	for _, d := range s.Datasets {
+		if _, have := f.Cache.Dataset(d.ID); s.Full && strange && (have || f.Cache.HasLeftSince(d.Dataset)) {
+			continue // what it says of this dataset cannot be trusted
+		}
+		old, _ := f.Cache.Dataset(d.ID)
+		if f.Cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
+			changed = append(changed, d)
+		}
+		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
+			f.Retention.PruneSoon(d.ID)
+		}
+		if d.Lease != nil && !f.Nodes.Knows(d.Lease.Wanted) {
+			if err := f.Nodes.Refresh(ctx); err != nil { // errors that refuse a request name nodes
+				return err
+			}
+		}
+		if f.Leases.Apply(d) {
+			f.Relinquisher.AnswerSoon(d.ID)
+		}
+	}
+	if s.Full && !strange {
+		f.CleanUp(ctx, lost)
+	}
+	for _, d := range changed {
+		f.converge(d)
+	}
+	if s.Full {
+		for _, d := range s.Datasets {
+			f.News.Changed(d.ID) // control may have lost the status with its process
+		}
+		if !strange {
+			f.WarnOfKeys()
+			f.RecordFiles.WriteAll()
+		}
+	}
+	if strange {
+		return nil // the outcome may have been recorded and changed since
+	}
+	for _, op := range s.Operations {
+		if err := f.resume(ctx, op); err != nil {
+			return err
+		}
+	}
+	f.stopCancelled(ctx, s.Operations)
+	return nil
+}
+
+// applyCopies applies what control reports of the datasets here whose home is another node, and removes copies
+// that this node neither has nor shall have, unless one came here after the request.
+func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, asked uint64) error {
+	if strange {
+		return nil // an inconsistent store may name another home for a dataset of this node
+	}
+	for _, k := range s.Copies {
+		if err := f.Copies.Take(ctx, k); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.Datasets {
+		if err := f.Copies.Forget(ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	if s.Full {
+		return nil // forgetOthers has done it
+	}
+	for _, id := range s.Removed {
+		if !f.Cache.RemoveAsOf(id, asked) {
+			return ErrOvertaken
+		}
+		f.Leases.EndRecall(id)
+		f.ForgetGiven(id)
+		if err := f.Copies.Forget(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareStore compares control's store with what this agent knows. A store with another identity, as after its loss,
+// does not know what is in the pools. A store in which a change is missing that the agent has seen was restored
+// from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because of
+// it until an operator has the store rebuilt.
+func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (strange bool, err error) {
+	back, err := f.takenBack(s, knew)
+	if err != nil {
+		return false, err
+	}
+	was := f.Identity.Cluster()
+	before := f.Trust.Why()
+	why, recovered := before, f.isNewRecovery(s)
+	switch {
+	case recovered && s.Recovery.Heard:
+		why = ""
+	case was != uuid.Nil && was != s.Cluster:
+		why = "it is another one than this node worked with before"
+	case s.Full:
+		why = missing(s, knew, why != "" || recovered)
+		if why == "" && back != "" {
+			why = older(back)
+		}
+	}
+	if recovered && why == "" {
+		if err := f.applyRecovery(ctx, s); err != nil {
+			return true, err
+		}
+	}
+	if why == "" {
+		f.StoreClock.Raise(s.Clock)
+	}
+	switch {
+	case why == before && (why == "" && was == s.Cluster || why != "" && !s.Full):
+		return why != "", nil
+	case why == "":
+		if err := f.Identity.SetCluster(ctx, s.Cluster, ""); err != nil || before == "" {
+			return false, err
+		}
+	case why != before:
+		f.Trust.Set(why)
+		f.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s "+
+			"brings the volumes back)", why, f.StoreClock.RepairCommand())
+		if err := f.Identity.SetCluster(ctx, was, why); err != nil {
+			f.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
+		}
+	}
+	return why != "", f.reportTrust(ctx, why)
+}
+
+// reportTrust notifies control that its store is inconsistent, so that control decides nothing before it is asked
+// to.
+func (f *Follower) reportTrust(ctx context.Context, strange string) error {
+	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
+		Incarnation: f.Incarnation,
+		Distrust:    strange,
+		Guard:       f.Registrar.IsAnswering(),
+	})
+}
+
+// forgetUnnamed drops what a full answer does not name, and returns it. What was made or changed here after the
+// request, which the answer may be older than, is requested again.
+func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (gone map[uuid.UUID]bool, err error) {
+	named := map[uuid.UUID]bool{}
+	for _, d := range s.Datasets {
+		named[d.ID] = true
+	}
+	for _, k := range s.Copies {
+		named[k.Dataset] = true
+	}
+	for _, id := range f.Cache.CopyIDs() {
+		if !named[id] {
+			err = errors.Join(err, f.Copies.Forget(ctx, id))
+		}
+	}
+	gone = map[uuid.UUID]bool{}
+	asked := f.Cache.Moment()
+	for id, now := range f.Cache.Revisions() {
+		if named[id] {
+			continue
+		}
+		if was.Datasets != nil && now.Index > was.Datasets[id].Index { // the index is 0 after a recovery
+			switch d, err := f.FetchDataset(ctx, id); {
+			case err == nil && d.Home == f.NodeID:
+				continue
+			case err != nil && !errors.Is(err, dataset.ErrNotFound):
+				return gone, err
+			}
+		}
+		if f.Cache.RemoveAsOf(id, asked) { // otherwise it came here meanwhile
+			gone[id] = true
+			f.Leases.EndRecall(id)
+			f.ForgetGiven(id)
+		}
+	}
+	return gone, err
+}
+
+// converge acts on a record that changed: it writes the record beside the data, and destroys a dataset of state
+// purging.
+func (f *Follower) converge(d api.Indexed) {
+	if d.Home != f.NodeID {
+		return
+	}
+	f.News.Changed(d.ID)
+	if d.State == dataset.StatePurging {
+		f.Executor.PurgeLater(d.Dataset)
+		return
+	}
+	if f.Operations.IsRunning(d.Request) {
+		return // that operation does it
+	}
+	f.RecordFiles.WriteLater(d)
+}
+
+// resume executes a recorded operation unless it is running. An operation that is not running may have ended
+// after the answer was read, so its record is read again: an import that is executed twice would discard what was
+// written in between.
+func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
+	if f.Operations.NoteRecorded(op.ID) {
+		return nil
+	}
+	now, err := f.Control.Operation(ctx, op.ID.String(), 0)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err != nil || now.State.Final() {
+		return err
+	}
+	now.State = dataset.OpRunning
+	f.Executor.Start("op/"+op.ID.String(), now)
+	return nil
+}
+
+// stopCancelled stops the operations that control has cancelled: they run here, and are no longer among those
+// that are not final.
+func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) {
+	still := map[uuid.UUID]bool{}
+	for _, op := range open {
+		still[op.ID] = true
+	}
+	for _, id := range f.Operations.Recorded() {
+		if still[id] {
+			continue
+		}
+		op, known := f.Operations.Lookup(ctx, id)
+		if !known || op.State != dataset.OpCancelled {
+			continue // it ended by itself
+		}
+		f.Operations.Cancel(id)
+	}
+}
+
+// Join registers, and applies everything that control has for this node.
+func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
+	known := f.Known() // before control records that this node registers
+	if err := f.Registration.Register(ctx); err != nil {
+		return s, err
+	}
+	if !f.Pools.Heard() { // before anything is done in the pools
+		if err := f.AskGenerations(ctx); err != nil {
+			return s, err
+		}
+	}
+	if s, err = f.Control.Sync(ctx, f.NodeID, 0, 0); err != nil {
+		return s, err
+	}
+	if err := f.Apply(ctx, s, known); err != nil {
+		return s, err
+	}
+	if err := f.Resolver.FindLostUses(ctx); err != nil {
+		return s, err
+	}
+	f.Facts.ReportAgain()
+	f.Keeper.Ready()
+	f.Registration.SetJoined()
+	return s, nil
+}
+
+// Accept records that a store is consistent that was rebuilt from this node's pools.
+func (f *Follower) Accept(ctx context.Context) error {
+	s, err := f.Control.Sync(ctx, f.NodeID, 0, 0)
+	if err != nil {
+		return err
+	}
+	// On disk as well, or the next start would find the store older than it was.
+	f.Cache.ForgetIndexes()
+	if err := f.Cache.SaveChanged(ctx, f.DB); err != nil {
+		return err
+	}
+	f.Identity.AcceptAny()
+	if err := f.Apply(ctx, s, Known{}); err != nil {
+		return err
+	}
+	return f.Resolver.FindLostUses(ctx) // now with what was not known before
+}
+
+// isNewRecovery reports whether a full answer is the first after a recovery of the store that this node has not
+// applied yet.
+func (f *Follower) isNewRecovery(s api.Sync) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
+}
+
+// applyRecovery applies a store that was brought up to date from the reports of the nodes: all its records count,
+// whatever their indexes. If it is interrupted, the next answer applies it.
+func (f *Follower) applyRecovery(ctx context.Context, s api.Sync) error {
+	if s.Recovery.Heard {
+		f.Cache.ForgetIndexes()
+		if err := f.Cache.SaveChanged(ctx, f.DB); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := f.Identity.SetCluster(ctx, s.Cluster, ""); err != nil {
+		return err
+	}
+	if err := f.DB.Put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.recovery = s.Recovery.ID
+	return nil
+}

@@ -1,0 +1,211 @@
+package controlsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// HoldingsDeps are the dependencies of Holdings.
+type HoldingsDeps struct {
+	*host.Host
+	Replicas   []api.Service // each control replica separately
+	Pools      *pool.Pools
+	Leases     *lease.Table
+	StoreClock *registration.StoreClock
+	// IsNeeded reports whether a dataset is needed although it has no record: running work makes or reads it.
+	IsNeeded func(ds uuid.UUID) bool
+	// Accept records that a store is consistent that was rebuilt from this node's pools.
+	Accept func(context.Context) error
+}
+
+// Holdings reports to control what lies in this node's pools, so that a lost store can be brought up to date. It has no
+// state of its own. Its methods are safe for concurrent use.
+type Holdings struct{ HoldingsDeps }
+
+// NewHoldings returns a Holdings.
+func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
+
+// ResendLimit is the interval at which a replica that does not answer, or that waits for other reports, is told
+// again what this node holds.
+const ResendLimit = 30
+
+// SendSoon reports to every replica what this node holds, because one of them asked for it. It is a job, and
+// starts once more if one is running. The requests run beside each other, because a replica may be unreachable.
+func (r *Holdings) SendSoon(recovery uuid.UUID) {
+	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
+		h, err := r.List(ctx)
+		if err != nil {
+			r.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")
+			return nil
+		}
+		h.Recovery = recovery
+		var all sync.WaitGroup
+		for _, to := range r.Replicas {
+			all.Go(func() {
+				if err := r.Send(ctx, to, h); err != nil && ctx.Err() == nil {
+					r.Log.WithError(err).Warn("a control replica was not told what this node holds; it may " +
+						"not be the one that asks")
+				}
+			})
+		}
+		all.Wait()
+		return nil
+	})
+}
+
+func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
+	for range ResendLimit {
+		err = to.Hold(ctx, r.NodeID, h)
+		if errors.Is(err, dataset.ErrConflict) { // another replica asked for it
+			return nil
+		}
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-r.Clock.After(r.Limits.Retry):
+		}
+	}
+	return err
+}
+
+// List returns what is in this node's pools, what this node knows of pools that it cannot examine, and what
+// it has relinquished.
+func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
+	h.Incarnation, h.Clock = r.Incarnation, r.StoreClock.Now()
+	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, r.Leases.AllRelinquished()
+	lies := map[uuid.UUID]bool{}
+	for _, p := range r.Pools.All() {
+		if r.Trust.Err() != nil {
+			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {
+				return h, err
+			}
+		}
+		if _, err := r.Pools.Online(ctx, p.ID); errors.Is(err, dataset.ErrOffline) {
+			continue
+		} else if err != nil {
+			return h, err
+		}
+		here, err := r.InPool(ctx, p)
+		if err != nil {
+			return h, err
+		}
+		h.Pools = append(h.Pools, p.ID)
+		for _, f := range here {
+			if _, copied := r.Cache.Copy(f.Dataset.ID); !copied { // its head has not been removed yet
+				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
+			}
+		}
+	}
+	for _, id := range r.Cache.IDs() {
+		if d, known := r.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
+			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: r.Cache.Index(id)})
+		}
+	}
+	for _, id := range r.Cache.CopyIDs() {
+		if k, kept := r.Cache.Copy(id); kept {
+			h.Copies = append(h.Copies, k)
+		}
+	}
+	return h, nil
+}
+
+// RebuildStore has control record every dataset in this node's pools that the store does not know, or knows from
+// before a change that this node has seen, after the store was lost or restored from a backup. Idempotent. It
+// fails with ErrOffline while a pool is offline, unless that pool is to be skipped.
+func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
+	var found []api.Found // in all pools, before a name is claimed for any of it
+	for _, p := range r.Pools.All() {
+		if r.Trust.Err() != nil {
+			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {
+				return nil, err
+			}
+		}
+		_, err := r.Pools.Online(ctx, p.ID)
+		if errors.Is(err, dataset.ErrOffline) && skipOffline {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or "+
+				"say --skip-offline)", err)
+		}
+		here, err := r.InPool(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, here...)
+	}
+	if all, err = r.Control.Rebuild(ctx, r.NodeID, found); err != nil {
+		return all, err
+	}
+	return all, r.Accept(ctx)
+}
+
+// InPool lists the datasets in a pool.
+func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.Found, err error) {
+	entries, err := p.Storage.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if f, ok := r.Found(e, r.Pools.IsDistrusted(p.ID, e.ID)); ok {
+			f.Pool = p.ID
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// Found returns what is known of a dataset in a pool: its own record or the agent's copy of it, whichever is
+// newer. A power cut can lose the one, which is not flushed, and a crash the other, which is written some time
+// later. An incoming dataset that may not have been acknowledged is put into the trash.
+func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
+	copied, known := r.Cache.Dataset(e.ID)
+	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
+		Index: r.Cache.Index(e.ID)}
+	whole := e.Record != nil && e.Record.ID == e.ID
+	switch {
+	case whole && !(known && newer(copied, f.Index, *e.Record)):
+		f.Dataset = *e.Record
+		f.Dataset.Written = 0
+	case known:
+		f.Dataset = copied
+	default:
+		return f, false
+	}
+	f.Dataset.Epoch = max(f.Dataset.Epoch, copied.Epoch)
+	switch {
+	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
+		return f, true
+	case e.State == backends.EntryIncoming && doubtful && !r.IsNeeded(e.ID):
+		f.Dataset.State = dataset.StateTrashed
+		return f, true
+	}
+	return f, false
+}
+
+// newer reports whether a copy with the index of its transaction is not older than a record. Index 0 means that
+// none is known. Indexes belong to one store: each rebuild begins an epoch.
+func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
+	if copied.Epoch != record.Epoch {
+		return copied.Epoch > record.Epoch
+	}
+	return index != 0 && index >= record.Written
+}

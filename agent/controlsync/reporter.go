@@ -1,0 +1,309 @@
+package controlsync
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/control/api"
+)
+
+// ReporterDeps are the dependencies of Reporter.
+type ReporterDeps struct {
+	*host.Host
+	Replicas   []api.Service // each control replica separately
+	Pools      *pool.Pools
+	Registrar  *lease.Registrar
+	Uses       *mounting.UseTable
+	Guests     *mounting.Guests
+	GuestTable *mounting.GuestTable
+	Status     *StatusReader
+	Facts      *registration.Facts
+	Executor   *operation.Executor
+	StoreClock *registration.StoreClock
+
+	// ReplicaStatus returns the status of a replica on this node.
+	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
+	// ReportGenerations reports the generations of pools to a control replica.
+	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
+	// Rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
+	Rounds func(context.Context) (back bool)
+}
+
+// Reporter reports to control what this node sees: datasets, pools, facts. Its methods are safe for concurrent use.
+type Reporter struct{ ReporterDeps }
+
+// NewReporter returns a Reporter.
+func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{deps} }
+
+// PurgeEvery is the interval at which the destruction of datasets is repeated: a dataset may have been in use, or
+// its pool offline.
+const PurgeEvery = 10 * time.Minute
+
+// A status is reported to every control replica, not only to the one that is followed. It is not stored, and
+// every replica must be able to answer for it. Replicas could exchange it only through the store, or by requests
+// that wait for each other. A few more requests every ten seconds cost less.
+
+// teller is one control replica that gets reports.
+type teller struct {
+	to   api.Service
+	told map[uuid.UUID]dataset.DatasetStatus
+	// generations are the reported generations of the pools.
+	generations map[uuid.UUID]uint64
+	// whole says that the replica knows everything. A replica that has restarted does not.
+	whole  bool
+	failed bool // a report failed
+	away   bool // it did not answer, and is not asked again in this round
+}
+
+type tellers []*teller
+
+func newTellers(list []api.Service) (out tellers) {
+	for _, to := range list {
+		out = append(out, &teller{to: to, told: map[uuid.UUID]dataset.DatasetStatus{}})
+	}
+	return out
+}
+
+func (l tellers) tryAgain() {
+	for _, t := range l {
+		t.away = false
+	}
+}
+
+// lookRounds is the number of heartbeats in which each dataset without a use is examined once, about an hour by
+// default. Control relies on the reports when it removes copies.
+const lookRounds = 360
+
+// rota selects the datasets that are examined in a heartbeat, in turn.
+type rota struct {
+	rest []uuid.UUID
+	each int
+}
+
+func (r *rota) next(all func() []uuid.UUID) []uuid.UUID {
+	if len(r.rest) == 0 {
+		r.rest = all()
+		r.each = (len(r.rest) + lookRounds - 1) / lookRounds
+	}
+	n := min(r.each, len(r.rest))
+	now := r.rest[:n]
+	r.rest = r.rest[n:]
+	return now
+}
+
+// told returns the datasets that were reported to any replica as mounted or as having a problem.
+func (l tellers) told() (ids []uuid.UUID) {
+	seen := map[uuid.UUID]bool{}
+	for _, t := range l {
+		for id := range t.told {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+const (
+	// tellAtOnce is the maximum number of datasets in one heartbeat, because its body is bounded.
+	tellAtOnce = 500
+	// ReportTime is how long one of several replicas may take for a heartbeat.
+	ReportTime = 5 * time.Second
+	// tellPoolsTime is how long the creation of a pool waits for the report of it.
+	tellPoolsTime = 2 * time.Second
+)
+
+// report reports the datasets whose status differs from the reported one, and all of them to a replica that knows
+// nothing yet.
+func (r *Reporter) report(ctx context.Context, all tellers, ids []uuid.UUID) {
+	var known, new tellers
+	for _, t := range all {
+		switch {
+		case t.away:
+		case t.whole:
+			known = append(known, t)
+		default:
+			new = append(new, t)
+		}
+	}
+	if len(known) > 0 {
+		r.reportThese(ctx, known, ids)
+	}
+	if len(new) == 0 {
+		return
+	}
+	for _, t := range new {
+		t.failed = false
+	}
+	r.reportThese(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.GuestTable.IDs()))
+	for _, t := range new {
+		t.whole = !t.failed
+	}
+}
+
+// ReportPools reports the state of the pools at once, for a user who has created one and looks at it next. What
+// fails here is in the next heartbeat.
+func (r *Reporter) ReportPools(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tellPoolsTime)
+	defer cancel()
+	all := newTellers(r.Replicas)
+	for _, t := range all {
+		t.whole = true // it reports no dataset: a replica that knows none waits for all
+	}
+	r.reportSome(ctx, all, nil)
+}
+
+func (r *Reporter) reportThese(ctx context.Context, all tellers, ids []uuid.UUID) {
+	for {
+		n := min(len(ids), tellAtOnce)
+		r.reportSome(ctx, all, ids[:n])
+		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID) {
+	h := api.Heartbeat{
+		Incarnation: r.Incarnation,
+		Pools:       r.Pools.Status(ctx),
+		Unmade:      r.Pools.Unmade,
+		Operations:  r.Jobs.Running(),
+		Guard:       r.Registrar.IsAnswering(),
+	}
+	h.Distrust, h.Clock = r.Trust.Why(), r.Clock.Now()
+	var seen []dataset.DatasetStatus
+	for _, id := range ids {
+		d, ok := r.Cache.Dataset(id)
+		if c, replica := r.ReplicaStatus(id); replica && !ok {
+			h.Copies = append(h.Copies, c)
+		}
+		if g, guest := r.GuestTable.Get(id); guest && !ok {
+			seen = append(seen, r.Guests.Status(g))
+			continue
+		}
+		if !ok {
+			for _, t := range all {
+				delete(t.told, id)
+			}
+			continue
+		}
+		seen = append(seen, r.Status.Status(ctx, d))
+	}
+	if ctx.Err() != nil {
+		return // a pool that did not answer before the stop is not offline
+	}
+	if len(r.Replicas) == 1 {
+		r.reportOne(ctx, all[0], h, seen)
+		return
+	}
+	var wg sync.WaitGroup
+	for _, t := range all {
+		if t.away { // since an earlier part of the same report
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, ReportTime)
+			defer cancel()
+			r.reportOne(ctx, t, h, seen)
+		})
+	}
+	wg.Wait()
+}
+
+// reportOne reports to one replica what differs from the last report. It logs nothing if control does not answer,
+// because follow does.
+func (r *Reporter) reportOne(ctx context.Context, t *teller, h api.Heartbeat, seen []dataset.DatasetStatus) {
+	for _, st := range seen {
+		if old, was := t.told[st.ID]; !was || !sameStatus(old, st) {
+			h.Datasets = append(h.Datasets, st)
+		}
+	}
+	h.Whole = t.whole
+	if err := t.to.Heartbeat(ctx, r.NodeID, h); err != nil {
+		// The replica has restarted, or misses a report meanwhile.
+		t.whole = false
+		clear(t.told)
+		t.generations = nil
+		t.away = len(r.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
+		t.failed = true
+		return
+	}
+	for _, st := range h.Datasets {
+		t.told[st.ID] = st
+		if !st.Mounted && st.Problem == "" { // a problem may end by itself, as when a pool is online again
+			delete(t.told, st.ID)
+		}
+	}
+	is := r.Pools.Generations()
+	if maps.Equal(t.generations, is) {
+		return
+	}
+	if r.ReportGenerations(ctx, t.to, is) == nil {
+		t.generations = is
+	}
+}
+
+// SettleTime is how long a report waits for further changes, so that they are reported together.
+const SettleTime = 50 * time.Millisecond
+
+// Run reports to control what this node sees: changes soon after they happen, and everything at each
+// heartbeat, which also repeats work that requests could not finish. It calls begun when it has reported all that
+// the start found.
+func (r *Reporter) Run(begun func()) {
+	all := newTellers(r.Replicas)
+	r.report(r.Ctx, all, r.News.Take())
+	r.Facts.Report(r.Ctx)
+	begun()
+	purgeAt := r.Clock.Steady() + PurgeEvery
+	round := r.Clock.After(0)
+	var looks rota
+	for {
+		select {
+		case <-r.Ctx.Done():
+			return
+		case <-round:
+			round = r.Clock.After(r.Limits.Heartbeat)
+			back := r.Rounds(r.Ctx)
+			if now := r.Clock.Steady(); back || now >= purgeAt {
+				r.Executor.PurgeAll()
+				purgeAt = now + PurgeEvery
+			}
+			all.tryAgain()
+			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.told(), looks.next(r.Cache.IDs)))
+			r.Facts.Report(r.Ctx)
+			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx)); err != nil &&
+				r.Ctx.Err() == nil {
+				r.Log.WithError(err).Error("the agent's copy of its records was not written")
+			}
+		case <-r.News.Wanted():
+			select {
+			case <-r.Ctx.Done():
+				return
+			case <-r.Clock.After(SettleTime):
+			}
+			r.report(r.Ctx, all, r.News.Take())
+		}
+	}
+}
+
+func sameStatus(x, y dataset.DatasetStatus) bool {
+	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
+}
+
+// ReportAll reports everything to every control replica, as to replicas that know nothing.
+func (r *Reporter) ReportAll(ctx context.Context) { r.report(ctx, newTellers(r.Replicas), nil) }

@@ -1,0 +1,88 @@
+package controlsync
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"golang.org/x/sys/unix"
+)
+
+// StatusReader reads the present status of datasets on this node. It has no state of its own. Its methods are safe for
+// concurrent use.
+type StatusReader struct {
+	*host.Host
+	Pools    *pool.Pools
+	Uses     *mounting.UseTable
+	Engines  *mounting.Engines
+	Disks    *mounting.Disks
+	Sizes    *operation.Sizes
+	Throttle *throttle.Limits
+}
+
+// filled returns how much of a size is used in a filesystem, computed as df computes Use%: if all of it is used,
+// nothing can be written, whatever the filesystem reserves for itself.
+func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
+	taken, left := dataset.Size(fs.Blocks-fs.Bfree), dataset.Size(fs.Bavail)
+	if size <= 0 || taken+left <= 0 {
+		return taken * dataset.Size(fs.Bsize)
+	}
+	return dataset.Size(float64(size) * float64(taken) / float64(taken+left))
+}
+
+// Status returns the present status of a dataset.
+func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
+	st.ID = d.ID
+	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control accepts no longer text
+	if r := s.Uses.Get(d.ID); len(r.IDs) > 0 {
+		st.Mounts = s.Engines.MountsOf(r)
+	}
+	path := s.MountPath(d.ID)
+	mounted, err := host.IsMountPoint(path)
+	st.Mounted = mounted
+	if err != nil {
+		st.Problem = err.Error()
+		return st
+	}
+	pool, err := s.Pools.Get(d.Pool)
+	if err != nil {
+		st.Problem = err.Error()
+		return st
+	}
+	caps := pool.Info().Capabilities
+	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through the files to find what is used
+	var used dataset.Size
+	var stopped, uerr error
+	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
+		var fs unix.Statfs_t
+		if mounted {
+			stopped = s.Disks.Look(d, path)
+		}
+		switch {
+		case stopped != nil || walks && mounted:
+		case walks:
+			_, uerr = b.Stat(ctx, d.ID)
+		case mounted && caps.OwnFilesystem && unix.Statfs(path, &fs) == nil:
+			used = filled(fs, d.Size)
+		default:
+			used, uerr = b.Used(ctx, d.ID)
+		}
+	}); err == nil {
+		st.Used, err = used, cmp.Or(stopped, uerr)
+		s.Disks.Note(d, err)
+	}
+	switch {
+	case err != nil:
+		st.Problem = err.Error()
+	case walks && mounted:
+	default:
+		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d))
+	}
+	return st
+}

@@ -1,0 +1,144 @@
+package registration
+
+import (
+	"context"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/facts"
+)
+
+// FactsDeps are the dependencies of Facts.
+type FactsDeps struct {
+	*host.Host
+	Source   facts.Host    // where facts are read from; zero: this host
+	Engine   func() Engine // what is known of the engine, without asking it; nil: nothing is
+	Backends *backends.Registry
+	Pools    *pool.Pools
+}
+
+// Facts reports to control what this host is like: memory, load, engine, backends and pools. Report is called by one
+// goroutine at a time; ReportAgain is safe for concurrent use.
+type Facts struct {
+	FactsDeps
+	fixed *dataset.Facts // nil: not read yet
+	load  facts.Average
+	blind string // why the last look failed, so that it is logged once
+
+	mu    sync.Mutex
+	on    dataset.Facts // as recorded by control
+	next  time.Duration // the next report is not before this time of the steady clock
+	joins int           // how often ReportAgain was called
+}
+
+// NewFacts returns a Facts that has reported nothing.
+func NewFacts(deps FactsDeps) *Facts {
+	if deps.Source.FS == nil {
+		deps.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
+	}
+	return &Facts{FactsDeps: deps}
+}
+
+// factsEvery is the minimum time between two reports of changed facts to control.
+const factsEvery = time.Minute
+
+// Engine is what is known of the engine of this host.
+type Engine struct {
+	Version string // "" if it is not known
+	Swarm   string // its ID in its Swarm, or "" if it is in none
+}
+
+// ReportAgain has the facts reported again, because control's store may be another one.
+func (r *Facts) ReportAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.on, r.next = dataset.Facts{}, 0
+	r.joins++
+}
+
+// Report reads the load and, once a minute, reports to control what differs from its record.
+func (r *Facts) Report(ctx context.Context) {
+	f, err := r.look()
+	if err != nil {
+		if why := err.Error(); why != r.blind {
+			r.blind = why
+			r.Log.WithError(err).Warn("facts of this host cannot be read: placement does not see what they are now")
+		}
+		return
+	}
+	r.blind = ""
+	now := r.Clock.Steady()
+	r.mu.Lock()
+	early, on, joins := now < r.next, r.on, r.joins
+	r.mu.Unlock()
+	if early {
+		return
+	}
+	r.addOwn(ctx, &f)
+	if on.Differ(f) {
+		if on, err = r.Control.Facts(ctx, r.NodeID, api.FactsReport{Incarnation: r.Incarnation, Facts: f}); err != nil {
+			return // follow logs that control is unreachable
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if joins == r.joins { // otherwise the report was to an earlier store
+		r.on, r.next = on, now+factsEvery
+	}
+}
+
+// look reads the host's files.
+func (r *Facts) look() (f dataset.Facts, err error) {
+	if r.fixed == nil {
+		if f, err = r.Source.Fixed(); err != nil {
+			return f, err
+		}
+		r.fixed = &f
+	}
+	f = *r.fixed
+	if err := r.Source.Moving(&f); err != nil {
+		return f, err
+	}
+	f.Load10 = r.load.Add(r.Clock.Steady(), f.Load1, f.Load10)
+	return f, nil
+}
+
+// addOwn adds what the agent itself knows.
+func (r *Facts) addOwn(ctx context.Context, f *dataset.Facts) {
+	f.Node = r.NodeID
+	if r.Engine != nil {
+		e := r.Engine()
+		f.Engine, f.Swarm = e.Version, e.Swarm
+	}
+	f.Backends = []string{}
+	for _, k := range r.Backends.Kinds() {
+		if k.Available(ctx) == nil {
+			f.Backends = append(f.Backends, k.Name())
+		}
+	}
+	slices.Sort(f.Backends)
+	f.Pools = []dataset.PoolFacts{}
+	status := r.Pools.Status(ctx)
+	for _, p := range r.Pools.Records() {
+		i := slices.IndexFunc(status, func(st dataset.PoolStatus) bool { return st.ID == p.ID })
+		if i < 0 {
+			continue // made meanwhile
+		}
+		st := status[i]
+		f.Pools = append(f.Pools, dataset.PoolFacts{
+			ID:      p.ID,
+			Name:    p.Name,
+			Backend: p.Backend,
+			Online:  st.Online,
+			Size:    st.Size,
+			Free:    st.Free,
+		})
+	}
+}

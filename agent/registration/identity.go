@@ -1,0 +1,162 @@
+package registration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// Identity is who this node is, and whose control it works with: in the agent's database and in a file. Its methods are
+// safe for concurrent use.
+type Identity struct {
+	*host.Host
+	configured uuid.UUID
+
+	mu      sync.Mutex
+	cluster uuid.UUID // of the control that this node worked with last
+}
+
+// NewIdentity returns an Identity that is not loaded. configured is the UUID of this node if its database does not
+// have it yet; uuid.Nil: a new one is made.
+func NewIdentity(h *host.Host, configured uuid.UUID) *Identity {
+	return &Identity{Host: h, configured: configured}
+}
+
+// IdentityFile is a file in the root that also says who this node is. If the agent's database is lost, a node
+// with a new identity would find none of its volumes, and a node that does not know its cluster would accept an
+// empty store.
+const IdentityFile = "node.json"
+
+// Load reads who this node is, or makes an identity once.
+func (i *Identity) Load(ctx context.Context) error {
+	var id nodeIdentity
+	known, err := i.DB.Get(ctx, "identity", &id)
+	if err != nil {
+		return err
+	}
+	if i.Recovered, err = i.DB.Get(ctx, host.RecoveredKey, &struct{}{}); err != nil {
+		return err
+	}
+	if !known {
+		if id, err = i.read(); err != nil {
+			return err
+		}
+		i.Recovered = id.Node != uuid.Nil
+		if i.Recovered {
+			i.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
+		} else if id.Node = i.configured; id.Node == uuid.Nil {
+			id.Node = uuid.New()
+		}
+		first := map[string]any{"identity": id}
+		if i.Recovered {
+			first[host.RecoveredKey] = struct{}{}
+		}
+		if err := i.DB.Put(ctx, first); err != nil {
+			return err
+		}
+	}
+	i.NodeID, i.cluster = id.Node, id.Cluster
+	i.Trust.Set(id.Strange)
+	return i.write(id)
+}
+
+// SetCluster writes to disk which cluster this node works with, and why the store of its control is inconsistent.
+func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, strange string) error {
+	id := nodeIdentity{Node: i.NodeID, Cluster: cluster, Strange: strange}
+	if err := i.DB.Put(ctx, map[string]any{"identity": id}); err != nil {
+		return err
+	}
+	if err := i.write(id); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cluster = cluster
+	i.Trust.Set(strange)
+	return nil
+}
+
+// read reads the file. If it does not exist or cannot be read, it returns a zero identity.
+func (i *Identity) read() (id nodeIdentity, err error) {
+	b, err := os.ReadFile(filepath.Join(i.Root, IdentityFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return id, fmt.Errorf("who this node is: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		i.Log.WithError(err).WithField("file", IdentityFile).Error("what says who this node is, is damaged")
+		return nodeIdentity{}, nil
+	}
+	return id, nil
+}
+
+// KnownNode returns the node that a root belongs to, according to the file in it. It returns uuid.Nil if the file
+// does not exist or cannot be read.
+func KnownNode(root string) (uuid.UUID, error) {
+	b, err := os.ReadFile(filepath.Join(root, IdentityFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return uuid.Nil, nil
+	}
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
+	}
+	var id nodeIdentity
+	if json.Unmarshal(b, &id) != nil {
+		return uuid.Nil, nil
+	}
+	return id.Node, nil
+}
+
+// write writes the file durably if it differs.
+func (i *Identity) write(id nodeIdentity) error {
+	if old, err := i.read(); err != nil || old == id {
+		return err
+	}
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	if err := durable.Replace(filepath.Join(i.Root, IdentityFile), append(b, '\n')); err != nil {
+		return fmt.Errorf("who this node is: %w", err)
+	}
+	return nil
+}
+
+type nodeIdentity struct {
+	Node    uuid.UUID `json:"node"`
+	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
+	// Strange says why the store of that control is inconsistent. It is kept on disk, because after a restart
+	// the indexes of an older store may have reached those that this node has seen.
+	Strange string `json:"strange,omitempty"`
+}
+
+// Cluster returns the cluster whose control this node worked with last; uuid.Nil: none.
+func (i *Identity) Cluster() uuid.UUID {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.cluster
+}
+
+// AcceptAny has this node accept the store of any cluster: an operator has just had it rebuilt.
+func (i *Identity) AcceptAny() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cluster = uuid.Nil
+}
+
+// Check fails if the agent's database cannot be read.
+func (i *Identity) Check(ctx context.Context) error {
+	_, err := i.DB.Get(ctx, "identity", &nodeIdentity{})
+	return err
+}

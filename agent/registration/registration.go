@@ -1,0 +1,212 @@
+package registration
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Deps are the dependencies of Registration.
+type Deps struct {
+	*host.Host
+	Address string // HOST:PORT where other nodes reach this one; "": nowhere
+	Version string
+	Labels  map[string]string
+	Pools   *pool.Pools
+	// Does returns what the software of this node can do.
+	Does func() []dataset.OpKind
+	// StoreGenerations records on disk what control has recorded of the pools' generations.
+	StoreGenerations func(context.Context) error
+}
+
+// Registration has control record this node and its pools. Its methods are safe for concurrent use.
+type Registration struct {
+	Deps
+	words  atomic.Uint64 // how often this agent has registered
+	joined chan struct{} // closed by SetJoined
+	once   sync.Once
+
+	mu       sync.Mutex
+	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
+	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
+}
+
+// New returns a Registration that is not loaded.
+func New(deps Deps) *Registration { return &Registration{Deps: deps, joined: make(chan struct{})} }
+
+// SetJoined records that control has registered this agent, and that its answer is applied. Idempotent.
+func (r *Registration) SetJoined() { r.once.Do(func() { close(r.joined) }) }
+
+// Joined is closed once SetJoined was called.
+func (r *Registration) Joined() <-chan struct{} { return r.joined }
+
+// Refusal returns why control does not register this node, or did not answer last; "" if this node is registered.
+func (r *Registration) Refusal() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refusal
+}
+
+// incarnationsKey is the key of the incarnations of this boot that control may know: the one that control
+// registered last, and those that tried to register since. With them, control distinguishes a restarted agent
+// from another machine with the same identity.
+const incarnationsKey = "incarnations"
+
+type incarnations struct {
+	Boot string      `json:"boot"`
+	IDs  []uuid.UUID `json:"ids"`
+}
+
+// incarnationsKept is the maximum number of recorded incarnations, for an agent that restarts again and again
+// while control is unreachable.
+const incarnationsKept = 100
+
+// Load writes this incarnation to disk, after the earlier ones, before control knows it.
+func (r *Registration) Load(ctx context.Context) error {
+	var known incarnations
+	if _, err := r.DB.Get(ctx, incarnationsKey, &known); err != nil {
+		return err
+	}
+	if known.Boot == r.Boot {
+		r.previous = known.IDs
+	}
+	if over := len(r.previous) - incarnationsKept; over > 0 {
+		r.previous = append(r.previous[:1:1], r.previous[over+1:]...)
+	}
+	ids := append(append([]uuid.UUID(nil), r.previous...), r.Incarnation)
+	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
+}
+
+// letIn records that control has registered this incarnation: the earlier ones are over.
+func (r *Registration) letIn(ctx context.Context) error {
+	r.mu.Lock()
+	known := r.previous == nil
+	r.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot,
+		[]uuid.UUID{r.Incarnation}}}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.previous = nil
+	return nil
+}
+
+// Register has control record this node and its pools, and remove the records of the pools in gone. A
+// registration that a later one has overtaken has old pools, and is repeated.
+func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
+	for overtaken := true; overtaken; {
+		r.mu.Lock()
+		previous := r.previous
+		r.mu.Unlock()
+		word := r.words.Add(1) // before the pools are read
+		err := r.Control.Register(ctx, api.Registration{
+			Node: dataset.Node{
+				ID:          r.NodeID,
+				Name:        r.NodeName,
+				Address:     r.Address,
+				Incarnation: r.Incarnation,
+				Version:     r.Version,
+				Does:        r.Does(),
+				Labels:      r.Labels,
+				Word:        word,
+			},
+			Pools: r.Pools.Records(), Gone: gone, Boot: r.Boot, Previous: previous,
+		})
+		if overtaken = errors.Is(err, dataset.ErrStale) && word < r.words.Load(); err != nil && !overtaken {
+			return err
+		}
+	}
+	if err := r.letIn(ctx); err != nil {
+		return err
+	}
+	return r.StoreGenerations(ctx)
+}
+
+// SetRefusal records why control does not register this node, and logs a reason once. A nil error means that it
+// does.
+func (r *Registration) SetRefusal(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	r.mu.Lock()
+	said := r.refusal == why
+	r.refusal = why
+	r.mu.Unlock()
+	switch {
+	case said || err == nil:
+	case dataset.KindOf(err) == dataset.ErrUnavailable:
+		r.Log.WithError(err).Warn("control does not answer; what is here goes on, and it is asked again")
+	default:
+		r.Log.WithError(err).Warn("control does not take this node in; what is here goes on, and it is asked again")
+	}
+}
+
+// Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
+// registered. An agent that started while control was unreachable registers soon, or cannot, and then the request
+// does not wait.
+func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
+	p, err := r.Control.Plan(ctx, r.NodeID, req)
+	if err != nil || p.Done != nil {
+		return p, err
+	}
+	select {
+	case <-r.joined:
+		return p, nil
+	default: // only then a timer is needed
+	}
+	select {
+	case <-r.joined:
+		return p, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-r.Clock.After(10 * r.Limits.Retry):
+		err = errors.New("its log says why")
+	}
+	return p, dataset.Errorf(dataset.ErrUnavailable,
+		"control has not taken in this node since drover started: %w (ask again)", err)
+}
+
+// HasJoined reports whether control has accepted this node since it started.
+func (r *Registration) HasJoined() bool {
+	select {
+	case <-r.joined:
+		return true
+	default:
+		return false
+	}
+}
+
+// leaveTime bounds how long a stop waits for control.
+const leaveTime = 2 * time.Second
+
+// Leave notifies control that this agent stops, so that nobody waits for it. Control that is unreachable notices
+// by itself.
+func (r *Registration) Leave(ctx context.Context) {
+	if r.Address == "" {
+		return
+	}
+	select {
+	case <-r.joined:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	if err := r.Control.Heartbeat(ctx, r.NodeID, api.Heartbeat{Incarnation: r.Incarnation, Leaving: true}); err != nil {
+		r.Log.WithError(err).Info("control was not told that this agent stops")
+	}
+}

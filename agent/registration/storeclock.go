@@ -1,0 +1,75 @@
+package registration
+
+import (
+	"context"
+	"sync"
+
+	"github.com/droverhq/drover/agent/records"
+)
+
+// ClockKey is the key of the highest clock of control's store that this node has heard of. With it the node
+// notices that the store was restored from a backup, whatever the backup lacks: see api.Sync. It is not written
+// while nothing changes in the cluster.
+const ClockKey = "clock"
+
+// StoreClock is the highest clock of control's store that this node has heard of. Its methods are safe for concurrent
+// use.
+type StoreClock struct {
+	db records.DB
+
+	mu     sync.Mutex
+	now    uint64
+	onDisk uint64
+}
+
+// NewStoreClock returns a clock that is not loaded.
+func NewStoreClock(db records.DB) *StoreClock { return &StoreClock{db: db} }
+
+// Load reads the clock from disk.
+func (c *StoreClock) Load(ctx context.Context) error {
+	if _, err := c.db.Get(ctx, ClockKey, &c.now); err != nil {
+		return err
+	}
+	c.onDisk = c.now
+	return nil
+}
+
+// Now returns the highest clock that this node has heard of; 0: none.
+func (c *StoreClock) Now() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// Raise applies a clock that control reported.
+func (c *StoreClock) Raise(n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = max(c.now, n)
+}
+
+// Save writes the clock to disk. Idempotent.
+func (c *StoreClock) Save(ctx context.Context) error {
+	c.mu.Lock()
+	n, on := c.now, c.onDisk
+	c.mu.Unlock()
+	if n == on {
+		return nil
+	}
+	if err := c.db.Put(ctx, map[string]any{ClockKey: n}); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onDisk = n
+	return nil
+}
+
+// RepairCommand returns the command that brings an inconsistent store up to date. A store with a clock is that of
+// several hosts.
+func (c *StoreClock) RepairCommand() string {
+	if c.Now() != 0 {
+		return "drover store recover"
+	}
+	return "drover store rebuild"
+}
