@@ -68,6 +68,7 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	})
 }
 
+// Send reports holdings to one control replica, again while the replica does not answer.
 func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range ResendLimit {
 		err = to.Hold(ctx, r.NodeID, h)

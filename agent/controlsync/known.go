@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// IsRecorded is what an agent knew before it asked control.
+// Known is the state of this node's knowledge before a request to control.
 type Known struct {
 	Asked uint64 // the state of the cache, for an answer that is not full
 	// the state of the datasets, for a full answer; nil: this node has the store follow its pools
@@ -18,6 +18,7 @@ type Known struct {
 	Clock    uint64               // of control's store
 }
 
+// Known returns what this node knows now.
 func (f *Follower) Known() Known {
 	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.Left()}
 	k.Clock = f.StoreClock.Now()
