@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/handover"
@@ -23,6 +24,7 @@ import (
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
@@ -158,12 +160,14 @@ type Agent struct {
 	keyChecker  *doctor.KeyChecker
 	doctor      *doctor.Doctor
 
-	sender *transfer.Server // to other nodes
-	puller *transfer.Client // from them
+	mover   *move.Mover
+	source  *move.Sender // what this node sends to others
+	bringer *move.Bringer
+	cleaner *cleanup.Cleaner
+	sender  *transfer.Server // to other nodes
+	puller  *transfer.Client // from them
 
-	mu   sync.Mutex
-	lost map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
-	rate int64              // bytes a second of the last move to this node; 0: there was none
+	mu sync.Mutex
 
 	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
 
@@ -197,7 +201,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
 		config: cfg,
-		lost:   map[uuid.UUID]bool{},
 		asked:  map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
@@ -224,7 +227,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.makeHandover()
 	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
 	if a.config.PeerID == nil {
-		a.config.PeerID = certified
+		a.config.PeerID = move.CertifiedNode
 	}
 	a.promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
@@ -237,6 +240,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.copies = replication.NewCopies(a.copiesDeps())
 	a.replicas = replication.NewReplicas(a.replicasDeps())
 	a.installer = replication.NewInstaller(a.installerDeps())
+	a.makeMoves()
 	a.makeControlSync()
 	a.makeDoctor()
 	if err := a.load(ctx); err != nil {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -166,7 +166,7 @@ func TestHomeKeepsWhatReplicasShare(t *testing.T) {
 	if h.keeps(first) || !h.keeps(second) {
 		t.Error("all have the second: it does not keep that alone")
 	}
-	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, first.ID); len(got) > 0 {
+	if got := f.a.source.Shared(t.Context(), d.ID, first.ID); len(got) > 0 {
 		t.Errorf("with what is gone comes %v", got)
 	}
 	want := h.took(c.Node())
@@ -174,7 +174,7 @@ func TestHomeKeepsWhatReplicasShare(t *testing.T) {
 	if h.took(f.b.Node()); !h.keeps(third) {
 		t.Error("nobody has the third yet: it does not keep it")
 	}
-	if got := (sending{f.a.Agent}).Shared(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
+	if got := f.a.source.Shared(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
 		t.Errorf("with one of before the third comes %v", got)
 	}
 }
@@ -214,7 +214,7 @@ type shelf struct {
 func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 	h.f.Helper()
 	e, err := h.thePool().Stat(h.f.Context(), h.d.ID)
-	s := h.transferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
+	s := h.source.TransferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
 	if err := errors.Join(err, h.thePool().Snapshot(h.f.Context(), s, nil)); err != nil {
 		h.f.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func (h shelf) has(on *flockHost, s dataset.Snapshot) {
 // gives gives a node what it asks for, which has some snapshots.
 func (h shelf) gives(to *flockHost, have ...uuid.UUID) dataset.Snapshot {
 	h.f.Helper()
-	s, _, err := sending{h.Agent}.Freshen(context.WithValue(h.f.Context(), askerKey{}, to.Node()), h.d.ID, have)
+	s, _, err := h.source.Freshen(move.WithAsker(h.f.Context(), to.Node()), h.d.ID, have)
 	if err != nil {
 		h.f.Fatal(err)
 	}
@@ -273,13 +273,13 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	await(t, func() bool { return !f.upToOn(f.b, "db").IsZero() })
 	f.b.down()
 	k := f.record("db").Kept[0].Copy
-	asB, asC := context.WithValue(t.Context(), askerKey{}, f.b.Node()), context.WithValue(t.Context(), askerKey{}, c.Node())
+	asB, asC := move.WithAsker(t.Context(), f.b.Node()), move.WithAsker(t.Context(), c.Node())
 	round := 0
 	given := func() dataset.Snapshot { // to the replica, which has all until then
 		t.Helper()
 		round++
 		f.a.writes("db", "token", fmt.Sprint(round))
-		s, _, err := sending{f.a.Agent}.Freshen(asB, d.ID, []uuid.UUID{k.Snapshot})
+		s, _, err := f.a.source.Freshen(asB, d.ID, []uuid.UUID{k.Snapshot})
 		err = errors.Join(err, f.a.retention.Prune(t.Context(), f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
@@ -320,7 +320,7 @@ func TestHomeKeepsWhatCopiesRestOn(t *testing.T) {
 	op := f.begins("db", c)
 	await(t, func() bool { return f.wires.stuck() > 0 }) // the move is under way, and stays so
 	resting := k.Snapshot
-	if got := (sending{f.a.Agent}).Bases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
+	if got := f.a.source.Bases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
 		t.Errorf("the move is to bring %v", got)
 	}
 	for range replication.SentKept + 1 {

@@ -18,7 +18,7 @@ func (a *Agent) makeDoctor() {
 	})
 	a.poolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
 		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Datasets: a.datasets,
-		Uses: a.uses, Moves: a.moveTable, Copies: a.copies, KeyChecker: a.keyChecker, IsNeeded: a.making,
+		Uses: a.uses, Moves: a.moveTable, Copies: a.copies, KeyChecker: a.keyChecker, IsNeeded: a.cleaner.IsNeeded,
 	})
 	a.doctor = doctor.New(doctor.Deps{
 		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, PoolChecker: a.poolChecker,

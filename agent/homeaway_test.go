@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -75,7 +76,7 @@ func TestI8HomeIsCutOff(t *testing.T) {
 			t.Errorf("the home was asked %d times, want %d at most", n, atMost)
 		}
 	}
-	mount(unheardTries/4 + 1) // each takes four retries, and the wait after it one more
+	mount(move.UnheardTries/4 + 1) // each takes four retries, and the wait after it one more
 	away.Store(true)
 	mount(1)
 }

@@ -80,7 +80,7 @@ func TestWithoutItsKeyNothingIsChanged(t *testing.T) {
 		"rekey by the wrong file": func() error { return k.rekey("db", k.silver) },
 		"move": func() error {
 			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", DatasetID: d.ID, Dataset: &d, From: d.Home}
-			_, err := k.doMove(t.Context(), &jobs.Job{}, &op)
+			_, err := k.mover.Move(t.Context(), &jobs.Job{}, &op)
 			return err
 		},
 	}

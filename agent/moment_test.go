@@ -33,18 +33,18 @@ func TestGoesOnFromTheNewest(t *testing.T) {
 	want := take(dataset.SnapshotTransfer, 2, noon.Add(time.Minute))
 	take(dataset.SnapshotRestore, 2, noon)
 	later := take(dataset.SnapshotRestore, 2, noon.Add(2*time.Minute))
-	m := &moving{a: r.Agent, pool: r.pool(), op: &dataset.Operation{
+	op := &dataset.Operation{
 		Volume: d.Volume, DatasetID: d.ID, Loss: &dataset.Loss{Snapshot: said, Epoch: 2, Taken: noon},
-	}}
-	if err := m.atBest(t.Context()); err != nil {
+	}
+	if err := r.mover.ContinueFromBest(t.Context(), r.pool(), op); err != nil {
 		t.Fatal(err)
 	}
-	if l := m.op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.Later, []uuid.UUID{later}) {
+	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.Later, []uuid.UUID{later}) {
 		t.Errorf("it goes on from %+v", l)
 	}
-	m.op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
-	if err := m.atBest(t.Context()); err == nil {
-		t.Errorf("it goes on from an older epoch than was said: %+v", m.op.Loss)
+	op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
+	if err := r.mover.ContinueFromBest(t.Context(), r.pool(), op); err == nil {
+		t.Errorf("it goes on from an older epoch than was said: %+v", op.Loss)
 	}
 }
 
@@ -78,7 +78,7 @@ func TestC4ClockSetBackAtHome(t *testing.T) {
 	if s := wantNewest("after"); !s.Created.Equal(r.clock.Now()) {
 		t.Errorf("the clock says %s, and the snapshot was taken at %s", r.clock.Now(), s.Created)
 	}
-	given, _, err := sending{r.Agent}.Freshen(t.Context(), d.ID, nil)
+	given, _, err := r.source.Freshen(t.Context(), d.ID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

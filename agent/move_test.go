@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -272,7 +273,7 @@ func TestMoveOfIdleIsOneRound(t *testing.T) {
 		count := asks{to.cfg.PeerHTTP, map[string]int{}}
 		to.cfg.PeerHTTP = count
 		to.again()
-		from.writes("db", "much", string(treetest.Bytes(uint64(i), littleEnough+1<<20)))
+		from.writes("db", "much", string(treetest.Bytes(uint64(i), move.LittleEnough+1<<20)))
 		if used {
 			from.mounts("db", "user")
 			to.fuse.set(-1, false, func(act string) {

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -168,7 +169,7 @@ func TestPeersMayHave(t *testing.T) {
 	if _, err := f.b.puller.Snapshots(t.Context(), "https://host-a:9471", uuid.New()); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("of no dataset: %v", err)
 	}
-	if _, err := certified(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("without a certificate: %v", err)
 	}
 	f.a.unmounts("db", "user")
@@ -218,7 +219,7 @@ func TestI3LeftHeadDiffers(t *testing.T) {
 			}
 			died(t, untold)
 			if to == "dir" { // where a way back would begin by removing it
-				if err := f.a.overtaken(t.Context(), f.a.thePool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
+				if err := f.a.mover.CheckOvertaken(t.Context(), f.a.thePool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
 					t.Fatalf("the way back before control has heard: %v", err)
 				}
 			}

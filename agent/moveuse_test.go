@@ -344,7 +344,7 @@ func TestExpectedOfACopy(t *testing.T) {
 	f.a.writes("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))
 	heard := func() bool { st := f.record("db").Status; return st != nil && st.Used >= 16<<20 }
 	await(t, heard)
-	before, how, err := f.b.expect(t.Context(), f.record("db").Dataset)
+	before, how, err := f.b.bringer.Expect(t.Context(), f.record("db").Dataset)
 	if err != nil || before == 0 || !strings.Contains(how, "assumed") {
 		t.Errorf("%s, %s, %v", before, how, err)
 	}
@@ -352,7 +352,7 @@ func TestExpectedOfACopy(t *testing.T) {
 	f.a.settled(d.ID)
 	f.b.writes("db", "small", "x")
 	await(t, heard)
-	after, how, err := f.a.expect(t.Context(), f.record("db").Dataset)
+	after, how, err := f.a.bringer.Expect(t.Context(), f.record("db").Dataset)
 	if err != nil || after == 0 || 4*after > before {
 		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)
 	}

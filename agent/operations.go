@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -67,7 +68,10 @@ func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 		dataset.OpSnapshot: a.snapshotter.Take, dataset.OpSnapshotDelete: a.snapshotter.Delete,
 		dataset.OpRestore: a.snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,
-		dataset.OpDelete: remover.Delete, dataset.OpPurge: remover.Purge, dataset.OpMove: a.doMove,
+		dataset.OpDelete: remover.Delete, dataset.OpPurge: remover.Purge,
+		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+			return a.mover.Move(ctx, jb, op)
+		},
 	}
 }
 

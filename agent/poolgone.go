@@ -196,7 +196,7 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.Held()
 	case kept && k.Pool == op.ID:
 		return k.Held(volume, a.NodeName)
-	case a.making(e.ID) || a.copies.IsRecorded(e.ID):
+	case a.cleaner.IsNeeded(e.ID) || a.copies.IsRecorded(e.ID):
 		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
 			Mend: "work on it is under way, try again after it"}
 	case e.State == backends.EntryIncoming && !a.pools.IsDistrusted(op.ID, e.ID):

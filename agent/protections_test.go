@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -37,7 +38,7 @@ func TestPeersAreNodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := certified(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{pair.Chain[0]}}})
+		got, err := move.CertifiedNode(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{pair.Chain[0]}}})
 		if of.Kind == pki.Node && (err != nil || got != node) {
 			t.Errorf("%s: %s, %v", of, got, err)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -35,11 +36,11 @@ func TestPutBackIsFoundByWhatComesFirst(t *testing.T) {
 			return err
 		},
 		"snapshot for another node": func(r *rig, d dataset.Dataset) error {
-			_, _, err := sending{r.Agent}.Freshen(r.t.Context(), d.ID, nil)
+			_, _, err := r.source.Freshen(r.t.Context(), d.ID, nil)
 			return err
 		},
 		"list for another node": func(r *rig, d dataset.Dataset) error {
-			_, err := sending{r.Agent}.Pool(r.t.Context(), d.ID)
+			_, err := r.source.Pool(r.t.Context(), d.ID)
 			return err
 		},
 	} {
@@ -99,14 +100,14 @@ func (f *flock) ahead() (d dataset.Dataset, has dataset.Copy, putBack func() poo
 // it has.
 func (f *flock) keepsNewer(d dataset.Dataset, has dataset.Copy, want error) {
 	f.Helper()
-	asB := context.WithValue(f.Context(), askerKey{}, f.b.Node())
-	if _, _, err := (sending{f.a.Agent}).Freshen(asB, d.ID, nil); !errors.Is(err, want) {
+	asB := move.WithAsker(f.Context(), f.b.Node())
+	if _, _, err := f.a.source.Freshen(asB, d.ID, nil); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if _, err := (sending{f.a.Agent}).Pool(asB, d.ID); !errors.Is(err, want) {
+	if _, err := f.a.source.Pool(asB, d.ID); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if _, _, err := (sending{f.a.Agent}).Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
+	if _, _, err := f.a.source.Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
 		f.Error(err)
 	}
 	if err := f.b.replicas.Refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
@@ -181,7 +182,7 @@ func TestPeersWaitForNoHeartbeat(t *testing.T) {
 				return err == nil
 			})
 		}
-		_, err := sending{r.Agent}.Pool(t.Context(), d.ID)
+		_, err := r.source.Pool(t.Context(), d.ID)
 		if errors.Is(err, dataset.ErrUnavailable) != away || !away && err != nil {
 			t.Errorf("away %t: %v", away, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -136,7 +137,7 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 	t.Parallel()
 	f := newFlock(t, "loop", "loop")
 	d := f.a.volume("db", map[string]string{"size": "320MiB"})
-	ctx := context.WithValue(t.Context(), askerKey{}, f.b.Node())
+	ctx := move.WithAsker(t.Context(), f.b.Node())
 	var given []uuid.UUID
 	for i := range 5 {
 		f.a.writes("db", "token", fmt.Sprint(i))
@@ -147,7 +148,7 @@ func TestHomeKeepsWhatThePeerHas(t *testing.T) {
 		if i == 4 {
 			have = given[3:4]
 		}
-		s, _, err := sending{f.a.Agent}.Freshen(ctx, d.ID, have)
+		s, _, err := f.a.source.Freshen(ctx, d.ID, have)
 		err = errors.Join(err, f.a.retention.Prune(ctx, f.a.thePool(), f.record("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
@@ -238,7 +239,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 // holds returns what a file holds in a snapshot of a host's.
 func (h *flockHost) holds(d dataset.Dataset, snapshot uuid.UUID, file string) string {
 	h.f.Helper()
-	root, release, err := h.openSnapshotFiles(h.f.Context(), h.thePool(), d, snapshot)
+	root, release, err := h.source.OpenSnapshot(h.f.Context(), h.thePool(), d, snapshot)
 	if err != nil {
 		h.f.Fatal(err)
 	}

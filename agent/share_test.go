@@ -140,8 +140,8 @@ func TestI1TakeFromTheOwnPool(t *testing.T) {
 	pool := f.a.thePool()
 	next := f.record("db").Dataset
 	next.Epoch++
-	m := &moving{a: f.a.Agent, pool: pool, given: pool.ID(), op: &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, Share: true, Dataset: &next}}
-	if err := m.clear(t.Context()); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+	op := &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, Share: true, Dataset: &next}
+	if err := f.a.mover.ClearPlace(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Errorf("cleared: %v", err)
 	}
 	if got := f.a.reads("db", "token"); got != "kept" {

@@ -1,11 +1,11 @@
 package agent
 
 import (
-	"context"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
@@ -62,8 +62,8 @@ func TestUndersizedMovesOn(t *testing.T) {
 	}
 	c := f.host("host-c", "loop")
 	c.up()
-	asC := context.WithValue(t.Context(), askerKey{}, c.Node())
-	if s, _, err := (sending{f.a.Agent}).Freshen(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
+	asC := move.WithAsker(t.Context(), c.Node())
+	if s, _, err := f.a.source.Freshen(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
 		t.Errorf("one for a replica has %s, %v", s.Size, err)
 	}
 	f.a.writes("db", "token", "last")

@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
@@ -14,10 +16,13 @@ import (
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
@@ -154,6 +159,33 @@ func (a *Agent) makeRegistration() {
 	})
 }
 
+// makeMoves makes what moves datasets between nodes, and cleans up after it.
+func (a *Agent) makeMoves() {
+	a.mover = move.NewMover(move.MoverDeps{
+		Host: a.Host, Pools: a.pools, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper, Programs: a.programs,
+		Moves: a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
+		PeerHTTP: a.config.PeerHTTP, Standing: a.Standing,
+	})
+	a.source = move.NewSender(move.SenderDeps{
+		Host: a.Host, Pools: a.pools, Keys: a.keys, Leases: a.leases, Uses: a.uses, Quiescer: a.quiescer,
+		Sizes: a.sizes, Snapshotter: a.snapshotter, Retention: a.retention,
+		AskGenerations: func(ctx context.Context) error {
+			_, _, err := a.askGenerations(ctx)
+			return err
+		},
+		Transfers: func() *transfer.Server { return a.sender },
+	})
+	a.sender.Source = a.source
+	a.bringer = move.NewBringer(move.BringerDeps{
+		Host: a.Host, Pools: a.pools, Nodes: a.nodes, Failover: a.failover, Mover: a.mover, Puller: a.puller,
+		PeerHTTP: a.config.PeerHTTP,
+	})
+	a.cleaner = cleanup.New(cleanup.Deps{
+		Host: a.Host, Pools: a.pools, Keys: a.keys, Moves: a.moveTable, Installer: a.installer,
+		Datasets: a.datasets, Registration: a.registration,
+	})
+}
+
 // makeControlSync makes what keeps this node and control in agreement.
 func (a *Agent) makeControlSync() {
 	a.status = &controlsync.StatusReader{
@@ -175,7 +207,7 @@ func (a *Agent) makeControlSync() {
 	})
 	a.holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
 		Host: a.Host, Replicas: a.apart, Pools: a.pools, Leases: a.leases, StoreClock: a.storeClock,
-		IsNeeded: a.making, Accept: func(ctx context.Context) error { return a.follower.Accept(ctx) },
+		IsNeeded: a.cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.follower.Accept(ctx) },
 	})
 	a.follower = controlsync.NewFollower(controlsync.FollowerDeps{
 		Host: a.Host, Registration: a.registration, Identity: a.identity, StoreClock: a.storeClock, Facts: a.facts,
@@ -187,7 +219,7 @@ func (a *Agent) makeControlSync() {
 			_, _, err := a.askGenerations(ctx)
 			return err
 		},
-		Executor: a.executor, CleanUp: a.resolve, WarnOfKeys: func() { a.keyChecker.Warn() },
+		Executor: a.executor, CleanUp: a.cleaner.CleanUp, WarnOfKeys: func() { a.keyChecker.Warn() },
 	})
 }
 
@@ -220,7 +252,8 @@ func (a *Agent) makeMounting() {
 	a.mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.pools, Leases: a.leases, Registrar: a.registrar, Throttle: a.limits,
 		Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
-		Disks: a.disks, Find: a.finder.Find, Bring: a.bring, MendSoon: a.repairSoon,
+		Disks: a.disks, Find: a.finder.Find, MendSoon: a.repairSoon,
+		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.moveTable.Get(d.ID)
 			if !comes || p.Epoch != d.Epoch || a.moveTable.IsActive(d.ID) {
@@ -248,10 +281,13 @@ func (a *Agent) makeHandover() {
 	})
 	a.relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
 		Host: a.Host, Pools: a.pools, Leases: a.leases, Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
-		Manifest: a.manifest,
+		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+			seen io.Writer) (dataset.Manifest, error) {
+			return a.source.Manifest(ctx, pool, d, y, seen)
+		},
 	})
 	a.failover = handover.NewFailover(handover.FailoverDeps{
-		Host: a.Host, Nodes: a.nodes, PeerHTTP: a.config.PeerHTTP, AwaitMove: a.awaitMoveUntil,
+		Host: a.Host, Nodes: a.nodes, PeerHTTP: a.config.PeerHTTP,
 	})
 }
 

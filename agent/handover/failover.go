@@ -3,6 +3,7 @@ package handover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -10,7 +11,9 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -21,8 +24,6 @@ type FailoverDeps struct {
 	*host.Host
 	Nodes    *lease.Nodes
 	PeerHTTP http.RoundTripper // to the agents of other nodes; nil: there are none
-	// AwaitMove waits for the end of a move, until a time of the steady clock.
-	AwaitMove func(ctx context.Context, op dataset.Operation, until time.Duration) error
 }
 
 // Failover has volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
@@ -146,4 +147,24 @@ func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Datas
 		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
 	return now, err
+}
+
+// AwaitMove waits for the end of a move, until a time of the steady clock. Then it fails with ErrPending.
+func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
+	for !op.State.Final() {
+		left := until - f.Clock.Steady()
+		if left <= 0 || ctx.Err() != nil {
+			return jobs.Pending("mount of volume "+op.Volume, op.ID, op.Progress)
+		}
+		next, err := f.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
+		switch {
+		case err != nil && ctx.Err() != nil:
+		case err != nil:
+			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume,
+				op.ID.String()[:8], err)
+		default:
+			op = next
+		}
+	}
+	return operation.Outcome(op)
 }

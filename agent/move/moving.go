@@ -1,4 +1,4 @@
-package agent
+package move
 
 import (
 	"context"
@@ -24,7 +24,7 @@ import (
 
 // moving is a move that this node, its target, executes.
 type moving struct {
-	a    *Agent
+	*Mover
 	jb   *jobs.Job
 	op   *dataset.Operation
 	pool backends.Pool
@@ -35,131 +35,36 @@ type moving struct {
 	before *dataset.Taken // where it lies still if its home, which is lost, had not taken it
 }
 
-// doMove makes this node the home of a dataset that another node has. After a crash it starts again: what has
-// been copied is kept, and each step is idempotent.
-func (a *Agent) doMove(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	pool, err := a.pools.Online(ctx, op.Dataset.Pool)
-	if err != nil {
-		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
-	}
-	if err := a.pools.Room(ctx); err != nil {
-		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
-	}
-	if err := a.keys.CanOpen(ctx, *op.Dataset); err != nil {
-		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
-	}
-	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more
-		if err := a.copies.Settle(ctx, op.DatasetID); err != nil {
-			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
-		}
-	}
-	if err := a.overtaken(ctx, pool, op); err != nil {
-		return out, err
-	}
-	m := &moving{a: a, jb: jb, op: op, pool: pool}
-	defer a.moveTable.Begin(op.DatasetID)()
-	if op.Share {
-		if err := m.onShare(ctx); err != nil {
-			return out, err
-		}
-	}
-	if op.Loss != nil {
-		if err := m.swear(ctx); err != nil {
-			return out, err
-		}
-		if err := m.fence(ctx); err != nil {
-			return out, err
-		}
-		return m.promote(ctx)
-	}
-	if m.home, err = a.nodes.Peer(ctx, op.From); err != nil {
-		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
-	}
-	steps.At("move.begin")
-	if was, _ := a.moveTable.Get(op.DatasetID); was.Move != op.ID {
-		if err := a.installer.DropBeside(ctx, was); err != nil {
-			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
-		}
-	}
-	if err := a.moveTable.Set(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
-		return out, err
-	}
-	if err := m.copyInUse(ctx); err != nil {
-		return out, err
-	}
-	if err := m.tidyMeanwhile(ctx, m.recall); err != nil {
-		return out, err
-	}
-	if err := m.copyRest(ctx); err != nil {
-		return out, err
-	}
-	if err := m.tidy(ctx); err != nil {
-		return out, err
-	}
-	return m.promote(ctx)
-}
-
-// overtaken refuses a move to a node that keeps something which the volume does not have: the move would remove
-// it with what the home does not have any more.
-func (a *Agent) overtaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
-	k, kept := a.Cache.Copy(op.DatasetID)
-	if !kept {
-		return nil
-	}
-	superseded := k.Kind == dataset.CopySuperseded
-	if !superseded && op.Loss == nil {
-		k.Record = op.Dataset
-		keep, err := lineage.Lost(ctx, pool, k)
-		if err != nil {
-			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
-		}
-		superseded = keep.ID != uuid.Nil
-	}
-	if op.Files && !superseded { // control may not have reported it yet
-		e, err := pool.Stat(ctx, op.DatasetID)
-		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
-			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
-		}
-		_, superseded = lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
-	}
-	if superseded {
-		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; "+
-				"discard it first)", op.Volume, a.NodeName)
-	}
-	return nil
-}
-
 // recall has the home give the dataset up, and waits for that. While the dataset is in use it does not wait long.
 func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
-	a, op := m.a, m.op
+	op := m.op
 	asked := *op
-	asked.Incarnation = a.Incarnation
-	now, err := host.UntilAnswered(ctx, a.Host, func() (dataset.Operation, error) {
-		return a.Control.Recall(ctx, a.NodeID, api.Report{Incarnation: a.Incarnation, Operation: asked})
+	asked.Incarnation = m.Incarnation
+	now, err := host.UntilAnswered(ctx, m.Host, func() (dataset.Operation, error) {
+		return m.Control.Recall(ctx, m.NodeID, api.Report{Incarnation: m.Incarnation, Operation: asked})
 	})
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.recalled")
-	until := a.Clock.Steady() + a.Limits.Lease
+	until := m.Clock.Steady() + m.Limits.Lease
 	for now.Manifest == nil {
-		left := until - a.Clock.Steady()
+		left := until - m.Clock.Steady()
 		if left <= 0 {
 			if err := m.stillGivingUp(ctx, now); err != nil {
 				return err
 			}
-			until, left = a.Clock.Steady()+a.Limits.Lease, a.Limits.Lease
+			until, left = m.Clock.Steady()+m.Limits.Lease, m.Limits.Lease
 		}
 		if who := m.users(now); who != "" {
 			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
-			a.News.Soon()
+			m.News.Soon()
 		} else {
 			m.jb.Step("asking node " + m.home.Name + " for it")
 		}
-		now, err = host.UntilAnswered(ctx, a.Host, func() (dataset.Operation, error) {
-			return a.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
+		now, err = host.UntilAnswered(ctx, m.Host, func() (dataset.Operation, error) {
+			return m.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
 		})
 		switch {
 		case err != nil:
@@ -180,7 +85,7 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
 	}
-	away, err := m.a.nodes.IsAway(ctx, m.op.From)
+	away, err := m.Nodes.IsAway(ctx, m.op.From)
 	if away {
 		err = m.unheard(errors.New("it went away while it gave it up"))
 	}
@@ -227,13 +132,13 @@ func (m *moving) unheard(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
 			"more: drover volume move %s %s --force --fenced %s goes on from the last copy here)",
-		m.op.Volume, m.home.Name, why, m.op.Volume, m.a.NodeName, m.home.Name)
+		m.op.Volume, m.home.Name, why, m.op.Volume, m.NodeName, m.home.Name)
 }
 
 // promote makes a head of the newest snapshot that was copied, and has control open the next epoch here.
 func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
-	a, op := m.a, m.op
-	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	op := m.op
+	unlock, err := m.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
@@ -243,7 +148,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, err
 	}
 	rec := m.recordOf(m.last())
-	if err := a.moveTable.Set(ctx, op.DatasetID, rec); err != nil {
+	if err := m.Moves.Set(ctx, op.DatasetID, rec); err != nil {
 		return out, err
 	}
 	if err := m.makeHead(ctx); err != nil {
@@ -251,7 +156,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.promoted")
 	m.jb.Step("recording")
-	out, err = a.datasets.Commit(context.WithoutCancel(ctx), op)
+	out, err = m.Datasets.Commit(context.WithoutCancel(ctx), op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
@@ -259,7 +164,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	if !a.datasets.IsHere(out) {
+	if !m.Datasets.IsHere(out) {
 		// What was made here is another head that was superseded: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",
@@ -267,7 +172,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	// This node is the home now, whether or not the caller still waits, and finishes by itself.
 	ctx = context.WithoutCancel(ctx)
-	return out, a.installer.Install(ctx, *out.Dataset, rec)
+	return out, m.Installer.Install(ctx, *out.Dataset, rec)
 }
 
 // atBest has a volume that continues without its home continue from the newest snapshot here, which may be newer
@@ -279,24 +184,30 @@ func (m *moving) atBest(ctx context.Context) error {
 	if m.op.Loss == nil {
 		return nil
 	}
-	e, err := m.pool.Stat(ctx, m.op.DatasetID)
+	return m.ContinueFromBest(ctx, m.pool, m.op)
+}
+
+// ContinueFromBest changes the loss of a move without the home to that of the newest snapshot in the pool. It fails
+// with ErrCorrupt if the snapshot of the announced loss is newer.
+func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+	e, err := pool.Stat(ctx, op.DatasetID)
 	if err != nil {
-		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
+		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	s, found := lineage.Best(e)
-	if !found || s.At().Compare(m.op.Loss.At()) < 0 {
+	if !found || s.At().Compare(op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", m.op.Volume,
-			m.a.NodeName, m.op.Loss.Snapshot)
+			"move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", op.Volume,
+			v.NodeName, op.Loss.Snapshot)
 	}
-	loss := *m.op.Loss
+	loss := *op.Loss
 	loss.Snapshot, loss.Epoch, loss.Taken, loss.Order, loss.Later = s.ID, s.Epoch, s.Created, s.Order, nil
 	for _, o := range e.Snapshots {
 		if o.Kind == dataset.SnapshotRestore && o.At().Compare(s.At()) > 0 {
 			loss.Later = append(loss.Later, o.ID)
 		}
 	}
-	m.op.Loss = &loss
+	op.Loss = &loss
 	return nil
 }
 
@@ -312,17 +223,18 @@ func (m *moving) last() uuid.UUID {
 // dataset that was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
-		return m.clear(ctx) // it is put in place when that is recorded: see Installer.Install
+		// it is put in place when that is recorded: see Installer.Install
+		return m.ClearPlace(ctx, m.pool, m.op, m.given, m.before)
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.Files {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
-			return m.a.installer.TakePlace(ctx, m.pool, *m.op.Dataset, beside)
+			return m.Installer.TakePlace(ctx, m.pool, *m.op.Dataset, beside)
 		}
 		return nil
 	}
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.a.pools.Name(m.op.Dataset.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.Pools.Name(m.op.Dataset.Pool))
 	}
 	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
 		return err
@@ -342,12 +254,12 @@ func (m *moving) dropHead(ctx context.Context) error {
 	if m.op.Files {
 		rec := m.recordOf(uuid.Nil)
 		if can && rec.Beside != uuid.Nil { // it is not in the copy's place yet
-			return m.a.installer.DropBeside(ctx, rec)
+			return m.Installer.DropBeside(ctx, rec)
 		}
-		if k, kept := m.a.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
-			return m.a.installer.KeepPlace(ctx, m.pool, *k.Record, rec)
+		if k, kept := m.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
+			return m.Installer.KeepPlace(ctx, m.pool, *k.Record, rec)
 		}
-		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.a.installer.DropBeside(ctx, rec))
+		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.Installer.DropBeside(ctx, rec))
 	}
 	if !can {
 		return nil
@@ -358,7 +270,7 @@ func (m *moving) dropHead(ctx context.Context) error {
 // replaces reports whether there is a recorded copy with data in the place of a dataset that comes here. What an
 // earlier attempt of a move has left does not count, because the home has all of it. The dataset's lock is held.
 func (m *moving) replaces(ctx context.Context) (bool, error) {
-	if _, kept := m.a.Cache.Copy(m.op.DatasetID); !kept {
+	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
 	}
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
@@ -378,10 +290,10 @@ func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 		Files:    op.Files,
 		Share:    op.Share,
 		From:     m.given,
-		Since:    m.a.Clock.Now(),
+		Since:    m.Clock.Now(),
 		Snapshot: snapshot,
 	}
-	if was, _ := m.a.moveTable.Get(op.DatasetID); was.Move == op.ID {
+	if was, _ := m.Moves.Get(op.DatasetID); was.Move == op.ID {
 		rec.Beside = was.Beside
 	}
 	return rec

@@ -1,4 +1,4 @@
-package agent
+package move
 
 import (
 	"context"
@@ -21,55 +21,55 @@ func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss
 // none gets one until control has reported the outcome. A home that still asks for promises is alive, whatever
 // control knows of it.
 func (m *moving) swear(ctx context.Context) error {
-	a, op := m.a, m.op
+	op := m.op
 	if !op.Dataset.Profile.Failover.Auto {
 		return nil
 	}
 	m.jb.Step("waiting until it is certain that its last home writes no more")
 	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
-	until := a.Clock.Steady() + a.Limits.Lease
+	until := m.Clock.Steady() + m.Limits.Lease
 	for {
-		_, span := a.Standing()
-		holder, wait := a.keeper.Swear(e, span)
+		_, span := m.Standing()
+		holder, wait := m.Keeper.Swear(e, span)
 		if wait == 0 {
 			steps.At("move.sworn")
 			return nil
 		}
-		if a.Clock.Steady() >= until {
+		if m.Clock.Steady() >= until {
 			if holder == uuid.Nil {
 				return dataset.Errorf(dataset.ErrOffline,
 					"move of volume %s: node %s has not heard of control for long enough (ask again)", op.Volume,
-					a.NodeName)
+					m.NodeName)
 			}
-			if err := a.nodes.Refresh(ctx); err != nil {
+			if err := m.Nodes.Refresh(ctx); err != nil {
 				return err
 			}
 			return dataset.Errorf(dataset.ErrInUse,
 				"volume %s is open on node %s, which is alive, but cut off from control (stop its "+
-					"containers there first, or mend its way to control)", op.Volume, a.nodes.Name(holder))
+					"containers there first, or mend its way to control)", op.Volume, m.Nodes.Name(holder))
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-a.Clock.After(min(wait, max(until-a.Clock.Steady(), time.Millisecond))):
+		case <-m.Clock.After(min(wait, max(until-m.Clock.Steady(), time.Millisecond))):
 		}
 	}
 }
 
 // fence runs the command of the profile that fences the last home, if there is one.
 func (m *moving) fence(ctx context.Context) error {
-	a, op := m.a, m.op
+	op := m.op
 	f := op.Dataset.Profile.Failover.Fence
 	if !goesByItself(op) || f.Kind != dataset.FenceExec {
 		return nil
 	}
 	m.jb.Step("cutting its last home off")
-	home, err := a.nodes.Peer(ctx, op.Loss.Fenced)
+	home, err := m.Nodes.Peer(ctx, op.Loss.Fenced)
 	if err == nil {
-		err = a.programs.Check(f.Exec)
+		err = m.Programs.Check(f.Exec)
 	}
 	if err == nil {
-		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, a.programs, home.Name,
+		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, m.Programs, home.Name,
 			home.ID)
 	}
 	if err != nil {

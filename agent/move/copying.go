@@ -1,4 +1,4 @@
-package agent
+package move
 
 import (
 	"context"
@@ -23,9 +23,9 @@ import (
 
 const (
 	// roundsInUse bounds how often what changed meanwhile is copied while a dataset is
-	// in use, littleEnough is how much of it is left for when it is not.
+	// in use, LittleEnough is how much of it is left for when it is not.
 	roundsInUse  = 6
-	littleEnough = 32 << 20
+	LittleEnough = 32 << 20
 	// soonEnough is how long a round may take to be the last one if nobody used the dataset when it began:
 	// somebody may have used it since.
 	soonEnough = 30 * time.Second
@@ -35,7 +35,7 @@ const (
 
 // from returns the address of the home's agent.
 func (m *moving) from() (string, error) {
-	if m.a.config.PeerHTTP == nil || m.home.Address == "" {
+	if m.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
 	}
@@ -53,7 +53,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	before := int64(-1)
 	for range roundsInUse {
 		m.jb.Step("copying, in use")
-		began := m.a.Clock.Steady()
+		began := m.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
 			return nil // the home has no space for a snapshot: the rest is copied when nobody writes
@@ -67,8 +67,8 @@ func (m *moving) copyInUse(ctx context.Context) error {
 			return err
 		}
 		steps.At("move.copied")
-		if bytes <= littleEnough || before >= 0 && 2*bytes > before || snapshot.Idle &&
-			m.a.Clock.Steady()-began < soonEnough {
+		if bytes <= LittleEnough || before >= 0 && 2*bytes > before || snapshot.Idle &&
+			m.Clock.Steady()-began < soonEnough {
 			return nil
 		}
 		before = bytes
@@ -77,7 +77,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 }
 
 // fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again until control
-// reports it as unreachable, or for unheardTries times Limits.Retry (20 s): a mount that waits for this must end
+// reports it as unreachable, or for UnheardTries times Limits.Retry (20 s): a mount that waits for this must end
 // with an error that says what to do, and not with "pending". A home that is still working on it is asked
 // busyTries times.
 func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
@@ -90,12 +90,12 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 		return s, err
 	}
 	// An idle connection may have been lost without notice: a request on it waits for a minute.
-	if t, ok := m.a.config.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
+	if t, ok := m.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
-	until, busy := m.a.Clock.Steady()+unheardTries*m.a.Limits.Retry, busyTries
+	until, busy := m.Clock.Steady()+UnheardTries*m.Limits.Retry, busyTries
 	for {
-		s, err = m.a.puller.Freshen(ctx, peer, m.op.DatasetID, have)
+		s, err = m.Puller.Freshen(ctx, peer, m.op.DatasetID, have)
 		switch {
 		case err == nil:
 			return s, nil
@@ -105,24 +105,24 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 			}
 		case !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnavailable):
 			return s, fmt.Errorf("move of volume %s: node %s: %w", m.op.Volume, m.home.Name, err)
-		case m.a.Clock.Steady() >= until:
+		case m.Clock.Steady() >= until:
 			return s, m.unheard(err)
 		default:
-			if away, aerr := m.a.nodes.IsAway(ctx, m.op.From); aerr != nil || away {
+			if away, aerr := m.Nodes.IsAway(ctx, m.op.From); aerr != nil || away {
 				return s, errors.Join(aerr, m.unheard(err))
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return s, ctx.Err()
-		case <-m.a.Clock.After(m.a.Limits.Retry):
+		case <-m.Clock.After(m.Limits.Retry):
 		}
 	}
 }
 
 // How often a home is asked again for a snapshot, at intervals of Limits.Retry: see fresh.
 const (
-	unheardTries = 20
+	UnheardTries = 20
 	busyTries    = 10
 )
 
@@ -133,14 +133,14 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	if err != nil {
 		return 0, err
 	}
-	a, op := m.a, m.op
-	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	op := m.op
+	unlock, err := m.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
-	began := a.Clock.Steady()
-	got, err := a.puller.Pull(ctx, transfer.Pull{
+	began := m.Clock.Steady()
+	got, err := m.Puller.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
 		Bases: op.Manifest == nil, // but not while nobody can write
 	})
@@ -148,12 +148,12 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
 			return 0, m.unheard(err)
 		}
-		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.Mend(ctx, op.Dataset.Pool, err))
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.Mend(ctx, op.Dataset.Pool, err))
 	}
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
 	}
-	m.measure(got.Wire, a.Clock.Steady()-began)
+	m.measure(got.Wire, m.Clock.Steady()-began)
 	m.gone = got.Gone
 	return bytes, nil
 }
@@ -164,7 +164,7 @@ func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
 	}
-	unlock, err := m.a.Locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
+	unlock, err := m.Locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
 	if err != nil {
 		return err
 	}
@@ -194,9 +194,9 @@ func (m *moving) measure(bytes int64, took time.Duration) {
 	if bytes < worthMeasuring || took <= 0 {
 		return
 	}
-	m.a.mu.Lock()
-	defer m.a.mu.Unlock()
-	m.a.rate = int64(float64(bytes) / took.Seconds())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rate = int64(float64(bytes) / took.Seconds())
 }
 
 // copyRest copies what the home has given up, and checks it against the home's manifest.
@@ -247,8 +247,8 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	if err != nil {
 		return err
 	}
-	a, op := m.a, m.op
-	unlock, err := a.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
+	op := m.op
+	unlock, err := m.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
 		return err
 	}
@@ -269,16 +269,16 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		Progress: m.jb.Moved,
 	}
 	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
-		err = fmt.Errorf("move of volume %s: %w", op.Volume, a.pools.Mend(ctx, op.Dataset.Pool, err))
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.Mend(ctx, op.Dataset.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
 			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has "+
-				"come: make room for both (remove snapshots or volumes there)", err, a.pools.Name(op.Dataset.Pool))
+				"come: make room for both (remove snapshots or volumes there)", err, m.Pools.Name(op.Dataset.Pool))
 		}
 		return err
 	}
 	if made.ID != op.DatasetID {
 		rec.Beside = made.ID
-		if err := a.moveTable.Set(ctx, op.DatasetID, rec); err != nil {
+		if err := m.Moves.Set(ctx, op.DatasetID, rec); err != nil {
 			return err
 		}
 	}
@@ -293,7 +293,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // again, for its size
 	}
-	end := m.a.keys.StandIn(d.ID, m.op.DatasetID)
+	end := m.Keys.StandIn(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, storage.Discard(ctx, m.pool, d.ID))
@@ -313,7 +313,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 }
 
 func (m *moving) fill(ctx context.Context, root *os.File, f transfer.Files) error {
-	_, err := m.a.puller.PullFiles(ctx, f)
+	_, err := m.Puller.PullFiles(ctx, f)
 	if err == nil {
 		err = fsctl.Sync(root)
 	}

@@ -1,75 +1,97 @@
-package agent
+package move
 
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/lineage"
-	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// bring moves a volume here whose home is another node, if its profile allows that without a command, and waits
+// BringerDeps are the dependencies of Bringer.
+type BringerDeps struct {
+	*host.Host
+	Pools    *pool.Pools
+	Nodes    *lease.Nodes
+	Failover *handover.Failover
+	Mover    *Mover
+	Puller   *transfer.Client
+	PeerHTTP http.RoundTripper // to the agents of other nodes; nil: there are none
+}
+
+// Bringer moves a volume to this node because a container mounts it here. It has no state of its own. Its methods are
+// safe for concurrent use.
+type Bringer struct{ BringerDeps }
+
+// NewBringer returns a Bringer.
+func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
+
+// Bring moves a volume here whose home is another node, if its profile allows that without a command, and waits
 // for the move. Several mounts at the same time wait for one move. It returns the record with this node as the
 // home.
 //
 // If the profile does not allow it, bring fails with ErrUnsupported and names the command. It fails with
 // ErrPending and the progress if the move takes longer than the request may. Otherwise it returns the error of
 // the move, such as ErrInUse with the node and the mount IDs that use the volume.
-func (a *Agent) bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
-		now, err := a.failover.TakeOver(ctx, d)
-		if err != nil || now.Home == a.NodeID {
+		now, err := b.Failover.TakeOver(ctx, d)
+		if err != nil || now.Home == b.NodeID {
 			return now, err
 		}
 		d = now
 	}
 	if d.Move == uuid.Nil { // a move that has begun is joined, whoever began it
-		if err := a.mayFollow(ctx, d); err != nil {
+		if err := b.mayFollow(ctx, d); err != nil {
 			return d, err
 		}
 	}
-	out, err := a.Control.Submit(ctx, api.Request{
+	out, err := b.Control.Submit(ctx, api.Request{
 		ID:     uuid.New(),
 		Kind:   dataset.OpMove,
 		Volume: d.ID.String(),
-		Node:   a.NodeID.String(),
+		Node:   b.NodeID.String(),
 	})
 	if err != nil {
 		return d, err
 	}
 	if out.Operation != nil {
-		if err := a.awaitMove(ctx, *out.Operation); err != nil {
+		if err := b.awaitMove(ctx, *out.Operation); err != nil {
 			return d, err
 		}
 	}
-	return a.arrived(ctx, d)
+	return b.arrived(ctx, d)
 }
 
 // mayFollow fails unless the profile of a volume lets it move here without a command.
-func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
-	if err := a.nodes.Refresh(ctx); err != nil {
+func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
+	if err := b.Nodes.Refresh(ctx); err != nil {
 		return err
 	}
-	home, command := a.nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, a.NodeName)
+	home, command := b.Nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, b.NodeName)
 	if d.Profile.Follow.Mode == dataset.FollowNever {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home,
 			command)
 	}
-	if a.shares(ctx, d) {
+	if b.isOnShare(ctx, d) {
 		return nil // nothing is copied
 	}
-	if away, err := a.nodes.IsAway(ctx, d.Home); err != nil || away {
+	if away, err := b.Nodes.IsAway(ctx, d.Home); err != nil || away {
 		return err // the duration cannot be estimated, and control refuses the move and says what to do
 	}
-	expected, how, err := a.expect(ctx, d)
+	expected, how, err := b.Expect(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -85,21 +107,19 @@ func (a *Agent) mayFollow(ctx context.Context, d dataset.Dataset) error {
 // assumedRate is the expected rate of a move if none has come here yet: half of what a link of 1 Gbit/s carries.
 const assumedRate = 60 << 20
 
-// expect estimates how long a move would take, and returns how it computes that: the amount of data that this
+// Expect estimates how long a move would take, and returns how it computes that: the amount of data that this
 // node lacks if it has a copy, or all of the volume's data, at the rate of the last move that came here. If a
 // pool cannot report the amount, the estimate does not delay the move.
-func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
-	size, err := a.takes(ctx, d)
+func (b *Bringer) Expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
+	size, err := b.takes(ctx, d)
 	if err != nil {
 		return 0, "", err
 	}
-	a.mu.Lock()
-	rate, as := a.rate, "as the last one"
-	a.mu.Unlock()
+	rate, as := b.Mover.Rate(), "as the last one"
 	if rate == 0 {
 		rate, as = assumedRate, "assumed"
 	}
-	if lacks, known := a.lacks(ctx, d); known {
+	if lacks, known := b.lacks(ctx, d); known {
 		size = min(size, lacks)
 	}
 	took := time.Duration(float64(size) / float64(rate) * float64(time.Second))
@@ -111,9 +131,9 @@ func (a *Agent) expect(ctx context.Context, d dataset.Dataset) (time.Duration, s
 const heardTries = 10
 
 // takes returns how much data a volume has, or its maximum if its home has not reported it.
-func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+func (b *Bringer) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	for range heardTries {
-		v, err := a.Control.Volume(ctx, d.ID.String())
+		v, err := b.Control.Volume(ctx, d.ID.String())
 		if err != nil {
 			return 0, err
 		}
@@ -123,7 +143,7 @@ func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-a.Clock.After(a.Limits.Retry):
+		case <-b.Clock.After(b.Limits.Retry):
 		}
 	}
 	return d.Size, nil
@@ -133,18 +153,18 @@ func (a *Agent) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 const lackTime = 10 * time.Second
 
 // lacks asks the home how much this node lacks of a dataset of which it has a copy.
-func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
-	k, kept := a.Cache.Copy(d.ID)
-	if !kept || a.config.PeerHTTP == nil {
+func (b *Bringer) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
+	k, kept := b.Cache.Copy(d.ID)
+	if !kept || b.PeerHTTP == nil {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, lackTime)
 	defer cancel()
-	home, err := a.nodes.Peer(ctx, d.Home)
+	home, err := b.Nodes.Peer(ctx, d.Home)
 	if err != nil || home.Address == "" {
 		return 0, false
 	}
-	pool, err := a.pools.Online(ctx, k.Pool)
+	pool, err := b.Pools.Online(ctx, k.Pool)
 	if err != nil {
 		return 0, false
 	}
@@ -152,45 +172,38 @@ func (a *Agent) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Siz
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}
-	now, err := a.puller.Freshen(ctx, "https://"+home.Address, d.ID, have)
+	now, err := b.Puller.Freshen(ctx, "https://"+home.Address, d.ID, have)
 	if err != nil {
 		return 0, false
 	}
-	plan, err := a.puller.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
+	plan, err := b.Puller.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
 	return dataset.Size(plan.Bytes()), err == nil
 }
 
 // awaitMove waits for the end of a move for as long as a request may take.
-func (a *Agent) awaitMove(ctx context.Context, op dataset.Operation) error {
-	return a.awaitMoveUntil(ctx, op, a.Clock.Steady()+a.Limits.Follow)
-}
-
-// awaitMoveUntil is awaitMove until a time of the steady clock.
-func (a *Agent) awaitMoveUntil(ctx context.Context, op dataset.Operation, until time.Duration) error {
-	for !op.State.Final() {
-		left := until - a.Clock.Steady()
-		if left <= 0 || ctx.Err() != nil {
-			return jobs.Pending("mount of volume "+op.Volume, op.ID, op.Progress)
-		}
-		next, err := a.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
-		switch {
-		case err != nil && ctx.Err() != nil:
-		case err != nil:
-			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume,
-				op.ID.String()[:8], err)
-		default:
-			op = next
-		}
-	}
-	return operation.Outcome(op)
+func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
+	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Limits.Follow)
 }
 
 // arrived returns the record of a dataset that came here.
-func (a *Agent) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	now, err := a.failover.Locate(ctx, d)
-	if err == nil && now.Home != a.NodeID {
+func (b *Bringer) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	now, err := b.Failover.Locate(ctx, d)
+	if err == nil && now.Home != b.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume,
-			a.nodes.Name(now.Home))
+			b.Nodes.Name(now.Home))
 	}
 	return now, err
+}
+
+// isOnShare reports whether a volume is on a share on which this node has a pool. If control does not answer, it
+// returns false.
+func (b *Bringer) isOnShare(ctx context.Context, d dataset.Dataset) bool {
+	list, err := b.Control.Pools(ctx)
+	if err != nil {
+		return false
+	}
+	i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == d.Pool })
+	return i >= 0 && list[i].Share != uuid.Nil && slices.ContainsFunc(list, func(p api.Pool) bool {
+		return p.Node == b.NodeID && p.Share == list[i].Share
+	})
 }

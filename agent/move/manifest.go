@@ -1,9 +1,10 @@
-package agent
+package move
 
 import (
 	"context"
 	"errors"
 	"io"
+	"os"
 
 	"github.com/google/uuid"
 
@@ -12,27 +13,28 @@ import (
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// manifest takes the final snapshot of a dataset that was given up, and describes it. If the files are sent one
+// Manifest takes the final snapshot of a dataset that was given up, and describes it. If the files are sent one
 // by one and the pool cannot take a snapshot without copying, they are read as they are, because nothing writes
 // to them any more.
-func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
-		return a.written(ctx, pool, d)
+		return v.written(ctx, pool, d)
 	}
-	s, err := a.snapshotter.Stamp(ctx, pool, a.transferSnapshot(d, lineage.FinalID(y.Move), y.Move))
+	s, err := v.Snapshotter.Stamp(ctx, pool, v.TransferSnapshot(d, lineage.FinalID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
 	if y.Files && !pool.Info().Capabilities.InstantSnapshot {
-		m, err = a.manifestOfFiles(ctx, d.ID, uuid.Nil, seen)
+		m, err = v.manifestOfFiles(ctx, d.ID, uuid.Nil, seen)
 		m.Taken, m.Order = s.Created, s.Order
 		return m, err
 	}
 	if !y.Files {
-		if m, all, err := a.sentAll(ctx, pool, d, y.To); all || err != nil {
+		if m, all, err := v.sentAll(ctx, pool, d, y.To); all || err != nil {
 			return m, err
 		}
 	}
@@ -46,15 +48,15 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 	i := lineage.IndexOf(e, s.ID)
 	if i < 0 {
 		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took",
-			a.pools.Name(d.Pool), s.ID)
+			v.Pools.Name(d.Pool), s.ID)
 	}
 	s = e.Snapshots[i] // the snapshot of an earlier attempt
 	if y.Files {
-		m, err = a.manifestOfFiles(ctx, d.ID, s.ID, seen)
+		m, err = v.manifestOfFiles(ctx, d.ID, s.ID, seen)
 		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
 		return m, err
 	}
-	base, err := lineage.NearestBase(ctx, pool, e, s, a.retention.Received(ctx, y.To, d.ID, e))
+	base, err := lineage.NearestBase(ctx, pool, e, s, v.Retention.Received(ctx, y.To, d.ID, e))
 	if err != nil {
 		return m, err
 	}
@@ -65,7 +67,7 @@ func (a *Agent) manifest(ctx context.Context, pool backends.Pool, d dataset.Data
 
 // sentAll returns the manifest of the snapshot that the target was sent last, if nothing was written since: it is
 // the final one then. Another one would have to be made, compared, checksummed and sent for nothing.
-func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+func (v *Sender) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -75,14 +77,14 @@ func (a *Agent) sentAll(ctx context.Context, pool backends.Pool, d dataset.Datas
 	if !current {
 		return m, false, nil
 	}
-	m, all = a.sender.Sent(to, last)
+	m, all = v.Transfers().Sent(to, last)
 	m.Taken = m.Taken.UTC()
 	return m, all, nil
 }
 
-func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest,
+func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest,
 	err error) {
-	root, release, err := sending{a}.Tree(ctx, ds, snapshot)
+	root, release, err := v.Tree(ctx, ds, snapshot)
 	if err != nil {
 		return m, err
 	}
@@ -90,10 +92,25 @@ func (a *Agent) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, see
 	return m, errors.Join(err, root.Close(), release())
 }
 
-// transferSnapshot returns the record of a snapshot for another node.
-func (a *Agent) transferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
+// TransferSnapshot returns the record of a snapshot for another node.
+func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
 		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
 	}
+}
+
+// written flushes everything that was written to a dataset on its share, where the next home finds it.
+func (v *Sender) written(ctx context.Context, pool backends.Pool, d dataset.Dataset) (m dataset.Manifest, err error) {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return m, err
+	}
+	dir, err := os.Open(e.Path)
+	if err != nil {
+		return m, err
+	}
+	defer dir.Close()
+	m.Taken = v.Clock.Now().UTC()
+	return m, fsctl.Sync(dir)
 }

@@ -1,0 +1,222 @@
+// Package cleanup finishes what a crash left in the pools of this node.
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"github.com/google/uuid"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Deps are the dependencies of Cleaner.
+type Deps struct {
+	*host.Host
+	Pools        *pool.Pools
+	Keys         *keyring.Keyring
+	Moves        *replication.MoveTable
+	Installer    *replication.Installer
+	Datasets     *operation.Datasets
+	Registration *registration.Registration
+}
+
+// Cleaner finishes what a crash left in the pools: it puts recorded datasets in their places, and destroys datasets
+// that were never acknowledged. Its methods are safe for concurrent use.
+type Cleaner struct {
+	Deps
+
+	mu   sync.Mutex
+	lost map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
+}
+
+// New returns a Cleaner.
+func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]bool{}} }
+
+// CleanUp finishes what a crash left, for each pool beside other work, because a pool's disk may hang. A start
+// waits for it for some time: a backend does not check what is in use, so it is best done before other work on
+// the same datasets. lost are the datasets that this agent knew to be recorded: they stay, and so do those of
+// which it cannot know. It is called only while control answers and its store is consistent.
+func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
+	c.mu.Lock()
+	maps.Copy(c.lost, lost)
+	c.mu.Unlock()
+	waitFor := func(all ...*jobs.Job) {
+		select {
+		case <-c.Registration.Joined():
+		default:
+			pool.WaitFor(ctx, c.Clock, pool.StartPatience, jobs.Ends(all))
+		}
+	}
+	waitFor(c.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+		c.takeAgain(ctx)
+		c.Installer.Resume(ctx)
+		return nil
+	}))
+	var all []*jobs.Job
+	for _, p := range c.Pools.All() {
+		all = append(all, c.Jobs.StartAgain("incoming/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+			if now, there := c.Pools.ByName(p.Name); there {
+				c.cleanUpPool(ctx, now)
+			}
+			return nil
+		}))
+	}
+	waitFor(all...)
+}
+
+// cleanUpPool finishes what a crash left in a pool. A recorded dataset is put in its place. A dataset that
+// was never recorded was not acknowledged, and is destroyed. What cannot be destroyed is left to the next start,
+// and doctor names it.
+func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
+	if p.Serves() != nil {
+		return
+	}
+	log := c.Log.WithField("pool", p.Name)
+	if err := c.settleDoubts(ctx, p); err != nil {
+		log.WithError(err).Error("what a crash left was not cleaned up")
+		return
+	}
+	torn, err := c.torn(ctx, p)
+	if err != nil {
+		log.WithError(err).Error("what a crash left was not cleaned up")
+		return
+	}
+	var promote []uuid.UUID
+	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
+		making := c.IsNeeded(id) // this is asked first, because a dataset that was made meanwhile is recorded
+		if _, onRecord := c.Cache.Dataset(id); onRecord {
+			if !making {
+				promote = append(promote, id)
+			}
+			return false
+		}
+		return !making && !c.wasLost(id) && !c.Pools.IsDistrusted(p.ID, id) && !c.goesOnElsewhere(ctx, p, id, torn)
+	})
+	if err != nil {
+		log.WithError(err).Error("not all that a crash left was cleaned up")
+	}
+	for _, id := range promote {
+		if err := p.Storage.Commit(ctx, id); err != nil {
+			log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
+		}
+	}
+	if n > 0 {
+		log.WithField("count", n).Info("cleaned up what a crash left")
+	}
+}
+
+// wasLost reports whether this agent knew a dataset to be recorded that is not recorded any more.
+func (c *Cleaner) wasLost(id uuid.UUID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost[id]
+}
+
+// settleDoubts records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place
+// without a flush, so after a power cut an acknowledged one may be incoming again. For a dataset that was
+// recorded, the record shows that. If the pool was found without a record, or the store was lost, it cannot be
+// distinguished from one that was never acknowledged: it stays until it is recorded again (drover store rebuild)
+// or an operator has it destroyed.
+func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
+	if !p.Record.Found && len(p.Record.Doubtful) == 0 {
+		return nil
+	}
+	entries, err := p.Storage.List(ctx)
+	if err != nil {
+		return err
+	}
+	var left []uuid.UUID
+	for _, e := range entries {
+		_, onRecord := c.Cache.Dataset(e.ID)
+		if e.State == backends.EntryIncoming && !onRecord && !c.IsNeeded(e.ID) && c.Pools.IsDistrusted(p.ID, e.ID) {
+			left = append(left, e.ID)
+		}
+	}
+	if !p.Record.Found && slices.Equal(left, p.Record.Doubtful) {
+		return nil
+	}
+	if len(left) > 0 {
+		c.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records "+
+			"were lost, and are kept (drover doctor names them)", len(left))
+	}
+	return c.Pools.Distrust(ctx, p.ID, false, left)
+}
+
+// goesOnElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node,
+// which has not taken it yet, because its home was passed over. An incomplete dataset is not one: it is from a
+// move file by file that was interrupted.
+func (c *Cleaner) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
+	return p.Share != uuid.Nil && !torn[id] && c.Datasets.EnsureUnrecorded(ctx, id) != nil
+}
+
+// torn returns the incoming datasets in a pool on a share that are incomplete.
+func (c *Cleaner) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
+	if p.Share == uuid.Nil {
+		return nil, nil
+	}
+	list, err := p.Storage.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	torn := map[uuid.UUID]bool{}
+	for _, e := range list {
+		if e.State == backends.EntryIncoming {
+			_, err := p.Storage.Stat(ctx, e.ID)
+			torn[e.ID] = errors.Is(err, dataset.ErrNotFound)
+		}
+	}
+	return torn, nil
+}
+
+// takeAgain starts again to take the datasets whose home is this node from where they are on their share, if the
+// record of that was lost.
+func (c *Cleaner) takeAgain(ctx context.Context) {
+	for _, id := range c.Cache.IDs() {
+		d, home := c.Cache.Dataset(id)
+		if _, comes := c.Moves.Get(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging ||
+			c.Moves.IsActive(id) {
+			continue
+		}
+		pool, err := c.Pools.Online(ctx, d.Pool)
+		if err != nil {
+			continue // its volumes are offline as well
+		}
+		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
+			err = c.Moves.Set(ctx, id, replication.MoveRecord{
+				Pool:  d.Pool,
+				Epoch: d.Epoch,
+				Share: true,
+				From:  d.Taken.From,
+				Since: c.Clock.Now(),
+			})
+			if err != nil {
+				c.LogOf(d).WithError(err).Error("it is not taken from where it lies on its share")
+			}
+		}
+	}
+}
+
+// IsNeeded reports whether a dataset is needed besides its record: running work makes or reads it, a user
+// inspects it, or a move continues from it.
+func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
+	if _, shown := c.Cache.ShownBy(id); shown || c.Keys.IsStandIn(id) || c.Moves.IsBeside(id) {
+		return true
+	}
+	for _, op := range c.Jobs.Running() {
+		if op.DatasetID == id {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,158 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// MoverDeps are the dependencies of Mover.
+type MoverDeps struct {
+	*host.Host
+	Pools     *pool.Pools
+	Keys      *keyring.Keyring
+	Nodes     *lease.Nodes
+	Keeper    *promise.Keeper
+	Programs  *host.Programs
+	Moves     *replication.MoveTable
+	Copies    *replication.Copies
+	Installer *replication.Installer
+	Datasets  *operation.Datasets
+	Puller    *transfer.Client
+	PeerHTTP  http.RoundTripper // to the agents of other nodes; nil: there are none
+	// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+	Standing func() (renewed, ttl time.Duration)
+}
+
+// Mover executes moves to this node. Its methods are safe for concurrent use.
+type Mover struct {
+	MoverDeps
+
+	mu   sync.Mutex
+	rate int64 // bytes a second of the last move to this node; 0: there was none
+}
+
+// NewMover returns a Mover.
+func NewMover(deps MoverDeps) *Mover { return &Mover{MoverDeps: deps} }
+
+// Rate returns the bytes a second of the last move to this node; 0: there was none.
+func (v *Mover) Rate() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rate
+}
+
+// Move makes this node the home of a dataset that another node has. After a crash it starts again: what has
+// been copied is kept, and each step is idempotent.
+func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	pool, err := v.Pools.Online(ctx, op.Dataset.Pool)
+	if err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	if err := v.Pools.Room(ctx); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	if err := v.Keys.CanOpen(ctx, *op.Dataset); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more
+		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
+			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+	}
+	if err := v.CheckOvertaken(ctx, pool, op); err != nil {
+		return out, err
+	}
+	m := &moving{Mover: v, jb: jb, op: op, pool: pool}
+	defer v.Moves.Begin(op.DatasetID)()
+	if op.Share {
+		if err := m.onShare(ctx); err != nil {
+			return out, err
+		}
+	}
+	if op.Loss != nil {
+		if err := m.swear(ctx); err != nil {
+			return out, err
+		}
+		if err := m.fence(ctx); err != nil {
+			return out, err
+		}
+		return m.promote(ctx)
+	}
+	if m.home, err = v.Nodes.Peer(ctx, op.From); err != nil {
+		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
+	}
+	steps.At("move.begin")
+	if was, _ := v.Moves.Get(op.DatasetID); was.Move != op.ID {
+		if err := v.Installer.DropBeside(ctx, was); err != nil {
+			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
+		}
+	}
+	if err := v.Moves.Set(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
+		return out, err
+	}
+	if err := m.copyInUse(ctx); err != nil {
+		return out, err
+	}
+	if err := m.tidyMeanwhile(ctx, m.recall); err != nil {
+		return out, err
+	}
+	if err := m.copyRest(ctx); err != nil {
+		return out, err
+	}
+	if err := m.tidy(ctx); err != nil {
+		return out, err
+	}
+	return m.promote(ctx)
+}
+
+// CheckOvertaken refuses a move to a node that keeps something which the volume does not have: the move would remove
+// it with what the home does not have any more.
+func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+	k, kept := v.Cache.Copy(op.DatasetID)
+	if !kept {
+		return nil
+	}
+	superseded := k.Kind == dataset.CopySuperseded
+	if !superseded && op.Loss == nil {
+		k.Record = op.Dataset
+		keep, err := lineage.Lost(ctx, pool, k)
+		if err != nil {
+			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+		superseded = keep.ID != uuid.Nil
+	}
+	if op.Files && !superseded { // control may not have reported it yet
+		e, err := pool.Stat(ctx, op.DatasetID)
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
+		}
+		_, superseded = lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
+	}
+	if superseded {
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; "+
+				"discard it first)", op.Volume, v.NodeName)
+	}
+	return nil
+}

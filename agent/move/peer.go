@@ -1,0 +1,37 @@
+package move
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// askerKey is the key of the node that sends a request, in the request's context.
+type askerKey struct{}
+
+// asker returns the node that sends the request of a context; uuid.Nil: it is not known.
+func asker(ctx context.Context) uuid.UUID {
+	id, _ := ctx.Value(askerKey{}).(uuid.UUID)
+	return id
+}
+
+// WithAsker returns a context for a request that a node has sent.
+func WithAsker(ctx context.Context, node uuid.UUID) context.Context {
+	return context.WithValue(ctx, askerKey{}, node)
+}
+
+// CertifiedNode returns the node that a client's certificate names.
+func CertifiedNode(r *http.Request) (uuid.UUID, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return uuid.Nil, pki.ErrNoCertificate
+	}
+	id, err := pki.IdentityOf(r.TLS.PeerCertificates[0])
+	if err == nil && id.Kind != pki.Node {
+		err = dataset.Errorf(dataset.ErrForbidden, "the certificate is of %s, and nodes alone ask here", id)
+	}
+	return id.Node, err
+}

@@ -1,0 +1,239 @@
+package move
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// SenderDeps are the dependencies of Sender.
+type SenderDeps struct {
+	*host.Host
+	Pools       *pool.Pools
+	Keys        *keyring.Keyring
+	Leases      *lease.Table
+	Uses        *mounting.UseTable
+	Quiescer    *mounting.Quiescer
+	Sizes       *operation.Sizes
+	Snapshotter *operation.Snapshotter
+	Retention   *replication.Retention
+	// AskGenerations asks every control replica for the generations of this node's pools.
+	AskGenerations func(context.Context) error
+	// Transfers returns the server of transfers, which has this Sender as its source.
+	Transfers func() *transfer.Server
+}
+
+// Sender provides what this node sends to other nodes: it is the transfer.Source of this node. It has no state of its
+// own. Its methods are safe for concurrent use.
+type Sender struct{ SenderDeps }
+
+var _ transfer.Source = (*Sender)(nil)
+
+// NewSender returns a Sender.
+func NewSender(deps SenderDeps) *Sender { return &Sender{deps} }
+
+func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
+	d, known := v.Cache.Dataset(ds)
+	if known {
+		return v.givenPool(ctx, d.Pool)
+	}
+	k, kept := v.Cache.Copy(ds)
+	if !kept {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, v.NodeName)
+	}
+	return v.givenPool(ctx, k.Pool)
+}
+
+// givenPool returns a pool whose data another node is given. A pool that was restored from a backup has less than
+// that node may have, and that node would drop what its home does not have. So nothing is given before control
+// has reported the generation of the pool. Containers here do not wait for that.
+func (v *Sender) givenPool(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	heard := func() bool { op := v.Pools.One(id); return op == nil || op.Heard }
+	if !heard() {
+		if err := v.AskGenerations(ctx); !heard() {
+			return nil, dataset.Errorf(dataset.ErrUnavailable,
+				"pool %s gives nothing to other nodes before control has said whether its disk was put back: %w",
+				v.Pools.Name(id), cmp.Or(err, errUnknownPool))
+		}
+	}
+	return v.Pools.Online(ctx, id)
+}
+
+// errUnknownPool says that control has no record of a pool as one of this node.
+var errUnknownPool = errors.New("it does not know the pool")
+
+// Freshen takes a snapshot for the node that asks. If nothing was written since a snapshot that this node or
+// another replica was given, it returns that one. For a dataset that was given up it returns the final snapshot.
+// The newest snapshot that the other node names is kept: control's record of it may be older. Idle is false while
+// the dataset is being given up, because its uses do not matter any more.
+func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
+	err error) {
+	// the pool may take long to answer, and the dataset is not locked for that
+	if _, err := v.Pool(ctx, ds); err != nil {
+		return out, false, err
+	}
+	unlock, err := v.Locks.Lock(ctx, ds, "snapshot for another node of dataset "+ds.String())
+	if err != nil {
+		return out, false, err
+	}
+	defer unlock()
+	d, known := v.Cache.Dataset(ds)
+	if !known || d.State == dataset.StatePurging {
+		return out, false, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, v.NodeName)
+	}
+	pool, err := v.Pools.Online(ctx, d.Pool)
+	if err != nil {
+		return out, false, err
+	}
+	e, err := pool.Stat(ctx, ds)
+	if err != nil {
+		return out, false, err
+	}
+	if y, given := v.Leases.Relinquished(ds); given && d.Epoch <= y.Epoch {
+		if y.Manifest != nil {
+			if i := lineage.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
+				return e.Snapshots[i], false, nil
+			}
+		}
+		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
+	}
+	if err := storage.CheckTight(ctx, pool, d); err != nil {
+		return out, false, err
+	}
+	in, thaw, err := v.Quiescer.Freeze(ctx, pool, d)
+	if err != nil {
+		return out, false, err
+	}
+	out, err = v.freshSnapshot(in, pool, d, e)
+	if err := errors.Join(err, thaw()); err != nil {
+		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
+	}
+	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
+	v.Retention.Sent.Note(d, e, asker(ctx), had, out, v.Clock.Steady())
+	v.Retention.PruneSoon(ds)
+	return out, len(v.Uses.Get(ds).IDs) == 0, nil
+}
+
+func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	e backends.Entry) (dataset.Snapshot, error) {
+	peer, now := asker(ctx), v.Clock.Now()
+	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
+		return last, nil
+	}
+	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).
+		TakenAfter(e.Snapshots, now)
+	err := pool.Snapshot(ctx, s, nil)
+	if err != nil {
+		err = errors.Join(err, storage.DiscardSnapshot(ctx, pool, s))
+	}
+	return s, err
+}
+
+// Tree opens the files of a snapshot, or with uuid.Nil those of a dataset that was given up.
+func (v *Sender) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
+	d, known := v.Cache.Dataset(ds)
+	if !known {
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, v.NodeName)
+	}
+	pool, err := v.givenPool(ctx, d.Pool)
+	if err != nil {
+		return nil, nil, err
+	}
+	if snapshot == uuid.Nil {
+		if y, given := v.Leases.Relinquished(ds); !given || d.Epoch > y.Epoch {
+			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change",
+				d.Volume)
+		}
+		root, err = mounting.OpenRoot(ctx, pool, ds, backends.AttachOptions{})
+		return root, func() error { return nil }, err
+	}
+	return v.OpenSnapshot(ctx, pool, d, snapshot)
+}
+
+// OpenSnapshot opens the files of a snapshot through a temporary clone.
+func (v *Sender) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	snapshot uuid.UUID) (*os.File, func() error, error) {
+	scratch := d
+	scratch.ID, scratch.Size = uuid.New(), 0
+	end := v.Keys.StandIn(scratch.ID, d.ID)
+	release := func() error {
+		defer end()
+		return storage.Discard(ctx, pool, scratch.ID)
+	}
+	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	root, err := mounting.OpenRoot(ctx, pool, scratch.ID, backends.AttachOptions{})
+	if err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	return root, release, nil
+}
+
+// Shared implements transfer.Source.
+func (v *Sender) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
+	pool, err := v.Pool(ctx, ds)
+	if err != nil {
+		return nil
+	}
+	e, err := pool.Stat(ctx, ds)
+	if err != nil {
+		return nil
+	}
+	i := lineage.IndexOf(e, want)
+	if i < 0 {
+		return nil
+	}
+	if last, shared := lineage.SharedBefore(e, e.Snapshots[i].At()); shared {
+		return []uuid.UUID{last.ID}
+	}
+	return nil
+}
+
+// Bases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
+func (v *Sender) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
+	d, home := v.Cache.Dataset(ds)
+	if !home {
+		return nil
+	}
+	vol, err := v.Control.Volume(ctx, ds.String())
+	if err != nil || vol.Move == uuid.Nil {
+		return nil // a replica that finds no base starts again, so nothing waits for it
+	}
+	pool, err := v.Pools.Online(ctx, d.Pool)
+	if err != nil {
+		return nil
+	}
+	e, err := pool.Stat(ctx, ds)
+	if err != nil {
+		return nil
+	}
+	for _, k := range vol.Kept {
+		if k.Node == asker(ctx) {
+			continue
+		}
+		if s, rests := lineage.BaseOf(e, k.Copy); rests {
+			ids = append(ids, s.ID)
+		}
+	}
+	v.Retention.SetBases(ds, vol.Move, ids)
+	return ids
+}

@@ -1,0 +1,85 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// shared fails unless this node finds the dataset on the share that both pools are recorded to be on: once the
+// move is recorded, the dataset could not be taken otherwise. If a lost home had not taken the dataset yet, it is
+// taken from the pool from which that home would have taken it.
+func (m *moving) shared(ctx context.Context) error {
+	sharer, can := m.pool.(backends.Sharer)
+	if !can {
+		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume,
+			m.Pools.Name(m.op.Dataset.Pool))
+	}
+	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
+	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
+	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
+		sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
+		m.LogOf(*m.op.Dataset).WithField("from",
+			m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+		m.given, m.op.Dataset.Taken = m.before.From, m.before
+		return nil
+	}
+	if errors.Is(err, dataset.ErrNotFound) {
+		return dataset.Errorf(dataset.ErrOffline,
+			"move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the "+
+				"same one there)", m.op.Volume, m.NodeName, err)
+	}
+	return err
+}
+
+// onShare finds the pool on the share in which the home has the dataset. What other pools have of it is from
+// earlier homes, which left it when the dataset left the share.
+func (m *moving) onShare(ctx context.Context) error {
+	v, err := host.UntilAnswered(ctx, m.Host,
+		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
+	if err == nil && v.Home != m.op.From {
+		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.From))
+	}
+	if err != nil {
+		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
+	}
+	if m.given = v.Pool; m.op.Loss != nil {
+		m.before = v.Taken
+	}
+	return nil
+}
+
+// ClearPlace destroys what an earlier home left of a dataset in the pool that is to take it, as a move
+// file by file does: before it is on record that the home is here, as it is older. Its lock is held.
+func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
+	before *dataset.Taken) error {
+	here := given == op.Dataset.Pool
+	if here && (before == nil || before.From != given) {
+		return dataset.Errorf(dataset.ErrConflict,
+			"pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)",
+			v.Pools.Name(given))
+	}
+	e, err := pool.Stat(ctx, op.DatasetID)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound) && !here:
+		err = nil // or it is not whole, which would be in the way
+	case err == nil && here && (e.Record == nil || e.Record.Epoch < before.Epoch):
+		err = dataset.Errorf(dataset.ErrConflict, "it is older than what the home before had")
+	case err == nil && !here && (e.Record == nil || e.Record.Epoch > op.Epoch):
+		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
+	}
+	if err != nil {
+		return fmt.Errorf("what lies in pool %s of it (%s): %w", v.Pools.Name(op.Dataset.Pool), e.Path, err)
+	}
+	if here { // all there is of it: no home has taken it since
+		return nil
+	}
+	return pool.Delete(ctx, op.DatasetID)
+}
