@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
+	"github.com/droverhq/drover/agent/generation"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -27,6 +28,7 @@ import (
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/registration"
@@ -164,12 +166,16 @@ type Agent struct {
 	source  *move.Sender // what this node sends to others
 	bringer *move.Bringer
 	cleaner *cleanup.Cleaner
-	sender  *transfer.Server // to other nodes
-	puller  *transfer.Client // from them
 
-	mu sync.Mutex
+	generations *generation.Keeper
+	creator     *pooladmin.Creator
+	remover     *pooladmin.Remover
+	quarantine  *pooladmin.Quarantine
+	collector   *pooladmin.Collector
+	trimmer     *pooladmin.Trimmer
 
-	asked map[int]bool // control replicas (index in apart) that have reported the generations of pools
+	sender *transfer.Server // to other nodes
+	puller *transfer.Client // from them
 
 	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
 	// stops has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
@@ -201,7 +207,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
 		config: cfg,
-		asked:  map[int]bool{},
 	}
 	a.Locks.Clock = cfg.Clock
 	a.storeClock = registration.NewStoreClock(a.DB)
@@ -220,6 +225,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.programs = newPrograms(cfg)
 	a.keys = keyring.New(a.keyringDeps())
 	a.pools = pool.New(a.poolDeps())
+	a.generations = generation.New(generation.Deps{
+		Host: a.Host, Replicas: a.apart, Pools: a.pools, Uses: a.uses,
+		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.registration.Register(ctx, gone...) },
+	})
 	a.makeRegistration()
 	a.leases = lease.NewTable(a.DB, a.nodes.Name)
 	a.makeFinder()
@@ -242,6 +251,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.installer = replication.NewInstaller(a.installerDeps())
 	a.makeMoves()
 	a.makeControlSync()
+	a.makePoolAdmin()
 	a.makeDoctor()
 	if err := a.load(ctx); err != nil {
 		a.stop()

@@ -6,13 +6,19 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
 // makeOperations makes what executes operations.
 func (a *Agent) makeOperations() {
-	a.operations = operation.NewRunner(operation.RunnerDeps{Host: a.Host, Blame: a.blamePool})
+	a.operations = operation.NewRunner(operation.RunnerDeps{
+		Host: a.Host,
+		Blame: func(ctx context.Context, op dataset.Operation, err error) error {
+			return pool.BlameOperation(ctx, a.pools, op, err)
+		},
+	})
 	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.registration.Plan})
 	a.sizes = operation.NewSizes(operation.SizesDeps{
 		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange,

@@ -109,7 +109,7 @@ func TestPoolComesBack(t *testing.T) {
 	if !r.pools.Retry(ctx) || r.pools.Retry(ctx) {
 		t.Error("it did not come back, once")
 	}
-	if err := r.takeLate(ctx); err != nil {
+	if err := r.generations.AnnounceLate(ctx); err != nil {
 		t.Error(err)
 	}
 	r.mount(db, "id")

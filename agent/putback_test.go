@@ -29,7 +29,7 @@ func TestPutBackIsFoundByWhatComesFirst(t *testing.T) {
 	for what, does := range map[string]func(r *rig, d dataset.Dataset) error{
 		"raise": func(r *rig, d dataset.Dataset) error {
 			r.pools.Changed(d.Pool, true)
-			return errors.Join(r.raiseDue(r.t.Context()), r.pools.Free(d.Pool))
+			return errors.Join(r.generations.Raise(r.t.Context()), r.pools.Free(d.Pool))
 		},
 		"mount": func(r *rig, d dataset.Dataset) error {
 			_, err := r.Mount(r.t.Context(), d.Volume, "id")

@@ -45,11 +45,11 @@ func TestWhenAPoolIsRaised(t *testing.T) {
 	nothing := func(context.Context, *jobs.Job) error { return nil }
 	look := func(want uint64, what string) {
 		t.Helper()
-		r.raisePools()
+		r.generations.RaiseDue()
 		if _, err := r.Jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.raiseDue(t.Context()); err != nil {
+		if err := r.generations.Raise(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// The start of an agent raises the pool as well, in the background.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
@@ -212,7 +213,7 @@ func TestPutBackIsKnownByMemory(t *testing.T) {
 			if !c.then {
 				return
 			}
-			if err := p.raiseDue(t.Context()); err != nil {
+			if err := p.generations.Raise(t.Context()); err != nil {
 				t.Error(err)
 			}
 			if g, err := p.pools.All()[0].Storage.Generation(); g != is || err != nil {
@@ -290,7 +291,7 @@ func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
 	p.other.back()
 	await(t, func() bool { // it is told of what was told to others
 		p.clock.Advance(p.Limits.Heartbeat)
-		return p.other.highestSaid() > unheard || p.pools.All()[0].Held() != ""
+		return p.other.highestSaid() > pooladmin.Unheard || p.pools.All()[0].Held() != ""
 	})
 	p.isHeld(false, "with the other back")
 	newer(func() {})

@@ -83,12 +83,12 @@ func TestTrim(t *testing.T) {
 	after := func(d time.Duration, want ...string) {
 		t.Helper()
 		r.clock.Advance(d)
-		r.trimPools() // unless the heartbeat was first
+		r.trimmer.TrimDue() // unless the heartbeat was first
 		var got []string
 		for range want {
 			got = append(got, <-trimmed)
 		}
-		for _, jb := range r.trimPools() {
+		for _, jb := range r.trimmer.TrimDue() {
 			<-jb.Ended()
 		}
 		for len(trimmed) > 0 {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
@@ -152,7 +152,7 @@ func (a *Agent) forgetHome(ds uuid.UUID) {
 func (a *Agent) makeRegistration() {
 	a.registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.config.Address, Version: a.config.Version, Labels: a.config.Labels, Pools: a.pools,
-		Does: func() []dataset.OpKind { return a.executor.Kinds() }, StoreGenerations: a.storeGenerations,
+		Does: func() []dataset.OpKind { return a.executor.Kinds() }, StoreGenerations: a.generations.Store,
 	})
 	a.facts = registration.NewFacts(registration.FactsDeps{
 		Host: a.Host, Source: a.config.Host, Engine: a.config.Engine, Backends: a.config.Backends, Pools: a.pools,
@@ -169,11 +169,8 @@ func (a *Agent) makeMoves() {
 	a.source = move.NewSender(move.SenderDeps{
 		Host: a.Host, Pools: a.pools, Keys: a.keys, Leases: a.leases, Uses: a.uses, Quiescer: a.quiescer,
 		Sizes: a.sizes, Snapshotter: a.snapshotter, Retention: a.retention,
-		AskGenerations: func(ctx context.Context) error {
-			_, _, err := a.askGenerations(ctx)
-			return err
-		},
-		Transfers: func() *transfer.Server { return a.sender },
+		AskGenerations: a.askGenerations,
+		Transfers:      func() *transfer.Server { return a.sender },
 	})
 	a.sender.Source = a.source
 	a.bringer = move.NewBringer(move.BringerDeps{
@@ -186,6 +183,57 @@ func (a *Agent) makeMoves() {
 	})
 }
 
+// askGenerations is generation.Keeper.Ask for callers that need the error alone.
+func (a *Agent) askGenerations(ctx context.Context) error {
+	_, _, err := a.generations.Ask(ctx)
+	return err
+}
+
+// makePoolAdmin makes what an operator manages the pools of this node with.
+func (a *Agent) makePoolAdmin() {
+	a.creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
+		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Keys: a.keys, Registration: a.registration,
+		Generations: a.generations, Reporter: a.reporter, Holdings: a.holdings,
+	})
+	a.remover = pooladmin.NewRemover(pooladmin.RemoverDeps{
+		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Keys: a.keys,
+		Registration: a.registration, Reporter: a.reporter, Copies: a.copies, Moves: a.moveTable,
+		Operations: a.operations, Cleaner: a.cleaner,
+	})
+	a.quarantine = pooladmin.NewQuarantine(pooladmin.QuarantineDeps{
+		Host: a.Host, Pools: a.pools, Generations: a.generations, RecordFiles: a.recordFiles, Copies: a.copies,
+		Executor: a.executor,
+	})
+	a.collector = pooladmin.NewCollector(pooladmin.CollectorDeps{
+		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Datasets: a.datasets, Copies: a.copies,
+		Verifier: a.verifier,
+	})
+	a.trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.pools}
+}
+
+// CreatePool is pooladmin.Creator.Create.
+func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
+	return a.creator.Create(ctx, p)
+}
+
+// AdoptPool is pooladmin.Creator.Adopt.
+func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+	return a.creator.Adopt(ctx, path)
+}
+
+// AcceptPool is pooladmin.Quarantine.Accept.
+func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
+	return a.quarantine.Accept(ctx, in)
+}
+
+// RemovePool is pooladmin.Remover.Remove.
+func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
+	return a.remover.Remove(ctx, name, forget)
+}
+
+// Collect is pooladmin.Collector.Collect.
+func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.collector.Collect(ctx, id) }
+
 // makeControlSync makes what keeps this node and control in agreement.
 func (a *Agent) makeControlSync() {
 	a.status = &controlsync.StatusReader{
@@ -195,15 +243,9 @@ func (a *Agent) makeControlSync() {
 	a.reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.apart, Pools: a.pools, Registrar: a.registrar, Uses: a.uses, Guests: a.guests,
 		GuestTable: a.guestTable, Status: a.status, Facts: a.facts, StoreClock: a.storeClock,
-		ReplicaStatus: a.replicas.Copy,
-		ReportGenerations: func(ctx context.Context, to api.Service, is map[uuid.UUID]uint64) error {
-			_, err := a.tellGenerations(ctx, to, is, true)
-			if errors.Is(err, errNotKept) {
-				return nil
-			}
-			return err
-		},
-		Executor: a.executor, Rounds: a.rounds,
+		ReplicaStatus:     a.replicas.Copy,
+		ReportGenerations: a.generations.ReportTo,
+		Executor:          a.executor, Rounds: a.rounds,
 	})
 	a.holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
 		Host: a.Host, Replicas: a.apart, Pools: a.pools, Leases: a.leases, StoreClock: a.storeClock,
@@ -214,12 +256,9 @@ func (a *Agent) makeControlSync() {
 		Keeper: a.keeper, Nodes: a.nodes, Leases: a.leases, Registrar: a.registrar, Pools: a.pools, Guests: a.guests,
 		Resolver: a.resolver, Copies: a.copies, Retention: a.retention, Relinquisher: a.relinquisher,
 		Operations: a.operations, RecordFiles: a.recordFiles, Holdings: a.holdings,
-		ForgetGiven: a.forgetGiven,
-		AskGenerations: func(ctx context.Context) error {
-			_, _, err := a.askGenerations(ctx)
-			return err
-		},
-		Executor: a.executor, CleanUp: a.cleaner.CleanUp, WarnOfKeys: func() { a.keyChecker.Warn() },
+		ForgetGiven:    a.forgetGiven,
+		AskGenerations: a.askGenerations,
+		Executor:       a.executor, CleanUp: a.cleaner.CleanUp, WarnOfKeys: func() { a.keyChecker.Warn() },
 	})
 }
 
@@ -337,15 +376,15 @@ func replicas(s api.Service) []api.Service {
 // rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
 func (a *Agent) rounds(ctx context.Context) (back bool) {
 	if back = a.pools.Retry(ctx); back {
-		if err := a.takeLate(ctx); err != nil {
+		if err := a.generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
 		a.recordFiles.WriteAll()
 	}
-	a.leavePools()
+	a.remover.Continue()
 	a.pools.ProbeSuspects()
-	a.raisePools()
-	a.trimPools()
+	a.generations.RaiseDue()
+	a.trimmer.TrimDue()
 	a.unmounter.UnmountForgotten()
 	a.verifier.CheckIfDue(ctx)
 	a.relinquisher.AnswerAll()

@@ -1,34 +1,41 @@
-package agent
+package pooladmin
 
 import (
 	"context"
 	"errors"
-
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
-// trimPools discards the free blocks of pools on devices when it is due. It leaves images out, because their
+// Trimmer discards the free blocks of pools on devices when it is due. Its state is in the records of the pools. Its
+// methods are safe for concurrent use.
+type Trimmer struct {
+	*host.Host
+	Pools *pool.Pools
+}
+
+// TrimDue discards the free blocks of pools on devices when it is due. It leaves images out, because their
 // blocks shall stay theirs.
-func (a *Agent) trimPools() (begun []*jobs.Job) {
-	now := a.Clock.Now()
-	for _, op := range a.pools.All() {
+func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
+	now := m.Clock.Now()
+	for _, op := range m.Pools.All() {
 		t, ok := op.Storage.(backends.Trimmer)
 		if !ok || len(op.Record.Devices) == 0 {
 			continue
 		}
-		every := a.pools.TrimEvery(op.Name)
+		every := m.Pools.TrimEvery(op.Name)
 		since := now.Sub(op.Record.Trimmed)
 		if every < 0 || (since >= 0 && since < every) { // less than 0: the clock was set back
 			continue
 		}
 		id, name := op.ID, op.Name
-		begun = append(begun, a.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
-			return a.trim(ctx, id, name, t)
+		begun = append(begun, m.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
+			return m.trim(ctx, id, name, t)
 		}))
 	}
 	return begun
@@ -36,13 +43,13 @@ func (a *Agent) trimPools() (begun []*jobs.Job) {
 
 // trim trims one pool that is online. It records the time first, so that a trim that fails, or stops the host, is
 // not repeated at once.
-func (a *Agent) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
-	log := a.Log.WithField("pool", name)
-	if _, err := a.pools.Online(ctx, id); err != nil {
+func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
+	log := m.Log.WithField("pool", name)
+	if _, err := m.Pools.Online(ctx, id); err != nil {
 		return nil //nolint:nilerr // it is offline, which is told elsewhere: later
 	}
-	now := a.Clock.Now()
-	err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
+	now := m.Clock.Now()
+	err := m.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
 	if err != nil {
 		log.WithError(err).Warn("pool is not trimmed")
 		return err

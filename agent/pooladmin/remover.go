@@ -1,24 +1,51 @@
-package agent
+package pooladmin
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"github.com/google/uuid"
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
+	"github.com/droverhq/drover/agent/cleanup"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
+
+// RemoverDeps are the dependencies of Remover.
+type RemoverDeps struct {
+	*host.Host
+	Backends     *backends.Registry
+	Configured   []pool.Config
+	Pools        *pool.Pools
+	Keys         *keyring.Keyring
+	Registration *registration.Registration
+	Reporter     *controlsync.Reporter
+	Copies       *replication.Copies
+	Moves        *replication.MoveTable
+	Operations   *operation.Runner
+	Cleaner      *cleanup.Cleaner
+}
+
+// Remover removes pools of this node. Its state is in the records of the pools. Its methods are safe for concurrent
+// use.
+type Remover struct{ RemoverDeps }
+
+// NewRemover returns a Remover.
+func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 
 // A pool is removed in these steps. It is recorded as leaving: from then on nothing starts to work in it, and
 // control, which gets the list of the node's pools without it, plans nothing there. Work that began before is
@@ -33,92 +60,92 @@ const (
 	workTime = 20 * time.Second
 )
 
-// RemovePool removes a pool of this node that holds nothing. What Drover made at its place is removed, and its
+// Remove removes a pool of this node that holds nothing. What Drover made at its place is removed, and its
 // name and place can be used again. With forget only the record is removed, and the place, which may be absent,
-// stays as it is.
+// keep as it is.
 //
 // It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and
 // with ErrConflict while anything is there or is recorded there, and for a pool that a start would make again.
 // Idempotent: after a crash it continues.
-func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
-	op, known := a.pools.ByName(name)
+func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
+	op, known := r.Pools.ByName(name)
 	if !known {
-		return out, cmp.Or(a.mayGo(name, nil), a.notHere(ctx, name))
+		return out, cmp.Or(r.checkRemovable(name, nil), r.notHere(ctx, name))
 	}
-	unlock, err := a.lockPool(ctx, op)
+	unlock, err := r.lockPool(ctx, op)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	if op = a.pools.One(op.ID); op.Gone { // another request removed it meanwhile
-		return out, a.notHere(ctx, name)
+	if op = r.Pools.One(op.ID); op.Gone { // another request removed it meanwhile
+		return out, r.notHere(ctx, name)
 	}
-	if err := a.mayGo(name, op); err != nil {
+	if err := r.checkRemovable(name, op); err != nil {
 		return out, err
 	}
 	if !forget && op.Record.Leaving == pool.Staying {
-		if err := a.emptied(ctx, op); err != nil {
+		if err := r.checkEmpty(ctx, op); err != nil {
 			return out, err
 		}
 	}
-	out.Pool, out.Notes = op.Pool, a.namedIn(ctx, op)
+	out.Pool, out.Notes = op.Pool, r.namedIn(ctx, op)
 	var asked []uuid.UUID // while the pool still serves: a refusal leaves it as it is
 	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
 	}
-	if err := a.registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
+	if err := r.Registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
 	defer cancel() // what has begun is finished, whether or not the caller waits
-	if err := a.setLeaving(ctx, op, forget); err != nil {
+	if err := r.setLeaving(ctx, op, forget); err != nil {
 		return out, err
 	}
-	left, err := a.letPoolGo(ctx, op.ID)
+	left, err := r.finish(ctx, op.ID)
 	if err != nil {
 		return out, err
 	}
 	if left != "" {
 		out.Notes = append([]string{left}, out.Notes...)
 	}
-	defer a.News.Soon()
-	a.reporter.ReportPools(ctx)
+	defer r.News.Soon()
+	r.Reporter.ReportPools(ctx)
 	return out, nil
 }
 
 // lockPool lets only one request at a time remove a pool. The pool is examined under this lock alone: its disk
 // may hang, and other pools are made and adopted meanwhile.
-func (a *Agent) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
-	return a.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
+func (r *Remover) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
+	return r.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
 // setLeaving records that a pool is leaving. No other pool is made, adopted or removed meanwhile.
-func (a *Agent) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
-	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
+func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
+	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := a.mayGo(op.Name, op); err != nil {
+	if err := r.checkRemovable(op.Name, op); err != nil {
 		return err
 	}
 	how := pool.Removed
 	if forget || op.Record.Leaving == pool.Forgotten { // the removal continues
 		how = pool.Forgotten
 	}
-	return a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
+	return r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
 
-// mayGo refuses to remove a pool that a start would make again. op is nil for an unknown pool.
-func (a *Agent) mayGo(name string, op *pool.Pool) error {
-	if slices.ContainsFunc(a.config.Pools, func(c pool.Config) bool { return c.Name == name }) {
+// checkRemovable refuses to remove a pool that a start would make again. op is nil for an unknown pool.
+func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
+	if slices.ContainsFunc(r.Configured, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s stands in drover.yaml, and would be made again: take it out of that file and restart "+
 				"drover, then drover pool rm %s", name, name)
 	}
-	others := slices.ContainsFunc(a.pools.All(),
+	others := slices.ContainsFunc(r.Pools.All(),
 		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
-	if op != nil && op.Record.Leaving == pool.Staying && !others && len(a.config.Pools) == 0 &&
+	if op != nil && op.Record.Leaving == pool.Staying && !others && len(r.Configured) == 0 &&
 		(op.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the only one of this node, and drover would make it again at its next start: make "+
@@ -127,10 +154,10 @@ func (a *Agent) mayGo(name string, op *pool.Pool) error {
 	return nil
 }
 
-// emptied fails with ErrConflict unless a pool holds nothing, and with ErrOffline if it cannot be examined. It
+// checkEmpty fails with ErrConflict unless a pool holds nothing, and with ErrOffline if it cannot be examined. It
 // finishes removals of datasets first.
-func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
-	b, err := a.pools.Online(ctx, op.ID)
+func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool) error {
+	b, err := r.Pools.Online(ctx, op.ID)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline,
 			"whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget "+
@@ -139,18 +166,18 @@ func (a *Agent) emptied(ctx context.Context, op *pool.Pool) error {
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
-	return a.holdsNothing(ctx, op, b)
+	return r.checkHoldsNothing(ctx, op, b)
 }
 
-// holdsNothing is emptied for an open pool.
-func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
+// checkHoldsNothing is emptied for an open pool.
+func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
 	var there []dataset.Held
 	for _, e := range entries {
-		h := a.heldBy(op, e)
+		h := r.heldBy(op, e)
 		if n := len(e.Snapshots); n == 1 {
 			h.What += " with 1 snapshot"
 		} else if n > 1 {
@@ -175,11 +202,11 @@ func (a *Agent) holdsNothing(ctx context.Context, op *pool.Pool, b backends.Pool
 
 // heldBy describes what is in a pool and keeps it from being removed. Control's record counts, because the record
 // beside the data may be older.
-func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
+func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
 	}
-	d, known := a.Cache.Dataset(e.ID)
+	d, known := r.Cache.Dataset(e.ID)
 	volume := d.Volume
 	switch {
 	case known:
@@ -188,18 +215,18 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	default:
 		volume = e.ID.String()
 	}
-	k, kept := a.Cache.Copy(e.ID)
+	k, kept := r.Cache.Copy(e.ID)
 	switch {
 	case known && d.Pool == op.ID && e.State == backends.EntryReady:
 		return d.Held()
 	case e.State == backends.EntryDeleting || known && d.State == dataset.StatePurging:
 		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.Held()
 	case kept && k.Pool == op.ID:
-		return k.Held(volume, a.NodeName)
-	case a.cleaner.IsNeeded(e.ID) || a.copies.IsRecorded(e.ID):
+		return k.Held(volume, r.NodeName)
+	case r.Cleaner.IsNeeded(e.ID) || r.Copies.IsRecorded(e.ID):
 		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
 			Mend: "work on it is under way, try again after it"}
-	case e.State == backends.EntryIncoming && !a.pools.IsDistrusted(op.ID, e.ID):
+	case e.State == backends.EntryIncoming && !r.Pools.IsDistrusted(op.ID, e.ID):
 		return dataset.Held{What: "volume " + volume + " (incoming)",
 			Mend: "was cut short, goes at the next start of drover"}
 	}
@@ -208,61 +235,61 @@ func (a *Agent) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 }
 
 // namedIn returns the profiles that name a pool, and the effect of its removal on them.
-func (a *Agent) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
-	list, _ := a.Control.Profiles(ctx) // it is only a hint
+func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
+	list, _ := r.Control.Profiles(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
 			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of "+
 				"that name", p.Name, op.Name))
 		}
 	}
-	if !slices.ContainsFunc(a.pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
+	if !slices.ContainsFunc(r.Pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
 		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, "+
 			"unless there is another one by then")
 	}
 	return notes
 }
 
-// letPoolGo finishes the removal of a pool that is recorded as leaving. After an error the pool stays leaving,
+// finish finishes the removal of a pool that is recorded as leaving. After an error the pool stays leaving,
 // and the removal is tried again. If anything is there or is recorded there, the pool is kept. left is what is
 // still at its place. The pool's lock is held.
-func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err error) {
-	op := a.pools.One(id)
+func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
+	op := r.Pools.One(id)
 	how := op.Record.Leaving
 	steps.At("pool-remove.begun")
 	if !op.Record.Off {
-		err = a.offRecord(ctx, op)
+		err = r.offRecord(ctx, op)
 	}
 	if err != nil && !host.InDoubt(err) {
-		return "", errors.Join(err, a.stays(ctx, id))
+		return "", errors.Join(err, r.keep(ctx, id))
 	}
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.recorded")
 	if how == pool.Removed {
-		left, err = a.clear(ctx, id)
+		left, err = r.clear(ctx, id)
 	} else {
 		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
-			" takes it back)", a.pools.Release(id)
+			" takes it back)", r.Pools.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something came into it nevertheless
-		return "", errors.Join(err, a.stays(ctx, id))
+		return "", errors.Join(err, r.keep(ctx, id))
 	}
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.cleared")
 	// its name and place can be used by another pool from here on
-	unlock, err := a.lockPools(ctx, "removal of pool "+op.Name)
+	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	defer unlock()
-	if err := a.pools.Drop(ctx, id); err != nil {
+	if err := r.Pools.Drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
-	a.Log.WithFields(map[string]any{
+	r.Log.WithFields(map[string]any{
 		"pool":    op.Name,
 		"backend": op.Record.Backend,
 		"path":    op.Record.Path,
@@ -272,19 +299,19 @@ func (a *Agent) letPoolGo(ctx context.Context, id uuid.UUID) (left string, err e
 }
 
 // offRecord has control remove the record of a pool when no work runs in it and nothing is there.
-func (a *Agent) offRecord(ctx context.Context, op *pool.Pool) error {
-	err := a.workEnds(ctx, op)
+func (r *Remover) offRecord(ctx context.Context, op *pool.Pool) error {
+	err := r.awaitWork(ctx, op)
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
-		err = a.holdsNothing(ctx, op, op.Storage)
+		err = r.checkHoldsNothing(ctx, op, op.Storage)
 	}
 	if err == nil { // without it first: what control finds there afterwards is complete
-		err = a.registration.Register(ctx)
+		err = r.Registration.Register(ctx)
 	}
 	if err == nil {
-		err = a.registration.Register(ctx, op.ID)
+		err = r.Registration.Register(ctx, op.ID)
 	}
 	if err == nil {
-		err = a.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Off = true })
+		err = r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Off = true })
 	}
 	return err
 }
@@ -294,25 +321,25 @@ func goesOn(name string, err error) error {
 		"again now)", name, err, name)
 }
 
-// stays records that a pool is not leaving any more.
-func (a *Agent) stays(ctx context.Context, id uuid.UUID) error {
-	if err := a.pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
+// keep records that a pool is not leaving any more.
+func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
+	if err := r.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
 		return err
 	}
-	defer a.News.Soon()
-	return a.registration.Register(ctx)
+	defer r.News.Soon()
+	return r.Registration.Register(ctx)
 }
 
-// workEnds waits for work that may have begun in a pool before it was leaving. It fails with ErrPending and names
+// awaitWork waits for work that may have begun in a pool before it was leaving. It fails with ErrPending and names
 // the work.
-func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
+func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	for _, id := range a.Locks.Held() {
-		if id == uuid.Nil || !a.mayBeIn(id, op.ID) {
+	for _, id := range r.Locks.Held() {
+		if id == uuid.Nil || !r.mayBeIn(id, op.ID) {
 			continue
 		}
-		unlock, err := a.Locks.Lock(ctx, id, "removal of pool "+op.Name)
+		unlock, err := r.Locks.Lock(ctx, id, "removal of pool "+op.Name)
 		if err != nil {
 			return err
 		}
@@ -321,7 +348,7 @@ func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 	nothing := func(context.Context, *jobs.Job) error { return nil }
 	for _, key := range []string{"generation/" + op.ID.String(), "trim of pool " + op.Name} {
 		select {
-		case <-a.Jobs.Start(key, nothing).Ended():
+		case <-r.Jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
 			return dataset.Errorf(dataset.ErrPending,
 				"removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
@@ -332,20 +359,20 @@ func (a *Agent) workEnds(ctx context.Context, op *pool.Pool) error {
 
 // mayBeIn reports whether work on a dataset may be in a pool: because that is known, or because nothing is known
 // of the dataset.
-func (a *Agent) mayBeIn(id, pool uuid.UUID) bool {
-	if a.pools.One(id) != nil { // it is the lock of a pool
+func (r *Remover) mayBeIn(id, pool uuid.UUID) bool {
+	if r.Pools.One(id) != nil { // it is the lock of a pool
 		return false
 	}
 	var in []uuid.UUID
-	if d, known := a.Cache.Dataset(id); known {
+	if d, known := r.Cache.Dataset(id); known {
 		in = append(in, d.Pool)
 	}
-	if k, kept := a.Cache.Copy(id); kept {
+	if k, kept := r.Cache.Copy(id); kept {
 		in = append(in, k.Pool)
 	}
-	if p, comes := a.moveTable.Get(id); comes {
+	if p, comes := r.Moves.Get(id); comes {
 		in = append(in, p.Pool, p.From)
 	}
-	in = append(in, a.operations.Pools(id)...)
+	in = append(in, r.Operations.Pools(id)...)
 	return len(in) == 0 || slices.Contains(in, pool)
 }

@@ -1,14 +1,12 @@
-package agent
+package pool
 
 import (
 	"context"
 	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
-
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
 )
 
 // A pool on a failing disk can often be opened and listed: the kernel answers from its cache and
@@ -17,22 +15,22 @@ import (
 // probe fails, the pool is offline, and each round of the heartbeat repeats the probe until it
 // succeeds. A pool without such errors is never probed.
 
-// blamePool is Pools.Blame for the pool in which an operation was executed.
-func (a *Agent) blamePool(ctx context.Context, op dataset.Operation, err error) error {
-	if !pool.IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // that error is control's
+// BlameOperation is Pools.Blame for the pool in which an operation was executed.
+func BlameOperation(ctx context.Context, p *Pools, op dataset.Operation, err error) error {
+	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // that error is control's
 		return err
 	}
 	id := uuid.Nil
-	if d, known := a.Cache.Dataset(op.DatasetID); known {
+	if d, known := p.Cache.Dataset(op.DatasetID); known {
 		id = d.Pool
 	}
 	if op.Dataset != nil {
 		id = op.Dataset.Pool
 	}
-	if a.pools.One(id) == nil {
+	if p.One(id) == nil {
 		return err
 	}
-	if cause := a.pools.Blame(ctx, id, err); cause.Error() != err.Error() {
+	if cause := p.Blame(ctx, id, err); cause.Error() != err.Error() {
 		return fmt.Errorf("volume %s: %w", op.Volume, cause)
 	}
 	return err

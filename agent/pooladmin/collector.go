@@ -1,0 +1,129 @@
+package pooladmin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"github.com/google/uuid"
+	"slices"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/dataset"
+)
+
+// CollectorDeps are the dependencies of Collector.
+type CollectorDeps struct {
+	*host.Host
+	Backends *backends.Registry
+	Pools    *pool.Pools
+	Datasets *operation.Datasets
+	Copies   *replication.Copies
+	Verifier *mounting.Verifier
+}
+
+// Collector destroys datasets in this node's pools that have no record, one by one as an operator asks. It has no state
+// of its own. Its methods are safe for concurrent use.
+type Collector struct{ CollectorDeps }
+
+// NewCollector returns a Collector.
+func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
+
+// Collect destroys one dataset in a pool that the store does not know. It fails with ErrConflict while the store
+// is inconsistent, because the dataset may be missing for that reason.
+func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
+	if found, err := c.collectTrial(ctx, id); found {
+		return err
+	}
+	if err := c.checkCollectable(ctx, id); err != nil {
+		return err
+	}
+	for _, p := range c.Pools.All() {
+		if p.Storage == nil {
+			continue
+		}
+		e, err := p.Storage.Stat(ctx, id)
+		if errors.Is(err, dataset.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := p.Serves(); err != nil {
+			return err
+		}
+		unlock, err := c.Locks.Lock(ctx, id, "gc of dataset "+id.String())
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		// The previous holder of the lock may have had it recorded.
+		if err := c.checkCollectable(ctx, id); err != nil {
+			return err
+		}
+		if e.State != backends.EntryCopy {
+			if err := c.Datasets.EnsureUnrecorded(ctx, id); err != nil {
+				return err
+			}
+		}
+		d := dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}
+		if err := c.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
+			return err
+		}
+		c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).
+			Warn("destroyed what the store does not know, as asked")
+		if err := p.Storage.Delete(ctx, id); err != nil {
+			return err
+		}
+		c.Cache.Remove(id)
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+}
+
+// collectTrial removes what a drover backend verify has left, if it has the UUID.
+func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool, err error) {
+	for _, p := range c.Pools.All() {
+		if p.Storage == nil {
+			continue
+		}
+		list, err := trialdir.Find(p.Storage.Info().Path)
+		i := slices.IndexFunc(list, func(l trialdir.Left) bool { return l.ID == id })
+		if err != nil || i < 0 {
+			continue
+		}
+		if err := p.Serves(); err != nil {
+			return true, err
+		}
+		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
+			Warn("removed what a verify has left, as asked")
+		return true, trialdir.Remove(ctx, c.Backends, list[i])
+	}
+	return false, nil
+}
+
+// checkCollectable fails unless it is certain that no record of a dataset exists.
+func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
+	if err := c.Trust.Err(); err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
+	known, _, err := c.Datasets.Recorded(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := known[id]; ok {
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
+	}
+	if c.Copies.IsRecorded(id) {
+		return dataset.Errorf(dataset.ErrExists,
+			"dataset %s is a copy of one whose home is another node, and on record (drover volume "+
+				"superseded discard, for one that was overtaken)", id)
+	}
+	return nil
+}

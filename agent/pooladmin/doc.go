@@ -1,0 +1,2 @@
+// Package pooladmin makes, adopts, accepts, trims and removes the pools of this node.
+package pooladmin

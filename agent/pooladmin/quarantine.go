@@ -1,0 +1,80 @@
+package pooladmin
+
+import (
+	"context"
+	"time"
+
+	"github.com/droverhq/drover/agent/generation"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// QuarantineDeps are the dependencies of Quarantine.
+type QuarantineDeps struct {
+	*host.Host
+	Pools       *pool.Pools
+	Generations *generation.Keeper
+	RecordFiles *operation.RecordWriter
+	Copies      *replication.Copies
+	Executor    *operation.Executor
+}
+
+// Quarantine lets an operator accept pools that are quarantined. It has no state of its own. Its methods are safe for
+// concurrent use.
+type Quarantine struct{ QuarantineDeps }
+
+// NewQuarantine returns a Quarantine.
+func NewQuarantine(deps QuarantineDeps) *Quarantine { return &Quarantine{deps} }
+
+// Unheard is by how many generations an accepted pool is raised while not every control replica can be asked: an
+// unreachable one may remember later generations, and would have the pool quarantined again. At ten minutes each,
+// that many generations take twenty years.
+const Unheard = 1 << 20
+
+// Accept makes a quarantined pool serve with what it has, if a person confirms that. dataset.ErrConflict for
+// a pool that is not quarantined, ErrInvalid without the confirmation, or for a pool that is not on this node.
+func (q *Quarantine) Accept(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
+	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+in.Pool)
+	if err != nil {
+		return dataset.Pool{}, err
+	}
+	defer unlock()
+	op, known := q.Pools.ByName(in.Pool)
+	switch {
+	case !known:
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
+			"unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
+	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
+		return dataset.Pool{}, op.Serves()
+	case op.Held() == "":
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
+			"pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and "+
+				"on which node)", op.Name, q.NodeName)
+	case !in.Confirmed:
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
+			"pool %s: what was written to it since it was as it is now is lost when it is accepted (say "+
+				"--confirmed)", op.Name)
+	}
+	_, all, err := q.Generations.Ask(ctx)
+	op, _ = q.Pools.ByName(in.Pool) // above everything that anybody knows
+	to := op.Record.Generation + 1
+	if err != nil || !all {
+		to += Unheard
+	}
+	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.Held())
+	q.Pools.Changed(op.ID, true)
+	if err := q.Pools.Raise(ctx, op, to); err != nil {
+		return dataset.Pool{}, err
+	}
+	defer q.News.Soon()
+	q.RecordFiles.WriteAll()
+	q.Copies.SettleAll()
+	q.Executor.PurgeAll()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel() // the pool is accepted, and control must learn of it even if the caller no longer waits
+	return op.Pool, q.Generations.Store(ctx)
+}
