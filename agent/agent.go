@@ -2,41 +2,31 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/cleanup"
-	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/generation"
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
-	"github.com/droverhq/drover/agent/transfer"
-	"github.com/droverhq/drover/agent/volume"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -87,105 +77,9 @@ type Config struct {
 // Limits are the times that the agent keeps. Zero values take the defaults.
 type Limits = host.Limits
 
-// Agent is the agent of one host. All methods are safe for concurrent use.
-type Agent struct {
-	*host.Host
-	config Config
-	apart  []api.Service // each control replica separately
-
-	identity     *registration.Identity
-	storeClock   *registration.StoreClock
-	registration *registration.Registration
-	facts        *registration.Facts
-
-	pools     *pool.Pools
-	leases    *lease.Table
-	keeper    *promise.Keeper // this node's promises to others
-	promises  *lease.PromiseServer
-	deadlines *lease.Deadlines
-	renewals  *lease.Renewals
-	limits    *throttle.Limits
-	engines   *mounting.Engines
-	registrar *lease.Registrar
-	uses      *mounting.UseTable
-	holders   *mounting.Holders
-	quiescer  *mounting.Quiescer
-	flushes   mounting.Flushes
-	disks     *mounting.Disks
-
-	guestTable   *mounting.GuestTable
-	reservations *mounting.Reservations
-	guests       *mounting.Guests
-	unmounter    *mounting.Unmounter
-	verifier     *mounting.Verifier
-	mounter      *mounting.Mounter
-	resolver     *mounting.Resolver
-
-	status   *controlsync.StatusReader
-	reporter *controlsync.Reporter
-	holdings *controlsync.Holdings
-	follower *controlsync.Follower
-
-	repairer     *handover.Repairer
-	relinquisher *handover.Relinquisher
-	failover     *handover.Failover
-
-	nodes       *lease.Nodes
-	moveTable   *replication.MoveTable
-	access      *replication.Access
-	retention   *replication.Retention
-	replicas    *replication.Replicas
-	copies      *replication.Copies
-	inspections *replication.Inspections
-	installer   *replication.Installer
-
-	programs *host.Programs
-	keys     *keyring.Keyring
-
-	operations  *operation.Runner
-	requester   *operation.Requester
-	sizes       *operation.Sizes
-	recordFiles *operation.RecordWriter
-	datasets    *operation.Datasets
-	executor    *operation.Executor
-	maker       *operation.Maker
-	importer    *operation.Importer
-	snapshotter *operation.Snapshotter
-	exporter    *operation.Exporter
-
-	spellings *volume.Spellings
-	finder    *volume.Finder
-	viewer    *volume.Viewer
-	requests  *volume.Requests
-
-	poolChecker *doctor.PoolChecker
-	keyChecker  *doctor.KeyChecker
-	doctor      *doctor.Doctor
-
-	mover   *move.Mover
-	source  *move.Sender // what this node sends to others
-	bringer *move.Bringer
-	cleaner *cleanup.Cleaner
-
-	generations *generation.Keeper
-	creator     *pooladmin.Creator
-	remover     *pooladmin.Remover
-	quarantine  *pooladmin.Quarantine
-	collector   *pooladmin.Collector
-	trimmer     *pooladmin.Trimmer
-
-	sender *transfer.Server // to other nodes
-	puller *transfer.Client // from them
-
-	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
-	// stops has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
-	leaseCtx  context.Context
-	endLeases context.CancelFunc
-	leaseWork sync.WaitGroup
-
-	stop context.CancelFunc
-	wg   sync.WaitGroup
-}
+// Agent is the agent of one host: its life cycle, and the adapters for the plugin and the API. Each adapter calls one
+// component. All methods are safe for concurrent use.
+type Agent struct{ *components }
 
 var _ api.Local = (*Agent)(nil)
 
@@ -200,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	a := &Agent{
+	a := &components{
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
 			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
@@ -258,75 +152,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		a.endLeases()
 		return nil, err
 	}
-	return a, nil
-}
-
-// makeLeases makes what decides until when datasets with failover auto may be open here. The context of leases has the
-// values of ctx, and not its end.
-func (a *Agent) makeLeases(ctx context.Context) {
-	a.nodes = lease.NewNodes(a.Host, a.Standing)
-	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
-		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes,
-		ReadHomes: func(ctx context.Context) (api.Sync, error) { return a.follower.Join(ctx) },
-		MendSoon:  a.repairSoon,
-	})
-	a.renewals = lease.NewRenewals(lease.RenewalDeps{
-		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
-		Register: func(ctx context.Context) error { return a.registration.Register(ctx) },
-	})
-	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.registrar = lease.NewRegistrar(a.registrarDeps())
-}
-
-// makeTransfers makes the sender and the receiver of transfers, which share one limit of their rate.
-func (a *Agent) makeTransfers() {
-	var limit *transfer.Limiter
-	if a.config.TransferRate > 0 {
-		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
-	}
-	a.sender = a.newSender(limit)
-	a.puller = &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
-}
-
-// load reads the agent's database.
-func (a *Agent) load(ctx context.Context) error {
-	if err := a.identity.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.registration.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.engines.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.storeClock.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.follower.Load(ctx); err != nil {
-		return err
-	}
-	return errors.Join(
-		a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
-			var d api.Indexed
-			err := json.Unmarshal(v, &d)
-			if err == nil {
-				a.Cache.Load(d)
-			}
-			return err
-		}),
-		a.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
-			var r records.Spellings
-			err := json.Unmarshal(v, &r)
-			if err == nil {
-				a.Cache.SetSpellings(name, r)
-			}
-			return err
-		}),
-		a.verifier.Load(ctx),
-		a.copies.Load(ctx),
-		a.leases.Load(ctx), a.guestTable.Load(ctx),
-		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.deadlines.Load(ctx),
-	)
+	return &Agent{a}, nil
 }
 
 // Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the

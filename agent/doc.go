@@ -1,6 +1,6 @@
 // Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets
 // whose home is this node, and answers the plugin and the API. It makes its components, which are the packages below
-// it, and connects them: see New and wiring.go.
+// it, and connects them: see components.go and wiring.go.
 //
 // # What is on disk
 //
@@ -15,7 +15,7 @@
 //	Unmount(db@gold, ID) the ID is removed from disk → umount(2) if it was the last one
 //
 // An ID that may belong to a container which outlived its engine ends only after a look at the mount namespaces of
-// the host. The same applies to a registration with the guard: see uses.go and mounting.Holders.
+// the host. The same applies to a registration with the guard: see mounting.Verifier and mounting.Holders.
 //
 // A mount below <root>/mnt needs no other record of the intent. If it has no ID on disk, it was never acknowledged
 // or its last use has ended, and the next start unmounts it.
@@ -32,8 +32,8 @@
 // # Leases that are bounded in time
 //
 // A dataset with failover auto may be open here until a deadline, which the guard is told. lease.Deadlines computes
-// and extends it. guarded.go makes the guard's records agree with what is mounted. The nodes that were given a part
-// of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
+// and extends it. handover.Repairer makes the guard's records agree with what is mounted. The nodes that were
+// given a part of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
 //
 // # Locks
 //

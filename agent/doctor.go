@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/guard"
 )
 
@@ -12,7 +11,7 @@ import (
 const DamagedMark = doctor.DamagedMark
 
 // makeDoctor makes what reports what works on this host.
-func (a *Agent) makeDoctor() {
+func (a *components) makeDoctor() {
 	a.keyChecker = doctor.NewKeyChecker(doctor.KeyCheckerDeps{
 		Host: a.Host, Keys: a.keys, Programs: a.programs, Pools: a.pools, WorksSolo: a.config.PeerHTTP == nil,
 	})
@@ -29,9 +28,6 @@ func (a *Agent) makeDoctor() {
 		Identity: a.identity.Check,
 	})
 }
-
-// Doctor is doctor.Doctor.Examine.
-func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.doctor.Examine(ctx) }
 
 // SeenGuard is lease.Registrar.Status.
 func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) { return a.registrar.Status(ctx) }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"io"
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
@@ -12,7 +11,7 @@ import (
 )
 
 // makeOperations makes what executes operations.
-func (a *Agent) makeOperations() {
+func (a *components) makeOperations() {
 	a.operations = operation.NewRunner(operation.RunnerDeps{
 		Host: a.Host,
 		Blame: func(ctx context.Context, op dataset.Operation, err error) error {
@@ -37,7 +36,7 @@ func (a *Agent) makeOperations() {
 }
 
 // makeExporter makes what reads volumes for users.
-func (a *Agent) makeExporter() {
+func (a *components) makeExporter() {
 	a.exporter = operation.NewExporter(operation.ExporterDeps{
 		Host: a.Host, Pools: a.pools, Throttle: a.limits, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
 		StandIn: a.keys.StandIn,
@@ -45,7 +44,7 @@ func (a *Agent) makeExporter() {
 }
 
 // acts returns what executes each kind of operation.
-func (a *Agent) acts() map[dataset.OpKind]operation.Act {
+func (a *components) acts() map[dataset.OpKind]operation.Act {
 	a.maker = operation.NewMaker(operation.MakerDeps{
 		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Pools: a.pools, Seal: a.keys.Seal,
 		MayChange: a.leases.MayChange, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
@@ -79,19 +78,4 @@ func (a *Agent) acts() map[dataset.OpKind]operation.Act {
 			return a.mover.Move(ctx, jb, op)
 		},
 	}
-}
-
-// Import makes a volume from a tar archive.
-func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
-	return a.importer.ImportArchive(ctx, req, r)
-}
-
-// Export is operation.Exporter.Export.
-func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
-	return a.exporter.Export(ctx, ref, snapshot, w)
-}
-
-// Diff is operation.Exporter.Diff.
-func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
-	return a.exporter.Diff(ctx, older, newer)
 }

@@ -31,14 +31,14 @@ func (a *Agent) Peers() http.Handler {
 	})
 }
 
-func (a *Agent) newSender(limit *transfer.Limiter) *transfer.Server {
+func (a *components) newSender(limit *transfer.Limiter) *transfer.Server {
 	return &transfer.Server{
 		Source: a.source, Peer: a.config.PeerID, Authorize: a.mayGet, Clock: a.Clock, Log: a.Log, Limit: limit,
 	}
 }
 
 // mayGet fails as Access.Check and Deadlines.Enrol do, before a node is given any data.
-func (a *Agent) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
+func (a *components) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.access.Check(ctx, peer, ds); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 var _ plugin.Agent = (*Agent)(nil)
 
 // makeFinder makes what finds the volume that a tool names.
-func (a *Agent) makeFinder() {
+func (a *components) makeFinder() {
 	a.spellings = volume.NewSpellings(a.Host)
 	a.finder = volume.NewFinder(volume.FinderDeps{
 		Host: a.Host, Spellings: a.spellings,
@@ -22,7 +22,7 @@ func (a *Agent) makeFinder() {
 }
 
 // makeVolumes makes what shows volumes to the tools of this host, and executes their requests.
-func (a *Agent) makeVolumes() {
+func (a *components) makeVolumes() {
 	a.viewer = volume.NewViewer(volume.ViewerDeps{
 		Host: a.Host, Finder: a.finder, PoolName: a.pools.Name, NameOf: a.nodes.Name,
 		StatusOf: func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus { return a.status.Status(ctx, d) },
@@ -64,3 +64,16 @@ func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]str
 func (a *Agent) Remove(ctx context.Context, spelling string) error {
 	return a.requests.Remove(ctx, spelling)
 }
+
+// Mount is mounting.Mounter.Mount.
+func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
+	return a.mounter.Mount(ctx, spelling, id)
+}
+
+// Unmount is mounting.Mounter.Unmount.
+func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
+	return a.mounter.Unmount(ctx, spelling, id)
+}
+
+// Activated is mounting.Verifier.Activated.
+func (a *Agent) Activated(ctx context.Context) { a.verifier.Activated(ctx) }

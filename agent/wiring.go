@@ -31,7 +31,7 @@ import (
 )
 
 // mountTable says where the agent mounts datasets, for limits.
-type mountTable struct{ a *Agent }
+type mountTable struct{ a *components }
 
 func (m mountTable) Root() string             { return m.a.MountRoot() }
 func (m mountTable) Path(id uuid.UUID) string { return m.a.MountPath(id) }
@@ -40,14 +40,14 @@ func (m mountTable) IsMounted(id uuid.UUID) (bool, error) {
 }
 func (m mountTable) InUse() []uuid.UUID { return m.a.uses.InUse() }
 
-func (a *Agent) cgroupDeps() throttle.Deps {
+func (a *components) cgroupDeps() throttle.Deps {
 	return throttle.Deps{
 		Ctx: a.Ctx, Boot: a.Boot, DB: a.DB, Cache: a.Cache, Locks: &a.Locks, Jobs: a.Jobs,
 		Mounts: mountTable{a}, Fence: a.registrar, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
 	}
 }
 
-func (a *Agent) registrarDeps() lease.RegistrarDeps {
+func (a *components) registrarDeps() lease.RegistrarDeps {
 	return lease.RegistrarDeps{
 		Host: a.Host, Guard: a.config.Guard, Deadlines: a.deadlines,
 		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
@@ -62,7 +62,7 @@ func (a *Agent) registrarDeps() lease.RegistrarDeps {
 	}
 }
 
-func (a *Agent) poolDeps() pool.Deps {
+func (a *components) poolDeps() pool.Deps {
 	return pool.Deps{
 		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends,
 		Control: a.Control,
@@ -79,14 +79,14 @@ func newPrograms(cfg Config) *host.Programs {
 	return &host.Programs{Runner: cfg.Runner, Allowed: cfg.FencePrograms}
 }
 
-func (a *Agent) keyringDeps() keyring.Deps {
+func (a *components) keyringDeps() keyring.Deps {
 	return keyring.Deps{
 		Host: a.Host, Programs: a.programs,
 		BesideCopyOf: func(id uuid.UUID) (uuid.UUID, bool) { return a.moveTable.BesideCopyOf(id) },
 	}
 }
 
-func (a *Agent) retentionDeps() replication.RetentionDeps {
+func (a *components) retentionDeps() replication.RetentionDeps {
 	return replication.RetentionDeps{
 		Host: a.Host, Pools: a.pools, Transfers: a.sender, Yielded: a.leases.RelinquishedSnapshots,
 		WorksSolo: a.config.PeerHTTP == nil,
@@ -94,28 +94,28 @@ func (a *Agent) retentionDeps() replication.RetentionDeps {
 }
 
 // forgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.
-func (a *Agent) forgetGiven(ds uuid.UUID) {
+func (a *components) forgetGiven(ds uuid.UUID) {
 	a.retention.Forget(ds)
 	a.access.Forget(ds)
 }
 
-func (a *Agent) replicasDeps() replication.ReplicasDeps {
+func (a *components) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
 
-func (a *Agent) installerDeps() replication.InstallerDeps {
+func (a *components) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: a.copies,
 		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.recordFiles.Write,
 	}
 }
 
-func (a *Agent) promiseDeps() lease.PromiseDeps {
+func (a *components) promiseDeps() lease.PromiseDeps {
 	return lease.PromiseDeps{
-		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.Name, Session: a.Standing,
+		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.Name, Session: a.deadlines.Session,
 		IsMoving: a.moveTable.IsActive,
 		Incoming: func(ds uuid.UUID) (epoch uint64, ok bool) {
 			m, ok := a.moveTable.Get(ds)
@@ -124,14 +124,14 @@ func (a *Agent) promiseDeps() lease.PromiseDeps {
 	}
 }
 
-func (a *Agent) inspectionsDeps() replication.InspectionsDeps {
+func (a *components) inspectionsDeps() replication.InspectionsDeps {
 	return replication.InspectionsDeps{
 		Host: a.Host, MakeMountPoint: mounting.MakeMountPoint, RemoveMountPoint: mounting.RemoveMountPoint,
 		Mount: a.mounter.MountDataset,
 	}
 }
 
-func (a *Agent) copiesDeps() replication.CopiesDeps {
+func (a *components) copiesDeps() replication.CopiesDeps {
 	return replication.CopiesDeps{
 		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
 		Taken:      func() { a.replicas.Wake() },
@@ -143,13 +143,13 @@ func (a *Agent) copiesDeps() replication.CopiesDeps {
 }
 
 // forgetHome forgets what this node knew as the home of a dataset.
-func (a *Agent) forgetHome(ds uuid.UUID) {
+func (a *components) forgetHome(ds uuid.UUID) {
 	a.leases.EndRecall(ds)
 	a.forgetGiven(ds)
 }
 
 // makeRegistration makes what reports this node to control.
-func (a *Agent) makeRegistration() {
+func (a *components) makeRegistration() {
 	a.registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.config.Address, Version: a.config.Version, Labels: a.config.Labels, Pools: a.pools,
 		Does: func() []dataset.OpKind { return a.executor.Kinds() }, StoreGenerations: a.generations.Store,
@@ -160,11 +160,11 @@ func (a *Agent) makeRegistration() {
 }
 
 // makeMoves makes what moves datasets between nodes, and cleans up after it.
-func (a *Agent) makeMoves() {
+func (a *components) makeMoves() {
 	a.mover = move.NewMover(move.MoverDeps{
 		Host: a.Host, Pools: a.pools, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper, Programs: a.programs,
 		Moves: a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
-		PeerHTTP: a.config.PeerHTTP, Standing: a.Standing,
+		PeerHTTP: a.config.PeerHTTP, Standing: a.deadlines.Session,
 	})
 	a.source = move.NewSender(move.SenderDeps{
 		Host: a.Host, Pools: a.pools, Keys: a.keys, Leases: a.leases, Uses: a.uses, Quiescer: a.quiescer,
@@ -184,13 +184,13 @@ func (a *Agent) makeMoves() {
 }
 
 // askGenerations is generation.Keeper.Ask for callers that need the error alone.
-func (a *Agent) askGenerations(ctx context.Context) error {
+func (a *components) askGenerations(ctx context.Context) error {
 	_, _, err := a.generations.Ask(ctx)
 	return err
 }
 
 // makePoolAdmin makes what an operator manages the pools of this node with.
-func (a *Agent) makePoolAdmin() {
+func (a *components) makePoolAdmin() {
 	a.creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
 		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Keys: a.keys, Registration: a.registration,
 		Generations: a.generations, Reporter: a.reporter, Holdings: a.holdings,
@@ -211,31 +211,8 @@ func (a *Agent) makePoolAdmin() {
 	a.trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.pools}
 }
 
-// CreatePool is pooladmin.Creator.Create.
-func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return a.creator.Create(ctx, p)
-}
-
-// AdoptPool is pooladmin.Creator.Adopt.
-func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return a.creator.Adopt(ctx, path)
-}
-
-// AcceptPool is pooladmin.Quarantine.Accept.
-func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
-	return a.quarantine.Accept(ctx, in)
-}
-
-// RemovePool is pooladmin.Remover.Remove.
-func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return a.remover.Remove(ctx, name, forget)
-}
-
-// Collect is pooladmin.Collector.Collect.
-func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.collector.Collect(ctx, id) }
-
 // makeControlSync makes what keeps this node and control in agreement.
-func (a *Agent) makeControlSync() {
+func (a *components) makeControlSync() {
 	a.status = &controlsync.StatusReader{
 		Host: a.Host, Pools: a.pools, Uses: a.uses, Engines: a.engines, Disks: a.disks, Sizes: a.sizes,
 		Throttle: a.limits,
@@ -262,13 +239,8 @@ func (a *Agent) makeControlSync() {
 	})
 }
 
-// RebuildStore is controlsync.Holdings.RebuildStore.
-func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	return a.holdings.RebuildStore(ctx, skipOffline)
-}
-
 // makeMounting makes what mounts datasets, and what knows who uses them.
-func (a *Agent) makeMounting() {
+func (a *components) makeMounting() {
 	a.disks = mounting.NewDisks(a.Host, a.pools)
 	a.holders = mounting.NewHolders(a.Host, a.pools)
 	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
@@ -309,7 +281,7 @@ func (a *Agent) makeMounting() {
 }
 
 // makeHandover makes what passes datasets from one home to the next.
-func (a *Agent) makeHandover() {
+func (a *components) makeHandover() {
 	a.repairer = handover.NewRepairer(handover.RepairerDeps{
 		Host: a.Host, Guard: a.config.Guard, Pools: a.pools, Deadlines: a.deadlines, Registrar: a.registrar,
 		Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
@@ -331,10 +303,10 @@ func (a *Agent) makeHandover() {
 }
 
 // repairSoon is handover.Repairer.RepairSoon, for components that are made before the Repairer.
-func (a *Agent) repairSoon(id uuid.UUID) { a.repairer.RepairSoon(id) }
+func (a *components) repairSoon(id uuid.UUID) { a.repairer.RepairSoon(id) }
 
 // unmounted starts the work that waits until a dataset is not mounted any more.
-func (a *Agent) unmounted(id uuid.UUID) {
+func (a *components) unmounted(id uuid.UUID) {
 	a.relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
 		a.copies.SettleSoon(id)
@@ -343,19 +315,6 @@ func (a *Agent) unmounted(id uuid.UUID) {
 		a.guests.SettleSoon(id, uuid.Nil)
 	}
 }
-
-// Mount is mounting.Mounter.Mount.
-func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
-	return a.mounter.Mount(ctx, spelling, id)
-}
-
-// Unmount is mounting.Mounter.Unmount.
-func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
-	return a.mounter.Unmount(ctx, spelling, id)
-}
-
-// Activated is mounting.Verifier.Activated.
-func (a *Agent) Activated(ctx context.Context) { a.verifier.Activated(ctx) }
 
 // Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Session() }
@@ -374,7 +333,7 @@ func replicas(s api.Service) []api.Service {
 }
 
 // rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
-func (a *Agent) rounds(ctx context.Context) (back bool) {
+func (a *components) rounds(ctx context.Context) (back bool) {
 	if back = a.pools.Retry(ctx); back {
 		if err := a.generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")

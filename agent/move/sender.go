@@ -50,6 +50,7 @@ var _ transfer.Source = (*Sender)(nil)
 // NewSender returns a Sender.
 func NewSender(deps SenderDeps) *Sender { return &Sender{deps} }
 
+// Pool implements transfer.Source. It fails with ErrNotFound for a dataset that this node has nothing of.
 func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := v.Cache.Dataset(ds)
 	if known {

@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"context"
+	"io"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// Doctor is doctor.Doctor.Examine.
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.doctor.Examine(ctx) }
+
+// CreatePool is pooladmin.Creator.Create.
+func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
+	return a.creator.Create(ctx, p)
+}
+
+// AdoptPool is pooladmin.Creator.Adopt.
+func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+	return a.creator.Adopt(ctx, path)
+}
+
+// AcceptPool is pooladmin.Quarantine.Accept.
+func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
+	return a.quarantine.Accept(ctx, in)
+}
+
+// RemovePool is pooladmin.Remover.Remove.
+func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
+	return a.remover.Remove(ctx, name, forget)
+}
+
+// Collect is pooladmin.Collector.Collect.
+func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.collector.Collect(ctx, id) }
+
+// RebuildStore is controlsync.Holdings.RebuildStore.
+func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
+	return a.holdings.RebuildStore(ctx, skipOffline)
+}
+
+// Import makes a volume from a tar archive.
+func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
+	return a.importer.ImportArchive(ctx, req, r)
+}
+
+// Export is operation.Exporter.Export.
+func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+	return a.exporter.Export(ctx, ref, snapshot, w)
+}
+
+// Diff is operation.Exporter.Diff.
+func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
+	return a.exporter.Diff(ctx, older, newer)
+}
