@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	// roundsInUse bounds how often what changed meanwhile is copied while a dataset is
-	// in use, LittleEnough is how much of it is left for when it is not.
-	roundsInUse  = 6
+	// roundsInUse is how often changes are copied at most while a dataset is in use.
+	roundsInUse = 6
+	// LittleEnough is the number of bytes that a round may have copied to be the last one while a dataset is in use.
 	LittleEnough = 32 << 20
 	// soonEnough is how long a round may take to be the last one if nobody used the dataset when it began:
 	// somebody may have used it since.
