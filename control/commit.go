@@ -61,7 +61,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.reported.ForgetDataset(op.DatasetID)
-		s.counts.forget(op.DatasetID)
+		s.Views.ForgetCount(op.DatasetID)
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
 		steps.At("commit.recorded")
@@ -130,7 +130,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		}
 	}
 	if op.Problem == nil {
-		if err := s.ownProfiles(t, recorded, op); err != nil {
+		if err := s.vetted.Check(t, recorded, op); err != nil {
 			return err
 		}
 		if err := s.apply(t, op, out); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -114,20 +115,6 @@ func (s *Service) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	return stays, err
 }
 
-// copyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
-// epoch does not apply: the store hears of the first snapshot of each.
-func (s *Service) copyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
-	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
-		return c, false, err
-	}
-	if last, heard := s.reported.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
-		last.At().Compare(c.At()) >= 0 {
-		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order,
-			last.Epoch, last.Checked, last.Current
-	}
-	return c, true, nil
-}
-
 // keptCopy returns a copy of a node in the form in which its agent hears of it.
 func keptCopy(t *record.Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	key := record.CopyKey(node, id)
@@ -146,7 +133,7 @@ func keptCopy(t *record.Tx, node, id uuid.UUID) (k api.Kept, there bool, err err
 // expireCopies removes the copies that moves left behind, once their time has passed.
 func (s *Service) expireCopies(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.store).List(record.CopiesPrefix, after, pageMost)
+		entries, err := record.NewTx(ctx, s.store).List(record.CopiesPrefix, after, view.PageMost)
 		if err != nil {
 			return err
 		}
@@ -163,7 +150,7 @@ func (s *Service) expireCopies(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(entries) < pageMost {
+		if len(entries) < view.PageMost {
 			return nil
 		}
 	}

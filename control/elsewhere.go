@@ -28,11 +28,11 @@ func (s *Service) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (
 func (s *Service) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
-		c, there, err := s.copyNow(t, node, d.ID)
+		c, there, err := s.reported.CopyNow(t, node, d.ID)
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || s.useless(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
+		if !there || !c.Whole() || s.reported.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}
 		var n dataset.Node

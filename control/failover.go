@@ -49,7 +49,8 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 		return nil, nil, err
 	}
 	next := d
-	if next.Profile = s.withOwnCommand(d.Profile, d.Profile); why == "" && next.Profile.Failover.Fence.Unknown() {
+	next.Profile = s.vetted.WithOwnCommand(d.Profile, d.Profile)
+	if why == "" && next.Profile.Failover.Fence.Unknown() {
 		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
 			", and the one that was found beside its data is not run"
 	}
@@ -149,7 +150,7 @@ func (s *Service) successor(t *record.Tx, d dataset.Dataset, target dataset.Node
 // couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
 func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
 	why string, err error) {
-	c, kept, err := s.copyNow(t, id, d.ID)
+	c, kept, err := s.reported.CopyNow(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
 	}
@@ -172,7 +173,7 @@ func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c 
 	case !s.reported.Guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
 	default:
-		why = s.useless(c.Pool)
+		why = s.reported.UselessPool(c.Pool)
 	}
 	if why != "" {
 		why = "node " + n.Name + " " + why

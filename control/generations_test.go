@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/generation"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -157,15 +158,15 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	}
 	b.mentions(pool, 9)
 	c := e.agent("gamma")
-	for range 3 * fewGenerations / reports.MaxPools { // as of nodes that came and went
+	for range 3 * generation.FewGenerations / reports.MaxPools { // as of nodes that came and went
 		list := make([]api.Generation, reports.MaxPools)
 		for i := range list {
 			list[i].Pool = uuid.New()
 		}
-		e.generations.put(uuid.New(), list)
+		e.Recorder.Note(uuid.New(), list)
 	}
 	c.mentions(c.pools[0].ID, 2)
-	if got := len(e.generations.of); got != 2 {
+	if got := e.Recorder.Remembered(); got != 2 {
 		t.Errorf("%d are remembered", got)
 	}
 	if got := b.mentions(pool, 8); got != 9 {

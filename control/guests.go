@@ -142,7 +142,7 @@ func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error 
 		if g.Node == d.Home {
 			continue // its own agent knows why
 		}
-		v, err := s.visit(t, d, g, nil)
+		v, err := s.Views.Visit(t, d, g, nil)
 		if err != nil {
 			return err
 		}
@@ -162,44 +162,6 @@ func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error 
 	}
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers "+
 		"there first", what, d.Volume, strings.Join(who, " and "))
-}
-
-// visit returns a stay as people see it.
-func (s *Service) visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
-	err error) {
-	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
-	if names == nil {
-		names = &map[uuid.UUID]string{}
-	}
-	if v.NodeName, err = memo(names, g.Node, t.NodeName); err != nil {
-		return v, err
-	}
-	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &record.Fenced{}); err != nil {
-		return v, err
-	}
-	if s.Shared {
-		_, there, err := membership.LivingSession(t, g.Node)
-		if err != nil {
-			return v, err
-		}
-		v.Away = !there
-	}
-	if st := s.reported.Dataset(d.ID, g.Node); st != nil {
-		v.Mounts, v.Problem = len(st.Mounts), st.Problem
-	}
-	return v, nil
-}
-
-// visits returns the guests of a dataset.
-func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
-	for _, g := range d.Guests {
-		v, err := p.s.visit(p.t, d, g, &p.nodes)
-		if err != nil {
-			return all, err
-		}
-		all = append(all, v)
-	}
-	return all, nil
 }
 
 // guestDatasets adds the datasets of which a node is a guest, each once.

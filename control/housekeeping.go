@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -154,7 +155,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 	t := record.NewTx(ctx, s.store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, pageMost)
+		entries, err := t.List(record.DatasetsPrefix, after, view.PageMost)
 		if err != nil {
 			return err
 		}
@@ -167,7 +168,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 			}
 			live[d.ID] = true
 		}
-		if len(entries) < pageMost {
+		if len(entries) < view.PageMost {
 			break
 		}
 	}

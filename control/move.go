@@ -72,7 +72,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 	if err != nil {
 		return err
 	}
-	if why := s.held(from.ID); why != "" {
+	if why := s.reported.HeldPool(from.ID); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
 			d.Volume, from.Name, why)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -46,7 +47,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 			}
 			done = &d
 		}
-		v, err := s.present(t, *done)
+		v, err := s.Views.Present(t, *done)
 		out.Volume = &v
 		return err
 	})
@@ -162,7 +163,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		if over, err := tookEffect(t, op); err != nil || over {
 			return err
 		}
-		if err := s.ownProfiles(t, rec, op); err != nil {
+		if err := s.vetted.Check(t, rec, op); err != nil {
 			return err
 		}
 		if known { // with what others have reported about it since, such as what the home of a move relinquished
@@ -238,8 +239,9 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 // the last day, at most the last endedMost. Of scheduled snapshots and their removals that succeeded it lists
 // those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
-	limit := pageLimit(p)
-	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, after(record.OperationsPrefix, p), limit)
+	limit := view.PageLimit(p)
+	from := view.After(record.OperationsPrefix, p)
+	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, from, limit)
 	if err != nil {
 		return out, err
 	}

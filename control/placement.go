@@ -1,15 +1,10 @@
 package control
 
 import (
-	"bytes"
-	"cmp"
-	"context"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -89,42 +84,4 @@ func (s *Service) tooLarge(d dataset.Dataset) dataset.Size {
 		return d.Size
 	}
 	return 0
-}
-
-// Pools lists all pools of all nodes, by the names of the nodes and then of the pools: the recorded ones, and
-// those that nodes are configured with and could not make. The latter have no UUID.
-func (s *Service) Pools(ctx context.Context) ([]api.Pool, error) {
-	t := record.NewTx(ctx, s.store)
-	list, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
-	if err != nil {
-		return nil, err
-	}
-	keys := make([]string, len(list))
-	for i, p := range list {
-		keys[i] = record.NodeKey(p.Node)
-	}
-	if err := t.Foresee(keys); err != nil {
-		return nil, err
-	}
-	out := make([]api.Pool, 0, len(list))
-	for _, p := range list {
-		name, err := t.NodeName(p.Node)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.reported.Pool(p.ID)})
-	}
-	for _, u := range s.reported.UnmadePools() {
-		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
-		if i < 0 {
-			out = append(out, u)
-		} else if out[i].Status == nil { // recorded, and not found where it is configured
-			out[i].Status = u.Status
-		}
-	}
-	slices.SortStableFunc(out, func(x, y api.Pool) int {
-		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name),
-			bytes.Compare(x.ID[:], y.ID[:]))
-	})
-	return out, nil
 }

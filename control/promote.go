@@ -63,12 +63,12 @@ func (s *Service) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node,
 			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
 	}
 	if found {
-		if c, there, err := s.copyNow(t, target.ID, d.ID); err != nil {
+		if c, there, err := s.reported.CopyNow(t, target.ID, d.ID); err != nil {
 			return err
 		} else if there && c.Whole() {
 			best = target
 		}
-		c, _, err := s.copyNow(t, best.ID, d.ID)
+		c, _, err := s.reported.CopyNow(t, best.ID, d.ID)
 		if err != nil {
 			return err
 		}
@@ -90,14 +90,14 @@ func (s *Service) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.
 	if shared, err := s.planTake(t, d, target, home, op); shared || err != nil {
 		return err
 	}
-	kept, there, err := s.copyNow(t, target.ID, d.ID)
+	kept, there, err := s.reported.CopyNow(t, target.ID, d.ID)
 	if err != nil {
 		return err
 	}
 	if !there || !kept.Whole() {
 		return s.noCopy(t, d, target)
 	}
-	if why := s.useless(kept.Pool); why != "" {
+	if why := s.reported.UselessPool(kept.Pool); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
 	}
 	if err := s.noFresher(t, d, target, kept); err != nil {
@@ -134,11 +134,12 @@ func checkFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 // equal to this one, and its newer data would be lost.
 func (s *Service) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
-		c, there, err := s.copyNow(t, node, d.ID)
+		c, there, err := s.reported.CopyNow(t, node, d.ID)
 		if err != nil {
 			return err
 		}
-		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 || s.held(c.Pool) != "" {
+		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 ||
+			s.reported.HeldPool(c.Pool) != "" {
 			continue
 		}
 		if s.Shared {

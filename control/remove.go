@@ -232,7 +232,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 		}
 		if gone {
 			s.reported.ForgetDataset(c.ID)
-			s.counts.forget(c.ID)
+			s.Views.ForgetCount(c.ID)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -19,7 +20,7 @@ func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []
 	}
 	newest := slices.Clone(snaps)
 	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not only by time: the clocks of two homes differ
-		return cmp.Or(b.At().Compare(a.At()), older(b, a))
+		return cmp.Or(b.At().Compare(a.At()), view.Older(b, a))
 	})
 	kept := map[uuid.UUID]bool{}
 	for i := range min(max(keep.Last, 0), len(newest)) {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -143,7 +144,7 @@ func justified(s dataset.Snapshot, all []dataset.Snapshot, keep dataset.Keep, lo
 		{keep.Weekly, func(c time.Time) int64 { y, w := c.In(loc).ISOWeek(); return int64(y*100 + w) }},
 		{keep.Monthly, func(c time.Time) int64 { return day(c) / 100 }},
 	}
-	newer := slices.DeleteFunc(slices.Clone(all), func(o dataset.Snapshot) bool { return older(o, s) <= 0 })
+	newer := slices.DeleteFunc(slices.Clone(all), func(o dataset.Snapshot) bool { return view.Older(o, s) <= 0 })
 	if len(newer) < keep.Last {
 		return true
 	}

@@ -6,12 +6,15 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/generation"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/vetting"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -57,16 +60,16 @@ type Service struct {
 	*membership.Admission
 	*membership.Members
 	*recovery.Recovery
+	*generation.Recorder
+	*view.Views
 	store    store.Store
 	started  time.Time
 	ran      ran
 	feed     *notify.Feed
 	events   *notify.EventLog
-	counts   counts
+	vetted   *vetting.Profiles
 	reported *reports.Latest
 	ledger   *ledger.Ledger
-
-	generations generations // of pools
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service must stop
@@ -108,6 +111,9 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Restored: s.ran.forget,
 		Failed:   d.Failed,
 	})
+	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
+	s.Recorder = generation.New(s.ledger)
+	s.Views = view.New(view.Deps{Ledger: s.ledger, Reports: s.reported, Shared: d.Shared})
 	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.ledger, Authority: d.Authority})
 	s.Members = membership.NewMembers(membership.MembersDeps{
 		Ledger:       s.ledger,
@@ -132,7 +138,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Session:    d.Limits.Session,
 		Quit:       s.quit,
 		Living:     s.Members.Living,
-		WithOwn:    s.withOwn,
+		WithOwn:    s.vetted.WithOwn,
 		PutInTrash: s.putInTrash,
 		Finish:     s.finish,
 	})

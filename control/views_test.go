@@ -134,7 +134,7 @@ func TestListsCostLittle(t *testing.T) {
 	d := a.delete("db25")
 	e.submit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 	a.work()
-	if _, kept := e.counts.of[d.ID]; kept {
+	if e.Views.HasCount(d.ID) {
 		t.Error("the count of what is gone is kept")
 	}
 }

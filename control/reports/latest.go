@@ -333,3 +333,39 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	ev.Labels = map[string]string{"pool": is.ID.String()}
 	return ev, true
 }
+
+// UselessPool returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or
+// nothing was heard.
+func (s *Latest) UselessPool(pool uuid.UUID) string {
+	switch st := s.Pool(pool); {
+	case st == nil || st.Online:
+		return ""
+	case st.Held:
+		return "has its copy in a pool that is held: " + st.Reason
+	default:
+		return "has its copy in a pool that is offline: " + st.Reason
+	}
+}
+
+// HeldPool returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if it is
+// not quarantined.
+func (s *Latest) HeldPool(pool uuid.UUID) string {
+	if st := s.Pool(pool); st != nil && st.Held {
+		return st.Reason
+	}
+	return ""
+}
+
+// CopyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
+// epoch does not apply: the store hears of the first snapshot of each.
+func (s *Latest) CopyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
+		return c, false, err
+	}
+	if last, heard := s.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
+		last.At().Compare(c.At()) >= 0 {
+		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order,
+			last.Epoch, last.Checked, last.Current
+	}
+	return c, true, nil
+}

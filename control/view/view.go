@@ -1,6 +1,9 @@
-package control
+// Package view shows the records of a cluster to its users: volumes, snapshots, pools, with what nodes report of them.
+package view
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -9,21 +12,55 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
-const pageMost = 1000
+// Deps are the dependencies of Views.
+type Deps struct {
+	Ledger  *ledger.Ledger
+	Reports *reports.Latest
+	// Shared says that other services may work on the same store: nodes have sessions there.
+	Shared bool
+}
 
-func pageLimit(p api.Page) int {
-	if p.Limit <= 0 || p.Limit > pageMost {
-		return pageMost
+// Views lists and shows records. Its methods are safe for concurrent use.
+type Views struct {
+	Deps
+	counts counts
+}
+
+// New returns Views.
+func New(deps Deps) *Views { return &Views{Deps: deps} }
+
+// HasCount reports whether the number of snapshots of a dataset is remembered.
+func (s *Views) HasCount(ds uuid.UUID) bool {
+	s.counts.mu.Lock()
+	defer s.counts.mu.Unlock()
+	_, kept := s.counts.of[ds]
+	return kept
+}
+
+// ForgetCount drops the number of snapshots of a dataset that does not exist any more.
+func (s *Views) ForgetCount(ds uuid.UUID) { s.counts.forget(ds) }
+
+// PageMost is the maximum number of items in one page of a list.
+const PageMost = 1000
+
+// PageLimit returns how many items a page has at most.
+func PageLimit(p api.Page) int {
+	if p.Limit <= 0 || p.Limit > PageMost {
+		return PageMost
 	}
 	return p.Limit
 }
 
-func after(prefix string, p api.Page) string {
+// After returns the key under a prefix after which a page begins.
+func After(prefix string, p api.Page) string {
 	if p.After == "" {
 		return ""
 	}
@@ -32,20 +69,20 @@ func after(prefix string, p api.Page) string {
 
 // Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the
 // store said so, ErrAmbiguous, ErrUnavailable.
-func (s *Service) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
-	err = s.ledger.View(ctx, func(t *record.Tx) error {
+func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		d, err := t.Volume(ref)
 		if err != nil {
 			return err
 		}
-		v, err = s.present(t, d)
+		v, err = s.Present(t, d)
 		return err
 	})
 	return v, err
 }
 
 // Volumes lists the live volumes by name.
-func (s *Service) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.NamesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
 		var c record.Claim
 		err := record.Decode(record.NamesPrefix+name, value, &c)
@@ -54,7 +91,7 @@ func (s *Service) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume]
 }
 
 // Trash lists the datasets in the trash by UUID.
-func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
 		return record.IDIn(record.TrashPrefix+id, record.TrashPrefix)
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
@@ -62,12 +99,12 @@ func (s *Service) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], 
 
 // listDatasets lists the datasets of the keys under prefix, except those that have changed since their key was
 // read so that the key no longer applies.
-func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
+func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
 	var none api.List[api.Volume]
-	limit, t := pageLimit(p), record.NewTx(ctx, s.store)
-	entries, err := t.List(prefix, after(prefix, p), limit)
+	limit, t := PageLimit(p), record.NewTx(ctx, s.Ledger.Store)
+	entries, err := t.List(prefix, After(prefix, p), limit)
 	if err != nil {
 		return none, err
 	}
@@ -106,7 +143,7 @@ func (s *Service) listDatasets(ctx context.Context, prefix string, p api.Page,
 
 // presenter adds to records what people want to see beside them. It reads what many records share only once.
 type presenter struct {
-	s     *Service
+	s     *Views
 	t     *record.Tx
 	nodes map[uuid.UUID]string
 	pools map[uuid.UUID]dataset.Pool
@@ -137,13 +174,14 @@ func (p *presenter) foresee(ids []uuid.UUID) error {
 	return p.t.Foresee(keys)
 }
 
-func (s *Service) present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
+// Present returns a dataset as users see it.
+func (s *Views) Present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 	p := presenter{s: s, t: t}
 	return p.present(d)
 }
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
-	v = api.Volume{Dataset: d, Status: p.s.reported.Dataset(d.ID, d.Home)}
+	v = api.Volume{Dataset: d, Status: p.s.Reports.Dataset(d.ID, d.Home)}
 	if v.Node, err = memo(&p.nodes, d.Home, p.t.NodeName); err != nil {
 		return v, err
 	}
@@ -178,7 +216,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 	for _, node := range d.Copies {
 		var c api.KeptCopy
 		var there bool
-		if c.Copy, there, err = p.s.copyNow(p.t, node, d.ID); err != nil {
+		if c.Copy, there, err = p.s.Reports.CopyNow(p.t, node, d.ID); err != nil {
 			return all, err
 		}
 		if !there {
@@ -199,7 +237,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 
 // nothingYet returns why a replica is still empty, as far as its node reported; "" if it may be in progress.
 func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
-	st := p.s.reported.Pool(c.Pool)
+	st := p.s.Reports.Pool(c.Pool)
 	switch {
 	case st != nil && st.Online:
 		return "", nil
@@ -274,13 +312,13 @@ func (c *counts) forget(ds uuid.UUID) {
 
 // Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
 // datasets.
-func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	t := record.NewTx(ctx, s.store)
+func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
+	t := record.NewTx(ctx, s.Ledger.Store)
 	if ref == "" {
 		return allSnapshots(t, p)
 	}
 	var d dataset.Dataset
-	if err := s.ledger.View(ctx, func(t *record.Tx) error {
+	if err := s.Ledger.View(ctx, func(t *record.Tx) error {
 		d, err = t.AnyDataset(ref)
 		return err
 	}); err != nil {
@@ -290,7 +328,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 	if err != nil {
 		return out, err
 	}
-	slices.SortFunc(list, older)
+	slices.SortFunc(list, Older)
 	// The cursor is a time and a UUID, because its snapshot may have been removed.
 	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
 		if p.After == "" || cursor(s) > after {
@@ -299,7 +337,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 		return -1
 	})
 	out.Items = list[from:]
-	if limit := pageLimit(p); len(out.Items) > limit {
+	if limit := PageLimit(p); len(out.Items) > limit {
 		out.Items = out.Items[:limit]
 		out.Next = cursor(out.Items[limit-1])
 	}
@@ -307,8 +345,8 @@ func (s *Service) Snapshots(ctx context.Context, ref string, p api.Page) (out ap
 }
 
 func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	limit := pageLimit(p)
-	entries, err := t.List(record.SnapshotsPrefix, after(record.SnapshotsPrefix, p), limit)
+	limit := PageLimit(p)
+	entries, err := t.List(record.SnapshotsPrefix, After(record.SnapshotsPrefix, p), limit)
 	if err != nil {
 		return out, err
 	}
@@ -325,22 +363,22 @@ func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err
 	return out, nil
 }
 
-// older orders snapshots by time, and those of one moment by UUID.
-func older(a, b dataset.Snapshot) int {
+// Older orders snapshots by time, and those of one moment by UUID.
+func Older(a, b dataset.Snapshot) int {
 	if c := a.Created.Compare(b.Created); c != 0 {
 		return c
 	}
 	return strings.Compare(a.ID.String(), b.ID.String())
 }
 
-// cursor sorts as older does.
+// cursor sorts as Older does.
 func cursor(s dataset.Snapshot) string {
 	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
 }
 
 // Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
-func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
-	err = s.ledger.View(ctx, func(t *record.Tx) error {
+func (s *Views) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		snap, err = t.Snapshot(ref, snapshot)
 		return err
 	})
@@ -349,11 +387,11 @@ func (s *Service) Snapshot(ctx context.Context, ref, snapshot string) (snap data
 
 // Seen returns the volumes that an agent has reported since this service started: those that are or were mounted.
 // Their leases, copies and snapshots are left out, because metrics ask for thousands every few seconds.
-func (s *Service) Seen(ctx context.Context) []api.Volume {
+func (s *Views) Seen(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	nodes := map[uuid.UUID]string{}
-	for some := range slices.Chunk(s.reported.Datasets(), store.MaxOps) {
-		t, keys := record.NewTx(ctx, s.store), make([]string, len(some))
+	for some := range slices.Chunk(s.Reports.Datasets(), store.MaxOps) {
+		t, keys := record.NewTx(ctx, s.Ledger.Store), make([]string, len(some))
 		for i, id := range some {
 			keys[i] = record.DatasetKey(id)
 		}
@@ -363,15 +401,91 @@ func (s *Service) Seen(ctx context.Context) []api.Volume {
 		for _, id := range some {
 			d, err := t.Dataset(id)
 			if dataset.KindOf(err) == dataset.ErrNotFound {
-				s.reported.ForgetDataset(id)
+				s.Reports.ForgetDataset(id)
 			}
 			if err != nil || d.State != dataset.StateReady {
 				continue
 			}
 			if name, err := memo(&nodes, d.Home, t.NodeName); err == nil {
-				out = append(out, api.Volume{Dataset: d, Status: s.reported.Dataset(id, d.Home), Node: name})
+				out = append(out, api.Volume{Dataset: d, Status: s.Reports.Dataset(id, d.Home), Node: name})
 			}
 		}
 	}
 	return out
+}
+
+// Visit returns a stay as people see it.
+func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
+	err error) {
+	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
+	if names == nil {
+		names = &map[uuid.UUID]string{}
+	}
+	if v.NodeName, err = memo(names, g.Node, t.NodeName); err != nil {
+		return v, err
+	}
+	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &record.Fenced{}); err != nil {
+		return v, err
+	}
+	if s.Shared {
+		_, there, err := membership.LivingSession(t, g.Node)
+		if err != nil {
+			return v, err
+		}
+		v.Away = !there
+	}
+	if st := s.Reports.Dataset(d.ID, g.Node); st != nil {
+		v.Mounts, v.Problem = len(st.Mounts), st.Problem
+	}
+	return v, nil
+}
+
+// visits returns the guests of a dataset.
+func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
+	for _, g := range d.Guests {
+		v, err := p.s.Visit(p.t, d, g, &p.nodes)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// Pools lists all pools of all nodes, by the names of the nodes and then of the pools: the recorded ones, and
+// those that nodes are configured with and could not make. The latter have no UUID.
+func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
+	t := record.NewTx(ctx, s.Ledger.Store)
+	list, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(list))
+	for i, p := range list {
+		keys[i] = record.NodeKey(p.Node)
+	}
+	if err := t.Foresee(keys); err != nil {
+		return nil, err
+	}
+	out := make([]api.Pool, 0, len(list))
+	for _, p := range list {
+		name, err := t.NodeName(p.Node)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.Reports.Pool(p.ID)})
+	}
+	for _, u := range s.Reports.UnmadePools() {
+		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
+		if i < 0 {
+			out = append(out, u)
+		} else if out[i].Status == nil { // recorded, and not found where it is configured
+			out[i].Status = u.Status
+		}
+	}
+	slices.SortStableFunc(out, func(x, y api.Pool) int {
+		return cmp.Or(strings.Compare(x.NodeName, y.NodeName), strings.Compare(x.Name, y.Name),
+			bytes.Compare(x.ID[:], y.ID[:]))
+	})
+	return out, nil
 }

@@ -1,4 +1,5 @@
-package control
+// Package vetting decides which profiles control records.
+package vetting
 
 import (
 	"slices"
@@ -7,14 +8,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// Profiles decides which profiles that come from nodes control records. Its methods are safe for concurrent use.
+type Profiles struct {
+	get func(name string) (dataset.Profile, error)
+}
+
+// New returns Profiles. get returns a profile of profiles.yaml.
+func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Profiles{get} }
+
 // A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile
 // wherever it goes: on other nodes than the one that reports the profile. So no command or option is recorded that
 // control does not know.
 
-// ownProfiles fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
+// Check fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
 // profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
 // operation, empty if there is none.
-func (s *Service) ownProfiles(t *record.Tx, rec, op dataset.Operation) error {
+func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	var told []dataset.Profile
 	if op.Dataset != nil {
 		told = append(told, op.Dataset.Profile)
@@ -23,7 +32,7 @@ func (s *Service) ownProfiles(t *record.Tx, rec, op dataset.Operation) error {
 		told = append(told, op.Snapshot.Profile)
 	}
 	told = slices.DeleteFunc(told, func(p dataset.Profile) bool {
-		return s.knowsCommand(p) && s.knowsMount(p) && s.knowsKeys(p)
+		return v.knowsCommand(p) && v.knowsMount(p) && v.knowsKeys(p)
 	})
 	if len(told) == 0 {
 		return nil
@@ -33,15 +42,15 @@ func (s *Service) ownProfiles(t *record.Tx, rec, op dataset.Operation) error {
 		return err
 	}
 	for _, p := range told {
-		if _, err := s.Deps.Profiles().Get(p.Name); err != nil && len(known) == 0 {
+		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
 			known = []dataset.Profile{{}} // its profile no longer exists, so it can have nothing of it
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
-		if !s.knowsKeys(p, known...) {
+		if !v.knowsKeys(p, known...) {
 			what = "a key program in it that is not control's, which would run as root on another node"
-		} else if !s.knowsCommand(p, known...) {
+		} else if !v.knowsCommand(p, known...) {
 			what = "a fence command in it that is not control's, which would run as root on another node"
-		} else if s.knowsMount(p, known...) {
+		} else if v.knowsMount(p, known...) {
 			continue
 		}
 		return dataset.Errorf(dataset.ErrForbidden,
@@ -85,12 +94,12 @@ func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Pro
 
 // knowsCommand reports whether a profile has no fence command, or the one that profiles.yaml or one of the others
 // has.
-func (s *Service) knowsCommand(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) knowsCommand(p dataset.Profile, others ...dataset.Profile) bool {
 	f := p.Failover.Fence
 	if len(f.Exec) == 0 {
 		return true
 	}
-	if own, err := s.Deps.Profiles().Get(p.Name); err == nil {
+	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
 	}
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool {
@@ -101,8 +110,8 @@ func (s *Service) knowsCommand(p dataset.Profile, others ...dataset.Profile) boo
 
 // knowsMount reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
 // them. No options are a choice too, for instance to go without nosuid.
-func (s *Service) knowsMount(p dataset.Profile, others ...dataset.Profile) bool {
-	if own, err := s.Deps.Profiles().Get(p.Name); err == nil {
+func (v *Profiles) knowsMount(p dataset.Profile, others ...dataset.Profile) bool {
+	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
 	}
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool {
@@ -110,23 +119,23 @@ func (s *Service) knowsMount(p dataset.Profile, others ...dataset.Profile) bool 
 	})
 }
 
-// withOwn returns a profile that was stored beside data, or in another record, with the fence command and mount
+// WithOwn returns a profile that was stored beside data, or in another record, with the fence command and mount
 // options that control knows. record is the recorded profile of the dataset; empty if there is none.
-func (s *Service) withOwn(p, record dataset.Profile) dataset.Profile {
+func (v *Profiles) WithOwn(p, record dataset.Profile) dataset.Profile {
 	var others []dataset.Profile
 	if record.Name != "" {
 		others = append(others, record)
 	}
-	return s.withOwnKeys(s.withOwnMount(s.withOwnCommand(p, others...), others...), others...)
+	return v.withOwnKeys(v.withOwnMount(v.WithOwnCommand(p, others...), others...), others...)
 }
 
 // knowsKeys reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
 // A key file is only a name: whoever has no such file has no key.
-func (s *Service) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true
 	}
-	if own, err := s.Deps.Profiles().Get(p.Name); err == nil {
+	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
 	}
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool { return o.Encryption.Equal(p.Encryption) })
@@ -134,26 +143,26 @@ func (s *Service) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
 
 // withOwnKeys returns a profile with a known key program; if it has none, with the one that profiles.yaml has for
 // it now.
-func (s *Service) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
-	if s.knowsKeys(p, others...) {
+func (v *Profiles) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
+	if v.knowsKeys(p, others...) {
 		return p
 	}
 	p = p.Clone()
-	own, _ := s.Deps.Profiles().Get(p.Name)
+	own, _ := v.get(p.Name)
 	p.Encryption = own.Clone().Encryption
 	return p
 }
 
-// withOwnCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
+// WithOwnCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
 // If profiles.yaml has none, the profile gets none, and nothing takes over automatically.
-func (s *Service) withOwnCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
+func (v *Profiles) WithOwnCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	f := p.Failover.Fence
-	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && s.knowsCommand(p, others...) {
+	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && v.knowsCommand(p, others...) {
 		return p
 	}
 	p = p.Clone()
 	p.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec}
-	if own, err := s.Deps.Profiles().Get(p.Name); err == nil && own.Failover.Fence.Kind == dataset.FenceExec {
+	if own, err := v.get(p.Name); err == nil && own.Failover.Fence.Kind == dataset.FenceExec {
 		p.Failover.Fence = own.Failover.Fence
 	}
 	return p
@@ -162,8 +171,8 @@ func (s *Service) withOwnCommand(p dataset.Profile, others ...dataset.Profile) d
 // withOwnMount returns a profile with known mount options: its own, those of the record, or, if there is no
 // record, those of its options that profiles.yaml has or that only forbid something. It adds nothing that the
 // pool of the data may not support.
-func (s *Service) withOwnMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
-	if s.knowsMount(p, record...) {
+func (v *Profiles) withOwnMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
+	if v.knowsMount(p, record...) {
 		return p
 	}
 	p = p.Clone()
@@ -171,7 +180,7 @@ func (s *Service) withOwnMount(p dataset.Profile, record ...dataset.Profile) dat
 		p.Filesystem.Mount = slices.Clone(record[0].Filesystem.Mount)
 		return p
 	}
-	own, _ := s.Deps.Profiles().Get(p.Name)
+	own, _ := v.get(p.Name)
 	known := append([]string{"nosuid", "nodev", "noexec"}, own.Filesystem.Mount...)
 	p.Filesystem.Mount = slices.DeleteFunc(p.Filesystem.Mount,
 		func(o string) bool { return !slices.Contains(known, o) })

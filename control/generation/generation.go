@@ -1,22 +1,32 @@
-package control
+// Package generation compares the generations of pools, so that a pool whose disk was restored from a backup is found.
+package generation
 
 import (
 	"context"
+	"github.com/google/uuid"
 	"maps"
 	"sync"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
-// generations are the highest pool generations that nodes reported to this service, including reports in passing:
+// Recorder records the generations of pools. Its methods are safe for concurrent use.
+type Recorder struct {
+	ledger *ledger.Ledger
+	heard  heard
+}
+
+// New returns a Recorder that has heard of none.
+func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
+
+// heard are the highest pool generations that nodes reported to this service, including reports in passing:
 // a pool in use is raised again and again, and the store is not written for that.
-type generations struct {
+type heard struct {
 	mu   sync.Mutex
 	of   map[uuid.UUID]saidOf // by pool
 	most int                  // above this number, entries of removed nodes are looked for
@@ -27,21 +37,33 @@ type saidOf struct {
 	highest uint64
 }
 
-// fewGenerations are kept without looking for removed nodes.
-const fewGenerations = 1000
+// FewGenerations are remembered without looking for removed nodes.
+const FewGenerations = 1000
 
-func (g *generations) get(pool uuid.UUID) (saidOf, bool) {
+// Note remembers generations that a node reported, and reports whether many are remembered now.
+func (s *Recorder) Note(node uuid.UUID, list []api.Generation) (many bool) {
+	return s.heard.put(node, list)
+}
+
+// Remembered returns how many generations are remembered.
+func (s *Recorder) Remembered() int {
+	s.heard.mu.Lock()
+	defer s.heard.mu.Unlock()
+	return len(s.heard.of)
+}
+
+func (g *heard) get(pool uuid.UUID) (saidOf, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	said, ok := g.of[pool]
 	return said, ok
 }
 
-func (g *generations) put(node uuid.UUID, list []api.Generation) (many bool) {
+func (g *heard) put(node uuid.UUID, list []api.Generation) (many bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.of == nil {
-		g.of, g.most = map[uuid.UUID]saidOf{}, fewGenerations
+		g.of, g.most = map[uuid.UUID]saidOf{}, FewGenerations
 	}
 	for _, p := range list {
 		said := saidOf{node, p.Generation}
@@ -54,11 +76,11 @@ func (g *generations) put(node uuid.UUID, list []api.Generation) (many bool) {
 }
 
 // keep removes reports of nodes that are no longer recorded.
-func (g *generations) keep(nodes map[uuid.UUID]bool) {
+func (g *heard) keep(nodes map[uuid.UUID]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	maps.DeleteFunc(g.of, func(_ uuid.UUID, said saidOf) bool { return !nodes[said.node] })
-	g.most = max(fewGenerations, 2*len(g.of))
+	g.most = max(FewGenerations, 2*len(g.of))
 }
 
 // Generations records the generations of pools of a node, and returns the highest known generation of each. A
@@ -67,7 +89,8 @@ func (g *generations) keep(nodes map[uuid.UUID]bool) {
 // repeated report does no harm. Pools that are not recorded for the node are left out. dataset.ErrStale for an
 // agent that is not the node's newest, ErrInvalid for a report that is too large, or for a generation that could
 // not be raised further.
-func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations, err error) {
+func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations,
+	err error) {
 	if err := reports.Within("generations of node "+node.String(), len(g.Pools), reports.MaxPools,
 		"pools"); err != nil {
 		return out, err
@@ -102,15 +125,15 @@ func (s *Service) Generations(ctx context.Context, node uuid.UUID, g api.Generat
 		}
 		return nil
 	})
-	if err != nil || !s.generations.put(node, out.Pools) {
+	if err != nil || !s.Note(node, out.Pools) {
 		return out, err
 	}
 	return out, s.forgetGenerations(ctx)
 }
 
 // forgetGenerations removes reports about pools that were removed since.
-func (s *Service) forgetGenerations(ctx context.Context) error {
-	list, err := record.ListAll[dataset.Node](record.NewTx(ctx, s.store), record.NodesPrefix)
+func (s *Recorder) forgetGenerations(ctx context.Context) error {
+	list, err := record.ListAll[dataset.Node](record.NewTx(ctx, s.ledger.Store), record.NodesPrefix)
 	if err != nil {
 		return err
 	}
@@ -118,14 +141,14 @@ func (s *Service) forgetGenerations(ctx context.Context) error {
 	for _, n := range list {
 		nodes[n.ID] = true
 	}
-	s.generations.keep(nodes)
+	s.heard.keep(nodes)
 	return nil
 }
 
 // heardOf returns the highest generation of a pool that this service heard, from whichever node. Reports of
 // removed nodes do not count, as in the store.
-func (s *Service) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
-	said, heard := s.generations.get(pool)
+func (s *Recorder) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
+	said, heard := s.heard.get(pool)
 	if !heard || said.node == node {
 		return said.highest, nil
 	}
@@ -138,7 +161,7 @@ func (s *Service) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
 
 // raise records the generation of a pool and returns the highest known one. known is false for a pool that is not
 // the node's.
-func (s *Service) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
+func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
 	err error) {
 	var on dataset.Pool
 	if there, err := t.Get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
@@ -158,26 +181,4 @@ func (s *Service) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing 
 		return highest, true, nil
 	}
 	return highest, true, t.Put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})
-}
-
-// useless returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or
-// nothing was heard.
-func (s *Service) useless(pool uuid.UUID) string {
-	switch st := s.reported.Pool(pool); {
-	case st == nil || st.Online:
-		return ""
-	case st.Held:
-		return "has its copy in a pool that is held: " + st.Reason
-	default:
-		return "has its copy in a pool that is offline: " + st.Reason
-	}
-}
-
-// held returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if it is
-// not quarantined.
-func (s *Service) held(pool uuid.UUID) string {
-	if st := s.reported.Pool(pool); st != nil && st.Held {
-		return st.Reason
-	}
-	return ""
 }
