@@ -117,7 +117,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		return err
 	}
 	if known && recorded.State.Final() {
-		return s.repeat(t, recorded, op, out)
+		return repeat(t, recorded, op, out)
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
 		// another purge of the same dataset may have been first
@@ -263,23 +263,23 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
 		return s.commitCreate(t, op, out)
 	case dataset.OpSnapshot:
-		return s.commitSnapshot(t, op, out)
+		return commitSnapshot(t, op, out)
 	case dataset.OpSnapshotDelete:
-		return s.commitSnapshotDelete(t, op, out)
+		return commitSnapshotDelete(t, op, out)
 	case dataset.OpRestore:
-		return s.commitRestore(t, op, out)
+		return commitRestore(t, op, out)
 	case dataset.OpResize:
-		return s.commitResize(t, op, out)
+		return commitResize(t, op, out)
 	case dataset.OpRekey:
-		return s.commitRekey(t, op, out)
+		return commitRekey(t, op, out)
 	case dataset.OpRewrite:
-		return s.commitRewrite(t, op, out)
+		return commitRewrite(t, op, out)
 	case dataset.OpDelete:
 		return s.commitDelete(t, op, out)
 	case dataset.OpMove:
 		return s.commitMove(t, op, out)
 	default: // reportable refuses all other kinds
-		return s.commitPurge(t, op)
+		return commitPurge(t, op)
 	}
 }
 
@@ -335,7 +335,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 }
 
 // repeat answers the report of an operation whose end is recorded already.
-func (s *Service) repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
+func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 	switch {
 	case rec.State != dataset.OpDone && op.Problem != nil:
 		return nil

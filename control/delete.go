@@ -162,7 +162,7 @@ func (s *Service) commitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 		return err
 	}
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
-		return s.condemn(t, &d, "volume.delete", "destroyed")
+		return condemn(t, &d, "volume.delete", "destroyed")
 	}
 	return s.throw(t, &d, "in the trash")
 }
@@ -197,7 +197,7 @@ func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 }
 
 // condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
-func (s *Service) condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
+func condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
 	record.RemoveGuests(t, d)
 	d.State = dataset.StatePurging
 	t.Delete(record.TrashKey(d.ID))

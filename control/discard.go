@@ -10,7 +10,7 @@ import (
 
 // planDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
 // dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
-func (s *Service) planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {
 		return nil, nil, err
@@ -99,7 +99,7 @@ func noSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 }
 
 // settleDiscard has the node destroy its superseded head.
-func (s *Service) settleDiscard(t *record.Tx, op dataset.Operation) error {
+func settleDiscard(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err

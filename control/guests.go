@@ -177,7 +177,7 @@ func guestDatasets(t *record.Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, 
 
 // staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
 // that it is fenced.
-func (s *Service) staysNowhere(t *record.Tx, n dataset.Node) error {
+func staysNowhere(t *record.Tx, n dataset.Node) error {
 	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err
 	}

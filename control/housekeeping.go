@@ -287,7 +287,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 		if err := noSupersededCopy(t, d); err != nil {
 			return err
 		}
-		return s.condemn(t, &d, "trash.expire", "destroyed")
+		return condemn(t, &d, "trash.expire", "destroyed")
 	})
 	return until, err
 }

@@ -131,7 +131,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 		if fs := &op.Dataset.Profile.Filesystem; fs.Chosen {
 			fs.Type, fs.Chosen = "", false // the pool there chooses the filesystem
 		}
-		return s.withoutSnapshots(t, d, from, pool.Pool, target)
+		return withoutSnapshots(t, d, from, pool.Pool, target)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 }
 
 // withoutSnapshots refuses to copy a dataset with snapshots file by file, because the snapshots would be lost.
-func (s *Service) withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
+func withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
 	some, err := t.List(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
 		err = dataset.Errorf(dataset.ErrUnsupported,
@@ -188,7 +188,7 @@ func (s *Service) withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dat
 
 // joinMove returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
 // elsewhere.
-func (s *Service) joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
+func joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
 	}

@@ -68,7 +68,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 			"import of volume %q: from which folder? (say its path; a tar archive is sent to "+
 				"/v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
 	}
-	if op, err := s.joinMove(t, req); err != nil || op != nil {
+	if op, err := joinMove(t, req); err != nil || op != nil {
 		return op, nil, err
 	}
 	p, err := s.plan(t, askingNode(t, req.Kind), req)
@@ -98,7 +98,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := s.condemn(t, &d, "volume.purge", "destroyed"); err != nil {
+		if err := condemn(t, &d, "volume.purge", "destroyed"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -121,11 +121,11 @@ func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
 	case dataset.OpDelete:
 		settle = s.settleDelete
 	case dataset.OpUndelete:
-		settle = s.settleUndelete
+		settle = settleUndelete
 	case dataset.OpDiscard:
-		settle = s.settleDiscard
+		settle = settleDiscard
 	case dataset.OpShow, dataset.OpHide:
-		settle = s.settleShow
+		settle = settleShow
 	}
 	if err := settle(t, *op); err != nil {
 		return err

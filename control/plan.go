@@ -84,7 +84,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpSnapshot:
 		return s.planSnapshot(t, req)
 	case dataset.OpSnapshotDelete:
-		return s.planSnapshotDelete(t, req)
+		return planSnapshotDelete(t, req)
 	case dataset.OpRestore:
 		return s.planRestore(t, req)
 	case dataset.OpResize:
@@ -92,19 +92,19 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpRekey:
 		return s.planRekey(t, req)
 	case dataset.OpRewrite:
-		return s.planRewrite(t, req)
+		return planRewrite(t, req)
 	case dataset.OpUpdate:
 		return s.planUpdate(t, req)
 	case dataset.OpDelete:
 		return s.planDelete(t, node, req)
 	case dataset.OpUndelete:
-		return s.planUndelete(t, req)
+		return planUndelete(t, req)
 	case dataset.OpPurge:
-		return s.planPurge(t, req)
+		return planPurge(t, req)
 	case dataset.OpMove:
 		return s.planMove(t, req)
 	case dataset.OpDiscard:
-		return s.planDiscard(t, req)
+		return planDiscard(t, req)
 	case dataset.OpShow, dataset.OpHide:
 		return s.planShow(t, req)
 	}

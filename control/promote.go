@@ -95,7 +95,7 @@ func (s *Service) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.
 		return err
 	}
 	if !there || !kept.Whole() {
-		return s.noCopy(t, d, target)
+		return noCopy(t, d, target)
 	}
 	if why := s.reported.UselessPool(kept.Pool); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
@@ -162,7 +162,7 @@ func (s *Service) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node
 }
 
 // noCopy is the error that says which nodes have a copy.
-func (s *Service) noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
+func noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 	var have []string
 	for _, id := range d.Copies {
 		name, err := t.NodeName(id)

@@ -113,7 +113,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 			return nil
 		}
 		m = record.RunMark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
-		if m.Runs, err = s.waits(t, count); err != nil || !m.Runs && !was.Runs {
+		if m.Runs, err = waits(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
 		err = t.Put(record.RanKey, m)
@@ -128,7 +128,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 }
 
 // waits reports whether anything waits for the count. A damaged entry may do so.
-func (s *Service) waits(t *record.Tx, count time.Duration) (bool, error) {
+func waits(t *record.Tx, count time.Duration) (bool, error) {
 	if entries, err := t.List(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
 	}

@@ -63,7 +63,7 @@ func movesAway(d dataset.Dataset) error {
 
 // commitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
 // because all data is encrypted with it.
-func (s *Service) commitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 			return homesLeft(*n, homes)
 		}
 		if !force {
-			if err := s.staysNowhere(t, *n); err != nil {
+			if err := staysNowhere(t, *n); err != nil {
 				return err
 			}
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // planRewrite has the home of a dataset rewrite it in fewer extents.
-func (s *Service) planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -38,7 +38,7 @@ func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what st
 }
 
 // commitRewrite has nothing to record: nothing has changed but the location of blocks.
-func (s *Service) commitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err

@@ -45,7 +45,7 @@ func (s *Service) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 
 // settleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
 // because the caller waits for a new one.
-func (s *Service) settleShow(t *record.Tx, op dataset.Operation) error {
+func settleShow(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) data
 	}
 }
 
-func (s *Service) commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (s *Service) commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Co
 	return t.PutDataset(d)
 }
 
-func (s *Service) planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	snap, err := t.Snapshot(req.Volume, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
@@ -82,7 +82,7 @@ func (s *Service) planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Op
 
 // commitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
 // decisions on it that were made with the snapshot are made again.
-func (s *Service) commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func (s *Service) planRestore(t *record.Tx, req api.Request) (*dataset.Operation
 // commitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
 // keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
 // destroyed.
-func (s *Service) commitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 
 // planUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
 // because nothing changes on disk.
-func (s *Service) planUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
 		return nil, nil, err
@@ -39,7 +39,7 @@ func (s *Service) planUndelete(t *record.Tx, req api.Request) (*dataset.Operatio
 }
 
 // settleUndelete writes in the same transaction what planUndelete decided.
-func (s *Service) settleUndelete(t *record.Tx, op dataset.Operation) error {
+func settleUndelete(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	t.Delete(record.TrashKey(d.ID))
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
@@ -51,7 +51,7 @@ func (s *Service) settleUndelete(t *record.Tx, op dataset.Operation) error {
 
 // planPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
 // again, because the first attempt may have failed.
-func (s *Service) planPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {
@@ -76,7 +76,7 @@ func (s *Service) planPurge(t *record.Tx, req api.Request) (*dataset.Operation, 
 
 // commitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
 // copies the record stays, so that they destroy them.
-func (s *Service) commitPurge(t *record.Tx, op dataset.Operation) error {
+func commitPurge(t *record.Tx, op dataset.Operation) error {
 	d, gone, err := condemnedDataset(t, op)
 	if err != nil || gone {
 		return err

@@ -60,7 +60,7 @@ func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 
 // commitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
 // since the plan stay. The data has changed by then, so it is refused only for a dataset that is being destroyed.
-func (s *Service) commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
