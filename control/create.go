@@ -108,7 +108,7 @@ func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid
 		d.Profile.Snapshots.Schedule = ""
 	}
 	d.Size = d.Profile.Size
-	pool, err := s.place(t, placement.Requirement{
+	pool, err := s.placer.Place(t, placement.Requirement{
 		ID: d.ID, What: "volume " + d.Volume, Profile: d.Profile, Asking: node, Here: w.kind == dataset.OpImport,
 	})
 	if err != nil {
@@ -188,7 +188,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 		}
 		from.Profile = d.Profile
 		if d.Profile, err = onto(from, p); err != nil {
-			return cmp.Or(s.unfit(t, *d, p), dataset.Errorf(dataset.KindOf(err), "volume %q: %w", d.Volume, err))
+			return cmp.Or(s.placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
@@ -211,7 +211,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // an adoption may have given the source's pool another name since
 	}
-	if err := s.fits(t, *d, wanted, had); err != nil {
+	if err := s.placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
 	d.Profile.Size = promise(d.Size, promised)

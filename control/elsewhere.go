@@ -57,12 +57,12 @@ func (s *Service) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, er
 		What:    "move of volume " + d.Volume,
 		Profile: d.Profile,
 		Named:   true,
-		Had:     s.tooLarge(d),
+		Had:     s.placer.TooLarge(d),
 	}
-	if o.Where, err = placementExpr(d.Profile); err != nil {
+	if o.Where, err = placement.Where(d.Profile); err != nil {
 		return n, err
 	}
-	sites, err := s.sites(t)
+	sites, err := s.placer.Sites(t)
 	if err != nil {
 		return n, err
 	}

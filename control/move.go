@@ -76,7 +76,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
 			d.Volume, from.Name, why)
 	}
-	cands, err := s.candidates(t, target.ID)
+	cands, err := s.placer.Candidates(t, target.ID)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
-	had := s.tooLarge(d)
+	had := s.placer.TooLarge(d)
 	var kept dataset.Copy
 	if there, err := t.Get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (s *Service) notThere(t *record.Tx, refusal error, from dataset.Pool, cands
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
 	}
-	sites, err := s.sites(t)
+	sites, err := s.placer.Sites(t)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (s *Service) notThere(t *record.Tx, refusal error, from dataset.Pool, cands
 			func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta })
 	}
 	o.Profile.Placement = "" // a person says where it goes
-	who, _ := could([]placement.Site{{Pools: cands}}, sites, o)
+	who, _ := placement.Could([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
 	}

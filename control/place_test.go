@@ -126,7 +126,7 @@ func TestAThousandNodesGiveAShortError(t *testing.T) {
 	}
 	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "busy", Placement: "load_10 < 0"}}
 	var err error
-	if o.Where, err = placementExpr(o.Profile); err != nil {
+	if o.Where, err = placement.Where(o.Profile); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, placement.Refuse(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")

@@ -168,11 +168,11 @@ func (s *Service) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement
 	if err != nil {
 		return nil, nil, err
 	}
-	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.tooLarge(d)}
-	if o.Where, err = placementExpr(d.Profile); err != nil {
+	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.placer.TooLarge(d)}
+	if o.Where, err = placement.Where(d.Profile); err != nil {
 		return nil, nil, err
 	}
-	sites, err := s.sites(t)
+	sites, err := s.placer.Sites(t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -245,7 +245,7 @@ func (s *Service) replicable(t *record.Tx, d dataset.Dataset) error {
 		names = append(names, c.OnNode(node))
 	}
 	if err = tooFew(d, why); len(names) > 0 {
-		err = fmt.Errorf("%w (%s)", err, poolsCould(names))
+		err = fmt.Errorf("%w (%s)", err, placement.PoolsCould(names))
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
@@ -68,6 +69,7 @@ type Service struct {
 	feed     *notify.Feed
 	events   *notify.EventLog
 	vetted   *vetting.Profiles
+	placer   *placer.Placer
 	reported *reports.Latest
 	ledger   *ledger.Ledger
 
@@ -131,6 +133,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Unfit:        d.Unfit,
 		Failed:       d.Failed,
 	})
+	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
 		Ledger:     s.ledger,
 		Reports:    s.reported,

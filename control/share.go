@@ -18,7 +18,7 @@ func (s *Service) sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) 
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
 	}
-	cands, err := s.candidates(t, target.ID)
+	cands, err := s.placer.Candidates(t, target.ID)
 	if err != nil {
 		return c, false, "", err
 	}

@@ -34,7 +34,7 @@ func (s *Service) due(ctx context.Context, short *shortage) ([]uuid.UUID, error)
 	if len(short.of) == 0 {
 		return nil, nil
 	}
-	sites, err := s.sites(record.NewTx(ctx, s.store))
+	sites, err := s.placer.Sites(record.NewTx(ctx, s.store))
 	if err != nil {
 		return nil, err
 	}

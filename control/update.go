@@ -45,7 +45,7 @@ func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume,
 			pool.Name, next.Size, why)
-		return nil, nil, s.withOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+		return nil, nil, s.placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
 			placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
@@ -120,7 +120,8 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	}
 	next := d
 	if next.Profile, err = onto(d, p); err != nil {
-		return nil, nil, cmp.Or(s.unfit(t, d, p), dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err))
+		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
+		return nil, nil, cmp.Or(s.placer.CheckSuits(t, d, p), err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was mounted: with the guard, or without.
@@ -141,7 +142,7 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
 	// Below, a dataset is not resized to a size that is too large for the pool.
-	if err := s.fits(t, d, wanted, next.Profile.Size); err != nil {
+	if err := s.placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
 	pool, err := t.Pool(d)

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/profiles"
 )
@@ -63,7 +63,7 @@ func unkept(kind backends.Kind, p dataset.Profile) string {
 	if !ok {
 		return ""
 	}
-	if why := control.Misfit(kind.Name(), b.Best(), p); why != "" {
+	if why := placement.Misfit(kind.Name(), b.Best(), p); why != "" {
 		return why
 	}
 	if p.Size > 0 {

@@ -1,0 +1,80 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
+	"github.com/google/uuid"
+)
+
+// Misfit returns why no pool of a backend could keep a profile on any host, given the best that a pool of that
+// backend can do; "" if one could. It is a pure function.
+func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string {
+	c := Candidate{Pool: dataset.Pool{Name: p.Pool, Backend: backend, Capabilities: best}, Guarded: true}
+	if best.OwnDevice {
+		c.Capabilities.Limits = dataset.LimitsStrict
+	}
+	if best.ManyHosts {
+		c.Share = uuid.Max // any share will do
+	}
+	return WhyUnsuitable(c, p)
+}
+
+// Where parses the placement expression of a profile. It was checked when the profile was loaded, but a
+// recorded profile may come from another version.
+func Where(p dataset.Profile) (selector.Expr, error) {
+	if p.Placement == "" {
+		return selector.Expr{}, nil
+	}
+	e, err := selector.Parse(p.Placement)
+	if err != nil {
+		err = fmt.Errorf("placement of profile %s: %w", p.Name, err)
+	}
+	return e, err
+}
+
+// Could lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. If the
+// pools of the sites are only unreachable it returns "". large says that the pool of a site is only too small. It
+// is a pure function.
+func Could(sites, all []Site, o Requirement) (who string, large bool) {
+	head, sites := Named(sites, o.Profile.Pool)
+	lacks := false
+	for _, st := range sites {
+		for _, c := range st.Pools {
+			why := WhyUnsuitable(c, o.Profile)
+			small := why == "" && c.Less(o.Profile.Size, o.Had) != ""
+			lacks, large = lacks || small || why != "" && !c.IsUnasked(), large || small
+		}
+	}
+	if !lacks {
+		return "", false
+	}
+	if head != "no pool" { // the named pool does not suit; another one might
+		o.Profile.Pool = ""
+	}
+	o.Had = 0 // another pool does not have the data yet
+	var names []string
+	for _, st := range all {
+		for _, c := range st.Pools {
+			if why, _ := st.Unfit(c, o); why == "" {
+				names = append(names, c.OnNode(st.Name))
+			}
+		}
+	}
+	return PoolsCould(names), large
+}
+
+// PoolsCould says that these pools could, if there are any.
+func PoolsCould(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	if len(names) > RefusedShown {
+		names = append(names[:RefusedShown], "others")
+	}
+	return "pool " + strings.Join(names, ", ") + " could"
+}

@@ -1,0 +1,270 @@
+// Package placer chooses the pools in which datasets are made.
+package placer
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"github.com/google/uuid"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Deps are the dependencies of Placer.
+type Deps struct {
+	Reports *reports.Latest
+	Members *membership.Members
+	// Shared says that other services may work on the same store: nodes have sessions there.
+	Shared bool
+}
+
+// Placer reads the nodes and pools of a cluster, and chooses among them by the rules of package placement. It has no
+// state of its own. Its methods are safe for concurrent use.
+type Placer struct{ Deps }
+
+// New returns a Placer.
+func New(deps Deps) *Placer { return &Placer{deps} }
+
+// Place chooses the pool for something new: the first pool of the asking node that fits. If there is none, it
+// chooses among the pools of all other nodes, spread by free space.
+func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
+	if o.Where, err = placement.Where(o.Profile); err != nil {
+		return c, err
+	}
+	if o.Asking != uuid.Nil {
+		sites, err := s.site(t, o)
+		if err != nil {
+			return c, err
+		}
+		if c, fits := placement.First(sites, o); fits {
+			return c, dependOnPool(t, c)
+		}
+		if o.Here {
+			return c, s.WithOthers(t, placement.Refuse(sites, o), sites, o)
+		}
+	}
+	sites, err := s.Sites(t)
+	if err != nil {
+		return c, err
+	}
+	var fit []placement.Candidate
+	for i := range sites {
+		if c, fits := placement.First(sites[i:i+1], o); fits {
+			fit = append(fit, c)
+		}
+	}
+	if len(fit) == 0 {
+		if err := unknownPool(sites, s.Reports.UnmadePools(), o.Profile.Pool); err != nil {
+			return c, err
+		}
+		sites = askingFirst(sites, o.Asking)
+		return c, s.WithOthers(t, placement.Refuse(sites, o), sites, o)
+	}
+	c = placement.Spread(fit, o.ID)
+	return c, dependOnPool(t, c)
+}
+
+// unknownPool fails with dataset.ErrInvalid, with the existing pools, if no node has a pool of that name.
+func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
+	var names []string
+	for _, st := range sites {
+		for _, c := range st.Pools {
+			names = append(names, c.Name)
+		}
+	}
+	if name == "" || len(names) == 0 || slices.Contains(names, name) {
+		return nil
+	}
+	for _, p := range unmade {
+		if p.Name == name && p.Status != nil {
+			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName,
+				p.Status.Reason)
+		}
+	}
+	slices.Sort(names)
+	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
+}
+
+// dependOnPool makes the decision depend on the chosen pool and node only, because there may be more than a transaction
+// can check.
+func dependOnPool(t *record.Tx, c placement.Candidate) error {
+	_, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{})
+	_, nerr := t.Get(record.NodeKey(c.Node), &dataset.Node{})
+	return errors.Join(err, nerr)
+}
+
+// site reads the asking node; none if it is not known.
+func (s *Placer) site(t *record.Tx, o placement.Requirement) ([]placement.Site, error) {
+	var st placement.Site
+	ok, err := t.Get(record.NodeKey(o.Asking), &st.Node)
+	if err != nil || !ok {
+		return nil, err
+	}
+	if o.Profile.Placement != "" {
+		var f dataset.Facts
+		ok, err := t.Peek(record.FactsKey(o.Asking), &f)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			st.Facts = &f
+		}
+	}
+	st.Pools, err = s.Candidates(t, o.Asking)
+	return []placement.Site{st}, err
+}
+
+// Sites reads all nodes with their facts and pools.
+func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
+	nodes, err := membership.NodesWithFacts(t)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
+	if err != nil {
+		return nil, err
+	}
+	live, err := s.Members.Living(t)
+	if err != nil {
+		return nil, err
+	}
+	by := map[uuid.UUID]dataset.Pool{}
+	for _, p := range pools {
+		by[p.ID] = p
+	}
+	out := make([]placement.Site, len(nodes))
+	for i, n := range nodes {
+		out[i] = placement.Site{Node: n.Node, Facts: n.Facts}
+		for _, id := range n.Pools {
+			if p, ok := by[id]; ok && p.Node == n.ID {
+				out[i].Pools = append(out[i].Pools, placement.Candidate{
+					Pool:     p,
+					Cordoned: n.Cordoned,
+					Dropped:  slices.Contains(n.Dropped, id),
+					Silent:   s.Shared && live[n.ID].Node != n.ID,
+					Guarded:  s.Reports.Guarded(n.ID),
+					Status:   s.poolStatus(n.Facts, id),
+				})
+			}
+		}
+	}
+	return out, nil
+}
+
+// poolStatus returns what is known of a pool: what its node reports to this service, or else what it recorded.
+func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
+	if st := s.Reports.Pool(id); st != nil || f == nil {
+		return st
+	}
+	p, ok := f.Pool(id)
+	if !ok {
+		return nil
+	}
+	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "its node says so", Size: p.Size, Free: p.Free}
+}
+
+func askingFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
+	slices.SortStableFunc(sites, func(x, y placement.Site) int {
+		mine := func(st placement.Site) int {
+			if st.ID == asking {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(mine(x)-mine(y), strings.Compare(x.Name, y.Name))
+	})
+	return sites
+}
+
+// Candidates returns the pools of a node in the order in which the node lists them.
+func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate, error) {
+	var n dataset.Node
+	if ok, err := t.Get(record.NodeKey(node), &n); err != nil || !ok {
+		return nil, err
+	}
+	var cands []placement.Candidate
+	for _, id := range n.Pools {
+		var p dataset.Pool
+		ok, err := t.Peek(record.PoolKey(id), &p)
+		if err != nil {
+			return nil, err
+		}
+		if ok && p.Node == n.ID { // unless another node has adopted it
+			cands = append(cands, placement.Candidate{
+				Pool:     p,
+				Cordoned: n.Cordoned,
+				Dropped:  slices.Contains(n.Dropped, id),
+				Guarded:  s.Reports.Guarded(n.ID),
+				Status:   s.Reports.Pool(id),
+			})
+		}
+	}
+	return cands, nil
+}
+
+// CheckFits checks that a dataset can have a profile where it is, or that a dataset can be made from it with the
+// profile. had is the size that it had before.
+func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
+	pool, err := t.Pool(d)
+	if err != nil {
+		return err
+	}
+	o := placement.Requirement{What: "volume " + d.Volume, Profile: p, Had: had}
+	cands := []placement.Candidate{{
+		Pool:    pool,
+		Guarded: s.Reports.Guarded(pool.Node),
+		Status:  s.Reports.Pool(pool.ID),
+	}}
+	if _, err = placement.Choose(cands, o); err != nil {
+		return s.WithOthers(t, err, []placement.Site{{Pools: cands}}, o)
+	}
+	return nil
+}
+
+// CheckSuits returns why a dataset could not have a profile where it is, even if it was made there again; nil if it
+// could.
+func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
+	if err := s.CheckFits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
+		return err
+	}
+	return nil
+}
+
+// TooLarge returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
+// if it is not. Such a dataset may move to another pool that is too small.
+func (s *Placer) TooLarge(d dataset.Dataset) dataset.Size {
+	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
+		return d.Size
+	}
+	return 0
+}
+
+// WithOthers adds to the error that no pool of the sites satisfies a requirement which other pools do, or else
+// what would help.
+func (s *Placer) WithOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
+	all := sites
+	if !o.Here {
+		var err error
+		if all, err = s.Sites(t); err != nil {
+			return err
+		}
+		if o.Where, err = placement.Where(o.Profile); err != nil {
+			return err
+		}
+	}
+	who, large := placement.Could(sites, all, o)
+	switch {
+	case who != "":
+		return fmt.Errorf("%w (%s)", refusal, who)
+	case large:
+		return fmt.Errorf("%w (ask for less, or make the pool larger)", refusal)
+	}
+	return refusal
+}
