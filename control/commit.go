@@ -65,7 +65,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
 		steps.At("commit.recorded")
-		if err := s.forgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil { // the next round tries again
+		// if it fails, the next round tries again
+		if err := s.copyKeeper.ForgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil {
 			s.Failed("forget snapshots that are lost", err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -52,7 +53,7 @@ func TestLeftCopyExpires(t *testing.T) {
 	a.create("db@gold")
 	d := e.moved("db", a, b, "beta")
 	e.rounds()
-	e.pass(leftFor - 1)
+	e.pass(replica.LeftFor - 1)
 	e.house.forget = e.clock.Now()
 	e.rounds()
 	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyLeft {
@@ -152,7 +153,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	e.rounds()
 	kind := func() dataset.CopyKind { e.check(); return a.sync(0).Copies[0].Kind }
 	over := func() {
-		e.pass(2 * leftFor)
+		e.pass(2 * replica.LeftFor)
 		e.house.forget, e.house.full = e.clock.Now(), e.clock.Now()
 		e.rounds()
 	}

@@ -115,7 +115,7 @@ func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid
 		return err
 	}
 	d.Pool, d.Home = pool.ID, pool.Node
-	return s.replicable(t, *d)
+	return s.copyKeeper.CheckEnough(t, *d)
 }
 
 // keepsFilesystem refuses a clone with another filesystem than its source.
@@ -219,7 +219,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 	if profile == "" && d.Size == had {
 		return nil // it has what its source has, even if replicas are missing there
 	}
-	return s.replicable(t, *d)
+	return s.copyKeeper.CheckEnough(t, *d)
 }
 
 // promise returns the size to record in the profile of a dataset: the requested size, if the backend would round
@@ -295,7 +295,7 @@ func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 		return nil
 	}
 	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
-	_, err = s.replicas(t, d)
+	_, err = s.copyKeeper.Decide(t, d)
 	return err
 }
 

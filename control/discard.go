@@ -20,7 +20,7 @@ func planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrInUse,
 				"volume %s: the head that node %s keeps is mounted there for somebody to look at (drover "+
-					"volume superseded mount %s %s --off, then discard it)", d.Volume, name, refTo(d), name)
+					"volume superseded mount %s %s --off, then discard it)", d.Volume, name, record.RefTo(d), name)
 		}
 		return nil, nil, err
 	}
@@ -64,15 +64,6 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 	}
 	return d, c, dataset.Errorf(dataset.ErrAmbiguous,
 		"volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
-}
-
-// refTo returns how a person refers to a dataset: the name of a dataset in the trash may belong to another one by
-// now.
-func refTo(d dataset.Dataset) string {
-	if d.State == dataset.StateReady {
-		return d.Volume
-	}
-	return d.ID.String()
 }
 
 // noSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person

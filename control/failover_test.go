@@ -298,7 +298,7 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			why, err := l.addReplicas(x, d, nil, 1)
+			why, err := l.copyKeeper.AddReplicas(x, d, nil, 1)
 			short, added = why != nil, len(x.Writes()) > 0
 			return errors.Join(err, enough)
 		})

@@ -164,24 +164,13 @@ func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error 
 		"there first", what, d.Volume, strings.Join(who, " and "))
 }
 
-// guestDatasets adds the datasets of which a node is a guest, each once.
-func guestDatasets(t *record.Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
-	claims, err := record.ListAll[record.Claim](t, record.GuestPrefix(node))
-	for _, c := range claims {
-		if !slices.Contains(ids, c.ID) {
-			ids = append(ids, c.ID)
-		}
-	}
-	return ids, err
-}
-
 // staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
 // that it is fenced.
 func staysNowhere(t *record.Tx, n dataset.Node) error {
 	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err
 	}
-	ids, err := guestDatasets(t, n.ID, nil)
+	ids, err := record.GuestDatasets(t, n.ID, nil)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -209,7 +198,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
 		return err
 	}
-	ids, err := guestDatasets(t, node, nil)
+	ids, err := record.GuestDatasets(t, node, nil)
 	for _, id := range ids {
 		if err != nil {
 			break

@@ -133,7 +133,7 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 		s.lookAtMembers(ctx, h, everything)
 	}
 	if told := s.feed.Operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
-		if err := errors.Join(s.forgetOperations(ctx), s.expireCopies(ctx)); err == nil {
+		if err := errors.Join(s.forgetOperations(ctx), s.copyKeeper.Expire(ctx)); err == nil {
 			h.forget, h.ops = now.Add(forgetEvery), told
 		} else if ctx.Err() == nil {
 			h.fail("forget old operations and copies", err)
@@ -208,9 +208,9 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
-		short := s.replicate(ctx, d)
+		short := s.copyKeeper.Maintain(ctx, d)
 		h.short.note(d.ID, short)
-		err = errors.Join(s.look(ctx, h, d, index), short, s.forgetLost(ctx, d))
+		err = errors.Join(s.look(ctx, h, d, index), short, s.copyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -129,7 +130,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 					}
 				})
 				c.then(l)
-				if err := l.keeper.replicate(t.Context(), l.keeper.volume("db").Dataset); err != nil {
+				if err := l.keeper.copyKeeper.Maintain(t.Context(), l.keeper.volume("db").Dataset); err != nil {
 					t.Error(err)
 				}
 				v := l.keeper.volume("db")
@@ -197,7 +198,7 @@ func newLastCopy(t *testing.T) *lastCopy {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	l.passes(2 * leftFor)
+	l.passes(2 * replica.LeftFor)
 	return l
 }
 
@@ -252,7 +253,7 @@ func (l *lastCopy) isWell() {
 func (l *lastCopy) letsGo() (left, replica dataset.CopyKind) {
 	l.Helper()
 	e := l.keeper
-	if err := errors.Join(e.expireCopies(e.ctx), e.replicate(e.ctx, e.volume("db").Dataset)); err != nil {
+	if err := errors.Join(e.copyKeeper.Expire(e.ctx), e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset)); err != nil {
 		l.Fatal(err)
 	}
 	return l.left.sync(0).Copies[0].Kind, l.replica.sync(0).Copies[0].Kind
@@ -264,7 +265,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	l.isWell()
 	var was dataset.Copy
 	l.edits(l.left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
-	if _, err := l.keeper.ledger.Update(t.Context(), func(t *record.Tx) error { return l.keeper.expireCopy(t, was) }); err != nil {
+	if _, err := l.keeper.ledger.Update(t.Context(), func(t *record.Tx) error { return l.keeper.copyKeeper.ExpireOne(t, was) }); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopySuperseded {
@@ -279,7 +280,7 @@ func TestExpiryBesideALostHome(t *testing.T) {
 	l.keeper.spy = newSpy(l.keeper.Service.store)
 	l.keeper.useStore(l.keeper.spy)
 	l.keeper.spy.first(l.goes)
-	if err := l.keeper.expireCopies(t.Context()); err != nil {
+	if err := l.keeper.copyKeeper.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopyLeft {

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -326,7 +327,7 @@ func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Commit
 	if rec.Loss != nil && !rec.Share {
 		loss := *op.Loss
 		loss.Over, loss.Forgotten, rec.Loss = d.Epoch, false, &loss
-		if err := addLoss(t, &next, loss); err != nil {
+		if err := replica.AddLoss(t, &next, loss); err != nil {
 			return err
 		}
 	}
@@ -342,12 +343,9 @@ func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Commit
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = s.replicas(t, next) // a copy that a move left may replace the replica that became the home
+	_, err = s.copyKeeper.Decide(t, next) // a copy that a move left may replace the replica that became the home
 	return err
 }
-
-// leftFor is how long the previous home keeps its copy at least, so that a move back is short.
-const leftFor = 24 * time.Hour
 
 // leave records what the previous home keeps: nothing if the data itself moved.
 func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
@@ -364,7 +362,7 @@ func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, n
 		return err
 	}
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
-	c.Until, c.Ran = s.Clock.Now().Add(leftFor), dataset.Duration(ran)
+	c.Until, c.Ran = s.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
 	return record.KeepCopyIn(t, next, c)
 }
 

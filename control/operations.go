@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
@@ -274,7 +275,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 			leave()
 			return op, err
 		}
-		rang, err := s.await(ctx, rung, timeout)
+		rang, err := ledger.Await(ctx, s.quit, rung, timeout)
 		leave()
 		if err != nil || !rang {
 			return op, err

@@ -253,7 +253,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 	d := a.delete("old")
 	e.rounds()
 	for _, act := range []func(context.Context) error{
-		func(ctx context.Context) error { e.expireTrash(ctx, e.house); return nil }, e.expireCopies, e.forgetOperations,
+		func(ctx context.Context) error { e.expireTrash(ctx, e.house); return nil }, e.copyKeeper.Expire, e.forgetOperations,
 	} {
 		e.ran.mark.Ran += dataset.Duration(1000 * time.Hour)
 		e.ran.entry.Index--

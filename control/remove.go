@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -28,7 +29,7 @@ const shownHomes = 5
 func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
 	if !force {
-		if err := s.keepsNothing(ctx, ref); err != nil {
+		if err := s.copyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
 			return out, err
 		}
 	}
@@ -86,7 +87,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 	if err != nil || len(copies) > 0 {
 		return len(copies) > 0, err
 	}
-	guests, err := guestDatasets(t, n.ID, nil)
+	guests, err := record.GuestDatasets(t, n.ID, nil)
 	if err != nil {
 		return false, err
 	}
@@ -179,20 +180,21 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 		return nil, err
 	}
 	for _, c := range copies {
-		var what only
+		var only replica.Only
 		if _, err := s.ledger.Update(ctx, func(t *record.Tx) (err error) {
-			if what, err = s.onlyOne(t, node, c.Dataset); err != nil {
+			if only, err = s.copyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
 				return err
 			}
-			if what.is != "" {
-				t.Event("volume.forget", what.d, what.is+", is on record no more: it lies in pool "+c.Pool.String())
+			if only.What != "" {
+				t.Event("volume.forget", only.Dataset,
+					only.What+", is on record no more: it lies in pool "+c.Pool.String())
 			}
 			return record.DropCopy(t, node, c.Dataset)
 		}); err != nil {
 			return forgotten, err
 		}
-		if what.is != "" {
-			forgotten = append(forgotten, what.is)
+		if only.What != "" {
+			forgotten = append(forgotten, only.What)
 		}
 	}
 	return forgotten, nil

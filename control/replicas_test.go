@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -81,7 +82,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 		going   int
 	}{{"it is not in the pool", 0}, {"", 1}} {
 		a.opens(d, l.problem)
-		if err := e.replicate(e.ctx, e.volume("db").Dataset); err != nil {
+		if err := e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset); err != nil {
 			t.Fatal(err)
 		}
 		going := 0
@@ -177,7 +178,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	if got := e.copies(d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	e.pass(2 * leftFor)
+	e.pass(2 * replica.LeftFor)
 	e.rounds()
 	if got := e.copies(d.ID, agents); got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("a replica expires: %v", got)
@@ -269,7 +270,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b 
 				}
 			}
 		}
-		err := e.replicate(e.ctx, e.volume("db").Dataset)
+		err := e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset)
 		refused(t, err, dataset.ErrUnsupported, "replicas on more nodes")
 		if got := e.check().datasets[d.ID]; len(got.Copies) != 0 {
 			t.Errorf("%v", got.Copies)

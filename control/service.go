@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/droverhq/drover/control/agentsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/generation"
 	"github.com/droverhq/drover/control/ledger"
@@ -12,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/recovery"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/vetting"
@@ -19,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/google/uuid"
 )
 
 // Profiles is the set of profiles that is valid at present. profiles.Set implements it.
@@ -63,15 +66,17 @@ type Service struct {
 	*recovery.Recovery
 	*generation.Recorder
 	*view.Views
-	store    store.Store
-	started  time.Time
-	ran      ran
-	feed     *notify.Feed
-	events   *notify.EventLog
-	vetted   *vetting.Profiles
-	placer   *placer.Placer
-	reported *reports.Latest
-	ledger   *ledger.Ledger
+	*agentsync.Syncer
+	store      store.Store
+	started    time.Time
+	ran        ran
+	feed       *notify.Feed
+	events     *notify.EventLog
+	vetted     *vetting.Profiles
+	placer     *placer.Placer
+	copyKeeper *replica.Keeper
+	reported   *reports.Latest
+	ledger     *ledger.Ledger
 
 	stop context.CancelFunc
 	quit <-chan struct{} // closed when the service must stop
@@ -134,6 +139,13 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Failed:       d.Failed,
 	})
 	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
+	s.copyKeeper = replica.New(replica.Deps{
+		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: s.clockTime(),
+		Uptime: s.hasRun, Counted: s.counted,
+	})
+	s.Syncer = agentsync.New(agentsync.Deps{
+		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
+	})
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
 		Ledger:     s.ledger,
 		Reports:    s.reported,
@@ -171,4 +183,9 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 		return p, dataset.Errorf(dataset.ErrNotFound, "%w", err)
 	}
 	return p, nil
+}
+
+// Copied is replica.Keeper.Copied.
+func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+	return s.copyKeeper.Copied(ctx, node, c)
 }

@@ -67,16 +67,3 @@ func settleShow(t *record.Tx, op dataset.Operation) error {
 	t.Touch(d.ID, op.From)
 	return t.Put(record.CopyKey(op.From, d.ID), c)
 }
-
-// recordShown records where a node has mounted a superseded head, or why not. A report from before the last request is
-// ignored.
-func recordShown(t *record.Tx, rec, now dataset.Copy) error {
-	now.Problem = dataset.Cut(now.Problem)
-	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
-		rec.Problem == now.Problem {
-		return nil
-	}
-	rec.Path, rec.Problem = now.Path, now.Problem
-	t.Touch(rec.Dataset, rec.Node)
-	return t.Put(record.CopyKey(rec.Node, rec.Dataset), rec)
-}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -165,7 +166,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			d := e.moved("db", a, b, "beta")
 			e.rounds()
 			e.change(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { f(a, d) })
-			e.pass(leftFor)
+			e.pass(replica.LeftFor)
 			e.house.forget = e.clock.Now()
 			e.rounds()
 			var c dataset.Copy

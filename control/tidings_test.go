@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// replica returns a further service on the store, which works by the real clock.
-func replica(t tb, st store.Store) *Service {
+// newReplica returns a further service on the store, which works by the real clock.
+func newReplica(t tb, st store.Store) *Service {
 	return New(Deps{
 		Store: st, StoreName: "bolt", Clock: clock.System{}, Version: "test", Shared: true,
 		Profiles: func() Profiles { return newProfiles() },
@@ -28,7 +28,7 @@ func replica(t tb, st store.Store) *Service {
 // who wait for an operation or follow the events.
 func TestReplicasHearOfEachOther(t *testing.T) {
 	st := openStore(t)
-	a, b := replica(t, st), replica(t, st)
+	a, b := newReplica(t, st), newReplica(t, st)
 	defer a.Close()
 	defer b.Close()
 	e := &env{tb: t, Service: a, ctx: t.Context()}

@@ -150,7 +150,7 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
-	if err := s.replicable(t, next); err != nil { // with the resulting size
+	if err := s.copyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
 		return nil, nil, err
 	}
 	if next.Size != d.Size {
@@ -197,6 +197,6 @@ func (s *Service) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}
-	_, err := s.replicas(t, d)
+	_, err := s.copyKeeper.Decide(t, d)
 	return err
 }

@@ -23,14 +23,14 @@ const (
 // stillTooLarge lists what exceeds a limit and is being divided (issue 16), with its present figure. A figure may
 // only shrink: an entry that is larger than necessary is an error as well, and so is one that is not needed.
 var stillTooLarge = map[string]int{
-	"package control":                   37,
+	"package control":                   32,
 	"type agent/pool.Pools":             78,
 	"type backends/backendtest.fixture": 72,
 	"type backends/btrfs.Pool":          74,
 	"type backends/lvm.Pool":            93,
 	"type backends/shelf.Shelf":         57,
 	"type backends/zfs.Pool":            120,
-	"type control.Service":              138,
+	"type control.Service":              114,
 	"type test/chaos.Campaign":          58,
 }
 

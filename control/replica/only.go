@@ -1,25 +1,24 @@
-package control
+package replica
 
 import (
 	"context"
-	"strings"
-
 	"github.com/google/uuid"
+	"strings"
 
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
-// only is a copy with data that nobody else has; is is "" if there is none.
-type only struct {
-	d    dataset.Dataset
-	is   string
-	then string // the command after which others have the data too
+// Only is a copy with data that nobody else has; What is "" if there is none.
+type Only struct {
+	Dataset dataset.Dataset
+	What    string
+	Command string // the command after which others have the data too
 }
 
-// onlyOne returns whether a node's copy of a dataset has data that nobody else has: a superseded head, or the
+// OnlyOne returns whether a node's copy of a dataset has data that nobody else has: a superseded head, or the
 // last complete copy that is known of a volume whose home is lost or ill.
-func (s *Service) onlyOne(t *record.Tx, node, id uuid.UUID) (o only, err error) {
+func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
@@ -34,8 +33,8 @@ func (s *Service) onlyOne(t *record.Tx, node, id uuid.UUID) (o only, err error) 
 		return o, err
 	}
 	if c.Kind == dataset.CopySuperseded {
-		return only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
-			"drover volume superseded discard " + refTo(d) + " " + name}, nil
+		return Only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
+			"drover volume superseded discard " + record.RefTo(d) + " " + name}, nil
 	}
 	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
@@ -57,14 +56,14 @@ func (s *Service) onlyOne(t *record.Tx, node, id uuid.UUID) (o only, err error) 
 		return o, err
 	}
 	home, err := t.NodeName(d.Home)
-	return only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
-		"drover volume move " + refTo(d) + " --force --fenced " + home}, err
+	return Only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
+		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
 }
 
-// keepsNothing fails with dataset.ErrInUse while a node keeps data that nobody else has, unless it was removed
+// CheckKeepsNothing fails with dataset.ErrInUse while a node keeps data that nobody else has, unless it was removed
 // already: nobody gets its data any more.
-func (s *Service) keepsNothing(ctx context.Context, ref string) error {
-	t := record.NewTx(ctx, s.store)
+func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
+	t := record.NewTx(ctx, s.Ledger.Store)
 	n, err := t.FindNode(ref)
 	if err != nil || !n.Removed.IsZero() {
 		return err
@@ -75,18 +74,18 @@ func (s *Service) keepsNothing(ctx context.Context, ref string) error {
 	}
 	var what, then []string
 	for _, c := range copies {
-		o, err := s.onlyOne(record.NewTx(ctx, s.store), n.ID, c.Dataset)
+		o, err := s.OnlyOne(record.NewTx(ctx, s.Ledger.Store), n.ID, c.Dataset)
 		if err != nil {
 			return err
 		}
-		if o.is == "" {
+		if o.What == "" {
 			continue
 		}
-		if len(what) == shownHomes {
+		if len(what) == copiesShown {
 			what = append(what, "and more")
 			break
 		}
-		what, then = append(what, o.is), append(then, o.then)
+		what, then = append(what, o.What), append(then, o.Command)
 	}
 	if len(what) == 0 {
 		return nil

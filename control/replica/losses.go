@@ -1,18 +1,17 @@
-package control
+package replica
 
 import (
 	"context"
-	"slices"
-
 	"github.com/google/uuid"
+	"slices"
 
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
-// addLoss records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
+// AddLoss records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
 // losses are kept while a recorded copy may not know of them.
-func addLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
+func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
 		var c dataset.Copy
@@ -34,11 +33,11 @@ func addLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// forgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
+// ForgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
 // some at a time. Their data stays on the superseded home. Idempotent: it continues with what is left.
-func (s *Service) forgetLost(ctx context.Context, d dataset.Dataset) error {
+func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
-		_, err := s.ledger.Update(ctx, func(t *record.Tx) (err error) {
+		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = forgetSomeLost(t, d.ID)
 			return err
 		})

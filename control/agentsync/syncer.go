@@ -1,33 +1,50 @@
-package control
+// Package agentsync answers agents that ask what they must know.
+package agentsync
 
 import (
 	"context"
+	"github.com/google/uuid"
 	"slices"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/recovery"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
+
+// Deps are the dependencies of Syncer.
+type Deps struct {
+	Ledger  *ledger.Ledger
+	Reports *reports.Latest
+	Feed    *notify.Feed
+	// Shared says that other services may work on the same store.
+	Shared bool
+	Quit   <-chan struct{} // closed when the service must stop
+}
+
+// Syncer tells agents of the changes that concern them. Its methods are safe for concurrent use.
+type Syncer struct{ Deps }
+
+// New returns a Syncer.
+func New(deps Deps) *Syncer { return &Syncer{deps} }
 
 // Sync waits for changes of a node's datasets and operations after rev, for at most wait. With rev 0, or one from
 // before this service started, it returns everything at once. dataset.ErrUnavailable if the service stops
 // meanwhile.
-func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
-	timeout := s.Clock.After(wait)
+func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	timeout := s.Ledger.Clock.After(wait)
 	for last := false; ; {
-		rung, leave := s.feed.Hear(node)
-		n := s.feed.Since(node, rev)
+		rung, leave := s.Feed.Hear(node)
+		n := s.Feed.Since(node, rev)
 		if n.Any || last {
 			leave()
 			return s.syncNow(ctx, node, n)
 		}
-		rang, err := s.await(ctx, rung, timeout)
+		rang, err := ledger.Await(ctx, s.Quit, rung, timeout)
 		leave()
 		if err != nil {
 			return api.Sync{}, err
@@ -36,21 +53,7 @@ func (s *Service) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait tim
 	}
 }
 
-// await reports whether a bell rang before the timeout. dataset.ErrUnavailable if the service stops.
-func (s *Service) await(ctx context.Context, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
-	select {
-	case <-rung:
-		return true, nil
-	case <-timeout:
-		return false, nil
-	case <-s.quit:
-		return false, ledger.Stopping()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-}
-
-func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	if n.Full && s.Shared {
 		return s.syncTrusted(ctx, node, n)
 	}
@@ -60,7 +63,7 @@ func (s *Service) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (o
 // syncTrusted reads everything together with what tells an agent whether to trust it. The store may be restored
 // or recovered at any moment, so the clock is read last, and the state of the recovery must be the same before
 // and after. dataset.ErrUnavailable if it is not.
-func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {
 		return out, err
@@ -68,7 +71,7 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 	if out, err = s.syncRead(ctx, node, n); err != nil {
 		return out, err
 	}
-	if out.Clock, err = s.ledger.ReadClock(ctx); err != nil {
+	if out.Clock, err = s.Ledger.ReadClock(ctx); err != nil {
 		return out, err
 	}
 	after, halted, err := s.trust(ctx, node)
@@ -84,8 +87,8 @@ func (s *Service) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News
 }
 
 // trust returns what a node must know about the last recovery, and why changes are suspended.
-func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
-	t := record.NewTx(ctx, s.store)
+func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
+	t := record.NewTx(ctx, s.Ledger.Store)
 	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
@@ -102,12 +105,12 @@ func (s *Service) trust(ctx context.Context, node uuid.UUID) (last api.Recoverin
 	return last, halted, err
 }
 
-func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	out = api.Sync{Rev: n.Rev, Full: n.Full}
-	t := record.NewTx(ctx, s.store)
+	t := record.NewTx(ctx, s.Ledger.Store)
 	ids := n.Datasets
 	if s.Shared {
-		out.Clock = s.ledger.HighestClock()
+		out.Clock = s.Ledger.HighestClock()
 	}
 	if n.Full {
 		claims, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
@@ -124,7 +127,7 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 		for _, c := range copies {
 			ids = append(ids, c.Dataset)
 		}
-		if ids, err = guestDatasets(t, node, ids); err != nil {
+		if ids, err = record.GuestDatasets(t, node, ids); err != nil {
 			return out, err
 		}
 	}
@@ -161,7 +164,7 @@ func (s *Service) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (
 
 // syncWorkedOn adds the datasets that operations are for and that have not changed: for operations that were just
 // planned they may be new to the node.
-func (s *Service) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
+func (s *Syncer) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
 	for _, op := range out.Operations {
 		if slices.Contains(told, op.DatasetID) {
 			continue
@@ -179,7 +182,7 @@ func (s *Service) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, o
 }
 
 // syncOne adds what a node must know about a dataset that it has, had, or keeps a copy of.
-func (s *Service) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error {
+func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
 	ok, err := t.Get(record.DatasetKey(id), &d)
 	if err != nil {
@@ -200,13 +203,13 @@ func (s *Service) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error
 	_, stays := d.Stay(node)
 	switch {
 	case !ok:
-		s.reported.ForgetDataset(id)
+		s.Reports.ForgetDataset(id)
 	case stays:
 		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
 	default:
-		s.reported.ForgetDatasetOf(node, id)
+		s.Reports.ForgetDatasetOf(node, id)
 	}
-	k, kept, err := keptCopy(t, node, id)
+	k, kept, err := record.KeptCopy(t, node, id)
 	if kept {
 		out.Copies = append(out.Copies, k)
 		return nil

@@ -1,41 +1,76 @@
-package control
+// Package replica decides which copies of datasets nodes keep: replicas that are kept fresh, copies that moves left,
+// and superseded ones.
+package replica
 
 import (
 	"cmp"
 	"context"
 	"fmt"
+	"github.com/google/uuid"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/google/uuid"
-
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
-// replicate has as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes
+// Deps are the dependencies of Keeper.
+type Deps struct {
+	Ledger  *ledger.Ledger
+	Reports *reports.Latest
+	Placer  *placer.Placer
+	// Shared says that other services may work on the same store: nodes have sessions there.
+	Shared bool
+	// ClockTime is how old a node's report may be at most to count.
+	ClockTime time.Duration
+	// Uptime returns for how long services have run on the store, at least, as a transaction reads it.
+	Uptime func(*record.Tx) (time.Duration, error)
+	// Counted returns the same as it was read last.
+	Counted func() time.Duration
+}
+
+// Keeper decides which copies are kept. It has no state of its own. Its methods are safe for concurrent use.
+type Keeper struct{ Deps }
+
+// New returns a Keeper.
+func New(deps Deps) *Keeper { return &Keeper{deps} }
+
+const (
+	// LeftFor is how long the previous home keeps its copy at least, so that a move back is short.
+	LeftFor = 24 * time.Hour
+	// copiesShown bounds how many copies an error names.
+	copiesShown = 5
+	// pageMost bounds how many records are read at once.
+	pageMost = 1000
+)
+
+// Maintain has as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes
 // can, the error says why each cannot; the possible replicas are kept.
-func (s *Service) replicate(ctx context.Context, d dataset.Dataset) error {
+func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
 	}
 	var short error
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		short = nil
 		now, err := t.Dataset(d.ID)
 		if err != nil || now.State != dataset.StateReady {
 			return err
 		}
-		short, err = s.replicas(t, now)
+		short, err = s.Decide(t, now)
 		return err
 	})
 	return cmp.Or(err, short)
 }
 
-// replicas decides which copies of a dataset are kept fresh.
-func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
+// Decide decides which copies of a dataset are kept fresh.
+func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	var good, leaving, left []dataset.Copy
 	for _, node := range d.Copies {
 		var c dataset.Copy
@@ -57,7 +92,7 @@ func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
 	}
 	want := d.Profile.Replicas.Count
 	if len(good) < want {
-		return s.addReplicas(t, d, left, want-len(good))
+		return s.AddReplicas(t, d, left, want-len(good))
 	}
 	if len(good) == want && len(leaving) == 0 {
 		return nil, nil
@@ -88,15 +123,15 @@ func (s *Service) replicas(t *record.Tx, d dataset.Dataset) (short, err error) {
 // fitFirst sorts the copies so that those from which a volume could continue now come first, the freshest first,
 // and returns how many these are: they are complete, in a pool that is online, on a node that is alive, as this
 // service has heard lately.
-func (s *Service) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
+func (s *Keeper) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
-		pool, alive := s.reported.Pool(c.Pool), true
+		pool, alive := s.Reports.Pool(c.Pool), true
 		if s.Shared {
 			if _, alive, err = membership.LivingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
-			alive = alive && pool != nil && s.reported.Silence(c.Node, s.Clock.Steady()) <= s.clockTime()
+			alive = alive && pool != nil && s.Reports.Silence(c.Node, s.Ledger.Clock.Steady()) <= s.ClockTime
 		}
 		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
 			sorted = append(sorted, c)
@@ -110,8 +145,8 @@ func (s *Service) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.
 	return append(sorted, unfit...), len(sorted), nil
 }
 
-// addReplicas makes replicas of copies that moves left, and then new ones on the nodes with the most free space.
-func (s *Service) addReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
+// AddReplicas makes replicas of copies that moves left, and then new ones on the nodes with the most free space.
+func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
 	if left, _, err = s.fitFirst(t, left); err != nil {
 		return nil, err
 	}
@@ -163,16 +198,16 @@ func (s *Service) addReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Co
 
 // replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the
 // most free space first, and why the other nodes cannot.
-func (s *Service) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
+func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
 	from, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
 	}
-	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.placer.TooLarge(d)}
+	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.Placer.TooLarge(d)}
 	if o.Where, err = placement.Where(d.Profile); err != nil {
 		return nil, nil, err
 	}
-	sites, err := s.placer.Sites(t)
+	sites, err := s.Placer.Sites(t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,8 +262,8 @@ func tooFew(d dataset.Dataset, why []string) error {
 		strings.Join(why, "; "))
 }
 
-// replicable refuses a profile whose replicas the cluster cannot keep at present.
-func (s *Service) replicable(t *record.Tx, d dataset.Dataset) error {
+// CheckEnough refuses a profile whose replicas the cluster cannot keep at present.
+func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil
 	}

@@ -1,16 +1,14 @@
-package control
+package replica
 
 import (
 	"cmp"
 	"context"
-	"time"
-
 	"github.com/google/uuid"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -18,13 +16,13 @@ import (
 // snapshot, for a new epoch, and now and then. Idempotent. dataset.ErrStale for a copy that the node must not
 // have, for one that was destroyed although nobody asked for that, or for one that must be destroyed and still
 // exists.
-func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset,
 			c.Copy.Node, node)
 	}
 	var stays error
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		stays = nil
 		if _, err := membership.FreshNode(t, node, c.Incarnation); err != nil {
 			return err
@@ -46,7 +44,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s",
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
-			s.reported.ForgetCopy(node, c.Copy.Dataset)
+			s.Reports.ForgetCopy(node, c.Copy.Dataset)
 			return record.DropCopy(t, node, c.Copy.Dataset)
 		case c.Looked:
 			return recordShown(t, rec, c.Copy)
@@ -58,7 +56,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 		tells, first := c.Copy.Tells(rec), rec.Snapshot == uuid.Nil
 		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
 		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
-		s.reported.NoteCopy(rec, s.Clock.Steady())
+		s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
 		if !tells {
 			return nil
 		}
@@ -73,7 +71,7 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 // overtaken records that a copy has data that its volume lacks: its head differed from what the home had
 // relinquished, or it has what the volume continued without. Only a person discards such a copy, and may have
 // done so.
-func (s *Service) overtaken(t *record.Tx, rec, now dataset.Copy) error {
+func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
 		return err
@@ -84,14 +82,14 @@ func (s *Service) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
 		now.Checked
-	s.reported.NoteCopy(rec, s.Clock.Steady())
+	s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
 	return record.KeepCopy(t, &d, rec)
 }
 
 // mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
 // been unreachable, and the home may have been lost since. The copy then becomes what it was before, because the
 // volume may have to continue from it. dataset.ErrStale if it stays.
-func (s *Service) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
+func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
 	if c.Kind != dataset.CopyGoing {
@@ -115,25 +113,10 @@ func (s *Service) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	return stays, err
 }
 
-// keptCopy returns a copy of a node in the form in which its agent hears of it.
-func keptCopy(t *record.Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
-	key := record.CopyKey(node, id)
-	if there, err = t.Get(key, &k.Copy); err != nil || !there {
-		return k, false, err
-	}
-	k.Index = t.Index(key)
-	var d dataset.Dataset
-	known, err := t.Get(record.DatasetKey(id), &d)
-	if known {
-		k.Record = &d
-	}
-	return k, true, err
-}
-
-// expireCopies removes the copies that moves left behind, once their time has passed.
-func (s *Service) expireCopies(ctx context.Context) error {
+// Expire removes the copies that moves left behind, once their time has passed.
+func (s *Keeper) Expire(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.store).List(record.CopiesPrefix, after, view.PageMost)
+		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, pageMost)
 		if err != nil {
 			return err
 		}
@@ -143,14 +126,14 @@ func (s *Service) expireCopies(ctx context.Context) error {
 			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || s.counted()-time.Duration(c.Ran) < leftFor {
+			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.Ran) < LeftFor {
 				continue
 			}
-			if _, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.expireCopy(t, c) }); err != nil {
+			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
 				return err
 			}
 		}
-		if len(entries) < view.PageMost {
+		if len(entries) < pageMost {
 			return nil
 		}
 	}
@@ -167,7 +150,7 @@ func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 }
 
 // homeLost reports whether the home of a dataset is unreachable.
-func (s *Service) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
+func (s *Keeper) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
 	}
@@ -177,7 +160,7 @@ func (s *Service) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 
 // mayBeLast reports whether a copy of a dataset may be the last good one. If that is not known, nothing is
 // removed.
-func (s *Service) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
+func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.illness(t, d)
 	return ill || !known, err
 }
@@ -185,25 +168,25 @@ func (s *Service) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 // illness reports whether the home of a dataset is lost, or why it cannot open the dataset, or that its pool is
 // quarantined or offline. fresh says whether the home has reported both to this service lately: an old report may
 // not be true any more.
-func (s *Service) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
-	st, pool := s.reported.Dataset(d.ID, d.Home), s.reported.Pool(d.Pool)
+func (s *Keeper) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
+	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
 	}
-	known = !s.Shared || st != nil && pool != nil && s.reported.Silence(d.Home, s.Clock.Steady()) <= s.clockTime()
+	known = !s.Shared || st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.ClockTime
 	ill, err = s.homeLost(t, d)
 	return ill, known, err
 }
 
-// expireCopy removes a copy unless it was replaced by another one, or may be the last good one: the home must be
+// ExpireOne removes a copy unless it was replaced by another one, or may be the last good one: the home must be
 // alive and well, with a later epoch open.
-func (s *Service) expireCopy(t *record.Tx, was dataset.Copy) error {
+func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(was.Node, was.Dataset), &c)
 	if err != nil || !there || c != was {
 		return err
 	}
-	if ran, err := s.hasRun(t); err != nil || ran-time.Duration(c.Ran) < leftFor {
+	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.Ran) < LeftFor {
 		return err
 	}
 	d, err := t.Dataset(c.Dataset)
@@ -217,4 +200,17 @@ func (s *Service) expireCopy(t *record.Tx, was dataset.Copy) error {
 		return err
 	}
 	return record.CondemnCopy(t, c.Node, c.Dataset)
+}
+
+// recordShown records where a node has mounted a superseded head, or why not. A report from before the last request is
+// ignored.
+func recordShown(t *record.Tx, rec, now dataset.Copy) error {
+	now.Problem = dataset.Cut(now.Problem)
+	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
+		rec.Problem == now.Problem {
+		return nil
+	}
+	rec.Path, rec.Problem = now.Path, now.Problem
+	t.Touch(rec.Dataset, rec.Node)
+	return t.Put(record.CopyKey(rec.Node, rec.Dataset), rec)
 }

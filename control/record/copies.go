@@ -1,0 +1,44 @@
+package record
+
+import (
+	"slices"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
+)
+
+// KeptCopy returns a copy of a node in the form in which its agent hears of it.
+func KeptCopy(t *Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
+	key := CopyKey(node, id)
+	if there, err = t.Get(key, &k.Copy); err != nil || !there {
+		return k, false, err
+	}
+	k.Index = t.Index(key)
+	var d dataset.Dataset
+	known, err := t.Get(DatasetKey(id), &d)
+	if known {
+		k.Record = &d
+	}
+	return k, true, err
+}
+
+// GuestDatasets adds the datasets of which a node is a guest, each once.
+func GuestDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+	claims, err := ListAll[Claim](t, GuestPrefix(node))
+	for _, c := range claims {
+		if !slices.Contains(ids, c.ID) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, err
+}
+
+// RefTo returns how a person refers to a dataset: the name of a dataset in the trash may belong to another one by
+// now.
+func RefTo(d dataset.Dataset) string {
+	if d.State == dataset.StateReady {
+		return d.Volume
+	}
+	return d.ID.String()
+}
