@@ -61,7 +61,7 @@ func TestMembersAreShown(t *testing.T) {
 	s, shelf := x.list[0], &shelf{}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	x.stand(s)
-	h := s.newHouse()
+	h := s.housekeeper.newHouse()
 	show := func() {
 		t.Helper()
 		if err := s.Members.ShowMembers(t.Context(), &h.hidden, false); err != nil {
@@ -145,15 +145,15 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	s, shelf := x.list[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	var failed []string
-	s.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
+	s.housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
 	s.Members.Failed = s.Failed
 	x.stand(s)
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	h := s.newHouse()
+	h := s.housekeeper.newHouse()
 	for range 4 {
-		s.round(t.Context(), h, x.clock.Now())
+		s.housekeeper.round(t.Context(), h, x.clock.Now())
 	}
 	if len(failed) != 1 || !strings.Contains(failed[0], "in the catalog: give its policy this") || len(shelf.looks) != 1 {
 		t.Error(failed, shelf.looks)
@@ -164,8 +164,8 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	s.round(t.Context(), h, x.clock.Now())
-	s.round(t.Context(), h, x.clock.Now())
+	s.housekeeper.round(t.Context(), h, x.clock.Now())
+	s.housekeeper.round(t.Context(), h, x.clock.Now())
 	if !slices.Equal(shelf.looks, []bool{true, true, false}) || !slices.Equal(shelf.has(), []string{"c1:9470"}) {
 		t.Error(shelf.looks, shelf.has())
 	}

@@ -189,7 +189,7 @@ func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
-	if err := s.putInTrash(t, d.ID, *d.Trash); err != nil {
+	if err := s.uptime.putInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
 	t.Event("volume.delete", *d, detail)

@@ -81,8 +81,8 @@ func (e *env) restart() {
 		Profiles: func() Profiles { return e.profiles },
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
-	e.house = e.newHouse()
-	if _, err := e.hasRun(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
+	e.house = e.housekeeper.newHouse()
+	if _, err := e.uptime.hasRun(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.agents {
@@ -349,7 +349,7 @@ func (e *env) volume(ref string) api.Volume {
 func (e *env) trashTime() time.Duration { return 72 * time.Hour }
 
 // round runs a round of the background work, as of now.
-func (e *env) rounds() { e.round(e.ctx, e.house, e.clock.Now()) }
+func (e *env) rounds() { e.housekeeper.round(e.ctx, e.house, e.clock.Now()) }
 
 // refused expects an error of a kind, in one short line that says each part.
 func refused(t tb, err error, kind *dataset.Kind, parts ...string) {

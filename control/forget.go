@@ -47,8 +47,8 @@ type endedRecord struct {
 // forgetOperations drops the records of operations that ended long ago, and the oldest of those that are
 // more than endedMost, or larger than endedBytes. A cancelled operation is the last to go for the latter:
 // while its record is there, the agent that did not hear of it takes back what it made.
-func (s *Service) forgetOperations(ctx context.Context) error {
-	records, err := s.endedRecords(ctx)
+func (k *Housekeeper) forgetOperations(ctx context.Context) error {
+	records, err := k.endedRecords(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,11 +56,11 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 	for _, r := range surplus(records, endedMost, endedBytes) {
 		tooMany[r.key] = true
 	}
-	now := s.counted()
+	now := k.uptime.counted()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
 	for some := range slices.Chunk(gone, forgetAtOnce) {
-		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-			ran, err := s.hasRun(t) // the mark may have been set back
+		_, err := k.ledger.Update(ctx, func(t *record.Tx) error {
+			ran, err := k.uptime.hasRun(t) // the mark may have been set back
 			if err != nil {
 				return err
 			}
@@ -79,9 +79,9 @@ func (s *Service) forgetOperations(ctx context.Context) error {
 }
 
 // endedRecords reads the operations that have ended.
-func (s *Service) endedRecords(ctx context.Context) (list []endedRecord, err error) {
+func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err error) {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, after, forgetAtOnce)
+		entries, err := record.NewTx(ctx, k.ledger.Store).List(record.OperationsPrefix, after, forgetAtOnce)
 		if err != nil {
 			return nil, err
 		}

@@ -9,10 +9,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
+	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
@@ -44,11 +48,34 @@ type house struct {
 	over   time.Duration // by how much the clock has advanced further since, without a report
 }
 
-func (s *Service) newHouse() *house {
+// housekeeperDeps are the dependencies of Housekeeper.
+type housekeeperDeps struct {
+	ledger     *ledger.Ledger
+	feed       *notify.Feed
+	events     *notify.EventLog
+	reported   *reports.Latest
+	uptime     *Uptime
+	copyKeeper *replica.Keeper
+	placer     *placer.Placer
+	Members    *membership.Members
+	Shared     bool
+	interval   time.Duration // between two rounds
+	// Failed is called with what the background work could not do.
+	Failed func(what string, err error)
+	// Submit and CancelOperation make requests as the API does.
+	Submit          func(context.Context, api.Request) (api.Outcome, error)
+	CancelOperation func(ctx context.Context, ref string) (dataset.Operation, error)
+}
+
+// Housekeeper does the background work: trash, schedules, retention, replicas, members that are gone, old operations.
+// What it remembers between two rounds is in a house, which one goroutine uses.
+type Housekeeper struct{ housekeeperDeps }
+
+func (k *Housekeeper) newHouse() *house {
 	return &house{
 		plans:  map[uuid.UUID]duePlan{},
 		short:  shortage{of: map[uuid.UUID]bool{}},
-		failed: s.Failed,
+		failed: k.Failed,
 		told:   map[string]time.Time{},
 	}
 }
@@ -69,19 +96,19 @@ func (h *house) fail(what string, err error) {
 // keepHouse does the background work until ctx ends: it condemns expired trash, removes old operations, requests
 // snapshots that are due, and removes those that retention does not keep. It hears the agents first: one may know
 // that the store was restored from a backup.
-func (s *Service) keepHouse(ctx context.Context) {
-	h, told := s.newHouse(), false
+func (k *Housekeeper) keepHouse(ctx context.Context) {
+	h, told := k.newHouse(), false
 	// from here on the time of the background work counts; a failure is retried when the count is first needed
-	_, _ = s.hasRun(record.NewTx(ctx, s.store))
+	_, _ = k.uptime.hasRun(record.NewTx(ctx, k.ledger.Store))
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.Clock.After(s.Limits.House):
+		case <-k.ledger.Clock.After(k.interval):
 		}
-		mine, err := s.Members.TakeHouse(ctx)
+		mine, err := k.Members.TakeHouse(ctx)
 		if err != nil && ctx.Err() == nil && !told {
-			s.Failed("take over the background work", err)
+			k.Failed("take over the background work", err)
 		}
 		told = err != nil
 		switch {
@@ -89,38 +116,38 @@ func (s *Service) keepHouse(ctx context.Context) {
 			h = nil // the replica that does the work meanwhile changes what is known here
 			continue
 		case h == nil:
-			h = s.newHouse()
+			h = k.newHouse()
 		}
-		s.round(ledger.AsHousekeeper(ctx), h, s.Clock.Now())
+		k.round(ledger.AsHousekeeper(ctx), h, k.ledger.Clock.Now())
 	}
 }
 
 // round does what is due. A failure does not stop the rest, and is retried.
-func (s *Service) round(ctx context.Context, h *house, now time.Time) {
+func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
 	if now.Before(h.now) { // the clock was set back: what was due by it is not
 		clear(h.plans)
 		clear(h.told)
 		h.full, h.forget = time.Time{}, time.Time{}
 	}
 	h.now = now
-	changes := s.feed.Since(uuid.Nil, h.rev)
+	changes := k.feed.Since(uuid.Nil, h.rev)
 	everything := changes.Full || !now.Before(h.full)
-	if err := s.markRan(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
+	if err := k.uptime.markRan(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
-	if over := s.passedOver(h); over > 0 {
+	if over := k.passedOver(h); over > 0 {
 		h.full = time.Time{}
 		h.over += over
 		everything = true
 	}
 	if changes.Any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
-		s.expireTrash(ctx, h)
+		k.expireTrash(ctx, h)
 	}
-	short, err := s.due(ctx, &h.short)
+	short, err := k.due(ctx, &h.short)
 	if err != nil && ctx.Err() == nil {
 		h.fail("look for nodes that can take a replica", err)
 	}
-	if err := s.lookAtChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
+	if err := k.lookAtChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
 		h.rev = changes.Rev
 		if everything {
 			h.full = now.Add(houseFull)
@@ -128,12 +155,12 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 	} else if h.short.nodes = ""; ctx.Err() == nil {
 		h.fail("look at what changed", err)
 	}
-	s.takeDue(ctx, h, now)
-	if s.Shared {
-		s.lookAtMembers(ctx, h, everything)
+	k.takeDue(ctx, h, now)
+	if k.Shared {
+		k.lookAtMembers(ctx, h, everything)
 	}
-	if told := s.feed.Operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
-		if err := errors.Join(s.forgetOperations(ctx), s.copyKeeper.Expire(ctx)); err == nil {
+	if told := k.feed.Operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
+		if err := errors.Join(k.forgetOperations(ctx), k.copyKeeper.Expire(ctx)); err == nil {
 			h.forget, h.ops = now.Add(forgetEvery), told
 		} else if ctx.Err() == nil {
 			h.fail("forget old operations and copies", err)
@@ -143,16 +170,16 @@ func (s *Service) round(ctx context.Context, h *house, now time.Time) {
 
 // lookAtChanges examines the datasets that changed, or all. After an error they must be examined again; a problem
 // with one dataset is no such error.
-func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
+func (k *Housekeeper) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
-			if err := s.lookAtSome(ctx, h, some); err != nil {
+			if err := k.lookAtSome(ctx, h, some); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	t := record.NewTx(ctx, s.store)
+	t := record.NewTx(ctx, k.ledger.Store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
 		entries, err := t.List(record.DatasetsPrefix, after, view.PageMost)
@@ -163,7 +190,7 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 			after = e.Key
 			var d dataset.Dataset
 			err := record.Decode(e.Key, e.Value, &d)
-			if err := s.lookAtOne(ctx, h, e.Key, d, e.Index, err); err != nil {
+			if err := k.lookAtOne(ctx, h, e.Key, d, e.Index, err); err != nil {
 				return err
 			}
 			live[d.ID] = true
@@ -181,8 +208,8 @@ func (s *Service) lookAtChanges(ctx context.Context, h *house, changed []uuid.UU
 }
 
 // lookAtSome examines datasets that changed, as many as are read at once.
-func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
-	t, keys := record.NewTx(ctx, s.store), make([]string, len(changed))
+func (k *Housekeeper) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
+	t, keys := record.NewTx(ctx, k.ledger.Store), make([]string, len(changed))
 	for i, id := range changed {
 		keys[i] = record.DatasetKey(id)
 	}
@@ -197,7 +224,7 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 			h.short.note(id, nil)
 			continue
 		}
-		if err := s.lookAtOne(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
+		if err := k.lookAtOne(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
 			return err
 		}
 	}
@@ -205,12 +232,12 @@ func (s *Service) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID)
 }
 
 // lookAtOne returns only the errors that concern all datasets.
-func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
+func (k *Housekeeper) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
-		short := s.copyKeeper.Maintain(ctx, d)
+		short := k.copyKeeper.Maintain(ctx, d)
 		h.short.note(d.ID, short)
-		err = errors.Join(s.look(ctx, h, d, index), short, s.copyKeeper.ForgetLost(ctx, d))
+		err = errors.Join(k.look(ctx, h, d, index), short, k.copyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
@@ -222,8 +249,8 @@ func (s *Service) lookAtOne(ctx context.Context, h *house, what string, d datase
 }
 
 // expireTrash condemns datasets whose time in the trash has passed.
-func (s *Service) expireTrash(ctx context.Context, h *house) {
-	entries, err := record.NewTx(ctx, s.store).List(record.TrashPrefix, "", 0)
+func (k *Housekeeper) expireTrash(ctx context.Context, h *house) {
+	entries, err := record.NewTx(ctx, k.ledger.Store).List(record.TrashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -232,7 +259,7 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 	}
 	h.trashDue = time.Time{}
 	for _, e := range entries {
-		until, err := s.expireOne(ctx, e.Key, e.Value, h.now)
+		until, err := k.expireOne(ctx, e.Key, e.Value, h.now)
 		if err != nil && ctx.Err() == nil {
 			h.fail("expire "+e.Key, err)
 			until = h.now // the next round tries again
@@ -242,28 +269,29 @@ func (s *Service) expireTrash(ctx context.Context, h *house) {
 		}
 	}
 	if h.over > 0 && !h.trashDue.IsZero() {
-		s.tellHeld(h.over)
+		k.tellHeld(h.over)
 	}
 	h.over = 0
 }
 
 // expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that will be by the
 // clock; zero for never. A dataset stays if its home does not trust the store.
-func (s *Service) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time, err error) {
+func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time,
+	err error) {
 	var tr record.TrashEntry
 	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if left := tr.Left(s.counted()); left > 0 {
+	if left := tr.Left(k.uptime.counted()); left > 0 {
 		return now.Add(left), nil
 	}
 	id, err := record.IDIn(key, record.TrashPrefix)
 	if err != nil {
 		return until, err
 	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = k.ledger.Update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
-		ran, err := s.hasRun(t)
+		ran, err := k.uptime.hasRun(t)
 		if err != nil {
 			return err
 		}
@@ -277,7 +305,7 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 			return err // brought back, or brought back and deleted again
 		}
 		err = t.Halted()
-		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !s.reported.Trusts(d.Home) {
+		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.reported.Trusts(d.Home) {
 			until = now
 			return nil
 		}
@@ -293,35 +321,35 @@ func (s *Service) expireOne(ctx context.Context, key string, value []byte, now t
 }
 
 // lookAtMembers looks which nodes and services no longer exist.
-func (s *Service) lookAtMembers(ctx context.Context, h *house, everything bool) {
-	if err := s.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
+func (k *Housekeeper) lookAtMembers(ctx context.Context, h *house, everything bool) {
+	if err := k.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
-	if err := s.Members.LookForMassLoss(ctx); err != nil && ctx.Err() == nil {
+	if err := k.Members.LookForMassLoss(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look whether too many nodes are away", err)
 	}
-	if err := s.endLostMoves(ctx); err != nil && ctx.Err() == nil {
+	if err := k.endLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
 	}
-	if err := s.Members.ShowMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
+	if err := k.Members.ShowMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
 		h.fail("show replicas and agents in the catalog", err)
 	}
 	if !everything {
 		return
 	}
-	if err := s.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
+	if err := k.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
 		h.fail("forget services that are no more", err)
 	}
 }
 
 // forgetServices removes the lanes of services that no longer exist, once others have had the time between two
 // full looks to read them: see hearing.
-func (s *Service) forgetServices(ctx context.Context, h *house) error {
-	lanes, err := s.store.List(ctx, record.RevPrefix, "", 0)
+func (k *Housekeeper) forgetServices(ctx context.Context, h *house) error {
+	lanes, err := k.ledger.Store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
 		return record.ReadError(ctx, err)
 	}
-	services, err := record.ListAll[membership.Replica](record.NewTx(ctx, s.store), record.LiveServicesPrefix)
+	services, err := record.ListAll[membership.Replica](record.NewTx(ctx, k.ledger.Store), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -341,7 +369,7 @@ func (s *Service) forgetServices(ctx context.Context, h *house) error {
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
+	_, err = k.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
 	return err
 }
 

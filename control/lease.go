@@ -165,17 +165,17 @@ const lostFor = time.Minute
 
 // endLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
 // would have withdrawn its recall. What it has pulled stays there.
-func (s *Service) endLostMoves(ctx context.Context) error {
-	if !s.Shared {
+func (k *Housekeeper) endLostMoves(ctx context.Context) error {
+	if !k.Shared {
 		return nil
 	}
-	t := record.NewTx(ctx, s.store)
+	t := record.NewTx(ctx, k.ledger.Store)
 	entries, err := t.List(record.AwayPrefix, "", 0)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if s.Members.AwayFor(e.Key, e.Index) < lostFor {
+		if k.Members.AwayFor(e.Key, e.Index) < lostFor {
 			continue
 		}
 		node, err := record.IDIn(e.Key, record.AwayPrefix)
@@ -190,7 +190,7 @@ func (s *Service) endLostMoves(ctx context.Context) error {
 			if op.Kind != dataset.OpMove {
 				continue
 			}
-			if _, err := s.CancelOperation(ctx, op.ID.String()); err != nil &&
+			if _, err := k.CancelOperation(ctx, op.ID.String()); err != nil &&
 				dataset.KindOf(err) != dataset.ErrConflict {
 				return err
 			}

@@ -58,10 +58,10 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are no part of the model: only the trash is looked at.
 	m.house.now = m.clock.Now()
-	if err := m.markRan(m.ctx, true); err != nil {
+	if err := m.uptime.markRan(m.ctx, true); err != nil {
 		t.Fatal(err)
 	}
-	m.expireTrash(m.ctx, m.house)
+	m.housekeeper.expireTrash(m.ctx, m.house)
 }
 
 // agentsPurge is what agents do with the condemned, on record or not.

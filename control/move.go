@@ -357,7 +357,7 @@ func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, n
 	if op.Loss != nil {
 		return record.KeepCopyIn(t, next, c)
 	}
-	ran, err := s.hasRun(t)
+	ran, err := s.uptime.hasRun(t)
 	if err != nil {
 		return err
 	}

@@ -133,7 +133,7 @@ func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
-	return s.putEnded(t, *op)
+	return s.uptime.putEnded(t, *op)
 }
 
 func (s *Service) record(t *record.Tx, op dataset.Operation) error {
@@ -233,7 +233,7 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
 	t.Delete(record.WorkKey(op.Node, op.ID))
-	return s.putEnded(t, op)
+	return s.uptime.putEnded(t, op)
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within

@@ -15,7 +15,7 @@ import (
 // of returns an environment on one of the services.
 func (x *shared) env(s *Service) *env {
 	e := &env{tb: x.T, Service: s, ctx: context.Background(), clock: x.clock, profiles: x.names}
-	e.house = e.newHouse()
+	e.house = e.housekeeper.newHouse()
 	return e
 }
 
@@ -109,7 +109,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
 			x.clock.Advance(wait)
-			if err := errors.Join(e.LookForAway(e.ctx), e.endLostMoves(e.ctx)); err != nil {
+			if err := errors.Join(e.LookForAway(e.ctx), e.housekeeper.endLostMoves(e.ctx)); err != nil {
 				t.Fatal(err)
 			}
 		}

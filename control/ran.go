@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -73,46 +74,52 @@ func (r *ran) forget() {
 	r.known = false
 }
 
+// Uptime counts for how long services have run on the store. Its methods are safe for concurrent use.
+type Uptime struct {
+	ledger *ledger.Ledger
+	ran    ran
+}
+
 // hasRun returns for how long services have run on the store, at least.
-func (s *Service) hasRun(t *record.Tx) (time.Duration, error) {
-	if e, _, _, known := s.ran.last(s.Clock.Steady()); known {
+func (u *Uptime) hasRun(t *record.Tx) (time.Duration, error) {
+	if e, _, _, known := u.ran.last(u.ledger.Clock.Steady()); known {
 		t.Suppose(e)
 	}
 	var m record.RunMark
 	if _, err := t.Get(record.RanKey, &m); err != nil {
 		return 0, err
 	}
-	s.ran.see(t.Entry(record.RanKey), m, s.Clock.Now(), s.Clock.Steady())
-	return s.counted(), nil
+	u.ran.see(t.Entry(record.RanKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
+	return u.counted(), nil
 }
 
 // counted returns the count by the mark that was seen last. A transaction decides in the end.
-func (s *Service) counted() time.Duration {
-	_, _, count, _ := s.ran.last(s.Clock.Steady())
+func (u *Uptime) counted() time.Duration {
+	_, _, count, _ := u.ran.last(u.ledger.Clock.Steady())
 	return count
 }
 
 // markRan writes the count to the store, seldom, and stops it while nothing waits for it. What others add that
 // must wait may be noticed late, through changed: it is then kept longer.
-func (s *Service) markRan(ctx context.Context, changed bool) error {
+func (u *Uptime) markRan(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.Ran) < markEvery
 	}
-	if _, m, count, known := s.ran.last(s.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
+	if _, m, count, known := u.ran.last(u.ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
 	}
 	var e store.Entry
 	var m record.RunMark
-	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		count, err := s.hasRun(t)
+	index, err := u.ledger.Update(ctx, func(t *record.Tx) error {
+		count, err := u.hasRun(t)
 		if err != nil {
 			return err
 		}
-		_, was, _, _ := s.ran.last(s.Clock.Steady())
+		_, was, _, _ := u.ran.last(u.ledger.Clock.Steady())
 		if fresh(was, count) { // another service wrote it
 			return nil
 		}
-		m = record.RunMark{At: s.Clock.Now(), Ran: dataset.Duration(count)}
+		m = record.RunMark{At: u.ledger.Clock.Now(), Ran: dataset.Duration(count)}
 		if m.Runs, err = waits(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
@@ -122,7 +129,7 @@ func (s *Service) markRan(ctx context.Context, changed bool) error {
 	})
 	if err == nil && index != 0 {
 		e.Index = index
-		s.ran.see(e, m, m.At, s.Clock.Steady())
+		u.ran.see(e, m, m.At, u.ledger.Clock.Steady())
 	}
 	return err
 }
@@ -156,16 +163,16 @@ func waits(t *record.Tx, count time.Duration) (bool, error) {
 }
 
 // putInTrash writes the index of a dataset in the trash.
-func (s *Service) putInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
-	now, err := s.hasRun(t)
+func (u *Uptime) putInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
+	now, err := u.hasRun(t)
 	if err != nil {
 		return err
 	}
 	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, Ran: dataset.Duration(now)})
 }
 
-func (s *Service) putEnded(t *record.Tx, op dataset.Operation) error {
-	now, err := s.hasRun(t)
+func (u *Uptime) putEnded(t *record.Tx, op dataset.Operation) error {
+	now, err := u.hasRun(t)
 	if err != nil {
 		return err
 	}
@@ -174,11 +181,11 @@ func (s *Service) putEnded(t *record.Tx, op dataset.Operation) error {
 
 // passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
 // than clocks are corrected by: since the last service ran, and since the last round of this one.
-func (s *Service) passedOver(h *house) time.Duration {
-	s.ran.mu.Lock()
-	defer s.ran.mu.Unlock()
-	steady, over := s.Clock.Steady(), s.ran.unseen
-	s.ran.unseen = 0
+func (k *Housekeeper) passedOver(h *house) time.Duration {
+	k.uptime.ran.mu.Lock()
+	defer k.uptime.ran.mu.Unlock()
+	steady, over := k.ledger.Clock.Steady(), k.uptime.ran.unseen
+	k.uptime.ran.unseen = 0
 	if !h.wall.IsZero() {
 		over += h.now.Sub(h.wall) - (steady - h.steady)
 	}
@@ -190,9 +197,9 @@ func (s *Service) passedOver(h *house) time.Duration {
 }
 
 // tellHeld reports that trash is kept longer than the clock says.
-func (s *Service) tellHeld(over time.Duration) {
-	s.events.Publish(api.Event{
-		Time: s.Clock.Now(), Type: "trash.hold",
+func (k *Housekeeper) tellHeld(over time.Duration) {
+	k.events.Publish(api.Event{
+		Time: k.ledger.Clock.Now(), Type: "trash.hold",
 		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
 			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})

@@ -24,7 +24,7 @@ type duePlan struct {
 // look examines a dataset that is new or has changed: when its next scheduled snapshot is due, and which
 // snapshots retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a dataset
 // with the same index needs no look.
-func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index uint64) error {
+func (k *Housekeeper) look(ctx context.Context, h *house, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		delete(h.plans, d.ID)
@@ -33,7 +33,7 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 	if h.plans[d.ID].index == index {
 		return nil
 	}
-	last, err := s.prune(ctx, d)
+	last, err := k.prune(ctx, d)
 	if dataset.KindOf(err) == dataset.ErrUnavailable || ctx.Err() != nil {
 		return err
 	}
@@ -57,9 +57,9 @@ func (s *Service) look(ctx context.Context, h *house, d dataset.Dataset, index u
 
 // prune requests the removal of the snapshots that retention does not keep. It returns when the newest scheduled
 // snapshot, or else the dataset, was made.
-func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
+func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
 	last := d.Created
-	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, s.store), record.SnapshotPrefix(d.ID))
+	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, k.ledger.Store), record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return last, err
 	}
@@ -74,7 +74,7 @@ func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, erro
 		}
 	}
 	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
-		_, err := s.Submit(ctx, api.Request{
+		_, err := k.Submit(ctx, api.Request{
 			// the same snapshot is requested once, however often it is found
 			ID:   uuid.NewSHA1(snap.ID, []byte("prune")),
 			Kind: dataset.OpSnapshotDelete, Volume: d.ID.String(), Snapshot: snap.ID.String(),
@@ -88,13 +88,13 @@ func (s *Service) prune(ctx context.Context, d dataset.Dataset) (time.Time, erro
 
 // takeDue requests the snapshots that are due. A schedule that was missed several times is caught up once. While
 // a requested snapshot waits for its node, no other is requested.
-func (s *Service) takeDue(ctx context.Context, h *house, now time.Time) {
+func (k *Housekeeper) takeDue(ctx context.Context, h *house, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.plans {
 		if plan.due.IsZero() || plan.due.After(now) || ctx.Err() != nil {
 			continue
 		}
-		if err := s.takeOne(ctx, id, plan, waiting); err != nil {
+		if err := k.takeOne(ctx, id, plan, waiting); err != nil {
 			h.fail("scheduled snapshot of dataset "+id.String(), err)
 			continue // still due: the next round tries again
 		}
@@ -107,12 +107,12 @@ func (s *Service) takeDue(ctx context.Context, h *house, now time.Time) {
 	}
 }
 
-func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
+func (k *Housekeeper) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 	waiting map[uuid.UUID]map[uuid.UUID]bool) error {
 	pending, ok := waiting[plan.home]
 	if !ok {
 		var err error
-		if pending, err = s.scheduledWork(ctx, plan.home); err != nil {
+		if pending, err = k.scheduledWork(ctx, plan.home); err != nil {
 			return err
 		}
 		waiting[plan.home] = pending
@@ -120,7 +120,7 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 	if pending[id] {
 		return nil
 	}
-	_, err := s.Submit(ctx, api.Request{
+	_, err := k.Submit(ctx, api.Request{
 		// all services on one store request the same snapshot
 		ID:   uuid.NewSHA1(id, []byte("snapshot "+plan.due.UTC().Format(time.RFC3339))),
 		Kind: dataset.OpSnapshot, Volume: id.String(), Scheduled: true,
@@ -132,8 +132,8 @@ func (s *Service) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 }
 
 // scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
-func (s *Service) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
-	open, err := record.OpenWork(record.NewTx(ctx, s.store), node)
+func (k *Housekeeper) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
+	open, err := record.OpenWork(record.NewTx(ctx, k.ledger.Store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
 		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {

@@ -80,7 +80,7 @@ func (e *env) tick(d time.Duration) {
 func (e *env) pass(d time.Duration) {
 	e.Helper()
 	for d > 0 {
-		_ = e.markRan(e.ctx, true)
+		_ = e.uptime.markRan(e.ctx, true)
 		step := min(d, markEvery)
 		e.clock.Advance(step)
 		d -= step

@@ -67,9 +67,9 @@ type Service struct {
 	*generation.Recorder
 	*view.Views
 	*agentsync.Syncer
-	store      store.Store
-	started    time.Time
-	ran        ran
+	store   store.Store
+	started time.Time
+
 	feed       *notify.Feed
 	events     *notify.EventLog
 	vetted     *vetting.Profiles
@@ -78,9 +78,11 @@ type Service struct {
 	reported   *reports.Latest
 	ledger     *ledger.Ledger
 
-	stop context.CancelFunc
-	quit <-chan struct{} // closed when the service must stop
-	done sync.WaitGroup
+	stop        context.CancelFunc
+	quit        <-chan struct{} // closed when the service must stop
+	done        sync.WaitGroup
+	uptime      *Uptime
+	housekeeper *Housekeeper
 }
 
 var (
@@ -91,7 +93,7 @@ var (
 // New returns a service on the store. Its background work runs until Close.
 func New(d Deps) *Service {
 	s, ctx := newService(d)
-	s.done.Go(func() { s.keepHouse(ctx) })
+	s.done.Go(func() { s.housekeeper.keepHouse(ctx) })
 	if s.Shared {
 		s.done.Go(func() { s.Members.KeepSession(ctx) })
 		s.done.Go(func() { s.ledger.Hear(ctx) })
@@ -115,9 +117,10 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Feed:     s.feed,
 		Events:   s.events,
 		Shared:   d.Shared,
-		Restored: s.ran.forget,
+		Restored: func() { s.uptime.ran.forget() },
 		Failed:   d.Failed,
 	})
+	s.uptime = &Uptime{ledger: s.ledger}
 	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
 	s.Recorder = generation.New(s.ledger)
 	s.Views = view.New(view.Deps{Ledger: s.ledger, Reports: s.reported, Shared: d.Shared})
@@ -132,7 +135,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Started:      now,
 		Catalog:      d.Catalog,
 		PublishFacts: d.PublishFacts,
-		Uptime:       s.hasRun,
+		Uptime:       s.uptime.hasRun,
 		Registered:   s.clearGone,
 		Renewing:     func() { s.Recovery.Expire() },
 		Unfit:        d.Unfit,
@@ -141,8 +144,13 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
 	s.copyKeeper = replica.New(replica.Deps{
 		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: s.clockTime(),
-		Uptime: s.hasRun, Counted: s.counted,
+		Uptime: s.uptime.hasRun, Counted: s.uptime.counted,
 	})
+	s.housekeeper = &Housekeeper{housekeeperDeps{
+		ledger: s.ledger, feed: s.feed, events: s.events, reported: s.reported, uptime: s.uptime,
+		copyKeeper: s.copyKeeper, placer: s.placer, Members: s.Members, Shared: d.Shared, interval: d.Limits.House,
+		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
+	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
 		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
 	})
@@ -154,7 +162,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Quit:       s.quit,
 		Living:     s.Members.Living,
 		WithOwn:    s.vetted.WithOwn,
-		PutInTrash: s.putInTrash,
+		PutInTrash: s.uptime.putInTrash,
 		Finish:     s.finish,
 	})
 	return s, ctx

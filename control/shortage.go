@@ -30,11 +30,11 @@ func (s *shortage) note(id uuid.UUID, err error) {
 
 // due returns the datasets that miss replicas if a node or a pool is another than at the last try.
 // Without such datasets it reads nothing.
-func (s *Service) due(ctx context.Context, short *shortage) ([]uuid.UUID, error) {
+func (k *Housekeeper) due(ctx context.Context, short *shortage) ([]uuid.UUID, error) {
 	if len(short.of) == 0 {
 		return nil, nil
 	}
-	sites, err := s.placer.Sites(record.NewTx(ctx, s.store))
+	sites, err := k.placer.Sites(record.NewTx(ctx, k.ledger.Store))
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func newShared(t *testing.T, n int) *shared {
 			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.hasRun(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
+		if _, err := s.uptime.hasRun(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
 			t.Fatal(err)
 		}
 		x.list = append(x.list, s)
@@ -288,14 +288,14 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		}
 		return of
 	}
-	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.newHouse()
+	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.housekeeper.newHouse()
 	forget := func() {
 		t.Helper()
 		x.stand(keeper)
 		if mine, err := keeper.Members.TakeHouse(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
-		if err := keeper.forgetServices(ctx, house); err != nil {
+		if err := keeper.housekeeper.forgetServices(ctx, house); err != nil {
 			t.Fatal(err)
 		}
 	}

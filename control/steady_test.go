@@ -22,7 +22,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 		b.register("beta")
 	}
 	d := a.create("db@safe")
-	houses := []*house{x.list[0].newHouse(), x.list[1].newHouse()}
+	houses := []*house{x.list[0].housekeeper.newHouse(), x.list[1].housekeeper.newHouse()}
 	steps := func(n int) {
 		for range n {
 			now, used := x.clock.Now(), dataset.Size(x.clock.Steady())
@@ -31,7 +31,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				if mine, err := s.Members.TakeHouse(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
-					s.round(ledger.AsHousekeeper(t.Context()), houses[i], now)
+					s.housekeeper.round(ledger.AsHousekeeper(t.Context()), houses[i], now)
 				}
 				tells := func(g *agent, h api.Heartbeat) {
 					h.Incarnation = g.incarnation
