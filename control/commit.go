@@ -27,7 +27,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return out, err
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
-		if err := s.forgetSnapshots(ctx, op); err != nil {
+		if err := s.deleter.forgetSnapshots(ctx, op); err != nil {
 			return out, err
 		}
 	}
@@ -219,7 +219,7 @@ func unasked(op dataset.Operation) dataset.Operation {
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
 	if err == nil {
-		err = s.same(t, winner, w)
+		err = s.volumes.same(t, winner, w)
 	}
 	switch dataset.KindOf(err) {
 	case dataset.ErrExists, dataset.ErrAmbiguous, dataset.ErrInvalid:
@@ -262,7 +262,7 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	}
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.commitCreate(t, op, out)
+		return s.volumes.commitCreate(t, op, out)
 	case dataset.OpSnapshot:
 		return commitSnapshot(t, op, out)
 	case dataset.OpSnapshotDelete:
@@ -276,9 +276,9 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	case dataset.OpRewrite:
 		return commitRewrite(t, op, out)
 	case dataset.OpDelete:
-		return s.commitDelete(t, op, out)
+		return s.deleter.commitDelete(t, op, out)
 	case dataset.OpMove:
-		return s.commitMove(t, op, out)
+		return s.relocator.commitMove(t, op, out)
 	default: // reportable refuses all other kinds
 		return commitPurge(t, op)
 	}

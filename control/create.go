@@ -10,31 +10,51 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
+// volumePlannerDeps are the dependencies of VolumePlanner.
+type volumePlannerDeps struct {
+	profiles   func() Profiles
+	copyKeeper *replica.Keeper
+	ledger     *ledger.Ledger
+	placer     *placer.Placer
+	relocator  *Relocator
+	reported   *reports.Latest
+	unguested  func(t *record.Tx, d dataset.Dataset, what string) error
+	Clock      clock.Clock
+}
+
+// VolumePlanner decides to create, change, snapshot and restore volumes. It has no state of its own.
+type VolumePlanner struct{ volumePlannerDeps }
+
 // planCreate decides on create, clone and import. These operations make a dataset and claim a name.
-func (s *Service) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+func (v *VolumePlanner) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	w, err := readWish(req)
 	if err != nil {
-		return nil, nil, s.sayProfiles(err, req)
+		return nil, nil, v.sayProfiles(err, req)
 	}
-	if err := s.foreseeCreate(t, w, node); err != nil {
+	if err := v.foreseeCreate(t, w, node); err != nil {
 		return nil, nil, err
 	}
 	if old, ok, err := t.VolumeByName(w.spec.Name); err != nil {
 		return nil, nil, err
 	} else if ok {
-		return nil, &old, s.same(t, old, w)
+		return nil, &old, v.same(t, old, w)
 	}
 	d := dataset.Dataset{
 		ID: uuid.New(), Volume: w.spec.Name, Spelling: req.Volume, State: dataset.StateReady,
 		Labels: w.opts.Labels, Protected: w.opts.Protect, ReadOnly: w.opts.ReadOnly,
 		Anonymous: w.spec.Anonymous() && len(req.Options) == 0 && w.spec.Profile == "" && w.spec.From == "",
-		Epoch:     1, Created: s.Clock.Now(),
+		Epoch:     1, Created: v.Clock.Now(),
 	}
 	if req.Engine {
 		d.SpelledBy = node
@@ -44,9 +64,9 @@ func (s *Service) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		Options: maps.Clone(req.Options), Path: req.Path, Live: req.Live,
 	}
 	if w.spec.From != "" {
-		err = s.planSource(t, op, w)
+		err = v.planSource(t, op, w)
 	} else {
-		err = s.planNew(t, op, w, node)
+		err = v.planNew(t, op, w, node)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -57,11 +77,11 @@ func (s *Service) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 
 // foreseeCreate reads in one call what most creates need: the name, and the requesting node with the pools that
 // it had last.
-func (s *Service) foreseeCreate(t *record.Tx, w wish, node uuid.UUID) error {
+func (v *VolumePlanner) foreseeCreate(t *record.Tx, w wish, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
-		n, _ := s.ledger.Nodes().Node(node)
+		n, _ := v.ledger.Nodes().Node(node)
 		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
 			keys = append(keys, record.PoolKey(id))
 		}
@@ -74,33 +94,33 @@ const poolsForeseen = 16
 
 // sayProfiles adds the existing profiles to an error about the name of a profile. To an error about the name of a
 // volume it adds that the profile does not exist either, so that both mistakes are corrected at once.
-func (s *Service) sayProfiles(err error, req api.Request) error {
+func (v *VolumePlanner) sayProfiles(err error, req api.Request) error {
 	volume, after, _ := strings.Cut(req.Volume, "@")
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
 		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {
 			return err
 		}
-		if _, unknown := s.Deps.Profiles().Get(name); unknown != nil {
+		if _, unknown := v.profiles().Get(name); unknown != nil {
 			err = fmt.Errorf("%w; and %w", err, unknown)
 		}
 		return err
 	}
 	var have []string
-	for _, p := range s.Deps.Profiles().All() {
+	for _, p := range v.profiles().All() {
 		have = append(have, p.Name)
 	}
 	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
 }
 
-func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid.UUID) error {
-	p, err := s.Deps.Profiles().Get(w.spec.Profile)
+func (v *VolumePlanner) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid.UUID) error {
+	p, err := v.profiles().Get(w.spec.Profile)
 	if err != nil {
 		return err
 	}
 	d := op.Dataset
 	d.Profile = w.opts.Apply(p)
-	if err := s.failsOver(*d); err != nil {
+	if err := v.relocator.failsOver(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
@@ -108,14 +128,14 @@ func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid
 		d.Profile.Snapshots.Schedule = ""
 	}
 	d.Size = d.Profile.Size
-	pool, err := s.placer.Place(t, placement.Requirement{
+	pool, err := v.placer.Place(t, placement.Requirement{
 		ID: d.ID, What: "volume " + d.Volume, Profile: d.Profile, Asking: node, Here: w.kind == dataset.OpImport,
 	})
 	if err != nil {
 		return err
 	}
 	d.Pool, d.Home = pool.ID, pool.Node
-	return s.copyKeeper.CheckEnough(t, *d)
+	return v.copyKeeper.CheckEnough(t, *d)
 }
 
 // keepsFilesystem refuses a clone with another filesystem than its source.
@@ -151,7 +171,7 @@ func keyIsKnown(d, from dataset.Dataset) error {
 
 // planSource fills in a clone: it is put beside its source, and gets the profile that the source had at that time
 // unless the request names another.
-func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error {
+func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) error {
 	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
 		return err
@@ -182,13 +202,13 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 		profile = from.Profile.Name // an anonymous volume goes without parts of its profile; its clone does not
 	}
 	if profile != "" {
-		p, err := s.Deps.Profiles().Get(profile)
+		p, err := v.profiles().Get(profile)
 		if err != nil {
 			return err
 		}
 		from.Profile = d.Profile
 		if d.Profile, err = onto(from, p); err != nil {
-			return cmp.Or(s.placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
+			return cmp.Or(v.placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
@@ -203,7 +223,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := s.failsOver(*d); err != nil {
+	if err := v.relocator.failsOver(*d); err != nil {
 		return err
 	}
 	wanted := d.Profile
@@ -211,7 +231,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // an adoption may have given the source's pool another name since
 	}
-	if err := s.placer.CheckFits(t, *d, wanted, had); err != nil {
+	if err := v.placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
 	d.Profile.Size = promise(d.Size, promised)
@@ -219,7 +239,7 @@ func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w wish) error 
 	if profile == "" && d.Size == had {
 		return nil // it has what its source has, even if replicas are missing there
 	}
-	return s.copyKeeper.CheckEnough(t, *d)
+	return v.copyKeeper.CheckEnough(t, *d)
 }
 
 // promise returns the size to record in the profile of a dataset: the requested size, if the backend would round
@@ -260,7 +280,7 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 
 // commitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
 // transaction.
-func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (v *VolumePlanner) commitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.Dataset
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
@@ -295,7 +315,7 @@ func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 		return nil
 	}
 	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
-	_, err = s.copyKeeper.Decide(t, d)
+	_, err = v.copyKeeper.Decide(t, d)
 	return err
 }
 

@@ -6,29 +6,44 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
+
+// deleterDeps are the dependencies of Deleter.
+type deleterDeps struct {
+	Shared    bool
+	end       func(t *record.Tx, op dataset.Operation) error
+	ledger    *ledger.Ledger
+	unguested func(t *record.Tx, d dataset.Dataset, what string) error
+	uptime    *Uptime
+	Clock     clock.Clock
+}
+
+// Deleter decides to delete, bring back, destroy and show what was deleted or superseded. It has no state of its own.
+type Deleter struct{ deleterDeps }
 
 // planDelete decides to delete a volume. Its home does that, where nobody uses it then. A volume whose home is
 // unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
-func (s *Service) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+func (r *Deleter) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.unguested(t, d, "delete"); err != nil {
+	if err := r.unguested(t, d, "delete"); err != nil {
 		return nil, nil, err
 	}
 	op := on(d)
 	if req.Fenced != "" {
 		op.From = d.Home
-		return op, nil, s.deletableWithout(t, d, req)
+		return op, nil, r.deletableWithout(t, d, req)
 	}
 	if node != d.Home {
-		if err := s.deletable(t, d); err != nil {
+		if err := r.deletable(t, d); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -47,8 +62,8 @@ func withoutHome(op dataset.Operation) bool {
 }
 
 // deletable refuses to delete a volume through a home that is unreachable, because it may be in use there.
-func (s *Service) deletable(t *record.Tx, d dataset.Dataset) error {
-	if !s.Shared {
+func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
+	if !r.Shared {
 		return nil
 	}
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -66,13 +81,13 @@ func (s *Service) deletable(t *record.Tx, d dataset.Dataset) error {
 
 // deletableWithout refuses to delete a volume without its home, unless that node is unreachable and a person
 // confirms that it is fenced.
-func (s *Service) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Request) error {
+func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Request) error {
 	what := "delete of volume " + d.Volume
 	switch {
 	case !req.Force:
 		return dataset.Errorf(dataset.ErrInvalid,
 			"%s: --fenced NODE goes with --force: it says that the node which has it writes no more", what)
-	case !s.Shared:
+	case !r.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
 	}
 	home, err := checkFencedHome(t, d, req.Fenced, what)
@@ -90,7 +105,7 @@ func (s *Service) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 // settleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
 // goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is back
 // it finds the volume in the trash, and opens it for nobody.
-func (s *Service) settleDelete(t *record.Tx, op dataset.Operation) error {
+func (r *Deleter) settleDelete(t *record.Tx, op dataset.Operation) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -99,18 +114,18 @@ func (s *Service) settleDelete(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	if err := s.endDeletes(t, d); err != nil {
+	if err := r.endDeletes(t, d); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
 		return err
 	}
-	return s.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
+	return r.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
 // endDeletes ends deletes that the home of a dataset was to do. Otherwise the volume would be deleted again if it
 // was brought back from the trash before the home is back.
-func (s *Service) endDeletes(t *record.Tx, d dataset.Dataset) error {
+func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
 	work, err := record.OpenWork(t, d.Home)
 	if err != nil {
 		return err
@@ -119,10 +134,10 @@ func (s *Service) endDeletes(t *record.Tx, d dataset.Dataset) error {
 		if o.Kind != dataset.OpDelete || o.DatasetID != d.ID {
 			continue
 		}
-		o.State, o.Ended = dataset.OpCancelled, s.Clock.Now()
+		o.State, o.Ended = dataset.OpCancelled, r.Clock.Now()
 		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 			Message: "a delete without the home took its place"}
-		if err := s.end(t, o); err != nil {
+		if err := r.end(t, o); err != nil {
 			return err
 		}
 	}
@@ -138,7 +153,7 @@ func protected(d dataset.Dataset) error {
 }
 
 // commitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
-func (s *Service) commitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (r *Deleter) commitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
 		return err
@@ -155,7 +170,7 @@ func (s *Service) commitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 			return err
 		}
 	}
-	if err := s.unguested(t, d, "delete"); err != nil {
+	if err := r.unguested(t, d, "delete"); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
@@ -164,7 +179,7 @@ func (s *Service) commitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
 		return condemn(t, &d, "volume.delete", "destroyed")
 	}
-	return s.throw(t, &d, "in the trash")
+	return r.throw(t, &d, "in the trash")
 }
 
 // releaseName removes a volume's name by an operation.
@@ -182,14 +197,14 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 }
 
 // throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
-func (s *Service) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
-	now := s.Clock.Now()
+func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
+	now := r.Clock.Now()
 	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
-	if err := s.uptime.putInTrash(t, d.ID, *d.Trash); err != nil {
+	if err := r.uptime.putInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
 	t.Event("volume.delete", *d, detail)

@@ -9,11 +9,11 @@ import (
 
 // moveTarget returns the node that a move names. If it names none: the target of the move in progress, or the
 // node that suits best.
-func (s *Service) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
+func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
 		return t.FindNode(req.Node)
 	}
-	n, found, err := s.freshest(t, d)
+	n, found, err := r.freshest(t, d)
 	if err != nil || found {
 		return n, err
 	}
@@ -21,18 +21,18 @@ func (s *Service) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (
 		return n, dataset.Errorf(dataset.ErrNotFound,
 			"move of volume %s: no node that is not cordoned has a whole copy of it", d.Volume)
 	}
-	return s.elsewhere(t, d)
+	return r.elsewhere(t, d)
 }
 
 // freshest returns the node with the newest complete copy of a dataset, among the nodes that are not cordoned.
-func (s *Service) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
+func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
-		c, there, err := s.reported.CopyNow(t, node, d.ID)
+		c, there, err := r.reported.CopyNow(t, node, d.ID)
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || s.reported.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
+		if !there || !c.Whole() || r.reported.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}
 		var n dataset.Node
@@ -47,7 +47,7 @@ func (s *Service) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, 
 
 // elsewhere chooses a node for a volume that only has to leave its home. It chooses as for a new volume, but
 // prefers a place to which the snapshots can move too.
-func (s *Service) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
+func (r *Relocator) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
 	from, err := t.Pool(d)
 	if err != nil {
 		return n, err
@@ -57,12 +57,12 @@ func (s *Service) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, er
 		What:    "move of volume " + d.Volume,
 		Profile: d.Profile,
 		Named:   true,
-		Had:     s.placer.TooLarge(d),
+		Had:     r.placer.TooLarge(d),
 	}
 	if o.Where, err = placement.Where(d.Profile); err != nil {
 		return n, err
 	}
-	sites, err := s.placer.Sites(t)
+	sites, err := r.placer.Sites(t)
 	if err != nil {
 		return n, err
 	}

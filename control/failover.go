@@ -15,8 +15,8 @@ import (
 )
 
 // failsOver refuses profiles with automatic failover on a host that works alone.
-func (s *Service) failsOver(d dataset.Dataset) error {
-	if s.Shared || !d.Profile.Failover.Auto {
+func (r *Relocator) failsOver(d dataset.Dataset) error {
+	if r.Shared || !d.Profile.Failover.Auto {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
@@ -27,10 +27,10 @@ func (s *Service) failsOver(d dataset.Dataset) error {
 // planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive
 // there is nothing to do. dataset.ErrPending while it is not certain that the home is lost: ask again.
 // dataset.ErrOffline with the reason if the volume cannot fail over.
-func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
+func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	since, there, err := membership.LivingSession(t, d.Home)
-	if err != nil || there || !s.Shared {
+	if err != nil || there || !r.Shared {
 		return nil, &d, err
 	}
 	home, err := t.NodeName(d.Home)
@@ -38,18 +38,18 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 		return nil, nil, err
 	}
 	if !d.Profile.Failover.Auto {
-		return nil, nil, s.homeAway(t, d, target, home, since, "")
+		return nil, nil, r.homeAway(t, d, target, home, since, "")
 	}
-	because, err := s.surelyLost(t, d, home)
+	because, err := r.surelyLost(t, d, home)
 	if err != nil {
 		return nil, nil, err
 	}
-	to, why, err := s.heir(t, d, target)
+	to, why, err := r.heir(t, d, target)
 	if err != nil {
 		return nil, nil, err
 	}
 	next := d
-	next.Profile = s.vetted.WithOwnCommand(d.Profile, d.Profile)
+	next.Profile = r.vetted.WithOwnCommand(d.Profile, d.Profile)
 	if why == "" && next.Profile.Failover.Fence.Unknown() {
 		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
 			", and the one that was found beside its data is not run"
@@ -58,7 +58,7 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 		why, err = membership.FailoverSuspended(t)
 	}
 	if err != nil || why != "" {
-		return nil, nil, cmp.Or(err, s.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
+		return nil, nil, cmp.Or(err, r.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
 	}
 	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
@@ -77,7 +77,7 @@ func (s *Service) planFailover(t *record.Tx, d dataset.Dataset, target dataset.N
 
 // surelyLost returns, for a person to read, why a dataset may continue without its home. dataset.ErrPending while
 // it may not.
-func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
+func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.AwayKey(d.Home)
 	known, err := t.Get(key, &record.Away{})
 	if err != nil {
@@ -92,9 +92,9 @@ func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (beca
 	if err != nil {
 		return "", err
 	}
-	left := s.Limits.Session
+	left := r.Limits.Session
 	if known {
-		left -= s.Members.AwayFor(key, t.Index(key))
+		left -= r.Members.AwayFor(key, t.Index(key))
 	}
 	if steps.Off("margin") {
 		left = 0
@@ -120,11 +120,11 @@ func (s *Service) surelyLost(t *record.Tx, d dataset.Dataset, home string) (beca
 
 // successor returns the freshest copy of a dataset that can take over, and its node. Among equals the target's
 // copy wins. why says why there is none, or none that is fresh enough.
-func (s *Service) successor(t *record.Tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
+func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
 	why string, err error) {
 	var not []string
 	for _, id := range d.Copies {
-		c, n, reason, err := s.couldFollow(t, d, id)
+		c, n, reason, err := r.couldFollow(t, d, id)
 		switch {
 		case err != nil:
 			return best, on, "", err
@@ -143,14 +143,14 @@ func (s *Service) successor(t *record.Tx, d dataset.Dataset, target dataset.Node
 		}
 		return best, on, strings.Join(not, "; "), nil
 	}
-	why, err = s.tooOld(t, d, best, on)
+	why, err = r.tooOld(t, d, best, on)
 	return best, on, why, err
 }
 
 // couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
-func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
+func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
 	why string, err error) {
-	c, kept, err := s.reported.CopyNow(t, id, d.ID)
+	c, kept, err := r.reported.CopyNow(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
 	}
@@ -167,13 +167,13 @@ func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c 
 		why = "is cordoned"
 	case !lives:
 		why = "is away"
-	case !s.reported.Heard(id):
+	case !r.reported.Heard(id):
 		err = dataset.Errorf(dataset.ErrPending,
 			"volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
-	case !s.reported.Guarded(id):
+	case !r.reported.Guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
 	default:
-		why = s.reported.UselessPool(c.Pool)
+		why = r.reported.UselessPool(c.Pool)
 	}
 	if why != "" {
 		why = "node " + n.Name + " " + why
@@ -183,8 +183,8 @@ func (s *Service) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c 
 
 // tooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
 // clock of the home only.
-func (s *Service) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
-	last, late, err := s.lastHeard(t, d.Home)
+func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
+	last, late, err := r.lastHeard(t, d.Home)
 	if err != nil {
 		return "", err
 	}
@@ -195,8 +195,9 @@ func (s *Service) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dat
 			" is, as control was not there or was started since", nil
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
-			" is, as its home had not told its clock for more than " + s.clockTime().String() + " when it was lost", nil
-	case s.reported.CopyAhead(d.Home, c, s.Clock.Steady()) > s.Limits.Session: // more than one heartbeat is missing
+			" is, as its home had not told its clock for more than " + r.Limits.ClockTime().String() +
+			" when it was lost", nil
+	case r.reported.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Limits.Session: // more than one heartbeat is missing
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
@@ -205,25 +206,20 @@ func (s *Service) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dat
 	return "", nil
 }
 
-// clockTime is how long before it was found unreachable a node may have reported its clock last. Heartbeats are
-// at most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its
-// time, and then the background work looks.
-func (s *Service) clockTime() time.Duration { return 4*s.Limits.Session + s.Limits.House }
-
 // lastHeard returns the clock that an unreachable node reported last, and whether that was too long before it
 // became unreachable: the report then says that the agent was alive, but not until when the node wrote.
-func (s *Service) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
+func (r *Relocator) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone record.Away
 	if _, err := t.Get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}
-	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > s.clockTime()
-	own := s.reported.Clock(node) // the service that recorded it may not have heard it
+	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > r.Limits.ClockTime()
+	own := r.reported.Clock(node) // the service that recorded it may not have heard it
 	if !own.After(last) {
 		return last, late, nil
 	}
-	since, seen := s.Members.AwaySince(record.AwayKey(node))
-	return own.Time, late && (!seen || since-own.At > s.clockTime()), nil
+	since, seen := r.Members.AwaySince(record.AwayKey(node))
+	return own.Time, late && (!seen || since-own.At > r.Limits.ClockTime()), nil
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is

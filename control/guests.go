@@ -103,7 +103,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			"%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)",
 			what, home)
 	}
-	c, shared, why, err := s.sharing(t, d, n)
+	c, shared, why, err := s.relocator.sharing(t, d, n)
 	switch {
 	case err != nil:
 		return err
@@ -122,16 +122,16 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 
 // guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
 // mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
-func (s *Service) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	record.RemoveGuest(t, next, op.Node)
 	record.RemoveGuest(t, next, d.Home) // the previous home needs it alone no longer
 	switch {
 	case !op.Share:
-		return s.unguested(t, *next, "move")
+		return r.unguested(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}
-	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: s.Clock.Now()})
+	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
 }
 
 // unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
@@ -193,8 +193,8 @@ func staysNowhere(t *record.Tx, n dataset.Node) error {
 
 // clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
 // mounts still exist.
-func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
-	t := record.NewTx(ctx, s.store)
+func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
+	t := record.NewTx(ctx, m.ledger.Store)
 	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
 		return err
 	}
@@ -203,7 +203,7 @@ func (s *Service) clearGuest(ctx context.Context, node uuid.UUID) error {
 		if err != nil {
 			break
 		}
-		_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+		_, err = m.ledger.Update(ctx, func(t *record.Tx) error {
 			var d dataset.Dataset
 			there, err := t.Get(record.DatasetKey(id), &d)
 			if err != nil {

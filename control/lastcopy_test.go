@@ -29,7 +29,7 @@ func TestLastCopyStays(t *testing.T) {
 		"the home is away":           func(l *lastCopy) { l.isWell(); l.goes() },
 		"the home is not heard any more": func(l *lastCopy) {
 			l.isWell()
-			l.passes(l.keeper.clockTime() + 1)
+			l.passes(l.keeper.relocator.Limits.ClockTime() + 1)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		"the home is away":               {then: func(l *lastCopy) { l.goes() }, answer: dataset.ErrStale, last: true},
 		"it cannot be opened":            {then: func(l *lastCopy) { l.home.opens(l.d, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
 		"its pool is held":               {then: func(l *lastCopy) { l.pool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
-		"the home is not heard any more": {then: func(l *lastCopy) { l.passes(l.keeper.clockTime() + 1) }, answer: dataset.ErrStale},
+		"the home is not heard any more": {then: func(l *lastCopy) { l.passes(l.keeper.relocator.Limits.ClockTime() + 1) }, answer: dataset.ErrStale},
 		"the store is not believed":      {then: func(l *lastCopy) { l.left.distrust("it is older") }, answer: dataset.ErrConflict},
 		"a person destroyed the volume":  {then: func(l *lastCopy) { l.purges(); l.goes() }},
 	} {

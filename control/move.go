@@ -8,20 +8,43 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
+	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
+
+// relocatorDeps are the dependencies of Relocator.
+type relocatorDeps struct {
+	Members    *membership.Members
+	Shared     bool
+	copyKeeper *replica.Keeper
+	end        func(t *record.Tx, op dataset.Operation) error
+	placer     *placer.Placer
+	reported   *reports.Latest
+	unguested  func(t *record.Tx, d dataset.Dataset, what string) error
+	uptime     *Uptime
+	vetted     *vetting.Profiles
+	Clock      clock.Clock
+	Limits     membership.Limits
+}
+
+// Relocator decides on moves: on request, without a lost home, and to a share. It has no state of its own.
+type Relocator struct{ relocatorDeps }
 
 // planMove decides to give a volume another home, whose agent pulls it. If the volume is there already there is
 // nothing to do.
-func (s *Service) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (r *Relocator) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	target, err := s.moveTarget(t, d, req)
+	target, err := r.moveTarget(t, d, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -34,18 +57,18 @@ func (s *Service) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *
 		return nil, &d, nil
 	}
 	if req.Failover {
-		return s.planFailover(t, d, target)
+		return r.planFailover(t, d, target)
 	}
 	if target.Cordoned {
 		return nil, nil, dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume,
 			target.Name, target.Name)
 	}
-	if err := s.reachable(t, d, target, req.Force); err != nil {
+	if err := r.reachable(t, d, target, req.Force); err != nil {
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := s.unguested(t, d, "move"); err != nil {
+		if err := r.unguested(t, d, "move"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -60,24 +83,24 @@ func (s *Service) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *
 		Dataset:   &next,
 	}
 	if req.Force {
-		err = s.planPromotion(t, d, target, req.Fenced, op)
+		err = r.planPromotion(t, d, target, req.Fenced, op)
 	} else {
-		err = s.planPull(t, d, target, op)
+		err = r.planPull(t, d, target, op)
 	}
 	return op, nil, err
 }
 
 // planPull chooses the pool, and how the data gets there.
-func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
+func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
 	from, err := t.Pool(d)
 	if err != nil {
 		return err
 	}
-	if why := s.reported.HeldPool(from.ID); why != "" {
+	if why := r.reported.HeldPool(from.ID); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
 			d.Volume, from.Name, why)
 	}
-	cands, err := s.placer.Candidates(t, target.ID)
+	cands, err := r.placer.Candidates(t, target.ID)
 	if err != nil {
 		return err
 	}
@@ -85,7 +108,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
-	had := s.placer.TooLarge(d)
+	had := r.placer.TooLarge(d)
 	var kept dataset.Copy
 	if there, err := t.Get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
@@ -112,7 +135,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 	o := placement.Requirement{What: what, Profile: wanted, Had: had}
 	pool, err := placement.Choose(cands, o)
 	if err != nil {
-		return s.notThere(t, err, from, cands, o)
+		return r.notThere(t, err, from, cands, o)
 	}
 	if _, err := t.Get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
@@ -121,7 +144,7 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 		op.Dataset.Pool = pool.ID
 		return nil
 	}
-	if st := s.reported.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
+	if st := r.reported.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
 		kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name,
@@ -139,12 +162,12 @@ func (s *Service) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node,
 
 // notThere adds to the error that no pool of the node suits a volume which pools of other nodes do, or what else
 // would help.
-func (s *Service) notThere(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
+func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
 	}
-	sites, err := s.placer.Sites(t)
+	sites, err := r.placer.Sites(t)
 	if err != nil {
 		return err
 	}
@@ -229,7 +252,7 @@ func joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 }
 
 // beginMove records in the dataset which move it is subject to. A move without the home replaces any other.
-func (s *Service) beginMove(t *record.Tx, op *dataset.Operation) error {
+func (r *Relocator) beginMove(t *record.Tx, op *dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
@@ -239,10 +262,10 @@ func (s *Service) beginMove(t *record.Tx, op *dataset.Operation) error {
 		if there, err := t.Get(record.OperationKey(d.Move), &other); err != nil {
 			return err
 		} else if there && !other.State.Final() {
-			other.State, other.Ended = dataset.OpCancelled, s.Clock.Now()
+			other.State, other.Ended = dataset.OpCancelled, r.Clock.Now()
 			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 				Message: "a move without the home took its place"}
-			if err := s.end(t, other); err != nil {
+			if err := r.end(t, other); err != nil {
 				return err
 			}
 			if d, err = t.Dataset(d.ID); err != nil {
@@ -279,7 +302,7 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 
 // commitMove opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
 // without the home.
-func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (r *Relocator) commitMove(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := moveUnderway(t, op.ID)
 	if err != nil {
 		return err
@@ -312,10 +335,10 @@ func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Commit
 	record.Uncopy(&next, rec.Node)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	t.Delete(record.CopyKey(rec.Node, d.ID))
-	if err := s.guestsGoOn(t, d, rec, &next); err != nil {
+	if err := r.guestsGoOn(t, d, rec, &next); err != nil {
 		return err
 	}
-	if err := s.leave(t, d, rec, &next); err != nil {
+	if err := r.leave(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := t.Put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
@@ -343,12 +366,12 @@ func (s *Service) commitMove(t *record.Tx, op dataset.Operation, out *api.Commit
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = s.copyKeeper.Decide(t, next) // a copy that a move left may replace the replica that became the home
+	_, err = r.copyKeeper.Decide(t, next) // a copy that a move left may replace the replica that became the home
 	return err
 }
 
 // leave records what the previous home keeps: nothing if the data itself moved.
-func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.Share {
 		t.Touch(d.ID, d.Home)
 		return nil
@@ -357,12 +380,12 @@ func (s *Service) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, n
 	if op.Loss != nil {
 		return record.KeepCopyIn(t, next, c)
 	}
-	ran, err := s.uptime.hasRun(t)
+	ran, err := r.uptime.hasRun(t)
 	if err != nil {
 		return err
 	}
 	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
-	c.Until, c.Ran = s.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
+	c.Until, c.Ran = r.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
 	return record.KeepCopyIn(t, next, c)
 }
 

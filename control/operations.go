@@ -88,7 +88,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	switch op.Kind {
 	case dataset.OpMove:
-		if err := s.beginMove(t, op); err != nil {
+		if err := s.relocator.beginMove(t, op); err != nil {
 			return nil, nil, err
 		}
 		if err := announceLoss(t, *op); err != nil {
@@ -117,10 +117,10 @@ func asked(rec dataset.Operation, req api.Request) error {
 
 // settle carries out an operation that changes only records, and records it as done.
 func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
-	settle := s.settleUpdate
+	settle := s.volumes.settleUpdate
 	switch op.Kind {
 	case dataset.OpDelete:
-		settle = s.settleDelete
+		settle = s.deleter.settleDelete
 	case dataset.OpUndelete:
 		settle = settleUndelete
 	case dataset.OpDiscard:

@@ -80,33 +80,33 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	}
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.planCreate(t, node, req)
+		return s.volumes.planCreate(t, node, req)
 	case dataset.OpSnapshot:
-		return s.planSnapshot(t, req)
+		return s.volumes.planSnapshot(t, req)
 	case dataset.OpSnapshotDelete:
 		return planSnapshotDelete(t, req)
 	case dataset.OpRestore:
-		return s.planRestore(t, req)
+		return s.volumes.planRestore(t, req)
 	case dataset.OpResize:
-		return s.planResize(t, req)
+		return s.volumes.planResize(t, req)
 	case dataset.OpRekey:
-		return s.planRekey(t, req)
+		return s.volumes.planRekey(t, req)
 	case dataset.OpRewrite:
 		return planRewrite(t, req)
 	case dataset.OpUpdate:
-		return s.planUpdate(t, req)
+		return s.volumes.planUpdate(t, req)
 	case dataset.OpDelete:
-		return s.planDelete(t, node, req)
+		return s.deleter.planDelete(t, node, req)
 	case dataset.OpUndelete:
 		return planUndelete(t, req)
 	case dataset.OpPurge:
 		return planPurge(t, req)
 	case dataset.OpMove:
-		return s.planMove(t, req)
+		return s.relocator.planMove(t, req)
 	case dataset.OpDiscard:
 		return planDiscard(t, req)
 	case dataset.OpShow, dataset.OpHide:
-		return s.planShow(t, req)
+		return s.deleter.planShow(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }

@@ -13,8 +13,8 @@ import (
 
 // reachable fails unless the nodes that carry out a move are alive and, for a forced move, the home is not: a
 // person who confirms that it is fenced does not know that it is back.
-func (s *Service) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
-	if !s.Shared { // there are no other nodes
+func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
+	if !r.Shared { // there are no other nodes
 		return nil
 	}
 	_, there, err := membership.LivingSession(t, target.ID)
@@ -38,7 +38,7 @@ func (s *Service) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node
 			"move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover "+
 				"and its containers there first", d.Volume, home)
 	}
-	return s.homeAway(t, d, target, home, since, "")
+	return r.homeAway(t, d, target, home, since, "")
 }
 
 // isAway says since when a node is unreachable, if that is known.
@@ -51,9 +51,9 @@ func isAway(since time.Time) string {
 
 // homeAway is the error for a volume whose home is unreachable, with the command that continues without the home
 // if there is a copy to continue from. why says why that is not done automatically, if it could be.
-func (s *Service) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
+func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
-	best, found, err := s.freshest(t, d)
+	best, found, err := r.freshest(t, d)
 	if err != nil {
 		return err
 	}
@@ -63,12 +63,12 @@ func (s *Service) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node,
 			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
 	}
 	if found {
-		if c, there, err := s.reported.CopyNow(t, target.ID, d.ID); err != nil {
+		if c, there, err := r.reported.CopyNow(t, target.ID, d.ID); err != nil {
 			return err
 		} else if there && c.Whole() {
 			best = target
 		}
-		c, _, err := s.reported.CopyNow(t, best.ID, d.ID)
+		c, _, err := r.reported.CopyNow(t, best.ID, d.ID)
 		if err != nil {
 			return err
 		}
@@ -81,26 +81,26 @@ func (s *Service) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node,
 }
 
 // planPromotion makes the copy on a node the volume, without its home.
-func (s *Service) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.Node, fenced string,
+func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.Node, fenced string,
 	op *dataset.Operation) error {
 	home, err := checkFencedHome(t, d, fenced, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
-	if shared, err := s.planTake(t, d, target, home, op); shared || err != nil {
+	if shared, err := r.planTake(t, d, target, home, op); shared || err != nil {
 		return err
 	}
-	kept, there, err := s.reported.CopyNow(t, target.ID, d.ID)
+	kept, there, err := r.reported.CopyNow(t, target.ID, d.ID)
 	if err != nil {
 		return err
 	}
 	if !there || !kept.Whole() {
 		return noCopy(t, d, target)
 	}
-	if why := s.reported.UselessPool(kept.Pool); why != "" {
+	if why := r.reported.UselessPool(kept.Pool); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
 	}
-	if err := s.noFresher(t, d, target, kept); err != nil {
+	if err := r.noFresher(t, d, target, kept); err != nil {
 		return err
 	}
 	op.Dataset.Pool = kept.Pool
@@ -132,17 +132,17 @@ func checkFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 
 // noFresher refuses to continue from a copy while a node that is alive has a later one: that copy would be made
 // equal to this one, and its newer data would be lost.
-func (s *Service) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
+func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
-		c, there, err := s.reported.CopyNow(t, node, d.ID)
+		c, there, err := r.reported.CopyNow(t, node, d.ID)
 		if err != nil {
 			return err
 		}
 		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 ||
-			s.reported.HeldPool(c.Pool) != "" {
+			r.reported.HeldPool(c.Pool) != "" {
 			continue
 		}
-		if s.Shared {
+		if r.Shared {
 			if _, alive, err := membership.LivingSession(t, node); err != nil {
 				return err
 			} else if !alive {

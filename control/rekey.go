@@ -9,7 +9,7 @@ import (
 )
 
 // planRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
-func (s *Service) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		err = hintInTrash(t, req.Volume, err)
@@ -24,7 +24,7 @@ func (s *Service) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key",
 			d.Volume)
 	}
-	p, err := s.Deps.Profiles().Get(d.Profile.Name)
+	p, err := v.profiles().Get(d.Profile.Name)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,12 +9,30 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 )
+
+// nodeRemoverDeps are the dependencies of NodeRemover.
+type nodeRemoverDeps struct {
+	Admission  *membership.Admission
+	Views      *view.Views
+	copyKeeper *replica.Keeper
+	end        func(t *record.Tx, op dataset.Operation) error
+	ledger     *ledger.Ledger
+	reported   *reports.Latest
+	Clock      clock.Clock
+}
+
+// NodeRemover removes nodes, and what only they had. It has no state of its own.
+type NodeRemover struct{ nodeRemoverDeps }
 
 // shownHomes is how many of a node's volumes an error names.
 const shownHomes = 5
@@ -26,14 +44,14 @@ const shownHomes = 5
 // confirms that it is fenced. It also fails while the node keeps data that nobody else has; with force that data
 // is given up, and the response and events say what it was. Idempotent: it continues where it was.
 // dataset.ErrInvalid for an unknown node, ErrAmbiguous.
-func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
+func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
 	if !force {
-		if err := s.copyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
+		if err := m.copyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
 			return out, err
 		}
 	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = m.ledger.Update(ctx, func(t *record.Tx) error {
 		if *n, err = t.FindNode(ref); err != nil {
 			return err
 		}
@@ -49,19 +67,19 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (out a
 				return err
 			}
 		}
-		return s.banish(t, n)
+		return m.banish(t, n)
 	})
-	s.Admission.LookAgain()
+	m.Admission.LookAgain()
 	if err != nil {
 		return out, err
 	}
 	for more := true; more; {
-		forgotten, err := s.clearNode(ctx, n.ID)
+		forgotten, err := m.clearNode(ctx, n.ID)
 		out.Forgotten = append(out.Forgotten, forgotten...)
 		if err != nil {
 			return out, err
 		}
-		_, err = s.ledger.Update(ctx, func(t *record.Tx) (err error) {
+		_, err = m.ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = dropCleared(t, *n, force)
 			return err
 		})
@@ -99,11 +117,11 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 }
 
 // banish revokes a node's certificate.
-func (s *Service) banish(t *record.Tx, n *dataset.Node) error {
+func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
 	if !n.Removed.IsZero() {
 		return nil
 	}
-	n.Removed, n.Cordoned = s.Clock.Now(), true
+	n.Removed, n.Cordoned = m.Clock.Now(), true
 	if err := t.Put(record.NodeKey(n.ID), *n); err != nil {
 		return err
 	}
@@ -115,7 +133,7 @@ func (s *Service) banish(t *record.Tx, n *dataset.Node) error {
 		Node:   n.Name,
 		Detail: "removed; its certificate is worth nothing any more",
 	})
-	return s.Admission.Revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
+	return m.Admission.Revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
 		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.Context()).String(), At: n.Removed,
 		Until: n.Removed.Add(pki.MemberLife + time.Hour),
 	})
@@ -159,30 +177,30 @@ func homesLeft(n dataset.Node, homes []string) error {
 
 // clearNode ends the work of a node that was removed, and removes the records of what it kept for others: it
 // cannot come back. It returns which of that nobody else has.
-func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
-	work, err := record.OpenWork(record.NewTx(ctx, s.store), node)
+func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
+	work, err := record.OpenWork(record.NewTx(ctx, m.ledger.Store), node)
 	if err != nil {
 		return nil, err
 	}
 	for _, op := range work {
-		if _, err := s.ledger.Update(ctx, func(t *record.Tx) error { return s.abandon(t, op.ID, node) }); err != nil {
+		if _, err := m.ledger.Update(ctx, func(t *record.Tx) error { return m.abandon(t, op.ID, node) }); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.clearCondemned(ctx, node, uuid.Nil); err != nil {
+	if err := m.clearCondemned(ctx, node, uuid.Nil); err != nil {
 		return nil, err
 	}
-	if err := s.clearGuest(ctx, node); err != nil {
+	if err := m.clearGuest(ctx, node); err != nil {
 		return nil, err
 	}
-	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, s.store), record.NodeCopies(node))
+	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, m.ledger.Store), record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range copies {
 		var only replica.Only
-		if _, err := s.ledger.Update(ctx, func(t *record.Tx) (err error) {
-			if only, err = s.copyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
+		if _, err := m.ledger.Update(ctx, func(t *record.Tx) (err error) {
+			if only, err = m.copyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
 				return err
 			}
 			if only.What != "" {
@@ -202,8 +220,8 @@ func (s *Service) clearNode(ctx context.Context, node uuid.UUID) (forgotten []st
 
 // clearCondemned removes the records of what a removed node had to destroy, or of what was to be destroyed in a
 // pool that was removed: nobody will report that it was.
-func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
-	entries, err := record.NewTx(ctx, s.store).List(record.HomePrefix(node), "", 0)
+func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
+	entries, err := record.NewTx(ctx, m.ledger.Store).List(record.HomePrefix(node), "", 0)
 	if err != nil {
 		return err
 	}
@@ -214,7 +232,7 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 		}
 		gone := false
 		for more := true; more; {
-			_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+			_, err := m.ledger.Update(ctx, func(t *record.Tx) error {
 				more, gone = false, false
 				var d dataset.Dataset
 				there, err := t.Get(record.DatasetKey(c.ID), &d)
@@ -233,24 +251,24 @@ func (s *Service) clearCondemned(ctx context.Context, node, pool uuid.UUID) erro
 			}
 		}
 		if gone {
-			s.reported.ForgetDataset(c.ID)
-			s.Views.ForgetCount(c.ID)
+			m.reported.ForgetDataset(c.ID)
+			m.Views.ForgetCount(c.ID)
 		}
 	}
 	return nil
 }
 
 // abandon ends an operation whose node was removed.
-func (s *Service) abandon(t *record.Tx, id, node uuid.UUID) error {
+func (m *NodeRemover) abandon(t *record.Tx, id, node uuid.UUID) error {
 	var op dataset.Operation
 	ok, err := t.Get(record.OperationKey(id), &op)
 	if err != nil || !ok || op.State.Final() {
 		return err
 	}
-	op.State, op.Ended = dataset.OpFailed, s.Clock.Now()
+	op.State, op.Ended = dataset.OpFailed, m.Clock.Now()
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline,
 		"node %s was removed while this was to be done there", node))
-	return s.end(t, op)
+	return m.end(t, op)
 }
 
 // dropNode removes the records of a node that nothing depends on any more, and of its pools.
@@ -273,12 +291,12 @@ func dropNode(t *record.Tx, id uuid.UUID) error {
 }
 
 // clearGone removes the records of what a node had to destroy in pools that were removed.
-func (s *Service) clearGone(ctx context.Context, r api.Registration) error {
+func (m *NodeRemover) clearGone(ctx context.Context, r api.Registration) error {
 	for _, id := range r.Gone {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
 			continue // it was only asked whether it may be removed
 		}
-		if err := s.clearCondemned(ctx, r.Node.ID, id); err != nil {
+		if err := m.clearCondemned(ctx, r.Node.ID, id); err != nil {
 			return err
 		}
 	}

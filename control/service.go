@@ -83,6 +83,10 @@ type Service struct {
 	done        sync.WaitGroup
 	uptime      *Uptime
 	housekeeper *Housekeeper
+	relocator   *Relocator
+	volumes     *VolumePlanner
+	deleter     *Deleter
+	nodeRemover *NodeRemover
 }
 
 var (
@@ -136,24 +140,14 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Catalog:      d.Catalog,
 		PublishFacts: d.PublishFacts,
 		Uptime:       s.uptime.hasRun,
-		Registered:   s.clearGone,
-		Renewing:     func() { s.Recovery.Expire() },
-		Unfit:        d.Unfit,
-		Failed:       d.Failed,
+		Registered: func(ctx context.Context, r api.Registration) error {
+			return s.nodeRemover.clearGone(ctx, r)
+		},
+		Renewing: func() { s.Recovery.Expire() },
+		Unfit:    d.Unfit,
+		Failed:   d.Failed,
 	})
-	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
-	s.copyKeeper = replica.New(replica.Deps{
-		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: s.clockTime(),
-		Uptime: s.uptime.hasRun, Counted: s.uptime.counted,
-	})
-	s.housekeeper = &Housekeeper{housekeeperDeps{
-		ledger: s.ledger, feed: s.feed, events: s.events, reported: s.reported, uptime: s.uptime,
-		copyKeeper: s.copyKeeper, placer: s.placer, Members: s.Members, Shared: d.Shared, interval: d.Limits.House,
-		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
-	}}
-	s.Syncer = agentsync.New(agentsync.Deps{
-		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
-	})
+	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
 		Ledger:     s.ledger,
 		Reports:    s.reported,
@@ -166,6 +160,63 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Finish:     s.finish,
 	})
 	return s, ctx
+}
+
+// makePlanners makes what decides on requests.
+func (s *Service) makePlanners(d Deps) {
+	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
+	s.copyKeeper = replica.New(replica.Deps{
+		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
+		Uptime: s.uptime.hasRun, Counted: s.uptime.counted,
+	})
+	s.housekeeper = &Housekeeper{housekeeperDeps{
+		ledger: s.ledger, feed: s.feed, events: s.events, reported: s.reported, uptime: s.uptime,
+		copyKeeper: s.copyKeeper, placer: s.placer, Members: s.Members, Shared: d.Shared, interval: d.Limits.House,
+		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
+	}}
+	s.Syncer = agentsync.New(agentsync.Deps{
+		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
+	})
+	s.relocator = &Relocator{relocatorDeps{
+		Members:    s.Members,
+		Shared:     s.Shared,
+		copyKeeper: s.copyKeeper,
+		end:        s.end,
+		placer:     s.placer,
+		reported:   s.reported,
+		unguested:  s.unguested,
+		uptime:     s.uptime,
+		vetted:     s.vetted,
+		Clock:      d.Clock,
+		Limits:     d.Limits,
+	}}
+	s.volumes = &VolumePlanner{volumePlannerDeps{
+		profiles:   d.Profiles,
+		copyKeeper: s.copyKeeper,
+		ledger:     s.ledger,
+		placer:     s.placer,
+		relocator:  s.relocator,
+		reported:   s.reported,
+		unguested:  s.unguested,
+		Clock:      d.Clock,
+	}}
+	s.deleter = &Deleter{deleterDeps{
+		Shared:    s.Shared,
+		end:       s.end,
+		ledger:    s.ledger,
+		unguested: s.unguested,
+		uptime:    s.uptime,
+		Clock:     d.Clock,
+	}}
+	s.nodeRemover = &NodeRemover{nodeRemoverDeps{
+		Admission:  s.Admission,
+		Views:      s.Views,
+		copyKeeper: s.copyKeeper,
+		end:        s.end,
+		ledger:     s.ledger,
+		reported:   s.reported,
+		Clock:      d.Clock,
+	}}
 }
 
 // Close stops the background work and ends the requests that wait. It does not close the store. Idempotent.
@@ -196,4 +247,9 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 // Copied is replica.Keeper.Copied.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	return s.copyKeeper.Copied(ctx, node, c)
+}
+
+// RemoveNode is NodeRemover.RemoveNode.
+func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
+	return s.nodeRemover.RemoveNode(ctx, ref, force)
 }

@@ -12,13 +12,13 @@ import (
 
 // sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
 // shared is false if the dataset is on no share.
-func (s *Service) sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
+func (r *Relocator) sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
 	why string, err error) {
 	from, err := t.Pool(d)
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
 	}
-	cands, err := s.placer.Candidates(t, target.ID)
+	cands, err := r.placer.Candidates(t, target.ID)
 	if err != nil {
 		return c, false, "", err
 	}
@@ -55,9 +55,9 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 
 // planTake has a node take over a dataset on a share of which the node has a pool: all the data is there. It
 // reports whether it does.
-func (s *Service) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
+func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
 	shared bool, err error) {
-	c, shared, why, err := s.sharing(t, d, target)
+	c, shared, why, err := r.sharing(t, d, target)
 	if err != nil || !shared {
 		return false, err
 	}
@@ -68,7 +68,7 @@ func (s *Service) planTake(t *record.Tx, d dataset.Dataset, target, home dataset
 		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: %s", d.Volume, why)
 	}
 	op.Share, op.Dataset.Pool = true, c.ID
-	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now(), Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "by word: --fenced " + home.Name}
 	return true, nil
 }
 
@@ -82,13 +82,13 @@ type heir struct {
 }
 
 // heir returns it, or why there is none.
-func (s *Service) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
-	c, shared, why, err := s.sharing(t, d, target)
+func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
+	c, shared, why, err := r.sharing(t, d, target)
 	if err != nil {
 		return h, "", err
 	}
 	if !shared {
-		kept, node, why, err := s.successor(t, d, target)
+		kept, node, why, err := r.successor(t, d, target)
 		return heir{
 			node: node,
 			pool: kept.Pool,
@@ -106,6 +106,6 @@ func (s *Service) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h 
 		node:  target,
 		pool:  c.ID,
 		share: true,
-		loss:  dataset.Loss{Epoch: d.Epoch, Taken: s.Clock.Now()},
+		loss:  dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now()},
 	}, why, nil
 }

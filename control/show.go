@@ -12,10 +12,10 @@ import (
 // planShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
 // Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
 // dataset.ErrOffline if the node that must mount it is unreachable.
-func (s *Service) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (r *Deleter) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
-		err = s.answers(t, d, c.Node)
+		err = r.answers(t, d, c.Node)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -26,8 +26,8 @@ func (s *Service) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 }
 
 // answers fails with dataset.ErrOffline if the node that keeps a head is unreachable.
-func (s *Service) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
-	if !s.Shared {
+func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
+	if !r.Shared {
 		return nil
 	}
 	since, alive, err := membership.LivingSession(t, node)

@@ -11,7 +11,7 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -23,7 +23,7 @@ func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 	if err := record.CheckSnapshotName(t, d, req.Name); err != nil {
 		return nil, nil, err
 	}
-	snap := s.newSnapshot(d, dataset.SnapshotManual)
+	snap := v.newSnapshot(d, dataset.SnapshotManual)
 	snap.Name, snap.Message = req.Name, req.Message
 	if req.Scheduled {
 		snap.Kind = dataset.SnapshotScheduled
@@ -33,10 +33,10 @@ func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 	return op, nil, nil
 }
 
-func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
+func (v *VolumePlanner) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: kind,
-		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: s.Clock.Now(),
+		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: v.Clock.Now(),
 	}
 }
 
@@ -101,7 +101,7 @@ func commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed
 	return t.PutDataset(d)
 }
 
-func (s *Service) planRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) planRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -110,7 +110,7 @@ func (s *Service) planRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	if err != nil {
 		return nil, nil, err
 	}
-	keep := s.newSnapshot(d, dataset.SnapshotRestore)
+	keep := v.newSnapshot(d, dataset.SnapshotRestore)
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
 	next.Latest = snap.ID

@@ -115,9 +115,9 @@ func condemnedDataset(t *record.Tx, op dataset.Operation) (d dataset.Dataset, go
 
 // forgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
 // Idempotent: it continues with what is left.
-func (s *Service) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
+func (r *Deleter) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
 	for more := true; more; {
-		_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+		_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 			more = false
 			if rec, _, err := recordedOperation(t, op); err != nil || rec.State.Final() {
 				return err

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func (s *Service) planResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) planResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -24,11 +24,11 @@ func (s *Service) planResize(t *record.Tx, req api.Request) (*dataset.Operation,
 	next := d
 	next.Profile = d.Profile.Clone()
 	next.Size, next.Profile.Size = size, size
-	return s.resizeTo(t, d, next)
+	return v.resizeTo(t, d, next)
 }
 
 // resizeTo plans the agent's part of a change with another size.
-func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
 	}
@@ -36,7 +36,7 @@ func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	if err != nil {
 		return nil, nil, err
 	}
-	c := placement.Candidate{Pool: pool, Status: s.reported.Pool(pool.ID)}
+	c := placement.Candidate{Pool: pool, Status: v.reported.Pool(pool.ID)}
 	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
 	switch {
 	case c.IsUnasked():
@@ -45,7 +45,7 @@ func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume,
 			pool.Name, next.Size, why)
-		return nil, nil, s.placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+		return nil, nil, v.placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
 			placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
@@ -86,7 +86,7 @@ func commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 }
 
 // planUpdate decides on set-profile and protection.
-func (s *Service) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *VolumePlanner) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -96,7 +96,7 @@ func (s *Service) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: profile and protection cannot change at once (ask for one, then the other)", d.Volume)
 	case req.Profile != "":
-		return s.planProfile(t, d, req.Profile)
+		return v.planProfile(t, d, req.Profile)
 	case req.Protect == nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: nothing to change (say a profile, or whether it is protected)", d.Volume)
@@ -109,9 +109,9 @@ func (s *Service) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 	return op, nil, nil
 }
 
-func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
+func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
 	*dataset.Dataset, error) {
-	p, err := s.Deps.Profiles().Get(profile)
+	p, err := v.profiles().Get(profile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +121,7 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	next := d
 	if next.Profile, err = onto(d, p); err != nil {
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
-		return nil, nil, cmp.Or(s.placer.CheckSuits(t, d, p), err)
+		return nil, nil, cmp.Or(v.placer.CheckSuits(t, d, p), err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was mounted: with the guard, or without.
@@ -131,7 +131,7 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 			choice(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := s.unguested(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := v.unguested(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -142,7 +142,7 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
 	// Below, a dataset is not resized to a size that is too large for the pool.
-	if err := s.placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
+	if err := v.placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
 	pool, err := t.Pool(d)
@@ -150,11 +150,11 @@ func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
-	if err := s.copyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
+	if err := v.copyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
 		return nil, nil, err
 	}
 	if next.Size != d.Size {
-		op, done, err := s.resizeTo(t, d, next)
+		op, done, err := v.resizeTo(t, d, next)
 		if op != nil {
 			op.Options = map[string]string{"profile": p.Name}
 		}
@@ -187,7 +187,7 @@ func choice(f dataset.Failover) string {
 }
 
 // settleUpdate writes in the same transaction what planUpdate decided.
-func (s *Service) settleUpdate(t *record.Tx, op dataset.Operation) error {
+func (v *VolumePlanner) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	detail := "profile " + d.Profile.Name
 	if d.Protected {
@@ -197,6 +197,6 @@ func (s *Service) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}
-	_, err := s.copyKeeper.Decide(t, d)
+	_, err := v.copyKeeper.Decide(t, d)
 	return err
 }

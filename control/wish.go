@@ -71,7 +71,7 @@ func copies(req api.Request, w wish) string {
 
 // same fails with dataset.ErrExists, with both values, unless the existing volume is what was requested. What the
 // request leaves open may have any value.
-func (s *Service) same(t *record.Tx, d dataset.Dataset, w wish) error {
+func (v *VolumePlanner) same(t *record.Tx, d dataset.Dataset, w wish) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
@@ -80,7 +80,7 @@ func (s *Service) same(t *record.Tx, d dataset.Dataset, w wish) error {
 	case w.kind == dataset.OpImport:
 		return differs("already: an import makes a new one (choose another name, or drover volume rm %s)", d.Volume)
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
-		if _, err := s.Deps.Profiles().Get(w.spec.Profile); err != nil {
+		if _, err := v.profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
 		}
 		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name,

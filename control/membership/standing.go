@@ -182,3 +182,8 @@ func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
 	}
 	return mine && err == nil, err
 }
+
+// ClockTime is how long before it was found unreachable a node may have reported its clock last. Heartbeats are
+// at most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its
+// time, and then the background work looks.
+func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.House }

@@ -30,7 +30,6 @@ var stillTooLarge = map[string]int{
 	"type backends/lvm.Pool":            93,
 	"type backends/shelf.Shelf":         57,
 	"type backends/zfs.Pool":            120,
-	"type control.Service":              88,
 	"type test/chaos.Campaign":          58,
 }
 
