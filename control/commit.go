@@ -278,7 +278,7 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	case dataset.OpDelete:
 		return s.deleter.commitDelete(t, op, out)
 	case dataset.OpMove:
-		return s.relocator.commitMove(t, op, out)
+		return s.relocator.Commit(t, op, out)
 	default: // reportable refuses all other kinds
 		return commitPurge(t, op)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -26,7 +27,7 @@ type volumePlannerDeps struct {
 	copyKeeper *replica.Keeper
 	ledger     *ledger.Ledger
 	placer     *placer.Placer
-	relocator  *Relocator
+	relocator  *relocation.Relocator
 	reported   *reports.Latest
 	unguested  func(t *record.Tx, d dataset.Dataset, what string) error
 	Clock      clock.Clock
@@ -120,7 +121,7 @@ func (v *VolumePlanner) planNew(t *record.Tx, op *dataset.Operation, w wish, nod
 	}
 	d := op.Dataset
 	d.Profile = w.opts.Apply(p)
-	if err := v.relocator.failsOver(*d); err != nil {
+	if err := v.relocator.FailsOver(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
@@ -223,7 +224,7 @@ func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) 
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := v.relocator.failsOver(*d); err != nil {
+	if err := v.relocator.FailsOver(*d); err != nil {
 		return err
 	}
 	wanted := d.Profile

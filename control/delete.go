@@ -9,6 +9,8 @@ import (
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -19,7 +21,7 @@ type deleterDeps struct {
 	end       func(t *record.Tx, op dataset.Operation) error
 	ledger    *ledger.Ledger
 	unguested func(t *record.Tx, d dataset.Dataset, what string) error
-	uptime    *Uptime
+	uptime    *uptime.Counter
 	Clock     clock.Clock
 }
 
@@ -76,7 +78,7 @@ func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"delete of volume %s: it is on node %s, which %s (wait for it, or when it surely writes no more: "+
-			"drover volume rm %s --force --fenced %s)", d.Volume, home, isAway(since), d.Volume, home)
+			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.IsAway(since), d.Volume, home)
 }
 
 // deletableWithout refuses to delete a volume without its home, unless that node is unreachable and a person
@@ -90,7 +92,7 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	case !r.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
 	}
-	home, err := checkFencedHome(t, d, req.Fenced, what)
+	home, err := relocation.CheckFencedHome(t, d, req.Fenced, what)
 	if err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
-	if err := r.uptime.putInTrash(t, d.ID, *d.Trash); err != nil {
+	if err := r.uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
 	t.Event("volume.delete", *d, detail)

@@ -82,7 +82,7 @@ func (e *env) restart() {
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
 	e.house = e.housekeeper.newHouse()
-	if _, err := e.uptime.hasRun(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
+	if _, err := e.uptime.Read(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.agents {

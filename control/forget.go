@@ -56,11 +56,11 @@ func (k *Housekeeper) forgetOperations(ctx context.Context) error {
 	for _, r := range surplus(records, endedMost, endedBytes) {
 		tooMany[r.key] = true
 	}
-	now := k.uptime.counted()
+	now := k.uptime.Last()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
 	for some := range slices.Chunk(gone, forgetAtOnce) {
 		_, err := k.ledger.Update(ctx, func(t *record.Tx) error {
-			ran, err := k.uptime.hasRun(t) // the mark may have been set back
+			ran, err := k.uptime.Read(t) // the mark may have been set back
 			if err != nil {
 				return err
 			}

@@ -103,7 +103,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			"%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)",
 			what, home)
 	}
-	c, shared, why, err := s.relocator.sharing(t, d, n)
+	c, shared, why, err := s.relocator.Sharing(t, d, n)
 	switch {
 	case err != nil:
 		return err
@@ -118,20 +118,6 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			"%s: pool %s of node %s cannot have a volume mounted by several hosts at once", what, c.Name, n.Name)
 	}
 	return nil
-}
-
-// guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
-// mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
-func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
-	record.RemoveGuest(t, next, op.Node)
-	record.RemoveGuest(t, next, d.Home) // the previous home needs it alone no longer
-	switch {
-	case !op.Share:
-		return r.unguested(t, *next, "move")
-	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
-		return nil
-	}
-	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
 }
 
 // unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to

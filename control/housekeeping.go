@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
@@ -54,7 +56,7 @@ type housekeeperDeps struct {
 	feed       *notify.Feed
 	events     *notify.EventLog
 	reported   *reports.Latest
-	uptime     *Uptime
+	uptime     *uptime.Counter
 	copyKeeper *replica.Keeper
 	placer     *placer.Placer
 	Members    *membership.Members
@@ -99,7 +101,7 @@ func (h *house) fail(what string, err error) {
 func (k *Housekeeper) keepHouse(ctx context.Context) {
 	h, told := k.newHouse(), false
 	// from here on the time of the background work counts; a failure is retried when the count is first needed
-	_, _ = k.uptime.hasRun(record.NewTx(ctx, k.ledger.Store))
+	_, _ = k.uptime.Read(record.NewTx(ctx, k.ledger.Store))
 	for {
 		select {
 		case <-ctx.Done():
@@ -132,7 +134,7 @@ func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
 	h.now = now
 	changes := k.feed.Since(uuid.Nil, h.rev)
 	everything := changes.Full || !now.Before(h.full)
-	if err := k.uptime.markRan(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
+	if err := k.uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
 	if over := k.passedOver(h); over > 0 {
@@ -282,7 +284,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if left := tr.Left(k.uptime.counted()); left > 0 {
+	if left := tr.Left(k.uptime.Last()); left > 0 {
 		return now.Add(left), nil
 	}
 	id, err := record.IDIn(key, record.TrashPrefix)
@@ -291,7 +293,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	}
 	_, err = k.ledger.Update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
-		ran, err := k.uptime.hasRun(t)
+		ran, err := k.uptime.Read(t)
 		if err != nil {
 			return err
 		}
@@ -392,4 +394,27 @@ func dropLanes(t *record.Tx, keys []string) error {
 		}
 	}
 	return t.Put(record.DroppedKey, dropped)
+}
+
+// passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
+// than clocks are corrected by: since the last service ran, and since the last round of this one.
+func (k *Housekeeper) passedOver(h *house) time.Duration {
+	steady, over := k.ledger.Clock.Steady(), k.uptime.TakeUnseen()
+	if !h.wall.IsZero() {
+		over += h.now.Sub(h.wall) - (steady - h.steady)
+	}
+	h.wall, h.steady = h.now, steady
+	if over < uptime.UnseenMost {
+		return 0
+	}
+	return over
+}
+
+// tellHeld reports that trash is kept longer than the clock says.
+func (k *Housekeeper) tellHeld(over time.Duration) {
+	k.events.Publish(api.Event{
+		Time: k.ledger.Clock.Now(), Type: "trash.hold",
+		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
+			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
+	})
 }

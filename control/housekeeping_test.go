@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -243,8 +244,8 @@ func TestKeepHouse(t *testing.T) {
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	trashTime := func() {
-		for range 72 * time.Hour / markEvery {
-			e.clock.Advance(markEvery)
+		for range 72 * time.Hour / uptime.MarkEvery {
+			e.clock.Advance(uptime.MarkEvery)
 			<-c.begun
 		}
 	}

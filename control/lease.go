@@ -12,40 +12,9 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/steps"
 )
-
-// moveUnderway reads a recorded move that has not ended, with its dataset as it is now and the lease.
-// dataset.ErrStale if the move has ended, or if the dataset has another epoch.
-func moveUnderway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
-	known, err := t.Get(record.OperationKey(id), &op)
-	switch {
-	case err != nil:
-		return op, d, l, err
-	case !known || op.Kind != dataset.OpMove:
-		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is no move on record", id)
-	case op.State == dataset.OpCancelled:
-		return op, d, l, dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", id)
-	case op.State.Final():
-		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is %s already", id, op.State)
-	}
-	if d, err = t.Dataset(op.DatasetID); err != nil {
-		return op, d, l, err
-	}
-	if d.State != dataset.StateReady {
-		return op, d, l, dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
-	}
-	if l, err = t.Lease(d); err != nil {
-		return op, d, l, err
-	}
-	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
-		err = dataset.Errorf(dataset.ErrStale,
-			"operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID,
-			op.Epoch, d.ID, op.From, d.Epoch, d.Home)
-	}
-	return op, d, l, err
-}
 
 // Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the
 // volume. Idempotent: it returns the operation as it is now. dataset.ErrStale for a move that has ended or that
@@ -55,7 +24,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
-		rec, d, lease, err := moveUnderway(t, r.Operation.ID)
+		rec, d, lease, err := relocation.Underway(t, r.Operation.ID)
 		if err != nil {
 			return err
 		}
@@ -87,7 +56,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		if _, err := membership.FreshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}
-		op, d, lease, err := moveUnderway(t, y.Operation)
+		op, d, lease, err := relocation.Underway(t, y.Operation)
 		switch {
 		case err != nil:
 			return err

@@ -58,7 +58,7 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are no part of the model: only the trash is looked at.
 	m.house.now = m.clock.Now()
-	if err := m.uptime.markRan(m.ctx, true); err != nil {
+	if err := m.uptime.Mark(m.ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	m.housekeeper.expireTrash(m.ctx, m.house)

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
@@ -69,7 +70,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 			"import of volume %q: from which folder? (say its path; a tar archive is sent to "+
 				"/v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
 	}
-	if op, err := joinMove(t, req); err != nil || op != nil {
+	if op, err := relocation.Join(t, req); err != nil || op != nil {
 		return op, nil, err
 	}
 	p, err := s.plan(t, askingNode(t, req.Kind), req)
@@ -88,10 +89,10 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	switch op.Kind {
 	case dataset.OpMove:
-		if err := s.relocator.beginMove(t, op); err != nil {
+		if err := s.relocator.Begin(t, op); err != nil {
 			return nil, nil, err
 		}
-		if err := announceLoss(t, *op); err != nil {
+		if err := relocation.AnnounceLoss(t, *op); err != nil {
 			return nil, nil, err
 		}
 	case dataset.OpPurge:
@@ -133,7 +134,7 @@ func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
-	return s.uptime.putEnded(t, *op)
+	return s.uptime.PutEnded(t, *op)
 }
 
 func (s *Service) record(t *record.Tx, op dataset.Operation) error {
@@ -233,7 +234,7 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
 	t.Delete(record.WorkKey(op.Node, op.ID))
-	return s.uptime.putEnded(t, op)
+	return s.uptime.PutEnded(t, op)
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within

@@ -102,7 +102,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpPurge:
 		return planPurge(t, req)
 	case dataset.OpMove:
-		return s.relocator.planMove(t, req)
+		return s.relocator.Plan(t, req)
 	case dataset.OpDiscard:
 		return planDiscard(t, req)
 	case dataset.OpShow, dataset.OpHide:

@@ -120,7 +120,7 @@ func TestCountOfTime(t *testing.T) {
 		e.restart()
 		e.tick(time.Minute)
 	}
-	if got, err := e.uptime.hasRun(record.NewTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
+	if got, err := e.uptime.Read(record.NewTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
@@ -130,7 +130,7 @@ func TestCountOfTime(t *testing.T) {
 func TestCountOfOneThatStoodBy(t *testing.T) {
 	x := newShared(t, 2)
 	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
-	stoodBy.uptime.ran.known = false // the store did not answer when it was started
+	stoodBy.uptime.Forget() // the store did not answer when it was started
 	a := kept.agent("alpha")
 	kept.submit(create("slow")) // which has the count go on
 	kept.pass(240 * time.Hour)
@@ -140,7 +140,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	stoodBy.rounds()
-	if got, err := stoodBy.uptime.hasRun(record.NewTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
+	if got, err := stoodBy.uptime.Read(record.NewTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
 	}
 	stoodBy.purgesAfter(d, 72*time.Hour)
@@ -196,7 +196,7 @@ func TestCountStands(t *testing.T) {
 	d := b.delete("db") // which the one that keeps house does not hear of
 	x.clock.Advance(houseFull)
 	kept.rounds()
-	if _, m, _, _ := kept.uptime.ran.last(x.clock.Steady()); !m.Runs {
+	if m := kept.uptime.Seen(); !m.Runs {
 		t.Errorf("it stands though something waits: %+v", m)
 	}
 	kept.purgesAfter(d, 72*time.Hour)
@@ -211,7 +211,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	a.create("other")
 	e.tick(operationKept + forgetEvery)
 	e.tick(time.Hour)
-	if _, m, _, _ := e.uptime.ran.last(e.clock.Steady()); m.Runs {
+	if m := e.uptime.Seen(); m.Runs {
 		t.Fatalf("it does not stand: %+v", m)
 	}
 	came := false
@@ -237,7 +237,7 @@ func TestCountOverAnOutage(t *testing.T) {
 	a.create("db")
 	kept.submit(create("slow")) // which has the count go on
 	kept.tick(time.Hour)
-	late.uptime.ran = ran{}
+	late.uptime.Restart()
 	x.clock.Advance(10 * time.Hour)
 	d := b.delete("db")
 	kept.purgesAfter(d, 72*time.Hour)
@@ -255,8 +255,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 	for _, act := range []func(context.Context) error{
 		func(ctx context.Context) error { e.housekeeper.expireTrash(ctx, e.house); return nil }, e.copyKeeper.Expire, e.housekeeper.forgetOperations,
 	} {
-		e.uptime.ran.mark.Ran += dataset.Duration(1000 * time.Hour)
-		e.uptime.ran.entry.Index--
+		e.uptime.Mistake(1000 * time.Hour)
 		if err := act(e.ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +273,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 // the last one is long gone.
 func TestCountBetweenLosses(t *testing.T) {
 	e := newEnv(t)
-	mark := func() record.RunMark { _, m, _, _ := e.uptime.ran.last(e.clock.Steady()); return m }
+	mark := func() record.RunMark { return e.uptime.Seen() }
 	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), record.Away{Since: e.clock.Now()}) }); err != nil {
 		t.Fatal(err)
 	}

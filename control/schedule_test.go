@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -80,8 +81,8 @@ func (e *env) tick(d time.Duration) {
 func (e *env) pass(d time.Duration) {
 	e.Helper()
 	for d > 0 {
-		_ = e.uptime.markRan(e.ctx, true)
-		step := min(d, markEvery)
+		_ = e.uptime.Mark(e.ctx, true)
+		step := min(d, uptime.MarkEvery)
 		e.clock.Advance(step)
 		d -= step
 	}

@@ -13,9 +13,11 @@ import (
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/recovery"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
@@ -81,9 +83,9 @@ type Service struct {
 	stop        context.CancelFunc
 	quit        <-chan struct{} // closed when the service must stop
 	done        sync.WaitGroup
-	uptime      *Uptime
+	uptime      *uptime.Counter
 	housekeeper *Housekeeper
-	relocator   *Relocator
+	relocator   *relocation.Relocator
 	volumes     *VolumePlanner
 	deleter     *Deleter
 	nodeRemover *NodeRemover
@@ -121,10 +123,10 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Feed:     s.feed,
 		Events:   s.events,
 		Shared:   d.Shared,
-		Restored: func() { s.uptime.ran.forget() },
+		Restored: func() { s.uptime.Forget() },
 		Failed:   d.Failed,
 	})
-	s.uptime = &Uptime{ledger: s.ledger}
+	s.uptime = uptime.New(s.ledger)
 	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
 	s.Recorder = generation.New(s.ledger)
 	s.Views = view.New(view.Deps{Ledger: s.ledger, Reports: s.reported, Shared: d.Shared})
@@ -139,7 +141,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Started:      now,
 		Catalog:      d.Catalog,
 		PublishFacts: d.PublishFacts,
-		Uptime:       s.uptime.hasRun,
+		Uptime:       s.uptime.Read,
 		Registered: func(ctx context.Context, r api.Registration) error {
 			return s.nodeRemover.clearGone(ctx, r)
 		},
@@ -156,7 +158,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Quit:       s.quit,
 		Living:     s.Members.Living,
 		WithOwn:    s.vetted.WithOwn,
-		PutInTrash: s.uptime.putInTrash,
+		PutInTrash: s.uptime.PutInTrash,
 		Finish:     s.finish,
 	})
 	return s, ctx
@@ -167,7 +169,7 @@ func (s *Service) makePlanners(d Deps) {
 	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
 	s.copyKeeper = replica.New(replica.Deps{
 		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
-		Uptime: s.uptime.hasRun, Counted: s.uptime.counted,
+		Uptime: s.uptime.Read, Counted: s.uptime.Last,
 	})
 	s.housekeeper = &Housekeeper{housekeeperDeps{
 		ledger: s.ledger, feed: s.feed, events: s.events, reported: s.reported, uptime: s.uptime,
@@ -177,19 +179,19 @@ func (s *Service) makePlanners(d Deps) {
 	s.Syncer = agentsync.New(agentsync.Deps{
 		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
 	})
-	s.relocator = &Relocator{relocatorDeps{
-		Members:    s.Members,
-		Shared:     s.Shared,
-		copyKeeper: s.copyKeeper,
-		end:        s.end,
-		placer:     s.placer,
-		reported:   s.reported,
-		unguested:  s.unguested,
-		uptime:     s.uptime,
-		vetted:     s.vetted,
-		Clock:      d.Clock,
-		Limits:     d.Limits,
-	}}
+	s.relocator = relocation.New(relocation.Deps{
+		Members:   s.Members,
+		Shared:    s.Shared,
+		Copies:    s.copyKeeper,
+		End:       s.end,
+		Placer:    s.placer,
+		Reports:   s.reported,
+		Unguested: s.unguested,
+		Uptime:    s.uptime,
+		Vetted:    s.vetted,
+		Clock:     d.Clock,
+		Limits:    d.Limits,
+	})
 	s.volumes = &VolumePlanner{volumePlannerDeps{
 		profiles:   d.Profiles,
 		copyKeeper: s.copyKeeper,
@@ -252,4 +254,31 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) erro
 // RemoveNode is NodeRemover.RemoveNode.
 func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
 	return s.nodeRemover.RemoveNode(ctx, ref, force)
+}
+
+// Events calls fn for each event after the given ID: first for those that are kept and, with follow, for those to
+// come, until ctx ends, fn returns an error, or the service closes.
+func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
+	for {
+		list, wait := s.events.After(after)
+		for _, ev := range list {
+			if err := fn(ev); err != nil {
+				return err
+			}
+			after = ev.ID
+		}
+		switch {
+		case !follow:
+			return nil
+		case len(list) > 0:
+			continue
+		}
+		select {
+		case <-wait:
+		case <-s.quit:
+			return ctx.Err() // ctx may have ended as well
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -40,7 +41,7 @@ func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s: node %s, which keeps the head of it that was overtaken, %s: it can be mounted there "+
-			"once that is back (drover node ls)", d.Volume, name, isAway(since))
+			"once that is back (drover node ls)", d.Volume, name, relocation.IsAway(since))
 }
 
 // settleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,

@@ -43,7 +43,7 @@ func newShared(t *testing.T, n int) *shared {
 			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.uptime.hasRun(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
+		if _, err := s.uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
 			t.Fatal(err)
 		}
 		x.list = append(x.list, s)

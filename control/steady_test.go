@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -51,7 +52,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 	steps(3)
 	b.hasCopy(d, x.clock.Now())
 	steps(3)
-	steps(int((operationKept + forgetEvery + markEvery) / (5 * time.Second)))
+	steps(int((operationKept + forgetEvery + uptime.MarkEvery) / (5 * time.Second)))
 	onRecord := func() map[string]uint64 {
 		out := map[string]uint64{}
 		for _, e := range x.save() {

@@ -1,4 +1,4 @@
-package control
+package relocation
 
 import (
 	"slices"
@@ -8,17 +8,18 @@ import (
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
 )
 
-// sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
+// Sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
 // shared is false if the dataset is on no share.
-func (r *Relocator) sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
+func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
 	why string, err error) {
 	from, err := t.Pool(d)
 	if err != nil || from.Share == uuid.Nil {
 		return c, false, "", err
 	}
-	cands, err := r.placer.Candidates(t, target.ID)
+	cands, err := r.Placer.Candidates(t, target.ID)
 	if err != nil {
 		return c, false, "", err
 	}
@@ -57,7 +58,7 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 // reports whether it does.
 func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
 	shared bool, err error) {
-	c, shared, why, err := r.sharing(t, d, target)
+	c, shared, why, err := r.Sharing(t, d, target)
 	if err != nil || !shared {
 		return false, err
 	}
@@ -83,7 +84,7 @@ type heir struct {
 
 // heir returns it, or why there is none.
 func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
-	c, shared, why, err := r.sharing(t, d, target)
+	c, shared, why, err := r.Sharing(t, d, target)
 	if err != nil {
 		return h, "", err
 	}
@@ -108,4 +109,49 @@ func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (
 		share: true,
 		loss:  dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now()},
 	}, why, nil
+}
+
+// Underway reads a recorded move that has not ended, with its dataset as it is now and the lease.
+// dataset.ErrStale if the move has ended, or if the dataset has another epoch.
+func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
+	known, err := t.Get(record.OperationKey(id), &op)
+	switch {
+	case err != nil:
+		return op, d, l, err
+	case !known || op.Kind != dataset.OpMove:
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is no move on record", id)
+	case op.State == dataset.OpCancelled:
+		return op, d, l, dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", id)
+	case op.State.Final():
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is %s already", id, op.State)
+	}
+	if d, err = t.Dataset(op.DatasetID); err != nil {
+		return op, d, l, err
+	}
+	if d.State != dataset.StateReady {
+		return op, d, l, dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", d.Volume)
+	}
+	if l, err = t.Lease(d); err != nil {
+		return op, d, l, err
+	}
+	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
+		err = dataset.Errorf(dataset.ErrStale,
+			"operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID,
+			op.Epoch, d.ID, op.From, d.Epoch, d.Home)
+	}
+	return op, d, l, err
+}
+
+// guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
+// mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
+func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+	record.RemoveGuest(t, next, op.Node)
+	record.RemoveGuest(t, next, d.Home) // the previous home needs it alone no longer
+	switch {
+	case !op.Share:
+		return r.Unguested(t, *next, "move")
+	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
+		return nil
+	}
+	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
 }

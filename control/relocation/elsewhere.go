@@ -1,4 +1,4 @@
-package control
+package relocation
 
 import (
 	"github.com/droverhq/drover/control/api"
@@ -28,11 +28,11 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
-		c, there, err := r.reported.CopyNow(t, node, d.ID)
+		c, there, err := r.Reports.CopyNow(t, node, d.ID)
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || r.reported.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
+		if !there || !c.Whole() || r.Reports.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}
 		var n dataset.Node
@@ -57,12 +57,12 @@ func (r *Relocator) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, 
 		What:    "move of volume " + d.Volume,
 		Profile: d.Profile,
 		Named:   true,
-		Had:     r.placer.TooLarge(d),
+		Had:     r.Placer.TooLarge(d),
 	}
 	if o.Where, err = placement.Where(d.Profile); err != nil {
 		return n, err
 	}
-	sites, err := r.placer.Sites(t)
+	sites, err := r.Placer.Sites(t)
 	if err != nil {
 		return n, err
 	}

@@ -1,4 +1,5 @@
-package control
+// Package relocation decides on moves of volumes between nodes.
+package relocation
 
 import (
 	"fmt"
@@ -14,32 +15,36 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// relocatorDeps are the dependencies of Relocator.
-type relocatorDeps struct {
-	Members    *membership.Members
-	Shared     bool
-	copyKeeper *replica.Keeper
-	end        func(t *record.Tx, op dataset.Operation) error
-	placer     *placer.Placer
-	reported   *reports.Latest
-	unguested  func(t *record.Tx, d dataset.Dataset, what string) error
-	uptime     *Uptime
-	vetted     *vetting.Profiles
-	Clock      clock.Clock
-	Limits     membership.Limits
+// Deps are the dependencies of Relocator.
+type Deps struct {
+	Members   *membership.Members
+	Shared    bool
+	Copies    *replica.Keeper
+	End       func(t *record.Tx, op dataset.Operation) error
+	Placer    *placer.Placer
+	Reports   *reports.Latest
+	Unguested func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime    *uptime.Counter
+	Vetted    *vetting.Profiles
+	Clock     clock.Clock
+	Limits    membership.Limits
 }
 
 // Relocator decides on moves: on request, without a lost home, and to a share. It has no state of its own.
-type Relocator struct{ relocatorDeps }
+type Relocator struct{ Deps }
 
-// planMove decides to give a volume another home, whose agent pulls it. If the volume is there already there is
+// New returns a Relocator.
+func New(deps Deps) *Relocator { return &Relocator{deps} }
+
+// Plan decides to give a volume another home, whose agent pulls it. If the volume is there already there is
 // nothing to do.
-func (r *Relocator) planMove(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -68,7 +73,7 @@ func (r *Relocator) planMove(t *record.Tx, req api.Request) (*dataset.Operation,
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := r.unguested(t, d, "move"); err != nil {
+		if err := r.Unguested(t, d, "move"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -96,11 +101,11 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if err != nil {
 		return err
 	}
-	if why := r.reported.HeldPool(from.ID); why != "" {
+	if why := r.Reports.HeldPool(from.ID); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
 			d.Volume, from.Name, why)
 	}
-	cands, err := r.placer.Candidates(t, target.ID)
+	cands, err := r.Placer.Candidates(t, target.ID)
 	if err != nil {
 		return err
 	}
@@ -108,7 +113,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
-	had := r.placer.TooLarge(d)
+	had := r.Placer.TooLarge(d)
 	var kept dataset.Copy
 	if there, err := t.Get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
@@ -144,7 +149,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		op.Dataset.Pool = pool.ID
 		return nil
 	}
-	if st := r.reported.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
+	if st := r.Reports.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
 		kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name,
@@ -167,7 +172,7 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
 	}
-	sites, err := r.placer.Sites(t)
+	sites, err := r.Placer.Sites(t)
 	if err != nil {
 		return err
 	}
@@ -210,9 +215,9 @@ func withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, ta
 	return err
 }
 
-// joinMove returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
+// Join returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
 // elsewhere.
-func joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
+func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
 	}
@@ -251,8 +256,8 @@ func joinMove(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	return nil, err
 }
 
-// beginMove records in the dataset which move it is subject to. A move without the home replaces any other.
-func (r *Relocator) beginMove(t *record.Tx, op *dataset.Operation) error {
+// Begin records in the dataset which move it is subject to. A move without the home replaces any other.
+func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
@@ -265,7 +270,7 @@ func (r *Relocator) beginMove(t *record.Tx, op *dataset.Operation) error {
 			other.State, other.Ended = dataset.OpCancelled, r.Clock.Now()
 			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 				Message: "a move without the home took its place"}
-			if err := r.end(t, other); err != nil {
+			if err := r.End(t, other); err != nil {
 				return err
 			}
 			if d, err = t.Dataset(d.ID); err != nil {
@@ -300,10 +305,10 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 	})
 }
 
-// commitMove opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
+// Commit opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
 // without the home.
-func (r *Relocator) commitMove(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	rec, d, lease, err := moveUnderway(t, op.ID)
+func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	rec, d, lease, err := Underway(t, op.ID)
 	if err != nil {
 		return err
 	}
@@ -366,7 +371,7 @@ func (r *Relocator) commitMove(t *record.Tx, op dataset.Operation, out *api.Comm
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = r.copyKeeper.Decide(t, next) // a copy that a move left may replace the replica that became the home
+	_, err = r.Copies.Decide(t, next) // a copy that a move left may replace the replica that became the home
 	return err
 }
 
@@ -380,7 +385,7 @@ func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation,
 	if op.Loss != nil {
 		return record.KeepCopyIn(t, next, c)
 	}
-	ran, err := r.uptime.hasRun(t)
+	ran, err := r.Uptime.Read(t)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package control
+package relocation
 
 import (
 	"cmp"
@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// failsOver refuses profiles with automatic failover on a host that works alone.
-func (r *Relocator) failsOver(d dataset.Dataset) error {
+// FailsOver refuses profiles with automatic failover on a host that works alone.
+func (r *Relocator) FailsOver(d dataset.Dataset) error {
 	if r.Shared || !d.Profile.Failover.Auto {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		return nil, nil, err
 	}
 	next := d
-	next.Profile = r.vetted.WithOwnCommand(d.Profile, d.Profile)
+	next.Profile = r.Vetted.WithOwnCommand(d.Profile, d.Profile)
 	if why == "" && next.Profile.Failover.Fence.Unknown() {
 		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
 			", and the one that was found beside its data is not run"
@@ -150,7 +150,7 @@ func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.No
 // couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
 func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
 	why string, err error) {
-	c, kept, err := r.reported.CopyNow(t, id, d.ID)
+	c, kept, err := r.Reports.CopyNow(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
 	}
@@ -167,13 +167,13 @@ func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (
 		why = "is cordoned"
 	case !lives:
 		why = "is away"
-	case !r.reported.Heard(id):
+	case !r.Reports.Heard(id):
 		err = dataset.Errorf(dataset.ErrPending,
 			"volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
-	case !r.reported.Guarded(id):
+	case !r.Reports.Guarded(id):
 		why = "has no guard that answers (systemctl start drover-guard there)"
 	default:
-		why = r.reported.UselessPool(c.Pool)
+		why = r.Reports.UselessPool(c.Pool)
 	}
 	if why != "" {
 		why = "node " + n.Name + " " + why
@@ -197,7 +197,7 @@ func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on d
 		return "it is not known how old the copy on node " + on.Name +
 			" is, as its home had not told its clock for more than " + r.Limits.ClockTime().String() +
 			" when it was lost", nil
-	case r.reported.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Limits.Session: // more than one heartbeat is missing
+	case r.Reports.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Limits.Session: // more than one heartbeat is missing
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
@@ -214,7 +214,7 @@ func (r *Relocator) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, lat
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > r.Limits.ClockTime()
-	own := r.reported.Clock(node) // the service that recorded it may not have heard it
+	own := r.Reports.Clock(node) // the service that recorded it may not have heard it
 	if !own.After(last) {
 		return last, late, nil
 	}
@@ -250,8 +250,8 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	return err
 }
 
-// announceLoss publishes what a promotion is about to lose.
-func announceLoss(t *record.Tx, op dataset.Operation) error {
+// AnnounceLoss publishes an event with the loss of a promotion.
+func AnnounceLoss(t *record.Tx, op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package control
+package relocation
 
 import (
 	"fmt"
@@ -41,8 +41,8 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 	return r.homeAway(t, d, target, home, since, "")
 }
 
-// isAway says since when a node is unreachable, if that is known.
-func isAway(since time.Time) string {
+// IsAway says since when a node is unreachable, if that is known.
+func IsAway(since time.Time) string {
 	if since.IsZero() {
 		return "is away"
 	}
@@ -63,12 +63,12 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
 	}
 	if found {
-		if c, there, err := r.reported.CopyNow(t, target.ID, d.ID); err != nil {
+		if c, there, err := r.Reports.CopyNow(t, target.ID, d.ID); err != nil {
 			return err
 		} else if there && c.Whole() {
 			best = target
 		}
-		c, _, err := r.reported.CopyNow(t, best.ID, d.ID)
+		c, _, err := r.Reports.CopyNow(t, best.ID, d.ID)
 		if err != nil {
 			return err
 		}
@@ -77,27 +77,27 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 			c.Taken.UTC().Format(time.RFC3339))
 	}
 	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home,
-		isAway(since), why, mend)
+		IsAway(since), why, mend)
 }
 
 // planPromotion makes the copy on a node the volume, without its home.
 func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.Node, fenced string,
 	op *dataset.Operation) error {
-	home, err := checkFencedHome(t, d, fenced, "move of volume "+d.Volume)
+	home, err := CheckFencedHome(t, d, fenced, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	if shared, err := r.planTake(t, d, target, home, op); shared || err != nil {
 		return err
 	}
-	kept, there, err := r.reported.CopyNow(t, target.ID, d.ID)
+	kept, there, err := r.Reports.CopyNow(t, target.ID, d.ID)
 	if err != nil {
 		return err
 	}
 	if !there || !kept.Whole() {
 		return noCopy(t, d, target)
 	}
-	if why := r.reported.UselessPool(kept.Pool); why != "" {
+	if why := r.Reports.UselessPool(kept.Pool); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
 	}
 	if err := r.noFresher(t, d, target, kept); err != nil {
@@ -115,9 +115,9 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	return nil
 }
 
-// checkFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
+// CheckFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
 // dataset.
-func checkFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
+func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
 	if home, err = t.FindNode(fenced); err != nil || home.ID == d.Home {
 		return home, err
 	}
@@ -134,12 +134,12 @@ func checkFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 // equal to this one, and its newer data would be lost.
 func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
-		c, there, err := r.reported.CopyNow(t, node, d.ID)
+		c, there, err := r.Reports.CopyNow(t, node, d.ID)
 		if err != nil {
 			return err
 		}
 		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 ||
-			r.reported.HeldPool(c.Pool) != "" {
+			r.Reports.HeldPool(c.Pool) != "" {
 			continue
 		}
 		if r.Shared {

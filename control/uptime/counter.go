@@ -1,15 +1,14 @@
-package control
+// Package uptime counts for how long services have run on a store.
+package uptime
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
@@ -21,14 +20,15 @@ import (
 // a host can boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late
 // does no harm.
 const (
-	// unseenMost is how much of the time since the last mark counts. Services may or may not have run in that
+	// UnseenMost is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.
-	unseenMost = time.Hour
-	markEvery  = unseenMost / 2
+	UnseenMost = time.Hour
+	// MarkEvery is the interval at which the count is written to the store.
+	MarkEvery = UnseenMost / 2
 )
 
-// ran is the mark as this service saw it last. mu protects it.
-type ran struct {
+// lastMark is the mark as this service saw it last. mu protects it.
+type lastMark struct {
 	mu     sync.Mutex
 	known  bool
 	entry  store.Entry // Index 0: there is none
@@ -40,7 +40,7 @@ type ran struct {
 }
 
 // see notes a mark that was read.
-func (r *ran) see(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
+func (r *lastMark) see(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known && e.Index == r.entry.Index {
@@ -50,72 +50,100 @@ func (r *ran) see(e store.Entry, m record.RunMark, now time.Time, steady time.Du
 	if m.Runs {
 		r.before = max(now.Sub(m.At), 0)
 		if !r.begun {
-			r.unseen = max(r.before-unseenMost, 0)
+			r.unseen = max(r.before-UnseenMost, 0)
 		}
 	}
 	r.begun = true
 }
 
 // last returns the mark that was seen last, and the count; false if none was.
-func (r *ran) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
+func (r *lastMark) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	count = time.Duration(r.mark.Ran)
 	if r.mark.Runs {
-		count += min(r.before+steady-r.since, unseenMost)
+		count += min(r.before+steady-r.since, UnseenMost)
 	}
 	return r.entry, r.mark, count, r.known
 }
 
 // forget has the mark read again: the store was restored from a backup, and may give out an index a second time.
-func (r *ran) forget() {
+func (r *lastMark) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.known = false
 }
 
-// Uptime counts for how long services have run on the store. Its methods are safe for concurrent use.
-type Uptime struct {
+// Counter counts for how long services have run on the store. Its methods are safe for concurrent use.
+type Counter struct {
 	ledger *ledger.Ledger
-	ran    ran
+	mark   lastMark
 }
 
-// hasRun returns for how long services have run on the store, at least.
-func (u *Uptime) hasRun(t *record.Tx) (time.Duration, error) {
-	if e, _, _, known := u.ran.last(u.ledger.Clock.Steady()); known {
+// New returns a Counter that has read nothing.
+func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
+
+// Forget has the mark read again: the store was restored from a backup.
+func (u *Counter) Forget() { u.mark.forget() }
+
+// Seen returns the mark as it was read last.
+func (u *Counter) Seen() record.RunMark {
+	_, m, _, _ := u.mark.last(u.ledger.Clock.Steady())
+	return m
+}
+
+// Restart drops what is known of the mark, as a start of the service does. Tests call it.
+func (u *Counter) Restart() {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.known, u.mark.entry, u.mark.mark, u.mark.before, u.mark.since = false, store.Entry{}, record.RunMark{}, 0, 0
+	u.mark.begun, u.mark.unseen = false, 0
+}
+
+// Mistake has the counter know an older mark that counts more. Tests call it.
+func (u *Counter) Mistake(more time.Duration) {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.mark.Ran += dataset.Duration(more)
+	u.mark.entry.Index--
+}
+
+// Read returns for how long services have run on the store, at least.
+func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
+	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
 		t.Suppose(e)
 	}
 	var m record.RunMark
 	if _, err := t.Get(record.RanKey, &m); err != nil {
 		return 0, err
 	}
-	u.ran.see(t.Entry(record.RanKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
-	return u.counted(), nil
+	u.mark.see(t.Entry(record.RanKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
+	return u.Last(), nil
 }
 
-// counted returns the count by the mark that was seen last. A transaction decides in the end.
-func (u *Uptime) counted() time.Duration {
-	_, _, count, _ := u.ran.last(u.ledger.Clock.Steady())
+// Last returns the count by the mark that was seen last. A transaction decides in the end.
+func (u *Counter) Last() time.Duration {
+	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
 	return count
 }
 
-// markRan writes the count to the store, seldom, and stops it while nothing waits for it. What others add that
+// Mark writes the count to the store, seldom, and stops it while nothing waits for it. What others add that
 // must wait may be noticed late, through changed: it is then kept longer.
-func (u *Uptime) markRan(ctx context.Context, changed bool) error {
+func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
-		return m.Runs && count-time.Duration(m.Ran) < markEvery
+		return m.Runs && count-time.Duration(m.Ran) < MarkEvery
 	}
-	if _, m, count, known := u.ran.last(u.ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
+	if _, m, count, known := u.mark.last(u.ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
 	}
 	var e store.Entry
 	var m record.RunMark
 	index, err := u.ledger.Update(ctx, func(t *record.Tx) error {
-		count, err := u.hasRun(t)
+		count, err := u.Read(t)
 		if err != nil {
 			return err
 		}
-		_, was, _, _ := u.ran.last(u.ledger.Clock.Steady())
+		_, was, _, _ := u.mark.last(u.ledger.Clock.Steady())
 		if fresh(was, count) { // another service wrote it
 			return nil
 		}
@@ -129,7 +157,7 @@ func (u *Uptime) markRan(ctx context.Context, changed bool) error {
 	})
 	if err == nil && index != 0 {
 		e.Index = index
-		u.ran.see(e, m, m.At, u.ledger.Clock.Steady())
+		u.mark.see(e, m, m.At, u.ledger.Clock.Steady())
 	}
 	return err
 }
@@ -162,45 +190,29 @@ func waits(t *record.Tx, count time.Duration) (bool, error) {
 	return false, nil
 }
 
-// putInTrash writes the index of a dataset in the trash.
-func (u *Uptime) putInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
-	now, err := u.hasRun(t)
+// PutInTrash writes the index of a dataset in the trash.
+func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
+	now, err := u.Read(t)
 	if err != nil {
 		return err
 	}
 	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, Ran: dataset.Duration(now)})
 }
 
-func (u *Uptime) putEnded(t *record.Tx, op dataset.Operation) error {
-	now, err := u.hasRun(t)
+// PutEnded writes the record of an operation that has ended.
+func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
+	now, err := u.Read(t)
 	if err != nil {
 		return err
 	}
 	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
 }
 
-// passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
-// than clocks are corrected by: since the last service ran, and since the last round of this one.
-func (k *Housekeeper) passedOver(h *house) time.Duration {
-	k.uptime.ran.mu.Lock()
-	defer k.uptime.ran.mu.Unlock()
-	steady, over := k.ledger.Clock.Steady(), k.uptime.ran.unseen
-	k.uptime.ran.unseen = 0
-	if !h.wall.IsZero() {
-		over += h.now.Sub(h.wall) - (steady - h.steady)
-	}
-	h.wall, h.steady = h.now, steady
-	if over < unseenMost {
-		return 0
-	}
+// TakeUnseen returns, once, the time that the clock had skipped when this service started. It does not count.
+func (u *Counter) TakeUnseen() time.Duration {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	over := u.mark.unseen
+	u.mark.unseen = 0
 	return over
-}
-
-// tellHeld reports that trash is kept longer than the clock says.
-func (k *Housekeeper) tellHeld(over time.Duration) {
-	k.events.Publish(api.Event{
-		Time: k.ledger.Clock.Now(), Type: "trash.hold",
-		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
-			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
-	})
 }
