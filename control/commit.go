@@ -31,7 +31,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return out, err
 		}
 	}
-	// what the loss depends on may have changed meanwhile
+	// the state that the loss depends on may have changed meanwhile
 	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil {
 		if err := s.Members.LookForLoss(ctx); err != nil {
 			return out, err
@@ -73,7 +73,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answerReport returns to the agent what was written in the end, including decisions on copies. The agent takes it for
+// answerReport returns the written records to the agent, including decisions on copies. The agent takes it for
 // everything that is recorded at that index.
 func answerReport(t *record.Tx, out *api.Committed) error {
 	if out.Dataset == nil {
@@ -88,7 +88,7 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 	return err
 }
 
-// foreseeReport reads in one call what the decision on a report needs. For a create, which was planned a moment
+// foreseeReport reads all records for the decision on a report in one call. For a create, which was planned a moment
 // ago, nothing is expected to exist, so nothing is read.
 func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
@@ -111,7 +111,7 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 }
 
 // conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
-// if again is set (see api.Report); otherwise nobody waits for it.
+// if again is set (see api.Report); otherwise no agent waits for it.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := recordedOperation(t, op)
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 	}
 	switch {
 	case !out.Lost:
-	case !known: // nobody waits for it, and a repeated report gets the same response
+	case !known: // no agent waits for it, and a repeated report gets the same response
 		recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
 	default:
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
@@ -205,8 +205,8 @@ func reported(kind dataset.OpKind) bool {
 	return false
 }
 
-// unasked returns what is recorded of an operation that nobody requested from control: of the agent's report,
-// only what identifies the operation.
+// unasked returns the record of an operation that was not requested from control. It takes only the
+// identifying fields from the agent's report.
 func unasked(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
@@ -214,8 +214,8 @@ func unasked(op dataset.Operation) dataset.Operation {
 	}
 }
 
-// refusal returns why the volume that another request made first differs from what the operation was to make; nil
-// if it does not differ.
+// refusal compares the volume that another request made first with the volume of the operation. It returns
+// how they differ, or nil.
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
 	if err == nil {
@@ -236,7 +236,7 @@ func recordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operatio
 	}
 	known, err = t.Get(record.OperationKey(op.ID), &rec)
 	about := rec.DatasetID
-	if rec.Discarded != uuid.Nil { // its agent goes on to report what it made
+	if rec.Discarded != uuid.Nil { // its agent still reports the result
 		about = rec.Discarded
 	}
 	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
@@ -255,7 +255,7 @@ func datasetMissing(t *record.Tx, id uuid.UUID) (bool, error) {
 
 // apply writes the changes of a finished operation.
 func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	if op.Kind != dataset.OpPurge { // a purge itself says what was done
+	if op.Kind != dataset.OpPurge { // a purge has an event of its own
 		if err := t.Halted(); err != nil {
 			return err
 		}

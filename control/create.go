@@ -252,9 +252,10 @@ func promise(size, asked dataset.Size) dataset.Size {
 	return max(size, asked)
 }
 
-// onto changes the profile of a dataset to another, except for what is on disk already: the filesystem, the owner
-// of its root, and the key that wraps its data key (unless the place of that key was lost). A property that the
-// pool chose itself is not known here, so it does not count as one that the profile asked for.
+// onto changes the profile of a dataset to another, except for the properties that are on disk: the
+// filesystem, the owner of its root, and the key that wraps its data key (unless the place of that key was
+// lost). A property that the pool chose itself is not known here, so it does not count as one that the
+// profile asked for.
 func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
@@ -286,7 +287,7 @@ func (v *VolumePlanner) commitCreate(t *record.Tx, op dataset.Operation, out *ap
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
-	} else if there { // the dataset is recorded, whatever became of it since: the agent must not undo it
+	} else if there { // the dataset was recorded, so the agent must not undo it, even if it has changed since
 		out.Dataset = &mine
 		return nil
 	}

@@ -25,10 +25,10 @@ type deleterDeps struct {
 	Clock     clock.Clock
 }
 
-// Deleter decides to delete, bring back, destroy and show what was deleted or superseded. It has no state of its own.
+// Deleter decides on deletes, and on datasets in the trash and superseded copies. It has no state of its own.
 type Deleter struct{ deleterDeps }
 
-// planDelete decides to delete a volume. Its home does that, where nobody uses it then. A volume whose home is
+// planDelete decides to delete a volume. Its home does that, when the dataset is not in use. A volume whose home is
 // unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
 func (r *Deleter) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
@@ -105,8 +105,8 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 }
 
 // settleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
-// goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is back
-// it finds the volume in the trash, and opens it for nobody.
+// goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is
+// back it finds the volume in the trash, and does not open it.
 func (r *Deleter) settleDelete(t *record.Tx, op dataset.Operation) error {
 	d, err := currentDataset(t, op)
 	if err != nil {
@@ -125,7 +125,7 @@ func (r *Deleter) settleDelete(t *record.Tx, op dataset.Operation) error {
 	return r.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
-// endDeletes ends deletes that the home of a dataset was to do. Otherwise the volume would be deleted again if it
+// endDeletes ends the pending deletes of a dataset's home. Otherwise the volume would be deleted again if it
 // was brought back from the trash before the home is back.
 func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
 	work, err := record.OpenWork(t, d.Home)

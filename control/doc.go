@@ -1,6 +1,6 @@
 // Package control is the control service: it decides, and never acts on storage.
 //
-// A request is planned from the state in the store, as a pure decision over what it reads. The agent of the
+// A request is planned from the state in the store, as a pure decision over the records that it reads. The agent of the
 // home carries the plan out. Its report is committed by one transaction, which checks every key that the
 // decision depends on. Control never connects to a node: agents ask, report, and wait for changes.
 //
@@ -42,6 +42,6 @@
 //	rev/dropped                   the sum of the counts of removed lanes: see ledger.ClockIn
 //
 // Any number of services can work on one store. None keeps anything that another cannot read again, apart from the last
-// heartbeats, which agents send to all. Each service learns what the others change, so that an agent can follow any of
-// them.
+// heartbeats, which agents send to all. Each service learns the changes of the others, so that an agent can
+// follow any of them.
 package control

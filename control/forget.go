@@ -23,7 +23,7 @@ const (
 	forgetAtOnce = 100  // operations in one transaction
 )
 
-// keptFor says how long an operation stays on record once it has ended. What
+// keptFor returns how long an ended operation stays recorded. What
 // schedules ask for, and went well, is soon of no interest: there are some
 // hundreds a day for each volume.
 func keptFor(op dataset.Operation) time.Duration {
@@ -46,7 +46,7 @@ type endedRecord struct {
 
 // forgetOperations drops the records of operations that ended long ago, and the oldest of those that are
 // more than endedMost, or larger than endedBytes. A cancelled operation is the last to go for the latter:
-// while its record is there, the agent that did not hear of it takes back what it made.
+// while its record exists, an agent that did not hear of the cancellation undoes its work.
 func (k *Housekeeper) forgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {
@@ -66,7 +66,7 @@ func (k *Housekeeper) forgetOperations(ctx context.Context) error {
 			}
 			for _, r := range some {
 				if tooMany[r.key] || ran-r.ran >= r.kept {
-					t.Delete(r.key) // final: nobody writes it any more
+					t.Delete(r.key) // final: it is not written any more
 				}
 			}
 			return nil

@@ -29,8 +29,8 @@ const (
 	failAgain = time.Hour        // between two reports of the same failure
 )
 
-// house is what the background work remembers from one round to the next, so that a round in which nothing
-// changed reads nothing. Only one goroutine uses it.
+// house is the memory of the background work between rounds, so that a round without changes reads nothing.
+// Only one goroutine uses it.
 type house struct {
 	rev      uint64    // revision of the feed up to which changes were examined
 	full     time.Time // when the next full look is due
@@ -62,7 +62,7 @@ type housekeeperDeps struct {
 	Members    *membership.Members
 	Shared     bool
 	interval   time.Duration // between two rounds
-	// Failed is called with what the background work could not do.
+	// Failed is called with the failures of the background work.
 	Failed func(what string, err error)
 	// Submit and CancelOperation make requests as the API does.
 	Submit          func(context.Context, api.Request) (api.Outcome, error)
@@ -70,7 +70,7 @@ type housekeeperDeps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are gone, old operations.
-// What it remembers between two rounds is in a house, which one goroutine uses.
+// Its memory between two rounds is a house, which one goroutine uses.
 type Housekeeper struct{ housekeeperDeps }
 
 func (k *Housekeeper) newHouse() *house {
@@ -115,7 +115,7 @@ func (k *Housekeeper) keepHouse(ctx context.Context) {
 		told = err != nil
 		switch {
 		case !mine:
-			h = nil // the replica that does the work meanwhile changes what is known here
+			h = nil // the replica that does the work meanwhile makes this memory out of date
 			continue
 		case h == nil:
 			h = k.newHouse()
@@ -124,9 +124,9 @@ func (k *Housekeeper) keepHouse(ctx context.Context) {
 	}
 }
 
-// round does what is due. A failure does not stop the rest, and is retried.
+// round does the work that is due. A failure does not stop the rest, and is retried.
 func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
-	if now.Before(h.now) { // the clock was set back: what was due by it is not
+	if now.Before(h.now) { // the clock was set back: work that was due by it is not due any more
 		clear(h.plans)
 		clear(h.told)
 		h.full, h.forget = time.Time{}, time.Time{}
@@ -378,7 +378,7 @@ func (k *Housekeeper) forgetServices(ctx context.Context, h *house) error {
 // dropAtOnce bounds the lanes that one transaction removes, because each is checked too.
 const dropAtOnce = 50
 
-// dropLanes removes lanes that nobody writes any more, and keeps their counts.
+// dropLanes removes unused lanes, and keeps their counts.
 func dropLanes(t *record.Tx, keys []string) error {
 	var dropped notify.Notices
 	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {

@@ -95,7 +95,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// releaseLease gives the lease back to the home that a move was to take it from. If the home has relinquished it
+// releaseLease gives the lease of an ended move back to the home. If the home has relinquished it
 // already it gets a new epoch, because it has promised not to use the old one. A home that was bypassed has
 // relinquished nothing, and may have the epoch open where control does not hear it.
 func releaseLease(t *record.Tx, op dataset.Operation) error {
@@ -133,7 +133,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 const lostFor = time.Minute
 
 // endLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
-// would have withdrawn its recall. What it has pulled stays there.
+// would have withdrawn its recall. The data that it has pulled stays there.
 func (k *Housekeeper) endLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

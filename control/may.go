@@ -22,10 +22,11 @@ func askingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 
 // mayRequest fails with dataset.ErrForbidden if the caller may not request an operation.
 //
-// An operator needs the role admin for some operations: see operatorMay. A node may request what concerns its own part:
-// a dataset whose home it is, what it makes, and moves to or away from itself. It may have datasets made on another
-// node, if placement says so, but not from a folder of that host. It may have a volume removed that its engine made, or
-// of which it keeps a copy. It may not confirm that another node is fenced.
+// An operator needs the role admin for some operations: see operatorMay. A node may request operations on its
+// own part: on datasets whose home it is, on datasets that it makes, and on moves to or away from itself. It
+// may request datasets on another node, if placement says so, but not from a folder of that host. It may
+// request the removal of a volume that its engine made, or of which it keeps a copy. It may not confirm that
+// another node is fenced.
 func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	switch {
@@ -101,8 +102,8 @@ func described(k dataset.OpKind) string {
 	return string(k)
 }
 
-// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel what it
-// has had made on another node, because that node may be gone.
+// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel its
+// own requests on another node, because that node may be gone.
 func mayCancel(t *record.Tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {

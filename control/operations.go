@@ -22,7 +22,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
-	if req.Failover { // what the failover depends on may have happened just now
+	if req.Failover { // the state that the failover depends on may have changed just now
 		if err := s.Members.LookForLoss(ctx); err != nil {
 			return out, err
 		}
@@ -107,7 +107,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	return op, nil, s.record(t, *op)
 }
 
-// asked fails unless a recorded operation is what the request with its ID asks for.
+// asked fails unless a recorded operation matches the request with its ID.
 func asked(rec dataset.Operation, req api.Request) error {
 	if rec.Asked == digest(req) {
 		return nil
@@ -160,15 +160,15 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}
-		// A Record that arrives after the Commit of its operation must not have the agent do everything again: a
-		// restore would discard what was written since.
+		// A Record that arrives after the Commit of its operation must not have the agent do everything
+		// again: a restore would discard later writes.
 		if over, err := tookEffect(t, op); err != nil || over {
 			return err
 		}
 		if err := s.vetted.Check(t, rec, op); err != nil {
 			return err
 		}
-		if known { // with what others have reported about it since, such as what the home of a move relinquished
+		if known { // with the later reports of others, such as the manifest from the home of a move
 			rec.State, rec.Incarnation = op.State, op.Incarnation
 			return s.record(t, rec)
 		}
@@ -309,9 +309,9 @@ func noOperation(ref string) error {
 		dataset.Clip(ref))
 }
 
-// CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of that, and undoes
-// what it made. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for the
-// others. ErrConflict for one that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
+// CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of that, and
+// undoes its work. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for
+// the others. ErrConflict for one that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
 func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	found, err := s.operation(ctx, ref)
 	if err != nil {

@@ -43,7 +43,7 @@ func alone(k dataset.OpKind) bool {
 	return false
 }
 
-// plan is the decision. It is pure, apart from what it reads through t, the clock, and the UUIDs that it makes.
+// plan is the decision. It is pure, apart from its reads through t, the clock, and the UUIDs that it makes.
 func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()

@@ -41,8 +41,8 @@ const shownHomes = 5
 // node are removed. It fails with dataset.ErrInUse while datasets have their home there. With force it then only
 // revokes the certificate, and the node stays recorded, removed and cordoned, until its datasets have another
 // home and it is removed again. The same applies while it may have datasets mounted as a guest, until a person
-// confirms that it is fenced. It also fails while the node keeps data that nobody else has; with force that data
-// is given up, and the response and events say what it was. Idempotent: it continues where it was.
+// confirms that it is fenced. It also fails while the node keeps the only copy of some data. With force that
+// data is given up, and the response and events name it. Idempotent: it continues where it was.
 // dataset.ErrInvalid for an unknown node, ErrAmbiguous.
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
@@ -113,7 +113,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 		return false, dropNode(t, n.ID)
 	}
 	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
-	return vouched, err // otherwise it may write to what it has mounted, and reports to nobody
+	return vouched, err // otherwise it may still write to mounted volumes, without a report
 }
 
 // banish revokes a node's certificate.
@@ -175,8 +175,8 @@ func homesLeft(n dataset.Node, homes []string) error {
 		n.Name, strings.Join(homes, ", "), more)
 }
 
-// clearNode ends the work of a node that was removed, and removes the records of what it kept for others: it
-// cannot come back. It returns which of that nobody else has.
+// clearNode ends the work of a node that was removed, and removes the records of the copies that it kept: it
+// cannot come back. It returns those of which no other node has the data.
 func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
 	work, err := record.OpenWork(record.NewTx(ctx, m.ledger.Store), node)
 	if err != nil {
@@ -218,8 +218,8 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 	return forgotten, nil
 }
 
-// clearCondemned removes the records of what a removed node had to destroy, or of what was to be destroyed in a
-// pool that was removed: nobody will report that it was.
+// clearCondemned removes the records of datasets that a removed node, or the node of a removed pool, had to
+// destroy: no node will report that.
 func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
 	entries, err := record.NewTx(ctx, m.ledger.Store).List(record.HomePrefix(node), "", 0)
 	if err != nil {
@@ -290,7 +290,7 @@ func dropNode(t *record.Tx, id uuid.UUID) error {
 	return nil
 }
 
-// clearGone removes the records of what a node had to destroy in pools that were removed.
+// clearGone removes the records of datasets that a node had to destroy in pools that were removed.
 func (m *NodeRemover) clearGone(ctx context.Context, r api.Registration) error {
 	for _, id := range r.Gone {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {

@@ -24,8 +24,8 @@ func planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	return on(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
 }
 
-// checkSupports refuses what the agent of a dataset's home cannot carry out: it is older than this control, and would
-// never answer.
+// checkSupports refuses operations that the agent of a dataset's home cannot execute: it is older than this
+// control, and would never answer.
 func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(d.Home), &n)

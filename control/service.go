@@ -33,15 +33,15 @@ type Profiles interface {
 	All() []dataset.Profile
 }
 
-// Deps is what a Service needs.
+// Deps are the dependencies of Service.
 type Deps struct {
 	Store     store.Store
 	StoreName string // "bolt", for Version
 	Profiles  func() Profiles
 	Clock     clock.Clock
 	Version   string
-	// Shared says that other services may work on the same store. This service then tells them what it changes,
-	// and learns what they change.
+	// Shared says that other services may work on the same store. This service then notifies them of its
+	// changes, and learns of theirs.
 	Shared bool
 	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere. With PublishFacts it
 	// has the facts of the hosts too.
@@ -56,7 +56,7 @@ type Deps struct {
 	// Unfit is called once with the reason why this service cannot work beside the others on its store (see
 	// Fits). The service then does no background work. May be nil.
 	Unfit func(error)
-	// Failed is called with what the background work could not do; never nil.
+	// Failed is called with the failures of the background work; never nil.
 	Failed func(what string, err error)
 }
 

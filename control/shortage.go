@@ -12,14 +12,14 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// shortage is what the background work remembers of volumes with fewer replicas than their profiles ask
-// for. They get the missing ones when a node can take one, which changes nothing of the volumes.
+// shortage is the background work's list of volumes with fewer replicas than their profiles ask for. They get
+// the missing ones when a node can take one, which changes nothing of the volumes.
 type shortage struct {
 	of    map[uuid.UUID]bool // the datasets
 	nodes string             // how nodes and pools were at the last try
 }
 
-// note remembers what came of a try to give a dataset its replicas.
+// note remembers the outcome of an attempt to give a dataset its replicas.
 func (s *shortage) note(id uuid.UUID, err error) {
 	if err == nil {
 		delete(s.of, id)

@@ -114,7 +114,7 @@ func condemnedDataset(t *record.Tx, op dataset.Operation) (d dataset.Dataset, go
 }
 
 // forgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
-// Idempotent: it continues with what is left.
+// Idempotent: it continues with the remaining ones.
 func (r *Deleter) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
 	for more := true; more; {
 		_, err := r.ledger.Update(ctx, func(t *record.Tx) error {

@@ -69,8 +69,8 @@ func copies(req api.Request, w wish) string {
 	return ""
 }
 
-// same fails with dataset.ErrExists, with both values, unless the existing volume is what was requested. What the
-// request leaves open may have any value.
+// same fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
+// Options that the request leaves open may have any value.
 func (v *VolumePlanner) same(t *record.Tx, d dataset.Dataset, w wish) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {

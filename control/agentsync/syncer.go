@@ -1,4 +1,4 @@
-// Package agentsync answers agents that ask what they must know.
+// Package agentsync tells agents the changes that concern them.
 package agentsync
 
 import (
@@ -86,7 +86,7 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News)
 	return out, err
 }
 
-// trust returns what a node must know about the last recovery, and why changes are suspended.
+// trust returns the state of the last recovery for a node, and why changes are suspended.
 func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
@@ -181,7 +181,7 @@ func (s *Syncer) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, ou
 	return nil
 }
 
-// syncOne adds what a node must know about a dataset that it has, had, or keeps a copy of.
+// syncOne adds the state of a dataset for a node that is or was its home, or keeps a copy of it.
 func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
 	ok, err := t.Get(record.DatasetKey(id), &d)

@@ -25,7 +25,7 @@ type Recorder struct {
 func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 
 // heard are the highest pool generations that nodes reported to this service, including reports in passing:
-// a pool in use is raised again and again, and the store is not written for that.
+// a pool in use is raised often, and not each time in the store.
 type heard struct {
 	mu   sync.Mutex
 	of   map[uuid.UUID]saidOf // by pool

@@ -12,15 +12,15 @@ import (
 // How a store that was restored from an older backup is recognised, without writes that an idle cluster would not make:
 //
 // The store's clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
-// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
-// restored from a backup has a lower clock than somebody has seen. Services know the clock from what they read, agents
-// know it from control and keep it on disk. Indexes do not show it: those of a restored Consul continue above all that
-// were given out.
+// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store
+// that was restored from a backup has a lower clock than a service or an agent has seen. Services learn the
+// clock from their reads. Agents learn it from control, and keep it on disk. Indexes do not show it: those of
+// a restored Consul continue above all that were given out.
 //
 // A service notices a change of its own lane sooner than by the clock: each of its transactions checks that its lane is
 // as it left it.
 
-// ClockIn returns the clock from the entries under RevPrefix, some of which may be known already.
+// ClockIn returns the clock from the entries under RevPrefix, of which this service may know some already.
 func ClockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
@@ -90,7 +90,7 @@ func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries
 // to read everything is seldom alone.
 type clockReads struct {
 	mu   sync.Mutex
-	next *clockRead // the read that has not begun yet; nil if nobody waits for one
+	next *clockRead // the next read, which has not begun; nil if no caller waits for one
 	last *clockRead // the last read that was requested
 }
 

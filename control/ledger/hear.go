@@ -16,13 +16,13 @@ const hearAgain = time.Second
 // the pause, a busy replica would read the lanes for each of its own transactions too.
 const hearPause = 10 * time.Millisecond
 
-// heard is what a service has read of a lane.
+// heard is a service's position in a lane.
 type heard struct {
 	index uint64
 	count uint64
 }
 
-// Hearing is what a service has read of all lanes.
+// Hearing is a service's position in all lanes.
 type Hearing struct {
 	lanes map[string]heard // nil: nothing was read yet, or the store was replaced
 	at    time.Duration    // when they were read, by the steady clock
@@ -75,11 +75,11 @@ func (l *Ledger) awaitTidings(ctx context.Context, index uint64) (uint64, error)
 	return next, err
 }
 
-// LanesKept is how long a lane that nobody writes stays, at least. The background work removes such lanes when it looks
+// LanesKept is the minimum time for which an unused lane stays. The background work removes such lanes when it looks
 // at everything.
 const LanesKept = 10 * time.Minute
 
-// HearNow reads the lanes and publishes what is new.
+// HearNow reads the lanes and publishes new notices.
 func (l *Ledger) HearNow(ctx context.Context, h *Hearing) error {
 	entries, _, err := l.ReadLanes(ctx, h.lanes)
 	if err != nil {
@@ -104,8 +104,8 @@ func (l *Ledger) HearNow(ctx context.Context, h *Hearing) error {
 	}
 	now := l.Clock.Steady()
 	for key := range h.lanes {
-		// Lanes that were not written for that long are removed: see lanesKept. A service that did not look
-		// meanwhile does not know what was there last.
+		// Lanes that were not written for that long are removed: see lanesKept. A service that did not read
+		// them meanwhile does not know their last notices.
 		if _, there := lanes[key]; !there && now-h.at >= LanesKept {
 			gap = true
 		}
@@ -117,7 +117,7 @@ func (l *Ledger) HearNow(ctx context.Context, h *Hearing) error {
 	return nil
 }
 
-// hearLane publishes what is new in a lane. It returns false if some of that is no longer known.
+// hearLane publishes the new notices of a lane. It returns false if the lane no longer has some of them.
 func (l *Ledger) hearLane(e store.Entry, t notify.Notices, was heard, follows bool) bool {
 	if !follows || l.out.own(e.Key) {
 		return true

@@ -15,15 +15,16 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// Services that share a store notify each other through keys of their own, <rev/replica/lane>, which each transaction
-// that somebody waits for writes too. One transaction at a time writes a lane, so its values come in order. Each value
-// has a number and the notices before it, so whoever reads the newest value knows what he missed, or that it was too
-// much. The number of lanes follows the concurrency: a service that does one thing at a time has one. Transactions of
-// one service never conflict with those of another through lanes.
+// Services that share a store notify each other through keys of their own, <rev/replica/lane>, which are also
+// written by each transaction that affects others. One transaction at a time writes a lane, so its values
+// come in order. Each value has a number and the notices before it, so a reader of the newest value knows the
+// notices that it missed, or that it missed too many. The number of lanes follows the concurrency: a service
+// that does one thing at a time has one. Transactions of one service never conflict with those of another
+// through lanes.
 const (
 	lanesMost = 32 // transactions with notices that a service commits at the same time
 	// A value of a lane has this many changes, in about this many bytes; fewer if there are many lanes, which are
-	// used in turn. A reader may be late by that many changes of all lanes together.
+	// used in turn. A reader may be late by this number of changes, in all lanes together.
 	toldMost     = 16
 	toldBytes    = 4 << 10
 	toldTogether = 512
@@ -40,7 +41,7 @@ type lane struct {
 	key   string
 	index uint64  // of the transaction that wrote it last
 	last  written // the value in the store
-	next  written // what the transaction in progress writes
+	next  written // the writes of the transaction in progress
 }
 
 // outbox has the lanes of a service.

@@ -1,10 +1,11 @@
 // Package ledger makes decisions on the store of a cluster.
 //
-// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while what it read changes.
-// Ledger.View does so for a decision that writes nothing. A commit notifies those who wait at this service through the
-// feed and the event log. It notifies other services on the store through lanes: keys of its own that carry the latest
-// notices (lanes.go). Hear reads the lanes of the others. The number of values in all lanes is the store clock, by
-// which a store that was restored from a backup is recognised (clock.go). NodeCache saves most reads of node records.
+// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while the records that
+// it read change. Ledger.View does so for a decision that writes nothing. A commit notifies those who wait at
+// this service through the feed and the event log. It notifies other services on the store through lanes:
+// keys of its own that carry the latest notices (lanes.go). Hear reads the lanes of the others. The number of
+// values in all lanes is the store clock, by which a store that was restored from a backup is recognised
+// (clock.go). NodeCache saves most reads of node records.
 //
 // Each part protects its state with its own mutex; no lock is held during access to the store.
 package ledger
@@ -28,10 +29,9 @@ type Deps struct {
 	Clock  clock.Clock
 	Feed   *notify.Feed
 	Events *notify.EventLog
-	// Shared says that other services may work on the same store. The ledger then tells them what it changes.
+	// Shared says that other services may work on the same store. The ledger then notifies them of its changes.
 	Shared bool
-	// Restored is called when the store turned out to be restored from an older backup: what is known of it must be
-	// read again. May be nil.
+	// Restored is called when the store was restored from an older backup: it must be read again. May be nil.
 	Restored func()
 	// Failed is called with what Hear could not do; never nil.
 	Failed func(what string, err error)
@@ -67,7 +67,7 @@ func (l *Ledger) HighestClock() uint64 {
 	return n
 }
 
-// restored drops what is known of a store that was restored from an older backup.
+// restored drops the memory of a store that was restored from an older backup.
 func (l *Ledger) restored() {
 	l.nodes.dropAll()
 	if l.Restored != nil {
@@ -75,12 +75,12 @@ func (l *Ledger) restored() {
 	}
 }
 
-// tries is how often a decision is repeated because what it read has changed. In each round some other
+// tries is how often a decision is repeated because a record that it read has changed. In each round some other
 // transaction was committed, so this is no live-lock.
 const tries = 64
 
-// Update makes one decision and commits it. It repeats the decision while what it depends on changes. It returns
-// the index of the transaction; 0 if nothing was written.
+// Update makes one decision and commits it. It repeats the decision while the records that it depends on
+// change. It returns the index of the transaction; 0 if nothing was written.
 func (l *Ledger) Update(ctx context.Context, decide func(*record.Tx) error) (index uint64, err error) {
 	for n := range tries {
 		if index, err = l.try(ctx, n == 0, decide); !errors.Is(err, record.ErrChanged) {
@@ -155,7 +155,7 @@ func (l *Ledger) noticeOf(t *record.Tx) notify.Notice {
 	return t.Notice
 }
 
-// View makes a decision that writes nothing. It repeats the decision while what it reads changes.
+// View makes a decision that writes nothing. It repeats the decision while the records that it reads change.
 func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err error) {
 	for range tries {
 		t := record.NewTx(ctx, l.Store)
@@ -195,7 +195,7 @@ type Housekeeper struct {
 	Since   time.Time `json:"since"`
 }
 
-// publish tells those who wait here what a transaction changed.
+// publish notifies the waiting callers of the changes of a transaction.
 func (l *Ledger) publish(t notify.Notice) {
 	l.Feed.Publish(t)
 	l.Events.Publish(t.Events...)

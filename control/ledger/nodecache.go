@@ -30,7 +30,7 @@ type recall struct {
 	at    time.Duration // by the steady clock
 }
 
-// Note remembers what a transaction knows of a node. It was true at some time after began.
+// Note remembers a transaction's record of a node. It was true at some time after began.
 func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {

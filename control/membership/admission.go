@@ -1,10 +1,10 @@
-// Package membership decides who belongs to a cluster, and who of them is alive.
+// Package membership decides which nodes belong to a cluster, and which of them are alive.
 //
 // Members registers agents with their pools, keeps the sessions by which agents and control replicas count as alive,
 // records which nodes are unreachable, fenced or cordoned, suspends automatic failover when many are lost at once, and
 // shows all of them in the catalog. It keeps in memory the sessions that are renewed here and for how long each node
 // has been unreachable, each under a mutex; everything else is in the store. Functions such as FreshNode and
-// LivingSession read a node in the transaction of somebody else's decision.
+// LivingSession read a node in the transaction of another decision.
 //
 // Admission makes join tokens, admits hosts, issues their certificates, and answers whether a certificate is revoked.
 // It keeps the known revocations in memory under their own mutex, because every request asks for them; everything else
@@ -32,7 +32,7 @@ const (
 	tokenTTL      = time.Hour
 	tokenShortest = time.Minute
 	tokenLongest  = 7 * 24 * time.Hour
-	// TokenKept is how long an expired token stays recorded, so that a host that uses it learns what is wrong.
+	// TokenKept is how long an expired token stays recorded, so that a host that uses it gets a clear error.
 	TokenKept = 24 * time.Hour
 )
 
@@ -51,7 +51,7 @@ type Admission struct {
 	revoked revoked
 }
 
-// NewAdmission returns an Admission to which nothing is known yet.
+// NewAdmission returns an Admission that has read nothing yet.
 func NewAdmission(d AdmissionDeps) *Admission {
 	a := &Admission{AdmissionDeps: d}
 	a.revoked.looked.L = &a.revoked.mu

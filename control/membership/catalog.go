@@ -108,7 +108,7 @@ func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 }
 
 // Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
-// does the background work removes it, because that one knows what it wrote.
+// does the background work removes it, because that one has the list of its entries.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil

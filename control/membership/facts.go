@@ -45,7 +45,7 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 }
 
 // NodeList lists the nodes for which a filter, an expression over their facts, is true with any of their pools;
-// all nodes for an empty filter. dataset.ErrInvalid says what is wrong with the filter.
+// all nodes for an empty filter. dataset.ErrInvalid names the mistake in the filter.
 func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {

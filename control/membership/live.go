@@ -152,7 +152,7 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	m.sessions.put(node, known)
 	out.TTL = dataset.Duration(m.Limits.Session)
-	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // whoever has its ID can end the session
+	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // anyone with its ID can end the session
 	return out, nil
 }
 
@@ -281,8 +281,8 @@ func (a *absent) keep(known map[string]bool) {
 	}
 }
 
-// Living returns the agents that are alive, by their nodes; none on a store of this process alone, where nobody
-// counts.
+// Living returns the agents that are alive, by their nodes; none on a store of this process alone, which has
+// no sessions.
 func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil

@@ -35,7 +35,7 @@ type MembersDeps struct {
 	Renewing func()
 	// Unfit is called once with the reason why this service cannot work beside the others on its store. May be nil.
 	Unfit func(error)
-	// Failed is called with what the background work could not do; never nil.
+	// Failed is called with the failures of the background work; never nil.
 	Failed func(what string, err error)
 }
 
@@ -50,7 +50,7 @@ type Members struct {
 	lossLook lossLook
 }
 
-// NewMembers returns a Members that has heard nobody yet.
+// NewMembers returns a Members that has no reports yet.
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
 // AwayFor returns for how long this service has seen the record of an unreachable node (a key under away/) with an

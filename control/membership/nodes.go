@@ -124,7 +124,7 @@ func identifyStore(t *record.Tx) error {
 	return t.Put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
-// Heartbeat keeps what an agent reports in memory. It writes to the store only if the agent leaves.
+// Heartbeat keeps the report of an agent in memory. It writes to the store only if the agent leaves.
 // dataset.ErrStale for an agent that is not the newest of its node, ErrConflict for a change since a report that
 // this service did not receive, ErrInvalid for a report that is too large.
 func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {

@@ -74,7 +74,7 @@ func ForgetPool(t *record.Tx, node, id uuid.UUID) error {
 	return err
 }
 
-// heldInPool names what is recorded in a pool of a node, and what is about to be made there.
+// heldInPool names the datasets that are recorded in a pool of a node, and those that are planned there.
 func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
 	homes, err := record.ListAll[record.Claim](t, record.HomePrefix(node))

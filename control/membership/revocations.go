@@ -20,7 +20,7 @@ const (
 	revokedTime = 2 * time.Second
 )
 
-// revoked is what this replica knows about revoked certificates. Every request asks it, so it remembers.
+// revoked is this replica's list of revoked certificates. Every request asks it, so it remembers.
 type revoked struct {
 	mu      sync.Mutex
 	looked  sync.Cond     // a look has ended
@@ -35,7 +35,7 @@ type revoked struct {
 }
 
 // Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
-// known because the store has not answered yet. If the store stops answering, what was known last counts. It is
+// known because the store has not answered yet. If the store stops answering, the last list counts. It is
 // the check that pki.NewCredentials needs in a control replica.
 func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	known, err := a.revocations()
@@ -57,7 +57,7 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	return nil
 }
 
-// revocations returns what is known, after a look at the store if one is due. One request waits for the look. The
+// revocations returns the list. It reads the store first if that is due. One request waits for the look. The
 // others wait only while nothing is known yet, and after this replica has revoked something: a look that began
 // before does not see that.
 func (a *Admission) revocations() ([]record.Revocation, error) {

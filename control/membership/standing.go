@@ -22,11 +22,11 @@ type Limits struct {
 	// Session is how long the store takes a silent agent or service for alive, at least; at most twice that (10
 	// s). It is renewed five times as often.
 	Session time.Duration
-	// House is how often the background work looks what is due (20 s).
+	// House is the time between two rounds of the background work (20 s).
 	House time.Duration
 }
 
-// HouseEvery is how often the background work looks what is due, unless Limits says otherwise.
+// HouseEvery is the time between two rounds of the background work, unless Limits says otherwise.
 const HouseEvery = 20 * time.Second
 
 // OrDefault replaces zero values by the defaults.
@@ -121,7 +121,7 @@ func (m *Members) KeepSession(ctx context.Context) {
 	}
 }
 
-// endTime bounds what a stopping service waits for.
+// endTime bounds the waits of a stopping service.
 const endTime = 2 * time.Second
 
 // Stand renews the session or opens one, but not beside services whose versions do not work together with this

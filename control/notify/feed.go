@@ -1,5 +1,5 @@
 // Package notify tells those who wait at this control replica what changed: agents which of their datasets, people
-// which events. It holds recent changes in memory only; what a dataset is now is read from the store.
+// which events. It holds recent changes in memory only; the present record of a dataset is read from the store.
 //
 // Feed has the changes of datasets by node, EventLog the newest events. Each has its own mutex. A Notice is what
 // one transaction changed; replicas pass notices to each other through lanes in the store.
@@ -157,7 +157,7 @@ func (f *Feed) Since(node uuid.UUID, rev uint64) News {
 	return n
 }
 
-// IsAwaited reports whether somebody waits for a node.
+// IsAwaited reports whether a request waits for a node.
 func (f *Feed) IsAwaited(node uuid.UUID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

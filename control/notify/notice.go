@@ -19,7 +19,7 @@ type Notice struct {
 	House    bool `json:"h,omitempty"`   // the replica that does the background work must look
 }
 
-// Empty reports whether the notice tells nobody anything.
+// Empty reports whether the notice contains nothing.
 func (t Notice) Empty() bool {
 	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.House
 }

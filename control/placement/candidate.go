@@ -1,8 +1,9 @@
 // Package placement decides on which pool a dataset is put. Its functions are pure: they depend on their arguments
 // alone and read nothing.
 //
-// A Site is a node with its pools, a Candidate a pool with what control knows of it, and a Requirement what is to be
-// placed. Package control reads the candidates from the store and asks Choose, First or Spread for one of them.
+// A Site is a node with its pools, a Candidate a pool with its status, and a Requirement the dataset that
+// needs a place. Package control reads the candidates from the store and asks Choose, First or Spread for one
+// of them.
 package placement
 
 import (

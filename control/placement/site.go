@@ -23,7 +23,7 @@ type Site struct {
 	Pools []Candidate
 }
 
-// Requirement is what a dataset needs of a pool.
+// Requirement lists the needs of a dataset.
 type Requirement struct {
 	ID      uuid.UUID // of the dataset
 	What    string    // for errors, such as "volume db"

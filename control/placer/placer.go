@@ -158,7 +158,7 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 	return out, nil
 }
 
-// poolStatus returns what is known of a pool: what its node reports to this service, or else what it recorded.
+// poolStatus returns the status of a pool: as its node reports it to this service, or else as the node recorded it.
 func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
 	if st := s.Reports.Pool(id); st != nil || f == nil {
 		return st

@@ -3,8 +3,8 @@
 //
 // A decision begins a Tx, reads with Get, finds objects by the references that people type (Volume, Snapshot,
 // FindNode), writes with Put and Delete, and commits. Tx keeps its state in memory until then and belongs to one
-// goroutine. The functions in the package read or write one kind of object. What a decision may do is decided above, in
-// control.
+// goroutine. The functions in the package read or write one kind of object. The rules of a decision are
+// above, in control.
 package record
 
 import (
@@ -74,7 +74,7 @@ func OperationKey(id uuid.UUID) string { return OperationsPrefix + id.String() }
 // TrashKey is the key of a dataset in the trash.
 func TrashKey(id uuid.UUID) string { return TrashPrefix + id.String() }
 
-// UUIDKey is the key of what a UUID names.
+// UUIDKey is the key of the object that a UUID names.
 func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 
 // TokenKey is the key of a join token, by its hash.

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Tx is one decision: what it read, what it writes, and whom it notifies. It remembers the index of every key that it
+// Tx is one decision: its reads, its writes and its notices. It remembers the index of every key that it
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
 	FirstTry   bool // the first attempt may use cached entries: see Suppose
@@ -95,7 +95,7 @@ func (t *Tx) Peeked(key string) bool {
 func (t *Tx) Context() context.Context { return t.ctx }
 
 // Peek reads key into v without having the commit check it. It is for looking at more keys than one transaction
-// can check. Read with Get what the decision depends on.
+// can check. Get reads the records that the decision depends on.
 func (t *Tx) Peek(key string, v any) (bool, error) {
 	e, seen := t.peeked[key]
 	if !seen {
@@ -216,8 +216,8 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 	}
 }
 
-// Settled returns the outcome of a decision that writes nothing. A refusal is a decision too: what it depends on
-// must have been read at one moment, otherwise Settled returns ErrBusy.
+// Settled returns the outcome of a decision that writes nothing. A refusal is a decision too: the records
+// that it depends on must be of one moment, otherwise Settled returns ErrBusy.
 func (t *Tx) Settled(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
@@ -241,7 +241,7 @@ func (t *Tx) Wrote(key string) bool { return t.position(key) >= 0 }
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
 
-// CommitTimeout bounds a transaction whose caller has gone. What is decided is committed, or known to be in doubt,
+// CommitTimeout bounds a transaction whose caller has gone. A decision is committed, or known to be in doubt,
 // before anyone is notified.
 const CommitTimeout = 30 * time.Second
 

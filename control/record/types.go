@@ -63,9 +63,9 @@ type Revocation struct {
 }
 
 // RunMark is the value of RanKey: for how long control services have run on the store. While Runs is set the count
-// continues from there; otherwise it stands still, so that nobody has to write while nothing waits for it, and no
-// service is ahead of another. A transaction that stamps something with the count, or acts on a stamp, checks the mark
-// that it counts from. No mark is the same as a mark at zero.
+// continues from there; otherwise it stands still, so that the store is not written while nothing waits for
+// the count, and no service is ahead of another. A transaction that stamps something with the count, or acts
+// on a stamp, checks the mark that it counts from. No mark is the same as a mark at zero.
 type RunMark struct {
 	At   time.Time        `json:"at"` // by the clock
 	Ran  dataset.Duration `json:"ran"`

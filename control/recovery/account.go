@@ -24,7 +24,7 @@ type Account struct {
 	strays map[uuid.UUID]bool         // nodes that have its data and do not say that they are its home
 }
 
-// holding is what a node reports about a dataset.
+// holding is a node's report about a dataset.
 type holding struct {
 	api.Found
 	node uuid.UUID
@@ -48,9 +48,9 @@ type Verdict struct {
 	keep   map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// judge decides what is right about a dataset: of all reports the one with the highest epoch, and of these the
-// latest change. The dataset is disputed if two nodes claim that epoch, or if it was relinquished to a node that
-// did not report and that may have opened the next epoch. It is a pure function.
+// judge decides which report about a dataset is right: the one with the highest epoch and, of these, with the
+// latest change. The dataset is disputed if two nodes claim that epoch, or if it was relinquished to a node
+// that did not report and that may have opened the next epoch. It is a pure function.
 func (a *Account) judge(r roll) Verdict {
 	v := Verdict{Is: a.latest(r)}
 	if v.Is.ID == uuid.Nil {
@@ -102,8 +102,8 @@ func (a *Account) says(d dataset.Dataset) bool {
 }
 
 // latest returns the record with the highest epoch that anybody knows; of several, the one that was written last.
-// What a fenced node claims for itself has ended. What others know of it has not: the epoch was open there, and
-// they relinquished theirs for it.
+// The claims of a fenced node for itself have ended. The reports of other nodes about it still count: the
+// epoch was open there, and they relinquished theirs for it.
 func (a *Account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -126,7 +126,7 @@ func (a *Account) latest(r roll) (best dataset.Dataset) {
 	return best
 }
 
-// disputed returns why a person must decide; "" if nobody has to.
+// disputed returns why a person must decide; "" if none has to.
 func (a *Account) disputed(is dataset.Dataset, r roll) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// accountsOf collects what the store and the agents say, by dataset.
+// accountsOf collects the records of the store and the reports of the agents, by dataset.
 func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account, err error) {
 	all := map[uuid.UUID]*Account{}
 	of := func(id uuid.UUID) *Account {

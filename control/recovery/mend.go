@@ -187,8 +187,8 @@ func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 	return c.MendSnapshots(ctx, Judged{Account: &Account{ID: id}, Spare: left})
 }
 
-// EndAll ends the operations that the store has as in progress. They may have been done since, and what was
-// written after that must not be overwritten.
+// EndAll ends the operations that the store has as in progress. They may have been done since, and later
+// writes must not be overwritten.
 func (c *Comparison) EndAll(ctx context.Context) error {
 	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.Ledger.Store), record.OperationsPrefix)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Rebuild restores records of what was found in a node's pools, after the store was lost or when a pool of
+// Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of
 // another host was adopted. Existing records stay as they are, with two exceptions: the node has seen a later
 // change than this store, which was then restored from a backup; or the dataset is in the same pool of a node
 // that is unreachable. A name that is taken stays with its owner: the dataset comes back as name-UUID8.
@@ -141,7 +141,7 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	return record.EnterDataset(t, d, uuid.Nil)
 }
 
-// releaseState removes what a dataset has because of its state: its name, or its place in the trash.
+// releaseState removes the entries that a dataset has because of its state: its name, or its place in the trash.
 func releaseState(t *record.Tx, d dataset.Dataset) error {
 	t.Delete(record.TrashKey(d.ID))
 	var c record.Claim
@@ -155,8 +155,8 @@ func releaseState(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// reclaim gives a dataset its name back, or puts it in the trash again, for its whole time: nobody could have
-// brought it back meanwhile.
+// reclaim gives a dataset its name back, or puts it in the trash again, for its whole time, because it could
+// not be brought back meanwhile.
 func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := rc.Ledger.Clock.Now()

@@ -87,7 +87,7 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 	return g.of, told, g.news
 }
 
-// Hold records what a node reports for a recovery that this service was asked for. A later report replaces an
+// Hold records the holdings of a node, for a recovery that this service was asked for. A later report replaces an
 // earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is too
 // large.
 func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
@@ -112,7 +112,7 @@ func (rc *Recovery) Gathers() error {
 	return nil
 }
 
-// For returns what a node must know about the last recovery; nil if there was none.
+// For returns the state of the last recovery for a node; nil if there was none.
 func For(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
 	var rec record.Recovery
 	there, err := t.Get(record.RecoveryKey, &rec)
@@ -352,7 +352,7 @@ func (c *Comparison) sign(t *record.Tx) error {
 	return err
 }
 
-// turn sorts a dataset that gives up a name before one that may take it; of two that nobody knew it puts the
+// turn sorts a dataset that gives up a name before one that may take it; of two unknown ones it puts the
 // newer one, which has the name, first.
 func (j *Judged) turn() int {
 	switch {

@@ -1,9 +1,10 @@
 // Package recovery brings a store up to date that was restored from an older backup, or lost.
 //
-// Recover asks all agents what they have, compares it with the store, and corrects the differences once a person has
-// confirmed them. Rebuild restores the records of datasets that a node found in its pools. What becomes of each dataset
-// is decided by the pure functions in account.go. The reports for a recovery in progress are kept in memory under a
-// mutex (gathering); everything else is in the store. While the store is halted, only a recovery changes it.
+// Recover asks all agents for their datasets, compares them with the store, and corrects the differences once
+// a person has confirmed them. Rebuild restores the records of datasets that a node found in its pools. What
+// becomes of each dataset is decided by the pure functions in account.go. The reports for a recovery in
+// progress are kept in memory under a mutex (gathering); everything else is in the store. While the store is
+// halted, only a recovery changes it.
 package recovery
 
 import (
@@ -45,7 +46,7 @@ type Recovery struct {
 	gathering gathering
 }
 
-// NewRecovery returns a Recovery for which nobody has asked yet.
+// NewRecovery returns a Recovery that was not requested yet.
 func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 
 // Expire drops the reports for a recovery that was looked at and not confirmed in time.

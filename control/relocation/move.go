@@ -121,7 +121,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
 		had = d.Size
 	}
-	// A pool of the same kind receives only what changed. A pool of the same name is what an operator expects.
+	// A pool of the same kind receives only what changed. An operator expects a pool of the same name.
 	slices.SortStableFunc(cands, func(x, y placement.Candidate) int {
 		return placement.Likeness(from, y.Pool) - placement.Likeness(from, x.Pool)
 	})
@@ -215,8 +215,7 @@ func withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, ta
 	return err
 }
 
-// Join returns the recorded move of a dataset if it does what is requested. dataset.ErrConflict if it goes
-// elsewhere.
+// Join returns the recorded move of a dataset if it matches the request. dataset.ErrConflict if it goes elsewhere.
 func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
@@ -305,8 +304,8 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 	})
 }
 
-// Commit opens the next epoch on the node that pulled. It has what the home relinquished, or what is left
-// without the home.
+// Commit opens the next epoch on the node that pulled. The operation has the manifest of the home, or the
+// loss of a move without the home.
 func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := Underway(t, op.ID)
 	if err != nil {
@@ -375,7 +374,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	return err
 }
 
-// leave records what the previous home keeps: nothing if the data itself moved.
+// leave records the copy that the previous home keeps: none if the data itself moved.
 func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.Share {
 		t.Touch(d.ID, d.Home)

@@ -179,15 +179,14 @@ func noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// checkStillKept fails unless the copy that became the volume is recorded, and nothing is lost beyond what was
-// announced.
+// checkStillKept fails unless the copy that became the volume is recorded, and the loss is not larger than announced.
 func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.Get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {
 	case err != nil:
 		return err
-	case !there || !kept.Whole(): // nobody asks the node of an unusable copy for its promise
+	case !there || !kept.Whole(): // the node of an unusable copy is not asked for its promise
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says "+
 				"what there is)", rec.Volume)

@@ -54,8 +54,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
 }
 
-// planTake has a node take over a dataset on a share of which the node has a pool: all the data is there. It
-// reports whether it does.
+// planTake decides that a node takes over a dataset on a share. The node has a pool on that share, so it
+// needs no copy. It reports whether it does.
 func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
 	shared bool, err error) {
 	c, shared, why, err := r.Sharing(t, d, target)
@@ -73,7 +73,7 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 	return true, nil
 }
 
-// heir says with what, and in which pool of which node, a dataset whose home is lost could continue. On a share
+// heir returns the copy, the pool and the node with which a dataset whose home is lost could continue. On a share
 // all the data is there, so the asking node continues.
 type heir struct {
 	node  dataset.Node

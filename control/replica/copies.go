@@ -14,7 +14,7 @@ import (
 
 // Copied records the present state of a node's copy of a dataset. It writes to the store for the first complete
 // snapshot, for a new epoch, and now and then. Idempotent. dataset.ErrStale for a copy that the node must not
-// have, for one that was destroyed although nobody asked for that, or for one that must be destroyed and still
+// have, for one that was destroyed without a request, or for one that must be destroyed and still
 // exists.
 func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
@@ -69,7 +69,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 }
 
 // overtaken records that a copy has data that its volume lacks: its head differed from what the home had
-// relinquished, or it has what the volume continued without. Only a person discards such a copy, and may have
+// relinquished, or it has data that the volume continued without. Only a person discards such a copy, and may have
 // done so.
 func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
@@ -87,8 +87,8 @@ func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 }
 
 // mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
-// been unreachable, and the home may have been lost since. The copy then becomes what it was before, because the
-// volume may have to continue from it. dataset.ErrStale if it stays.
+// been unreachable, and the home may have been lost since. The copy then gets its former kind again, because
+// the volume may have to continue from it. dataset.ErrStale if it stays.
 func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
@@ -139,7 +139,7 @@ func (s *Keeper) Expire(ctx context.Context) error {
 	}
 }
 
-// moveDestination returns the node to which a move in progress takes a dataset; uuid.Nil if there is none.
+// moveDestination returns the target node of a dataset's move; uuid.Nil if none is in progress.
 func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 	if d.Move == uuid.Nil {
 		return uuid.Nil, nil

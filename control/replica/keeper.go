@@ -110,7 +110,7 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 		return nil, err
 	}
 	for _, c := range surplus {
-		if c.Node == target { // it continues from what the target has
+		if c.Node == target { // it continues from the target's copy
 			continue
 		}
 		if err := record.CondemnCopy(t, c.Node, d.ID); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AddLoss records in a dataset what it continues without, and what its newest recorded snapshot is then. Earlier
+// AddLoss records a loss in a dataset, and its newest recorded snapshot after that. Earlier
 // losses are kept while a recorded copy may not know of them.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
@@ -34,7 +34,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 }
 
 // ForgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
-// some at a time. Their data stays on the superseded home. Idempotent: it continues with what is left.
+// some at a time. Their data stays on the superseded home. Idempotent: it continues with the remaining ones.
 func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
 		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {

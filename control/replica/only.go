@@ -9,15 +9,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Only is a copy with data that nobody else has; What is "" if there is none.
+// Only is a copy that is the only one with some data; What is "" if there is none.
 type Only struct {
 	Dataset dataset.Dataset
 	What    string
 	Command string // the command after which others have the data too
 }
 
-// OnlyOne returns whether a node's copy of a dataset has data that nobody else has: a superseded head, or the
-// last complete copy that is known of a volume whose home is lost or ill.
+// OnlyOne returns whether a node's copy of a dataset is the only one with some data: a superseded head, or
+// the last known complete copy of a volume whose home is lost or ill.
 func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(node, id), &c)
@@ -60,8 +60,8 @@ func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
 }
 
-// CheckKeepsNothing fails with dataset.ErrInUse while a node keeps data that nobody else has, unless it was removed
-// already: nobody gets its data any more.
+// CheckKeepsNothing fails with dataset.ErrInUse while a node has the only copy of some data, unless it was
+// removed already: then its data cannot be reached any more.
 func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	n, err := t.FindNode(ref)

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits for what a node says about itself, because anybody may have its certificate.
+// Limits for the reports of a node, because its certificate may be stolen.
 const (
 	MaxPools  = 256       // of one node, including those that it had
 	MaxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
@@ -16,7 +16,7 @@ const (
 	maxMounts = 10_000    // mount IDs of a dataset
 	MaxFound  = 100_000   // datasets in a rebuild, and snapshots of each
 	MaxRaised = 1 << 53   // generation of a pool, which can always be raised further
-	MaxRecord = 128 << 10 // bytes of what is said of one node, pool, dataset or snapshot
+	MaxRecord = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
 )
 
 // Within fails with dataset.ErrInvalid if there is more of something than allowed.

@@ -40,13 +40,13 @@ type heardCopy struct {
 	at time.Duration
 }
 
-// HeardClock is what a clock said, and when, by the service's steady clock.
+// HeardClock is a reading of a clock, and when it was read, by the service's steady clock.
 type HeardClock struct {
 	time.Time
 	At time.Duration
 }
 
-// New returns a Latest to which nobody has reported yet.
+// New returns a Latest without reports.
 func New() *Latest {
 	return &Latest{
 		datasets: map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
@@ -261,7 +261,7 @@ func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	delete(s.datasets[node], id)
 }
 
-// NoteCopy records what a node reports of a copy, at a moment of the steady clock.
+// NoteCopy records a node's report on a copy, at a moment of the steady clock.
 func (s *Latest) NoteCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,7 +280,7 @@ func (s *Latest) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Durati
 	keep(s.copies, node, heard, func(c heardCopy) uuid.UUID { return c.Dataset })
 }
 
-// Copy returns what a node reported last of its copy of a dataset.
+// Copy returns a node's last report on its copy of a dataset.
 func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,7 +288,7 @@ func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	return c.Copy, ok
 }
 
-// ForgetCopy drops what a node reported of a copy that it has no longer.
+// ForgetCopy drops a node's report on a copy that it no longer has.
 func (s *Latest) ForgetCopy(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

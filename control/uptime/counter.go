@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What is destroyed or removed after a time is timed by how long services were seen to run, not by the clock:
-// a host can boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late
-// does no harm.
+// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can
+// boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late does no harm.
 const (
 	// UnseenMost is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.
@@ -92,7 +91,7 @@ func (u *Counter) Seen() record.RunMark {
 	return m
 }
 
-// Restart drops what is known of the mark, as a start of the service does. Tests call it.
+// Restart forgets the mark, like a start of the service. Tests call it.
 func (u *Counter) Restart() {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()
@@ -127,8 +126,8 @@ func (u *Counter) Last() time.Duration {
 	return count
 }
 
-// Mark writes the count to the store, seldom, and stops it while nothing waits for it. What others add that
-// must wait may be noticed late, through changed: it is then kept longer.
+// Mark writes the count to the store, seldom, and stops it while nothing waits for it. New entries of other
+// services may be noticed late, through changed: they are then kept longer.
 func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.Ran) < MarkEvery

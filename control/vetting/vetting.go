@@ -130,7 +130,7 @@ func (v *Profiles) WithOwn(p, record dataset.Profile) dataset.Profile {
 }
 
 // knowsKeys reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
-// A key file is only a name: whoever has no such file has no key.
+// A key file is only a name: a host without this file has no key.
 func (v *Profiles) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true
