@@ -51,27 +51,27 @@ func (p *Pool) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 		Source:  v.node,
 		FSType:  v.fsType,
 		Options: mountOptions(v.fsType, opts.Mount),
-		// A device node in a volume is nobody's way to a disk of the host.
+		// A device node in a volume must not give access to a disk of the host.
 		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		Grow:  v.inner-v.fsSize > growSlack && !opts.ReadOnly,
 	}}, nil
 }
 
-// growSlack is what a filesystem may be smaller than its volume by itself, in bytes: a last
-// group that would be too small is left out.
+// growSlack is by how many bytes a filesystem may be smaller than its volume: a last group that would be too
+// small is left out.
 const growSlack = 16 << 20
 
-// active is a head's device, with what it holds.
+// active is the device of a head, with its content.
 type active struct {
-	node, disk          string // what is mounted, and the volume's own device
+	node, disk          string // the mounted device, and the volume's own device
 	fsType              string
-	fsSize, inner, size int64 // of the filesystem, of what it lies in, and of the volume
+	fsSize, inner, size int64 // of the filesystem, of its container, and of the volume
 
 	open *crypt.Device // the container on it, nil: it has none
 	key  []byte
 }
 
-// inspect looks into a head. What it returns is to be closed, unless it fails.
+// inspect looks into a head. The caller closes the result, unless the call fails.
 func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -127,7 +127,7 @@ func mountOptions(fsType string, more []string) []string {
 	if fsType == xfs {
 		opts = append(opts, "nouuid") // a clone has its source's
 	}
-	// What is deleted in a volume gives its space back to the pool.
+	// Files that are deleted in a volume give their space back to the pool.
 	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
 		opts = append(opts, "discard")
 	}
@@ -148,8 +148,7 @@ func (p *Pool) letGo(id uuid.UUID) {
 	}
 }
 
-// A process that is being forked has a copy of what was open here, until its exec; a udev
-// looks at a device after it was closed.
+// A process that is being forked has a copy of our open files until its exec; udev reads a device after it was closed.
 const (
 	busyTries = 40
 	busyPause = 25 * time.Millisecond

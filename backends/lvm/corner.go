@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag is that of the volumes of a pool in a corner, with that pool's UUID. They lie among
-// the others in the thin pool.
+// cornerTag is the tag of the volumes of a pool in a corner; it has that pool's UUID. They are among the
+// other volumes of the thin pool.
 const cornerTag = "drover.corner="
 
 // Home implements backends.SeparateFolderKind: where the records of a volume group are mounted.
@@ -44,7 +44,7 @@ func (b *Backend) Home(path string) (string, error) {
 	return "", dataset.Errorf(dataset.ErrOffline, "the records of volume group %s are not mounted here", vg)
 }
 
-// inCorner tells whether a path lies in a corner of a pool, and not in a volume group by itself.
+// inCorner reports whether a path is in a corner of a pool, and not a volume group of its own.
 func inCorner(path string) bool {
 	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
 		if trialdir.Is(filepath.Dir(at), filepath.Base(at)) {
@@ -54,8 +54,8 @@ func inCorner(path string) bool {
 	return false
 }
 
-// openCorner opens a pool whose records lie in a folder beside those of the pool that has the
-// corner, and whose volumes in the same thin pool.
+// openCorner opens a pool in a corner of another pool. Its records are in a folder beside those of that pool,
+// and its volumes are in the same thin pool.
 func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, error) {
 	vg, err := groupOf(filepath.Dir(cfg.Path))
 	if err != nil {
@@ -78,7 +78,7 @@ func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, e
 	return p, p.declare()
 }
 
-// groupOf returns the volume group on whose records a folder lies.
+// groupOf returns the volume group whose filesystem of records contains a folder.
 func groupOf(dir string) (string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -97,7 +97,7 @@ func groupOf(dir string) (string, error) {
 }
 
 // foreignTo tells whether a volume is another pool's: one in a corner of this one, or the one
-// that has the corner. While there is no corner nobody's is.
+// that has the corner. Without a corner, no volume belongs to one.
 func (p *Pool) foreignTo(v volume) (bool, error) {
 	mine := cornerTag + p.shelf.ID().String()
 	if p.inCorner {

@@ -28,11 +28,11 @@ const (
 	xfs  = mkfs.XFS
 )
 
-// link is what stands for a volume in a dataset's folder: a file with the name of the tree.
+// link represents a volume in a dataset's folder: a file with the name of the tree.
 type link struct {
 	Volume string `json:"volume"`
-	// Size is what can be written to the volume, which is larger: see package mkfs. 0: an older
-	// version made it, as large as its size.
+	// Size is how much can be written to the volume, which is larger: see package mkfs. 0: an older version
+	// made the volume, exactly as large as its size.
 	Size       dataset.Size `json:"size,omitempty"`
 	Filesystem string       `json:"filesystem,omitempty"`
 }
@@ -75,8 +75,8 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	return h.Tree, l, nil
 }
 
-// intend puts on record, durably, that a volume is to be made for a tree, as l says but for its
-// name. What an earlier try made for it goes before.
+// intend records durably that a volume will be made for a tree, as in l, but with a name of its own. The
+// volume of an earlier attempt is removed first.
 func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
 	if err := p.destroyIn(ctx, f, tree); err != nil {
 		return "", err
@@ -99,7 +99,7 @@ func (p *Pool) tags(id uuid.UUID) []string {
 	return list
 }
 
-// snap makes a volume for a tree of to that is what another volume is at one moment. It is
+// snap makes a volume for a tree of to, with the content of another volume at one moment. It is
 // on the disk when it returns, with all that was written to the other before.
 func (p *Pool) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
 	name, err := p.intend(ctx, to, tree, of)
@@ -127,8 +127,8 @@ func (p *Pool) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
 	return all[name].Size, err
 }
 
-// measure has a link say how large its volume is and what is in it, which one of an older version
-// does not; it returns how large the volume is itself.
+// measure adds to a link the size of its volume and its kind of filesystem, which a link of an older version
+// lacks. It returns the size of the volume itself.
 func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
 	device, err := p.sizeOf(ctx, l.Volume)
 	if l.Size == 0 {
@@ -145,8 +145,8 @@ func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset
 	return device, err
 }
 
-// volumeFor is how large a volume has to be, with what it has beside its filesystem, for so much to
-// be written to it.
+// volumeFor returns how large a volume must be for so much to be written to it, including the parts beside
+// its filesystem.
 func (p *Pool) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
 	return p.roundUp(mkfs.Device(fsType, size) + beside)
 }
@@ -192,8 +192,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	return size, nil
 }
 
-// choose returns which filesystem a new dataset gets, and of what size, or what is wrong
-// with what it asks.
+// choose returns the filesystem and the size of a new dataset, or why the request is invalid.
 func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size := d.Size
 	if size == 0 {
@@ -213,8 +212,8 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	return fsType, size, mkfs.Check(fsType, size)
 }
 
-// format puts a filesystem on a new volume, whose root is empty and whose it is to be. The
-// volume reads as zeros: what is to be zero needs no writing, which would take blocks.
+// format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume
+// reads as zeros, so zeros need not be written, which would take blocks.
 func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
 	key []byte) error {
 	dev, err := p.activate(ctx, name)

@@ -20,25 +20,25 @@ import (
 // and clones are of ciphertext, and take no key. LVM does not see that filesystem, so the agent
 // freezes it where LVM does it otherwise.
 
-// mapping is the name of the device that reads what is in a volume. With the pool in it two pools
+// mapping is the name of the device that decrypts a volume. With the pool in it two pools
 // of a host can have volumes of one name, as after a copy of their disk.
 func (p *Pool) mapping(volume string) string {
 	return "drover-" + strings.TrimPrefix(volume, namePrefix) + p.mappings()
 }
 
-// mappings is what the names of all mappings of the pool end in.
+// mappings is the end of the names of all mappings of the pool.
 func (p *Pool) mappings() string { return "-" + p.shelf.ID().String()[:8] }
 
-// settled lets go of the mappings of the pool that nobody uses, as a process that was killed has
-// left them, and waits until they are gone. That takes no cryptsetup: it may be gone since.
+// settled removes the unused mappings of the pool, such as those that a killed process has left, and waits
+// until they are gone. That takes no cryptsetup: it may be gone since.
 func (p *Pool) settled() error {
 	return crypt.Gone(context.Background(), func(name string) bool {
 		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, p.mappings())
 	})
 }
 
-// abandon has the mappings of volumes go that are worthless: at once, or with what a process that
-// was killed has left running on them.
+// abandon removes the mappings of worthless volumes: at once, or when the commands end that a killed process
+// has left running on them.
 func (p *Pool) abandon(volumes []string) error {
 	for _, name := range volumes {
 		if err := crypt.Drop(p.mapping(name)); err != nil {
@@ -58,7 +58,7 @@ func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	return p.keys.DataKey(ctx, d)
 }
 
-// overhead is what a dataset's volume has beside its filesystem.
+// overhead is how many bytes a dataset's volume has beside its filesystem.
 func overhead(d dataset.Dataset) dataset.Size {
 	if d.Encryption == nil {
 		return 0
@@ -66,8 +66,8 @@ func overhead(d dataset.Dataset) dataset.Size {
 	return crypt.Overhead
 }
 
-// sameKey fails with ErrInvalid unless what lies in a folder is encrypted with the data key of a
-// record, or neither is encrypted. No volume is activated for that.
+// sameKey fails with ErrInvalid unless the dataset in a folder is encrypted with the data key of a record, or
+// neither is encrypted. It activates no volume.
 func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 	is, err := f.ReadRecord()
 	switch {
@@ -101,8 +101,8 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
-// enter opens the container on the device of a head, if it has one, as its record says: a
-// filesystem in its place that nobody encrypted is not Drover's.
+// enter opens the container on the device of a head, if its record says that it has one: an unencrypted
+// filesystem in that place is not Drover's.
 func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
 	key []byte, err error) {
 	disk := named{node, "/dev/mapper/" + p.device(volume)}
@@ -111,7 +111,7 @@ func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *
 		return nil, nil, fmt.Errorf("volume %s: %w", p.ref(volume), err)
 	}
 	d, err := f.ReadRecord()
-	if err != nil { // a damaged one keeps nobody from what is there, and who has the keys may have one too
+	if err != nil { // a damaged one protects nothing, and an attacker with the keys may have a copy of it
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	switch {
@@ -131,8 +131,8 @@ func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *
 	return open, key, err
 }
 
-// top is what is mounted of a volume that is in use: the mapping on it, or itself. A mapping that
-// nobody uses goes.
+// top returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
+// It removes an unused mapping.
 func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
 	m, there, err := crypt.Find(p.mapping(volume))
 	switch {
@@ -146,7 +146,7 @@ func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
 
 // makeFS makes a filesystem in a container, where each block that is written takes room.
 func (p *Pool) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
-	more := []string{"-f", path} // what was never written reads as noise
+	more := []string{"-f", path} // blocks that were never written read as noise
 	if fsType == ext4 {
 		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}
@@ -166,8 +166,7 @@ func (v active) close() error {
 	return v.open.Close()
 }
 
-// fill has the container of a head that was extended take all of its volume, and returns what is
-// in it then.
+// fill extends the container of a head to the size of its extended volume, and returns the device in it.
 func (p *Pool) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil

@@ -33,7 +33,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	})
 }
 
-// destroyIn removes names of a folder, with the volumes that they stand for.
+// destroyIn removes names of a folder, with their volumes.
 func (p *Pool) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
 	dir, err := f.Open(".")
 	if err != nil {
@@ -48,8 +48,8 @@ func (p *Pool) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) 
 	return nil
 }
 
-// destroy removes a file, or a folder, and first the volumes that it, or what is in it,
-// stands for; what is absent is fine. See shelf.Shelf.
+// destroy removes a file or a folder. Before that it removes the volumes that the file, or the files in the
+// folder, represent. Idempotent. See shelf.Shelf.
 func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 	if err != nil {
@@ -104,10 +104,9 @@ func (p *Pool) remove(ctx context.Context, names []string) error {
 	return p.change(ctx, "lvremove", "--yes", "--select", ours, p.vg)
 }
 
-// List implements backends.Pool: the folders, each with what LVM has of it, and what is in
-// LVM without a name in one.
+// List implements backends.Pool. It lists the folders with their volumes, and the volumes without a name in a folder.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // that another pool lies there is told before lvm is asked
+	root, err := p.shelf.Enter() // another pool in this place is reported before lvm is asked
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +137,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	}), nil
 }
 
-// describe adds a dataset's snapshots to its entry, and what is wrong with them; to named,
-// the volumes that the folder names. What all lacks is looked for again: it may have come
-// since that was listed.
+// describe adds to a dataset's entry its snapshots and their problems, and to named the volumes that the
+// folder names. What all lacks is looked for again: it may have come since that was listed.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
@@ -169,7 +167,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 	}
 }
 
-// gone says what is wrong with a volume that was not listed; nil: it has come since.
+// gone returns the problem of a volume that was not listed; nil: it exists by now.
 func (p *Pool) gone(ctx context.Context, tree, name string) error {
 	now, err := p.tool.volumes(ctx, p.ref(name))
 	switch {
@@ -184,7 +182,7 @@ func (p *Pool) gone(ctx context.Context, tree, name string) error {
 // ours tells whether Drover made a volume.
 func ours(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
 
-// linksOf returns the volumes that the files of a folder stand for.
+// linksOf returns the volumes of the files in a folder.
 func linksOf(folder *os.Root) (map[string]string, []error) {
 	names, err := shelf.ReadNames(folder, ".")
 	if err != nil {
@@ -208,7 +206,7 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 }
 
 // strangers returns the volumes of the thin pool, and those of Drover's names, that no
-// folder names. What others have in the volume group beside that is theirs.
+// folder names. Other volumes in the volume group belong to others.
 func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[string]bool) ([]backends.Entry, error) {
 	var odd []string
 	for name, v := range all {
@@ -221,7 +219,7 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 		return nil, nil
 	}
 	slices.Sort(odd)
-	now, err := p.tool.volumes(ctx, p.vg) // what was on its way out may be gone
+	now, err := p.tool.volumes(ctx, p.vg) // a volume that was being removed may be gone
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +273,7 @@ func (p *Pool) knows(id uuid.UUID, name string) bool {
 	return slices.Contains(slices.Collect(maps.Values(links)), name) || p.leaving(id)
 }
 
-// leaving tells whether a dataset of that ID is being deleted.
+// leaving reports whether a dataset is being deleted.
 func (p *Pool) leaving(id uuid.UUID) bool {
 	root, err := p.shelf.Enter()
 	if err != nil {

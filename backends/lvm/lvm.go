@@ -65,7 +65,7 @@ const (
 	poolTag    = "drover.pool="
 	datasetTag = "drover.dataset="
 
-	// defaultSize is that of a dataset for which nobody said one.
+	// defaultSize is the size of a dataset without one in its profile or request.
 	defaultSize = 10 * dataset.GiB
 )
 
@@ -101,8 +101,8 @@ func (b *Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.BoundedKind. What is asked for counts in extents of 4 MiB, also in a group
-// with larger ones: a profile would be good for that group alone.
+// Takes implements backends.BoundedKind. Requested sizes are rounded to extents of 4 MiB, even in a group
+// with larger ones: otherwise a profile would fit that group alone.
 func (b *Backend) Takes(fs string, size dataset.Size) error {
 	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
 	fs = cmp.Or(fs, ext4)
@@ -127,8 +127,8 @@ func (b *Backend) Available(ctx context.Context) error {
 	return host.Cannot(host.Makes, "backend lvm: no filesystem for the volumes")
 }
 
-// checks fails where LVM has nothing to check a thin pool with as it activates one, which it says
-// and goes on: vgcreate and lvcreate of a new one are the time to mend that.
+// checks fails where LVM has no tool to check a thin pool before it activates one. LVM only warns about that
+// and continues. The creation of a pool is the time to repair it.
 func checks() error {
 	if _, err := run.LookPath("thin_check"); err != nil {
 		return errors.New("checking a thin pool needs thin_check (apt-get install thin-provisioning-tools)")
@@ -137,7 +137,7 @@ func checks() error {
 }
 
 // Serves implements backends.ExistingPoolKind: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
-// What the kernel lacks comes first, as no package brings that.
+// Missing kernel features come first, because no package provides them.
 func (b *Backend) Serves(context.Context) error {
 	_, missing := run.LookPath(program)
 	why := mapper()
@@ -163,8 +163,8 @@ func mapper() error {
 	return nil
 }
 
-// groupName is what a volume group may be called here: LVM's characters, and of a length
-// that leaves room for our volumes' names in the device mapper's.
+// groupName matches the valid names of a volume group: LVM's characters, and a length that leaves room for
+// our volumes' names in the names of the device mapper.
 var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
 
 // Open implements backends.Kind.

@@ -97,7 +97,7 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 	if cfg.ID == uuid.Nil {
 		cfg.ID = uuid.New()
 	}
-	// Not -y: whatever LVM finds on a device after all, it asks about, and nobody answers.
+	// Not -y: if LVM finds something on a device after all, it asks, and gets no answer.
 	args := append([]string{"--addtag", poolTag + cfg.ID.String(), p.vg}, cfg.Devices...)
 	if err := p.tool.lvm(ctx, "vgcreate", args...); err != nil {
 		return group{}, nil, err
@@ -106,7 +106,7 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 	return p.tool.look(ctx, p.vg)
 }
 
-// sameDisks refuses a volume group that does not lie on the devices that were named.
+// sameDisks refuses a volume group that is not on the named devices.
 func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
 	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)
 	if err != nil {
@@ -240,7 +240,7 @@ func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg ba
 	return p.wake(ctx, all)
 }
 
-// finish makes what a new pool lacks.
+// finish makes the missing parts of a new pool.
 func (p *Pool) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
 	stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
@@ -287,7 +287,7 @@ func (p *Pool) plan(free dataset.Size, stripes int) (layout, error) {
 	return l, nil
 }
 
-// makePool makes the thin pool, in one command, of what is free.
+// makePool makes the thin pool of the free space, in one command.
 func (p *Pool) makePool(ctx context.Context, free dataset.Size, stripes int) error {
 	l, err := p.plan(free, stripes)
 	if err != nil {

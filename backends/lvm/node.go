@@ -17,8 +17,8 @@ import (
 // device is the device mapper's name of a volume.
 func (p *Pool) device(name string) string { return dm.Mangle(p.vg, name) }
 
-// activate returns the device of a volume, and makes it if there is none. -K: a head that a
-// restore has made of a snapshot, or that somebody gave the flag, is made too.
+// activate returns the device of a volume, and makes it if there is none. -K: this includes heads with the
+// flag to skip activation, which a restore has made of a snapshot, or which an operator has set.
 func (p *Pool) activate(ctx context.Context, name string) (dm.Device, error) {
 	dev, err := dm.Find(p.device(name))
 	if !errors.Is(err, dm.ErrAbsent) {
@@ -35,14 +35,14 @@ func (p *Pool) activate(ctx context.Context, name string) (dm.Device, error) {
 	return dm.Find(p.device(name))
 }
 
-// forget forgets what a volume took while it was not active.
+// forget drops the remembered usage of an inactive volume.
 func (p *Pool) forget(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.atRest, name)
 }
 
-// change runs a command on volumes. Where it fails, what it has left suspended goes on.
+// change runs a command on volumes. If it fails, the devices that it has left suspended are resumed.
 func (p *Pool) change(ctx context.Context, command string, args ...string) error {
 	err := p.tool.lvm(ctx, command, args...)
 	if wErr := p.rouse(context.WithoutCancel(ctx)); err != nil && wErr != nil {
@@ -51,7 +51,7 @@ func (p *Pool) change(ctx context.Context, command string, args ...string) error
 	return err
 }
 
-// rouse is wake once a command has failed, or was killed by somebody else.
+// rouse calls wake after a command has failed or was killed.
 func (p *Pool) rouse(ctx context.Context) error {
 	if p.tool.busy() != nil || !p.tool.failed.Swap(false) {
 		return nil
@@ -66,8 +66,8 @@ func (p *Pool) rouse(ctx context.Context) error {
 	return err
 }
 
-// wake has volumes go on that an lvm which was killed has left suspended: whoever writes to
-// them waits. By lvm, whose lock one that still runs has.
+// wake resumes volumes that a killed lvm has left suspended: their writers wait. By lvm, whose lock one that
+// still runs has.
 func (p *Pool) wake(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
 		dev, err := dm.Find(dm.Mangle(append([]string{p.vg}, layer...)...))
@@ -144,7 +144,7 @@ func (p *Pool) poolTarget() (dm.Target, error) {
 	return target, err
 }
 
-// parseUse reads what a thin pool says: see the kernel's thin-provisioning.rst.
+// parseUse parses the status line of a thin pool: see the kernel's thin-provisioning.rst.
 func parseUse(target dm.Target, block dataset.Size) (use, error) {
 	field := strings.Fields(target.Status)
 	if target.Type == "thin-pool" && len(field) > 0 && (field[0] == "Fail" || field[0] == "Error") {

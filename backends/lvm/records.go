@@ -61,9 +61,9 @@ func (p *Pool) makeRecords(ctx context.Context, id uuid.UUID, there volume) erro
 	return p.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, p.ref(recordsName))
 }
 
-// formatted tells whether the volume for the records has its filesystem already, and refuses
-// whatever else is known. What is not known lay there before the volume did, or mkfs has left
-// it, which writes the superblock last.
+// formatted reports whether the volume for the records has its filesystem already, and refuses every other
+// known content. Unknown content is older than the volume, or was left by an interrupted mkfs, which writes
+// the superblock last.
 func formatted(path string, id uuid.UUID) (bool, error) {
 	content, err := fsctl.Known(path)
 	if err != nil {

@@ -77,7 +77,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 }
 
 // Restore implements backends.Pool. The head's volume becomes a snapshot as it is, and one
-// of the snapshot the head, by one exchange of a record. The size stays what it is.
+// of the snapshot the head, by one exchange of a record. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -93,7 +93,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil:
 		return err
 	case kept.Tree != shelf.TreeOf(keep.ID):
-		return p.retire(ctx, f, kept.Tree) // done before: what the head was is kept
+		return p.retire(ctx, f, kept.Tree) // done before: the former head is kept
 	default: // of a moment before: the head may have been written to since
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
@@ -106,7 +106,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if done, err := f.Restored(keep.ID); err != nil {
 		return err
 	} else if done {
-		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
 	}
 	old, err := f.Head()
 	if err != nil {
@@ -130,7 +130,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.retire(ctx, f, old.Tree)
 }
 
-// refill makes the volume of a new head what a snapshot is, as large as the old head.
+// refill fills the volume of a new head from a snapshot; it is as large as the old head.
 func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
 	now, err := linkOf(f.Root, old)
 	if err != nil {
@@ -152,7 +152,7 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh str
 	return p.extend(ctx, name, size)
 }
 
-// retire makes what was the head as inactive as any snapshot.
+// retire deactivates the former head, like any snapshot.
 func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 	name, err := volumeOf(f.Root, tree)
 	if err != nil {

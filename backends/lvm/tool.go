@@ -22,11 +22,10 @@ import (
 
 const program = "lvm"
 
-// errAbsent: LVM has no such volume or group; test with errors.Is. Every other failure says
-// nothing of what is there.
+// errAbsent: LVM has no such volume or group; test with errors.Is. No other failure shows what is on the device.
 var errAbsent = errors.New("lvm has it not")
 
-// errFrozen: LVM could not freeze a filesystem, since somebody else has.
+// errFrozen: LVM could not freeze a filesystem, because another process has frozen it.
 var errFrozen = dataset.Errorf(dataset.ErrConflict,
 	"its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
@@ -48,7 +47,7 @@ type tool struct {
 // turn is whose turn it is.
 type turn struct {
 	one    chan struct{} // one command's turn
-	failed atomic.Bool   // one has failed, and what it may have left suspended was not looked for
+	failed atomic.Bool   // a command has failed, and the search for suspended devices was not made yet
 
 	mu   sync.Mutex
 	late string // the command that has the turn, once it was waited for as long as that goes
@@ -58,17 +57,17 @@ func newTool(r run.Runner) tool {
 	return tool{runner: r, limit: limit, turn: &turn{one: make(chan struct{}, 1)}}
 }
 
-// lvm runs a command that changes something. Neither ctx nor its time kills it: a volume that
-// it had suspended would stay so, with whoever writes to it. One that takes longer than its
-// limit goes on, and keeps its turn until it ends; no other is begun meanwhile.
+// lvm runs a command that changes something. Neither ctx nor its time limit kills it: a volume that it had
+// suspended would stay suspended, and its writers would hang. A command that takes longer than its limit
+// continues, and keeps its turn until it ends. No other command starts meanwhile.
 func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 	end, err := t.begin(ctx)
 	if err != nil {
 		return err
 	}
 	ended := make(chan error)
-	over := make(chan struct{}) // nobody waits for it any more
-	go func() {                 // until the command ends, which nobody may force
+	over := make(chan struct{}) // the caller waits no longer
+	go func() {                 // until the command ends, which must not be forced
 		_, err := t.run(ctx, unkilled, nil, command, args...)
 		if err != nil && !errors.Is(err, errAbsent) {
 			t.failed.Store(true)
@@ -171,7 +170,7 @@ func (t tool) held(ctx context.Context) *held {
 	return h
 }
 
-// ask runs a command that changes nothing, and returns what it wrote.
+// ask runs a command that changes nothing, and returns its output.
 func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, error) {
 	end, err := t.begin(ctx)
 	if err != nil {
@@ -195,9 +194,8 @@ func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, comma
 	return res, classify(err)
 }
 
-// settings are of what a thin pool does when it is full (errors at once, and not after a
-// minute), and for a host, or a container, in which no udev runs: LVM would wait for its
-// word, and have it make the nodes below /dev.
+// settings make a full thin pool fail at once, and not after a minute. They also make LVM work on a host, or
+// in a container, without udev: otherwise LVM would wait for udev, and have it make the nodes below /dev.
 func settings() []string {
 	config := "activation{error_when_full=1}"
 	if _, err := os.Stat("/run/udev/control"); err != nil {
@@ -235,7 +233,7 @@ func answers() []answer {
 	}
 }
 
-// failedExit is lvm's exit code for whatever it could not do.
+// failedExit is lvm's exit code for every failure.
 const failedExit = 5
 
 // group is a volume group.
@@ -271,7 +269,7 @@ func (r row) list(field string) []string {
 	return strings.Split(r[field], ",")
 }
 
-// report asks for fields of what is in a volume group.
+// report reads fields of the volumes in a volume group.
 func (t tool) report(ctx context.Context, command, fields string, args ...string) ([]row, error) {
 	args = append([]string{"--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields}, args...)
 	out, err := t.ask(ctx, command, args...)
@@ -284,15 +282,14 @@ func (t tool) report(ctx context.Context, command, fields string, args ...string
 	}
 	var rows []row
 	for _, r := range said.Report {
-		for _, list := range r { // one, named after what the fields are of
+		for _, list := range r { // one, named after the kind of object
 			rows = append(rows, list...)
 		}
 	}
 	return rows, nil
 }
 
-// look returns a volume group with what is in it, by name; errAbsent: there is none of that
-// name.
+// look returns a volume group with its volumes, by name; errAbsent: no group has that name.
 func (t tool) look(ctx context.Context, name string) (group, map[string]volume, error) {
 	const fields = "vg_name,vg_tags,vg_free,vg_extent_size,vg_missing_pv_count"
 	rows, err := t.report(ctx, "vgs", fields+","+volumeFields, name)
@@ -314,7 +311,7 @@ func (t tool) look(ctx context.Context, name string) (group, map[string]volume, 
 	return g, volumesOf(rows), nil
 }
 
-// volumes returns what is in a volume group, by name, or what of it is asked for.
+// volumes returns the volumes of a volume group by name: all, or the requested ones.
 func (t tool) volumes(ctx context.Context, what string) (map[string]volume, error) {
 	rows, err := t.report(ctx, "lvs", volumeFields, what)
 	return volumesOf(rows), err

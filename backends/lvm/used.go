@@ -38,8 +38,8 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return dataset.Size(sectors) * 512, nil
 }
 
-// usedAtRest is what a volume takes that is not active: as long as it is not, that stays as it
-// is. So all such are looked up at once, for whoever asks for one asks for more.
+// usedAtRest is the usage of a volume that is not active, which does not change while the volume is inactive.
+// So all inactive volumes are read at once: a caller that asks for one asks for more.
 func (p *Pool) usedAtRest(ctx context.Context, name string) (dataset.Size, error) {
 	p.mu.Lock()
 	size, known := p.atRest[name]
