@@ -5,12 +5,11 @@
 //
 // One goroutine commits. It takes all transactions that wait, checks and
 // applies them one after another in one bbolt transaction, flushes once and
-// answers them all: many callers share a flush, and a lone one waits for
-// nobody.
+// answers them all: many callers share a flush, and a single one waits for no other.
 //
 // bbolt shows a new state to readers before its meta page is flushed. A reader
-// here that meets such a state waits for the flush, so that nobody acts on what
-// a power cut could still take back.
+// here that meets such a state waits for the flush, so that no caller acts on a state that a power cut could
+// still undo.
 //
 // When a commit fails (disk full, a flush error) the file is closed, checked
 // and opened again before anything else is done: after a failed flush the page
@@ -46,8 +45,8 @@ var (
 type Options struct {
 	// Clock times the sessions.
 	Clock clock.Clock
-	// LockWait is how long Open waits for another process to let go of the
-	// file, as one that is just ending will; 0: not at all.
+	// LockWait is how long Open waits for another process, such as one that is just ending, to unlock the
+	// file; 0: not at all.
 	LockWait time.Duration
 }
 
@@ -93,9 +92,9 @@ type Stats struct {
 	Entries   int64
 	Damaged   int64 // values that were found damaged when the file was opened
 	FileBytes int64
-	// ReserveBytes is what is set aside on the disk so that small changes still
-	// fit when it is full. 0: it could not be had, for want of room or of a
-	// filesystem that can do it. Creates are refused by the room that is left.
+	// ReserveBytes is the space that is reserved on the disk so that small changes still fit when it is full.
+	// 0: the disk has no room for it, or the filesystem does not support it. Creates are refused by the room
+	// that is left.
 	ReserveBytes int64
 	Commits      uint64 // flushed to the disk by this process
 	Txns         uint64 // committed by this process
@@ -166,8 +165,7 @@ func (s *Store) open(ctx context.Context) error {
 	}
 }
 
-// away says that the store could not do its work: what is known of the cause,
-// and what would do.
+// away returns the error of a store that could not do its work: the cause, if it is known, and the remedy.
 func (s *Store) away(err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInUse), errors.Is(err, dataset.ErrUnsupported),

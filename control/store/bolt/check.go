@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// contents is what a file was found to hold.
+// contents is the content of a file.
 type contents struct {
 	schema  int // 0: bbolt made the file and nothing was written yet
 	index   uint64
@@ -25,10 +25,9 @@ type errNewer string
 
 func (e errNewer) Error() string { return "schema " + string(e) }
 
-// check reads the tree of a bbolt file from its newest meta page, with plain
-// reads and every bound looked at, and what the buckets hold. Structure that is
-// not sound is dataset.ErrCorrupt; damaged records are counted, since the rest
-// can still be used. What it accepts, bbolt can walk without a panic.
+// check reads the tree of a bbolt file from its newest meta page, with plain reads and checks of every bound,
+// and the content of the buckets. Structure that is not sound is dataset.ErrCorrupt; damaged records are
+// counted, since the rest can still be used. bbolt can walk a tree that it accepts without a panic.
 func check(r io.ReaderAt, size int64) (contents, error) {
 	t, root, err := newTree(r, size)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // bbolt uses the pages of deleted keys again and never makes a file smaller, so a file stays as large as it
-// once was. Open compacts one that is mostly free: it copies what is in use to a new file, which takes the
-// place of the old one. Each start reads the whole file, so this also makes starts short again.
+// once was. Open compacts one that is mostly free: it copies the pages in use to a new file, which replaces
+// the old one. Each start reads the whole file, so this also makes starts short again.
 const (
 	compactFrom = 64 << 20 // bytes of a file
 	compactFree = 4        // so many times as many pages as are in use

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// errAgain says that what a reader saw was never made durable.
+// errAgain says that the state which a reader saw was never durable.
 var errAgain = errors.New("not durable")
 
 // horizon is how far the commits are durable, counted in bbolt's transactions.
@@ -24,7 +24,7 @@ func (h *horizon) move(txid int) {
 	h.ring()
 }
 
-// fail lets go of the readers that wait for a commit that has failed.
+// fail releases the readers that wait for a failed commit.
 func (h *horizon) fail() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -93,9 +93,9 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 		// The lock is taken in OpenFile already; this second one is no wait.
 		Timeout:  time.Nanosecond,
 		PageSize: pageSize,
-		// With the list of free pages in the file, a commit costs what the
-		// list is long: after 100,000 keys came and went 0.4 ms instead of
-		// 0.02. Without, opening looks at every page, which the check does too.
+		// With the list of free pages in the file, the cost of a commit grows with the list: after 100,000
+		// keys were made and deleted, 0.4 ms instead of 0.02. Without, opening looks at every page, which the
+		// check does too.
 		NoFreelistSync:  true,
 		FreelistType:    bbolt.FreelistMapType, // the array is searched from its start for every page
 		InitialMmapSize: mapBytes,
@@ -108,7 +108,7 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 // that tests can make flush the name of a new file with its bytes, so a test sees the call instead.
 var syncDir = durable.SyncDir
 
-// settle takes over what lies in the file.
+// settle takes over the content of the file.
 func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
 	if found.schema == 0 {
 		if err := db.Update(makeBuckets); err != nil {
@@ -190,8 +190,8 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if !info.Mode().IsRegular() {
 		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is no regular file", s.path)
 	}
-	// A copy that was put back may have another mode: whoever can open the file can read the
-	// hashes of join tokens, and hold the lock.
+	// A restored copy may have another mode: a user who can open the file can read the hashes of join tokens,
+	// and hold the lock.
 	if err := f.Chmod(0o600); err != nil {
 		return contents{}, err
 	}
@@ -210,8 +210,8 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	return s.checkDisk(f)
 }
 
-// checkDisk checks what the disk has of the file, as the page cache may hold something else after a
-// write that failed. The pages are clean by now, so the kernel drops them and reads them again.
+// checkDisk checks the file on the disk, because the page cache may differ from it after a failed write. The
+// pages are clean by now, so the kernel drops them and reads them again.
 func (s *Store) checkDisk(f *os.File) (contents, error) {
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return contents{}, err
@@ -243,7 +243,7 @@ func (s *Store) foreign(err error) error {
 	return err
 }
 
-// rewriteMeta makes durable what the meta pages say now. A process that ended,
+// rewriteMeta makes the present meta pages durable. A process that ended,
 // or failed, between writing and flushing one leaves a state that can be read
 // and is not on the disk; after a failed flush the kernel takes the page for
 // clean, so that only writing it again brings it there.
@@ -258,7 +258,7 @@ func rewriteMeta(f *os.File) error {
 	return unix.Fdatasync(int(f.Fd()))
 }
 
-// dropBound deletes what the sessions of an earlier process left behind.
+// dropBound deletes the keys that sessions of an earlier process left behind.
 func (s *Store) dropBound() error {
 	err := s.guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {

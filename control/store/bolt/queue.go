@@ -15,7 +15,7 @@ type request struct {
 	writes  []store.Write
 	records [][]byte // of the writes, laid out
 	end     string   // a session whose keys go; then there is nothing else
-	raise   uint64   // what the index becomes if it is less; likewise
+	raise   uint64   // the index is raised to this if it is less; likewise
 	bytes   int
 
 	index  uint64
@@ -53,7 +53,7 @@ func (q *queue) poke() {
 	}
 }
 
-// withdraw takes back a request that nobody has begun to work on.
+// withdraw removes a request from the queue, unless work on it has begun.
 func (q *queue) withdraw(r *request) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -86,7 +86,7 @@ func (q *queue) take() []*request {
 	}
 }
 
-// close refuses what waits and what comes.
+// close refuses the waiting requests and all later ones.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A record is what lies under a key in the file:
+// A record is the value of a key in the file:
 //
 //	0      1       5        13         14
 //	form   CRC-32C  index    length of  session, value
@@ -25,7 +25,7 @@ const (
 type record struct {
 	index   uint64
 	session string
-	value   []byte // shares the memory of what was parsed
+	value   []byte // shares the memory of the parsed bytes
 }
 
 // newRecord lays out a record; seal completes it.
@@ -47,7 +47,7 @@ func checksum(key string, r []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(key), table), table, r[5:])
 }
 
-// parseRecord reads a record; one that is not what was written is ErrCorrupt.
+// parseRecord reads a record. It fails with ErrCorrupt if the checksum is wrong.
 func parseRecord(key string, r []byte) (record, error) {
 	if len(r) < recordHead || r[0] != recordForm || recordHead+int(r[13]) > len(r) ||
 		binary.BigEndian.Uint32(r[1:]) != checksum(key, r) {

@@ -8,10 +8,9 @@ import (
 )
 
 // reserveBytes of disk are kept allocated beyond the end of the file
-// (fallocate(2) with FALLOC_FL_KEEP_SIZE), and no holes within it. A commit
-// then finds its place on the disk when nobody else does: the free pages, and
-// room for the file to grow about twice. Removing volumes must still work on a
-// full disk.
+// (fallocate(2) with FALLOC_FL_KEEP_SIZE), and no holes within it. A commit then still finds space when the
+// disk is full: the free pages, and room for the file to grow about twice. Removing volumes must still work
+// on a full disk.
 const reserveBytes = 2 * growBytes
 
 // reserveRetry is how long to wait before another try for a reserve that could

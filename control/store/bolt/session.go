@@ -14,8 +14,8 @@ import (
 )
 
 // sessions are kept in memory: they say that this process's callers live, and
-// none outlives it. The keys bound to them are in the file, so that the next
-// process finds what the last one left bound.
+// none outlives it. The keys bound to them are in the file, so that the next process finds the keys that the
+// last one left bound.
 type sessions struct {
 	clock clock.Clock
 
@@ -55,7 +55,7 @@ func (s *sessions) look() {
 }
 
 // alive reports whether a session is still there, and with renew puts off its
-// end. One whose time has passed is dead, even if nobody has noticed yet.
+// end. A session whose time has passed is dead, even before that is noticed.
 func (s *sessions) alive(id string, renew bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,8 +86,7 @@ func (s *sessions) buried(id string) {
 	delete(s.ending, id)
 }
 
-// due returns the sessions whose keys are to go now, and how long until the
-// next ones; 0: none is left.
+// due returns the sessions whose keys must be deleted now, and the time until the next ones; 0: none is left.
 func (s *sessions) due() (dead []string, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

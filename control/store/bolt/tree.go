@@ -9,9 +9,8 @@ import (
 )
 
 // The form of a bbolt file, version 2, in the byte order of the host
-// (go.etcd.io/bbolt, internal/common: page.go, meta.go, bucket.go). A page has a
-// head: its number, what it is, the count of its elements, and how many pages
-// it goes on for.
+// (go.etcd.io/bbolt, internal/common: page.go, meta.go, bucket.go). A page has a head: its number, its kind,
+// the number of its elements, and the number of its overflow pages.
 const (
 	pageHead = 16
 
@@ -25,7 +24,7 @@ const (
 
 	metaMagic   = 0xED0CDAED
 	metaVersion = 2
-	metaSum     = 56 // where its checksum lies
+	metaSum     = 56 // the offset of its checksum
 	noFreelist  = 1<<64 - 1
 
 	maxDepth = 32
@@ -90,7 +89,7 @@ func newTree(r io.ReaderAt, size int64) (*tree, uint64, error) {
 	return t, root, t.freelist(freelist)
 }
 
-// page reads a page with those that it goes on for, and marks them as seen.
+// page reads a page with its overflow pages, and marks them as seen.
 func (t *tree) page(id uint64, depth int) ([]byte, error) {
 	if depth >= maxDepth {
 		return nil, corrupt("page %d lies too deep", id)
@@ -164,7 +163,7 @@ func (t *tree) freelist(id uint64) error {
 	return nil
 }
 
-// bucket walks a bucket, whose head lies in the root bucket's leaf.
+// bucket walks a bucket, whose head is in the root bucket's leaf.
 func (t *tree) bucket(head []byte, visit func(element) error) error {
 	if len(head) < bucketHead {
 		return corrupt("a bucket's head has %d bytes", len(head))

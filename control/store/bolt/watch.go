@@ -8,9 +8,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// watches knows when something under a prefix last changed, and wakes who
-// waits for that. A change costs a map access for each slash in its key,
-// however many watchers and keys there are.
+// watches has the last change under each prefix, and wakes the callers that wait for one. A change costs a
+// map access for each slash in its key, however many watchers and keys there are.
 type watches struct {
 	mu      sync.Mutex
 	newest  uint64
@@ -25,7 +24,7 @@ type bell struct {
 	waiters int
 }
 
-// maxLast bounds what is remembered. Beyond it everything is forgotten, and
+// maxLast bounds the memory. Beyond it everything is forgotten, and
 // every watcher returns once more than it had to.
 const maxLast = 1 << 15
 
@@ -103,7 +102,7 @@ func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
 	return 0, b
 }
 
-// leave drops a bell that nobody waits for any more.
+// leave drops a bell without waiting callers.
 func (w *watches) leave(prefix string, b *bell) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

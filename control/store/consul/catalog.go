@@ -19,13 +19,13 @@ import (
 
 var _ store.Catalog = (*Store)(nil)
 
-// catalog is what this process wrote to Consul's.
+// catalog has the entries of this process in Consul's catalog.
 type catalog struct {
 	mu    sync.Mutex
 	known map[string]store.Service // by the ID in Consul; nil: it has to be read
 }
 
-// take returns what is known and forgets it, until put says what is known then.
+// take returns the entries and forgets them, until put sets them again.
 func (c *catalog) take() map[string]store.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,7 +51,7 @@ func (l layout) serviceID(kind, id string) string {
 	}, id)
 }
 
-// CatalogPolicy is what a policy has to allow, besides Policy, for Publish.
+// CatalogPolicy lists the rights that Publish needs besides Policy.
 func CatalogPolicy(prefix string) string {
 	l := newLayout(prefix)
 	return fmt.Sprintf(`node "%s" {
@@ -67,9 +67,8 @@ service "%s" {
 }
 
 // Publish implements store.Catalog. The services hang on a catalog node of their own,
-// <prefix>-services, each with a check that says whether it is alive: whoever publishes
-// keeps that, and Consul runs nothing for it. A change costs a raft entry for up to
-// servicesAtOnce services.
+// <prefix>-services, each with a check that shows whether it is alive. The publisher updates the check, and
+// Consul runs nothing for it. A change costs a raft entry for up to servicesAtOnce services.
 func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) error {
 	ctx, done := s.call(ctx)
 	defer done()
@@ -128,8 +127,7 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 	return s.catalogue(ctx, api.TxnOps{s.layout.unlist(kind, s.layout.serviceID(kind, id))})
 }
 
-// published reads what the catalog shows of this cluster, and whether the node of that
-// is there.
+// published reads the entries of this cluster from the catalog, and whether their node exists.
 func (s *Store) published(ctx context.Context) (known map[string]store.Service, there bool, err error) {
 	list, _, err := s.client.Catalog().NodeServiceList(s.layout.services, consistent(ctx))
 	if err != nil {

@@ -3,18 +3,17 @@
 //
 // # Where things are
 //
-// One key is one key of Consul: <prefix>/data/<key>. What the store needs for
-// itself lies beside: <prefix>/own/format says which layout this is, and
-// <prefix>/own/rev/<shard> is written by every transaction, so that few watches
-// see all changes (see Watch). <prefix>/data/live/ is an empty mark, no key: a
-// blocking query on a prefix with nothing in it wakes for everything in Consul.
+// One key is one key of Consul: <prefix>/data/<key>. The store's own keys are beside these:
+// <prefix>/own/format says which layout this is, and <prefix>/own/rev/<shard> is written by every
+// transaction, so that few watches see all changes (see Watch). <prefix>/data/live/ is an empty mark, no key:
+// a blocking query on a prefix with nothing in it wakes for everything in Consul.
 //
 // # What of Consul it rests on
 //
 // Reads ask for consistency: the leader asks a majority whether it still is one
 // before it answers. Writes are Consul's transactions, one raft entry each. An
-// entry's index is its ModifyIndex, plus a base, see Raise. Consul does not move that when a set writes
-// what is there already, so every write carries fresh flags and is never equal.
+// entry's index is its ModifyIndex, plus a base, see Raise. Consul does not raise that index if a set writes
+// an equal value, so every write carries fresh flags and is never equal.
 //
 // Sessions hang on a catalog node of their own, <prefix>-sessions, without
 // checks: only their time ends them, not a short cut of the network as with the
@@ -63,9 +62,8 @@ type Options struct {
 	// anonymous token.
 	TokenFile, Token string
 	// CAFile holds the certificates that sign Consul's; empty: those of the
-	// system. CertFile and KeyFile are what this side shows, read at each
-	// handshake. ServerName is the name in Consul's certificates where it is not
-	// the address. All for https addresses only.
+	// system. CertFile and KeyFile are the certificate of this side, read at each handshake. ServerName is
+	// the name in Consul's certificates where it is not the address. All for https addresses only.
 	CAFile, CertFile, KeyFile, ServerName string
 	// CallTime bounds every call but Watch; 0: 30 s. LeaderTime is how long a leader is
 	// waited for, from when Consul was first asked in vain; 0: 8 s.
@@ -77,7 +75,7 @@ type Options struct {
 const (
 	defaultCallTime = 30 * time.Second
 	// defaultLeaderTime is more than most elections take, also with Consul's slowest
-	// raft_multiplier, and leaves whoever waits the time to hear why it was in vain.
+	// raft_multiplier, and leaves the caller enough time to receive the reason of a failure.
 	defaultLeaderTime = 8 * time.Second
 )
 
@@ -266,7 +264,7 @@ func (s *Store) ready(ctx context.Context) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s comes and goes: who deletes it?", s.layout.format)
 }
 
-// make writes what an empty store has, unless another has.
+// make writes the first keys of an empty store, unless another process has.
 func (s *Store) make(ctx context.Context) error {
 	ops := api.TxnOps{
 		op(api.KVTxnOp{Verb: api.KVCAS, Key: s.layout.format, Value: []byte(format)}),
@@ -277,9 +275,8 @@ func (s *Store) make(ctx context.Context) error {
 	return err
 }
 
-// Policy is what the ACL policy of a token has to allow for a store with that
-// prefix, in Consul's own words: its keys, its sessions, and the catalog node
-// that those hang on.
+// Policy returns the ACL rules that a token needs for a store with that prefix, in Consul's syntax: its keys,
+// its sessions, and the catalog node of these sessions.
 func Policy(prefix string) string {
 	node := newLayout(prefix).node
 	return fmt.Sprintf(`key_prefix "%s/" {

@@ -19,9 +19,8 @@ import (
 // errNoAnswer is the cause of a call that took CallTime.
 var errNoAnswer = errors.New("no answer")
 
-// failed turns what a call of Consul came back with into one line that says what
-// was asked, what is wrong and what would do. ctx is the call's. Errors of ours
-// stay as they are.
+// failed turns the result of a call of Consul into one line with the request, the problem and the remedy. ctx
+// is the call's. Errors of ours stay as they are.
 func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 	var kind *dataset.Kind
 	switch {
@@ -140,7 +139,7 @@ func untrusted(err error) bool {
 	return errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid)
 }
 
-// lacks finds what a token must not do in Consul's words (acl/errors.go).
+// lacks finds the missing right of a token in Consul's message (acl/errors.go).
 var lacks = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^"]*)")?`)
 
 func isACL(text string) bool { return strings.Contains(text, "Permission denied") }

@@ -19,10 +19,10 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// How many connections there are to one address at most. Consul takes 200 from one
+// The maximum number of connections to one address. Consul takes 200 from one
 // client address (http_max_conns_per_client); the rest is for others on this host.
-// Renewals have theirs alone: a node that is not renewed in time is taken for lost,
-// whatever everybody else waits for.
+// Renewals have connections of their own: a node that is not renewed in time counts as lost, even if all
+// other requests wait.
 const (
 	maxConns   = 48
 	renewConns = 48
@@ -40,7 +40,7 @@ type fleet struct {
 	sent   *atomic.Uint64
 	flying *flights
 	brief  bool // requests end with their caller
-	again  bool // whatever is sent can be sent again: it changes nothing, or nothing more
+	again  bool // the request can be sent again: it changes nothing, or nothing more
 }
 
 // newFleet checks the options that say where Consul is. An answer that does not
@@ -182,13 +182,13 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 			return res, nil
 		}
 		over := req.Context().Err() != nil
-		// What one that could be reached said tells more than that another cannot,
-		// or that there was no time left for it.
+		// The answer of a server that was reached is more useful than the fact that another one was not
+		// reached, or that there was no time left for it.
 		if failed == nil || !unsent(err) && !over {
 			failed = err
 		}
-		// One that said nothing for long is not the one to begin with the next time,
-		// whoever gave up: the caller may be one that never waits longer.
+		// The next request does not begin with a server that was silent for long, even if the caller gave up:
+		// that caller may never wait longer.
 		silent := over && f.clock.Steady()-began >= silentTime
 		again := !over && !final(err) && (f.repeats(req) || unapplied(err))
 		if silent || !again && !over && !final(err) {
@@ -255,7 +255,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 }
 
 // patience is how long one answer is waited for. A server without a leader, or one that is
-// cut off, says nothing for long: who asks when that has been so for a while is told soon.
+// cut off, is silent for long: a caller that asks after a while of that gets an answer soon.
 func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.lasts()) }
 
 const maxErrorText = 4 << 10
@@ -371,8 +371,7 @@ func refusedToken(err error) bool {
 	return errors.As(err, &status) && status.code == http.StatusForbidden
 }
 
-// CheckAddress reads an address of Consul; dataset.ErrInvalid says what is wrong
-// with it.
+// CheckAddress parses an address of Consul; dataset.ErrInvalid names the mistake in it.
 func CheckAddress(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||

@@ -17,11 +17,10 @@ import (
 // maxAnswer bounds the memory that one answer takes.
 const maxAnswer = 1 << 30
 
-// flights are requests that have been sent. They go on when their caller has gone:
-// to end one is to close its connection, and Consul counts that as open until it
-// has done what it was asked (http_max_conns_per_client), which without a leader
-// takes long. A few dozen callers in a hurry would use up everybody's connections,
-// and take along requests of others.
+// flights are requests that have been sent. They continue when their caller has gone: the end of one would
+// close its connection, and Consul counts that as open until it has executed the request
+// (http_max_conns_per_client), which without a leader takes long. A few dozen callers in a hurry would use up
+// everybody's connections, and take along requests of others.
 type flights struct {
 	life  context.Context // of the store
 	most  time.Duration   // of one
@@ -95,16 +94,16 @@ func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan
 	return nil, err
 }
 
-// departure settles whether a request left or its caller did, where both happen at once: a
-// transport sends what has got a connection, though its context has ended meanwhile, and
-// closes that connection under it.
+// departure decides between a request that is sent and a caller that leaves, if both happen at once: a
+// transport sends a request that has got a connection although its context has ended, and then closes that
+// connection.
 type departure struct {
 	mu         sync.Mutex
 	gone, left bool // the request; its caller
 }
 
-// connected is told of the connection that a request has got. Nothing is written to it yet,
-// and when nobody waits any more nothing will be: it is closed, as if it had been broken.
+// connected is told of the connection that a request has got. Nothing is written to it yet, and nothing will
+// be when the caller has left: it is closed, as if it had been broken.
 func (d *departure) connected(got httptrace.GotConnInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -150,8 +149,7 @@ func (q *quiet) asks() {
 	}
 }
 
-// hears takes in how a request ended, whoever still waits for that: one that answers
-// slowly is not quiet.
+// hears notes the end of a request, even if its caller has left: a server that answers slowly is not silent.
 func (q *quiet) hears(answered bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

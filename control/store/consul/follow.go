@@ -118,7 +118,7 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 		now[strings.TrimPrefix(p.Key, s.layout.rev)] = p.ModifyIndex
 	}
 	if now[everything] == 0 {
-		s.formatted.Store(false) // somebody has emptied it: made anew at the next call
+		s.formatted.Store(false) // it was emptied from outside: it is made again at the next call
 	}
 	s.feed.take(now, before)
 	return meta.LastIndex, nil
@@ -139,7 +139,7 @@ func (f *feed) known() map[string]uint64 {
 	return known
 }
 
-// take takes in the shards as they are, which were known as before when that was asked. When one
+// take applies the present state of the shards; before is their known state at the time of the request. When one
 // has gone back, the store was exchanged for an older one: everything may have changed, at an index
 // that may be below those given out before.
 func (f *feed) take(now, before map[string]uint64) {
@@ -164,9 +164,9 @@ func (f *feed) take(now, before map[string]uint64) {
 	}
 }
 
-// undone returns the indexes that were given out between what a store has gone
-// back to and what it was. What it has been given since lies above them: Consul
-// goes on counting (raft, restoreUserSnapshot), unless it is a new cluster.
+// undone returns the indexes that were given out between the state to which a store has gone back and its
+// former state. Later indexes are above them: Consul continues to count (raft, restoreUserSnapshot), unless
+// it is a new cluster.
 func undone(was, now map[string]uint64, newest uint64) gap {
 	last := uint64(0) // that was heard of before
 	for _, i := range was {

@@ -46,7 +46,7 @@ const (
 
 // shardOf returns the shard of a key or of a prefix of more than one word. It
 // hangs on the second word alone, which mostly is a UUID: the records of one
-// dataset, or of one node, share a shard whatever family they are of.
+// dataset, or of one node, share a shard, of all families.
 func shardOf(key string) int {
 	word, rest, more := strings.Cut(key, "/")
 	if more {
@@ -83,8 +83,8 @@ func changed(writes []store.Write) []string {
 	return names
 }
 
-// fresh returns flags that no write had before, so that Consul never takes a set
-// for one of what is there already (agent/consul/state/kvs.go, kvsSetTxn).
+// fresh returns flags that no write had before, so that Consul never treats a set as a repetition of the
+// present value (agent/consul/state/kvs.go, kvsSetTxn).
 func fresh() uint64 {
 	var b [8]byte
 	rand.Read(b[:])

@@ -26,7 +26,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 		}
 	}
 	var list []store.Entry
-	for factor := 1; ; factor *= 4 { // what was there may be gone: then the spread promises too much
+	for factor := 1; ; factor *= 4 { // keys may be gone: then the spread promises too much
 		parts := s.spreads.take(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.whole(ctx, prefix, len(list), false); err != nil {
@@ -55,9 +55,8 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 	}
 }
 
-// survey finds out how the keys under a prefix are spread. It is the one thing
-// about pages that costs what the prefix holds, once a process and prefix; though
-// without the values.
+// survey finds out how the keys under a prefix are spread. It is the only part of paging whose cost grows
+// with the prefix: once for each process and prefix, and without the values.
 func (s *Store) survey(ctx context.Context, prefix string) error {
 	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistent(ctx))
 	if err == nil {
@@ -113,9 +112,8 @@ func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]sto
 	return found, nil
 }
 
-// read makes a transaction that only reads, and returns what it gives, in the order
-// of its operations: with index 0 what get-or-empty did not find. It is one moment,
-// which lies within the call.
+// read makes a transaction that only reads, and returns the results in the order of its operations: with
+// index 0 for keys that get-or-empty did not find. It is one moment, which lies within the call.
 func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.Entry, error) {
 	answer, err := s.sendRead(ctx, ops)
 	switch {

@@ -77,8 +77,8 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 }
 
 // List returns entries in the order of their keys. Without a limit it is one
-// moment and one request. With one it costs what the page does, but for the first
-// page of a prefix, where the prefix ends with a slash; elsewhere, what it holds.
+// moment and one request. With a limit the cost is that of the page, if the prefix ends with a slash, except
+// for its first page; otherwise it is that of the whole prefix.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
@@ -126,9 +126,9 @@ func asked(prefix string) string {
 }
 
 // whole fails when entries may be missing from a list because the token must not
-// read them: Consul leaves them out without an error, and what is left out looks
-// like absence. It says so in a header, but not to the anonymous token
-// (agent/consul/rpc.go, maskResultsFilteredByACLs), which a plain read tells.
+// read them: Consul leaves them out without an error, and a missing entry looks like an absent one. It says
+// so in a header, but not to the anonymous token (agent/consul/rpc.go, maskResultsFilteredByACLs), which a
+// plain read tells.
 func (s *Store) whole(ctx context.Context, prefix string, found int, filtered bool) error {
 	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)

@@ -75,7 +75,7 @@ func (c *credentials) renewed(refused string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.token != refused {
-		return true // somebody else was first
+		return true // another process was first
 	}
 	if c.file == "" {
 		return false

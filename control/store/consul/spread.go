@@ -16,9 +16,9 @@ const (
 )
 
 // spread is how the keys under a prefix were spread when they were last looked at,
-// so that a page can be asked for in parts which hold about a page: Consul gives
-// what is under a prefix whole or not at all. It is a guess. Its parts cover every
-// key that there can be, so a wrong guess makes a page dearer, never wrong.
+// so that a page can be requested in parts of about a page: Consul returns all keys under a prefix or none.
+// It is a guess. Its parts cover every key that there can be, so a wrong guess makes a page dearer, never
+// wrong.
 type spread struct {
 	count int
 	next  map[byte]*spread // by the byte that follows; without an entry: none. nil: one part
@@ -84,8 +84,8 @@ type taking struct {
 	list []part
 }
 
-// take adds parts of what is under prefix, in order, and reports whether more are
-// wanted. Together they hold all keys from t.from up to the end of the last.
+// take adds parts of the keys under prefix, in order, and reports whether more are wanted. Together they hold
+// all keys from t.from up to the end of the last.
 func (n *spread) take(prefix string, t *taking) bool {
 	switch {
 	case beyond(prefix) <= t.from:
@@ -108,13 +108,13 @@ func (n *spread) take(prefix string, t *taking) bool {
 
 func (t *taking) add(p part) bool {
 	t.list = append(t.list, p)
-	if p.prefix >= t.from { // otherwise nobody knows how much of it is left
+	if p.prefix >= t.from { // otherwise it is unknown how much of it is left
 		t.want -= p.count
 	}
 	return t.want > 0 && len(t.list) < maxReads
 }
 
-// learn takes in the keys that a part was found to hold.
+// learn notes the keys of a part.
 func (n *spread) learn(prefix string, at int, keys []string) {
 	switch {
 	case at == len(prefix):

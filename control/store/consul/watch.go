@@ -9,8 +9,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// feed knows which shards changed when, from the watches and from what this
-// process itself committed.
+// feed has the last change of each shard, from the watches and from the commits of this process.
 type feed struct {
 	wakes atomic.Uint64
 
@@ -19,7 +18,7 @@ type feed struct {
 	shard   [shards]uint64 // the newest index that each is known to have
 	all     uint64         // of changes that may be to any
 	live    uint64         // of changes under store.LivePrefix
-	changed chan struct{}  // for who waits for any; closed at the next change
+	changed chan struct{}  // for callers that wait for any change; closed at the next one
 	in      [shards]chan struct{}
 
 	heard       map[string]uint64 // the last answer about the shards
@@ -33,7 +32,7 @@ type gap struct{ low, high uint64 }
 
 func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high }
 
-// follower is the state of one blocking query that goes on and on. It is guarded
+// follower is the state of one blocking query, which is repeated without end. It is guarded
 // by the feed's mutex.
 type follower struct {
 	running bool
@@ -53,7 +52,7 @@ func (f *feed) init() {
 	}
 }
 
-// publish takes in a transaction of this process.
+// publish notes a transaction of this process.
 func (f *feed) publish(index uint64, revs []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,10 +136,9 @@ func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan stru
 //
 // However many watch however many prefixes, this process holds at most two
 // blocking queries. One is on <prefix>/own/rev/, where every transaction writes
-// the keys of the shards that it changed: its answer is at most 65 small keys,
-// whatever the store holds. The other, only while keys under store.LivePrefix
-// are watched, is on those keys, because Consul deletes them by itself when a
-// session ends.
+// the keys of the shards that it changed: its answer is at most 65 small keys, however large the store is.
+// The other, only while keys under store.LivePrefix are watched, is on those keys, because Consul deletes
+// them by itself when a session ends.
 //
 // A prefix of two words or more belongs to one of 64 shards, by its second word,
 // so that a watch of work/<node>/ wakes for about a sixty-fourth of the changes
@@ -213,7 +211,7 @@ func (s *Store) await(ctx context.Context, change <-chan struct{}) error {
 	return nil
 }
 
-// failure is why a query failed; nil when it goes on by now.
+// failure is why a query failed; nil once it works again.
 func (f *feed) failure(q *follower) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
