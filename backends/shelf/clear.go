@@ -14,8 +14,7 @@ import (
 )
 
 // Clear takes away the marker and the areas of a pool that holds nothing, and its directory if
-// that was made with it and is no mount: see backends.Clearer. Nothing is removed but the marker
-// and what is empty.
+// that was made with it and is no mount: see backends.Clearer. Only the marker and empty directories are removed.
 func (s *Shelf) Clear() error {
 	s.marker.Lock()
 	defer s.marker.Unlock()
@@ -50,8 +49,7 @@ func (s *Shelf) Clear() error {
 	return syncPath(filepath.Dir(s.path))
 }
 
-// bare returns what lies in a pool that holds nothing, but for its marker: ErrConflict for one
-// that does.
+// bare returns the names in an empty pool, except for its marker: ErrConflict if the pool is not empty.
 func (s *Shelf) bare(root *os.Root) ([]string, error) {
 	names, err := ReadNames(root, ".")
 	if err != nil {

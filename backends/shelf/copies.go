@@ -40,8 +40,8 @@ func (f *Folder) begun() bool {
 	return err == nil
 }
 
-// MakeCopy opens the folder of a copy, which it makes, with its record, where the pool has
-// nothing of that dataset; begin is asked before. dataset.ErrConflict: it has the dataset itself.
+// MakeCopy opens the folder of a copy. If the pool has nothing of that dataset, it makes the folder with its
+// record, after a call of begin. dataset.ErrConflict: the pool has the dataset itself.
 func (s *Shelf) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
 	root, err := s.Enter()
 	if err != nil {
@@ -156,7 +156,7 @@ func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spo
 	}
 }
 
-// Headless puts on record that no tree of a folder is the head, durably.
+// Headless records durably that no tree of a folder is the head.
 func (f *Folder) Headless() error {
 	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
 }

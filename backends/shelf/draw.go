@@ -15,10 +15,9 @@ import (
 )
 
 // Draw makes a dataset that is whole on another shelf of this filesystem, which may be another
-// host's, one of this shelf, ready, with d as its record; that record goes first, so that
-// nobody draws it to an earlier epoch than it was drawn to before. ErrNotFound: it is not
-// there. ErrConflict: it was drawn at a later epoch than d's. Durable when it returns. Again:
-// see Have.
+// host's, one of this shelf, ready, with d as its record; that record goes first, so that it is never drawn
+// to an earlier epoch than before. ErrNotFound: it is not there. ErrConflict: it was drawn at a later epoch
+// than d's. Durable when it returns. Again: see Have.
 func (s *Shelf) Draw(from string, d dataset.Dataset) error {
 	defer s.claims.Use(d.ID)()
 	root, err := s.Enter()
@@ -55,9 +54,9 @@ func (s *Shelf) Seen(from string, id uuid.UUID) error {
 	return errors.Join(OneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
 }
 
-// OneMount fails with ErrUnsupported unless what lies in the one directory can be moved to the
-// other one. It asks for a name that neither has: the kernel looks at their mounts first, and a
-// share's server that has two filesystems there is two mounts here.
+// OneMount fails with ErrUnsupported unless files of the one directory can be renamed into the other one. It
+// asks for a name that neither has: the kernel looks at their mounts first, and a share's server that has two
+// filesystems there is two mounts here.
 func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	err := rename(from, dir, to, into, Temp+uuid.NewString())
 	switch {
@@ -108,8 +107,8 @@ func (s *Shelf) lying(at string, id uuid.UUID) (there *os.Root, f *Folder, err e
 }
 
 // Have reports whether a dataset is here and whole, drawn after an epoch; it gets d as its
-// record, unless that is of an earlier epoch than it has: ErrConflict. What was here before that
-// is something else, and left as it is: ErrConflict.
+// record, unless that is of an earlier epoch than it has: ErrConflict. A dataset that was here before is a
+// different one, and is left as it is: ErrConflict.
 func (s *Shelf) Have(d dataset.Dataset, after uint64) (bool, error) {
 	if err := s.Anew(); err != nil {
 		return false, err
@@ -134,7 +133,7 @@ func (s *Shelf) Have(d dataset.Dataset, after uint64) (bool, error) {
 	return true, f.hand(d)
 }
 
-// hand gives a dataset the record by which it is somebody's from then on.
+// hand gives a dataset the record that says whose it is from then on.
 func (f *Folder) hand(d dataset.Dataset) error {
 	had, err := f.ReadRecord()
 	if err != nil {
@@ -174,8 +173,7 @@ func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
 	return errors.Join(syncOpen(dst), syncOpen(src))
 }
 
-// Anew has what another host did to this shelf seen from now on: a client of a share may
-// believe for a minute what it knew of it.
+// Anew makes the changes of another host on this shelf visible: a client of a share may use its cache for a minute.
 func (s *Shelf) Anew() error {
 	root, err := s.Enter()
 	if err != nil {

@@ -38,10 +38,9 @@ func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 
 // settle brings a file's bytes to the disk, so that its name does not get there
 // before. Without sync ext4 and XFS need no more than the wait for the writing
-// (sync_file_range(2)), which forces no journal and no cache out: they make what
-// was written part of the file before that ends, and flush the disk's cache
-// before they commit the name. Others do not: btrfs does it some time after, and
-// leaves an empty file.
+// (sync_file_range(2)), which forces no journal and no cache out: they make the written bytes part of the
+// file before that ends, and flush the disk's cache before they commit the name. Others do not: btrfs does it
+// some time after, and leaves an empty file.
 func settle(f *os.File, sync bool) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {

@@ -24,7 +24,7 @@ type Folder struct {
 	done  func()
 }
 
-// Close lets go of the folder.
+// Close closes the folder.
 func (f *Folder) Close() error {
 	f.done()
 	return f.Root.Close()
@@ -67,7 +67,7 @@ func (s *Shelf) notFound(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", s.title(), id)
 }
 
-// find opens what has the dataset's name, ready or incoming, whole or not.
+// find opens the folder with the dataset's name, ready or incoming, whole or not.
 func (s *Shelf) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {
 		before := s.back.Count()
@@ -207,8 +207,8 @@ func (s *Shelf) Discard(id uuid.UUID) error {
 	return s.destroy(context.Background(), root, incomingArea, id.String())
 }
 
-// Glance opens the folder of a dataset, ready or incoming and whole or not, for a look by
-// who is at work on another dataset: it waits for nobody. dataset.ErrNotFound: there is none.
+// Glance opens the folder of a dataset, ready or incoming and whole or not, for work on another dataset: it
+// does not wait for a lock. dataset.ErrNotFound: there is none.
 func (s *Shelf) Glance(id uuid.UUID) (*os.Root, error) {
 	root, err := s.Enter()
 	if err != nil {

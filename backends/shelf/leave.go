@@ -45,8 +45,7 @@ func (s *Shelf) Delete(ctx context.Context, id uuid.UUID, unused func(folder str
 	return s.remove(ctx, root, gone)
 }
 
-// deleteAgain finishes what an earlier try began: it may have been cut short
-// before its flush, or among the bytes.
+// deleteAgain finishes an earlier deletion, which may have been interrupted before its flush or in the middle.
 func (s *Shelf) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) error {
 	names, err := ReadNames(root, deletingArea)
 	if err != nil {
@@ -113,8 +112,8 @@ func (s *Shelf) destroy(ctx context.Context, root *os.Root, area, name string) e
 	return tree.Remove(ctx, dir, name)
 }
 
-// outside removes what a folder that is out of sight has elsewhere, unless a dataset of
-// that ID was made again since, whose it is now.
+// outside removes the parts that a hidden folder has elsewhere, unless a dataset of that ID was made again
+// since: then they belong to that one.
 func (s *Shelf) outside(ctx context.Context, gone string) error {
 	id, ok := parseName(deletingArea, gone)
 	if s.Outside == nil || !ok {
@@ -130,10 +129,9 @@ func (s *Shelf) outside(ctx context.Context, gone string) error {
 	return s.Outside(ctx, id)
 }
 
-// Reap removes what is being deleted, the incoming datasets for which drop says
-// so, and temporary files; tidy removes those of the backend in a folder and
-// returns how many. What a call is at work on is left alone. It returns how many
-// things it removed.
+// Reap removes the datasets that are being deleted, the incoming datasets that drop selects, and temporary
+// files; tidy removes those of the backend in a folder and returns how many. It leaves the datasets alone
+// that a running call uses. It returns how many things it removed.
 func (s *Shelf) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*Folder) (int, error)) (int, error) {
 	root, err := s.Enter()
 	if err != nil {
@@ -210,7 +208,7 @@ func (s *Shelf) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Folder
 	return n, err
 }
 
-// parseName returns the dataset that a name in an area stands for.
+// parseName returns the dataset of a name in an area.
 func parseName(area, name string) (uuid.UUID, bool) {
 	if area == deletingArea {
 		name, _, _ = strings.Cut(name, ".")

@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// List returns all that lies in the pool. Describe adds to the entry of a ready
-// or incoming dataset what the backend knows of it: its snapshots, and problems
-// by AddProblem.
+// List returns all entries of the pool. Describe adds the backend's part to the entry of a ready or incoming
+// dataset: its snapshots, and problems by AddProblem.
 func (s *Shelf) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
 	root, err := s.Enter()
 	if err != nil {
@@ -59,7 +58,7 @@ func (s *Shelf) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]
 	return entries, nil
 }
 
-// strangers returns what lies beside the areas.
+// strangers returns the names beside the areas.
 func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
 	names, err := ReadNames(root, ".")
 	if err != nil {
@@ -125,7 +124,7 @@ func (s *Shelf) Describe(f *Folder, describe func(*Folder, *backends.Entry)) bac
 	return e
 }
 
-// AddProblem says what is wrong with an entry, beside what was said before.
+// AddProblem adds a problem to those of an entry.
 func AddProblem(e *backends.Entry, err error) {
 	if e.Problem != "" {
 		e.Problem += "; "

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Replace makes fresh the head, durably, and turns the tree of the old head into a snapshot. kept is the
+// Replace durably makes the tree fresh the head, and the tree of the old head a snapshot. kept is the
 // record of that snapshot. Replace writes kept first, then calls step, then replaces the head. As long as
 // kept names the tree of the head it does not count as a snapshot, so the rename that replaces the head
 // creates the snapshot in the same moment.

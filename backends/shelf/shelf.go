@@ -9,8 +9,8 @@
 //	deleting/<uuid>[.n]/    on their way out
 //	…/<uuid>/dataset.json   the record; what else is in a folder is the backend's
 //
-// Names that start with "tmp-" are files that a crash may leave. What is not
-// one of these is foreign: listed, and never touched.
+// Names that start with "tmp-" are files that a crash may leave. All other names are foreign: they are
+// listed, and never touched.
 //
 // The pool is looked for by its path at every call, and its marker read, so that
 // a disk that was unmounted or exchanged is noticed at once and nothing keeps
@@ -50,8 +50,8 @@ const (
 	copiesArea   = "copies"
 )
 
-// areas are all areas that every pool has, in the order in which a dataset goes through
-// them: who looks in this order misses none that moves on meanwhile.
+// areas are all areas that every pool has, in the order in which a dataset goes through them: a search in
+// this order misses no dataset that moves meanwhile.
 func areas() []string { return []string{incomingArea, readyArea, deletingArea} }
 
 // areas are those of this pool.
@@ -81,7 +81,7 @@ type Shelf struct {
 	// Destroy removes a name in a directory with all below it; nil: as a tree of files.
 	// It is set before the shelf is used.
 	Destroy func(ctx context.Context, dir *os.File, name string) error
-	// Outside removes what a deleted dataset has outside of its folder, before that goes.
+	// Outside removes the parts of a deleted dataset outside of its folder, before the folder is removed.
 	// It is set before the shelf is used, or not at all.
 	Outside func(ctx context.Context, id uuid.UUID) error
 	// Own are names beside the areas that are the backend's. It is set before the shelf is used.
@@ -126,7 +126,7 @@ func Open(cfg backends.Config, backend string) (*Shelf, error) {
 // ID returns the pool's UUID, from its marker.
 func (s *Shelf) ID() uuid.UUID { return s.mark.ID }
 
-// Path returns where the pool lies.
+// Path returns the pool's directory.
 func (s *Shelf) Path() string { return s.path }
 
 // Generation returns the counter in the pool's marker.
@@ -216,7 +216,7 @@ func vacant(root *os.Root) error {
 }
 
 // Enter opens the pool's directory for one call; the caller closes it.
-// dataset.ErrOffline: it is absent, or something else lies in its place.
+// dataset.ErrOffline: it is absent, or a different directory is in its place.
 func (s *Shelf) Enter() (*os.Root, error) {
 	root, _, err := s.read()
 	return root, err
@@ -256,8 +256,8 @@ func (s *Shelf) look() (*os.Root, marker, error) {
 	return root, m, nil
 }
 
-// Trim tells the device below the pool what of it is free: of the filesystem that the pool
-// lies on, and of no other that lies at its path by now. It cannot be cut short.
+// Trim tells the device below the pool which blocks are free: blocks of the pool's own filesystem, and of no
+// other that is mounted at its path by now. It cannot be cut short.
 func (s *Shelf) Trim() (dataset.Size, error) {
 	root, err := s.Enter()
 	if err != nil {
@@ -324,7 +324,7 @@ func openSub(root *os.Root, name string) (*os.Root, error) {
 	return same(sub, before, name)
 }
 
-// same returns an opened directory if it is what was looked at before.
+// same returns an opened directory if it is the one that was examined before.
 func same(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
 	after, err := root.Stat(".")
 	if err == nil && !os.SameFile(before, after) {

@@ -24,7 +24,7 @@ const (
 )
 
 // Head says which tree of a folder is the head, for backends that keep heads and
-// snapshots as trees. The zero value stands for a folder without that file: FirstHead.
+// snapshots as trees. The zero value means a folder without that file: FirstHead.
 type Head struct {
 	Tree string       `json:"tree"`
 	Size dataset.Size `json:"size,omitempty"` // 0: no limit
@@ -36,18 +36,18 @@ type Head struct {
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// Kept is a snapshot on record, with where its tree is.
+// Kept is a recorded snapshot, with the place of its tree.
 type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
 	Limit dataset.Size `json:"limit,omitempty"` // the size of the head that it was; 0: none
 	// Apart says that a restore kept it, and that it is a copy of the head that was.
 	Apart bool `json:"apart,omitempty"`
-	// Stream is what it came by, for one that did.
+	// Stream is the stream that it came by, for one that did.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
-// Head returns the tree of the head. dataset.ErrCorrupt: that is not on record.
+// Head returns the tree of the head. dataset.ErrCorrupt: the head is not recorded.
 func (f *Folder) Head() (Head, error) {
 	var h Head
 	err := ReadJSON(f.Root, currentName, &h)
@@ -70,8 +70,7 @@ func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, c
 // TreeOf is the tree that a snapshot is taken into.
 func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
 
-// RestoredTree is the tree that becomes the head by a restore, named after the snapshot
-// that keeps what the head was.
+// RestoredTree is the tree that becomes the head by a restore, named after the snapshot that keeps the former head.
 func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
 
 // IsTree says whether a name is that of a tree, and so no path to elsewhere.
@@ -112,7 +111,7 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	return s, nil
 }
 
-// WriteKept puts a snapshot on record, durably.
+// WriteKept records a snapshot durably.
 func (f *Folder) WriteKept(s Kept) error { return WriteJSON(f.Root, snapshotRecord(s.ID), s, true) }
 
 // Forget takes a snapshot off the record, durably.
@@ -145,7 +144,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	return s.Tree, nil
 }
 
-// DescribeTrees adds to an entry its snapshots, and what is wrong with them.
+// DescribeTrees adds to an entry its snapshots and their problems.
 func DescribeTrees(f *Folder, e *backends.Entry) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {
@@ -181,9 +180,9 @@ func snapshotOf(name string) (uuid.UUID, bool) {
 	return id, ok && err == nil && name == snapshotRecord(id)
 }
 
-// Leftovers returns what a crash left in a folder: temporary files, the record of a
-// restore that was not finished, and trees that are neither the head nor a snapshot's.
-// Where a record cannot be read it names no tree: it may be its.
+// Leftovers returns the remains of a crash in a folder: temporary files, the record of an unfinished restore,
+// and trees that belong neither to the head nor to a snapshot. Where a record cannot be read it names no
+// tree: it may be its.
 func (f *Folder) Leftovers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {
@@ -220,7 +219,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 	return doomed, nil
 }
 
-// Strangers returns the names in a folder that stand for nothing that Drover puts there.
+// Strangers returns the names in a folder that are not Drover's.
 func (f *Folder) Strangers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {

@@ -46,7 +46,7 @@ func (u *Uses) Bind(s *Shelf, f *Folder, tree string, readOnly bool) backends.At
 		Mount: backends.Mount{
 			Source: filepath.Join(s.PathOf(f), tree),
 			FSType: "bind",
-			// A device node in a volume is nobody's way to a disk of the host.
+			// A device node in a volume must not give access to a disk of the host.
 			Flags: backends.MountFlags{ReadOnly: readOnly, NoDev: true},
 		},
 		Release: func() error {
@@ -65,8 +65,8 @@ func (u *Uses) release(id uuid.UUID) {
 }
 
 // A container that is being started has a copy of each mount of the host until its runtime drops them,
-// also of a dataset that was unmounted meanwhile: what is seen only in another mount namespace is
-// looked for again for half a second before the dataset counts as in use.
+// also of a dataset that was unmounted meanwhile: a mount that is seen only in another mount namespace must
+// be there for half a second before the dataset counts as in use.
 const (
 	lookTries = 5
 	lookPause = 100 * time.Millisecond
@@ -113,12 +113,11 @@ func (u *Uses) None(ctx context.Context, id uuid.UUID, folder string) error {
 // where is a place where something is mounted; the zero value: nowhere.
 type where struct {
 	point  string // in this mount namespace
-	untold bool   // what is mounted there may be something else of the share
+	untold bool   // another directory of the share may be mounted there
 	user   string // describes a process that has it mounted in another mount namespace, or has it open
 }
 
-// rootsOf returns what the mount table has for a directory of a share, and for those in it,
-// when they are mounted.
+// rootsOf returns the entries of the mount table for a directory of a share, and for those in it, if they are mounted.
 func rootsOf(dir *os.File) (map[string]bool, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -157,7 +156,7 @@ func mountedOf(roots map[string]bool, mounts mount.Mounts) (at where) {
 	return at
 }
 
-// rootOf is what the mount table says of a directory of a share that is mounted.
+// rootOf returns the root in the mount table for a mounted directory of a share.
 func rootOf(dir os.FileInfo) string {
 	st, ok := dir.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -246,8 +245,7 @@ func mountedHere(table mount.Mounts, tree mount.Filesystem, path, kind string, r
 	return where{}
 }
 
-// lies returns which tree of which filesystem an open directory is, its path, and the kind of
-// that filesystem.
+// lies returns the filesystem and the tree of an open directory, its path, and the kind of that filesystem.
 func lies(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind string, err error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {

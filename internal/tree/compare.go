@@ -11,8 +11,7 @@ import (
 	"strconv"
 )
 
-// maxDifferences bounds what Compare returns: trees with that many have nothing
-// to do with each other.
+// maxDifferences bounds what Compare returns: trees with so many differences are unrelated.
 const maxDifferences = 1000
 
 // Difference is one thing in which two trees differ.
@@ -22,7 +21,7 @@ type Difference struct {
 	A, B string // in the first and in the second tree
 }
 
-// String returns the difference as one line, whatever bytes it is about.
+// String returns the difference as one line, with its path quoted.
 func (d Difference) String() string {
 	return fmt.Sprintf("%s: %s: %s != %s", strconv.Quote(d.Path), d.What, d.A, d.B)
 }

@@ -47,8 +47,8 @@ func Copy(ctx context.Context, src, dst *os.File, progress func(bytes int64), op
 	return nil
 }
 
-// syncTree flushes the filesystem that dir lies on. What was written before and
-// failed to reach the disk since dir was opened is an error too (syncfs(2)).
+// syncTree flushes the filesystem of dir. It also fails if earlier writes failed to reach the disk since dir
+// was opened (syncfs(2)).
 func syncTree(dir *os.File) error {
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("flush the filesystem of %q: %w", dir.Name(), err)
@@ -82,8 +82,8 @@ func (c *copying) root(src, dst *os.File) error {
 	return c.dir(from, src, to, dst, ".")
 }
 
-// dir copies what is in an open directory, then what the directory carries: its
-// times last, its ACL after those that would inherit it.
+// dir copies the content of an open directory, and then its metadata: its ACL after the entries that would
+// inherit it, and its times last.
 func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, name string) error {
 	names, err := readNames(src)
 	if err != nil {
@@ -142,7 +142,7 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 	return to.apply(m)
 }
 
-// create makes the thing itself; what it carries comes later.
+// create makes the inode itself; its metadata comes later.
 func (c *copying) create(from *node, dst *os.File, child, name string) error {
 	switch from.format() {
 	case unix.S_IFREG:

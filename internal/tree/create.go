@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createFile makes a new regular file, which nobody but root can open yet.
+// createFile makes a new regular file, which only root can open at first.
 func createFile(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC,
 		0o600)
@@ -18,8 +18,7 @@ func createFile(dir *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// makeDir makes a new directory, which nobody but root can enter yet, and opens
-// it. The caller closes both.
+// makeDir makes a new directory, which only root can enter at first, and opens it. The caller closes both.
 func makeDir(dir *os.File, name string) (*node, *os.File, error) {
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
 		return nil, nil, err
@@ -36,7 +35,7 @@ func makeDir(dir *os.File, name string) (*node, *os.File, error) {
 	return n, f, nil
 }
 
-// makeSpecial makes what is neither a file nor a directory, without opening it.
+// makeSpecial makes an inode that is neither a file nor a directory, without opening it.
 func makeSpecial(dir *os.File, name string, format uint32, rdev uint64, target func() (string, error)) error {
 	switch format {
 	case unix.S_IFLNK:
@@ -68,8 +67,7 @@ func linkInto(root *os.File, first string, dir *os.File, name string) error {
 	return nil
 }
 
-// openPath pins what lies at a path below root, name by name: a path may be
-// longer than what one call takes.
+// openPath pins the inode at a path below root, name by name: a path may be too long for one call.
 func openPath(root *os.File, name string) (*node, error) {
 	at, err := openNode(root, ".")
 	if err != nil {

@@ -39,8 +39,7 @@ func nextData(f *os.File, off, size int64) (e extent, ok bool, err error) {
 	return extent{start, min(end, size)}, true, err
 }
 
-// copier copies the bytes of files, and remembers what the two filesystems
-// have turned out not to do.
+// copier copies the bytes of files, and remembers which ways of copying the two filesystems do not support.
 type copier struct {
 	noClone, noRange bool
 	buf              []byte
@@ -134,8 +133,8 @@ func (c *copier) add(n int64) {
 	}
 }
 
-// notHere says whether an error means that this way of copying does not work
-// here, so that another is to be taken: see ioctl_ficlone(2), copy_file_range(2).
+// notHere reports whether an error means that this way of copying is not supported here, so that another one
+// must be used: see ioctl_ficlone(2), copy_file_range(2).
 func notHere(err error) bool {
 	var no unix.Errno
 	if !errors.As(err, &no) {

@@ -19,7 +19,7 @@ type xattr struct {
 	value []byte
 }
 
-// meta is what an inode carries beside its content.
+// meta is the metadata of an inode.
 type meta struct {
 	uid, gid     int
 	mode         uint32
@@ -27,7 +27,7 @@ type meta struct {
 	xattrs       []xattr // by name
 }
 
-// meta reads what the inode carries.
+// meta reads the metadata of the inode.
 func (n *node) meta() (meta, error) {
 	x, err := readXattrs(n.magic())
 	return meta{

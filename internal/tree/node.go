@@ -9,7 +9,7 @@ import (
 )
 
 // node is one inode of a tree, pinned by a descriptor that neither reads nor
-// writes it (O_PATH): all is asked of that inode, whatever becomes of its name.
+// writes it (O_PATH): all requests are about that inode, even if its name changes.
 type node struct {
 	fd int
 	st unix.Stat_t
@@ -22,7 +22,7 @@ type inode struct {
 	born     unix.StatxTimestamp // zero where the filesystem does not know
 }
 
-// openNode pins what has that name in dir. A name that vanished is ErrNotExist.
+// openNode pins the inode with that name in dir. A name that vanished is ErrNotExist.
 func openNode(dir *os.File, name string) (*node, error) {
 	fd, err := openAt(int(dir.Fd()), name, unix.O_PATH)
 	if err != nil {
@@ -40,7 +40,7 @@ func (n *node) close()         { _ = unix.Close(n.fd) }
 func (n *node) format() uint32 { return n.st.Mode & unix.S_IFMT }
 func (n *node) isDir() bool    { return n.format() == unix.S_IFDIR }
 
-// inode is only worth its system call for what is linked.
+// inode is only worth its system call for inodes with several links.
 func (n *node) inode() inode {
 	var st unix.Statx_t
 	_ = unix.Statx(n.fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st) // which leaves zero where it fails

@@ -53,7 +53,7 @@ func (p *places) close() {
 	}
 }
 
-// parent returns the open directory in which name lies, and its last element.
+// parent returns the open directory that contains name, and the last element of name.
 // Directories that are missing are made.
 func (p *places) parent(name string) (*os.File, string, error) {
 	dir, base := path.Split(name)
@@ -103,7 +103,7 @@ func (p *places) makeDirs(name string) error {
 	return nil
 }
 
-// explain says what a refusal of openat2 means for an archive.
+// explain translates a refusal of openat2 for an archive.
 func explain(err error) error {
 	switch {
 	case err == nil:
@@ -118,9 +118,8 @@ func explain(err error) error {
 	return err
 }
 
-// unfit gives an error its kind if it is about what an entry says, and not about the disk: ErrInvalid for
-// what no filesystem takes, ErrUnsupported for an attribute that this one does not. An error with a kind
-// keeps it.
+// unfit gives an error its kind if the cause is the entry and not the disk: ErrInvalid for content that no
+// filesystem accepts, ErrUnsupported for an attribute that this one does not. An error with a kind keeps it.
 func unfit(err error) error {
 	if err == nil || dataset.KindOf(err) != dataset.ErrInternal {
 		return err
@@ -160,7 +159,7 @@ func (e *endReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// explain tells what is wrong with the stream from what its source answered.
+// explain returns the problem of the stream from the error of its source.
 func (e *endReader) explain(err error) error {
 	if e.err != nil {
 		return fmt.Errorf("read tar stream: %w", e.err)

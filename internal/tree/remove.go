@@ -17,10 +17,9 @@ import (
 const flattenAt = 256
 
 // Remove removes name, one element, from the open directory dir, with all that
-// is below it, however deep. What is mounted below is never entered: a mount
-// point makes it fail. What chattr(1) protects is removed all the same. A name that is absent is fine. When
-// ctx ends, or after an error, a part of the tree is left; call again. Safe for concurrent use on different
-// names.
+// is below it, however deep. Mounts below are never entered: a mount point makes it fail. What chattr(1)
+// protects is removed all the same. A name that is absent is fine. When ctx ends, or after an error, a part
+// of the tree is left; call again. Safe for concurrent use on different names.
 func Remove(ctx context.Context, dir *os.File, name string) error {
 	r := &removing{ctx: ctx, top: dir, prefix: name}
 	for {
@@ -88,9 +87,9 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 	return nil
 }
 
-// unlink is unlinkat(2), of what is immutable or append-only too: a container that was
-// let set the flag of its files (CAP_LINUX_IMMUTABLE) is gone, and so is who would clear
-// it. A directory loses its flag before what is in it is removed.
+// unlink is unlinkat(2), also for immutable and append-only inodes: a container that may set such flags
+// (CAP_LINUX_IMMUTABLE) is gone, and nobody else clears them. A directory loses its flag before its content
+// is removed.
 func unlink(dir *os.File, name string, flags int) error {
 	err := unix.Unlinkat(int(dir.Fd()), name, flags)
 	if err != unix.EPERM {
@@ -102,8 +101,8 @@ func unlink(dir *os.File, name string, flags int) error {
 	return unix.Unlinkat(int(dir.Fd()), name, flags)
 }
 
-// unprotect opens nothing but a file or a directory: only these have flags, and the
-// open or the ioctl of a device does whatever the device likes.
+// unprotect opens nothing but a file or a directory: only these have flags, and the effect of an open or an
+// ioctl of a device depends on the device.
 func unprotect(dir *os.File, name string) error {
 	n, err := openNode(dir, name)
 	if err != nil {
@@ -126,8 +125,8 @@ func unprotect(dir *os.File, name string) error {
 	return fsctl.Unprotect(f)
 }
 
-// moveUp moves a directory next to the one that is being removed; after a crash
-// it is found there by its name: the same with a number.
+// moveUp moves a directory next to the one that is being removed; after a crash it is found there by its
+// name, which is the same with a number.
 func (r *removing) moveUp(dir *os.File, name string) error {
 	for {
 		r.count++

@@ -43,7 +43,7 @@ type tarHeader struct {
 	records      map[string]string // of the extended header
 }
 
-// extend records what the ustar block cannot hold.
+// extend records the values that do not fit into the ustar block.
 func (h *tarHeader) extend() {
 	set := func(key, value string) { h.records[key] = value }
 	if len(h.name) > 100 || !plain(h.name) {

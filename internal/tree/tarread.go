@@ -236,8 +236,7 @@ func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
 	return err
 }
 
-// finishDirs gives directories what they carry, the deepest first: what is made
-// in one changes its time.
+// finishDirs sets the metadata of directories, the deepest first: a new entry changes the time of its directory.
 func (x *extracting) finishDirs() error {
 	names := slices.Collect(maps.Keys(x.dirs))
 	slices.SortFunc(names, func(a, b string) int { return depthOf(b) - depthOf(a) })
@@ -269,7 +268,7 @@ func (x *extracting) finishDir(name string) error {
 	return n.apply(x.dirs[name])
 }
 
-// metaOf returns what an entry's inode is to carry.
+// metaOf returns the metadata for an entry's inode.
 func metaOf(h *tar.Header) (meta, error) {
 	atime := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	if !h.AccessTime.IsZero() {

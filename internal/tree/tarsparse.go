@@ -48,7 +48,7 @@ func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 	return nil
 }
 
-// readMap reads the map of a file of a size, of which so many bytes are stored.
+// readMap reads the map of a sparse file, from its size and the number of its stored bytes.
 func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 	count, err := x.number()
 	if err != nil {

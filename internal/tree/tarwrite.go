@@ -21,10 +21,9 @@ import (
 // restores it all. Access times are not kept. Two runs over the same tree write
 // the same bytes.
 //
-// Tar has no sockets: they are left out (they mean nothing without the process
-// that bound them), and told to WithSkipped, but for ForReadTar. A file that is cut
-// shorter while it is read is dataset.ErrConflict. After an error the stream has no end mark,
-// which ReadTar refuses. Safe for concurrent use.
+// Tar has no sockets. They are left out and reported to WithSkipped, except for ForReadTar: they mean nothing
+// without the process that bound them. A file that is cut shorter while it is read is dataset.ErrConflict.
+// After an error the stream has no end mark, which ReadTar refuses. Safe for concurrent use.
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
 	t := &archiving{ctx: ctx, w: buf, links: map[inode]string{}, options: optionsOf(opts)}

@@ -47,7 +47,7 @@ import (
 // Two descriptors are held for each level.
 const maxDepth = 2049
 
-// Option changes what a function of this package does.
+// Option changes the behaviour of a function of this package.
 type Option func(*options)
 
 type options struct {
@@ -58,7 +58,7 @@ type options struct {
 }
 
 // WithSync makes Copy and ReadTar flush the filesystem of their destination
-// before they return (syncfs), so that what they wrote survives a power cut.
+// before they return (syncfs), so that the written files survive a power cut.
 func WithSync() Option { return func(o *options) { o.sync = true } }
 
 // WithAllocated makes Compare report files that take a different number of
@@ -68,8 +68,8 @@ func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 // WithSkipped makes WriteTar call f for each thing that it leaves out.
 func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }
 
-// ForReadTar makes WriteTar write an archive that ReadTar alone reads rightly: with sockets,
-// which tar has not, and with files whose holes nobody has to go through.
+// ForReadTar makes WriteTar write an archive that only ReadTar reads correctly: with sockets, which tar does
+// not have, and with sparse files whose holes need not be read.
 func ForReadTar() Option { return func(o *options) { o.own = true } }
 
 func optionsOf(opts []Option) options {
@@ -86,7 +86,7 @@ type root struct {
 	mount int // the private mount, or -1
 }
 
-// access says what a root is for.
+// access is the purpose of a root.
 type access int
 
 const (
@@ -94,9 +94,8 @@ const (
 	writable
 )
 
-// openRoot opens dir again in a mount of its own: without what is mounted
-// below, without device nodes, and read-only where nothing is to be written,
-// which also leaves access times alone.
+// openRoot opens dir again in a mount of its own: without the mounts below, without device nodes, and
+// read-only for readers, which also leaves access times alone.
 func openRoot(dir *os.File, a access) (*root, error) {
 	mount, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if errors.Is(err, unix.EINVAL) {
@@ -180,8 +179,7 @@ func readNames(dir *os.File) ([]string, error) {
 	return names, nil
 }
 
-// failed says what could not be done to which path; a full disk or quota is
-// dataset.ErrNoSpace.
+// failed returns an error with the action and the path; a full disk or quota is dataset.ErrNoSpace.
 func failed(what, name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
@@ -192,7 +190,7 @@ func failed(what, name string, err error) error {
 	}
 	var inner *fs.PathError
 	if errors.As(err, &inner) {
-		err = inner.Err // what it calls a path is one element
+		err = inner.Err // its path is one element
 	}
 	if errors.Is(err, unix.EXDEV) {
 		err = fmt.Errorf("crosses a mount point (unmount what is mounted there): %w", err)
@@ -223,5 +221,5 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// depthOf is how many directories lie above a path.
+// depthOf returns the number of directories above a path.
 func depthOf(name string) int { return strings.Count(name, "/") + 1 }

@@ -35,8 +35,8 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
-// walk calls visit for the root, "." by name, and for all below it: a directory
-// before what it holds, names in the order of their bytes.
+// walk calls visit for the root, "." by name, and for all below it: a directory before its content, names in
+// the order of their bytes.
 func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
@@ -93,7 +93,7 @@ func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func
 	return walkDir(ctx, sub, name, visit)
 }
 
-// tooDeep refuses a directory whose content would lie deeper than maxDepth.
+// tooDeep refuses a directory whose content would be deeper than maxDepth.
 func tooDeep(name string) error {
 	if depthOf(name) < maxDepth {
 		return nil
