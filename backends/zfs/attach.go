@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// fsType is what the kernel calls it.
+// fsType is the kernel's name of the filesystem type.
 const fsType = "zfs"
 
 // isZFS tells whether a mount is one of a ZFS filesystem, and not of a snapshot.
@@ -54,7 +54,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return backends.Attachment{
 		Mount: backends.Mount{
 			Source: source, FSType: kind,
-			// A device node in a volume is nobody's way to a disk of the host.
+			// A device node in a volume must not give access to a disk of the host.
 			Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		},
 		Release: func() error {
@@ -78,7 +78,7 @@ func (p *Pool) letGo(id uuid.UUID) {
 	}
 }
 
-// open opens the root of a head that nobody has mounted.
+// open opens the root of a head that is not mounted.
 func (p *Pool) open(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
 	if !p.home.fuse {
 		return mount.Detached(mount.Spec{Source: head, FSType: fsType, Options: []string{"nodev"}})

@@ -13,10 +13,10 @@ import (
 )
 
 // A device bears a mark from before zpool(8) makes a zpool of it until after: the partitions
-// that it makes on a whole disk say not whose they are. What has the mark, and nothing else but
-// zpool's own table of partitions with nothing in them, was left by a try that was cut short.
+// that it makes on a whole disk say not whose they are. A device with the mark, and with nothing else than
+// zpool's own table of empty partitions, was left by an interrupted attempt.
 //
-// The mark lies where neither a table of partitions nor ZFS ever writes: behind the first labels
+// The mark is where neither a table of partitions nor ZFS ever writes: behind the first labels
 // of a device, and before the first partition of a disk.
 const (
 	markAt    = 640 << 10
@@ -110,7 +110,7 @@ func retract(device string) (done bool, err error) {
 	return err == nil, err
 }
 
-// others is what a device has besides what a try that was cut short has put on it.
+// others returns the content of a device apart from the remains of an interrupted attempt.
 type others struct {
 	device io.ReaderAt
 	size   int64

@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A copy has its snapshots where its home has them, each behind its base in one filesystem. What
-// came of an older one than the last, as after a restore, is a clone of its base: nothing that is
-// here is ever rolled back to before a snapshot of its. A filesystem of a copy becomes its head
-// where the snapshot is the last in it, otherwise a clone of that does.
+// A copy has its snapshots where its home has them, each behind its base in one filesystem. A difference to
+// an older snapshot than the last one, as after a restore, is received into a clone of its base: no
+// filesystem here is ever rolled back to before one of its snapshots. A filesystem of a copy becomes its head
+// if the snapshot is the last in it; otherwise a clone of the snapshot does.
 
 // copyHead returns the head that a copy has, of a promotion that is not committed; "": none.
 func copyHead(f *shelf.Folder) (current, error) {
@@ -35,8 +35,7 @@ func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	e.Partial = spool.Partial(f.Root)
 }
 
-// dropHead takes the head from a copy, if it has one. dataset.ErrConflict: that has what no
-// snapshot of it has.
+// dropHead takes the head from a copy, if it has one. dataset.ErrConflict: the head has data that no snapshot has.
 func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err != nil {
@@ -61,7 +60,7 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	return err
 }
 
-// released has zfs-fuse let go of the mount that it keeps of a dataset.
+// released makes zfs-fuse drop the mount that it keeps of a dataset.
 func (p *Pool) released(id uuid.UUID) error {
 	if !p.home.fuse {
 		return nil
@@ -69,7 +68,7 @@ func (p *Pool) released(id uuid.UUID) error {
 	return p.unstage(id)
 }
 
-// spare fails with ErrConflict when the head of a copy has what no snapshot of it has.
+// spare fails with ErrConflict if the head of a copy has data that no snapshot has.
 func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
 	if c.From != uuid.Nil {
 		if _, err := readSnapshot(f, c.From); err == nil {
@@ -93,7 +92,7 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
 		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
-// headIs tells whether a head is what a snapshot is, wherever its folder is.
+// headIs reports whether a head has the content of a snapshot, wherever its folder is.
 func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
 	s, err := readSnapshot(f, snapshot)
 	if err != nil {
@@ -111,8 +110,8 @@ func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot 
 	return err == nil, err
 }
 
-// dropOf removes what a copy has beside a snapshot that goes: the part of it that has come, and
-// that it is the head.
+// dropOf removes the other records of a snapshot that is removed from a copy: its received part, and that it
+// is the head.
 func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if f.State != backends.EntryCopy {
 		return nil
@@ -160,7 +159,7 @@ func (p *Pool) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID)
 	}
 	fs, from, options := s.FS, p.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
-	if !s.Kept { // while what that is of is the head, it stands for a restore that was cut short
+	if !s.Kept { // while its filesystem is the head, it means that a restore was interrupted
 		if last, err = p.isLast(ctx, f, s); err != nil {
 			return err
 		}
@@ -193,8 +192,8 @@ func (p *Pool) refit(ctx context.Context, f *shelf.Folder, s snapshot, options [
 	return nil
 }
 
-// isLast tells whether a snapshot is the last of its filesystem, once what a crash left behind it
-// is destroyed: what no record names and no clone needs.
+// isLast reports whether a snapshot is the last of its filesystem. Before that it destroys later snapshots
+// that a crash left: those that no record names and no clone needs.
 func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
 	all, err := p.tool.below(ctx, p.root(f.ID)+"/"+s.FS)
 	if err != nil {
@@ -334,8 +333,8 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 	return p.dropHead(ctx, f)
 }
 
-// Receive implements backends.Copier: the stream is gathered in a file, read, and given to zfs
-// once all of it is what it should be.
+// Receive implements backends.Copier: the stream is gathered in a file, and given to zfs once it is complete
+// and verified.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receive(ctx, d, r, progress)

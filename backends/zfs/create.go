@@ -89,8 +89,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return have, nil
 }
 
-// copyOf plans a clone: of which size it is, and what makes it. What it reads is checked
-// before anything is made.
+// copyOf plans a clone: it returns its size and the function that makes it. It checks its source before
+// anything is made.
 func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
 	func(fs string) error, error) {
 	from, err := p.source(src)
@@ -149,13 +149,13 @@ func (p *Pool) clone(ctx context.Context, src dataset.Source, origin, fs string,
 	if err != nil && src.Snapshot == uuid.Nil {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()
-		_ = p.tool.zfs(after, "destroy", origin) // what is left of it Reap destroys
+		_ = p.tool.zfs(after, "destroy", origin) // Reap destroys the rest of it
 	}
 	return err
 }
 
-// takeAnew takes a snapshot that nobody has acknowledged. One of that name was left by a
-// try that was cut short: of another moment, after which more was written.
+// takeAnew takes a snapshot that was not acknowledged yet. An existing snapshot of that name was left by an
+// interrupted attempt: it is of an earlier moment, and lacks later writes.
 func (p *Pool) takeAnew(ctx context.Context, name string) error {
 	err := p.tool.zfs(ctx, "snapshot", name)
 	if !errors.Is(err, errTaken) {
@@ -167,7 +167,7 @@ func (p *Pool) takeAnew(ctx context.Context, name string) error {
 	return p.tool.zfs(ctx, "snapshot", name)
 }
 
-// plan says of which size a dataset will be and returns what makes its head.
+// plan returns the size of a new dataset, and the function that makes its head.
 type plan func() (dataset.Size, func(fs string) error, error)
 
 // make makes a dataset: its folder, its filesystem, its head, its record. What fails is
@@ -221,8 +221,8 @@ func (p *Pool) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool
 	return head.refquota, true, p.shelf.Finish(f, d)
 }
 
-// vacate finishes what an earlier try, or the deletion of a dataset of that ID, left. What
-// is there still is somebody else's.
+// vacate removes the remains of an earlier attempt, or of a deleted dataset of that ID. Objects that remain
+// belong to somebody else.
 func (p *Pool) vacate(ctx context.Context, id uuid.UUID) error {
 	if err := p.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err
@@ -310,8 +310,7 @@ func give(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settle waits until all that was written is counted: setting a property, to what it is, waits
-// for the transaction group.
+// settle waits until all writes are counted: setting a property to its present value waits for the transaction group.
 func (p *Pool) settle(ctx context.Context) error {
 	return p.tool.zfs(ctx, "set", poolProperty+"="+p.ID().String(), p.top())
 }
@@ -324,7 +323,7 @@ func (p *Pool) settled(ctx context.Context, f *shelf.Folder) (object, error) {
 	return p.headOf(ctx, f)
 }
 
-// Resize implements backends.Resizer: ZFS refuses a size below what a dataset holds.
+// Resize implements backends.Resizer: ZFS refuses a size below the usage of a dataset.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

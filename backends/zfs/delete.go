@@ -20,7 +20,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id, func(string) error { return p.unused(id) })
 }
 
-// bury destroys what a dataset has in ZFS, or hides what clones of others depend on. Its
+// bury destroys a dataset's objects in ZFS, and hides those that clones of other datasets depend on. Its
 // folder is out of sight by then.
 func (p *Pool) bury(ctx context.Context, id uuid.UUID) error {
 	if p.home.fuse {
@@ -74,7 +74,7 @@ func (p *Pool) clear(ctx context.Context, all []object, keep func(object) bool) 
 	return gone, nil
 }
 
-// needed tells whether one of others is a clone of an object, or lies below it.
+// needed reports whether one of others is a clone of an object, or below it.
 func needed(o object, others []object) bool {
 	return slices.ContainsFunc(others, func(other object) bool {
 		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") ||
@@ -82,7 +82,7 @@ func needed(o object, others []object) bool {
 	})
 }
 
-// made tells by its name whether Drover made what lies below the pool's filesystem.
+// made reports, by its name, whether Drover made an object below the pool's filesystem.
 func (p *Pool) made(o object) bool {
 	fs, snapshot := o.snapshotOf()
 	rel, ok := strings.CutPrefix(fs, p.ghosts()+"/")
@@ -98,7 +98,7 @@ func (p *Pool) made(o object) bool {
 }
 
 // release destroys a snapshot that has no record any more, and its filesystem if that is
-// neither a head nor has anything else. What has dependants stays.
+// neither a head nor has anything else. Objects with dependants stay.
 func (p *Pool) release(ctx context.Context, name string) error {
 	fs, _, _ := strings.Cut(name, "@")
 	id, head, err := p.dataset(fs)
@@ -139,7 +139,7 @@ func (p *Pool) dataset(fs string) (id uuid.UUID, head string, err error) {
 	return id, head, err
 }
 
-// currentOf is headName for who may be at work on another dataset, and so must not wait.
+// currentOf is headName for callers that may hold the lock of another dataset, and so must not wait.
 func (p *Pool) currentOf(id uuid.UUID) (string, error) {
 	root, err := p.shelf.Glance(id)
 	if err != nil {
@@ -181,7 +181,7 @@ func (p *Pool) forgotten(name string) error {
 	}
 	text, ofClone := strings.CutPrefix(snap, clonePrefix)
 	if ofClone {
-		return nil // nobody keeps a record of those
+		return nil // there is no record of those
 	}
 	root, err := p.shelf.Glance(id)
 	if err != nil {
@@ -213,7 +213,7 @@ func (p *Pool) exorcise(ctx context.Context, ghost string) (whole bool, err erro
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	root, err := p.shelf.Enter() // that another pool lies there is told before zfs is asked
+	root, err := p.shelf.Enter() // another pool in this place is reported before zfs is asked
 	if err != nil {
 		return 0, err
 	}
@@ -261,10 +261,9 @@ func (p *Pool) trees(all []object) map[string][]object {
 	return trees
 }
 
-// tidy destroys what a crash left of a dataset: files, the record of a restore that was
-// not finished, and what no record names. Where a record cannot be read, nothing of ZFS
-// is destroyed: it may be its. The objects were listed before; what came since is new, and
-// nothing of this name has come twice.
+// tidy destroys the remains of a crash in a dataset: files, the record of an unfinished restore, and objects
+// that no record names. Where a record cannot be read, nothing of ZFS is destroyed: it may be its. The
+// objects were listed before; later objects are new, and no name is used twice.
 func (p *Pool) tidy(ctx context.Context, f *shelf.Folder, all []object) (int, error) {
 	if f.State == backends.EntryIncoming {
 		return 0, nil // it may be made again

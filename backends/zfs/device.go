@@ -18,9 +18,8 @@ import (
 )
 
 // A pool that Drover makes on devices has a zpool of its own, whose name has the pool's
-// UUID: so it is known on every device and after each boot, whatever the devices are called,
-// and is never taken for another one. It is in no cache file: nobody else imports it. Nothing
-// is ever forced.
+// UUID: so it is recognised on every device and after each boot, under all names of the devices, and is never
+// confused with another one. It is in no cache file, so nothing else imports it. Nothing is ever forced.
 const (
 	zpoolProgram = "zpool"
 	zpoolPrefix  = "drover-"
@@ -127,8 +126,7 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 	return id, len(said[""]) == len(cfg.Devices), nil
 }
 
-// vacant fails unless a device holds nothing, but what a try that was cut short has left: that
-// is taken off.
+// vacant fails unless a device is empty. It removes the remains of an interrupted attempt.
 func vacant(device string) error {
 	err := disk.Vacant(device)
 	if !errors.Is(err, dataset.ErrExists) {
@@ -143,9 +141,8 @@ func vacant(device string) error {
 	return err
 }
 
-// form makes the zpool. What a crash in it leaves is taken off when it is called again, what a
-// zpool(8) leaves that fails at once: a mark that stayed would be taken for what a crash has left
-// much later, too.
+// form makes the zpool. The remains of a crash are removed at the next call, and those of a failed zpool(8)
+// at once: otherwise a mark would count as the remains of a crash much later, too.
 func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
@@ -168,7 +165,7 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 	return err
 }
 
-// older says what a zpool(8) lacks that does not know the properties of a zpool of Drover's. That
+// older returns the error for a zpool(8) that does not know the properties of Drover's zpools. That
 // of zfs-fuse does not, and mount(2) could not mount one either.
 func older(err error) error {
 	var failed *run.Error
@@ -245,7 +242,7 @@ func (o *ownPool) Close() error {
 	return err
 }
 
-// note says what a stripe means.
+// note returns the warning about a stripe.
 func (o *ownPool) note() string {
 	switch {
 	case o == nil:

@@ -17,9 +17,9 @@ import (
 )
 
 // The filesystem of an encrypted dataset is what ZFS calls an encryption root: its heads have
-// its key. One that was received is an encryption root itself, with the key that it had where it
-// was sent: the same. A clone has the key, and the encryption root, of what it is a clone of, which
-// may be among the deleted by then. Which data key that is stands in a property, for all below.
+// its key. A received filesystem is an encryption root itself, with the key of its source: the same key. A
+// clone has the key and the encryption root of its origin, which may be deleted by then. A property names the
+// data key, for all filesystems below.
 const (
 	keyProperty = "drover:key"
 	keyPurpose  = "drover zfs key"
@@ -37,7 +37,7 @@ type locks struct {
 // sealer is what would do where a ZFS or its zpool does not.
 const sealer = "or take a pool of backend loop or lvm"
 
-// lacks tells what a zpool, or this ZFS, has not to encrypt; "": nothing.
+// lacks returns which feature for encryption a zpool, or this ZFS, lacks; "": none.
 func (t tool) lacks(ctx context.Context, h home) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
 		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + sealer + ")"
@@ -75,7 +75,7 @@ func (t tool) lacks(ctx context.Context, h home) (string, error) {
 // moduleVersion is a file with the version of the kernel's ZFS.
 const moduleVersion = "/sys/module/zfs/version"
 
-// missing is what the pool's zpool, or this ZFS, lacks for more.
+// missing returns the features that the pool's zpool, or this ZFS, lacks.
 func (p *Pool) missing() []string {
 	if p.encrypts() {
 		return nil
@@ -86,7 +86,7 @@ func (p *Pool) missing() []string {
 // encrypts tells whether the pool has datasets that are encrypted.
 func (p *Pool) encrypts() bool { return p.lacks == "" }
 
-// cannotEncrypt is the error for who asks for an encrypted dataset.
+// cannotEncrypt is the error for a request for an encrypted dataset.
 func (p *Pool) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
 		p.home.name, p.lacks)
@@ -123,8 +123,8 @@ func (p *Pool) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) erro
 	return p.tool.given(ctx, key, args...)
 }
 
-// sameKey fails with ErrInvalid unless what a filesystem holds is encrypted with the data key
-// of a record, or neither is encrypted.
+// sameKey fails with ErrInvalid unless a filesystem is encrypted with the data key of a record, or neither is
+// encrypted.
 func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
 	if !p.encrypts() {
 		return nil
@@ -150,7 +150,7 @@ func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock f
 	if err == nil && d.Encryption == nil {
 		return lock, nil
 	}
-	if err != nil { // who has the keys may have a record too
+	if err != nil { // an attacker with the keys may have a record too
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
@@ -159,7 +159,7 @@ func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock f
 			return lock, err
 		}
 	}
-	if !strings.HasPrefix(root, p.top()+"/") { // the operator has encrypted the home, or nobody anything
+	if !strings.HasPrefix(root, p.top()+"/") { // the operator has encrypted the home, or nothing is encrypted
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
 				"its record says that it is encrypted, and its filesystem is not")
@@ -182,7 +182,7 @@ func (p *Pool) load(ctx context.Context, root string, key []byte) error {
 	p.locks.mu.Lock()
 	defer p.locks.mu.Unlock()
 	err := p.tool.given(ctx, key, "load-key", root)
-	if errors.Is(err, errLoaded) { // by another one: whoever asks has to have it all the same
+	if errors.Is(err, errLoaded) { // by another call: the caller must have the key all the same
 		err = p.tool.given(ctx, key, "load-key", "-n", root)
 	}
 	if errors.Is(err, errWrongKey) {
@@ -192,7 +192,7 @@ func (p *Pool) load(ctx context.Context, root string, key []byte) error {
 	return err
 }
 
-// holdKey keeps a key that ZFS has; what it returns lets go of it.
+// holdKey keeps a key that ZFS has, until the returned function is called.
 func (p *Pool) holdKey(root string) func() {
 	p.locks.mu.Lock()
 	defer p.locks.mu.Unlock()
@@ -215,7 +215,7 @@ func (p *Pool) forget(root string) {
 	}
 }
 
-// lockIdle has ZFS forget the keys of what is mounted no more.
+// lockIdle makes ZFS forget the keys of filesystems that are not mounted any more.
 func (p *Pool) lockIdle() {
 	p.locks.mu.Lock()
 	defer p.locks.mu.Unlock()

@@ -26,10 +26,10 @@ import (
 // data on.
 //
 // That server has a fault: a file closed right before the last unmount can be open to it
-// for ever, since the kernel drops what it has not read by then. It waits for that with a
+// for ever, because the kernel drops requests that the server has not read by then. It waits for that with a
 // lock held that all its filesystems need. Hence the first mount that stays, and settle.
 
-// fuseType is what the mount table calls filesystems of zfs-fuse.
+// fuseType is the type of zfs-fuse's filesystems in the mount table.
 const fuseType = "fuse.zfs"
 
 // fuseSocket is where zfs-fuse listens.
@@ -79,7 +79,7 @@ func (p *Pool) stage(ctx context.Context, id uuid.UUID, head string) (string, er
 	return dir, err
 }
 
-// owned refuses a directory that somebody else made first.
+// owned refuses a directory that another user made first.
 func owned(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
@@ -108,7 +108,7 @@ func (p *Pool) unstage(id uuid.UUID) error {
 	return nil
 }
 
-// settle has the server read what waits for it: it answers a question that came later.
+// settle makes the server read its waiting requests: it sends a later request and waits for the answer.
 func settle(dir string) {
 	for range 8 {
 		var st unix.Statfs_t

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Where zpool(8) puts a label, of which the second 16 KiB are what it is about: at the start
-// of what it was given; of a whole disk it makes partitions, the first of which begins here.
+// Where zpool(8) puts a label, whose second 16 KiB describe the pool: at the start of a given device. On a
+// whole disk it makes partitions, the first of which begins here.
 const (
 	labelAt     = 16 << 10
 	labelSize   = 112 << 10
@@ -46,7 +46,7 @@ func labelOf(path string) (string, error) {
 	return "", nil
 }
 
-// nvName returns the string "name" of the outermost list; "" of what is no list.
+// nvName returns the string "name" of the outermost list; "" if the bytes are not a list.
 func nvName(b []byte) string {
 	if len(b) < nvHeader || b[0] != nvEncoding || !bytes.Equal(b[2:4], []byte{0, 0}) {
 		return ""

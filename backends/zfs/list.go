@@ -15,10 +15,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// List implements backends.Pool: the folders, each with what ZFS has of it, and what is in
-// ZFS without a folder.
+// List implements backends.Pool. It lists the folders with their objects in ZFS, and the objects without a folder.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // that another pool lies there is told before zfs is asked
+	root, err := p.shelf.Enter() // another pool in this place is reported before zfs is asked
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +50,7 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	return p.shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil) }), nil
 }
 
-// describe adds a dataset's snapshots to its entry, and what is wrong with them. What all
+// describe adds a dataset's snapshots and their problems to its entry. What all
 // lacks is looked for again: it may have come since that was listed.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
 	head, err := headName(f.Root, f.ID)
@@ -113,7 +112,7 @@ func missing(want map[string]string, all []object) (names []string) {
 	return names
 }
 
-// strangers returns what lies below the pool's filesystem and belongs to no entry.
+// strangers returns the objects below the pool's filesystem that belong to no entry.
 func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries []backends.Entry) []backends.Entry {
 	known := map[string]bool{}
 	for _, e := range entries {

@@ -22,7 +22,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 	return p.shelf.Received(ds, snapshot, cameBy)
 }
 
-// cameBy returns by what a whole snapshot came.
+// cameBy returns the stream by which a complete snapshot came.
 func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := readSnapshot(f, snapshot)
 	return s.Stream, err
@@ -85,14 +85,14 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, spool.Drop(f.Root)
 }
 
-// roomFor is room for so many bytes that are still to come, where so many were written of which
-// ZFS may not know yet: it counts them with its next transaction group.
+// roomFor checks the room for the bytes that are still to come. ZFS may not have counted the bytes in written
+// yet: it counts them with its next transaction group.
 func (p *Pool) roomFor(ctx context.Context, written, wanted int64) error {
 	status := func() dataset.PoolStatus { return p.Status(ctx) }
 	return backends.RoomFor(p.name, status, written, wanted, func() error { return p.settle(ctx) })
 }
 
-// received has zfs make a snapshot of what was gathered, and returns of which filesystem it is.
+// received has zfs make a snapshot of the gathered stream, and returns the filesystem of the snapshot.
 func (p *Pool) received(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
 	in, err := f.Root.Open(spool.File)
 	if err != nil {
@@ -142,9 +142,9 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, d backends.Deliver
 	return fs, nil
 }
 
-// onBase returns the filesystem that a difference is received into, once that is what its last
-// snapshot is, the base; "": it is to be a clone of the base, origin. dataset.ErrCorrupt: it is a
-// difference to something else.
+// onBase returns the filesystem for a received difference, after a rollback to its last snapshot, the base.
+// "": the difference needs a clone of the base, origin. dataset.ErrCorrupt: it is a difference to another
+// snapshot.
 func (p *Pool) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is stream) (fs, origin string, err error) {
 	b, err := readSnapshot(f, base)
 	if err != nil {
@@ -185,8 +185,8 @@ func (p *Pool) feed(ctx context.Context, in *os.File, args ...string) error {
 	return err
 }
 
-// discard destroys what was received in vain, with its filesystem if that has nothing else. What
-// is left of it Reap destroys.
+// discard destroys a useless received snapshot, with its filesystem if that has no other one. Reap destroys
+// the rest of it.
 func (p *Pool) discard(ctx context.Context, name string) {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()

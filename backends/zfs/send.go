@@ -22,7 +22,7 @@ import (
 const streamLimit = 30 * 24 * time.Hour
 
 // Send implements backends.Sender: what zfs send makes of two snapshots, which is the same each
-// time. What is encrypted is sent so, without its key.
+// time. Encrypted data is sent encrypted, without its key.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.sendFrom(ctx, src, base, from, w, progress)
@@ -67,7 +67,7 @@ func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID,
 	return frames.Close()
 }
 
-// sendArgs are those for the stream of a snapshot, to which older is nothing or its base.
+// sendArgs returns the arguments for the stream of a snapshot. older is its base, if it has one.
 func (p *Pool) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
 	if !p.home.fuse {
@@ -97,7 +97,7 @@ func (p *Pool) send(ctx context.Context, older, name string, w io.Writer) error 
 	}
 	kept := &keptError{w: w}
 	_, err = p.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: kept})
-	if kept.err != nil { // of which zfs hears no more than that nobody reads
+	if kept.err != nil { // zfs learns only that its output is not read
 		return kept.err
 	}
 	return unrelated(classify(err))
@@ -231,7 +231,7 @@ func (p *Pool) read(ctx context.Context, older, newer string, first bool) (backe
 func (p *Pool) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
 	if p.home.fuse {
 		c, err = p.read(ctx, older, newer, false)
-		c.Zeroed = 0 // what is freed behind the end of files, and of all there could be, is among that
+		c.Zeroed = 0 // this includes blocks behind the end of files, and behind the last possible file
 		return c, err
 	}
 	args, err := p.sendArgs(ctx, older, newer)

@@ -97,13 +97,13 @@ func (p *Pool) snapshotName(ds uuid.UUID, fs string, id uuid.UUID) string {
 	return p.root(ds) + "/" + fs + "@" + snapPrefix + id.String()
 }
 
-// snapshot is a snapshot on record, with which filesystem it is of.
+// snapshot is a recorded snapshot, with its filesystem.
 type snapshot struct {
 	dataset.Snapshot
 	FS       string       `json:"fs"`
 	Refquota dataset.Size `json:"refquota"`       // when it was taken
-	Kept     bool         `json:"kept,omitempty"` // it is what a restore replaces: see readSnapshot
-	// Stream is what it came by, for one that did.
+	Kept     bool         `json:"kept,omitempty"` // it keeps the head that a restore replaces: see readSnapshot
+	// Stream is the stream that it came by, for one that did.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
@@ -215,8 +215,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return nil
 }
 
-// Restore implements backends.Pool. The head's filesystem stays what it is, with a snapshot
-// that keeps it; a clone of the snapshot becomes the head, by one exchange of current.json.
+// Restore implements backends.Pool. The head's filesystem stays unchanged, with a snapshot that keeps it; a
+// clone of the snapshot becomes the head, by one exchange of current.json.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -232,7 +232,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil:
 		return err
 	case done.Kept:
-		return shelf.SyncDir(f.Root) // done before: what the head was is kept
+		return shelf.SyncDir(f.Root) // done before: the former head is kept
 	default: // of a moment before: the head may have been written to since
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
@@ -252,7 +252,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	if old == fresh || len(since) > 0 {
-		return shelf.SyncDir(f.Root) // done before, and what it kept has been deleted since
+		return shelf.SyncDir(f.Root) // done before, and the former head that it kept was deleted since
 	}
 	if err := p.unused(ds); err != nil {
 		return err
@@ -277,7 +277,7 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first",
 			o.referenced.Human(), size.Human())
 	}
-	// What an earlier try left was no head yet: nobody has written to it.
+	// The filesystem of an earlier attempt was no head yet, so it has no writes.
 	if err := p.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
@@ -293,9 +293,9 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 	return err
 }
 
-// unswap takes back what swap made before it failed with err: the record of the snapshot, or that would
-// be listed once the head is another, then the snapshot and the filesystem that was to be the head. It
-// takes back nothing when that filesystem is the head, as only a flush failed.
+// unswap undoes a swap that failed with err. It first removes the record of the snapshot, which would be
+// listed after the next change of the head, and then the snapshot and the filesystem of the new head. It
+// undoes nothing if that filesystem is the head already, because then only a flush failed.
 func (p *Pool) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
 	head, hErr := headName(f.Root, f.ID)
 	if hErr != nil || head == fresh {
@@ -337,7 +337,7 @@ func sweep(f *shelf.Folder) error {
 	return shelf.SyncDir(f.Root)
 }
 
-// recordsOf returns the snapshots on record that are wanted. A record that says nothing is none of them.
+// recordsOf returns the requested recorded snapshots. A record that says nothing is none of them.
 func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, err error) {
 	names, err := shelf.ReadNames(f.Root, ".")
 	if err != nil {

@@ -63,7 +63,7 @@ const (
 	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureSqueezed | featureZSTD
 )
 
-// stream is what a stream of zfs says of itself.
+// stream is the description in the header of a zfs stream.
 type stream struct {
 	from  uint64 // GUID of the snapshot that it is a difference to; 0: it is whole
 	clone bool   // that is of another filesystem
@@ -204,7 +204,7 @@ func (r *records) one(s *stream) error {
 	return badStream("a record of kind %d", r.kind())
 }
 
-// count counts what is written.
+// count counts the written bytes.
 func (s *stream) count(r *records, from, n uint64) {
 	if object := r.u64(atObject); object != r.object || from != r.end || s.Ranges == 0 {
 		r.object = object

@@ -22,8 +22,8 @@ const (
 	mbrEntries = 446
 )
 
-// tabled tells whether what lies at both ends of a device, where tables of partitions lie, is
-// nothing or what zpool(8) has written, or a part of that.
+// tabled reports whether both ends of a device, where tables of partitions are, are empty or have a table of
+// zpool(8), or a part of it.
 func tabled(device io.ReaderAt, size int64) (bool, error) {
 	head, tail := make([]byte, tableSize), make([]byte, tableSize)
 	if _, err := device.ReadAt(head, 0); err != nil {
@@ -38,8 +38,8 @@ func tabled(device io.ReaderAt, size int64) (bool, error) {
 	return zpoolTable(head, tail, 512) || zpoolTable(head, tail, 4096), nil
 }
 
-// zpoolTable tells whether a device has, by what lies at its ends, a table of zpool(8) in sectors
-// of that size: one of the two at least, and of the other one what there is.
+// zpoolTable reports whether the ends of a device have a table of zpool(8) in sectors of that size: at least
+// one of the two copies, and no other content in the place of the second.
 func zpoolTable(head, tail []byte, sector int) bool {
 	first, last := head[2*sector:2*sector+arraySize], tail[tableSize-sector-arraySize:tableSize-sector]
 	if !zpoolEntries(first) && !zpoolEntries(last) {

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What zfs(8) says no for; test with errors.Is. Everything else is a failure of which
-// nothing is known: never taken for an absent filesystem.
+// What zfs(8) says no for; test with errors.Is. All other errors are unknown failures, and never count as an
+// absent filesystem.
 var (
 	errAbsent = errors.New("zfs has it not")
 	errTaken  = errors.New("it is there already")
@@ -30,8 +30,7 @@ var (
 	errLoaded   = errors.New("zfs has a key already")
 )
 
-// answers are what the programs write on stderr in the C locale, those of OpenZFS and of
-// zfs-fuse.
+// answers are the error messages of the programs in the C locale, of OpenZFS and of zfs-fuse.
 func answers() map[string]error {
 	return map[string]error{
 		"dataset does not exist":         errAbsent,
@@ -112,7 +111,7 @@ func (t tool) patiently(ctx context.Context, args ...string) error {
 // object is a filesystem or snapshot.
 type object struct {
 	name       string
-	kind       string // filesystem, snapshot, or what is none of ours
+	kind       string // filesystem, snapshot, or a kind that is not ours
 	origin     string // the snapshot that it is a clone of
 	refquota   dataset.Size
 	referenced dataset.Size
@@ -129,7 +128,7 @@ func (o object) snapshotOf() (fs, name string) {
 	return fs, name
 }
 
-// one returns what has a name; errAbsent: nothing.
+// one returns the object with a name; errAbsent: there is none.
 func (t tool) one(ctx context.Context, name string) (object, error) {
 	found, err := t.get(ctx, name)
 	if err == nil && len(found) != 1 {
@@ -141,14 +140,13 @@ func (t tool) one(ctx context.Context, name string) (object, error) {
 	return found[0], nil
 }
 
-// below returns a filesystem, all below it and all their snapshots, in zfs's order: what
-// is made later in time comes later among the snapshots of one.
+// below returns a filesystem, all below it and all their snapshots, in zfs's order: the snapshots of a
+// filesystem are in the order of their creation.
 func (t tool) below(ctx context.Context, name string) ([]object, error) {
 	return t.get(ctx, "-r", name)
 }
 
-// heads returns what is two levels below a filesystem, and above: all heads of a pool, and
-// no snapshot of one.
+// heads returns the filesystems up to two levels below a filesystem: all heads of a pool, without snapshots.
 func (t tool) heads(ctx context.Context, top string) ([]object, error) {
 	return t.get(ctx, "-d", "2", top)
 }
@@ -188,7 +186,7 @@ func parse(text string) ([]object, error) {
 
 func (o *object) set(property, value string) error {
 	if value == "-" || value == "none" {
-		return nil // has none of that
+		return nil // has no such property
 	}
 	var err error
 	switch property {

@@ -17,17 +17,17 @@ const (
 	// listedFor is how long one listing of what all filesystems of a pool take is good.
 	listedFor = 5 * time.Second
 
-	// usedLag is longer than ZFS takes to count what was written: that is when its
-	// transaction group is on the disk, of 5 s at most, and of 30 s with zfs-fuse.
+	// usedLag is longer than the time after which ZFS has counted a write: when the transaction group of the
+	// write is on the disk, after 5 s at most, and after 30 s with zfs-fuse.
 	usedLag     = listedFor + 10*time.Second
 	usedLagFuse = usedLag + 30*time.Second
 )
 
-// listing is what the filesystems of a pool took when zfs(8) was last asked.
+// listing is the usage of a pool's filesystems at the last call of zfs(8).
 type listing struct {
 	clock clock.Clock
 
-	mu    sync.Mutex // held while it is asked: who comes meanwhile has the same question
+	mu    sync.Mutex // held during the call: other callers meanwhile have the same question
 	until time.Duration
 	of    map[string]dataset.Size
 }
@@ -55,8 +55,8 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return head.referenced, err
 }
 
-// usedOfMounted asks a filesystem that is mounted somewhere in this mount namespace: what is
-// not free of its blocks is what it refers to, whatever its refquota.
+// usedOfMounted asks a filesystem that is mounted somewhere in this mount namespace: its used blocks are the
+// data that it refers to, with every refquota.
 func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -79,7 +79,7 @@ func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 	return 0, false, nil
 }
 
-// listed returns what a filesystem took lately; false: it was not there.
+// listed returns the last known usage of a filesystem; false: it was not there.
 func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error) {
 	l := &p.listing
 	l.mu.Lock()

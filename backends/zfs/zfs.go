@@ -1,7 +1,7 @@
 // Package zfs is the backend for people who have a zpool: a dataset is a ZFS filesystem
 // of its own, its size a refquota, a snapshot and a clone what ZFS calls so.
 //
-// A pool is a directory on a mounted ZFS filesystem, or all of that. In the directory lie
+// A pool is a directory on a mounted ZFS filesystem, or the whole filesystem. In the directory lie
 // the records (package shelf), below the filesystem the bytes:
 //
 //	HOME                                     the filesystem that the directory lies on
@@ -27,9 +27,9 @@
 // # Crashes
 //
 // A folder is made before its filesystems and goes after them, a snapshot's record is
-// written after the snapshot and goes before it. So what a crash leaves is a filesystem or
-// a snapshot of Drover's that no record names; Reap destroys those, by name, one by one,
-// never with -r, -R or -f. What Drover did not name is never touched.
+// written after the snapshot and goes before it. So a crash leaves a filesystem or a snapshot of Drover's
+// that no record names; Reap destroys those, by name, one by one, never with -r, -R or -f. What Drover did
+// not name is never touched.
 //
 // # Ghosts
 //
@@ -67,7 +67,7 @@ const Name = "zfs"
 const (
 	program = "zfs"
 
-	// defaultSize is that of a dataset for which nobody said one.
+	// defaultSize is the size of a dataset without one in its profile or request.
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 
@@ -98,7 +98,7 @@ func New(runner run.Runner, clock clock.Clock) *Backend { return &Backend{runner
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Available implements backends.Kind: zfs(8) is there, and what it talks to. It starts
+// Available implements backends.Kind: zfs(8) and its kernel module or server are there. It starts
 // nothing: agents ask often.
 func (b *Backend) Available(context.Context) error {
 	if _, err := run.LookPath(program); err != nil {
@@ -166,7 +166,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	return p, nil
 }
 
-// suits fails unless a pool can lie at path; shelf says what else is wrong with it.
+// suits fails unless a pool can be at path; package shelf checks the rest.
 func suits(path string) error {
 	for _, dir := range []string{path, filepath.Dir(path)} {
 		info, err := os.Lstat(dir)
@@ -182,13 +182,13 @@ func suits(path string) error {
 	return nil
 }
 
-// home is the filesystem that a pool's directory lies on.
+// home is the filesystem of a pool's directory.
 type home struct {
 	name string
 	fuse bool // served by zfs-fuse
 }
 
-// homeOf returns what path lies on: dataset.ErrUnsupported when that is no ZFS filesystem.
+// homeOf returns the filesystem of path: dataset.ErrUnsupported if that is not a ZFS filesystem.
 func homeOf(path string) (home, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
@@ -300,8 +300,8 @@ func (p *Pool) ghosts() string { return p.top() + "/deleted" }
 // root is a dataset's filesystem, below which its heads are.
 func (p *Pool) root(id uuid.UUID) string { return p.top() + "/" + id.String() }
 
-// measure looks how large the home is: statfs(2) tells what is free, and of what is used
-// only what no other filesystem of the zpool has.
+// measure returns the size of the home: statfs(2) reports the free space, but only the used space of this one
+// filesystem of the zpool.
 func (p *Pool) measure(ctx context.Context) error {
 	text, err := p.tool.value(ctx, "used,available", p.home.name)
 	if err != nil {
