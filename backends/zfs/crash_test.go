@@ -38,13 +38,7 @@ var errCrash = errors.New("the power is gone")
 // newBench makes a pool of which all commands run, until crashAfter.
 func newBench(t *testing.T) *bench {
 	home, mnt := zpool(t, 1<<30)
-	b := &bench{
-		T:     t,
-		home:  home,
-		left:  -1,
-		clock: clock.System{},
-		cfg:   backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true},
-	}
+	b := &bench{T: t, home: home, left: -1, clock: clock.System{}, cfg: backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true}}
 	b.open()
 	return b
 }
@@ -192,13 +186,11 @@ func TestCrashAtEachStep(t *testing.T) {
 		{"create", crashCreate}, {"snapshot", crashSnapshot}, {"clone", crashClone}, {"clone-head", crashCloneHead},
 		{"restore", crashRestore}, {"delete", crashDelete}, {"delete-with-clone", crashDeleteWithClone},
 		{"delete-snapshot", crashDeleteSnapshot}, {"delete-clone", crashDeleteClone},
-		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast},
-		{"promote-again", crashPromoteAgain},
+		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast}, {"promote-again", crashPromoteAgain},
 		{"demote", crashDemote}, {"demote-restored", crashDemoteRestored}, {"supersede", crashSupersede},
 	} {
 		t.Run(op.name, func(t *testing.T) {
-			if slices.Contains([]string{"receive", "promote", "promote-last", "promote-again", "demote",
-				"demote-restored"}, op.name) {
+			if slices.Contains([]string{"receive", "promote", "promote-last", "promote-again", "demote", "demote-restored"}, op.name) {
 				long.Only(t)
 			}
 			b := newBench(t)
@@ -249,11 +241,7 @@ func (b *bench) has(want bool, part string) {
 
 func crashCreate(b *bench) (do func() error, done, undone func()) {
 	mode := uint32(0o700)
-	d := dataset.Dataset{
-		ID:      uuid.New(),
-		Volume:  "db",
-		Profile: dataset.Profile{Owner: &dataset.Owner{UID: 5, GID: 6, Mode: &mode}},
-	}
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Owner: &dataset.Owner{UID: 5, GID: 6, Mode: &mode}}}
 	return func() error { _, err := b.pool.Create(b.Context(), d); return err },
 		func() {
 			b.in(d.ID, func(root *os.Root) {
@@ -369,6 +357,5 @@ func crashDeleteClone(b *bench) (do func() error, done, undone func()) {
 	d, c := b.create(), dataset.Dataset{ID: uuid.New()}
 	_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID}, nil)
 	b.ok(err)
-	return func() error { return b.pool.Delete(b.Context(), c.ID) }, func() {},
-		func() { b.has(false, c.ID.String()); b.list() }
+	return func() error { return b.pool.Delete(b.Context(), c.ID) }, func() {}, func() { b.has(false, c.ID.String()); b.list() }
 }
