@@ -1,11 +1,10 @@
-// Package backendtest is the one conformance suite of all backends: what the
-// comments in package backends promise, tried on real pools. A backend's tests
-// call Run with a factory of pools and are done.
+// Package backendtest is the one conformance suite of all backends: it tests the promises in the comments of
+// package backends on real pools. A backend's tests call Run with a factory of pools and are done.
 //
 // Every method is called twice. Declared capabilities are held against the
 // optional interfaces and against what happens. Content is compared by running
 // the same operations on a plain directory and on the mounted dataset, and
-// comparing the trees. What a test leaves open, mounted or attached fails it.
+// comparing the trees. A test fails if it leaves something open, mounted or attached.
 package backendtest
 
 import (
@@ -16,8 +15,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// T is what the suite wants of a test: of *testing.T, or of what runs it as a command, as
-// package testing is not for programs that are shipped.
+// T is the part of *testing.T that the suite uses. A command that runs the suite implements it as well,
+// because shipped programs do not import package testing.
 type T interface {
 	Helper()
 	Error(args ...any)
@@ -41,8 +40,8 @@ type Runner[R any] interface {
 // (sparse is enough). It cleans up with t.Cleanup.
 type Factory[R any] func(t R) (backends.Kind, backends.Config)
 
-// Run runs the suite as subtests of t, under name. It needs root. Without are the operations
-// of treetest that the filesystem at hand cannot do, whatever the backend does.
+// Run runs the suite as subtests of t, under name. It needs root. Without are the operations of treetest that
+// the filesystem does not support, with every backend.
 func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
 	t.Run(name, func(t R) {
 		for _, c := range Cases() {
@@ -61,8 +60,8 @@ type Case struct {
 	run func(*fixture)
 }
 
-// Run runs it on new pools. A pool that behaves otherwise than it declares fails it: one that
-// does what it does not declare, too.
+// Run runs it on new pools. It fails if a pool does not behave as it declares, and also if a pool does
+// something that it does not declare.
 func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), without ...string) {
 	c.run(newFixture(t, newPool, without...))
 }
@@ -83,7 +82,7 @@ func Cases() []Case {
 	return list
 }
 
-// proofs says by which cases each capability is proven, or that it is absent.
+// proofs lists the cases that prove each capability, or its absence.
 func proofs() map[string][]string {
 	copies := []string{
 		"CapabilitiesMatchInterfaces", "StreamsAreAlwaysTheSame", "CopyBecomesHome", "CopyIsBroughtUpToDate",

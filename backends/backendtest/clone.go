@@ -80,8 +80,7 @@ func clonesAndDeletedSources(f *fixture) {
 	f.ok(f.pool.Delete(f.ctx, c.ID))
 }
 
-// cancelledIsAllOrNothing calls with a context that has ended: what was asked is
-// there, whole, or nothing of it is.
+// cancelledIsAllOrNothing calls with a context that has ended: the result is there completely, or not at all.
 func cancelledIsAllOrNothing(f *fixture) {
 	d := f.create()
 	f.write(d.ID, "file", "content")

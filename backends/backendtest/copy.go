@@ -23,8 +23,8 @@ func (f *fixture) carry(to *fixture, d dataset.Dataset, s dataset.Snapshot, base
 	}
 }
 
-// copyBecomesHome carries a dataset over: it is a copy, until it is promoted and
-// committed, and then what it was.
+// copyBecomesHome transfers a dataset: it is a copy until it is promoted and committed, and then has its
+// former content.
 func copyBecomesHome(f *fixture) {
 	if !f.can.Delta {
 		return
@@ -225,7 +225,7 @@ func homeBecomesCopy(f *fixture) {
 	f.inStateWith(d, old, final)
 }
 
-// supersededHeadIsKept keeps what was written after the last snapshot.
+// supersededHeadIsKept checks that writes after the last snapshot are kept.
 func supersededHeadIsKept(f *fixture) {
 	if !f.can.Delta {
 		return

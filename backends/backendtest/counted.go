@@ -15,9 +15,9 @@ import (
 // half is more than half of a small dataset.
 const half = small * 6 / 10
 
-// whatASizeCounts writes more than half of a size anew after a snapshot: that does not count,
-// and a clone begins with what it shares, unless the pool declares that it counts what was
-// written. Neither do snapshots of a restored head.
+// whatASizeCounts writes more than half of a size anew after a snapshot: that does not count, and a clone
+// begins with its shared blocks, unless the pool declares that it counts all writes. Neither do snapshots of
+// a restored head.
 func whatASizeCounts(f *fixture) {
 	if !f.can.EnforcesSize {
 		return
@@ -41,7 +41,7 @@ func whatASizeCounts(f *fixture) {
 		m := f.mount(id.ID)
 		defer m.unmount()
 		written := f.fill(m)
-		// Into a size fits what it says within 3 %.
+		// The usable size is within 3 % of the declared one.
 		if shared := written > int64(small-half+small*3/100); shared != f.can.CountsWritten {
 			f.Errorf("%s of %s with %s in it took %d bytes more", what, small, half.Human(), written)
 		}
@@ -70,7 +70,7 @@ func (f *fixture) mountAgain(id uuid.UUID, m *mounted) *mounted {
 	return m
 }
 
-// half writes a file of that size into a dataset.
+// half writes a file of that size, more than half of the dataset, into it.
 func (f *fixture) half(m *mounted) error {
 	file, err := os.Create(m.in("half"))
 	f.ok(err)
@@ -84,8 +84,8 @@ func (f *fixture) half(m *mounted) error {
 	return err
 }
 
-// noSize makes a dataset without a size where none is needed: it holds what the pool does, and
-// gets a size later, or in its clone.
+// noSize makes a dataset without a size, if none is needed: it is as large as the pool, and gets a size
+// later, or in its clone.
 func noSize(f *fixture) {
 	if !f.can.EnforcesSize || f.pool.Info().DefaultSize != 0 {
 		return
@@ -124,7 +124,7 @@ func noSize(f *fixture) {
 	}
 }
 
-// shrinkIsRefused below what a dataset holds, whatever is declared.
+// shrinkIsRefused checks that no pool shrinks a dataset below its usage.
 func shrinkIsRefused(f *fixture) {
 	r, ok := f.pool.(backends.Resizer)
 	if !ok || !f.can.EnforcesSize {

@@ -57,8 +57,8 @@ func lifeOfADataset(f *fixture) {
 	f.absent(incoming.ID)
 }
 
-// retryRenewsTheRecord: what is incoming from an earlier try gets the record of the last
-// one, which is what will be on record; what is ready keeps its own.
+// retryRenewsTheRecord: an incoming dataset of an earlier attempt gets the record of the last attempt, which
+// will be recorded; a ready one keeps its own.
 func retryRenewsTheRecord(f *fixture) {
 	src := f.create()
 	for what, try := range map[string]func(d dataset.Dataset) error{

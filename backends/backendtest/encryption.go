@@ -49,11 +49,11 @@ func (f *fixture) seal(d *dataset.Dataset) {
 	}
 }
 
-// little is a size of which all can be read, and that XFS takes.
+// little is a size that XFS accepts, and that can be read completely.
 const little = 320 * dataset.MiB
 
-// encryptedIsUnreadable: of what is written to an encrypted dataset nothing lies in the pool,
-// nor the key; without that it cannot be mounted, and is otherwise what any other is.
+// encryptedIsUnreadable: the pool has no plain text of an encrypted dataset, nor its key. Without the key the
+// dataset cannot be mounted; apart from that it behaves like any other.
 func encryptedIsUnreadable(f *fixture) {
 	plain := f.cfg.Keys == nil
 	own := NewKeys()
@@ -86,7 +86,7 @@ func encryptedIsUnreadable(f *fixture) {
 	f.holds(d.ID, "file", content)
 	f.holds(f.clone(f.source(s)).ID, "file", content)
 	f.clonesKeepTheKey(s)
-	if plain { // and what is looked for is found where it is
+	if plain { // and the search finds a text that is there
 		f.cfg.Keys = nil
 		open := f.sized(little)
 		f.write(open.ID, "file", content)
@@ -202,8 +202,7 @@ func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
 	f.absent(other.ID)
 }
 
-// inPool returns a file of the pool that has something in it, or the device that the bytes of a
-// dataset lie on.
+// inPool returns a file of the pool that contains a text, or the device of a dataset.
 func (f *fixture) inPool(d dataset.Dataset, what string) (found string) {
 	f.Helper()
 	if device := f.below(d); device != "" {
@@ -225,8 +224,7 @@ func (f *fixture) inPool(d dataset.Dataset, what string) (found string) {
 	return found
 }
 
-// below is the device of the pool that a dataset lies on, below its mapping if it has one; none
-// where it lies in files.
+// below returns the device of a dataset in the pool, below its mapping if it has one; none if the dataset is in files.
 func (f *fixture) below(d dataset.Dataset) string {
 	f.Helper()
 	att, err := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
@@ -273,8 +271,8 @@ func onDevice(path string, what []byte) (bool, error) {
 	}
 }
 
-// hasFiles tells whether the files of the pool have so many bytes: otherwise what is written to
-// datasets lies in none of them, and tests of the backend look for it on the disk.
+// hasFiles reports whether the files of the pool have so many bytes: otherwise the data of datasets is in
+// none of them, and tests of the backend search the disk.
 func (f *fixture) hasFiles(bytes int64) bool {
 	f.Helper()
 	var sum int64
@@ -291,7 +289,7 @@ func (f *fixture) hasFiles(bytes int64) bool {
 	return sum >= bytes
 }
 
-// contains looks for something in what a file has blocks for.
+// contains searches the allocated blocks of a file.
 func contains(path string, what []byte) (bool, error) {
 	file, err := os.Open(path)
 	if err != nil {

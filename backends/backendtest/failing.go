@@ -28,9 +28,9 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 // Failing runs each operation as often as it makes system calls that change something, and has
 // another one of them fail each time: once with ENOSPC, and with EIO from there on. After that a
 // different operation runs, the pool is opened anew, and its list must be that of the pool before or
-// after the operation: nothing is lost, nothing is listed that nobody took, and each listed snapshot
-// can be removed without harm to another. Thorough tries each operation after each failure, of both
-// kinds, and not one after the other.
+// after the operation: nothing is lost, no snapshot is listed that was not taken, and each listed snapshot
+// can be removed without harm to another. Thorough tries each operation after each failure, of both kinds,
+// and not one after the other.
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {
@@ -48,7 +48,7 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 	})
 }
 
-// world is what a pool may hold of a dataset.
+// world is one possible state of a dataset in a pool.
 type world struct {
 	state backends.EntryState // "": it is gone
 	head  string              // content of the head; of a copy it is not looked at
@@ -249,7 +249,7 @@ func (t *trial) settled(what string, order int) {
 	}
 }
 
-// is leaves those worlds that fit what the pool holds, and wants one.
+// is drops the worlds that differ from the pool, and fails if none is left.
 func (t *trial) is(what string, now world, fits func(world) bool) {
 	t.Helper()
 	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
@@ -268,7 +268,7 @@ func idsOf(has map[uuid.UUID]string) []string {
 	return ids
 }
 
-// observed returns what the pool holds, without the contents of snapshots.
+// observed returns the state of the pool, without the contents of snapshots.
 func (t *trial) observed(what string) world {
 	t.Helper()
 	now := world{has: map[uuid.UUID]string{}}
@@ -293,7 +293,7 @@ func (t *trial) observed(what string) world {
 	return now
 }
 
-// content is what the file in a head holds.
+// content is the content of the file in a head.
 func (t *trial) content(id uuid.UUID) string {
 	t.Helper()
 	m := t.mount(id)

@@ -87,8 +87,8 @@ func (f *fixture) other() *fixture {
 	return &o
 }
 
-// openFiles counts what this process has open, by what it is. What the runtime
-// itself opens when it first waits for something does not count.
+// openFiles counts the open files of this process by their kind. Files that the runtime opens at its first
+// wait do not count.
 func openFiles(t T) map[string]int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -119,7 +119,7 @@ func ended(t T, before int) {
 		buf[:runtime.Stack(buf, true)])
 }
 
-// nothingLeftBelow wants no mounts and no loop devices on what the test made.
+// nothingLeftBelow fails if mounts or loop devices on the test's files are left.
 func (f *fixture) nothingLeftBelow(dir string) {
 	table, err := mount.Table()
 	f.ok(err)
@@ -237,8 +237,7 @@ func (f *fixture) clone(src dataset.Source) dataset.Dataset {
 	return d
 }
 
-// entries returns the entries of a dataset in the list, but for bytes of it that
-// are still on their way out.
+// entries returns the entries of a dataset in the list, except for bytes of it that are still being removed.
 func (f *fixture) entries(id uuid.UUID) []backends.Entry {
 	f.Helper()
 	list, err := f.pool.List(f.ctx)
@@ -252,7 +251,7 @@ func (f *fixture) entries(id uuid.UUID) []backends.Entry {
 	return found
 }
 
-// absent wants that nothing of a dataset is to be seen.
+// absent fails if any part of a dataset is visible.
 func (f *fixture) absent(id uuid.UUID) {
 	f.Helper()
 	_, err := f.pool.Stat(f.ctx, id)
@@ -308,7 +307,7 @@ func (f *fixture) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted 
 	return m
 }
 
-// mountOf mounts what was attached, and releases it.
+// mountOf mounts an attachment, and releases it.
 func (f *fixture) mountOf(a backends.Attachment) *mounted {
 	f.Helper()
 	f.count++
@@ -370,8 +369,7 @@ func (f *fixture) write(id uuid.UUID, name, content string) {
 	f.ok(os.WriteFile(m.in(name), []byte(content), 0o644))
 }
 
-// holds wants a file with that content in a dataset that is not mounted; ""
-// wants no file.
+// holds fails unless a file in a dataset that is not mounted has that content; "" means no file.
 func (f *fixture) holds(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)

@@ -14,13 +14,12 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// longestFreeze is when a filesystem is thawed whatever a snapshot of it does.
+// longestFreeze is the time after which a filesystem is thawed, even if its snapshot is not finished.
 const longestFreeze = 20 * time.Second
 
-// freezeHoldsWriters takes a snapshot as a profile with quiesce: freeze has it: what was written,
-// and flushed by nobody, is in it, and who writes meanwhile is held, and goes on after. A pool
-// whose datasets have no filesystem of their own is never asked to, and one that freezes by itself
-// is not helped with it.
+// freezeHoldsWriters takes a snapshot as a profile with quiesce: freeze has it: it contains writes that were
+// not flushed, and a writer meanwhile is blocked, and continues after it. A pool whose datasets have no
+// filesystem of their own is never asked to, and one that freezes by itself is not helped with it.
 func freezeHoldsWriters(f *fixture) {
 	if !f.can.OwnFilesystem {
 		return
@@ -30,7 +29,7 @@ func freezeHoldsWriters(f *fixture) {
 	f.ok(os.WriteFile(m.in("before"), []byte("before the freeze"), 0o600))
 	s := f.snapshot(d)
 	take := func() { f.ok(f.pool.Snapshot(f.ctx, s, nil)) }
-	if f.pool.Info().Freezes && d.Encryption == nil { // what lies below LUKS is not the filesystem's
+	if f.pool.Info().Freezes && d.Encryption == nil { // the device below LUKS is not the filesystem's
 		take()
 	} else {
 		f.frozen(m, take)
@@ -42,14 +41,14 @@ func freezeHoldsWriters(f *fixture) {
 	f.holds(c.ID, "meanwhile", "")
 }
 
-// frozen calls do while the filesystem of a mount is frozen and somebody wants to write to it.
+// frozen calls do while the filesystem of a mount is frozen and a process tries to write to it.
 func (f *fixture) frozen(m *mounted, do func()) {
 	f.Helper()
 	f.ok(fsctl.Freeze(m.root))
 	thaw := sync.OnceValue(func() error { return fsctl.Thaw(m.root) })
 	late := time.AfterFunc(longestFreeze, func() { _ = thaw() })
 	defer late.Stop()
-	defer func() { f.ok(thaw()) }() // before it is unmounted, whatever failed
+	defer func() { f.ok(thaw()) }() // before it is unmounted, after every failure
 	thread, written := make(chan int, 1), make(chan error, 1)
 	path := m.in("meanwhile")
 	go func() {

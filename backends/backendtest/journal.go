@@ -48,7 +48,7 @@ func (f *fixture) journal(m *mounted) *journal {
 	return j
 }
 
-// ack notes that a record was written, or was not, and says whether to go on.
+// ack notes whether a record was written, and reports whether to continue.
 func (j *journal) ack(err error) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

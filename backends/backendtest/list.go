@@ -78,7 +78,7 @@ func (f *fixture) recordFile(dir string, d dataset.Dataset) (found string) {
 	return found
 }
 
-// reap reaps, dropping what is told, and wants so many things to be removed.
+// reap reaps the pool, drops the given datasets, and fails unless it removes so many things.
 func (f *fixture) reap(want int, drop ...uuid.UUID) {
 	f.Helper()
 	n, err := f.pool.Reap(f.ctx, func(id uuid.UUID) bool { return slices.Contains(drop, id) })
@@ -114,8 +114,8 @@ func (f *fixture) inStateWith(d dataset.Dataset, s ...dataset.Snapshot) {
 	f.hasSnapshots(d.ID, s...)
 }
 
-// plant puts things that are no datasets where datasets lie, and returns their
-// paths and the IDs that some of them pretend to have.
+// plant puts foreign files into the places of datasets. It returns their paths, and the IDs that some of them
+// pretend to have.
 func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	f.Helper()
 	d := f.create()

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// measured is what a dataset holds whose calls are timed, and how many of each are.
+// measured has the size of the dataset whose calls are timed, and the number of calls of each kind.
 const (
 	measured = 64 * dataset.MiB
 	rounds   = 5
@@ -28,7 +28,7 @@ type Time struct {
 	Bytes   dataset.Size `json:"bytes,omitempty"` // that it moves
 }
 
-// Measure times what a pool does, on a dataset of 64 MiB. It fails t where a call fails.
+// Measure times the calls of a pool, on a dataset of 64 MiB. It fails t where a call fails.
 func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	f := newFixture(t, newPool)
 	took := map[string][]time.Duration{}
@@ -44,7 +44,7 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 		f.ok(f.pool.Commit(f.ctx, d.ID))
 		m := f.mount(d.ID)
 		f.ok(os.WriteFile(m.in("file"), treetest.Bytes(3, int(measured)), 0o600))
-		f.ok(unix.Syncfs(int(m.root.Fd()))) // what a snapshot has to flush is not its own time
+		f.ok(unix.Syncfs(int(m.root.Fd()))) // the flush before a snapshot is not part of its time
 		m.unmount()
 		s := f.snapshot(d)
 		timed("snapshot", func() error { return f.pool.Snapshot(f.ctx, s, nil) })
@@ -76,8 +76,8 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	return list
 }
 
-// Growth is what a call takes on a dataset that holds 64 MiB, and on one of eight times as
-// much: medians of calls in turns.
+// Growth is the time of a call on a dataset with 64 MiB, and on one with eight times as much: medians of
+// alternating calls.
 type Growth struct {
 	What         string
 	Little, Much time.Duration

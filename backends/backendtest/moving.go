@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// seenWhileItMoves has a dataset go through all places where one lies, while others look: it is
-// never missing, neither by its name nor from a list.
+// seenWhileItMoves moves a dataset through all its places while other goroutines look: it is never missing,
+// neither by its name nor in a list.
 func seenWhileItMoves(f *fixture) {
 	var at atomic.Value // which dataset must be there
 	at.Store(uuid.Nil)
@@ -23,7 +23,7 @@ func seenWhileItMoves(f *fixture) {
 			return nil
 		}
 		found, err := there(id)
-		if at.Load() != id { // it was let go of meanwhile
+		if at.Load() != id { // it was released meanwhile
 			return nil
 		}
 		if err == nil && !found {

@@ -99,7 +99,7 @@ func (w *writer) line() string {
 	return strings.TrimSpace(text)
 }
 
-// write has the process replace what the file holds, durably.
+// write has the process replace the content of the file durably.
 func (w *writer) write(content string) {
 	w.f.Helper()
 	_, err := w.tell.WriteString(content + "\n")

@@ -11,10 +11,10 @@ type operation struct {
 	keeps   dataset.SnapshotKind // of the trial's snapshot; "": manual
 	delta   bool                 // of a pool that keeps copies
 	shares  bool                 // of a pool that several hosts use
-	apart   bool                 // it is not about what a dataset has already
-	prepare func(*trial)         // what comes before it
+	apart   bool                 // it needs no existing dataset
+	prepare func(*trial)         // the operations before it
 	call    func(*trial) error
-	// done returns what a world becomes by it.
+	// done returns a world after the operation.
 	done func(*trial) func(world) []world
 	// between are worlds that there may be while it is not done; nil: none but those before and after.
 	between func(*trial, world) []world
@@ -97,12 +97,12 @@ func operations() []operation {
 	}
 }
 
-// restoredTo is what a restore makes of a world.
+// restoredTo returns a world after a restore.
 func restoredTo(content string) func(t *trial, w world) world {
 	return func(t *trial, w world) world { return w.with(t.keep, w.head).headed(content) }
 }
 
-// superseded is what a world becomes whose head is kept as a snapshot of a copy.
+// superseded returns a world after its head was kept as a snapshot of a copy.
 func superseded(t *trial, w world) world {
 	return w.with(t.keep, w.head).as(backends.EntryCopy)
 }
@@ -148,7 +148,7 @@ func followers() []operation {
 	}
 }
 
-// home makes a copy a home, from the second snapshot. From here on the trial's snapshot is another one,
+// home makes a copy a home, from the second snapshot. From here on the trial's snapshot is a different one,
 // of that kind.
 func (t *trial) home(kind dataset.SnapshotKind) {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 
 // Path times the data path for a benchmark: 16 KiB at random places of a file of 64 MiB, each
 // flushed, in a dataset and in a directory that beside makes on the same filesystem, and done
-// unmounts, in turns. It reports the median rates, and what the dataset's is to the other.
+// unmounts, in turns. It reports the median rates, and the ratio of the dataset's rate to the other one.
 func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (backends.Kind, backends.Config),
 	beside func(pool backends.Config) string, done func()) {
 	f := newFixture(t, newPool)

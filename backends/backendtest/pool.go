@@ -29,7 +29,7 @@ func poolIsMadeOnce(f *fixture) {
 	if e := f.entries(d.ID); len(e) != 1 {
 		f.Errorf("the list has %v", e)
 	}
-	f.cfg.ID = uuid.Nil // whatever pool is there
+	f.cfg.ID = uuid.Nil // with every pool that is there
 	f.open()
 	if f.pool.ID() != id {
 		f.Errorf("the pool is %s, want %s", f.pool.ID(), id)
@@ -191,7 +191,7 @@ func poolThatIsAwayIsOffline(f *fixture) {
 	f.hasSnapshots(d.ID, s)
 }
 
-// generationIsRaised wants the counter in the pool, whoever opens that, and all else as it was.
+// generationIsRaised checks that the counter is in the pool for everyone who opens it, and that nothing else changed.
 func generationIsRaised(f *fixture) {
 	want := func(n uint64) {
 		f.Helper()
@@ -208,7 +208,7 @@ func generationIsRaised(f *fixture) {
 		f.twice(func() error { return f.pool.Raise(n) })
 		want(n)
 	}
-	f.cfg.Make = true // what is there already stays as it is
+	f.cfg.Make = true // existing files stay as they are
 	f.open()
 	want(1 << 40)
 	if f.pool.ID() != id {

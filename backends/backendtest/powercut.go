@@ -15,12 +15,13 @@ import (
 // Disk is one whose power can be cut, mounted somewhere.
 type Disk struct {
 	Path string
-	Copy func() string // copies what is on it, without what the kernel holds back, and returns where that is mounted
+	// copies the disk, without the writes that the kernel has not sent, and returns the mount of the copy
+	Copy func() string
 }
 
 // PowerCut takes the power away from a pool of kind right after each call that promises to be
 // durable when it returns: the disk is copied as it is then and the pool on the copy opened.
-// What the kernel still held back is lost. It needs root; see package powercut.
+// Writes that the kernel had not sent are lost. It needs root; see package powercut.
 func PowerCut[R Runner[R]](t R, kind backends.Kind, name string, newDisk func(R) Disk) {
 	for _, c := range []struct {
 		name string
@@ -119,8 +120,7 @@ func cutRestore(f *fixture, cut func() *fixture) {
 	after.holds(after.clone(f.source(keep)).ID, "file", "new")
 }
 
-// cutWriteRecord wants the new record where it was to be durable, and otherwise
-// one of both, whole.
+// cutWriteRecord checks that a durable write left the new record, and another one left either record, complete.
 func cutWriteRecord(f *fixture, cut func() *fixture) {
 	d := f.create()
 	d.Volume = "second"
@@ -155,7 +155,7 @@ func cutDelete(f *fixture, cut func() *fixture) {
 }
 
 // commitJournal has the journal of the pool's filesystem written, with all names that
-// were changed, but none of the bytes of files that nobody flushed.
+// were changed, but without the bytes of files that were not flushed.
 func (f *fixture) commitJournal() {
 	f.Helper()
 	other, err := os.Create(filepath.Join(filepath.Dir(f.cfg.Path), "other"))
@@ -181,7 +181,7 @@ func cutReceive(f *fixture, cut func() *fixture) {
 	after.holds(after.clone(f.source(s)).ID, "file", "content")
 }
 
-// cutPromote wants what is written to a home to be there, and not in a copy's head.
+// cutPromote checks that writes to a home are there, and not in the head of a copy.
 func cutPromote(f *fixture, cut func() *fixture) {
 	if !f.can.Delta {
 		return

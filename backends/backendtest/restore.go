@@ -31,7 +31,7 @@ func restoreKeepsWhatWas(f *fixture) {
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
 	f.ok(os.WriteFile(m.in("after"), []byte("after"), 0o600))
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // again, in use by now: what came after stays
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // again, in use by now: later writes stay
 	m.unmount()
 	f.holds(d.ID, "after", "after")
 
@@ -54,9 +54,9 @@ func restoreKeepsWhatWas(f *fixture) {
 	f.holds(kept.ID, "third", "third")
 }
 
-// restoreKeepsWhatTheHeadIsThen has a restore go on that was cut short after it had kept the
-// head, which was used since: nothing of what was written may be lost. One that was done is
-// not done again, neither over what was written since nor over another one.
+// restoreKeepsWhatTheHeadIsThen continues a restore that was interrupted after it had kept the head. The head
+// was used since, and none of its writes may be lost. A finished restore is not repeated, neither over later
+// writes nor over another restore.
 func restoreKeepsWhatTheHeadIsThen(f *fixture) {
 	d := f.create()
 	f.write(d.ID, "file", "old")

@@ -41,8 +41,8 @@ func (f *fixture) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	return d, f.take(d), plain
 }
 
-// streamsAreAlwaysTheSame sends again from anywhere, whatever became of the head and of
-// other snapshots since: so a stream that was cut can go on.
+// streamsAreAlwaysTheSame sends again from any offset, after changes of the head and of other snapshots: so
+// an interrupted stream can continue.
 func streamsAreAlwaysTheSame(f *fixture) {
 	if !f.can.Delta {
 		return
@@ -108,8 +108,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// cutStreamGoesOn cuts a stream many times: what came is kept, also when the pool is
-// opened and reaped between, and in the end the snapshot is whole.
+// cutStreamGoesOn interrupts a stream many times: the received part is kept, also if the pool is opened and
+// reaped in between, and in the end the snapshot is complete.
 func cutStreamGoesOn(f *fixture) {
 	if !f.can.Delta {
 		return
@@ -192,8 +192,8 @@ func (f *fixture) came(s dataset.Snapshot) backends.Received {
 	return have
 }
 
-// damagedStreamIsRefused flips a byte of a stream, at its first try or where it goes on:
-// an error, and nothing of it is left.
+// damagedStreamIsRefused flips a byte of a stream, at its start or where it continues: that is an error, and
+// nothing of the stream is left.
 func damagedStreamIsRefused(f *fixture) {
 	if !f.can.Delta {
 		return

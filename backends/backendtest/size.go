@@ -19,8 +19,8 @@ const (
 	full, fullXFS = 256 * dataset.MiB, 320 * dataset.MiB
 )
 
-// sizeIsEnforcedOrRefused fills a dataset of each filesystem: it gets ENOSPC (or EDQUOT) at its
-// size, within 3 %, there and not elsewhere, and nobody else does.
+// sizeIsEnforcedOrRefused fills a dataset of each filesystem: it gets ENOSPC (or EDQUOT) at its size, within
+// 3 %, and no other dataset does.
 func sizeIsEnforcedOrRefused(f *fixture) {
 	d := f.record()
 	d.Size = small
@@ -130,8 +130,8 @@ func (f *fixture) fillUp(m *mounted) int64 {
 	}
 }
 
-// room is fill that writes only the last of it, where a filesystem of its own says by itself
-// whether there is room: what is written it would write as well.
+// room is like fill, but writes only the last part if the dataset has a filesystem of its own, which reports
+// its free space.
 func (f *fixture) room(m *mounted) (fits int64) {
 	f.Helper()
 	if !f.can.OwnFilesystem {
@@ -346,8 +346,8 @@ func (f *fixture) growsMounted(d dataset.Dataset) {
 	f.holds(d.ID, "open", "the same file, still open")
 }
 
-// growsNotMounted: what is declared to grow only while it is not mounted is refused
-// while it is, and was not changed.
+// growsNotMounted: a dataset that is declared to grow only while it is not mounted refuses to grow while it
+// is mounted, and does not change.
 func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)

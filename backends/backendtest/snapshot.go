@@ -17,8 +17,8 @@ func (f *fixture) source(s dataset.Snapshot) dataset.Source {
 	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
 }
 
-// snapshotIsImmutable changes and destroys all that a snapshot shares blocks
-// with, and wants to find in its clones what was there when it was taken.
+// snapshotIsImmutable changes and destroys everything that shares blocks with a snapshot, and checks that its
+// clones still have the content of its moment.
 func snapshotIsImmutable(f *fixture) {
 	plain, d := f.plain(), f.create()
 	m := f.mount(d.ID)

@@ -22,8 +22,8 @@ const (
 )
 
 // speedIsLimited holds this process to each limit on a dataset's device in turn, in a control
-// group of its own, and wants what it reads and writes past the cache to take as long as that
-// says. Where the host has no hierarchy for it no pool claims limits.
+// group of its own, and checks that its direct reads and writes take as long as the limit says. Where the
+// host has no hierarchy for it no pool claims limits.
 func speedIsLimited(f *fixture) {
 	if !f.can.OwnDevice {
 		return

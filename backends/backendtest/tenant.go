@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asContainer calls do without a capability that no container has unless it is told to: with
-// CAP_SYS_RESOURCE the quotas of ext4 hold nobody.
+// asContainer calls do without a capability that containers do not have by default: with CAP_SYS_RESOURCE the
+// quotas of ext4 have no effect.
 func (f *fixture) asContainer(do func()) {
 	f.Helper()
 	runtime.LockOSThread() // capabilities are a thread's

@@ -10,7 +10,7 @@ import (
 )
 
 // visitBesideTheHome mounts a dataset as a host does that is not its home, while it is mounted at
-// its home: either sees what the other has written. Another pool of the share is not to be had
+// its home: each sees the writes of the other. Another pool of the share is not to be had
 // here, so the visitor is its own pool's.
 func visitBesideTheHome(f *fixture) {
 	sharer, is := f.pool.(backends.Sharer)
