@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claims are the datasets that somebody is at work on. Operations share one (who may
+// Claims are the datasets that are being worked on. Operations share one (who may
 // overlap with whom is their caller's to know); the reaper has it alone. The zero value
 // is ready. Safe for concurrent use.
 type Claims struct {

@@ -2,7 +2,7 @@ package claims
 
 import "sync"
 
-// Moves counts what goes from one place back to an earlier one. Who looks for something at one
+// Moves counts the datasets that go from one place back to an earlier one. Who looks for something at one
 // place after the other, in the order in which all else moves on, may have missed it if the count
 // is another one afterwards. The zero value is ready. Safe for concurrent use.
 type Moves struct {

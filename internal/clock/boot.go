@@ -47,11 +47,11 @@ func NewAlarm() (*Alarm, error) {
 	return a, nil
 }
 
-// C receives each time that the alarm rang; once for several that nobody took.
+// C receives a value each time that the alarm rings; one value for several that were not received.
 func (a *Alarm) C() <-chan struct{} { return a.c }
 
-// Set lets the alarm ring at a moment, at once when that has passed, in place of what it
-// was set to. 0 lets it not ring.
+// Set makes the alarm ring at a moment, or at once if that has passed, and replaces the earlier setting. With
+// 0 it does not ring.
 func (a *Alarm) Set(at time.Duration) error {
 	raw, err := a.file.SyscallConn()
 	if err != nil {
@@ -67,7 +67,7 @@ func (a *Alarm) Set(at time.Duration) error {
 	return nil
 }
 
-// Close lets go of the alarm; C receives nothing then.
+// Close closes the alarm; C receives nothing after that.
 func (a *Alarm) Close() error {
 	err := a.file.Close()
 	<-a.done

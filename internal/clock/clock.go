@@ -15,27 +15,27 @@ type Clock interface {
 	// After returns a channel that receives once d has passed; at once when d
 	// is not positive.
 	After(d time.Duration) <-chan time.Time
-	// Steady is how much time has passed since a moment that stays the same while
-	// the host runs, whoever sets the clock; its sleep counts. Leases go by it.
+	// Steady is the time since a moment that stays the same while the host runs, even if the clock is set;
+	// the sleep of the host counts. Leases go by it.
 	Steady() time.Duration
 }
 
 // System is the clock of this machine.
 type System struct{}
 
-// Deadline is the moment in d, for the deadlines of connections: they are the kernel's, and
-// come in time whoever sets the clock.
+// Deadline is the moment in d, for the deadlines of connections: they are the kernel's, and come in time even
+// if the clock is set.
 func Deadline(d time.Duration) time.Time { return time.Now().Add(d) }
 
-// Now is time.Now in UTC. What passed between two of them is what the clock of the day
-// says, which somebody may set: what has to last goes by Steady.
+// Now is time.Now in UTC. The time between two of them depends on the clock, which may be set: measure
+// durations with Steady.
 func (System) Now() time.Time { return steps.Set(time.Now().UTC()) }
 
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Steady is Boottime: a host that slept through the end of a lease must not take it for
-// its own, and what the guard is fed are moments of that clock.
+// Steady is Boottime: a host that slept through the end of a lease must not count the lease as its own, and
+// the guard gets moments of that clock.
 func (System) Steady() time.Duration { return Boottime() }
 
 // Fake is a clock that only Advance and Set move.
@@ -51,7 +51,7 @@ type waiter struct {
 	ch chan time.Time
 }
 
-// NewFake returns a fake clock that stands at now.
+// NewFake returns a fake clock whose time is now.
 func NewFake(now time.Time) *Fake { return &Fake{now: now} }
 
 // Now is the time that the fake clock shows.

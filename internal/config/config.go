@@ -1,4 +1,4 @@
-// Package config reads drover.yaml: what an operator says of a host. It is pure,
+// Package config reads drover.yaml: an operator's settings for a host. It is pure,
 // and as strict as profiles.yaml.
 package config
 
@@ -41,8 +41,7 @@ type Listen struct {
 	Advertise string // HOST:PORT where others find it; the same, unless that is every address of the host
 }
 
-// Consul says where a store in Consul is, and how it is reached. What is empty
-// was not said.
+// Consul says where a store in Consul is, and how it is reached. An empty field is not in the file.
 type Consul struct {
 	Addresses                 []string // URLs; at least one
 	Prefix                    string   // of the cluster's keys; "drover" where the file names none
@@ -57,13 +56,13 @@ type Pool struct {
 	Backend string
 	Path    string       // absolute and clean; may be empty with devices
 	Image   dataset.Size // > 0: Path is a preallocated image file of that size
-	Devices []string     // absolute and clean: what it is made of
+	Devices []string     // absolute and clean: the devices of the pool
 	// Trim is how often the devices are told what of them is free; 0: as the agent likes,
 	// less: never.
 	Trim time.Duration
 }
 
-// The bounds of a file, far above what a host has.
+// The bounds of a file, far above the needs of a host.
 const (
 	maxPools   = 64
 	maxDevices = 64 // of a pool

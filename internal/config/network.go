@@ -47,7 +47,7 @@ func listen(n strictyaml.Node) (*Listen, error) {
 	return &l, nil
 }
 
-// minTransferRate is what a move needs to end at all within the times that it has.
+// minTransferRate is the rate that a move needs to end within its time limits.
 const minTransferRate dataset.Size = 64 << 10
 
 // transfers reads what moves and replicas may take of the network.
@@ -76,7 +76,7 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 	return rate, nil
 }
 
-// maxPrograms bounds what a host's fences are.
+// maxPrograms bounds the number of fence programs of a host.
 const maxPrograms = 64
 
 // programs reads which programs a host runs for the fences of profiles; nil when nothing is
@@ -97,7 +97,7 @@ func programs(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
-// What an engine's list shows.
+// The volumes that an engine's list shows.
 const (
 	listNode    = "node" // as where nothing is said
 	listCluster = "cluster"

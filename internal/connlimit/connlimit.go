@@ -16,7 +16,7 @@ import (
 type Options struct {
 	// Most is the maximum number of strangers' connections.
 	Most int
-	// Known checks what a peer presented in the TLS handshake. It returns nil if the peer is known,
+	// Known checks the certificate of a peer in the TLS handshake. It returns nil if the peer is known,
 	// and an error if it is a stranger. If Known is nil, every peer is a stranger. It is called
 	// concurrently.
 	Known func(tls.ConnectionState) error

@@ -29,8 +29,7 @@ func Replace(path string, b []byte) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// SyncDir flushes a directory: what was made, renamed or removed in it is on disk
-// then (fsync(2)).
+// SyncDir flushes a directory: after that, creations, renames and removals in it are on disk (fsync(2)).
 func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alwaysChange are the system calls that change something on a disk whatever their arguments are, by
-// number. The value is the name that Run returns.
+// alwaysChange are the system calls that change something on a disk with all arguments, by number. The value
+// is the name that Run returns.
 var alwaysChange = map[int]string{
 	unix.SYS_FSYNC: "fsync", unix.SYS_FDATASYNC: "fdatasync",
 	unix.SYS_SYNC_FILE_RANGE: "sync_file_range", unix.SYS_SYNCFS: "syncfs",

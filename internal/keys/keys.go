@@ -1,6 +1,6 @@
-// Package keys has the keys of encrypted datasets. Each has a random data key of its own, which
-// opens what is encrypted, and stands on record wrapped by a key of the operator. So a key of
-// the operator is exchanged by wrapping data keys anew: nothing of the data is touched.
+// Package keys has the keys of encrypted datasets. Each has a random data key of its own, which decrypts its
+// data. The data key is recorded after it was wrapped by a key of the operator. So an operator's key is
+// replaced by wrapping the data keys again, without touching the data.
 package keys
 
 import (

@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Ask says of what a key is wanted. A key program reads it, as JSON.
+// Ask names the object of a request for a key. A key program reads it, as JSON.
 type Ask struct {
 	Profile string    `json:"profile"`
 	Dataset uuid.UUID `json:"dataset"` // nil: none yet, it is looked whether the key can be had
@@ -39,7 +39,7 @@ func refuse(format string, args ...any) (Key, error) {
 	return Key{}, dataset.Errorf(dataset.ErrForbidden, format, args...)
 }
 
-// ReadFile reads a key from a file that nobody but root can read.
+// ReadFile reads a key from a file that only root can read.
 func ReadFile(path string) (Key, error) {
 	what := "key file " + dataset.Clip(path)
 	if !filepath.IsAbs(path) {
@@ -127,7 +127,7 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	return New(out.buf, "what "+what+" prints")
 }
 
-// bounded keeps what a key may have, and a byte more.
+// bounded keeps as many bytes as a key may have, and one more.
 type bounded struct{ buf []byte }
 
 func (b *bounded) Write(p []byte) (int, error) {
@@ -135,10 +135,10 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// secretLike is whatever could be a key, or a part of it: long, and without a blank.
+// secretLike matches text that could be a key, or a part of one: long, and without a blank.
 func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
 
-// word is what digits are grouped in, whatever stands between the groups.
+// word matches a group of digits, with any separator between the groups.
 func word() *regexp.Regexp { return regexp.MustCompile(`[0-9A-Za-z]+`) }
 
 // withoutDigits leaves out of a text the runs of hexadecimal or decimal groups that have as many
@@ -170,8 +170,7 @@ func withoutDigits(text []byte) []byte {
 	return append(out, text[done:]...)
 }
 
-// tells reports whether a text has a part of what was printed, in any of the forms that programs
-// show bytes in.
+// tells reports whether a text contains a part of the program's output, in any form in which programs show bytes.
 func tells(text, printed []byte) bool {
 	const part = 8
 	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
@@ -184,8 +183,8 @@ func tells(text, printed []byte) bool {
 	return false
 }
 
-// said is why a program failed, without what it printed: neither the key nor what looks like one
-// gets into an error.
+// said returns why a program failed, without its output: neither the key nor a text that looks like one gets
+// into an error.
 func said(err error, printed []byte) string {
 	var failed *run.Error
 	if !errors.As(err, &failed) {

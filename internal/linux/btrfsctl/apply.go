@@ -110,7 +110,7 @@ func (a *applying) act(ctx context.Context, c *command) error {
 	return fmt.Errorf("%w: a command of an unknown kind", ErrStream)
 }
 
-// begin reads of what the stream is.
+// begin reads the header of the stream.
 func (a *applying) begin(c *command) error {
 	a.self = c.uuid(attrUUID)
 	if (c.kind == cmdSnapshot) != (a.base != nil) {
@@ -151,7 +151,7 @@ func (a *applying) at(path string, do func(dir int, name string) error) error {
 	return do(int(a.parentDir.Fd()), name)
 }
 
-// moved forgets what is open by a path, after paths have changed.
+// moved forgets the files that are open by a path, after paths have changed.
 func (a *applying) moved() error { return a.close() }
 
 // beneath opens a path below a directory, which no link and no mount leads elsewhere.
@@ -187,8 +187,8 @@ func fresh(c *command, dir int, name string) error {
 	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
 }
 
-// disinherit takes from what was made the ACLs that it has from where that is: the stream says
-// which it has, and not which it has not.
+// disinherit removes the ACLs that a new inode has inherited from its directory: the stream lists the ACLs
+// that it has, and not those that it does not have.
 func disinherit(dir int, name string) error {
 	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)
@@ -232,7 +232,7 @@ func (a *applying) name(c *command) error {
 	})
 }
 
-// attribute sets what a name has. A symbolic link is never followed.
+// attribute sets an extended attribute of a name. A symbolic link is never followed.
 func (a *applying) attribute(c *command, dir int, name string) error {
 	switch c.kind {
 	case cmdChown:
@@ -299,7 +299,7 @@ func (a *applying) file(path string) (*os.File, error) {
 	return f, nil
 }
 
-// regular opens a file below a directory. What is none is not opened, which a device would hear.
+// regular opens a file below a directory. Other inodes are not opened, because a device would notice that.
 func regular(root *os.File, path string, flags int) (*os.File, error) {
 	seen, err := beneath(root, path, unix.O_PATH)
 	if err != nil {
@@ -326,7 +326,7 @@ func (a *applying) write(c *command) error {
 	return err
 }
 
-// clone shares a range with a file of the base, or of what is made.
+// clone shares a range with a file of the base, or of the new subvolume.
 func (a *applying) clone(ctx context.Context, c *command) error {
 	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength),
 		c.number(attrOffset)
@@ -361,7 +361,7 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	return err
 }
 
-// apart fails when what is shared is not all there, or would be written while it is read.
+// apart fails if the shared range is not there completely, or would be written while it is read.
 func apart(f, src *os.File, from, length, at uint64) error {
 	to, err := f.Stat()
 	if err != nil {

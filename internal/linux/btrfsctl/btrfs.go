@@ -135,8 +135,8 @@ func Delete(dir *os.File, name string) error {
 	return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
 }
 
-// IsSubvolume tells whether dir is the root directory of a subvolume. A directory that
-// stands for a nested subvolume in a snapshot is none.
+// IsSubvolume tells whether dir is the root directory of a subvolume. A directory in the place of a nested
+// subvolume in a snapshot is not one.
 func IsSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
@@ -150,7 +150,7 @@ func IsSubvolume(dir *os.File) (bool, error) {
 }
 
 // StartSync begins to commit the filesystem of dir, and returns the transaction to wait
-// for: what was made before is on the disk once that is committed.
+// for: earlier changes are on the disk once that is committed.
 func StartSync(dir *os.File) (transaction uint64, err error) {
 	if err := ioctl(dir, iocStartSync, unsafe.Pointer(&transaction)); err != nil {
 		return 0, fmt.Errorf("start a commit of %s: %w", dir.Name(), err)

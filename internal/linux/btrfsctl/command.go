@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrStream means that a stream is none of a subvolume, or does not fit what it is applied to.
+// ErrStream means that a stream is not of a subvolume, or does not fit its target.
 var ErrStream = errors.New("the stream is no difference to what is here")
 
 // ErrBase means that it is a difference to another subvolume than the base.
@@ -180,8 +180,8 @@ type Change struct {
 // ErrDiffers ends Compare at the first difference.
 var ErrDiffers = errors.New("they differ")
 
-// Compare reads a stream without data, and says what it changes: with first no more than that
-// it changes something, by ErrDiffers.
+// Compare reads a stream without data, and returns its changes. With first it fails with ErrDiffers at the
+// first change.
 func Compare(r io.Reader, first bool) (c Change, err error) {
 	in, err := newCommands(r)
 	if err != nil {

@@ -40,8 +40,8 @@ func (c *Commits) Wait(commit func() error) error {
 	return r.err
 }
 
-// Commit writes the running transaction of the filesystem of dir. Unlike btrfs's sync it
-// does not write out the dirty pages of all else that lies there.
+// Commit writes the running transaction of the filesystem of dir. Unlike btrfs's sync it does not write out
+// the dirty pages of all other files.
 func Commit(dir *os.File) error {
 	id, err := StartSync(dir)
 	if err != nil {

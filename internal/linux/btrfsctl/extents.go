@@ -18,7 +18,7 @@ type FileExtent struct {
 	Kind     ExtentKind
 }
 
-// ExtentKind says what an extent holds.
+// ExtentKind is the kind of an extent's content.
 type ExtentKind int
 
 // Kinds of extents.
@@ -50,10 +50,10 @@ type searchArgs struct {
 	room                     [searchRoom]byte
 }
 
-// FileExtents returns the extents of a file from its tree, in order of Offset: what is dirty
-// and not yet written has none. FIEMAP tells the same, but looks for each extent who else
-// shares it (btrfs_is_data_extent_shared): 6 ms for the 8,800 of an image with four snapshots,
-// against 1.5 here. Needs CAP_SYS_ADMIN.
+// FileExtents returns the extents of a file from its tree, in order of Offset: dirty data that is not yet
+// written has none. FIEMAP tells the same, but looks for each extent who else shares it
+// (btrfs_is_data_extent_shared): 6 ms for the 8,800 of an image with four snapshots, against 1.5 here. Needs
+// CAP_SYS_ADMIN.
 func FileExtents(f *os.File) ([]FileExtent, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -28,8 +28,8 @@ type infoArgs struct {
 	_        [160]byte
 }
 
-// identity is what streams call a read-only subvolume: what it came as, or its own UUID if it did
-// not come by a stream. A writable snapshot of it is another.
+// identity is the UUID of a read-only subvolume in streams: the UUID that it came with, or its own UUID if it
+// did not come by a stream. A writable snapshot of it is another.
 func identity(dir *os.File) (uuid.UUID, error) {
 	info, err := infoOf(dir)
 	if err != nil || info.received != uuid.Nil {
@@ -45,13 +45,13 @@ func infoOf(dir *os.File) (info infoArgs, err error) {
 	return info, nil
 }
 
-// CameAs is what a subvolume came as; uuid.Nil: it did not come by a stream, or nobody noted as what.
+// CameAs is the UUID that a subvolume came with; uuid.Nil: it did not come by a stream, or the UUID was not noted.
 func CameAs(dir *os.File) (uuid.UUID, error) {
 	info, err := infoOf(dir)
 	return info.received, err
 }
 
-// setReceived keeps as what the writable subvolume dir came.
+// setReceived notes the UUID that the writable subvolume dir came with.
 func setReceived(dir *os.File, as uuid.UUID) error {
 	if err := ioctl(dir, iocSetReceived, unsafe.Pointer(&receivedArgs{uuid: as})); err != nil {
 		return fmt.Errorf("note as what %s came: %w", dir.Name(), err)

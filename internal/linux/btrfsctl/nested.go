@@ -25,7 +25,7 @@ type lookupArgs struct {
 	name         [4080]byte
 }
 
-// ID returns the number of the subvolume that f lies in.
+// ID returns the number of the subvolume that contains f.
 func ID(f *os.File) (uint64, error) {
 	args := &lookupArgs{object: rootInode}
 	if err := ioctl(f, iocInoLookup, unsafe.Pointer(args)); err != nil {
@@ -34,8 +34,8 @@ func ID(f *os.File) (uint64, error) {
 	return args.tree, nil
 }
 
-// Nested returns the numbers of the subvolumes that lie directly in the subvolume whose
-// root directory is dir. Needs CAP_SYS_ADMIN.
+// Nested returns the numbers of the subvolumes directly in the subvolume whose root directory is dir. Needs
+// CAP_SYS_ADMIN.
 func Nested(dir *os.File) ([]uint64, error) {
 	id, err := ID(dir)
 	if err != nil {
@@ -86,10 +86,10 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 	return ne.Uint64(b[16:]), size, nil
 }
 
-// DeleteAll destroys the subvolume name in dir, and those inside it before. What is made in
-// it meanwhile goes too. Each goes by its number: nobody in there can lead it elsewhere by a
-// path. Each is told to note first, unless that is nil. Needs Linux 5.7. os.ErrNotExist when
-// there is none, ErrNotSubvolume when it is none.
+// DeleteAll destroys the subvolume name in dir, and those inside it before. Subvolumes that are made in it
+// meanwhile are deleted too. Each is deleted by its number, so that a container cannot redirect the deletion
+// by a path. Each is told to note first, unless that is nil. Needs Linux 5.7. os.ErrNotExist when there is
+// none, ErrNotSubvolume when it is none.
 func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)

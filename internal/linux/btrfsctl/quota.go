@@ -33,11 +33,11 @@ type Quota string
 
 // The modes of quotas.
 const (
-	// QuotaNone: nothing is counted, and no limit holds.
+	// QuotaNone: nothing is counted, and limits have no effect.
 	QuotaNone Quota = "none"
 	// QuotaFull: each subvolume is charged all that it refers to.
 	QuotaFull Quota = "full"
-	// QuotaSimple: each is charged what was written to it, for as long as anybody has it.
+	// QuotaSimple: each is charged for its writes, as long as any subvolume has the data.
 	QuotaSimple Quota = "simple"
 )
 
@@ -85,8 +85,8 @@ func Quotas(f *os.File) (mode Quota, settled bool, err error) {
 	return mode, wrong == 0, nil
 }
 
-// EnableQuotas switches full quotas on for the whole filesystem of f, and waits until they
-// have counted what is there. They stay on.
+// EnableQuotas switches full quotas on for the whole filesystem of f, and waits until they have counted the
+// existing data. They stay on.
 func EnableQuotas(f *os.File) error {
 	args := [2]uint64{quotaEnable}
 	err := ioctl(f, iocQuotaControl, unsafe.Pointer(&args))
@@ -142,11 +142,11 @@ func limitFromAbove(f *os.File, args *limitArgs) (err error) {
 
 // Counted is what quotas have counted of a subvolume.
 type Counted struct {
-	Referenced uint64 // as of the last commit; what this is depends on the mode
+	Referenced uint64 // as of the last commit; the meaning depends on the mode
 	Limit      uint64 // 0: none
 }
 
-// Count returns what is counted of the subvolume that f lies in. It only reads sysfs.
+// Count returns the counters of the subvolume that contains f. It only reads sysfs.
 // os.ErrNotExist: nothing is.
 func Count(f *os.File) (c Counted, err error) {
 	which, err := UUID(f)

@@ -24,7 +24,7 @@ type Standing int
 // The standings of a subvolume.
 const (
 	Alive Standing = iota
-	Going          // it was deleted, and the kernel is not done with what it had
+	Going          // it was deleted, and the kernel is still cleaning it up
 	Gone
 )
 
@@ -49,8 +49,8 @@ func StandingOf(f *os.File, id uint64) (Standing, error) {
 	return standing, nil
 }
 
-// Hurry writes the filesystem of f out and has the kernel begin to clean up what was deleted,
-// which it does by itself some time in the next half minute.
+// Hurry writes the filesystem of f out and makes the kernel begin to clean up deleted subvolumes, which it
+// does by itself within the next half minute.
 func Hurry(f *os.File) error {
 	if err := ioctl(f, iocSync, nil); err != nil {
 		return fmt.Errorf("sync %s: %w", f.Name(), err)

@@ -1,10 +1,10 @@
 // Package crypt makes and opens LUKS2 containers (dm-crypt) with cryptsetup, on any block
-// device. A key is given to it on its standard input alone: it stands in no argument vector, no
-// file and no error. Nothing of a mapping is left after its last user: it removes itself then,
-// as a loop device clears itself, also when this process is killed.
+// device. It gets a key on its standard input only: the key is in no argument vector, no file and no error.
+// Nothing of a mapping is left after its last user: it removes itself then, as a loop device clears itself,
+// also when this process is killed.
 //
-// The key of a container is made by a machine and as long as what it protects, so it is not
-// stretched: opening takes as long as a fork does.
+// The key of a container is random and as long as the volume key that it protects, so it is not stretched:
+// opening takes only as long as a fork.
 package crypt
 
 import (
@@ -25,8 +25,8 @@ import (
 
 const program = "cryptsetup"
 
-// Overhead is what a container takes of its device, in bytes: two headers of 16 KiB, and one
-// key slot of 252 KiB in an area of 512; what follows begins at a whole MiB.
+// Overhead is the size of a container's own data on its device, in bytes: two headers of 16 KiB, and one key
+// slot of 252 KiB in an area of 512 KiB; the payload begins at a whole MiB.
 const Overhead = 1 << 20
 
 // sector is the unit of encryption, in bytes: what filesystems write at least.
@@ -53,8 +53,8 @@ type Tool struct{ runner run.Runner }
 func New(runner run.Runner) Tool { return Tool{runner} }
 
 // Available returns nil where containers can be opened on this host, otherwise an
-// ErrUnsupported that says what is missing and the command that would mend it: what the kernel
-// lacks first, as no package brings that.
+// ErrUnsupported that says what is missing and the command that would mend it: missing kernel features first,
+// because no package provides them.
 func Available() error {
 	_, missing := run.LookPath(program)
 	why := target()
@@ -97,9 +97,9 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 }
 
 // FirstLost returns an ErrCorrupt with the command that would mend it where r has the second header
-// of a LUKS2 container, for when it has no first one that is of use; nil: it has none. Whoever
-// writes to a filesystem can write such a thing to its device, so it is only to be asked for what
-// has none. The second header lies behind the first, which Format makes of 16 KiB.
+// of a LUKS2 container, for when it has no first one that is of use; nil: it has none. A user who writes to a
+// filesystem can write such a header to its device, so call it only for devices without a filesystem. The
+// second header is behind the first, which has 16 KiB with Format.
 func FirstLost(r io.ReaderAt) error {
 	buf := make([]byte, len(secondMagic))
 	if _, err := r.ReadAt(buf, metadataSize); err != nil && !errors.Is(err, io.EOF) {
@@ -116,7 +116,7 @@ func FirstLost(r io.ReaderAt) error {
 		"the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
 }
 
-// Format makes a container of a UUID on a device, whatever that holds.
+// Format makes a container with a UUID on a device, and overwrites the content of the device.
 func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byte) error {
 	err := t.run(ctx, formatTimeout, key, "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", id.String(),
 		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", fmt.Sprint(sector),
@@ -137,10 +137,10 @@ type Device struct {
 	file *os.File
 }
 
-// Path is the device that reads and writes what is in the container.
+// Path is the device that reads and writes the payload of the container.
 func (d *Device) Path() string { return d.file.Name() }
 
-// ReadAt reads what is in it.
+// ReadAt reads the payload.
 func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.file.ReadAt(b, off) }
 
 // Seek is that of a file.
@@ -153,7 +153,7 @@ func (d *Device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 func (d *Device) Close() error { return d.file.Close() }
 
 // Open opens the container on a device as a mapping of a name, or holds the one that is there.
-// ErrInUse: a mapping of that name lies on another device and does not go.
+// ErrInUse: a mapping of that name is on another device and cannot be removed.
 func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	for try := 0; ; try++ {
 		dev, err := t.open(ctx, device, name, key)
@@ -173,7 +173,7 @@ func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Devic
 	}
 }
 
-// leave lets go of the mapping on a device that could not be opened: cryptsetup may have made it
+// leave removes the mapping on a device that could not be opened: cryptsetup may have made it
 // before it failed, or it cannot be held. Who else has it open, keeps it.
 func leave(device, name string) error {
 	tidy(name)
@@ -206,7 +206,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 			return nil, err
 		}
 		if !ours {
-			// Of a process that was killed: what it was on may be gone.
+			// It is from a killed process, and its device may be gone.
 			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
 		}
 		return hold(m)
@@ -269,8 +269,7 @@ func node(m Mapping) (string, error) {
 	return path, nil
 }
 
-// tidy removes the node that cryptsetup makes by itself where no udev runs: with the mapping,
-// which goes without it, nobody would remove it.
+// tidy removes the node that cryptsetup makes by itself where no udev runs: it would stay when the mapping is removed.
 func tidy(name string) {
 	path := "/dev/mapper/" + name
 	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeDevice != 0 {
@@ -279,8 +278,8 @@ func tidy(name string) {
 }
 
 // Fits fails with dataset.ErrForbidden unless a key opens the container on a device, which may be
-// in use, or in a file that nobody has locked: cryptsetup takes the flock(2) of a file before it
-// reads it, and waits for whoever has that, as a loop device of package loopdev does.
+// in use, or in a file that is not locked: cryptsetup takes the flock(2) of a file before it reads it, and
+// waits for the holder of that lock, such as a loop device of package loopdev.
 func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {
@@ -299,8 +298,7 @@ func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	return nil
 }
 
-// Gone lets go of the mappings whose names are wanted and that nobody has open, and waits until
-// they are gone.
+// Gone removes the mappings with the given names that are not open, and waits until they are gone.
 func Gone(ctx context.Context, wanted func(name string) bool) error {
 	for range goneTries {
 		names, err := List()

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The device mapper is asked by its ioctls (linux/dm-ioctl.h): whether a mapping is there, and
-// to let go of one. That forks nothing, and does not wait for a udev that may not run.
+// The device mapper is asked by its ioctls (linux/dm-ioctl.h): whether a mapping exists, and to remove one.
+// That forks nothing, and does not wait for a udev that may not run.
 
 const (
 	control = "/dev/mapper/control"
@@ -135,7 +135,7 @@ func listed(buf []byte) (names []string) {
 	}
 }
 
-// lies tells whether a mapping lies on a device.
+// lies reports whether a mapping is on a device.
 func (m Mapping) lies(device string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
@@ -155,7 +155,7 @@ func (m Mapping) lies(device string) (bool, error) {
 	return false, nil
 }
 
-// Drop removes a mapping: at once, or where somebody has it open with its last user. One that
+// Drop removes a mapping: at once or, if it is open, when its last user closes it. One that
 // is not there is fine.
 func Drop(name string) error {
 	_, err := request(cmdRemove, name, flagDeferred)

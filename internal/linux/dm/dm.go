@@ -29,13 +29,13 @@ type Device struct {
 	Name, UUID   string
 	Major, Minor uint32
 	Open         int  // by how many it is open or mounted, in whichever namespace
-	Suspended    bool // whoever reads or writes waits
+	Suspended    bool // readers and writers wait
 }
 
 // Node is where devtmpfs has the device.
 func (d Device) Node() string { return fmt.Sprintf("/dev/dm-%d", d.Minor) }
 
-// Target is what a device is made of: the first of its parts.
+// Target is the first part of a device.
 type Target struct {
 	Type    string
 	Sectors uint64 // of 512 bytes
@@ -77,7 +77,7 @@ func Find(name string) (Device, error) {
 	}, nil
 }
 
-// Status returns what a device says of itself, as it knows it: nothing is written out before.
+// Status returns the status line of a device. The device does not write out its metadata before that.
 func Status(name string) (Target, error) {
 	buf, err := ask(cmdTableStatus, name, flagNoFlush)
 	if err != nil {
@@ -98,7 +98,7 @@ func Status(name string) (Target, error) {
 	}, nil
 }
 
-// Commit has a thin pool write down what is new in its metadata.
+// Commit makes a thin pool write its new metadata to disk.
 func Commit(name string) error {
 	_, err := ask(cmdTableStatus, name, 0)
 	return err
@@ -157,7 +157,7 @@ func text(b []byte) string {
 }
 
 // Mangle returns the name that LVM gives to the device of a logical volume, or of a layer of
-// it: "-" doubles in the parts, and stands between them.
+// it: "-" is doubled in the parts, and separates them.
 func Mangle(parts ...string) string {
 	doubled := make([]string, len(parts))
 	for i, p := range parts {

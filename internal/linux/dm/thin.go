@@ -34,12 +34,12 @@ const (
 	readTries   = 20
 )
 
-// ErrThin is for what is no metadata of a thin pool, or damaged.
+// ErrThin means that a device has no metadata of a thin pool, or damaged metadata.
 var ErrThin = errors.New("no metadata of a thin pool")
 
 // Mapped returns how many of a thin pool's blocks each of its volumes takes, active or not, by
 // their numbers in the pool, as of the last commit: see Commit. It reads the device with its
-// metadata, which may be in use: what a commit has written stays as it is until the next one.
+// metadata, which may be in use: the metadata of a commit does not change until the next one.
 func Mapped(metadata string) (map[uint64]uint64, error) {
 	fd, err := unix.Open(metadata, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -101,7 +101,7 @@ func details(f *os.File, number uint64, depth int, found map[uint64]uint64) erro
 	return nil
 }
 
-// thinAt reads a block past the page cache, which would not know what the kernel has written.
+// thinAt reads a block past the page cache, which does not see the kernel's own writes.
 func thinAt(f *os.File, number uint64, salt uint32) ([]byte, error) {
 	buf := make([]byte, 2*thinBlock)
 	skip := -uintptr(unsafe.Pointer(&buf[0])) % thinBlock

@@ -1,6 +1,5 @@
-// Package facts reads from the kernel's files what this host is and how it does:
-// architecture, kernel, CPUs, memory, load, whether it is a virtual machine. Nothing
-// is forked and nobody is asked.
+// Package facts reads properties and load of this host from the kernel's files:
+// architecture, kernel, CPUs, memory, load, whether it is a virtual machine. It starts no process and asks no service.
 package facts
 
 import (
@@ -115,7 +114,7 @@ func count(list string) (n int, err error) {
 }
 
 // release reads os-release(5): ID and VERSION_ID, which a distribution may leave out.
-// Without the file it is a Linux of which no more is known.
+// Without the file it is an unknown Linux.
 func (h Host) release() (id, version string, err error) {
 	b, err := fs.ReadFile(h.FS, "etc/os-release")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +123,7 @@ func (h Host) release() (id, version string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", "", err
 	}
-	id = "linux" // what an absent ID means there
+	id = "linux" // the meaning of an absent ID there
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		value = strings.Trim(value, `"'`)

@@ -35,5 +35,5 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	return a.load
 }
 
-// fade is what is left of an average over a time when another has passed.
+// fade is the remaining part of an average over one time after another time has passed.
 func fade(passed, over time.Duration) float64 { return math.Exp(-float64(passed) / float64(over)) }

@@ -20,7 +20,7 @@ const (
 // Published are the facts of a node by name, as others are told them: numbers plain,
 // sizes in bytes, loads to a hundredth, "true" for each pool that is online and for
 // its backend: pool.fast, backend.loop. A backend that could have a pool, and has
-// none that is online, is left out: nobody could put a volume there. So are texts
+// none that is online, is left out: no volume could be put there. So are texts
 // that are not known.
 func Published(n dataset.Node, f dataset.Facts) map[string]string {
 	out := map[string]string{
@@ -48,8 +48,8 @@ func inBytes(s dataset.Size) string { return strconv.FormatInt(int64(s), 10) }
 
 func load(l float64) string { return strconv.FormatFloat(math.Round(l*100)/100, 'f', -1, 64) }
 
-// Tags are what a node has, and is, as tags of a service in Consul, in alphabetical
-// order: pool.fast, backend.loop, architecture.x86_64, label.rack.r1, virtual.
+// Tags are the properties of a node as tags of a service in Consul, in alphabetical order: pool.fast,
+// backend.loop, architecture.x86_64, label.rack.r1, virtual.
 func Tags(n dataset.Node, f dataset.Facts) []string {
 	var tags []string
 	for name, value := range Published(n, f) {

@@ -1,6 +1,5 @@
-// Package fsctl does to filesystems what ioctl(2) can: freeze, thaw, grow, flush, set
-// flags; and it tells what a disk or an image holds, so that nothing that holds data
-// is ever formatted.
+// Package fsctl controls filesystems through ioctl(2): freeze, thaw, grow, flush, set flags. It also
+// identifies the content of a disk or an image, so that existing data is never formatted.
 package fsctl
 
 import (
@@ -43,7 +42,7 @@ func Freeze(dir *os.File) error {
 	return nil
 }
 
-// Thaw lets the writers go on. ErrNotFrozen when there is nothing to thaw.
+// Thaw lets the writers continue. ErrNotFrozen when there is nothing to thaw.
 func Thaw(dir *os.File) error {
 	err := unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0)
 	if errors.Is(err, unix.EINVAL) {
@@ -78,9 +77,9 @@ func SetImmutable(f *os.File, on bool) error {
 	return setFlags(f, immutable, 0)
 }
 
-// Unprotect clears the flags of a file or directory that keep root from removing it, or
-// what is in it: immutable and append-only (chattr(1)). It is idempotent. A filesystem
-// without such flags gives ENOTTY or EOPNOTSUPP.
+// Unprotect clears the flags of a file or directory that keep root from removing it, or its content:
+// immutable and append-only (chattr(1)). It is idempotent. A filesystem without such flags gives ENOTTY or
+// EOPNOTSUPP.
 func Unprotect(f *os.File) error { return setFlags(f, immutable|appendOnly, 0) }
 
 func setFlags(f *os.File, off, on uint32) error {
@@ -111,10 +110,9 @@ const (
 	flagCowExtentSize = 0x00010000 // FS_XFLAG_COWEXTSIZE
 )
 
-// SetCowExtentSize says in which units, in bytes, XFS allocates what is written over
-// shared blocks of a file or, for a directory, of what is made in it from now on. A
-// multiple of the filesystem's block. Where nothing is said it is 128 KiB. It is
-// idempotent.
+// SetCowExtentSize sets the unit, in bytes, in which XFS allocates writes over shared blocks of a file or,
+// for a directory, of files that are made in it from now on. A multiple of the filesystem's block. Where
+// nothing is said it is 128 KiB. It is idempotent.
 func SetCowExtentSize(f *os.File, bytes uint32) error {
 	var x fsxattr
 	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -144,8 +142,7 @@ func CowExtentSize(f *os.File) (uint32, error) {
 // Kind is a type of filesystem as far as statfs(2) tells.
 type Kind string
 
-// The kinds that have a name here. Ext stands for ext2, ext3 and ext4, which have one
-// magic number.
+// The kinds that have a name here. Ext means ext2, ext3 and ext4, which have one magic number.
 const (
 	Ext     Kind = "ext4"
 	XFS     Kind = "xfs"
@@ -156,8 +153,7 @@ const (
 	ZFS     Kind = "zfs"
 )
 
-// KindOf returns the kind of filesystem that dir lies on; one without a name here is
-// its magic number in hexadecimal.
+// KindOf returns the kind of filesystem of dir; for a kind without a name here, its magic number in hexadecimal.
 func KindOf(dir string) (Kind, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -32,9 +32,8 @@ const (
 	xfsMinGroup = 64
 )
 
-// GrowXFS makes the mounted XFS that dir lies on as large as a device of that many
-// bytes allows, while it is used. It needs CAP_SYS_ADMIN (ErrCapability). A filesystem
-// that is as large is fine; a larger one is ErrShrink.
+// GrowXFS grows the mounted XFS of dir to the size of a device with that many bytes, while it is used. It
+// needs CAP_SYS_ADMIN (ErrCapability). A filesystem that is as large is fine; a larger one is ErrShrink.
 func GrowXFS(dir *os.File, bytes int64) error {
 	geo, err := geometry(dir)
 	if err != nil {
@@ -61,7 +60,7 @@ func GrowXFS(dir *os.File, bytes int64) error {
 	return nil
 }
 
-// SizeXFS returns how many bytes the mounted XFS that dir lies on takes of its device.
+// SizeXFS returns how many bytes of its device the mounted XFS of dir uses.
 func SizeXFS(dir *os.File) (int64, error) {
 	geo, err := geometry(dir)
 	if err != nil {
@@ -81,10 +80,9 @@ func geometry(dir *os.File) (xfsGeometry, error) {
 	return geo, nil
 }
 
-// GrowExt4 makes the mounted ext4 that dir lies on as large as a device of that many
-// bytes allows, while it is used. It needs CAP_SYS_RESOURCE, which containers and
-// sandboxes often lack: ErrCapability, and nothing was changed. A filesystem that is as
-// large is fine; a larger one is ErrShrink.
+// GrowExt4 grows the mounted ext4 of dir to the size of a device with that many bytes, while it is used. It
+// needs CAP_SYS_RESOURCE, which containers and sandboxes often lack: ErrCapability, and nothing was changed.
+// A filesystem that is as large is fine; a larger one is ErrShrink.
 func GrowExt4(dir *os.File, bytes int64) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Content is what a disk or an image holds.
+// Content is the kind of content of a disk or an image.
 type Content string
 
 // What Identify can tell. Anything else that is not zeros is OtherData.
@@ -74,11 +74,10 @@ func signatures() []signature {
 	return append(list, signature{HoldsMBR, 510, "\x55\xaa"})
 }
 
-// Identify tells what the file or block device at path holds, by the signatures of the
-// formats that it knows. Empty is only said when nothing else than zeros was found in
-// the first and last 16 MiB and in 1,024 samples spread evenly between; of a disk it
-// can't be known short of reading it all. It changes nothing. An error means that it
-// could not be found out, not that there is nothing.
+// Identify returns the kind of content of the file or block device at path, by the signatures of the known
+// formats. Empty is only said when nothing else than zeros was found in the first and last 16 MiB and in
+// 1,024 samples spread evenly between; of a disk it can't be known short of reading it all. It changes
+// nothing. An error means that it could not be found out, not that there is nothing.
 func Identify(path string) (Content, error) { return open(path, identify) }
 
 // Known is Identify where it does not matter whether anything that is not known lies there, which
@@ -123,7 +122,7 @@ func known(r io.ReaderAt, size int64) (Content, error) {
 		if off < 0 {
 			off = size + off
 			if s.offset == -64<<10 {
-				off = size&^(64<<10-1) - 64<<10 // 0.90 lies at a multiple of 64 KiB
+				off = size&^(64<<10-1) - 64<<10 // 0.90 is at a multiple of 64 KiB
 			}
 		}
 		if off < 0 || off+int64(len(s.magic)) > size {
@@ -172,7 +171,7 @@ const (
 	sample  = 64 << 10
 )
 
-// Zeros tells whether nothing else than zeros was found where Identify looks for that.
+// Zeros reports whether Identify has found only zeros.
 func Zeros(r io.ReaderAt, size int64) (bool, error) {
 	z := zeros{r: r, buf: make([]byte, 1<<20)}
 	head := min(size, edge)

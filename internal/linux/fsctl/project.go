@@ -18,9 +18,8 @@ var ErrNoQuota = errors.New("the filesystem has no project quotas")
 
 const flagProjectInherit = 0x00000200 // FS_XFLAG_PROJINHERIT, linux/fs.h
 
-// Project returns the project that a file or directory is in, 0 for none, and whether what
-// is made in it from now on begins in that too. A filesystem without projects gives ENOTTY
-// or EOPNOTSUPP.
+// Project returns the project of a file or directory, 0 for none, and whether new files in it inherit the
+// project. A filesystem without projects gives ENOTTY or EOPNOTSUPP.
 func Project(f *os.File) (id uint32, inherited bool, err error) {
 	var x fsxattr
 	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -29,8 +28,8 @@ func Project(f *os.File) (id uint32, inherited bool, err error) {
 	return x.project, x.flags&flagProjectInherit != 0, nil
 }
 
-// SetProject puts a directory into a project, and with it whatever is made in it from now
-// on: of any kind, without that it is opened. It is idempotent.
+// SetProject puts a directory into a project, and all files that are made in it from now on: of any kind, and
+// without opening them. It is idempotent.
 func SetProject(dir *os.File, id uint32) error {
 	var x fsxattr
 	if err := ioctl(dir, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -44,7 +43,7 @@ func SetProject(dir *os.File, id uint32) error {
 	return nil
 }
 
-// Quota is what a filesystem counts and allows for a project.
+// Quota is the usage and the limits of a project in a filesystem.
 type Quota struct {
 	Used  uint64 // bytes, with those that are on their way to the disk
 	Limit uint64 // bytes; 0: none
@@ -52,7 +51,7 @@ type Quota struct {
 	named bool
 }
 
-// Free says that nothing is in a project and that nobody has set any limit for it.
+// Free reports whether a project is empty and has no limits.
 func (q Quota) Free() bool { return q.Used == 0 && q.Files == 0 && !q.named }
 
 // dqblk is struct if_dqblk of linux/quota.h.

@@ -29,8 +29,8 @@ const (
 type Opener struct {
 	PID  int
 	Comm string
-	// Path is the path of the file below the root of the tree. It is empty if nobody can tell which file of
-	// the filesystem it is, for instance because no mount table shows the mount through which it was opened.
+	// Path is the path of the file below the root of the tree. It is empty if the file cannot be determined,
+	// for instance because no mount table shows the mount through which it was opened.
 	Path string
 	// Unexamined is the error that prevented the examination of the process, or nil.
 	Unexamined error
@@ -66,10 +66,10 @@ type openedBy struct {
 var examiner Examiner
 
 // Open reads which files of the filesystems of some trees are open: files open for writing, open
-// directories, working and root directories, and shared writable mappings. It finds what no mount
-// namespace shows: a file that was handed to another process, or one on a detached mount. It does not
-// find files that are open only for reading, nor those of this process and of other processes of Drover,
-// which keep their own records. A file that is handed from process to process during the look may be missed.
+// directories, working and root directories, and shared writable mappings. It finds files that no mount
+// namespace shows: a file that was passed to another process, or one on a detached mount. It does not find
+// files that are open only for reading, nor those of this process and of other processes of Drover, which
+// keep their own records. A file that is handed from process to process during the look may be missed.
 //
 // A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and
 // 1 µs for each descriptor, so do not call Open often. Processes with very much to read are examined last,
@@ -98,7 +98,7 @@ type sharedLooks struct {
 	turn sync.Mutex // held during a look: one at a time
 
 	mu   sync.Mutex
-	next *sharedLook // the next look, or nil if nobody waits for one
+	next *sharedLook // the next look, or nil if no caller waits for one
 }
 
 type sharedLook struct {
@@ -108,7 +108,7 @@ type sharedLook struct {
 	err   error
 }
 
-// join returns the next look, which will be at these trees too. It starts the look if nobody waits for it yet.
+// join returns the next look, which will be at these trees too. It starts the look if no other caller waits for it yet.
 func (s *sharedLooks) join(trees []mount.Filesystem) *sharedLook {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +120,7 @@ func (s *sharedLooks) join(trees []mount.Filesystem) *sharedLook {
 	return s.next
 }
 
-// run performs a look once the current one has ended. From then on nobody can join it.
+// run performs a look once the current one has ended. From then on no caller can join it.
 func (s *sharedLooks) run(l *sharedLook) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -199,7 +199,7 @@ func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (again
 	return again, nil
 }
 
-// process adds what a process has open, or the error of its examination. With a budget, done is false if the
+// process adds the open files of a process, or the error of its examination. With a budget, done is false if the
 // examination needs more work than the budget allows, and if it seemed to hang: on a busy host, it may only
 // have got no processor. It fails if the state of the look cannot be renewed.
 func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done bool, err error) {

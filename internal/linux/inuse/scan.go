@@ -1,7 +1,7 @@
 // Package inuse finds the processes that can write to a directory tree or a filesystem: through a mount
-// in another mount namespace, an open file, a working or root directory, or a shared mapping. It relies
-// on what the kernel knows of each process. It avoids requests to disks and servers that may be dead, and
-// an Examiner abandons an examination that hangs in the kernel.
+// in another mount namespace, an open file, a working or root directory, or a shared mapping. It relies on
+// the kernel's data about each process. It avoids requests to disks and servers that may be dead, and an
+// Examiner abandons an examination that hangs in the kernel.
 //
 // A look at all processes takes these steps:
 //

@@ -34,7 +34,7 @@ func (h Hierarchy) Kind() dataset.Limits {
 
 // Detect finds the hierarchy that limits block devices among mounts: that of version 1 with
 // the controller blkio, or that of version 2 with io. Where both are mounted a controller is
-// in one of them alone. ErrNone says what is missing.
+// in one of them alone. ErrNone names the missing part.
 func Detect(table mount.Mounts) (Hierarchy, error) {
 	var v2 string
 	for _, e := range table {

@@ -65,8 +65,7 @@ func parseDevice(s string) (d Device, ok bool) {
 	return Device{uint32(a), uint32(b)}, ok && err1 == nil && err2 == nil
 }
 
-// DeviceOf returns the device that the filesystem at path lies on; false for one without a
-// block device of its own.
+// DeviceOf returns the device of the filesystem at path; false for one without a block device of its own.
 func DeviceOf(path string) (Device, bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -84,7 +83,7 @@ type Limits struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"`
 }
 
-// Without returns what is left of limits where each that is one of others' is none.
+// Without returns the limits without those that are equal to the limits of others.
 func (l Limits) Without(others ...Limits) Limits {
 	for _, o := range others {
 		for _, v := range []struct{ has, other *int64 }{
@@ -132,8 +131,8 @@ func (h Hierarchy) Get(group string, d Device) (Limits, error) {
 	return rules[d], nil
 }
 
-// Set makes the limits of a group on a device these; nothing else of the group changes. What
-// is not limited is so after it, too. A group that is gone is fs.ErrNotExist.
+// Set makes the limits of a group on a device these; nothing else of the group changes. Unlimited rates stay
+// unlimited. A group that is gone is fs.ErrNotExist.
 func (h Hierarchy) Set(group string, d Device, l Limits) error {
 	var err error
 	if h.Version == V1 {
@@ -235,7 +234,7 @@ func (h Hierarchy) groupIn(file string) (string, bool) {
 	return "", false
 }
 
-// Below tells whether a group is another, or lies in it.
+// Below reports whether a group is the other one, or is in it.
 func Below(group, other string) bool {
 	return group == other || other == Root || strings.HasPrefix(group, other+"/")
 }

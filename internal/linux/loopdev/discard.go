@@ -36,8 +36,7 @@ func DisableDiscard(path string) error {
 }
 
 // Remove removes the number of a device that has no file, and with it all settings that the
-// device was given. It returns unix.EBUSY while somebody has the device open, and nil if there is
-// no such device.
+// device was given. It returns unix.EBUSY while the device is open, and nil if there is no such device.
 func Remove(path string) error {
 	n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), "loop"))
 	if err != nil {
@@ -54,8 +53,8 @@ func Remove(path string) error {
 	return nil
 }
 
-// refusesDiscards reports whether a device that has just got its file refuses discards because of
-// what the number was used for before. It is false if sysfs does not tell.
+// refusesDiscards reports whether a device that has just got its file refuses discards because of the earlier
+// file of this number. It is false if sysfs does not tell.
 func refusesDiscards(path string) bool {
 	limit, err := readLimit(discardLimit(path))
 	if err != nil || limit > 0 {

@@ -30,14 +30,14 @@ func (e *AttachedError) Error() string {
 // Is makes errors.Is(err, ErrAttached) hold.
 func (e *AttachedError) Is(target error) bool { return target == ErrAttached }
 
-// ErrShared means that the file has another name, by which it is to stay what it is.
+// ErrShared means that the file has another name, under which it must not change.
 var ErrShared = errors.New("file has more than one name")
 
 // Options say how a file is attached.
 type Options struct {
 	ReadOnly bool
-	// DirectIO asks for I/O past the page cache of the file. A filesystem that
-	// can't do it makes the kernel go on buffered: see Device.DirectIO.
+	// DirectIO asks for I/O past the page cache of the file. On a filesystem that does not support it, the
+	// kernel continues with buffered I/O: see Device.DirectIO.
 	DirectIO bool
 	// BlockSize is the logical block size in bytes: 512 to the page size, a power
 	// of two; 0 leaves it to the kernel. The file's size should be a multiple.
@@ -63,7 +63,7 @@ type Device struct {
 	file *os.File
 }
 
-// Close lets go of the device. With no other user it is cleared at once. A second
+// Close closes the device. With no other user it is cleared at once. A second
 // Close returns os.ErrClosed.
 func (d *Device) Close() error {
 	err := d.dev.Close()
@@ -81,10 +81,9 @@ const attempts = 100
 const replacements = 8
 
 // Attach binds file, a regular file and no symbolic link, to a free loop device,
-// making one when all are taken. It fails with ErrAttached when the file has a
-// device, whoever attached it and by whatever name (known by device and inode). It
-// is safe for concurrent use, also by several processes: of two that attach one
-// file, one wins.
+// making one when all are taken. It fails with ErrAttached if the file has a device already, attached by any
+// process and under any name (found by device and inode). It is safe for concurrent use, also by several
+// processes: of two that attach one file, one wins.
 func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	f, err := openBacking(ctx, file, opts.ReadOnly)
 	if err != nil {
@@ -102,7 +101,7 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	for try := range attempts {
 		dev, err := attachFree(f, opts)
 		if err == nil && try < replacements && refusesDiscards(dev.Name()) {
-			// Best effort: while somebody else has the device open, its number stays.
+			// Best effort: while another process has the device open, its number stays.
 			if err := dev.Close(); err != nil {
 				return nil, err
 			}
@@ -248,8 +247,8 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 	return dev, nil
 }
 
-// finish reads back what the kernel made of opts: it falls back from direct I/O
-// without an error. file is nil for a device that was attached elsewhere.
+// finish reads back the options that the kernel has applied: it falls back from direct I/O without an error.
+// file is nil for a device that was attached elsewhere.
 func finish(dev, file *os.File, opts Options) (*Device, error) {
 	d := &Device{Path: dev.Name(), dev: dev, file: file}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))

@@ -20,7 +20,7 @@ type Host struct {
 	Missing []error  // why the others cannot be made, each with the filesystem first and the command that mends it
 }
 
-// Look finds out what this host has, now. It starts nothing.
+// Look finds out which programs and filesystems this host has now. It starts nothing.
 func Look() (h Host) {
 	for _, fs := range []string{XFS, Ext4} {
 		err := mounts(fs)
@@ -70,7 +70,7 @@ func makes(fs string) error {
 	return nil
 }
 
-// Cannot fails with ErrUnsupported where a list of filesystems is empty, and says what is missing.
+// Cannot fails with ErrUnsupported if a list of filesystems is empty, and names the missing parts.
 func (h Host) Cannot(list []string, what string) error {
 	if len(list) > 0 {
 		return nil
@@ -80,7 +80,7 @@ func (h Host) Cannot(list []string, what string) error {
 
 // Choose returns the filesystem of a new volume of a size, which is fs unless that is "": then XFS
 // where it fits, as it takes several times as many small synced writes as ext4. ErrUnsupported: it
-// cannot be made. have is what could be when the pool was opened; what came since is found.
+// cannot be made. have are the filesystems that could be made when the pool was opened; later ones are found.
 func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	var now Host
 	if len(have) == 0 || fs != "" && !slices.Contains(have, fs) {

@@ -58,7 +58,7 @@ func Device(fs string, size dataset.Size) dataset.Size {
 		keeps = xfsKeeps
 	}
 	device := size
-	for range 4 { // what it keeps grows with the device, by a fraction of that
+	for range 4 { // its reserve grows with the device, by a fraction of it
 		device = size + keeps(size, device)
 	}
 	const page = 4 * dataset.KiB
@@ -72,7 +72,7 @@ func Size(fs string, device dataset.Size) dataset.Size {
 	return dataset.Size(n) * dataset.MiB
 }
 
-// xfsKeeps is what an XFS on a device keeps for itself, beside its log: a reserve of a twentieth,
+// xfsKeeps is the space that an XFS on a device reserves for itself, beside its log: a reserve of a twentieth,
 // at most 8192 blocks, and room for its trees.
 func xfsKeeps(_, device dataset.Size) dataset.Size {
 	return xfsLog + min(device/20, 32*dataset.MiB) + device/1000*8
@@ -81,7 +81,7 @@ func xfsKeeps(_, device dataset.Size) dataset.Size {
 // xfsLog is the least that mkfs allows.
 const xfsLog = 64 * dataset.MiB
 
-// ext4Keeps is what an ext4 on a device keeps for itself: its journal, the tables of inodes, the
+// ext4Keeps is the space that an ext4 on a device reserves for itself: its journal, the tables of inodes, the
 // descriptors of its groups with room for more, and a fiftieth, at most 4096 blocks, in reserve.
 func ext4Keeps(size, device dataset.Size) dataset.Size {
 	return journal(size) + device/perInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
@@ -109,8 +109,8 @@ func journal(size dataset.Size) dataset.Size {
 	return 256 * dataset.MiB
 }
 
-// Args are the arguments of mkfs.ext4 or mkfs.xfs for a volume of a size, but for the device and
-// what rests on where that lies.
+// Args are the arguments of mkfs.ext4 or mkfs.xfs for a volume of a size, except for the device and the
+// arguments that depend on it.
 func Args(fs string, size dataset.Size) []string {
 	if fs == XFS {
 		args := []string{"-q", "-K", "-m", "reflink=1,rmapbt=0"}
@@ -125,10 +125,10 @@ func Args(fs string, size dataset.Size) []string {
 	}
 }
 
-// RootMode is that of a new filesystem's root for which nobody said one.
+// RootMode is the default mode of a new filesystem's root.
 const RootMode = 0o755
 
-// Root makes the root of a new filesystem empty, and whose it is to be.
+// Root empties the root of a new filesystem, and sets its owner.
 func Root(dir *os.File, owner *dataset.Owner) error {
 	if err := unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil &&
 		!errors.Is(err, unix.ENOENT) {

@@ -26,7 +26,7 @@ import (
 func Elsewhere() (*Foreign, error) { return elsewhere(LookTime) }
 
 // LookTime is how long a look at all processes may take. It is long enough for 1,000 containers on a busy
-// host, and short for somebody who waits.
+// host, and short for a waiting caller.
 const LookTime = 10 * time.Second
 
 // ErrLookTime means that a process was not examined because the look had to end before.

@@ -38,8 +38,8 @@ const (
 	zfs   = "zfs"
 )
 
-// Identify returns the filesystem of a mount of this process's mount namespace, with its identity. It
-// does not fail: what it cannot read stays empty. The caller must check afterwards that the mount still
+// Identify returns the filesystem of a mount of this process's mount namespace, with its identity. It does
+// not fail: fields that it cannot read stay empty. The caller must check afterwards that the mount still
 // exists: otherwise the identity may be of another filesystem.
 func Identify(e *Entry) Filesystem {
 	f := Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
@@ -99,7 +99,7 @@ func blockDevice(major, minor int) (sequence, mapping string) {
 		return strings.TrimSpace(string(b))
 	}
 	// The number of a disk with removable media changes with the medium, and some report a change at a reset
-	// of their bus, whatever is mounted (disk_check_events in block/disk-events.c).
+	// of their bus, even while mounted (disk_check_events in block/disk-events.c).
 	if attribute("removable") == "1" || attribute("../removable") == "1" {
 		return "", attribute("dm/uuid")
 	}

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InMemory says which memory of this host what lies at a path is in, such as "tmpfs" or "zram0":
-// it is gone at a reboot. "": none that is known. Of a filesystem on a device it looks at what
-// that is made of, whether by device mapper, RAID, or a file behind a loop device.
+// InMemory returns the memory of this host that a path is in, such as "tmpfs" or "zram0": its content is lost
+// at a reboot. "": no known one. Of a filesystem on a device it looks at what that is made of, whether by
+// device mapper, RAID, or a file behind a loop device.
 func (m Mounts) InMemory(path string) string { return m.fileIn(path, maxLayers) }
 
 const maxLayers = 8 // of devices and files above each other

@@ -24,7 +24,7 @@ var (
 
 // Spec is what to mount.
 type Spec struct {
-	// Source is a device path, or whatever the filesystem calls its source.
+	// Source is a device path, or the filesystem's own name of its source.
 	Source string
 	FSType string
 	// Options are single options as mount(8) takes them after -o, one an element:
@@ -35,13 +35,13 @@ type Spec struct {
 	ReadOnly bool
 }
 
-// Error is a mount that failed, with what the kernel said about it.
+// Error is a mount that failed, with the kernel's messages about it.
 type Error struct {
 	Spec   Spec
 	Target string
 	// Step is the call that failed.
 	Step string
-	// Log is what the filesystem wrote for this mount, one message an element.
+	// Log has the filesystem's messages for this mount, one message an element.
 	Log []string
 	Err error
 }
@@ -79,10 +79,10 @@ func Mount(target string, spec Spec) error {
 	return nil
 }
 
-// Detached mounts spec where nobody can see it and returns its root directory, for
-// work on a filesystem that is not in use. The mount goes away when the file, and
-// whatever was opened below it, is closed or this process ends. Errors of the last
-// writes are lost then: sync before. Failures are an *Error.
+// Detached mounts spec invisibly and returns its root directory, for
+// work on a filesystem that is not in use. The mount is removed when the file, and all files that were opened
+// below it, are closed or this process ends. Errors of the last writes are lost then: sync before. Failures
+// are an *Error.
 func Detached(spec Spec) (*os.File, error) {
 	fd, mountErr := detached(spec)
 	if mountErr != nil {
@@ -163,7 +163,7 @@ func move(fd int, target string) error {
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// BindFlags are those of a bind mount alone; the rest is as where its source lies.
+// BindFlags are the flags of a bind mount itself; all others are those of its source.
 type BindFlags struct {
 	ReadOnly bool
 	NoDev    bool // device nodes in it open no device
