@@ -1,5 +1,5 @@
 // Package long keeps tests that take long out of the short form of the test run. It holds the only skip
-// that this project has: what a test lacks is a failure (test/quality sees to it).
+// that this project has: a missing requirement of a test is a failure (checked by test/quality).
 package long
 
 import (
@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Only lets the test go on in the long form, `make test-long`, which sets DROVER_TEST_LONG, and skips it
+// Only lets the test continue in the long form, `make test-long`, which sets DROVER_TEST_LONG, and skips it
 // in the short one.
 func Only(t testing.TB) {
 	t.Helper()
@@ -16,7 +16,7 @@ func Only(t testing.TB) {
 	}
 }
 
-// Rounds returns how often to repeat what is worth repeating: as often as in the form that runs.
+// Rounds returns the number of repetitions for the form that runs.
 func Rounds(short, long int) int {
 	if Enabled() {
 		return long

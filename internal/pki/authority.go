@@ -37,8 +37,8 @@ const (
 // was made.
 const Skew = 10 * time.Minute
 
-// The files of an authority's folder. The first is its whole state; the second is
-// what others need to believe it, there for people to copy.
+// The files of an authority's folder. The first is its whole state; the second is the bundle that others need
+// to trust it, and that people copy.
 const (
 	stateFile  = "ca-key.pem"
 	bundleFile = "ca.pem"
@@ -135,7 +135,7 @@ func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 		IsCA:                  true,
 		MaxPathLen:            1,
 
-		PermittedDNSDomainsCritical: true, // of all constraints, whatever its name says
+		PermittedDNSDomainsCritical: true, // of all constraints, in spite of its name
 		PermittedURIDomains:         []string{cluster.String()},
 		ExcludedDNSDomains:          []string{""},
 		ExcludedEmailAddresses:      []string{""},
@@ -152,8 +152,8 @@ func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateK
 	return x509.ParseCertificate(der)
 }
 
-// Load reads the authority of a folder. ErrNotFound when there is none, ErrCorrupt
-// for one that is damaged or of which others can read the key.
+// Load reads the authority of a folder. ErrNotFound if there is none, ErrCorrupt if it is damaged or if
+// others can read its key.
 func Load(dir string) (*Authority, error) {
 	path := filepath.Join(dir, stateFile)
 	blocks, err := readPEM(path, readSecret)
@@ -193,8 +193,8 @@ func authorityOf(f pemFile) (*Authority, error) {
 	return a, nil
 }
 
-// save writes the bundle where it grows before the state and where it shrinks
-// after it: who copies it at any moment believes whatever is signed.
+// save writes a growing bundle before the state, and a shrinking one after it: so a copy of any moment trusts
+// everything that is signed.
 func (a *Authority) save(dir string) error {
 	state, err := encodeKey(a.key)
 	if err != nil {
@@ -253,8 +253,8 @@ func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 }
 
 // Sign makes a certificate for the key of a request (see NewRequest), whose
-// own names count for nothing. ErrInvalid for what is no request, one that its own
-// key did not sign, one of another kind of key, and one of over 16 KiB; and as of Issue.
+// own names count for nothing. ErrInvalid for data that is not a request, for a request that its own key did
+// not sign, with another kind of key, or of over 16 KiB; and the errors of Issue.
 func (a *Authority) Sign(request []byte, id Identity, now time.Time) (Signed, error) {
 	pub, err := requestKey(request)
 	if err != nil {
@@ -320,12 +320,12 @@ func leafTemplate(id Identity, begin, end time.Time) *x509.Certificate {
 	}
 }
 
-// RenewAt is when a certificate is to be renewed: with a third of its life left.
+// RenewAt is the time to renew a certificate: with a third of its life left.
 func RenewAt(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
 
-// IssuedAt is when a certificate was made, by the clock of who made it.
+// IssuedAt is the time at which a certificate was made, by the issuer's clock.
 func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(Skew) }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -94,7 +94,7 @@ func (f Files) settle() error {
 }
 
 // Believing returns the pair with other roots, as PEM, and whether they are others.
-// ErrCorrupt for what is none.
+// ErrCorrupt for other data.
 func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
 	f, err := parsePEM([]byte(roots))
 	if err == nil && len(f.certs) == 0 {
@@ -170,7 +170,7 @@ func readCerts(path string) ([]*x509.Certificate, error) {
 	return f.certs, nil
 }
 
-// maxFile bounds what is read as a file of keys and certificates.
+// maxFile bounds the size of a file of keys and certificates.
 const maxFile = 256 << 10
 
 // pemFile is what such a file holds.
@@ -179,8 +179,7 @@ type pemFile struct {
 	certs []*x509.Certificate
 }
 
-// readSecret reads a file that nobody else may: others are those with no right to
-// the files of its owner or group.
+// readSecret reads a file that only its owner and group may read.
 func readSecret(path string) ([]byte, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -216,8 +215,7 @@ func readPEM(path string, read func(string) ([]byte, error)) (pemFile, error) {
 	return out, nil
 }
 
-// parsePEM reads certificates and at most one key, strictly: what it does not know
-// is damage.
+// parsePEM reads certificates and at most one key, strictly: unknown content counts as damage.
 func parsePEM(b []byte) (f pemFile, err error) {
 	if len(b) > maxFile {
 		return f, fmt.Errorf("more than %d bytes", maxFile)

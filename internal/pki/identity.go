@@ -1,7 +1,5 @@
-// Package pki is who is who in a cluster: its certificate authority, the
-// certificates of control replicas, nodes and operators, what a peer's
-// certificate says and whether it is to be believed. It knows files and TLS and
-// no HTTP.
+// Package pki identifies the members of a cluster: its certificate authority, the certificates of control
+// replicas, nodes and operators, and the checks of a peer's certificate. It knows files and TLS and no HTTP.
 //
 // A certificate names its holder by one URI and by nothing else:
 //
@@ -11,8 +9,8 @@
 //
 // The authority's own certificate permits URIs of its cluster alone and no
 // host name or address, so that what it signs is of use nowhere else
-// (RFC 5280, section 4.2.1.10). Hosts are therefore not checked by name: who
-// shows a certificate of kind control is control, wherever it runs.
+// (RFC 5280, section 4.2.1.10). Hosts are therefore not checked by name: a peer with a certificate of kind
+// control is control, wherever it runs.
 package pki
 
 import (
@@ -28,7 +26,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Kind is what sort of member of a cluster somebody is.
+// Kind is the kind of a member of a cluster.
 type Kind string
 
 // The kinds of members.
@@ -38,7 +36,7 @@ const (
 	Operator Kind = "operator"
 )
 
-// Role is what an operator may do; each role may all that the next one may.
+// Role is the set of rights of an operator; each role includes the rights of the next one.
 type Role string
 
 // The roles of operators.
@@ -63,8 +61,8 @@ type Identity struct {
 	Kind    Kind
 	Node    uuid.UUID // of a node
 	Role    Role      // of an operator
-	// Name is the holder's. That of a node is what it was called when it joined,
-	// for people to read: a node is its UUID.
+	// Name is the holder's. The name of a node is the one at its join, for people to read: the identity of a
+	// node is its UUID.
 	Name string
 }
 

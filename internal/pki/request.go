@@ -16,7 +16,7 @@ const MaxRequest = 16 << 10
 
 // Request is a new key and what asks for a certificate for it.
 type Request struct {
-	PEM string // goes to who signs
+	PEM string // is sent to the signer
 	key *ecdsa.PrivateKey
 }
 
@@ -27,8 +27,7 @@ type Signed struct {
 	Roots string `json:"roots"` // certificates of the authority of the cluster, as PEM
 }
 
-// NewRequest makes a key and a request for a certificate. It names nobody: who
-// signs says whose it is.
+// NewRequest makes a key and a request for a certificate. It has no name: the signer decides whose it is.
 func NewRequest() (*Request, error) {
 	key, err := newKey()
 	if err != nil {
@@ -50,8 +49,8 @@ func (r *Request) Save(path string) error {
 	return durable.Replace(path, append(key, r.PEM...))
 }
 
-// LoadRequest reads a request that was saved. ErrNotFound when there is none,
-// ErrCorrupt for one that is damaged or of which others can read the key.
+// LoadRequest reads a request that was saved. ErrNotFound if there is none, ErrCorrupt if it is damaged or if
+// others can read its key.
 func LoadRequest(path string) (*Request, error) {
 	b, err := readSecret(path)
 	if err != nil {

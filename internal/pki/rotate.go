@@ -13,10 +13,9 @@ import (
 const overlap = MemberLife
 
 // Rotate gives the authority of a folder a new key. From then on that signs, and the
-// old root is believed beside it until FinishRotation. Members that have not heard of
-// the new root believe what it signs all the same, since the old one vouches for it:
-// the folder can reach control hosts, and certificates nodes, in any order.
-// ErrConflict while the rotation before it is not finished.
+// old root is believed beside it until FinishRotation. Members without the new root still trust its
+// certificates, because the old root has signed it: the folder can reach control hosts, and certificates
+// nodes, in any order. ErrConflict while the rotation before it is not finished.
 func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Credentials are what a process shows its peers and believes of them. They can be
+// Credentials are the certificate of a process and the roots that it trusts. They can be
 // exchanged while connections last: the next handshake uses the new ones. Safe for
 // concurrent use.
 type Credentials struct {
@@ -38,7 +38,7 @@ func NewCredentials(p *Pair, clk clock.Clock, revoked func(Identity, *x509.Certi
 // Set exchanges the pair: a renewed certificate, further roots.
 func (c *Credentials) Set(p *Pair) { c.pair.Store(p) }
 
-// Pair is what is shown now.
+// Pair is the present certificate.
 func (c *Credentials) Pair() *Pair { return c.pair.Load() }
 
 // Server returns a configuration that lets in peers of this cluster and of these
@@ -53,15 +53,14 @@ func (c *Credentials) Server(kinds ...Kind) *tls.Config {
 	return cfg
 }
 
-// Asking returns a configuration for a server that lets in everybody, and must ask
-// Peer for each request who it is: so a peer is told in words what is wrong, and one
-// that has no certificate yet can ask for one.
+// Asking returns a configuration for a server that accepts all connections, and must call Peer for each
+// request: so a peer gets an error in words, and one without a certificate can request one.
 func (c *Credentials) Asking() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequestClientCert,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.shown(), nil },
-		SessionTicketsDisabled: true, // who was let in once is not let in again unseen
+		SessionTicketsDisabled: true, // a peer that was accepted once is checked again
 	}
 }
 
@@ -79,8 +78,8 @@ func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	}
 }
 
-// shown is the certificate with all that a peer may need to believe it: also the
-// roots, by which one that joins knows the cluster.
+// shown is the certificate with everything that a peer may need to verify it: also the roots, by which a
+// joining host recognises the cluster.
 func (c *Credentials) shown() *tls.Certificate {
 	p := c.pair.Load()
 	out := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Chain[0]}
@@ -96,8 +95,8 @@ var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden,
 		"operator, drover node token lets a host join)")
 
 // Peer returns who is at the other end of a connection, after looking at everything
-// again: that may have changed since the handshake. No kinds: any. ErrForbidden says
-// what is wrong with the certificate; ErrNoCertificate when there is none.
+// again: that may have changed since the handshake. No kinds: any. ErrForbidden names the problem of the
+// certificate; ErrNoCertificate if there is none.
 func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return Identity{}, ErrNoCertificate
@@ -163,8 +162,8 @@ type verifier struct {
 	vouchers *vouchers                               // nil: nothing is remembered
 }
 
-// verify returns whom a chain, the holder's certificate first, is for. What it says
-// before the roots were asked rests on the peer's own word, and is said to it alone.
+// verify returns whom a chain, the holder's certificate first, is for. Errors before the check against the
+// roots rest on the peer's own claims, and are returned to this peer only.
 func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, error) {
 	leaf := chain[0]
 	id, err := IdentityOf(leaf)

@@ -45,8 +45,7 @@ func (t Token) Reveal() string {
 	return tokenMark + base64.RawURLEncoding.EncodeToString(append(t.secret[:], t.CA[:]...))
 }
 
-// Hash is what is kept of a token: 64 hex digits of SHA-256, from which nobody can
-// make it again.
+// Hash is the stored form of a token: 64 hex digits of SHA-256, from which the token cannot be computed.
 func (t Token) Hash() string {
 	sum := sha256.Sum256(t.secret[:])
 	return hex.EncodeToString(sum[:])

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// maxVouchers bounds what is remembered: more than a cluster has members.
+// maxVouchers bounds the memory: it is larger than the number of members of a cluster.
 const maxVouchers = 1 << 14
 
 // vouchers remember which certificates the roots vouch for, and until when. Other roots

@@ -3,7 +3,7 @@ package run
 import "sync"
 
 // head keeps the first max bytes. The lock is needed because a stuck command's
-// output may still arrive while the caller reads what there is.
+// output may still arrive while the caller reads the output so far.
 type head struct {
 	mu   sync.Mutex
 	max  int

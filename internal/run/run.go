@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Limits on what is kept of a command's output, in bytes.
+// Limits of the kept output of a command, in bytes.
 const (
 	MaxStdout = 4 << 20
 	MaxStderr = 16 << 10
@@ -34,21 +34,21 @@ var (
 type Command struct {
 	// Name is the program, looked up in PATH when it has no slash.
 	Name string
-	// Args are passed as they are. A name that a user gave must stand behind
-	// "--" or be an absolute path, so that it can't be read as an option.
+	// Args are passed as they are. A user's name must come after "--" or be an absolute path, so that it is
+	// not parsed as an option.
 	Args []string
 	// Timeout bounds the whole run and must be positive.
 	Timeout time.Duration
 	// Stdin may be nil: the command then reads end of file.
 	Stdin io.Reader
-	// Env is what the command's environment has beside this process's, as NAME=value. Never a
+	// Env is added to this process's environment for the command, as NAME=value. Never a
 	// secret: others can read it.
 	Env []string
 	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
 	Stdout io.Writer
 }
 
-// Result is what a command printed. Stderr holds its last MaxStderr bytes.
+// Result is the output of a command. Stderr holds its last MaxStderr bytes.
 type Result struct {
 	Stdout []byte
 	Stderr []byte
@@ -56,8 +56,8 @@ type Result struct {
 
 // Runner runs commands. Implementations are safe for concurrent use.
 type Runner interface {
-	// Run waits for the command to end. A command that did not exit with 0 gives
-	// an *Error and whatever output there was.
+	// Run waits for the command to end. For a command that does not exit with 0 it returns an *Error and the
+	// output so far.
 	Run(ctx context.Context, c Command) (Result, error)
 }
 
@@ -67,13 +67,13 @@ type Error struct {
 	Args []string
 	// ExitCode is -1 for a command that did not start or was killed.
 	ExitCode int
-	// Stderr is the end of what the command wrote there.
+	// Stderr is the end of the command's standard error.
 	Stderr string
 	// Err is the cause: a context's, ErrTimeout, ErrStuck, *exec.ExitError …
 	Err error
 }
 
-// Error gives one line: the command, the cause, and what it said on stderr.
+// Error returns one line: the command, the cause, and its standard error.
 func (e *Error) Error() string {
 	line := strings.Join(append([]string{e.Cmd}, e.Args...), " ")
 	msg := fmt.Sprintf("run %q: %v", line, e.Err)

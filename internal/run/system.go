@@ -32,7 +32,7 @@ type process struct {
 	err  error
 }
 
-// LookPath returns where in PATH a program is, or what is missing.
+// LookPath returns the path of a program in PATH, or an error that names the missing package.
 func LookPath(name string) (string, error) { return exec.LookPath(name) }
 
 // Run implements Runner. It returns after the timeout plus a few seconds also when

@@ -17,7 +17,7 @@ const maxLinks = 40
 
 // walker follows an absolute path, one name at a time. It never lets the kernel follow a symbolic
 // link, so that it can check every folder on the way. It keeps a descriptor of the current folder
-// and resolves the next name relative to it, so that nobody can exchange a folder after the check.
+// and resolves the next name relative to it, so that a folder cannot be exchanged after the check.
 type walker struct {
 	path  string   // the whole path, for errors
 	names []string // the names that are not resolved yet
@@ -32,9 +32,8 @@ type walker struct {
 
 // walk follows path to its end. The last name may be a symbolic link only if followLast is true.
 //
-// A symbolic link is followed only if only root can change it: nobody else can write to its folder
-// or to any folder above. Otherwise a user could make a process of root open a file that the user
-// may not read.
+// A symbolic link is followed only if only root can change it: no other user can write to its folder or to
+// any folder above. Otherwise a user could make a process of root open a file that the user may not read.
 func walk(path string, followLast bool) (*walker, error) {
 	if !filepath.IsAbs(path) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%q: want an absolute path", path)

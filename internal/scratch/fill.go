@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fill takes the last block of the disk that dir lies on, with a file in dir.
+// Fill fills the disk of dir to the last block, with a file in dir.
 func Fill(tb testing.TB, dir string) {
 	tb.Helper()
 	f, err := os.Create(filepath.Join(dir, "ballast"))

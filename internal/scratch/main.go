@@ -64,8 +64,8 @@ func again() (int, error) {
 	return 0, fmt.Errorf("they ended with %s", state)
 }
 
-// leaveOthers lets go of what others have mounted from loop devices, unless the tests lie
-// or work on it.
+// leaveOthers unmounts other users' mounts of loop devices in this mount namespace, unless the tests are or
+// work on them.
 func leaveOthers() error {
 	table, err := mount.Table()
 	if err != nil {

@@ -94,15 +94,15 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	}
 	spec := mount.Spec{Source: dev.Path, FSType: fstype, Options: options}
 	err = mount.Mount(target, spec)
-	// Of a btrfs of which a copy is mounted the kernel makes up another UUID, and takes it for
-	// damaged when somebody else's mount comes between (seen on Linux 6.18).
+	// The kernel makes up another UUID for a btrfs if a copy of it is mounted, and treats it as damaged if
+	// another mount comes in between (seen on Linux 6.18).
 	for range copyTries {
 		if fstype != "btrfs" || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) {
 			break
 		}
 		tb.Logf("once more: %v", err)
 		time.Sleep(100 * time.Millisecond) // nothing tells when that has ended
-		// A copy that was on a device of that number before is remembered, and stands in the way.
+		// The kernel remembers a copy that was on a device of that number before, and refuses the new one.
 		if _, err := (&run.System{}).Run(tb.Context(), run.Command{
 			Name:    "btrfs",
 			Args:    []string{"device", "scan", "--forget", dev.Path},
@@ -128,8 +128,8 @@ const (
 	copyTries = 50
 )
 
-// unmountAll takes off target and whatever a failed test left mounted below it. What
-// is still in use is detached, so that it goes with its last user, and reported.
+// unmountAll unmounts target and all mounts that a failed test left below it. Mounts that are still in use
+// are detached, so that they end with their last user, and reported.
 func unmountAll(target string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -143,8 +143,8 @@ func unmountAll(target string) error {
 	for i := len(under) - 1; i >= 0; i-- {
 		point := under[i].Mountpoint
 		err := mount.Unmount(point)
-		// Another test's containers may hold copies of all mounts for a while, and with
-		// them the loop devices that lie in this one.
+		// Another test's containers may hold copies of all mounts for a while, and with them the loop devices
+		// in this one.
 		for deadline := time.Now().Add(patience); errors.Is(err, mount.ErrBusy) && time.Now().Before(deadline); {
 			err = mount.Unmount(point)
 		}
@@ -162,8 +162,8 @@ func unmountAll(target string) error {
 }
 
 // Copy copies the image of a filesystem that may be mounted as a cut of its power would leave it:
-// as it was at one moment. What the kernel writes meanwhile by itself, as the inodes that a log names
-// before it lets go of the log, would be half in a copy.
+// as it was at one moment. The kernel's own writes meanwhile, such as the inodes of a log before the log is
+// freed, would be incomplete in a copy.
 func Copy(tb testing.TB, image, to string) {
 	tb.Helper()
 	written := func() time.Time {

@@ -9,7 +9,7 @@ import (
 // fithaw is _IOWR('X', 120, int) of linux/fs.h. Package fsctl, which has it too, is tested with this one.
 const fithaw = 0xC0045878
 
-// Thaw lets writers of the filesystem mounted on path go on, if a failed test left it frozen. Call it
+// Thaw lets the writers of the filesystem mounted on path continue, if a failed test left it frozen. Call it
 // before the filesystem is unmounted: a frozen filesystem that is mounted nowhere keeps its writers,
 // and so the test process, for ever. It reports nothing: the test has failed already.
 func Thaw(path string) {

@@ -62,7 +62,7 @@ func (z *ZFS) Pool(tb testing.TB, size int64) (name, mountpoint string) {
 	if z.end == nil {
 		z.serve(tb)
 	}
-	tb.Cleanup(z.end) // before what any of them lies on goes
+	tb.Cleanup(z.end) // before their disks are removed
 	Run(tb, "zpool", "create", "-O", "atime=off", "-m", mountpoint, name, image)
 	return name, mountpoint
 }

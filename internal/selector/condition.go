@@ -71,7 +71,7 @@ func (c comparison) why(env Env, want bool) string {
 	return c.left.is(left) + verdict(want) + c.op + " " + other
 }
 
-// verdict joins what there is with what it was compared with.
+// verdict describes a fact and the value that it was compared with.
 func verdict(want bool) string {
 	if want {
 		return ", not "
@@ -165,7 +165,7 @@ func (m match) why(env Env, want bool) string {
 	return m.is(v) + verb + m.pattern.String()
 }
 
-// is says what an operand is.
+// is describes an operand.
 func (o operand) is(v value) string {
 	switch {
 	case v.text == "" && strings.HasPrefix(o.said, "labels"):

@@ -19,7 +19,7 @@ const (
 	version kind = "a version"
 	truth   kind = "true or false"
 	list    kind = "a list"
-	literal kind = "a text in quotes" // becomes what it is compared with
+	literal kind = "a text in quotes" // is converted to the compared kind
 )
 
 // value is that of one operand: which field counts depends on its kind.
@@ -37,7 +37,7 @@ type fact struct {
 	pool bool
 }
 
-// facts are all, but for labels, whose keys are anybody's.
+// facts are all facts except labels, whose keys are free.
 func facts() map[string]fact {
 	word := func(get func(Env) string) fact {
 		return fact{kind: text, get: func(e Env) value { return value{text: get(e)} }}

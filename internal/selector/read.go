@@ -21,7 +21,7 @@ type operand struct {
 	get      func(Env) value
 }
 
-// reader turns the tree of the parser into conditions, and refuses what is none.
+// reader turns the tree of the parser into conditions, and refuses everything else.
 type reader struct{ pool bool }
 
 // swapped are the comparisons with their sides exchanged.

@@ -24,7 +24,7 @@ import (
 // MaxText bounds an expression, in bytes, and with it what evaluating it costs.
 const MaxText = 1 << 10
 
-// Env is what an expression is evaluated on: a node, and one of its pools.
+// Env is the subject of an expression: a node, and one of its pools.
 type Env struct {
 	Node  dataset.Node
 	Facts dataset.Facts
@@ -39,7 +39,7 @@ type Expr struct {
 	pool bool // it looks at the pool
 }
 
-// Mistake is what is wrong with an expression, and where. It is dataset.ErrInvalid.
+// Mistake is a mistake in an expression, with its place. It is dataset.ErrInvalid.
 type Mistake struct {
 	At      int // characters before it
 	Message string
@@ -56,9 +56,8 @@ func wrong(at int, format string, args ...any) error {
 	return &Mistake{at, fmt.Sprintf(format, args...)}
 }
 
-// Parse reads an expression. What it names must be facts, and what it compares of one
-// kind: otherwise the error, a *Mistake, says where, what there is, and which was
-// probably meant.
+// Parse reads an expression. Its names must be facts, and compared values must be of one kind: otherwise the
+// error, a *Mistake, has the place, the existing facts, and the one that was probably meant.
 func Parse(text string) (e Expr, err error) {
 	if strings.TrimSpace(text) == "" {
 		return e, wrong(0, "the expression is empty")

@@ -1,4 +1,3 @@
 // Package socket makes the unix sockets that Drover answers on, or takes those
-// that systemd hands over. A socket file that a dead process left is replaced;
-// one that somebody answers on is not.
+// that systemd hands over. A socket file of a dead process is replaced; one on which a process answers is not.
 package socket

@@ -16,13 +16,12 @@ import (
 )
 
 // Hold takes a name that one process of this host has at a time, until it is closed or
-// the process ends, by kill -9 too. It is an abstract socket (unix(7)), so that nothing
-// lies on a disk or keeps one from being unmounted. Processes in different network
-// namespaces do not see each other's. ErrInUse, with the process, when another has it;
-// ErrForbidden when that is a user's who is neither root nor who asks: the names stand in
-// /proc/net/unix, and anybody may take one.
+// the process ends, by kill -9 too. It is an abstract socket (unix(7)), so that it needs no file, and keeps
+// no disk from being unmounted. Processes in different network namespaces do not see each other's. ErrInUse,
+// with the process, if another process has it; ErrForbidden if that process belongs to a user who is neither
+// root nor the caller: the names are in /proc/net/unix, and any user may take one.
 func Hold(ctx context.Context, name string) (io.Closer, error) {
-	const tries, pause = 30, 10 * time.Millisecond // whoever has it may be just going
+	const tries, pause = 30, 10 * time.Millisecond // its holder may be just ending
 	addr := "@" + name
 	for try := 1; ; try++ {
 		if try > 1 {
@@ -53,7 +52,8 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 			if err := stranger(cred.Uid); err != nil {
 				return nil, err
 			}
-			// What this process closed is open in a child that it forked before, until that comes to its exec.
+			// A file that this process has closed is still open in a child that it forked before, until the
+			// exec of the child.
 			if int(cred.Pid) == os.Getpid() && try < tries {
 				continue
 			}
@@ -62,7 +62,7 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 	}
 }
 
-// taken says why a name cannot be had of which nobody answers.
+// taken returns why a name is not free, although no process answers on it.
 func taken(name string, cause error) error {
 	if uid, err := owner(name); err == nil {
 		if err := stranger(uid); err != nil {

@@ -25,7 +25,7 @@ const (
 	// maxPath is the room for a path, without the NUL: unix(7), sun_path.
 	maxPath = 107
 	mode    = 0o660
-	// patience is how long whoever holds a socket has for taking a connection.
+	// patience is how long the holder of a socket may take to accept a connection.
 	patience = 2 * time.Second
 	// lockWait bounds the wait for another process that makes its socket at the same path.
 	lockWait = 2 * patience
@@ -34,8 +34,8 @@ const (
 	folderPoll = 10 * time.Millisecond
 )
 
-// Listener is a socket that Listen made. Its file goes when it is closed, unless
-// the file is somebody else's by then.
+// Listener is a socket that Listen made. Its file is removed when it is closed, unless the file belongs to
+// another process by then.
 type Listener struct {
 	*net.UnixListener
 	path string
@@ -45,12 +45,11 @@ type Listener struct {
 }
 
 // Listen makes a socket at an absolute path and listens, with its folder where
-// that is missing (0755). The file has mode 0660 and belongs to the group when
-// that exists, to root's group otherwise: whoever may connect is as good as root.
+// that is missing (0755). The file has mode 0660 and belongs to the group if that exists, otherwise to root's
+// group: a user who may connect is as powerful as root.
 //
-// A socket file that nobody answers on is replaced. ErrInUse, with the process,
-// when somebody does; ErrInvalid when the path is too long, or not absolute, or
-// something else lies there.
+// A socket file on which no process answers is replaced. ErrInUse, with the process, if one does; ErrInvalid
+// if the path is too long, or not absolute, or is another kind of file.
 func Listen(ctx context.Context, path, group string) (*Listener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err
@@ -106,8 +105,8 @@ func lock(ctx context.Context, path string) (unlock func() error, err error) {
 // when both start at once.
 //
 // Every user who can open the folder can hold that lock. So it is waited for no longer than an
-// earlier version needs it, and then done without. Nothing is lost by that: whoever holds the
-// lock for longer keeps earlier versions out as well.
+// earlier version needs it, and then done without. Nothing is lost by that: a process that holds the lock for
+// longer keeps earlier versions out as well.
 func lockFolder(ctx context.Context, dir string) (folder *os.File, err error) {
 	folder, err = os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -130,7 +129,7 @@ func lockFolder(ctx context.Context, dir string) (folder *os.File, err error) {
 	return folder, nil
 }
 
-// vacate removes a socket file that nobody answers on.
+// vacate removes a socket file on which no process answers.
 func vacate(ctx context.Context, path string) error {
 	fi, err := os.Lstat(path)
 	switch {
@@ -169,8 +168,8 @@ func held(path string, c *net.UnixConn) error {
 	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
 }
 
-// Peer returns the credentials of whoever made the other end of a connection, or listened
-// there: unix(7), SO_PEERCRED.
+// Peer returns the credentials of the process that made the other end of a connection, or listened there:
+// unix(7), SO_PEERCRED.
 func Peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -183,8 +182,7 @@ func Peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 }
 
 func bind(ctx context.Context, path, group string) (*Listener, error) {
-	// The file is made with the mode of the socket: nobody but its owner can
-	// connect before it has its group.
+	// The file is made with the mode of the socket: only its owner can connect before it has its group.
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
 		return errors.Join(err, cerr)
@@ -234,8 +232,8 @@ func (l *Listener) Close() error {
 	return l.err
 }
 
-// unlink removes the socket's file unless it is a successor's. It needs no lock: a file that
-// this process listens on is replaced by nobody, see vacate.
+// unlink removes the socket's file unless it is a successor's. It needs no lock: no process replaces a file
+// on which this process listens, see vacate.
 func (l *Listener) unlink() error {
 	now, err := os.Lstat(l.path)
 	if err == nil && !os.SameFile(now, l.made) {

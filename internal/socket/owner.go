@@ -74,7 +74,7 @@ func diagRequest() []byte {
 	return b
 }
 
-// ownerIn reads the owner from what is told of one socket, if it is the one.
+// ownerIn reads the owner from the description of a socket, if it is the wanted one.
 func ownerIn(msg []byte, name string) (uid uint32, ok bool) {
 	if len(msg) < unixDiagMsgLen || msg[1] != unix.SOCK_STREAM {
 		return 0, false

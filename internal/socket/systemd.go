@@ -22,7 +22,7 @@ type Handed struct{ files []*os.File }
 func FromSystemd() *Handed { return &Handed{files: activation.Files(true)} }
 
 // Take returns the socket with that name (FileDescriptorName= of the unit), or
-// else the one with that address; nil when there is neither. Its file is
+// else the one with that address; nil if there is neither. Its file is
 // systemd's and stays when it is closed. ErrInvalid when it is no unix socket
 // that listens.
 func (h *Handed) Take(name, path string) (net.Listener, error) {
@@ -66,8 +66,8 @@ func address(f *os.File) string {
 	return ""
 }
 
-// Close lets go of those that nobody took, and fails with ErrInvalid when there
-// are any: whoever connects to such a socket would wait for ever.
+// Close closes the sockets that were not taken, and fails with ErrInvalid if there are any: a client of such
+// a socket would wait for ever.
 func (h *Handed) Close() error {
 	var errs []error
 	var left []string

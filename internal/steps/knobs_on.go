@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Session is the time of sessions that a test with little of it wants, by which the
-// other times of leases go; 0: as it is configured. It panics when that is no time.
+// Session is the time of sessions for a short test; the other times of leases depend on it. 0: as configured.
+// It panics when that is no time.
 func Session() time.Duration {
 	text := os.Getenv("DROVER_SESSION")
 	if text == "" {
@@ -25,13 +25,12 @@ func Session() time.Duration {
 	return d
 }
 
-// Off reports whether a protection is switched off, for a test that is to see what is
-// missed then.
+// Off reports whether a protection is switched off, for a test that checks the effect of the protection.
 func Off(protection string) bool {
 	return slices.Contains(strings.Split(os.Getenv("DROVER_OFF"), ","), protection)
 }
 
-// Set is what a clock shows that somebody has set to another time. It panics when a file
+// Set returns the time of a clock that was set to another time. It panics when a file
 // says no time.
 func Set(now time.Time) time.Time {
 	file := os.Getenv("DROVER_CLOCK")

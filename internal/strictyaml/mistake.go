@@ -18,7 +18,7 @@ type Mistake struct {
 	Text         string // of the line, without the blanks around it
 }
 
-// Error gives one line: the place, the message, and what stands there.
+// Error returns one line: the place, the message, and the text in that place.
 func (m *Mistake) Error() string {
 	if m.Line == 0 {
 		return fmt.Sprintf("%s: %s", m.File, m.Message)

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Node is one value with its place. The zero Node stands for an absent value:
-// its readers return zero values. Safe for concurrent use.
+// Node is one value with its place. The zero Node means an absent value: its readers return zero values. Safe
+// for concurrent use.
 type Node struct {
 	doc  *document
 	node ast.Node
@@ -41,7 +41,7 @@ func start(n ast.Node) *token.Token {
 	return n.GetToken()
 }
 
-// KeyErrorf makes an error at the place of the key that the value stands under.
+// KeyErrorf makes an error at the place of the value's key.
 func (n Node) KeyErrorf(format string, args ...any) error {
 	if n.key == nil {
 		return n.Errorf(format, args...)
@@ -67,8 +67,7 @@ func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	return n.at(&t, format, args...)
 }
 
-// written is where in a line a character of a text stands that begins there: one in
-// quotes may be written as two.
+// written returns the column of a character of a text in its line: a character in quotes may be written as two.
 func written(line []rune, begin int, quotes token.Type, at int) int {
 	if quotes == token.StringType {
 		return begin + at
@@ -170,8 +169,8 @@ func (n Node) Fields() ([]Field, error) {
 
 // Keys returns the values of a mapping by key. A key that is not among known is
 // a mistake; the error names the nearest that is. One of later is refused by
-// name, with the words given. A key without a value is a mistake too: whoever
-// wrote it meant something. With an error, the other keys are returned still.
+// name, with the words given. A key without a value is a mistake too: its author meant something. With an
+// error, the other keys are returned still.
 func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
 	fields, err := n.Fields()
 	if err != nil {

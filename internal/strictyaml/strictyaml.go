@@ -2,8 +2,8 @@
 // passed over: every error names file, line and column, shows the offending line
 // and, for a key that is not known, the nearest one that is. Duplicate keys,
 // several documents, tags, keys without a value and values of another type than
-// wanted are mistakes. Anchors and aliases are fine; merge keys ("<<") are not,
-// because what they add has no place to point at.
+// wanted are mistakes. Anchors and aliases are fine; merge keys ("<<") are not, because the added keys have
+// no place of their own in the file.
 package strictyaml
 
 import (
@@ -111,8 +111,7 @@ func (d *document) parse(tokens token.Tokens) (f *ast.File, err error) {
 	return f, nil
 }
 
-// collect notes the anchors in their order, bounds the depth, and refuses what
-// no reader looks at.
+// collect notes the anchors in their order, bounds the depth, and refuses nodes that no reader uses.
 func (d *document) collect(n ast.Node, depth int) error {
 	if depth > maxDepth {
 		return d.tooDeep(n.GetToken())
@@ -126,7 +125,7 @@ func (d *document) collect(n ast.Node, depth int) error {
 		if err := d.collect(n.Value, depth+1); err != nil {
 			return err
 		}
-		d.anchors[name] = n.Value // after what lies in it, so that it cannot hold itself
+		d.anchors[name] = n.Value // after its content, so that it cannot contain itself
 		return nil
 	case *ast.AliasNode:
 		if name := n.Value.GetToken().Value; d.anchors[name] == nil {

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// Ways returns all paths by which a directory is reached through the mounts, itself first: a
-// tree that is bound elsewhere has several. dir is absolute, without symbolic links.
+// Ways returns all paths to a directory through the mounts, its own path first: a tree that is bound
+// elsewhere has several. dir is absolute, without symbolic links.
 func (m Mounts) Ways(dir string) []string {
 	ways := []string{dir}
 	on := m.On(dir)
@@ -25,7 +25,7 @@ func (m Mounts) Ways(dir string) []string {
 			continue
 		}
 		way := filepath.Join(e.Mountpoint, rel)
-		// What was mounted over it hides it.
+		// A mount over it hides it.
 		if info, err := os.Stat(way); way != dir && err == nil && os.SameFile(info, there) {
 			ways = append(ways, way)
 		}
@@ -33,8 +33,8 @@ func (m Mounts) Ways(dir string) []string {
 	return ways
 }
 
-// Place returns the filesystem that an absolute path without symbolic links lies on, with the path in that
-// filesystem as its root. It reports false where no mount is seen. Nothing but the table is read.
+// Place returns the filesystem of an absolute path without symbolic links, with the path in that filesystem
+// as its root. It reports false where no mount is seen. Nothing but the table is read.
 func (m Mounts) Place(path string) (Filesystem, bool) {
 	on := m.On(path)
 	if on == nil {
@@ -52,7 +52,7 @@ func (f Filesystem) Within(other Filesystem) bool {
 	return f.Major == other.Major && f.Minor == other.Minor && within(f.Root, other.Root)
 }
 
-// On returns the mount that a path lies on, or nil where none is seen.
+// On returns the mount that contains a path, or nil if none is visible.
 func (m Mounts) On(path string) *Entry {
 	for at := path; ; at = filepath.Dir(at) {
 		if e := m.At(at); e != nil {

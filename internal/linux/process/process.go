@@ -15,7 +15,7 @@ import (
 )
 
 // Identity identifies a process within one boot. The start time distinguishes it from a later
-// process with the same PID. The zero value stands for an unknown process.
+// process with the same PID. The zero value means an unknown process.
 type Identity struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // since the boot, in clock ticks: proc_pid_stat(5), starttime

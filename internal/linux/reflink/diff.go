@@ -16,10 +16,10 @@ type Range struct {
 // Changed returns where now differs from old, in order and without overlaps: old with
 // these ranges of now written over it, and then cut or extended to now's size, is now.
 // It reads no data. Where both files have the same blocks at the same offset they are
-// equal, as long as both still have them: nobody writes to a shared block in place. So
-// nobody may write to either file meanwhile, and both must have had that protection
-// since one was cloned from the other, or have a common ancestor. Both must lie on one
-// filesystem. What the extent map can't tell (compressed, inline) counts as changed.
+// equal, as long as both still have them: no writer changes a shared block in place. So neither file may be
+// written to meanwhile, and both must have had that protection since one was cloned from the other, or have a
+// common ancestor. Both must be on one filesystem. Extents of unknown content (compressed, inline) count as
+// changed.
 func Changed(old, now *os.File) ([]Range, error) {
 	one, fi, err := oneFile(old, now)
 	if err != nil || one {
@@ -84,8 +84,7 @@ func oneFile(old, now *os.File) (bool, os.FileInfo, error) {
 	return os.SameFile(a, b), b, nil
 }
 
-// Data returns the parts of f that may hold something else than zeros, in order, as
-// Ranges with Zero false: what a whole copy has to read.
+// Data returns the parts of f that may not be zeros, in order, as Ranges with Zero false: a full copy has to read them.
 func Data(f *os.File) ([]Range, error) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -128,7 +127,7 @@ func at(ext []Extent, off, size int64) piece {
 	return p
 }
 
-// diff walks two extent lists side by side, of what lies from off up to to.
+// diff walks two lists of the extents between off and to side by side.
 func diff(old, now []Extent, off, to int64) []Range {
 	var out []Range
 	for off < to {

@@ -76,7 +76,7 @@ func fiemap(f *os.File, h *fiemapHeader) error {
 	}
 }
 
-// Count returns the number of extents of f, without what is not on the disk yet. It
+// Count returns the number of extents of f that are on the disk. It
 // costs little: nothing is copied out.
 func Count(f *os.File) (int, error) {
 	h := fiemapHeader{length: fiemapAll}
@@ -101,7 +101,7 @@ func Extents(f *os.File) ([]Extent, error) {
 	return mapped(f)
 }
 
-// hasTree tells whether f lies on btrfs.
+// hasTree reports whether f is on btrfs.
 func hasTree(f *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnsupported means that these two files can't share blocks: the filesystem has no reflinks,
-// they lie on two filesystems, or (btrfs) one of them is NOCOW and the other is not.
+// ErrUnsupported means that these two files can't share blocks: the filesystem has no reflinks, they are on
+// two filesystems, or (btrfs) one of them is NOCOW and the other is not.
 var ErrUnsupported = errors.New("no reflinks between these files")
 
 // Clone makes dst, open for writing, have the bytes and the size of src, by sharing its
@@ -77,7 +77,7 @@ func unnamed(dir string) (*os.File, error) {
 	if err == nil {
 		return os.NewFile(uintptr(fd), dir+"/(unnamed)"), nil
 	}
-	// EISDIR is what a filesystem says that ignores the flag: open(2).
+	// EISDIR is the error of a filesystem that ignores the flag: open(2).
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return nil, err
 	}
