@@ -36,7 +36,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Config is what an agent needs.
+// Config has the settings and services of an agent.
 type Config struct {
 	Root     string    // absolute: pools and mount points are below it
 	Identity uuid.UUID // the UUID of this node if its database does not have it yet; uuid.Nil: a new one is made
@@ -53,7 +53,7 @@ type Config struct {
 	Log      logrus.FieldLogger
 	Limits   Limits
 	Host     facts.Host // where facts are read from; zero: this host
-	// Engine returns what is known of the engine, without asking it; nil: nothing is.
+	// Engine returns the known facts about the engine, without asking it; nil: there are none.
 	Engine func() registration.Engine
 
 	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host that works alone.
@@ -83,7 +83,7 @@ type Agent struct{ *components }
 
 var _ api.Local = (*Agent)(nil)
 
-// New opens what is on disk. Nothing is mounted or changed before Start.
+// New opens the agent's database. Nothing is mounted or changed before Start.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
 	cfg.Limits = cfg.Limits.OrDefault()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -178,7 +178,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	a.repairer.ApplyGuard(st, 0)
 	err = a.limits.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
-	if err == nil && !a.Recovered {       // otherwise it is not known yet what is mounted
+	if err == nil && !a.Recovered {       // otherwise the mounts are not known yet
 		_, err = a.resolver.Resolve(ctx)
 	}
 	if err != nil {
@@ -212,7 +212,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
-// firstTell bounds what a start waits for, because a pool's disk may not answer.
+// firstTell bounds the wait of a start for the first report, because a pool's disk may not answer.
 const firstTell = 3 * time.Second
 
 // Close stops the work. Recorded operations continue at the next start, and mounts stay. Idempotent.

@@ -106,7 +106,7 @@ type components struct {
 	doctor      *doctor.Doctor
 
 	mover   *move.Mover
-	source  *move.Sender // what this node sends to others
+	source  *move.Sender // the data that this node sends to others
 	bringer *move.Bringer
 	cleaner *cleanup.Cleaner
 
@@ -121,7 +121,7 @@ type components struct {
 	puller *transfer.Client // from them
 
 	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
-	// stops has finished its work: after that, nobody could repair a dataset that was fenced meanwhile.
+	// stops has finished its work: after that, a dataset that was fenced meanwhile could not be repaired.
 	leaseCtx  context.Context
 	endLeases context.CancelFunc
 	leaseWork sync.WaitGroup

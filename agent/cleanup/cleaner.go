@@ -1,4 +1,4 @@
-// Package cleanup finishes what a crash left in the pools of this node.
+// Package cleanup cleans up the pools of this node after a crash.
 package cleanup
 
 import (
@@ -31,7 +31,7 @@ type Deps struct {
 	Registration *registration.Registration
 }
 
-// Cleaner finishes what a crash left in the pools: it puts recorded datasets in their places, and destroys datasets
+// Cleaner cleans up the pools after a crash: it puts recorded datasets in their places, and destroys datasets
 // that were never acknowledged. Its methods are safe for concurrent use.
 type Cleaner struct {
 	Deps
@@ -43,10 +43,10 @@ type Cleaner struct {
 // New returns a Cleaner.
 func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]bool{}} }
 
-// CleanUp finishes what a crash left, for each pool beside other work, because a pool's disk may hang. A start
-// waits for it for some time: a backend does not check what is in use, so it is best done before other work on
-// the same datasets. lost are the datasets that this agent knew to be recorded: they stay, and so do those of
-// which it cannot know. It is called only while control answers and its store is consistent.
+// CleanUp cleans up after a crash, each pool beside other work, because a pool's disk may hang. A start
+// waits for it for some time: a backend does not check which datasets are in use, so it is best done before
+// other work on them. lost are the datasets that this agent knew to be recorded: they stay, and so do those
+// of which it cannot know. It is called only while control answers and its store is consistent.
 func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Lock()
 	maps.Copy(c.lost, lost)
@@ -75,7 +75,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// cleanUpPool finishes what a crash left in a pool. A recorded dataset is put in its place. A dataset that
+// cleanUpPool cleans up one pool after a crash. A recorded dataset is put in its place. A dataset that
 // was never recorded was not acknowledged, and is destroyed. What cannot be destroyed is left to the next start,
 // and doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {

@@ -37,7 +37,7 @@ type Keeper struct {
 	asked map[int]bool // the control replicas (index in Replicas) that have reported the generations
 }
 
-// New returns a Keeper that has asked nobody.
+// New returns a Keeper that has asked no replica yet.
 func New(deps Deps) *Keeper { return &Keeper{Deps: deps, asked: map[int]bool{}} }
 
 // askTime is how long the control replicas may take to answer.
@@ -53,11 +53,11 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 }
 
 // A disk can be restored from an older backup without the agent noticing, as when a virtual machine is rolled
-// back. What was recorded about it since is then missing, and a volume would silently have its old content.
+// back. Later writes are then missing, and a volume would silently have its old content.
 // So each pool has a generation: a counter that its node raises first in the pool itself, and then reports to
 // control. A pool with an older generation than was ever reported is quarantined: nothing in it is mounted,
-// made, moved, promoted or destroyed until the newer disk is back, or a person accepts what is there (drover
-// pool accept).
+// made, moved, promoted or destroyed until the newer disk is back, or a person accepts the present content
+// (drover pool accept).
 //
 // The generation is raised once control has confirmed that it knows no higher one, so that a restored pool does not
 // catch up: at a start, when a dataset gets its home in the pool, and each RaiseEvery while something in it
@@ -71,7 +71,7 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 // restarted. A replica that is unreachable is asked when it is back, and the pool is quarantined then.
 //
 // A host that starts while control is unreachable mounts its own volumes by its own database: losing control stops no
-// container. If that database was restored too, nobody can say so, and the host may write to a volume that has moved on
+// container. If that database was restored too, it is unknown, and the host may write to a volume that has moved on
 // since, at its old epoch; once control is back the pool is quarantined. So whatever costs no container waits for
 // control: other nodes get nothing from a pool that no replica was asked about since it was opened (see given).
 
@@ -117,8 +117,8 @@ func (g *Keeper) Store(ctx context.Context) error {
 }
 
 // Ask asks every control replica for the generations of this node's pools. It reports whether any of
-// them keeps generations, and whether each was asked since this agent started: an unreachable one has what it
-// knows from this agent then.
+// them keeps generations, and whether each was asked since this agent started: an unreachable one has its
+// knowledge from this agent then.
 func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -226,8 +226,8 @@ func (g *Keeper) storeRaised(ctx context.Context) error {
 // A request to a hanging disk may wait for ever. So pools are opened beside other work. A pool that does not
 // answer in time is offline, like one whose disk is absent, and is used when it answers.
 
-// AnnounceLate reports to control the pools that were opened late, and asks for their generations. They serve then
-// whatever the answer is: an unreachable control stops no container.
+// AnnounceLate reports to control the pools that were opened late, and asks for their generations. They serve
+// after that with every answer: an unreachable control stops no container.
 func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
 	defer cancel()

@@ -38,8 +38,8 @@ func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
 // answers, it does nothing.
 //
 // It fails with ErrPending and names the operation if the failover still runs. It fails with ErrInUse and names the
-// node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes over, and
-// says why and what the user can do.
+// node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes
+// over, with the reason and the user's options.
 func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	until := f.Clock.Steady() + f.Limits.Follow
 	for {

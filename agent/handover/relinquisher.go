@@ -31,7 +31,8 @@ type RelinquisherDeps struct {
 	Uses      *mounting.UseTable
 	Verifier  *mounting.Verifier
 	Unmounter *mounting.Unmounter
-	// Manifest takes and describes the final snapshot of a relinquished dataset. It writes to seen what it reads.
+	// Manifest takes and describes the final snapshot of a relinquished dataset. It copies all bytes that it
+	// reads to seen.
 	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 		seen io.Writer) (dataset.Manifest, error)
 }
@@ -125,8 +126,8 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 		if holders, err := r.Holders(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
-		// A process that has it mounted in another mount namespace continues to write, and what it has written
-		// may not be in the pool yet.
+		// A process that has it mounted in another mount namespace continues to write, and its writes may not
+		// be in the pool yet.
 		if idler, can := pool.(backends.IdleChecker); can {
 			if err := idler.Idle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
@@ -170,8 +171,8 @@ func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uui
 	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
 }
 
-// Holders returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. If nobody
-// does, the dataset is unmounted and the guard forgets it. The dataset's lock is held.
+// Holders returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. An unused
+// dataset is unmounted, and the guard forgets it. The dataset's lock is held.
 func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string, error) {
 	if err := r.Verifier.CheckEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
@@ -225,8 +226,8 @@ func (s *summed) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// stuckAfter is after how many times Limits.Lease without progress the disk is assumed to hang: 5 minutes. The final
-// snapshot may have to write out what the host has in memory, and may have many extents.
+// stuckAfter is after how many times Limits.Lease without progress the disk is assumed to hang: 5 minutes.
+// The final snapshot may have to write out the host's memory, and may have many extents.
 const stuckAfter = 10
 
 // reportProgress reports to control that the checksums of a dataset that is given up are being computed, which may

@@ -35,15 +35,15 @@ type RepairerDeps struct {
 }
 
 // Repairer makes the guard's records agree with the datasets that are mounted here: it lets a fenced dataset continue
-// once its epoch is confirmed, and ends what has continued elsewhere. It has no state of its own. Its methods are safe
-// for concurrent use.
+// once its epoch is confirmed, and ends the uses of datasets that have continued elsewhere. It has no state
+// of its own. Its methods are safe for concurrent use.
 type Repairer struct{ RepairerDeps }
 
 // NewRepairer returns a Repairer.
 func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
 
-// ApplyGuard applies the guard's records. asked is the number of its answers when it was asked. The guard forgets
-// what is no longer mounted.
+// ApplyGuard applies the guard's records. asked is the number of its answers when it was asked. The guard
+// forgets datasets that are no longer mounted.
 func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 	r.Registrar.RecordAll(st, answer)
 	for _, e := range st.Datasets {

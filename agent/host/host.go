@@ -1,5 +1,5 @@
-// Package host has what every component of one agent shares: who this node is, and the services that all of
-// them are built on. It decides nothing.
+// Package host has the shared base of the components of one agent: the identity of this node, and the
+// services that all of them use. It decides nothing.
 package host
 
 import (
@@ -26,8 +26,8 @@ type Host struct {
 	Incarnation uuid.UUID // of this start of the agent
 	NodeName    string
 	Boot        string // the UUID of this boot of the kernel
-	// Recovered says that the agent's database was lost, and that control had not reported what is mounted before this
-	// start.
+	// Recovered says that the agent's database was lost, and that control had not reported the mounted
+	// datasets before this start.
 	Recovered bool
 	Root      string // absolute, without symbolic links: mount points and images are below it
 
@@ -44,7 +44,8 @@ type Host struct {
 	Ctx     context.Context // ends when the agent stops
 }
 
-// RecoveredKey exists in the agent's database after a loss of it, until control has reported what is mounted here.
+// RecoveredKey exists in the agent's database after a loss of it, until control has reported the datasets
+// that are mounted here.
 const RecoveredKey = "recovered"
 
 // Limits are the times that the agent keeps. Zero values take the defaults.

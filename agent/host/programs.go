@@ -15,12 +15,12 @@ type Programs struct {
 	Allowed []string // the programs that may run; nil: any that belongs to root
 }
 
-// Check fails with ErrForbidden unless a program of a profile may run here as root: nobody but
-// root can change or exchange it, and this host allows it, if it allows only some.
+// Check fails with ErrForbidden unless a program of a profile may run here as root: only root can change or
+// exchange it, and this host allows it, if it allows only some.
 //
-// The program is then run by its path, not by a descriptor. That is as safe, since nobody but root
-// can make the path name something else, and a script needs its path: the interpreter opens it again,
-// and a script may use it to find files in its own folder.
+// The program is then run by its path, not by a descriptor. That is as safe, because only root can make the
+// path name something else, and a script needs its path: the interpreter opens it again, and a script may use
+// it to find files in its own folder.
 func (p *Programs) Check(args []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")

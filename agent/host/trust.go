@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Trust records whether control's store is consistent with what this node knows of it. A store that was lost or
+// Trust records whether control's store is consistent with this node's knowledge. A store that was lost or
 // restored from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
 // The code that receives changes from control calls Set. Its methods are safe for concurrent use.
 type Trust struct {

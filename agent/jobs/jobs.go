@@ -13,7 +13,7 @@ import (
 )
 
 // Runner is the work in progress, one job for each key. A job belongs to the agent and not to the request
-// that began it: it goes on if the request ends, and a request for the same key joins it. It is safe for
+// that began it: it continues if the request ends, and a request for the same key joins it. It is safe for
 // concurrent use.
 type Runner struct {
 	ctx context.Context
@@ -117,7 +117,7 @@ func (jb *Job) Begin(op dataset.Operation) {
 	jb.op = op
 }
 
-// Step says what the job does now.
+// Step sets the present step of the job.
 func (jb *Job) Step(name string) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
@@ -137,7 +137,7 @@ func (jb *Job) pending(what string) error {
 	return Pending(what, jb.op.ID, jb.progress)
 }
 
-// Pending returns an ErrPending for a caller that no longer waits for what was asked. It says how far that
+// Pending returns an ErrPending for a caller that no longer waits for its request. It says how far that
 // is, and names the operation, if its UUID is known.
 func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 	at := progress.Step

@@ -52,7 +52,7 @@ func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset
 		}
 		d = now
 	}
-	if d.Move == uuid.Nil { // a move that has begun is joined, whoever began it
+	if d.Move == uuid.Nil { // a move that has begun is joined, also one of another request
 		if err := b.mayFollow(ctx, d); err != nil {
 			return d, err
 		}
@@ -152,7 +152,7 @@ func (b *Bringer) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, e
 // lackTime bounds the request to a home for how much of a dataset has changed.
 const lackTime = 10 * time.Second
 
-// lacks asks the home how much this node lacks of a dataset of which it has a copy.
+// lacks asks the home how many bytes of a dataset the copy on this node lacks.
 func (b *Bringer) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
 	k, kept := b.Cache.Copy(d.ID)
 	if !kept || b.PeerHTTP == nil {

@@ -26,8 +26,8 @@ const (
 	roundsInUse = 6
 	// LittleEnough is the number of bytes that a round may have copied to be the last one while a dataset is in use.
 	LittleEnough = 32 << 20
-	// soonEnough is how long a round may take to be the last one if nobody used the dataset when it began:
-	// somebody may have used it since.
+	// soonEnough is how long a round may take to be the last one if the dataset was not in use when it began:
+	// it may have been used since.
 	soonEnough = 30 * time.Second
 	// worthMeasuring is the number of bytes above which the rate of a copy is measured.
 	worthMeasuring = 8 << 20
@@ -56,7 +56,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 		began := m.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
-			return nil // the home has no space for a snapshot: the rest is copied when nobody writes
+			return nil // the home has no space for a snapshot: the rest is copied after the dataset was given up
 		}
 		if err != nil {
 			return err
@@ -142,7 +142,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	began := m.Clock.Steady()
 	got, err := m.Puller.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
-		Bases: op.Manifest == nil, // but not while nobody can write
+		Bases: op.Manifest == nil, // but not while writers are blocked
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
@@ -199,7 +199,7 @@ func (m *moving) measure(bytes int64, took time.Duration) {
 	m.rate = int64(float64(bytes) / took.Seconds())
 }
 
-// copyRest copies what the home has given up, and checks it against the home's manifest.
+// copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.
 func (m *moving) copyRest(ctx context.Context) error {
 	given := m.op.Manifest
 	if m.op.Share {
@@ -286,8 +286,8 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	return nil
 }
 
-// makeFiles makes a dataset and fills it. What an earlier attempt has left is discarded unless it is complete,
-// because the home has all of it. If it fails, it removes what it made.
+// makeFiles makes a dataset and fills it. The files of an earlier attempt are discarded unless they are
+// complete, because the home has all of them. If it fails, it removes the dataset again.
 func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
 	came bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {

@@ -18,8 +18,8 @@ import (
 func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.Away != 0 }
 
 // swear makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
-// none gets one until control has reported the outcome. A home that still asks for promises is alive, whatever
-// control knows of it.
+// none gets one until control has reported the outcome. A home that still asks for promises is alive, even if
+// control does not know that.
 func (m *moving) swear(ctx context.Context) error {
 	op := m.op
 	if !op.Dataset.Profile.Failover.Auto {

@@ -62,8 +62,8 @@ func (v *Mover) Rate() int64 {
 	return v.rate
 }
 
-// Move makes this node the home of a dataset that another node has. After a crash it starts again: what has
-// been copied is kept, and each step is idempotent.
+// Move makes this node the home of a dataset that another node has. After a crash it starts again: copied
+// data is kept, and each step is idempotent.
 func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	pool, err := v.Pools.Online(ctx, op.Dataset.Pool)
 	if err != nil {
@@ -75,7 +75,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.Keys.CanOpen(ctx, *op.Dataset); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.Files || op.Share { // which removes what lies here: a head that it left may hold more
+	if op.Files || op.Share { // which removes the data here: a head that it left may have more
 		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -126,8 +126,8 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	return m.promote(ctx)
 }
 
-// CheckOvertaken refuses a move to a node that keeps something which the volume does not have: the move would remove
-// it with what the home does not have any more.
+// CheckOvertaken refuses a move to a node that keeps data which the volume does not have: the move would
+// remove that data.
 func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	k, kept := v.Cache.Copy(op.DatasetID)
 	if !kept {

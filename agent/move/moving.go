@@ -32,10 +32,10 @@ type moving struct {
 	gone []uuid.UUID // 	snapshots here that the home does not have any more
 
 	given  uuid.UUID      // 	the pool on the share that gives it up
-	before *dataset.Taken // where it lies still if its home, which is lost, had not taken it
+	before *dataset.Taken // where the dataset still is if its lost home had not taken it
 }
 
-// recall has the home give the dataset up, and waits for that. While the dataset is in use it does not wait long.
+// recall makes the home relinquish the dataset, and waits for that. While the dataset is in use it does not wait long.
 func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	op := m.op
@@ -79,8 +79,8 @@ func (m *moving) recall(ctx context.Context) error {
 	return nil
 }
 
-// stillGivingUp returns nil while the home is alive and is giving the dataset up: nobody can mount the dataset
-// there any more.
+// stillGivingUp returns nil while the home is alive and is giving the dataset up: the dataset cannot be
+// mounted there any more.
 func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
@@ -107,7 +107,7 @@ func (m *moving) refused(now dataset.Operation) error {
 }
 
 // users returns who uses the dataset at the home, which therefore cannot give it up, and how to find those
-// containers. It is empty if nobody uses the dataset. This node does not know which spellings the engine there
+// containers. It is empty if the dataset is not in use. This node does not know which spellings the engine there
 // has used.
 func (m *moving) users(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
@@ -127,7 +127,7 @@ func (m *moving) users(now dataset.Operation) string {
 		mounting.HowToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
-// unheard returns the error for a home that is unreachable, with what the user can do.
+// unheard returns the error for an unreachable home, with the user's options.
 func (m *moving) unheard(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
@@ -165,7 +165,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.recorded")
 	if !m.Datasets.IsHere(out) {
-		// What was made here is another head that was superseded: see Installer.Resume.
+		// The head that was made here is superseded by now: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",
 			op.Volume)
@@ -219,7 +219,7 @@ func (m *moving) last() uuid.UUID {
 	return m.op.Manifest.Snapshot
 }
 
-// makeHead makes a head of what was copied, with its record. The head of a move that copies file by file is the
+// makeHead makes a head of the copied data, with its record. The head of a move that copies file by file is the
 // dataset that was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
@@ -267,8 +267,9 @@ func (m *moving) dropHead(ctx context.Context) error {
 	return copier.Demote(ctx, m.op.DatasetID, m.last())
 }
 
-// replaces reports whether there is a recorded copy with data in the place of a dataset that comes here. What an
-// earlier attempt of a move has left does not count, because the home has all of it. The dataset's lock is held.
+// replaces reports whether there is a recorded copy with data in the place of a dataset that comes here. The
+// data of an earlier attempt of a move does not count, because the home has all of it. The dataset's lock is
+// held.
 func (m *moving) replaces(ctx context.Context) (bool, error) {
 	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
@@ -280,7 +281,7 @@ func (m *moving) replaces(ctx context.Context) (bool, error) {
 	return e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0, err
 }
 
-// recordOf returns the record of this move, with what it has put beside a copy so far.
+// recordOf returns the record of this move, with the dataset that it has made beside a copy so far.
 func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
 	rec := replication.MoveRecord{

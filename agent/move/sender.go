@@ -41,7 +41,7 @@ type SenderDeps struct {
 	Transfers func() *transfer.Server
 }
 
-// Sender provides what this node sends to other nodes: it is the transfer.Source of this node. It has no state of its
+// Sender provides the data for other nodes: it is the transfer.Source of this node. It has no state of its
 // own. Its methods are safe for concurrent use.
 type Sender struct{ SenderDeps }
 
@@ -64,7 +64,7 @@ func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 }
 
 // givenPool returns a pool whose data another node is given. A pool that was restored from a backup has less than
-// that node may have, and that node would drop what its home does not have. So nothing is given before control
+// that node may have, and that node would drop data that its home does not have. So nothing is given before control
 // has reported the generation of the pool. Containers here do not wait for that.
 func (v *Sender) givenPool(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	heard := func() bool { op := v.Pools.One(id); return op == nil || op.Heard }

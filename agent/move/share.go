@@ -56,8 +56,8 @@ func (m *moving) onShare(ctx context.Context) error {
 	return nil
 }
 
-// ClearPlace destroys what an earlier home left of a dataset in the pool that is to take it, as a move
-// file by file does: before it is on record that the home is here, as it is older. Its lock is held.
+// ClearPlace destroys the older data that an earlier home left of a dataset in the target pool, before
+// control records that the home is here. A move file by file does the same. Its lock is held.
 func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
 	before *dataset.Taken) error {
 	here := given == op.Dataset.Pool

@@ -28,11 +28,11 @@ const (
 	ClosePatience = 2 * time.Second
 )
 
-// question is what an open pool is asked at present, for as long as its disk takes to answer.
+// question is the present request to an open pool, for as long as its disk takes to answer.
 type question struct {
 	Since time.Time
 	Done  chan struct{}
-	over  bool // whoever ends the question closes the pool; protected by Pools.mu
+	over  bool // the goroutine that ends the question closes the pool; protected by Pools.mu
 }
 
 // Ask runs f on an open pool. f begins after all earlier questions have ended. Once it has begun it may continue
@@ -120,7 +120,7 @@ func (p *Pools) answered(id uuid.UUID, q *question, b backends.Pool) {
 
 // finish waits until no pool is being asked or opened, but no longer than patience in all. It does not
 // wait for a pool that is known to hang, or that has been opening for long. It measures real time: a stop
-// ends whatever the injected clock says.
+// ends at any time of the injected clock.
 func (p *Pools) finish(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -60,7 +60,7 @@ func (p *Pools) Formable(ctx context.Context, name string, rec Record, kind back
 		rec.Backend, dataset.Have(can))
 }
 
-// onceEach refuses a list that has the same device twice, under whatever names. The backend reports a device that
+// onceEach refuses a list that has the same device twice, also under two names. The backend reports a device that
 // is absent.
 func onceEach(name string, devices []string) error {
 	seen := map[uint64]string{}
@@ -91,7 +91,7 @@ func deviceNumber(path string) (uint64, bool) {
 func (p *Pools) foreign(rec Record) error {
 	for _, path := range rec.Devices {
 		if _, ok := deviceNumber(path); !ok {
-			continue // the backend reports what is on it
+			continue // the backend reports its content
 		}
 		on := disk.PoolOn(path)
 		p.mu.RLock()

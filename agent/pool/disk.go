@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// diskHealth is what the agent knows of the disk of a pool.
+// diskHealth is the state of a pool's disk.
 type diskHealth struct {
 	suspect bool   // something in the pool failed as on a failing disk, and the pool was not probed since
 	failing string // why the last probe failed; empty: it succeeded, or there was none
@@ -132,7 +132,7 @@ func (p *Pools) probe(ctx context.Context, id uuid.UUID) {
 		}
 		g, err := b.Generation()
 		if p.One(id).Record.Share != uuid.Nil {
-			g++ // other hosts raise it too, without this lock: what they raised is never taken back
+			g++ // other hosts raise it too, without this lock: their value is never lowered
 		}
 		if err == nil {
 			err = b.Raise(g)
@@ -175,8 +175,8 @@ func (p *Pools) probed(ctx context.Context, id uuid.UUID, err error) {
 
 // reopen closes a pool whose disk fails if Drover mounts the pool's filesystem (an image, devices)
 // and no volume of the pool is mounted. A filesystem that stopped taking writes works again only
-// after a new mount, which the next rounds make when they open the pool. What the operator mounted,
-// the operator must mount again.
+// after a new mount, which the next rounds make when they open the pool. A filesystem that the operator
+// mounted must be mounted again by the operator.
 func (p *Pools) reopen(ctx context.Context, id uuid.UUID, why string) {
 	if !p.One(id).Record.apart() {
 		return

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// IsDistrusted reports whether nobody can say if an incoming dataset was acknowledged.
+// IsDistrusted reports whether it is unknown if an incoming dataset was acknowledged.
 func (p *Pools) IsDistrusted(pool, id uuid.UUID) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

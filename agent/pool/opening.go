@@ -26,7 +26,7 @@ type opening struct {
 
 	is   Pool  // the result; read it once done is closed
 	err  error // likewise
-	over bool  // nobody applies the result any more; protected by Pools.mu
+	over bool  // the result is not applied any more; protected by Pools.mu
 }
 
 // begin opens a pool beside other work. No other goroutine knows op yet.

@@ -25,7 +25,7 @@ func (p *Pools) recall(ctx context.Context, known map[string]Record) (names []st
 		if o.Node != p.node || o.ID == uuid.Nil {
 			continue
 		}
-		if err := p.Answers(ctx, o.Path); err != nil { // only the pool itself can say what it is
+		if err := p.Answers(ctx, o.Path); err != nil { // only the pool itself can identify itself
 			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
 		}
 		rec := Record{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}

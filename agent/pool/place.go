@@ -19,7 +19,7 @@ import (
 func (p *Pools) placed(name string, rec Record) error {
 	ways, err := waysTo(rec.Path)
 	if err != nil {
-		return nil // the backend reports what is absent
+		return nil // the backend reports the absent part
 	}
 	for _, path := range ways {
 		if why := p.misplaced(path); why != "" {
@@ -62,7 +62,7 @@ func waysTo(path string) ([]string, error) {
 	return ways, nil
 }
 
-// misplaced returns what a path belongs to, if no pool may be there; "" if one may.
+// misplaced returns the owner of a path, if no pool may be there; "" if one may.
 func (p *Pools) misplaced(path string) string {
 	if mounts := p.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
@@ -80,7 +80,7 @@ func (p *Pools) misplaced(path string) string {
 	}
 }
 
-// poolAt returns the UUID of the pool whose marker is in a folder, of whatever backend.
+// poolAt returns the UUID of the pool whose marker is in a folder, of any backend.
 func poolAt(dir string) uuid.UUID {
 	var mark struct {
 		ID      uuid.UUID

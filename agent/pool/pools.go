@@ -58,7 +58,7 @@ type Pool struct {
 	Gone          bool          // the pool was removed; kept for callers that still ask about it
 	Stuck         string        // why the pool cannot be removed yet, as the log says
 	Opening       *opening      // while it is being opened
-	Asked         *question     // what the open pool is asked at present
+	Asked         *question     // the present request to the open pool
 	Hung          string        // why the pool is offline although it is open: it does not answer in time
 	disk          diskHealth    // whether its disk takes writes: see disk.go
 	back          bool          // it answers again, or its disk works again, and the missed work must be done

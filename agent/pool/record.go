@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Record is what the agent's database says of a pool, under pools/NAME.
+// Record is a pool in the agent's database, under pools/NAME.
 type Record struct {
 	ID      uuid.UUID    `json:"id"`
 	Backend string       `json:"backend"`
@@ -18,8 +18,8 @@ type Record struct {
 	Devices []string     `json:"devices,omitempty"`
 	Trimmed time.Time    `json:"trimmed,omitzero"` // when its devices were last told which blocks are free
 	Default bool         `json:"default,omitempty"`
-	// Found says that nobody has examined yet what was incoming when this node adopted the pool. Doubtful are the
-	// incoming datasets of which nobody can say whether they were acknowledged.
+	// Found says that the datasets which were incoming when this node adopted the pool were not examined yet.
+	// Doubtful are the incoming datasets of which it is unknown whether they were acknowledged.
 	Found    bool        `json:"found,omitempty"`
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
 	// Generation is the highest generation that this node has heard of; see Pool.Held.

@@ -40,7 +40,8 @@ func (op *Pool) Leaves() error {
 			"says what holds it up)", op.Name, op.Record.Place())
 }
 
-// TakeBack returns the command that removes what may be left at a pool's path once its record is gone.
+// TakeBack returns the command that takes the remains of a pool back, so that it can be removed again. when is the
+// condition for that.
 func (r Record) TakeBack(when string) string {
 	return when + ", drover pool adopt " + r.Place() + " takes it back, to be removed again"
 }

@@ -93,7 +93,7 @@ func (p *Pools) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want 
 	return strings.Join(hints, "; ")
 }
 
-// weight is what the datasets of some pools use: the blocks of their heads, including those shared with others.
+// weight is the usage of the datasets of some pools: the blocks of their heads, including those shared with others.
 type weight struct {
 	trashed int // in the trash
 	trash   dataset.Size

@@ -14,7 +14,7 @@ func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
 	if table, err := mount.Table(); err == nil {
 		op.Memory = table.InMemory(is.Path)
 	}
-	if op.Memory != "" { // first, because the note is shown to whoever makes a pool
+	if op.Memory != "" { // first, because the note is shown to the user who makes a pool
 		op.Note = op.InMemory() + "; " + op.Note
 	}
 	if op.Share != uuid.Nil {

@@ -38,7 +38,7 @@ func (r *Remover) Continue() {
 	}
 }
 
-// clear removes what a pool made at its place. left names what stays there.
+// clear removes a pool's files at its place. left names the remaining ones.
 func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
 	op := r.Pools.One(id)
@@ -61,8 +61,8 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 }
 
 // complete opens a pool that could not be opened and is being removed: it was cleared in part, and is completed
-// first. It returns nil if the pool was cleared, or if nobody can tell because its place is absent; left then
-// says what remains to do. It fails with ErrInUse while another drover has the pool.
+// first. It returns nil if the pool was cleared, or if that is unknown because its place is absent; left then
+// names the remaining steps. It fails with ErrInUse while another drover has the pool.
 func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.Serves()

@@ -86,7 +86,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// collectTrial removes what a drover backend verify has left, if it has the UUID.
+// collectTrial removes the remains of a drover backend verify, if they have the UUID.
 func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool, err error) {
 	for _, p := range c.Pools.All() {
 		if p.Storage == nil {

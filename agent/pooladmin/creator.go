@@ -148,7 +148,7 @@ type unadopted struct {
 }
 
 // notAdopted returns the error if no backend found a pool, from the reasons of the backends that tried and of
-// those that cannot work on this host. It has only the reasons that concern what is there.
+// those that cannot work on this host. It has only the reasons that concern the content of the path.
 func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
@@ -229,7 +229,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		if p.ID != rec.ID {
 			continue
 		}
-		if err := p.Leaves(); err != nil { // by whatever path it was found
+		if err := p.Leaves(); err != nil { // by any path
 			return dataset.Pool{}, nil, err
 		}
 		if err := c.checkOffline(ctx, p); err != nil {

@@ -35,7 +35,7 @@ func NewQuarantine(deps QuarantineDeps) *Quarantine { return &Quarantine{deps} }
 // that many generations take twenty years.
 const Unheard = 1 << 20
 
-// Accept makes a quarantined pool serve with what it has, if a person confirms that. dataset.ErrConflict for
+// Accept makes a quarantined pool serve with its present content, if a person confirms that. dataset.ErrConflict for
 // a pool that is not quarantined, ErrInvalid without the confirmation, or for a pool that is not on this node.
 func (q *Quarantine) Accept(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
 	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+in.Pool)

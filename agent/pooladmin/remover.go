@@ -97,7 +97,7 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
-	defer cancel() // what has begun is finished, whether or not the caller waits
+	defer cancel() // the removal is finished, whether or not the caller waits
 	if err := r.setLeaving(ctx, op, forget); err != nil {
 		return out, err
 	}
@@ -200,8 +200,8 @@ func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backen
 	return dataset.Holds(op.Name, there)
 }
 
-// heldBy describes what is in a pool and keeps it from being removed. Control's record counts, because the record
-// beside the data may be older.
+// heldBy describes an entry of a pool that keeps the pool from being removed. Control's record counts,
+// because the record beside the data may be older.
 func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
@@ -251,8 +251,8 @@ func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 }
 
 // finish finishes the removal of a pool that is recorded as leaving. After an error the pool stays leaving,
-// and the removal is tried again. If anything is there or is recorded there, the pool is kept. left is what is
-// still at its place. The pool's lock is held.
+// and the removal is tried again. If anything is there or is recorded there, the pool is kept. left names the
+// files that are still at its place. The pool's lock is held.
 func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
 	op := r.Pools.One(id)
 	how := op.Record.Leaving

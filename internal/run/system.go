@@ -32,7 +32,7 @@ type process struct {
 	err  error
 }
 
-// LookPath returns the path of a program in PATH, or an error that names the missing package.
+// LookPath returns the path of a program in PATH, or an error if there is none.
 func LookPath(name string) (string, error) { return exec.LookPath(name) }
 
 // Run implements Runner. It returns after the timeout plus a few seconds also when
