@@ -15,9 +15,9 @@ import (
 type Sender interface {
 	// Send writes the snapshot src to w. If base is not nil, it writes only the difference to base.
 	//
-	// As long as both snapshots exist, each call produces the same stream, whatever happens to the
-	// head. The first from bytes of the stream are produced but not written. Send returns the
-	// description of the complete stream.
+	// As long as both snapshots exist, each call produces the same stream, even after changes of the head.
+	// The first from bytes of the stream are produced but not written. Send returns the description of the
+	// complete stream.
 	//
 	// ErrInvalid: the stream is shorter than from bytes. ErrUnsupported: this pool cannot send the
 	// difference between these two snapshots.

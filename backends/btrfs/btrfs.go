@@ -183,7 +183,7 @@ type Pool struct {
 	commits btrfsctl.Commits
 	step    func(string)
 
-	counts sync.RWMutex // held by who destroys, and for writing by who removes what was counted
+	counts sync.RWMutex // held by goroutines that destroy, and for writing by those that remove counters
 
 	clock clock.Clock
 	mu    sync.Mutex

@@ -29,7 +29,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 	return p.shelf.Received(ds, snapshot, cameBy)
 }
 
-// cameBy returns by what a whole snapshot came.
+// cameBy returns the stream by which a complete snapshot came.
 func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := f.Kept(snapshot)
 	return s.Stream, err
@@ -104,15 +104,15 @@ func (p *Pool) receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, spool.Drop(f.Root)
 }
 
-// roomFor is room for so many bytes that are still to come, where so many were written of which
-// the filesystem may not know yet: btrfs counts them with its next commit.
+// roomFor checks the room for the bytes that are still to come. The filesystem may not have counted the
+// written bytes yet: btrfs counts them with its next commit.
 func (p *Pool) roomFor(written, wanted int64) error {
 	return backends.RoomFor(p.name, p.shelf.Status, written, wanted, func() error { return p.within(p.commit) })
 }
 
-// dropHead takes the head from a copy, if it has one. One that a crash left on its way to be a
-// snapshot becomes that; any other is destroyed if it is what a snapshot is. dataset.ErrConflict:
-// it is not.
+// dropHead takes the head from a copy, if it has one. A head that a crash left on its way to be a snapshot
+// becomes that snapshot; any other is destroyed if it has the content of a snapshot. dataset.ErrConflict: it
+// has not.
 func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	h, err := f.Head()
 	if err != nil {
@@ -143,7 +143,7 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	return p.destroyIn(ctx, f, h.Tree)
 }
 
-// spare fails with ErrConflict when the head of a copy has what no snapshot of it has.
+// spare fails with ErrConflict if the head of a copy has data that no snapshot has.
 func (p *Pool) spare(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 	if h.From != uuid.Nil {
 		if _, err := f.Kept(h.From); err == nil {
@@ -163,7 +163,7 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
-// headIs tells whether a head is what a snapshot is, wherever its folder is.
+// headIs reports whether a head has the content of a snapshot, wherever its folder is.
 func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, h shelf.Head, snapshot uuid.UUID) (bool, error) {
 	old, done, err := p.point(ctx, f, dataset.Source{Snapshot: snapshot})
 	if err != nil {
@@ -182,8 +182,8 @@ func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, h shelf.Head, snapsh
 	return err == nil, err
 }
 
-// dropOf removes what a copy has beside a snapshot that goes: the part of it that has come, and
-// a head that was made of it.
+// dropOf removes the other data of a snapshot that is removed from a copy: its received part, and a head that
+// was made of it.
 func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if err := spool.DropOf(f.Root, snapshot); err != nil {
 		return err

@@ -7,8 +7,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// count switches quotas on where nobody else can have a say in it: on devices of the pool's
-// own that have no pool yet.
+// count switches quotas on where that is the pool's own decision: on devices of its own that have no pool yet.
 func (p *Pool) count(path string) error {
 	if p.disk == nil {
 		return nil
@@ -29,7 +28,7 @@ func (p *Pool) count(path string) error {
 	return btrfsctl.EnableQuotas(dir)
 }
 
-// lies says on which devices, if they are the pool's own.
+// lies returns the devices, if they are the pool's own.
 func (p *Pool) lies() string {
 	if p.disk == nil {
 		return ""

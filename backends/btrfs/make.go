@@ -105,7 +105,7 @@ func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, s
 	want dataset.Size) (dataset.Size, error) {
 	switch {
 	case p.quota == btrfsctl.QuotaNone:
-		return 0, nil // what was limited once is not here
+		return 0, nil // the former limits do not apply here
 	case size == 0 && want > 0:
 		used, err := p.used(ctx, from, name)
 		if err == nil && used > want {
@@ -153,8 +153,7 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, e
 	return size, p.shelf.Finish(f, d)
 }
 
-// settle gives a new tree its limit, puts it on record as the head with its size and makes
-// all of it durable.
+// settle gives a new tree its limit, records it as the head with its size, and makes all of that durable.
 func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
 	dir, err := open(f, h.Tree)
 	if err != nil {
@@ -172,7 +171,7 @@ func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
 	return p.commit(dir)
 }
 
-// refuse refuses what a subvolume cannot keep.
+// refuse refuses properties that a subvolume cannot keep.
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {

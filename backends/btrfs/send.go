@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// Send implements backends.Sender: what the kernel makes of two subvolumes that never change,
-// which is the same each time.
+// Send implements backends.Sender: the kernel's stream of two subvolumes that never change, which is the same
+// each time.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.send(ctx, src, base, from, w, progress)
@@ -83,8 +83,7 @@ func openReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
 	return dir, nil
 }
 
-// Changed implements backends.Sender: the kernel tells where two subvolumes differ, without
-// what is there.
+// Changed implements backends.Sender: the kernel lists the differences of two subvolumes without their data.
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
 	c, err := p.changed(ctx, older, newer, false)
 	if err != nil {
@@ -181,7 +180,7 @@ func (p *Pool) frozen(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree 
 	return tree, func() { _ = tree.Close(); gone() }, nil
 }
 
-// received makes a tree of what was gathered: what a stream says, on a snapshot of its base.
+// received makes a tree of the gathered stream, on a snapshot of its base.
 func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
 	dir, err := f.Open(".")
 	if err != nil {
@@ -239,8 +238,7 @@ func (p *Pool) received(ctx context.Context, f *shelf.Folder, name string, base 
 	return fsctl.Sync(tree)
 }
 
-// fits fails with ErrUnfit where nobody noted as what a snapshot came: no difference to it is one
-// to what is here.
+// fits fails with ErrUnfit if the identity of a received snapshot was not noted: then no difference can refer to it.
 func fits(f *shelf.Folder, s shelf.Kept) error {
 	dir, err := openReadOnly(f, s)
 	if err != nil {

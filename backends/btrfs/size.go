@@ -31,9 +31,8 @@ func limit(dir *os.File, size dataset.Size) error {
 	return err
 }
 
-// limitAll gives each head the limit that its size is, where it has another: somebody may
-// have switched quotas off and on, and a crash may have come before it. What cannot be given
-// now the list says.
+// limitAll sets the limit of each head to its size, if it differs: an operator may have switched quotas off
+// and on, or a crash may have come before the limit was set. What cannot be given now the list says.
 func (p *Pool) limitAll() error {
 	_, err := p.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
 		h, err := f.Head()
@@ -84,7 +83,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return p.used(ctx, f, h.Tree)
 }
 
-// used returns what a tree takes, with what it shares with others.
+// used returns the usage of a tree, including blocks that it shares with others.
 func (p *Pool) used(ctx context.Context, f *shelf.Folder, name string) (dataset.Size, error) {
 	dir, err := open(f, name)
 	if err != nil {
@@ -101,8 +100,7 @@ func (p *Pool) used(ctx context.Context, f *shelf.Folder, name string) (dataset.
 	return dataset.Size(size.Bytes), err
 }
 
-// Resize implements backends.Resizer: larger or smaller, but not below what the limit is
-// held against. 0 takes the limit away.
+// Resize implements backends.Resizer: larger or smaller, but not below the counted usage. 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -131,7 +129,7 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 		}
 	}
 	if size != 0 && (h.Size == 0 || size < h.Size) {
-		if err := fsctl.Sync(dir); err != nil { // what is dirty is counted then
+		if err := fsctl.Sync(dir); err != nil { // dirty data is counted then
 			return err
 		}
 		c, err := btrfsctl.Count(dir)

@@ -74,7 +74,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 }
 
 // Restore implements backends.Pool: a writable snapshot of the snapshot becomes the head by
-// one rename, which makes the old head a snapshot. The size stays what it is.
+// one rename, which makes the old head a snapshot. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -90,8 +90,8 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil:
 		return err
 	case kept.Tree != shelf.TreeOf(keep.ID):
-		return p.restored(f, kept.Tree) // done before: what the head was is kept
-	default: // a snapshot, which is no more what the head is once that was written to
+		return p.restored(f, kept.Tree) // done before: the former head is kept
+	default: // a snapshot, which differs from the head once that was written to
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if done, err := f.Restored(keep.ID); err != nil {
 		return err
 	} else if done {
-		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
 	}
 	old, err := f.Head()
 	if err != nil {
@@ -143,8 +143,8 @@ func (p *Pool) fitsHead(ctx context.Context, f *shelf.Folder, s shelf.Kept, h sh
 	return err
 }
 
-// refill makes the tree of a new head what a snapshot is, durably. It may hold more than its size:
-// what came from where it was compressed does, and is then as full as can be.
+// refill durably fills the tree of a new head from a snapshot. It may have more data than its size, if the
+// data was compressed at its source: then the head is full.
 func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
 	if err := p.copyTree(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
 		return err
@@ -160,7 +160,7 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh 
 	return limit(dir, fresh.Size)
 }
 
-// restored makes what was the head as unchangeable as any snapshot.
+// restored makes the former head read-only, like any snapshot.
 func (p *Pool) restored(f *shelf.Folder, old string) error {
 	dir, err := open(f, old)
 	if err != nil {

@@ -37,13 +37,13 @@ func (p *Pool) noteGoing(id uint64) error {
 		}
 	}
 	if err != nil {
-		return nil // what was counted of it stays then: no reason to keep its bytes
+		return nil // its counters stay then, which is no reason to keep its data
 	}
 	return f.Close()
 }
 
 // forgetGone removes what quotas have counted of noted subvolumes that are gone: see
-// btrfsctl.DropCount. A later call finds what is not gone yet.
+// btrfsctl.DropCount. A later call finds the subvolumes that are not gone yet.
 func (p *Pool) forgetGone() {
 	if p.quota != btrfsctl.QuotaNone && p.counts.TryLock() { // else one of them is about to be destroyed
 		defer p.counts.Unlock()
@@ -91,7 +91,7 @@ func (p *Pool) forgetIn(dir *os.File) (left int, err error) {
 	return left, nil
 }
 
-// dropped removes what was counted of a subvolume that was to go, if it is gone; false: later.
+// dropped removes the counters of a deleted subvolume, if it is gone; false: later.
 // One that is there was not destroyed, or another has its number.
 func dropped(dir *os.File, id uint64) (bool, error) {
 	standing, err := btrfsctl.StandingOf(dir, id)
@@ -101,7 +101,7 @@ func dropped(dir *os.File, id uint64) (bool, error) {
 	return btrfsctl.DropCount(dir, id)
 }
 
-// Raze implements backends.StorageRemover: nobody is left to look at the notes.
+// Raze implements backends.StorageRemover: the notes are not needed any more.
 func (p *Pool) Raze(ctx context.Context) error {
 	if p.quota == btrfsctl.QuotaNone {
 		return nil

@@ -43,9 +43,9 @@ func open(f *shelf.Folder, name string) (*os.File, error) {
 	return dir, nil
 }
 
-// copyTree makes a tree what another is, at one moment; one that an earlier try left in its
-// place is destroyed. It is durable when it returns, with all that was done before: a
-// snapshot is made by the commit of the transaction that it is part of.
+// copyTree makes a tree with the content of another at one moment; the tree of an earlier attempt in its
+// place is destroyed. It is durable when it returns, with all that was done before: a snapshot is made by the
+// commit of the transaction that it is part of.
 func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
 	readOnly bool) error {
 	src, err := open(from, name)
@@ -95,8 +95,7 @@ func nests(f *shelf.Folder, n int) error {
 			"backend loop)", f.ID, n)
 }
 
-// destroy removes a subvolume, or a folder with the subvolumes in it; what is absent is
-// fine. See shelf.Shelf.
+// destroy removes a subvolume, or a folder with the subvolumes in it. Idempotent. See shelf.Shelf.
 func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
 	p.step("btrfs.destroy.begun")
 	defer p.forgetGone() // of earlier ones
@@ -147,7 +146,7 @@ func (p *Pool) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) 
 	return nil
 }
 
-// describe adds to an entry its snapshots, and what is wrong with the folder.
+// describe adds to an entry its snapshots, and the problems of the folder.
 func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 	shelf.DescribeTrees(f, e)
 	if strange, err := f.Strangers(); err != nil {
@@ -165,7 +164,7 @@ func (p *Pool) describe(f *shelf.Folder, e *backends.Entry) {
 	}
 	dir, err := open(f, head.Tree)
 	if err != nil {
-		if _, gone := f.Lstat(head.Tree); gone == nil { // DescribeTrees says what is
+		if _, gone := f.Lstat(head.Tree); gone == nil { // DescribeTrees reports it
 			shelf.AddProblem(e, err)
 		}
 		return

@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 )
 
-// tidy removes what a crash left in a folder.
+// tidy removes the remains of a crash in a folder.
 func (p *Pool) tidy(ctx context.Context, f *shelf.Folder) (int, error) {
 	doomed, err := f.Leftovers()
 	if err != nil {

@@ -41,7 +41,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return shelf.Head{}, err
 		}
 		size = max(size, d.Size)
-		if p.projects.mend != "" { // what was limited once is not here
+		if p.projects.mend != "" { // the former limits do not apply here
 			size = 0
 		}
 		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
@@ -98,7 +98,7 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 	return h.Size, p.shelf.Finish(f, d)
 }
 
-// refuse refuses what a directory cannot keep.
+// refuse refuses properties that a directory cannot keep.
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
@@ -123,7 +123,7 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 	return p.fits(d.Size)
 }
 
-// makeRoot makes the empty tree of a new dataset, durable but for its name.
+// makeRoot makes the empty tree of a new dataset. The tree is durable, except for its name.
 func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
 	h := shelf.Head{Tree: shelf.FirstHead, Size: size}
 	if err := f.Mkdir(h.Tree, 0o700); err != nil {
@@ -158,7 +158,7 @@ func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner
 	return h, dir.Sync()
 }
 
-// copyHead copies a tree to what will be a head of that size, in a project of its own.
+// copyHead copies a tree for a new head of that size, in a project of its own.
 func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
 	progress backends.Progress) (shelf.Head, error) {
 	if p.projects.mend != "" {
@@ -167,7 +167,7 @@ func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to
 	err := p.copyTree(ctx, from, name, to, h.Tree, copying{
 		within: h.Size,
 		begin:  func(dir *os.File) (err error) { h.Project, err = p.projects.enter(dir); return err },
-		// Only now, as a copy may take a block more than what it is of.
+		// Only now, because a copy may use a block more than its source.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)
 	return h, err
@@ -175,13 +175,13 @@ func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to
 
 // copying says what else belongs to a copy.
 type copying struct {
-	within dataset.Size             // what is copied must fit into; 0: whatever there is
+	within dataset.Size             // the copied data must fit into it; 0: no limit
 	begin  func(dir *os.File) error // before there is anything in it
 	end    func(dir *os.File) error
 }
 
-// copyTree copies a tree of one folder into a new one of another, durably; what
-// an earlier try left in its place is removed.
+// copyTree copies a tree of one folder into a new one of another, durably; the tree of an earlier attempt in
+// its place is removed.
 func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
 	c copying, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
@@ -211,7 +211,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			_ = p.removeAll(after, to, temp) // what is left of it Reap removes
+			_ = p.removeAll(after, to, temp) // Reap removes the rest of it
 		}
 	}()
 	dst, err := openTree(to, temp)

@@ -54,8 +54,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return dataset.Size(size.Bytes), err
 }
 
-// Resize implements backends.Resizer: larger or smaller, but not below what is there. 0 takes
-// the limit away.
+// Resize implements backends.Resizer: larger or smaller, but not below the usage. 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -66,7 +66,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return p.removeAll(ctx, f, name)
 }
 
-// Restore implements backends.Pool; the package comment says how. The size stays what it is.
+// Restore implements backends.Pool; the package comment says how. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, false, progress)
 }
@@ -92,12 +92,12 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return err
-	case done.Apart || done.Tree != shelf.TreeOf(keep.ID): // done before: what the head was is kept
+	case done.Apart || done.Tree != shelf.TreeOf(keep.ID): // done before: the former head is kept
 		if apart && !done.Apart {
 			return p.part(ctx, f, done)
 		}
 		return shelf.SyncDir(f.Root)
-	default: // a copy, which is no more what the head is once that was written to
+	default: // a copy, which differs from the head once that was written to
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if done, err := f.Restored(keep.ID); err != nil {
 		return err
 	} else if done {
-		return shelf.SyncDir(f.Root) // what it kept has been deleted since
+		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
 	}
 	old, err := f.Head()
 	if err != nil {
@@ -154,7 +154,7 @@ func (p *Pool) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	_ = p.removeAll(after, f, h.Tree)
 }
 
-// part has what a restore kept be a copy, and removes the tree that was the head.
+// part replaces the head that a restore kept by a copy, and removes the tree of the former head.
 func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
 	was := kept.Tree
 	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
@@ -169,7 +169,7 @@ func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error
 	}
 	p.step("dir.restore.parted")
 	if f.Removable(was) {
-		_ = p.removeAll(ctx, f, was) // what is left of it Reap removes
+		_ = p.removeAll(ctx, f, was) // Reap removes the rest of it
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ const (
 // Disk is a mounted filesystem on devices of its own.
 type Disk struct {
 	ID      uuid.UUID // the filesystem's, and the pool's
-	Devices []string  // that it lies on, as they are called now
+	Devices []string  // with their present names
 	mount   string
 }
 
@@ -105,8 +105,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	return d, nil
 }
 
-// form returns the UUID of the filesystem on the devices of a pool that is to be made, and
-// whether it made that now.
+// form returns the UUID of the filesystem on the devices of a new pool, and whether it made that filesystem now.
 func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool,
 	err error) {
 	found := map[uuid.UUID]bool{}
@@ -195,9 +194,8 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// peek refuses what is to become a pool and has something in it, though it be the one that
-// was begun here: others may have gone on with it since. It reads alone, and
-// replays no log: another host may have it mounted.
+// peek refuses a filesystem for a new pool that is not empty, even if it was begun here: others may have used
+// it since. It reads alone, and replays no log: another host may have it mounted.
 func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil // any pool is welcome
@@ -217,7 +215,7 @@ func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
 	return d.empty(root, "")
 }
 
-// unused is peek for what is mounted: all that was in the log is there now.
+// unused is peek for a mounted filesystem, whose log was replayed.
 func (d *Disk) unused(cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil
@@ -325,11 +323,11 @@ func (d *Disk) mounted() (bool, error) {
 	return true, nil
 }
 
-// Note says, for people, on which devices it lies.
+// Note names the devices, for people.
 func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 
-// Left says what stays on the devices of a pool that was removed: an empty filesystem, that of
-// the next pool of its backend there.
+// Left names the remains on the devices of a removed pool: an empty filesystem, which the next pool of its
+// backend there uses.
 func (d *Disk) Left(backend string) string {
 	var devices, wipe []string
 	keep := "keep"

@@ -52,9 +52,8 @@ func PoolOn(device string) uuid.UUID {
 	return sb.id
 }
 
-// members returns all devices of a filesystem, as they are called now: whatever bears its UUID
-// on this host, those that it had among them. ErrOffline where that is not all of them, or where
-// one has a copy.
+// members returns all devices of a filesystem with their present names: all devices with its UUID on this
+// host. ErrOffline where that is not all of them, or where one has a copy.
 func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	var found []member
 	var why []string
@@ -157,7 +156,7 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	switch {
 	case m.kind == kind && m.id == id && !m.unfinished:
 		m.number = st.Rdev
-		// Of a disk with several ways to it the one that combines them is what is mounted.
+		// Of a disk with several paths, the device that combines them is mounted.
 		in := fmt.Sprintf("%s/%d:%d/holders", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		holders, err := names(in)
 		if err == nil && len(holders) > 0 {
@@ -170,7 +169,7 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	return m, fmt.Errorf("%s has", device)
 }
 
-// holding says what is on a device that was to bear something else.
+// holding describes the unexpected content of a device.
 func holding(m member, kind fsctl.Kind) string {
 	if m.node == "" || m.kind == kind {
 		return ""

@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// superblock is what a device says of the filesystem that it belongs to; the zero value:
-// none of those that are known here.
+// superblock is a device's description of its filesystem; the zero value: no known filesystem.
 type superblock struct {
 	kind       fsctl.Kind
 	id         uuid.UUID
@@ -24,7 +23,7 @@ type superblock struct {
 	devices    uint64 // of the filesystem
 }
 
-// Where the superblocks are, and what is in them (xfs_format.h, btrfs_tree.h).
+// The places and the fields of the superblocks (xfs_format.h, btrfs_tree.h).
 const (
 	xfsMagic      = "XFSB"
 	xfsUUID       = 32
@@ -43,7 +42,7 @@ const (
 	btrfsLabelLen = 256
 )
 
-// readSuperblock reads what the device at path says. It changes nothing.
+// readSuperblock reads the superblock of the device at path. It changes nothing.
 func readSuperblock(path string) (superblock, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {

@@ -35,8 +35,8 @@ func resolve(path string) (string, error) {
 	return node, nil
 }
 
-// Vacant fails unless path is a block device that can be written to, holds nothing as far as
-// can be told, and is used by nobody. It changes nothing.
+// Vacant fails unless path is a block device that can be written to, is empty as far as can be determined,
+// and is not in use. It changes nothing.
 func Vacant(path string) error {
 	if err := checkPath(path); err != nil {
 		return err
@@ -64,7 +64,7 @@ func vacant(path string) error {
 		path, content, how)
 }
 
-// free fails unless path is a block device that nobody uses and that can be written to. It
+// free fails unless path is a writable block device that is not in use. It
 // returns its node.
 func free(path string) (node string, err error) {
 	if node, err = resolve(path); err != nil {
@@ -104,7 +104,7 @@ func free(path string) (node string, err error) {
 	return node, nil
 }
 
-// look refuses what is no block device.
+// look refuses a path that is not a block device.
 func look(node string) (st unix.Stat_t, err error) {
 	if err := unix.Stat(node, &st); err != nil {
 		return st, dataset.Errorf(dataset.ErrInvalid, "device %s: %w", node, err)

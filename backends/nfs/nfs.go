@@ -50,13 +50,13 @@ const Name = "nfs"
 
 const (
 	shareName = "share.json"
-	probe     = shelf.Temp + "share-" // begins the names of what a crash may leave there
+	probe     = shelf.Temp + "share-" // the prefix of the names that a crash may leave there
 )
 
 // Backend is the kind of storage; its zero value is ready.
 type Backend struct {
-	// Network fails unless a path lies on a share that can be used, and says what there is to
-	// mind; nil: as the mount table has it.
+	// Network fails unless a path is on a usable share, and returns warnings about the share; nil: as in the
+	// mount table.
 	Network func(path string) (note string, err error)
 }
 
@@ -167,8 +167,8 @@ func onNFS(path string) (note string, err error) {
 	return "", nil
 }
 
-// suits fails when no pool should be made below a directory: it holds what is not of a share,
-// or root is nobody there.
+// suits fails if no pool should be made below a directory: it has files that are not of a share, or root is
+// squashed there.
 func suits(share string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
@@ -195,7 +195,7 @@ func suits(share string) error {
 	return keepsOwners(root)
 }
 
-// keepsOwners fails where root is made nobody.
+// keepsOwners fails if the server squashes root.
 func keepsOwners(root *os.Root) (err error) {
 	name := probe + uuid.NewString()
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -222,7 +222,7 @@ func keepsOwners(root *os.Root) (err error) {
 }
 
 // plain fails where a pool is a mount of its own, so that nothing goes from it to another one.
-// What is not there, or no folder, the shelf knows.
+// The shelf reports an absent folder, and a file in its place.
 func plain(share, pool string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
@@ -240,7 +240,7 @@ func plain(share, pool string) error {
 	return shelf.OneMount(root, ".", to, ".")
 }
 
-// share is what stands in share.json.
+// share is the content of share.json.
 type share struct {
 	Format int       `json:"format"`
 	ID     uuid.UUID `json:"id"`
@@ -307,7 +307,7 @@ func (p *Pool) Info() backends.Info {
 	return is
 }
 
-// Stat implements backends.Pool: what another host took is not here any more.
+// Stat implements backends.Pool: a dataset that another host took is not here any more.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err error) {
 	if err := p.shelf.Anew(); err != nil {
 		return e, err

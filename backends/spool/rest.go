@@ -6,8 +6,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// Rest writes all but the first bytes of what is written to it: a stream that is made anew
-// for who has its beginning. Not safe for concurrent use.
+// Rest passes on all but the first bytes: a stream is made again for a receiver that has its beginning. Not
+// safe for concurrent use.
 type Rest struct {
 	W     io.Writer
 	Skip  int64 // bytes

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Names of the file in a folder, and of the record of what is in it.
+// Names of the file in a folder, and of the record of its content.
 const (
 	File       = "part"
 	RecordFile = "part.json"
@@ -26,7 +26,7 @@ const (
 // every is how many bytes come between two flushes: so many a crash costs at most.
 const every = 4 << 20
 
-// have is on record beside what has come.
+// have is the record of the received part.
 type have struct {
 	Header Header `json:"header"`
 	Mark   mark   `json:"through"` // all before is in the file, on the disk
@@ -38,15 +38,15 @@ type Spool struct {
 	Root *os.Root
 	// Write replaces a file of the folder with v as JSON, atomically and durably.
 	Write func(name string, v any) error
-	// Room fails when the pool is nearly full. It is asked before each flush, with what came
-	// since Gather was called.
+	// Room fails when the pool is nearly full. It is asked before each flush, with the bytes that came since
+	// Gather was called.
 	Room func(came int64) error
 	Step func(string) // between two acts: for tests
 	// Flush writes a file's data to the disk. If it is nil, fdatasync(2) does: it is for tests.
 	Flush func(*os.File) error
 }
 
-// Partial returns what has come in part; nil: nothing that is of use.
+// Partial returns the partly received delivery; nil: nothing useful.
 func Partial(root *os.Root) *backends.Partial {
 	h, err := read(root)
 	if err != nil {
@@ -91,8 +91,8 @@ func which(f *os.File) (string, error) {
 	return fmt.Sprintf("%d made %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
 }
 
-// Drop removes what has come, the record of it first: that is gone from the disk before another
-// file can be there in the place of its own.
+// Drop removes the received part, its record first: the record is gone from the disk before another file can
+// be in the place of the part.
 func Drop(root *os.Root) error {
 	err := root.Remove(RecordFile)
 	if err == nil {
@@ -107,7 +107,7 @@ func Drop(root *os.Root) error {
 	return err
 }
 
-// DropOf removes what has come of a snapshot, and of no other.
+// DropOf removes the received part of a snapshot, and of no other.
 func DropOf(root *os.Root, snapshot uuid.UUID) error {
 	if part := Partial(root); part == nil || part.Snapshot != snapshot {
 		return nil
@@ -124,9 +124,10 @@ func syncDir(root *os.Root) error {
 	return dir.Sync()
 }
 
-// Gather reads a delivery, from where an earlier one was cut or anew, until all of it is in the
-// file, and says what it is. The file stays until Drop; of a stream that is ErrCorrupt nothing
-// does. Of one that begins as a difference base is asked about its base before anything is changed.
+// Gather reads a delivery, from the point where an earlier one was interrupted or from the start, until all
+// of it is in the file, and returns its description. The file stays until Drop; of a stream that is
+// ErrCorrupt nothing does. Of one that begins as a difference base is asked about its base before anything is
+// changed.
 func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
 	progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
 	out, err := s.gather(ctx, d, kind, r, progress, base)
@@ -149,9 +150,9 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 	}
 	g.safe, g.began = g.done, g.done.Offset
 	if err := g.run(ctx); err != nil {
-		// What fails now costs no more than to get it again. After a flush that failed there is
-		// none: the kernel takes what it could not write for clean, and the next one would succeed
-		// without it.
+		// What fails now costs no more than to get it again. There is no second flush after a failed one: the
+		// kernel treats the pages that it could not write as clean, and the next flush would succeed without
+		// them.
 		if !errors.Is(err, dataset.ErrCorrupt) && !g.lost {
 			_ = g.flush()
 		}
@@ -161,7 +162,7 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 	return backends.Stream{Base: h.Base, Size: h.Size, Bytes: in.Offset, Sum: hex.EncodeToString(in.sum.Sum(nil))}, nil
 }
 
-// open reads the beginning of a stream, or goes on where one was cut.
+// open reads the beginning of a stream, or continues where one was interrupted.
 func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*reader, *os.File,
 	error) {
 	in := newReader(r)
@@ -249,7 +250,7 @@ func (g *gathering) run(ctx context.Context) error {
 	}
 }
 
-// flush puts on record what has come.
+// flush records the received part.
 func (g *gathering) flush() error {
 	if g.done.Offset == g.safe.Offset && g.done.Bytes > 0 {
 		return nil

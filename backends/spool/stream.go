@@ -46,9 +46,9 @@ const (
 	frameEnd   = 'E'
 )
 
-// Header says what a stream turns into what.
+// Header names the base and the result of a stream.
 type Header struct {
-	Kind     string       `json:"kind"` // of what is in the frames: the backend's name
+	Kind     string       `json:"kind"` // the format of the frames: the backend's name
 	Dataset  uuid.UUID    `json:"dataset"`
 	Snapshot uuid.UUID    `json:"snapshot"`
 	Base     uuid.UUID    `json:"base,omitzero"` // snapshot of the dataset that it is a difference to
@@ -67,7 +67,7 @@ type Writer struct {
 	header Header
 }
 
-// NewWriter writes a stream to w, but for its first from bytes. Close ends it.
+// NewWriter writes a stream to w, without its first from bytes. Close ends it.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	s := &Writer{out: &Rest{W: w, Skip: from}, sum: sha256.New(), header: h, buf: make([]byte, 0, maxPayload)}
 	s.w = bufio.NewWriterSize(io.MultiWriter(s.out, s.sum), maxPayload+frameHeader)
@@ -106,8 +106,7 @@ func (s *Writer) flush() error {
 	return err
 }
 
-// Close ends the stream and says what it is. dataset.ErrInvalid: it has not as many bytes as
-// were to be left out.
+// Close ends the stream and returns its description. dataset.ErrInvalid: it has fewer bytes than were to be left out.
 func (s *Writer) Close() (backends.Stream, error) {
 	out := backends.Stream{Base: s.header.Base, Size: s.header.Size}
 	err := s.flush()
@@ -162,7 +161,7 @@ type mark struct {
 	Offset int64  `json:"offset"` // in the stream
 	Next   uint32 `json:"next"`   // sequence
 	Bytes  int64  `json:"bytes"`  // of the storage's own stream, that came by then
-	Sum    []byte `json:"sum"`    // state of the checksum over what comes before
+	Sum    []byte `json:"sum"`    // state of the checksum over the bytes before
 }
 
 func newReader(r io.Reader) *reader {
@@ -191,7 +190,7 @@ func (d *reader) begin() error {
 	return nil
 }
 
-// resume goes on at a mark.
+// resume continues at a mark.
 func (d *reader) resume(h Header, at mark) error {
 	d.header, d.mark = h, at
 	if err := d.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.Sum); err != nil {

@@ -33,7 +33,7 @@ import (
 const (
 	prefix     = "drover-verify-"
 	markName   = "corner.json"
-	markerName = "pool.json" // of every pool that lies in a directory
+	markerName = "pool.json" // of every pool in a directory
 )
 
 // mark says whose a corner is.
@@ -51,8 +51,8 @@ type Corner struct {
 	lock    *os.File
 }
 
-// Make makes a corner in the pool that lies at path, which must be that pool:
-// dataset.ErrOffline otherwise. The caller closes it, which leaves it there.
+// Make makes a corner in the pool at path, which must be that pool: dataset.ErrOffline otherwise. The caller
+// closes it, which leaves it there.
 func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	there, err := markerOf(path)
 	if err == nil && (there.ID != pool || there.Backend != backend) {
@@ -74,7 +74,7 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	return c, nil
 }
 
-// markerOf reads which pool lies at path, and of which backend.
+// markerOf reads the pool at path, and its backend.
 func markerOf(path string) (there mark, err error) {
 	raw, err := safefile.Read(filepath.Join(path, markerName))
 	if err == nil {
@@ -117,7 +117,7 @@ func (c *Corner) hold() error {
 	}
 }
 
-// Close lets go of a corner.
+// Close closes a corner.
 func (c *Corner) Close() error {
 	if c.lock == nil {
 		return nil
@@ -151,7 +151,7 @@ type Left struct {
 	Busy    bool   // it is used now
 }
 
-// Find returns the corners in the pool that lies at path.
+// Find returns the corners in the pool at path.
 func Find(path string) ([]Left, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -206,7 +206,7 @@ func (l *Left) look() error {
 	return nil
 }
 
-// bare tells whether nothing lies in it but a mark.
+// bare reports whether it has only a mark.
 func (l *Left) bare() bool {
 	inside, err := os.ReadDir(l.Path)
 	return err == nil && !slices.ContainsFunc(inside, func(e os.DirEntry) bool { return e.Name() != markName })

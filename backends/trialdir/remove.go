@@ -38,7 +38,7 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return dataset.Errorf(dataset.ErrInUse, "%s is used by a drover backend verify: wait for it, or end it", l.Path)
-	case errors.Is(err, os.ErrNotExist): // nothing was in it; whoever makes it now fails
+	case errors.Is(err, os.ErrNotExist): // it was empty; a process that makes it now fails
 		return absentIsFine(os.Remove(l.Path))
 	case err != nil:
 		return err
@@ -46,8 +46,8 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	return l.Corner.Remove(ctx, kinds)
 }
 
-// Remove removes a corner that is held by the caller. The mark goes last: what is left after
-// an error is still known as a corner.
+// Remove removes a corner that is held by the caller. The mark is removed last: after an error the rest is
+// still recognised as a corner.
 func (c *Corner) Remove(ctx context.Context, kinds *backends.Registry) error {
 	var list []backends.Kind
 	if kinds != nil {
@@ -80,8 +80,7 @@ func absentIsFine(err error) error {
 	return err
 }
 
-// Clear removes a folder of a corner with the pools in it, what those have elsewhere, and what
-// is mounted there.
+// Clear removes a folder of a corner with the pools in it, their parts elsewhere, and the mounts there.
 func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
 	if err := errors.Join(unmount(path), detached(ctx, path)); err != nil {
 		return fmt.Errorf("clear %s: %w", path, err)
@@ -109,7 +108,7 @@ func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
 	return tree.Remove(ctx, parent, filepath.Base(path))
 }
 
-// unmount takes off what is mounted below path, the last first.
+// unmount unmounts all mounts below path, the last first.
 func unmount(path string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -123,8 +122,7 @@ func unmount(path string) error {
 	return nil
 }
 
-// patience is how long a loop device may take to go once nothing is mounted from it: what has
-// used it may be on its way out still.
+// patience is how long a loop device may take to end after its last unmount: its last user may still be ending.
 const patience = 20 * time.Second
 
 // detached waits until no loop device has a file below path, and has none stay for a frozen
@@ -149,11 +147,10 @@ func detached(ctx context.Context, path string) error {
 	}
 }
 
-// depth is how far below a corner pools lie, and subvolumes in them.
+// depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// below returns the folders below path, itself too, that are wanted; what is in those is not
-// looked at.
+// below returns path and the folders below it that are wanted, without a look into those.
 func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 		switch {
@@ -174,9 +171,9 @@ func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, 
 	return found, err
 }
 
-// empty takes all datasets out of a pool, and what the pool has elsewhere: that would be
-// forgotten with its folder, so a pool that cannot be looked into fails. One that does not say
-// what it is, or is of none of the kinds, is a folder like any other, and so is an emptied one.
+// empty removes all datasets of a pool, and its parts elsewhere. Those would be forgotten with the folder, so
+// empty fails for a pool that cannot be opened. A pool without a readable marker, or of an unknown kind, is a
+// folder like any other, and so is an emptied one.
 func empty(ctx context.Context, kinds []backends.Kind, path string) error {
 	of, err := markerOf(path)
 	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
@@ -185,7 +182,7 @@ func empty(ctx context.Context, kinds []backends.Kind, path string) error {
 	}
 	cfg := backends.Config{ID: of.ID, Name: "corner", Path: path}
 	pool, err := kinds[i].Open(ctx, cfg)
-	if errors.Is(err, dataset.ErrOffline) { // what it has elsewhere is not made yet, or gone already
+	if errors.Is(err, dataset.ErrOffline) { // its parts elsewhere were not made yet, or are gone already
 		cfg.Make = true
 		pool, err = kinds[i].Open(ctx, cfg)
 	}
@@ -212,7 +209,7 @@ func purge(ctx context.Context, pool backends.Pool) error {
 	_, err = pool.Reap(ctx, func(uuid.UUID) bool { return true })
 	r, ok := pool.(backends.StorageRemover)
 	if !ok {
-		return err // what is left of a dataset goes with the folder
+		return err // the rest of a dataset is removed with the folder
 	}
 	if err := errors.Join(failed, err); err != nil {
 		return err

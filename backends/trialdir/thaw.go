@@ -13,7 +13,7 @@ import (
 
 // Thaw thaws what a process that was killed has left frozen below path, in a corner or of one:
 // such a filesystem lasts without a mount, and so does a thread that waits to write to it, which
-// no signal ends. Again, and where nothing is frozen, it does nothing.
+// no signal ends. Idempotent: where nothing is frozen it does nothing.
 func Thaw(path string) error {
 	loops, err := attached(path)
 	for _, l := range loops {
@@ -38,7 +38,7 @@ func thaw(device string) error {
 	}
 	root, err := mount.Detached(spec) // the same filesystem, if it is in use or frozen
 	if err != nil {
-		return nil // not this: what is in use or frozen is mounted once more
+		return nil // not this one: a filesystem that is in use or frozen is mounted once more
 	}
 	defer root.Close()
 	if err := fsctl.Thaw(root); !errors.Is(err, fsctl.ErrNotFrozen) {
@@ -58,7 +58,7 @@ func attached(path string) (found []loopdev.Info, err error) {
 	return found, err
 }
 
-// within tells whether a file of a loop device lies below path. The kernel tells its name from
+// within reports whether the file of a loop device is below path. The kernel tells its name from
 // where the mount began that it was opened by, once that has gone with the mounts of who was
 // killed: so what lies in a corner is known by that one's name.
 func within(file, path string) bool {

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Report is what was found out about a pool.
+// Report has the results about a pool.
 type Report struct {
 	Pool         string             `json:"pool"`
 	ID           uuid.UUID          `json:"id"`
@@ -24,8 +24,8 @@ type Report struct {
 	Rest         Verdict            `json:"rest"` // of what every pool promises
 	Cases        []Result           `json:"cases"`
 	Times        []backendtest.Time `json:"times"`
-	Skipped      []string           `json:"skipped"`            // what was not tried, and why
-	Warnings     []string           `json:"warnings,omitempty"` // of what the run has left behind
+	Skipped      []string           `json:"skipped"`            // the cases that were not run, and why
+	Warnings     []string           `json:"warnings,omitempty"` // of the remains of the run
 	Seconds      float64            `json:"seconds"`
 	OK           bool               `json:"ok"` // all that is claimed was proven
 }
@@ -39,7 +39,7 @@ type Verdict struct {
 	Failures []string `json:"failures,omitempty"`
 }
 
-// Proof is whether a pool does what it says.
+// Proof is whether a pool behaves as it declares.
 type Proof string
 
 // The proofs.
@@ -62,7 +62,7 @@ func (r *Report) Hear(e Event) {
 	}
 }
 
-// Judge says of each capability what the cases have shown. Claimed is what the pool says of
+// Judge returns the result of the cases for each capability. Claimed is what the pool says of
 // itself, in the corner what pools there do: where these differ nothing else counts.
 func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	says, err := fields(claimed)

@@ -79,7 +79,7 @@ func (t *try) folder(prefix string) string {
 	return path
 }
 
-// run runs a case, then what it wants done at its end, the last first.
+// run runs a case, and then its clean-ups, the last first.
 func (t *try) run(f func()) {
 	t.guarded(f)
 	for {

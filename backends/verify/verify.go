@@ -1,6 +1,5 @@
-// Package verify runs the conformance suite of backends on somebody's own pool: in a corner
-// of it, in pools that are made beside its datasets. What is claimed there and what is proven
-// stand beside each other in a Report.
+// Package verify runs the conformance suite of backends on an operator's own pool: in a corner
+// of it, in pools that are made beside its datasets. A Report has the claims and the results side by side.
 package verify
 
 import (
@@ -30,7 +29,7 @@ type Result struct {
 
 // Event is one thing that happens while the suite runs. One of its fields is set.
 type Event struct {
-	Info *Claims `json:"info,omitempty"` // the first: what the pools of the corner declare
+	Info *Claims `json:"info,omitempty"` // the first: the declared capabilities of the corner's pools
 	// operations that the filesystem below cannot do, and that are left out
 	Lacks   []string           `json:"lacks,omitempty"`
 	Begins  string             `json:"begins,omitempty"`  // a case
@@ -39,7 +38,7 @@ type Event struct {
 	Problem string             `json:"problem,omitempty"` // why nothing more comes
 }
 
-// Claims is what a pool says of itself.
+// Claims are a pool's declared capabilities.
 type Claims struct {
 	Capabilities dataset.Capabilities `json:"capabilities"`
 	Note         string               `json:"note"`
@@ -48,11 +47,11 @@ type Claims struct {
 // Count is how many cases there are.
 func Count() int { return len(backendtest.Cases()) + 1 }
 
-// measuring is the case that times what the pool does.
+// measuring is the case that times the calls of the pool.
 const measuring = "Times"
 
-// Suite runs all cases with pools of kind in the folder at path, and tells of each. What a case
-// leaves there is removed before the next. An error is not about the pool.
+// Suite runs all cases with pools of kind in the folder at path, and tells of each. The remains of a case are
+// removed before the next one. An error is not about the pool.
 func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
 	s := &suite{kind: kind, path: path, tell: tell}
 	if err := s.begin(ctx); err != nil {
@@ -80,14 +79,14 @@ type suite struct {
 	count int
 }
 
-// pools returns where new pools of a case lie.
+// pools returns the folder for new pools of a case.
 func (s *suite) pools(t *try) func() (backends.Kind, backends.Config) {
 	return func() (backends.Kind, backends.Config) {
 		return s.kind, backends.Config{Name: "verify", Path: filepath.Join(t.folder("p"), "pool")}
 	}
 }
 
-// begin learns what a pool declares here, and what the filesystem cannot do.
+// begin reads the declared capabilities of a pool here, and finds the operations that the filesystem does not support.
 func (s *suite) begin(ctx context.Context) error {
 	var claims Claims
 	t, err := s.in(ctx, func(t *try) {
