@@ -1,10 +1,9 @@
 // Command drover gives containers named, portable data: it serves the Docker
 // volume plugin and the API on a host, and is the command line for both.
 //
-// What a command says goes to standard output, as a table for people or JSON
-// for programs; progress, questions and errors go to standard error, an error
-// as one line. It exits with 0, with 1 when what was asked failed, and with 2
-// when it was asked for wrongly.
+// The output of a command goes to standard output, as a table for people or JSON for programs; progress,
+// questions and errors go to standard error, an error as one line. It exits with 0, with 1 if the request
+// failed, and with 2 if the command line was wrong.
 package main
 
 import (

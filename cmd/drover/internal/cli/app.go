@@ -93,7 +93,7 @@ func (a *App) HostPath(path string) (string, error) {
 }
 
 // CleanHostPath cleans the path of a flag. It fails with ErrInvalid for a relative path, also on the server's
-// host: what is created there outlives the working directory of the caller.
+// host: an object that is created there outlives the working directory of the caller.
 func (a *App) CleanHostPath(flag string, path *string) error {
 	if filepath.IsAbs(*path) {
 		*path = filepath.Clean(*path)

@@ -15,7 +15,7 @@ import (
 // completeWithin bounds how long a completion waits for the server.
 const completeWithin = 2 * time.Second
 
-// candidates lists what an argument can be, each with a description after a tab.
+// candidates lists the possible values of an argument, each with a description after a tab.
 type candidates func(ctx context.Context, c Remote, given []string, begun string) ([]string, error)
 
 // Complete completes the arguments of a command, each from one list. Further arguments have no
@@ -125,7 +125,7 @@ func anySnapshotWords(ctx context.Context, c Remote, _ []string, _ string) ([]st
 	return SnapshotWords(ctx, c, nil, "")
 }
 
-// CloneSourceWords lists what can be cloned: volumes and snapshots.
+// CloneSourceWords lists the sources for a clone: volumes and snapshots.
 func CloneSourceWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	volumes, err := VolumeWords(ctx, c, nil, "")
 	if err != nil {

@@ -74,8 +74,7 @@ func longOf(cmd *cobra.Command, letter string) string {
 	return long[0]
 }
 
-// optionFor says how an option of a volume is said that was taken for a flag, ""
-// where there is none of that name.
+// optionFor returns the correct form of a volume's option that was used as a flag, "" if there is no such option.
 func optionFor(cmd *cobra.Command, name, value string) string {
 	if cmd.Flags().Lookup("opt") == nil {
 		return ""

@@ -12,7 +12,7 @@ import (
 // fetched.
 type Listing[T any] struct {
 	Short string
-	Long  string // empty: short is all there is to say
+	Long  string // empty: short is the whole text
 	Fetch func(context.Context, Remote) ([]T, error)
 	ID    func(T) string
 	Table func([]T) *show.Table

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// driverRE takes what the engine finds by the file's name in the folder of plugins,
-// and what can be typed after --volume-driver: no slash, which is another folder, and
-// no colon, which begins the tag of a managed plugin.
+// driverRE matches the names that the engine finds as files in the folder of plugins, and that users can type
+// after --volume-driver: no slash, which is another folder, and no colon, which begins the tag of a managed
+// plugin.
 var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // CheckServe fails with ErrInvalid for what Serve could not work with. It makes
@@ -137,8 +137,7 @@ func (o Options) apiSocket() string     { return filepath.Join(o.Run, "drover.so
 func (o Options) controlSocket() string { return filepath.Join(o.Run, "control.sock") }
 func (o Options) pluginSocket() string  { return filepath.Join(o.PluginDir, o.Driver+".sock") }
 
-// checkLoopback takes a TCP address that nobody off this host can reach: what is
-// answered there is plain.
+// checkLoopback accepts a TCP address that cannot be reached from other hosts: the answers there are not encrypted.
 func checkLoopback(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)

@@ -32,11 +32,11 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// Options are what a process was told.
+// Options are the settings of a process.
 type Options struct {
 	Root         string
 	Run          string
-	PluginDir    string // with Driver and what a node is: not of Control
+	PluginDir    string // with Driver and the settings of a node: not of Control
 	Driver       string
 	Metrics      string // loopback address; empty: none
 	NodeName     string // of a control replica: its own
@@ -55,7 +55,7 @@ type Options struct {
 	Log           *logrus.Logger
 
 	CA       string            // of Control: the folder of the cluster's authority
-	Listen   *config.Listen    // of Control and Agent: what others on the network ask
+	Listen   *config.Listen    // of Control and Agent: for requests from the network
 	Replicas []string          // of Agent: where control is, HOST:PORT
 	Publish  []string          // where facts go: of a host config.PublishSwarm, of Control config.PublishConsul
 	Limits   membership.Limits // of Serve and Control: the times that they keep
@@ -128,7 +128,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints are what the engine and the users of a host ask.
+// hostEndpoints serve the engine and the users of a host.
 func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// collector reads the figures when somebody asks for them; nothing is kept.
+// collector reads the figures at each request; it keeps nothing.
 type collector struct {
 	seen  seer
 	store []figure
@@ -49,7 +49,7 @@ type doubter interface {
 	Halted(context.Context) (why string, err error)
 }
 
-// guarded knows what the guard of a node says.
+// guarded reads the status of a node's guard.
 type guarded interface {
 	SeenGuard(context.Context) (guard.Status, error)
 }
@@ -214,7 +214,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func (c *collector) guard(gauge func(*prometheus.Desc, float64, ...string), st guard.Status) {
 	for _, e := range st.Datasets {
 		if e.State == guard.StateRebooted || e.State == guard.StateSuperseded {
-			continue // nobody can write to it any more
+			continue // it cannot be written to any more
 		}
 		gauge(c.guardAhead, (e.Deadline - st.Now).Seconds(), e.Volume)
 		gauge(c.guardFenced, flag(e.State != guard.StateArmed), e.Volume)

@@ -48,8 +48,8 @@ func (p *process) limited(what string, l net.Listener, most int,
 	return connlimit.New(l, connlimit.Options{Most: most, Known: known, Closed: closed.add})
 }
 
-// quietLog keeps what the server says of peers that it does not let in out of the log, unless that has
-// debug messages: everybody can connect.
+// quietLog keeps the server's messages about refused peers out of the log, unless that has debug messages:
+// anyone can connect.
 type quietLog struct{ log *logrus.Logger }
 
 func (q quietLog) Write(b []byte) (int, error) {

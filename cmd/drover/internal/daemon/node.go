@@ -23,9 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Agent runs one host of a cluster until ctx ends. With control away it starts as
-// well, and does what the host can do alone. Mounts stay. It makes nothing before the
-// options are checked.
+// Agent runs one host of a cluster until ctx ends. It also starts while control is unreachable, and does the
+// work that needs no control. Mounts stay. It makes nothing before the options are checked.
 func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err
@@ -134,7 +133,7 @@ func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 	}
 }
 
-// sight is what an agent sees, for metrics.
+// sight is an agent's view of its host, for metrics.
 type sight struct{ *agent.Agent }
 
 func (s sight) Pools(ctx context.Context) ([]api.Pool, error) { return s.SeenPools(ctx), nil }

@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// process is what a process of Drover is made of: what it was told, and what is to
-// be let go at its end.
+// process has the parts of a process of Drover: its settings, and its clean-ups.
 type process struct {
 	Options
 	clock   clock.System
@@ -39,7 +38,7 @@ func begin(o Options, lock string, folders ...string) (*process, error) {
 	return &process{Options: o, closers: []func() error{unlock}}, nil
 }
 
-// atEnd has what was opened let go: the last first.
+// atEnd runs the clean-ups, the last first.
 func (p *process) atEnd(f func() error) { p.closers = append(p.closers, f) }
 
 func (p *process) end() (err error) {
@@ -49,7 +48,7 @@ func (p *process) end() (err error) {
 	return err
 }
 
-// background runs f until the process ends: what was opened before it ends after.
+// background runs f until the process ends. Things that were opened before it are closed after it.
 func (p *process) background(ctx context.Context, f func(context.Context)) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -57,7 +56,7 @@ func (p *process) background(ctx context.Context, f func(context.Context)) {
 	p.atEnd(func() error { stop(); <-done; return nil })
 }
 
-// audit opens the log of what is changed through this process.
+// audit opens the log of the changes through this process.
 func (p *process) audit(name string) (*audit.Log, error) {
 	l, err := audit.Open(filepath.Join(p.Root, name), p.clock, func(err error) {
 		p.Log.WithError(err).Error("a change is not in the audit log")
@@ -82,11 +81,10 @@ type connServer interface {
 	Shutdown(context.Context) error
 }
 
-// stopTime is what requests in flight have to end when the process is to stop.
+// stopTime is how long running requests may take to end when the process stops.
 const stopTime = 20 * time.Second
 
-// serve answers on all sockets until ctx ends or one of them fails, and lets go of
-// them.
+// serve answers on all sockets until ctx ends or one of them fails, and then closes them.
 func (p *process) serve(ctx context.Context, list []endpoint, fields logrus.Fields) (err error) {
 	failed := make(chan error, len(list))
 	for _, e := range list {

@@ -19,9 +19,9 @@ import (
 )
 
 // Control runs one of a cluster's control replicas until ctx ends. It keeps nothing
-// that the others need: any number run side by side on one store. With Consul away
-// it serves, says so to whoever asks, and goes on when Consul is back. It makes
-// nothing before the options are checked.
+// that the others need: any number run side by side on one store. While Consul is unreachable it answers
+// requests with that error, and continues when Consul is back. It makes nothing before the options are
+// checked.
 func Control(ctx context.Context, o Options) (err error) {
 	if err := o.CheckControl(); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (p *process) awaitStore(ctx context.Context, st held) {
 	}
 }
 
-// issue makes this replica's certificate: whoever holds the authority needs no other.
+// issue makes this replica's certificate: a process with the authority needs no other.
 func (p *process) issue() (*pki.Pair, error) {
 	ca, err := pki.Load(p.CA)
 	if err != nil {

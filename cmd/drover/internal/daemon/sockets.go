@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// sockets are what the host answers on.
+// sockets are the sockets on which the host answers.
 type sockets struct {
 	api, plugin net.Listener
 	metrics     net.Listener // nil: none

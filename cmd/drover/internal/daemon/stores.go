@@ -34,8 +34,8 @@ type held struct {
 }
 
 // openHeld opens the store of a host by itself: in Consul where the configuration
-// says so, otherwise in a file of the root. One in Consul that cannot be used as it is
-// ends the start with the reason: what was served would only fail.
+// says so, otherwise in a file of the root. An unusable store in Consul ends the start with the reason: all
+// requests would only fail.
 func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 	if o.Consul == nil {
 		st, err := openStore(ctx, o, storeFile, bolt.Options{Clock: c})
@@ -82,8 +82,8 @@ func checkConsul(st *consul.Store) func(context.Context) error {
 }
 
 // openStore opens a store in the root. One that cannot be read is put aside, for
-// a person to look at, and an empty one takes its place: the agent sees that it is
-// another one, lets containers mount what it knows and destroys nothing.
+// a person to look at, and an empty one takes its place: the agent sees that it is another one, lets
+// containers mount the known volumes and destroys nothing.
 func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (*bolt.Store, error) {
 	path := filepath.Join(o.Root, name)
 	st, err := bolt.Open(ctx, path, opts)

@@ -21,12 +21,12 @@ type Unserved struct {
 	store.Store
 	store.Raiser
 	Kind  string // bolt or consul
-	Where string // it lies, in words: the file, or Consul and the prefix there
+	Where string // the place of the store in words: the file, or Consul and the prefix there
 
 	unlock []func() error
 }
 
-// Close lets go of the store and the root.
+// Close closes the store and unlocks the root.
 func (u Unserved) Close() error {
 	err := u.Store.Close()
 	for _, unlock := range u.unlock {

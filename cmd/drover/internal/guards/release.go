@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DialGuard returns the guard whose socket lies in a folder. A client waits for one that is
+// DialGuard returns the guard whose socket is in a folder. A client waits for one that is
 // being restarted; a person is told at once that there is none: ErrUnavailable.
 func DialGuard(run string) (cli.Fencer, error) {
 	path := guard.SocketPath(run)
@@ -117,8 +117,8 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 	return cmd
 }
 
-// Release gives up what a guard has fenced, so that it can be unmounted: who could write to
-// it is killed before it is thawed. Again: what was left.
+// Release gives up a dataset that a guard has fenced, so that it can be unmounted: its possible writers are
+// killed before it is thawed. Repeated, it continues with the rest.
 func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
 	st, err := g.Status(ctx)
@@ -163,7 +163,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
 }
 
-// stillLetGo fails with ErrConflict once an agent has what was let go open again.
+// stillLetGo fails with ErrConflict once an agent has the released dataset open again.
 func stillLetGo(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	st, err := g.Status(ctx)
 	if err != nil {

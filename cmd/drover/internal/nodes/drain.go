@@ -157,7 +157,7 @@ func (d *drain) tell(format string, args ...any) error {
 	return d.Say(format, args...)
 }
 
-// stays says why a volume did not leave; what is wrong with all ends the round.
+// stays reports why a volume did not leave; a problem of all volumes ends the round.
 func (d *drain) stays(ctx context.Context, volume string, err error) error {
 	if ctx.Err() != nil || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrForbidden) {
 		return err

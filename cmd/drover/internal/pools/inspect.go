@@ -70,7 +70,7 @@ func poolForm(p api.Pool) *show.Form {
 			f.Add("Unknown", fmt.Sprintf("%d that the store does not know (drover doctor)", st.Unknown))
 		}
 	}
-	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // otherwise nobody has asked it yet
+	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // otherwise it was not asked yet
 		f.Add("Can", can...)
 		f.Add("Cannot", cannot...)
 	}
@@ -103,7 +103,7 @@ func Abilities() []Ability {
 	}
 }
 
-// AbilityInWords says what pools can do that have a capability; of what is none its name.
+// AbilityInWords describes a capability of pools; for an unknown one it returns the name.
 func AbilityInWords(name string) string {
 	for _, a := range Abilities() {
 		if a.Name == name {
@@ -125,7 +125,7 @@ func speed(c dataset.Capabilities) string {
 	return limit
 }
 
-// abilities says in words what a pool's capabilities are.
+// abilities describes the capabilities of a pool.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
 	grow := AbilityInWords("online_grow")
 	online, offline := grow, ""

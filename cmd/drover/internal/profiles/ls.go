@@ -63,7 +63,7 @@ func encrypted(k dataset.KeySource) string {
 	return ""
 }
 
-// storage says where a profile's volumes may lie.
+// storage names the pools for a profile's volumes.
 func storage(p dataset.Profile) string {
 	var what []string
 	if p.Pool != "" {

@@ -74,7 +74,7 @@ func amounts(s decor.Statistics) string {
 	return ""
 }
 
-// Close takes the bar away: what the command says next is about the outcome.
+// Close removes the bar: the next output of the command is about the outcome.
 func (b *Bar) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

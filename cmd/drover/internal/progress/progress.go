@@ -62,7 +62,7 @@ func (l *Lines) Update(p dataset.Progress) {
 	if p.Total > 0 {
 		line += fmt.Sprintf(" %d%% (%s of %s)", 10*tenth, dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
 	}
-	// Progress is a courtesy: that nobody can read it must not end the work.
+	// Progress is a courtesy: a failed write of it must not end the work.
 	_, _ = fmt.Fprintln(l.w, show.Clean(line))
 }
 
@@ -89,8 +89,7 @@ func (r *Reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Writer passes what is written on to W and tells the meter how many bytes went
-// by. Write calls must not overlap.
+// Writer passes all bytes on to W, and counts them for the meter. Write calls must not overlap.
 type Writer struct {
 	W     io.Writer
 	Meter Meter

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Terminal is a pseudo-terminal of 80 columns (pty(7), ioctl_tty(2)). What the
-// program under test writes to File reaches Screen; what the test writes with
-// Type, the program reads from File. Not safe for concurrent use.
+// Terminal is a pseudo-terminal of 80 columns (pty(7), ioctl_tty(2)). The output of the program under test to
+// File reaches Screen; the program reads from File the text that the test writes with Type. Not safe for
+// concurrent use.
 type Terminal struct {
 	File   *os.File
 	master *os.File
@@ -58,7 +58,7 @@ func (p *Terminal) Resize(t testing.TB, width, height uint16) {
 	}
 }
 
-// Type is what a person types.
+// Type sends the keys of a person.
 func (p *Terminal) Type(t testing.TB, s string) {
 	t.Helper()
 	if _, err := p.master.WriteString(s); err != nil {
@@ -66,8 +66,8 @@ func (p *Terminal) Type(t testing.TB, s string) {
 	}
 }
 
-// Screen closes File and returns all that was written to it, and what was typed
-// too, as a terminal echoes that. A second call returns nothing.
+// Screen closes File and returns all text that was written to it, including the typed text, because a
+// terminal echoes that. A second call returns nothing.
 func (p *Terminal) Screen() string {
 	if p.File == nil {
 		return ""

@@ -55,7 +55,7 @@ them.`,
 	return cmd
 }
 
-// maxToken bounds what is read as a token.
+// maxToken bounds the length of a token.
 const maxToken = 4 << 10
 
 // ReadToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for

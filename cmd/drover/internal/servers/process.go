@@ -30,14 +30,15 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// Flags is what the processes of Drover can be told.
+// Flags are the flags of the processes of Drover.
 type Flags struct {
 	config, profiles, root, run, pluginDir, driver, metrics, node, Level string
 	publish                                                              []string
 }
 
 func (f *Flags) common(fl *pflag.FlagSet) {
-	fl.StringVar(&f.config, "config", settings.DefaultConfig, "configuration `FILE`; there may be none at the default place")
+	fl.StringVar(&f.config, "config", settings.DefaultConfig,
+		"configuration `FILE`; there may be none at the default place")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` of plain /metrics, such as 127.0.0.1:9469")
@@ -92,7 +93,7 @@ func tune(getenv func(string) string) {
 	}
 }
 
-// runProcess reads what a process is told and runs it until a signal ends it.
+// runProcess reads the settings of a process and runs it until a signal ends it.
 func runProcess(ctx context.Context, a *cli.App, f Flags,
 	process func(context.Context, daemon.Options) error) error {
 	tune(a.Getenv)
@@ -121,7 +122,7 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 	return process(ctx, o)
 }
 
-// Options are what the flags and drover.yaml say.
+// Options are the settings from the flags and drover.yaml.
 func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
 	cfg, err := settings.LoadConfig(f.config)
 	if err != nil {
@@ -195,11 +196,11 @@ func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- st
 	log.WithField("profiles", set.Names()).Info("profiles were read again")
 	select {
 	case reread <- struct{}{}:
-	default: // it is to be heard still
+	default: // it is still received
 	}
 }
 
-// onHangup calls fn at each SIGHUP until ctx ends; what it returns waits for that.
+// onHangup calls fn at each SIGHUP until ctx ends; the returned function waits for that.
 func onHangup(ctx context.Context, fn func()) (wait func()) {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGHUP)

@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// Files that need not be there. One in another place that is not is a slip.
+// Files that are optional. One in another place that is not is a slip.
 const (
 	DefaultConfig   = "/etc/drover/drover.yaml"
 	DefaultProfiles = "/etc/drover/profiles.yaml"

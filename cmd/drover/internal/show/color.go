@@ -4,21 +4,20 @@ package show
 // value does nothing.
 type Palette struct{ on bool }
 
-// NewPalette returns a palette that colours when the output is a terminal that
-// can, and nobody forbade it: NO_COLOR not empty (no-color.org), TERM unset
-// or dumb.
+// NewPalette returns a palette that colours if the output is a terminal with colours, and the user has not
+// forbidden it: NO_COLOR not empty (no-color.org), TERM unset or dumb.
 func NewPalette(terminal bool, getenv func(string) string) Palette {
 	term := getenv("TERM")
 	return Palette{on: terminal && getenv("NO_COLOR") == "" && term != "" && term != "dumb"}
 }
 
-// Red marks what is broken.
+// Red marks errors.
 func (p Palette) Red(s string) string { return p.sgr("31", s) }
 
 // Yellow marks what to mind.
 func (p Palette) Yellow(s string) string { return p.sgr("33", s) }
 
-// Green marks what is well.
+// Green marks good states.
 func (p Palette) Green(s string) string { return p.sgr("32", s) }
 
 func (p Palette) sgr(code, s string) string {

@@ -1,6 +1,5 @@
-// Package show lays out what the drover command says: tables and forms for
-// people, JSON for programs. It writes to the writer it is given and nowhere
-// else, and whatever comes from outside is cleaned of control characters
+// Package show lays out the output of the drover command: tables and forms for people, JSON for programs. It
+// writes to the writer it is given and nowhere else, and all foreign text is cleaned of control characters
 // first, so that a snapshot's message cannot drive the reader's terminal.
 package show
 
@@ -82,8 +81,7 @@ func When(now, t time.Time) string {
 	return t.In(now.Location()).Format("2006-01-02 15:04:05 MST") + " (" + Ago(now, t) + ")"
 }
 
-// ShortLength is how much of a UUID is shown at least: what is copied into
-// @snapshot-.
+// ShortLength is the minimum length of a shown UUID, which users copy into @snapshot-.
 const ShortLength = 8
 
 // Shorten returns a function that gives the first eight characters of each of

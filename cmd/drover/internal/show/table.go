@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// gap is what stands between two columns.
+// gap separates two columns.
 const gap = "   "
 
 // Table is rows under headers, each column as wide as its widest cell and no
@@ -75,7 +75,7 @@ type Form struct {
 	values [][]string
 }
 
-// Add adds a line. More values stand on lines of their own below the first. With
+// Add adds a line. Further values are on lines of their own below the first. With
 // no value, or only empty ones, nothing is added: what does not apply is left out.
 func (f *Form) Add(name string, values ...string) {
 	var lines []string

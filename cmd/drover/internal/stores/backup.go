@@ -61,8 +61,7 @@ func backUp(ctx context.Context, a *cli.App, c cli.Remote, file string) (n int64
 	return w.At.Done, err
 }
 
-// wholeFile has FILE.tmp written, as what it is called, and puts it in place when it is
-// whole and on disk.
+// wholeFile writes FILE.tmp, and renames it to FILE when it is complete and on disk.
 func wholeFile(what, file string, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 		return inTheWay(what, file, err)

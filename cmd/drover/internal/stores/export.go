@@ -50,7 +50,7 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 	return cmd
 }
 
-// described says what a dump holds.
+// described describes the content of a dump.
 func described(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
 }

@@ -79,7 +79,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	return a.Say("the store is up to date: decisions are made again")
 }
 
-// printRecovery prints what a person confirms.
+// printRecovery prints the changes that a person must confirm.
 func printRecovery(a *cli.App, r api.Recovery) error {
 	if err := a.Say("%s", r.Halted); err != nil {
 		return err

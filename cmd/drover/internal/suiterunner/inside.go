@@ -35,8 +35,8 @@ func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) e
 	return nil
 }
 
-// leaveOthers lets go of all mounts but those that the suite and its commands lie on: as long
-// as this namespace has them their filesystems stay in use, whoever unmounts them elsewhere.
+// leaveOthers unmounts all mounts except those of the suite and its commands: as long as this namespace has
+// them, their filesystems stay in use, even if they are unmounted elsewhere.
 func leaveOthers(path string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -55,7 +55,7 @@ func leaveOthers(path string) error {
 	return nil
 }
 
-// needed tells whether something at path, or a command, may want what is mounted at point.
+// needed reports whether a file at path, or a command, may need the mount at point.
 func needed(point, path string) bool {
 	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return true

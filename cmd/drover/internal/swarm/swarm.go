@@ -1,7 +1,6 @@
-// Package swarm keeps up with the engine of this host, beside everything that serves:
-// what it is goes into the node's facts and, when asked for, the facts of all nodes
-// into labels of the Swarm's nodes. It holds nothing that a request or an operation
-// could wait for (I10): an engine that does not answer is asked again later.
+// Package swarm follows the engine of this host, beside the serving parts: its version and Swarm go into the
+// node's facts and, on request, the facts of all nodes into labels of the Swarm's nodes. It holds nothing
+// that a request or an operation could wait for (I10): an engine that does not answer is asked again later.
 package swarm
 
 import (
@@ -25,12 +24,12 @@ import (
 )
 
 const (
-	every   = 15 * time.Second // between two looks: facts go on record once a minute at most
+	every   = 15 * time.Second // between two looks: facts are recorded once a minute at most
 	timeout = 10 * time.Second // of one look
 	first   = time.Second      // of that before anything is served
 )
 
-// Prefix is what the names of our labels begin with: all that do are ours.
+// Prefix is the prefix of the names of our labels: all labels with it are ours.
 const Prefix = "drover."
 
 // API is the part of Docker's API that is asked.
@@ -47,14 +46,14 @@ type Watcher struct {
 	Log   logrus.FieldLogger
 	// Nodes are those whose facts become labels; nil: none do.
 	Nodes func(context.Context) ([]api.Node, error)
-	// Open returns a client of the engine; nil: of that which DOCKER_HOST names.
+	// Open returns a client of the engine; nil: of the engine that DOCKER_HOST names.
 	Open func() (API, error)
 
 	seen atomic.Pointer[registration.Engine]
-	said string // what was logged last, so that it is said once
+	said string // the last logged message, so that it is logged once
 }
 
-// Engine is what was seen last, without asking.
+// Engine returns the last seen state of the engine, without asking it.
 func (w *Watcher) Engine() registration.Engine {
 	if e := w.seen.Load(); e != nil {
 		return *e
@@ -62,8 +61,8 @@ func (w *Watcher) Engine() registration.Engine {
 	return registration.Engine{}
 }
 
-// Begin looks what the engine is, if it answers at once, so that the node's first facts
-// say so. At a boot it does not: it waits for drover.
+// Begin reads the engine's version, if it answers at once, so that the node's first facts have it. At a boot
+// it does not: it waits for drover.
 func (w *Watcher) Begin(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, first)
 	defer cancel()
@@ -123,7 +122,7 @@ func (w *Watcher) Look(ctx context.Context) error {
 	return w.publish(ctx, c, in.NodeID)
 }
 
-// see asks what the engine is, and which part in a Swarm it has.
+// see asks the engine for its version and its role in a Swarm.
 func (w *Watcher) see(ctx context.Context, c API) (in swarm.Info, err error) {
 	r, err := c.Info(ctx, client.InfoOptions{})
 	if err != nil {
@@ -141,7 +140,7 @@ func (w *Watcher) open() (API, error) {
 	return engine.Open()
 }
 
-// publish writes the labels of the nodes whose own differ from what is on record.
+// publish writes the labels of the nodes whose labels differ from the recorded facts.
 func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	members, err := c.NodeList(ctx, client.NodeListOptions{})
 	if err != nil {
@@ -179,8 +178,7 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	return errors.Join(failed...)
 }
 
-// merge keeps the labels that are not ours, and takes ours from what is published: what
-// is not any more goes. Pure.
+// merge keeps the labels that are not ours, and replaces ours by the published ones. Pure.
 func merge(have, published map[string]string) map[string]string {
 	out := map[string]string{}
 	for key, value := range have {

@@ -95,7 +95,7 @@ func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v ap
 }
 
 // awaitsPool reports whether a purge ended while its pool was away. It has taken effect: the
-// dataset was condemned as the operation went on record, and its node goes on trying.
+// dataset was condemned as the operation went on record, and its node continues to try.
 func awaitsPool(out api.Outcome) bool {
 	op := out.Operation
 	return op != nil && op.State == dataset.OpFailed && errors.Is(cli.OperationError(*op), dataset.ErrOffline)
@@ -112,8 +112,7 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	}
 }
 
-// purgeAll purges what was in the trash when it asked, and goes on past what
-// cannot be.
+// purgeAll purges the datasets that were in the trash when it asked, and continues after those that cannot be purged.
 func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone []api.Volume, yes bool) error {
 	if len(gone) == 0 && !o.JSON() {
 		return a.Say("the trash is empty")

@@ -28,8 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// What the suite takes at most, beside what a pool keeps free: without sizes no volume is
-// filled.
+// The maximum space of the suite, beside a pool's reserve: without sizes no volume is filled.
 const (
 	roomSized   = 4 * dataset.GiB
 	roomUnsized = 1 * dataset.GiB
@@ -161,28 +160,28 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	return r, r.Judge(p.Capabilities, claims.Capabilities)
 }
 
-// QuotasHold tells whether path lies on a btrfs whose full quotas are as they should be.
+// QuotasHold reports whether path is on a btrfs whose full quotas are consistent.
 func QuotasHold(path string) bool {
 	dir, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer dir.Close()
-	if btrfsctl.Hurry(dir) != nil { // what was removed is counted off
+	if btrfsctl.Hurry(dir) != nil { // removed data is not counted any more
 		return false
 	}
 	mode, settled, err := btrfsctl.Quotas(dir)
 	return err == nil && mode == btrfsctl.QuotaFull && settled
 }
 
-// GaveUp says what the kernel does now and then as subvolumes go (kdave/btrfs-progs#922).
+// GaveUp explains what the kernel does sometimes when subvolumes are removed (kdave/btrfs-progs#922).
 func GaveUp(path string) string {
 	return fmt.Sprintf("the kernel has marked the quotas of this btrfs inconsistent meanwhile: none of "+
 		"their limits holds until they are counted anew (btrfs quota rescan -w %s; drover has that done for "+
 		"a pool of backend btrfs)", path)
 }
 
-// checkVerifiable returns where a pool lies on this host, if the suite can run there now.
+// checkVerifiable returns the path of a pool on this host, if the suite can run there now.
 func checkVerifiable(p api.Pool) (string, error) {
 	switch st := p.Status; {
 	case os.Geteuid() != 0:
@@ -198,7 +197,7 @@ func checkVerifiable(p api.Pool) (string, error) {
 	return mountedAt(p)
 }
 
-// enough fails when the suite would not fit into a pool beside what is kept for its datasets.
+// enough fails if the suite would not fit into a pool beside the reserve for its datasets.
 func enough(p api.Pool, free, size dataset.Size) error {
 	need := roomSized
 	if !p.Capabilities.EnforcesSize {
@@ -213,7 +212,7 @@ func enough(p api.Pool, free, size dataset.Size) error {
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
-// homed returns the backend of a pool whose folder is not where its datasets lie; else nil.
+// homed returns the backend of a pool whose datasets are not in its folder; else nil.
 func homed(p api.Pool) backends.SeparateFolderKind {
 	kind, err := settings.Backends().Kind(p.Backend)
 	if err != nil {
@@ -223,7 +222,7 @@ func homed(p api.Pool) backends.SeparateFolderKind {
 	return h
 }
 
-// roomNow looks at the disk itself: what the pool's node has told of it is some time ago.
+// roomNow looks at the disk itself, because the last report of the pool's node is some time ago.
 func roomNow(p api.Pool, path string) error {
 	if homed(p) != nil {
 		return nil // the folder's says nothing
@@ -296,7 +295,7 @@ func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) e
 	return nil
 }
 
-// showStep says what is being done: on a terminal in one line, which goes with an empty text.
+// showStep shows the present step: on a terminal in one line, which an empty text removes.
 func showStep(a *cli.App, text string) {
 	switch one := cli.HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""; {
 	case one:
@@ -327,7 +326,7 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
 }
 
-// Shown is where a capability stands in a table.
+// Shown is the position of a capability in a table.
 func Shown(v verify.Verdict) int {
 	return slices.IndexFunc(pools.Abilities(), func(a pools.Ability) bool { return a.Name == v.Name })
 }

@@ -54,7 +54,7 @@ named on standard error. Only an exit code of 0 means that the archive is whole.
 	return cmd
 }
 
-// leftOut is a line that says what an archive lacks.
+// leftOut is a line about the files that an archive lacks.
 func leftOut(l api.LeftOut) string {
 	var names []string
 	for _, path := range l.First {

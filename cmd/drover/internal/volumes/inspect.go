@@ -212,7 +212,7 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// larger is half as much again, in whole GiB, or MiB for what is small.
+// larger is half as much again, in whole GiB, or in MiB for small sizes.
 func larger(s dataset.Size) dataset.Size {
 	unit := dataset.GiB
 	if s < 4*unit {
@@ -224,7 +224,7 @@ func larger(s dataset.Size) dataset.Size {
 // heardWithin is how soon a node says how a new volume is, at the latest.
 const heardWithin = time.Minute
 
-// advice says what is wrong with a volume, and what to type next.
+// advice returns the problem of a volume, and the next command.
 func advice(now time.Time, v api.Volume) (problem string, next []string) {
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:

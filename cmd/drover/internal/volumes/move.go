@@ -55,7 +55,7 @@ superseded copy.`,
 	return cmd
 }
 
-// printLoss says, before it is done, what a move without the home loses.
+// printLoss prints the loss of a move without the home, before it is done.
 func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 	c, err := a.Connect()
 	if err != nil {

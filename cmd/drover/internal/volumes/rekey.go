@@ -42,7 +42,7 @@ backups of the records.`,
 			return err
 		}
 		before, err := c.Volume(cmd.Context(), args[0])
-		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // what is in the trash, control says
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // control names volumes in the trash
 			return err
 		}
 		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}

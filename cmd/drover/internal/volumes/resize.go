@@ -35,7 +35,7 @@ binary, KB … decimal. A backend that cannot make a volume smaller refuses.`,
 	return cmd
 }
 
-// already ends a line about what is so because nothing had to be done.
+// already is the end of a line about a volume that needed no change.
 func already(out api.Outcome) string {
 	if out.Operation == nil {
 		return " already"

@@ -54,7 +54,7 @@ the trash.`,
 	return cmd
 }
 
-// deleteVolumes goes on past what cannot be deleted, but not past an interrupt.
+// deleteVolumes continues after volumes that cannot be deleted, but not after an interrupt.
 func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string,
 	req api.Request) error {
 	var outs []api.Outcome

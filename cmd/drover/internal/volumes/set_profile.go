@@ -51,8 +51,7 @@ the size stays, which is said.`,
 	return cmd
 }
 
-// whySize says why a volume is larger than its profile makes new ones, "" if it is not. Idle:
-// nothing was asked of its pool.
+// whySize says why a volume is larger than its profile makes new ones, "" if it is not. Idle: its pool was not asked.
 func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	size, want := d.Size.Said(d.Profile.Size), p.Size.Said(p.Size)
 	switch {

@@ -80,7 +80,7 @@ const (
 	lookMost = 300
 )
 
-// awaitShown waits until the node that an operation is about has the head as it is to be.
+// awaitShown waits until the node of an operation has mounted or unmounted the head as requested.
 func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k overtaken, err error) {
 	for range lookMost {
 		k, err = findOvertaken(ctx, c, op.DatasetID, op.From)
