@@ -41,8 +41,8 @@ func (k KeySource) String() string {
 	return strings.Join(k.Exec, " ")
 }
 
-// Encryption is the data key of an encrypted dataset, wrapped with a key of the operator, without which nobody
-// can read it. It is a part of the record.
+// Encryption is the data key of an encrypted dataset, wrapped with a key of the operator, without which it
+// cannot be read. It is a part of the record.
 type Encryption struct {
 	// ID is the UUID of the data key and of the LUKS container that it opens. Snapshots, clones and copies have
 	// the container's ID, and the same data key.

@@ -95,7 +95,7 @@ func Cut(line string) string {
 // maxClip is how many bytes of a caller's own words an error repeats.
 const maxClip = 140
 
-// Clip truncates what an error repeats of a request or a file.
+// Clip truncates the part of a request or a file that an error repeats.
 func Clip(s string) string {
 	if len(s) <= maxClip {
 		return s

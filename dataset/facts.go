@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Facts are what an agent knows about its host, for placement. Texts that are not known are empty.
+// Facts are an agent's data about its host, for placement. Texts that are not known are empty.
 type Facts struct {
 	Node         uuid.UUID   `json:"node"`            // UUID of the node
 	Taken        time.Time   `json:"taken"`           // when the facts were recorded, by the clock of control
@@ -29,7 +29,7 @@ type Facts struct {
 	Pools        []PoolFacts `json:"pools"`           // facts of each pool of the node
 }
 
-// PoolFacts are what is known about one pool of a host.
+// PoolFacts are the facts about one pool of a host.
 type PoolFacts struct {
 	ID      uuid.UUID `json:"id"`      // UUID of the pool
 	Name    string    `json:"name"`    // name of the pool
@@ -39,7 +39,7 @@ type PoolFacts struct {
 	Free    Size      `json:"free"`    // free space of the pool
 }
 
-// Pool returns what is known about a pool.
+// Pool returns the facts about a pool.
 func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	i := slices.IndexFunc(f.Pools, func(p PoolFacts) bool { return p.ID == id })
 	if i < 0 {

@@ -15,8 +15,8 @@ type Access string
 const AccessMany Access = "many"
 
 // Guest is the stay of a node with a dataset of access many. It is recorded from before the node mounts the
-// dataset until after it has unmounted it. A stay of the home, which needs none to mount the dataset, says that
-// the home has it alone for that time: nobody else may mount it.
+// dataset until after it has unmounted it. A stay of the home, which needs none to mount the dataset, says
+// that the home has it alone for that time: no other node may mount it.
 type Guest struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
 	ID    uuid.UUID `json:"id"`    // UUID of this stay, so that a report on an earlier one does not apply to it

@@ -10,11 +10,11 @@ const (
 	holdsBytes = 400 // longest text of such an error, unless a single thing is longer
 )
 
-// Held is something that keeps a pool from being removed: what it is, and what removes it.
+// Held is something that keeps a pool from being removed, with the way to remove it.
 type Held struct{ What, Mend string }
 
-// Holds is the error for a pool that cannot be removed because of what is in it or recorded there: ErrConflict
-// with up to three of these things, each with what removes it. It is nil if there are none.
+// Holds is the error for a pool that cannot be removed because of its content or of records: ErrConflict with
+// up to three of these things, each with the way to remove it. It is nil if there are none.
 func Holds(pool string, held []Held) error {
 	if len(held) == 0 {
 		return nil

@@ -29,8 +29,8 @@ func moment(epoch uint64, taken, order time.Time) Moment {
 // At returns the moment of a snapshot.
 func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.Order) }
 
-// TakenAfter returns a snapshot with the present time of its home's clock, ordered after all others of its epoch,
-// whatever that clock showed when they were taken.
+// TakenAfter returns a snapshot with the present time of its home's clock, ordered after all others of its
+// epoch, whatever their times are.
 func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	s.Created, s.Order = now.UTC().Round(0), time.Time{}
 	for _, o := range others {

@@ -48,7 +48,7 @@ type Operation struct {
 	Ended       time.Time `json:"ended,omitzero"`       // when the operation ended; absent: it has not ended
 }
 
-// OpKind says what an operation does.
+// OpKind is the kind of an operation.
 type OpKind string
 
 // The kinds of operations.

@@ -39,8 +39,8 @@ func OptionHelp() []Option {
 	}
 }
 
-// ParseOptions parses the options of a create. An unknown key or a bad value fails with ErrInvalid, and the error
-// lists what is valid.
+// ParseOptions parses the options of a create. An unknown key or a bad value fails with ErrInvalid, and the
+// error lists the valid ones.
 func ParseOptions(opts map[string]string) (Options, error) {
 	var o Options
 	keys := make([]string, 0, len(opts))

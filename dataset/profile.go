@@ -143,11 +143,11 @@ func (f Follow) String() string {
 type Filesystem struct {
 	Type  string   `json:"type,omitempty"`  // ext4 or xfs; empty: the backend chooses
 	Mount []string `json:"mount,omitempty"` // mount options, such as noatime
-	// Chosen says, in a dataset, that its pool chose Type: nobody asked for it.
+	// Chosen says, in a dataset, that its pool chose Type: it was not requested.
 	Chosen bool `json:"chosen,omitempty"`
 }
 
-// Snapshots is what a profile promises about snapshots.
+// Snapshots are a profile's settings for snapshots.
 type Snapshots struct {
 	Required bool   `json:"required,omitempty"` // the pool must take snapshots without copying
 	Schedule string `json:"schedule,omitempty"` // cron expression in local time; empty: no scheduled snapshots
@@ -164,7 +164,7 @@ type Keep struct {
 	Monthly int `json:"monthly,omitempty"` // number of months whose newest snapshot is kept
 }
 
-// Quiesce is what is done for a snapshot in addition to taking it atomically.
+// Quiesce is the preparation of a snapshot, in addition to taking it atomically.
 type Quiesce string
 
 // The ways to quiesce.

@@ -50,10 +50,10 @@ func (q QoS) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Limits says what a node can limit volumes to, if the pool gives each a block device.
+// Limits says which limits a node can enforce, if the pool gives each volume a block device.
 type Limits string
 
-// What nodes can limit; empty: nothing.
+// The limits that nodes can enforce; empty: none.
 const (
 	// LimitsContainer: each container separately, from about a second after its start, and the kernel's own
 	// writes separately.

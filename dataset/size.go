@@ -30,7 +30,7 @@ var units = map[string]Size{
 }
 
 // ParseSize parses a size such as 20GiB, 512M or 1.5TB. K, M, G, T and KiB, MiB, GiB, TiB are binary, KB, MB, GB,
-// TB decimal, in any case; B is a byte. A bare number is refused, because readers disagree on what it means.
+// TB decimal, in any case; B is a byte. A bare number is refused, because readers disagree on its meaning.
 // Fractions of a byte are cut off. It fails with ErrInvalid.
 func ParseSize(s string) (Size, error) {
 	m := sizeRE.FindStringSubmatch(strings.TrimSpace(s))
@@ -73,8 +73,7 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// RoundedFrom reports whether s is what a backend makes of a requested size: the same, with the last block filled
-// up.
+// RoundedFrom reports whether s is a requested size as a backend rounds it: with the last block filled up.
 func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s-asked < MiB }
 
 // Said returns the requested size if a backend has rounded it up. Otherwise it returns the exact size if that

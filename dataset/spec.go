@@ -37,7 +37,7 @@ func (s Spec) String() string {
 // digits.
 func (s Spec) Anonymous() bool { return anonRE.MatchString(s.Name) }
 
-// ParseSpec parses a spec. It fails with ErrInvalid; the error says which part is wrong and what is valid.
+// ParseSpec parses a spec. It fails with ErrInvalid; the error names the wrong part and the valid values.
 func ParseSpec(s string) (Spec, error) {
 	name, rest, at := strings.Cut(s, "@")
 	if err := CheckName(name); err != nil {

@@ -84,7 +84,7 @@ const (
 	StatePurging State = "purging"
 )
 
-// Origin says what a clone was made from.
+// Origin is the source of a clone.
 type Origin struct {
 	Dataset  uuid.UUID `json:"dataset"`            // UUID of the dataset that was cloned
 	Snapshot uuid.UUID `json:"snapshot"`           // UUID of the snapshot that was cloned
@@ -114,7 +114,7 @@ type Snapshot struct {
 	// snapshot, and is used instead of Created wherever the order of snapshots matters.
 	Order time.Time `json:"order,omitzero"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
-	// that the snapshot is sent to; a nil UUID stands for all replicas.
+	// that the snapshot is sent to; a nil UUID means all replicas.
 	Request uuid.UUID `json:"request"`
 }
 
@@ -157,8 +157,7 @@ const (
 	LeaseMoving   LeaseState = "moving"   // relinquished, while the dataset moves
 )
 
-// Manifest describes what the home of a dataset relinquished: what the next home must have before it opens the
-// next epoch.
+// Manifest describes the relinquished content of a dataset: the next home must have it before it opens the next epoch.
 type Manifest struct {
 	Snapshot uuid.UUID `json:"snapshot"` // UUID of the snapshot that was taken when nothing could write any more
 	// UUID of the snapshot that the stream is a difference to; absent: the stream is complete
@@ -169,11 +168,11 @@ type Manifest struct {
 	Order time.Time `json:"order,omitzero"` // order of the snapshot
 }
 
-// GivingUp is among the holders of a move while its home is still relinquishing the volume, which nobody can
-// mount there any more.
+// GivingUp is among the holders of a move while its home is still relinquishing the volume, which cannot be
+// mounted there any more.
 const GivingUp = "it is being given up"
 
-// Copy is what a node other than the home keeps of a dataset: snapshots, and no head that anybody could write to.
+// Copy is the copy of a dataset on a node other than its home: snapshots, without a writable head.
 type Copy struct {
 	Dataset  uuid.UUID `json:"dataset"`           // UUID of the dataset
 	Node     uuid.UUID `json:"node"`              // UUID of the node that keeps the copy
@@ -201,10 +200,9 @@ func (c Copy) Whole() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
 }
 
-// Spent reports whether nobody continues from the copy any more, whatever becomes of it, because it is
-// superseded. That is final: the copy and its record are removed, and a later copy on the same node is a new one,
-// which begins empty. A copy that is removed for another reason may turn out to be wanted, in a store that was
-// restored from a backup.
+// Spent reports whether the copy is never used to continue from, because it is superseded. That is final: the
+// copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy
+// that is removed for another reason may turn out to be wanted, in a store that was restored from a backup.
 func (c Copy) Spent() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.Was == CopySuperseded
 }
@@ -231,7 +229,7 @@ const (
 	CopyGoing      CopyKind = "going"      // being destroyed; the record is removed when its node has done so
 )
 
-// Loss is what a dataset lacks that was promoted without its previous home.
+// Loss is the loss of a dataset that was promoted without its previous home.
 type Loss struct {
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the snapshot that it continues from; absent: none
 	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
@@ -314,7 +312,7 @@ const (
 	ReachCluster Reach = "cluster"
 )
 
-// Capabilities are what a backend can do on one pool. The conformance suite of the backends checks each of them.
+// Capabilities are the abilities of a backend on one pool. The conformance suite of the backends checks each of them.
 // Placement depends on these, never on a backend's name.
 type Capabilities struct {
 	EnforcesSize     bool `json:"enforces_size"`     // a dataset cannot become larger than its size

@@ -148,8 +148,8 @@ func rebooted(e Entry) Entry {
 	return e
 }
 
-// Run watches the deadlines and answers requests on the listener until ctx ends. After that, fenced datasets stay
-// fenced, and nobody watches the armed ones until another guard runs. Call Run only once.
+// Run watches the deadlines and answers requests on the listener until ctx ends. After that, fenced datasets
+// stay fenced, and the armed ones are not watched until another guard runs. Call Run only once.
 func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	alarm, err := g.Clock.NewAlarm()
 	if err != nil {

@@ -123,7 +123,7 @@ func (g *Guard) descend(e *entry) {
 	}
 }
 
-// fence climbs the ladder until nobody can write. Then it checks the fence regularly, until ctx ends.
+// fence climbs the ladder until no process can write. Then it checks the fence regularly, until ctx ends.
 func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	ladder := g.ladder(at)
 	by := -1

@@ -104,9 +104,9 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 
 // Supersede gives up a dataset of which another node has a newer epoch: its holders are killed, and
 // then it is thawed, so that it can be unmounted and kept aside. It is not thawed before every process
-// that could write was sent SIGKILL and every other process was examined. What a killed process was
-// just writing may still reach the old copy. An engine that writes into it (docker cp) is not killed
-// and continues, into the old copy. Idempotent.
+// that could write was sent SIGKILL and every other process was examined. The last write of a killed process
+// may still reach the old copy. An engine that writes into it (docker cp) is not killed and continues, into
+// the old copy. Idempotent.
 //
 // ErrNotFound when it is not registered, ErrStale for another epoch. ErrInUse while processes cannot be
 // examined, or killed holders do not end: the error names them, and the caller must ask again. As long as not

@@ -106,7 +106,7 @@ func ServeHand(run, root string) error {
 	}
 	// Acts that are ready must not wait for goroutines that examine processes.
 	runtime.GOMAXPROCS(max(handThreads, runtime.NumCPU()))
-	_ = Tune() // the guard has already reported what the host does not allow
+	_ = Tune() // the guard has already reported the missing permissions of the host
 	conn, err := hand.Accept()
 	if err != nil {
 		return err

@@ -15,16 +15,16 @@ import (
 const (
 	// priority is the lowest that preempts all that is not real-time: sched(7).
 	priority = 1
-	// heapLimit is where Go begins to collect garbage whatever that costs; a full table is a
-	// tenth of it. Bytes.
+	// heapLimit is the heap size at which Go collects garbage at any cost; a full table is a tenth of it. Bytes.
 	heapLimit = 128 << 20
 	// heapGrowth in percent between two collections.
 	heapGrowth = 100
 )
 
 // Tune protects this process from shortages of the host: its memory is not paged out, it preempts all processes
-// that are not real-time, and the kernel does not kill it when memory is short. It returns what the host did not
-// allow, one line each. A child inherits everything except the first protection, so it calls Tune as well.
+// that are not real-time, and the kernel does not kill it when memory is short. It returns one line for each
+// step that the host did not allow. A child inherits everything except the first protection, so it calls Tune
+// as well.
 func Tune() (missing []string) {
 	debug.SetGCPercent(heapGrowth)
 	debug.SetMemoryLimit(heapLimit)

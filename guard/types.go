@@ -79,7 +79,7 @@ type Entry struct {
 	Breaches int `json:"breaches,omitempty"`
 }
 
-// Fence proves that nobody could write after a certain time.
+// Fence proves that no process could write after a certain time.
 type Fence struct {
 	Epoch uint64        `json:"epoch"`
 	At    time.Duration `json:"at"`

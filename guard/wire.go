@@ -12,7 +12,7 @@ const Version = 1
 
 const (
 	maxRequest = 1 << 20  // bytes, a feed of all datasets
-	maxReply   = 64 << 20 // bytes, a status with all that can stand in it
+	maxReply   = 64 << 20 // bytes, of the largest possible status
 )
 
 // The requests.
@@ -27,7 +27,7 @@ const (
 	opStatus    = "status"
 )
 
-// request is what the client sends. Deadlines are of the boot that it names.
+// request is a request of the client. Deadlines are of the boot that it names.
 type request struct {
 	Version      int           `json:"v"`
 	Boot         string        `json:"boot"`

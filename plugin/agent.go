@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// Agent is what the plugin asks for every request of the engine: the whole of
-// what it knows of Drover. Methods are called concurrently; ctx ends when the
-// request's time is up or the engine hangs up. Errors are one line each, shown
-// to the user as they are.
+// Agent executes every request of the engine for the plugin, which uses nothing else of Drover. Methods are
+// called concurrently; ctx ends when the request's time is up or the engine hangs up. Errors are one line
+// each, shown to the user as they are.
 type Agent interface {
 	// Activated is called when a process activates the plugin. Caller(ctx) is that process. A Docker
 	// engine activates once in each of its processes. Podman activates in each command.

@@ -62,8 +62,8 @@ func toolOf(caller process.Identity) Tool {
 	return ""
 }
 
-// identifyCaller notes which process opened a connection (unix(7), SO_PEERCRED), and of which tool it
-// is. Both are looked up now because the PID may be another process's later.
+// identifyCaller notes the process that opened a connection (unix(7), SO_PEERCRED), and its tool. Both are
+// looked up now because the PID may be another process's later.
 func identifyCaller(ctx context.Context, c net.Conn) context.Context {
 	var u *net.UnixConn
 	switch c := c.(type) {

@@ -36,7 +36,7 @@ func (h holding) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// heldConn reads what is there by peeking, and takes all but the last byte.
+// heldConn reads the available bytes by peeking, and takes all but the last byte.
 type heldConn struct {
 	*net.UnixConn
 	raw     syscall.RawConn
@@ -49,7 +49,7 @@ func hold(c *net.UnixConn) (*heldConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// From now on a peek begins after what the last one saw: socket(7).
+	// From now on a peek begins after the bytes of the last one: socket(7).
 	cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) })
 	if err := errors.Join(err, cerr); err != nil {
 		return nil, err
@@ -77,8 +77,7 @@ func (c *heldConn) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// advance peeks at what has not been seen, and takes what has, but for the last
-// byte.
+// advance peeks at the new bytes, and takes the seen ones, except for the last byte.
 func (c *heldConn) advance(fd int, p []byte) (int, error) {
 	n, err := retry(func() (int, error) {
 		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)

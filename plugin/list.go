@@ -29,7 +29,7 @@ func bareNames(all []Volume) []Volume {
 	return out
 }
 
-// chunk is what is written at once.
+// chunk is the size of one write.
 const chunk = 32 << 10
 
 // write encodes the list piece by piece: the memory that it takes does not grow

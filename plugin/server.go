@@ -23,7 +23,7 @@ const (
 	readTimeout  = 10 * time.Second
 )
 
-// Options is what a server may be given besides its agent. The functions must be
+// Options are the options of a server besides its agent. The functions must be
 // safe for concurrent use; nil ones are not called.
 type Options struct {
 	// Global says that every engine of a cluster sees the same volumes.
@@ -44,7 +44,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	calls   int           // under way
-	closing bool          // nothing but what is under way is waited for
+	closing bool          // it waits only for running requests
 	idle    chan struct{} // closed when closing and none is under way
 }
 

@@ -32,8 +32,7 @@ var errNoBody = dataset.Errorf(dataset.ErrInvalid,
 type call struct {
 	name  string
 	limit time.Duration
-	// keeps says that an error of this call makes the engine forget the volume
-	// and who uses it.
+	// keeps says that an error of this call makes the engine forget the volume and its users.
 	keeps bool
 }
 
@@ -67,7 +66,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 	}
 }
 
-// plain answers a call without arguments; whatever its body is stays unread.
+// plain answers a call without arguments; it does not read the body.
 func plain(s *Server, name string, f func(context.Context) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer s.begin()()
@@ -104,8 +103,7 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 // for "no such volume". It may where the volume surely is not, or not as it was
 // asked for, and where control is away: the agent knows the volumes that its
 // engine has used, so the engine has nothing to forget, goes on to Create, and
-// shows the reason that Create gives. Of anything else nobody knows whether the
-// volume exists.
+// shows the reason that Create gives. After any other error it is unknown whether the volume exists.
 func sayable(err error) bool {
 	switch dataset.KindOf(err) {
 	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,

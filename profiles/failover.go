@@ -74,11 +74,10 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 	return nil
 }
 
-// onShares is the backend whose pools all hosts see the bytes of: a volume goes on from them,
-// and needs no replicas for that.
+// onShares is the backend of pools whose data all hosts see: a volume continues from that data, and needs no replicas.
 const onShares = "nfs"
 
-// takeover checks and fills in what the keys for failover want of each other.
+// takeover checks the keys for failover against each other, and fills in defaults.
 func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	var bad strictyaml.Mistakes
 	auto := p.Failover.Auto

@@ -9,10 +9,10 @@ import (
 )
 
 // mountOptions are the options of each filesystem that an operator may choose:
-// those that change speed, access times, or what programs inside may be. Not
-// among them is what can cost data (nobarrier, data=writeback, a commit of more
-// than 30 s), what is Drover's own business (ro, nouuid, norecovery), and what
-// needs more than an option (quotas, an external log). xfs(5), ext4(5), mount(8).
+// those that change speed, access times, or what programs inside may be. They do not include options that can
+// cost data (nobarrier, data=writeback, a commit of more than 30 s), options that Drover sets itself (ro,
+// nouuid, norecovery), and settings that need more than an option (quotas, an external log). xfs(5), ext4(5),
+// mount(8).
 func mountOptions(fstype string) []string {
 	options := []string{"noatime", "relatime", "nodiratime", "lazytime", "nosuid", "nodev", "noexec", "discard",
 		"nodiscard"}
@@ -26,8 +26,8 @@ func mountOptions(fstype string) []string {
 	return options
 }
 
-// subject is what an option is about: of two about the same the kernel takes
-// the last, which is not what whoever wrote both had in mind.
+// subject is the subject of an option: of two options with one subject the kernel takes the last, which may
+// not be the intention.
 func subject(option string) string {
 	switch option {
 	case "relatime":

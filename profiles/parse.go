@@ -16,7 +16,7 @@ const notBuilt = "is not built yet in this version: leave it out"
 // one could.
 type Check func(p dataset.Profile) (key string, why error)
 
-// Parse reads profiles.yaml. What a check finds of a profile is a mistake in it. The file's name is only for
+// Parse reads profiles.yaml. The findings of a check are mistakes in the profile. The file's name is only for
 // errors. They are ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with file, line,
 // column, the offending line and, for an unknown key, the nearest one; the error's own line is that of the
 // first. A file that is no YAML gives its first mistake alone.

@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// placement reads an expression over facts, and checks it: what it names must be
-// there on some host, not on each.
+// placement reads an expression over facts, and checks it: the facts that it names must exist on some host,
+// but not on each.
 func placement(n strictyaml.Node, into *string) (err error) {
 	if *into, err = n.String(); err != nil {
 		return err

@@ -11,8 +11,8 @@ const (
 	leastBPS  = 128 * dataset.KiB
 )
 
-// mostIOPS is what the kernel can count (an unsigned number of 32 bits, of which the largest
-// is "no limit"), rounded.
+// mostIOPS is the largest number that the kernel can count (an unsigned number of 32 bits, of which the
+// largest is "no limit"), rounded.
 const mostIOPS = 4_000_000_000
 
 // qos reads {read_iops: 5000, write_bps: 100MiB, strict: true}.

@@ -112,8 +112,8 @@ func (t *Tool) examineAgainAfter() time.Duration {
 }
 
 // large reports whether a process is examined only if there is time after the others. Without an
-// examination it becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its
-// size. A spared process never does.
+// examination it becomes a suspect, unless it is cleared. A cleared process counts as large, with any size. A
+// spared process never does.
 func (p *process) large() bool { return (p.size >= smallWork || p.cleared) && !p.spared }
 
 // examine examines one process and stores the findings or the error in p. It calls release when the

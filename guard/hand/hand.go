@@ -6,7 +6,7 @@
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with
 // a Tool. Hand is the guard's side of the connection: it starts the hand, and restarts it when it dies.
 //
-// An act records what it is about to do in files below Options.Run. So a later guard of the same boot, with
+// An act records its intent in files below Options.Run. So a later guard of the same boot, with
 // another hand, can continue the act and undo it.
 //
 // # How holders are found
@@ -75,7 +75,7 @@ func (p Process) is(q Process) bool { return p.PID == q.PID && p.Start == q.Star
 
 // Outcome is the result of an act.
 type Outcome struct {
-	// Done is true if nobody could write to the dataset at the moment At of clock.Boottime. That
+	// Done is true if no process could write to the dataset at the moment At of clock.Boottime. That
 	// stays so until the act is undone.
 	Done bool          `json:"done"`
 	At   time.Duration `json:"at"`

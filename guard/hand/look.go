@@ -47,7 +47,7 @@ func (l *look) isFor(target Target) bool {
 }
 
 // namespaces waits until all processes are listed with their mount namespaces, except those with a large
-// mount table. How long that takes does not depend on what the processes have open. It fails if the
+// mount table. The duration does not depend on the open files of the processes. It fails if the
 // processes cannot be listed, or with the error of ctx.
 //
 // Until descriptors has returned, the caller must not use the fields of a process that examineAll sets:

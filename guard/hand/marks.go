@@ -203,7 +203,7 @@ func (m mark) process() (Process, error) {
 	return p, errors.Join(err1, err2)
 }
 
-// remove removes a mark after the caller has undone what it records. Idempotent.
+// remove removes a mark after the caller has undone the recorded act. Idempotent.
 func (f *markFiles) remove(id uuid.UUID, m mark) error {
 	defer f.lock()()
 	have, err := f.of(id)

@@ -21,8 +21,8 @@ const (
 
 // Stop stops the holders of a dataset without ending them. If a control group contains only holders, Stop
 // freezes the group. It sends SIGSTOP to every other holder. It also makes the host's mount read-only, so
-// that nobody can open a file for writing through it. That is not possible while a file is open for
-// writing, which is no error.
+// that no file can be opened for writing through it. That is not possible while a file is open for writing,
+// which is no error.
 //
 // Holders that are found by their mount namespace are stopped at once, before descriptors are read. A
 // process that could not be examined in time is stopped too. It continues once it was shown not to hold

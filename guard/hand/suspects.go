@@ -21,8 +21,7 @@ type suspects struct {
 	// stopped, and the time of their last examination. If a later look has no time for them, they need
 	// not be stopped again: they could get the dataset only from another process that runs and holds it.
 	cleared map[uuid.UUID]map[processKey]time.Duration
-	// fences counts how often a dataset was forgotten: what was examined for one fence says nothing for
-	// the next.
+	// fences counts how often a dataset was forgotten: the results for one fence do not apply to the next.
 	fences map[uuid.UUID]int
 }
 
@@ -42,7 +41,7 @@ type suspect struct {
 	failed  bool                 // its examination failed
 	fences  map[uuid.UUID]int    // suspects.fences of its targets, when it was taken
 
-	seen  *process // what the list of all processes contains about it
+	seen  *process // its part in the list of all processes
 	begun bool     // its examination began
 }
 
@@ -85,8 +84,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew records that a look examined a cleared process again. It does not matter what the look found: the
-// look uses its findings itself.
+// renew records that a look examined a cleared process again. The findings of the look do not matter here:
+// the look uses them itself.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

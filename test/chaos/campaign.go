@@ -1,10 +1,10 @@
 // Package chaos runs campaigns of faults against whole clusters of the real parts (see test/cluster). It kills
 // and pauses processes, cuts networks in one direction or both, takes quorums and hosts away, kills engines under
 // their containers, and starts processes that keep a mount. Several faults happen at once, while users on all
-// hosts start and stop containers, and operators move, snapshot and remove volumes. At the end it compares the
-// volumes with what the writers noted outside of them, and with what clients were told.
+// hosts start and stop containers, and operators move, snapshot and remove volumes. At the end it compares
+// the volumes with the writers' notes outside of them, and with the answers that clients got.
 //
-// The seed determines the faults, and what the users and operators do. It does not determine when each of these
+// The seed determines the faults, and the actions of users and operators. It does not determine when each of these
 // happens: the same seed does the same things to a cluster that may be in another state at that moment.
 package chaos
 

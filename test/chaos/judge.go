@@ -26,8 +26,8 @@ import (
 // campaign blocks a volume with failover manual.
 const stall = 20 * time.Second
 
-// checkNotes compares the notes of one writer with what a writer of its kind must have seen. A writer of a volume with
-// failover auto may have been fenced.
+// checkNotes compares the notes of one writer with the notes that a writer of its kind must have. A writer of
+// a volume with failover auto may have been fenced.
 func (k *Campaign) checkNotes(t testing.TB, v *volume, w *writer) {
 	entries, err := witness.Logs(k.log(w))
 	if err != nil {
@@ -73,7 +73,7 @@ func (k *Campaign) watchGuards(ctx context.Context) {
 	}
 }
 
-// boottime returns what the writers' clock showed at a point in time.
+// boottime returns the time of the writers' clock at a point in time.
 func (k *Campaign) boottime(at time.Time) int64 {
 	now, err := witness.Now()
 	if err != nil {
@@ -229,7 +229,7 @@ func (k *Campaign) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	return copies
 }
 
-// explain prints what the hosts report about a volume.
+// explain prints the hosts' reports about a volume.
 func (k *Campaign) explain(t testing.TB, v *volume) {
 	for _, h := range k.Hosts {
 		r := h.Exec(t, "doctor")

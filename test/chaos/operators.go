@@ -191,7 +191,7 @@ func (k *Campaign) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, cont
 			return
 		}
 		if r.Node = target(now, lost); r.Node == "" {
-			continue // a heartbeat reports what a replica has
+			continue // a heartbeat reports the state of a replica
 		}
 		v.mu.Lock()
 		v.barred[lost] = true

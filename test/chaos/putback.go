@@ -19,7 +19,7 @@ import (
 )
 
 // noticeTime is the longest time until a component notices that the store was restored from an older backup. It is
-// several times the TTL of a session. If nothing was decided since the backup, nobody needs to notice.
+// several times the TTL of a session. Without a decision since the backup, the loss may go unnoticed.
 const noticeTime = 15 * time.Second
 
 // faultsAfterRestore is how long faults begin after the store was restored. Then they wait until the store is up to
@@ -30,7 +30,7 @@ const faultsAfterRestore = 4 * time.Second
 // begun are over, an operator updates the store. No host is lost meanwhile, since the recovery would wait for
 // what only that host knows.
 //
-// What was acknowledged after the backup and is held by no agent is lost. The histories of names and leases are
+// Changes that were acknowledged after the backup and that no agent has are lost. The histories of names and leases are
 // told so. The announcements of promotions that ended in this time are remembered in the campaign.
 func (k *Campaign) putBack(t testing.TB, f Fault) {
 	k.noneLost.Lock()
@@ -74,8 +74,8 @@ func (k *Campaign) putBack(t testing.TB, f Fault) {
 	}
 }
 
-// decided returns the records in Consul about decisions and the number of decisions, by their keys. No replica
-// runs meanwhile, so only somebody else can change them.
+// decided returns the records in Consul about decisions and the number of decisions, by their keys. No
+// replica runs meanwhile, so only another process can change them.
 func (k *Campaign) decided(t testing.TB) map[string]string {
 	out := map[string]string{}
 	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {

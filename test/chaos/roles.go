@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// role names the variable that says what this program plays on a host of a campaign.
+// role names the variable with the part that this program plays on a host of a campaign.
 const role = "DROVER_CHAOS_ROLE"
 
 // Play plays a part on a host of a campaign if a campaign has started this program for that, and then
@@ -43,8 +43,8 @@ func Play() {
 	os.Exit(1)
 }
 
-// play starts this program in a role on a machine, at a nice value. It ends with the test. Line gets what
-// it prints, if that is asked for.
+// play starts this program in a role on a machine, at a nice value. It ends with the test. Line gets its
+// output, if that is requested.
 func play(on *lan.Machine, what, log string, nice int, line func(string), args ...string) (*child.Process, error) {
 	program, err := os.Executable()
 	if err != nil {

@@ -47,7 +47,7 @@ func (k *Campaign) remove(t testing.TB) (err error) {
 	return err
 }
 
-// left returns an error that lists what is left of volumes on a host.
+// left returns an error that lists the remains of volumes on a host.
 func (k *Campaign) left(h *cluster.Host) (err error) {
 	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
 		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))

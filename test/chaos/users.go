@@ -51,7 +51,7 @@ type writer struct {
 	crowded bool // it has many descriptors
 	proc    *child.Process
 
-	engine    sync.Mutex // serializes what is done with a container
+	engine    sync.Mutex // serializes the actions on a container
 	over      bool       // the engine has stopped it
 	owed      int        // mounts for docker cp whose answer was lost
 	forgotten bool       // the engine has unmounted its volume while it ran, and will not unmount it again
@@ -124,7 +124,7 @@ func (k *Campaign) runningWriters() (n int) {
 }
 
 // user starts containers with a volume, on one host after the other. It decides the same for the same seed,
-// whatever the results are.
+// with all results.
 type user struct {
 	k      *Campaign
 	v      *volume
