@@ -1,0 +1,227 @@
+package formats
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/host"
+)
+
+// useID is the mount ID of the container that used the volume "used" when the fixture was made.
+const useID = "5f0c8a6f5e7d44c6a7b7f2c1d4b3a2918070605040302010f0e0d0c0b0a09080"
+
+// The state of an earlier version opens with all volumes, snapshots and deleted volumes.
+func TestB16Contents(t *testing.T) {
+	openDisks(t)
+	setBootID(t, uuid.NewString()) // all uses of the fixture have ended
+	h := start(t, false)
+	plug := h.Plug(t)
+	checkNames(t, h)
+	checkContents(t, plug)
+	for _, p := range profileNames {
+		checkSnapshot(t, h, plug, "base-"+p)
+		h.Must(t, "trash", "restore", "old-"+p)
+		holds(t, plug, "old-"+p, "old")
+	}
+	v := volume(t, h, "labelled")
+	if v.Labels["team"] != "blue" || !v.Protected || v.Profile.Owner == nil || v.Profile.Owner.UID != 999 {
+		t.Errorf("volume labelled is %+v", v.Dataset)
+	}
+	if got := volume(t, h, "base-small").Spelling; got != "base-small@small" {
+		t.Errorf("volume base-small was first requested as %q, want base-small@small", got)
+	}
+	if schedule := volume(t, h, "base-images").Profile.Snapshots.Schedule; schedule != "15 3 1 1 *" {
+		t.Errorf("the schedule of base-images is %q, want %q", schedule, "15 3 1 1 *")
+	}
+	if origin := volume(t, h, "copy-small").Origin; origin == nil ||
+		origin.Dataset != volume(t, h, "base-small").ID {
+		t.Errorf("the origin of copy-small is %+v", origin)
+	}
+	listed, err := plug.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(listed, "base-plain@plain") {
+		t.Errorf("the engine finds its volume base-plain@plain not in %q", listed)
+	}
+	h.Clean(t)
+}
+
+// A container that ran while Drover was replaced keeps its volume.
+func TestB16Uses(t *testing.T) {
+	openDisks(t)
+	setBootID(t, boot)
+	h := start(t, false)
+	awaitUses(t, h, "used", 1)
+	if err := h.Plug(t).Unmount("used", useID); err != nil {
+		t.Fatal(err)
+	}
+	awaitUses(t, h, "used", 0)
+	holds(t, h.Plug(t), "used", "used")
+}
+
+// The records in the pools of an earlier version are enough to rebuild the store.
+func TestB16Rebuild(t *testing.T) {
+	openDisks(t)
+	setBootID(t, uuid.NewString())
+	if err := os.Remove(filepath.Join(root, "store.db")); err != nil {
+		t.Fatal(err)
+	}
+	h := start(t, false)
+	h.Must(t, "store", "rebuild")
+	checkNames(t, h)
+	checkContents(t, h.Plug(t))
+	for _, p := range profileNames {
+		checkSnapshot(t, h, h.Plug(t), "base-"+p)
+	}
+}
+
+// An export of an earlier version can be imported.
+func TestB16Import(t *testing.T) {
+	openDisks(t)
+	setBootID(t, uuid.NewString())
+	if err := os.Remove(filepath.Join(root, "store.db")); err != nil {
+		t.Fatal(err)
+	}
+	h := start(t, true)
+	h.Must(t, "store", "import", filepath.Join(root, "export.jsonl"), "--root", root,
+		"--config", filepath.Join(h.Dir, "drover.yaml"))
+	h.Up(t)
+	checkNames(t, h)
+	checkContents(t, h.Plug(t))
+}
+
+// checkNames compares the names of volumes, snapshots and deleted volumes with those of the fixture.
+func checkNames(t *testing.T, h *host.Host) {
+	t.Helper()
+	c := h.Client(t)
+	defer c.Close()
+	volumes, err := c.Volumes(t.Context(), api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trash, err := c.Trash(t.Context(), api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots, err := c.Snapshots(t.Context(), "", api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	names := map[uuid.UUID]string{}
+	for _, v := range volumes.Items {
+		got = append(got, v.Volume)
+		names[v.ID] = v.Volume
+	}
+	for _, v := range trash.Items {
+		got = append(got, "deleted "+v.Volume)
+	}
+	for _, s := range snapshots.Items {
+		if name, live := names[s.Dataset]; live && s.Name != "" {
+			got = append(got, name+"/"+s.Name)
+		}
+	}
+	want := []string{"labelled", "used"}
+	for _, p := range profileNames {
+		want = append(want, "base-"+p, "copy-"+p, "deleted old-"+p, "base-"+p+"/first")
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("names (-fixture +found):\n%s", diff)
+	}
+}
+
+// checkContents mounts each volume of the fixture and compares its text.
+func checkContents(t *testing.T, plug *host.Plug) {
+	t.Helper()
+	for _, p := range profileNames {
+		holds(t, plug, "base-"+p, "base")
+		holds(t, plug, "copy-"+p, "first")
+	}
+	holds(t, plug, "labelled", "labelled")
+	holds(t, plug, "used", "used")
+}
+
+// checkSnapshot compares the text of a clone of the snapshot "first".
+func checkSnapshot(t *testing.T, h *host.Host, plug *host.Plug, name string) {
+	t.Helper()
+	clone := "clone@snapshot-" + snapshotID(t, h, name)
+	if err := plug.Create(clone, nil); err != nil {
+		t.Fatalf("clone %s: %v", name, err)
+	}
+	holds(t, plug, clone, "first")
+	h.Must(t, "volume", "rm", "clone")
+}
+
+func snapshotID(t *testing.T, h *host.Host, name string) string {
+	t.Helper()
+	return strings.TrimSpace(h.Must(t, "snapshot", "ls", name, "-q"))
+}
+
+func volume(t *testing.T, h *host.Host, name string) api.Volume {
+	t.Helper()
+	c := h.Client(t)
+	defer c.Close()
+	v, err := c.Volume(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// awaitUses waits until control knows of n uses of a volume. The agent reports them soon after a change.
+func awaitUses(t *testing.T, h *host.Host, name string, n int) {
+	t.Helper()
+	const limit = time.Minute
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		status := volume(t, h, name).Status
+		if status != nil && len(status.Mounts) == n {
+			return
+		}
+		if time.Since(begin) > limit {
+			t.Fatalf("after %s, control reports %+v for volume %s, want %d uses", limit, status, name, n)
+		}
+	}
+}
+
+// within mounts a volume for one use, as a container would.
+func within(t *testing.T, plug *host.Plug, name string, do func(dir string) error) {
+	t.Helper()
+	id := host.NewID()
+	dir, err := plug.Mount(name, id)
+	if err == nil {
+		err = errors.Join(do(dir), plug.Unmount(name, id))
+	}
+	if err != nil {
+		t.Fatalf("volume %s: %v", name, err)
+	}
+}
+
+func write(t *testing.T, plug *host.Plug, name, text string) {
+	t.Helper()
+	within(t, plug, name, func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o644)
+	})
+}
+
+func holds(t *testing.T, plug *host.Plug, name, text string) {
+	t.Helper()
+	within(t, plug, name, func(dir string) error {
+		got, err := os.ReadFile(filepath.Join(dir, "text"))
+		if err == nil && string(got) != text {
+			t.Errorf("volume %s contains %q, want %q", name, got, text)
+		}
+		return err
+	})
+}
