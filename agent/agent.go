@@ -118,9 +118,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
 	a.programs = newPrograms(cfg)
 	a.keys = keyring.New(a.keyringDeps())
-	a.pools = pool.New(a.poolDeps())
+	a.makePools()
 	a.generations = generation.New(generation.Deps{
-		Host: a.Host, Replicas: a.apart, Pools: a.pools, Uses: a.uses,
+		Host: a.Host, Replicas: a.apart, Pools: a.pools, Prober: a.prober, Uses: a.uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.registration.Register(ctx, gone...) },
 	})
 	a.makeRegistration()
@@ -173,7 +173,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	st := a.registrar.Meet(ctx, a.Recovered)
 	a.leaseWork.Go(func() { a.deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
-	if err := a.pools.Open(ctx, a.NodeID, a.Recovered); err != nil {
+	if err := a.poolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
 	a.repairer.ApplyGuard(st, 0)
@@ -225,7 +225,7 @@ func (a *Agent) Close() error {
 	a.endLeases()
 	a.leaseWork.Wait()
 	a.registration.Leave(ctx)
-	return errors.Join(err, a.pools.Close())
+	return errors.Join(err, a.poolOpener.Close())
 }
 
 // Node returns the node's UUID.

@@ -41,7 +41,12 @@ type components struct {
 	registration *registration.Registration
 	facts        *registration.Facts
 
-	pools     *pool.Pools
+	pools      *pool.Pools
+	prober     *pool.Prober
+	poolMaker  *pool.Maker
+	poolOpener *pool.Opener
+	space      *pool.Space
+
 	leases    *lease.Table
 	keeper    *promise.Keeper // this node's promises to others
 	promises  *lease.PromiseServer

@@ -16,11 +16,12 @@ func (a *components) makeDoctor() {
 		Host: a.Host, Keys: a.keys, Programs: a.programs, Pools: a.pools, WorksSolo: a.config.PeerHTTP == nil,
 	})
 	a.poolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
-		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Datasets: a.datasets,
+		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, PoolMaker: a.poolMaker,
+		Space: a.space, Datasets: a.datasets,
 		Uses: a.uses, Moves: a.moveTable, Copies: a.copies, KeyChecker: a.keyChecker, IsNeeded: a.cleaner.IsNeeded,
 	})
 	a.doctor = doctor.New(doctor.Deps{
-		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, PoolChecker: a.poolChecker,
+		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Space: a.space, PoolChecker: a.poolChecker,
 		KeyChecker: a.keyChecker, Datasets: a.datasets, Sizes: a.sizes, Replicas: a.replicas, Uses: a.uses,
 		Engines: a.engines, Disks: a.disks, Guests: a.guests, Registrar: a.registrar, Failover: a.failover,
 		Throttle: a.limits,

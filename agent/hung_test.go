@@ -239,7 +239,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				r.isHung(there, 3)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
-				if r.pools.Retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
+				if r.poolOpener.Retry(gone) || h.asked() != 1 { // who is asked already is not asked once more
 					t.Errorf("it is open, or was asked %d times", h.waits)
 				}
 			}

@@ -124,7 +124,7 @@ func TestI3IncomingThatARebuildCannotBringBack(t *testing.T) {
 func TestI3IncomingOfAnAdoptedPool(t *testing.T) {
 	r := newRig(t)
 	rec := pool.Record{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.root, "second")}
-	if _, err := r.pools.Make(t.Context(), "second", rec); err != nil {
+	if _, err := r.poolMaker.Make(t.Context(), "second", rec); err != nil {
 		t.Fatal(err)
 	}
 	p, _ := r.pools.ByName("second")

@@ -4,9 +4,10 @@ import (
 	"context"
 	"io"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/google/uuid"
 )
 
 // Doctor is doctor.Doctor.Examine.

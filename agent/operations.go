@@ -5,7 +5,6 @@ import (
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -13,10 +12,7 @@ import (
 // makeOperations makes what executes operations.
 func (a *components) makeOperations() {
 	a.operations = operation.NewRunner(operation.RunnerDeps{
-		Host: a.Host,
-		Blame: func(ctx context.Context, op dataset.Operation, err error) error {
-			return pool.BlameOperation(ctx, a.pools, op, err)
-		},
+		Host: a.Host, Blame: a.prober.BlameOperation,
 	})
 	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.registration.Plan})
 	a.sizes = operation.NewSizes(operation.SizesDeps{
@@ -46,14 +42,14 @@ func (a *components) makeExporter() {
 // acts returns what executes each kind of operation.
 func (a *components) acts() map[dataset.OpKind]operation.Act {
 	a.maker = operation.NewMaker(operation.MakerDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Pools: a.pools, Seal: a.keys.Seal,
+		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Pools: a.pools, Space: a.space, Seal: a.keys.Seal,
 		MayChange: a.leases.MayChange, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
 	})
 	a.importer = operation.NewImporter(operation.ImporterDeps{
 		Host: a.Host, Operations: a.operations, Maker: a.maker, Pools: a.pools, Plan: a.registration.Plan,
 	})
 	a.snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Sizes: a.sizes, Pools: a.pools,
+		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Sizes: a.sizes, Space: a.space,
 		Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze, EnsureUnused: a.verifier.EnsureUnused,
 	})
 	reshaper := operation.NewReshaper(operation.ReshaperDeps{

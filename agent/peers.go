@@ -4,10 +4,11 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
-	"github.com/google/uuid"
 )
 
 // Peers returns the handler of the requests of other nodes' agents, or nil if this node works alone.

@@ -58,7 +58,7 @@ func TestPoolThatIsClearedIsNotOpenedAgain(t *testing.T) {
 	k := &clearing{Kind: dir.Backend{}}
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(k) })
 	r.newPool("plain")
-	k.before = func() { r.pools.Retry(t.Context()) }
+	k.before = func() { r.poolOpener.Retry(t.Context()) }
 	was := k.opened.Load()
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestPoolThatIsRemovedIsAnothersByNow(t *testing.T) {
 	if err := r.pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.pools.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.poolMaker.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
 	cfg := r.config
 	r.close()
 	other, err := socket.Hold(ctx, names[0])

@@ -50,7 +50,7 @@ func TestPoolOfDevices(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(plain{dir.Backend{}}, f) })
 	ctx := t.Context()
 	devices := []string{"/dev/a", "/dev/b"}
-	mount := r.pools.ImageMount("disk")
+	mount := r.poolMaker.ImageMount("disk")
 	if err := os.MkdirAll(filepath.Dir(mount), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestPoolIsMadeByTheSameCommandAgain(t *testing.T) {
 	h := &halting{dies: true}
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("disk")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.poolMaker.ImageMount("disk")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	disk := api.NewPool{Name: "disk", Backend: "former", Devices: []string{"/dev/a", "/dev/b"}}
@@ -153,7 +153,7 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 		}
 		return path
 	}
-	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("x")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.poolMaker.ImageMount("x")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"dir", "loop", "btrfs"} {
@@ -172,7 +172,7 @@ func TestDeviceOfAnotherPool(t *testing.T) {
 			t.Errorf("%s: an empty disk was adopted: %v", kind, err)
 		}
 		for _, device := range []string{a, b} {
-			left := r.pools.ImageMount(filepath.Base(device))
+			left := r.poolMaker.ImageMount(filepath.Base(device))
 			if _, err := os.Lstat(left); err == nil {
 				t.Errorf("%s is left", left)
 			}

@@ -261,7 +261,7 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	for range 20 {
 		r.pools.Changed(p.ID, true)
 		r.rounds(t.Context())
-		<-r.pools.Suspect(p.ID, unix.EIO).Ended()
+		<-r.prober.Suspect(p.ID, unix.EIO).Ended()
 	}
 	await(t, func() bool { return !r.pools.One(p.ID).Raising })
 	now := r.pools.One(p.ID)
@@ -285,7 +285,7 @@ func TestProbeOfAShare(t *testing.T) {
 	}
 	await(t, func() bool { return at() > 0 && !f.a.pools.One(p.ID).Due && !f.a.pools.One(p.ID).Raising })
 	before := at()
-	<-f.a.pools.Suspect(p.ID, unix.EIO).Ended()
+	<-f.a.prober.Suspect(p.ID, unix.EIO).Ended()
 	if now := at(); now <= before {
 		t.Errorf("generation %d after %d", now, before)
 	}
@@ -300,7 +300,7 @@ func TestProbeOfAShare(t *testing.T) {
 func TestProbeOfAHangingDisk(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.hangs("raise")
-	probe := r.pools.Suspect(r.other().ID, unix.EIO)
+	probe := r.prober.Suspect(r.other().ID, unix.EIO)
 	await(t, func() bool { return h.asked() > 0 })
 	await(t, func() bool {
 		r.clock.Advance(pool.AskPatience / pool.AskTurns)

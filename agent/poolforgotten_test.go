@@ -92,7 +92,7 @@ func TestPoolIsForgottenAsItIs(t *testing.T) {
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
-	for name := range r.pools.Holds.Taken {
+	for name := range r.poolMaker.Holds.Taken {
 		if strings.Contains(name, op.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}

@@ -116,7 +116,7 @@ func TestPoolIsRemoved(t *testing.T) {
 						t.Errorf("left at its place: %v, %v", left, err)
 					}
 				}
-				if _, err := os.Lstat(r.pools.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
+				if _, err := os.Lstat(r.poolMaker.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("where it was mounted: %v", err)
 				}
 				r.unlisted(what)

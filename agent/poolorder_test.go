@@ -19,7 +19,7 @@ func TestPoolsHaveOneOrder(t *testing.T) {
 		{"ant", "default", "hdd", "ssd", "zoo"},
 		{"zoo", "ssd", "ant", "hdd", "default"},
 	} {
-		p := pool.New(pool.Deps{Configured: configured})
+		p, _ := pool.New(pool.Deps{Configured: configured})
 		for _, name := range met {
 			p.Enlist(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
 		}

@@ -78,7 +78,7 @@ func TestPoolPlacedThroughABind(t *testing.T) {
 func TestAdoptImageOfAPoolThatIsHere(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	image := filepath.Join(r.root, "images.img")
-	if err := os.MkdirAll(filepath.Dir(r.pools.ImageMount("images")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.poolMaker.ImageMount("images")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
@@ -88,7 +88,7 @@ func TestAdoptImageOfAPoolThatIsHere(t *testing.T) {
 	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{image, hard, soft, r.pools.ImageMount("images")} {
+	for _, path := range []string{image, hard, soft, r.poolMaker.ImageMount("images")} {
 		_, _, err := r.AdoptPool(t.Context(), path)
 		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is pool images of this node already, at "+image) {
 			t.Errorf("%s: %v", path, err)

@@ -19,7 +19,7 @@ import (
 func TestPoolNameTakenByAUser(t *testing.T) {
 	r := newRig(t)
 	r.volume("db")
-	names := slices.Collect(maps.Keys(r.pools.Holds.Taken))
+	names := slices.Collect(maps.Keys(r.poolMaker.Holds.Taken))
 	if len(names) != 1 {
 		t.Fatalf("holds %q", names)
 	}

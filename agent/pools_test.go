@@ -106,7 +106,7 @@ func TestPoolComesBack(t *testing.T) {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.offline.Store(false)
-	if !r.pools.Retry(ctx) || r.pools.Retry(ctx) {
+	if !r.poolOpener.Retry(ctx) || r.poolOpener.Retry(ctx) {
 		t.Error("it did not come back, once")
 	}
 	if err := r.generations.AnnounceLate(ctx); err != nil {
@@ -231,7 +231,7 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	await(t, func() bool { // its marker may be written meanwhile
 		return errors.Join(os.RemoveAll(copied), os.CopyFS(copied, os.DirFS(filepath.Join(r.root, "pool")))) == nil
 	})
-	_, err := r.pools.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
+	_, err := r.poolMaker.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
 	if !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "pool default") {
 		t.Errorf("a copy of the pool: %v", err)
 	}

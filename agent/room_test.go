@@ -188,7 +188,7 @@ func TestFullPoolAdvice(t *testing.T) {
 			if f := r.finding("pool default"); f.Level != findings.Error || f.Mend != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
-			err := r.pools.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			err := r.space.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
 			want := "full"
 			if c.want != "" {
 				want += " (" + c.want + ")"

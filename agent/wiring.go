@@ -62,6 +62,15 @@ func (a *components) registrarDeps() lease.RegistrarDeps {
 	}
 }
 
+// makePools makes what has the pools of this node.
+func (a *components) makePools() {
+	deps := a.poolDeps()
+	a.pools, a.prober = pool.New(deps)
+	a.poolMaker = pool.NewMaker(deps, a.pools)
+	a.poolOpener = pool.NewOpener(deps, a.pools, a.poolMaker)
+	a.space = pool.NewSpace(deps, a.pools)
+}
+
 func (a *components) poolDeps() pool.Deps {
 	return pool.Deps{
 		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends,
@@ -101,7 +110,7 @@ func (a *components) forgetGiven(ds uuid.UUID) {
 
 func (a *components) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
+		Host: a.Host, Pools: a.pools, Space: a.space, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
@@ -162,7 +171,7 @@ func (a *components) makeRegistration() {
 // makeMoves makes what moves datasets between nodes, and cleans up after it.
 func (a *components) makeMoves() {
 	a.mover = move.NewMover(move.MoverDeps{
-		Host: a.Host, Pools: a.pools, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper, Programs: a.programs,
+		Host: a.Host, Pools: a.pools, Space: a.space, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper, Programs: a.programs,
 		Moves: a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
 		PeerHTTP: a.config.PeerHTTP, Standing: a.deadlines.Session,
 	})
@@ -192,11 +201,13 @@ func (a *components) askGenerations(ctx context.Context) error {
 // makePoolAdmin makes what an operator manages the pools of this node with.
 func (a *components) makePoolAdmin() {
 	a.creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
-		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Keys: a.keys, Registration: a.registration,
+		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Opener: a.poolOpener, Maker: a.poolMaker,
+		Keys: a.keys, Registration: a.registration,
 		Generations: a.generations, Reporter: a.reporter, Holdings: a.holdings,
 	})
 	a.remover = pooladmin.NewRemover(pooladmin.RemoverDeps{
-		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Keys: a.keys,
+		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Opener: a.poolOpener,
+		Maker: a.poolMaker, Keys: a.keys,
 		Registration: a.registration, Reporter: a.reporter, Copies: a.copies, Moves: a.moveTable,
 		Operations: a.operations, Cleaner: a.cleaner,
 	})
@@ -208,7 +219,7 @@ func (a *components) makePoolAdmin() {
 		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Datasets: a.datasets, Copies: a.copies,
 		Verifier: a.verifier,
 	})
-	a.trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.pools}
+	a.trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.pools, Configured: a.config.Pools}
 }
 
 // makeControlSync makes what keeps this node and control in agreement.
@@ -218,7 +229,8 @@ func (a *components) makeControlSync() {
 		Throttle: a.limits,
 	}
 	a.reporter = controlsync.NewReporter(controlsync.ReporterDeps{
-		Host: a.Host, Replicas: a.apart, Pools: a.pools, Registrar: a.registrar, Uses: a.uses, Guests: a.guests,
+		Host: a.Host, Replicas: a.apart, Pools: a.pools, Unmade: func() []api.Pool { return a.poolMaker.Unmade },
+		Registrar: a.registrar, Uses: a.uses, Guests: a.guests,
 		GuestTable: a.guestTable, Status: a.status, Facts: a.facts, StoreClock: a.storeClock,
 		ReplicaStatus:     a.replicas.Copy,
 		ReportGenerations: a.generations.ReportTo,
@@ -241,7 +253,7 @@ func (a *components) makeControlSync() {
 
 // makeMounting makes what mounts datasets, and what knows who uses them.
 func (a *components) makeMounting() {
-	a.disks = mounting.NewDisks(a.Host, a.pools)
+	a.disks = mounting.NewDisks(a.Host, a.pools, a.prober)
 	a.holders = mounting.NewHolders(a.Host, a.pools)
 	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
 		Host: a.Host, Throttle: a.limits, Flushes: &a.flushes, Go: a.wg.Go,
@@ -261,8 +273,8 @@ func (a *components) makeMounting() {
 		Table: a.guestTable, Reservations: a.reservations,
 	})
 	a.mounter = mounting.NewMounter(mounting.MounterDeps{
-		Host: a.Host, Pools: a.pools, Leases: a.leases, Registrar: a.registrar, Throttle: a.limits,
-		Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
+		Host: a.Host, Pools: a.pools, Prober: a.prober, Leases: a.leases, Registrar: a.registrar,
+		Throttle: a.limits, Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
 		Disks: a.disks, Find: a.finder.Find, MendSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
@@ -334,14 +346,14 @@ func replicas(s api.Service) []api.Service {
 
 // rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
 func (a *components) rounds(ctx context.Context) (back bool) {
-	if back = a.pools.Retry(ctx); back {
+	if back = a.poolOpener.Retry(ctx); back {
 		if err := a.generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
 		a.recordFiles.WriteAll()
 	}
 	a.remover.Continue()
-	a.pools.ProbeSuspects()
+	a.prober.ProbeSuspects()
 	a.generations.RaiseDue()
 	a.trimmer.TrimDue()
 	a.unmounter.UnmountForgotten()

@@ -4,10 +4,11 @@ package cleanup
 import (
 	"context"
 	"errors"
-	"github.com/google/uuid"
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"

@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
@@ -25,6 +26,7 @@ type ReporterDeps struct {
 	*host.Host
 	Replicas   []api.Service // each control replica separately
 	Pools      *pool.Pools
+	Unmade     func() []api.Pool // the pools of drover.yaml that could not be made
 	Registrar  *lease.Registrar
 	Uses       *mounting.UseTable
 	Guests     *mounting.Guests
@@ -181,7 +183,7 @@ func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID)
 	h := api.Heartbeat{
 		Incarnation: r.Incarnation,
 		Pools:       r.Pools.Status(ctx),
-		Unmade:      r.Pools.Unmade,
+		Unmade:      r.Unmade(),
 		Operations:  r.Jobs.Running(),
 		Guard:       r.Registrar.IsAnswering(),
 	}

@@ -3,9 +3,10 @@ package controlsync
 import (
 	"testing"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // All datasets have their turn in so many rounds, and then again, each once.

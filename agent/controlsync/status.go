@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -11,7 +13,6 @@ import (
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"golang.org/x/sys/unix"
 )
 
 // StatusReader reads the present status of datasets on this node. It has no state of its own. Its methods are safe for

@@ -37,9 +37,8 @@ type Deps struct {
 	Pools    interface {
 		All() []*pool.Pool
 		One(id uuid.UUID) *pool.Pool
-		RootSpace() (free, size, least dataset.Size, err error)
-		RootHint(ctx context.Context) string
 	}
+	Space       *pool.Space
 	PoolChecker *PoolChecker
 	KeyChecker  *KeyChecker
 	Datasets    *operation.Datasets
@@ -114,16 +113,16 @@ func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 			"the disk, then restart drover", "mounts and unmounts are refused: %v", err)
 		return
 	}
-	free, size, least, err := x.deps.Pools.RootSpace()
+	free, size, least, err := x.deps.Space.RootSpace()
 	switch {
 	case err != nil:
 		r.Add(findings.Error, "root", "", "%v", err)
 	case free < least:
-		r.Add(findings.Error, "root", x.deps.Pools.RootHint(ctx),
+		r.Add(findings.Error, "root", x.deps.Space.RootHint(ctx),
 			"creates are refused: the disk of %s is nearly full: %s free of %s", x.deps.Root, free.Human(),
 			size.Human())
 	case free < backends.Reserve(size):
-		r.Add(findings.Warning, "root", x.deps.Pools.RootHint(ctx),
+		r.Add(findings.Warning, "root", x.deps.Space.RootHint(ctx),
 			"the disk of %s fills up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
 			size.Human(), least.Human())
 	default:

@@ -27,6 +27,8 @@ type PoolCheckerDeps struct {
 	Backends   *backends.Registry
 	Configured []pool.Config
 	Pools      *pool.Pools
+	PoolMaker  *pool.Maker
+	Space      *pool.Space
 	Datasets   *operation.Datasets
 	Uses       *mounting.UseTable
 	Moves      *replication.MoveTable
@@ -149,7 +151,7 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 }
 
 func (c *PoolChecker) checkUnmade(r *Report) {
-	for _, u := range c.deps.Pools.Unmade {
+	for _, u := range c.deps.PoolMaker.Unmade {
 		r.Add(findings.Error, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
 	}
 }
@@ -167,7 +169,7 @@ func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st 
 	if r.Strange != "" {
 		return ""
 	}
-	return c.deps.Pools.Hint(ctx, p, st, st.Size/5)
+	return c.deps.Space.Hint(ctx, p, st, st.Size/5)
 }
 
 // stallWarning is how long a snapshot may delay writers before doctor reports it.

@@ -4,11 +4,12 @@ package generation
 import (
 	"context"
 	"errors"
-	"github.com/google/uuid"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -23,6 +24,7 @@ type Deps struct {
 	*host.Host
 	Replicas []api.Service // each control replica separately
 	Pools    *pool.Pools
+	Prober   *pool.Prober
 	Uses     *mounting.UseTable
 	// Register has control record this node and its pools.
 	Register func(ctx context.Context, gone ...uuid.UUID) error
@@ -211,7 +213,7 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 		g.Pools.Change(id, func(op *pool.Pool) { op.Due, op.RaisedAt = false, g.Clock.Steady() })
 	}
 	g.Pools.Change(id, func(op *pool.Pool) { op.Raising = false })
-	g.Pools.Suspect(id, err)
+	g.Prober.Suspect(id, err)
 	g.News.Soon()
 }
 

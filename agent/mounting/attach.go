@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
-	"golang.org/x/sys/unix"
 )
 
 // MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even

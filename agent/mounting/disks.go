@@ -26,7 +26,8 @@ import (
 // use.
 type Disks struct {
 	*host.Host
-	pools *pool.Pools
+	pools  *pool.Pools
+	prober *pool.Prober
 
 	mu     sync.Mutex
 	failed map[uuid.UUID]bool // the last look at these volumes found a disk error
@@ -36,7 +37,9 @@ type Disks struct {
 
 // NewDisks returns a Disks that asks the pools before it looks at a volume, because a look hangs as long as the disk
 // does.
-func NewDisks(h *host.Host, pools *pool.Pools) *Disks { return &Disks{Host: h, pools: pools} }
+func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
+	return &Disks{Host: h, pools: pools, prober: prober}
+}
 
 // tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
 const tableAge = time.Second
@@ -143,5 +146,5 @@ func (v *Disks) Note(d dataset.Dataset, err error) {
 		return
 	}
 	v.LogOf(d).Error("volume has a disk error: " + err.Error())
-	v.pools.Suspect(d.Pool, err)
+	v.prober.Suspect(d.Pool, err)
 }

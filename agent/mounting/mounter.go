@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
@@ -16,13 +18,13 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/plugin"
-	"github.com/google/uuid"
 )
 
 // MounterDeps are the dependencies of Mounter.
 type MounterDeps struct {
 	*host.Host
 	Pools     *pool.Pools
+	Prober    *pool.Prober
 	Leases    *lease.Table
 	Registrar *lease.Registrar
 	Throttle  *throttle.Limits
@@ -104,7 +106,7 @@ func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, spelling, id strin
 	}
 	r := m.Uses.Get(d.ID)
 	if err := m.Disks.Check(ctx, d, path); err != nil {
-		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Pools.Blame(ctx, d.Pool, err))
+		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Blame(ctx, d.Pool, err))
 		if len(r.IDs) == 0 { // the next request mounts it again
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
@@ -193,7 +195,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 	steps.At("mount.begin")
 	if err := m.MountDataset(ctx, pool, d, path); err != nil {
 		m.Registrar.ReleaseSoon(d.ID)
-		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Pools.Blame(ctx, d.Pool, err))
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Blame(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
 		m.Throttle.Disinherit(ctx, d)

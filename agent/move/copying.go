@@ -148,7 +148,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
 			return 0, m.unheard(err)
 		}
-		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.Mend(ctx, op.Dataset.Pool, err))
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.Dataset.Pool, err))
 	}
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
@@ -269,7 +269,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		Progress: m.jb.Moved,
 	}
 	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
-		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.Mend(ctx, op.Dataset.Pool, err))
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.Dataset.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
 			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has "+
 				"come: make room for both (remove snapshots or volumes there)", err, m.Pools.Name(op.Dataset.Pool))

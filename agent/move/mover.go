@@ -30,6 +30,7 @@ import (
 type MoverDeps struct {
 	*host.Host
 	Pools     *pool.Pools
+	Space     *pool.Space
 	Keys      *keyring.Keyring
 	Nodes     *lease.Nodes
 	Keeper    *promise.Keeper
@@ -69,7 +70,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := v.Pools.Room(ctx); err != nil {
+	if err := v.Space.Room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if err := v.Keys.CanOpen(ctx, *op.Dataset); err != nil {

@@ -32,7 +32,6 @@ type ImporterDeps struct {
 	Pools      interface {
 		Get(id uuid.UUID) (backends.Pool, error)
 		All() []*pool.Pool
-		Answers(ctx context.Context, path string) error
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
 }

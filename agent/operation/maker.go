@@ -16,6 +16,12 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
+// Space refuses new data while there is no space for it.
+type Space interface {
+	Room(ctx context.Context) error                            // fails while the disk with the root is nearly full
+	Mend(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space in a pool
+}
+
 // MakerDeps is what Maker needs of other components.
 type MakerDeps struct {
 	*host.Host
@@ -23,9 +29,8 @@ type MakerDeps struct {
 	Records  *RecordWriter
 	Pools    interface {
 		Get(id uuid.UUID) (backends.Pool, error)
-		Room(ctx context.Context) error
-		Mend(ctx context.Context, id uuid.UUID, err error) error
 	}
+	Space Space
 	// Seal gives a dataset that will be made its data key. withKey is the context in which it is made.
 	Seal func(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error)
 	// MayChange returns an error if this node has relinquished the dataset.
@@ -66,7 +71,7 @@ func (m *Maker) make(ctx context.Context, jb *jobs.Job, op *dataset.Operation, n
 	if err != nil {
 		return out, err
 	}
-	if err := m.deps.Pools.Room(ctx); err != nil {
+	if err := m.deps.Space.Room(ctx); err != nil {
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
@@ -82,7 +87,7 @@ func (m *Maker) make(ctx context.Context, jb *jobs.Job, op *dataset.Operation, n
 		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Pools.Mend(ctx, op.Dataset.Pool, err))
+		return out, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.Dataset.Pool, err))
 	}
 	steps.At(name + ".made")
 	if fill != nil {

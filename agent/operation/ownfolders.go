@@ -53,7 +53,7 @@ func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
 		for _, path := range o.Record.Places() {
 			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
 			all = append(all, ownFolder{what, path})
-			if i.deps.Pools.Answers(ctx, path) != nil { // an import that reads from this disk hangs as well
+			if pool.PathAnswers(ctx, i.deps.Clock, path) != nil { // an import that reads from this disk hangs as well
 				continue
 			}
 			if resolved, err := filepath.EvalSymlinks(path); err == nil && resolved != path {

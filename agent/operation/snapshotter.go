@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
@@ -21,13 +19,10 @@ import (
 // SnapshotterDeps is what Snapshotter needs of other components.
 type SnapshotterDeps struct {
 	*host.Host
-	Datasets *Datasets
-	Records  *RecordWriter
-	Sizes    *Sizes
-	Pools    interface {
-		Room(ctx context.Context) error
-		Mend(ctx context.Context, id uuid.UUID, err error) error
-	}
+	Datasets     *Datasets
+	Records      *RecordWriter
+	Sizes        *Sizes
+	Space        Space
 	Reserve      Reserve
 	Freeze       Freeze
 	EnsureUnused EnsureUnused
@@ -73,7 +68,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	jb.Step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Pools.Mend(ctx, d.Pool, err)),
+		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.Mend(ctx, d.Pool, err)),
 			storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
@@ -89,7 +84,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 
 // checkSpace refuses a snapshot for which there is not enough space.
 func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
-	err := t.deps.Pools.Room(ctx)
+	err := t.deps.Space.Room(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
 		err = storage.CheckTight(ctx, pool, d)
 	}
@@ -166,7 +161,7 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
 	if err := t.restoreBytes(ctx, jb, pool, d, op); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Pools.Mend(ctx, d.Pool, err))
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Space.Mend(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
 	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {

@@ -14,8 +14,8 @@ import (
 
 // makeDefault makes the default pool, which exists if drover.yaml names none: image files if the root is on a
 // filesystem with reflinks, otherwise an image with half of the free space, otherwise plain folders.
-func (p *Pools) makeDefault(ctx context.Context) error {
-	dir := filepath.Join(p.Root, "pools")
+func (m *Maker) makeDefault(ctx context.Context) error {
+	dir := filepath.Join(m.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make the folder of pools: %w", err)
 	}
@@ -29,7 +29,7 @@ func (p *Pools) makeDefault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image := Record{Backend: "loop", Path: path, Image: half, Mount: p.ImageMount("default"), Default: true}
+	image := Record{Backend: "loop", Path: path, Image: half, Mount: m.ImageMount("default"), Default: true}
 	for _, rec := range []Record{
 		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
 		image,
@@ -39,15 +39,15 @@ func (p *Pools) makeDefault(ctx context.Context) error {
 			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
 			continue
 		}
-		_, err := p.Make(ctx, "default", rec)
+		_, err := m.Make(ctx, "default", rec)
 		if err == nil {
 			if rec.Backend == "dir" {
-				p.Log.WithField("pool", "default").
+				m.Log.WithField("pool", "default").
 					Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v",
 						errors.Join(tried...))
 			}
 			if rec.Image > 0 {
-				p.Log.WithField("pool", "default").
+				m.Log.WithField("pool", "default").
 					Infof("preallocated %s, half of the free space of %s (drover pool create makes others)",
 						rec.Image.Human(), dir)
 			}

@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 
-	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/jobs"
@@ -38,13 +37,16 @@ type Deps struct {
 }
 
 // can returns the capabilities of a pool on this host.
-func (p *Pools) can(b backends.Pool) dataset.Capabilities {
+func (d Deps) can(b backends.Pool) dataset.Capabilities {
 	c := b.Info().Capabilities
 	if c.OwnDevice {
-		c.Limits = p.Limits()
+		c.Limits = d.Limits()
 	}
 	return c
 }
 
-// New returns the pools of a node. They are empty until Open.
-func New(deps Deps) *Pools { return &Pools{Deps: deps, byID: map[uuid.UUID]*Pool{}} }
+func (d Deps) warnUnheld(name, unheld string) {
+	if unheld != "" {
+		d.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
+	}
+}

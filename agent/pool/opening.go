@@ -30,15 +30,15 @@ type opening struct {
 }
 
 // begin opens a pool beside other work. No other goroutine knows op yet.
-func (p *Pools) begin(op *Pool) {
-	o := &opening{since: p.Clock.Now(), Done: make(chan struct{}), is: *op}
+func (x *Opener) begin(op *Pool) {
+	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), is: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"
 	go func() {
-		o.err = failingDisk(o.is.Name, p.attach(p.Ctx, &o.is))
-		p.mu.Lock()
+		o.err = failingDisk(o.is.Name, x.attach(x.Ctx, &o.is))
+		x.pools.mu.Lock()
 		over := o.over
 		close(o.Done)
-		p.mu.Unlock()
+		x.pools.mu.Unlock()
 		if over {
 			_ = o.close()
 		}
@@ -70,16 +70,16 @@ func (o *opening) close() error {
 // settle waits for openings, for the given time at most, applies their results and returns the pools that are
 // open now. Late pools are served once control was asked for their generation (see takeLate). At a start, nothing
 // is served before that.
-func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
+func (x *Opener) settle(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {
 		done = append(done, op.Opening.Done)
 	}
-	WaitFor(ctx, p.Clock, patience, done)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	WaitFor(ctx, x.Clock, patience, done)
+	x.pools.mu.Lock()
+	defer x.pools.mu.Unlock()
 	for _, op := range list {
-		now, o := p.byID[op.ID], op.Opening
+		now, o := x.pools.byID[op.ID], op.Opening
 		if now == nil || now.Opening != o {
 			continue // the pool was replaced meanwhile
 		}
@@ -97,24 +97,24 @@ func (p *Pools) settle(ctx context.Context, patience time.Duration, late bool, l
 		default:
 			next.OfflineReason = NoAnswer(o.since)
 		}
-		p.byID[op.ID] = &next
+		x.pools.byID[op.ID] = &next
 	}
 	return back
 }
 
 // Retry opens the pools that are offline again, and reports whether one is back. It waits once for a pool that
 // does not answer.
-func (p *Pools) Retry(ctx context.Context) (again bool) {
+func (x *Opener) Retry(ctx context.Context) (again bool) {
 	var asked []*Pool
 	patience := time.Duration(0)
-	p.mu.Lock()
-	for _, id := range p.Order {
-		op := p.byID[id]
+	x.pools.mu.Lock()
+	for _, id := range x.pools.Order {
+		op := x.pools.byID[id]
 		if op.Storage != nil {
 			if op.back {
 				next := *op
 				next.back, again = false, true
-				p.byID[id] = &next
+				x.pools.byID[id] = &next
 			}
 			continue
 		}
@@ -123,23 +123,23 @@ func (p *Pools) Retry(ctx context.Context) (again bool) {
 				continue
 			}
 			next := *op
-			p.begin(&next)
+			x.begin(&next)
 			next.OfflineReason = op.OfflineReason // until there is a newer reason
-			p.byID[id], op, patience = &next, &next, AgainPatience
+			x.pools.byID[id], op, patience = &next, &next, AgainPatience
 		}
 		asked = append(asked, op)
 	}
-	p.mu.Unlock()
-	back := p.settle(ctx, patience, true, asked)
+	x.pools.mu.Unlock()
+	back := x.settle(ctx, patience, true, asked)
 	for _, op := range back {
-		p.Log.WithField("pool", op.Name).Info("pool is online again")
+		x.Log.WithField("pool", op.Name).Info("pool is online again")
 	}
 	return again || len(back) > 0
 }
 
-// Answers fails with dataset.ErrOffline if the path of a new pool does not answer: making the pool there would
+// PathAnswers fails with dataset.ErrOffline if the path of a new pool does not answer: making the pool there would
 // never end.
-func (p *Pools) Answers(ctx context.Context, path string) error {
+func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -148,7 +148,7 @@ func (p *Pools) Answers(ctx context.Context, path string) error {
 			there = err == nil
 		}
 	}()
-	if WaitFor(ctx, p.Clock, StartPatience, []<-chan struct{}{done}) {
+	if WaitFor(ctx, c, StartPatience, []<-chan struct{}{done}) {
 		return nil
 	}
 	return errors.Join(ctx.Err(), dataset.Errorf(dataset.ErrOffline,

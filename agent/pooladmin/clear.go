@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/google/uuid"
 	"os"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
@@ -52,12 +53,12 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 	}
 	c, can := b.(backends.Clearer)
 	if !can {
-		return op.Record.Place() + " keeps an empty pool", errors.Join(b.Close(), r.Pools.Holds.Let(id))
+		return op.Record.Place() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.Holds.Let(id))
 	}
 	if left, err = c.Clear(ctx); err != nil {
 		return "", errors.Join(err, b.Close())
 	}
-	return left, r.Pools.Holds.Let(id)
+	return left, r.Maker.Holds.Let(id)
 }
 
 // complete opens a pool that could not be opened and is being removed: it was cleared in part, and is completed
@@ -88,7 +89,7 @@ func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool,
 		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.Record.Place(),
 			dataset.OneLine(err), op.Record.TakeBack("if it is the pool still")), nil
 	}
-	if _, err := r.Pools.Holds.Take(ctx, b); err != nil {
+	if _, err := r.Maker.Holds.Take(ctx, b); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s leaves its place as it is)", err,
 			op.Name), b.Close())
 	}

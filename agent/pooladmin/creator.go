@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/google/uuid"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/generation"
@@ -31,6 +32,8 @@ type CreatorDeps struct {
 	*host.Host
 	Backends     *backends.Registry
 	Pools        *pool.Pools
+	Opener       *pool.Opener
+	Maker        *pool.Maker
 	Keys         *keyring.Keyring
 	Registration *registration.Registration
 	Generations  *generation.Keeper
@@ -55,7 +58,7 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	rec, err := c.Pools.Asked(p)
+	rec, err := c.Maker.Asked(p)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -65,7 +68,7 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, err := c.Pools.Make(ctx, p.Name, rec)
+	op, err := c.Maker.Make(ctx, p.Name, rec)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -113,7 +116,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 		}
 	}
 	name := c.freeName(path)
-	defer c.Pools.Tidy(name)
+	defer c.Maker.Tidy(name)
 	var tried, unable []unadopted
 	for _, kind := range c.Backends.Kinds() {
 		if err := backends.Serves(ctx, kind); err != nil {
@@ -122,9 +125,9 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 		}
 		rec := found
 		rec.Backend = kind.Name()
-		c.Pools.Place(name, &rec)
+		c.Maker.Place(name, &rec)
 		var b backends.Pool
-		err := c.Pools.Formable(ctx, name, rec, kind)
+		err := c.Maker.Formable(ctx, name, rec, kind)
 		if err == nil {
 			b, err = kind.Open(ctx, rec.Configured(name, c.Keys))
 		}
@@ -240,12 +243,12 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
 		}
-		c.Pools.Place(name, &rec)
+		c.Maker.Place(name, &rec)
 	}
 	if err := c.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	c.Pools.OpenAll(ctx, true, c.Pools.Known(name, rec))
+	c.Opener.OpenAll(ctx, true, c.Opener.Known(name, rec))
 	defer c.News.Soon()
 	if err := c.Generations.AnnounceLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err

@@ -5,9 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/google/uuid"
 	"slices"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
@@ -31,6 +32,8 @@ type RemoverDeps struct {
 	Backends     *backends.Registry
 	Configured   []pool.Config
 	Pools        *pool.Pools
+	Opener       *pool.Opener
+	Maker        *pool.Maker
 	Keys         *keyring.Keyring
 	Registration *registration.Registration
 	Reporter     *controlsync.Reporter
@@ -271,7 +274,7 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 		left, err = r.clear(ctx, id)
 	} else {
 		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
-			" takes it back)", r.Pools.Release(id)
+			" takes it back)", r.Opener.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something came into it nevertheless
 		return "", errors.Join(err, r.keep(ctx, id))
@@ -286,7 +289,7 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 		return "", goesOn(op.Name, err)
 	}
 	defer unlock()
-	if err := r.Pools.Drop(ctx, id); err != nil {
+	if err := r.Opener.Drop(ctx, id); err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	r.Log.WithFields(map[string]any{

@@ -3,6 +3,9 @@ package pooladmin
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
@@ -16,7 +19,8 @@ import (
 // methods are safe for concurrent use.
 type Trimmer struct {
 	*host.Host
-	Pools *pool.Pools
+	Pools      *pool.Pools
+	Configured []pool.Config // from drover.yaml
 }
 
 // TrimDue discards the free blocks of pools on devices when it is due. It leaves images out, because their
@@ -28,7 +32,7 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 		if !ok || len(op.Record.Devices) == 0 {
 			continue
 		}
-		every := m.Pools.TrimEvery(op.Name)
+		every := m.interval(op.Name)
 		since := now.Sub(op.Record.Trimmed)
 		if every < 0 || (since >= 0 && since < every) { // less than 0: the clock was set back
 			continue
@@ -39,6 +43,15 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 		}))
 	}
 	return begun
+}
+
+// interval returns how often the devices of a pool are told which blocks are free; negative: never.
+func (m *Trimmer) interval(name string) time.Duration {
+	i := slices.IndexFunc(m.Configured, func(c pool.Config) bool { return c.Name == name })
+	if i < 0 || m.Configured[i].Trim == 0 {
+		return pool.TrimEvery
+	}
+	return m.Configured[i].Trim
 }
 
 // trim trims one pool that is online. It records the time first, so that a trim that fails, or stops the host, is

@@ -25,8 +25,10 @@ type ReplicasDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		Room(ctx context.Context) error // fails if the disk that agent writes to is full
-		Touched(pool uuid.UUID)         // notes that a pool has other data than before
+		Touched(pool uuid.UUID) // notes that a pool has other data than before
+	}
+	Space interface {
+		Room(ctx context.Context) error // fails while the disk with the root is nearly full
 	}
 	Moves  *MoveTable
 	Source *transfer.Client                                              // receives from other nodes
@@ -215,7 +217,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err := p.recollect(ctx, pool, k); err != nil {
 		return err
 	}
-	if err := p.deps.Pools.Room(ctx); err != nil {
+	if err := p.deps.Space.Room(ctx); err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	jb.Step("refreshing the replica of volume " + d.Volume)

@@ -7,12 +7,19 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
+
+// A pool on a failing disk can often be opened and listed: the kernel answers from its cache and
+// reports the error only to writers. So when something in a pool fails with an error that a failing
+// disk causes, the agent probes the pool: it writes the pool's identity again and flushes it. If the
+// probe fails, the pool is offline, and each round of the heartbeat repeats the probe until it
+// succeeds. A pool without such errors is never probed.
 
 // diskHealth is the state of a pool's disk.
 type diskHealth struct {
@@ -62,13 +69,20 @@ func diskFails(pool string, err error) string {
 	return fmt.Sprintf("its disk fails: %s (look at dmesg; what to do: docs/operations.md, \"A disk fails\")", text)
 }
 
+// Prober finds out whether the disk of a pool fails, when something in the pool has failed as on a failing disk. It has
+// no state but that of the pools. Safe for concurrent use.
+type Prober struct {
+	Deps
+	pools *table
+}
+
 // Suspect starts a probe of a pool if err may come from its disk. The job is nil if there is none.
-func (p *Pools) Suspect(id uuid.UUID, err error) *jobs.Job {
+func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 	if !IsDiskError(err) {
 		return nil
 	}
 	open := false
-	p.Change(id, func(op *Pool) { op.disk.suspect, open = true, op.Storage != nil })
+	p.pools.Change(id, func(op *Pool) { op.disk.suspect, open = true, op.Storage != nil })
 	if !open {
 		return nil
 	}
@@ -77,37 +91,50 @@ func (p *Pools) Suspect(id uuid.UUID, err error) *jobs.Job {
 
 // Blame returns the error of an operation in a pool that failed with err. If err may come from the
 // pool's disk, it waits for a probe, and if the disk fails the error says only that.
-func (p *Pools) Blame(ctx context.Context, id uuid.UUID, err error) error {
+func (p *Prober) Blame(ctx context.Context, id uuid.UUID, err error) error {
 	probe := p.Suspect(id, err)
 	if probe == nil {
 		return err
 	}
 	WaitFor(ctx, p.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
-	op := p.One(id)
+	op := p.pools.One(id)
 	if why := op.DiskFailure(); why != "" {
 		return Offline(op.Name, why)
 	}
 	return err
 }
 
-// DiskFailure returns why a pool is offline, if that is because its disk fails.
-func (op *Pool) DiskFailure() string {
-	if op.disk.closed {
-		return op.OfflineReason
+// BlameOperation is Blame for the pool in which an operation was executed.
+func (p *Prober) BlameOperation(ctx context.Context, op dataset.Operation, err error) error {
+	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // that error is control's
+		return err
 	}
-	return op.disk.failing
+	id := uuid.Nil
+	if d, known := p.Cache.Dataset(op.DatasetID); known {
+		id = d.Pool
+	}
+	if op.Dataset != nil {
+		id = op.Dataset.Pool
+	}
+	if p.pools.One(id) == nil {
+		return err
+	}
+	if cause := p.Blame(ctx, id, err); cause.Error() != err.Error() {
+		return fmt.Errorf("volume %s: %w", op.Volume, cause)
+	}
+	return err
 }
 
 // ProbeSuspects probes the pools that are suspected, and those whose last probe failed.
-func (p *Pools) ProbeSuspects() {
-	for _, op := range p.All() {
+func (p *Prober) ProbeSuspects() {
+	for _, op := range p.pools.All() {
 		if op.Storage != nil && (op.disk.suspect || op.disk.failing != "") {
 			p.startProbe(op.ID)
 		}
 	}
 }
 
-func (p *Pools) startProbe(id uuid.UUID) *jobs.Job {
+func (p *Prober) startProbe(id uuid.UUID) *jobs.Job {
 	return p.Jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		p.probe(ctx, id)
 		return nil
@@ -117,21 +144,21 @@ func (p *Pools) startProbe(id uuid.UUID) *jobs.Job {
 // probe writes the identity of a pool as it is and records whether the disk took it. A pool that is
 // held is not written to. If the disk hangs, the wait ends and the write does not: the pool is offline
 // as one that hangs.
-func (p *Pools) probe(ctx context.Context, id uuid.UUID) {
+func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 	written := false
 	var failed error
-	err := p.Ask(ctx, id, func(b backends.Pool) {
+	err := p.pools.Ask(ctx, id, func(b backends.Pool) {
 		// Not while this host raises the generation: the old one would be written over the new one.
-		unlock, err := p.identities.Lock(ctx, id, "probe of pool "+p.Name(id))
+		unlock, err := p.pools.identities.Lock(ctx, id, "probe of pool "+p.pools.Name(id))
 		if err != nil {
 			return // drover stops
 		}
 		defer unlock()
-		if written = p.One(id).Held() == ""; !written {
+		if written = p.pools.One(id).Held() == ""; !written {
 			return
 		}
 		g, err := b.Generation()
-		if p.One(id).Record.Share != uuid.Nil {
+		if p.pools.One(id).Record.Share != uuid.Nil {
 			g++ // other hosts raise it too, without this lock: their value is never lowered
 		}
 		if err == nil {
@@ -145,9 +172,9 @@ func (p *Pools) probe(ctx context.Context, id uuid.UUID) {
 }
 
 // probed records the outcome of a probe, and logs when the pool goes offline and comes back.
-func (p *Pools) probed(ctx context.Context, id uuid.UUID, err error) {
-	before, now, name := "", "", p.Name(id)
-	p.Change(id, func(op *Pool) {
+func (p *Prober) probed(ctx context.Context, id uuid.UUID, err error) {
+	before, now, name := "", "", p.pools.Name(id)
+	p.pools.Change(id, func(op *Pool) {
 		before = op.disk.failing
 		switch {
 		case IsDiskError(err):
@@ -177,8 +204,8 @@ func (p *Pools) probed(ctx context.Context, id uuid.UUID, err error) {
 // and no volume of the pool is mounted. A filesystem that stopped taking writes works again only
 // after a new mount, which the next rounds make when they open the pool. A filesystem that the operator
 // mounted must be mounted again by the operator.
-func (p *Pools) reopen(ctx context.Context, id uuid.UUID, why string) {
-	if !p.One(id).Record.apart() {
+func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
+	if !p.pools.One(id).Record.apart() {
 		return
 	}
 	for _, ds := range p.Mounts.InUse() {
@@ -186,20 +213,12 @@ func (p *Pools) reopen(ctx context.Context, id uuid.UUID, why string) {
 			return
 		}
 	}
-	b, err := p.Eject(ctx, id, why)
+	b, err := p.pools.Eject(ctx, id, why)
 	if err != nil {
 		return // it hangs, or was closed meanwhile: both are logged where they happen
 	}
-	p.Change(id, func(op *Pool) { op.disk = diskHealth{closed: true} })
+	p.pools.Change(id, func(op *Pool) { op.disk = diskHealth{closed: true} })
 	if err := b.Close(); err != nil {
-		p.Log.WithError(err).WithField("pool", p.Name(id)).Warn("pool with a failing disk was not closed cleanly")
+		p.Log.WithError(err).WithField("pool", p.pools.Name(id)).Warn("pool with a failing disk was not closed cleanly")
 	}
-}
-
-// prove probes a pool that is being opened after it was closed because its disk failed.
-func (op *Pool) prove(b backends.Pool) error {
-	if !op.disk.closed {
-		return nil
-	}
-	return b.Raise(op.Generation)
 }

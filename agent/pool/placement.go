@@ -5,24 +5,69 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/safefile"
 )
 
+// Asked is the record of a requested pool, without a UUID.
+func (m *Maker) Asked(n api.NewPool) (Record, error) {
+	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
+	for _, path := range append(slices.Clone(n.Devices), n.Path) {
+		if path == "" && len(n.Devices) > 0 {
+			continue
+		}
+		if clean := filepath.Clean("/" + path); clean != path {
+			return rec, dataset.Errorf(dataset.ErrInvalid,
+				"pool %s: path %q is not absolute and clean: want one such as %s", n.Name, path, clean)
+		}
+	}
+	if n.Image != "" {
+		if len(n.Devices) > 0 {
+			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: it lies in an image or on devices, not both",
+				n.Name)
+		}
+		size, err := dataset.ParseSize(n.Image)
+		if err != nil {
+			return rec, err
+		}
+		rec.Image = size
+	}
+	m.Place(n.Name, &rec)
+	return rec, nil
+}
+
+// Place fills in the path and the mount point of a pool, if the operator named none.
+func (m *Maker) Place(name string, rec *Record) {
+	// a path below /dev is no directory, so the backend has something to mount
+	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
+		rec.Mount = m.ImageMount(name)
+	}
+	if rec.Path != "" || len(rec.Devices) == 0 {
+		return
+	}
+	kind, err := m.Backends.Kind(rec.Backend)
+	if former, ok := kind.(backends.BlockDeviceKind); ok && err == nil {
+		rec.Path = former.PathOf(name, rec.Mount)
+	}
+}
+
 // placed refuses a path for a new pool where something else than its backend would remove or move it: below
 // another pool by whichever path, in the folder of an engine, or among the mount points. The backend decides
 // about the folder itself. Nothing is changed.
-func (p *Pools) placed(name string, rec Record) error {
+func (m *Maker) placed(name string, rec Record) error {
 	ways, err := waysTo(rec.Path)
 	if err != nil {
 		return nil // the backend reports the absent part
 	}
 	for _, path := range ways {
-		if why := p.misplaced(path); why != "" {
+		if why := m.misplaced(path); why != "" {
 			if path != ways[0] {
 				why += ", which is seen at " + rec.Path + " as well"
 			}
@@ -34,9 +79,9 @@ func (p *Pools) placed(name string, rec Record) error {
 }
 
 // Tidy removes the empty mount point of a pool that was not made after all, or that turned out to be another one.
-func (p *Pools) Tidy(name string) {
-	if _, there := p.ByName(name); !there {
-		_ = os.Remove(p.ImageMount(name)) // a folder that stays does no harm
+func (m *Maker) Tidy(name string) {
+	if _, there := m.pools.ByName(name); !there {
+		_ = os.Remove(m.ImageMount(name)) // a folder that stays does no harm
 	}
 }
 
@@ -63,8 +108,8 @@ func waysTo(path string) ([]string, error) {
 }
 
 // misplaced returns the owner of a path, if no pool may be there; "" if one may.
-func (p *Pools) misplaced(path string) string {
-	if mounts := p.Mounts.Root(); Within(path, mounts) {
+func (m *Maker) misplaced(path string) string {
+	if mounts := m.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {
@@ -110,8 +155,8 @@ func ofEngine(dir string) bool {
 }
 
 // ImageMount returns where a pool's image is mounted, as the kernel spells the path.
-func (p *Pools) ImageMount(name string) string {
-	dir := filepath.Join(p.Root, "pools")
+func (m *Maker) ImageMount(name string) string {
+	dir := filepath.Join(m.Root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = there
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -16,10 +17,10 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// holds are the locks that keep other drover processes on this host away from the pools. Two processes would reap
+// Holds are the locks that keep other drover processes on this host away from the pools. Two processes would reap
 // each other's incomplete datasets and mount each other's volumes. A second start by hand is enough for that,
 // because drover.yaml is readable and names the pools.
-type holds struct {
+type Holds struct {
 	mu    sync.Mutex
 	Taken map[string]io.Closer
 	over  bool // all locks were released for good
@@ -29,7 +30,7 @@ type holds struct {
 // pool elsewhere counts as the same pool. unheld says why the pool could not be locked and is served
 // nevertheless: a user without rights must not be able to keep it offline. The lock is not a file lock in the
 // pool, because an open file would keep an unused disk from being unmounted.
-func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
+func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
 		return "", fmt.Errorf("look at %s: %w", pool.Info().Path, err)
@@ -58,7 +59,7 @@ func (h *holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 }
 
 // Let releases the lock of a pool, so that another process can have it.
-func (h *holds) Let(pool uuid.UUID) (err error) {
+func (h *Holds) Let(pool uuid.UUID) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, c := range h.Taken {
@@ -73,7 +74,7 @@ func (h *holds) Let(pool uuid.UUID) (err error) {
 // HoldName is the prefix of the names of the unix sockets by which one drover holds a pool.
 func HoldName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
-func (h *holds) release() error {
+func (h *Holds) release() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
@@ -82,10 +83,4 @@ func (h *holds) release() error {
 	}
 	h.Taken, h.over = nil, true
 	return errors.Join(errs...)
-}
-
-func (p *Pools) warnUnheld(name, unheld string) {
-	if unheld != "" {
-		p.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
@@ -16,36 +17,46 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
+// Space compares the free space of pools and of the disk with the root with what new data needs, and says what would
+// free some. Safe for concurrent use.
+type Space struct {
+	Deps
+	pools *Pools
+}
+
+// NewSpace returns a Space for the pools of a node.
+func NewSpace(deps Deps, pools *Pools) *Space { return &Space{Deps: deps, pools: pools} }
+
 // RootSpace returns the free bytes and the size of the disk with the root, and how many bytes must be free before
 // anything new begins.
-func (p *Pools) RootSpace() (free, size, least dataset.Size, err error) {
-	bytes, all, err := fsctl.Space(p.Root)
+func (s *Space) RootSpace() (free, size, least dataset.Size, err error) {
+	bytes, all, err := fsctl.Space(s.Root)
 	free, size = dataset.Size(bytes), dataset.Size(all)
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
 // Room refuses new data while the disk with the root is nearly full. A pool refuses by itself while its own disk
 // is.
-func (p *Pools) Room(ctx context.Context) error {
-	free, size, least, err := p.RootSpace()
+func (s *Space) Room(ctx context.Context) error {
+	free, size, least, err := s.RootSpace()
 	if err != nil || free >= least {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", p.Root,
-		free.Human(), size.Human(), p.RootHint(ctx))
+	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", s.Root,
+		free.Human(), size.Human(), s.RootHint(ctx))
 }
 
 // RootHint returns what would free bytes on the disk with the root. Nothing does for data in a pool's image,
 // whose blocks the image keeps.
-func (p *Pools) RootHint(ctx context.Context) string {
+func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
-	for _, op := range p.All() {
-		if !op.Record.apart() && sameDisk(op.Record.Path, p.Root) {
+	for _, op := range s.pools.All() {
+		if !op.Record.apart() && sameDisk(op.Record.Path, s.Root) {
 			on = append(on, op.ID)
 		}
 	}
-	hints := []string{"free space on that disk: df -h " + p.Root}
-	if h := p.weigh(ctx, on); h.trashed > 0 {
+	hints := []string{"free space on that disk: df -h " + s.Root}
+	if h := s.weigh(ctx, on); h.trashed > 0 {
 		hints = append(hints, h.trashHint())
 	}
 	return strings.Join(hints, "; ")
@@ -57,15 +68,15 @@ func sameDisk(x, y string) bool {
 }
 
 // Mend adds to an error for want of space what would free some.
-func (p *Pools) Mend(ctx context.Context, id uuid.UUID, err error) error {
+func (s *Space) Mend(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
-	for _, op := range p.All() {
+	for _, op := range s.pools.All() {
 		if op.ID != id || op.Storage == nil {
 			continue
 		}
-		if hint := p.Hint(ctx, op, op.Storage.Status(ctx), 0); hint != "" {
+		if hint := s.Hint(ctx, op, op.Storage.Status(ctx), 0); hint != "" {
 			return fmt.Errorf("%w (%s)", err, hint)
 		}
 	}
@@ -74,12 +85,12 @@ func (p *Pools) Mend(ctx context.Context, id uuid.UUID, err error) error {
 
 // Hint returns what would raise the free bytes of a pool to want, or to the minimum for new data; "" if nothing
 // in the pool would.
-func (p *Pools) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
+func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if op.Record.apart() && st.Free >= max(want, reserve) {
 		return "" // it lacks something else, such as blocks for its image: the refusal names the remedy for that
 	}
-	h := p.weigh(ctx, []uuid.UUID{op.ID})
+	h := s.weigh(ctx, []uuid.UUID{op.ID})
 	var hints []string
 	if h.trashed > 0 {
 		hints = append(hints, h.trashHint())
@@ -109,10 +120,10 @@ type heavy struct {
 
 // weigh asks for the size of each dataset of some pools. Where that takes a walk through all files, the datasets
 // are only counted.
-func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
+func (s *Space) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	w := weight{weighed: true}
-	for _, id := range p.Cache.IDs() {
-		d, ok := p.Cache.Dataset(id)
+	for _, id := range s.Cache.IDs() {
+		d, ok := s.Cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
 			continue
 		}
@@ -121,7 +132,7 @@ func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 			w.apart = w.apart || trashed
 			continue
 		}
-		used, known := p.used(ctx, d)
+		used, known := s.used(ctx, d)
 		w.weighed = w.weighed && known
 		if trashed {
 			w.trashed++
@@ -136,8 +147,8 @@ func (p *Pools) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	return w
 }
 
-func (p *Pools) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
-	pool, err := p.Get(d.Pool)
+func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
+	pool, err := s.pools.Get(d.Pool)
 	if err != nil {
 		return 0, false
 	}

@@ -1,0 +1,41 @@
+package pool
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// WithPoolName adds the name of the pool to an error. Errors of backends may have it already.
+func WithPoolName(name string, err error) error {
+	if Reason(name, err) != err.Error() {
+		return err
+	}
+	return fmt.Errorf("pool %s: %w", name, err)
+}
+
+// Reason returns the text of an error without the pool that it begins with, for callers that name the pool
+// themselves.
+func Reason(name string, err error) string { return strings.TrimPrefix(err.Error(), "pool "+name+": ") }
+
+// Offline is the error for work on a pool that is offline.
+func Offline(name, why string) error {
+	if strings.HasPrefix(why, "pool "+name+" at ") {
+		return dataset.Errorf(dataset.ErrOffline, "%s", why)
+	}
+	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)
+}
+
+func notOurs(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
+}
+
+// NoAnswer is the error for a pool that hangs.
+func NoAnswer(since time.Time) string {
+	return fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is "+
+		"taken in when it answers)", since.UTC().Format(time.RFC3339))
+}

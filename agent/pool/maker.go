@@ -1,0 +1,181 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Maker makes pools, and refuses places and devices that cannot become one. Safe for concurrent use once Opener.Open has
+// returned.
+type Maker struct {
+	Deps
+	pools *Pools
+
+	Holds  Holds      // the pools that other drover processes on this host must not open
+	Unmade []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
+}
+
+// NewMaker returns a Maker for the pools of a node.
+func NewMaker(deps Deps, pools *Pools) *Maker { return &Maker{Deps: deps, pools: pools} }
+
+// Making is the prefix under which the agent's database has the record of a requested pool, from before its
+// backend changes anything until the pool itself is recorded.
+const Making = "making/"
+
+// Make makes a pool and records it. Without a UUID in the record, a pool that is already at the path is taken as
+// it is: a first start may have been interrupted, or this node may have lost its record. With a UUID it is a new
+// pool: see intend.
+func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
+	kind, err := m.Backends.Kind(rec.Backend)
+	if err != nil {
+		return nil, err
+	}
+	if err := kind.Available(ctx); err != nil {
+		return nil, WithPoolName(name, err)
+	}
+	if err := m.Formable(ctx, name, rec, kind); err != nil {
+		return nil, err
+	}
+	if err := m.foreign(rec); err != nil {
+		return nil, WithPoolName(name, err)
+	}
+	if err := m.disjoint(name, rec); err != nil {
+		return nil, err
+	}
+	if err := m.placed(name, rec); err != nil {
+		return nil, err
+	}
+	if rec.ID != uuid.Nil {
+		if err := m.intend(ctx, name, &rec); err != nil {
+			return nil, err
+		}
+	}
+	cfg := rec.Configured(name, m.Keys)
+	cfg.Make = true
+	b, err := kind.Open(ctx, cfg)
+	if err != nil {
+		return nil, WithPoolName(name, m.whose(rec, err))
+	}
+	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
+	if len(rec.Devices) > 0 {
+		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
+	}
+	unheld, err := m.Holds.Take(ctx, b)
+	generation, gerr := b.Generation()
+	if err := errors.Join(m.single(rec.ID, name), err, gerr); err != nil {
+		return nil, errors.Join(WithPoolName(name, err), b.Close())
+	}
+	if err := m.DB.Put(ctx, map[string]any{"pools/" + name: rec, Making + name: nil}); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	m.warnUnheld(name, unheld)
+	op := &Pool{Record: rec, on: m.NodeName, Storage: b, Unheld: unheld, Generation: generation, Due: true,
+		RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
+			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
+			Reach: dataset.ReachNode, Default: rec.Default,
+		}}
+	op.inform(m.can(b), b.Info())
+	m.pools.Enlist(op)
+	m.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
+		Info("pool is ready: " + op.Note)
+	return op, nil
+}
+
+// intend records that a pool is about to be made. If making the same pool under the same name was interrupted, it
+// continues with the UUID of then: the UUID may be on the disks already, and a pool with another one would be
+// refused there.
+func (m *Maker) intend(ctx context.Context, name string, rec *Record) error {
+	var begun Record
+	if _, err := m.DB.Get(ctx, Making+name, &begun); err != nil {
+		return err
+	}
+	want := *rec
+	want.ID = begun.ID
+	if slices.Equal(want.Devices, begun.Devices) {
+		want.Devices = begun.Devices // so that an empty and a nil list compare as equal
+	}
+	if reflect.DeepEqual(begun, want) {
+		rec.ID = begun.ID
+		return nil
+	}
+	return m.DB.Put(ctx, map[string]any{Making + name: rec})
+}
+
+// single refuses a copy of a pool that this node already has under another name.
+func (m *Maker) single(id uuid.UUID, name string) error {
+	m.pools.mu.RLock()
+	defer m.pools.mu.RUnlock()
+	if o := m.pools.byID[id]; o != nil && !o.Gone && o.Name != name {
+		return dataset.Errorf(dataset.ErrExists, "what lies there is pool %s (at %s), or a copy of it", o.Name,
+			o.Record.Path)
+	}
+	return nil
+}
+
+// disjoint refuses a pool inside the path of another one, or around it.
+func (m *Maker) disjoint(name string, rec Record) error {
+	if err := m.unclaimed(name); err != nil {
+		return err
+	}
+	all := m.pools.All()
+	for _, o := range all {
+		if o.Name == name {
+			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.Record.Backend,
+				o.Record.Path)
+		}
+	}
+	for _, o := range all {
+		if Overlap(rec, o.Record) {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"pool %s: %s overlaps with pool %s at %s: give a path outside of it", name, rec.Path, o.Name,
+				o.Record.Path)
+		}
+	}
+	return nil
+}
+
+// missing records that a pool of drover.yaml could neither be found nor made. It is shown as offline, and the
+// other pools serve. It is not retried before the next start, because the operator may still be repairing the
+// disk.
+func (m *Maker) missing(node uuid.UUID, c Config, why error) {
+	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
+		Error("pool of drover.yaml is offline: it could not be made")
+	m.Unmade = append(m.Unmade, api.Pool{
+		Pool: dataset.Pool{
+			Name:    c.Name,
+			Node:    node,
+			Backend: c.Backend,
+			Path:    m.configured(c).Path,
+			Devices: c.Devices,
+			Reach:   dataset.ReachNode,
+		},
+		Status: &dataset.PoolStatus{
+			Reason: dataset.Cut(Reason(c.Name, why) + " (it could not be made; restart drover when that is mended)"),
+		},
+	})
+}
+
+// unclaimed refuses the name of a pool that drover.yaml defines otherwise.
+func (m *Maker) unclaimed(name string) error {
+	for _, u := range m.Unmade {
+		if u.Name == name {
+			return dataset.Errorf(dataset.ErrExists, "pool %s stands in drover.yaml and is offline: %s", name,
+				u.Status.Reason)
+		}
+	}
+	return nil
+}
+
+// configured returns the record of a pool of drover.yaml that is not known yet.
+func (m *Maker) configured(c Config) Record {
+	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
+	m.Place(c.Name, &rec)
+	return rec
+}

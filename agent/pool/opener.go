@@ -1,0 +1,275 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Opener opens the pools of this node when the agent starts, opens them again while they are offline, and closes them.
+// Safe for concurrent use once Open has returned.
+type Opener struct {
+	Deps
+	pools *Pools
+	maker *Maker
+	node  uuid.UUID // this node; set by Open
+}
+
+// NewOpener returns an Opener for the pools of a node.
+func NewOpener(deps Deps, pools *Pools, maker *Maker) *Opener {
+	return &Opener{Deps: deps, pools: pools, maker: maker}
+}
+
+// Open opens the configured pools, those that were made or adopted before, and the default pool if there is no
+// other. node is this node; recovered says that the agent's database was lost.
+func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error {
+	x.node = node
+	known := map[string]Record{}
+	var names []string
+	err := x.DB.Each(ctx, "pools/", func(name string, v []byte) error {
+		var r Record
+		if err := json.Unmarshal(v, &r); err != nil {
+			return err
+		}
+		known[name] = r
+		names = append(names, name)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 && recovered {
+		if names, err = x.recall(ctx, known); err != nil {
+			return err
+		}
+	}
+	var opened []*Pool
+	var unknown []Config
+	configured := map[string]bool{}
+	for _, c := range x.Configured {
+		if err := x.wanted(ctx, c.Name, known); err != nil {
+			return err
+		}
+		configured[c.Name] = true
+		rec, known := x.maker.configured(c), known[c.Name]
+		if known.ID == uuid.Nil {
+			unknown = append(unknown, c)
+			continue
+		}
+		if known.Backend != rec.Backend {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
+		}
+		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
+			known.Found, known.Doubtful, known.Generation, known.Trimmed
+		opened = append(opened, x.Known(c.Name, rec))
+	}
+	for _, name := range names {
+		if !configured[name] {
+			opened = append(opened, x.Known(name, known[name]))
+		}
+	}
+	x.OpenAll(ctx, false, opened...)
+	for _, c := range unknown {
+		rec := x.maker.configured(c)
+		if err := PathAnswers(ctx, x.Clock, rec.Path); err != nil {
+			x.maker.missing(node, c, err)
+		} else if _, err := x.maker.Make(ctx, c.Name, rec); err != nil {
+			x.maker.missing(node, c, err)
+		}
+	}
+	if len(x.pools.Order) == 0 && len(x.maker.Unmade) == 0 {
+		return x.maker.makeDefault(ctx)
+	}
+	return ctx.Err()
+}
+
+// Known returns a pool that was seen before and is not open yet.
+func (x *Opener) Known(name string, rec Record) *Pool {
+	return &Pool{
+		Record: rec,
+		on:     x.NodeName,
+		Pool: dataset.Pool{
+			ID:      rec.ID,
+			Name:    name,
+			Backend: rec.Backend,
+			Path:    rec.Path,
+			Devices: rec.Devices,
+			Reach:   dataset.ReachNode,
+			Default: rec.Default,
+		},
+	}
+}
+
+// OpenAll opens known pools. Pools that cannot be opened are offline. For late see settle.
+func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
+	for _, op := range list {
+		x.begin(op)
+		x.pools.Enlist(op)
+	}
+	x.settle(ctx, StartPatience, late, list)
+	for _, op := range list {
+		if now, there := x.pools.ByName(op.Name); there && now.Storage == nil {
+			x.Log.WithFields(map[string]any{
+				"pool":    op.Name,
+				"backend": op.Record.Backend,
+				"error":   now.OfflineReason,
+			}).Error("pool is offline")
+		}
+	}
+}
+
+func (x *Opener) attach(ctx context.Context, op *Pool) error {
+	kind, err := x.Backends.Kind(op.Record.Backend)
+	if err != nil {
+		return err
+	}
+	if err := backends.Serves(ctx, kind); err != nil {
+		return err
+	}
+	b, err := kind.Open(ctx, op.Record.Configured(op.Name, x.Keys))
+	if err != nil {
+		return err
+	}
+	unheld, err := x.maker.Holds.Take(ctx, b)
+	if err == nil {
+		err = op.sameShare(b.Info())
+	}
+	if err == nil {
+		op.Generation, err = b.Generation()
+	}
+	if err == nil {
+		err = op.prove(b)
+	}
+	if err != nil {
+		return errors.Join(err, b.Close())
+	}
+	x.warnUnheld(op.Name, unheld)
+	op.disk = diskHealth{}
+	op.Storage, op.OfflineReason, op.Unheld, op.Due, op.RaisedAt = b, "", unheld, true, x.Clock.Steady()
+	if why := op.Held(); why != "" {
+		x.Log.WithField("pool", op.Name).Error("pool is held: " + why)
+	}
+	op.inform(x.can(b), b.Info())
+	return nil
+}
+
+// recall adds the pools that control records for this node, after the agent's database was lost, and returns
+// their names. If control is unreachable it adds none; the pools of drover.yaml are found at their paths.
+func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []string, err error) {
+	list, err := x.Control.Pools(ctx)
+	if err != nil {
+		x.Log.WithError(err).Warn("control does not say which pools this node had")
+		return nil, nil
+	}
+	values := map[string]any{}
+	for _, o := range list {
+		if o.Node != x.node || o.ID == uuid.Nil {
+			continue
+		}
+		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // only the pool itself can identify itself
+			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
+		}
+		rec := Record{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}
+		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
+			rec.Image = dataset.Size(st.Size())
+		}
+		x.maker.Place(o.Name, &rec)
+		known[o.Name], values["pools/"+o.Name] = rec, rec
+		names = append(names, o.Name)
+	}
+	return names, x.DB.Put(ctx, values)
+}
+
+// wanted makes a pool serve again that was put back into drover.yaml while it was being removed. A pool that may
+// be cleared in part held nothing, and is made again as a new one.
+func (x *Opener) wanted(ctx context.Context, name string, known map[string]Record) error {
+	rec := known[name]
+	log := x.Log.WithField("pool", name)
+	switch {
+	case rec.Leaving == Staying:
+		return nil
+	case rec.Off && rec.Leaving == Removed:
+		log.Warn("pool was being removed, and stands in drover.yaml again: it held nothing, and is made again")
+		delete(known, name)
+		return x.DB.Put(ctx, map[string]any{"pools/" + name: nil})
+	}
+	log.Warn("pool was being removed, and stands in drover.yaml again: it is kept as it is")
+	rec.Leaving, rec.Off = Staying, false
+	known[name] = rec
+	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})
+}
+
+// Release closes a pool and forgets it. Its path stays as it is.
+func (x *Opener) Release(id uuid.UUID) (err error) {
+	op := x.pools.One(id)
+	if op.Storage != nil {
+		err = x.pools.letGo(id)
+	}
+	x.pools.mu.Lock()
+	err = errors.Join(err, op.Opening.drop())
+	x.pools.mu.Unlock()
+	x.pools.Change(id, func(op *Pool) { op.Storage, op.Opening, op.OfflineReason = nil, nil, "it is being removed" })
+	return errors.Join(err, x.maker.Holds.Let(id))
+}
+
+// Drop removes a pool from this node's records. Callers that still ask about it learn that it is gone.
+func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
+	x.pools.recording.Lock()
+	defer x.pools.recording.Unlock()
+	op := x.pools.One(id)
+	if err := x.DB.Put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
+		return fmt.Errorf("pool %s: %w", op.Name, err)
+	}
+	x.pools.Change(id, func(op *Pool) {
+		op.Gone, op.Storage, op.Opening, op.Hung, op.OfflineReason, op.Record.Leaving = true, nil, nil, "",
+			"it was removed from this node", Staying
+	})
+	x.pools.mu.Lock()
+	x.pools.Order = slices.DeleteFunc(x.pools.Order, func(o uuid.UUID) bool { return o == id })
+	x.pools.mu.Unlock()
+	x.maker.Tidy(op.Name)
+	return nil
+}
+
+// Close closes all pools. It waits ClosePatience at most for those that are being asked or opened.
+func (x *Opener) Close() error {
+	x.finish(ClosePatience)
+	var errs []error
+	for _, op := range x.pools.All() {
+		if op.Storage != nil {
+			errs = append(errs, x.pools.letGo(op.ID))
+		}
+		x.pools.mu.Lock()
+		errs = append(errs, op.Opening.drop())
+		x.pools.mu.Unlock()
+	}
+	return errors.Join(append(errs, x.maker.Holds.release())...)
+}
+
+// finish waits until no pool is being asked or opened, but no longer than patience in all. It does not
+// wait for a pool that is known to hang, or that has been opening for long. It measures real time: a stop
+// ends at any time of the injected clock.
+func (x *Opener) finish(patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var done []<-chan struct{}
+	for _, op := range x.pools.All() {
+		if op.Asked != nil && op.Hung == "" {
+			done = append(done, op.Asked.Done)
+		}
+		if op.Opening != nil && x.Clock.Now().Sub(op.Opening.since) < AgainPatience {
+			done = append(done, op.Opening.Done)
+		}
+	}
+	WaitFor(ctx, x.Clock, patience, done)
+}

@@ -1,0 +1,141 @@
+package pool
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Pool is one pool of this node. The mutex of Pools protects its fields.
+type Pool struct {
+	dataset.Pool
+	Record        Record
+	Storage       backends.Pool // nil while offline
+	OfflineReason string        // why the pool is offline
+	Gone          bool          // the pool was removed; kept for callers that still ask about it
+	Stuck         string        // why the pool cannot be removed yet, as the log says
+	Opening       *opening      // while it is being opened
+	Asked         *question     // the present request to the open pool
+	Hung          string        // why the pool is offline although it is open: it does not answer in time
+	disk          diskHealth    // whether its disk takes writes: see disk.go
+	back          bool          // it answers again, or its disk works again, and the missed work must be done
+	warned        []string      // its warnings when it was last asked
+	Unheld        string        // why other drover processes are not kept away from it; "" if they are
+
+	Memory     string // the kind of memory that the pool is in, such as tmpfs; "" for none
+	on         string // the name of its node
+	Generation uint64 // the generation that the pool itself has; see Held
+	Late       bool   // it was opened while others were served, and control is being asked about it
+	Heard      bool   // control has reported its generation since drover opened it
+	Due        bool   // its generation must be raised soon
+	Used       bool   // it was used since the last raise; changed: the next raise is reported to the store
+	changed    bool
+	Raising    bool          // its generation is being raised
+	Unstored   bool          // its generation was raised, and the store does not have it yet
+	RaisedAt   time.Duration // when it was last raised or opened, by the steady clock
+}
+
+// inform records the properties of a pool that was opened and that do not change.
+func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
+	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
+	if table, err := mount.Table(); err == nil {
+		op.Memory = table.InMemory(is.Path)
+	}
+	if op.Memory != "" { // first, because the note is shown to the user who makes a pool
+		op.Note = op.InMemory() + "; " + op.Note
+	}
+	if op.Share != uuid.Nil {
+		op.Reach = dataset.ReachCluster
+	}
+}
+
+// InMemory returns the warning for a pool in memory.
+func (op *Pool) InMemory() string {
+	return "it is on " + op.Memory + ": its data is in memory and is gone at a reboot"
+}
+
+// sameShare fails if a pool is on another share than it was made on: control would direct other nodes to volumes
+// that they do not find.
+func (op *Pool) sameShare(is backends.Info) error {
+	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrOffline,
+		"what is mounted at %s says that it is share %s, and the pool was made on share %s (mount that one, "+
+			"or bring its share.json back)", is.Path, is.Share, op.Record.Share)
+}
+
+// Leaves fails with ErrConflict while a pool is being removed.
+func (op *Pool) Leaves() error {
+	if op.Record.Leaving == Staying {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict,
+		"pool %s, which lies at %s, is being removed: it can be adopted once that is over (drover doctor "+
+			"says what holds it up)", op.Name, op.Record.Place())
+}
+
+// Held returns why the pool is quarantined; "" if it is not.
+func (op *Pool) Held() string {
+	if op.Storage == nil || op.Generation >= op.Record.Generation {
+		return ""
+	}
+	return fmt.Sprintf("its generation is %d and was %d: its disk was put back to an older state (bring "+
+		"back the newer one, or go on with what it has: drover pool accept %s --confirmed, on node %s)",
+		op.Generation, op.Record.Generation, op.Name, op.on)
+}
+
+// Free fails with dataset.ErrOffline while the pool is quarantined.
+func (op *Pool) free() error {
+	if why := op.Held(); why != "" {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
+	}
+	return nil
+}
+
+// Serves fails with dataset.ErrOffline while the pool is quarantined or offline.
+func (op *Pool) Serves() error {
+	if op.Record.Leaving != Staying {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
+	}
+	if op.Storage == nil {
+		return Offline(op.Name, op.OfflineReason)
+	}
+	if op.Hung != "" {
+		return Offline(op.Name, op.Hung)
+	}
+	if op.disk.failing != "" {
+		return Offline(op.Name, op.disk.failing)
+	}
+	if op.Late {
+		return Offline(op.Name, "it was opened just now, and control is asked whether its disk was put back "+
+			"(ask again)")
+	}
+	return op.free()
+}
+
+// IsDue reports whether the generation of the pool must be raised.
+func (op *Pool) IsDue(now time.Duration) bool {
+	return op.Serves() == nil && !op.Raising && (op.Due || op.Used && now-op.RaisedAt >= RaiseEvery)
+}
+
+// DiskFailure returns why a pool is offline, if that is because its disk fails.
+func (op *Pool) DiskFailure() string {
+	if op.disk.closed {
+		return op.OfflineReason
+	}
+	return op.disk.failing
+}
+
+// prove probes a pool that is being opened after it was closed because its disk failed.
+func (op *Pool) prove(b backends.Pool) error {
+	if !op.disk.closed {
+		return nil
+	}
+	return b.Raise(op.Generation)
+}

@@ -1,0 +1,144 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+)
+
+// The disk of an open pool may begin to hang, and heartbeats report all pools. So questions to pools run beside
+// other work, one at a time for each pool. A pool that does not answer in time is offline, and one goroutine
+// waits for its answer, however often it is asked. Nothing but the disk ends that goroutine, so a stop waits only
+// ClosePatience for it.
+
+// Times that a pool is given to answer, and to close.
+const (
+	// AskPatience is how long an open pool has to answer. It is counted in AskTurns, so that a clock that jumps,
+	// as on a host that was paused, counts for one turn only.
+	AskPatience = 5 * time.Second
+	AskTurns    = 10
+	// ClosePatience is how long a stop waits for the pools that are being asked or opened.
+	ClosePatience = 2 * time.Second
+)
+
+// question is the present request to an open pool, for as long as its disk takes to answer.
+type question struct {
+	Since time.Time
+	Done  chan struct{}
+	over  bool // the goroutine that ends the question closes the pool; protected by Pools.mu
+}
+
+// Ask runs f on an open pool. f begins after all earlier questions have ended. Once it has begun it may continue
+// after Ask has failed with dataset.ErrOffline, so read what f writes only if Ask succeeds.
+func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
+	for {
+		q, mine, err := t.question(id, f)
+		if err != nil {
+			return err
+		}
+		for turn := 0; !WaitFor(ctx, t.Clock, AskPatience/AskTurns, []<-chan struct{}{q.Done}); {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if turn++; turn == AskTurns {
+				return t.hangs(id, q)
+			}
+		}
+		if mine {
+			return nil
+		}
+	}
+}
+
+// question starts f, or returns the question that the pool is already asked.
+func (t *table) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	op := t.byID[id]
+	switch {
+	case op == nil:
+		return nil, false, notOurs(id)
+	case op.Storage == nil:
+		return nil, false, Offline(op.Name, op.OfflineReason)
+	case op.Hung != "":
+		return nil, false, Offline(op.Name, op.Hung)
+	case op.Asked != nil:
+		return op.Asked, false, nil
+	}
+	next := *op
+	next.Asked = &question{Since: t.Clock.Now(), Done: make(chan struct{})}
+	t.byID[id] = &next
+	go func() {
+		f(next.Storage)
+		t.answered(id, next.Asked, next.Storage)
+	}()
+	return next.Asked, true, nil
+}
+
+// hangs marks a pool offline that did not answer in time, unless it has answered by now.
+func (t *table) hangs(id uuid.UUID, q *question) error {
+	first := false
+	t.Change(id, func(op *Pool) {
+		if first = op.Asked == q && op.Hung == ""; first {
+			op.Hung = NoAnswer(q.Since)
+		}
+	})
+	if first {
+		t.Log.WithField("pool", t.Name(id)).Error("pool is offline: it " + NoAnswer(q.Since))
+	}
+	return Offline(t.Name(id), NoAnswer(q.Since))
+}
+
+// answered records that a question has ended.
+func (t *table) answered(id uuid.UUID, q *question, b backends.Pool) {
+	t.mu.Lock()
+	back := false
+	if op := t.byID[id]; op != nil && op.Asked == q { // otherwise the pool was replaced meanwhile
+		next := *op
+		back = op.Hung != ""
+		next.Asked, next.Hung, next.back = nil, "", op.back || back
+		t.byID[id] = &next
+	}
+	over := q.over
+	close(q.Done)
+	t.mu.Unlock()
+	switch {
+	case over:
+		_ = b.Close()
+	case back:
+		t.Log.WithField("pool", t.Name(id)).Info("pool answers again")
+		t.News.Soon()
+	}
+}
+
+// letGo closes an open pool, at once or when its question ends.
+func (t *table) letGo(id uuid.UUID) error {
+	t.mu.Lock()
+	op := t.byID[id]
+	if q := op.Asked; q != nil {
+		q.over = true
+		t.mu.Unlock()
+		return nil
+	}
+	t.mu.Unlock()
+	return op.Storage.Close()
+}
+
+// Eject takes an open pool away from those who would ask it, because it is going offline, and returns it.
+// dataset.ErrOffline if the pool is not open or does not answer.
+func (t *table) Eject(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
+	for b == nil {
+		if err := t.Ask(ctx, id, func(backends.Pool) {}); err != nil {
+			return nil, err
+		}
+		t.Change(id, func(op *Pool) {
+			if op.Asked == nil { // otherwise another caller was faster
+				b, op.Storage, op.OfflineReason = op.Storage, nil, why
+			}
+		})
+	}
+	return b, nil
+}

@@ -1,0 +1,189 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// table has the pools of this node by their UUID. A pool that was seen once stays in it: if the pool is absent, or if
+// another pool is at its path, it is offline. Its mutex protects the map and the fields of each Pool; backends are
+// called without it.
+type table struct {
+	Deps
+	mu    sync.RWMutex
+	Order []uuid.UUID
+	byID  map[uuid.UUID]*Pool
+
+	recording  sync.Mutex // held while the record of a pool is changed
+	identities locks.Set  // held while the identity of a pool is written
+}
+
+// All returns the pools in the order of drover.yaml, open or not.
+func (t *table) All() []*Pool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make([]*Pool, 0, len(t.Order))
+	for _, id := range t.Order {
+		out = append(out, t.byID[id])
+	}
+	return out
+}
+
+// One returns a pool, open or not; nil if this node has none with this UUID.
+func (t *table) One(id uuid.UUID) *Pool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID[id]
+}
+
+// ByName returns the pool with a name, open or not.
+func (t *table) ByName(name string) (*Pool, bool) {
+	list := t.All()
+	i := slices.IndexFunc(list, func(o *Pool) bool { return o.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return list[i], true
+}
+
+// Name returns the name of a pool, or its UUID if this node has none with it.
+func (t *table) Name(id uuid.UUID) string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if op := t.byID[id]; op != nil {
+		return op.Name
+	}
+	return id.String()
+}
+
+// Records returns the pools for control, in their order, without those that are being removed.
+func (t *table) Records() []dataset.Pool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make([]dataset.Pool, 0, len(t.Order))
+	for _, id := range t.Order {
+		if op := t.byID[id]; op.Record.Leaving == Staying {
+			out = append(out, op.Pool)
+		}
+	}
+	return out
+}
+
+// Get returns an open pool that is not quarantined; dataset.ErrOffline says why there is none.
+func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	op := t.byID[id]
+	if op == nil {
+		return nil, notOurs(id)
+	}
+	if err := op.Serves(); err != nil {
+		return nil, err
+	}
+	return op.Storage, nil
+}
+
+// Free fails with dataset.ErrOffline while a pool is quarantined.
+func (t *table) Free(id uuid.UUID) error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if op := t.byID[id]; op != nil {
+		return op.free()
+	}
+	return nil
+}
+
+// Change changes the state of a pool, and logs when the pool becomes quarantined or is released from quarantine.
+func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	op := t.byID[id]
+	if op == nil {
+		return
+	}
+	next := *op
+	f(&next)
+	t.byID[id] = &next
+	log, was, is := t.Log.WithField("pool", next.Name), op.Held(), next.Held()
+	switch {
+	case is != "" && was == "":
+		log.Error("pool is held: " + is)
+	case is == "" && was != "":
+		log.Info("pool is not held any more")
+	}
+}
+
+// Keep changes the record of a pool, first in the agent's database.
+func (t *table) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
+	t.recording.Lock()
+	defer t.recording.Unlock()
+	op := t.One(id)
+	if op == nil || op.Gone {
+		return notOurs(id)
+	}
+	rec := op.Record
+	f(&rec)
+	if err := t.DB.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
+		return fmt.Errorf("pool %s: %w", op.Name, err)
+	}
+	t.Change(id, func(op *Pool) { op.Record = rec })
+	return nil
+}
+
+// Enlist adds a pool at its position in the order. Control puts a dataset on the first pool that fits, so the
+// order must be the same after a restart.
+func (t *table) Enlist(op *Pool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if was := t.byID[op.ID]; was == nil || was.Gone {
+		t.Order = append(t.Order, op.ID)
+	} else if was.Record.Path != op.Record.Path { // otherwise the interrupted making was at the same path
+		if err := was.Opening.drop(); err != nil {
+			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
+		}
+	}
+	t.byID[op.ID] = op
+	slices.SortFunc(t.Order, func(x, y uuid.UUID) int { return t.compare(t.byID[x], t.byID[y]) })
+}
+
+// compare orders pools: those of drover.yaml first, in its order, then the default pool, then the others by name.
+func (t *table) compare(x, y *Pool) int {
+	place := func(o *Pool) int {
+		i := slices.IndexFunc(t.Configured, func(c Config) bool { return c.Name == o.Name })
+		switch {
+		case i >= 0:
+			return i
+		case o.Default:
+			return len(t.Configured)
+		}
+		return len(t.Configured) + 1
+	}
+	return cmp.Or(cmp.Compare(place(x), place(y)), cmp.Compare(x.Name, y.Name))
+}
+
+// IsDistrusted reports whether it is unknown if an incoming dataset was acknowledged.
+func (t *table) IsDistrusted(pool, id uuid.UUID) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	op := t.byID[pool]
+	return op != nil && (op.Record.Found || slices.Contains(op.Record.Doubtful, id))
+}
+
+// DistrustAll marks all incoming datasets of a pool as doubtful.
+func (t *table) DistrustAll(ctx context.Context, pool uuid.UUID) error {
+	return t.Distrust(ctx, pool, true, nil)
+}
+
+// Distrust records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
+func (t *table) Distrust(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
+	return t.Keep(ctx, pool, func(rec *Record) { rec.Found, rec.Doubtful = all, ids })
+}
