@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
@@ -16,7 +18,6 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
-	"github.com/google/uuid"
 )
 
 // bench is a pool whose commands of zfs a test can cut short.

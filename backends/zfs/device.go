@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/backends/zfs/vdev"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
@@ -86,7 +87,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 		return nil, err
 	}
 	if cfg.Make { // now, or by a try that was cut short
-		if err := finish(cfg.Devices); err != nil {
+		if err := vdev.Unmark(cfg.Devices); err != nil {
 			return nil, err
 		}
 	}
@@ -99,7 +100,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
 	said := map[string][]string{}
 	for _, device := range cfg.Devices {
-		name, err := labelOf(device)
+		name, err := vdev.PoolName(device)
 		if err != nil && cfg.Make {
 			return id, false, err
 		}
@@ -132,7 +133,7 @@ func vacant(device string) error {
 	if !errors.Is(err, dataset.ErrExists) {
 		return err
 	}
-	switch done, rErr := retract(device); {
+	switch done, rErr := vdev.Reclaim(device); {
 	case rErr != nil:
 		return fmt.Errorf("take what a try to make a pool has left off %s: %w", device, rErr)
 	case done:
@@ -149,7 +150,7 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy",
 		zpoolName(id),
 	}
-	err := begin(cfg.Devices)
+	err := vdev.Mark(cfg.Devices)
 	if err == nil {
 		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
 			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), older(err))
@@ -159,8 +160,8 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 		return nil
 	}
 	for _, device := range cfg.Devices {
-		_, _ = retract(device) // or the device is refused, and why
-		_ = finish([]string{device})
+		_, _ = vdev.Reclaim(device) // or the device is refused, and why
+		_ = vdev.Unmark([]string{device})
 	}
 	return err
 }

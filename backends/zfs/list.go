@@ -26,7 +26,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.measure(ctx); err != nil {
+	if err := p.space.measure(ctx); err != nil {
 		return nil, err
 	}
 	trees := p.trees(all)
@@ -126,7 +126,7 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 		tree := trees[name]
 		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
 			for _, o := range tree {
-				if !p.made(o) {
+				if !p.remover.made(o) {
 					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: "+
 						"zfs destroy it when it is of no use")
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/zfs/sendstream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -21,20 +22,26 @@ import (
 // streamLimit bounds how long a stream takes: as long as who takes it does.
 const streamLimit = 30 * 24 * time.Hour
 
+// sender sends snapshots, and compares them.
+type sender struct {
+	*storage
+	keys *datasetKeys
+}
+
 // Send implements backends.Sender: what zfs send makes of two snapshots, which is the same each
 // time. Encrypted data is sent encrypted, without its key.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.sendFrom(ctx, src, base, from, w, progress)
+	out, err := p.sender.sendFrom(ctx, src, base, from, w, progress)
 	if err != nil {
 		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
 	}
 	return out, nil
 }
 
-func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := p.shelf.FindAny(src.Dataset)
+	f, err := n.shelf.FindAny(src.Dataset)
 	if err != nil {
 		return out, err
 	}
@@ -49,7 +56,7 @@ func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID,
 		if err != nil {
 			return out, err
 		}
-		older = p.snapshotName(f.ID, b.FS, base)
+		older = n.snapshotName(f.ID, b.FS, base)
 	}
 	frames, err := spool.NewWriter(w, spool.Header{
 		Kind:     Name,
@@ -61,20 +68,20 @@ func (p *Pool) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID,
 	if err != nil {
 		return out, err
 	}
-	if err := p.send(ctx, older, p.snapshotName(f.ID, s.FS, s.ID), spool.Counting(frames, progress)); err != nil {
+	if err := n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), spool.Counting(frames, progress)); err != nil {
 		return out, err
 	}
 	return frames.Close()
 }
 
 // sendArgs returns the arguments for the stream of a snapshot. older is its base, if it has one.
-func (p *Pool) sendArgs(ctx context.Context, older, name string) ([]string, error) {
+func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
-	if !p.home.fuse {
+	if !n.home.fuse {
 		args = append(args, "-L") // once with and once without large blocks, they do not fit each other
 	}
-	if p.encrypts() {
-		key, err := p.tool.value(ctx, keyProperty, name)
+	if n.keys.encrypts() {
+		key, err := n.tool.value(ctx, keyProperty, name)
 		if err != nil {
 			return nil, err
 		}
@@ -90,13 +97,13 @@ func (p *Pool) sendArgs(ctx context.Context, older, name string) ([]string, erro
 
 // send writes the stream of a snapshot. dataset.ErrUnsupported: the older one is none that it
 // came of.
-func (p *Pool) send(ctx context.Context, older, name string, w io.Writer) error {
-	args, err := p.sendArgs(ctx, older, name)
+func (n *sender) send(ctx context.Context, older, name string, w io.Writer) error {
+	args, err := n.sendArgs(ctx, older, name)
 	if err != nil {
 		return err
 	}
 	kept := &keptError{w: w}
-	_, err = p.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: kept})
+	_, err = n.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: kept})
 	if kept.err != nil { // zfs learns only that its output is not read
 		return kept.err
 	}
@@ -128,7 +135,7 @@ func (k *keptError) Write(b []byte) (int, error) {
 // Changed implements backends.Sender. Of two snapshots OpenZFS knows it, about, without reading
 // them; for zfs-fuse all of the stream is read.
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
-	c, err := p.changed(ctx, older, newer, p.measureStream)
+	c, err := p.sender.changed(ctx, older, newer, p.sender.measureStream)
 	if err != nil {
 		return backends.Change{}, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
 	}
@@ -137,28 +144,28 @@ func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backen
 
 // Same implements backends.Sender.
 func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
-	_, err := p.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b},
-		p.differs)
+	_, err := p.sender.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b},
+		p.sender.differs)
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, errDiffers), errors.Is(err, errUnrelated):
+	case errors.Is(err, sendstream.ErrDiffers), errors.Is(err, errUnrelated):
 		return false, nil
 	}
 	return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
 }
 
-func (p *Pool) changed(ctx context.Context, older, newer dataset.Source,
+func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	compare func(ctx context.Context, older, newer string) (backends.Change, error)) (c backends.Change, err error) {
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
 	}
-	f, err := p.shelf.FindAny(newer.Dataset)
+	f, err := n.shelf.FindAny(newer.Dataset)
 	if err != nil {
 		return c, err
 	}
 	defer f.Close()
-	fresh, done, err := p.point(ctx, f, newer.Snapshot)
+	fresh, done, err := n.point(ctx, f, newer.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -166,7 +173,7 @@ func (p *Pool) changed(ctx context.Context, older, newer dataset.Source,
 	if older.Dataset == uuid.Nil {
 		return compare(ctx, "", fresh)
 	}
-	old, oldDone, err := p.point(ctx, f, older.Snapshot)
+	old, oldDone, err := n.point(ctx, f, older.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -176,10 +183,10 @@ func (p *Pool) changed(ctx context.Context, older, newer dataset.Source,
 
 // point returns the name of a snapshot, with the nil one of the head: one that goes when done is
 // called.
-func (p *Pool) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
+func (n *sender) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
 	if id != uuid.Nil {
 		s, err := readSnapshot(f, id)
-		return p.snapshotName(f.ID, s.FS, id), func() {}, err
+		return n.snapshotName(f.ID, s.FS, id), func() {}, err
 	}
 	if f.State == backends.EntryCopy {
 		return "", nil, f.NoHead()
@@ -188,57 +195,57 @@ func (p *Pool) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name s
 	if err != nil {
 		return "", nil, err
 	}
-	return p.frozen(ctx, f, fs)
+	return n.frozen(ctx, f, fs)
 }
 
 // frozen takes a snapshot of a filesystem that goes when done is called, or with the next Reap:
 // none while the folder is open.
-func (p *Pool) frozen(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(), err error) {
-	name = p.snapshotName(f.ID, fs, uuid.New())
-	if err := p.tool.zfs(ctx, "snapshot", name); err != nil {
+func (n *sender) frozen(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(), err error) {
+	name = n.snapshotName(f.ID, fs, uuid.New())
+	if err := n.tool.zfs(ctx, "snapshot", name); err != nil {
 		return "", nil, noSpace(err)
 	}
 	return name, func() {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()
-		_ = p.tool.patiently(after, "destroy", name)
+		_ = n.tool.patiently(after, "destroy", name)
 	}, nil
 }
 
-// differs fails with errDiffers when there is anything between two snapshots.
-func (p *Pool) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
-	return p.read(ctx, older, newer, true)
+// differs fails with sendstream.ErrDiffers when there is anything between two snapshots.
+func (n *sender) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
+	return n.read(ctx, older, newer, true)
 }
 
 // read reads the stream of a snapshot, to its first difference or all of it.
-func (p *Pool) read(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
+func (n *sender) read(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := p.send(ctx, older, newer, w)
+		err := n.send(ctx, older, newer, w)
 		_ = w.CloseWithError(err)
 		sent <- err
 	}()
-	s, err := readStream(r, first)
-	_ = r.CloseWithError(errDiffers)
-	if sErr := <-sent; sErr != nil && !errors.Is(sErr, errDiffers) {
+	s, err := sendstream.Read(r, first)
+	_ = r.CloseWithError(sendstream.ErrDiffers)
+	if sErr := <-sent; sErr != nil && !errors.Is(sErr, sendstream.ErrDiffers) {
 		err = sErr
 	}
 	return s.Change, err
 }
 
 // measureStream says how much the stream of a snapshot is.
-func (p *Pool) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
-	if p.home.fuse {
-		c, err = p.read(ctx, older, newer, false)
+func (n *sender) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
+	if n.home.fuse {
+		c, err = n.read(ctx, older, newer, false)
 		c.Zeroed = 0 // this includes blocks behind the end of files, and behind the last possible file
 		return c, err
 	}
-	args, err := p.sendArgs(ctx, older, newer)
+	args, err := n.sendArgs(ctx, older, newer)
 	if err != nil {
 		return c, err
 	}
-	res, err := p.tool.runner.Run(ctx, run.Command{
+	res, err := n.tool.runner.Run(ctx, run.Command{
 		Name:    program,
 		Args:    append([]string{args[0], "-nP"}, args[1:]...),
 		Timeout: streamLimit,

@@ -75,28 +75,6 @@ func isSnapshot(name string) bool {
 	return ok && isID(text)
 }
 
-// headOf returns the head's filesystem.
-func (p *Pool) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
-	name, err := headName(f.Root, f.ID)
-	if err == nil && name == "" {
-		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, and it is none", f.ID,
-			currentName)
-	}
-	if err != nil {
-		return object{}, err
-	}
-	o, err := p.tool.one(ctx, p.root(f.ID)+"/"+name)
-	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
-		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID,
-			p.root(f.ID), name)
-	}
-	return o, err
-}
-
-func (p *Pool) snapshotName(ds uuid.UUID, fs string, id uuid.UUID) string {
-	return p.root(ds) + "/" + fs + "@" + snapPrefix + id.String()
-}
-
 // snapshot is a recorded snapshot, with its filesystem.
 type snapshot struct {
 	dataset.Snapshot
@@ -132,6 +110,12 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	return s, err
 }
 
+// snapshotter takes snapshots, and exchanges the head for a clone of one.
+type snapshotter struct {
+	*storage
+	space *space
+}
+
 // Snapshot implements backends.Pool.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(s.Dataset)
@@ -139,13 +123,13 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 		return err
 	}
 	defer f.Close()
-	if err := p.take(ctx, f, s); err != nil {
+	if err := p.snapshotter.take(ctx, f, s); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, noSpace(err))
 	}
 	return nil
 }
 
-func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
+func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
 	if err := sweep(f); err != nil {
 		return err
 	}
@@ -155,7 +139,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
-		if err := p.room(ctx); err != nil {
+		if err := t.space.room(); err != nil {
 			return err
 		}
 	}
@@ -163,16 +147,16 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if err != nil {
 		return err
 	}
-	return p.record(ctx, f, s, head, false)
+	return t.record(ctx, f, s, head, false)
 }
 
 // record takes a snapshot of a filesystem, then writes its record.
-func (p *Pool) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, kept bool) error {
-	o, err := p.tool.one(ctx, p.root(f.ID)+"/"+fs)
+func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, kept bool) error {
+	o, err := t.tool.one(ctx, t.root(f.ID)+"/"+fs)
 	if err != nil {
 		return err
 	}
-	if err := p.takeAnew(ctx, p.snapshotName(f.ID, fs, s.ID)); err != nil {
+	if err := t.takeAnew(ctx, t.snapshotName(f.ID, fs, s.ID)); err != nil {
 		return err
 	}
 	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept},
@@ -190,7 +174,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	if err := p.dropOf(ctx, f, id); err != nil {
+	if err := p.heads.dropOf(ctx, f, id); err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	if err := sweep(f); err != nil {
@@ -209,7 +193,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	if err := shelf.SyncDir(f.Root); err != nil {
 		return err
 	}
-	if err := p.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
+	if err := p.remover.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
 	}
 	return nil
@@ -254,20 +238,20 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if old == fresh || len(since) > 0 {
 		return shelf.SyncDir(f.Root) // done before, and the former head that it kept was deleted since
 	}
-	if err := p.unused(ds); err != nil {
+	if err := p.attachments.unused(ds); err != nil {
 		return err
 	}
-	if err := p.swap(ctx, f, s, keep, old, fresh, head.refquota); err != nil {
+	if err := p.snapshotter.swap(ctx, f, s, keep, old, fresh, head.refquota); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, noSpace(err))
 	}
 	return nil
 }
 
 // swap makes fresh the head, of the size that the head has.
-func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
+func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
 	size dataset.Size) error {
-	from, to := p.snapshotName(f.ID, s.FS, s.ID), p.root(f.ID)+"/"+fresh
-	o, err := p.tool.one(ctx, from)
+	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+fresh
+	o, err := t.tool.one(ctx, from)
 	switch {
 	case errors.Is(err, errAbsent):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone", from)
@@ -278,17 +262,17 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 			o.referenced.Human(), size.Human())
 	}
 	// The filesystem of an earlier attempt was no head yet, so it has no writes.
-	if err := p.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
+	if err := t.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
-	if err := p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
+	if err := t.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
 		return err
 	}
-	if err = p.record(ctx, f, keep, old, true); err == nil {
+	if err = t.record(ctx, f, keep, old, true); err == nil {
 		err = shelf.WriteJSON(f.Root, currentName, current{FS: fresh}, true)
 	}
 	if err != nil {
-		err = p.unswap(ctx, f, keep.ID, old, fresh, err)
+		err = t.unswap(ctx, f, keep.ID, old, fresh, err)
 	}
 	return err
 }
@@ -296,7 +280,7 @@ func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep datas
 // unswap undoes a swap that failed with err. It first removes the record of the snapshot, which would be
 // listed after the next change of the head, and then the snapshot and the filesystem of the new head. It
 // undoes nothing if that filesystem is the head already, because then only a flush failed.
-func (p *Pool) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
+func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
 	head, hErr := headName(f.Root, f.ID)
 	if hErr != nil || head == fresh {
 		return err
@@ -309,8 +293,8 @@ func (p *Pool) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old,
 		return fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, keep, rErr)
 	}
 	after := context.WithoutCancel(ctx)
-	for _, name := range []string{p.snapshotName(f.ID, old, keep), p.root(f.ID) + "/" + fresh} {
-		_ = p.tool.zfs(after, "destroy", name) // or Reap destroys it
+	for _, name := range []string{t.snapshotName(f.ID, old, keep), t.root(f.ID) + "/" + fresh} {
+		_ = t.tool.zfs(after, "destroy", name) // or Reap destroys it
 	}
 	return err
 }
@@ -360,4 +344,17 @@ func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, 
 		}
 	}
 	return found, nil
+}
+
+// takeAnew takes a snapshot that was not acknowledged yet. An existing snapshot of that name was left by an
+// interrupted attempt: it is of an earlier moment, and lacks later writes.
+func (t *snapshotter) takeAnew(ctx context.Context, name string) error {
+	err := t.tool.zfs(ctx, "snapshot", name)
+	if !errors.Is(err, errTaken) {
+		return err
+	}
+	if err := t.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
+		return err
+	}
+	return t.tool.zfs(ctx, "snapshot", name)
 }

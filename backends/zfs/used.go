@@ -85,7 +85,7 @@ func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := l.clock.Steady(); l.of == nil || now >= l.until {
-		p.lockIdle()
+		p.keys.lockIdle()
 		all, err := p.tool.heads(ctx, p.top())
 		if err != nil {
 			return 0, false, err

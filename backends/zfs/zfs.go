@@ -47,8 +47,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -149,17 +147,15 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{
-		name: cfg.Name, vdevs: own, keys: cfg.Keys, shelf: s, tool: tool{b.runner}, listing: listing{clock: b.clock},
-		attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{},
-	}
 	if err := s.KeepCopies(); err != nil {
 		return nil, err
 	}
-	s.Outside = p.bury
-	if p.home, err = homeOf(cfg.Path); err != nil {
+	home, err := homeOf(cfg.Path)
+	if err != nil {
 		return nil, err
 	}
+	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, home: home}, own, cfg.Keys, b.clock)
+	s.Outside = p.remover.bury
 	if err := p.found(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
 	}
@@ -215,23 +211,39 @@ func homeOf(path string) (home, error) {
 	return home{mounts[0].Source, mounts[0].FSType == fuseType}, nil
 }
 
-// Pool is an open pool.
+// Pool is an open pool. It implements the contract of package backends; its parts do the work. Its methods are safe for
+// concurrent use.
 type Pool struct {
-	name  string
-	vdevs *ownPool // nil: the zpool is the operator's
-	shelf *shelf.Shelf
-	tool  tool
-	home  home
-	keys  backends.Keys
-	total atomic.Int64 // bytes of the home, used and free, when last looked at
+	*storage
+	vdevs       *ownPool // nil: the zpool is the operator's
+	keys        *datasetKeys
+	attachments *attachments
+	space       *space
+	remover     *remover
+	sender      *sender
+	snapshotter *snapshotter
+	heads       *heads
+	maker       *maker
+	receiver    *receiver
 	listing
-	locks locks
-	lacks string // to encrypt; "": nothing
+}
 
-	staging  sync.Mutex // held while one of zfs-fuse is mounted or unmounted
-	staged   map[uuid.UUID]bool
-	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+// newPool connects the parts of a pool.
+func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *Pool {
+	p := &Pool{storage: s, vdevs: own, listing: listing{clock: clock}}
+	p.keys = &datasetKeys{storage: s, source: keys}
+	p.attachments = &attachments{storage: s, attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{}}
+	p.space = &space{storage: s}
+	p.remover = &remover{storage: s, attachments: p.attachments}
+	p.sender = &sender{storage: s, keys: p.keys}
+	p.snapshotter = &snapshotter{storage: s, space: p.space}
+	p.heads = &heads{storage: s, attachments: p.attachments, remover: p.remover, sender: p.sender}
+	p.maker = &maker{
+		storage: s, keys: p.keys, attachments: p.attachments, space: p.space, remover: p.remover,
+		snapshotter: p.snapshotter,
+	}
+	p.receiver = &receiver{storage: s, keys: p.keys, space: p.space, heads: p.heads, maker: p.maker}
+	return p
 }
 
 // found finds the pool's filesystem, or makes it for a pool that is being made.
@@ -269,10 +281,10 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
-	if p.lacks, err = p.tool.lacks(ctx, p.home); err != nil {
+	if p.keys.lacks, err = p.tool.lacks(ctx, p.home); err != nil {
 		return err
 	}
-	return errors.Join(p.findLoaded(ctx), p.measure(ctx))
+	return errors.Join(p.keys.findLoaded(ctx), p.space.measure(ctx))
 }
 
 // Trim implements backends.Trimmer: FITRIM is not for ZFS.
@@ -291,34 +303,6 @@ func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
 	return 0, err
 }
 
-// top is the pool's filesystem.
-func (p *Pool) top() string { return p.home.name + "/drover-" + p.ID().String() }
-
-// ghosts is where deleted datasets wait for their clones to go.
-func (p *Pool) ghosts() string { return p.top() + "/deleted" }
-
-// root is a dataset's filesystem, below which its heads are.
-func (p *Pool) root(id uuid.UUID) string { return p.top() + "/" + id.String() }
-
-// measure returns the size of the home: statfs(2) reports the free space, but only the used space of this one
-// filesystem of the zpool.
-func (p *Pool) measure(ctx context.Context) error {
-	text, err := p.tool.value(ctx, "used,available", p.home.name)
-	if err != nil {
-		return err
-	}
-	var total int64
-	for n := range strings.Lines(text) {
-		bytes, err := bytesOf(strings.TrimSpace(n))
-		if err != nil {
-			return fmt.Errorf("size of %s: %w", p.home.name, err)
-		}
-		total += int64(bytes)
-	}
-	p.total.Store(total)
-	return nil
-}
-
 // ID implements backends.Pool.
 func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
@@ -330,34 +314,15 @@ func (p *Pool) Info() backends.Info {
 		note += "; through zfs-fuse, which is for tests"
 	}
 	can := (*Backend)(nil).Best()
-	can.Encryption = p.encrypts()
+	can.Encryption = p.keys.encrypts()
 	return backends.Info{
 		Capabilities: can,
-		Missing:      p.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
+		Missing:      p.keys.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
 
-// Status implements backends.Pool. Its size is that of when the pool was last opened or
-// listed.
-func (p *Pool) Status(context.Context) dataset.PoolStatus {
-	st := p.shelf.Status()
-	if st.Online {
-		st.Size = max(dataset.Size(p.total.Load()), st.Free)
-		if err := backends.Room(p.name, st.Free, st.Size); err != nil {
-			st.Reason = err.Error()
-		}
-	}
-	return st
-}
-
-// room fails with ErrNoSpace while nothing new should begin in the pool.
-func (p *Pool) room(ctx context.Context) error {
-	st := p.Status(ctx)
-	if !st.Online {
-		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
-	}
-	return backends.Room(p.name, st.Free, st.Size)
-}
+// Status implements backends.Pool. Its size is that of when the pool was last opened or listed.
+func (p *Pool) Status(context.Context) dataset.PoolStatus { return p.space.status() }
 
 // Generation implements backends.Pool.
 func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
@@ -367,8 +332,8 @@ func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation)
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	p.lockIdle()
-	return errors.Join(p.unstageAll(), p.vdevs.Close())
+	p.keys.lockIdle()
+	return errors.Join(p.attachments.unstageAll(), p.vdevs.Close())
 }
 
 // Commit implements backends.Pool.
@@ -379,7 +344,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	}
 	defer f.Close()
 	if f.State == backends.EntryCopy {
-		return p.commitCopy(f)
+		return p.heads.commitCopy(f)
 	}
 	return p.shelf.Commit(id)
 }

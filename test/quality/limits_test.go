@@ -27,7 +27,6 @@ var stillTooLarge = map[string]int{
 	"type backends/btrfs.Pool":          74,
 	"type backends/lvm.Pool":            93,
 	"type backends/shelf.Shelf":         57,
-	"type backends/zfs.Pool":            120,
 	"type test/chaos.Campaign":          58,
 }
 

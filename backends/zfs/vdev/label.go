@@ -1,4 +1,4 @@
-package zfs
+package vdev
 
 import (
 	"bytes"
@@ -25,9 +25,9 @@ const (
 	nvString   = 9
 )
 
-// labelOf returns the name of the zpool that a device says it is of; "": it says nothing.
+// PoolName returns the name of the zpool that a device says it is of; "": it says nothing.
 // It changes nothing.
-func labelOf(path string) (string, error) {
+func PoolName(path string) (string, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {
 		return "", fmt.Errorf("look at device: %w", err)

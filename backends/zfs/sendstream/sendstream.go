@@ -1,4 +1,6 @@
-package zfs
+// Package sendstream reads what zfs send(8) writes. A receiver checks with it that a stream from another host is one
+// snapshot of one filesystem, before zfs receive(8) gets it. It is pure.
+package sendstream
 
 import (
 	"bufio"
@@ -63,25 +65,26 @@ const (
 	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureSqueezed | featureZSTD
 )
 
-// stream is the description in the header of a zfs stream.
-type stream struct {
-	from  uint64 // GUID of the snapshot that it is a difference to; 0: it is whole
-	clone bool   // that is of another filesystem
-	raw   bool   // encrypted
+// Stream is the description in the header of a zfs Stream.
+type Stream struct {
+	From  uint64 // GUID of the snapshot that it is a difference to; 0: it is whole
+	Clone bool   // that is of another filesystem
+	Raw   bool   // encrypted
 	backends.Change
 }
 
-// errDiffers ends a comparison.
-var errDiffers = errors.New("there is a difference")
+// ErrDiffers ends a comparison.
+var ErrDiffers = errors.New("there is a difference")
 
-func badStream(format string, args ...any) error {
+// Bad returns an error of kind dataset.ErrCorrupt for a stream.
+func Bad(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "bad stream: "+format, args...)
 }
 
-// readStream reads all of a stream: one snapshot of one filesystem, which names nothing else, and
+// Read reads all of a stream: one snapshot of one filesystem, which names nothing else, and
 // nothing before or behind it. First ends it at the first difference. What else is wrong with it
 // zfs finds: it verifies the checksums.
-func readStream(from io.Reader, first bool) (s stream, err error) {
+func Read(from io.Reader, first bool) (s Stream, err error) {
 	in := &records{r: bufio.NewReaderSize(from, 256<<10)}
 	if err := in.next(); err != nil {
 		return s, err
@@ -97,14 +100,14 @@ func readStream(from io.Reader, first bool) (s stream, err error) {
 			break
 		}
 		if first {
-			return s, errDiffers
+			return s, ErrDiffers
 		}
 		if err := in.one(&s); err != nil {
 			return s, err
 		}
 	}
 	if _, err := in.r.ReadByte(); err == nil {
-		return s, badStream("something comes after its end")
+		return s, Bad("something comes after its end")
 	} else if !errors.Is(err, io.EOF) {
 		return s, err
 	}
@@ -122,55 +125,58 @@ type records struct {
 func (r *records) next() error {
 	if _, err := io.ReadFull(r.r, r.buf[:]); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return badStream("it ends early")
+			return Bad("it ends early")
 		}
 		return err
 	}
 	return nil
 }
 
-func (r *records) kind() uint32      { return r.u32(atKind) }
+func (r *records) kind() uint32 { return r.u32(atKind) }
+
 func (r *records) u32(at int) uint32 { return binary.NativeEndian.Uint32(r.buf[at:]) }
+
 func (r *records) u64(at int) uint64 { return binary.NativeEndian.Uint64(r.buf[at:]) }
+
 func (r *records) skip(n uint64) error {
 	if n > maxPiece {
-		return badStream("a record with %d bytes", n)
+		return Bad("a record with %d bytes", n)
 	}
 	if _, err := r.r.Discard(int(n)); err != nil {
 		if errors.Is(err, io.EOF) {
-			return badStream("it ends early")
+			return Bad("it ends early")
 		}
 		return err
 	}
 	return nil
 }
 
-func (r *records) begin(s *stream) error {
+func (r *records) begin(s *Stream) error {
 	features := r.u64(atVersion) >> featureShift
-	s.from, s.clone, s.raw = r.u64(atFromGUID), r.u32(atFlags)&flagClone != 0, features&featureRaw != 0
+	s.From, s.Clone, s.Raw = r.u64(atFromGUID), r.u32(atFlags)&flagClone != 0, features&featureRaw != 0
 	allowed := uint64(anyFeatures)
-	if s.raw {
+	if s.Raw {
 		allowed = rawFeatures
 	}
 	switch {
 	case r.kind() != drrBegin || r.u64(atMagic) != beginMagic:
-		return badStream("zfs wrote no such thing, or on a host of another byte order")
+		return Bad("zfs wrote no such thing, or on a host of another byte order")
 	case r.u64(atVersion)&hdrMask != hdrPlain:
-		return badStream("it has several snapshots or filesystems, or their properties")
+		return Bad("it has several snapshots or filesystems, or their properties")
 	case features&^allowed != 0:
-		return badStream("it has features that drover sends none with (%#x)", features&^allowed)
+		return Bad("it has features that drover sends none with (%#x)", features&^allowed)
 	case r.u32(atOf) != ofFilesystem:
-		return badStream("it is of no filesystem")
-	case s.clone && s.from == 0:
-		return badStream("it is of a clone of nothing")
-	case r.u32(atPayload) > 0 && !s.raw:
-		return badStream("it says more than what it is of")
+		return Bad("it is of no filesystem")
+	case s.Clone && s.From == 0:
+		return Bad("it is of a clone of nothing")
+	case r.u32(atPayload) > 0 && !s.Raw:
+		return Bad("it says more than what it is of")
 	}
 	return r.skip(uint64(r.u32(atPayload)))
 }
 
 // one reads a record that is neither the first nor the last, with its payload.
-func (r *records) one(s *stream) error {
+func (r *records) one(s *Stream) error {
 	switch r.kind() {
 	case drrObject:
 		if raw := uint64(r.u32(36)); raw != 0 {
@@ -201,11 +207,11 @@ func (r *records) one(s *stream) error {
 		s.count(r, r.u64(atOffset), r.u64(24))
 		return r.skip((uint64(r.u32(52)) + 7) &^ 7)
 	}
-	return badStream("a record of kind %d", r.kind())
+	return Bad("a record of kind %d", r.kind())
 }
 
 // count counts the written bytes.
-func (s *stream) count(r *records, from, n uint64) {
+func (s *Stream) count(r *records, from, n uint64) {
 	if object := r.u64(atObject); object != r.object || from != r.end || s.Ranges == 0 {
 		r.object = object
 		s.Ranges++

@@ -1,4 +1,6 @@
-package zfs
+// Package vdev reads and marks the devices of which zpool(8) makes a zpool: whether a device is in a zpool of Drover, and
+// whether an interrupted attempt to make one can be undone.
+package vdev
 
 import (
 	"errors"
@@ -22,10 +24,13 @@ const (
 	markAt    = 640 << 10
 	markText  = "drover is making a zpool here\n"
 	tableSize = 24 << 10 // of a GPT, at either end, with sectors of 4 KiB
+
+	busyTries = 20
+	busyPause = 100 * time.Millisecond
 )
 
-// begin puts the mark on devices that hold nothing.
-func begin(devices []string) error {
+// Mark marks empty devices before zpool(8) makes a zpool of them. Idempotent.
+func Mark(devices []string) error {
 	for _, device := range devices {
 		if err := marking(device, func(f *os.File) error { return putMark(f, []byte(markText)) }); err != nil {
 			return err
@@ -34,11 +39,11 @@ func begin(devices []string) error {
 	return nil
 }
 
-// finish takes it off.
-func finish(devices []string) error {
+// Unmark removes the mark. Idempotent.
+func Unmark(devices []string) error {
 	for _, device := range devices {
 		err := marking(device, func(f *os.File) error {
-			if there, err := begun(f); err != nil || !there {
+			if there, err := marked(f); err != nil || !there {
 				return err
 			}
 			return putMark(f, make([]byte, len(markText)))
@@ -68,8 +73,8 @@ func putMark(f *os.File, text []byte) error {
 	return f.Sync()
 }
 
-// begun tells whether a device bears the mark.
-func begun(f *os.File) (bool, error) {
+// marked reports whether a device has the mark.
+func marked(f *os.File) (bool, error) {
 	buf := make([]byte, len(markText))
 	if _, err := f.ReadAt(buf, markAt); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
@@ -77,15 +82,15 @@ func begun(f *os.File) (bool, error) {
 	return string(buf) == markText, nil
 }
 
-// retract makes a block device empty again on which a try to make a zpool was cut short. One
+// Reclaim makes a block device empty again on which a try to make a zpool was cut short. One
 // that is not that, holds something by now, or is in use, stays as it is.
-func retract(device string) (done bool, err error) {
+func Reclaim(device string) (done bool, err error) {
 	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return false, nil //nolint:nilerr // that it is not vacant is told, and why
 	}
 	defer f.Close()
-	if ours, err := begun(f); err != nil || !ours {
+	if ours, err := marked(f); err != nil || !ours {
 		return false, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)

@@ -11,8 +11,17 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/zfs/sendstream"
 	"github.com/droverhq/drover/dataset"
 )
+
+// heads exchanges and removes the filesystems that containers see, when a copy becomes the dataset or the reverse.
+type heads struct {
+	*storage
+	attachments *attachments
+	remover     *remover
+	sender      *sender
+}
 
 // A copy has its snapshots where its home has them, each behind its base in one filesystem. A difference to
 // an older snapshot than the last one, as after a restore, is received into a clone of its base: no
@@ -36,7 +45,7 @@ func describeCopy(f *shelf.Folder, e *backends.Entry) {
 }
 
 // dropHead takes the head from a copy, if it has one. dataset.ErrConflict: the head has data that no snapshot has.
-func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
+func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err != nil {
 		return err
@@ -44,32 +53,24 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if c.FS == "" {
 		return shelf.SyncDir(f.Root)
 	}
-	if err := p.spare(ctx, f, c); err != nil {
+	if err := h.spare(ctx, f, c); err != nil {
 		return err
 	}
 	if err := shelf.WriteJSON(f.Root, currentName, current{}, true); err != nil {
 		return err
 	}
-	if err := p.released(f.ID); err != nil {
+	if err := h.attachments.released(f.ID); err != nil {
 		return err
 	}
-	err = p.tool.patiently(ctx, "destroy", p.root(f.ID)+"/"+c.FS)
+	err = h.tool.patiently(ctx, "destroy", h.root(f.ID)+"/"+c.FS)
 	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 		return nil // it has snapshots; or Reap destroys it
 	}
 	return err
 }
 
-// released makes zfs-fuse drop the mount that it keeps of a dataset.
-func (p *Pool) released(id uuid.UUID) error {
-	if !p.home.fuse {
-		return nil
-	}
-	return p.unstage(id)
-}
-
 // spare fails with ErrConflict if the head of a copy has data that no snapshot has.
-func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
+func (h *heads) spare(ctx context.Context, f *shelf.Folder, c current) error {
 	if c.From != uuid.Nil {
 		if _, err := readSnapshot(f, c.From); err == nil {
 			return nil
@@ -84,7 +85,7 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
 		if !ok {
 			continue
 		}
-		if same, err := p.headIs(ctx, f, c.FS, id); err != nil || same {
+		if same, err := h.headIs(ctx, f, c.FS, id); err != nil || same {
 			return err
 		}
 	}
@@ -93,18 +94,18 @@ func (p *Pool) spare(ctx context.Context, f *shelf.Folder, c current) error {
 }
 
 // headIs reports whether a head has the content of a snapshot, wherever its folder is.
-func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
+func (h *heads) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
 	s, err := readSnapshot(f, snapshot)
 	if err != nil {
 		return false, err
 	}
-	now, done, err := p.frozen(ctx, f, fs)
+	now, done, err := h.sender.frozen(ctx, f, fs)
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	_, err = p.differs(ctx, p.snapshotName(f.ID, s.FS, snapshot), now)
-	if errors.Is(err, errDiffers) || errors.Is(err, errUnrelated) {
+	_, err = h.sender.differs(ctx, h.snapshotName(f.ID, s.FS, snapshot), now)
+	if errors.Is(err, sendstream.ErrDiffers) || errors.Is(err, errUnrelated) {
 		return false, nil
 	}
 	return err == nil, err
@@ -112,7 +113,7 @@ func (p *Pool) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot 
 
 // dropOf removes the other records of a snapshot that is removed from a copy: its received part, and that it
 // is the head.
-func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (h *heads) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -123,7 +124,7 @@ func (p *Pool) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 	if err != nil || c.FS == "" || c.From != snapshot {
 		return err
 	}
-	return p.dropHead(ctx, f)
+	return h.dropHead(ctx, f)
 }
 
 // Promote implements backends.Copier.
@@ -131,7 +132,7 @@ func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	f, err := p.shelf.FindAny(ds)
 	if err == nil {
 		defer f.Close()
-		err = p.promote(ctx, f, snapshot)
+		err = p.heads.promote(ctx, f, snapshot)
 	}
 	if err != nil {
 		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, noSpace(err))
@@ -139,7 +140,7 @@ func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-func (p *Pool) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -154,21 +155,21 @@ func (p *Pool) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID)
 	if c.FS != "" && c.From == snapshot {
 		return shelf.SyncDir(f.Root)
 	}
-	if err := p.dropHead(ctx, f); err != nil {
+	if err := h.dropHead(ctx, f); err != nil {
 		return err
 	}
-	fs, from, options := s.FS, p.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
+	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
 	if !s.Kept { // while its filesystem is the head, it means that a restore was interrupted
-		if last, err = p.isLast(ctx, f, s); err != nil {
+		if last, err = h.isLast(ctx, f, s); err != nil {
 			return err
 		}
 	}
 	if last {
-		err = p.refit(ctx, f, s, options)
+		err = h.refit(ctx, f, s, options)
 	} else {
 		fs = headPrefix + uuid.NewString()
-		err = p.tool.zfs(ctx, append(append([]string{"clone"}, options...), from, p.root(f.ID)+"/"+fs)...)
+		err = h.tool.zfs(ctx, append(append([]string{"clone"}, options...), from, h.root(f.ID)+"/"+fs)...)
 	}
 	if err != nil {
 		return err
@@ -177,15 +178,15 @@ func (p *Pool) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID)
 }
 
 // refit makes a filesystem what its last snapshot is, with options: pairs of -o and a property.
-func (p *Pool) refit(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
-	if err := p.released(f.ID); err != nil {
+func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
+	if err := h.attachments.released(f.ID); err != nil {
 		return err
 	}
-	if err := p.tool.patiently(ctx, "rollback", p.snapshotName(f.ID, s.FS, s.ID)); err != nil {
+	if err := h.tool.patiently(ctx, "rollback", h.snapshotName(f.ID, s.FS, s.ID)); err != nil {
 		return err
 	}
 	for i := 1; i < len(options); i += 2 {
-		if err := p.tool.zfs(ctx, "set", options[i], p.root(f.ID)+"/"+s.FS); err != nil {
+		if err := h.tool.zfs(ctx, "set", options[i], h.root(f.ID)+"/"+s.FS); err != nil {
 			return err
 		}
 	}
@@ -194,12 +195,12 @@ func (p *Pool) refit(ctx context.Context, f *shelf.Folder, s snapshot, options [
 
 // isLast reports whether a snapshot is the last of its filesystem. Before that it destroys later snapshots
 // that a crash left: those that no record names and no clone needs.
-func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
-	all, err := p.tool.below(ctx, p.root(f.ID)+"/"+s.FS)
+func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
+	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
 	if err != nil {
 		return false, err
 	}
-	name, behind := p.snapshotName(f.ID, s.FS, s.ID), false
+	name, behind := h.snapshotName(f.ID, s.FS, s.ID), false
 	for _, o := range all {
 		if o.kind != kindSnapshot {
 			continue
@@ -211,10 +212,10 @@ func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, e
 		if !behind {
 			continue
 		}
-		if !p.made(o) || p.forgotten(o.name) != nil {
+		if !h.remover.made(o) || h.remover.forgotten(o.name) != nil {
 			return false, nil
 		}
-		err := p.tool.patiently(ctx, "destroy", o.name)
+		err := h.tool.patiently(ctx, "destroy", o.name)
 		if errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 			return false, nil
 		}
@@ -229,7 +230,7 @@ func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, e
 }
 
 // commitCopy makes a copy that was promoted the dataset's home.
-func (p *Pool) commitCopy(f *shelf.Folder) error {
+func (h *heads) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
 		err = f.NoHead()
@@ -238,15 +239,15 @@ func (p *Pool) commitCopy(f *shelf.Folder) error {
 		err = spool.Drop(f.Root)
 	}
 	if err == nil {
-		err = p.shelf.Promote(f)
+		err = h.shelf.Promote(f)
 	}
 	return err
 }
 
 // Demote implements backends.Copier.
 func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
-		return snapshot, p.isHead(ctx, f, snapshot)
+	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
+		return snapshot, p.heads.isHead(ctx, f, snapshot)
 	})
 	if err != nil {
 		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
@@ -256,7 +257,7 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 
 // isHead fails with ErrConflict when the head of a dataset, or one that its copy still has, is
 // not what its snapshot is.
-func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (h *heads) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
 	}
@@ -267,7 +268,7 @@ func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 	if f.State == backends.EntryCopy && (!there || c.FS == "" || c.From == snapshot) {
 		return nil
 	}
-	same, err := p.headIs(ctx, f, c.FS, snapshot)
+	same, err := h.headIs(ctx, f, c.FS, snapshot)
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
 			snapshot)
@@ -277,8 +278,8 @@ func (p *Pool) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) 
 
 // Supersede implements backends.Copier.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
-		if err := p.isHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
+		if err := p.heads.isHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
 		c, there, err := readCurrent(f.Root, f.ID)
@@ -288,7 +289,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if f.State == backends.EntryCopy && (!there || c.FS == "") {
 			return is, dataset.Errorf(dataset.ErrConflict, "there is no head")
 		}
-		return keep.ID, p.record(ctx, f, keep, c.FS, false)
+		return keep.ID, p.snapshotter.record(ctx, f, keep, c.FS, false)
 	})
 	if err != nil {
 		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
@@ -299,13 +300,13 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 // demote makes a dataset, whose head is one of its snapshots once keep is done, a copy: it moves
 // there with its head, which is taken from it then, so that it is never a dataset without one.
 // Keep returns the snapshot that has all that the head has.
-func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
-	f, err := p.shelf.FindAny(ds)
+func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
+	f, err := h.shelf.FindAny(ds)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := p.unused(ds); err != nil {
+	if err := h.attachments.unused(ds); err != nil {
 		return err
 	}
 	if err := sweep(f); err != nil { // a restore that was cut short is none of a copy
@@ -326,18 +327,18 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 		}
 	}
 	if f.State != backends.EntryCopy {
-		if err := p.shelf.Demote(f); err != nil {
+		if err := h.shelf.Demote(f); err != nil {
 			return err
 		}
 	}
-	return p.dropHead(ctx, f)
+	return h.dropHead(ctx, f)
 }
 
 // Receive implements backends.Copier: the stream is gathered in a file, and given to zfs once it is complete
 // and verified.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.receive(ctx, d, r, progress)
+	out, err := p.receiver.receive(ctx, d, r, progress)
 	if err != nil {
 		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
 	}

@@ -47,9 +47,10 @@ func TestWhichCanEncrypt(t *testing.T) {
 		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) || lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
-		p := &Pool{home: home{name: "tank/a/b"}, lacks: lacks}
-		err = p.refuse(dataset.Dataset{Encryption: &dataset.Encryption{}})
-		if said := strings.Join(p.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
+		p := newPool(&storage{home: home{name: "tank/a/b"}}, nil, nil, nil)
+		p.keys.lacks = lacks
+		err = p.maker.refuse(dataset.Dataset{Encryption: &dataset.Encryption{}})
+		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
 			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
 		}
 	}
@@ -99,8 +100,8 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := &Pool{tool: tool{run.Func(z.run)}, home: home{name: "tank"}}
-	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
+	p := newPool(&storage{tool: tool{run.Func(z.run)}, home: home{name: "tank"}}, nil, nil, nil)
+	p.keys.locks.held, p.keys.locks.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
 		t.Helper()
@@ -114,11 +115,11 @@ func TestZFSIsGivenKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := p.holdKey(root)
-	ok(p.load(t.Context(), root, key))
-	second := p.holdKey(root)
-	ok(p.load(t.Context(), root, key))
-	if err := p.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+	first := p.keys.holdKey(root)
+	ok(p.keys.load(t.Context(), root, key))
+	second := p.keys.holdKey(root)
+	ok(p.keys.load(t.Context(), root, key))
+	if err := p.keys.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("with another key while it is loaded: %v", err)
 	}
 	first()
@@ -127,19 +128,19 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	z.mounted = true
 	second()
 	has("while it is mounted", true)
-	p.lockIdle()
+	p.keys.lockIdle()
 	has("while it is mounted elsewhere", true)
 	z.mounted = false
-	p.lockIdle()
+	p.keys.lockIdle()
 	has("with nothing mounted", false)
-	if err := p.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+	if err := p.keys.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("with another key: %v", err)
 	}
 	has("after a wrong key", false)
 
 	d := dataset.Dataset{ID: uuid.New(), Encryption: &dataset.Encryption{ID: uuid.New()}}
 	p.shelf = &shelf.Shelf{}
-	ok(p.makeRoot(t.Context(), d, key))
+	ok(p.keys.makeRoot(t.Context(), d, key))
 	if !z.loaded[p.root(d.ID)] {
 		t.Error("a dataset was made without its key")
 	}
@@ -151,9 +152,10 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	for name, c := range map[string]struct {
 		lacks, root string
 	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
-		p := &Pool{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
+		p := newPool(&storage{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
-		})}, home: home{name: "tank"}, lacks: c.lacks, shelf: &shelf.Shelf{}}
+		})}, home: home{name: "tank"}, shelf: &shelf.Shelf{}}, nil, nil, nil)
+		p.keys.lacks = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := os.OpenRoot(t.TempDir())
 			if err != nil {
@@ -164,7 +166,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 			if err := f.WriteRecord(d, false); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.unlock(t.Context(), f, p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
+			if _, err := p.keys.unlock(t.Context(), f, p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
 				t.Errorf("%s, encrypted %v: %v", name, of != nil, err)
 			}
 			if err := root.Close(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -25,6 +26,14 @@ const (
 	keyPurpose  = "drover zfs key"
 	keySize     = 32 // of keyformat=raw
 )
+
+// datasetKeys loads the keys of encrypted datasets, and unloads those that nothing needs.
+type datasetKeys struct {
+	*storage
+	source backends.Keys
+	locks  locks
+	lacks  string // what the host lacks to encrypt; empty: nothing
+}
 
 // locks are the encryption roots whose keys ZFS has been given. It keeps them until it is told
 // to forget them, which it refuses while anything that has one is mounted.
@@ -76,20 +85,20 @@ func (t tool) lacks(ctx context.Context, h home) (string, error) {
 const moduleVersion = "/sys/module/zfs/version"
 
 // missing returns the features that the pool's zpool, or this ZFS, lacks.
-func (p *Pool) missing() []string {
-	if p.encrypts() {
+func (k *datasetKeys) missing() []string {
+	if k.encrypts() {
 		return nil
 	}
-	return []string{p.lacks}
+	return []string{k.lacks}
 }
 
 // encrypts tells whether the pool has datasets that are encrypted.
-func (p *Pool) encrypts() bool { return p.lacks == "" }
+func (k *datasetKeys) encrypts() bool { return k.lacks == "" }
 
 // cannotEncrypt is the error for a request for an encrypted dataset.
-func (p *Pool) cannotEncrypt() error {
+func (k *datasetKeys) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
-		p.home.name, p.lacks)
+		k.home.name, k.lacks)
 }
 
 // given runs a command that reads a key.
@@ -99,11 +108,11 @@ func (t tool) given(ctx context.Context, key []byte, args ...string) error {
 }
 
 // dataKey returns the key that ZFS has for an encrypted dataset; nil: it is not encrypted.
-func (p *Pool) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
-	if p.keys == nil {
+func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if k.source == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
 	}
-	key, err := p.keys.DataKey(ctx, d)
+	key, err := k.source.DataKey(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -111,25 +120,25 @@ func (p *Pool) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 }
 
 // makeRoot makes the filesystem of a dataset: with a key an encryption root.
-func (p *Pool) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
+func (k *datasetKeys) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
 	args := []string{"create", "-o", "canmount=off"}
 	if d.Encryption != nil {
 		args = append(args, "-o", keyProperty+"="+d.Encryption.ID.String())
 	}
 	if key == nil {
-		return p.tool.zfs(ctx, append(args, p.root(d.ID))...)
+		return k.tool.zfs(ctx, append(args, k.root(d.ID))...)
 	}
-	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", p.root(d.ID))
-	return p.tool.given(ctx, key, args...)
+	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", k.root(d.ID))
+	return k.tool.given(ctx, key, args...)
 }
 
 // sameKey fails with ErrInvalid unless a filesystem is encrypted with the data key of a record, or neither is
 // encrypted.
-func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
-	if !p.encrypts() {
+func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
+	if !k.encrypts() {
 		return nil
 	}
-	id, err := p.tool.value(ctx, keyProperty, fs)
+	id, err := k.tool.value(ctx, keyProperty, fs)
 	switch {
 	case err != nil:
 		return err
@@ -144,7 +153,7 @@ func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error 
 
 // unlock gives ZFS the key of a head that is encrypted. It has it until lock was called, and
 // nothing is mounted that needs it. dataset.ErrCorrupt: its record alone says that it is encrypted.
-func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
+func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
 	lock = func() {}
 	d, err := f.ReadRecord()
 	if err == nil && d.Encryption == nil {
@@ -154,72 +163,72 @@ func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock f
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
-	if p.encrypts() {
-		if root, err = p.tool.value(ctx, "encryptionroot", head); err != nil {
+	if k.encrypts() {
+		if root, err = k.tool.value(ctx, "encryptionroot", head); err != nil {
 			return lock, err
 		}
 	}
-	if !strings.HasPrefix(root, p.top()+"/") { // the operator has encrypted the home, or nothing is encrypted
+	if !strings.HasPrefix(root, k.top()+"/") { // the operator has encrypted the home, or nothing is encrypted
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
 				"its record says that it is encrypted, and its filesystem is not")
 		}
 		return lock, nil
 	}
-	key, err := p.dataKey(ctx, *d)
+	key, err := k.dataKey(ctx, *d)
 	if err != nil {
 		return lock, err
 	}
-	lock = p.holdKey(root)
-	if err := p.load(ctx, root, key); err != nil {
+	lock = k.holdKey(root)
+	if err := k.load(ctx, root, key); err != nil {
 		lock()
 		return func() {}, err
 	}
 	return lock, nil
 }
 
-func (p *Pool) load(ctx context.Context, root string, key []byte) error {
-	p.locks.mu.Lock()
-	defer p.locks.mu.Unlock()
-	err := p.tool.given(ctx, key, "load-key", root)
+func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
+	k.locks.mu.Lock()
+	defer k.locks.mu.Unlock()
+	err := k.tool.given(ctx, key, "load-key", root)
 	if errors.Is(err, errLoaded) { // by another call: the caller must have the key all the same
-		err = p.tool.given(ctx, key, "load-key", "-n", root)
+		err = k.tool.given(ctx, key, "load-key", "-n", root)
 	}
 	if errors.Is(err, errWrongKey) {
 		return dataset.Errorf(dataset.ErrForbidden, "the data key does not open %s", root)
 	}
-	p.locks.loaded[root] = true
+	k.locks.loaded[root] = true
 	return err
 }
 
 // holdKey keeps a key that ZFS has, until the returned function is called.
-func (p *Pool) holdKey(root string) func() {
-	p.locks.mu.Lock()
-	defer p.locks.mu.Unlock()
-	p.locks.held[root]++
-	p.locks.loaded[root] = true
+func (k *datasetKeys) holdKey(root string) func() {
+	k.locks.mu.Lock()
+	defer k.locks.mu.Unlock()
+	k.locks.held[root]++
+	k.locks.loaded[root] = true
 	return sync.OnceFunc(func() {
-		p.locks.mu.Lock()
-		defer p.locks.mu.Unlock()
-		if p.locks.held[root]--; p.locks.held[root] == 0 {
-			delete(p.locks.held, root)
-			p.forget(root)
+		k.locks.mu.Lock()
+		defer k.locks.mu.Unlock()
+		if k.locks.held[root]--; k.locks.held[root] == 0 {
+			delete(k.locks.held, root)
+			k.forget(root)
 		}
 	})
 }
 
 // forget has ZFS forget a key, unless something that has it is mounted: then a later call does.
-func (p *Pool) forget(root string) {
-	if err := p.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
-		delete(p.locks.loaded, root)
+func (k *datasetKeys) forget(root string) {
+	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
+		delete(k.locks.loaded, root)
 	}
 }
 
 // lockIdle makes ZFS forget the keys of filesystems that are not mounted any more.
-func (p *Pool) lockIdle() {
-	p.locks.mu.Lock()
-	defer p.locks.mu.Unlock()
-	if len(p.locks.loaded) == 0 {
+func (k *datasetKeys) lockIdle() {
+	k.locks.mu.Lock()
+	defer k.locks.mu.Unlock()
+	if len(k.locks.loaded) == 0 {
 		return
 	}
 	table, err := mount.Table()
@@ -232,23 +241,23 @@ func (p *Pool) lockIdle() {
 			mounted[m.Source[:i]], mounted[m.Source] = true, true
 		}
 	}
-	for root := range p.locks.loaded {
-		if p.locks.held[root] == 0 && !mounted[root] {
-			p.forget(root)
+	for root := range k.locks.loaded {
+		if k.locks.held[root] == 0 && !mounted[root] {
+			k.forget(root)
 		}
 	}
 }
 
 // findLoaded looks which keys an earlier run has left with ZFS.
-func (p *Pool) findLoaded(ctx context.Context) error {
-	p.locks.held, p.locks.loaded = map[string]int{}, map[string]bool{}
-	if !p.encrypts() {
+func (k *datasetKeys) findLoaded(ctx context.Context) error {
+	k.locks.held, k.locks.loaded = map[string]int{}, map[string]bool{}
+	if !k.encrypts() {
 		return nil
 	}
-	res, err := p.tool.runner.Run(ctx, run.Command{
+	res, err := k.tool.runner.Run(ctx, run.Command{
 		Name: program,
 		Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value",
-			"encryptionroot,keystatus", p.top()},
+			"encryptionroot,keystatus", k.top()},
 		Timeout: limit,
 	})
 	if err != nil {
@@ -257,10 +266,10 @@ func (p *Pool) findLoaded(ctx context.Context) error {
 	own := map[string]bool{}
 	for line := range strings.Lines(string(res.Stdout)) {
 		switch name, value, _ := strings.Cut(strings.TrimSpace(line), "\t"); {
-		case value == name && name != p.top():
+		case value == name && name != k.top():
 			own[name] = true
 		case value == "available" && own[name]:
-			p.locks.loaded[name] = true
+			k.locks.loaded[name] = true
 		}
 	}
 	return nil

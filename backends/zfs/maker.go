@@ -16,6 +16,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// maker makes datasets, empty or as clones.
+type maker struct {
+	*storage
+	keys        *datasetKeys
+	attachments *attachments
+	space       *space
+	remover     *remover
+	snapshotter *snapshotter
+}
+
 // afterwards is how long what failed is cleaned up after; Reap does the rest.
 const afterwards = 20 * time.Second
 
@@ -42,28 +52,28 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if size == 0 {
 		size = defaultSize
 	}
-	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
+	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
 		if err := (*Backend)(nil).Takes("", size); err != nil {
 			return 0, nil, err
 		}
 		var key []byte
 		if d.Encryption != nil {
 			var err error
-			if key, err = p.dataKey(ctx, d); err != nil {
+			if key, err = p.keys.dataKey(ctx, d); err != nil {
 				return 0, nil, err
 			}
 		}
 		return size, func(fs string) error {
-			if err := p.makeRoot(ctx, d, key); err != nil {
+			if err := p.keys.makeRoot(ctx, d, key); err != nil {
 				return err
 			}
 			if key != nil {
-				defer p.holdKey(p.root(d.ID))()
+				defer p.keys.holdKey(p.root(d.ID))()
 			}
 			if err := p.tool.zfs(ctx, append(append([]string{"create"}, headOptions(size)...), fs)...); err != nil {
 				return err
 			}
-			return p.own(ctx, d, fs, size)
+			return p.maker.own(ctx, d, fs, size)
 		}, nil
 	})
 	if err != nil {
@@ -82,7 +92,7 @@ func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size),
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
-	have, err := p.make(ctx, d, func() (dataset.Size, func(fs string) error, error) { return p.copyOf(ctx, d, src) })
+	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) { return p.maker.copyOf(ctx, d, src) })
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
 	}
@@ -91,14 +101,14 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 
 // copyOf plans a clone: it returns its size and the function that makes it. It checks its source before
 // anything is made.
-func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
+func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
 	func(fs string) error, error) {
-	from, err := p.source(src)
+	from, err := m.source(src)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer from.Close()
-	if err := p.sameKey(ctx, p.root(src.Dataset), d); err != nil {
+	if err := m.keys.sameKey(ctx, m.root(src.Dataset), d); err != nil {
 		return 0, nil, err
 	}
 	origin, size := "", dataset.Size(0)
@@ -107,9 +117,9 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 		if err != nil {
 			return 0, nil, err
 		}
-		origin, size = p.snapshotName(src.Dataset, s.FS, src.Snapshot), s.Refquota
+		origin, size = m.snapshotName(src.Dataset, s.FS, src.Snapshot), s.Refquota
 	} else {
-		head, err := p.headOf(ctx, from)
+		head, err := m.headOf(ctx, from)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -117,54 +127,41 @@ func (p *Pool) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source
 	}
 	size = max(size, d.Size)
 	return size, func(fs string) error {
-		if err := p.makeRoot(ctx, d, nil); err != nil {
+		if err := m.keys.makeRoot(ctx, d, nil); err != nil {
 			return err
 		}
-		return p.clone(ctx, src, origin, fs, size)
+		return m.clone(ctx, src, origin, fs, size)
 	}, nil
 }
 
 // source opens the folder that a clone is made from: of a snapshot it may be a copy's.
-func (p *Pool) source(src dataset.Source) (*shelf.Folder, error) {
+func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	if src.Snapshot != uuid.Nil {
-		return p.shelf.FindAny(src.Dataset)
+		return m.shelf.FindAny(src.Dataset)
 	}
-	return p.shelf.Find(src.Dataset)
+	return m.shelf.Find(src.Dataset)
 }
 
 // clone makes fs of a snapshot. That of a head is taken first; while the folder of the
 // source is open Reap does not take it for one that a crash left.
-func (p *Pool) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
-	from, err := p.source(src)
+func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
+	from, err := m.source(src)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
 	if src.Snapshot == uuid.Nil {
-		if err := p.takeAnew(ctx, origin); err != nil {
+		if err := m.snapshotter.takeAnew(ctx, origin); err != nil {
 			return err
 		}
 	}
-	err = p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), origin, fs)...)
+	err = m.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), origin, fs)...)
 	if err != nil && src.Snapshot == uuid.Nil {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()
-		_ = p.tool.zfs(after, "destroy", origin) // Reap destroys the rest of it
+		_ = m.tool.zfs(after, "destroy", origin) // Reap destroys the rest of it
 	}
 	return err
-}
-
-// takeAnew takes a snapshot that was not acknowledged yet. An existing snapshot of that name was left by an
-// interrupted attempt: it is of an earlier moment, and lacks later writes.
-func (p *Pool) takeAnew(ctx context.Context, name string) error {
-	err := p.tool.zfs(ctx, "snapshot", name)
-	if !errors.Is(err, errTaken) {
-		return err
-	}
-	if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
-		return err
-	}
-	return p.tool.zfs(ctx, "snapshot", name)
 }
 
 // plan returns the size of a new dataset, and the function that makes its head.
@@ -172,11 +169,11 @@ type plan func() (dataset.Size, func(fs string) error, error)
 
 // make makes a dataset: its folder, its filesystem, its head, its record. What fails is
 // taken back.
-func (p *Pool) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
-	if err := p.refuse(d); err != nil {
+func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
+	if err := m.refuse(d); err != nil {
 		return 0, err
 	}
-	size, whole, err := p.again(ctx, d)
+	size, whole, err := m.again(ctx, d)
 	if whole || err != nil {
 		return size, err
 	}
@@ -184,26 +181,26 @@ func (p *Pool) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.
 	if err != nil {
 		return 0, err
 	}
-	if err := p.room(ctx); err != nil {
+	if err := m.space.room(); err != nil {
 		return 0, err
 	}
-	if err := p.vacate(ctx, d.ID); err != nil {
+	if err := m.vacate(ctx, d.ID); err != nil {
 		return 0, err
 	}
-	f, _, err := p.shelf.Make(d.ID)
+	f, _, err := m.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	if err := fill(p.root(d.ID) + "/" + firstHead); err != nil {
-		return 0, noSpace(p.undo(ctx, d.ID, err))
+	if err := fill(m.root(d.ID) + "/" + firstHead); err != nil {
+		return 0, noSpace(m.undo(ctx, d.ID, err))
 	}
-	return size, p.shelf.Finish(f, d)
+	return size, m.shelf.Finish(f, d)
 }
 
 // again is make of a dataset that is whole.
-func (p *Pool) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
-	f, err := p.shelf.Find(d.ID)
+func (m *maker) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
+	f, err := m.shelf.Find(d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return 0, false, nil
 	}
@@ -211,26 +208,26 @@ func (p *Pool) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool
 		return 0, false, err
 	}
 	defer f.Close()
-	head, err := p.headOf(ctx, f)
+	head, err := m.headOf(ctx, f)
 	if err != nil {
 		return 0, false, err
 	}
-	if err := p.sameKey(ctx, head.name, d); err != nil {
+	if err := m.keys.sameKey(ctx, head.name, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "it is there from an earlier try: %w", err)
 	}
-	return head.refquota, true, p.shelf.Finish(f, d)
+	return head.refquota, true, m.shelf.Finish(f, d)
 }
 
 // vacate removes the remains of an earlier attempt, or of a deleted dataset of that ID. Objects that remain
 // belong to somebody else.
-func (p *Pool) vacate(ctx context.Context, id uuid.UUID) error {
-	if err := p.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
+func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
+	if err := m.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err
 	}
-	switch _, err := p.tool.one(ctx, p.root(id)); {
+	switch _, err := m.tool.one(ctx, m.root(id)); {
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists,
-			"%s is there, and no record of a dataset is: drover leaves it alone", p.root(id))
+			"%s is there, and no record of a dataset is: drover leaves it alone", m.root(id))
 	case !errors.Is(err, errAbsent):
 		return err
 	}
@@ -238,12 +235,12 @@ func (p *Pool) vacate(ctx context.Context, id uuid.UUID) error {
 }
 
 // undo takes back what could not be made; its folder goes last.
-func (p *Pool) undo(ctx context.Context, id uuid.UUID, cause error) error {
+func (m *maker) undo(ctx context.Context, id uuid.UUID, cause error) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
-	err := p.bury(after, id)
+	err := m.remover.bury(after, id)
 	if err == nil {
-		err = p.shelf.Discard(id)
+		err = m.shelf.Discard(id)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (and what was made of it stays: %v)", cause, err)
@@ -260,11 +257,11 @@ func noSpace(err error) error {
 }
 
 // refuse refuses what ZFS cannot keep.
-func (p *Pool) refuse(d dataset.Dataset) error {
+func (m *maker) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
-	case d.Encryption != nil && !p.encrypts():
-		return p.cannotEncrypt()
+	case d.Encryption != nil && !m.keys.encrypts():
+		return m.keys.cannotEncrypt()
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of "+
@@ -278,7 +275,7 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 }
 
 // own gives the root of a new head its owner and mode. ZFS makes it root's, 0755.
-func (p *Pool) own(ctx context.Context, d dataset.Dataset, fs string, size dataset.Size) error {
+func (m *maker) own(ctx context.Context, d dataset.Dataset, fs string, size dataset.Size) error {
 	var owner dataset.Owner
 	if d.Profile.Owner != nil {
 		owner = *d.Profile.Owner
@@ -290,7 +287,7 @@ func (p *Pool) own(ctx context.Context, d dataset.Dataset, fs string, size datas
 	if owner.UID == 0 && owner.GID == 0 && mode == 0o755 {
 		return nil
 	}
-	root, err := p.open(ctx, d.ID, fs)
+	root, err := m.attachments.open(ctx, d.ID, fs)
 	if err != nil {
 		return err
 	}
@@ -300,7 +297,7 @@ func (p *Pool) own(ctx context.Context, d dataset.Dataset, fs string, size datas
 	}
 	// A change of properties waits until the transaction group is on the disk, with all
 	// that was done before.
-	return p.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
+	return m.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
 }
 
 func give(root *os.File, owner dataset.Owner, mode uint32) error {
@@ -310,17 +307,12 @@ func give(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settle waits until all writes are counted: setting a property to its present value waits for the transaction group.
-func (p *Pool) settle(ctx context.Context) error {
-	return p.tool.zfs(ctx, "set", poolProperty+"="+p.ID().String(), p.top())
-}
-
 // settled is headOf with all that was written until now.
-func (p *Pool) settled(ctx context.Context, f *shelf.Folder) (object, error) {
-	if err := p.settle(ctx); err != nil {
+func (m *maker) settled(ctx context.Context, f *shelf.Folder) (object, error) {
+	if err := m.space.settle(ctx); err != nil {
 		return object{}, err
 	}
-	return p.headOf(ctx, f)
+	return m.headOf(ctx, f)
 }
 
 // Resize implements backends.Resizer: ZFS refuses a size below the usage of a dataset.
@@ -330,7 +322,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 		return err
 	}
 	defer f.Close()
-	head, err := p.settled(ctx, f)
+	head, err := p.maker.settled(ctx, f)
 	if err != nil {
 		return fmt.Errorf("resize dataset %s: %w", id, err)
 	}

@@ -1,0 +1,280 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// attachments counts the attachments of each dataset that were not released, and mounts heads of zfs-fuse.
+type attachments struct {
+	*storage
+
+	staging  sync.Mutex // held while a head of zfs-fuse is mounted or unmounted
+	staged   map[uuid.UUID]bool
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // attachments that were not released
+}
+
+// fsType is the kernel's name of the filesystem type.
+const fsType = "zfs"
+
+// isZFS tells whether a mount is one of a ZFS filesystem, and not of a snapshot.
+func isZFS(m *mount.Entry) bool {
+	return (m.FSType == fsType || m.FSType == fuseType) && !strings.Contains(m.Source, "@")
+}
+
+// Attach implements backends.Pool.
+func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	if len(opts.Mount) > 0 {
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend zfs has no mount options (asked for %s)", dataset.Have(opts.Mount))
+	}
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	defer f.Close()
+	head, err := p.headOf(ctx, f)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	lock, err := p.keys.unlock(ctx, f, head.name)
+	if err != nil {
+		return backends.Attachment{}, fmt.Errorf("dataset %s: %w", id, err)
+	}
+	source, kind := head.name, fsType
+	p.attachments.hold(id)
+	if p.home.fuse {
+		if source, err = p.attachments.stage(ctx, id, head.name); err != nil {
+			p.attachments.letGo(id)
+			return backends.Attachment{}, err
+		}
+		kind = "bind"
+	}
+	var once sync.Once
+	return backends.Attachment{
+		Mount: backends.Mount{
+			Source: source, FSType: kind,
+			// A device node in a volume must not give access to a disk of the host.
+			Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
+		},
+		Release: func() error {
+			once.Do(func() { p.attachments.letGo(id); lock() })
+			return nil
+		},
+	}, nil
+}
+
+func (a *attachments) hold(id uuid.UUID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.attached[id]++
+}
+
+func (a *attachments) letGo(id uuid.UUID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.attached[id]--; a.attached[id] == 0 {
+		delete(a.attached, id)
+	}
+}
+
+// open opens the root of a head that is not mounted.
+func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
+	if !a.home.fuse {
+		return mount.Detached(mount.Spec{Source: head, FSType: fsType, Options: []string{"nodev"}})
+	}
+	dir, err := a.stage(ctx, id, head)
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
+}
+
+// Idle implements backends.IdleChecker.
+func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.attachments.unused(id) }
+
+// unused fails with dataset.ErrInUse while a dataset is attached, or mounted in this mount
+// namespace or in another: it says where, or who has it.
+func (a *attachments) unused(id uuid.UUID) error {
+	a.mu.Lock()
+	n := a.attached[id]
+	a.mu.Unlock()
+	if n > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	}
+	at, err := a.mountedAt(id)
+	if err != nil {
+		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+	}
+	if at != "" {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
+	}
+	if a.home.fuse {
+		if err := a.unstage(id); err != nil {
+			return err
+		}
+	}
+	others, err := mount.Elsewhere()
+	if err != nil {
+		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+	}
+	for _, h := range others.From(a.root(id)) {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, h)
+	}
+	return nil
+}
+
+// mountedAt returns where a dataset is mounted in this mount namespace, other than for a
+// moment by zfs-fuse; "" when it is not.
+func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range table {
+		if isZFS(m) && strings.HasPrefix(m.Source, a.root(id)+"/") && m.Mountpoint != a.stageDir(id) {
+			return m.Mountpoint, nil
+		}
+	}
+	return "", nil
+}
+
+// This file is all that is different with zfs-fuse, whose filesystems no mount(2) can
+// mount: its server does that, when zfs(8) asks it to, and only where the property
+// mountpoint says. So a head is mounted on a directory of its own and bound from there to
+// where it is wanted; that first mount stays until the dataset is deleted or restored, or
+// the pool closed, and is the last to go. Its mountpoint is therefore not legacy; with canmount=noauto nothing
+// mounts it by itself all the same. Drover is tested with zfs-fuse; it is nothing to keep
+// data on.
+//
+// That server has a fault: a file closed right before the last unmount can be open to it
+// for ever, because the kernel drops requests that the server has not read by then. It waits for that with a
+// lock held that all its filesystems need. Hence the first mount that stays, and settle.
+
+// fuseType is the type of zfs-fuse's filesystems in the mount table.
+const fuseType = "fuse.zfs"
+
+// fuseSocket is where zfs-fuse listens.
+const fuseSocket = "/var/run/zfs/zfs_socket"
+
+// stageDir is where heads are mounted for a moment.
+func (a *attachments) stageDir(id uuid.UUID) string {
+	return filepath.Join(os.TempDir(), "drover-zfs-"+a.shelf.ID().String(), id.String())
+}
+
+// Staged implements backends.Stager.
+func (p *Pool) Staged(id uuid.UUID) string {
+	if !p.home.fuse {
+		return ""
+	}
+	return p.attachments.stageDir(id)
+}
+
+// stage mounts a head, or finds it mounted, and returns where.
+func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
+	a.staging.Lock()
+	defer a.staging.Unlock()
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range table {
+		if m.FSType == fuseType && m.Source == head {
+			if m.Mountpoint == a.stageDir(id) {
+				a.staged[id] = true
+			}
+			return m.Mountpoint, nil
+		}
+	}
+	dir := a.stageDir(id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := owned(filepath.Dir(dir)); err != nil {
+		return "", err
+	}
+	if err := a.tool.zfs(ctx, "set", "mountpoint="+dir, head); err != nil {
+		return "", err
+	}
+	err = a.tool.patiently(ctx, "mount", head)
+	a.staged[id] = err == nil
+	return dir, err
+}
+
+// owned refuses a directory that another user made first.
+func owned(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return err
+	}
+	if st.Mode != unix.S_IFDIR|0o700 || st.Uid != uint32(os.Geteuid()) {
+		return dataset.Errorf(dataset.ErrConflict, "%s is not drover's: remove it", dir)
+	}
+	return nil
+}
+
+// unstage takes that mount away: lazily, for a directory of it may be open. Where it was
+// bound to, it stays.
+func (a *attachments) unstage(id uuid.UUID) error {
+	a.staging.Lock()
+	defer a.staging.Unlock()
+	delete(a.staged, id)
+	dir := a.stageDir(id)
+	settle(dir)
+	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	_ = os.Remove(dir)
+	_ = os.Remove(filepath.Dir(dir)) // when it was the last
+	return nil
+}
+
+// settle makes the server read its waiting requests: it sends a later request and waits for the answer.
+func settle(dir string) {
+	for range 8 {
+		var st unix.Statfs_t
+		_ = unix.Statfs(dir, &st)
+		<-time.After(time.Millisecond)
+	}
+}
+
+// unstageAll is unstage of all that are mounted nowhere else.
+func (a *attachments) unstageAll() error {
+	a.staging.Lock()
+	staged := slices.Collect(maps.Keys(a.staged))
+	a.staging.Unlock()
+	var errs []error
+	for _, id := range staged {
+		at, err := a.mountedAt(id)
+		if at == "" && err == nil {
+			err = a.unstage(id)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// released makes zfs-fuse drop the mount that it keeps of a dataset.
+func (a *attachments) released(id uuid.UUID) error {
+	if !a.home.fuse {
+		return nil
+	}
+	return a.unstage(id)
+}
