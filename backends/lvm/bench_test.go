@@ -244,9 +244,9 @@ func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 	defer f.Close()
 	_, l, err := headLink(f)
 	b.must(err)
-	device, err := p.sizeOf(b.Context(), l.Volume)
+	device, err := p.maker.sizeOf(b.Context(), l.Volume)
 	b.must(err)
-	return l.Size == want && device >= p.volumeFor(l.Filesystem, want, 0)
+	return l.Size == want && device >= p.maker.volumeFor(l.Filesystem, want, 0)
 }
 
 func (b *bench) head(id uuid.UUID) (string, error) {

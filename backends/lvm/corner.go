@@ -74,7 +74,7 @@ func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, e
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return nil, err
 	}
-	p.shelf.Destroy = p.destroy
+	p.shelf.Destroy = p.remover.destroy
 	return p, p.declare()
 }
 
@@ -94,18 +94,4 @@ func groupOf(dir string) (string, error) {
 		return "", dataset.Errorf(dataset.ErrUnsupported, "%s does not lie on the records of a volume group", dir)
 	}
 	return vg, nil
-}
-
-// foreignTo tells whether a volume is another pool's: one in a corner of this one, or the one
-// that has the corner. Without a corner, no volume belongs to one.
-func (p *Pool) foreignTo(v volume) (bool, error) {
-	mine := cornerTag + p.shelf.ID().String()
-	if p.inCorner {
-		return !slices.Contains(v.Tags, mine), nil
-	}
-	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
-		return false, nil
-	}
-	list, err := trialdir.Find(p.shelf.Path())
-	return slices.ContainsFunc(list, func(l trialdir.Left) bool { return l.Foreign == "" }), err
 }

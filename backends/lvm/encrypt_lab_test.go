@@ -42,10 +42,10 @@ func newSealed(t *testing.T) *bench {
 // nothingOpen wants no mapping of the pool.
 func (b *bench) nothingOpen(when string) {
 	b.Helper()
-	b.must(b.Pool.(*Pool).settled())
+	b.must(b.Pool.(*Pool).encryption.settled())
 	names, err := crypt.List()
 	b.must(err)
-	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, b.Pool.(*Pool).mappings()) }); len(names) > 0 {
+	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappings()) }); len(names) > 0 {
 		b.Errorf("%s there are still %q", when, names)
 	}
 }
@@ -140,7 +140,7 @@ func (b *bench) leftOpen(d dataset.Dataset) {
 	dev, err := dm.Find(p.device(name))
 	b.must(err)
 	key, _ := oneKey{}.DataKey(b.Context(), d)
-	open := run.Command{Name: "cryptsetup", Args: []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.mapping(name)}, Stdin: bytes.NewReader(key), Env: []string{"DM_DISABLE_UDEV=1"}, Timeout: time.Minute}
+	open := run.Command{Name: "cryptsetup", Args: []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.encryption.mapping(name)}, Stdin: bytes.NewReader(key), Env: []string{"DM_DISABLE_UDEV=1"}, Timeout: time.Minute}
 	_, err = (&run.System{}).Run(b.Context(), open)
 	b.must(err)
 }

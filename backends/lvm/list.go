@@ -13,95 +13,13 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/tree"
 )
 
-// Delete implements backends.Pool.
-func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(string) error { return p.unused(ctx, id) })
-}
-
-// Reap implements backends.Pool.
-func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
-		doomed, err := f.Leftovers()
-		if err != nil {
-			return 0, err
-		}
-		return len(doomed), p.destroyIn(ctx, f, doomed...)
-	})
-}
-
-// destroyIn removes names of a folder, with their volumes.
-func (p *Pool) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
-	dir, err := f.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	for _, name := range names {
-		if err := p.destroy(ctx, dir, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// destroy removes a file or a folder. Before that it removes the volumes that the file, or the files in the
-// folder, represent. Idempotent. See shelf.Shelf.
-func (p *Pool) destroy(ctx context.Context, dir *os.File, name string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	names := []string{name}
-	if info, err := root.Lstat(name); err == nil && info.IsDir() {
-		if root, err = root.OpenRoot(name); err != nil {
-			return err
-		}
-		defer root.Close()
-		if names, err = shelf.ReadNames(root, "."); err != nil {
-			return err
-		}
-	}
-	var doomed []string
-	for _, name := range names {
-		if !shelf.IsTree(name) {
-			continue
-		}
-		volume, err := volumeOf(root, name)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err != nil:
-			return err
-		default:
-			doomed = append(doomed, volume)
-		}
-	}
-	p.step("lvm.destroy.begun")
-	if err := p.abandon(doomed); err != nil {
-		return err
-	}
-	if err := p.remove(ctx, doomed); err != nil {
-		return err
-	}
-	p.step("lvm.destroy.removed")
-	return tree.Remove(ctx, dir, name)
-}
-
-// remove removes volumes, those that are there, in Drover's thin pool and with its tag.
-func (p *Pool) remove(ctx context.Context, names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	var which []string
-	for _, name := range names {
-		which = append(which, "lv_name="+name)
-	}
-	ours := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(which, " || "))
-	return p.change(ctx, "lvremove", "--yes", "--select", ours, p.vg)
+// lister lists the datasets of the pool, and the volumes of the group that belong to none.
+type lister struct {
+	*storage
 }
 
 // List implements backends.Pool. It lists the folders with their volumes, and the volumes without a name in a folder.
@@ -116,11 +34,11 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 		return nil, err
 	}
 	named := map[string]bool{}
-	entries, err := p.shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, all, named) })
+	entries, err := p.shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.lister.describe(ctx, f, e, all, named) })
 	if err != nil {
 		return nil, err
 	}
-	strange, err := p.strangers(ctx, all, named)
+	strange, err := p.lister.strangers(ctx, all, named)
 	return append(entries, strange...), err
 }
 
@@ -133,13 +51,13 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	defer f.Close()
 	return p.shelf.Describe(f, func(f *shelf.Folder,
 		e *backends.Entry) {
-		p.describe(ctx, f, e, nil, map[string]bool{})
+		p.lister.describe(ctx, f, e, nil, map[string]bool{})
 	}), nil
 }
 
 // describe adds to a dataset's entry its snapshots and their problems, and to named the volumes that the
 // folder names. What all lacks is looked for again: it may have come since that was listed.
-func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
+func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
 	links, problems := linksOf(f.Root)
@@ -157,7 +75,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 	}
 	for _, tree := range need {
 		if name := links[tree]; name != "" && !ours(all[name]) {
-			problems = append(problems, p.gone(ctx, tree, name))
+			problems = append(problems, l.gone(ctx, tree, name))
 		}
 	}
 	for _, err := range problems {
@@ -168,13 +86,13 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 }
 
 // gone returns the problem of a volume that was not listed; nil: it exists by now.
-func (p *Pool) gone(ctx context.Context, tree, name string) error {
-	now, err := p.tool.volumes(ctx, p.ref(name))
+func (l *lister) gone(ctx context.Context, tree, name string) error {
+	now, err := l.tool.volumes(ctx, l.ref(name))
 	switch {
 	case errors.Is(err, errAbsent):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone: there is no volume %s", tree, p.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone: there is no volume %s", tree, l.ref(name))
 	case err == nil && !ours(now[name]):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s: volume %s is not one that drover made", tree, p.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s: volume %s is not one that drover made", tree, l.ref(name))
 	}
 	return err
 }
@@ -207,7 +125,7 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 
 // strangers returns the volumes of the thin pool, and those of Drover's names, that no
 // folder names. Other volumes in the volume group belong to others.
-func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[string]bool) ([]backends.Entry, error) {
+func (l *lister) strangers(ctx context.Context, all map[string]volume, named map[string]bool) ([]backends.Entry, error) {
 	var odd []string
 	for name, v := range all {
 		if name != poolName && name != recordsName && !named[name] &&
@@ -219,7 +137,7 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 		return nil, nil
 	}
 	slices.Sort(odd)
-	now, err := p.tool.volumes(ctx, p.vg) // a volume that was being removed may be gone
+	now, err := l.tool.volumes(ctx, l.vg) // a volume that was being removed may be gone
 	if err != nil {
 		return nil, err
 	}
@@ -227,10 +145,10 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 	for _, name := range odd {
 		v, there := now[name]
 		id := datasetOf(v)
-		if !there || id != uuid.Nil && p.knows(id, name) {
+		if !there || id != uuid.Nil && l.knows(id, name) {
 			continue
 		}
-		if other, err := p.foreignTo(v); err != nil {
+		if other, err := l.foreignTo(v); err != nil {
 			return nil, err
 		} else if other {
 			continue
@@ -241,7 +159,7 @@ func (p *Pool) strangers(ctx context.Context, all map[string]volume, named map[s
 		}
 		found = append(found, backends.Entry{
 			State:   backends.EntryForeign,
-			Path:    "/dev/" + p.ref(name),
+			Path:    "/dev/" + l.ref(name),
 			Problem: problem,
 		})
 	}
@@ -260,26 +178,40 @@ func datasetOf(v volume) uuid.UUID {
 }
 
 // knows tells whether the folder of a dataset names a volume by now, or is on its way out.
-func (p *Pool) knows(id uuid.UUID, name string) bool {
-	root, err := p.shelf.Glance(id)
+func (l *lister) knows(id uuid.UUID, name string) bool {
+	root, err := l.shelf.Glance(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return p.leaving(id)
+		return l.leaving(id)
 	}
 	if err != nil {
 		return false
 	}
 	defer root.Close()
 	links, _ := linksOf(root)
-	return slices.Contains(slices.Collect(maps.Values(links)), name) || p.leaving(id)
+	return slices.Contains(slices.Collect(maps.Values(links)), name) || l.leaving(id)
 }
 
 // leaving reports whether a dataset is being deleted.
-func (p *Pool) leaving(id uuid.UUID) bool {
-	root, err := p.shelf.Enter()
+func (l *lister) leaving(id uuid.UUID) bool {
+	root, err := l.shelf.Enter()
 	if err != nil {
 		return false
 	}
 	defer root.Close()
 	names, err := shelf.ReadNames(root, "deleting")
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
+}
+
+// foreignTo tells whether a volume is another pool's: one in a corner of this one, or the one
+// that has the corner. Without a corner, no volume belongs to one.
+func (l *lister) foreignTo(v volume) (bool, error) {
+	mine := cornerTag + l.shelf.ID().String()
+	if l.inCorner {
+		return !slices.Contains(v.Tags, mine), nil
+	}
+	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
+		return false, nil
+	}
+	list, err := trialdir.Find(l.shelf.Path())
+	return slices.ContainsFunc(list, func(l trialdir.Left) bool { return l.Foreign == "" }), err
 }

@@ -38,13 +38,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/dm"
@@ -189,18 +187,11 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 // pool is one in a volume group, not open yet.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
-	return &Pool{
-		name:     cfg.Name,
-		path:     cfg.Path,
-		vg:       vg,
-		whole:    len(cfg.Devices) > 0,
-		tool:     newTool(b.runner),
-		runner:   b.runner,
-		keys:     cfg.Keys,
-		step:     b.step,
-		attached: map[uuid.UUID]int{},
-		atRest:   map[string]dataset.Size{},
-	}
+	p := newPool(&storage{
+		name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step,
+	}, cfg.Keys)
+	p.whole = len(cfg.Devices) > 0
+	return p
 }
 
 // check returns the name of the volume group that cfg names.
@@ -222,24 +213,37 @@ func check(cfg backends.Config) (string, error) {
 	return vg, nil
 }
 
-// Pool is an open pool.
+// Pool is an open pool. It implements the contract of package backends; its parts do the work. Its methods are safe for
+// concurrent use.
 type Pool struct {
-	name, path string // path: /dev/VG
-	vg         string
-	shelf      *shelf.Shelf
-	tool       tool
-	runner     run.Runner
-	keys       backends.Keys
-	step       func(string)
-	extent     dataset.Size
-	chunk      dataset.Size
-	info       backends.Info
-	inCorner   bool // its records are a folder of another pool's
-	whole      bool // its volume group was made for it
+	*storage
+	whole       bool // its volume group was made for it
+	volumes     *volumes
+	encryption  *encryption
+	attachments *attachments
+	space       *space
+	remover     *remover
+	maker       *maker
+	lister      *lister
+	opener      *opener
+}
 
-	mu       sync.Mutex
-	attached map[uuid.UUID]int       // attachments that were not released
-	atRest   map[string]dataset.Size // that volumes take which are not active, those that were looked up
+// newPool connects the parts of a pool.
+func newPool(s *storage, keys backends.Keys) *Pool {
+	p := &Pool{storage: s}
+	p.volumes = &volumes{storage: s, atRest: map[string]dataset.Size{}}
+	p.encryption = &encryption{storage: s, keys: keys}
+	p.attachments = &attachments{
+		storage: s, volumes: p.volumes, encryption: p.encryption, attached: map[uuid.UUID]int{},
+	}
+	p.space = &space{storage: s, volumes: p.volumes}
+	p.remover = &remover{storage: s, volumes: p.volumes, encryption: p.encryption}
+	p.maker = &maker{
+		storage: s, volumes: p.volumes, encryption: p.encryption, space: p.space, remover: p.remover,
+	}
+	p.lister = &lister{storage: s}
+	p.opener = &opener{storage: s, volumes: p.volumes}
+	return p
 }
 
 // declare sets what Info returns.
@@ -269,7 +273,7 @@ func (p *Pool) declare() error {
 			poolName, p.chunk),
 		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
-	return p.settled()
+	return p.encryption.settled()
 }
 
 // ID implements backends.Pool.
@@ -288,6 +292,9 @@ func (p *Pool) Filesystem(size dataset.Size) string {
 	return fs
 }
 
+// Status implements backends.Pool.
+func (p *Pool) Status(ctx context.Context) dataset.PoolStatus { return p.space.status(ctx) }
+
 // Generation implements backends.Pool.
 func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 
@@ -305,4 +312,30 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 	}
 	defer f.Close()
 	return f.WriteRecord(d, sync)
+}
+
+// Used implements backends.Pool: the kernel counts a volume's blocks. Of one that is not active
+// the pool's metadata tell; it stays so.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	name, err := headOf(f)
+	if err != nil {
+		return 0, err
+	}
+	target, err := dm.Status(p.device(name))
+	if errors.Is(err, dm.ErrAbsent) {
+		return p.volumes.usedAtRest(ctx, name)
+	}
+	if err != nil {
+		return 0, err
+	}
+	var sectors int64
+	if n, _ := fmt.Sscanf(target.Status, "%d", &sectors); n != 1 || target.Type != "thin" {
+		return 0, fmt.Errorf("the device mapper says %q of volume %s", target.Type+" "+target.Status, p.ref(name))
+	}
+	return dataset.Size(sectors) * 512, nil
 }

@@ -50,7 +50,7 @@ func TestNamesFit(t *testing.T) {
 		if _, err := check(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
 			t.Fatal(err)
 		}
-		p := &Pool{vg: vg}
+		p := newPool(&storage{vg: vg}, nil)
 		if n := len(p.device(namePrefix + strings.Repeat("0", 32))); n > 127-len("-real") {
 			t.Errorf("%d characters", n)
 		}
@@ -58,7 +58,7 @@ func TestNamesFit(t *testing.T) {
 }
 
 func TestWhatAThinPoolSays(t *testing.T) {
-	p := &Pool{name: "fast", vg: "vg0", extent: 4 * dataset.MiB}
+	p := newPool(&storage{name: "fast", vg: "vg0", extent: 4 * dataset.MiB}, nil)
 	for status, want := range map[string]string{
 		"3 100/1000 10/100 - rw discard_passdown error_if_no_space - 1024":                "",
 		"3 100/1000 80/100 - rw discard_passdown error_if_no_space - 1024":                "",
@@ -74,7 +74,7 @@ func TestWhatAThinPoolSays(t *testing.T) {
 			t.Errorf("%s: %v", status, err)
 			continue
 		}
-		err = p.full(u)
+		err = p.space.full(u)
 		if (err == nil) != (want == "") || want != "" && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", status, err, want)
 		}
@@ -92,10 +92,10 @@ func TestWhatAThinPoolSays(t *testing.T) {
 
 // A pool's metadata hold out for four times its blocks, and there is room for their spare.
 func TestPlan(t *testing.T) {
-	p := &Pool{vg: "vg0", extent: 4 * dataset.MiB}
+	p := newPool(&storage{vg: "vg0", extent: 4 * dataset.MiB}, nil)
 	for _, free := range []dataset.Size{dataset.GiB, 10 * dataset.GiB, 400 * dataset.GiB, 3 * dataset.TiB, 60 * dataset.TiB} {
 		for _, stripes := range []int{1, 3} {
-			l, err := p.plan(free, stripes)
+			l, err := p.opener.plan(free, stripes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +110,7 @@ func TestPlan(t *testing.T) {
 			}
 		}
 	}
-	if _, err := p.plan(200*dataset.MiB, 1); !errors.Is(err, dataset.ErrNoSpace) {
+	if _, err := p.opener.plan(200*dataset.MiB, 1); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Errorf("of next to nothing: %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 
 // Nothing new begins while the records have room left for little more, of bytes or of files.
 func TestRoomForRecords(t *testing.T) {
-	p := &Pool{name: "fast", vg: "vg0"}
+	p := newPool(&storage{name: "fast", vg: "vg0"}, nil)
 	u, err := parseUse(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
 	if err != nil {
 		t.Fatal(err)
@@ -315,7 +315,7 @@ func TestRoomForRecords(t *testing.T) {
 		{12 * dataset.MiB, 60000, "12MiB free of 256MiB"},
 		{200 * dataset.MiB, 3200, "3200 inodes free of 65536"},
 	} {
-		err := p.crowded(u, c.free, 256*dataset.MiB, c.files, 65536)
+		err := p.space.crowded(u, c.free, 256*dataset.MiB, c.files, 65536)
 		if (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {
 			t.Errorf("%+v: %v", c, err)
 		}

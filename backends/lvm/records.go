@@ -26,39 +26,39 @@ const (
 
 // makeRecords makes the volume for the records of a pool, or formats the one that is there to
 // the end.
-func (p *Pool) makeRecords(ctx context.Context, id uuid.UUID, there volume) error {
+func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) error {
 	switch {
 	case there.Name == "":
-		size := bytesText(p.roundUp(recordsSize))
-		if err := p.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
-			"--addtag", ourTag, "--name", recordsName, p.vg); err != nil {
+		size := bytesText(o.roundUp(recordsSize))
+		if err := o.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
+			"--addtag", ourTag, "--name", recordsName, o.vg); err != nil {
 			return err
 		}
-		p.step("lvm.records.created")
+		o.step("lvm.records.created")
 	case !slices.Contains(there.Tags, ourTag):
-		return dataset.Errorf(dataset.ErrExists, "drover did not make %s: it was left as it is", p.ref(recordsName))
+		return dataset.Errorf(dataset.ErrExists, "drover did not make %s: it was left as it is", o.ref(recordsName))
 	}
-	dev, err := p.activate(ctx, recordsName)
+	dev, err := o.volumes.activate(ctx, recordsName)
 	if err != nil {
 		return err
 	}
-	node, err := p.node(ctx, dev)
+	node, err := o.volumes.node(ctx, dev)
 	if err != nil {
 		return err
 	}
 	done, err := formatted(node, id)
 	if err != nil {
-		return fmt.Errorf("%s: %w", p.ref(recordsName), err)
+		return fmt.Errorf("%s: %w", o.ref(recordsName), err)
 	}
 	if !done {
 		// A record is a file of some hundred bytes: there are as many inodes as blocks.
 		args := []string{"-q", "-b", "4096", "-i", "4096", "-m", "0", "-e", "remount-ro", "-U", id.String(), node}
-		if _, err := p.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
+		if _, err := o.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
 			return err
 		}
-		p.step("lvm.records.formatted")
+		o.step("lvm.records.formatted")
 	}
-	return p.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, p.ref(recordsName))
+	return o.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, o.ref(recordsName))
 }
 
 // formatted reports whether the volume for the records has its filesystem already, and refuses every other
@@ -88,11 +88,11 @@ func formatted(path string, id uuid.UUID) (bool, error) {
 }
 
 // mountRecords mounts the records, or finds them mounted from an earlier run.
-func (p *Pool) mountRecords(ctx context.Context, at string) error {
+func (o *opener) mountRecords(ctx context.Context, at string) error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	dev, err := dm.Find(p.device(recordsName))
+	dev, err := dm.Find(o.device(recordsName))
 	if err != nil {
 		return err
 	}
@@ -105,9 +105,9 @@ func (p *Pool) mountRecords(ctx context.Context, at string) error {
 			return nil
 		}
 		return dataset.Errorf(dataset.ErrOffline,
-			"%s is mounted at %s, where the records of volume group %s belong", e.Source, at, p.vg)
+			"%s is mounted at %s, where the records of volume group %s belong", e.Source, at, o.vg)
 	}
-	node, err := p.node(ctx, dev)
+	node, err := o.volumes.node(ctx, dev)
 	if err != nil {
 		return err
 	}
@@ -118,13 +118,13 @@ func (p *Pool) mountRecords(ctx context.Context, at string) error {
 	})
 	if err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may mend it; nothing was changed)", err,
-			p.ref(recordsName))
+			o.ref(recordsName))
 	}
 	return nil
 }
 
 // unmountRecords unmounts them unless they are in use.
-func (p *Pool) unmountRecords(at string) error {
+func (o *opener) unmountRecords(at string) error {
 	err := mount.Unmount(at)
 	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil

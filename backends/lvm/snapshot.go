@@ -40,7 +40,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
-		if err := p.room(ctx); err != nil {
+		if err := p.space.room(ctx); err != nil {
 			return err
 		}
 	}
@@ -48,7 +48,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if err != nil {
 		return err
 	}
-	if _, err := p.snap(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
+	if _, err := p.maker.snap(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
 		return err
 	}
 	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
@@ -70,7 +70,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	p.step("lvm.snapshot-delete.forgotten")
-	if err := p.destroyIn(ctx, f, name); err != nil && ctx.Err() == nil {
+	if err := p.remover.destroyIn(ctx, f, name); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
 	}
 	return nil
@@ -113,7 +113,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	fresh := shelf.RestoredTree(keep.ID)
-	if err := p.unused(ctx, ds); err != nil {
+	if err := p.attachments.unused(ctx, ds); err != nil {
 		return err
 	}
 	if err := p.refill(ctx, f, s.Tree, old.Tree, fresh); err != nil {
@@ -122,7 +122,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	was := shelf.Kept{Snapshot: keep, Tree: old.Tree}
 	if err := f.Replace(was, shelf.Head{Tree: fresh}, func() { p.step("lvm.restore.recorded") }); err != nil {
 		if f.Removable(fresh) {
-			_ = p.destroyIn(context.WithoutCancel(ctx), f, fresh) // or Reap destroys it
+			_ = p.remover.destroyIn(context.WithoutCancel(ctx), f, fresh) // or Reap destroys it
 		}
 		return err
 	}
@@ -136,7 +136,7 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh str
 	if err != nil {
 		return err
 	}
-	size, err := p.sizeOf(ctx, now.Volume)
+	size, err := p.maker.sizeOf(ctx, now.Volume)
 	if err != nil {
 		return err
 	}
@@ -145,11 +145,11 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh str
 		return err
 	}
 	of.Size = now.Size
-	name, err := p.snap(ctx, of, f, fresh, "n")
+	name, err := p.maker.snap(ctx, of, f, fresh, "n")
 	if err != nil {
 		return err
 	}
-	return p.extend(ctx, name, size)
+	return p.maker.extend(ctx, name, size)
 }
 
 // retire deactivates the former head, like any snapshot.
@@ -159,7 +159,7 @@ func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 		return err
 	}
 	for _, args := range [][]string{{"--activate", "n"}, {"--setactivationskip", "y"}} {
-		if err := p.change(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
+		if err := p.volumes.change(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
 			return err
 		}
 	}

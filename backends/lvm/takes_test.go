@@ -11,7 +11,7 @@ import (
 func TestTakesWhatIsMade(t *testing.T) {
 	b := New(nil)
 	for _, extent := range []dataset.Size{4 * dataset.MiB, 512 * dataset.MiB} {
-		p := &Pool{extent: extent}
+		p := newPool(&storage{extent: extent}, nil)
 		p.info.Capabilities.Filesystems = []string{mkfs.XFS, mkfs.Ext4}
 		for fs, sizes := range map[string]map[dataset.Size]bool{
 			"":        {1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: true, 200 * dataset.MiB: true, dataset.GiB: true, 17 * dataset.TiB: false},
@@ -21,7 +21,7 @@ func TestTakesWhatIsMade(t *testing.T) {
 			for size, want := range sizes {
 				d := dataset.Dataset{Size: size}
 				d.Profile.Filesystem.Type = fs
-				_, _, made := p.choose(d)
+				_, _, made := p.maker.choose(d)
 				if taken := b.Takes(fs, size); (taken == nil) != want || !want && (made == nil || made.Error() != taken.Error()) {
 					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent, made, want)
 				}

@@ -18,6 +18,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// opener finds or makes the volume group, the thin pool and the records of a pool.
+type opener struct {
+	*storage
+	volumes *volumes
+}
+
 const (
 	// What of a volume group's free bytes is the thin pool's. Metadata take 64 bytes a block
 	// and snapshot, cannot shrink, and have a spare of their size; the rest is for growing
@@ -36,7 +42,7 @@ const (
 func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 	g, all, err := p.tool.look(ctx, p.vg)
 	if errors.Is(err, errAbsent) {
-		g, all, err = p.makeGroup(ctx, &cfg)
+		g, all, err = p.opener.makeGroup(ctx, &cfg)
 	}
 	if err != nil {
 		return err
@@ -46,24 +52,24 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is touched", p.vg, g.Missing)
 	}
 	p.extent = g.Extent
-	id, err := p.claim(ctx, g, all, cfg)
+	id, err := p.opener.claim(ctx, g, all, cfg)
 	if err == nil && cfg.Make && len(cfg.Devices) > 0 {
-		err = p.sameDisks(ctx, cfg.Devices)
+		err = p.opener.sameDisks(ctx, cfg.Devices)
 	}
 	if err != nil {
 		return err
 	}
 	cfg.ID, cfg.Path = id, cfg.Mount
-	if err := p.ready(ctx, g, all, cfg); err != nil {
+	if err := p.opener.ready(ctx, g, all, cfg); err != nil {
 		return err
 	}
-	if err := p.mountRecords(ctx, cfg.Mount); err != nil {
+	if err := p.opener.mountRecords(ctx, cfg.Mount); err != nil {
 		return err
 	}
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
-		return errors.Join(err, p.unmountRecords(cfg.Mount))
+		return errors.Join(err, p.opener.unmountRecords(cfg.Mount))
 	}
-	p.shelf.Destroy = p.destroy
+	p.shelf.Destroy = p.remover.destroy
 	if err := p.declare(); err != nil {
 		return errors.Join(err, p.Close())
 	}
@@ -71,20 +77,20 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 }
 
 // makeGroup makes the volume group of a new pool from empty devices.
-func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
+func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
 	if !cfg.Make {
 		return group{}, nil, dataset.Errorf(dataset.ErrOffline,
-			"there is no volume group %s (vgs shows those that are here; is its disk?)", p.vg)
+			"there is no volume group %s (vgs shows those that are here; is its disk?)", o.vg)
 	}
 	// LVM leaves an empty directory where no udev runs.
-	if names, err := os.ReadDir(p.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+	if names, err := os.ReadDir(o.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return group{}, nil, dataset.Errorf(dataset.ErrExists, "something that is no volume group has the name %s",
-			p.path)
+			o.path)
 	}
 	if len(cfg.Devices) == 0 {
 		return group{}, nil, dataset.Errorf(dataset.ErrInvalid,
 			"there is no volume group %s: make it (vgcreate %s DEVICE), or name the devices that drover may "+
-				"make it of", p.vg, p.vg)
+				"make it of", o.vg, o.vg)
 	}
 	for _, dev := range cfg.Devices {
 		if err := disk.Vacant(dev); err != nil {
@@ -98,17 +104,17 @@ func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[
 		cfg.ID = uuid.New()
 	}
 	// Not -y: if LVM finds something on a device after all, it asks, and gets no answer.
-	args := append([]string{"--addtag", poolTag + cfg.ID.String(), p.vg}, cfg.Devices...)
-	if err := p.tool.lvm(ctx, "vgcreate", args...); err != nil {
+	args := append([]string{"--addtag", poolTag + cfg.ID.String(), o.vg}, cfg.Devices...)
+	if err := o.tool.lvm(ctx, "vgcreate", args...); err != nil {
 		return group{}, nil, err
 	}
-	p.step("lvm.group.made")
-	return p.tool.look(ctx, p.vg)
+	o.step("lvm.group.made")
+	return o.tool.look(ctx, o.vg)
 }
 
 // sameDisks refuses a volume group that is not on the named devices.
-func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
-	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)
+func (o *opener) sameDisks(ctx context.Context, devices []string) error {
+	rows, err := o.tool.report(ctx, "vgs", "pv_name", o.vg)
 	if err != nil {
 		return err
 	}
@@ -128,7 +134,7 @@ func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
 		return dataset.Errorf(dataset.ErrExists,
 			"there is a volume group %s, on %s and not on %s: it was left as it is (choose another name, or "+
 				"give the devices that it has)",
-			p.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
+			o.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
 	}
 	return nil
 }
@@ -148,7 +154,7 @@ func numbers(devices []string) (all []uint64, err error) {
 
 // claim returns the UUID of the pool that a volume group is, and makes it one if that is
 // wanted.
-func (p *Pool) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
+func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {
 		refusal = dataset.ErrExists
@@ -161,124 +167,124 @@ func (p *Pool) claim(ctx context.Context, g group, all map[string]volume, cfg ba
 		id, err := uuid.Parse(text)
 		if err != nil {
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-				"volume group %s has the tag %s, which names no pool", p.vg, tag)
+				"volume group %s has the tag %s, which names no pool", o.vg, tag)
 		}
 		if cfg.ID != uuid.Nil && cfg.ID != id {
-			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", p.vg, id, cfg.ID,
-				p.wayOut(all, id, len(cfg.Devices) > 0))
+			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", o.vg, id, cfg.ID,
+				o.wayOut(all, id, len(cfg.Devices) > 0))
 		}
 		return id, nil
 	}
 	switch {
 	case !cfg.Make:
 		return uuid.Nil, dataset.Errorf(dataset.ErrOffline,
-			"volume group %s is no pool of drover's (drover pool create makes one of what is free in it)", p.vg)
+			"volume group %s is no pool of drover's (drover pool create makes one of what is free in it)", o.vg)
 	case len(cfg.Devices) > 0:
 		return uuid.Nil, dataset.Errorf(dataset.ErrExists,
 			"there is a volume group %s, and drover did not make it: choose another name, or leave the "+
-				"devices out to have what is free in it", p.vg)
+				"devices out to have what is free in it", o.vg)
 	}
 	for name := range all {
 		if strings.HasPrefix(name, namePrefix) {
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-				"volume group %s has a volume %s, and is no pool of drover's: it is left alone", p.vg, name)
+				"volume group %s has a volume %s, and is no pool of drover's: it is left alone", o.vg, name)
 		}
 	}
-	if _, err := p.plan(g.Free-recordsSize, 1); err != nil {
+	if _, err := o.plan(g.Free-recordsSize, 1); err != nil {
 		return uuid.Nil, err
 	}
 	id := cfg.ID
 	if id == uuid.Nil {
 		id = uuid.New()
 	}
-	return id, p.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), p.vg)
+	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
 }
 
 // wayOut says what becomes of a group that is another pool.
-func (p *Pool) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
+func (o *opener) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
-		return "drover pool adopt /dev/" + p.vg + " takes it over"
+		return "drover pool adopt /dev/" + o.vg + " takes it over"
 	case whole:
-		return "its making was cut short, and it holds nothing: vgremove " + p.vg + ", then try again"
+		return "its making was cut short, and it holds nothing: vgremove " + o.vg + ", then try again"
 	}
 	return fmt.Sprintf("its making was cut short, and it holds nothing: vgchange --deltag %s%s %s, lvremove "+
-		"those of %s and %s that there are, then try again", poolTag, id, p.vg, p.ref(recordsName), p.ref(poolName))
+		"those of %s and %s that there are, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
 // ready has the pool's own two volumes made, as far as they are not, and active.
-func (p *Pool) ready(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
+func (o *opener) ready(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
 	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
 	case !cfg.Make:
 		return dataset.Errorf(dataset.ErrOffline,
 			"volume group %s was tagged as a pool, but the pool in it was not made to the end (the drover "+
-				"pool create that was cut short goes on with it when it is given again)", p.vg)
+				"pool create that was cut short goes on with it when it is given again)", o.vg)
 	default:
 		var err error
-		if all, err = p.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
+		if all, err = o.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
 			return err
 		}
 		pool = all[poolName]
 	}
 	if pool.Kind != "thin-pool" || !slices.Contains(pool.Tags, ourTag) {
-		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not make", p.vg, poolName, pool.Kind)
+		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not make", o.vg, poolName, pool.Kind)
 	}
-	p.chunk = pool.Chunk
+	o.chunk = pool.Chunk
 	if pool.WhenFull != "error" {
-		if err := p.tool.lvm(ctx, "lvchange", "--errorwhenfull", "y", p.ref(poolName)); err != nil {
+		if err := o.tool.lvm(ctx, "lvchange", "--errorwhenfull", "y", o.ref(poolName)); err != nil {
 			return err
 		}
 	}
-	if _, err := p.activate(ctx, recordsName); err != nil {
+	if _, err := o.volumes.activate(ctx, recordsName); err != nil {
 		return err
 	}
-	if _, err := p.usage(ctx); err != nil {
+	if _, err := o.volumes.usage(ctx); err != nil {
 		return err
 	}
-	return p.wake(ctx, all)
+	return o.volumes.wake(ctx, all)
 }
 
 // finish makes the missing parts of a new pool.
-func (p *Pool) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
+func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
 	stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
 		if pool.Name != "" { // that comes after the records
 			return nil, dataset.Errorf(dataset.ErrExists,
 				"%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are "+
-					"whole: lvchange --addtag %s %s)", p.ref(recordsName), formattedTag, formattedTag,
-				p.ref(recordsName))
+					"whole: lvchange --addtag %s %s)", o.ref(recordsName), formattedTag, formattedTag,
+				o.ref(recordsName))
 		}
-		if err := p.makeRecords(ctx, id, records); err != nil {
+		if err := o.makeRecords(ctx, id, records); err != nil {
 			return nil, err
 		}
-		p.step("lvm.records.made")
+		o.step("lvm.records.made")
 	}
 	if pool.Name == "" {
 		if records.Name == "" {
-			g.Free -= p.roundUp(recordsSize)
+			g.Free -= o.roundUp(recordsSize)
 		}
-		if err := p.makePool(ctx, g.Free, stripes); err != nil {
+		if err := o.makePool(ctx, g.Free, stripes); err != nil {
 			return nil, err
 		}
-		p.step("lvm.pool.made")
+		o.step("lvm.pool.made")
 	}
-	return p.tool.volumes(ctx, p.vg)
+	return o.tool.volumes(ctx, o.vg)
 }
 
 // layout is how a thin pool is made.
 type layout struct{ data, metadata, block dataset.Size }
 
 // plan decides it for so many free bytes, on so many devices side by side.
-func (p *Pool) plan(free dataset.Size, stripes int) (layout, error) {
+func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	l := layout{block: smallestBlock}
-	l.metadata = p.roundUp(min(max(free/100, minMetadata), maxMetadata))
+	l.metadata = o.roundUp(min(max(free/100, minMetadata), maxMetadata))
 	l.data = (free - 2*l.metadata) / 100 * poolShare
-	unit := p.extent * dataset.Size(stripes)
+	unit := o.extent * dataset.Size(stripes)
 	l.data -= l.data % unit
 	if l.data < minData {
-		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", p.vg,
+		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", o.vg,
 			max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
 	for l.data/l.block*mappings > l.metadata {
@@ -288,41 +294,33 @@ func (p *Pool) plan(free dataset.Size, stripes int) (layout, error) {
 }
 
 // makePool makes the thin pool of the free space, in one command.
-func (p *Pool) makePool(ctx context.Context, free dataset.Size, stripes int) error {
-	l, err := p.plan(free, stripes)
+func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) error {
+	l, err := o.plan(free, stripes)
 	if err != nil {
 		return err
 	}
 	args := []string{
 		"--yes", "--type", "thin-pool", "--size", bytesText(l.data), "--poolmetadatasize", bytesText(l.metadata),
 		"--chunksize", bytesText(l.block), "--zero", "y", "--discards", "passdown",
-		"--addtag", ourTag, "--name", poolName, p.vg,
+		"--addtag", ourTag, "--name", poolName, o.vg,
 	}
 	if stripes > 1 {
 		args = append([]string{"--stripes", strconv.Itoa(stripes), "--stripesize", "64k"}, args...)
 	}
-	err = p.tool.lvm(ctx, "lvcreate", args...)
+	err = o.tool.lvm(ctx, "lvcreate", args...)
 	if err != nil && stripes > 1 && errors.Is(err, dataset.ErrNoSpace) {
-		return p.makePool(ctx, free, 1) // the devices are of unlike sizes
+		return o.makePool(ctx, free, 1) // the devices are of unlike sizes
 	}
 	return err
 }
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	err := p.settled()
+	err := p.encryption.settled()
 	if p.inCorner {
 		return err
 	}
-	return errors.Join(err, p.unmountRecords(p.shelf.Path()))
-}
-
-// ref is how lvm(8) is told of a volume.
-func (p *Pool) ref(name string) string { return p.vg + "/" + name }
-
-// roundUp makes a size a whole number of extents.
-func (p *Pool) roundUp(size dataset.Size) dataset.Size {
-	return (size + p.extent - 1) / p.extent * p.extent
+	return errors.Join(err, p.opener.unmountRecords(p.shelf.Path()))
 }
 
 func bytesText(size dataset.Size) string { return fmt.Sprintf("%db", int64(size)) }

@@ -22,12 +22,22 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
+// attachments attaches datasets, and counts the attachments that were not released.
+type attachments struct {
+	*storage
+	volumes    *volumes
+	encryption *encryption
+
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // attachments that were not released
+}
+
 // Attach implements backends.Pool.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	p.hold(id)
-	a, err := p.attach(ctx, id, opts)
+	p.attachments.hold(id)
+	a, err := p.attachments.attach(ctx, id, opts)
 	if err != nil {
-		p.letGo(id)
+		p.attachments.letGo(id)
 		return a, fmt.Errorf("attach dataset %s: %w", id, err)
 	}
 	var once sync.Once
@@ -35,15 +45,15 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	a.Release = func() (err error) {
 		once.Do(func() {
 			err = end()
-			p.letGo(id)
+			p.attachments.letGo(id)
 		})
 		return err
 	}
 	return a, nil
 }
 
-func (p *Pool) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	v, err := p.inspect(ctx, id)
+func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	v, err := a.inspect(ctx, id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -72,8 +82,8 @@ type active struct {
 }
 
 // inspect looks into a head. The caller closes the result, unless the call fails.
-func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
-	f, err := p.shelf.Find(id)
+func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error) {
+	f, err := a.shelf.Find(id)
 	if err != nil {
 		return active{}, err
 	}
@@ -82,11 +92,11 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	if err != nil {
 		return active{}, err
 	}
-	dev, err := p.activate(ctx, name)
+	dev, err := a.volumes.activate(ctx, name)
 	if err != nil {
 		return active{}, err
 	}
-	node, err := p.node(ctx, dev)
+	node, err := a.volumes.node(ctx, dev)
 	if err != nil {
 		return active{}, err
 	}
@@ -101,7 +111,7 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	}
 	var fs fsctl.Disk = file
 	v.inner = v.size
-	if v.open, v.key, err = p.enter(ctx, f, name, file); err != nil {
+	if v.open, v.key, err = a.encryption.enter(ctx, f, name, file); err != nil {
 		return v, err
 	}
 	if v.open != nil {
@@ -113,7 +123,7 @@ func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	}
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, "+
-			"and keeps what is there)", p.ref(name), err)
+			"and keeps what is there)", a.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())
@@ -134,17 +144,17 @@ func mountOptions(fsType string, more []string) []string {
 	return append(opts, more...)
 }
 
-func (p *Pool) hold(id uuid.UUID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.attached[id]++
+func (a *attachments) hold(id uuid.UUID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.attached[id]++
 }
 
-func (p *Pool) letGo(id uuid.UUID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.attached[id]--; p.attached[id] == 0 {
-		delete(p.attached, id)
+func (a *attachments) letGo(id uuid.UUID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.attached[id]--; a.attached[id] == 0 {
+		delete(a.attached, id)
 	}
 }
 
@@ -155,18 +165,18 @@ const (
 )
 
 // Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.unused(ctx, id) }
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.attachments.unused(ctx, id) }
 
 // unused fails with dataset.ErrInUse while a dataset is attached, or its device open or
 // mounted, in whichever mount namespace. A folder without a head is not in use.
-func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
-	p.mu.Lock()
-	n := p.attached[id]
-	p.mu.Unlock()
+func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
+	a.mu.Lock()
+	n := a.attached[id]
+	a.mu.Unlock()
 	if n > 0 {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
 	}
-	f, err := p.shelf.Find(id)
+	f, err := a.shelf.Find(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // it is not whole
 	}
@@ -178,17 +188,17 @@ func (p *Pool) unused(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	dev, err := dm.Find(p.device(name))
+	dev, err := dm.Find(a.device(name))
 	seen := dev
 	for try := 0; err == nil && dev.Open > 0 && try < busyTries && ctx.Err() == nil; try++ {
-		if seen, err = p.top(name, dev); err != nil {
+		if seen, err = a.encryption.top(name, dev); err != nil {
 			break
 		}
 		if where := mountedAt(seen); where != "" {
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, where)
 		}
 		<-time.After(busyPause)
-		dev, err = dm.Find(p.device(name))
+		dev, err = dm.Find(a.device(name))
 	}
 	switch {
 	case errors.Is(err, dm.ErrAbsent):
@@ -247,7 +257,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 }
 
 func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root *os.File) error {
-	v, err := p.inspect(ctx, id)
+	v, err := p.attachments.inspect(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -277,7 +287,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if v.open != nil {
 		beside = crypt.Overhead
 	}
-	device, fits := dataset.Size(v.size), p.volumeFor(v.fsType, want, beside)
+	device, fits := dataset.Size(v.size), p.maker.volumeFor(v.fsType, want, beside)
 	if l.Size == 0 {
 		l.Size = device
 	}
@@ -286,7 +296,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 			max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
 	}
 	fits = max(fits, device)
-	if err := p.extend(ctx, l.Volume, fits); err != nil {
+	if err := p.maker.extend(ctx, l.Volume, fits); err != nil {
 		return err
 	}
 	p.step("lvm.resize.extended")
@@ -294,7 +304,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
 		return err
 	}
-	inside, err := p.fill(ctx, v, l.Volume, int64(fits))
+	inside, err := p.encryption.fill(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}
@@ -303,7 +313,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 
 // Grow implements backends.Resizer.
 func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
-	v, err := p.inspect(ctx, id)
+	v, err := p.attachments.inspect(ctx, id)
 	if err == nil {
 		err = errors.Join(grow(root, v.fsType, v.inner), v.close())
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -16,46 +17,52 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
+// encryption formats and opens encrypted volumes.
+type encryption struct {
+	*storage
+	keys backends.Keys
+}
+
 // An encrypted dataset has a LUKS2 container in its volume, and the filesystem in there: snapshots
 // and clones are of ciphertext, and take no key. LVM does not see that filesystem, so the agent
 // freezes it where LVM does it otherwise.
 
 // mapping is the name of the device that decrypts a volume. With the pool in it two pools
 // of a host can have volumes of one name, as after a copy of their disk.
-func (p *Pool) mapping(volume string) string {
-	return "drover-" + strings.TrimPrefix(volume, namePrefix) + p.mappings()
+func (e *encryption) mapping(volume string) string {
+	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappings()
 }
 
 // mappings is the end of the names of all mappings of the pool.
-func (p *Pool) mappings() string { return "-" + p.shelf.ID().String()[:8] }
+func (e *encryption) mappings() string { return "-" + e.shelf.ID().String()[:8] }
 
 // settled removes the unused mappings of the pool, such as those that a killed process has left, and waits
 // until they are gone. That takes no cryptsetup: it may be gone since.
-func (p *Pool) settled() error {
+func (e *encryption) settled() error {
 	return crypt.Gone(context.Background(), func(name string) bool {
-		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, p.mappings())
+		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappings())
 	})
 }
 
 // abandon removes the mappings of worthless volumes: at once, or when the commands end that a killed process
 // has left running on them.
-func (p *Pool) abandon(volumes []string) error {
+func (e *encryption) abandon(volumes []string) error {
 	for _, name := range volumes {
-		if err := crypt.Drop(p.mapping(name)); err != nil {
+		if err := crypt.Drop(e.mapping(name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+func (e *encryption) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if err := crypt.Available(); err != nil {
 		return nil, err
 	}
-	if p.keys == nil {
+	if e.keys == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
 	}
-	return p.keys.DataKey(ctx, d)
+	return e.keys.DataKey(ctx, d)
 }
 
 // overhead is how many bytes a dataset's volume has beside its filesystem.
@@ -84,13 +91,13 @@ func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 }
 
 // encrypt makes a container on the device of a new volume, and opens it.
-func (p *Pool) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (*crypt.Device, error) {
-	tool := crypt.New(p.runner)
+func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (*crypt.Device, error) {
+	tool := crypt.New(e.runner)
 	if err := tool.Format(ctx, node, d.Encryption.ID, key); err != nil {
 		return nil, err
 	}
-	p.step("lvm.volume.encrypted")
-	return tool.Open(ctx, node, p.mapping(volume), key)
+	e.step("lvm.volume.encrypted")
+	return tool.Open(ctx, node, e.mapping(volume), key)
 }
 
 // named is a device by a name that it has after the next start too.
@@ -103,12 +110,12 @@ func (n named) Name() string { return n.name }
 
 // enter opens the container on the device of a head, if its record says that it has one: an unencrypted
 // filesystem in that place is not Drover's.
-func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
+func (e *encryption) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
 	key []byte, err error) {
-	disk := named{node, "/dev/mapper/" + p.device(volume)}
+	disk := named{node, "/dev/mapper/" + e.device(volume)}
 	_, is, err := crypt.Header(disk)
 	if err != nil {
-		return nil, nil, fmt.Errorf("volume %s: %w", p.ref(volume), err)
+		return nil, nil, fmt.Errorf("volume %s: %w", e.ref(volume), err)
 	}
 	d, err := f.ReadRecord()
 	if err != nil { // a damaged one protects nothing, and an attacker with the keys may have a copy of it
@@ -122,19 +129,19 @@ func (p *Pool) enter(ctx context.Context, f *shelf.Folder, volume string, node *
 			return nil, nil, err
 		}
 		return nil, nil, dataset.Errorf(dataset.ErrCorrupt,
-			"its record says that it is encrypted, and volume %s is not", p.ref(volume))
+			"its record says that it is encrypted, and volume %s is not", e.ref(volume))
 	}
-	if key, err = p.keyOf(ctx, *d); err != nil {
+	if key, err = e.keyOf(ctx, *d); err != nil {
 		return nil, nil, err
 	}
-	open, err = crypt.New(p.runner).Open(ctx, node.Name(), p.mapping(volume), key)
+	open, err = crypt.New(e.runner).Open(ctx, node.Name(), e.mapping(volume), key)
 	return open, key, err
 }
 
 // top returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
 // It removes an unused mapping.
-func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
-	m, there, err := crypt.Find(p.mapping(volume))
+func (e *encryption) top(volume string, dev dm.Device) (dm.Device, error) {
+	m, there, err := crypt.Find(e.mapping(volume))
 	switch {
 	case err != nil || !there:
 		return dev, err
@@ -145,12 +152,12 @@ func (p *Pool) top(volume string, dev dm.Device) (dm.Device, error) {
 }
 
 // makeFS makes a filesystem in a container, where each block that is written takes room.
-func (p *Pool) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
+func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
 	more := []string{"-f", path} // blocks that were never written read as noise
 	if fsType == ext4 {
 		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}
-	_, err := p.runner.Run(ctx, run.Command{
+	_, err := e.runner.Run(ctx, run.Command{
 		Name:    "mkfs." + fsType,
 		Args:    append(mkfs.Args(fsType, size), more...),
 		Timeout: mkfsTimeout,
@@ -167,14 +174,14 @@ func (v active) close() error {
 }
 
 // fill extends the container of a head to the size of its extended volume, and returns the device in it.
-func (p *Pool) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
+func (e *encryption) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil
 	}
-	if err := crypt.New(p.runner).Resize(ctx, p.mapping(volume), v.key); err != nil {
+	if err := crypt.New(e.runner).Resize(ctx, e.mapping(volume), v.key); err != nil {
 		return 0, err
 	}
-	p.step("lvm.resize.mapping")
+	e.step("lvm.resize.mapping")
 	dev, err := os.Open(v.open.Path())
 	if err != nil {
 		return 0, err

@@ -22,6 +22,15 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
+// maker makes volumes, empty or as snapshots of others.
+type maker struct {
+	*storage
+	volumes    *volumes
+	encryption *encryption
+	space      *space
+	remover    *remover
+}
+
 // The filesystems that a volume can hold.
 const (
 	ext4 = mkfs.Ext4
@@ -77,8 +86,8 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 
 // intend records durably that a volume will be made for a tree, as in l, but with a name of its own. The
 // volume of an earlier attempt is removed first.
-func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
-	if err := p.destroyIn(ctx, f, tree); err != nil {
+func (m *maker) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
+	if err := m.remover.destroyIn(ctx, f, tree); err != nil {
 		return "", err
 	}
 	id := uuid.New()
@@ -86,51 +95,51 @@ func (p *Pool) intend(ctx context.Context, f *shelf.Folder, tree string, l link)
 	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil {
 		return "", err
 	}
-	p.step("lvm.volume.intended")
+	m.step("lvm.volume.intended")
 	return l.Volume, nil
 }
 
 // tags are those of a dataset's volume.
-func (p *Pool) tags(id uuid.UUID) []string {
+func (m *maker) tags(id uuid.UUID) []string {
 	list := []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
-	if p.inCorner {
-		list = append(list, "--addtag", cornerTag+p.shelf.ID().String())
+	if m.inCorner {
+		list = append(list, "--addtag", cornerTag+m.shelf.ID().String())
 	}
 	return list
 }
 
 // snap makes a volume for a tree of to, with the content of another volume at one moment. It is
 // on the disk when it returns, with all that was written to the other before.
-func (p *Pool) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
-	name, err := p.intend(ctx, to, tree, of)
+func (m *maker) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
+	name, err := m.intend(ctx, to, tree, of)
 	if err != nil {
 		return "", err
 	}
 	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"},
-		p.tags(to.ID)...)
-	err = p.change(ctx, "lvcreate", append(args, p.ref(of.Volume))...)
+		m.tags(to.ID)...)
+	err = m.volumes.change(ctx, "lvcreate", append(args, m.ref(of.Volume))...)
 	if errors.Is(err, errAbsent) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(of.Volume))
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", m.ref(of.Volume))
 	}
 	if err == nil {
-		p.step("lvm.volume.made")
+		m.step("lvm.volume.made")
 	}
 	return name, err
 }
 
 // sizeOf asks lvm how large a volume is.
-func (p *Pool) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
-	all, err := p.tool.volumes(ctx, p.ref(name))
+func (m *maker) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
+	all, err := m.tool.volumes(ctx, m.ref(name))
 	if errors.Is(err, errAbsent) {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", p.ref(name))
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", m.ref(name))
 	}
 	return all[name].Size, err
 }
 
 // measure adds to a link the size of its volume and its kind of filesystem, which a link of an older version
 // lacks. It returns the size of the volume itself.
-func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
-	device, err := p.sizeOf(ctx, l.Volume)
+func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
+	device, err := m.sizeOf(ctx, l.Volume)
 	if l.Size == 0 {
 		l.Size = device
 	}
@@ -147,44 +156,44 @@ func (p *Pool) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset
 
 // volumeFor returns how large a volume must be for so much to be written to it, including the parts beside
 // its filesystem.
-func (p *Pool) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
-	return p.roundUp(mkfs.Device(fsType, size) + beside)
+func (m *maker) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
+	return m.roundUp(mkfs.Device(fsType, size) + beside)
 }
 
 // extend makes a volume larger; one that is as large is fine.
-func (p *Pool) extend(ctx context.Context, name string, size dataset.Size) error {
-	have, err := p.sizeOf(ctx, name)
+func (m *maker) extend(ctx context.Context, name string, size dataset.Size) error {
+	have, err := m.sizeOf(ctx, name)
 	if err != nil || have >= size {
 		return err
 	}
-	return p.change(ctx, "lvextend", "--size", bytesText(size), p.ref(name))
+	return m.volumes.change(ctx, "lvextend", "--size", bytesText(size), m.ref(name))
 }
 
 // Create implements backends.Pool.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
-	fsType, size, err := p.choose(d)
+	fsType, size, err := p.maker.choose(d)
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
 	}
 	var key []byte
 	if d.Encryption != nil {
-		if key, err = p.keyOf(ctx, d); err != nil {
+		if key, err = p.encryption.keyOf(ctx, d); err != nil {
 			return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
 		}
 	}
-	size, err = p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		name, err := p.intend(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
+	size, err = p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+		name, err := p.maker.intend(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
 		if err != nil {
 			return 0, err
 		}
 		args := append([]string{"--yes", "--type", "thin", "--virtualsize",
-			bytesText(p.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name,
-			"--setactivationskip", "n"}, p.tags(d.ID)...)
-		if err := p.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
+			bytesText(p.maker.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name,
+			"--setactivationskip", "n"}, p.maker.tags(d.ID)...)
+		if err := p.volumes.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
 			return 0, err
 		}
 		p.step("lvm.volume.made")
-		return size, p.format(ctx, name, fsType, size, d, key)
+		return size, p.maker.format(ctx, name, fsType, size, d, key)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
@@ -193,7 +202,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 }
 
 // choose returns the filesystem and the size of a new dataset, or why the request is invalid.
-func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
+func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size := d.Size
 	if size == 0 {
 		size = defaultSize
@@ -201,8 +210,8 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if err := (*Backend)(nil).Takes(d.Profile.Filesystem.Type, size); err != nil {
 		return "", 0, err
 	}
-	size = p.roundUp(size)
-	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, p.info.Capabilities.Filesystems)
+	size = m.roundUp(size)
+	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, m.info.Capabilities.Filesystems)
 	if err == nil {
 		err = mkfs.Usable(fsType) // it may have gone since the pool was opened
 	}
@@ -214,30 +223,30 @@ func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
 
 // format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume
 // reads as zeros, so zeros need not be written, which would take blocks.
-func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
+func (m *maker) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
 	key []byte) error {
-	dev, err := p.activate(ctx, name)
+	dev, err := m.volumes.activate(ctx, name)
 	if err != nil {
 		return err
 	}
-	node, err := p.node(ctx, dev)
+	node, err := m.volumes.node(ctx, dev)
 	if err != nil {
 		return err
 	}
-	make := p.mkfs
+	make := m.mkfs
 	if d.Encryption != nil {
-		open, err := p.encrypt(ctx, name, node, d, key)
+		open, err := m.encryption.encrypt(ctx, name, node, d, key)
 		if err != nil {
 			return err
 		}
 		defer open.Close()
-		p.step("lvm.volume.opened")
-		make, node = p.makeFS, open.Path()
+		m.step("lvm.volume.opened")
+		make, node = m.encryption.makeFS, open.Path()
 	}
 	if err := make(ctx, fsType, size, node); err != nil {
 		return err
 	}
-	p.step("lvm.volume.formatted")
+	m.step("lvm.volume.formatted")
 	root, err := mount.Detached(mount.Spec{Source: node, FSType: fsType, Options: mountOptions(fsType, nil)})
 	if err != nil {
 		return err
@@ -245,10 +254,10 @@ func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Siz
 	return errors.Join(mkfs.Root(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
 }
 
-func (p *Pool) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {
+func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {
 	start := func(more ...string) error {
 		args := slices.Concat(mkfs.Args(fsType, size), more, []string{node})
-		_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
+		_, err := m.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
 		return err
 	}
 	if fsType == xfs {
@@ -269,7 +278,7 @@ func (p *Pool) mkfs(ctx context.Context, fsType string, size dataset.Size, node 
 // larger clone has its filesystem grown when it is mounted first.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
-	size, err := p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+	size, err := p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
 		from, err := p.shelf.Find(src.Dataset)
 		if err != nil {
 			return 0, err
@@ -282,7 +291,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return 0, err
 		}
-		if _, err := p.measure(ctx, &of, d); err != nil {
+		if _, err := p.maker.measure(ctx, &of, d); err != nil {
 			return 0, err
 		}
 		size, want := of.Size, p.roundUp(d.Size)
@@ -290,11 +299,11 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return 0, err
 		}
 		of.Size = max(size, want)
-		name, err := p.snap(ctx, of, f, shelf.FirstHead, "n")
+		name, err := p.maker.snap(ctx, of, f, shelf.FirstHead, "n")
 		if err != nil || want <= size {
 			return size, err
 		}
-		return want, p.extend(ctx, name, p.volumeFor(of.Filesystem, want, overhead(d)))
+		return want, p.maker.extend(ctx, name, p.maker.volumeFor(of.Filesystem, want, overhead(d)))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
@@ -316,9 +325,9 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 }
 
 // make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
-func (p *Pool) make(ctx context.Context, d dataset.Dataset,
+func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	f, whole, err := p.shelf.Make(d.ID)
+	f, whole, err := m.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
@@ -331,22 +340,22 @@ func (p *Pool) make(ctx context.Context, d dataset.Dataset,
 		if err != nil {
 			return 0, err
 		}
-		if _, err := p.measure(ctx, &l, d); err != nil {
+		if _, err := m.measure(ctx, &l, d); err != nil {
 			return 0, err
 		}
-		return l.Size, p.shelf.Finish(f, d)
+		return l.Size, m.shelf.Finish(f, d)
 	}
-	p.step("lvm.make.folder")
+	m.step("lvm.make.folder")
 	var size dataset.Size
-	if err = p.room(ctx); err == nil {
+	if err = m.space.room(ctx); err == nil {
 		size, err = fill(f)
 	}
 	if err != nil {
-		if dErr := p.shelf.Discard(d.ID); dErr != nil {
+		if dErr := m.shelf.Discard(d.ID); dErr != nil {
 			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
 		}
 		return 0, err
 	}
-	p.step("lvm.make.filled")
-	return size, p.shelf.Finish(f, d)
+	m.step("lvm.make.filled")
+	return size, m.shelf.Finish(f, d)
 }

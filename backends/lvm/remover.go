@@ -1,0 +1,182 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// remover destroys volumes that are deleted.
+type remover struct {
+	*storage
+	volumes    *volumes
+	encryption *encryption
+}
+
+// Delete implements backends.Pool.
+func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
+	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.unused(ctx, id) })
+}
+
+// Reap implements backends.Pool.
+func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
+		doomed, err := f.Leftovers()
+		if err != nil {
+			return 0, err
+		}
+		return len(doomed), p.remover.destroyIn(ctx, f, doomed...)
+	})
+}
+
+// destroyIn removes names of a folder, with their volumes.
+func (r *remover) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
+	dir, err := f.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, name := range names {
+		if err := r.destroy(ctx, dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// destroy removes a file or a folder. Before that it removes the volumes that the file, or the files in the
+// folder, represent. Idempotent. See shelf.Shelf.
+func (r *remover) destroy(ctx context.Context, dir *os.File, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	names := []string{name}
+	if info, err := root.Lstat(name); err == nil && info.IsDir() {
+		if root, err = root.OpenRoot(name); err != nil {
+			return err
+		}
+		defer root.Close()
+		if names, err = shelf.ReadNames(root, "."); err != nil {
+			return err
+		}
+	}
+	var doomed []string
+	for _, name := range names {
+		if !shelf.IsTree(name) {
+			continue
+		}
+		volume, err := volumeOf(root, name)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return err
+		default:
+			doomed = append(doomed, volume)
+		}
+	}
+	r.step("lvm.destroy.begun")
+	if err := r.encryption.abandon(doomed); err != nil {
+		return err
+	}
+	if err := r.remove(ctx, doomed); err != nil {
+		return err
+	}
+	r.step("lvm.destroy.removed")
+	return tree.Remove(ctx, dir, name)
+}
+
+// remove removes volumes, those that are there, in Drover's thin pool and with its tag.
+func (r *remover) remove(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	var which []string
+	for _, name := range names {
+		which = append(which, "lv_name="+name)
+	}
+	ours := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(which, " || "))
+	return r.volumes.change(ctx, "lvremove", "--yes", "--select", ours, r.vg)
+}
+
+var _ backends.Clearer = (*Pool)(nil)
+
+// Clear implements backends.Clearer. A volume group that was made for the pool goes, with its labels
+// on the devices; one that was there before stays, without Drover's volumes and tag in it.
+func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+	g, all, err := p.tool.look(ctx, p.vg)
+	if err != nil {
+		return "", err
+	}
+	if tag := poolTag + p.ID().String(); !slices.Contains(g.Tags, tag) {
+		return "", dataset.Errorf(dataset.ErrOffline,
+			"volume group %s has not the tag %s of pool %s any more: nothing in it is removed (vgs -o +vg_tags)",
+			p.vg, tag, p.name)
+	}
+	others := ""
+	for name, v := range all {
+		switch {
+		case v.Pool == poolName:
+			return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds volume %s: it is not removed", p.name,
+				p.ref(name))
+		case name != poolName && name != recordsName:
+			others = name
+		}
+	}
+	if p.whole && others != "" {
+		return "", dataset.Errorf(dataset.ErrConflict,
+			"volume group %s was made for pool %s, and has %s, which is not drover's: it is not removed "+
+				"(lvremove %s, if nobody needs it)", p.vg, p.name, others, p.ref(others))
+	}
+	if err := p.Close(); err != nil {
+		return "", err
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	if at := p.shelf.Path(); table.At(at) != nil {
+		return "", dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", at, at)
+	}
+	// The records go after the thin pool: without that Open with Make makes it anew.
+	for _, name := range []string{poolName, recordsName} {
+		if err := p.tool.lvm(ctx, "lvremove", "--yes", "--select",
+			fmt.Sprintf("lv_name=%s && lv_tags=%s", name, ourTag), p.vg); err != nil {
+			return "", err
+		}
+		p.step("lvm.clear." + name)
+	}
+	if !p.whole {
+		return "", p.tool.lvm(ctx, "vgchange", "--deltag", poolTag+p.ID().String(), p.vg)
+	}
+	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)
+	if err != nil {
+		return "", err
+	}
+	var devices []string
+	for _, r := range rows {
+		devices = append(devices, r["pv_name"])
+	}
+	if err := p.tool.lvm(ctx, "vgremove", p.vg); err != nil {
+		return "", err
+	}
+	var wipe []string
+	for _, d := range devices {
+		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that one that is busy is refused
+	}
+	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for "+
+			"another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")),
+		p.tool.lvm(ctx, "pvremove", devices...)
+}

@@ -1,0 +1,103 @@
+package lvm
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// space compares the free space of the pool with what new data needs.
+type space struct {
+	*storage
+	volumes *volumes
+}
+
+// full fails with ErrNoSpace while nothing new should begin in the pool, with what mends it.
+func (c *space) full(u use) error {
+	ref := c.ref(poolName)
+	switch {
+	case u.mode == "out of data space" || u.data > u.dataOf/100*mark:
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"pool %s is nearly full: %s of the %s of its thin pool are taken, and nothing new begins above "+
+				"%d %% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE "+
+				"where that has no room)",
+			c.name, u.data.Human(), u.dataOf.Human(), mark, ref, c.vg)
+	case u.mode != "":
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", c.name, u.mode, ref)
+	case u.metadata > u.metadataOf/100*mark:
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are taken, and nothing "+
+				"new begins above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
+			c.name, u.metadata.Human(), u.metadataOf.Human(), mark, bytesText(c.roundUp(u.metadataOf/4)), ref)
+	}
+	return nil
+}
+
+// status implements Pool.Status.
+func (c *space) status(ctx context.Context) dataset.PoolStatus {
+	st := c.shelf.Status()
+	if !st.Online {
+		return st
+	}
+	if c.tool.failed.Load() && len(c.tool.one) == 0 {
+		_ = c.volumes.rouse(ctx) // or the next time
+	}
+	free, size := st.Free, st.Size
+	u, err := c.volumes.usage(ctx)
+	if err == nil && u.mode == "failed" {
+		err = c.full(u)
+	}
+	if err != nil {
+		st.Online, st.Reason = false, err.Error()
+		return st
+	}
+	st.Size, st.Free = u.dataOf, u.dataOf-u.data
+	var fs unix.Statfs_t
+	if err = c.tool.busy(); err == nil {
+		err = unix.Statfs(c.shelf.Path(), &fs)
+	}
+	if err == nil {
+		err = c.crowded(u, free, size, fs.Ffree, fs.Files)
+	}
+	if err != nil {
+		st.Reason = err.Error()
+	}
+	return st
+}
+
+// crowded is full, of the records too, by the bytes and files that those have left.
+func (c *space) crowded(u use, free, size dataset.Size, files, filesOf uint64) error {
+	if err := c.full(u); err != nil {
+		return err
+	}
+	what := ""
+	switch {
+	case free < size/20:
+		what = fmt.Sprintf("%s free of %s", free.Human(), size.Human())
+	case files < filesOf/20:
+		what = fmt.Sprintf("%d inodes free of %d", files, filesOf)
+	default:
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace,
+		"pool %s has no room for more records: %s (lvextend --resizefs --size +256m %s)", c.name, what,
+		c.ref(recordsName))
+}
+
+// room fails with ErrNoSpace while nothing new should begin in the pool.
+func (c *space) room(ctx context.Context) error {
+	if err := c.tool.busy(); err != nil {
+		return err
+	}
+	switch st := c.status(ctx); {
+	case !st.Online:
+		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	case st.Reason != "":
+		return dataset.Errorf(dataset.ErrNoSpace, "%s", st.Reason)
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/dm"
+)
+
+// volumes activates the volumes of the group, changes them, and measures what they take.
+type volumes struct {
+	*storage
+
+	mu     sync.Mutex
+	atRest map[string]dataset.Size // that volumes take which are not active, those that were looked up
+}
+
+// activate returns the device of a volume, and makes it if there is none. -K: this includes heads with the
+// flag to skip activation, which a restore has made of a snapshot, or which an operator has set.
+func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) {
+	dev, err := dm.Find(v.device(name))
+	if !errors.Is(err, dm.ErrAbsent) {
+		return dev, err
+	}
+	defer v.forget(name)
+	err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", v.ref(name))
+	if errors.Is(err, errAbsent) {
+		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", v.ref(name))
+	}
+	if err != nil {
+		return dev, err
+	}
+	return dm.Find(v.device(name))
+}
+
+// forget drops the remembered usage of an inactive volume.
+func (v *volumes) forget(name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.atRest, name)
+}
+
+// change runs a command on volumes. If it fails, the devices that it has left suspended are resumed.
+func (v *volumes) change(ctx context.Context, command string, args ...string) error {
+	err := v.tool.lvm(ctx, command, args...)
+	if wErr := v.rouse(context.WithoutCancel(ctx)); err != nil && wErr != nil {
+		err = fmt.Errorf("%w (and %w)", err, wErr)
+	}
+	return err
+}
+
+// rouse calls wake after a command has failed or was killed.
+func (v *volumes) rouse(ctx context.Context) error {
+	if v.tool.busy() != nil || !v.tool.failed.Swap(false) {
+		return nil
+	}
+	all, err := v.tool.volumes(ctx, v.vg)
+	if err == nil {
+		err = v.wake(ctx, all)
+	}
+	if err != nil {
+		v.tool.failed.Store(true)
+	}
+	return err
+}
+
+// wake resumes volumes that a killed lvm has left suspended: their writers wait. By lvm, whose lock one that
+// still runs has.
+func (v *volumes) wake(ctx context.Context, all map[string]volume) error {
+	asleep := func(layer ...string) bool {
+		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
+		return err == nil && dev.Suspended
+	}
+	for name, lv := range all {
+		pool := name == poolName
+		if !slices.Contains(lv.Tags, ourTag) || !pool && lv.Pool != poolName || !asleep(name) &&
+			!(pool && asleep(name, "tpool")) {
+			continue
+		}
+		if err := v.tool.lvm(ctx, "lvchange", "--refresh", v.ref(name)); err != nil {
+			return fmt.Errorf("volume %s is suspended, as a command that was killed has left it: %w", v.ref(name), err)
+		}
+	}
+	return nil
+}
+
+// node returns a path of a device. Links to it udev makes, when it runs; they are not asked.
+func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
+	for try := 0; ; try++ {
+		for _, path := range []string{dev.Node(), "/dev/mapper/" + dev.Name} {
+			var st unix.Stat_t
+			err := unix.Stat(path, &st)
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && unix.Major(st.Rdev) == dev.Major &&
+				unix.Minor(st.Rdev) == dev.Minor {
+				return path, nil
+			}
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return "", err
+			}
+		}
+		if try > 0 {
+			return "", fmt.Errorf("nothing below /dev is device %d:%d (%s): is /dev a devtmpfs?", dev.Major,
+				dev.Minor, dev.Name)
+		}
+		if err := v.tool.lvm(ctx, "vgmknodes", v.vg); err != nil {
+			return "", err
+		}
+	}
+}
+
+// use is how full the thin pool is.
+type use struct {
+	data, dataOf         dataset.Size
+	metadata, metadataOf dataset.Size
+	mode                 string // "": it works
+}
+
+// mark is from how many of a hundred parts on nothing new begins.
+const mark = 80
+
+// usage asks the kernel how full the thin pool is. It may have gone inactive with the last
+// volume in it.
+func (v *volumes) usage(ctx context.Context) (use, error) {
+	target, err := v.poolTarget()
+	if errors.Is(err, dm.ErrAbsent) {
+		if err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", v.ref(poolName)); err == nil {
+			target, err = v.poolTarget()
+		}
+	}
+	if err != nil {
+		return use{}, err
+	}
+	return parseUse(target, v.chunk)
+}
+
+// poolTarget is the thin pool itself: below a layer from its first volume on.
+func (v *volumes) poolTarget() (dm.Target, error) {
+	target, err := dm.Status(dm.Mangle(v.vg, poolName, "tpool"))
+	if errors.Is(err, dm.ErrAbsent) {
+		target, err = dm.Status(v.device(poolName))
+	}
+	return target, err
+}
+
+// parseUse parses the status line of a thin pool: see the kernel's thin-provisioning.rst.
+func parseUse(target dm.Target, block dataset.Size) (use, error) {
+	field := strings.Fields(target.Status)
+	if target.Type == "thin-pool" && len(field) > 0 && (field[0] == "Fail" || field[0] == "Error") {
+		return use{mode: "failed"}, nil
+	}
+	var u use
+	var id int64
+	n, _ := fmt.Sscanf(target.Status, "%d %d/%d %d/%d", &id, &u.metadata, &u.metadataOf, &u.data, &u.dataOf)
+	if n != 5 || target.Type != "thin-pool" {
+		return u, fmt.Errorf("the device mapper says %q of a thin pool", target.Type+" "+target.Status)
+	}
+	u.metadata, u.metadataOf = u.metadata*4*dataset.KiB, u.metadataOf*4*dataset.KiB
+	u.data, u.dataOf = u.data*block, u.dataOf*block
+	for word, mode := range map[string]string{
+		"ro":                "read-only",
+		"out_of_data_space": "out of data space",
+		"needs_check":       "damaged",
+	} {
+		if slices.Contains(field, word) {
+			u.mode = mode
+		}
+	}
+	return u, nil
+}
+
+// usedAtRest is the usage of a volume that is not active, which does not change while the volume is inactive.
+// So all inactive volumes are read at once: a caller that asks for one asks for more.
+func (v *volumes) usedAtRest(ctx context.Context, name string) (dataset.Size, error) {
+	v.mu.Lock()
+	size, known := v.atRest[name]
+	v.mu.Unlock()
+	if known {
+		return size, nil
+	}
+	rows, err := v.tool.report(ctx, "lvs", "lv_name,thin_id,lv_active", "--select", "pool_lv="+poolName, v.vg)
+	if err != nil {
+		return 0, err
+	}
+	blocks, err := v.mapped(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("pool %s: what its volumes take: %w", v.name, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.atRest)
+	for _, r := range rows {
+		number, err := strconv.ParseUint(r["thin_id"], 10, 64)
+		n, there := blocks[number]
+		if err == nil && there && r["lv_active"] == "" {
+			v.atRest[r["lv_name"]] = dataset.Size(n) * v.chunk
+		}
+	}
+	if size, known = v.atRest[name]; !known {
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone, or has just become active", v.ref(name))
+	}
+	return size, nil
+}
+
+// mapped returns how many blocks the pool's volumes take, by their numbers in it.
+func (v *volumes) mapped(ctx context.Context) (map[uint64]uint64, error) {
+	if _, err := v.usage(ctx); err != nil { // it is active then
+		return nil, err
+	}
+	err := dm.Commit(v.device(poolName) + "-tpool")
+	if errors.Is(err, dm.ErrAbsent) {
+		err = dm.Commit(v.device(poolName))
+	}
+	if err != nil {
+		return nil, err
+	}
+	dev, err := dm.Find(v.device(poolName + "_tmeta"))
+	if err != nil {
+		return nil, err
+	}
+	return dm.Mapped(dev.Node())
+}
