@@ -40,6 +40,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/bindmount"
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -179,7 +180,7 @@ type Pool struct {
 	shelf   *shelf.Shelf
 	disk    *disk.Disk     // that it has for itself
 	quota   btrfsctl.Quota // when it was opened
-	uses    shelf.Uses
+	uses    bindmount.Tracker
 	commits btrfsctl.Commits
 	step    func(string)
 
@@ -311,9 +312,9 @@ func (p *Pool) commit(dir *os.File) error {
 
 // room fails with ErrNoSpace while nothing new should begin in the pool.
 func (p *Pool) room() error {
-	st := p.shelf.Status()
-	if !st.Online {
-		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	st, err := p.shelf.Space()
+	if err != nil {
+		return err
 	}
 	return backends.Room(p.name, st.Free, st.Size)
 }
@@ -397,5 +398,5 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	if err != nil {
 		return backends.Attachment{}, err
 	}
-	return p.uses.Bind(p.shelf, f, head.Tree, opts.ReadOnly), tree.Close()
+	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), tree.Close()
 }

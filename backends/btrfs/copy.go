@@ -333,7 +333,7 @@ func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder
 		return err
 	}
 	defer f.Close()
-	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
+	if err := p.uses.Idle(ctx, ds, f.Path()); err != nil {
 		return err
 	}
 	if err := f.Sweep(); err != nil {
@@ -370,5 +370,5 @@ func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	return p.uses.None(ctx, id, p.shelf.PathOf(f))
+	return p.uses.Idle(ctx, id, f.Path())
 }

@@ -100,7 +100,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	if err := p.uses.None(ctx, ds, p.shelf.PathOf(f)); err != nil {
+	if err := p.uses.Idle(ctx, ds, f.Path()); err != nil {
 		return err
 	}
 	if done, err := f.Restored(keep.ID); err != nil {

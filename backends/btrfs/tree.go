@@ -200,7 +200,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 				return err
 			}
 		}
-		return p.uses.None(ctx, id, folder)
+		return p.uses.Idle(ctx, id, folder)
 	})
 }
 

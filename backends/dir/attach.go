@@ -3,6 +3,7 @@ package dir
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/google/uuid"
 
@@ -22,12 +23,11 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 		return backends.Attachment{}, err
 	}
 	defer f.Close()
-	return p.AttachIn(p.shelf, f, opts)
+	return p.AttachFolder(f, opts)
 }
 
-// AttachIn attaches the head of a folder of a shelf, which another pool's may be; see
-// backends.Pool.
-func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOptions) (backends.Attachment, error) {
+// AttachFolder attaches the head of a folder, which can belong to another pool; see backends.Pool.
+func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backends.Attachment, error) {
 	head, err := f.Head()
 	if err != nil {
 		return backends.Attachment{}, err
@@ -36,12 +36,12 @@ func (p *Pool) AttachIn(s *shelf.Shelf, f *shelf.Folder, opts backends.AttachOpt
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone",
 			f.ID, head.Tree)
 	}
-	return p.uses.Bind(s, f, head.Tree, opts.ReadOnly), nil
+	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), nil
 }
 
 // idle fails with dataset.ErrInUse while a dataset is in use, saying what cannot be done meanwhile.
 func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
-	if err := p.uses.None(ctx, f.ID, p.shelf.PathOf(f)); err != nil {
+	if err := p.uses.Idle(ctx, f.ID, f.Path()); err != nil {
 		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop "+
 			"its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
@@ -55,5 +55,5 @@ func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	return p.uses.None(ctx, id, p.shelf.PathOf(f))
+	return p.uses.Idle(ctx, id, f.Path())
 }

@@ -50,6 +50,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/bindmount"
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -179,7 +180,7 @@ type Pool struct {
 	disk     *disk.Disk // that it has for itself
 	how      string     // a copy is made
 	shares   bool       // files share blocks
-	uses     shelf.Uses
+	uses     bindmount.Tracker
 	projects *projects
 	step     func(string)
 }
@@ -234,9 +235,9 @@ func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation)
 
 // room fails with ErrNoSpace while nothing new should begin in the pool.
 func (p *Pool) room() error {
-	st := p.shelf.Status()
-	if !st.Online {
-		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	st, err := p.shelf.Space()
+	if err != nil {
+		return err
 	}
 	return backends.Room(p.name, st.Free, st.Size)
 }
@@ -261,7 +262,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.None(ctx, id, folder) })
+	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.Idle(ctx, id, folder) })
 }
 
 // WriteRecord implements backends.Pool.

@@ -196,9 +196,12 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	if used := dataset.Size(size.Bytes); c.within != 0 && used > c.within {
 		return over("what is to be copied", used, c.within)
 	}
-	if free, err := p.shelf.Free(); err != nil || (!p.shares && dataset.Size(size.Bytes) > free) {
-		return orElse(err, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
-			dataset.Size(size.Bytes).Human(), free.Human()))
+	switch st, err := p.shelf.Space(); {
+	case err != nil:
+		return err
+	case !p.shares && dataset.Size(size.Bytes) > st.Free:
+		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
+			dataset.Size(size.Bytes).Human(), st.Free.Human())
 	}
 	temp := shelf.Temp + as
 	if err := p.removeAll(ctx, to, temp, as); err != nil {
@@ -256,11 +259,4 @@ func (p *Pool) removeAll(ctx context.Context, f *shelf.Folder, names ...string) 
 		}
 	}
 	return nil
-}
-
-func orElse(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
 }

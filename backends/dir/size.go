@@ -15,10 +15,10 @@ import (
 
 // fits refuses a size that no dataset here can have.
 func (p *Pool) fits(size dataset.Size) error {
-	st := p.shelf.Status()
+	st, err := p.shelf.Space()
 	switch {
-	case !st.Online:
-		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	case err != nil:
+		return err
 	case size > st.Size:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
 			st.Size.Human())

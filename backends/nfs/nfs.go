@@ -126,7 +126,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 		return nil, err
 	}
 	p.Pool, p.in = in, in.(*dir.Pool)
-	p.shelf = p.in.Shelf()
+	p.exchange, p.own = shelf.NewExchange(p.in.Shelf()), p.in.Shelf().Path()
 	return p, nil
 }
 
@@ -289,11 +289,12 @@ func unlessExists(err error) error {
 // Pool is an open pool.
 type Pool struct {
 	backends.Pool
-	in    *dir.Pool // the same
-	shelf *shelf.Shelf
-	path  string // of the share
-	share uuid.UUID
-	note  string
+	in       *dir.Pool // the same pool
+	exchange *shelf.Exchange
+	path     string // of the share
+	own      string // the path of this host's pool
+	share    uuid.UUID
+	note     string
 }
 
 // Clear implements backends.Clearer: of this host's pool. The share is others' too.
@@ -309,7 +310,7 @@ func (p *Pool) Info() backends.Info {
 
 // Stat implements backends.Pool: a dataset that another host took is not here any more.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err error) {
-	if err := p.shelf.Anew(); err != nil {
+	if err := p.exchange.Refresh(); err != nil {
 		return e, err
 	}
 	return p.Pool.Stat(ctx, id)
@@ -318,7 +319,7 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err er
 // Attach implements backends.Pool; see Stat.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (a backends.Attachment,
 	err error) {
-	if err := p.shelf.Anew(); err != nil {
+	if err := p.exchange.Refresh(); err != nil {
 		return a, err
 	}
 	return p.Pool.Attach(ctx, id, opts)
@@ -326,7 +327,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 
 // Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
-	if err := p.shelf.Anew(); err != nil {
+	if err := p.exchange.Refresh(); err != nil {
 		return err
 	}
 	return p.Pool.(backends.IdleChecker).Idle(ctx, id)
@@ -338,7 +339,7 @@ func (p *Pool) Sees(_ context.Context, id, pool uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return p.shelf.Seen(path, id)
+	return p.exchange.Check(path, id)
 }
 
 // Visit implements backends.Sharer.
@@ -348,12 +349,12 @@ func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.Attach
 	if err != nil {
 		return a, err
 	}
-	there, f, done, err := p.shelf.Visited(path, id)
+	f, err := p.exchange.Open(path, id)
 	if err != nil {
 		return a, err
 	}
-	a, err = p.in.AttachIn(there, f, opts)
-	return a, errors.Join(err, done())
+	a, err = p.in.AttachFolder(f, opts)
+	return a, errors.Join(err, f.Close())
 }
 
 // RestoreApart implements backends.Sharer.
@@ -365,15 +366,15 @@ func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.
 // Take implements backends.Sharer.
 func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Given) error {
 	path, err := p.beside(from.Pool)
-	if err == nil && path != p.shelf.Path() {
-		if err = p.shelf.Draw(path, d); err != nil {
+	if err == nil && path != p.own {
+		if err = p.exchange.Take(path, d); err != nil {
 			err = fmt.Errorf("take it from %s: %w", path, err)
 		}
 	}
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if have, hErr := p.shelf.Have(d, from.Epoch); have || hErr != nil {
+	if have, hErr := p.exchange.Taken(d, from.Epoch); have || hErr != nil {
 		return hErr
 	}
 	if err == nil {
@@ -389,7 +390,7 @@ func (p *Pool) beside(pool uuid.UUID) (string, error) {
 		return "", dataset.Errorf(dataset.ErrOffline, "share %s: %w", p.path, err)
 	}
 	defer root.Close()
-	found, err := shelf.Beside(root, Name, pool)
+	found, err := shelf.FindPools(root, Name, pool)
 	switch {
 	case err != nil:
 		return "", err

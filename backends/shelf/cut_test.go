@@ -202,7 +202,7 @@ func TestI2DrawSurvivesAPowerCut(t *testing.T) {
 	p := newPowered(t)
 	other := p.open(p.root, "other")
 	p.data.Epoch++
-	p.ok(other.Draw(p.shelf.Path(), p.data))
+	p.ok(NewExchange(other).Take(p.shelf.Path(), p.data))
 	if p.cut("pool", readyArea).Folder != nil {
 		t.Error("the dataset is still in the pool that had it")
 	}

@@ -3,9 +3,14 @@ package shelf
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // WriteJSON replaces a file below root with v as JSON, mode 0600. Atomic, after
@@ -36,6 +41,15 @@ func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 	return SyncDir(root)
 }
 
+// ReadJSON reads a file that WriteJSON wrote.
+func ReadJSON(root *os.Root, name string, v any) error {
+	data, err := safefile.ReadIn(root, name)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
 // settle brings a file's bytes to the disk, so that its name does not get there
 // before. Without sync ext4 and XFS need no more than the wait for the writing
 // (sync_file_range(2)), which forces no journal and no cache out: they make the written bytes part of the
@@ -63,6 +77,7 @@ func SyncDir(root *os.Root) error {
 	return syncOpen(f)
 }
 
+// syncPath is SyncDir for a path.
 func syncPath(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -79,4 +94,71 @@ func syncOpen(f *os.File) error {
 		return err
 	}
 	return nil
+}
+
+// ReadNames returns the names in a directory below root, sorted.
+func ReadNames(root *os.Root, dir string) ([]string, error) {
+	f, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
+}
+
+// openPlain opens a directory that is no symlink.
+func openPlain(path string) (*os.Root, error) {
+	before, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !before.IsDir() {
+		return nil, fmt.Errorf("%s is no directory", path)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	return same(root, before, path)
+}
+
+// openSub opens a directory in another that is no symlink.
+func openSub(root *os.Root, name string) (*os.Root, error) {
+	before, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !before.IsDir() {
+		return nil, fmt.Errorf("%s is no directory", name)
+	}
+	sub, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return same(sub, before, name)
+}
+
+// same returns an opened directory if it is the one that was examined before.
+func same(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
+	after, err := root.Stat(".")
+	if err == nil && !os.SameFile(before, after) {
+		err = fmt.Errorf("%s was exchanged meanwhile", path)
+	}
+	if err != nil {
+		_ = root.Close()
+		return nil, err
+	}
+	return root, nil
+}
+
+// syncArea makes the names in an area durable.
+func syncArea(root *os.Root, area string) error {
+	sub, err := openSub(root, area)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	return SyncDir(sub)
 }

@@ -10,45 +10,44 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
-	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// List returns all entries of the pool. Describe adds the backend's part to the entry of a ready or incoming
-// dataset: its snapshots, and problems by AddProblem.
-func (s *Shelf) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
-	root, err := s.Enter()
+// List returns all entries of the pool. describe adds the backend's part to the entry of a dataset or copy: its
+// snapshots, and problems with AddProblem.
+func (cat *catalog) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
+	root, err := cat.dir.Enter()
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
 	for {
-		before := s.back.Count()
-		entries, err := s.list(root, describe)
-		if err != nil || s.back.Count() == before {
+		before := cat.moves.Count()
+		entries, err := cat.list(root, describe)
+		if err != nil || cat.moves.Count() == before {
 			return entries, err
 		}
 	}
 }
 
-func (s *Shelf) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
-	entries, err := s.strangers(root)
+// list is List, but misses a dataset that becomes a copy meanwhile.
+func (cat *catalog) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
+	entries, err := cat.foreignNames(root)
 	if err != nil {
 		return nil, err
 	}
 	seen := map[uuid.UUID]int{}
-	for _, area := range s.areas() {
+	for _, area := range cat.dir.areas() {
 		names, err := ReadNames(root, area)
 		if err != nil {
 			return nil, err
 		}
 		for _, name := range names {
-			e, ok := s.entry(root, area, name, describe)
+			e, ok := cat.entry(root, area, name, describe)
 			if !ok {
 				continue
 			}
 			if at, twice := seen[e.ID]; twice && e.ID != uuid.Nil && e.State != entries[at].State {
-				entries[at] = e // it moved on since
+				entries[at] = e // it moved to the next area meanwhile
 				continue
 			}
 			seen[e.ID] = len(entries)
@@ -58,29 +57,31 @@ func (s *Shelf) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]
 	return entries, nil
 }
 
-// strangers returns the names beside the areas.
-func (s *Shelf) strangers(root *os.Root) ([]backends.Entry, error) {
+// foreignNames returns an entry for each name beside the areas that is not the pool's or the backend's.
+func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
 	names, err := ReadNames(root, ".")
 	if err != nil {
 		return nil, err
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := trialdir.Is(s.path, name) || name == markerName || name == Temp+markerName || name == "lost+found" ||
-			slices.Contains(s.areas(), name) || slices.Contains(s.Own, name)
+		ours := trialdir.Is(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
+			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
+			slices.Contains(cat.dir.Own, name)
 		if !ours {
-			entries = append(entries, s.foreign(name, "drover put nothing of that name there"))
+			entries = append(entries, cat.foreign(name, "drover put nothing of that name there"))
 		}
 	}
 	return entries, nil
 }
 
-func (s *Shelf) foreign(name, problem string) backends.Entry {
-	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(s.path, name), Problem: problem}
+// foreign returns the entry for a name that Drover did not make.
+func (cat *catalog) foreign(name, problem string) backends.Entry {
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.dir.path, name), Problem: problem}
 }
 
-// entry describes one name in an area; not ok: it went away meanwhile.
-func (s *Shelf) entry(root *os.Root, area, name string, describe func(*Folder, *backends.Entry)) (backends.Entry,
+// entry describes one name in an area. It returns false if the name was removed meanwhile.
+func (cat *catalog) entry(root *os.Root, area, name string, describe func(*Folder, *backends.Entry)) (backends.Entry,
 	bool) {
 	path := filepath.Join(area, name)
 	info, err := root.Lstat(path)
@@ -90,31 +91,31 @@ func (s *Shelf) entry(root *os.Root, area, name string, describe func(*Folder, *
 	id, named := parseName(area, name)
 	switch {
 	case err != nil:
-		return s.foreign(path, err.Error()), true
+		return cat.foreign(path, err.Error()), true
 	case !named:
-		return s.foreign(path, "its name is no dataset's UUID"), true
+		return cat.foreign(path, "its name is no dataset's UUID"), true
 	case !info.IsDir():
-		return s.foreign(path, "a dataset's name, but no directory"), true
+		return cat.foreign(path, "a dataset's name, but no directory"), true
 	case area == deletingArea:
-		return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(s.path, path)}, true
+		return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(cat.dir.path, path)}, true
 	}
-	f, err := s.open(root, area, id, func() {})
+	f, err := openFolder(root, area, id, func() {})
 	if errors.Is(err, os.ErrNotExist) {
 		return backends.Entry{}, false
 	}
 	if err != nil {
-		return s.foreign(path, err.Error()), true
+		return cat.foreign(path, err.Error()), true
 	}
 	defer f.Close()
 	if area == copiesArea && f.begun() {
 		return backends.Entry{}, false
 	}
-	return s.Describe(f, describe), true
+	return cat.Describe(f, describe), true
 }
 
 // Describe returns the entry of an open folder.
-func (s *Shelf) Describe(f *Folder, describe func(*Folder, *backends.Entry)) backends.Entry {
-	e := backends.Entry{ID: f.ID, State: f.State, Path: s.PathOf(f)}
+func (cat *catalog) Describe(f *Folder, describe func(*Folder, *backends.Entry)) backends.Entry {
+	e := backends.Entry{ID: f.ID, State: f.State, Path: f.Path()}
 	record, err := f.ReadRecord()
 	if err != nil {
 		AddProblem(&e, err)
@@ -130,48 +131,4 @@ func AddProblem(e *backends.Entry, err error) {
 		e.Problem += "; "
 	}
 	e.Problem += err.Error()
-}
-
-// Status returns the size and the free space of the filesystem below the pool,
-// and how many deletions are pending.
-func (s *Shelf) Status() dataset.PoolStatus {
-	st := dataset.PoolStatus{ID: s.ID()}
-	root, err := s.Enter()
-	if err != nil {
-		st.Reason = err.Error()
-		return st
-	}
-	defer root.Close()
-	var free, size int64
-	dir, err := root.Open(deletingArea)
-	if err == nil {
-		defer dir.Close()
-		free, size, err = fsctl.SpaceOf(dir)
-	}
-	if err != nil {
-		st.Reason = err.Error()
-		return st
-	}
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		st.Reason = err.Error()
-		return st
-	}
-	st.Online, st.Pending = true, len(names)
-	st.Size, st.Free = dataset.Size(size), dataset.Size(free)
-	return st
-}
-
-// Free returns how many bytes the pool has left.
-func (s *Shelf) Free() (dataset.Size, error) {
-	st := s.Status()
-	if !st.Online {
-		return 0, dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
-	}
-	return st.Free, nil
-}
-
-// PathOf returns the path of an open folder.
-func (s *Shelf) PathOf(f *Folder) string {
-	return filepath.Join(s.path, areaOf(f.State), f.ID.String())
 }

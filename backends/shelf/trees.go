@@ -228,3 +228,23 @@ func (f *Folder) Strangers() ([]string, error) {
 			name == spool.RecordFile || strings.HasPrefix(name, Temp)
 	}), err
 }
+
+// Headless durably records that no tree of the folder is the head.
+func (f *Folder) Headless() error {
+	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
+}
+
+// Snapshots returns the whole snapshots of the folder, the newest first. It leaves out a snapshot that cannot be read.
+func (f *Folder) Snapshots() ([]Kept, error) {
+	names, err := ReadNames(f.Root, ".")
+	var out []Kept
+	for _, name := range names {
+		if id, ok := snapshotOf(name); ok {
+			if s, err := f.Kept(id); err == nil {
+				out = append(out, s)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Kept) int { return b.Created.Compare(a.Created) })
+	return out, err
+}

@@ -1,4 +1,4 @@
-package shelf
+package bindmount
 
 import (
 	"bufio"
@@ -11,12 +11,10 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -38,53 +36,25 @@ func TestMountedOfAShare(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		root string
-		want where
+		want use
 	}{
-		"it":                     {root(folder), where{point: "/data"}},
-		"its head":               {root(filepath.Join(folder, "head")), where{point: "/data"}},
-		"another":                {root(filepath.Dir(folder)), where{}},
-		"what was not looked up": {"/", where{point: "/data", untold: true}},
+		"it":                     {root(folder), use{point: "/data"}},
+		"its head":               {root(filepath.Join(folder, "head")), use{point: "/data"}},
+		"another":                {root(filepath.Dir(folder)), use{}},
+		"what was not looked up": {"/", use{point: "/data", unsure: true}},
 	} {
 		dir, err := os.Open(folder)
 		if err != nil {
 			t.Fatal(err)
 		}
 		roots, err := rootsOf(dir)
-		at := mountedOf(roots, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
+		at := useOfShare(roots, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
 		if err != nil || at != c.want {
 			t.Errorf("%s: mounted at %+v, %v", name, at, err)
 		}
 		if err := dir.Close(); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-// Who looks while a pool's marker is written anew does not take the pool for absent.
-func TestMarkerThatIsWrittenAnew(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "pool")
-	s, err := Open(backends.Config{Name: "test", Path: path, Make: true}, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.marker.Lock()
-	marker := filepath.Join(path, markerName)
-	if err := os.Rename(marker, marker+".away"); err != nil {
-		t.Fatal(err)
-	}
-	looked := make(chan dataset.PoolStatus)
-	go func() { looked <- s.Status() }()
-	select {
-	case st := <-looked:
-		t.Fatalf("it did not wait: %+v", st)
-	case <-time.After(50 * time.Millisecond):
-	}
-	if err := os.Rename(marker+".away", marker); err != nil {
-		t.Fatal(err)
-	}
-	s.marker.Unlock()
-	if st := <-looked; !st.Online {
-		t.Error(st.Reason)
 	}
 }
 
@@ -98,14 +68,14 @@ func TestI11FailedLookIsNoAnswer(t *testing.T) {
 		"at files":    {files: failed},
 		"at anything": {failed, failed},
 	} {
-		u := Uses{
+		u := Tracker{
 			elsewhere: func() (*mount.Foreign, error) { return &mount.Foreign{}, c.mounts },
 			files: func(context.Context, []mount.Filesystem) (*inuse.Files, error) {
 				return &inuse.Files{}, c.files
 			},
 		}
 		want := cmp.Or(c.mounts, c.files)
-		if err := u.None(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
+		if err := u.Idle(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
 			t.Errorf("%s fails: got %v, want %v", name, err, want)
 		}
 	}
@@ -121,7 +91,7 @@ func TestI11MountedHere(t *testing.T) {
 	if err := os.Mkdir(inside, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var u Uses
+	var u Tracker
 	for name, c := range map[string]struct {
 		source, target, fstype string
 		flags                  uintptr
@@ -130,13 +100,13 @@ func TestI11MountedHere(t *testing.T) {
 		"its head":                 {inside, elsewhere, "", unix.MS_BIND},
 		"another filesystem in it": {"none", inside, "tmpfs", 0},
 	} {
-		if err := u.None(t.Context(), uuid.New(), folder); err != nil {
+		if err := u.Idle(t.Context(), uuid.New(), folder); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Mount(c.source, c.target, c.fstype, c.flags, ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := u.None(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
+		if err := u.Idle(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
 			t.Errorf("%s is mounted: %v", name, err)
 		}
 		if err := unix.Unmount(c.target, 0); err != nil {
@@ -154,8 +124,8 @@ func TestI11LooksAgain(t *testing.T) {
 		want                          error
 	}{
 		"gone at the second look":  {endsAfter: 1, looks: 2},
-		"gone at the last look":    {endsAfter: lookTries, looks: lookTries + 1},
-		"held for longer":          {looks: lookTries + 1, want: dataset.ErrInUse},
+		"gone at the last look":    {endsAfter: checks, looks: checks + 1},
+		"held for longer":          {looks: checks + 1, want: dataset.ErrInUse},
 		"nobody waits any more":    {cancelAfter: 1, looks: 1, want: dataset.ErrInUse},
 		"given up between the two": {cancelAfter: 2, looks: 2, want: dataset.ErrInUse},
 	} {
@@ -165,7 +135,7 @@ func TestI11LooksAgain(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			looks := 0
-			u := Uses{files: noFiles, elsewhere: func() (*mount.Foreign, error) {
+			u := Tracker{files: noFiles, elsewhere: func() (*mount.Foreign, error) {
 				looks++
 				seen, err := mount.Elsewhere()
 				if looks == c.endsAfter {
@@ -176,7 +146,7 @@ func TestI11LooksAgain(t *testing.T) {
 				}
 				return seen, err
 			}}
-			if err := u.None(ctx, uuid.New(), folder); !errors.Is(err, c.want) || looks != c.looks {
+			if err := u.Idle(ctx, uuid.New(), folder); !errors.Is(err, c.want) || looks != c.looks {
 				t.Errorf("%v after %d looks, want %v after %d", err, looks, c.want, c.looks)
 			}
 		})

@@ -1,0 +1,179 @@
+package bindmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// use is a use of a directory. The zero value means that nothing uses it.
+type use struct {
+	point  string // the mount point in this mount namespace
+	unsure bool   // another directory of the share may be mounted at point
+	user   string // describes a process that has it mounted in another mount namespace, or has it open
+}
+
+// rootsOf returns the roots that the mount table shows for a directory of a share, and for the directories in it, if
+// they are mounted.
+func rootsOf(dir *os.File) (map[string]bool, error) {
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	self, err := dir.Stat()
+	if err != nil {
+		return nil, err
+	}
+	ours := map[string]bool{rootOf(self): true}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		info, err := e.Info()
+		switch {
+		case err == nil:
+			ours[rootOf(info)] = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+	}
+	return ours, nil
+}
+
+// useOfShare returns a mount whose root is one of roots, or may be one of them. mounts are those of a share.
+func useOfShare(roots map[string]bool, mounts mount.Mounts) (at use) {
+	for _, m := range mounts {
+		if roots[m.Root] {
+			return use{point: m.Mountpoint}
+		}
+		if mount.Untold(m) {
+			at = use{point: m.Mountpoint, unsure: true}
+		}
+	}
+	return at
+}
+
+// rootOf returns the root in the mount table for a mounted directory of a share.
+func rootOf(dir os.FileInfo) string {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return mount.RootOf(st.Ino)
+}
+
+// findUse returns a use of a directory: a mount of the directory or of something below it, a mount below it, or an
+// open file in it. It examines this mount namespace first, then all others, and last the open files of all
+// processes. It recognizes a bind mount by its root: the path in its filesystem, as the mount table shows it
+// (proc_pid_mountinfo(5)).
+func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error) {
+	dir, err := os.Open(folder)
+	if err != nil {
+		return at, err
+	}
+	defer dir.Close()
+	table, err := mount.Table()
+	if err != nil {
+		return at, err
+	}
+	tree, path, kind, err := locate(dir, table)
+	if err != nil {
+		return at, err
+	}
+	roots := map[string]bool{tree.Root: true}
+	if strings.HasPrefix(kind, "nfs") {
+		if roots, err = rootsOf(dir); err != nil {
+			return at, err
+		}
+	}
+	if at = useHere(table, tree, path, kind, roots); at.point != "" {
+		return at, nil
+	}
+	elsewhere := t.elsewhere
+	if elsewhere == nil {
+		elsewhere = mount.Elsewhere
+	}
+	others, err := elsewhere()
+	if err != nil {
+		return at, err
+	}
+	inPool := tree
+	for tree.Root = range roots {
+		if list := others.Holders(tree, ""); len(list) > 0 {
+			return use{user: list[0].String()}, nil
+		}
+	}
+	roots[inPool.Root] = true // a file can be open through the pool's mount of a share as well
+	return t.findOpener(ctx, tree, roots)
+}
+
+// findOpener returns a process that has something open in one of the directories with these roots.
+func (t *Tracker) findOpener(ctx context.Context, tree mount.Filesystem, roots map[string]bool) (at use, err error) {
+	open := t.files
+	if open == nil {
+		open = inuse.Open
+	}
+	files, err := open(ctx, []mount.Filesystem{tree})
+	if err != nil {
+		return at, err
+	}
+	for tree.Root = range roots {
+		if list := files.Openers(tree, nil); len(list) > 0 {
+			return use{user: list[0].String()}, nil
+		}
+	}
+	return at, nil
+}
+
+// useHere is findUse for the mounts of this mount namespace.
+func useHere(table mount.Mounts, tree mount.Filesystem, path, kind string, roots map[string]bool) use {
+	if below := table.Under(path); len(below) > 0 {
+		return use{point: below[0].Mountpoint}
+	}
+	mounts := table.Of(tree.Major, tree.Minor)
+	if strings.HasPrefix(kind, "nfs") {
+		return useOfShare(roots, mounts)
+	}
+	for _, m := range mounts {
+		if m.Root == tree.Root || strings.HasPrefix(m.Root, tree.Root+"/") {
+			return use{point: m.Mountpoint}
+		}
+	}
+	return use{}
+}
+
+// locate returns the filesystem of an open directory with the directory as root, its path, and the filesystem's type.
+func locate(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind string, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return tree, "", "", err
+	}
+	if path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err != nil {
+		return tree, "", "", err
+	}
+	for _, own := range table {
+		if uint64(own.ID) != st.Mnt_id {
+			continue
+		}
+		inside, err := filepath.Rel(own.Mountpoint, path)
+		if err != nil {
+			return tree, "", "", err
+		}
+		return mount.Filesystem{
+			Major: own.Major,
+			Minor: own.Minor,
+			Root:  filepath.Join(own.Root, inside),
+		}, path, own.FSType, nil
+	}
+	return tree, "", "", fmt.Errorf("the mount of %s is not in the mount table", path)
+}

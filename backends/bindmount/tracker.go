@@ -1,0 +1,107 @@
+// Package bindmount tracks the use of datasets that are mounted by binding a directory of their pool.
+//
+// A [Tracker] counts the attachments of this process. Whether a dataset is mounted or open is read from the kernel each
+// time, because other processes can mount it, and because a mount survives a restart of the agent.
+package bindmount
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Tracker counts the attachments of the datasets of a pool, and finds out whether a dataset is in use. The zero value
+// is ready. It is safe for concurrent use.
+type Tracker struct {
+	mu       sync.Mutex
+	attached map[uuid.UUID]int // attachments that were not released
+
+	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.Elsewhere
+	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
+}
+
+// Attach attaches a directory, which is the head of a dataset; see backends.Pool.
+func (t *Tracker) Attach(id uuid.UUID, directory string, readOnly bool) backends.Attachment {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.attached == nil {
+		t.attached = map[uuid.UUID]int{}
+	}
+	t.attached[id]++
+	var once sync.Once
+	return backends.Attachment{
+		Mount: backends.Mount{
+			Source: directory,
+			FSType: "bind",
+			// A device node in a volume must not give access to a disk of the host.
+			Flags: backends.MountFlags{ReadOnly: readOnly, NoDev: true},
+		},
+		Release: func() error {
+			once.Do(func() { t.release(id) })
+			return nil
+		},
+	}
+}
+
+func (t *Tracker) release(id uuid.UUID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.attached[id]--; t.attached[id] == 0 {
+		delete(t.attached, id)
+	}
+}
+
+// A container that is being started has a copy of each mount of the host until its runtime drops them, also of a
+// dataset that was unmounted meanwhile. So a mount that exists only in another mount namespace must stay for half a
+// second before the dataset counts as in use.
+const (
+	checks     = 5
+	checkPause = 100 * time.Millisecond
+	// checkBound is how long the check is repeated. One check can take many seconds on a busy host.
+	checkBound = 2 * time.Second
+)
+
+// Idle fails with dataset.ErrInUse while a dataset is attached, something of its folder is mounted
+// anywhere on this host, in another mount namespace too, or a process has a directory or file of it open
+// (see inuse.Open). Only the kernel's list of open files shows a file that a container handed to another
+// process. A backend calls Idle before it replaces or destroys a head, or copies one file by file. A check
+// that fails is an error.
+func (t *Tracker) Idle(ctx context.Context, id uuid.UUID, folder string) error {
+	t.mu.Lock()
+	n := t.attached[id]
+	t.mu.Unlock()
+	if n > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	}
+	began := clock.System{}.Steady()
+	for try := 0; ; try++ {
+		at, err := t.findUse(ctx, folder)
+		switch {
+		case err != nil:
+			return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+		case at.unsure:
+			return dataset.Errorf(dataset.ErrInUse,
+				"dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: "+
+					"unmount that first", id, at.point)
+		case at.point != "":
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
+		case at.user == "":
+			return nil
+		case try == checks || ctx.Err() != nil || clock.System{}.Steady()-began > checkBound:
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, at.user)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(checkPause):
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package shelf
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/internal/claims"
+)
+
+// catalog finds and lists the datasets of a pool, and keeps the claims on them.
+type catalog struct {
+	dir    *directory
+	claims claims.Claims
+	moves  claims.Moves // counts datasets that became copies, so that a search is repeated
+}
+
+// Find opens the folder of a dataset that is ready, or incoming and whole. It fails with dataset.ErrNotFound if there
+// is none, with dataset.ErrConflict if the dataset is a copy, and with dataset.ErrCorrupt if the name belongs to
+// something else.
+func (cat *catalog) Find(id uuid.UUID) (*Folder, error) {
+	f, err := cat.FindAny(id)
+	if err == nil && f.State == backends.EntryCopy {
+		return nil, errors.Join(cat.dir.isCopy(id), f.Close())
+	}
+	return f, err
+}
+
+// FindAny is Find for copies too. A copy is not an error.
+func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
+	root, err := cat.dir.Enter()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := cat.find(root, id)
+	if err != nil {
+		return nil, err
+	}
+	if f.State != backends.EntryReady && !f.whole() {
+		_ = f.Close()
+		return nil, cat.dir.notFound(id)
+	}
+	return f, nil
+}
+
+// find opens the folder of a dataset in any area but the deleting one, whole or not.
+func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
+	for {
+		before := cat.moves.Count()
+		f, err := cat.search(root, id)
+		if err == nil || cat.moves.Count() == before {
+			return f, err
+		}
+	}
+}
+
+// search is find, but misses a dataset that becomes a copy meanwhile.
+func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
+	for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
+		done := cat.claims.Use(id)
+		f, err := openFolder(root, area, id, done)
+		if err == nil {
+			return f, nil
+		}
+		done()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return nil, cat.dir.notFound(id)
+}
+
+// Glance opens the folder of a dataset, whole or not, while the caller works on another dataset: it does not wait for a
+// claim. It fails with dataset.ErrNotFound if there is none.
+func (cat *catalog) Glance(id uuid.UUID) (*os.Root, error) {
+	root, err := cat.dir.Enter()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for {
+		before := cat.moves.Count()
+		for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
+			sub, err := openSub(root, filepath.Join(area, id.String()))
+			if !errors.Is(err, fs.ErrNotExist) {
+				return sub, err
+			}
+		}
+		if cat.moves.Count() == before {
+			return nil, cat.dir.notFound(id)
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package shelf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// copier makes copies of datasets, and turns datasets into copies and back.
+type copier struct {
+	dir     *directory
+	catalog *catalog
+}
+
+// MakeCopy opens the folder of a copy. If the pool has nothing of the dataset, MakeCopy calls begin and then makes the
+// folder with its record. It fails with dataset.ErrConflict if the pool has the dataset itself.
+func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
+	root, err := cp.dir.Enter()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := cp.catalog.find(root, d.ID)
+	switch {
+	case err == nil && f.State == backends.EntryCopy && f.whole():
+		return f, nil
+	case err == nil && f.State != backends.EntryCopy:
+		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head",
+			cp.dir.title()), f.Close())
+	case err == nil:
+		err = f.Close()
+	case errors.Is(err, dataset.ErrNotFound):
+		err = nil
+	}
+	if err == nil {
+		err = begin()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := root.Mkdir(filepath.Join(copiesArea, d.ID.String()), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	if f, err = cp.catalog.find(root, d.ID); err != nil {
+		return nil, err
+	}
+	err = f.WriteRecord(d, true)
+	if err == nil {
+		err = syncArea(root, copiesArea)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Demote moves the folder of a dataset to the copies, durably.
+func (cp *copier) Demote(f *Folder) error { return cp.move(f, backends.EntryCopy) }
+
+// Promote moves the folder of a copy to the ready datasets, durably.
+func (cp *copier) Promote(f *Folder) error { return cp.move(f, backends.EntryReady) }
+
+// move moves a folder to the area of another state, durably.
+func (cp *copier) move(f *Folder, to backends.EntryState) error {
+	root, err := cp.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	from, there := areaOf(f.State), areaOf(to)
+	move := func() error {
+		return root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String()))
+	}
+	if to == backends.EntryCopy {
+		err = cp.catalog.moves.Back(move)
+	} else {
+		err = move()
+	}
+	if err != nil {
+		return err
+	}
+	f.State = to
+	return errors.Join(syncArea(root, there), syncArea(root, from))
+}
+
+// Received reports how much of a snapshot the pool has; see backends.Copier. whole returns the stream by which a
+// complete snapshot was received, or dataset.ErrNotFound if the snapshot is not complete.
+func (cp *copier) Received(ds, snapshot uuid.UUID,
+	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+	f, err := cp.catalog.FindAny(ds)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return backends.Received{}, nil
+	}
+	if err != nil {
+		return backends.Received{}, err
+	}
+	defer f.Close()
+	return f.Received(snapshot, whole)
+}

@@ -1,0 +1,103 @@
+package shelf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// creator makes datasets: first an incoming folder, then a ready one.
+type creator struct {
+	dir     *directory
+	catalog *catalog
+	remover *remover
+}
+
+// Make returns the folder of a dataset, and whether it is whole already. If the dataset does not exist or is not
+// whole, the folder is a new and empty incoming one. A ready dataset is whole. Make fails with dataset.ErrConflict if
+// the pool has a copy of the dataset.
+func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
+	defer c.catalog.claims.Use(id)()
+	root, err := c.dir.Enter()
+	if err != nil {
+		return nil, false, err
+	}
+	defer root.Close()
+	f, err = c.catalog.find(root, id)
+	switch {
+	case err == nil && f.State == backends.EntryCopy:
+		return nil, false, errors.Join(c.dir.isCopy(id), f.Close())
+	case err == nil && (f.State == backends.EntryReady || f.whole()):
+		return f, true, nil
+	case err == nil:
+		if err := f.Close(); err != nil {
+			return nil, false, err
+		}
+		if err := c.remover.destroy(context.Background(), root, incomingArea, id.String()); err != nil {
+			return nil, false, fmt.Errorf("remove what an earlier try left: %w", err)
+		}
+	case !errors.Is(err, dataset.ErrNotFound):
+		return nil, false, err
+	}
+	if err := root.Mkdir(filepath.Join(incomingArea, id.String()), 0o700); err != nil {
+		return nil, false, err
+	}
+	f, err = c.catalog.find(root, id)
+	return f, false, err
+}
+
+// Finish makes an incoming folder whole and durable: it writes the record, which is the last of its files. A folder
+// that an earlier attempt made whole gets d as its record too. A ready folder keeps its record, and is made durable,
+// because the earlier attempt may have been interrupted before its flush.
+func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
+	var err error
+	if f.State == backends.EntryReady {
+		err = SyncDir(f.Root)
+	} else {
+		err = f.WriteRecord(d, true)
+	}
+	if err != nil {
+		return err
+	}
+	root, err := c.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return syncArea(root, areaOf(f.State))
+}
+
+// Discard removes the incoming folder of a dataset that could not be made.
+func (c *creator) Discard(id uuid.UUID) error {
+	root, err := c.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return c.remover.destroy(context.Background(), root, incomingArea, id.String())
+}
+
+// Commit moves an incoming dataset to the ready ones. The move is not durable yet. Idempotent: if the dataset is ready,
+// Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or not whole.
+func (c *creator) Commit(id uuid.UUID) error {
+	f, err := c.catalog.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.State == backends.EntryReady {
+		return nil
+	}
+	root, err := c.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.Rename(filepath.Join(incomingArea, id.String()), filepath.Join(readyArea, id.String()))
+}

@@ -1,0 +1,335 @@
+package shelf
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/safefile"
+)
+
+const (
+	markerName = "pool.json"
+	recordName = "dataset.json"
+
+	// Temp starts the names of files and directories that are being made.
+	Temp = "tmp-"
+
+	readyArea    = "datasets"
+	incomingArea = "incoming"
+	deletingArea = "deleting"
+	copiesArea   = "copies"
+)
+
+// areas returns the areas that every pool has, in the order in which a dataset goes through them. A search in this
+// order misses no dataset that moves meanwhile.
+func areas() []string { return []string{incomingArea, readyArea, deletingArea} }
+
+// areas returns the areas of this pool, in the same order.
+func (dir *directory) areas() []string {
+	if dir.copies {
+		return []string{incomingArea, copiesArea, readyArea, deletingArea}
+	}
+	return areas()
+}
+
+// marker is the content of pool.json, which identifies a pool.
+type marker struct {
+	Format  int       `json:"format"` // of this layout
+	Backend string    `json:"backend"`
+	ID      uuid.UUID `json:"id"`
+	Name    string    `json:"name"` // of the pool when it was made
+	// Generation is a counter: see backends.Pool.
+	Generation uint64 `json:"generation,omitempty"`
+	// Folder reports that the directory was made together with the pool, so that Clear removes it.
+	Folder bool `json:"folder,omitempty"`
+}
+
+const format = 1
+
+// directory is the directory of a pool with its marker. The directory is opened by its path for every call, and its
+// marker read, so that a disk that was unmounted or exchanged is noticed at once.
+type directory struct {
+	// Own are names beside the areas that belong to the backend. They are set before the pool is used.
+	Own []string
+
+	path    string
+	mark    marker     // the expected marker; its generation is not used
+	copies  bool       // the pool keeps copies too
+	marking sync.Mutex // held while the marker is rewritten
+}
+
+// prepare makes the pool if it is wanted, checks the marker and learns the pool's ID from it.
+func (dir *directory) prepare(make bool) error {
+	if make {
+		if err := dir.make(); err != nil {
+			return fmt.Errorf("make a pool at %s: %w", dir.path, err)
+		}
+	}
+	root, m, err := dir.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if m.Backend != dir.mark.Backend || m.Format > format {
+		return dataset.Errorf(dataset.ErrExists,
+			"%s is a pool of backend %s, format %d (this is %s, format %d)", dir.path, m.Backend, m.Format,
+			dir.mark.Backend, format)
+	}
+	dir.mark.ID = m.ID
+	return nil
+}
+
+// ID returns the pool's UUID, from its marker.
+func (dir *directory) ID() uuid.UUID { return dir.mark.ID }
+
+// Path returns the pool's directory.
+func (dir *directory) Path() string { return dir.path }
+
+// Generation returns the counter in the pool's marker.
+func (dir *directory) Generation() (uint64, error) {
+	root, m, err := dir.open()
+	if err != nil {
+		return 0, err
+	}
+	return m.Generation, root.Close()
+}
+
+// Raise durably sets the counter in the pool's marker.
+func (dir *directory) Raise(generation uint64) error {
+	dir.marking.Lock()
+	defer dir.marking.Unlock()
+	root, m, err := dir.openMarked()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	m.Generation = generation
+	return WriteJSON(root, markerName, m, true)
+}
+
+// KeepCopies prepares the pool for copies: see backends.Copier. It is called before the pool is used. Idempotent.
+func (dir *directory) KeepCopies() error {
+	root, err := dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.Mkdir(copiesArea, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	dir.copies = true
+	return nil
+}
+
+// make turns an absent or empty directory into a pool. It continues after an attempt that was interrupted, and does
+// nothing if the directory is the pool already.
+func (dir *directory) make() error {
+	err := os.Mkdir(dir.path, 0o700)
+	made := err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", filepath.Dir(dir.path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	root, err := openPlain(dir.path)
+	if err != nil {
+		return dataset.Errorf(dataset.ErrExists, "%w", err)
+	}
+	defer root.Close()
+	m, err := readMarker(root)
+	if err == nil {
+		if dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
+			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, dir.mark.ID)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrExists, "something lies there: %w", err)
+	}
+	if err := vacant(root); err != nil {
+		return err
+	}
+	for _, area := range areas() {
+		if err := root.Mkdir(area, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	fresh := dir.mark
+	fresh.Folder = made
+	if fresh.ID == uuid.Nil {
+		fresh.ID = uuid.New()
+	}
+	if err := WriteJSON(root, markerName, fresh, true); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(dir.path))
+}
+
+// vacant fails with dataset.ErrExists unless a pool can be made in a directory: it is empty, a new filesystem, or has
+// only what an earlier attempt left.
+func vacant(root *os.Root) error {
+	names, err := ReadNames(root, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == Temp+markerName {
+			continue
+		}
+		known := name == "lost+found" || slices.Contains(areas(), name)
+		if inside, err := ReadNames(root, name); !known || err != nil || len(inside) > 0 {
+			return dataset.Errorf(dataset.ErrExists, "it holds %q and is no pool: want an empty directory", name)
+		}
+	}
+	return nil
+}
+
+// Enter opens the pool's directory for one call. The caller closes it. It fails with dataset.ErrOffline if the
+// directory is absent or is not this pool.
+func (dir *directory) Enter() (*os.Root, error) {
+	root, _, err := dir.open()
+	return root, err
+}
+
+// open opens the directory and reads its marker. It fails with dataset.ErrOffline if the marker is absent or has
+// another ID than the expected one.
+func (dir *directory) open() (*os.Root, marker, error) {
+	root, m, err := dir.openMarked()
+	if !errors.Is(err, errNoPool) {
+		return root, m, err
+	}
+	dir.marking.Lock() // with zfs-fuse a file that is being replaced is absent for a moment
+	defer dir.marking.Unlock()
+	return dir.openMarked()
+}
+
+var errNoPool = errors.New("no pool lies there (is its disk mounted?)")
+
+// openMarked is open without a retry.
+func (dir *directory) openMarked() (*os.Root, marker, error) {
+	root, err := openPlain(dir.path)
+	if err != nil {
+		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
+			dir.title(), err)
+	}
+	m, err := readMarker(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNoPool
+	}
+	if err == nil && dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
+		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, dir.mark.ID)
+	}
+	if err != nil {
+		_ = root.Close()
+		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %s: %w", dir.title(), dir.path, err)
+	}
+	return root, m, nil
+}
+
+// title names the pool in errors.
+func (dir *directory) title() string {
+	if dir.mark.Name == "" {
+		return "pool"
+	}
+	return "pool " + dir.mark.Name
+}
+
+// notFound returns the error for a dataset that the pool does not have.
+func (dir *directory) notFound(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", dir.title(), id)
+}
+
+// isCopy returns the error for a copy where a head is needed.
+func (dir *directory) isCopy(id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrConflict, "%s has a copy of dataset %s, without a head", dir.title(), id)
+}
+
+// readMarker reads the marker of a pool. It fails with dataset.ErrCorrupt if the file is no marker.
+func readMarker(root *os.Root) (marker, error) {
+	var m marker
+	data, err := safefile.ReadIn(root, markerName)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(data, &m); err != nil || m.ID == uuid.Nil || m.Backend == "" {
+		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is no marker of a pool", markerName)
+	}
+	return m, nil
+}
+
+// Trim discards the free blocks of the pool's filesystem, but never those of another filesystem that is mounted at its
+// path by now. It cannot be interrupted.
+func (dir *directory) Trim() (dataset.Size, error) {
+	root, err := dir.Enter()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	f, err := root.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	n, err := fsctl.Trim(f)
+	return dataset.Size(n), err
+}
+
+// Status returns the size and the free space of the filesystem below the pool,
+// and how many deletions are pending.
+func (dir *directory) Status() dataset.PoolStatus {
+	st := dataset.PoolStatus{ID: dir.ID()}
+	root, err := dir.Enter()
+	if err != nil {
+		st.Reason = err.Error()
+		return st
+	}
+	defer root.Close()
+	var free, size int64
+	deleting, err := root.Open(deletingArea)
+	if err == nil {
+		defer deleting.Close()
+		free, size, err = fsctl.SpaceOf(deleting)
+	}
+	if err != nil {
+		st.Reason = err.Error()
+		return st
+	}
+	names, err := deleting.Readdirnames(-1)
+	if err != nil {
+		st.Reason = err.Error()
+		return st
+	}
+	st.Online, st.Pending = true, len(names)
+	st.Size, st.Free = dataset.Size(size), dataset.Size(free)
+	return st
+}
+
+// Space is Status for callers that need the space. It fails with dataset.ErrOffline if the pool is offline.
+func (dir *directory) Space() (dataset.PoolStatus, error) {
+	st := dir.Status()
+	if !st.Online {
+		return st, dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
+	}
+	return st, nil
+}
+
+// removeTemporary removes what an interrupted write of the marker left, and returns the number of files.
+func (dir *directory) removeTemporary(root *os.Root) (int, error) {
+	dir.marking.Lock()
+	defer dir.marking.Unlock()
+	if _, err := root.Lstat(Temp + markerName); err != nil {
+		return 0, nil
+	}
+	return 1, root.Remove(Temp + markerName)
+}

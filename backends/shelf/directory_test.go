@@ -1,0 +1,39 @@
+package shelf
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A pool whose marker is being rewritten is not taken for absent.
+func TestMarkerThatIsWrittenAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	s, err := Open(backends.Config{Name: "test", Path: path, Make: true}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.marking.Lock()
+	marker := filepath.Join(path, markerName)
+	if err := os.Rename(marker, marker+".away"); err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan dataset.PoolStatus)
+	go func() { looked <- s.Status() }()
+	select {
+	case st := <-looked:
+		t.Fatalf("it did not wait: %+v", st)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := os.Rename(marker+".away", marker); err != nil {
+		t.Fatal(err)
+	}
+	s.marking.Unlock()
+	if st := <-looked; !st.Online {
+		t.Error(st.Reason)
+	}
+}

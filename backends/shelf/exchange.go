@@ -1,0 +1,238 @@
+package shelf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Exchange moves datasets between the pools of a share, each of which belongs to one host.
+type Exchange struct {
+	dir     *directory
+	catalog *catalog
+}
+
+// NewExchange returns the exchange of a pool with the other pools of its share.
+func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catalog: s.catalog} }
+
+// Take moves a whole dataset from another pool of the share, which can belong to another host, to the ready datasets
+// of this pool, with d as its record. It writes the record first, so that the dataset is never taken at an earlier
+// epoch than before. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the other pool does
+// not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's. Taken reports
+// whether an earlier attempt succeeded.
+func (x *Exchange) Take(from string, d dataset.Dataset) error {
+	defer x.catalog.claims.Use(d.ID)()
+	root, err := x.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	there, f, err := x.openWhole(from, d.ID)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err = OneMount(there, areaOf(f.State), root, readyArea); err == nil {
+		err = f.assign(d)
+	}
+	if err == nil {
+		err = moveBetween(there, areaOf(f.State), root, readyArea, d.ID.String())
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Check fails with dataset.ErrNotFound unless a pool of the share has the whole dataset, and with
+// dataset.ErrUnsupported if it could not be taken from there.
+func (x *Exchange) Check(from string, id uuid.UUID) error {
+	root, err := x.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	there, f, err := x.openWhole(from, id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(OneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
+}
+
+// OneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It tries
+// that with a name that does not exist: the kernel compares the mounts first, and a server that exports two
+// filesystems appears as two mounts.
+func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
+	err := rename(from, dir, to, into, Temp+uuid.NewString())
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"%s and %s are not of one mount, so no volume goes from the one to the other: unmount what is "+
+				"mounted on either, here or where the server has it, and make it a plain folder", from.Name(),
+			to.Name())
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
+}
+
+// Open opens a whole dataset of a pool of the share. It fails with dataset.ErrNotFound if the pool does not have it.
+func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
+	root, f, err := x.openWhole(at, id)
+	if err != nil {
+		return nil, err
+	}
+	return f, root.Close()
+}
+
+// openWhole opens a whole dataset of another pool of the same backend, and that pool.
+func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
+	other := &directory{path: at}
+	there, m, err := other.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.Backend != x.dir.mark.Backend || m.Format > format {
+		return nil, nil, errors.Join(other.notFound(id), there.Close())
+	}
+	for _, area := range areas()[:2] {
+		f, err := openFolder(there, area, id, func() {})
+		if err == nil && (f.State != backends.EntryIncoming || f.whole()) {
+			return there, f, nil
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, errors.Join(err, there.Close())
+		}
+	}
+	return nil, nil, errors.Join(other.notFound(id), there.Close())
+}
+
+// Taken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its record. It fails
+// with dataset.ErrConflict if the present record is of a later epoch than d, or if the dataset was in this pool
+// before: then it is another one, and stays unchanged.
+func (x *Exchange) Taken(d dataset.Dataset, after uint64) (bool, error) {
+	if err := x.Refresh(); err != nil {
+		return false, err
+	}
+	f, err := x.catalog.Find(d.ID)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	had, err := f.ReadRecord()
+	if err != nil {
+		return false, err
+	}
+	if had.Epoch <= after {
+		return false, dataset.Errorf(dataset.ErrConflict,
+			"dataset %s lies in %s as it was at epoch %d, and where it was at epoch %d it is no more", d.ID,
+			x.dir.title(), had.Epoch, after)
+	}
+	return true, f.assign(d)
+}
+
+// assign writes the record with which a dataset gets a new home. It fails with dataset.ErrConflict if the present
+// record is of a later epoch.
+func (f *Folder) assign(d dataset.Dataset) error {
+	had, err := f.ReadRecord()
+	if err != nil {
+		return err
+	}
+	if had.Epoch > d.Epoch {
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was asked for at epoch %d",
+			d.ID, had.Epoch, d.Epoch)
+	}
+	return f.WriteRecord(d, true)
+}
+
+// moveBetween moves a name from one directory to another, durably. It fails if the destination exists and is not empty.
+func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) error {
+	if err := rename(from, dir, to, into, name); err != nil {
+		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name),
+			filepath.Join(to.Name(), into), err)
+	}
+	return nil
+}
+
+// rename is moveBetween without an explanation in its errors.
+func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
+	src, err := from.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := to.Open(into)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := unix.Renameat(int(src.Fd()), name, int(dst.Fd()), name); err != nil {
+		return err
+	}
+	return errors.Join(syncOpen(dst), syncOpen(src))
+}
+
+// Refresh makes changes by another host visible in this pool: the client of a share may use its cache for a minute.
+func (x *Exchange) Refresh() error {
+	root, err := x.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, name := range []string{".", incomingArea, readyArea} {
+		if err := refresh(root, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refresh reads the attributes of a directory from the server.
+func refresh(root *os.Root, name string) error {
+	dir, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Statx_t
+	return unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
+}
+
+// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID.
+func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
+	if err := refresh(dir, "."); err != nil {
+		return nil, err
+	}
+	names, err := ReadNames(dir, ".")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, name := range names {
+		sub, err := openSub(dir, name)
+		if err != nil {
+			continue // no directory
+		}
+		m, err := readMarker(sub)
+		if err == nil && m.Backend == backend && m.ID == id {
+			err = errors.Join(refresh(sub, incomingArea), refresh(sub, readyArea))
+			found = append(found, filepath.Join(dir.Name(), name))
+		}
+		if err := errors.Join(err, sub.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+			!errors.Is(err, dataset.ErrCorrupt) {
+			return nil, err
+		}
+	}
+	return found, nil
+}

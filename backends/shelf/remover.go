@@ -1,0 +1,216 @@
+package shelf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// remover deletes datasets, and removes what crashes have left.
+type remover struct {
+	// Destroy removes a name in a directory with everything below it. If nil, the name is a tree of files. It is set
+	// before the pool is used.
+	Destroy func(ctx context.Context, dir *os.File, name string) error
+	// Outside removes the parts of a deleted dataset that are outside its folder, before the folder is removed. It is
+	// set before the pool is used, or stays nil.
+	Outside func(ctx context.Context, id uuid.UUID) error
+
+	dir     *directory
+	catalog *catalog
+}
+
+// Delete removes a dataset in any area. It first moves the folder to the deleting ones, durably, and then removes its
+// bytes. Before that it calls unused with the path of the folder. If ctx ends while the bytes are removed, Reap removes
+// the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. A folder that has nothing of a
+// dataset stays, and Delete fails with dataset.ErrCorrupt.
+func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder string) error) error {
+	root, err := r.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer r.catalog.claims.Use(id)()
+	f, err := r.catalog.find(root, id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return r.deleteAgain(ctx, root, id)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unused(f.Path()); err != nil {
+		return err
+	}
+	gone, err := r.moveAway(root, areaOf(f.State), id)
+	if err != nil {
+		return err
+	}
+	return r.remove(ctx, root, gone)
+}
+
+// deleteAgain finishes an earlier deletion, which may have been interrupted before its flush or later.
+func (r *remover) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) error {
+	names, err := ReadNames(root, deletingArea)
+	if err != nil {
+		return err
+	}
+	for _, area := range r.dir.areas() {
+		if err := syncArea(root, area); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, name := range names {
+		if gone, ok := parseName(deletingArea, name); ok && gone == id {
+			errs = append(errs, r.remove(ctx, root, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// moveAway moves a folder from an area to the deleting ones, durably, and returns its name there.
+func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, error) {
+	gone := id.String()
+	for n := 1; ; n++ {
+		_, err := root.Lstat(filepath.Join(deletingArea, gone))
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		gone = fmt.Sprintf("%s.%d", id, n)
+	}
+	if err := root.Rename(filepath.Join(area, id.String()), filepath.Join(deletingArea, gone)); err != nil {
+		return "", err
+	}
+	return gone, errors.Join(syncArea(root, deletingArea), syncArea(root, area))
+}
+
+// remove removes one of the deleting folders. If ctx ends meanwhile, Reap removes the rest, and remove returns nil.
+func (r *remover) remove(ctx context.Context, root *os.Root, gone string) error {
+	err := r.removeOutside(ctx, gone)
+	if err == nil {
+		err = r.destroy(ctx, root, deletingArea, gone)
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("dataset %s is gone, but not all of its bytes: %w", gone, err)
+	}
+	return nil
+}
+
+// destroy removes a name in an area with everything below it. Idempotent.
+func (r *remover) destroy(ctx context.Context, root *os.Root, area, name string) error {
+	in, err := root.Open(area)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if r.Destroy != nil {
+		return r.Destroy(ctx, in, name)
+	}
+	return tree.Remove(ctx, in, name)
+}
+
+// removeOutside removes the parts that a deleting folder has elsewhere. If a dataset with the same ID was made since,
+// the parts belong to that dataset and stay.
+func (r *remover) removeOutside(ctx context.Context, gone string) error {
+	id, ok := parseName(deletingArea, gone)
+	if r.Outside == nil || !ok {
+		return nil
+	}
+	again, err := r.catalog.Glance(id)
+	if err == nil {
+		return again.Close()
+	}
+	if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	return r.Outside(ctx, id)
+}
+
+// Reap removes the deleting datasets, the incoming datasets that drop selects, and temporary files. tidy removes the
+// backend's temporary files in a folder and returns their number. Reap does not touch a dataset that another call uses.
+// It returns how many things it removed.
+func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*Folder) (int, error)) (int, error) {
+	root, err := r.dir.Enter()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	count, err := r.dir.removeTemporary(root)
+	errs := []error{err}
+	for _, area := range r.dir.areas() {
+		names, err := ReadNames(root, area)
+		errs = append(errs, err)
+		for _, name := range names {
+			if ctx.Err() != nil {
+				return count, errors.Join(append(errs, ctx.Err())...)
+			}
+			n, err := r.reapOne(ctx, root, area, name, drop, tidy)
+			count += n
+			errs = append(errs, err)
+		}
+	}
+	return count, errors.Join(errs...)
+}
+
+// reapOne is Reap for one name in an area.
+func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string, drop func(uuid.UUID) bool,
+	tidy func(*Folder) (int, error)) (int, error) {
+	id, ok := parseName(area, name)
+	if !ok {
+		return 0, nil
+	}
+	done, ok := r.catalog.claims.Reap(id)
+	if !ok {
+		return 0, nil
+	}
+	defer done()
+	if info, err := root.Lstat(filepath.Join(area, name)); err != nil || !info.IsDir() {
+		return 0, nil
+	}
+	if area == incomingArea && drop(id) {
+		var err error
+		if name, err = r.moveAway(root, area, id); err != nil {
+			return 0, err
+		}
+		area = deletingArea
+	}
+	if area == deletingArea {
+		if err := r.remove(ctx, root, name); err != nil || ctx.Err() != nil {
+			return 0, err
+		}
+		return 1, nil
+	}
+	return r.tidy(root, area, id, tidy)
+}
+
+// tidy is Reap for a folder that stays.
+func (r *remover) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
+	f, err := openFolder(root, area, id, func() {})
+	if err != nil {
+		return 0, nil // foreign: List reports it
+	}
+	defer f.Close()
+	if area == copiesArea && f.begun() {
+		return 1, r.destroy(context.Background(), root, area, id.String())
+	}
+	n, err := tidy(f)
+	if _, lErr := f.Lstat(Temp + recordName); lErr == nil {
+		n++
+		err = errors.Join(err, f.Remove(Temp+recordName))
+	}
+	return n, err
+}
