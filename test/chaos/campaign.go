@@ -16,7 +16,6 @@ import (
 
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
-	"github.com/droverhq/drover/test/cluster/witness"
 )
 
 // session is the TTL of sessions. It is a tenth of the default, and so are all times of leases.
@@ -49,8 +48,9 @@ func New(t testing.TB, off string) *cluster.Cluster {
 	})
 }
 
-// Campaign is one campaign. It has its own volumes.
-type Campaign struct {
+// scene is what all parts of a campaign share: the cluster, its users and engines, and what was noted. The methods that
+// take no lock may be called once the campaign has begun.
+type scene struct {
 	*cluster.Cluster
 
 	opts    Options
@@ -67,14 +67,27 @@ type Campaign struct {
 
 	mu   sync.Mutex
 	lost map[*cluster.Host]bool // no container is started on these hosts
+}
 
-	// For restoring the store from an older backup; see putBack.
-	noneLost  sync.RWMutex
-	quiet     sync.RWMutex // locked while no fault may begin
-	recovered int
-	over      []func()
-	ended     ended
-	raised    []witness.Raised
+// Campaign is one run of faults on a cluster with users: see Run.
+type Campaign struct {
+	*scene
+	disturber *disturber
+	injector  *injector
+	restorer  *restorer
+	judge     *judge
+	sweeper   *sweeper
+}
+
+// newCampaign connects the parts of a campaign.
+func newCampaign(s *scene) *Campaign {
+	k := &Campaign{scene: s}
+	k.disturber = &disturber{scene: s}
+	k.restorer = &restorer{scene: s, ended: ended{}}
+	k.injector = &injector{scene: s, disturber: k.disturber, restorer: k.restorer}
+	k.judge = &judge{scene: s, restorer: k.restorer}
+	k.sweeper = &sweeper{scene: s}
+	return k
 }
 
 // Run runs a campaign until its time is over, waits for the end of all faults, and compares the result with the
@@ -85,18 +98,18 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &Campaign{
+	k := newCampaign(&scene{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
 		parts: &parts{locks: map[string]*sync.Mutex{}}, partitions: &partitions{cluster: c, cuts: map[cut]int{}},
-		lost: map[*cluster.Host]bool{}, ended: ended{},
+		lost: map[*cluster.Host]bool{},
 		report: tally{Report: Report{
 			Seed:       opts.Seed,
 			Faults:     map[Kind]int{},
 			Operations: map[string]int{},
 			Reasons:    map[string]int{},
 		}},
-	}
-	defer k.restartAgents(t)()
+	})
+	defer k.injector.restartAgents(t)()
 	endEngines := k.startEngines(t)
 	t.Cleanup(endEngines) // after the users have ended, also if this function ends early
 	k.makeVolumes(t)
@@ -107,13 +120,13 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 		Fresh:  30,
 	})
 	stop := k.startUsers(t)
-	k.injectFaults(t)
+	k.injector.injectFaults(t)
 	stop()
 	all, done := k.names.Check(t)
 	k.report.Operations["names asked"] += all
 	k.report.Operations["names done"] += done
-	k.verify(t)
-	k.sweep(t)
+	k.judge.verify(t)
+	k.sweeper.sweep(t)
 	endEngines()
 	return k.report.Report
 }

@@ -89,9 +89,9 @@ func (e *dockerd) process() *child.Process {
 }
 
 // copyFiles calls cp, which imitates docker cp, concurrently for each container of a host.
-func (k *Campaign) copyFiles(h *cluster.Host, cp func(c container)) {
+func (d *disturber) copyFiles(h *cluster.Host, cp func(c container)) {
 	var all sync.WaitGroup
-	for _, c := range k.containers(h) {
+	for _, c := range d.containers(h) {
 		if c.w.id != "" {
 			all.Go(func() { cp(c) })
 		}
@@ -102,21 +102,21 @@ func (k *Campaign) copyFiles(h *cluster.Host, cp func(c container)) {
 // failCopy imitates a docker cp that fails because another driver refuses another volume of the
 // container: the engine unmounts this volume without having mounted it, and then believes that the
 // container does not use it any more.
-func (k *Campaign) failCopy(t testing.TB, v *volume, w *writer) {
+func (d *disturber) failCopy(t testing.TB, v *volume, w *writer) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
 	if w.over || w.forgotten {
 		return
 	}
-	k.unmount(t, w.on, v, w.id)
+	d.unmount(t, w.on, v, w.id)
 	w.forgotten = true
-	k.report.count("copies failed")
-	k.checkUse(t, v, w, "after docker cp failed")
+	d.report.count("copies failed")
+	d.checkUse(t, v, w, "after docker cp failed")
 }
 
 // copyFrom imitates docker cp: the engine mounts the volume once more with the mount ID of the container,
 // and unmounts it. If the mount fails, the command fails, which is no error of the test.
-func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Duration) {
+func (d *disturber) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Duration) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
 	if w.over {
@@ -127,26 +127,26 @@ func (k *Campaign) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Durat
 		id = host.NewID()
 	}
 	began := time.Now()
-	_, err := k.engines[w.on].plug.Mount(v.name, id)
-	k.report.ended(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", time.Since(began))
+	_, err := d.engines[w.on].plug.Mount(v.name, id)
+	d.report.ended(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", time.Since(began))
 	switch {
 	case errors.Is(err, host.ErrBroken):
 		if w.forgotten {
-			k.unmount(t, w.on, v, id)
+			d.unmount(t, w.on, v, id)
 		} else {
 			w.owed++
 		}
-		k.report.count("copies without answer")
+		d.report.count("copies without answer")
 		return
 	case err != nil:
-		k.report.count("copies refused")
-		k.report.countReason(err)
+		d.report.count("copies refused")
+		d.report.countReason(err)
 		return
 	}
 	time.Sleep(lasts)
-	k.unmount(t, w.on, v, id)
-	k.report.count("copies done")
-	k.checkUse(t, v, w, "after docker cp")
+	d.unmount(t, w.on, v, id)
+	d.report.count("copies done")
+	d.checkUse(t, v, w, "after docker cp")
 }
 
 // container is a running container, or a process that imitates one.
@@ -156,8 +156,8 @@ type container struct {
 }
 
 // containers returns the containers on a host, ordered by volume.
-func (k *Campaign) containers(h *cluster.Host) (all []container) {
-	for _, v := range k.volumes {
+func (s *scene) containers(h *cluster.Host) (all []container) {
+	for _, v := range s.volumes {
 		v.mu.Lock()
 		for w := range v.writers {
 			if w.on == h {
@@ -173,32 +173,32 @@ func (k *Campaign) containers(h *cluster.Host) (all []container) {
 // checkUse fails the test if the use of a container has ended while the container runs. Once the engine
 // was killed or has forgotten a container, the agent cannot assign a use to a container. Then another use
 // of the volume may stay instead.
-func (k *Campaign) checkUse(t testing.TB, v *volume, w *writer, when string) {
+func (s *scene) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	t.Helper()
-	known, list := k.useOf(v, w)
+	known, list := s.useOf(v, w)
 	if !known {
 		return
 	}
-	k.report.count("uses looked at")
-	k.mu.Lock()
-	lost := k.lost[w.on]
-	k.mu.Unlock()
+	s.report.count("uses looked at")
+	s.mu.Lock()
+	lost := s.lost[w.on]
+	s.mu.Unlock()
 	if list == nil || lost || w.forgotten && len(list) > 0 || slices.ContainsFunc(list, isUnverified) ||
 		!canWrite(w.proc.PID()) {
 		return
 	}
 	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name,
 		w.name, when, list)
-	k.report.mu.Lock()
-	defer k.report.mu.Unlock()
-	k.report.Ended++
+	s.report.mu.Lock()
+	defer s.report.mu.Unlock()
+	s.report.Ended++
 }
 
 // useOf asks the host of a container for the uses of its volume. If the use of the container is among
 // them, others is nil, otherwise it lists them all. known is false if the agent does not answer, or if the
 // volume has another home by now.
-func (k *Campaign) useOf(v *volume, w *writer) (known bool, others []any) {
-	a, err := k.engines[w.on].plug.Get(v.name)
+func (s *scene) useOf(v *volume, w *writer) (known bool, others []any) {
+	a, err := s.engines[w.on].plug.Get(v.name)
 	if err != nil || a.Volume == nil || a.Volume.Status["node"] != w.on.Name {
 		return false, nil
 	}

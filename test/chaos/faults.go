@@ -12,117 +12,124 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
+// injector makes the faults of a plan, and awaits their end.
+type injector struct {
+	*scene
+	disturber *disturber
+	restorer  *restorer
+}
+
 // injectFaults starts the faults of the plan, each at its time, and returns when all are over.
-func (k *Campaign) injectFaults(t testing.TB) {
+func (i *injector) injectFaults(t testing.TB) {
 	n := 0
 	defer func() {
 		// The users that stay on one host start at once and never stop, so nearly every fault meets a writer. A
 		// fault that no writer sees shows nothing.
-		if k.report.Unseen > 1+n/10 {
-			t.Errorf("%d of %d faults found nobody at work", k.report.Unseen, n)
+		if i.report.Unseen > 1+n/10 {
+			t.Errorf("%d of %d faults found nobody at work", i.report.Unseen, n)
 		}
 	}()
 	var all sync.WaitGroup
 	defer all.Wait()
-	until := time.Now().Add(time.Duration(k.opts.Seconds) * time.Second)
-	for f := range Plan(k.opts.Seed) {
+	until := time.Now().Add(time.Duration(i.opts.Seconds) * time.Second)
+	for f := range Plan(i.opts.Seed) {
 		if time.Now().Add(f.Gap).After(until) || t.Failed() {
 			return
 		}
 		time.Sleep(f.Gap)
-		k.awaitFaultsAllowed()
-		alive := k.runningWriters()
+		i.restorer.awaitFaultsAllowed()
+		alive := i.runningWriters()
 		t.Logf("fault %s; %d writers", f, alive)
 		if alive == 0 {
-			k.report.Unseen++
+			i.report.Unseen++
 		}
 		n++
-		k.report.Faults[f.Kind]++
-		all.Go(func() { k.inject(t, f) })
+		i.report.Faults[f.Kind]++
+		all.Go(func() { i.inject(t, f) })
 	}
 }
 
 // inject carries out one fault.
-func (k *Campaign) inject(t testing.TB, f Fault) {
-	one := func() *cluster.Host { return k.Hosts[f.Of[0]] }
-	replica := func() *cluster.Control { return k.Controls[f.Of[0]] }
+func (i *injector) inject(t testing.TB, f Fault) {
+	one := func() *cluster.Host { return i.Hosts[f.Of[0]] }
+	replica := func() *cluster.Control { return i.Controls[f.Of[0]] }
 	switch f.Kind {
 	case AgentKilled:
-		k.killed(t, f, one().Host)
+		i.killed(t, f, one().Host)
 	case AgentPaused:
-		k.paused(t, f, one().Host)
+		i.paused(t, f, one().Host)
 	case GuardKilled:
-		defer k.parts.reserve("guard of " + one().Name)()
+		defer i.parts.reserve("guard of " + one().Name)()
 		one().Guard.Kill9(t)
 		time.Sleep(f.For)
 		one().Guard.Up(t)
 	case ControlKilled:
-		k.killed(t, f, replica().Host)
+		i.killed(t, f, replica().Host)
 	case ControlPaused:
-		k.paused(t, f, replica().Host)
+		i.paused(t, f, replica().Host)
 	case ConsulKilled, ConsulPaused, QuorumLost:
 		var down []*consul.Server
 		for _, n := range f.Of {
-			down = append(down, k.Consul.Servers[n])
+			down = append(down, i.Consul.Servers[n])
 		}
-		k.stopConsul(f, down...)
+		i.stopConsul(f, down...)
 	case LeaderKilled, LeaderPaused:
-		k.stopConsul(f, k.leader(f))
+		i.stopConsul(f, i.leader(f))
 	case LeaderCut:
-		defer k.parts.reserve("consul")()
-		k.partitions.cut(f, k.partitions.cutsAround(k.leader(f).On))
+		defer i.parts.reserve("consul")()
+		i.partitions.cut(f, i.partitions.cutsAround(i.leader(f).On))
 	case HostCut:
-		k.partitions.cut(f, append(k.partitions.toControl(one().On), k.partitions.fromControl(one().On)...))
+		i.partitions.cut(f, append(i.partitions.toControl(one().On), i.partitions.fromControl(one().On)...))
 	case HostMute:
-		k.partitions.cut(f, k.partitions.toControl(one().On))
+		i.partitions.cut(f, i.partitions.toControl(one().On))
 	case HostDeaf:
-		k.partitions.cut(f, k.partitions.fromControl(one().On))
+		i.partitions.cut(f, i.partitions.fromControl(one().On))
 	case HostAlone:
-		k.partitions.cut(f, k.partitions.cutsAround(one().On))
+		i.partitions.cut(f, i.partitions.cutsAround(one().On))
 	case PeersCut, PeersDeaf:
-		a, b := one().On, k.Hosts[f.Of[1]].On
+		a, b := one().On, i.Hosts[f.Of[1]].On
 		cuts := []cut{{a, b}}
 		if f.Kind == PeersCut {
 			cuts = append(cuts, cut{b, a})
 		}
-		k.partitions.cut(f, cuts)
+		i.partitions.cut(f, cuts)
 	case ControlCut, ControlDeaf:
 		var cuts []cut
-		for _, s := range k.Consul.Servers {
+		for _, s := range i.Consul.Servers {
 			cuts = append(cuts, cut{s.On, replica().On})
 			if f.Kind == ControlCut {
 				cuts = append(cuts, cut{replica().On, s.On})
 			}
 		}
-		k.partitions.cut(f, cuts)
+		i.partitions.cut(f, cuts)
 	case HostLost:
-		k.loseHost(t, f, one())
+		i.loseHost(t, f, one())
 	case StorePutBack:
-		k.putBack(t, f)
+		i.restorer.putBack(t, f)
 	case EngineKilled, FilesCopied, CopyFailed, MountKept, Strangers, HostBusy:
-		k.disturb(t, f, one())
+		i.disturber.disturb(t, f, one())
 	default:
 		t.Errorf("nobody knows how %s happens", f.Kind)
 	}
 }
 
-func (k *Campaign) killed(t testing.TB, f Fault, h *host.Host) {
-	defer k.parts.reserve(h.Dir)()
+func (s *scene) killed(t testing.TB, f Fault, h *host.Host) {
+	defer s.parts.reserve(h.Dir)()
 	h.Kill9(t)
 	time.Sleep(f.For)
 	h.Up(t)
 }
 
-func (k *Campaign) paused(t testing.TB, f Fault, h *host.Host) {
-	defer k.parts.reserve(h.Dir)()
+func (s *scene) paused(t testing.TB, f Fault, h *host.Host) {
+	defer s.parts.reserve(h.Dir)()
 	h.Pause(t)
 	time.Sleep(f.For)
 	h.Resume(t)
 }
 
 // stopConsul kills or pauses Consul servers for a while.
-func (k *Campaign) stopConsul(f Fault, servers ...*consul.Server) {
-	defer k.parts.reserve("consul")()
+func (i *injector) stopConsul(f Fault, servers ...*consul.Server) {
+	defer i.parts.reserve("consul")()
 	kill := f.Kind == ConsulKilled || f.Kind == LeaderKilled
 	for _, s := range servers {
 		if kill {
@@ -142,29 +149,29 @@ func (k *Campaign) stopConsul(f Fault, servers ...*consul.Server) {
 }
 
 // leader returns the Consul server that leads, or one that the seed chooses if none does.
-func (k *Campaign) leader(f Fault) *consul.Server {
-	for _, s := range k.Consul.Servers {
-		at := s.Leads()
-		for _, l := range k.Consul.Servers {
+func (s *scene) leader(f Fault) *consul.Server {
+	for _, server := range s.Consul.Servers {
+		at := server.Leads()
+		for _, l := range s.Consul.Servers {
 			if l.IP == at {
 				return l
 			}
 		}
 	}
-	return k.Consul.Servers[rand.New(rand.NewPCG(k.opts.Seed, uint64(f.N))).IntN(len(k.Consul.Servers))]
+	return s.Consul.Servers[rand.New(rand.NewPCG(s.opts.Seed, uint64(f.N))).IntN(len(s.Consul.Servers))]
 }
 
 // restartAgents restarts agents that have ended, as their systemd units do, until the returned function is called. A
 // guard kills an agent that has a file open in a volume that the guard must fence.
-func (k *Campaign) restartAgents(t testing.TB) (end func()) {
+func (i *injector) restartAgents(t testing.TB) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
-	killed := func() { k.report.count("agents killed by their guards") }
-	for _, h := range k.Hosts {
+	killed := func() { i.report.count("agents killed by their guards") }
+	for _, h := range i.Hosts {
 		h.Killed = killed
 		all.Go(func() {
 			for ; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
-				done := k.parts.reserve(h.Host.Dir)
+				done := i.parts.reserve(h.Host.Dir)
 				if !h.Running() {
 					killed()
 					h.Up(t)

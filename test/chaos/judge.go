@@ -28,10 +28,10 @@ const stall = 20 * time.Second
 
 // checkNotes compares the notes of one writer with the notes that a writer of its kind must have. A writer of
 // a volume with failover auto may have been fenced.
-func (k *Campaign) checkNotes(t testing.TB, v *volume, w *writer) {
-	entries, err := witness.Logs(k.log(w))
+func (s *scene) checkNotes(t testing.TB, v *volume, w *writer) {
+	entries, err := witness.Logs(s.log(w))
 	if err != nil {
-		if out, rerr := os.ReadFile(k.log(w) + ".output"); rerr == nil && len(out) > 0 {
+		if out, rerr := os.ReadFile(s.log(w) + ".output"); rerr == nil && len(out) > 0 {
 			t.Errorf("writer of %s on %s: %s", v.name, w.on.Name, out)
 		}
 		return
@@ -47,16 +47,22 @@ func (k *Campaign) checkNotes(t testing.TB, v *volume, w *writer) {
 			t.Errorf("writing to %s on %s stood still for %s", v.name, w.on.Name, time.Duration(e.End-entries[i-1].End))
 		}
 	}
-	k.report.mu.Lock()
-	defer k.report.mu.Unlock()
-	k.report.Writes += len(entries)
+	s.report.mu.Lock()
+	defer s.report.mu.Unlock()
+	s.report.Writes += len(entries)
+}
+
+// judge compares what happened with the notes of the writers.
+type judge struct {
+	*scene
+	restorer *restorer
 }
 
 // watchGuards records the fences until ctx ends.
-func (k *Campaign) watchGuards(ctx context.Context) {
+func (j *judge) watchGuards(ctx context.Context) {
 	seen := map[string]bool{}
 	for ; ctx.Err() == nil; rest(ctx, 300*time.Millisecond) {
-		for _, h := range k.Hosts {
+		for _, h := range j.Hosts {
 			st, err := h.Guard.Status(ctx)
 			if err != nil {
 				continue
@@ -66,15 +72,15 @@ func (k *Campaign) watchGuards(ctx context.Context) {
 					continue
 				}
 				seen[fmt.Sprint(h.Name, e.Dataset, e.Fence.At)] = true
-				k.report.count("fences by " + string(e.Fence.By))
-				k.report.Fence = max(k.report.Fence, e.Fence.Overrun)
+				j.report.count("fences by " + string(e.Fence.By))
+				j.report.Fence = max(j.report.Fence, e.Fence.Overrun)
 			}
 		}
 	}
 }
 
 // boottime returns the time of the writers' clock at a point in time.
-func (k *Campaign) boottime(at time.Time) int64 {
+func (s *scene) boottime(at time.Time) int64 {
 	now, err := witness.Now()
 	if err != nil {
 		return 0
@@ -83,59 +89,59 @@ func (k *Campaign) boottime(at time.Time) int64 {
 }
 
 // verify waits until the cluster is healthy, and compares the volumes, and what clients were told, with the notes.
-func (k *Campaign) verify(t testing.TB) {
+func (j *judge) verify(t testing.TB) {
 	t.Helper()
-	k.awaitWhole(t)
-	entries, err := witness.Logs(filepath.Join(k.dir, "*.log"))
+	j.awaitWhole(t)
+	entries, err := witness.Logs(filepath.Join(j.dir, "*.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var heads, all []witness.Copy
-	losses := k.announced(t)
-	for _, v := range k.volumes {
-		now := k.current(t, v)
-		head := k.Head(t, k.host(now.Node), v.name)
+	losses := j.announced(t)
+	for _, v := range j.volumes {
+		now := j.current(t, v)
+		head := j.Head(t, j.host(now.Node), v.name)
 		heads, all = append(heads, head), append(all, head)
-		all = append(all, k.supersededHeads(t, v)...)
+		all = append(all, j.supersededHeads(t, v)...)
 		losses = append(losses, v.losses...)
 	}
 	// Losses that were announced explain the writes that a head lacks. Even these writes are kept in superseded
 	// heads.
 	for what, bad := range map[string][]string{
-		"heads":                         witness.Check(entries, heads, losses, k.raised...),
-		"heads, and what is kept aside": witness.Check(entries, all, nil, k.raised...),
+		"heads":                         witness.Check(entries, heads, losses, j.restorer.raised...),
+		"heads, and what is kept aside": witness.Check(entries, all, nil, j.restorer.raised...),
 	} {
 		for _, b := range bad {
 			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
 			switch {
 			case strings.Contains(b, "two epochs at once"):
-				k.report.Overlaps++
+				j.report.Overlaps++
 			case strings.Contains(b, "are lost"):
-				k.report.Lost++
+				j.report.Lost++
 			}
 		}
 	}
-	for _, bad := range k.leases.Check(patience) {
+	for _, bad := range j.leases.Check(patience) {
 		t.Error(bad)
 	}
 }
 
 // announced returns the losses that automatic promotions announced, if the promotion succeeded. An operator who
 // asks for a promotion learns of the loss from the answer.
-func (k *Campaign) announced(t testing.TB) (losses []witness.Loss) {
+func (j *judge) announced(t testing.TB) (losses []witness.Loss) {
 	t.Helper()
-	c := k.Controls[0].Client(t)
+	c := j.Controls[0].Client(t)
 	defer c.Close()
 	ops, err := operations(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, op := range k.announcedBy(ops) {
-		k.report.count("failovers")
+	for _, op := range j.restorer.announcedBy(ops) {
+		j.report.count("failovers")
 		losses = append(losses, witness.Loss{
 			Dataset: op.DatasetID.String(),
 			Epoch:   op.Epoch,
-			After:   k.boottime(op.Loss.Taken),
+			After:   j.boottime(op.Loss.Taken),
 		})
 	}
 	return losses
@@ -153,8 +159,8 @@ func operations(ctx context.Context, c *client.Client) (list []dataset.Operation
 }
 
 // host returns the host with a name.
-func (k *Campaign) host(name string) *cluster.Host {
-	for _, h := range k.Hosts {
+func (s *scene) host(name string) *cluster.Host {
+	for _, h := range s.Hosts {
 		if h.Name == name {
 			return h
 		}
@@ -163,23 +169,23 @@ func (k *Campaign) host(name string) *cluster.Host {
 }
 
 // current returns what control reports about a volume.
-func (k *Campaign) current(t testing.TB, v *volume) api.Volume {
+func (s *scene) current(t testing.TB, v *volume) api.Volume {
 	t.Helper()
 	var now api.Volume
-	k.Controls[0].JSON(t, &now, "volume", "inspect", v.name)
+	s.Controls[0].JSON(t, &now, "volume", "inspect", v.name)
 	return now
 }
 
 // awaitWhole waits until every part is running again and every operation has ended.
-func (k *Campaign) awaitWhole(t testing.TB) {
+func (j *judge) awaitWhole(t testing.TB) {
 	t.Helper()
-	k.Net.Heal()
-	k.Consul.AwaitLeader()
-	for _, control := range k.Controls {
+	j.Net.Heal()
+	j.Consul.AwaitLeader()
+	for _, control := range j.Controls {
 		c := control.Client(t)
 		defer c.Close()
 		cluster.Await(t, "the cluster is whole", func() error {
-			if err := k.recover(t.Context(), t); err != nil {
+			if err := j.restorer.recover(t.Context(), t); err != nil {
 				return err
 			}
 			nodes, err := c.NodeList(t.Context(), "")
@@ -203,16 +209,16 @@ func (k *Campaign) awaitWhole(t testing.TB) {
 }
 
 // supersededHeads reads the superseded heads of a volume, as soon as they are kept.
-func (k *Campaign) supersededHeads(t testing.TB, v *volume) []witness.Copy {
+func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	t.Helper()
 	defer func() {
 		if t.Failed() {
-			k.explain(t, v)
+			j.explain(t, v)
 		}
 	}()
 	var now api.Volume
 	cluster.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
-		now = k.current(t, v)
+		now = j.current(t, v)
 		for _, c := range now.Kept {
 			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {
 				return fmt.Errorf("%s has a head of epoch %d", c.NodeName, c.Epoch)
@@ -223,15 +229,15 @@ func (k *Campaign) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	copies := v.aside
 	for _, c := range now.Kept {
 		if c.Kind == dataset.CopySuperseded {
-			copies = append(copies, k.superseded(t, v, c)...)
+			copies = append(copies, j.superseded(t, v, c)...)
 		}
 	}
 	return copies
 }
 
 // explain prints the hosts' reports about a volume.
-func (k *Campaign) explain(t testing.TB, v *volume) {
-	for _, h := range k.Hosts {
+func (j *judge) explain(t testing.TB, v *volume) {
+	for _, h := range j.Hosts {
 		r := h.Exec(t, "doctor")
 		for line := range strings.Lines(r.Out + h.Log()) {
 			if strings.Contains(line, v.id.String()) || strings.Contains(line, v.name) {
@@ -243,8 +249,8 @@ func (k *Campaign) explain(t testing.TB, v *volume) {
 
 // releaseSuperseded lets an operator examine the superseded heads of a volume and release them. Until then the
 // volume cannot return to their nodes.
-func (k *Campaign) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) {
-	control := k.Controls[0]
+func (j *judge) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) {
+	control := j.Controls[0]
 	c := control.Client(t)
 	defer c.Close()
 	now, err := c.Volume(ctx, v.name)
@@ -255,23 +261,23 @@ func (k *Campaign) releaseSuperseded(ctx context.Context, t testing.TB, v *volum
 		if kept.Kind != dataset.CopySuperseded || kept.Snapshot == uuid.Nil {
 			continue
 		}
-		copies := k.superseded(t, v, kept)
+		copies := j.superseded(t, v, kept)
 		v.mu.Lock()
 		v.aside = append(v.aside, copies...)
 		v.mu.Unlock()
 		r := api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: v.name, Node: kept.NodeName}
-		if _, err := k.ask(ctx, t, control, r); err != nil {
-			k.report.countReason(err)
+		if _, err := j.ask(ctx, t, control, r); err != nil {
+			j.report.countReason(err)
 			continue
 		}
-		k.report.count("overtaken heads discarded")
+		j.report.count("overtaken heads discarded")
 	}
 }
 
 // superseded reads one superseded head. It returns nothing if the head no longer exists.
-func (k *Campaign) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies []witness.Copy) {
+func (s *scene) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies []witness.Copy) {
 	t.Helper()
-	h := k.host(c.NodeName)
+	h := s.host(c.NodeName)
 	pool := filepath.Join(h.Host.Dir, "disk", "pool")
 	found, err := filepath.Glob(h.File(filepath.Join(pool, "*", v.id.String(), c.Snapshot.String()+".img")))
 	if err != nil {

@@ -27,7 +27,7 @@ type operator struct {
 func (o *operator) run(ctx context.Context, t testing.TB) {
 	for ctx.Err() == nil {
 		v := o.k.volumes[o.random.IntN(len(o.k.volumes))]
-		o.k.releaseSuperseded(ctx, t, v)
+		o.k.judge.releaseSuperseded(ctx, t, v)
 		r := api.Request{
 			ID:     uuid.New(),
 			Kind:   dataset.OpMove,
@@ -81,7 +81,7 @@ const patience = 60 * time.Second
 
 // ask submits a request and waits for the end of its operation. It repeats the same request while control does
 // not answer.
-func (k *Campaign) ask(ctx context.Context, t testing.TB, control *cluster.Control,
+func (s *scene) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 	r api.Request) (op dataset.Operation, err error) {
 	c := control.Client(t)
 	defer c.Close()
@@ -124,39 +124,39 @@ func isUncertain(err error) bool {
 
 // loseHost switches a host off with everything that runs on it. An operator notices this and lets the volumes of the
 // host continue from copies where there are any. Then the host is switched on again.
-func (k *Campaign) loseHost(t testing.TB, f Fault, h *cluster.Host) {
-	k.noneLost.RLock()
-	defer k.noneLost.RUnlock()
-	defer k.parts.reserve(h.Host.Dir)()
-	k.mu.Lock()
-	k.lost[h] = true
-	k.mu.Unlock()
+func (i *injector) loseHost(t testing.TB, f Fault, h *cluster.Host) {
+	i.restorer.noneLost.RLock()
+	defer i.restorer.noneLost.RUnlock()
+	defer i.parts.reserve(h.Host.Dir)()
+	i.mu.Lock()
+	i.lost[h] = true
+	i.mu.Unlock()
 	h.Kill9(t)
-	defer k.engines[h].part()()
-	k.engines[h].kill(t)
-	for _, v := range k.volumes {
-		k.stopWriters(t, v, h)
+	defer i.engines[h].part()()
+	i.engines[h].kill(t)
+	for _, v := range i.volumes {
+		i.stopWriters(t, v, h)
 	}
 	began := time.Now()
-	for i, v := range k.volumes {
+	for n, v := range i.volumes {
 		if v.profile == safe {
-			k.promoteCopy(t, v, h, k.Controls[(f.N+i)%len(k.Controls)], began.Add(f.For+10*time.Second))
+			i.promoteCopy(t, v, h, i.Controls[(f.N+n)%len(i.Controls)], began.Add(f.For+10*time.Second))
 		}
 	}
 	time.Sleep(time.Until(began.Add(f.For)))
 	h.Up(t)
-	k.engines[h].start(t)
-	for _, v := range k.volumes {
-		k.allowAgain(t, v, h)
+	i.engines[h].start(t)
+	for _, v := range i.volumes {
+		i.allowAgain(t, v, h)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.lost[h] = false
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.lost[h] = false
 }
 
 // stopWriters kills the writers of a volume on a host. A writer that the guard has frozen writes no more, and
 // ends as soon as it is thawed.
-func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
+func (i *injector) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 	v.mu.Lock()
 	var here []*writer
 	for w := range v.writers {
@@ -178,7 +178,7 @@ func (k *Campaign) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 
 // promoteCopy lets a volume whose home is lost continue from a copy. An operator confirms that the home no longer
 // writes.
-func (k *Campaign) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
+func (i *injector) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, control *cluster.Control, until time.Time) {
 	c := control.Client(t)
 	defer c.Close()
 	r := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: v.name, Force: true, Fenced: lost.Name}
@@ -196,23 +196,23 @@ func (k *Campaign) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, cont
 		v.mu.Lock()
 		v.barred[lost] = true
 		v.mu.Unlock()
-		k.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence,
+		i.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence,
 			Node: lost.Name})(history.Answer{Done: true})
 		out, err := c.Submit(t.Context(), r)
 		if err != nil || out.Operation == nil {
-			k.report.countReason(err)
+			i.report.countReason(err)
 			if !isUncertain(err) {
 				r.ID = uuid.New()
 			}
 			continue
 		}
-		k.report.count("forced moves begun")
+		i.report.count("forced moves begun")
 		if l := out.Operation.Loss; l != nil {
 			v.mu.Lock()
 			v.losses = append(v.losses, witness.Loss{
 				Dataset: v.id.String(),
 				Epoch:   out.Operation.Epoch,
-				After:   k.boottime(l.Taken),
+				After:   i.boottime(l.Taken),
 			})
 			v.mu.Unlock()
 		}
@@ -232,14 +232,14 @@ func target(v api.Volume, lost *cluster.Host) string {
 
 // allowAgain waits until a host that was lost knows the present state of a volume, and then allows containers with it
 // there again.
-func (k *Campaign) allowAgain(t testing.TB, v *volume, h *cluster.Host) {
+func (i *injector) allowAgain(t testing.TB, v *volume, h *cluster.Host) {
 	v.mu.Lock()
 	barred := v.barred[h]
 	v.mu.Unlock()
 	if !barred {
 		return
 	}
-	plug, c := h.Plug(t), k.Controls[0].Client(t)
+	plug, c := h.Plug(t), i.Controls[0].Client(t)
 	defer c.Close()
 	cluster.Await(t, h.Name+" hears what became of "+v.name, func() error {
 		now, err := c.Volume(t.Context(), v.name)

@@ -24,11 +24,11 @@ func oneHost(t *testing.T) (k *Campaign, c container) {
 	}
 	on := lan.New(t).Machine("host-a", map[string]string{"/run/docker/plugins": t.TempDir()})
 	h := &cluster.Host{Name: "host-a", On: on, Host: host.Start(t, host.Options{Name: "host-a", On: on, Driver: "drover", Size: 4 << 30})}
-	k = &Campaign{
+	k = newCampaign(&scene{
 		Cluster: &cluster.Cluster{Hosts: []*cluster.Host{h}}, dir: t.TempDir(), writer: program,
 		parts: &parts{locks: map[string]*sync.Mutex{}}, lost: map[*cluster.Host]bool{},
 		report: tally{Report: Report{Operations: map[string]int{}, Reasons: map[string]int{}}},
-	}
+	})
 	t.Cleanup(k.startEngines(t))
 	plug := k.engines[h].plug
 	if err := plug.Create("db", nil); err != nil {
@@ -80,14 +80,14 @@ func (k *Campaign) wantCounted(t *testing.T, what string, n int) {
 func TestContainersAndEngines(t *testing.T) {
 	k, c := oneHost(t)
 	h := k.Hosts[0]
-	k.disturb(t, Fault{Kind: FilesCopied}, h)
+	k.disturber.disturb(t, Fault{Kind: FilesCopied}, h)
 	k.wantCounted(t, "copies done", 1)
-	k.disturb(t, Fault{N: 1, Kind: EngineKilled}, h)
+	k.disturber.disturb(t, Fault{N: 1, Kind: EngineKilled}, h)
 	k.progresses(t, c.w)
 	k.checkUse(t, c.v, c.w, "at the end")
-	k.disturb(t, Fault{N: 2, Kind: EngineKilled}, h)
+	k.disturber.disturb(t, Fault{N: 2, Kind: EngineKilled}, h)
 	k.wantCounted(t, "copies done", 2)
-	k.disturb(t, Fault{Kind: FilesCopied}, h)
+	k.disturber.disturb(t, Fault{Kind: FilesCopied}, h)
 	k.wantCounted(t, "uses looked at", 4)
 
 	ended := &writer{on: h, id: "another"}
@@ -103,7 +103,7 @@ func TestContainersAndEngines(t *testing.T) {
 		t.Error("one that was killed can")
 	}
 	k.unmount(t, h, c.v, c.w.id)
-	k.copyFrom(t, c.v, c.w, 0) // nothing: it has ended
+	k.disturber.copyFrom(t, c.v, c.w, 0) // nothing: it has ended
 	k.wantCounted(t, "copies done", 3)
 }
 
@@ -112,10 +112,10 @@ func TestContainersAndEngines(t *testing.T) {
 func TestFailedCopy(t *testing.T) {
 	k, c := oneHost(t)
 	h := k.Hosts[0]
-	k.disturb(t, Fault{Kind: CopyFailed}, h)
-	k.disturb(t, Fault{Kind: CopyFailed}, h) // the engine has nothing more to unmount
+	k.disturber.disturb(t, Fault{Kind: CopyFailed}, h)
+	k.disturber.disturb(t, Fault{Kind: CopyFailed}, h) // the engine has nothing more to unmount
 	k.wantCounted(t, "copies failed", 1)
-	k.disturb(t, Fault{Kind: FilesCopied}, h)
+	k.disturber.disturb(t, Fault{Kind: FilesCopied}, h)
 	k.progresses(t, c.w)
 	k.checkUse(t, c.v, c.w, "at the end")
 	k.wantCounted(t, "uses looked at", 3)
@@ -135,7 +135,7 @@ func TestKeptMounts(t *testing.T) {
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		k.disturb(t, Fault{N: 7, Kind: MountKept, For: 3 * time.Second}, h)
+		k.disturber.disturb(t, Fault{N: 7, Kind: MountKept, For: 3 * time.Second}, h)
 	}()
 	keeper := &writer{name: "k7-" + c.w.name}
 	k.progresses(t, keeper)
@@ -147,7 +147,7 @@ func TestKeptMounts(t *testing.T) {
 	if left := k.containers(h); len(left) != 0 {
 		t.Errorf("%d containers are left", len(left))
 	}
-	k.disturb(t, Fault{N: 8, Kind: MountKept, For: time.Hour}, h)
+	k.disturber.disturb(t, Fault{N: 8, Kind: MountKept, For: time.Hour}, h)
 	k.wantCounted(t, "no mount to keep", 1)
 }
 
@@ -155,8 +155,8 @@ func TestKeptMounts(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	k, _ := oneHost(t)
 	h := k.Hosts[0]
-	k.disturb(t, Fault{Kind: Strangers, For: 100 * time.Millisecond}, h)
-	k.disturb(t, Fault{Kind: HostBusy, For: 100 * time.Millisecond}, h)
+	k.disturber.disturb(t, Fault{Kind: Strangers, For: 100 * time.Millisecond}, h)
+	k.disturber.disturb(t, Fault{Kind: HostBusy, For: 100 * time.Millisecond}, h)
 	k.wantCounted(t, "strangers that went on", strangers)
 
 	p, err := play(h.On, "stranger", k.dir+"/stranger", 0, nil, "10", fmt.Sprint(nobody))
@@ -175,7 +175,7 @@ func TestStrangers(t *testing.T) {
 		}
 		_ = p.Signal(unix.SIGCONT)
 	}()
-	k.watchStranger(t, h, p, 50*time.Millisecond)
+	k.disturber.watchStranger(t, h, p, 50*time.Millisecond)
 	k.wantCounted(t, "strangers that went on", strangers+1)
 	if err := p.End(unix.SIGKILL, time.Minute); err != nil {
 		t.Fatal(err)

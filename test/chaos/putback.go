@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,60 +27,73 @@ const noticeTime = 15 * time.Second
 // date again. Until then few decisions are made, and volumes with bounded leases are fenced.
 const faultsAfterRestore = 4 * time.Second
 
+// restorer restores the store from an older backup, and recovers it.
+type restorer struct {
+	*scene
+	noneLost sync.RWMutex // locked while no host may be lost
+	quiet    sync.RWMutex // locked while no fault may begin
+
+	mu        sync.Mutex
+	recovered int
+	over      []func()
+	ended     ended
+	raised    []witness.Raised
+}
+
 // putBack restores Consul from a backup of a while before, while everything else runs. When the faults that have
 // begun are over, an operator updates the store. No host is lost meanwhile, since the recovery would wait for
 // what only that host knows.
 //
 // Changes that were acknowledged after the backup and that no agent has are lost. The histories of names and leases are
 // told so. The announcements of promotions that ended in this time are remembered in the campaign.
-func (k *Campaign) putBack(t testing.TB, f Fault) {
-	k.noneLost.Lock()
-	defer k.noneLost.Unlock()
-	defer k.parts.reserve("consul")()
-	k.Consul.AwaitLeader()
+func (r *restorer) putBack(t testing.TB, f Fault) {
+	r.noneLost.Lock()
+	defer r.noneLost.Unlock()
+	defer r.parts.reserve("consul")()
+	r.Consul.AwaitLeader()
 	from := time.Now()
-	backup := k.Consul.Snapshot()
+	backup := r.Consul.Snapshot()
 	to := time.Now()
 	time.Sleep(f.For)
 	var before int
 	var lost []string
-	k.whilePaused(t, k.Controls, func() {
-		k.rememberEnded(t)
-		was := k.decided(t)
-		before = k.recoveries()
+	r.whilePaused(t, r.Controls, func() {
+		r.rememberEnded(t)
+		was := r.decided(t)
+		before = r.recoveries()
 		at := time.Now()
-		k.mu.Lock()
-		k.over = append(k.over, k.leases.PutBack(from, to, at), k.names.PutBack(from, to, at))
-		k.mu.Unlock()
-		k.Consul.Restore(backup)
-		lost = differs(was, k.decided(t))
+		r.mu.Lock()
+		r.over = append(r.over, r.leases.PutBack(from, to, at), r.names.PutBack(from, to, at))
+		r.mu.Unlock()
+		r.Consul.Restore(backup)
+		lost = differs(was, r.decided(t))
 	})
 	rest(t.Context(), faultsAfterRestore)
-	k.quiet.Lock() // no fault may begin: an operator does not recover a store while nodes are unreachable
-	defer k.quiet.Unlock()
-	for start := time.Now(); k.recoveries() == before &&
+	r.quiet.Lock() // no fault may begin: an operator does not recover a store while nodes are unreachable
+	defer r.quiet.Unlock()
+	for start := time.Now(); r.recoveries() == before &&
 		time.Since(start) < noticeTime; time.Sleep(100 * time.Millisecond) {
-		if err := k.recover(t.Context(), t); err != nil {
+		if err := r.recover(t.Context(), t); err != nil {
 			t.Logf("recovery: %v", err)
 		}
 	}
-	cluster.Await(t, "the store is up to date", func() error { return k.recover(t.Context(), t) })
+	cluster.Await(t, "the store is up to date", func() error { return r.recover(t.Context(), t) })
 	switch {
-	case k.recoveries() > before:
+	case r.recoveries() > before:
 	case len(lost) > 0:
 		t.Errorf("the store went back by %d records, and nobody saw it: %.1000q", len(lost), lost)
 	default:
-		k.report.count("stores put back, and as they were")
-		k.endRestore()
+		r.report.count("stores put back, and as they were")
+		r.endRestore()
 	}
 }
 
 // decided returns the records in Consul about decisions and the number of decisions, by their keys. No
 // replica runs meanwhile, so only another process can change them.
-func (k *Campaign) decided(t testing.TB) map[string]string {
+func (r *restorer) decided(t testing.TB) map[string]string {
 	out := map[string]string{}
 	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {
-		list, _, err := k.Consul.Client().KV().List("drover/data/"+kind+"/",
+		list, _, err := r.Consul.Client().KV().List("drover/data/"+kind+"/",
 			&consul.QueryOptions{RequireConsistent: true})
 		if err != nil {
 			t.Error(err)
@@ -111,76 +125,76 @@ func differs(was, is map[string]string) (keys []string) {
 }
 
 // awaitFaultsAllowed waits while no fault may begin.
-func (k *Campaign) awaitFaultsAllowed() {
-	k.quiet.RLock()
-	defer k.quiet.RUnlock()
+func (r *restorer) awaitFaultsAllowed() {
+	r.quiet.RLock()
+	defer r.quiet.RUnlock()
 }
 
 // whilePaused calls do while the replicas are paused.
-func (k *Campaign) whilePaused(t testing.TB, replicas []*cluster.Control, do func()) {
+func (r *restorer) whilePaused(t testing.TB, replicas []*cluster.Control, do func()) {
 	if len(replicas) == 0 {
 		do()
 		return
 	}
-	r := replicas[0]
-	defer k.parts.reserve(r.Host.Dir)()
-	r.Pause(t)
-	defer r.Resume(t)
-	k.whilePaused(t, replicas[1:], do)
+	c := replicas[0]
+	defer r.parts.reserve(c.Host.Dir)()
+	c.Pause(t)
+	defer c.Resume(t)
+	r.whilePaused(t, replicas[1:], do)
 }
 
 // rememberEnded keeps the recorded operations that have ended, before the store forgets them.
-func (k *Campaign) rememberEnded(t testing.TB) {
-	list, _, err := k.Consul.Client().KV().List("drover/data/operations/",
+func (r *restorer) rememberEnded(t testing.TB) {
+	list, _, err := r.Consul.Client().KV().List("drover/data/operations/",
 		&consul.QueryOptions{RequireConsistent: true})
 	if err != nil {
 		t.Error(err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, e := range list {
 		var op dataset.Operation
 		if err := json.Unmarshal(e.Value, &op); err != nil {
 			t.Errorf("%s: %v", e.Key, err)
 		}
-		k.ended[op.ID] = op
+		r.ended[op.ID] = op
 	}
 }
 
-func (k *Campaign) recoveries() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.recovered
+func (r *restorer) recoveries() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.recovered
 }
 
 // endRestore tells the histories that answers no longer come from a restored store.
-func (k *Campaign) endRestore() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, over := range k.over {
+func (r *restorer) endRestore() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, over := range r.over {
 		over()
 	}
 }
 
 // watchStore is the operator who updates the restored store whenever an agent does not trust it. An agent that was
 // paused may notice the restore late.
-func (k *Campaign) watchStore(ctx context.Context, t testing.TB) {
+func (r *restorer) watchStore(ctx context.Context, t testing.TB) {
 	for ; ctx.Err() == nil; rest(ctx, time.Second) {
-		k.mu.Lock()
-		back := len(k.over) > 0
-		k.mu.Unlock()
+		r.mu.Lock()
+		back := len(r.over) > 0
+		r.mu.Unlock()
 		if back {
-			_ = k.recover(ctx, t)
+			_ = r.recover(ctx, t)
 		}
 	}
 }
 
 // recover updates the store if necessary. The error says why that is not possible yet, for example because a node
 // is unreachable.
-func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
-	defer k.parts.reserve("recovery")()
-	for _, r := range k.Controls {
-		if again, err := k.recoverAt(ctx, t, r); err != nil {
+func (r *restorer) recover(ctx context.Context, t testing.TB) error {
+	defer r.parts.reserve("recovery")()
+	for _, c := range r.Controls {
+		if again, err := r.recoverAt(ctx, t, c); err != nil {
 			rest(ctx, 300*time.Millisecond)
 			return err
 		} else if again {
@@ -191,10 +205,10 @@ func (k *Campaign) recover(ctx context.Context, t testing.TB) error {
 }
 
 // recoverAt updates the store through one replica. It reports whether decisions were halted.
-func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Control) (halted bool, err error) {
+func (r *restorer) recoverAt(ctx context.Context, t testing.TB, replica *cluster.Control) (halted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	c := r.Client(t)
+	c := replica.Client(t)
 	defer c.Close()
 	found, err := c.Recover(ctx, api.Recover{})
 	if err != nil || found.Halted == "" {
@@ -214,29 +228,29 @@ func (k *Campaign) recoverAt(ctx context.Context, t testing.TB, r *cluster.Contr
 		}
 	}
 	// The request below may take effect even if its answer is lost.
-	k.mu.Lock()
-	k.raised = append(k.raised, raised...)
-	k.mu.Unlock()
+	r.mu.Lock()
+	r.raised = append(r.raised, raised...)
+	r.mu.Unlock()
 	if _, err := c.Recover(ctx, api.Recover{Confirm: found.Digest}); err != nil {
 		return true, err
 	}
-	k.report.count("recoveries")
-	k.mu.Lock()
-	k.recovered++
-	k.mu.Unlock()
-	k.endRestore()
+	r.report.count("recoveries")
+	r.mu.Lock()
+	r.recovered++
+	r.mu.Unlock()
+	r.endRestore()
 	return true, nil
 }
 
 // announcedBy returns the operations that announced losses, including those that the store has forgotten.
-func (k *Campaign) announcedBy(now []dataset.Operation) (all []dataset.Operation) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (r *restorer) announcedBy(now []dataset.Operation) (all []dataset.Operation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, op := range now {
-		k.ended[op.ID] = op
+		r.ended[op.ID] = op
 	}
-	for _, op := range k.ended {
-		of := slices.ContainsFunc(k.volumes, func(v *volume) bool { return v.id == op.DatasetID })
+	for _, op := range r.ended {
+		of := slices.ContainsFunc(r.volumes, func(v *volume) bool { return v.id == op.DatasetID })
 		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.Away != 0 {
 			all = append(all, op)
 		}

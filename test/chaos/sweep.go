@@ -14,21 +14,24 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 )
 
+// sweeper removes the volumes at the end, and finds what is left over.
+type sweeper struct{ *scene }
+
 // sweep removes all volumes. The test fails if anything of them is left: data, mounts, loop devices, processes.
-func (k *Campaign) sweep(t testing.TB) {
+func (w *sweeper) sweep(t testing.TB) {
 	t.Helper()
-	cluster.Await(t, "no volume is left", func() error { return k.remove(t) })
-	for _, h := range k.Hosts {
-		cluster.Await(t, "nothing is left on "+h.Name, func() error { return k.left(h) })
+	cluster.Await(t, "no volume is left", func() error { return w.remove(t) })
+	for _, h := range w.Hosts {
+		cluster.Await(t, "nothing is left on "+h.Name, func() error { return w.left(h) })
 		h.Clean(t, cluster.WeakGuard)
 	}
 }
 
 // remove removes all volumes. On a busy machine a node may be unreachable for a moment, and requests to remove
 // its volumes are answered with an error that asks to wait.
-func (k *Campaign) remove(t testing.TB) (err error) {
+func (w *sweeper) remove(t testing.TB) (err error) {
 	t.Helper()
-	control := k.Controls[1]
+	control := w.Controls[1]
 	does := func(args ...string) {
 		if r := control.Exec(t, args...); r.Exit != 0 {
 			err = errors.Join(err, errors.New(r.Err))
@@ -48,7 +51,7 @@ func (k *Campaign) remove(t testing.TB) (err error) {
 }
 
 // left returns an error that lists the remains of volumes on a host.
-func (k *Campaign) left(h *cluster.Host) (err error) {
+func (w *sweeper) left(h *cluster.Host) (err error) {
 	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
 		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))
 		err = errors.Join(err, gerr)
@@ -72,7 +75,7 @@ func (k *Campaign) left(h *cluster.Host) (err error) {
 	}
 	for _, pid := range h.On.Processes() {
 		if pid != h.PID() && pid != h.Guard.PID() && parent(pid) != h.Guard.PID() &&
-			pid != k.engines[h].process().PID() {
+			pid != w.engines[h].process().PID() {
 			err = errors.Join(err, fmt.Errorf("process %d runs, which is neither the agent nor the engine, "+
 				"the guard or its hand", pid))
 		}

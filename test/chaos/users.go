@@ -106,16 +106,16 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	}
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
-	all.Go(func() { k.watchGuards(ctx) })
-	all.Go(func() { k.watchStore(ctx, t) })
+	all.Go(func() { k.judge.watchGuards(ctx) })
+	all.Go(func() { k.restorer.watchStore(ctx, t) })
 	stop = func() { cancel(); all.Wait() }
 	t.Cleanup(stop)
 	return stop
 }
 
 // runningWriters returns how many writers run.
-func (k *Campaign) runningWriters() (n int) {
-	for _, v := range k.volumes {
+func (s *scene) runningWriters() (n int) {
+	for _, v := range s.volumes {
 		v.mu.Lock()
 		n += len(v.writers)
 		v.mu.Unlock()
@@ -245,7 +245,7 @@ func (u *user) runWriter(
 }
 
 // stop ends a writer.
-func (k *Campaign) stop(t testing.TB, v *volume, w *writer) {
+func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 	within := time.Minute
 	if v.profile == auto {
 		within = cluster.Limit // it is fenced while the store is not trusted
@@ -260,22 +260,22 @@ func (k *Campaign) stop(t testing.TB, v *volume, w *writer) {
 }
 
 // start starts a writer in the mount namespace that box describes, unless its host was lost meanwhile.
-func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.lost[w.on] {
+func (s *scene) start(t testing.TB, v *volume, w *writer, box ...string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost[w.on] {
 		return false
 	}
 	args := append([]string{
-		k.writer, "-file", "/data/" + cluster.Tokens, "-log", "/logs/" + w.name +
+		s.writer, "-file", "/data/" + cluster.Tokens, "-log", "/logs/" + w.name +
 			".log", "-writer", w.name, "-every", "20ms",
 		"-dataset", v.id.String(), "-node", w.on.Name, "-epoch", fmt.Sprint(w.epoch),
 	}, box...)
 	if w.crowded {
 		args = append(args, "-descriptors", fmt.Sprint(crowd))
-		k.report.count("containers with many descriptors")
+		s.report.count("containers with many descriptors")
 	}
-	proc, err := child.Start(child.Spec{Log: k.log(w) + ".output", Args: w.on.On.Command(args...)})
+	proc, err := child.Start(child.Spec{Log: s.log(w) + ".output", Args: w.on.On.Command(args...)})
 	if err != nil {
 		t.Error(err)
 		return false
@@ -287,16 +287,16 @@ func (k *Campaign) start(t testing.TB, v *volume, w *writer, box ...string) bool
 	return true
 }
 
-func (k *Campaign) log(w *writer) string { return filepath.Join(k.dir, w.name+".log") }
+func (s *scene) log(w *writer) string { return filepath.Join(s.dir, w.name+".log") }
 
 // mayStart reports whether containers with a volume may be started on a host: the host was not lost, or has
 // learned since then what happened to the volume.
-func (k *Campaign) mayStart(h *cluster.Host, v *volume) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (s *scene) mayStart(h *cluster.Host, v *volume) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return !k.lost[h] && !v.barred[h]
+	return !s.lost[h] && !v.barred[h]
 }
 
 // unmount ends a use. It repeats each of the unmounts until it is answered, as an engine does.
@@ -313,10 +313,10 @@ func (u *user) unmount(t testing.TB, at int, id string, unmounts int) {
 	u.k.report.count("unmounts done")
 }
 
-func (k *Campaign) unmount(t testing.TB, h *cluster.Host, v *volume, id string) {
+func (s *scene) unmount(t testing.TB, h *cluster.Host, v *volume, id string) {
 	began := time.Now()
 	for {
-		err := k.engines[h].plug.Unmount(v.name, id)
+		err := s.engines[h].plug.Unmount(v.name, id)
 		if err == nil {
 			return
 		}
