@@ -13,16 +13,6 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// carry brings a snapshot over to another pool, whole or as a difference.
-func (f *fixture) carry(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
-	f.Helper()
-	data, sent := f.stream(s, base)
-	f.twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
-	if got := to.came(s); !got.Whole || got.Last != sent {
-		f.Errorf("received %+v, sent %+v", got, sent)
-	}
-}
-
 // copyBecomesHome transfers a dataset: it is a copy until it is promoted and committed, and then has its
 // former content.
 func copyBecomesHome(f *fixture) {

@@ -4,12 +4,10 @@ import (
 	"errors"
 	"os"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // half is more than half of a small dataset.
@@ -49,39 +47,6 @@ func whatASizeCounts(f *fixture) {
 	before("a clone", f.clone(f.source(s)))
 	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil))
 	before("a restored head", d)
-}
-
-// letGo unmounts a dataset where it could not be copied otherwise: nil then.
-func (f *fixture) letGo(m *mounted) *mounted {
-	f.Helper()
-	if f.can.InstantSnapshot {
-		return m
-	}
-	m.unmount()
-	return nil
-}
-
-// mountAgain mounts what letGo has unmounted.
-func (f *fixture) mountAgain(id uuid.UUID, m *mounted) *mounted {
-	f.Helper()
-	if m == nil {
-		m = f.mount(id)
-	}
-	return m
-}
-
-// half writes a file of that size, more than half of the dataset, into it.
-func (f *fixture) half(m *mounted) error {
-	file, err := os.Create(m.in("half"))
-	f.ok(err)
-	defer file.Close()
-	f.asContainer(func() {
-		for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
-			_, err = file.Write(buf)
-		}
-		err = errors.Join(err, file.Sync())
-	})
-	return err
 }
 
 // noSize makes a dataset without a size, if none is needed: it is as large as the pool, and gets a size

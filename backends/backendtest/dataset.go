@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -81,28 +79,6 @@ func retryRenewsTheRecord(f *fixture) {
 		late.Volume = "late-" + what
 		f.ok(try(late))
 		f.inState(d, backends.EntryReady)
-	}
-}
-
-// inState wants one entry of a dataset, with its record.
-func (f *fixture) inState(d dataset.Dataset, state backends.EntryState) {
-	f.Helper()
-	one, err := f.pool.Stat(f.ctx, d.ID)
-	f.ok(err)
-	listed := f.entries(d.ID)
-	if len(listed) != 1 {
-		f.Fatalf("the list has %d entries, want 1: %+v", len(listed), listed)
-	}
-	f.same("Stat and List", one, listed[0])
-	if one.State != state || one.Problem != "" || one.Record == nil {
-		f.Fatalf("the entry is %+v, want %s with its record", one, state)
-	}
-	// The size is the backend's to choose, until the caller writes the record again.
-	got := *one.Record
-	got.Size = d.Size
-	f.same("the record", got, d)
-	if !filepath.IsAbs(one.Path) {
-		f.Errorf("path %q is not absolute", one.Path)
 	}
 }
 
@@ -249,24 +225,6 @@ func usedGrows(f *fixture) {
 	f.tells(d, before, 20*dataset.MiB)
 }
 
-// tells wants Used to tell, at once or when the pool says that it does, of so much more.
-func (f *fixture) tells(d dataset.Dataset, before, more dataset.Size) {
-	f.Helper()
-	const pause = 100 * time.Millisecond
-	for left := f.pool.Info().UsedLag; ; left -= pause {
-		after, err := f.pool.Used(f.ctx, d.ID)
-		f.ok(err)
-		grew := after - before
-		if grew >= more*95/100 && grew <= 3*more {
-			return
-		}
-		if left <= 0 {
-			f.Fatalf("%s more made %s more in use (%d, then %d)", more.Human(), grew.Human(), before, after)
-		}
-		time.Sleep(pause)
-	}
-}
-
 func unknownIsNotFound(f *fixture) {
 	d, s := f.create(), dataset.Snapshot{}
 	unknown := f.record()
@@ -308,4 +266,38 @@ func unknownIsNotFound(f *fixture) {
 		f.Errorf("the list has %+v, want one dataset", list)
 	}
 	f.hasSnapshots(d.ID)
+}
+
+// visitBesideTheHome mounts a dataset as a host does that is not its home, while it is mounted at
+// its home: each sees the writes of the other. Another pool of the share is not to be had
+// here, so the visitor is its own pool's.
+func visitBesideTheHome(f *fixture) {
+	sharer, is := f.pool.(backends.Sharer)
+	if !is {
+		return
+	}
+	d := f.create()
+	home := f.mount(d.ID)
+	defer home.unmount()
+	a, err := sharer.Visit(f.ctx, d.ID, f.pool.ID(), backends.AttachOptions{})
+	if !f.can.ManyHosts {
+		f.fails(err, dataset.ErrUnsupported)
+		return
+	}
+	f.ok(err)
+	guest := f.mountOf(a)
+	f.ok(os.WriteFile(guest.in("guest"), []byte("from the guest"), 0o600))
+	f.fileHolds(home.in("guest"), "from the guest")
+	f.ok(os.WriteFile(home.in("home"), []byte("from the home"), 0o600))
+	f.fileHolds(guest.in("home"), "from the home")
+	home.unmount()
+	f.fails(f.pool.Delete(f.ctx, d.ID), dataset.ErrInUse)
+	guest.unmount()
+	for what, missing := range map[string][2]uuid.UUID{"dataset": {uuid.New(), f.pool.ID()},
+		"pool": {d.ID, uuid.New()}} {
+		if _, err := sharer.Visit(f.ctx, missing[0], missing[1],
+			backends.AttachOptions{}); dataset.KindOf(err) != dataset.ErrNotFound {
+			f.Errorf("of a %s that there is not: %v", what, err)
+		}
+	}
 }

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
@@ -40,14 +37,6 @@ func NewKeys() *Keys {
 
 // DataKey implements backends.Keys.
 func (k *Keys) DataKey(context.Context, dataset.Dataset) ([]byte, error) { return k.key, k.fails }
-
-// seal encrypts a new dataset where the factory's pools have keys.
-func (f *fixture) seal(d *dataset.Dataset) {
-	if k, ok := f.cfg.Keys.(*Keys); ok {
-		sealed := k.sealed
-		d.Encryption = &sealed
-	}
-}
 
 // little is a size that XFS accepts, and that can be read completely.
 const little = 320 * dataset.MiB
@@ -202,52 +191,6 @@ func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
 	f.absent(other.ID)
 }
 
-// inPool returns a file of the pool that contains a text, or the device of a dataset.
-func (f *fixture) inPool(d dataset.Dataset, what string) (found string) {
-	f.Helper()
-	if device := f.below(d); device != "" {
-		has, err := onDevice(device, []byte(what))
-		if f.ok(err); has {
-			return device
-		}
-	}
-	f.ok(filepath.WalkDir(f.pool.Info().Path, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() || found != "" {
-			return err
-		}
-		has, err := contains(path, []byte(what))
-		if has {
-			found = path
-		}
-		return err
-	}))
-	return found
-}
-
-// below returns the device of a dataset in the pool, below its mapping if it has one; none if the dataset is in files.
-func (f *fixture) below(d dataset.Dataset) string {
-	f.Helper()
-	att, err := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
-	f.ok(err)
-	defer func() { f.ok(att.Release()) }()
-	var st unix.Stat_t
-	if err := unix.Stat(att.Mount.Source, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return ""
-	}
-	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	device, err := filepath.EvalSymlinks(sys)
-	f.ok(err)
-	if kind, _ := os.ReadFile(sys + "/dm/uuid"); strings.HasPrefix(string(kind), "CRYPT-") {
-		slaves, err := os.ReadDir(sys + "/slaves")
-		f.ok(err)
-		device = slaves[0].Name()
-	}
-	if device = filepath.Base(device); strings.HasPrefix(device, "loop") {
-		return "" // of a file of the pool
-	}
-	return "/dev/" + device
-}
-
 // onDevice looks for something in all of a device.
 func onDevice(path string, what []byte) (bool, error) {
 	file, err := os.Open(path)
@@ -269,24 +212,6 @@ func onDevice(path string, what []byte) (bool, error) {
 		}
 		at += int64(n - len(what) + 1)
 	}
-}
-
-// hasFiles reports whether the files of the pool have so many bytes: otherwise the data of datasets is in
-// none of them, and tests of the backend search the disk.
-func (f *fixture) hasFiles(bytes int64) bool {
-	f.Helper()
-	var sum int64
-	f.ok(filepath.WalkDir(f.pool.Info().Path, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return err
-		}
-		info, err := e.Info()
-		if err == nil {
-			sum += info.Size()
-		}
-		return err
-	}))
-	return sum >= bytes
 }
 
 // contains searches the allocated blocks of a file.

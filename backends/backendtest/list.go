@@ -78,16 +78,6 @@ func (f *fixture) recordFile(dir string, d dataset.Dataset) (found string) {
 	return found
 }
 
-// reap reaps the pool, drops the given datasets, and fails unless it removes so many things.
-func (f *fixture) reap(want int, drop ...uuid.UUID) {
-	f.Helper()
-	n, err := f.pool.Reap(f.ctx, func(id uuid.UUID) bool { return slices.Contains(drop, id) })
-	f.ok(err)
-	if n != want {
-		f.Errorf("reaping removed %d, want %d", n, want)
-	}
-}
-
 func reapDropsWhatItIsTold(f *fixture) {
 	ready, kept, dropped := f.create(), f.record(), f.record()
 	s := f.take(ready)
@@ -106,12 +96,6 @@ func reapDropsWhatItIsTold(f *fixture) {
 	f.open()
 	f.absent(dropped.ID)
 	f.inState(kept, backends.EntryIncoming)
-}
-
-func (f *fixture) inStateWith(d dataset.Dataset, s ...dataset.Snapshot) {
-	f.Helper()
-	f.inState(d, backends.EntryReady)
-	f.hasSnapshots(d.ID, s...)
 }
 
 // plant puts foreign files into the places of datasets. It returns their paths, and the IDs that some of them

@@ -55,16 +55,6 @@ func ground(cfg backends.Config) string {
 	return filepath.Dir(cfg.Path)
 }
 
-// sibling returns the config of a pool beside this one, in the same filesystem.
-func (f *fixture) sibling(name string) backends.Config {
-	cfg := f.cfg
-	cfg.ID, cfg.Path = uuid.New(), f.cfg.Path+"-"+name
-	if cfg.Mount != "" {
-		cfg.Mount += "-" + name
-	}
-	return cfg
-}
-
 func poolRefusesWhatHoldsSomething(f *fixture) {
 	cfg := f.sibling("full")
 	if cfg.Image != 0 {
@@ -100,24 +90,6 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	cfg.Path = "relative/path"
 	_, err = f.kind.Open(f.ctx, cfg)
 	f.fails(err, dataset.ErrInvalid)
-}
-
-func (f *fixture) fileHolds(path, want string) {
-	f.Helper()
-	if b, err := os.ReadFile(path); err != nil || string(b) != want {
-		f.Errorf("%s holds %q, %v", path, b, err)
-	}
-}
-
-func (f *fixture) names(dir string) []string {
-	f.Helper()
-	entries, err := os.ReadDir(dir)
-	f.ok(err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
 }
 
 // offlineCalls returns what every call answers.

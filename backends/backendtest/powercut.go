@@ -154,16 +154,6 @@ func cutDelete(f *fixture, cut func() *fixture) {
 	f.ok(err)
 }
 
-// commitJournal has the journal of the pool's filesystem written, with all names that
-// were changed, but without the bytes of files that were not flushed.
-func (f *fixture) commitJournal() {
-	f.Helper()
-	other, err := os.Create(filepath.Join(filepath.Dir(f.cfg.Path), "other"))
-	f.ok(err)
-	f.ok(other.Sync())
-	f.ok(other.Close())
-}
-
 // cutReceive brings a snapshot back that another pool has.
 func cutReceive(f *fixture, cut func() *fixture) {
 	if !f.can.Delta {

@@ -8,38 +8,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
-
-func (f *fixture) copier() backends.Copier { return f.pool.(backends.Copier) }
-
-// stream sends a snapshot, or what changed since base.
-func (f *fixture) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.Stream) {
-	f.Helper()
-	var out bytes.Buffer
-	sent, err := f.copier().Send(f.ctx, f.source(s), base, 0, &out, nil)
-	f.ok(err)
-	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
-		len(sent.Sum) != 64 {
-		f.Errorf("a stream of %d bytes is told as %+v", out.Len(), sent)
-	}
-	return out.Bytes(), sent
-}
-
-// planted makes a dataset with everything in it, a snapshot of it, and a plain
-// copy to compare with.
-func (f *fixture) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
-	f.Helper()
-	d, plain := f.create(), f.plain()
-	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path, f.without...)
-	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
-	m.unmount()
-	return d, f.take(d), plain
-}
 
 // streamsAreAlwaysTheSame sends again from any offset, after changes of the head and of other snapshots: so
 // an interrupted stream can continue.
@@ -179,18 +150,6 @@ func cutStreamGoesOn(f *fixture) {
 type failing struct{ err error }
 
 func (r failing) Read([]byte) (int, error) { return 0, r.err }
-
-func (f *fixture) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID, from int64, r io.Reader) error {
-	_, err := f.copier().Receive(f.ctx, backends.Delivery{Dataset: d, Snapshot: s, Base: base, From: from}, r, nil)
-	return err
-}
-
-func (f *fixture) came(s dataset.Snapshot) backends.Received {
-	f.Helper()
-	have, err := f.copier().Received(f.ctx, s.Dataset, s.ID)
-	f.ok(err)
-	return have
-}
 
 // damagedStreamIsRefused flips a byte of a stream, at its start or where it continues: that is an error, and
 // nothing of the stream is left.

@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-	"errors"
 	"os"
 	"slices"
 
@@ -45,14 +44,6 @@ func sizeIsEnforcedOrRefused(f *fixture) {
 	}
 }
 
-// kinds are the filesystems that datasets can have, or "" where they have none of their own.
-func (f *fixture) kinds() []string {
-	if !f.can.OwnFilesystem {
-		return []string{""}
-	}
-	return f.can.Filesystems
-}
-
 // within tells whether a figure is a size, within 3 %.
 func within(have int64, size dataset.Size) bool {
 	return have >= int64(size)*97/100 && have <= int64(size)*103/100
@@ -91,68 +82,6 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	f.ok(os.Remove(m.in("fill"))) // and it heals
 	f.ok(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
-}
-
-// space returns what df shows inside a dataset, in bytes.
-func (f *fixture) space(m *mounted) (total, free int64) {
-	f.Helper()
-	var st unix.Statfs_t
-	f.ok(unix.Fstatfs(int(m.root.Fd()), &st))
-	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize
-}
-
-// fill writes a file until no more fits, and returns how many bytes did.
-func (f *fixture) fill(m *mounted) (written int64) {
-	f.Helper()
-	f.asContainer(func() { written = f.fillUp(m) })
-	return written
-}
-
-func (f *fixture) fillUp(m *mounted) int64 {
-	f.Helper()
-	file, err := os.Create(m.in("fill"))
-	f.ok(err)
-	defer file.Close()
-	buf, written := treetest.Bytes(3, 1<<20), int64(0)
-	for {
-		n, err := file.Write(buf)
-		written += int64(n)
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-			f.Fatalf("a full dataset gives %v", err)
-		}
-		if err := file.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-			f.Fatalf("flushing a full dataset gives %v", err)
-		}
-		return written
-	}
-}
-
-// room is like fill, but writes only the last part if the dataset has a filesystem of its own, which reports
-// its free space.
-func (f *fixture) room(m *mounted) (fits int64) {
-	f.Helper()
-	if !f.can.OwnFilesystem {
-		return f.fill(m)
-	}
-	file, err := os.Create(m.in("fill"))
-	f.ok(err)
-	defer file.Close()
-	const step = 4 << 20
-	for {
-		err := unix.Fallocate(int(file.Fd()), 0, fits, step)
-		if errors.Is(err, unix.ENOSPC) {
-			break
-		}
-		f.ok(err)
-		fits += step
-	}
-	_, err = file.WriteAt(treetest.Bytes(3, step), fits-step)
-	f.ok(err)
-	f.ok(file.Sync())
-	return fits
 }
 
 func filesystemsAreMadeOrRefused(f *fixture) {
@@ -194,17 +123,6 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		_, err = f.pool.Attach(f.ctx, f.create().ID, backends.AttachOptions{Mount: []string{"commit=60"}})
 		f.fails(err, dataset.ErrUnsupported)
 	}
-}
-
-// sized makes a ready dataset of a size.
-func (f *fixture) sized(size dataset.Size) dataset.Dataset {
-	f.Helper()
-	d := f.record()
-	d.Size = size
-	_, err := f.pool.Create(f.ctx, d)
-	f.ok(err)
-	f.ok(f.pool.Commit(f.ctx, d.ID))
-	return d
 }
 
 func cloneSizes(f *fixture) {
@@ -257,16 +175,6 @@ func cloneSizes(f *fixture) {
 		}
 		m.unmount()
 	}
-}
-
-// resize resizes twice.
-func (f *fixture) resize(d dataset.Dataset, size dataset.Size, m *mounted) {
-	f.Helper()
-	var root *os.File
-	if m != nil {
-		root = m.root
-	}
-	f.twice(func() error { return f.pool.(backends.Resizer).Resize(f.ctx, d.ID, size, root) })
 }
 
 func growIdle(f *fixture) {

@@ -1,5 +1,5 @@
-// Package vdev reads and marks the devices of which zpool(8) makes a zpool: whether a device is in a zpool of Drover, and
-// whether an interrupted attempt to make one can be undone.
+// Package vdev reads and marks the devices of which zpool(8) makes a zpool: whether a device is in a zpool of Drover,
+// and whether an interrupted attempt to make one can be undone.
 package vdev
 
 import (

@@ -1,0 +1,237 @@
+package backendtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// mounts mounts the datasets of a pool as an agent does, and writes to them as a container does.
+type mounts struct {
+	datasets
+	count   int      // of mount points
+	without []string // what the backend does not keep of files
+}
+
+// mounted is a dataset mounted by the suite.
+type mounted struct {
+	f    *checks
+	path string
+	root *os.File
+}
+
+// mount mounts a dataset as the agent does.
+func (f *mounts) mount(id uuid.UUID) *mounted {
+	f.Helper()
+	return f.mountWith(id, backends.AttachOptions{})
+}
+
+func (f *mounts) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted {
+	f.Helper()
+	a, err := f.pool.Attach(f.ctx, id, opts)
+	f.ok(err)
+	m := f.mountOf(a)
+	if a.Mount.Grow && !opts.ReadOnly {
+		f.ok(f.pool.(backends.Resizer).Grow(f.ctx, id, m.root))
+	}
+	return m
+}
+
+// mountOf mounts an attachment, and releases it.
+func (f *mounts) mountOf(a backends.Attachment) *mounted {
+	f.Helper()
+	f.count++
+	m := &mounted{f: &f.checks, path: filepath.Join(f.TempDir(), fmt.Sprint("mnt", f.count))}
+	err := errors.Join(os.Mkdir(m.path, 0o700), mountOn(a.Mount, m.path))
+	if rErr := a.Release(); rErr != nil {
+		f.Errorf("release: %v", rErr)
+	}
+	f.ok(err)
+	f.Cleanup(m.unmount)
+	m.root, err = os.Open(m.path)
+	f.ok(err)
+	return m
+}
+
+// write puts a file with that content into a dataset that is not mounted.
+func (f *mounts) write(id uuid.UUID, name, content string) {
+	f.Helper()
+	m := f.mount(id)
+	defer m.unmount()
+	f.ok(os.WriteFile(m.in(name), []byte(content), 0o644))
+}
+
+// holds fails unless a file in a dataset that is not mounted has that content; "" means no file.
+func (f *mounts) holds(id uuid.UUID, name, content string) {
+	f.Helper()
+	m := f.mount(id)
+	defer m.unmount()
+	b, err := os.ReadFile(m.in(name))
+	if content == "" && errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err != nil || string(b) != content {
+		f.Fatalf("%s holds %q (%v), want %q", name, b, err, content)
+	}
+}
+
+// equal wants two trees to be equal.
+func (f *mounts) equal(a, b *os.File) {
+	f.Helper()
+	found, err := tree.Compare(f.ctx, a, b)
+	f.ok(err)
+	found = slices.DeleteFunc(found, func(d tree.Difference) bool {
+		return d.What == "modification time" && slices.Contains(f.without, treetest.Times)
+	})
+	for _, d := range found[:min(len(found), 20)] {
+		f.Errorf("differs: %s", d)
+	}
+	if len(found) > 0 {
+		f.FailNow()
+	}
+}
+
+// plain makes a plain directory, and opens it.
+func (f *mounts) plain() *os.File {
+	f.Helper()
+	dir, err := os.Open(f.TempDir())
+	f.ok(err)
+	f.Cleanup(func() { f.ok(dir.Close()) })
+	return dir
+}
+
+// letGo unmounts a dataset where it could not be copied otherwise: nil then.
+func (f *mounts) letGo(m *mounted) *mounted {
+	f.Helper()
+	if f.can.InstantSnapshot {
+		return m
+	}
+	m.unmount()
+	return nil
+}
+
+// mountAgain mounts what letGo has unmounted.
+func (f *mounts) mountAgain(id uuid.UUID, m *mounted) *mounted {
+	f.Helper()
+	if m == nil {
+		m = f.mount(id)
+	}
+	return m
+}
+
+// half writes a file of that size, more than half of the dataset, into it.
+func (f *mounts) half(m *mounted) error {
+	file, err := os.Create(m.in("half"))
+	f.ok(err)
+	defer file.Close()
+	f.asContainer(func() {
+		for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
+			_, err = file.Write(buf)
+		}
+		err = errors.Join(err, file.Sync())
+	})
+	return err
+}
+
+// fill writes a file until no more fits, and returns how many bytes did.
+func (f *mounts) fill(m *mounted) (written int64) {
+	f.Helper()
+	f.asContainer(func() { written = f.fillUp(m) })
+	return written
+}
+
+func (f *mounts) fillUp(m *mounted) int64 {
+	f.Helper()
+	file, err := os.Create(m.in("fill"))
+	f.ok(err)
+	defer file.Close()
+	buf, written := treetest.Bytes(3, 1<<20), int64(0)
+	for {
+		n, err := file.Write(buf)
+		written += int64(n)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+			f.Fatalf("a full dataset gives %v", err)
+		}
+		if err := file.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+			f.Fatalf("flushing a full dataset gives %v", err)
+		}
+		return written
+	}
+}
+
+// room is like fill, but writes only the last part if the dataset has a filesystem of its own, which reports
+// its free space.
+func (f *mounts) room(m *mounted) (fits int64) {
+	f.Helper()
+	if !f.can.OwnFilesystem {
+		return f.fill(m)
+	}
+	file, err := os.Create(m.in("fill"))
+	f.ok(err)
+	defer file.Close()
+	const step = 4 << 20
+	for {
+		err := unix.Fallocate(int(file.Fd()), 0, fits, step)
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		f.ok(err)
+		fits += step
+	}
+	_, err = file.WriteAt(treetest.Bytes(3, step), fits-step)
+	f.ok(err)
+	f.ok(file.Sync())
+	return fits
+}
+
+// asContainer calls do without a capability that containers do not have by default: with CAP_SYS_RESOURCE the
+// quotas of ext4 have no effect.
+func (f *mounts) asContainer(do func()) {
+	f.Helper()
+	runtime.LockOSThread() // capabilities are a thread's
+	defer runtime.UnlockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	f.ok(unix.Capget(&header, &had[0]))
+	less := had
+	less[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	f.ok(unix.Capset(&header, &less[0]))
+	defer func() { f.ok(unix.Capset(&header, &had[0])) }()
+	do()
+}
+
+func mountOn(m backends.Mount, target string) error {
+	if m.FSType != "bind" {
+		options := m.Options
+		if m.Flags.NoDev {
+			options = append(options[:len(options):len(options)], "nodev")
+		}
+		return mount.Mount(target, mount.Spec{
+			Source:   m.Source,
+			FSType:   m.FSType,
+			Options:  options,
+			ReadOnly: m.Flags.ReadOnly,
+		})
+	}
+	src, err := os.Open(m.Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return mount.Bind(src, target, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
+}

@@ -1,0 +1,66 @@
+package backendtest
+
+import (
+	"bytes"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// streams sends datasets from one pool to another.
+type streams struct {
+	mounts
+}
+
+// stream sends a snapshot, or what changed since base.
+func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.Stream) {
+	f.Helper()
+	var out bytes.Buffer
+	sent, err := f.copier().Send(f.ctx, f.source(s), base, 0, &out, nil)
+	f.ok(err)
+	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
+		len(sent.Sum) != 64 {
+		f.Errorf("a stream of %d bytes is told as %+v", out.Len(), sent)
+	}
+	return out.Bytes(), sent
+}
+
+// planted makes a dataset with everything in it, a snapshot of it, and a plain
+// copy to compare with.
+func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
+	f.Helper()
+	d, plain := f.create(), f.plain()
+	m := f.mount(d.ID)
+	treetest.Plant(f.T, m.path, f.without...)
+	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
+	m.unmount()
+	return d, f.take(d), plain
+}
+
+func (f *streams) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID, from int64, r io.Reader) error {
+	_, err := f.copier().Receive(f.ctx, backends.Delivery{Dataset: d, Snapshot: s, Base: base, From: from}, r, nil)
+	return err
+}
+
+func (f *streams) came(s dataset.Snapshot) backends.Received {
+	f.Helper()
+	have, err := f.copier().Received(f.ctx, s.Dataset, s.ID)
+	f.ok(err)
+	return have
+}
+
+// carry brings a snapshot over to another pool, whole or as a difference.
+func (f *streams) carry(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
+	f.Helper()
+	data, sent := f.stream(s, base)
+	f.twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
+	if got := to.came(s); !got.Whole || got.Last != sent {
+		f.Errorf("received %+v, sent %+v", got, sent)
+	}
+}
