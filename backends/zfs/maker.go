@@ -92,7 +92,9 @@ func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size),
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
-	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) { return p.maker.copyOf(ctx, d, src) })
+	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
+		return p.maker.copyOf(ctx, d, src)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
 	}

@@ -155,7 +155,9 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 // onBase returns the filesystem for a received difference, after a rollback to its last snapshot, the base.
 // "": the difference needs a clone of the base, origin. dataset.ErrCorrupt: it is a difference to another
 // snapshot.
-func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is sendstream.Stream) (fs, origin string, err error) {
+func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is sendstream.Stream) (
+	fs, origin string, err error,
+) {
 	b, err := readSnapshot(f, base)
 	if err != nil {
 		return "", "", err

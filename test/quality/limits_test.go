@@ -23,7 +23,7 @@ const (
 // stillTooLarge lists what exceeds a limit and is being divided (issue 16), with its present figure. A figure may
 // only shrink: an entry that is larger than necessary is an error as well, and so is one that is not needed.
 var stillTooLarge = map[string]int{
-	"type backends/btrfs.Pool":          74,
+	"type backends/btrfs.Pool": 74,
 }
 
 // check reports a figure above its limit, unless stillTooLarge names it, and an entry there that can shrink.
