@@ -102,7 +102,7 @@ func BenchmarkRound(b *testing.B) {
 			on := !e.volume("db-00007").Protected
 			e.submit(api.Request{Kind: dataset.OpUpdate, Volume: "db-00007", Protect: &on})
 		},
-		"everything": func() { e.house.full = someday },
+		"everything": func() { e.house.Full = someday },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -61,10 +62,9 @@ func TestMembersAreShown(t *testing.T) {
 	s, shelf := x.list[0], &shelf{}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	x.stand(s)
-	h := s.housekeeper.newHouse()
 	show := func() {
 		t.Helper()
-		if err := s.Members.ShowMembers(t.Context(), &h.hidden, false); err != nil {
+		if err := s.Members.ShowMembers(t.Context(), new(bool), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,21 +151,21 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	h := s.housekeeper.newHouse()
+	h := s.housekeeper.NewMemory()
 	for range 4 {
-		s.housekeeper.round(t.Context(), h, x.clock.Now())
+		s.housekeeper.Round(t.Context(), h, x.clock.Now())
 	}
 	if len(failed) != 1 || !strings.Contains(failed[0], "in the catalog: give its policy this") || len(shelf.looks) != 1 {
 		t.Error(failed, shelf.looks)
 	}
 	shelf.err = nil
-	x.clock.Advance(houseFull)
+	x.clock.Advance(housekeeping.FullEvery)
 	x.stand(s)
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	s.housekeeper.round(t.Context(), h, x.clock.Now())
-	s.housekeeper.round(t.Context(), h, x.clock.Now())
+	s.housekeeper.Round(t.Context(), h, x.clock.Now())
+	s.housekeeper.Round(t.Context(), h, x.clock.Now())
 	if !slices.Equal(shelf.looks, []bool{true, true, false}) || !slices.Equal(shelf.has(), []string{"c1:9470"}) {
 		t.Error(shelf.looks, shelf.has())
 	}

@@ -141,9 +141,9 @@ func TestClockGrows(t *testing.T) {
 	n.purge(n.delete("db"))
 	grows("purge", true)
 
-	h := keeper.housekeeper.newHouse()
+	h := keeper.housekeeper.NewMemory()
 	for range 2 { // nobody stands, so all lanes are taken for those of the dead
-		if err := keeper.housekeeper.forgetServices(t.Context(), h); err != nil {
+		if err := keeper.housekeeper.ForgetServices(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
 		grows("lanes are dropped", false)

@@ -7,7 +7,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -27,7 +29,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return out, err
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
-		if err := s.deleter.forgetSnapshots(ctx, op); err != nil {
+		if err := s.deleter.ForgetSnapshots(ctx, op); err != nil {
 			return out, err
 		}
 	}
@@ -113,7 +115,7 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 // conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
 // if again is set (see api.Report); otherwise no agent waits for it.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
-	recorded, known, err := recordedOperation(t, op)
+	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
 		return err
 	}
@@ -217,33 +219,15 @@ func unasked(op dataset.Operation) dataset.Operation {
 // refusal compares the volume that another request made first with the volume of the operation. It returns
 // how they differ, or nil.
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
-	w, err := readWish(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
+	w, err := planning.ParseCreate(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
 	if err == nil {
-		err = s.volumes.same(t, winner, w)
+		err = s.volumes.Same(t, winner, w)
 	}
 	switch dataset.KindOf(err) {
 	case dataset.ErrExists, dataset.ErrAmbiguous, dataset.ErrInvalid:
 		return dataset.ProblemOf(err), nil
 	}
 	return nil, err
-}
-
-// recordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
-// agent, or is about other work.
-func recordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
-	if _, err := membership.FreshNode(t, op.Node, op.Incarnation); err != nil {
-		return rec, false, err
-	}
-	known, err = t.Get(record.OperationKey(op.ID), &rec)
-	about := rec.DatasetID
-	if rec.Discarded != uuid.Nil { // its agent still reports the result
-		about = rec.Discarded
-	}
-	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
-		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID,
-			rec.Kind, rec.DatasetID)
-	}
-	return rec, known, err
 }
 
 // datasetMissing reports whether no record of a dataset exists.
@@ -262,25 +246,25 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	}
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.volumes.commitCreate(t, op, out)
+		return s.volumes.CommitCreate(t, op, out)
 	case dataset.OpSnapshot:
-		return commitSnapshot(t, op, out)
+		return planning.CommitSnapshot(t, op, out)
 	case dataset.OpSnapshotDelete:
-		return commitSnapshotDelete(t, op, out)
+		return planning.CommitSnapshotDelete(t, op, out)
 	case dataset.OpRestore:
-		return commitRestore(t, op, out)
+		return planning.CommitRestore(t, op, out)
 	case dataset.OpResize:
-		return commitResize(t, op, out)
+		return planning.CommitResize(t, op, out)
 	case dataset.OpRekey:
-		return commitRekey(t, op, out)
+		return planning.CommitRekey(t, op, out)
 	case dataset.OpRewrite:
-		return commitRewrite(t, op, out)
+		return planning.CommitRewrite(t, op, out)
 	case dataset.OpDelete:
-		return s.deleter.commitDelete(t, op, out)
+		return s.deleter.CommitDelete(t, op, out)
 	case dataset.OpMove:
 		return s.relocator.Commit(t, op, out)
 	default: // reportable refuses all other kinds
-		return commitPurge(t, op)
+		return deletion.CommitPurge(t, op)
 	}
 }
 
@@ -363,28 +347,4 @@ func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 		out.Dataset, out.Lost = &winner, true
 	}
 	return err
-}
-
-// currentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
-// epoch and the home that the operation was planned for.
-func currentDataset(t *record.Tx, op dataset.Operation) (dataset.Dataset, error) {
-	d, err := t.Dataset(op.DatasetID)
-	if err != nil {
-		return d, err
-	}
-	if (d.Home != op.Node || d.Epoch != op.Epoch) && !steps.Off("epoch") {
-		return d, dataset.Errorf(dataset.ErrStale,
-			"dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch,
-			op.Node, d.Epoch, d.Home)
-	}
-	if d.Move == uuid.Nil {
-		return d, nil
-	}
-	// A dataset that its home has relinquished must not be changed there any more.
-	lease, err := t.Lease(d)
-	if err == nil && lease.State == dataset.LeaseMoving {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",
-			d.Volume, d.Move)
-	}
-	return d, err
 }

@@ -54,13 +54,13 @@ func TestLeftCopyExpires(t *testing.T) {
 	d := e.moved("db", a, b, "beta")
 	e.rounds()
 	e.pass(replica.LeftFor - 1)
-	e.house.forget = e.clock.Now()
+	e.house.Forget = e.clock.Now()
 	e.rounds()
 	if s := a.sync(0); s.Copies[0].Kind != dataset.CopyLeft {
 		t.Errorf("gone early: %+v", s.Copies)
 	}
 	e.pass(1)
-	e.house.forget = e.clock.Now()
+	e.house.Forget = e.clock.Now()
 	e.rounds()
 	s := a.sync(0)
 	if s.Copies[0].Kind != dataset.CopyGoing {
@@ -154,7 +154,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	kind := func() dataset.CopyKind { e.check(); return a.sync(0).Copies[0].Kind }
 	over := func() {
 		e.pass(2 * replica.LeftFor)
-		e.house.forget, e.house.full = e.clock.Now(), e.clock.Now()
+		e.house.Forget, e.house.Full = e.clock.Now(), e.clock.Now()
 		e.rounds()
 	}
 	back := *e.submit(moveTo("db", "alpha")).Operation

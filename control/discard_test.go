@@ -102,7 +102,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	d := a.delete("db")
 	e.rounds()
 	e.pass(2 * e.trashTime())
-	e.house.full = e.clock.Now()
+	e.house.Full = e.clock.Now()
 	e.rounds()
 	if got := e.check().datasets[d.ID]; got.State != dataset.StateTrashed || b.sync(0).Copies[0].Kind != dataset.CopySuperseded {
 		t.Fatalf("%s, %+v", got.State, b.sync(0).Copies)

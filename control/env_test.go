@@ -14,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -40,7 +42,7 @@ type env struct {
 	spy      *spy
 	clock    *testClock
 	profiles *profileSet
-	house    *house
+	house    *housekeeping.Memory
 	agents   []*agent
 	failures []error // of the background work
 }
@@ -78,10 +80,10 @@ func (e *env) restart() {
 	}
 	e.Service, _ = newService(Deps{
 		Store: e.spy, StoreName: "bolt", Clock: e.clock, Version: "test",
-		Profiles: func() Profiles { return e.profiles },
+		Profiles: func() planning.Profiles { return e.profiles },
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
-	e.house = e.housekeeper.newHouse()
+	e.house = e.housekeeper.NewMemory()
 	if _, err := e.uptime.Read(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
@@ -349,7 +351,7 @@ func (e *env) volume(ref string) api.Volume {
 func (e *env) trashTime() time.Duration { return 72 * time.Hour }
 
 // round runs a round of the background work, as of now.
-func (e *env) rounds() { e.housekeeper.round(e.ctx, e.house, e.clock.Now()) }
+func (e *env) rounds() { e.housekeeper.Round(e.ctx, e.house, e.clock.Now()) }
 
 // refused expects an error of a kind, in one short line that says each part.
 func refused(t tb, err error, kind *dataset.Kind, parts ...string) {

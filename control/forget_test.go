@@ -1,49 +1,16 @@
 package control
 
 import (
-	"fmt"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 )
-
-// Of too many records the oldest are surplus, by number and by bytes; those of cancelled operations only
-// once nothing else is left.
-func TestSurplus(t *testing.T) {
-	record := func(ran time.Duration, bytes int, cancelled bool) endedRecord {
-		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, ran: ran, cancelled: cancelled}
-	}
-	records := []endedRecord{
-		record(3, 10, false), record(1, 10, true), record(5, 10, false), record(2, 10, false), record(4, 30, false),
-	}
-	for _, c := range []struct {
-		most, bytes int
-		want        []string // the first to go last
-	}{
-		{5, 70, nil},
-		{4, 70, []string{"2"}},
-		{2, 70, []string{"4", "3", "2"}},
-		{5, 69, []string{"2"}},
-		{5, 49, []string{"4", "3", "2"}},
-		{1, 70, []string{"5", "4", "3", "2"}},
-		{0, 70, []string{"1", "5", "4", "3", "2"}},
-		{5, 9, []string{"1", "5", "4", "3", "2"}},
-	} {
-		var got []string
-		for _, r := range surplus(records, c.most, c.bytes) {
-			got = append(got, r.key)
-		}
-		if fmt.Sprint(got) != fmt.Sprint(c.want) {
-			t.Errorf("%d and %d bytes: %v are surplus, want %v", c.most, c.bytes, got, c.want)
-		}
-	}
-}
 
 // However many operations end within a day, so many of the latest stay on record, and the store's file
 // stays as large as they are: what is forgotten makes room for what comes.
@@ -69,11 +36,11 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 		}
 	}
 	size := func() int64 { return e.spy.Store.(*bolt.Store).Stats().FileBytes }
-	end(endedMost + 2*forgetAfter)
+	end(housekeeping.EndedMost + 2*housekeeping.ForgetAfter)
 	first := size()
-	end(endedMost)
+	end(housekeeping.EndedMost)
 	st := e.check()
-	if n := len(st.operations); n > endedMost+forgetAfter+1 || n < endedMost {
+	if n := len(st.operations); n > housekeeping.EndedMost+housekeeping.ForgetAfter+1 || n < housekeeping.EndedMost {
 		t.Errorf("%d operations are on record", n)
 	}
 	for what, id := range map[string]uuid.UUID{"cancelled": cancelled.ID, "running": running.ID, "last": last} {
@@ -81,7 +48,7 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 			t.Errorf("the %s operation was forgotten", what)
 		}
 	}
-	t.Logf("the store's file has %d bytes after %d operations and %d after %d", first, endedMost+2*forgetAfter, size(), 2*endedMost+2*forgetAfter)
+	t.Logf("the store's file has %d bytes after %d operations and %d after %d", first, housekeeping.EndedMost+2*housekeeping.ForgetAfter, size(), 2*housekeeping.EndedMost+2*housekeeping.ForgetAfter)
 	if now := size(); now > first+first/4 {
 		t.Errorf("the store's file grew from %d to %d bytes", first, now)
 	}

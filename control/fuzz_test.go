@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -120,7 +121,7 @@ func FuzzStoreValues(f *testing.F) {
 		}
 		e := on2(t, sc, newMemory(values))
 		e.rounds()
-		e.pass(e.trashTime() + operationKept)
+		e.pass(e.trashTime() + housekeeping.OperationKept)
 		e.rounds()
 		for _, err := range e.failures {
 			judge(t, key, "background", err)

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -148,60 +147,4 @@ func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error 
 	}
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers "+
 		"there first", what, d.Volume, strings.Join(who, " and "))
-}
-
-// staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
-// that it is fenced.
-func staysNowhere(t *record.Tx, n dataset.Node) error {
-	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
-		return err
-	}
-	ids, err := record.GuestDatasets(t, n.ID, nil)
-	if err != nil || len(ids) == 0 {
-		return err
-	}
-	var names []string
-	for _, id := range ids[:min(len(ids), shownHomes)] {
-		d, err := t.Dataset(id)
-		if err != nil {
-			return err
-		}
-		names = append(names, d.Volume)
-	}
-	if len(ids) > shownHomes {
-		names = append(names, "others")
-	}
-	slices.Sort(names)
-	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its "+
-		"containers there or, once it is off for good: drover node fence %s --confirmed", n.Name,
-		strings.Join(names, ", "), n.Name)
-}
-
-// clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
-// mounts still exist.
-func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
-	t := record.NewTx(ctx, m.ledger.Store)
-	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
-		return err
-	}
-	ids, err := record.GuestDatasets(t, node, nil)
-	for _, id := range ids {
-		if err != nil {
-			break
-		}
-		_, err = m.ledger.Update(ctx, func(t *record.Tx) error {
-			var d dataset.Dataset
-			there, err := t.Get(record.DatasetKey(id), &d)
-			if err != nil {
-				return err
-			}
-			t.Delete(record.GuestKey(node, id))
-			if _, stays := d.Stay(node); !there || !stays {
-				return nil
-			}
-			record.RemoveGuest(t, &d, node)
-			return t.PutDataset(d)
-		})
-	}
-	return err
 }

@@ -9,7 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/uptime"
@@ -78,8 +80,8 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	other.rounds()
 	a.create("db2")
 	d = a.delete("db2")
-	for range int(72*time.Hour/houseFull) + 1 {
-		other.tick(houseFull)
+	for range int(72*time.Hour/housekeeping.FullEvery) + 1 {
+		other.tick(housekeeping.FullEvery)
 	}
 	if got := e.check().datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("deleted through another service: %s", got)
@@ -130,7 +132,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	if len(e.failures) != n {
 		t.Errorf("the same failures were reported again: %v", e.failures[n:])
 	}
-	e.tick(failAgain)
+	e.tick(housekeeping.ReportAgain)
 	if len(e.failures) == n {
 		t.Error("a failure that lasts is never said again")
 	}
@@ -145,13 +147,13 @@ func TestOperationsAreForgotten(t *testing.T) {
 	}
 	open := *e.submit(create("slow")).Operation
 	e.rounds()
-	e.tick(operationKept - time.Second)
+	e.tick(housekeeping.OperationKept - time.Second)
 	e.tick(0)
 	if n := len(e.check().operations); n != 251 {
 		t.Errorf("%d operations of the last day", n)
 	}
 	e.spy.counted()
-	e.tick(forgetEvery)
+	e.tick(housekeeping.ForgetEvery)
 	if _, txns, _ := e.spy.counted(); txns > 5 {
 		t.Errorf("%d transactions to forget 250 operations", txns)
 	}
@@ -240,7 +242,7 @@ func TestKeepHouse(t *testing.T) {
 	d := a.delete("db")
 	c := &testClock{Fake: e.clock.Fake, begun: make(chan struct{})}
 	s := New(Deps{
-		Store: e.spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() Profiles { return e.profiles },
+		Store: e.spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() planning.Profiles { return e.profiles },
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	trashTime := func() {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"reflect"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -126,44 +125,4 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	return t.PutDataset(d)
-}
-
-// lostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is
-// longer than a host takes to restart its agent.
-const lostFor = time.Minute
-
-// endLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
-// would have withdrawn its recall. The data that it has pulled stays there.
-func (k *Housekeeper) endLostMoves(ctx context.Context) error {
-	if !k.Shared {
-		return nil
-	}
-	t := record.NewTx(ctx, k.ledger.Store)
-	entries, err := t.List(record.AwayPrefix, "", 0)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if k.Members.AwayFor(e.Key, e.Index) < lostFor {
-			continue
-		}
-		node, err := record.IDIn(e.Key, record.AwayPrefix)
-		if err != nil {
-			return err
-		}
-		open, err := record.OpenWork(t, node)
-		if err != nil {
-			return err
-		}
-		for _, op := range open {
-			if op.Kind != dataset.OpMove {
-				continue
-			}
-			if _, err := k.CancelOperation(ctx, op.ID.String()); err != nil &&
-				dataset.KindOf(err) != dataset.ErrConflict {
-				return err
-			}
-		}
-	}
-	return nil
 }

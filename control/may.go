@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -60,7 +61,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 // vouchesForHome reports whether an operation depends on the sender's confirmation that the home is fenced. A
 // move that control decided on itself does not.
 func vouchesForHome(op *dataset.Operation) bool {
-	return op.Loss != nil && op.Loss.Away == 0 || withoutHome(*op)
+	return op.Loss != nil && op.Loss.Away == 0 || deletion.WithoutHome(*op)
 }
 
 // operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another

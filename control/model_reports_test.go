@@ -57,11 +57,11 @@ func (m *machine) time(t *rapid.T) {
 		}
 	}
 	// Schedules are no part of the model: only the trash is looked at.
-	m.house.now = m.clock.Now()
+	m.house.Now = m.clock.Now()
 	if err := m.uptime.Mark(m.ctx, true); err != nil {
 		t.Fatal(err)
 	}
-	m.housekeeper.expireTrash(m.ctx, m.house)
+	m.housekeeper.ExpireTrash(m.ctx, m.house)
 }
 
 // agentsPurge is what agents do with the condemned, on record or not.

@@ -9,7 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/view"
@@ -84,7 +86,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if makes(op.Kind) {
 		op.From = askingNode(t, op.Kind) // not earlier: the decision does not depend on who asks
 	}
-	if alone(op.Kind) || withoutHome(*op) {
+	if alone(op.Kind) || deletion.WithoutHome(*op) {
 		return op, nil, s.settle(t, op)
 	}
 	switch op.Kind {
@@ -96,11 +98,11 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 			return nil, nil, err
 		}
 	case dataset.OpPurge:
-		d, err := currentDataset(t, *op)
+		d, err := record.CurrentDataset(t, *op)
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := condemn(t, &d, "volume.purge", "destroyed"); err != nil {
+		if err := deletion.Condemn(t, &d, "volume.purge", "destroyed"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -118,16 +120,16 @@ func asked(rec dataset.Operation, req api.Request) error {
 
 // settle carries out an operation that changes only records, and records it as done.
 func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
-	settle := s.volumes.settleUpdate
+	settle := s.volumes.SettleUpdate
 	switch op.Kind {
 	case dataset.OpDelete:
-		settle = s.deleter.settleDelete
+		settle = s.deleter.SettleDelete
 	case dataset.OpUndelete:
-		settle = settleUndelete
+		settle = deletion.SettleUndelete
 	case dataset.OpDiscard:
-		settle = settleDiscard
+		settle = deletion.SettleDiscard
 	case dataset.OpShow, dataset.OpHide:
-		settle = settleShow
+		settle = deletion.SettleShow
 	}
 	if err := settle(t, *op); err != nil {
 		return err
@@ -156,7 +158,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		return err
 	}
 	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
-		rec, known, err := recordedOperation(t, op)
+		rec, known, err := membership.RecordedOperation(t, op)
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}

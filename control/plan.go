@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -80,33 +82,33 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	}
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.volumes.planCreate(t, node, req)
+		return s.volumes.PlanCreate(t, node, req)
 	case dataset.OpSnapshot:
-		return s.volumes.planSnapshot(t, req)
+		return s.volumes.PlanSnapshot(t, req)
 	case dataset.OpSnapshotDelete:
-		return planSnapshotDelete(t, req)
+		return planning.PlanSnapshotDelete(t, req)
 	case dataset.OpRestore:
-		return s.volumes.planRestore(t, req)
+		return s.volumes.PlanRestore(t, req)
 	case dataset.OpResize:
-		return s.volumes.planResize(t, req)
+		return s.volumes.PlanResize(t, req)
 	case dataset.OpRekey:
-		return s.volumes.planRekey(t, req)
+		return s.volumes.PlanRekey(t, req)
 	case dataset.OpRewrite:
-		return planRewrite(t, req)
+		return planning.PlanRewrite(t, req)
 	case dataset.OpUpdate:
-		return s.volumes.planUpdate(t, req)
+		return s.volumes.PlanUpdate(t, req)
 	case dataset.OpDelete:
-		return s.deleter.planDelete(t, node, req)
+		return s.deleter.PlanDelete(t, node, req)
 	case dataset.OpUndelete:
-		return planUndelete(t, req)
+		return deletion.PlanUndelete(t, req)
 	case dataset.OpPurge:
-		return planPurge(t, req)
+		return deletion.PlanPurge(t, req)
 	case dataset.OpMove:
 		return s.relocator.Plan(t, req)
 	case dataset.OpDiscard:
-		return planDiscard(t, req)
+		return deletion.PlanDiscard(t, req)
 	case dataset.OpShow, dataset.OpHide:
-		return s.deleter.planShow(t, req)
+		return s.deleter.PlanShow(t, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
@@ -120,11 +122,6 @@ func digest(req api.Request) string {
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
-}
-
-// on makes an operation for the home of an existing dataset.
-func on(d dataset.Dataset) *dataset.Operation {
-	return &dataset.Operation{Node: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch}
 }
 
 // makes reports whether an operation of this kind makes a dataset and claims a name.

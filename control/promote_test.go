@@ -6,16 +6,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
-	"github.com/google/uuid"
 )
 
 // of returns an environment on one of the services.
 func (x *shared) env(s *Service) *env {
 	e := &env{tb: x.T, Service: s, ctx: context.Background(), clock: x.clock, profiles: x.names}
-	e.house = e.housekeeper.newHouse()
+	e.house = e.housekeeper.NewMemory()
 	return e
 }
 
@@ -104,12 +106,12 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 			}
 		}
 		x.dies(b)
-		for _, wait := range []time.Duration{time.Second, lostFor - time.Second, 2 * time.Second} {
+		for _, wait := range []time.Duration{time.Second, housekeeping.LostFor - time.Second, 2 * time.Second} {
 			if got := e.volume("db"); got.Move == uuid.Nil {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
 			x.clock.Advance(wait)
-			if err := errors.Join(e.LookForAway(e.ctx), e.housekeeper.endLostMoves(e.ctx)); err != nil {
+			if err := errors.Join(e.LookForAway(e.ctx), e.housekeeper.EndLostMoves(e.ctx)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -46,14 +47,14 @@ func TestClockAhead(t *testing.T) {
 		}
 		set(someday.AddDate(14, 0, 0))
 		left(dataset.StateTrashed, true)
-		e.tick(operationKept - counted - time.Nanosecond)
+		e.tick(housekeeping.OperationKept - counted - time.Nanosecond)
 		left(dataset.StateTrashed, true)
 		e.tick(counted)
-		e.tick(forgetEvery)
+		e.tick(housekeeping.ForgetEvery)
 		left(dataset.StateTrashed, false)
 		set(someday.AddDate(0, 0, 3))
 		left(dataset.StateTrashed, false)
-		e.tick(72*time.Hour - operationKept - forgetEvery - counted)
+		e.tick(72*time.Hour - housekeeping.OperationKept - housekeeping.ForgetEvery - counted)
 		left(dataset.StateTrashed, false)
 		e.tick(counted)
 		left(dataset.StatePurging, false)
@@ -154,7 +155,7 @@ func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
 		then dataset.State
 	}{{after - time.Nanosecond, dataset.StateTrashed}, {time.Nanosecond, dataset.StatePurging}} {
 		e.pass(step.time)
-		e.house.full = e.clock.Now()
+		e.house.Full = e.clock.Now()
 		e.rounds()
 		var now dataset.Dataset
 		if _, err := record.NewTx(e.ctx, e.store).Get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
@@ -194,7 +195,7 @@ func TestCountStands(t *testing.T) {
 		t.Errorf("%d transactions while nothing waits", n)
 	}
 	d := b.delete("db") // which the one that keeps house does not hear of
-	x.clock.Advance(houseFull)
+	x.clock.Advance(housekeeping.FullEvery)
 	kept.rounds()
 	if m := kept.uptime.Seen(); !m.Runs {
 		t.Errorf("it stands though something waits: %+v", m)
@@ -209,7 +210,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	a := e.agent("alpha")
 	a.create("db")
 	a.create("other")
-	e.tick(operationKept + forgetEvery)
+	e.tick(housekeeping.OperationKept + housekeeping.ForgetEvery)
 	e.tick(time.Hour)
 	if m := e.uptime.Seen(); m.Runs {
 		t.Fatalf("it does not stand: %+v", m)
@@ -253,7 +254,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 	d := a.delete("old")
 	e.rounds()
 	for _, act := range []func(context.Context) error{
-		func(ctx context.Context) error { e.housekeeper.expireTrash(ctx, e.house); return nil }, e.copyKeeper.Expire, e.housekeeper.forgetOperations,
+		func(ctx context.Context) error { e.housekeeper.ExpireTrash(ctx, e.house); return nil }, e.copyKeeper.Expire, e.housekeeper.ForgetOperations,
 	} {
 		e.uptime.Mistake(1000 * time.Hour)
 		if err := act(e.ctx); err != nil {

@@ -220,7 +220,7 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	}
 	refused(t, e.failures[0], dataset.ErrUnsupported, "db2", "gamma", "enforce a size")
 	e.edit(b, func(n *dataset.Node) { n.Cordoned, n.Draining = false, false })
-	e.house.full = e.clock.Now()
+	e.house.Full = e.clock.Now()
 	e.rounds()
 	if len(e.failures) != 1 {
 		t.Errorf("%v", e.failures)

@@ -5,69 +5,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
-
-func TestNextTick(t *testing.T) {
-	loc := berlin(t)
-	for _, c := range []struct{ expr, from, want string }{
-		{"*/15 * * * *", "2026-11-18T12:00:00+01:00", "2026-11-18T12:15:00+01:00"},
-		{"*/15 * * * *", "2026-11-18T12:00:01+01:00", "2026-11-18T12:15:00+01:00"},
-		{"@daily", "2026-11-18T12:00:00+01:00", "2026-11-19T00:00:00+01:00"},
-		{"30 2 * * *", "2026-11-18T02:30:00+01:00", "2026-11-19T02:30:00+01:00"},
-		{"0 0 29 2 *", "2026-11-18T12:00:00+01:00", "2028-02-29T00:00:00+01:00"},
-		// Clocks are set forward at two: half past two does not exist, and is made up for.
-		{"30 2 * * *", "2026-03-28T02:30:00+01:00", "2026-03-29T03:30:00+02:00"},
-		{"30 2 * * *", "2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00"},
-		{"0 2 * * 0", "2026-03-28T12:00:00+01:00", "2026-03-29T03:00:00+02:00"},
-		{"*/15 * * * *", "2026-03-29T01:45:00+01:00", "2026-03-29T03:00:00+02:00"},
-		{"@hourly", "2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"},
-		// Clocks are set back at three: the hour that comes twice is served twice.
-		{"*/15 * * * *", "2026-10-25T02:45:00+02:00", "2026-10-25T02:00:00+01:00"},
-		{"*/15 * * * *", "2026-10-25T02:45:00+01:00", "2026-10-25T03:00:00+01:00"},
-		{"@hourly", "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"},
-		{"30 3 * * *", "2026-10-24T12:00:00+02:00", "2026-10-25T03:30:00+01:00"},
-	} {
-		from, err := time.Parse(time.RFC3339, c.from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := nextTick(c.expr, from.In(loc))
-		if err != nil || got.Format(time.RFC3339) != c.want {
-			t.Errorf("%s after %s: %s, %v, not %s", c.expr, c.from, got.Format(time.RFC3339), err, c.want)
-		}
-	}
-	for _, expr := range []string{"", "often", "* * * *", "61 * * * *", "0 0 31 2 *"} {
-		got, err := nextTick(expr, someday)
-		refused(t, err, dataset.ErrInvalid, "schedule")
-		if !got.IsZero() {
-			t.Errorf("%q: %s beside its error", expr, got)
-		}
-	}
-}
-
-// The next tick lies ahead, and no day is without one.
-func TestNextTickGoesOn(t *testing.T) {
-	loc := berlin(t)
-	rapid.Check(t, func(t *rapid.T) {
-		expr := rapid.SampledFrom([]string{"*/15 * * * *", "@hourly", "30 2 * * *", "0 2 * * *", "59 23 * * *", "7 1-3 * * *"}).Draw(t, "expr")
-		now := time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 31).Draw(t, "day"), 0, 0, 0, 0, loc).
-			Add(time.Duration(rapid.IntRange(0, 86400).Draw(t, "second")) * time.Second)
-		for range 10 {
-			next, err := nextTick(expr, now)
-			if err != nil || !next.After(now) || next.Sub(now) > 25*time.Hour {
-				t.Fatalf("%s after %s: %s, %v", expr, now, next, err)
-			}
-			now = next
-		}
-	})
-}
 
 // tick moves the clock to the next full quarter and runs a round.
 // tick lets time pass of which only the last moment has a round.
@@ -252,8 +197,8 @@ func TestScheduleFollowsChanges(t *testing.T) {
 	if open := a.open(); len(open) != 1 || open[0].Volume != "other" {
 		t.Errorf("due: %+v", open)
 	}
-	if len(e.failures) != 0 || len(e.house.plans) != 1 {
-		t.Errorf("%v, %d plans", e.failures, len(e.house.plans))
+	if len(e.failures) != 0 || len(e.house.Plans) != 1 {
+		t.Errorf("%v, %d plans", e.failures, len(e.house.Plans))
 	}
 }
 
@@ -339,7 +284,7 @@ func TestQuietRounds(t *testing.T) {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}
 	}
-	e.tick(houseFull) // a look at everything reads what is listed, and no snapshots
+	e.tick(housekeeping.FullEvery) // a look at everything reads what is listed, and no snapshots
 	if reads, txns, _ := e.spy.counted(); reads > 2 || txns != 0 {
 		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
 	}

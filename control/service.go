@@ -5,13 +5,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/agentsync"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/generation"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/noderemoval"
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/placer"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/replica"
@@ -23,21 +29,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
-	"github.com/google/uuid"
 )
 
-// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
-type Profiles interface {
-	// Get returns a profile; the default one for an empty name. dataset.ErrInvalid lists the existing profiles.
-	Get(name string) (dataset.Profile, error)
-	All() []dataset.Profile
-}
+// Profiles is the set of profiles that is valid at present.
+type Profiles = planning.Profiles
 
 // Deps are the dependencies of Service.
 type Deps struct {
 	Store     store.Store
 	StoreName string // "bolt", for Version
-	Profiles  func() Profiles
+	Profiles  func() planning.Profiles
 	Clock     clock.Clock
 	Version   string
 	// Shared says that other services may work on the same store. This service then notifies them of its
@@ -84,11 +85,11 @@ type Service struct {
 	quit        <-chan struct{} // closed when the service must stop
 	done        sync.WaitGroup
 	uptime      *uptime.Counter
-	housekeeper *Housekeeper
+	housekeeper *housekeeping.Housekeeper
 	relocator   *relocation.Relocator
-	volumes     *VolumePlanner
-	deleter     *Deleter
-	nodeRemover *NodeRemover
+	volumes     *planning.Planner
+	deleter     *deletion.Deleter
+	nodeRemover *noderemoval.NodeRemover
 }
 
 var (
@@ -99,7 +100,7 @@ var (
 // New returns a service on the store. Its background work runs until Close.
 func New(d Deps) *Service {
 	s, ctx := newService(d)
-	s.done.Go(func() { s.housekeeper.keepHouse(ctx) })
+	s.done.Go(func() { s.housekeeper.Run(ctx) })
 	if s.Shared {
 		s.done.Go(func() { s.Members.KeepSession(ctx) })
 		s.done.Go(func() { s.ledger.Hear(ctx) })
@@ -143,7 +144,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		PublishFacts: d.PublishFacts,
 		Uptime:       s.uptime.Read,
 		Registered: func(ctx context.Context, r api.Registration) error {
-			return s.nodeRemover.clearGone(ctx, r)
+			return s.nodeRemover.ClearGone(ctx, r)
 		},
 		Renewing: func() { s.Recovery.Expire() },
 		Unfit:    d.Unfit,
@@ -171,9 +172,9 @@ func (s *Service) makePlanners(d Deps) {
 		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
 		Uptime: s.uptime.Read, Counted: s.uptime.Last,
 	})
-	s.housekeeper = &Housekeeper{housekeeperDeps{
-		ledger: s.ledger, feed: s.feed, events: s.events, reported: s.reported, uptime: s.uptime,
-		copyKeeper: s.copyKeeper, placer: s.placer, Members: s.Members, Shared: d.Shared, interval: d.Limits.House,
+	s.housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
+		Ledger: s.ledger, Feed: s.feed, Events: s.events, Reported: s.reported, Uptime: s.uptime,
+		CopyKeeper: s.copyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared, Interval: d.Limits.House,
 		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
@@ -192,31 +193,31 @@ func (s *Service) makePlanners(d Deps) {
 		Clock:     d.Clock,
 		Limits:    d.Limits,
 	})
-	s.volumes = &VolumePlanner{volumePlannerDeps{
-		profiles:   d.Profiles,
-		copyKeeper: s.copyKeeper,
-		ledger:     s.ledger,
-		placer:     s.placer,
-		relocator:  s.relocator,
-		reported:   s.reported,
-		unguested:  s.unguested,
+	s.volumes = &planning.Planner{Deps: planning.Deps{
+		Profiles:   d.Profiles,
+		CopyKeeper: s.copyKeeper,
+		Ledger:     s.ledger,
+		Placer:     s.placer,
+		Relocator:  s.relocator,
+		Reported:   s.reported,
+		Unguested:  s.unguested,
 		Clock:      d.Clock,
 	}}
-	s.deleter = &Deleter{deleterDeps{
+	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:    s.Shared,
-		end:       s.end,
-		ledger:    s.ledger,
-		unguested: s.unguested,
-		uptime:    s.uptime,
+		End:       s.end,
+		Ledger:    s.ledger,
+		Unguested: s.unguested,
+		Uptime:    s.uptime,
 		Clock:     d.Clock,
 	}}
-	s.nodeRemover = &NodeRemover{nodeRemoverDeps{
+	s.nodeRemover = &noderemoval.NodeRemover{Deps: noderemoval.Deps{
 		Admission:  s.Admission,
 		Views:      s.Views,
-		copyKeeper: s.copyKeeper,
-		end:        s.end,
-		ledger:     s.ledger,
-		reported:   s.reported,
+		CopyKeeper: s.copyKeeper,
+		End:        s.end,
+		Ledger:     s.ledger,
+		Reported:   s.reported,
 		Clock:      d.Clock,
 	}}
 }

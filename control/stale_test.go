@@ -167,7 +167,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			e.rounds()
 			e.change(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { f(a, d) })
 			e.pass(replica.LeftFor)
-			e.house.forget = e.clock.Now()
+			e.house.Forget = e.clock.Now()
 			e.rounds()
 			var c dataset.Copy
 			if there, err := record.NewTx(e.ctx, e.store).Get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {

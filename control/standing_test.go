@@ -9,8 +9,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -40,7 +42,7 @@ func newShared(t *testing.T, n int) *shared {
 	for range n {
 		s, _ := newService(Deps{
 			Store: st, StoreName: "bolt", Clock: x.clock, Version: "test", Shared: true,
-			Profiles: func() Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
+			Profiles: func() planning.Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
 		if _, err := s.uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
@@ -288,14 +290,14 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		}
 		return of
 	}
-	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.housekeeper.newHouse()
+	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.housekeeper.NewMemory()
 	forget := func() {
 		t.Helper()
 		x.stand(keeper)
 		if mine, err := keeper.Members.TakeHouse(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
-		if err := keeper.housekeeper.forgetServices(ctx, house); err != nil {
+		if err := keeper.housekeeper.ForgetServices(ctx, house); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -316,7 +318,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	// Who did not look for so long does not know what it missed.
 	say(dead)
 	hear()
-	x.clock.Advance(houseFull)
+	x.clock.Advance(housekeeping.FullEvery)
 	x.awaitEnd(record.HouseKey)
 	forget()
 	forget()
@@ -332,7 +334,7 @@ func TestFits(t *testing.T) {
 	at := func(name, address, version string) *Service {
 		s, _ := newService(Deps{
 			Store: x.st, Clock: x.clock, Version: version, Shared: true, Replica: membership.Replica{Name: name, Address: address},
-			Profiles: func() Profiles { return x.names },
+			Profiles: func() planning.Profiles { return x.names },
 		})
 		t.Cleanup(s.Close)
 		return s

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
@@ -23,7 +24,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 		b.register("beta")
 	}
 	d := a.create("db@safe")
-	houses := []*house{x.list[0].housekeeper.newHouse(), x.list[1].housekeeper.newHouse()}
+	houses := []*housekeeping.Memory{x.list[0].housekeeper.NewMemory(), x.list[1].housekeeper.NewMemory()}
 	steps := func(n int) {
 		for range n {
 			now, used := x.clock.Now(), dataset.Size(x.clock.Steady())
@@ -32,7 +33,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				if mine, err := s.Members.TakeHouse(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
-					s.housekeeper.round(ledger.AsHousekeeper(t.Context()), houses[i], now)
+					s.housekeeper.Round(ledger.AsHousekeeper(t.Context()), houses[i], now)
 				}
 				tells := func(g *agent, h api.Heartbeat) {
 					h.Incarnation = g.incarnation
@@ -52,7 +53,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 	steps(3)
 	b.hasCopy(d, x.clock.Now())
 	steps(3)
-	steps(int((operationKept + forgetEvery + uptime.MarkEvery) / (5 * time.Second)))
+	steps(int((housekeeping.OperationKept + housekeeping.ForgetEvery + uptime.MarkEvery) / (5 * time.Second)))
 	onRecord := func() map[string]uint64 {
 		out := map[string]uint64{}
 		for _, e := range x.save() {

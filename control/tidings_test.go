@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -19,7 +20,7 @@ import (
 func newReplica(t tb, st store.Store) *Service {
 	return New(Deps{
 		Store: st, StoreName: "bolt", Clock: clock.System{}, Version: "test", Shared: true,
-		Profiles: func() Profiles { return newProfiles() },
+		Profiles: func() planning.Profiles { return newProfiles() },
 		Failed:   func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 }

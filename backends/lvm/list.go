@@ -125,7 +125,9 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 
 // strangers returns the volumes of the thin pool, and those of Drover's names, that no
 // folder names. Other volumes in the volume group belong to others.
-func (l *lister) strangers(ctx context.Context, all map[string]volume, named map[string]bool) ([]backends.Entry, error) {
+func (l *lister) strangers(ctx context.Context, all map[string]volume, named map[string]bool) (
+	[]backends.Entry, error,
+) {
 	var odd []string
 	for name, v := range all {
 		if name != poolName && name != recordsName && !named[name] &&

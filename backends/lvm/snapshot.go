@@ -159,7 +159,8 @@ func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 		return err
 	}
 	for _, args := range [][]string{{"--activate", "n"}, {"--setactivationskip", "y"}} {
-		if err := p.volumes.change(ctx, "lvchange", append(append([]string{"--yes"}, args...), p.ref(name))...); err != nil {
+		args = append(append([]string{"--yes"}, args...), p.ref(name))
+		if err := p.volumes.change(ctx, "lvchange", args...); err != nil {
 			return err
 		}
 	}

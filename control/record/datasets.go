@@ -3,9 +3,11 @@ package record
 import (
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/google/uuid"
+	"github.com/droverhq/drover/internal/steps"
 )
 
 // EnterDataset records a new dataset, with the lease for its home.
@@ -162,3 +164,32 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 // SnapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
 // and written, must fit within the store's limit.
 const SnapshotsAtOnce = (store.MaxOps - 24) / 6
+
+// CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
+// epoch and the home that the operation was planned for.
+func CurrentDataset(t *Tx, op dataset.Operation) (dataset.Dataset, error) {
+	d, err := t.Dataset(op.DatasetID)
+	if err != nil {
+		return d, err
+	}
+	if (d.Home != op.Node || d.Epoch != op.Epoch) && !steps.Off("epoch") {
+		return d, dataset.Errorf(dataset.ErrStale,
+			"dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch,
+			op.Node, d.Epoch, d.Home)
+	}
+	if d.Move == uuid.Nil {
+		return d, nil
+	}
+	// A dataset that its home has relinquished must not be changed there any more.
+	lease, err := t.Lease(d)
+	if err == nil && lease.State == dataset.LeaseMoving {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",
+			d.Volume, d.Move)
+	}
+	return d, err
+}
+
+// NewOperation makes an operation for the home of an existing dataset.
+func NewOperation(d dataset.Dataset) *dataset.Operation {
+	return &dataset.Operation{Node: d.Home, Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch}
+}

@@ -1,4 +1,4 @@
-package control
+package planning
 
 import (
 	"maps"
@@ -11,15 +11,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// wish is a create request that was parsed.
-type wish struct {
+// CreateRequest is a create request that was parsed.
+type CreateRequest struct {
 	kind  dataset.OpKind
 	spec  dataset.Spec
 	opts  dataset.Options
 	names bool // From may also be a name
 }
 
-func readWish(req api.Request) (w wish, err error) {
+// ParseCreate parses the volume and the options of a request. dataset.ErrInvalid if they are wrong.
+func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	w.kind = req.Kind
 	if w.spec, err = dataset.ParseSpec(req.Volume); err != nil {
 		return w, err
@@ -59,7 +60,7 @@ func readWish(req api.Request) (w wish, err error) {
 }
 
 // copies names a request whose root is a copy of another, with its owner; "" for other requests.
-func copies(req api.Request, w wish) string {
+func copies(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
 		return "a clone"
@@ -69,9 +70,9 @@ func copies(req api.Request, w wish) string {
 	return ""
 }
 
-// same fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
+// Same fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
 // Options that the request leaves open may have any value.
-func (v *VolumePlanner) same(t *record.Tx, d dataset.Dataset, w wish) error {
+func (v *Planner) Same(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
@@ -80,7 +81,7 @@ func (v *VolumePlanner) same(t *record.Tx, d dataset.Dataset, w wish) error {
 	case w.kind == dataset.OpImport:
 		return differs("already: an import makes a new one (choose another name, or drover volume rm %s)", d.Volume)
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
-		if _, err := v.profiles().Get(w.spec.Profile); err != nil {
+		if _, err := v.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
 		}
 		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name,
@@ -126,7 +127,7 @@ func samePool(t *record.Tx, d dataset.Dataset, asked string) error {
 	return err
 }
 
-func sameSource(t *record.Tx, d dataset.Dataset, w wish) error {
+func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	from := w.spec.From
 	if from == "" {
 		return nil

@@ -1,4 +1,4 @@
-package control
+package planning
 
 import (
 	"github.com/google/uuid"
@@ -11,7 +11,8 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-func (v *VolumePlanner) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanSnapshot decides to take a snapshot of a volume. Its home does that.
+func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -28,20 +29,21 @@ func (v *VolumePlanner) planSnapshot(t *record.Tx, req api.Request) (*dataset.Op
 	if req.Scheduled {
 		snap.Kind = dataset.SnapshotScheduled
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Snapshot = &snap
 	return op, nil, nil
 }
 
-func (v *VolumePlanner) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
+func (v *Planner) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: kind,
 		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: v.Clock.Now(),
 	}
 }
 
-func commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+// CommitSnapshot records a snapshot that was taken.
+func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -66,7 +68,8 @@ func commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	return t.PutDataset(d)
 }
 
-func planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanSnapshotDelete decides to delete a snapshot. The home of its dataset does that.
+func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	snap, err := t.Snapshot(req.Volume, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
@@ -75,15 +78,15 @@ func planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dat
 	if err != nil {
 		return nil, nil, err
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Snapshot = &snap
 	return op, nil, nil
 }
 
-// commitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
+// CommitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
 // decisions on it that were made with the snapshot are made again.
-func commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -101,7 +104,8 @@ func commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed
 	return t.PutDataset(d)
 }
 
-func (v *VolumePlanner) planRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanRestore decides to restore a volume to one of its snapshots.
+func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -114,17 +118,17 @@ func (v *VolumePlanner) planRestore(t *record.Tx, req api.Request) (*dataset.Ope
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
 	next.Latest = snap.ID
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Dataset, op.Snapshot = &next, &keep
 	op.Source = &dataset.Source{Dataset: d.ID, Snapshot: snap.ID}
 	return op, nil, nil
 }
 
-// commitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
+// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
 // keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
 // destroyed.
-func commitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package control
+package housekeeping
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func (k *Housekeeper) due(ctx context.Context, short *shortage) ([]uuid.UUID, er
 	if len(short.of) == 0 {
 		return nil, nil
 	}
-	sites, err := k.placer.Sites(record.NewTx(ctx, k.ledger.Store))
+	sites, err := k.Placer.Sites(record.NewTx(ctx, k.Ledger.Store))
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package control
+package planning
 
 import (
 	"slices"
@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planRewrite has the home of a dataset rewrite it in fewer extents.
-func planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanRewrite has the home of a dataset rewrite it in fewer extents.
+func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -21,7 +21,7 @@ func planRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 			"volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume,
 			d.Move)
 	}
-	return on(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
+	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
 }
 
 // checkSupports refuses operations that the agent of a dataset's home cannot execute: it is older than this
@@ -37,9 +37,9 @@ func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what st
 	return err
 }
 
-// commitRewrite has nothing to record: nothing has changed but the location of blocks.
-func commitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+// CommitRewrite has nothing to record: nothing has changed but the location of blocks.
+func CommitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}

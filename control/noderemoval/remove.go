@@ -1,4 +1,5 @@
-package control
+// Package noderemoval removes nodes, with the records of what only they had.
+package noderemoval
 
 import (
 	"context"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
@@ -20,19 +22,19 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// nodeRemoverDeps are the dependencies of NodeRemover.
-type nodeRemoverDeps struct {
+// Deps are the dependencies of NodeRemover.
+type Deps struct {
 	Admission  *membership.Admission
 	Views      *view.Views
-	copyKeeper *replica.Keeper
-	end        func(t *record.Tx, op dataset.Operation) error
-	ledger     *ledger.Ledger
-	reported   *reports.Latest
+	CopyKeeper *replica.Keeper
+	End        func(t *record.Tx, op dataset.Operation) error
+	Ledger     *ledger.Ledger
+	Reported   *reports.Latest
 	Clock      clock.Clock
 }
 
 // NodeRemover removes nodes, and what only they had. It has no state of its own.
-type NodeRemover struct{ nodeRemoverDeps }
+type NodeRemover struct{ Deps }
 
 // shownHomes is how many of a node's volumes an error names.
 const shownHomes = 5
@@ -47,11 +49,11 @@ const shownHomes = 5
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
 	if !force {
-		if err := m.copyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
+		if err := m.CopyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
 			return out, err
 		}
 	}
-	_, err = m.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if *n, err = t.FindNode(ref); err != nil {
 			return err
 		}
@@ -79,7 +81,7 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (o
 		if err != nil {
 			return out, err
 		}
-		_, err = m.ledger.Update(ctx, func(t *record.Tx) (err error) {
+		_, err = m.Ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = dropCleared(t, *n, force)
 			return err
 		})
@@ -110,7 +112,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 		return false, err
 	}
 	if len(guests) == 0 {
-		return false, dropNode(t, n.ID)
+		return false, DropNode(t, n.ID)
 	}
 	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
 	return vouched, err // otherwise it may still write to mounted volumes, without a report
@@ -178,12 +180,12 @@ func homesLeft(n dataset.Node, homes []string) error {
 // clearNode ends the work of a node that was removed, and removes the records of the copies that it kept: it
 // cannot come back. It returns those of which no other node has the data.
 func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
-	work, err := record.OpenWork(record.NewTx(ctx, m.ledger.Store), node)
+	work, err := record.OpenWork(record.NewTx(ctx, m.Ledger.Store), node)
 	if err != nil {
 		return nil, err
 	}
 	for _, op := range work {
-		if _, err := m.ledger.Update(ctx, func(t *record.Tx) error { return m.abandon(t, op.ID, node) }); err != nil {
+		if _, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.abandon(t, op.ID, node) }); err != nil {
 			return nil, err
 		}
 	}
@@ -193,14 +195,14 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 	if err := m.clearGuest(ctx, node); err != nil {
 		return nil, err
 	}
-	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, m.ledger.Store), record.NodeCopies(node))
+	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, m.Ledger.Store), record.NodeCopies(node))
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range copies {
 		var only replica.Only
-		if _, err := m.ledger.Update(ctx, func(t *record.Tx) (err error) {
-			if only, err = m.copyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
+		if _, err := m.Ledger.Update(ctx, func(t *record.Tx) (err error) {
+			if only, err = m.CopyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
 				return err
 			}
 			if only.What != "" {
@@ -221,7 +223,7 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 // clearCondemned removes the records of datasets that a removed node, or the node of a removed pool, had to
 // destroy: no node will report that.
 func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
-	entries, err := record.NewTx(ctx, m.ledger.Store).List(record.HomePrefix(node), "", 0)
+	entries, err := record.NewTx(ctx, m.Ledger.Store).List(record.HomePrefix(node), "", 0)
 	if err != nil {
 		return err
 	}
@@ -232,7 +234,7 @@ func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) 
 		}
 		gone := false
 		for more := true; more; {
-			_, err := m.ledger.Update(ctx, func(t *record.Tx) error {
+			_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 				more, gone = false, false
 				var d dataset.Dataset
 				there, err := t.Get(record.DatasetKey(c.ID), &d)
@@ -240,18 +242,18 @@ func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) 
 					d.Pool != pool {
 					return err
 				}
-				if more, err = delSnapshots(t, d); err != nil || more {
+				if more, err = deletion.DeleteSnapshots(t, d); err != nil || more {
 					return err
 				}
 				gone = true
-				return clearHome(t, d)
+				return deletion.ClearHome(t, d)
 			})
 			if err != nil {
 				return err
 			}
 		}
 		if gone {
-			m.reported.ForgetDataset(c.ID)
+			m.Reported.ForgetDataset(c.ID)
 			m.Views.ForgetCount(c.ID)
 		}
 	}
@@ -268,11 +270,11 @@ func (m *NodeRemover) abandon(t *record.Tx, id, node uuid.UUID) error {
 	op.State, op.Ended = dataset.OpFailed, m.Clock.Now()
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline,
 		"node %s was removed while this was to be done there", node))
-	return m.end(t, op)
+	return m.End(t, op)
 }
 
-// dropNode removes the records of a node that nothing depends on any more, and of its pools.
-func dropNode(t *record.Tx, id uuid.UUID) error {
+// DropNode removes the records of a node that nothing depends on any more, and of its pools.
+func DropNode(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(id), &n)
 	if err != nil || !ok {
@@ -290,8 +292,8 @@ func dropNode(t *record.Tx, id uuid.UUID) error {
 	return nil
 }
 
-// clearGone removes the records of datasets that a node had to destroy in pools that were removed.
-func (m *NodeRemover) clearGone(ctx context.Context, r api.Registration) error {
+// ClearGone removes the records of datasets that a node had to destroy in pools that were removed.
+func (m *NodeRemover) ClearGone(ctx context.Context, r api.Registration) error {
 	for _, id := range r.Gone {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
 			continue // it was only asked whether it may be removed
@@ -301,4 +303,60 @@ func (m *NodeRemover) clearGone(ctx context.Context, r api.Registration) error {
 		}
 	}
 	return nil
+}
+
+// staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
+// that it is fenced.
+func staysNowhere(t *record.Tx, n dataset.Node) error {
+	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
+		return err
+	}
+	ids, err := record.GuestDatasets(t, n.ID, nil)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	var names []string
+	for _, id := range ids[:min(len(ids), shownHomes)] {
+		d, err := t.Dataset(id)
+		if err != nil {
+			return err
+		}
+		names = append(names, d.Volume)
+	}
+	if len(ids) > shownHomes {
+		names = append(names, "others")
+	}
+	slices.Sort(names)
+	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its "+
+		"containers there or, once it is off for good: drover node fence %s --confirmed", n.Name,
+		strings.Join(names, ", "), n.Name)
+}
+
+// clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
+// mounts still exist.
+func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
+	t := record.NewTx(ctx, m.Ledger.Store)
+	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
+		return err
+	}
+	ids, err := record.GuestDatasets(t, node, nil)
+	for _, id := range ids {
+		if err != nil {
+			break
+		}
+		_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
+			var d dataset.Dataset
+			there, err := t.Get(record.DatasetKey(id), &d)
+			if err != nil {
+				return err
+			}
+			t.Delete(record.GuestKey(node, id))
+			if _, stays := d.Stay(node); !there || !stays {
+				return nil
+			}
+			record.RemoveGuest(t, &d, node)
+			return t.PutDataset(d)
+		})
+	}
+	return err
 }

@@ -1,4 +1,4 @@
-package control
+package deletion
 
 import (
 	"github.com/google/uuid"
@@ -10,10 +10,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
+// PlanShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
 // Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
 // dataset.ErrOffline if the node that must mount it is unreachable.
-func (r *Deleter) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
 		err = r.answers(t, d, c.Node)
@@ -21,7 +21,7 @@ func (r *Deleter) planShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 	if err != nil {
 		return nil, nil, err
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Kind, op.From = req.Kind, c.Node
 	return op, nil, nil
 }
@@ -44,9 +44,9 @@ func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 			"once that is back (drover node ls)", d.Volume, name, relocation.IsAway(since))
 }
 
-// settleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
+// SettleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
 // because the caller waits for a new one.
-func settleShow(t *record.Tx, op dataset.Operation) error {
+func SettleShow(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package control
+package housekeeping
 
 import (
 	"cmp"
@@ -13,13 +13,13 @@ import (
 // How long, and how many, operations that have ended stay on record. The limits by number and size bound
 // the store: a day of five operations a second would be 432,000 records of some 2.4 kB.
 const (
-	operationKept = 24 * time.Hour
+	OperationKept = 24 * time.Hour
 	routineKept   = time.Hour // of scheduled snapshots, see keptFor
-	endedMost     = 10_000
+	EndedMost     = 10_000
 	endedBytes    = 32 << 20 // of their records
 
-	forgetEvery  = time.Hour
-	forgetAfter  = 2000 // changes of operations: of each that it ended and, mostly, that it began
+	ForgetEvery  = time.Hour
+	ForgetAfter  = 2000 // changes of operations: of each that it ended and, mostly, that it began
 	forgetAtOnce = 100  // operations in one transaction
 )
 
@@ -31,7 +31,7 @@ func keptFor(op dataset.Operation) time.Duration {
 		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
 		return routineKept
 	}
-	return operationKept
+	return OperationKept
 }
 
 // endedRecord is what decides how long the record of an operation stays.
@@ -44,23 +44,23 @@ type endedRecord struct {
 	cancelled bool
 }
 
-// forgetOperations drops the records of operations that ended long ago, and the oldest of those that are
+// ForgetOperations drops the records of operations that ended long ago, and the oldest of those that are
 // more than endedMost, or larger than endedBytes. A cancelled operation is the last to go for the latter:
 // while its record exists, an agent that did not hear of the cancellation undoes its work.
-func (k *Housekeeper) forgetOperations(ctx context.Context) error {
+func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {
 		return err
 	}
 	tooMany := map[string]bool{}
-	for _, r := range surplus(records, endedMost, endedBytes) {
+	for _, r := range surplus(records, EndedMost, endedBytes) {
 		tooMany[r.key] = true
 	}
-	now := k.uptime.Last()
+	now := k.Uptime.Last()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
 	for some := range slices.Chunk(gone, forgetAtOnce) {
-		_, err := k.ledger.Update(ctx, func(t *record.Tx) error {
-			ran, err := k.uptime.Read(t) // the mark may have been set back
+		_, err := k.Ledger.Update(ctx, func(t *record.Tx) error {
+			ran, err := k.Uptime.Read(t) // the mark may have been set back
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ func (k *Housekeeper) forgetOperations(ctx context.Context) error {
 // endedRecords reads the operations that have ended.
 func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err error) {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, k.ledger.Store).List(record.OperationsPrefix, after, forgetAtOnce)
+		entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.OperationsPrefix, after, forgetAtOnce)
 		if err != nil {
 			return nil, err
 		}

@@ -1,4 +1,6 @@
-package control
+// Package planning decides on the requests that create, change, snapshot and restore volumes, and records their
+// results. Each decision reads and writes one record.Tx.
+package planning
 
 import (
 	"cmp"
@@ -21,25 +23,32 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// volumePlannerDeps are the dependencies of VolumePlanner.
-type volumePlannerDeps struct {
-	profiles   func() Profiles
-	copyKeeper *replica.Keeper
-	ledger     *ledger.Ledger
-	placer     *placer.Placer
-	relocator  *relocation.Relocator
-	reported   *reports.Latest
-	unguested  func(t *record.Tx, d dataset.Dataset, what string) error
+// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
+type Profiles interface {
+	// Get returns a profile; the default one for an empty name. dataset.ErrInvalid lists the existing profiles.
+	Get(name string) (dataset.Profile, error)
+	All() []dataset.Profile
+}
+
+// Deps are the dependencies of Planner.
+type Deps struct {
+	Profiles   func() Profiles
+	CopyKeeper *replica.Keeper
+	Ledger     *ledger.Ledger
+	Placer     *placer.Placer
+	Relocator  *relocation.Relocator
+	Reported   *reports.Latest
+	Unguested  func(t *record.Tx, d dataset.Dataset, what string) error
 	Clock      clock.Clock
 }
 
-// VolumePlanner decides to create, change, snapshot and restore volumes. It has no state of its own.
-type VolumePlanner struct{ volumePlannerDeps }
+// Planner decides to create, change, snapshot and restore volumes. It has no state of its own.
+type Planner struct{ Deps }
 
-// planCreate decides on create, clone and import. These operations make a dataset and claim a name.
-func (v *VolumePlanner) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+// PlanCreate decides on create, clone and import. These operations make a dataset and claim a name.
+func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
-	w, err := readWish(req)
+	w, err := ParseCreate(req)
 	if err != nil {
 		return nil, nil, v.sayProfiles(err, req)
 	}
@@ -49,7 +58,7 @@ func (v *VolumePlanner) planCreate(t *record.Tx, node uuid.UUID, req api.Request
 	if old, ok, err := t.VolumeByName(w.spec.Name); err != nil {
 		return nil, nil, err
 	} else if ok {
-		return nil, &old, v.same(t, old, w)
+		return nil, &old, v.Same(t, old, w)
 	}
 	d := dataset.Dataset{
 		ID: uuid.New(), Volume: w.spec.Name, Spelling: req.Volume, State: dataset.StateReady,
@@ -78,11 +87,11 @@ func (v *VolumePlanner) planCreate(t *record.Tx, node uuid.UUID, req api.Request
 
 // foreseeCreate reads in one call what most creates need: the name, and the requesting node with the pools that
 // it had last.
-func (v *VolumePlanner) foreseeCreate(t *record.Tx, w wish, node uuid.UUID) error {
+func (v *Planner) foreseeCreate(t *record.Tx, w CreateRequest, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
-		n, _ := v.ledger.Nodes().Node(node)
+		n, _ := v.Ledger.Nodes().Node(node)
 		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
 			keys = append(keys, record.PoolKey(id))
 		}
@@ -95,33 +104,33 @@ const poolsForeseen = 16
 
 // sayProfiles adds the existing profiles to an error about the name of a profile. To an error about the name of a
 // volume it adds that the profile does not exist either, so that both mistakes are corrected at once.
-func (v *VolumePlanner) sayProfiles(err error, req api.Request) error {
+func (v *Planner) sayProfiles(err error, req api.Request) error {
 	volume, after, _ := strings.Cut(req.Volume, "@")
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
 		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {
 			return err
 		}
-		if _, unknown := v.profiles().Get(name); unknown != nil {
+		if _, unknown := v.Profiles().Get(name); unknown != nil {
 			err = fmt.Errorf("%w; and %w", err, unknown)
 		}
 		return err
 	}
 	var have []string
-	for _, p := range v.profiles().All() {
+	for _, p := range v.Profiles().All() {
 		have = append(have, p.Name)
 	}
 	return fmt.Errorf("%w (have: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
 }
 
-func (v *VolumePlanner) planNew(t *record.Tx, op *dataset.Operation, w wish, node uuid.UUID) error {
-	p, err := v.profiles().Get(w.spec.Profile)
+func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, node uuid.UUID) error {
+	p, err := v.Profiles().Get(w.spec.Profile)
 	if err != nil {
 		return err
 	}
 	d := op.Dataset
 	d.Profile = w.opts.Apply(p)
-	if err := v.relocator.FailsOver(*d); err != nil {
+	if err := v.Relocator.FailsOver(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
@@ -129,14 +138,14 @@ func (v *VolumePlanner) planNew(t *record.Tx, op *dataset.Operation, w wish, nod
 		d.Profile.Snapshots.Schedule = ""
 	}
 	d.Size = d.Profile.Size
-	pool, err := v.placer.Place(t, placement.Requirement{
+	pool, err := v.Placer.Place(t, placement.Requirement{
 		ID: d.ID, What: "volume " + d.Volume, Profile: d.Profile, Asking: node, Here: w.kind == dataset.OpImport,
 	})
 	if err != nil {
 		return err
 	}
 	d.Pool, d.Home = pool.ID, pool.Node
-	return v.copyKeeper.CheckEnough(t, *d)
+	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
 // keepsFilesystem refuses a clone with another filesystem than its source.
@@ -172,7 +181,7 @@ func keyIsKnown(d, from dataset.Dataset) error {
 
 // planSource fills in a clone: it is put beside its source, and gets the profile that the source had at that time
 // unless the request names another.
-func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) error {
+func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
 	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
 		return err
@@ -203,13 +212,13 @@ func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) 
 		profile = from.Profile.Name // an anonymous volume goes without parts of its profile; its clone does not
 	}
 	if profile != "" {
-		p, err := v.profiles().Get(profile)
+		p, err := v.Profiles().Get(profile)
 		if err != nil {
 			return err
 		}
 		from.Profile = d.Profile
 		if d.Profile, err = onto(from, p); err != nil {
-			return cmp.Or(v.placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
+			return cmp.Or(v.Placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
@@ -224,7 +233,7 @@ func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) 
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := v.relocator.FailsOver(*d); err != nil {
+	if err := v.Relocator.FailsOver(*d); err != nil {
 		return err
 	}
 	wanted := d.Profile
@@ -232,7 +241,7 @@ func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) 
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // an adoption may have given the source's pool another name since
 	}
-	if err := v.placer.CheckFits(t, *d, wanted, had); err != nil {
+	if err := v.Placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
 	d.Profile.Size = promise(d.Size, promised)
@@ -240,7 +249,7 @@ func (v *VolumePlanner) planSource(t *record.Tx, op *dataset.Operation, w wish) 
 	if profile == "" && d.Size == had {
 		return nil // it has what its source has, even if replicas are missing there
 	}
-	return v.copyKeeper.CheckEnough(t, *d)
+	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
 // promise returns the size to record in the profile of a dataset: the requested size, if the backend would round
@@ -280,9 +289,9 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	return p, nil
 }
 
-// commitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
+// CommitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
 // transaction.
-func (v *VolumePlanner) commitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.Dataset
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
@@ -317,7 +326,7 @@ func (v *VolumePlanner) commitCreate(t *record.Tx, op dataset.Operation, out *ap
 		return nil
 	}
 	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
-	_, err = v.copyKeeper.Decide(t, d)
+	_, err = v.CopyKeeper.Decide(t, d)
 	return err
 }
 

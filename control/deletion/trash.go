@@ -1,4 +1,4 @@
-package control
+package deletion
 
 import (
 	"context"
@@ -6,13 +6,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
-// planUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
+// PlanUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
 // because nothing changes on disk.
-func planUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
 		return nil, nil, err
@@ -33,13 +34,13 @@ func planUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 			next.Volume, d.ID.String()[:8])
 	}
 	next.State, next.Trash = dataset.StateReady, nil
-	op := on(next)
+	op := record.NewOperation(next)
 	op.Dataset = &next
 	return op, nil, nil
 }
 
-// settleUndelete writes in the same transaction what planUndelete decided.
-func settleUndelete(t *record.Tx, op dataset.Operation) error {
+// SettleUndelete writes in the same transaction what planUndelete decided.
+func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	t.Delete(record.TrashKey(d.ID))
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
@@ -49,9 +50,9 @@ func settleUndelete(t *record.Tx, op dataset.Operation) error {
 	return t.PutDataset(d)
 }
 
-// planPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
+// PlanPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
 // again, because the first attempt may have failed.
-func planPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {
@@ -71,12 +72,12 @@ func planPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Data
 		}
 		return nil, nil, err
 	}
-	return on(d), nil, nil
+	return record.NewOperation(d), nil, nil
 }
 
-// commitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
+// CommitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
 // copies the record stays, so that they destroy them.
-func commitPurge(t *record.Tx, op dataset.Operation) error {
+func CommitPurge(t *record.Tx, op dataset.Operation) error {
 	d, gone, err := condemnedDataset(t, op)
 	if err != nil || gone {
 		return err
@@ -85,11 +86,11 @@ func commitPurge(t *record.Tx, op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
 	}
 	d.Request = op.ID
-	return clearHome(t, d)
+	return ClearHome(t, d)
 }
 
-// clearHome removes a condemned dataset from its home, and removes its record if no other node has a copy.
-func clearHome(t *record.Tx, d dataset.Dataset) error {
+// ClearHome removes a condemned dataset from its home, and removes its record if no other node has a copy.
+func ClearHome(t *record.Tx, d dataset.Dataset) error {
 	t.Touch(d.ID, d.Home)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	if len(d.Copies) == 0 {
@@ -108,25 +109,25 @@ func condemnedDataset(t *record.Tx, op dataset.Operation) (d dataset.Dataset, go
 		return d, true, nil
 	}
 	if err == nil {
-		d, err = currentDataset(t, op)
+		d, err = record.CurrentDataset(t, op)
 	}
 	return d, false, err
 }
 
-// forgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
+// ForgetSnapshots removes the records of a condemned dataset's snapshots, in as many transactions as necessary.
 // Idempotent: it continues with the remaining ones.
-func (r *Deleter) forgetSnapshots(ctx context.Context, op dataset.Operation) error {
+func (r *Deleter) ForgetSnapshots(ctx context.Context, op dataset.Operation) error {
 	for more := true; more; {
-		_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
+		_, err := r.Ledger.Update(ctx, func(t *record.Tx) error {
 			more = false
-			if rec, _, err := recordedOperation(t, op); err != nil || rec.State.Final() {
+			if rec, _, err := membership.RecordedOperation(t, op); err != nil || rec.State.Final() {
 				return err
 			}
 			d, gone, err := condemnedDataset(t, op)
 			if err != nil || gone || d.State != dataset.StatePurging {
 				return err
 			}
-			more, err = delSnapshots(t, d)
+			more, err = DeleteSnapshots(t, d)
 			return err
 		})
 		if err != nil {
@@ -136,8 +137,8 @@ func (r *Deleter) forgetSnapshots(ctx context.Context, op dataset.Operation) err
 	return nil
 }
 
-// delSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
-func delSnapshots(t *record.Tx, d dataset.Dataset) (more bool, err error) {
+// DeleteSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
+func DeleteSnapshots(t *record.Tx, d dataset.Dataset) (more bool, err error) {
 	entries, err := t.List(record.SnapshotPrefix(d.ID), "", record.SnapshotsAtOnce)
 	if err != nil {
 		return false, err

@@ -1,4 +1,7 @@
-package control
+// Package housekeeping does the background work of control: it takes snapshots that are due, removes those that
+// retention does not keep, empties the trash, keeps the number of copies, and removes old operations. One service of
+// those on a store does it.
+package housekeeping
 
 import (
 	"context"
@@ -11,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
@@ -25,43 +29,45 @@ import (
 )
 
 const (
-	houseFull = ledger.LanesKept // between two full looks: other services change things too
-	failAgain = time.Hour        // between two reports of the same failure
+	// FullEvery is the time between two rounds that examine everything, since other services change records too.
+	FullEvery = ledger.LanesKept
+	// ReportAgain is the time between two reports of the same failure.
+	ReportAgain = time.Hour
 )
 
-// house is the memory of the background work between rounds, so that a round without changes reads nothing.
+// Memory is the memory of the background work between rounds, so that a round without changes reads nothing.
 // Only one goroutine uses it.
-type house struct {
-	rev      uint64    // revision of the feed up to which changes were examined
-	full     time.Time // when the next full look is due
-	trashDue time.Time // when the next dataset in the trash expires; zero if none does
-	forget   time.Time // when old operations are looked for again
-	ops      uint64    // how many changes of operations the feed had at the last look
-	plans    map[uuid.UUID]duePlan
+type Memory struct {
+	rev      uint64                // revision of the feed up to which changes were examined
+	Full     time.Time             // when the next full look is due
+	trashDue time.Time             // when the next dataset in the trash expires; zero if none does
+	Forget   time.Time             // when old operations are looked for again
+	ops      uint64                // how many changes of operations the feed had at the last look
+	Plans    map[uuid.UUID]duePlan // when each dataset gets its next snapshot
 	short    shortage
 	hidden   bool              // the right to write the catalog is missing
 	lanes    map[string]uint64 // lanes of services with their indexes, at the last full look
 
 	failed func(what string, err error)
 	told   map[string]time.Time // reported failures, by text
-	now    time.Time
+	Now    time.Time
 	wall   time.Time     // time of the last round
 	steady time.Duration // the same by the steady clock
 	over   time.Duration // by how much the clock has advanced further since, without a report
 }
 
-// housekeeperDeps are the dependencies of Housekeeper.
-type housekeeperDeps struct {
-	ledger     *ledger.Ledger
-	feed       *notify.Feed
-	events     *notify.EventLog
-	reported   *reports.Latest
-	uptime     *uptime.Counter
-	copyKeeper *replica.Keeper
-	placer     *placer.Placer
+// Deps are the dependencies of Housekeeper.
+type Deps struct {
+	Ledger     *ledger.Ledger
+	Feed       *notify.Feed
+	Events     *notify.EventLog
+	Reported   *reports.Latest
+	Uptime     *uptime.Counter
+	CopyKeeper *replica.Keeper
+	Placer     *placer.Placer
 	Members    *membership.Members
 	Shared     bool
-	interval   time.Duration // between two rounds
+	Interval   time.Duration // between two rounds
 	// Failed is called with the failures of the background work.
 	Failed func(what string, err error)
 	// Submit and CancelOperation make requests as the API does.
@@ -70,12 +76,13 @@ type housekeeperDeps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are gone, old operations.
-// Its memory between two rounds is a house, which one goroutine uses.
-type Housekeeper struct{ housekeeperDeps }
+// It has no state: its memory between two rounds is a Memory, which one goroutine uses.
+type Housekeeper struct{ Deps }
 
-func (k *Housekeeper) newHouse() *house {
-	return &house{
-		plans:  map[uuid.UUID]duePlan{},
+// NewMemory returns a memory with which the next round examines everything.
+func (k *Housekeeper) NewMemory() *Memory {
+	return &Memory{
+		Plans:  map[uuid.UUID]duePlan{},
 		short:  shortage{of: map[uuid.UUID]bool{}},
 		failed: k.Failed,
 		told:   map[string]time.Time{},
@@ -83,30 +90,30 @@ func (k *Housekeeper) newHouse() *house {
 }
 
 // fail reports a failure, unless the same one was reported lately.
-func (h *house) fail(what string, err error) {
+func (h *Memory) fail(what string, err error) {
 	text := what + ": " + err.Error()
-	if at, ok := h.told[text]; ok && h.now.Sub(at) < failAgain {
+	if at, ok := h.told[text]; ok && h.Now.Sub(at) < ReportAgain {
 		return
 	}
 	if len(h.told) >= 1000 {
 		clear(h.told)
 	}
-	h.told[text] = h.now
+	h.told[text] = h.Now
 	h.failed(what, err)
 }
 
-// keepHouse does the background work until ctx ends: it condemns expired trash, removes old operations, requests
+// Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests
 // snapshots that are due, and removes those that retention does not keep. It hears the agents first: one may know
 // that the store was restored from a backup.
-func (k *Housekeeper) keepHouse(ctx context.Context) {
-	h, told := k.newHouse(), false
+func (k *Housekeeper) Run(ctx context.Context) {
+	h, told := k.NewMemory(), false
 	// from here on the time of the background work counts; a failure is retried when the count is first needed
-	_, _ = k.uptime.Read(record.NewTx(ctx, k.ledger.Store))
+	_, _ = k.Uptime.Read(record.NewTx(ctx, k.Ledger.Store))
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.ledger.Clock.After(k.interval):
+		case <-k.Ledger.Clock.After(k.Interval):
 		}
 		mine, err := k.Members.TakeHouse(ctx)
 		if err != nil && ctx.Err() == nil && !told {
@@ -118,32 +125,32 @@ func (k *Housekeeper) keepHouse(ctx context.Context) {
 			h = nil // the replica that does the work meanwhile makes this memory out of date
 			continue
 		case h == nil:
-			h = k.newHouse()
+			h = k.NewMemory()
 		}
-		k.round(ledger.AsHousekeeper(ctx), h, k.ledger.Clock.Now())
+		k.Round(ledger.AsHousekeeper(ctx), h, k.Ledger.Clock.Now())
 	}
 }
 
-// round does the work that is due. A failure does not stop the rest, and is retried.
-func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
-	if now.Before(h.now) { // the clock was set back: work that was due by it is not due any more
-		clear(h.plans)
+// Round does the work that is due. A failure does not stop the rest, and is retried.
+func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
+	if now.Before(h.Now) { // the clock was set back: work that was due by it is not due any more
+		clear(h.Plans)
 		clear(h.told)
-		h.full, h.forget = time.Time{}, time.Time{}
+		h.Full, h.Forget = time.Time{}, time.Time{}
 	}
-	h.now = now
-	changes := k.feed.Since(uuid.Nil, h.rev)
-	everything := changes.Full || !now.Before(h.full)
-	if err := k.uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
+	h.Now = now
+	changes := k.Feed.Since(uuid.Nil, h.rev)
+	everything := changes.Full || !now.Before(h.Full)
+	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
 	if over := k.passedOver(h); over > 0 {
-		h.full = time.Time{}
+		h.Full = time.Time{}
 		h.over += over
 		everything = true
 	}
 	if changes.Any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
-		k.expireTrash(ctx, h)
+		k.ExpireTrash(ctx, h)
 	}
 	short, err := k.due(ctx, &h.short)
 	if err != nil && ctx.Err() == nil {
@@ -152,7 +159,7 @@ func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
 	if err := k.lookAtChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
 		h.rev = changes.Rev
 		if everything {
-			h.full = now.Add(houseFull)
+			h.Full = now.Add(FullEvery)
 		}
 	} else if h.short.nodes = ""; ctx.Err() == nil {
 		h.fail("look at what changed", err)
@@ -161,9 +168,9 @@ func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
 	if k.Shared {
 		k.lookAtMembers(ctx, h, everything)
 	}
-	if told := k.feed.Operations(); !now.Before(h.forget) || told-h.ops >= forgetAfter {
-		if err := errors.Join(k.forgetOperations(ctx), k.copyKeeper.Expire(ctx)); err == nil {
-			h.forget, h.ops = now.Add(forgetEvery), told
+	if told := k.Feed.Operations(); !now.Before(h.Forget) || told-h.ops >= ForgetAfter {
+		if err := errors.Join(k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)); err == nil {
+			h.Forget, h.ops = now.Add(ForgetEvery), told
 		} else if ctx.Err() == nil {
 			h.fail("forget old operations and copies", err)
 		}
@@ -172,7 +179,7 @@ func (k *Housekeeper) round(ctx context.Context, h *house, now time.Time) {
 
 // lookAtChanges examines the datasets that changed, or all. After an error they must be examined again; a problem
 // with one dataset is no such error.
-func (k *Housekeeper) lookAtChanges(ctx context.Context, h *house, changed []uuid.UUID, everything bool) error {
+func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
 			if err := k.lookAtSome(ctx, h, some); err != nil {
@@ -181,7 +188,7 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *house, changed []uui
 		}
 		return nil
 	}
-	t := record.NewTx(ctx, k.ledger.Store)
+	t := record.NewTx(ctx, k.Ledger.Store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
 		entries, err := t.List(record.DatasetsPrefix, after, view.PageMost)
@@ -201,17 +208,17 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *house, changed []uui
 			break
 		}
 	}
-	for id := range h.plans {
+	for id := range h.Plans {
 		if !live[id] {
-			delete(h.plans, id)
+			delete(h.Plans, id)
 		}
 	}
 	return nil
 }
 
 // lookAtSome examines datasets that changed, as many as are read at once.
-func (k *Housekeeper) lookAtSome(ctx context.Context, h *house, changed []uuid.UUID) error {
-	t, keys := record.NewTx(ctx, k.ledger.Store), make([]string, len(changed))
+func (k *Housekeeper) lookAtSome(ctx context.Context, h *Memory, changed []uuid.UUID) error {
+	t, keys := record.NewTx(ctx, k.Ledger.Store), make([]string, len(changed))
 	for i, id := range changed {
 		keys[i] = record.DatasetKey(id)
 	}
@@ -222,7 +229,7 @@ func (k *Housekeeper) lookAtSome(ctx context.Context, h *house, changed []uuid.U
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(id), &d)
 		if err == nil && !there {
-			delete(h.plans, id)
+			delete(h.Plans, id)
 			h.short.note(id, nil)
 			continue
 		}
@@ -234,12 +241,12 @@ func (k *Housekeeper) lookAtSome(ctx context.Context, h *house, changed []uuid.U
 }
 
 // lookAtOne returns only the errors that concern all datasets.
-func (k *Housekeeper) lookAtOne(ctx context.Context, h *house, what string, d dataset.Dataset, index uint64,
+func (k *Housekeeper) lookAtOne(ctx context.Context, h *Memory, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
-		short := k.copyKeeper.Maintain(ctx, d)
+		short := k.CopyKeeper.Maintain(ctx, d)
 		h.short.note(d.ID, short)
-		err = errors.Join(k.look(ctx, h, d, index), short, k.copyKeeper.ForgetLost(ctx, d))
+		err = errors.Join(k.look(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
@@ -250,9 +257,9 @@ func (k *Housekeeper) lookAtOne(ctx context.Context, h *house, what string, d da
 	return nil
 }
 
-// expireTrash condemns datasets whose time in the trash has passed.
-func (k *Housekeeper) expireTrash(ctx context.Context, h *house) {
-	entries, err := record.NewTx(ctx, k.ledger.Store).List(record.TrashPrefix, "", 0)
+// ExpireTrash condemns datasets whose time in the trash has passed.
+func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
+	entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.TrashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.fail("expire trash", err)
@@ -261,10 +268,10 @@ func (k *Housekeeper) expireTrash(ctx context.Context, h *house) {
 	}
 	h.trashDue = time.Time{}
 	for _, e := range entries {
-		until, err := k.expireOne(ctx, e.Key, e.Value, h.now)
+		until, err := k.expireOne(ctx, e.Key, e.Value, h.Now)
 		if err != nil && ctx.Err() == nil {
 			h.fail("expire "+e.Key, err)
-			until = h.now // the next round tries again
+			until = h.Now // the next round tries again
 		}
 		if !until.IsZero() && (h.trashDue.IsZero() || until.Before(h.trashDue)) {
 			h.trashDue = until
@@ -284,16 +291,16 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
 		return until, err
 	}
-	if left := tr.Left(k.uptime.Last()); left > 0 {
+	if left := tr.Left(k.Uptime.Last()); left > 0 {
 		return now.Add(left), nil
 	}
 	id, err := record.IDIn(key, record.TrashPrefix)
 	if err != nil {
 		return until, err
 	}
-	_, err = k.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
-		ran, err := k.uptime.Read(t)
+		ran, err := k.Uptime.Read(t)
 		if err != nil {
 			return err
 		}
@@ -307,30 +314,30 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 			return err // brought back, or brought back and deleted again
 		}
 		err = t.Halted()
-		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.reported.Trusts(d.Home) {
+		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.Reported.Trusts(d.Home) {
 			until = now
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := noSupersededCopy(t, d); err != nil {
+		if err := deletion.NoSupersededCopy(t, d); err != nil {
 			return err
 		}
-		return condemn(t, &d, "trash.expire", "destroyed")
+		return deletion.Condemn(t, &d, "trash.expire", "destroyed")
 	})
 	return until, err
 }
 
 // lookAtMembers looks which nodes and services no longer exist.
-func (k *Housekeeper) lookAtMembers(ctx context.Context, h *house, everything bool) {
+func (k *Housekeeper) lookAtMembers(ctx context.Context, h *Memory, everything bool) {
 	if err := k.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
 	if err := k.Members.LookForMassLoss(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look whether too many nodes are away", err)
 	}
-	if err := k.endLostMoves(ctx); err != nil && ctx.Err() == nil {
+	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
 	}
 	if err := k.Members.ShowMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
@@ -339,19 +346,19 @@ func (k *Housekeeper) lookAtMembers(ctx context.Context, h *house, everything bo
 	if !everything {
 		return
 	}
-	if err := k.forgetServices(ctx, h); err != nil && ctx.Err() == nil {
+	if err := k.ForgetServices(ctx, h); err != nil && ctx.Err() == nil {
 		h.fail("forget services that are no more", err)
 	}
 }
 
-// forgetServices removes the lanes of services that no longer exist, once others have had the time between two
+// ForgetServices removes the lanes of services that no longer exist, once others have had the time between two
 // full looks to read them: see hearing.
-func (k *Housekeeper) forgetServices(ctx context.Context, h *house) error {
-	lanes, err := k.ledger.Store.List(ctx, record.RevPrefix, "", 0)
+func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
+	lanes, err := k.Ledger.Store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
 		return record.ReadError(ctx, err)
 	}
-	services, err := record.ListAll[membership.Replica](record.NewTx(ctx, k.ledger.Store), record.LiveServicesPrefix)
+	services, err := record.ListAll[membership.Replica](record.NewTx(ctx, k.Ledger.Store), record.LiveServicesPrefix)
 	if err != nil {
 		return err
 	}
@@ -371,7 +378,7 @@ func (k *Housekeeper) forgetServices(ctx context.Context, h *house) error {
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = k.ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
+	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
 	return err
 }
 
@@ -398,12 +405,12 @@ func dropLanes(t *record.Tx, keys []string) error {
 
 // passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
 // than clocks are corrected by: since the last service ran, and since the last round of this one.
-func (k *Housekeeper) passedOver(h *house) time.Duration {
-	steady, over := k.ledger.Clock.Steady(), k.uptime.TakeUnseen()
+func (k *Housekeeper) passedOver(h *Memory) time.Duration {
+	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {
-		over += h.now.Sub(h.wall) - (steady - h.steady)
+		over += h.Now.Sub(h.wall) - (steady - h.steady)
 	}
-	h.wall, h.steady = h.now, steady
+	h.wall, h.steady = h.Now, steady
 	if over < uptime.UnseenMost {
 		return 0
 	}
@@ -412,9 +419,49 @@ func (k *Housekeeper) passedOver(h *house) time.Duration {
 
 // tellHeld reports that trash is kept longer than the clock says.
 func (k *Housekeeper) tellHeld(over time.Duration) {
-	k.events.Publish(api.Event{
-		Time: k.ledger.Clock.Now(), Type: "trash.hold",
+	k.Events.Publish(api.Event{
+		Time: k.Ledger.Clock.Now(), Type: "trash.hold",
 		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
 			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})
+}
+
+// LostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is
+// longer than a host takes to restart its agent.
+const LostFor = time.Minute
+
+// EndLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
+// would have withdrawn its recall. The data that it has pulled stays there.
+func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
+	if !k.Shared {
+		return nil
+	}
+	t := record.NewTx(ctx, k.Ledger.Store)
+	entries, err := t.List(record.AwayPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if k.Members.AwayFor(e.Key, e.Index) < LostFor {
+			continue
+		}
+		node, err := record.IDIn(e.Key, record.AwayPrefix)
+		if err != nil {
+			return err
+		}
+		open, err := record.OpenWork(t, node)
+		if err != nil {
+			return err
+		}
+		for _, op := range open {
+			if op.Kind != dataset.OpMove {
+				continue
+			}
+			if _, err := k.CancelOperation(ctx, op.ID.String()); err != nil &&
+				dataset.KindOf(err) != dataset.ErrConflict {
+				return err
+			}
+		}
+	}
+	return nil
 }

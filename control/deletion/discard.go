@@ -1,4 +1,4 @@
-package control
+package deletion
 
 import (
 	"github.com/google/uuid"
@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
+// PlanDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
 // dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
-func planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {
 		return nil, nil, err
@@ -24,7 +24,7 @@ func planDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 		}
 		return nil, nil, err
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.From = c.Node
 	return op, nil, nil
 }
@@ -66,9 +66,9 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 		"volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
 }
 
-// noSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
+// NoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
 // discards that, it does not expire.
-func noSupersededCopy(t *record.Tx, d dataset.Dataset) error {
+func NoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
 		there, err := t.Get(record.CopyKey(node, d.ID), &c)
@@ -89,8 +89,8 @@ func noSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// settleDiscard has the node destroy its superseded head.
-func settleDiscard(t *record.Tx, op dataset.Operation) error {
+// SettleDiscard has the node destroy its superseded head.
+func SettleDiscard(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package control
+package housekeeping
 
 import (
 	"cmp"
@@ -24,25 +24,25 @@ type duePlan struct {
 // look examines a dataset that is new or has changed: when its next scheduled snapshot is due, and which
 // snapshots retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a dataset
 // with the same index needs no look.
-func (k *Housekeeper) look(ctx context.Context, h *house, d dataset.Dataset, index uint64) error {
+func (k *Housekeeper) look(ctx context.Context, h *Memory, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
-		delete(h.plans, d.ID)
+		delete(h.Plans, d.ID)
 		return nil
 	}
-	if h.plans[d.ID].index == index {
+	if h.Plans[d.ID].index == index {
 		return nil
 	}
 	last, err := k.prune(ctx, d)
 	if dataset.KindOf(err) == dataset.ErrUnavailable || ctx.Err() != nil {
 		return err
 	}
-	plan, ok := h.plans[d.ID]
+	plan, ok := h.Plans[d.ID]
 	if !ok || plan.schedule != expr {
 		var terr error
 		plan.schedule = expr
-		if last.After(h.now) { // taken while the clock was ahead
-			last = h.now
+		if last.After(h.Now) { // taken while the clock was ahead
+			last = h.Now
 		}
 		plan.due, terr = nextTick(expr, last.In(time.Local))
 		err = cmp.Or(err, terr)
@@ -51,7 +51,7 @@ func (k *Housekeeper) look(ctx context.Context, h *house, d dataset.Dataset, ind
 	if err == nil {
 		plan.index = index
 	}
-	h.plans[d.ID] = plan
+	h.Plans[d.ID] = plan
 	return err
 }
 
@@ -59,7 +59,7 @@ func (k *Housekeeper) look(ctx context.Context, h *house, d dataset.Dataset, ind
 // snapshot, or else the dataset, was made.
 func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
 	last := d.Created
-	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, k.ledger.Store), record.SnapshotPrefix(d.ID))
+	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, k.Ledger.Store), record.SnapshotPrefix(d.ID))
 	if err != nil {
 		return last, err
 	}
@@ -88,9 +88,9 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, 
 
 // takeDue requests the snapshots that are due. A schedule that was missed several times is caught up once. While
 // a requested snapshot waits for its node, no other is requested.
-func (k *Housekeeper) takeDue(ctx context.Context, h *house, now time.Time) {
+func (k *Housekeeper) takeDue(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
-	for id, plan := range h.plans {
+	for id, plan := range h.Plans {
 		if plan.due.IsZero() || plan.due.After(now) || ctx.Err() != nil {
 			continue
 		}
@@ -103,7 +103,7 @@ func (k *Housekeeper) takeDue(ctx context.Context, h *house, now time.Time) {
 			h.fail("schedule of dataset "+id.String(), err)
 		}
 		plan.due = next
-		h.plans[id] = plan
+		h.Plans[id] = plan
 	}
 }
 
@@ -133,7 +133,7 @@ func (k *Housekeeper) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
 
 // scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
 func (k *Housekeeper) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
-	open, err := record.OpenWork(record.NewTx(ctx, k.ledger.Store), node)
+	open, err := record.OpenWork(record.NewTx(ctx, k.Ledger.Store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
 		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {

@@ -1,11 +1,10 @@
-package control
+package housekeeping
 
 import (
 	"fmt"
 	"slices"
 	"testing"
 	"time"
-	_ "time/tzdata" // the tests' zones are the same everywhere
 
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
@@ -14,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func berlin(t tb) *time.Location {
+func berlin(t testing.TB) *time.Location {
 	t.Helper()
 	loc, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

@@ -1,4 +1,4 @@
-package control
+package planning
 
 import (
 	"cmp"
@@ -9,7 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func (v *VolumePlanner) planResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanResize decides to change the size of a volume.
+func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -28,7 +29,7 @@ func (v *VolumePlanner) planResize(t *record.Tx, req api.Request) (*dataset.Oper
 }
 
 // resizeTo plans the agent's part of a change with another size.
-func (v *VolumePlanner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
+func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
 	}
@@ -36,7 +37,7 @@ func (v *VolumePlanner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*datase
 	if err != nil {
 		return nil, nil, err
 	}
-	c := placement.Candidate{Pool: pool, Status: v.reported.Pool(pool.ID)}
+	c := placement.Candidate{Pool: pool, Status: v.Reported.Pool(pool.ID)}
 	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
 	switch {
 	case c.IsUnasked():
@@ -45,7 +46,7 @@ func (v *VolumePlanner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*datase
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume,
 			pool.Name, next.Size, why)
-		return nil, nil, v.placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+		return nil, nil, v.Placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
 			placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
@@ -53,15 +54,15 @@ func (v *VolumePlanner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*datase
 				"volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume,
 			next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Kind, op.Dataset = dataset.OpResize, &next
 	return op, nil, nil
 }
 
-// commitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
+// CommitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
 // since the plan stay. The data has changed by then, so it is refused only for a dataset that is being destroyed.
-func commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -85,8 +86,8 @@ func commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	return t.PutDataset(d)
 }
 
-// planUpdate decides on set-profile and protection.
-func (v *VolumePlanner) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanUpdate decides on set-profile and protection.
+func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -103,15 +104,15 @@ func (v *VolumePlanner) planUpdate(t *record.Tx, req api.Request) (*dataset.Oper
 	case *req.Protect == d.Protected:
 		return nil, &d, nil
 	}
-	op, next := on(d), d
+	op, next := record.NewOperation(d), d
 	next.Protected = *req.Protect
 	op.Dataset = &next
 	return op, nil, nil
 }
 
-func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
+func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
 	*dataset.Dataset, error) {
-	p, err := v.profiles().Get(profile)
+	p, err := v.Profiles().Get(profile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +122,7 @@ func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile str
 	next := d
 	if next.Profile, err = onto(d, p); err != nil {
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
-		return nil, nil, cmp.Or(v.placer.CheckSuits(t, d, p), err)
+		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was mounted: with the guard, or without.
@@ -131,7 +132,7 @@ func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile str
 			choice(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := v.unguested(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := v.Unguested(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -142,7 +143,7 @@ func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile str
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
 	// Below, a dataset is not resized to a size that is too large for the pool.
-	if err := v.placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
+	if err := v.Placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
 	pool, err := t.Pool(d)
@@ -150,7 +151,7 @@ func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile str
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
-	if err := v.copyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
+	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
 		return nil, nil, err
 	}
 	if next.Size != d.Size {
@@ -160,7 +161,7 @@ func (v *VolumePlanner) planProfile(t *record.Tx, d dataset.Dataset, profile str
 		}
 		return op, done, err
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	op.Dataset = &next
 	return op, nil, nil
 }
@@ -186,8 +187,8 @@ func choice(f dataset.Failover) string {
 	return "manual"
 }
 
-// settleUpdate writes in the same transaction what planUpdate decided.
-func (v *VolumePlanner) settleUpdate(t *record.Tx, op dataset.Operation) error {
+// SettleUpdate writes in the same transaction what planUpdate decided.
+func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	detail := "profile " + d.Profile.Name
 	if d.Protected {
@@ -197,6 +198,6 @@ func (v *VolumePlanner) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}
-	_, err := v.copyKeeper.Decide(t, d)
+	_, err := v.CopyKeeper.Decide(t, d)
 	return err
 }

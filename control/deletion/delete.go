@@ -1,4 +1,6 @@
-package control
+// Package deletion decides on the end of volumes: deletes, the trash, purges, and superseded copies of datasets. Each
+// decision reads and writes one record.Tx.
+package deletion
 
 import (
 	"time"
@@ -15,31 +17,31 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// deleterDeps are the dependencies of Deleter.
-type deleterDeps struct {
+// Deps are the dependencies of Deleter.
+type Deps struct {
 	Shared    bool
-	end       func(t *record.Tx, op dataset.Operation) error
-	ledger    *ledger.Ledger
-	unguested func(t *record.Tx, d dataset.Dataset, what string) error
-	uptime    *uptime.Counter
+	End       func(t *record.Tx, op dataset.Operation) error
+	Ledger    *ledger.Ledger
+	Unguested func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime    *uptime.Counter
 	Clock     clock.Clock
 }
 
 // Deleter decides on deletes, and on datasets in the trash and superseded copies. It has no state of its own.
-type Deleter struct{ deleterDeps }
+type Deleter struct{ Deps }
 
-// planDelete decides to delete a volume. Its home does that, when the dataset is not in use. A volume whose home is
+// PlanDelete decides to delete a volume. Its home does that, when the dataset is not in use. A volume whose home is
 // unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
-func (r *Deleter) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.unguested(t, d, "delete"); err != nil {
+	if err := r.Unguested(t, d, "delete"); err != nil {
 		return nil, nil, err
 	}
-	op := on(d)
+	op := record.NewOperation(d)
 	if req.Fenced != "" {
 		op.From = d.Home
 		return op, nil, r.deletableWithout(t, d, req)
@@ -58,8 +60,8 @@ func (r *Deleter) planDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, protected(d)
 }
 
-// withoutHome reports whether an operation is a delete that control does itself, because the home is unreachable.
-func withoutHome(op dataset.Operation) bool {
+// WithoutHome reports whether an operation is a delete that control does itself, because the home is unreachable.
+func WithoutHome(op dataset.Operation) bool {
 	return op.Kind == dataset.OpDelete && op.From != uuid.Nil
 }
 
@@ -104,11 +106,11 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	return err
 }
 
-// settleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
+// SettleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
 // goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is
 // back it finds the volume in the trash, and does not open it.
-func (r *Deleter) settleDelete(t *record.Tx, op dataset.Operation) error {
-	d, err := currentDataset(t, op)
+func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -139,7 +141,7 @@ func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
 		o.State, o.Ended = dataset.OpCancelled, r.Clock.Now()
 		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 			Message: "a delete without the home took its place"}
-		if err := r.end(t, o); err != nil {
+		if err := r.End(t, o); err != nil {
 			return err
 		}
 	}
@@ -154,9 +156,9 @@ func protected(d dataset.Dataset) error {
 		d.Volume)
 }
 
-// commitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
-func (r *Deleter) commitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+// CommitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
+func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}
@@ -172,14 +174,14 @@ func (r *Deleter) commitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 			return err
 		}
 	}
-	if err := r.unguested(t, d, "delete"); err != nil {
+	if err := r.Unguested(t, d, "delete"); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
 		return err
 	}
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
-		return condemn(t, &d, "volume.delete", "destroyed")
+		return Condemn(t, &d, "volume.delete", "destroyed")
 	}
 	return r.throw(t, &d, "in the trash")
 }
@@ -206,15 +208,15 @@ func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
-	if err := r.uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
+	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
 	t.Event("volume.delete", *d, detail)
 	return t.PutDataset(*d)
 }
 
-// condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
-func condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
+// Condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
+func Condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
 	record.RemoveGuests(t, d)
 	d.State = dataset.StatePurging
 	t.Delete(record.TrashKey(d.ID))

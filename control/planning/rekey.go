@@ -1,4 +1,4 @@
-package control
+package planning
 
 import (
 	"github.com/google/uuid"
@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// planRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
-func (v *VolumePlanner) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
+func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		err = hintInTrash(t, req.Volume, err)
@@ -24,7 +24,7 @@ func (v *VolumePlanner) planRekey(t *record.Tx, req api.Request) (*dataset.Opera
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key",
 			d.Volume)
 	}
-	p, err := v.profiles().Get(d.Profile.Name)
+	p, err := v.Profiles().Get(d.Profile.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -35,7 +35,7 @@ func (v *VolumePlanner) planRekey(t *record.Tx, req api.Request) (*dataset.Opera
 	if err := checkSupports(t, d, dataset.OpRekey, "rekey"); err != nil {
 		return nil, nil, err
 	}
-	op, next := on(d), d
+	op, next := record.NewOperation(d), d
 	next.Profile = d.Profile.Clone()
 	next.Profile.Encryption = p.Encryption
 	op.Dataset, op.Path = &next, req.Path
@@ -61,10 +61,10 @@ func movesAway(d dataset.Dataset) error {
 			"ask again when that has ended)", d.Volume, d.Move)
 }
 
-// commitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
+// CommitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
 // because all data is encrypted with it.
-func commitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d, err := currentDataset(t, op)
+func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,26 @@
+package membership
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RecordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
+// agent, or is about other work.
+func RecordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
+	if _, err := FreshNode(t, op.Node, op.Incarnation); err != nil {
+		return rec, false, err
+	}
+	known, err = t.Get(record.OperationKey(op.ID), &rec)
+	about := rec.DatasetID
+	if rec.Discarded != uuid.Nil { // its agent still reports the result
+		about = rec.Discarded
+	}
+	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
+		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID,
+			rec.Kind, rec.DatasetID)
+	}
+	return rec, known, err
+}
