@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/quota"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -229,7 +230,8 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 func TestQuotasAreCountedAnew(t *testing.T) {
 	f := newFixture(t)
 	now := clock.NewFake(time.Unix(1000, 0))
-	f.Pool.(*sizedPool).clock = now
+	f.backend.clock = now
+	f.reopen()
 	c := f.stage()
 	head, err := os.Open(f.head(c.Dataset.ID))
 	f.must(err)
@@ -261,7 +263,7 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	counts(true)
 	givesUp("1/8") // nobody has seen the end of the count
 	counts(false)
-	now.Advance(recountEvery)
+	now.Advance(quota.RecountEvery)
 	counts(true)
 	if st := f.Status(t.Context()); st.Reason != "" {
 		t.Errorf("%+v", st)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
@@ -119,14 +120,14 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUI
 		return nil, err
 	}
 	defer f.Close()
-	tree, err := open(f, shelf.TreeOf(s.ID))
+	tree, err := subvolume.Open(f, shelf.TreeOf(s.ID))
 	if err != nil {
 		return nil, err
 	}
 	defer tree.Close()
 	var old *os.File
 	if base != uuid.Nil {
-		if old, err = open(f, shelf.TreeOf(base)); err != nil {
+		if old, err = subvolume.Open(f, shelf.TreeOf(base)); err != nil {
 			return nil, err
 		}
 		defer old.Close()

@@ -218,7 +218,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	if st.Online {
 		err := backends.Room(p.name, st.Free, st.Size)
 		if err == nil && p.projects.mend == "" {
-			err = within(p.shelf, p.projects.stillHolds)
+			err = p.shelf.Within(p.projects.stillHolds)
 		}
 		if err != nil {
 			st.Reason = err.Error()

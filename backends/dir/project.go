@@ -53,7 +53,7 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 		return nil, err
 	}
 	p := &projects{fs: fs}
-	return p, within(s, func(dir *os.File) (err error) {
+	return p, s.Within(func(dir *os.File) (err error) {
 		p.mend, err = lacks(dir, p.fs)
 		return err
 	})
@@ -310,19 +310,4 @@ func (p *projects) destroy(ctx context.Context, area *os.File, name string) erro
 		}
 	}
 	return tree.Remove(ctx, area, name)
-}
-
-// within calls do with the directory of a pool.
-func within(s *shelf.Shelf, do func(dir *os.File) error) error {
-	root, err := s.Enter()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	dir, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return do(dir)
 }

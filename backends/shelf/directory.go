@@ -202,6 +202,21 @@ func (dir *directory) Enter() (*os.Root, error) {
 	return root, err
 }
 
+// Within calls do with the pool's directory. It fails like Enter.
+func (dir *directory) Within(do func(f *os.File) error) error {
+	root, err := dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	f, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return do(f)
+}
+
 // open opens the directory and reads its marker. It fails with dataset.ErrOffline if the marker is absent or has
 // another ID than the expected one.
 func (dir *directory) open() (*os.Root, marker, error) {
@@ -270,19 +285,13 @@ func readMarker(root *os.Root) (marker, error) {
 
 // Trim discards the free blocks of the pool's filesystem, but never those of another filesystem that is mounted at its
 // path by now. It cannot be interrupted.
-func (dir *directory) Trim() (dataset.Size, error) {
-	root, err := dir.Enter()
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
-	f, err := root.Open(".")
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	n, err := fsctl.Trim(f)
-	return dataset.Size(n), err
+func (dir *directory) Trim() (size dataset.Size, err error) {
+	err = dir.Within(func(f *os.File) error {
+		n, err := fsctl.Trim(f)
+		size = dataset.Size(n)
+		return err
+	})
+	return size, err
 }
 
 // Status returns the size and the free space of the filesystem below the pool,

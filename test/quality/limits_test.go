@@ -20,24 +20,11 @@ const (
 	maxColumns       = 120 // of a line; a tab counts as 4
 )
 
-// stillTooLarge lists what exceeds a limit and is being divided (issue 16), with its present figure. A figure may
-// only shrink: an entry that is larger than necessary is an error as well, and so is one that is not needed.
-var stillTooLarge = map[string]int{
-	"type backends/btrfs.Pool": 74,
-}
-
-// check reports a figure above its limit, unless stillTooLarge names it, and an entry there that can shrink.
+// check reports a figure above its limit.
 func check(t *testing.T, what string, figure, limit int, unit string) {
 	t.Helper()
-	allowed, exception := stillTooLarge[what]
-	switch {
-	case !exception && figure > limit:
+	if figure > limit {
 		t.Errorf("%s has %d %s, more than %d: divide it by responsibility", what, figure, unit, limit)
-	case exception && figure <= limit:
-		t.Errorf("%s has %d %s, which is within the limit of %d: remove it from stillTooLarge", what, figure, unit, limit)
-	case exception && figure != allowed:
-		t.Errorf("%s has %d %s, and stillTooLarge says %d: the figure may only shrink, and the entry follows it",
-			what, figure, unit, allowed)
 	}
 }
 

@@ -8,47 +8,41 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// minSize leaves room for what btrfs reserves for its own trees while it writes.
-const minSize = 16 * dataset.MiB
-
-// Best implements backends.BoundedKind.
-func (*Backend) Best() dataset.Capabilities {
-	return dataset.Capabilities{
-		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
-		InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, Delta: true,
-	}
-}
-
-// Takes implements backends.BoundedKind.
-func (*Backend) Takes(_ string, size dataset.Size) error {
-	if size < minSize {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
-	}
-	return nil
+// creator makes datasets.
+type creator struct {
+	pool  string // its name, for errors
+	shelf *shelf.Shelf
+	quota *quota.Quota
+	sizes *sizes
+	space *space
+	trees *subvolume.Store
+	step  func(string)
 }
 
 // Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
-	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
+	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {
 		dir, err := f.Open(".")
 		if err != nil {
 			return 0, err
 		}
 		defer dir.Close()
-		if err := noSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
+		if err := subvolume.NoSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
 			return 0, err
 		}
-		return d.Size, own(f, d.Profile.Owner)
+		return d.Size, setOwner(f, d.Profile.Owner)
 	})
 }
 
-// own gives the root of a new head its owner and mode.
-func own(f *shelf.Folder, owner *dataset.Owner) error {
+// setOwner gives the root of a new head its owner and mode.
+func setOwner(f *shelf.Folder, owner *dataset.Owner) error {
 	root, err := f.Open(shelf.FirstHead)
 	if err != nil {
 		return err
@@ -69,7 +63,7 @@ func own(f *shelf.Folder, owner *dataset.Owner) error {
 // Clone implements backends.Pool. The root keeps the owner and mode of the source's.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
-	return p.make(d, func(f *shelf.Folder) (dataset.Size, error) {
+	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {
 		from, err := p.shelf.FindAny(src.Dataset)
 		if err != nil {
 			return 0, err
@@ -79,10 +73,10 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return 0, err
 		}
-		if size, err = p.cloneSize(ctx, from, name, size, d.Size); err != nil {
+		if size, err = p.creator.cloneSize(ctx, from, name, size, d.Size); err != nil {
 			return 0, err
 		}
-		return size, p.copyTree(ctx, from, name, f, shelf.FirstHead, false)
+		return size, p.trees.Copy(ctx, from, name, f, shelf.FirstHead, false)
 	})
 }
 
@@ -99,15 +93,14 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	return h.Tree, h.Size, err
 }
 
-// cloneSize returns the size of a clone of a tree that has a size, where want is asked for: the
-// larger one of the two.
-func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, size,
+// cloneSize returns the size of a clone: the larger one of the size of the tree that is cloned and the wanted one.
+func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string, size,
 	want dataset.Size) (dataset.Size, error) {
 	switch {
-	case p.quota == btrfsctl.QuotaNone:
+	case !c.quota.Enabled():
 		return 0, nil // the former limits do not apply here
 	case size == 0 && want > 0:
-		used, err := p.used(ctx, from, name)
+		used, err := c.sizes.used(ctx, from, name)
 		if err == nil && used > want {
 			err = over("what is to be cloned", used, want)
 		}
@@ -116,13 +109,13 @@ func (p *Pool) cloneSize(ctx context.Context, from *shelf.Folder, name string, s
 	return max(size, want), nil
 }
 
-// make makes a dataset whose head fill puts into its folder, and returns its size. What
-// fails is taken back.
-func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	if err := p.refuse(d); err != nil {
+// make makes a dataset whose head fill puts into its folder, and returns its size. If that fails, it removes the
+// folder.
+func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
+	if err := c.refuse(d); err != nil {
 		return 0, err
 	}
-	f, whole, err := p.shelf.Make(d.ID)
+	f, whole, err := c.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
@@ -132,35 +125,35 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, e
 		if err != nil {
 			return 0, err
 		}
-		return h.Size, p.shelf.Finish(f, d)
+		return h.Size, c.shelf.Finish(f, d)
 	}
-	p.step("btrfs.make.folder")
+	c.step("btrfs.make.folder")
 	var size dataset.Size
-	if err = p.room(); err == nil {
+	if err = c.space.room(); err == nil {
 		size, err = fill(f)
 	}
 	if err == nil {
-		p.step("btrfs.make.filled")
-		err = p.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size})
+		c.step("btrfs.make.filled")
+		err = c.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size})
 	}
 	if err != nil {
-		if dErr := p.shelf.Discard(d.ID); dErr != nil {
+		if dErr := c.shelf.Discard(d.ID); dErr != nil {
 			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
 		}
 		return 0, err
 	}
-	p.step("btrfs.make.settled")
-	return size, p.shelf.Finish(f, d)
+	c.step("btrfs.make.settled")
+	return size, c.shelf.Finish(f, d)
 }
 
 // settle gives a new tree its limit, records it as the head with its size, and makes all of that durable.
-func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
-	dir, err := open(f, h.Tree)
+func (c *creator) settle(f *shelf.Folder, h shelf.Head) error {
+	dir, err := subvolume.Open(f, h.Tree)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if err := limit(dir, h.Size); err != nil {
+	if err := quota.Limit(dir, h.Size); err != nil {
 		return err
 	}
 	if h.Size != 0 {
@@ -168,11 +161,11 @@ func (p *Pool) settle(f *shelf.Folder, h shelf.Head) error {
 			return err
 		}
 	}
-	return p.commit(dir)
+	return c.space.commit(dir)
 }
 
-// refuse refuses properties that a subvolume cannot keep.
-func (p *Pool) refuse(d dataset.Dataset) error {
+// refuse fails if a dataset has properties that a subvolume cannot have.
+func (c *creator) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
@@ -188,23 +181,10 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 				"use a pool of backend loop", dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
-	case p.quota == btrfsctl.QuotaNone:
+	case !c.quota.Enabled():
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs "+
-				"quota enable %s, then restart drover)", p.name, d.Size, p.shelf.Path())
+				"quota enable %s, then restart drover)", c.pool, d.Size, c.shelf.Path())
 	}
-	return p.fits(d.Size)
-}
-
-// fits refuses a size that no dataset here can have.
-func (p *Pool) fits(size dataset.Size) error {
-	st, err := p.shelf.Space()
-	switch {
-	case err != nil:
-		return err
-	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
-			st.Size.Human())
-	}
-	return (*Backend)(nil).Takes("", size)
+	return c.space.fits(d.Size)
 }

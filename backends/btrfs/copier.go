@@ -1,0 +1,252 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/bindmount"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+)
+
+// copier turns datasets into copies and copies into datasets, and keeps the heads of copies.
+type copier struct {
+	shelf  *shelf.Shelf
+	uses   *bindmount.Tracker
+	heads  *heads
+	points *points
+	trees  *subvolume.Store
+	step   func(string)
+}
+
+// dropHead removes the head of a copy, if it has one. If a crash interrupted a Supersede, the head becomes the
+// snapshot. Any other head is destroyed if it has the content of a snapshot. Otherwise dropHead fails with
+// dataset.ErrConflict.
+func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+		return shelf.SyncDir(f.Root)
+	}
+	kept, err := f.Keeps(h.Tree)
+	if err != nil {
+		return err
+	}
+	if kept {
+		err = subvolume.Protect(f, h.Tree)
+	} else {
+		err = cp.checkKept(ctx, f, h)
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Headless(); err != nil {
+		return err
+	}
+	cp.step("btrfs.head.dropped")
+	if kept {
+		return nil
+	}
+	return cp.trees.DestroyIn(ctx, f, h.Tree)
+}
+
+// checkKept fails with dataset.ErrConflict if the head of a copy has data that no snapshot has.
+func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
+	if h.From != uuid.Nil {
+		if _, err := f.Kept(h.From); err == nil {
+			return nil
+		}
+	}
+	kept, err := f.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, s := range kept {
+		if same, err := cp.points.equal(ctx, f, h, s.ID); err != nil || same {
+			return err
+		}
+	}
+	return dataset.Errorf(dataset.ErrConflict,
+		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+}
+
+// dropRelated removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
+// was made from it.
+func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if err := spool.DropOf(f.Root, snapshot); err != nil {
+		return err
+	}
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	// An interrupted Supersede would still make the head that snapshot, which would bring the snapshot back.
+	keeping, err := f.Named(h.Tree, snapshot)
+	if err != nil || h.From != snapshot && !keeping {
+		return err
+	}
+	return cp.dropHead(ctx, f)
+}
+
+// Promote implements backends.Copier.
+func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
+	f, err := p.shelf.FindAny(ds)
+	if err == nil {
+		defer f.Close()
+		err = p.copier.promote(ctx, f, snapshot)
+	}
+	if err != nil {
+		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, err)
+	}
+	return nil
+}
+
+// promote makes a snapshot of a copy its head. Idempotent.
+func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if f.State != backends.EntryCopy {
+		return nil
+	}
+	s, err := f.Kept(snapshot)
+	if err != nil {
+		return err
+	}
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Lstat(h.Tree); err == nil && h.From == snapshot {
+		return shelf.SyncDir(f.Root)
+	}
+	if err := cp.dropHead(ctx, f); err != nil {
+		return err
+	}
+	fresh := shelf.Head{Tree: shelf.RestoredTree(uuid.New()), Size: s.Limit, From: snapshot}
+	if err := cp.heads.fill(ctx, f, s, fresh); err != nil {
+		return err
+	}
+	cp.step("btrfs.promote.made")
+	return f.SetHead(fresh)
+}
+
+// commit makes a promoted copy a ready dataset.
+func (cp *copier) commit(f *shelf.Folder) error {
+	h, err := f.Head()
+	if err == nil {
+		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+			err = f.NoHead()
+		}
+	}
+	if err == nil {
+		err = spool.Drop(f.Root)
+	}
+	if err == nil {
+		err = cp.shelf.Promote(f)
+	}
+	return err
+}
+
+// Demote implements backends.Copier.
+func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
+	err := p.copier.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
+		return snapshot, p.copier.checkHead(ctx, f, snapshot)
+	})
+	if err != nil {
+		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
+	}
+	return nil
+}
+
+// checkHead fails with dataset.ErrConflict if the head of a dataset, or a head that a copy still has, does not have the
+// content of a snapshot.
+func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	if _, err := f.Kept(snapshot); err != nil {
+		return err
+	}
+	h, err := f.Head()
+	if err != nil {
+		return err
+	}
+	if f.State == backends.EntryCopy {
+		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) || h.From == snapshot {
+			return nil
+		}
+	}
+	same, err := cp.points.equal(ctx, f, h, snapshot)
+	if err == nil && !same {
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+			snapshot)
+	}
+	return err
+}
+
+// Supersede implements backends.Copier. The head becomes the snapshot.
+func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
+	err := p.copier.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
+		if err := p.copier.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+			return keep.ID, err
+		}
+		h, err := f.Head()
+		if err != nil {
+			return is, err
+		}
+		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
+			return is, dataset.Errorf(dataset.ErrConflict, "there is no head")
+		}
+		if err := subvolume.Flush(f, h.Tree); err != nil {
+			return is, err
+		}
+		return is, f.WriteKept(shelf.Kept{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
+	})
+	if err != nil {
+		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
+	}
+	return nil
+}
+
+// demote turns a dataset into a copy after it has called keep. The dataset moves together with its head, and the head
+// is removed afterwards, so that there is never a dataset without a head. keep returns the snapshot that has the
+// content of the head, or uuid.Nil if keep has recorded that the head becomes a snapshot.
+func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
+	f, err := cp.shelf.FindAny(ds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := cp.uses.Idle(ctx, ds, f.Path()); err != nil {
+		return err
+	}
+	if err := f.Sweep(); err != nil {
+		return err
+	}
+	is, err := keep(f)
+	if err != nil {
+		return subvolume.NoSpace(err)
+	}
+	cp.step("btrfs.demote.kept")
+	if f.State != backends.EntryCopy {
+		h, err := f.Head()
+		if err != nil {
+			return err
+		}
+		if h.From != is { // it was written to since then, or was compared only now
+			h.From = is
+			if err := f.SetHead(h); err != nil {
+				return err
+			}
+		}
+		if err := cp.shelf.Demote(f); err != nil {
+			return err
+		}
+		cp.step("btrfs.demote.moved")
+	}
+	return cp.dropHead(ctx, f)
+}

@@ -1,0 +1,43 @@
+package btrfs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+)
+
+// heads makes heads from snapshots.
+type heads struct {
+	quota *quota.Quota
+	sizes *sizes
+	trees *subvolume.Store
+}
+
+// check fails if a snapshot holds more than the size of the head that is made from it.
+func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
+	if fresh.Size == 0 || !h.quota.Full() {
+		return nil
+	}
+	used, err := h.sizes.used(ctx, f, s.Tree)
+	if err == nil && used > fresh.Size {
+		err = fmt.Errorf("%w: make the volume larger first", over("it", used, fresh.Size))
+	}
+	return err
+}
+
+// fill durably fills the tree of a new head from a snapshot. The tree may have more data than its size, if the data was
+// compressed at its source. Then the head is full.
+func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
+	if err := h.trees.Copy(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
+		return err
+	}
+	dir, err := subvolume.Open(f, fresh.Tree)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return h.quota.Assign(dir, fresh.Size)
+}

@@ -1,0 +1,112 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// points opens and compares points in time of a dataset: its snapshots and its head.
+type points struct {
+	trees *subvolume.Store
+}
+
+// open opens a point in time read-only. For the head it takes a snapshot, which done destroys.
+func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source) (tree *os.File, done func(),
+	err error) {
+	if src.Snapshot != uuid.Nil {
+		s, err := f.Kept(src.Snapshot)
+		if err != nil {
+			return nil, nil, err
+		}
+		tree, err := subvolume.OpenReadOnly(f, s)
+		return tree, func() { _ = tree.Close() }, err
+	}
+	if f.State == backends.EntryCopy {
+		return nil, nil, f.NoHead()
+	}
+	h, err := f.Head()
+	if err != nil {
+		return nil, nil, err
+	}
+	return pt.freeze(ctx, f, h)
+}
+
+// freeze takes a snapshot of a head, which done destroys.
+func (pt *points) freeze(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(), err error) {
+	name := shelf.Temp + uuid.NewString()
+	if err := pt.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
+		return nil, nil, err
+	}
+	gone := func() { _ = pt.trees.DestroyIn(context.WithoutCancel(ctx), f, name) }
+	if tree, err = subvolume.Open(f, name); err != nil {
+		gone()
+		return nil, nil, err
+	}
+	return tree, func() { _ = tree.Close(); gone() }, nil
+}
+
+// equal reports whether a head has the content of a snapshot. The folder may be that of a dataset or of a copy.
+func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snapshot uuid.UUID) (bool, error) {
+	old, done, err := pt.open(ctx, f, dataset.Source{Snapshot: snapshot})
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	now, gone, err := pt.freeze(ctx, f, h)
+	if err != nil {
+		return false, err
+	}
+	defer gone()
+	_, err = compare(ctx, now, old, true)
+	if errors.Is(err, btrfsctl.ErrDiffers) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// compare lists the differences of two points in time of a dataset, or the content of newer if older is the zero
+// value. If first is set, it fails with btrfsctl.ErrDiffers at the first difference.
+func (pt *points) compare(ctx context.Context, f *shelf.Folder, older, newer dataset.Source,
+	first bool) (c btrfsctl.Change, err error) {
+	fresh, done, err := pt.open(ctx, f, newer)
+	if err != nil {
+		return c, err
+	}
+	defer done()
+	if older.Dataset == uuid.Nil {
+		return compare(ctx, fresh, nil, first)
+	}
+	old, oldDone, err := pt.open(ctx, f, older)
+	if err != nil {
+		return c, err
+	}
+	defer oldDone()
+	return compare(ctx, fresh, old, first)
+}
+
+// compare reads the stream between two subvolumes without their data.
+func compare(ctx context.Context, fresh, old *os.File, first bool) (c btrfsctl.Change, err error) {
+	r, w := io.Pipe()
+	sent := make(chan error, 1)
+	go func() {
+		err := btrfsctl.Send(ctx, fresh, old, false, w)
+		_ = w.CloseWithError(err)
+		sent <- err
+	}()
+	c, err = btrfsctl.Compare(r, first)
+	_ = r.CloseWithError(err)
+	if sErr := <-sent; sErr != nil && !errors.Is(sErr, btrfsctl.ErrDiffers) && !errors.Is(sErr, io.ErrClosedPipe) {
+		err = sErr
+	}
+	return c, err
+}

@@ -1,0 +1,272 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/bindmount"
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/disk"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// Pool is an open pool without quotas.
+type Pool struct {
+	name     string
+	shelf    *shelf.Shelf
+	disk     *disk.Disk // nil unless the pool is on devices of its own
+	quota    *quota.Quota
+	counters *quota.Counters
+	uses     bindmount.Tracker
+	step     func(string)
+
+	trees     *subvolume.Store
+	space     *space
+	sizes     *sizes
+	creator   *creator
+	snapshots *snapshots
+	sender    *sender
+	receiver  *receiver
+	copier    *copier
+}
+
+// sizedPool is an open pool whose datasets can have a size.
+type sizedPool struct{ *Pool }
+
+// enter finds the pool at its path, or makes it, and prepares it for use.
+func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
+	if cfg.Make {
+		if err := belowBtrfs(cfg.Path); err != nil {
+			return err
+		}
+		if p.disk != nil {
+			if err := quota.EnableIfEmpty(cfg.Path); err != nil {
+				return err
+			}
+		}
+	}
+	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
+		return err
+	}
+	if err := onBtrfs(p.shelf.Path()); err != nil {
+		return err
+	}
+	_ = p.shelf.KeepCopies() // a full pool must open; it refuses copies then
+	err = p.shelf.Within(func(dir *os.File) (err error) {
+		p.quota, err = quota.New(dir, p.shelf.Path(), c)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p.assemble()
+	p.shelf.Destroy = p.trees.Destroy
+	p.shelf.Own = []string{quota.NotesDir}
+	if !p.quota.Enabled() {
+		return nil
+	}
+	return p.sizes.enforceAll()
+}
+
+// assemble makes the parts of an open pool.
+func (p *Pool) assemble() {
+	p.counters = &quota.Counters{Enabled: p.quota.Enabled(), Enter: p.shelf.Enter}
+	p.trees = &subvolume.Store{Counters: p.counters, Step: p.step}
+	p.space = &space{pool: p.name, shelf: p.shelf}
+	p.sizes = &sizes{shelf: p.shelf, quota: p.quota, space: p.space, step: p.step}
+	p.creator = &creator{
+		pool: p.name, shelf: p.shelf, quota: p.quota, sizes: p.sizes, space: p.space, trees: p.trees, step: p.step,
+	}
+	fresh, pts := &heads{quota: p.quota, sizes: p.sizes, trees: p.trees}, &points{trees: p.trees}
+	p.snapshots = &snapshots{uses: &p.uses, space: p.space, heads: fresh, trees: p.trees, step: p.step}
+	p.sender = &sender{shelf: p.shelf, points: pts}
+	p.copier = &copier{shelf: p.shelf, uses: &p.uses, heads: fresh, points: pts, trees: p.trees, step: p.step}
+	p.receiver = &receiver{
+		shelf: p.shelf, quota: p.quota, space: p.space, trees: p.trees, copier: p.copier, step: p.step,
+	}
+}
+
+// ID implements backends.Pool.
+func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
+
+// Info implements backends.Pool.
+func (p *Pool) Info() backends.Info {
+	can, sized := (*Backend)(nil).Best(), p.quota.Enabled()
+	can.EnforcesSize, can.OnlineGrow, can.Shrink = sized, sized, sized
+	can.CountsWritten, can.KnowsUsed = p.quota.Simple(), p.quota.Full()
+	return backends.Info{
+		Capabilities: can,
+		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " +
+			p.quota.Note() + p.devices(),
+		Path: p.shelf.Path(), Missing: p.quota.Missing(),
+	}
+}
+
+// devices describes the devices of the pool, if it has devices of its own.
+func (p *Pool) devices() string {
+	if p.disk == nil {
+		return ""
+	}
+	note := "; " + p.disk.Note()
+	if len(p.disk.Devices) > 1 {
+		note += fmt.Sprintf(": data %s, metadata %s", btrfsctl.Profile(p.disk.ID, "data"),
+			btrfsctl.Profile(p.disk.ID, "metadata"))
+	}
+	return note
+}
+
+// Status implements backends.Pool.
+func (p *Pool) Status(context.Context) dataset.PoolStatus {
+	st := p.shelf.Status()
+	if !st.Online {
+		return st
+	}
+	p.counters.Collect()
+	err := backends.Room(p.name, st.Free, st.Size)
+	if err == nil {
+		err = p.shelf.Within(p.quota.Check)
+	}
+	if err != nil {
+		st.Reason = err.Error()
+	}
+	return st
+}
+
+// Generation implements backends.Pool.
+func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
+
+// Raise implements backends.Pool.
+func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
+
+// Trim implements backends.Trimmer.
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+
+// Close implements backends.Pool. It unmounts a pool on devices of its own, unless datasets of the pool are in use.
+func (p *Pool) Close() error { return p.disk.Close() }
+
+// Raze implements backends.StorageRemover. It removes the counters of destroyed subvolumes.
+func (p *Pool) Raze(ctx context.Context) error { return p.counters.Drain(ctx) }
+
+// Clear implements backends.Clearer.
+func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+	if err := p.Raze(ctx); err != nil {
+		return "", err
+	}
+	if p.disk != nil {
+		return p.disk.Left(Name), p.Close()
+	}
+	return "", p.shelf.Clear()
+}
+
+// Commit implements backends.Pool.
+func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
+	f, err := p.shelf.FindAny(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.State == backends.EntryCopy {
+		return p.copier.commit(f)
+	}
+	return p.shelf.Commit(id)
+}
+
+// WriteRecord implements backends.Pool.
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	f, err := p.shelf.FindAny(d.ID)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.WriteRecord(d, sync)
+}
+
+// List implements backends.Pool.
+func (p *Pool) List(context.Context) ([]backends.Entry, error) {
+	return p.shelf.List(describe(p.quota))
+}
+
+// Stat implements backends.Pool.
+func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
+	f, err := p.shelf.FindAny(id)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer f.Close()
+	return p.shelf.Describe(f, describe(p.quota)), nil
+}
+
+// Attach implements backends.Pool. The head needs no preparation.
+func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+	if len(opts.Mount) > 0 {
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
+			"a pool of backend btrfs has no mount options for one volume (asked for %s)", dataset.Have(opts.Mount))
+	}
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	defer f.Close()
+	head, err := f.Head()
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	tree, err := subvolume.Open(f, head.Tree)
+	if err != nil {
+		return backends.Attachment{}, err
+	}
+	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), tree.Close()
+}
+
+// Idle implements backends.IdleChecker.
+func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return p.uses.Idle(ctx, id, f.Path())
+}
+
+// Delete implements backends.Pool. A folder with names that Drover did not make stays.
+func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
+	return p.shelf.Delete(ctx, id, func(folder string) error {
+		f, err := p.shelf.FindAny(id)
+		switch {
+		case errors.Is(err, dataset.ErrNotFound): // it is not whole
+		case err != nil:
+			return err
+		default:
+			names, err := f.Strangers()
+			if err == nil && len(names) > 0 {
+				err = foreign(f, names)
+			}
+			if err := errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+		return p.uses.Idle(ctx, id, folder)
+	})
+}
+
+// Reap implements backends.Pool.
+func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	defer p.counters.Collect()
+	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
+		doomed, err := f.Leftovers()
+		if err != nil {
+			return 0, err
+		}
+		return len(doomed), p.trees.DestroyIn(ctx, f, doomed...)
+	})
+}

@@ -1,0 +1,164 @@
+package quota
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// NotesDir is a directory of the pool. It has an empty file for each subvolume that was destroyed, named by the number
+// of the subvolume, until the counters of the subvolume are removed. A note reaches the disk before the destruction of
+// its subvolume, or together with it.
+const NotesDir = "qgroups"
+
+// drainTimeout is how long the removal of a pool waits for the kernel.
+const drainTimeout = 10 * time.Second
+
+// Counters removes the counters that quotas keep of subvolumes that were destroyed: see btrfsctl.DropCount. It is safe
+// for concurrent use.
+type Counters struct {
+	// Enabled is false if the pool has no quotas. All methods do nothing then.
+	Enabled bool
+	// Enter opens the directory of the pool.
+	Enter func() (*os.Root, error)
+
+	// destroying is held for reading while subvolumes are destroyed, and for writing while counters are removed.
+	destroying sync.RWMutex
+}
+
+// Destroying prevents the removal of counters until done is called. The caller destroys subvolumes meanwhile, and calls
+// Note for each of them before.
+func (c *Counters) Destroying() (done func()) {
+	c.destroying.RLock()
+	return c.destroying.RUnlock
+}
+
+// Note records a subvolume that is about to be destroyed. If that fails, the counters of the subvolume stay, which is
+// no reason to keep its data: so only an error of opening the pool is returned.
+func (c *Counters) Note(id uint64) error {
+	if !c.Enabled {
+		return nil
+	}
+	root, err := c.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := filepath.Join(NotesDir, strconv.FormatUint(id, 10))
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = root.Mkdir(NotesDir, 0o700); err == nil || errors.Is(err, os.ErrExist) {
+			f, err = root.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+		}
+	}
+	if err != nil {
+		return nil
+	}
+	return f.Close()
+}
+
+// Collect removes the counters of noted subvolumes that the kernel has destroyed. It does nothing while a subvolume is
+// being destroyed. A later call removes the counters of the other noted subvolumes.
+func (c *Counters) Collect() {
+	if c.Enabled && c.destroying.TryLock() {
+		defer c.destroying.Unlock()
+		_, _ = c.collect()
+	}
+}
+
+// Drain is Collect, but waits a bounded time until the kernel has destroyed all noted subvolumes.
+func (c *Counters) Drain(ctx context.Context) error {
+	if !c.Enabled {
+		return nil
+	}
+	c.destroying.Lock()
+	defer c.destroying.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	for {
+		left, err := c.collect()
+		if err != nil || left == 0 || ctx.Err() != nil {
+			return err
+		}
+		if err := c.hurry(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// hurry makes the kernel destroy subvolumes without delay.
+func (c *Counters) hurry() error {
+	return c.within(func(_ *os.Root, dir *os.File) error { return btrfsctl.Hurry(dir) })
+}
+
+// collect removes the counters of the subvolumes that the kernel has destroyed, and their notes. It returns the number
+// of notes that are left.
+func (c *Counters) collect() (left int, err error) {
+	err = c.within(func(root *os.Root, dir *os.File) error {
+		notes, err := root.Open(NotesDir)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer notes.Close()
+		names, err := notes.Readdirnames(-1)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			id, err := strconv.ParseUint(name, 10, 64)
+			if err != nil {
+				continue
+			}
+			done, err := drop(dir, id)
+			if err != nil {
+				return err
+			}
+			if !done {
+				left++
+			} else if err := root.Remove(filepath.Join(NotesDir, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return left, err
+}
+
+// within calls do with the directory of the pool.
+func (c *Counters) within(do func(root *os.Root, dir *os.File) error) error {
+	root, err := c.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(root, dir)
+}
+
+// drop removes the counters of a destroyed subvolume. It returns false if the kernel has not destroyed it yet. A
+// subvolume that exists was not destroyed after all, or has the number of another one: its counters stay, and drop
+// returns true.
+func drop(dir *os.File, id uint64) (done bool, err error) {
+	standing, err := btrfsctl.StandingOf(dir, id)
+	if err != nil || standing != btrfsctl.Gone {
+		return standing == btrfsctl.Alive, err
+	}
+	return btrfsctl.DropCount(dir, id)
+}

@@ -1,0 +1,182 @@
+// Package quota enforces the sizes of subvolumes by the quotas of a btrfs.
+//
+// A size is the limit of the quota group of a subvolume. The mode of the quotas is found when the pool is opened.
+// Drover never changes it on a filesystem that it did not make, because quotas concern the whole filesystem. Limits
+// are lost when somebody switches quotas off and on.
+//
+// The kernel keeps the quota group of a destroyed subvolume. [Counters] removes these groups.
+package quota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// RecountEvery is the least time between two recounts. The kernel may still be at the previous one, or have given it
+// up. A recount reads all trees, so recounts without a pause would keep the disk busy.
+const RecountEvery = 5 * time.Minute
+
+// Quota is the quotas of the filesystem of an open pool. It is safe for concurrent use.
+type Quota struct {
+	path  string // of the pool, for errors
+	mode  btrfsctl.Quota
+	clock clock.Clock
+
+	mu      sync.Mutex
+	recount time.Duration // the earliest time of the next recount, by the steady clock
+}
+
+// New returns the quotas as they are now. dir is the directory of the pool, and path its path.
+func New(dir *os.File, path string, c clock.Clock) (*Quota, error) {
+	mode, _, err := btrfsctl.Quotas(dir)
+	return &Quota{path: path, mode: mode, clock: c}, err
+}
+
+// EnableIfEmpty switches quotas on for a filesystem on the pool's own devices that has no pool yet.
+func EnableIfEmpty(path string) error {
+	names, err := os.ReadDir(path)
+	if err != nil || len(names) > 0 {
+		return err
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	mode, _, err := btrfsctl.Quotas(dir)
+	if err != nil || mode != btrfsctl.QuotaNone {
+		return err
+	}
+	return btrfsctl.EnableQuotas(dir)
+}
+
+// Enabled reports whether quotas were on when the pool was opened.
+func (q *Quota) Enabled() bool { return q.mode != btrfsctl.QuotaNone }
+
+// Full reports whether the quotas count everything that a subvolume refers to.
+func (q *Quota) Full() bool { return q.mode == btrfsctl.QuotaFull }
+
+// Simple reports whether the quotas count what was written to a subvolume.
+func (q *Quota) Simple() bool { return q.mode == btrfsctl.QuotaSimple }
+
+// Note describes to users how sizes are enforced.
+func (q *Quota) Note() string {
+	switch q.mode {
+	case btrfsctl.QuotaFull:
+		return "sizes by full quotas, a full volume gets EDQUOT"
+	case btrfsctl.QuotaSimple:
+		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume " +
+			"for as long as a snapshot has it, and not what a clone shares"
+	default:
+		return "no size limits, as the filesystem's quotas were off when drover started"
+	}
+}
+
+// Missing returns the command with which the pool could enforce sizes.
+func (q *Quota) Missing() []string {
+	if q.Enabled() {
+		return nil
+	}
+	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " + q.path + ")"}
+}
+
+// Check fails if sizes are not enforced as they were when the pool was opened. It does not fail if sizes could be
+// enforced only now: Missing says so. Check starts a recount of full quotas that the kernel has given up. The kernel
+// does that now and then when subvolumes with shared blocks are destroyed, also those of others
+// (github.com/kdave/btrfs-progs/issues/922), and enforces no limit from then on.
+func (q *Quota) Check(dir *os.File) error {
+	now, settled, err := btrfsctl.Quotas(dir)
+	switch {
+	case err != nil:
+		return err
+	case now != q.mode && now == btrfsctl.QuotaNone:
+		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)",
+			q.path)
+	case !q.Enabled():
+		return nil
+	case now != q.mode:
+		return fmt.Errorf("quotas were %s and are %s now: restart drover", q.mode, now)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if settled {
+		q.recount = 0
+		return nil
+	}
+	if at := q.clock.Steady(); now == btrfsctl.QuotaFull && at >= q.recount {
+		if err = btrfsctl.Recount(dir); err == nil {
+			q.recount = at + RecountEvery
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota "+
+			"rescan -w %s): %w", q.path, err)
+	}
+	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+
+		"%s waits for it)", q.path)
+}
+
+// Verify fails if the limit of the subvolume of a head is not its size.
+func (q *Quota) Verify(dir *os.File, size dataset.Size) error {
+	if !q.Enabled() {
+		return nil
+	}
+	c, err := btrfsctl.Count(dir)
+	switch have := dataset.Size(c.Limit); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil // quotas were switched off since: Check reports that
+	case err != nil:
+		return err
+	case have != size:
+		return fmt.Errorf("the limit of its subvolume is %s and its size %s, with 0B for none: restart drover",
+			have, size)
+	}
+	return nil
+}
+
+// Assign is Limit, but does nothing if quotas were off when the pool was opened: the size is enforced once they are on
+// again.
+func (q *Quota) Assign(dir *os.File, size dataset.Size) error {
+	if !q.Enabled() {
+		return nil
+	}
+	return Limit(dir, size)
+}
+
+// Used returns the usage of a subvolume, including blocks that it shares with others. Full quotas have counted it.
+// Otherwise Used reads the tree.
+func (q *Quota) Used(ctx context.Context, dir *os.File) (dataset.Size, error) {
+	if q.Full() {
+		c, err := btrfsctl.Count(dir)
+		if !errors.Is(err, os.ErrNotExist) { // quotas were switched off since
+			return dataset.Size(c.Referenced), err
+		}
+	}
+	size, err := tree.Usage(ctx, dir)
+	return dataset.Size(size.Bytes), err
+}
+
+// Limit sets the limit of a subvolume. 0 removes it.
+func Limit(dir *os.File, size dataset.Size) error {
+	err := btrfsctl.Limit(dir, uint64(size))
+	off := errors.Is(err, unix.ENOTCONN) || errors.Is(err, os.ErrNotExist)
+	switch {
+	case off && size == 0:
+		return nil // there is no limit, because quotas are off or do not count the subvolume yet
+	case off:
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"quotas were switched off: no size can be given (btrfs quota enable): %w", err)
+	}
+	return err
+}

@@ -1,0 +1,185 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+)
+
+// receiver receives snapshots into copies. It gathers a stream in a file, and applies it once it is complete and
+// verified.
+type receiver struct {
+	shelf  *shelf.Shelf
+	quota  *quota.Quota
+	space  *space
+	trees  *subvolume.Store
+	copier *copier
+	step   func(string)
+}
+
+// Received implements backends.Copier.
+func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
+	return p.shelf.Received(ds, snapshot, streamOf)
+}
+
+// streamOf returns the stream by which a complete snapshot was received.
+func streamOf(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
+	s, err := f.Kept(snapshot)
+	return s.Stream, err
+}
+
+// Receive implements backends.Copier.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
+	progress backends.Progress) (backends.Stream, error) {
+	out, err := p.receiver.receive(ctx, d, r, progress)
+	if err != nil {
+		err = subvolume.NoSpace(err)
+		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, err)
+	}
+	return out, nil
+}
+
+// receive is Receive without an explanation in its errors.
+func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reader,
+	progress backends.Progress) (out backends.Stream, err error) {
+	f, err := r.shelf.MakeCopy(d.Dataset, r.space.room)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	r.step("btrfs.receive.copy")
+	have, err := f.Received(d.Snapshot.ID, streamOf)
+	switch {
+	case err != nil:
+		return out, err
+	case have.Whole:
+		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
+	}
+	if err := d.Follows(have); err != nil {
+		return out, err
+	}
+	if err := r.space.room(); err != nil {
+		return out, err
+	}
+	base := func(id uuid.UUID) error {
+		b, err := f.Kept(id)
+		if err == nil && b.Stream.Sum != "" {
+			err = checkBase(f, b)
+		}
+		return err
+	}
+	if err := r.copier.dropHead(ctx, f); err != nil {
+		return out, err
+	}
+	s := f.Spool(func(came int64) error { return r.space.roomFor(came, 0) }, r.step)
+	if out, err = s.Gather(ctx, d, Name, in, progress, base); err != nil {
+		return out, err
+	}
+	r.step("btrfs.receive.gathered")
+	if err := r.space.roomFor(out.Bytes, out.Bytes); err != nil {
+		return out, err
+	}
+	if err := r.apply(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
+		if errors.Is(err, dataset.ErrCorrupt) {
+			err = errors.Join(err, spool.Drop(f.Root))
+		}
+		return out, errors.Join(err, r.trees.DestroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
+	}
+	r.step("btrfs.receive.durable")
+	if err := f.WriteKept(shelf.Kept{
+		Snapshot: d.Snapshot,
+		Tree:     shelf.TreeOf(d.Snapshot.ID),
+		Limit:    out.Size,
+		Stream:   out,
+	}); err != nil {
+		return out, err
+	}
+	r.step("btrfs.receive.recorded")
+	return out, spool.Drop(f.Root)
+}
+
+// apply makes a tree from the gathered stream, on a snapshot of its base.
+func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
+	dir, err := f.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := r.trees.Destroy(ctx, dir, name); err != nil {
+		return err
+	}
+	var old *os.File
+	if base != uuid.Nil {
+		b, err := f.Kept(base)
+		if err != nil {
+			return err
+		}
+		if old, err = subvolume.OpenReadOnly(f, b); err != nil {
+			return err
+		}
+		defer old.Close()
+		err = btrfsctl.Snapshot(dir, name, old, false)
+		if err != nil {
+			return subvolume.NoSpace(err)
+		}
+	} else if err := subvolume.NoSpace(btrfsctl.Create(dir, name)); err != nil {
+		return err
+	}
+	r.step("btrfs.receive.begun")
+	tree, err := subvolume.Open(f, name)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	// The tree has the limit of its base, and may be larger.
+	if err := r.quota.Assign(tree, 0); err != nil {
+		return err
+	}
+	stream, err := f.Root.Open(spool.File)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	err = btrfsctl.Apply(ctx, stream, tree, old)
+	if errors.Is(err, btrfsctl.ErrBase) {
+		err = fmt.Errorf("%w: %w", backends.ErrUnfit, err)
+	}
+	if errors.Is(err, btrfsctl.ErrStream) {
+		err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
+	}
+	if err != nil {
+		return subvolume.NoSpace(err)
+	}
+	r.step("btrfs.receive.applied")
+	if err := btrfsctl.SetReadOnly(tree); err != nil {
+		return err
+	}
+	return fsctl.Sync(tree)
+}
+
+// checkBase fails with backends.ErrUnfit if the identity of a received snapshot was not recorded. No difference can
+// refer to such a snapshot.
+func checkBase(f *shelf.Folder, s shelf.Kept) error {
+	dir, err := subvolume.OpenReadOnly(f, s)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if as, err := btrfsctl.CameAs(dir); err != nil || as != uuid.Nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrUnfit, s.ID)
+}

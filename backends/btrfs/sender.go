@@ -1,0 +1,115 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// sender sends snapshots.
+type sender struct {
+	shelf  *shelf.Shelf
+	points *points
+}
+
+// Send implements backends.Sender. It sends the kernel's stream of two subvolumes, which is the same each time because
+// these subvolumes never change.
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (backends.Stream, error) {
+	out, err := p.sender.send(ctx, src, base, from, w, progress)
+	if err != nil {
+		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
+	}
+	return out, nil
+}
+
+// send is Send without an explanation in its errors.
+func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (out backends.Stream, err error) {
+	f, err := s.shelf.FindAny(src.Dataset)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	kept, err := f.Kept(src.Snapshot)
+	if err != nil {
+		return out, err
+	}
+	tree, err := subvolume.OpenReadOnly(f, kept)
+	if err != nil {
+		return out, err
+	}
+	defer tree.Close()
+	var old *os.File
+	if base != uuid.Nil {
+		b, err := f.Kept(base)
+		if err != nil {
+			return out, err
+		}
+		if old, err = subvolume.OpenReadOnly(f, b); err != nil {
+			return out, err
+		}
+		defer old.Close()
+	}
+	frames, err := spool.NewWriter(w, spool.Header{
+		Kind:     Name,
+		Dataset:  src.Dataset,
+		Snapshot: src.Snapshot,
+		Base:     base,
+		Size:     kept.Limit,
+	}, from)
+	if err != nil {
+		return out, err
+	}
+	if err := btrfsctl.Send(ctx, tree, old, true, spool.Counting(frames, progress)); err != nil {
+		return out, err
+	}
+	return frames.Close()
+}
+
+// Changed implements backends.Sender. The kernel lists the differences of two subvolumes without their data.
+func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
+	c, err := p.sender.changed(ctx, older, newer, false)
+	if err != nil {
+		return backends.Change{}, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+	}
+	return backends.Change{Bytes: c.Bytes, Ranges: c.Ranges}, nil
+}
+
+// Same implements backends.Sender.
+func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
+	older, newer := dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b}
+	_, err := p.sender.changed(ctx, older, newer, true)
+	if errors.Is(err, btrfsctl.ErrDiffers) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+	}
+	return true, nil
+}
+
+// changed compares two points in time of one dataset; see points.compare.
+func (s *sender) changed(ctx context.Context, older, newer dataset.Source,
+	first bool) (c btrfsctl.Change, err error) {
+	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
+		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+	}
+	f, err := s.shelf.FindAny(newer.Dataset)
+	if err != nil {
+		return c, err
+	}
+	defer f.Close()
+	return s.points.compare(ctx, f, older, newer, first)
+}

@@ -1,0 +1,131 @@
+package btrfs
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+)
+
+// sizes enforces the sizes of heads.
+type sizes struct {
+	shelf *shelf.Shelf
+	quota *quota.Quota
+	space *space
+	step  func(string)
+}
+
+// enforceAll sets the limit of each head to its size, if it differs: an operator may have switched quotas off and on,
+// or a crash may have come before the limit was set. List reports a limit that cannot be set.
+func (sz *sizes) enforceAll() error {
+	_, err := sz.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
+		h, err := f.Head()
+		if err != nil {
+			return
+		}
+		dir, err := subvolume.Open(f, h.Tree)
+		if err != nil {
+			return
+		}
+		defer dir.Close()
+		if sz.quota.Verify(dir, h.Size) != nil {
+			_ = quota.Limit(dir, h.Size)
+		}
+	})
+	return err
+}
+
+// used returns the usage of a tree, including blocks that it shares with others.
+func (sz *sizes) used(ctx context.Context, f *shelf.Folder, name string) (dataset.Size, error) {
+	dir, err := subvolume.Open(f, name)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	return sz.quota.Used(ctx, dir)
+}
+
+// Used implements backends.Pool.
+func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h, err := f.Head()
+	if err != nil {
+		return 0, err
+	}
+	return p.sizes.used(ctx, f, h.Tree)
+}
+
+// Resize implements backends.Resizer: larger or smaller, but not below the counted usage. 0 removes the limit.
+func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := f.Head()
+	if err == nil {
+		err = p.sizes.resize(f, h, size)
+	}
+	if err != nil {
+		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+	}
+	return nil
+}
+
+// resize records a size and sets the limit.
+func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error {
+	dir, err := subvolume.Open(f, h.Tree)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if size != 0 {
+		if err := sz.space.fits(size); err != nil {
+			return err
+		}
+	}
+	if size != 0 && (h.Size == 0 || size < h.Size) {
+		if err := fsctl.Sync(dir); err != nil { // dirty data is counted then
+			return err
+		}
+		c, err := btrfsctl.Count(dir)
+		if err != nil {
+			return err
+		}
+		if used := dataset.Size(c.Referenced); used > size {
+			return fmt.Errorf("%w (delete some of it first)", over("it", used, size))
+		}
+	}
+	if err := f.SetHead(shelf.Head{Tree: h.Tree, Size: size}); err != nil {
+		return err
+	}
+	sz.step("btrfs.resize.recorded")
+	return quota.Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
+}
+
+// Grow implements backends.Resizer: there is nothing to do.
+func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
+	f, err := p.shelf.Find(id)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// over returns the error for something that does not fit into a size.
+func over(what string, used, size dataset.Size) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "%s holds %s, which is more than %s", what, used.Human(), size)
+}

@@ -1,0 +1,54 @@
+package btrfs
+
+import (
+	"os"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+)
+
+// space compares the free space of a pool with what is about to be written.
+type space struct {
+	pool    string // its name, for errors
+	shelf   *shelf.Shelf
+	commits btrfsctl.Commits
+}
+
+// minSize leaves room for what btrfs reserves for its own trees while it writes.
+const minSize = 16 * dataset.MiB
+
+// room fails with dataset.ErrNoSpace if the pool is so full that nothing new should begin in it.
+func (sp *space) room() error {
+	st, err := sp.shelf.Space()
+	if err != nil {
+		return err
+	}
+	return backends.Room(sp.pool, st.Free, st.Size)
+}
+
+// roomFor is room while wanted more bytes arrive. The filesystem may not have counted the
+// written bytes yet: btrfs counts them with its next commit.
+func (sp *space) roomFor(written, wanted int64) error {
+	commit := func() error { return sp.shelf.Within(sp.commit) }
+	return backends.RoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)
+}
+
+// fits fails if no dataset of the pool can have a size.
+func (sp *space) fits(size dataset.Size) error {
+	st, err := sp.shelf.Space()
+	switch {
+	case err != nil:
+		return err
+	case size > st.Size:
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, sp.pool,
+			st.Size.Human())
+	}
+	return (*Backend)(nil).Takes("", size)
+}
+
+// commit makes everything that was done in the pool durable.
+func (sp *space) commit(dir *os.File) error {
+	return sp.commits.Wait(func() error { return btrfsctl.Commit(dir) })
+}

@@ -1,0 +1,191 @@
+// Package subvolume makes, copies and destroys the subvolumes of a pool. A subvolume is a tree in the folder of a
+// dataset (package shelf).
+package subvolume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends/btrfs/quota"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// Open opens the subvolume that is a tree of a folder. It fails with dataset.ErrCorrupt if the tree is absent or no
+// subvolume.
+func Open(f *shelf.Folder, name string) (*os.File, error) {
+	info, err := f.Lstat(name)
+	if err != nil {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its subvolume %s is gone: %w", f.ID, name, err)
+	}
+	ok := info.IsDir()
+	var dir *os.File
+	if ok {
+		if dir, err = f.Open(name); err != nil {
+			return nil, err
+		}
+		if ok, err = btrfsctl.IsSubvolume(dir); err != nil {
+			_ = dir.Close()
+			return nil, err
+		}
+	}
+	if !ok {
+		if dir != nil {
+			_ = dir.Close()
+		}
+		return nil, dataset.Errorf(dataset.ErrCorrupt,
+			"dataset %s: %s is no subvolume: drover made no such thing (was the pool copied file by file?)", f.ID, name)
+	}
+	return dir, nil
+}
+
+// OpenReadOnly opens the tree of a snapshot. It makes the subvolume read-only first, because a crash can have left it
+// writable.
+func OpenReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
+	dir, err := Open(f, s.Tree)
+	if err != nil {
+		return nil, err
+	}
+	if err := btrfsctl.SetReadOnly(dir); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, nil
+}
+
+// Protect durably makes a tree read-only, like any snapshot.
+func Protect(f *shelf.Folder, name string) error {
+	dir, err := OpenReadOnly(f, shelf.Kept{Tree: name})
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return shelf.SyncDir(f.Root)
+}
+
+// Flush makes everything that was written to a tree durable.
+func Flush(f *shelf.Folder, name string) error {
+	dir, err := Open(f, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return fsctl.Sync(dir)
+}
+
+// CheckNested fails with dataset.ErrUnsupported if containers made subvolumes in a tree.
+func CheckNested(f *shelf.Folder, dir *os.File) error {
+	inside, err := btrfsctl.Nested(dir)
+	if err != nil || len(inside) == 0 {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"dataset %s holds %d subvolumes that something in it made: a snapshot would leave them out, and no "+
+			"size bounds them (btrfs subvolume list -o its mount point, and delete them, or use a pool of "+
+			"backend loop)", f.ID, len(inside))
+}
+
+// NoSpace returns err with the kind dataset.ErrNoSpace if the filesystem or the quota is full.
+func NoSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
+	}
+	return err
+}
+
+// Store copies and destroys subvolumes. It is safe for concurrent use on different datasets.
+type Store struct {
+	Counters *quota.Counters
+	Step     func(string) // called between two actions, for tests
+}
+
+// Copy makes a tree with the content that another tree has at one moment. It destroys a tree of the same name, which an
+// earlier attempt left. The copy is durable when Copy returns, with everything that was done before: the snapshot is
+// made by the commit of its transaction.
+func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+	readOnly bool) error {
+	src, err := Open(from, name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := CheckNested(from, src); err != nil {
+		return err
+	}
+	dir, err := to.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := s.Destroy(ctx, dir, as); err != nil {
+		return err
+	}
+	s.Step("btrfs.copy.begun")
+	if err := btrfsctl.Snapshot(dir, as, src, readOnly); err != nil {
+		return NoSpace(err)
+	}
+	// The source may be in use. A subvolume that was made in it before the snapshot is not part of the snapshot.
+	if err := CheckNested(from, src); err != nil {
+		if dErr := s.Destroy(context.WithoutCancel(ctx), dir, as); dErr != nil {
+			err = fmt.Errorf("%w (the copy could not be removed, the next start tries again: %v)", err, dErr)
+		}
+		return err
+	}
+	return nil
+}
+
+// Destroy removes a subvolume, or a folder with the subvolumes in it. Idempotent. It is the Destroy of shelf.Shelf.
+func (s *Store) Destroy(ctx context.Context, dir *os.File, name string) error {
+	s.Step("btrfs.destroy.begun")
+	defer s.Counters.Collect() // those of subvolumes that were destroyed earlier
+	defer s.Counters.Destroying()()
+	err := btrfsctl.DeleteAll(dir, name, s.Counters.Note)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if !errors.Is(err, btrfsctl.ErrNotSubvolume) {
+		return err
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return tree.Remove(ctx, dir, name) // no directory
+	}
+	folder := os.NewFile(uintptr(fd), name)
+	defer folder.Close()
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, inside := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := btrfsctl.DeleteAll(folder, inside, s.Counters.Note)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, btrfsctl.ErrNotSubvolume) {
+			return err
+		}
+		s.Step("btrfs.destroy.inside")
+	}
+	return tree.Remove(ctx, dir, name)
+}
+
+// DestroyIn removes names of a folder. Idempotent.
+func (s *Store) DestroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
+	dir, err := f.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, name := range names {
+		if err := s.Destroy(ctx, dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
