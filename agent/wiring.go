@@ -110,7 +110,8 @@ func (a *components) forgetGiven(ds uuid.UUID) {
 
 func (a *components) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Space: a.space, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer, Copies: a.copies,
+		Host: a.Host, Pools: a.pools, Space: a.space, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer,
+		Copies:    a.copies,
 		WorksSolo: a.config.PeerHTTP == nil,
 	}
 }
@@ -171,8 +172,9 @@ func (a *components) makeRegistration() {
 // makeMoves makes what moves datasets between nodes, and cleans up after it.
 func (a *components) makeMoves() {
 	a.mover = move.NewMover(move.MoverDeps{
-		Host: a.Host, Pools: a.pools, Space: a.space, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper, Programs: a.programs,
-		Moves: a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
+		Host: a.Host, Pools: a.pools, Space: a.space, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper,
+		Programs: a.programs,
+		Moves:    a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
 		PeerHTTP: a.config.PeerHTTP, Standing: a.deadlines.Session,
 	})
 	a.source = move.NewSender(move.SenderDeps{
@@ -274,8 +276,8 @@ func (a *components) makeMounting() {
 	})
 	a.mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.pools, Prober: a.prober, Leases: a.leases, Registrar: a.registrar,
-		Throttle: a.limits, Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier, Unmounter: a.unmounter,
-		Disks: a.disks, Find: a.finder.Find, MendSoon: a.repairSoon,
+		Throttle: a.limits, Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier,
+		Unmounter: a.unmounter, Disks: a.disks, Find: a.finder.Find, MendSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.moveTable.Get(d.ID)

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Maker makes pools, and refuses places and devices that cannot become one. Safe for concurrent use once Opener.Open has
-// returned.
+// Maker makes pools, and refuses places and devices that cannot become one. Safe for concurrent use once Opener.Open
+// has returned.
 type Maker struct {
 	Deps
 	pools *Pools

@@ -52,7 +52,9 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return a, nil
 }
 
-func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
+func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (
+	backends.Attachment, error,
+) {
 	v, err := a.inspect(ctx, id)
 	if err != nil {
 		return backends.Attachment{}, err

@@ -91,7 +91,9 @@ func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 }
 
 // encrypt makes a container on the device of a new volume, and opens it.
-func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (*crypt.Device, error) {
+func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (
+	*crypt.Device, error,
+) {
 	tool := crypt.New(e.runner)
 	if err := tool.Format(ctx, node, d.Encryption.ID, key); err != nil {
 		return nil, err
