@@ -47,9 +47,10 @@ type FollowerDeps struct {
 	ForgetGiven func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error
-	// CleanUp finishes what a crash left in the pools. lost are datasets that were recorded and are not any more.
+	// CleanUp completes or undoes operations that a crash interrupted. lost lists datasets whose records were deleted
+	// since the last start.
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
-	// WarnOfKeys logs what is wrong with keys and fence programs.
+	// WarnOfKeys logs the problems of keys and fence programs.
 	WarnOfKeys func()
 }
 
@@ -108,15 +109,15 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 	}
 }
 
-// ErrOlder says that an answer which is not full contradicts a move that this node knows: the store was restored
-// from a backup. The next request asks for everything, which shows what is missing.
+// ErrOlder says that an answer which is not full contradicts a move that this node knows: the store was restored from
+// a backup. The next request asks for all records, so missing ones are noticed.
 var ErrOlder = errors.New("control's store is older than what this node has heard of")
 
 // ErrOvertaken says that an answer may be older than work that this node did meanwhile, and that it must be
 // requested again.
 var ErrOvertaken = errors.New("what control said may be overtaken")
 
-// Apply applies one answer. was is what was Known before the request. With ErrOvertaken the answer must be
+// Apply applies one answer. was is the value of Known before the request. With ErrOvertaken the answer must be
 // requested again.
 func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	f.applying.Lock()
@@ -143,7 +144,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
 		if _, have := f.Cache.Dataset(d.ID); s.Full && strange && (have || f.Cache.HasLeftSince(d.Dataset)) {
-			continue // what it says of this dataset cannot be trusted
+			continue // its record of this dataset cannot be trusted
 		}
 		old, _ := f.Cache.Dataset(d.ID)
 		if f.Cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
@@ -220,10 +221,10 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 	return nil
 }
 
-// compareStore compares control's store with what this agent knows. A store with another identity, as after its loss,
-// does not know what is in the pools. A store in which a change is missing that the agent has seen was restored
-// from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because of
-// it until an operator has the store rebuilt.
+// compareStore compares control's store with the records of this agent. A store with another identity, as after its
+// loss, does not know the content of the pools. A store in which a change is missing that the agent has seen was
+// restored from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because
+// of it until an operator has the store rebuilt.
 func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (strange bool, err error) {
 	back, err := f.takenBack(s, knew)
 	if err != nil {
@@ -279,8 +280,8 @@ func (f *Follower) reportTrust(ctx context.Context, strange string) error {
 	})
 }
 
-// forgetUnnamed drops what a full answer does not name, and returns it. What was made or changed here after the
-// request, which the answer may be older than, is requested again.
+// forgetUnnamed drops the datasets that a full answer does not name, and returns them. What was made or changed here
+// after the request, which the answer may be older than, is requested again.
 func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
@@ -413,7 +414,7 @@ func (f *Follower) Accept(ctx context.Context) error {
 	if err := f.Apply(ctx, s, Known{}); err != nil {
 		return err
 	}
-	return f.Resolver.FindLostUses(ctx) // now with what was not known before
+	return f.Resolver.FindLostUses(ctx) // now with the new records
 }
 
 // isNewRecovery reports whether a full answer is the first after a recovery of the store that this node has not

@@ -33,19 +33,19 @@ type HoldingsDeps struct {
 	Accept func(context.Context) error
 }
 
-// Holdings reports to control what lies in this node's pools, so that a lost store can be brought up to date. It has no
-// state of its own. Its methods are safe for concurrent use.
+// Holdings reports the content of this node's pools to control, so that a lost store can be updated. It has no state
+// of its own. Its methods are safe for concurrent use.
 type Holdings struct{ HoldingsDeps }
 
 // NewHoldings returns a Holdings.
 func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
 
-// ResendLimit is the interval at which a replica that does not answer, or that waits for other reports, is told
-// again what this node holds.
+// ResendLimit is the interval at which a replica that does not answer, or that waits for other reports, gets the
+// report of this node again.
 const ResendLimit = 30
 
-// SendSoon reports to every replica what this node holds, because one of them asked for it. It is a job, and
-// starts once more if one is running. The requests run beside each other, because a replica may be unreachable.
+// SendSoon sends the report of this node to every replica, because one of them asked for it. It is a job, and starts
+// once more if one is running. The requests run beside each other, because a replica may be unreachable.
 func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := r.List(ctx)

@@ -18,7 +18,7 @@ type Known struct {
 	Clock    uint64               // of control's store
 }
 
-// Known returns what this node knows now.
+// Known returns the present records of this node.
 func (f *Follower) Known() Known {
 	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.Left()}
 	k.Clock = f.StoreClock.Now()

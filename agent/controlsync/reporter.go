@@ -44,7 +44,7 @@ type ReporterDeps struct {
 	Rounds func(context.Context) (back bool)
 }
 
-// Reporter reports to control what this node sees: datasets, pools, facts. Its methods are safe for concurrent use.
+// Reporter reports the datasets, pools and facts of this node to control. Its methods are safe for concurrent use.
 type Reporter struct{ ReporterDeps }
 
 // NewReporter returns a Reporter.

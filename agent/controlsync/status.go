@@ -57,7 +57,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		return st
 	}
 	caps := pool.Info().Capabilities
-	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through the files to find what is used
+	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through all files to measure the usage
 	var used dataset.Size
 	var stopped, uerr error
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {

@@ -9,8 +9,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// Guard is what an agent needs of its host's guard. guard.Client implements it, and its methods say what each
-// does.
+// Guard is the part of the host's guard that an agent needs. guard.Client implements it and documents the methods.
 type Guard interface {
 	Register(ctx context.Context, r guard.Registration) (guard.Entry, error)
 	Feed(ctx context.Context, feeds []guard.Feed) (refused map[uuid.UUID]error, err error)

@@ -25,7 +25,7 @@ func fencedFor(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
 // FenceMost is how long a fence may take at most.
 func FenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
 
-// tenure is what this node knows of its session with control. The zero value has no session.
+// tenure is the state of this node's session with control. The zero value has no session.
 type tenure struct {
 	session uuid.UUID     // the session that was renewed last; uuid.Nil if there was none
 	sent    time.Duration // when that renewal was sent

@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Nodes has what this node knows of the other nodes of the cluster: their names and addresses. The addresses are
-// also on disk, so that a restarted agent can ask other nodes for promises while control is unreachable. mu guards
-// seen, looked and missed. No request is sent while mu is held.
+// Nodes has the names and addresses of the other nodes of the cluster. The addresses are also on disk, so that a
+// restarted agent can ask other nodes for promises while control is unreachable. mu guards seen, looked and missed.
+// No request is sent while mu is held.
 type Nodes struct {
 	*host.Host
 	session func() (renewed, ttl time.Duration) // this node's session with control, see Agent.Standing

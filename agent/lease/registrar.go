@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Registrar keeps the guard's records in agreement with what is open here. The guard fences a dataset that is
+// Registrar keeps the guard's records in agreement with the open datasets. The guard fences a dataset that is
 // registered when its deadline passes. Nothing whose lease is bounded in time is mounted before it is registered, or
 // used before the guard has confirmed that. Its methods are safe for concurrent use.
 type Registrar struct {
@@ -70,8 +70,8 @@ func (g *Registrar) isBounded(id uuid.UUID) bool {
 	return known && IsBounded(d)
 }
 
-// RecordAll records in Deadlines what a status of the guard says. answer is the value of Deadlines.Answers before the
-// status was requested.
+// RecordAll records a status of the guard in Deadlines. answer is the value of Deadlines.Answers before the status
+// was requested.
 func (g *Registrar) RecordAll(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
 		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted

@@ -11,8 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Renewals renews this node's session with control. It has no state of its own: what a renewal changes is in
-// Deadlines.
+// Renewals renews this node's session with control. It has no state: renewals change Deadlines.
 type Renewals struct{ RenewalDeps }
 
 // RenewalDeps is what Renewals needs of other components.

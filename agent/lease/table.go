@@ -51,7 +51,7 @@ type Relinquished struct {
 	To    uuid.UUID `json:"to"`
 	Files bool      `json:"files,omitempty"`
 	Share bool      `json:"share,omitempty"`
-	// Manifest describes what was relinquished, once that is known. It is written to disk before control is
+	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified: until then no other node can continue from it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
 	Told     bool              `json:"told,omitempty"` // control has recorded it

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Cache is what this node knows of the datasets whose home it is, of the copies that it keeps of other
-// datasets, and of every name that its engine has used. It answers when control cannot. The agent's own
-// commits and control's answers keep it current. It is safe for concurrent use.
+// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every
+// name that its engine has used. It answers when control cannot. The agent's own commits and control's answers keep
+// it current. It is safe for concurrent use.
 type Cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed // whose home is this node

@@ -60,7 +60,7 @@ func (c *Cache) ShownBy(id uuid.UUID) (api.Kept, bool) {
 	return c.copies[of], is
 }
 
-// CopyIDs returns the datasets of which this node keeps a copy.
+// CopyIDs returns the UUIDs of the copies that this node keeps.
 func (c *Cache) CopyIDs() []uuid.UUID {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -95,8 +95,8 @@ func (c *Cache) Left() map[uuid.UUID]uint64 {
 	return at
 }
 
-// HasLeftSince reports whether a dataset is known to have moved to another node at a later epoch than that of
-// a record. Such a record is from a store that was restored from a backup.
+// HasLeftSince reports whether a dataset has moved to another node since a record was written: at a later epoch than
+// that of the record. Such a record is from a store that was restored from a backup.
 func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Spellings is what the engine of this node has used the name of a volume for.
+// Spellings lists the spellings by which the engine of this node has used a volume.
 type Spellings struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Used    []string  `json:"used"` // spellings, as db@gold
@@ -69,8 +69,8 @@ func volumeOfCopy(k api.Kept) string {
 	return k.Record.Volume
 }
 
-// usedLocked returns the spellings on record. If there is no record, the engine that created the volume
-// has used the spelling with which it was created.
+// usedLocked returns the recorded spellings. If there is no record, the engine that created the volume has used the
+// spelling with which it was created.
 func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
 	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
 		return r.Used

@@ -60,8 +60,8 @@ func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]da
 	return out.Snapshots, err
 }
 
-// Plan returns what a copy with some snapshots lacks of a dataset at a peer, and how many bytes that takes. want
-// is a transfer snapshot that is wanted too, or uuid.Nil.
+// Plan compares the snapshots of a copy with those of a dataset at a peer. It returns the missing snapshots in order,
+// and the bytes to transfer. want is an additional transfer snapshot, or uuid.Nil.
 func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
 	out, err := c.listing(ctx, peer, ds, have, want, nil)
 	return out.Plan, err

@@ -1,7 +1,7 @@
-// Package transfer copies datasets from one node's agent to another's: it has the server and the client of
-// the peer API, on top of whatever http.Handler and http.RoundTripper the agent provides (mutual TLS, in a
-// cluster). It moves bytes and says what they were. It knows no leases, no operations and no store, and
-// decides nothing about where a dataset belongs.
+// Package transfer copies datasets from one node's agent to another's: it has the server and the client of the peer
+// API, on top of whatever http.Handler and http.RoundTripper the agent provides (mutual TLS, in a cluster). It moves
+// bytes and describes them. It knows no leases, no operations and no store, and decides nothing about where a dataset
+// belongs.
 //
 // # What a target does
 //

@@ -25,7 +25,8 @@ type Files struct {
 	Dataset  uuid.UUID
 	Snapshot uuid.UUID // uuid.Nil: the dataset itself, which must not be in use
 	Into     *os.File  // open, empty directory: the root of a dataset that nobody uses
-	// Manifest is what must arrive, from the home that relinquished the dataset (SumFiles); nil: not checked.
+	// Manifest lists the expected files. The home that relinquished the dataset wrote it (SumFiles). If nil, the
+	// files are not checked.
 	Manifest *dataset.Manifest
 	Progress backends.Progress // called with bytes; the total is that of the manifest, or 0. May be nil.
 }
@@ -154,7 +155,7 @@ func (t *telling) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// verify compares what arrived with what the peer sent, and with the manifest.
+// verify compares the received files with the sums of the peer and with the manifest.
 func (f Files) verify(in *frameReader, got backends.Stream) error {
 	var sent backends.Stream
 	if !errors.Is(in.err, io.EOF) {
@@ -187,7 +188,7 @@ func vacant(dir *os.File) error {
 	return err
 }
 
-// empty removes what a failed attempt wrote, even if ctx has ended.
+// empty removes the files of a failed attempt, even if ctx has ended.
 func empty(ctx context.Context, dir *os.File) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DefaultIdle)
 	defer cancel()

@@ -49,7 +49,7 @@ func checksum(h, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(h[:16], table), table, payload)
 }
 
-// flushWriter holds back what was written until it is flushed.
+// flushWriter buffers writes until it is flushed.
 type flushWriter interface {
 	io.Writer
 	Flush() error
@@ -145,7 +145,7 @@ func (f *frameWriter) alive() error {
 	return f.frame(frameAlive, 0, nil)
 }
 
-// end says what was sent, or why that is not everything.
+// end writes the last frame: a summary of the transfer, or the problem that ended it.
 func (f *frameWriter) end(sent any, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -63,8 +63,8 @@ func (l *Limiter) piece(n int) int {
 	return min(n, max(int(l.rate/10), 1<<10))
 }
 
-// reserve takes n bytes from the credit. The credit can become negative, and the next caller waits for that.
-// Unused credit is kept for a tenth of a second.
+// reserve takes n bytes from the credit. The credit can become negative. The next caller waits until it is positive
+// again. Unused credit is kept for a tenth of a second.
 func (l *Limiter) reserve(n int) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

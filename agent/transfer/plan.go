@@ -16,7 +16,7 @@ type Step struct {
 	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 
-// Plan is what a copy lacks, in the order in which it is transferred.
+// Plan lists the snapshots that a copy lacks, in the order of their transfer.
 type Plan struct {
 	Steps []Step      `json:"steps"`
 	Gone  []uuid.UUID `json:"gone,omitempty"` // snapshots that the copy has and the source no longer has

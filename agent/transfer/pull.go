@@ -35,16 +35,16 @@ type Pull struct {
 	Progress backends.Progress
 }
 
-// Brought is what a Pull has transferred.
+// Brought is the result of a Pull.
 type Brought struct {
 	Snapshots []dataset.Manifest // in the order of arrival, without those that existed before
 	Gone      []uuid.UUID        // snapshots that the copy has and the source no longer has
 	Wire      int64              // number of bytes received from the network
 }
 
-// Pull transfers all snapshots that a copy lacks, and the one that is wanted, the oldest first, each as a difference to
-// one that has arrived by then. After an interruption it resumes from what has arrived. The caller keeps others away
-// from the copy meanwhile. Idempotent: a repeated call transfers only what is new.
+// Pull transfers all snapshots that a copy lacks, and the one that is wanted, the oldest first, each as a difference
+// to one that has arrived by then. After an interruption it resumes after the received bytes. The caller keeps others
+// away from the copy meanwhile. Idempotent: a repeated call transfers only what is new.
 //
 // Errors: dataset.ErrUnsupported if one of the pools cannot send snapshots (see PullFiles). ErrOffline if the peer was
 // unreachable for long. ErrCorrupt if what it sent was several times not what it announced, or is not what the manifest
@@ -132,7 +132,7 @@ func (r *pulling) try(ctx context.Context) error {
 	return r.wanted(ctx)
 }
 
-// also returns what is transferred in addition.
+// also returns the additional snapshots.
 func (r *pulling) also(begun uuid.UUID) url.Values {
 	q := url.Values{}
 	if r.Bases {
@@ -278,7 +278,7 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 			r.Progress(min(r.before+done, r.total), r.total)
 		}
 	})
-	cancel() // what was read ahead is of no use after a failure of the pool
+	cancel() // the bytes that were read ahead are useless after a failure of the pool
 	_ = body.Close()
 	pipe.close()
 	r.out.Wire += in.read

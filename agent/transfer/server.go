@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Source is what a server sends from: the agent. Safe for concurrent use.
+// Source provides the data that a server sends. The agent implements it. Safe for concurrent use.
 type Source interface {
 	// Pool returns the pool that has a dataset, as its home or as a copy; dataset.ErrNotFound.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
@@ -57,7 +57,7 @@ type Server struct {
 	sent map[uuid.UUID]sent
 }
 
-// sent is what was sent last of a dataset.
+// sent is the last snapshot of a dataset that was sent.
 type sent struct {
 	peer, snapshot uuid.UUID
 	stream         backends.Stream
@@ -111,7 +111,7 @@ func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manife
 	return manifest(snapshot, last.stream), last.snapshot == snapshot.ID && last.peer == peer
 }
 
-// noteSent records what was sent to a node.
+// noteSent records the snapshot that was sent to a node.
 func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream
 	s.sent[r.dataset] = sent{r.peer, snapshot, stream}
 }
 
-// Forget drops what was recorded of a dataset that no longer belongs to this node.
+// Forget drops the records of a dataset that no longer belongs to this node.
 func (s *Server) Forget(ds uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,7 +293,7 @@ type Fresh struct {
 	// Current is that time, by the home's clock: later than when the snapshot was taken, if nothing was written
 	// since. Zero: not known.
 	Current time.Time `json:"current,omitzero"`
-	// Idle says that nobody used the dataset then, so that little follows it.
+	// Idle reports that nobody used the dataset then, so few changes follow.
 	Idle bool `json:"idle,omitempty"`
 }
 
