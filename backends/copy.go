@@ -24,7 +24,7 @@ type Sender interface {
 	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 		progress Progress) (Stream, error)
 
-	// Changed returns the bytes by which two points in time of a dataset differ. A nil Snapshot is the
+	// Changed returns the number of bytes that differ between two points in time of a dataset. A nil Snapshot is the
 	// head. An older without a Dataset is an empty dataset. The result can be an estimate without Ranges.
 	//
 	// ErrUnsupported: as for Send, newer does not descend from older.
@@ -43,7 +43,7 @@ type Stream struct {
 	Sum   string       `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
 }
 
-// Change is the amount by which two points in time differ.
+// Change is the difference between two points in time.
 type Change struct {
 	Bytes  int64 // written
 	Zeroed int64 // became holes

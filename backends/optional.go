@@ -13,9 +13,9 @@ import (
 type Resizer interface {
 	// Resize changes the size of a ready or incoming dataset. It is durable when it returns.
 	//
-	// A dataset can become larger while it is mounted; root is then the open directory of its mount,
-	// and otherwise nil. A smaller size is ErrUnsupported with the reason, unless the capabilities have
-	// Shrink. Repeated with the same size, it finishes what a crash interrupted.
+	// A dataset can become larger while it is mounted; root is then the open directory of its mount, and otherwise
+	// nil. A smaller size is ErrUnsupported with the reason, unless the capabilities have Shrink. A repeated call
+	// with the same size completes an interrupted one.
 	Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error
 
 	// Grow makes a mounted filesystem as large as its dataset. root is its open root directory. If the
@@ -54,8 +54,8 @@ type Trimmer interface {
 
 // Warner is a pool that can report problems while it works normally.
 type Warner interface {
-	// Warnings returns one line for each thing that an operator should know about the open pool, such as
-	// damage that was repaired. It only reads what the pool knows already.
+	// Warnings returns one line for each thing that an operator should know about the open pool, such as damage that
+	// was repaired. It only returns known values.
 	Warnings() []string
 }
 
@@ -88,7 +88,7 @@ type Serializer interface {
 
 // Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. That makes Stall short.
 type Rewriter interface {
-	// Rewrite rewrites a head that nobody uses. It returns the number of pieces before and after.
+	// Rewrite rewrites an unused head. It returns the number of pieces before and after.
 	//
 	// It needs room for all of the head. Blocks that the head shared with its snapshots then belong to
 	// the snapshots only, so a difference to one of them (Send, Changed) is all of the head.
@@ -96,8 +96,8 @@ type Rewriter interface {
 	// At every step the head is the old or the new one, with the same bytes. When ctx ends, Rewrite
 	// returns soon after with the old head, and the error is the cause. A repeated call rewrites again.
 	//
-	// ErrInUse: the head is attached or mounted. ErrNoSpace: it would leave the pool nearly full;
-	// nothing was changed. ErrUnsupported: nothing would be gained.
+	// ErrInUse: the head is attached or mounted. ErrNoSpace: it would leave the pool nearly full; nothing was
+	// changed. ErrUnsupported if it would gain nothing.
 	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
 }
 

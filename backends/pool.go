@@ -31,9 +31,8 @@ type Pool interface {
 	// returns. Idempotent: repeated with the same value, it changes nothing.
 	Raise(generation uint64) error
 
-	// Create makes an empty dataset d.ID as incoming, with d as its record. It returns the size of the
-	// dataset. Its root is empty and owned as d.Profile.Owner says. With d.Encryption nobody can read it
-	// without the data key.
+	// Create makes an empty dataset d.ID as incoming, with d as its record. It returns the size of the dataset. Its
+	// root is empty and owned as d.Profile.Owner says. With d.Encryption, only the data key makes it readable.
 	//
 	// If d.Size is not 0, the dataset has that size. Otherwise a backend that needs a size uses its default.
 	//
@@ -132,8 +131,8 @@ type Info struct {
 	// Holds lists the filesystems that a copy can have in this pool, including those that cannot be made
 	// because a tool is missing.
 	Holds []string
-	// Missing lists what the host lacks. Each line begins with the purpose: "encryption needs cryptsetup
-	// (apt-get …)".
+	// Missing lists the programs and kernel features that the host lacks. Each line begins with the purpose:
+	// "encryption needs cryptsetup (apt-get …)".
 	Missing     []string
 	Note        string // "XFS with reflinks: snapshots by FICLONE"
 	Path        string // where the datasets are stored
@@ -168,7 +167,7 @@ type Entry struct {
 	Path      string           // its place, for people
 	Record    *dataset.Dataset // nil if it cannot be read
 	Snapshots []dataset.Snapshot
-	Problem   string // why it is foreign, or what is wrong with its record or a snapshot
+	Problem   string // why it is foreign, or the damage of its record or of a snapshot
 
 	Promoted bool     // of a copy: it has a head that waits for Commit
 	Partial  *Partial // of a copy: the snapshot that it received only in part

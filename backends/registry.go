@@ -10,14 +10,14 @@ type Registry struct {
 	kinds []Kind
 }
 
-// NewRegistry returns a registry of these kinds. The first whose host can run
-// it is preferred where nobody chose.
+// NewRegistry returns a registry of these kinds. If nothing else was requested, the first backend that this host can
+// run is used.
 func NewRegistry(kinds ...Kind) *Registry { return &Registry{kinds} }
 
 // Kinds returns the backends in the order of preference.
 func (r *Registry) Kinds() []Kind { return r.kinds }
 
-// Kind returns the backend of that name; ErrInvalid lists those there are.
+// Kind returns a backend by its name. ErrInvalid lists the existing backends.
 func (r *Registry) Kind(name string) (Kind, error) {
 	var names []string
 	for _, k := range r.kinds {

@@ -2,14 +2,13 @@ package backends
 
 import "github.com/droverhq/drover/dataset"
 
-// Reserve is how many bytes must stay free on a filesystem of a size for what lies there:
-// a twentieth, at least 32 MiB or half of it, at most 2 GiB.
+// Reserve returns the bytes of a filesystem that must stay free for existing data: a twentieth of its size, at least
+// 32 MiB or half of the size, at most 2 GiB.
 func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }
 
-// Room fails with dataset.ErrNoSpace when a pool is so full that nothing new should
-// begin in it: what is there already would get the errors.
+// Room fails with dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
 func Room(pool string, free, size dataset.Size) error {
 	least := Reserve(size)
 	if free >= least {
@@ -20,8 +19,8 @@ func Room(pool string, free, size dataset.Size) error {
 		least.Human())
 }
 
-// RoomFor is Room for so many bytes that are still to come, where so many were written of which
-// the pool may not know yet: settle has it count them.
+// RoomFor is Room for a transfer of a known number of bytes. written bytes may not be counted in the pool's status
+// yet: settle makes the pool count them.
 func RoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()

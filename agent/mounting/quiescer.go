@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Quiescer writes out what a mounted dataset has in memory before a snapshot, and freezes its filesystem if its profile
-// says so. It has no state of its own. Its methods are safe for concurrent use.
+// Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem if its profile says so. It
+// has no state of its own. Its methods are safe for concurrent use.
 type Quiescer struct{ QuiescerDeps }
 
 // QuiescerDeps are the dependencies of Quiescer.
@@ -30,9 +30,9 @@ type QuiescerDeps struct {
 // NewQuiescer returns a Quiescer.
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
-// Freeze writes out what a mounted dataset has in memory, and freezes its filesystem if its profile says so. The caller
-// then takes the snapshot with the context in, and calls thaw, whatever err is. It does nothing for a dataset that is
-// not mounted.
+// Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
+// the snapshot with the context in, and calls thaw, whatever err is. It does nothing for a dataset that is not
+// mounted.
 func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)

@@ -17,7 +17,7 @@ type Record struct {
 	IDs   map[string]Use `json:"ids"`
 }
 
-// Use is what is known of the uses with one mount ID.
+// Use describes the uses with one mount ID.
 type Use struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"` // of the engine process, see Engines

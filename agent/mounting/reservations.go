@@ -81,7 +81,7 @@ func (r *Reservations) leave(id uuid.UUID) {
 	}
 }
 
-// count counts who needs a dataset alone. over: nobody does any more.
+// count counts the operations that need a dataset alone. It returns the stay, and whether the last of them has ended.
 func (r *Reservations) count(id, stay uuid.UUID, more int) (was uuid.UUID, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

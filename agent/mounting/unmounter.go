@@ -29,12 +29,12 @@ type UnmounterDeps struct {
 	Throttle  *throttle.Limits
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
-	// Unmounted is called after a dataset was unmounted, for work that waits for that. The dataset's lock is held.
+	// Unmounted is called after a dataset was unmounted. It starts work that was waiting. The dataset's lock is held.
 	Unmounted func(dataset uuid.UUID)
 }
 
-// Unmounter unmounts datasets that nobody uses, and then has the guard forget them. It has no state of its own. Its
-// methods are safe for concurrent use.
+// Unmounter unmounts unused datasets, and then removes them from the guard. It has no state of its own. Its methods
+// are safe for concurrent use.
 type Unmounter struct{ UnmounterDeps }
 
 // NewUnmounter returns an Unmounter.

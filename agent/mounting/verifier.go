@@ -26,7 +26,7 @@ type VerifierDeps struct {
 	Guests    *GuestTable
 	Holders   *Holders
 	Unmounter *Unmounter
-	// UseEnded is called after a use of a dataset ended, for a move that waits for that. The dataset's lock is held.
+	// UseEnded is called after a use of a dataset ended. A move may be waiting for it. The dataset's lock is held.
 	UseEnded func(dataset uuid.UUID)
 }
 

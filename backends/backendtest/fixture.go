@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// fixture is one test with its own pool. Each layer adds what a test does with the one below it: checks, the open pool,
-// datasets in it, mounts of them, streams between pools.
+// fixture is one test with its own pool. Its layers are checks, the open pool, datasets in the pool, mounts of
+// datasets, and streams between pools.
 type fixture struct {
 	streams
 	factory func() (backends.Kind, backends.Config)

@@ -65,7 +65,7 @@ func (f *mounts) mountOf(a backends.Attachment) *mounted {
 	return m
 }
 
-// write puts a file with that content into a dataset that is not mounted.
+// write mounts a dataset and writes a file with a content into it.
 func (f *mounts) write(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)
@@ -131,7 +131,7 @@ func (f *mounts) mountAgain(id uuid.UUID, m *mounted) *mounted {
 	return m
 }
 
-// half writes a file of that size, more than half of the dataset, into it.
+// half writes a file that takes more than half of the dataset.
 func (f *mounts) half(m *mounted) error {
 	file, err := os.Create(m.in("half"))
 	f.ok(err)

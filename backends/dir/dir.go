@@ -1,7 +1,6 @@
-// Package dir is the simplest backend: a dataset is a directory of whatever
-// filesystem the pool lies on, and a mounted dataset a bind mount of it. It can
-// take no snapshot without copying, and enforce a size only by project quotas; both
-// stand in its capabilities.
+// Package dir is the simplest backend: a dataset is a directory of whatever filesystem the pool lies on, and a
+// mounted dataset a bind mount of it. A snapshot copies all files, and only project quotas enforce sizes. The
+// capabilities say so.
 //
 // A folder of a dataset (package shelf) holds:
 //

@@ -22,7 +22,8 @@ import (
 
 const program = "lvm"
 
-// errAbsent: LVM has no such volume or group; test with errors.Is. No other failure shows what is on the device.
+// errAbsent: LVM has no such volume or group; test with errors.Is. Other failures do not show the content of the
+// device.
 var errAbsent = errors.New("lvm has it not")
 
 // errFrozen: LVM could not freeze a filesystem, because another process has frozen it.

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/dm"
 )
 
-// volumes activates the volumes of the group, changes them, and measures what they take.
+// volumes activates the volumes of the group, changes them, and measures their usage.
 type volumes struct {
 	*storage
 

@@ -46,7 +46,7 @@ type Spool struct {
 	Flush func(*os.File) error
 }
 
-// Partial returns the partly received delivery; nil: nothing useful.
+// Partial returns the partly received delivery, or nil if there is none.
 func Partial(root *os.Root) *backends.Partial {
 	h, err := read(root)
 	if err != nil {

@@ -77,7 +77,7 @@ func (b *baseSharing) run(ctx context.Context) {
 }
 
 // share shares the next part. If the blocks of the filesystem are larger than those of images, an image can end
-// within a block. The bytes of that block are copied.
+// within a block. Its bytes are copied.
 func (b *baseSharing) share() (n int64, err error) {
 	if n = min(b.part, b.end-b.shared) / b.block * b.block; n > 0 {
 		return n, reflink.ClonePart(b.image, b.base, b.shared, n)
