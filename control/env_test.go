@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest/expect"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
@@ -26,12 +26,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // tb is what a test, a benchmark, a fuzz target and a rapid check have in common.
-type tb interface {
-	Helper()
-	Fatalf(format string, args ...any)
-	Errorf(format string, args ...any)
-	Cleanup(func())
-}
+type tb = expect.TB
 
 // env is a service on a real store, with a clock that only the test moves and
 // without background work: tests call its rounds.
@@ -356,17 +351,7 @@ func (e *env) rounds() { e.housekeeper.Round(e.ctx, e.house, e.clock.Now()) }
 // refused expects an error of a kind, in one short line that says each part.
 func refused(t tb, err error, kind *dataset.Kind, parts ...string) {
 	t.Helper()
-	if dataset.KindOf(err) != kind {
-		t.Fatalf("got %v (%v), want %s", err, dataset.KindOf(err), kind.Code)
-	}
-	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") || len(err.Error()) > 1500 {
-		t.Errorf("not one short line of kind %s: %q", kind.Code, err)
-	}
-	for _, p := range parts {
-		if !strings.Contains(err.Error(), p) {
-			t.Errorf("%q does not say %q", err, p)
-		}
-	}
+	expect.Refusal(t, err, kind, parts...)
 }
 
 // planned expects a plan to be refused.

@@ -1,16 +1,12 @@
 package control
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -88,79 +84,6 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		"; node beta: pool fast: load_10 is 40, not < 25, pool plain: it cannot enforce a size",
 		"; node delta: pool plain: it cannot enforce a size",
 		`; node gamma: pool fast: node is "gamma", not != "gamma", pool plain: it cannot enforce a size`)
-}
-
-// What is said of many pools is short: each reason once, with the first names and how many more.
-func TestADozenPoolsGiveAShortError(t *testing.T) {
-	st := placement.Site{Node: dataset.Node{Name: "alpha"}}
-	for i := range 12 {
-		c := placement.Candidate{Pool: dataset.Pool{Name: fmt.Sprintf("pool-%d", i), Backend: "dir", Capabilities: dirCan, Missing: []string{"sizes need project quotas (unmount its filesystem, tune2fs -O project,quota /dev/sdb, mount it with -o prjquota)"}}}
-		if i%2 == 1 {
-			c.Cordoned, c.Capabilities = true, loopCan
-		}
-		st.Pools = append(st.Pools, c)
-	}
-	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "gold", Size: 5}}
-	for _, sites := range [][]placement.Site{{st}, {st, st, st, st, st}} {
-		err := placement.Refuse(sites, o)
-		refused(t, err, dataset.ErrOffline, "volume db: no pool can keep profile gold: ", "pools pool-0, pool-2, pool-4 and 3 more: it cannot enforce a size: on its node sizes need", "tune2fs", "pools pool-1, pool-3, pool-5 and 3 more: its node is cordoned")
-		if len(err.Error()) > 400 {
-			t.Errorf("%d bytes: %v", len(err.Error()), err)
-		}
-	}
-	for i := range st.Pools { // each with a reason of its own
-		st.Pools[i].Status, st.Pools[i].Cordoned, st.Pools[i].Capabilities = &dataset.PoolStatus{Reason: fmt.Sprintf("%d %s", i, strings.Repeat("y", 60))}, false, loopCan
-	}
-	err := placement.Refuse([]placement.Site{st}, o)
-	refused(t, err, dataset.ErrOffline, "pool pool-0: it is offline: 0 y", "pool pool-1: it is offline: 1 y", "; and 9 more pools")
-	if len(err.Error()) > 400 {
-		t.Errorf("%d bytes: %v", len(err.Error()), err)
-	}
-}
-
-// TestAThousandNodesGiveAShortError: the first few, and how many more.
-func TestAThousandNodesGiveAShortError(t *testing.T) {
-	sites := make([]placement.Site, 1000)
-	for i := range sites {
-		sites[i] = placement.Site{Node: dataset.Node{Name: fmt.Sprintf("node-%d", i)}, Facts: &dataset.Facts{Load10: float64(i)}, Pools: []placement.Candidate{{Pool: dataset.Pool{Name: "default"}}}}
-	}
-	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "busy", Placement: "load_10 < 0"}}
-	var err error
-	if o.Where, err = placement.Where(o.Profile); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, placement.Refuse(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")
-}
-
-// TestSpreadGoesByFreeSpace: the more is free, the more often a pool is chosen, the same
-// for the same dataset, and one that goes away takes only its own along.
-func TestSpreadGoesByFreeSpace(t *testing.T) {
-	fit := []placement.Candidate{
-		{Pool: dataset.Pool{ID: uuid.UUID{1}, Name: "a"}, Status: &dataset.PoolStatus{Free: 100 << 30}},
-		{Pool: dataset.Pool{ID: uuid.UUID{2}, Name: "b"}, Status: &dataset.PoolStatus{Free: 300 << 30}},
-		{Pool: dataset.Pool{ID: uuid.UUID{3}, Name: "c"}, Status: &dataset.PoolStatus{Free: 600 << 30}},
-		{Pool: dataset.Pool{ID: uuid.UUID{4}, Name: "full"}, Status: &dataset.PoolStatus{}},
-		{Pool: dataset.Pool{ID: uuid.UUID{5}, Name: "unheard"}},
-	}
-	got := map[string]int{}
-	for i := range 10000 {
-		id := uuid.NewSHA1(uuid.Nil, fmt.Appendf(nil, "%d", i))
-		got[placement.Spread(fit, id).Name]++
-	}
-	for name, want := range map[string]int{"a": 1000, "b": 3000, "c": 6000, "full": 0, "unheard": 0} {
-		if d := got[name] - want; d > 200 || d < -200 {
-			t.Errorf("%s: %d of 10,000, not about %d", name, got[name], want)
-		}
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		id := uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
-		gone := rapid.IntRange(0, len(fit)-1).Draw(t, "gone")
-		was := placement.Spread(fit, id)
-		left := append(append([]placement.Candidate{}, fit[:gone]...), fit[gone+1:]...)
-		if is := placement.Spread(left, id); was.ID != fit[gone].ID && is.ID != was.ID {
-			t.Fatalf("%s went, and a dataset of %s goes to %s", fit[gone].Name, was.Name, is.Name)
-		}
-	})
 }
 
 // TestAnImportStaysWhereItsFilesAre although another node would fit.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -219,23 +218,6 @@ func TestForceOnAShare(t *testing.T) {
 	}
 	if s := a.sync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
 		t.Errorf("the one that was passed over has %+v", s)
-	}
-}
-
-// A guard on its last home is not enough for what lies on a share.
-func TestFailoverOnAShareWantsACommand(t *testing.T) {
-	c := placement.Candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, Guarded: true}
-	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}
-	for kind, want := range map[dataset.FenceKind]bool{dataset.FenceGuard: false, dataset.FenceWatchdog: false, dataset.FenceExec: true} {
-		p.Failover.Fence.Kind = kind
-		if why := placement.WhyUnsuitable(c, p); (why == "") != want || !want && !strings.Contains(why, "fence: {exec: ") {
-			t.Errorf("fence %s on a share: %q", kind, why)
-		}
-	}
-	c.Share = uuid.Nil
-	p.Failover.Fence.Kind = dataset.FenceGuard
-	if why := placement.WhyUnsuitable(c, p); why != "" {
-		t.Errorf("elsewhere: %q", why)
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -75,39 +73,6 @@ func TestAbsenceIsSaid(t *testing.T) {
 		if dataset.KindOf(err) != dataset.ErrNotFound {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-// What a store says of itself keeps its meaning, and an outcome that is open
-// stays open.
-func TestErrorsOfStores(t *testing.T) {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	for _, c := range []struct {
-		ctx         context.Context
-		err         error
-		read, write *dataset.Kind
-	}{
-		{context.Background(), errAway, dataset.ErrUnavailable, dataset.ErrUnavailable},
-		{context.Background(), store.ErrClosed, dataset.ErrUnavailable, dataset.ErrUnavailable},
-		{context.Background(), store.ErrTooLarge, dataset.ErrUnavailable, dataset.ErrInvalid},
-		{context.Background(), context.DeadlineExceeded, dataset.ErrUnavailable, dataset.ErrUnavailable}, // the store's own
-		{context.Background(), dataset.Errorf(dataset.ErrNoSpace, "disk full"), dataset.ErrUnavailable, dataset.ErrUnavailable},
-		{context.Background(), dataset.Errorf(dataset.ErrCorrupt, "value of x"), dataset.ErrCorrupt, dataset.ErrCorrupt},
-		{context.Background(), dataset.Errorf(dataset.ErrInvalid, "bad key"), dataset.ErrInvalid, dataset.ErrInvalid},
-		{ended, errAway, dataset.ErrInternal, dataset.ErrInternal},
-	} {
-		for i, got := range []error{record.ReadError(c.ctx, c.err), record.CommitError(c.ctx, c.err)} {
-			if want := []*dataset.Kind{c.read, c.write}[i]; dataset.KindOf(got) != want {
-				t.Errorf("%v: %v, want %s", c.err, got, want.Code)
-			}
-			if c.ctx.Err() != nil && !errors.Is(got, context.Canceled) {
-				t.Errorf("%v does not say that the caller has gone", got)
-			}
-		}
-	}
-	if record.ReadError(ended, nil) != nil {
-		t.Error("no failure is none, however late")
 	}
 }
 

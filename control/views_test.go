@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -166,5 +167,15 @@ func TestSeen(t *testing.T) {
 	}
 	if v := e.volume("silent"); v.Status != nil {
 		t.Errorf("%+v", v.Status)
+	}
+}
+
+// What is written is read back the same, with its times to the nanosecond.
+func TestDecodeOfWhatIsWritten(t *testing.T) {
+	e := newEnv(t)
+	e.clock.Advance(123456789 * time.Nanosecond)
+	d := e.agent("alpha").create("db@gold")
+	if v := e.volume("db"); !v.Created.Equal(d.Created) || !v.Created.Equal(someday.Add(123456789)) {
+		t.Errorf("created %s", v.Created)
 	}
 }
