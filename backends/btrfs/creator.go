@@ -2,7 +2,6 @@ package btrfs
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -115,38 +114,25 @@ func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size
 	if err := c.refuse(d); err != nil {
 		return 0, err
 	}
-	f, whole, err := c.shelf.Make(d.ID)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if whole {
-		h, err := f.Head()
+	return c.shelf.Build(d, (*shelf.Folder).HeadSize, func(f *shelf.Folder) (dataset.Size, error) {
+		c.step("btrfs.make.folder")
+		if err := c.space.room(); err != nil {
+			return 0, err
+		}
+		size, err := fill(f)
 		if err != nil {
 			return 0, err
 		}
-		return h.Size, c.shelf.Finish(f, d)
-	}
-	c.step("btrfs.make.folder")
-	var size dataset.Size
-	if err = c.space.room(); err == nil {
-		size, err = fill(f)
-	}
-	if err == nil {
 		c.step("btrfs.make.filled")
-		err = c.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size})
-	}
-	if err != nil {
-		if dErr := c.shelf.Discard(d.ID); dErr != nil {
-			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+		if err := c.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size}); err != nil {
+			return 0, err
 		}
-		return 0, err
-	}
-	c.step("btrfs.make.settled")
-	return size, c.shelf.Finish(f, d)
+		c.step("btrfs.make.settled")
+		return size, nil
+	})
 }
 
-// settle gives a new tree its limit, records it as the head with its size, and makes all of that durable.
+// settle gives a new tree its limit, records it as the head with its size, and makes both durable.
 func (c *creator) settle(f *shelf.Folder, h shelf.Head) error {
 	dir, err := subvolume.Open(f, h.Tree)
 	if err != nil {

@@ -36,12 +36,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 
 // take makes a snapshot of the head. Idempotent.
 func (sn *snapshots) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	if _, err := f.Kept(s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
-	} else if !errors.Is(err, dataset.ErrNotFound) {
+	if have, err := f.HasSnapshot(s.ID); err != nil || have {
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer {
@@ -106,40 +101,19 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 
 // restore is Restore for an open folder.
 func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID, keep dataset.Snapshot) error {
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	kept, err := f.Kept(keep.ID)
+	plan, err := f.PlanRestore(id, keep.ID,
+		func() error { return sn.uses.Idle(ctx, f.ID, f.Path()) },
+		func(snapshot uuid.UUID) error { return sn.remove(ctx, f, snapshot) })
 	switch {
-	case errors.Is(err, dataset.ErrNotFound):
-	case err != nil:
+	case err != nil || plan.Done:
 		return err
-	case kept.Tree != shelf.TreeOf(keep.ID):
-		return subvolume.Protect(f, kept.Tree) // done before: the former head is kept
-	default: // taken by an earlier attempt: the head may have been written to since
-		if err := sn.remove(ctx, f, keep.ID); err != nil {
-			return err
-		}
+	case plan.Kept != nil:
+		return subvolume.Protect(f, plan.Kept.Tree)
 	}
-	s, err := f.Kept(id)
-	if err != nil {
-		return err
-	}
-	if err := sn.uses.Idle(ctx, f.ID, f.Path()); err != nil {
-		return err
-	}
-	if done, err := f.Restored(keep.ID); err != nil {
-		return err
-	} else if done {
-		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
-	}
-	old, err := f.Head()
-	if err != nil {
-		return err
-	}
+	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if err = sn.heads.check(ctx, f, s, fresh); err == nil {
-		err = sn.heads.fill(ctx, f, s, fresh)
+	if err = sn.heads.check(ctx, f, plan.From, fresh); err == nil {
+		err = sn.heads.fill(ctx, f, plan.From, fresh)
 	}
 	if err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)

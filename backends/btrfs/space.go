@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// space compares the free space of a pool with what is about to be written.
+// space checks whether a pool has room for a write.
 type space struct {
 	pool    string // its name, for errors
 	shelf   *shelf.Shelf
@@ -28,8 +28,8 @@ func (sp *space) room() error {
 	return backends.Room(sp.pool, st.Free, st.Size)
 }
 
-// roomFor is room while wanted more bytes arrive. The filesystem may not have counted the
-// written bytes yet: btrfs counts them with its next commit.
+// roomFor is room while wanted more bytes arrive. The filesystem may not have counted the written bytes yet: btrfs
+// counts them with its next commit.
 func (sp *space) roomFor(written, wanted int64) error {
 	commit := func() error { return sp.shelf.Within(sp.commit) }
 	return backends.RoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)

@@ -150,9 +150,11 @@ func (p *Pool) found(cfg backends.Config, backend string) (err error) {
 		return err
 	}
 	p.shelf.Destroy = p.projects.destroy
-	if p.how, p.shares, err = describe(p.shelf.Path()); err != nil {
+	how, shares, err := describe(p.shelf.Path())
+	if err != nil {
 		return err
 	}
+	p.how, p.trees = how, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
 	return p.projects.holdAll(p.shelf)
 }
 
@@ -178,9 +180,9 @@ type Pool struct {
 	shelf    *shelf.Shelf
 	disk     *disk.Disk // that it has for itself
 	how      string     // a copy is made
-	shares   bool       // files share blocks
 	uses     bindmount.Tracker
 	projects *projects
+	trees    *trees
 	step     func(string)
 }
 

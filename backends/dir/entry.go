@@ -12,5 +12,5 @@ func (p *Pool) tidy(ctx context.Context, f *shelf.Folder) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(doomed), p.removeAll(ctx, f, doomed...)
+	return len(doomed), p.trees.removeAll(ctx, f, doomed...)
 }

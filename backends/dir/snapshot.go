@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -22,12 +21,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	defer f.Close()
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	if _, err := f.Kept(s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
-	} else if !errors.Is(err, dataset.ErrNotFound) {
+	if have, err := f.HasSnapshot(s.ID); err != nil || have {
 		return err
 	}
 	if err := p.room(); err != nil {
@@ -41,14 +35,14 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	name := shelf.TreeOf(s.ID)
-	if err := p.copyTree(ctx, f, from.Tree, f, name, copying{}, progress); err != nil {
+	if err := p.trees.copyTree(ctx, f, from.Tree, f, name, copying{}, progress); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
 	p.step("dir.snapshot.copied")
 	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name, Limit: from.Size})
 }
 
-// DeleteSnapshot implements backends.Pool. Its record goes first.
+// DeleteSnapshot implements backends.Pool.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	f, err := p.shelf.Find(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -58,12 +52,17 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
+	return p.removeSnapshot(ctx, f, id)
+}
+
+// removeSnapshot removes a snapshot. It removes the record first. Idempotent.
+func (p *Pool) removeSnapshot(ctx context.Context, f *shelf.Folder, id uuid.UUID) error {
 	name, err := f.Drop(id)
 	if err != nil || name == "" {
 		return err
 	}
 	p.step("dir.snapshot-delete.forgotten")
-	return p.removeAll(ctx, f, name)
+	return p.trees.removeAll(ctx, f, name)
 }
 
 // Restore implements backends.Pool; the package comment says how. The size does not change.
@@ -84,54 +83,33 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	done, err := f.Kept(keep.ID)
+	plan, err := f.PlanRestore(id, keep.ID,
+		func() error { return p.idle(ctx, f, "restored") },
+		func(snapshot uuid.UUID) error { return p.removeSnapshot(ctx, f, snapshot) })
 	switch {
-	case errors.Is(err, dataset.ErrNotFound):
-	case err != nil:
+	case err != nil || plan.Done:
 		return err
-	case done.Apart || done.Tree != shelf.TreeOf(keep.ID): // done before: the former head is kept
-		if apart && !done.Apart {
-			return p.part(ctx, f, done)
+	case plan.Kept != nil:
+		if apart && !plan.Kept.Apart {
+			return p.part(ctx, f, *plan.Kept)
 		}
 		return shelf.SyncDir(f.Root)
-	default: // a copy, which differs from the head once that was written to
-		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
-			return err
-		}
 	}
-	s, err := f.Kept(id)
-	if err != nil {
-		return err
-	}
-	if err := p.idle(ctx, f, "restored"); err != nil {
-		return err
-	}
-	if done, err := f.Restored(keep.ID); err != nil {
-		return err
-	} else if done {
-		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
-	}
-	old, err := f.Head()
-	if err != nil {
-		return err
-	}
+	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
 	if apart { // before anything is changed: there may be no room for it
-		if err := p.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
+		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
 			return fmt.Errorf("keep what it has: %w", err)
 		}
 		p.step("dir.restore.kept")
 	}
-	if fresh, err = p.copyHead(ctx, f, s.Tree, f, fresh, progress); err != nil {
+	if fresh, err = p.trees.copyHead(ctx, f, plan.From.Tree, f, fresh, progress); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err) // a copy of the head that nothing names Reap removes
 	}
 	p.step("dir.restore.copied")
 	kept := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
 	if err := f.Replace(kept, fresh, func() { p.step("dir.restore.recorded") }); err != nil {
-		p.discard(ctx, f, fresh)
+		p.trees.discard(ctx, f, fresh)
 		return err
 	}
 	p.projects.lift(f, old)
@@ -142,24 +120,12 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.part(ctx, f, kept)
 }
 
-// discard removes the tree of a head that a restore made and could not put in place. It takes the room
-// of a whole head. What cannot be removed now Reap removes.
-func (p *Pool) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
-	if !f.Removable(h.Tree) {
-		return
-	}
-	p.projects.lift(f, h)
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	_ = p.removeAll(after, f, h.Tree)
-}
-
 // part replaces the head that a restore kept by a copy, and removes the tree of the former head.
 func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
 	was := kept.Tree
 	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
 	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // reaped since a crash
-		err = p.copyTree(ctx, f, was, f, kept.Tree, copying{}, nil)
+		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copying{}, nil)
 		if err != nil {
 			return err
 		}
@@ -169,7 +135,7 @@ func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error
 	}
 	p.step("dir.restore.parted")
 	if f.Removable(was) {
-		_ = p.removeAll(ctx, f, was) // Reap removes the rest of it
+		_ = p.trees.removeAll(ctx, f, was) // Reap removes the rest of it
 	}
 	return nil
 }

@@ -52,6 +52,31 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 	return f, false, err
 }
 
+// Build makes a dataset, and returns its size. fill fills the empty folder. If an earlier attempt made the dataset
+// whole, Build calls measure instead. If fill fails, Build removes the folder.
+func (c *creator) Build(d dataset.Dataset, measure, fill func(*Folder) (dataset.Size, error)) (dataset.Size, error) {
+	f, whole, err := c.Make(d.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if whole {
+		size, err := measure(f)
+		if err != nil {
+			return 0, err
+		}
+		return size, c.Finish(f, d)
+	}
+	size, err := fill(f)
+	if err != nil {
+		if dErr := c.Discard(d.ID); dErr != nil {
+			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+		}
+		return 0, err
+	}
+	return size, c.Finish(f, d)
+}
+
 // Finish makes an incoming folder whole and durable: it writes the record, which is the last of its files. A folder
 // that an earlier attempt made whole gets d as its record too. A ready folder keeps its record, and is made durable,
 // because the earlier attempt may have been interrupted before its flush.

@@ -177,7 +177,7 @@ func (dir *directory) make() error {
 }
 
 // vacant fails with dataset.ErrExists unless a pool can be made in a directory: it is empty, a new filesystem, or has
-// only what an earlier attempt left.
+// only the areas that an earlier attempt made.
 func vacant(root *os.Root) error {
 	names, err := ReadNames(root, ".")
 	if err != nil {

@@ -23,16 +23,16 @@ const (
 	recordEnd   = ".json"
 )
 
-// Head says which tree of a folder is the head, for backends that keep heads and
-// snapshots as trees. The zero value means a folder without that file: FirstHead.
+// Head records which tree of a folder is the head, for backends that keep heads and snapshots as trees. A folder
+// without that record has the head FirstHead.
 type Head struct {
 	Tree string       `json:"tree"`
 	Size dataset.Size `json:"size,omitempty"` // 0: no limit
-	// Project is that of the filesystem's quotas which the tree is in, for backends that
-	// keep sizes so; 0: none.
+	// Project is the project of the filesystem's quotas that the tree belongs to, for backends that enforce sizes with
+	// project quotas. 0 means none.
 	Project uint32 `json:"project,omitempty"`
-	// From is the snapshot that a copy's head is, as that was promoted from it or compared
-	// before it became a copy.
+	// From is the snapshot whose content the head of a copy has: the copy was promoted from it, or the head was
+	// compared with it before the dataset became a copy.
 	From uuid.UUID `json:"from,omitzero"`
 }
 
@@ -40,14 +40,14 @@ type Head struct {
 type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
-	Limit dataset.Size `json:"limit,omitempty"` // the size of the head that it was; 0: none
-	// Apart says that a restore kept it, and that it is a copy of the head that was.
+	Limit dataset.Size `json:"limit,omitempty"` // the size of the former head; 0: none
+	// Apart reports that a restore kept the snapshot, and that the snapshot is a copy of the former head.
 	Apart bool `json:"apart,omitempty"`
-	// Stream is the stream that it came by, for one that did.
+	// Stream is the stream by which the snapshot was received, if it was.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
-// Head returns the tree of the head. dataset.ErrCorrupt: the head is not recorded.
+// Head returns the head of the folder. It fails with dataset.ErrCorrupt if the record cannot be read.
 func (f *Folder) Head() (Head, error) {
 	var h Head
 	err := ReadJSON(f.Root, currentName, &h)
@@ -61,19 +61,26 @@ func (f *Folder) Head() (Head, error) {
 	return h, nil
 }
 
+// HeadSize returns the size of the head.
+func (f *Folder) HeadSize() (dataset.Size, error) {
+	h, err := f.Head()
+	return h.Size, err
+}
+
 // SetHead makes a tree the head, durably.
 func (f *Folder) SetHead(h Head) error { return f.WriteHead(h, true) }
 
 // WriteHead is SetHead; see WriteJSON for sync.
 func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, currentName, h, sync) }
 
-// TreeOf is the tree that a snapshot is taken into.
+// TreeOf returns the name of the tree that a snapshot is taken into.
 func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
 
-// RestoredTree is the tree that becomes the head by a restore, named after the snapshot that keeps the former head.
+// RestoredTree returns the name of the tree that becomes the head by a restore. keep is the snapshot that keeps the
+// former head.
 func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
 
-// IsTree says whether a name is that of a tree, and so no path to elsewhere.
+// IsTree reports whether a name is that of a tree, and so cannot lead out of the folder.
 func IsTree(name string) bool {
 	for _, prefix := range []string{headPrefix, snapPrefix} {
 		if id, ok := strings.CutPrefix(name, prefix); ok {
@@ -86,8 +93,8 @@ func IsTree(name string) bool {
 
 func snapshotRecord(id uuid.UUID) string { return snapPrefix + id.String() + recordEnd }
 
-// Kept reads a whole snapshot: dataset.ErrNotFound when there is none, which the one of
-// a restore that was not finished is not.
+// Kept reads the record of a whole snapshot. It fails with dataset.ErrNotFound if there is none, or if the record was
+// written by a restore that is not complete.
 func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	var s Kept
 	err := ReadJSON(f.Root, snapshotRecord(id), &s)
@@ -114,7 +121,7 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 // WriteKept records a snapshot durably.
 func (f *Folder) WriteKept(s Kept) error { return WriteJSON(f.Root, snapshotRecord(s.ID), s, true) }
 
-// Forget takes a snapshot off the record, durably.
+// Forget durably removes the record of a snapshot.
 func (f *Folder) Forget(id uuid.UUID) error {
 	if err := f.Remove(snapshotRecord(id)); err != nil {
 		return err
@@ -122,15 +129,15 @@ func (f *Folder) Forget(id uuid.UUID) error {
 	return SyncDir(f.Root)
 }
 
-// Drop is Forget, and returns the tree to destroy. It is "" when the snapshot is not there, and when
-// another record names the tree, or may name it, as it cannot be read.
+// Drop is Forget, and returns the tree to destroy. It returns "" if the snapshot does not exist, and if another record
+// names the tree, or may name it because it cannot be read. It calls Sweep. Idempotent.
 func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.Sweep(); err != nil {
 		return "", err
 	}
 	s, err := f.Kept(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return "", SyncDir(f.Root) // an earlier try may have been cut short before that
+		return "", SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	}
 	if err != nil {
 		return "", err
@@ -180,9 +187,9 @@ func snapshotOf(name string) (uuid.UUID, bool) {
 	return id, ok && err == nil && name == snapshotRecord(id)
 }
 
-// Leftovers returns the remains of a crash in a folder: temporary files, the record of an unfinished restore,
-// and trees that belong neither to the head nor to a snapshot. Where a record cannot be read it names no
-// tree: it may be its.
+// Leftovers returns the remains of a crash in a folder: temporary files, the record of an unfinished restore, and
+// trees that belong neither to the head nor to a snapshot. If a record cannot be read, Leftovers names no tree,
+// because any of them may belong to that record.
 func (f *Folder) Leftovers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {
@@ -190,7 +197,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 	}
 	now, err := f.Head()
 	if err != nil {
-		return nil, nil // List says so
+		return nil, nil // List reports it
 	}
 	used, sure := map[string]bool{now.Tree: true}, true
 	var doomed []string
@@ -204,7 +211,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 		case err == nil:
 			used[s.Tree] = true
 		case f.State == backends.EntryCopy && s.Tree == now.Tree:
-			// no restore, which copies have none of: the head is on its way to be that snapshot
+			// copies have no restores: a Supersede is making the head that snapshot
 		case errors.Is(err, dataset.ErrNotFound):
 			doomed = append(doomed, name)
 		default:
@@ -219,7 +226,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 	return doomed, nil
 }
 
-// Strangers returns the names in a folder that are not Drover's.
+// Strangers returns the names in a folder that Drover did not make.
 func (f *Folder) Strangers() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {

@@ -1,0 +1,173 @@
+package dir
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// trees makes, copies and removes the trees of datasets.
+type trees struct {
+	shelf    *shelf.Shelf
+	projects *projects
+	shares   bool // files share blocks
+	step     func(string)
+}
+
+// makeRoot makes the empty tree of a new dataset. The tree is durable, except for its name.
+func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
+	h := shelf.Head{Tree: shelf.FirstHead, Size: size}
+	if err := f.Mkdir(h.Tree, 0o700); err != nil {
+		return h, err
+	}
+	dir, err := openTree(f, h.Tree)
+	if err != nil {
+		return h, err
+	}
+	defer dir.Close()
+	mode := uint32(0o755)
+	if owner != nil {
+		if err := dir.Chown(int(owner.UID), int(owner.GID)); err != nil {
+			return h, err
+		}
+		if owner.Mode != nil {
+			mode = *owner.Mode
+		}
+	}
+	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
+		return h, err
+	}
+	if t.projects.mend == "" {
+		if h.Project, err = t.projects.enter(dir); err != nil {
+			return h, err
+		}
+		t.step("dir.make.entered")
+		if err := fsctl.LimitProject(dir, h.Project, uint64(size)); err != nil {
+			return h, err
+		}
+	}
+	return h, dir.Sync()
+}
+
+// copyHead copies a tree for a new head of that size, in a project of its own.
+func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
+	progress backends.Progress) (shelf.Head, error) {
+	if t.projects.mend != "" {
+		return h, t.copyTree(ctx, from, name, to, h.Tree, copying{}, progress)
+	}
+	err := t.copyTree(ctx, from, name, to, h.Tree, copying{
+		within: h.Size,
+		begin:  func(dir *os.File) (err error) { h.Project, err = t.projects.enter(dir); return err },
+		// Only now, because a copy may use a block more than its source.
+		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
+	}, progress)
+	return h, err
+}
+
+// copying says what else belongs to a copy.
+type copying struct {
+	within dataset.Size             // the copied data must fit into it; 0: no limit
+	begin  func(dir *os.File) error // before there is anything in it
+	end    func(dir *os.File) error
+}
+
+// copyTree copies a tree of one folder into a new one of another, durably; the tree of an earlier attempt in
+// its place is removed.
+func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+	c copying, progress backends.Progress) (err error) {
+	src, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	size, err := tree.Usage(ctx, src)
+	if err != nil {
+		return err
+	}
+	if used := dataset.Size(size.Bytes); c.within != 0 && used > c.within {
+		return over("what is to be copied", used, c.within)
+	}
+	switch st, err := t.shelf.Space(); {
+	case err != nil:
+		return err
+	case !t.shares && dataset.Size(size.Bytes) > st.Free:
+		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
+			dataset.Size(size.Bytes).Human(), st.Free.Human())
+	}
+	temp := shelf.Temp + as
+	if err := t.removeAll(ctx, to, temp, as); err != nil {
+		return err
+	}
+	if err := to.Mkdir(temp, 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			_ = t.removeAll(after, to, temp) // Reap removes the rest of it
+		}
+	}()
+	dst, err := openTree(to, temp)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if c.begin != nil {
+		if err := c.begin(dst); err != nil {
+			return err
+		}
+		t.step("dir.copy.entered")
+	}
+	told := func(done int64) {
+		if progress != nil {
+			progress(done, size.Bytes)
+		}
+	}
+	if err := tree.Copy(ctx, src, dst, told, tree.WithSync()); err != nil {
+		return err
+	}
+	t.step("dir.copy.copied")
+	if c.end != nil {
+		if err := c.end(dst); err != nil {
+			return err
+		}
+		t.step("dir.copy.limited")
+	}
+	return to.Rename(temp, as)
+}
+
+// removeAll removes trees of a folder; those that are absent are fine.
+func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
+	dir, err := f.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, name := range names {
+		if err := tree.Remove(ctx, dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discard removes the tree of a head that a restore made and could not put in place. It takes the room
+// of a whole head. What cannot be removed now Reap removes.
+func (t *trees) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
+	if !f.Removable(h.Tree) {
+		return
+	}
+	t.projects.lift(f, h)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	_ = t.removeAll(after, f, h.Tree)
+}

@@ -1,0 +1,73 @@
+package shelf
+
+import (
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// HasSnapshot reports whether the folder has a snapshot, before a backend takes it. It calls Sweep. If the snapshot
+// exists, it is durable when HasSnapshot returns: the attempt that took it may have been interrupted before its flush.
+func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
+	if err := f.Sweep(); err != nil {
+		return false, err
+	}
+	_, err := f.Kept(id)
+	switch {
+	case err == nil:
+		return true, SyncDir(f.Root)
+	case errors.Is(err, dataset.ErrNotFound):
+		return false, nil
+	}
+	return false, err
+}
+
+// RestorePlan describes the remaining work of a restore.
+type RestorePlan struct {
+	// Done reports that an earlier attempt is complete and durable, so that no work remains.
+	Done bool
+	// Kept is the snapshot that an earlier attempt made of the former head, or nil. If it is set, that attempt has
+	// replaced the head. The backend finishes the snapshot, and makes it durable.
+	Kept *Kept
+
+	From Kept // the snapshot whose content becomes the head
+	Old  Head // the present head
+}
+
+// PlanRestore finds out how far an earlier attempt of a restore came, and removes its remains. The restore makes the
+// snapshot id the head, and keeps the present head as the snapshot keep. idle fails if the dataset is in use. remove
+// removes a snapshot. PlanRestore calls Sweep.
+func (f *Folder) PlanRestore(id, keep uuid.UUID, idle func() error, remove func(uuid.UUID) error) (plan RestorePlan,
+	err error) {
+	if err := f.Sweep(); err != nil {
+		return plan, err
+	}
+	kept, err := f.Kept(keep)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+	case err != nil:
+		return plan, err
+	case kept.Apart || kept.Tree != TreeOf(keep):
+		return RestorePlan{Kept: &kept}, nil
+	default: // a snapshot of the head, which may have been written to since
+		if err := remove(keep); err != nil {
+			return plan, err
+		}
+	}
+	if plan.From, err = f.Kept(id); err != nil {
+		return plan, err
+	}
+	if err := idle(); err != nil {
+		return plan, err
+	}
+	if plan.Done, err = f.Restored(keep); err != nil {
+		return plan, err
+	}
+	if plan.Done { // the snapshot that it kept was deleted since
+		return plan, SyncDir(f.Root)
+	}
+	plan.Old, err = f.Head()
+	return plan, err
+}
