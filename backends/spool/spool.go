@@ -2,7 +2,6 @@ package spool
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
@@ -23,30 +23,30 @@ const (
 	RecordFile = "part.json"
 )
 
-// every is how many bytes come between two flushes: so many a crash costs at most.
+// every is how many bytes arrive between two flushes. A crash costs at most that many.
 const every = 4 << 20
 
 // have is the record of the received part.
 type have struct {
 	Header Header `json:"header"`
-	Mark   mark   `json:"through"` // all before is in the file, on the disk
-	Of     string `json:"of"`      // which file that is: see which
+	Mark   mark   `json:"through"` // everything before it is in the file and on the disk
+	Of     string `json:"of"`      // identifies the file: see which
 }
 
-// Spool is where a snapshot is gathered: a file in a folder.
+// Spool gathers the stream of a snapshot in a file of a folder.
 type Spool struct {
 	Root *os.Root
 	// Write replaces a file of the folder with v as JSON, atomically and durably.
 	Write func(name string, v any) error
-	// Room fails when the pool is nearly full. It is asked before each flush, with the bytes that came since
-	// Gather was called.
+	// Room fails if the pool is nearly full. It is called before each flush, with the number of bytes that arrived
+	// since Gather was called.
 	Room func(came int64) error
-	Step func(string) // between two acts: for tests
+	Step func(string) // called between two actions, for tests
 	// Flush writes a file's data to the disk. If it is nil, fdatasync(2) does: it is for tests.
 	Flush func(*os.File) error
 }
 
-// Partial returns the partly received delivery, or nil if there is none.
+// Partial describes the received part of a snapshot. It returns nil if there is none that can be continued.
 func Partial(root *os.Root) *backends.Partial {
 	h, err := read(root)
 	if err != nil {
@@ -82,7 +82,7 @@ func read(root *os.Root) (h have, err error) {
 	return h, err
 }
 
-// which tells a file from one that took its name, and maybe its number, after it.
+// which identifies a file. A later file can have its name, and maybe its inode number.
 func which(f *os.File) (string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
@@ -91,8 +91,8 @@ func which(f *os.File) (string, error) {
 	return fmt.Sprintf("%d made %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
 }
 
-// Drop removes the received part, its record first: the record is gone from the disk before another file can
-// be in the place of the part.
+// Drop removes the received part. It removes the record first, so that the record is not on the disk any more when
+// another file takes the place of the part. Idempotent.
 func Drop(root *os.Root) error {
 	err := root.Remove(RecordFile)
 	if err == nil {
@@ -107,7 +107,7 @@ func Drop(root *os.Root) error {
 	return err
 }
 
-// DropOf removes the received part of a snapshot, and of no other.
+// DropOf removes the received part if it is that of a snapshot.
 func DropOf(root *os.Root, snapshot uuid.UUID) error {
 	if part := Partial(root); part == nil || part.Snapshot != snapshot {
 		return nil
@@ -124,10 +124,9 @@ func syncDir(root *os.Root) error {
 	return dir.Sync()
 }
 
-// Gather reads a delivery, from the point where an earlier one was interrupted or from the start, until all
-// of it is in the file, and returns its description. The file stays until Drop; of a stream that is
-// ErrCorrupt nothing does. Of one that begins as a difference base is asked about its base before anything is
-// changed.
+// Gather reads a delivery, from its start or from the position where an earlier one was interrupted, until all of it
+// is in the file, and returns its description. The file stays until Drop. If the stream is dataset.ErrCorrupt, Gather
+// removes the file. For the beginning of a difference it calls base with the base before it changes anything.
 func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
 	progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
 	out, err := s.gather(ctx, d, kind, r, progress, base)
@@ -159,7 +158,7 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 		return out, err
 	}
 	h := in.header
-	return backends.Stream{Base: h.Base, Size: h.Size, Bytes: in.Offset, Sum: hex.EncodeToString(in.sum.Sum(nil))}, nil
+	return backends.Stream{Base: h.Base, Size: h.Size, Bytes: in.in.Offset(), Sum: in.in.Checksum()}, nil
 }
 
 // open reads the beginning of a stream, or continues where one was interrupted.
@@ -176,7 +175,7 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 		}
 		f, err := s.Root.OpenFile(File, os.O_RDWR, 0)
 		if err == nil {
-			err = f.Truncate(in.Bytes)
+			err = f.Truncate(in.bytes)
 		}
 		return in, f, err
 	}
@@ -185,11 +184,11 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 	}
 	switch h := in.header; {
 	case h.Kind != kind:
-		return nil, nil, corrupt("it is one of %q, not of %s", h.Kind, kind)
+		return nil, nil, framing.Corrupt("it is one of %q, not of %s", h.Kind, kind)
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return nil, nil, corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+		return nil, nil, framing.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
 	case h.Size < 0:
-		return nil, nil, corrupt("no dataset has %d bytes", h.Size)
+		return nil, nil, framing.Corrupt("no dataset has %d bytes", h.Size)
 	case h.Base != d.Base:
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s",
 			h.Base, d.Base)

@@ -1,87 +1,70 @@
-// Package spool is how a backend whose storage has a stream of its own, made by the kernel or a
-// program, sends snapshots: the framing around that stream, and the file in which it is gathered
-// until it is whole. What came before a crash or a cut stays, and nothing is given to the
-// storage before its checksum was found right.
+// Package spool sends and receives snapshots for backends whose storage has a stream format, made by the kernel or a
+// program. It has the framing around that stream, and the file in which the stream is gathered until it is whole. The
+// part that was received before a crash or a lost connection stays. Nothing is passed to the storage before its
+// checksum was verified.
 package spool
 
 import (
-	"bufio"
-	"crypto/sha256"
-	"encoding"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"hash"
-	"hash/crc32"
 	"io"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/dataset"
 )
 
-// A stream is magic, then frames. A frame is
+// A stream is the magic and then frames (package framing). A frame is
 //
 //	kind      1 byte   'H' header, 'D' data, 'E' end
 //	zero      3 bytes
-//	sequence  4 bytes  from 0, one up for each frame
+//	sequence  4 bytes  counts the frames from 0
 //	length    4 bytes  of the payload
-//	checksum  4 bytes  CRC-32C over the above: a wrong length is no early end
+//	checksum  4 bytes  CRC-32C over the above, so that a wrong length is not taken for an early end
 //	checksum  4 bytes  CRC-32C over the payload
 //	payload            H: JSON, D: bytes, E: SHA-256 of the stream up to its E
 //
-// all little-endian. H comes first and once, E last and once; each D but the last is full.
+// All numbers are little-endian. The one H is the first frame, the one E the last. Each D but the last is full.
 const (
 	magic       = "drover-spool/1\r\n"
 	frameHeader = 20
 	maxPayload  = 256 << 10
 )
 
-const (
-	frameStart = 'H'
-	frameData  = 'D'
-	frameEnd   = 'E'
-)
-
-// Header names the base and the result of a stream.
+// Header describes a stream: the snapshot that it makes, and its base.
 type Header struct {
 	Kind     string       `json:"kind"` // the format of the frames: the backend's name
 	Dataset  uuid.UUID    `json:"dataset"`
 	Snapshot uuid.UUID    `json:"snapshot"`
-	Base     uuid.UUID    `json:"base,omitzero"` // snapshot of the dataset that it is a difference to
+	Base     uuid.UUID    `json:"base,omitzero"` // the snapshot that the stream is a difference to
 	Size     dataset.Size `json:"size,omitempty"`
 }
 
-func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
-
-// Writer frames a storage's own stream.
+// Writer frames the stream of a storage.
 type Writer struct {
-	w      *bufio.Writer
-	out    *Rest
-	sum    hash.Hash
-	next   uint32
+	out    *framing.Output
+	from   int64
 	buf    []byte
 	header Header
 }
 
 // NewWriter writes a stream to w, without its first from bytes. Close ends it.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
-	s := &Writer{out: &Rest{W: w, Skip: from}, sum: sha256.New(), header: h, buf: make([]byte, 0, maxPayload)}
-	s.w = bufio.NewWriterSize(io.MultiWriter(s.out, s.sum), maxPayload+frameHeader)
 	raw, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.w.WriteString(magic); err != nil {
+	out, err := framing.NewOutput(w, magic, from, maxPayload+frameHeader)
+	if err != nil {
 		return nil, err
 	}
-	return s, s.frame(frameStart, raw)
+	s := &Writer{out: out, from: from, header: h, buf: make([]byte, 0, maxPayload)}
+	return s, s.frame(framing.Start, raw)
 }
 
-// Write implements io.Writer. However it is called, the frames are the same.
+// Write implements io.Writer. The frames do not depend on how the bytes are divided into calls.
 func (s *Writer) Write(b []byte) (int, error) {
 	n := 0
 	for len(b) > 0 {
@@ -101,176 +84,118 @@ func (s *Writer) flush() error {
 	if len(s.buf) == 0 {
 		return nil
 	}
-	err := s.frame(frameData, s.buf)
+	err := s.frame(framing.Data, s.buf)
 	s.buf = s.buf[:0]
 	return err
 }
 
-// Close ends the stream and returns its description. dataset.ErrInvalid: it has fewer bytes than were to be left out.
+// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream is shorter than the
+// beginning that was left out.
 func (s *Writer) Close() (backends.Stream, error) {
 	out := backends.Stream{Base: s.header.Base, Size: s.header.Size}
 	err := s.flush()
 	if err == nil {
-		err = s.w.Flush()
-	}
-	if err == nil {
-		err = s.frame(frameEnd, s.sum.Sum(nil))
-	}
-	if err == nil {
-		err = s.w.Flush()
+		err = s.out.Close(func(sum []byte) error { return s.frame(framing.End, sum) })
 	}
 	if err != nil {
 		return out, err
 	}
-	out.Bytes, out.Sum = s.out.Total, hex.EncodeToString(s.sum.Sum(nil))
-	if s.out.Skip > out.Bytes {
-		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes,
-			s.out.Skip)
+	out.Bytes, out.Sum = s.out.Total(), s.out.Checksum()
+	if s.from > out.Bytes {
+		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, s.from)
 	}
 	return out, nil
 }
 
 func (s *Writer) frame(kind byte, payload []byte) error {
 	var h [frameHeader]byte
-	h[0] = kind
+	s.out.Number(h[:], kind)
 	le := binary.LittleEndian
-	le.PutUint32(h[4:], s.next)
 	le.PutUint32(h[8:], uint32(len(payload)))
-	le.PutUint32(h[12:], crc32.Checksum(h[:12], castagnoli()))
-	le.PutUint32(h[16:], crc32.Checksum(payload, castagnoli()))
-	s.next++
-	if _, err := s.w.Write(h[:]); err != nil {
-		return err
-	}
-	_, err := s.w.Write(payload)
-	return err
+	le.PutUint32(h[12:], framing.CRC(h[:12]))
+	le.PutUint32(h[16:], framing.CRC(payload))
+	return s.out.Write(h[:], payload)
 }
 
-// reader reads a stream. Whatever is wrong with it is ErrCorrupt; one that ends early
-// io.ErrUnexpectedEOF, as its rest may come later.
+// reader reads a stream. Its errors are those of framing.Input.
 type reader struct {
-	r      *bufio.Reader
-	sum    hash.Hash
+	in     *framing.Input
 	header Header
-	mark
-	buf []byte
+	bytes  int64 // of the storage's stream that were read
 }
 
-// mark is a place between two frames of a stream.
+// mark is a position between two frames of a stream.
 type mark struct {
-	Offset int64  `json:"offset"` // in the stream
-	Next   uint32 `json:"next"`   // sequence
-	Bytes  int64  `json:"bytes"`  // of the storage's own stream, that came by then
-	Sum    []byte `json:"sum"`    // state of the checksum over the bytes before
+	framing.Position
+	Bytes int64 `json:"bytes"` // of the storage's stream before the position
 }
 
-func newReader(r io.Reader) *reader {
-	return &reader{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New(), buf: make([]byte, maxPayload)}
-}
+func newReader(r io.Reader) *reader { return &reader{in: framing.NewInput(r)} }
 
 // begin reads the header.
 func (d *reader) begin() error {
-	var m [len(magic)]byte
-	if err := d.read(m[:]); err != nil {
+	if err := d.in.Begin(magic, "a spool"); err != nil {
 		return err
-	}
-	if string(m[:]) != magic {
-		return corrupt("this is no stream of a spool")
 	}
 	kind, payload, err := d.frame()
 	if err != nil {
 		return err
 	}
-	if kind != frameStart {
-		return corrupt("its first frame is no header")
-	}
-	if err := json.Unmarshal(payload, &d.header); err != nil {
-		return corrupt("its header can't be read: %w", err)
-	}
-	return nil
+	return framing.Describe(kind, payload, &d.header)
 }
 
 // resume continues at a mark.
 func (d *reader) resume(h Header, at mark) error {
-	d.header, d.mark = h, at
-	if err := d.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.Sum); err != nil {
-		return corrupt("the record of what has come can't be used: %w", err)
-	}
-	return nil
+	d.header, d.bytes = h, at.Bytes
+	return d.in.Resume(at.Position)
 }
 
-// here returns where the stream is, after a whole frame.
-func (d *reader) here() (at mark, err error) {
-	at = d.mark
-	at.Sum, err = d.sum.(encoding.BinaryMarshaler).MarshalBinary()
-	return at, err
+// here returns the position in the stream. The last frame must have been read completely.
+func (d *reader) here() (mark, error) {
+	at, err := d.in.Here()
+	return mark{Position: at, Bytes: d.bytes}, err
 }
 
-func corrupt(format string, args ...any) error {
-	return dataset.Errorf(dataset.ErrCorrupt, "bad stream: "+format, args...)
-}
-
-// read fills b and adds it to the checksum of the stream.
-func (d *reader) read(b []byte) error {
-	_, err := io.ReadFull(d.r, b)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return fmt.Errorf("the stream ended early, %d bytes from its start: %w", d.Offset, err)
-	}
-	d.sum.Write(b)
-	d.Offset += int64(len(b))
-	return nil
-}
-
-// frame reads one frame. The payload is good until the next one is read.
+// frame reads one frame. The payload is valid until the next one is read.
 func (d *reader) frame() (kind byte, payload []byte, err error) {
-	before := d.sum.Sum(nil)
 	var h [frameHeader]byte
-	if err := d.read(h[:]); err != nil {
+	if err := d.in.ReadHeader(h[:]); err != nil {
 		return 0, nil, err
 	}
 	le := binary.LittleEndian
-	if crc32.Checksum(h[:12], castagnoli()) != le.Uint32(h[12:]) {
-		return 0, nil, corrupt("a checksum is wrong in the head of frame %d", d.Next)
+	if framing.CRC(h[:12]) != le.Uint32(h[12:]) {
+		return 0, nil, framing.Corrupt("a checksum is wrong in the head of frame %d", d.in.Next())
 	}
-	if seq := le.Uint32(h[4:]); seq != d.Next {
-		return 0, nil, corrupt("frame %d came where %d should", seq, d.Next)
-	}
-	d.Next++
-	length := le.Uint32(h[8:])
-	if length > maxPayload {
-		return 0, nil, corrupt("a frame of %d bytes", length)
-	}
-	payload = d.buf[:length]
-	if err := d.read(payload); err != nil {
+	number, err := d.in.CheckNumber(h[:])
+	if err != nil {
 		return 0, nil, err
 	}
-	if crc32.Checksum(payload, castagnoli()) != le.Uint32(h[16:]) {
-		return 0, nil, corrupt("a checksum is wrong in frame %d", d.Next-1)
+	if payload, err = d.in.ReadPayload(int64(le.Uint32(h[8:])), maxPayload); err != nil {
+		return 0, nil, err
 	}
-	if h[0] == frameEnd && string(payload) != string(before) {
-		return 0, nil, corrupt("the checksum over all of it is wrong")
+	if framing.CRC(payload) != le.Uint32(h[16:]) {
+		return 0, nil, framing.Corrupt("a checksum is wrong in frame %d", number)
 	}
-	return h[0], payload, nil
+	if h[0] == framing.End {
+		err = d.in.CheckSum(payload)
+	}
+	return h[0], payload, err
 }
 
-// data returns the next bytes of the storage's own stream, or io.EOF after the end of a whole
-// one.
+// data returns the next bytes of the storage's stream, or io.EOF after the end of a whole stream.
 func (d *reader) data() ([]byte, error) {
 	kind, payload, err := d.frame()
 	switch {
 	case err != nil:
 		return nil, err
-	case kind == frameEnd:
-		if _, err := d.r.ReadByte(); err == nil {
-			return nil, corrupt("something comes after its end")
+	case kind == framing.End:
+		if err := d.in.CheckEnd(); err != nil {
+			return nil, err
 		}
 		return nil, io.EOF
-	case kind != frameData || len(payload) == 0:
-		return nil, corrupt("a frame of an unknown kind %q", kind)
+	case kind != framing.Data || len(payload) == 0:
+		return nil, framing.Corrupt("a frame of an unknown kind %q", kind)
 	}
-	d.Bytes += int64(len(payload))
+	d.bytes += int64(len(payload))
 	return payload, nil
 }

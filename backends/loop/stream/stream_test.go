@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -120,7 +121,7 @@ func TestForgedStreams(t *testing.T) {
 		"no length":           forge(testHeader(), func(e *Encoder) error { return e.Data(0, nil) }),
 		"backwards":           forge(testHeader(), func(e *Encoder) error { return errors.Join(e.Zeros(9*blockSize, blockSize), e.Zeros(0, blockSize)) }),
 		"twice the same":      forge(testHeader(), func(e *Encoder) error { return errors.Join(e.Zeros(0, blockSize), e.Zeros(0, blockSize)) }),
-		"two headers":         forge(testHeader(), func(e *Encoder) error { return e.frame(frameStart, 0, 2, []byte("{}")) }),
+		"two headers":         forge(testHeader(), func(e *Encoder) error { return e.frame(framing.Start, 0, 2, []byte("{}")) }),
 		"unknown frame":       forge(testHeader(), func(e *Encoder) error { return e.frame('X', 0, 0, nil) }),
 		"no size":             forge(sized(0), nothing),
 		"a negative size":     forge(sized(-blockSize), nothing),

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/backends/loop/stream"
@@ -64,7 +65,7 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 func checkHeader(h stream.Header, d backends.Delivery) error {
 	switch {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return stream.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+		return framing.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
 	case h.Base != d.Base:
 		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base,
 			d.Base)

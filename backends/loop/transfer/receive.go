@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
@@ -311,7 +312,7 @@ func (r *receiving) record() func() error {
 func (r *receiving) checkFilesystem() error {
 	fs, _, err := imagefile.Superblock(r.image)
 	if err == nil && fs != r.in.Header.Filesystem {
-		err = stream.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
+		err = framing.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
 	}
 	return err
 }
@@ -338,7 +339,7 @@ func (r *receiving) finish() (backends.Stream, error) {
 	out := backends.Stream{
 		Base:  h.Base,
 		Size:  dataset.Size(h.Size),
-		Bytes: r.in.Offset,
+		Bytes: r.in.Offset(),
 		Sum:   r.in.Checksum(),
 	}
 	if err := r.image.Sync(); err != nil {
