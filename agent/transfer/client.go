@@ -25,9 +25,9 @@ type Client struct {
 	Limit *Limiter          // nil: no limit
 	Clock clock.Clock
 	Log   logrus.FieldLogger
-	// Idle is how long a peer may send nothing before the request is given up. 0: DefaultIdle.
+	// Idle is how long a peer may send nothing before the request is given up. If 0, it is DefaultIdle.
 	Idle time.Duration
-	// Tries is how often in a row a transfer may be interrupted without any progress. 0: DefaultTries.
+	// Tries is how often in a row a transfer may be interrupted without any progress. If 0, it is DefaultTries.
 	Tries int
 }
 
@@ -179,7 +179,7 @@ func problemOf(status int, body io.Reader) error {
 	return &peerError{p}
 }
 
-// patient reads an answer, but not for ever.
+// patient reads an answer. It fails with errIdle if the peer sends nothing for too long.
 type patient struct {
 	from   io.ReadCloser
 	idle   time.Duration

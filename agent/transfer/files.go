@@ -24,7 +24,7 @@ type Files struct {
 	Peer     string // https://HOST:PORT of the agent that has it
 	Dataset  uuid.UUID
 	Snapshot uuid.UUID // uuid.Nil: the dataset itself, which must not be in use
-	Into     *os.File  // open, empty directory: the root of a dataset that nobody uses
+	Into     *os.File  // open, empty directory: the root of a dataset that is not in use
 	// Manifest lists the expected files. The home that relinquished the dataset wrote it (SumFiles). If nil, the
 	// files are not checked.
 	Manifest *dataset.Manifest
@@ -32,7 +32,7 @@ type Files struct {
 }
 
 // SumFiles returns the manifest of a tree. It reads all of the tree, reports the bytes to seen, and sends
-// nothing. The result is the same each time while nobody changes the tree.
+// nothing. Repeated calls return the same result as long as the tree does not change.
 func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manifest, error) {
 	sent, err := writeFiles(ctx, root, seen)
 	return dataset.Manifest{Bytes: sent.Bytes, Sum: sent.Sum}, err
@@ -81,9 +81,9 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 
 // PullFiles copies the tree of files of a dataset: owners, modes, times, attributes, ACLs, hard links, holes,
 // devices, FIFOs and sockets, but neither access times nor snapshots. It starts again after an interruption. The
-// copy is durable when it returns. Errors are those of Pull, and dataset.ErrExists if the directory is not empty:
-// the caller removes what an interrupted run has left, together with the dataset. After an error nothing of the
-// copy is left.
+// copy is durable when it returns. It
+// returns the errors of Pull, and dataset.ErrExists if the directory is not empty. After an error it has removed
+// everything that it wrote. If the process ends before that, the caller removes the whole dataset.
 func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
 	var out dataset.Manifest
 	corrupt := 0

@@ -14,15 +14,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What travels is frames:
+// A transfer is a sequence of frames:
 //
 //	kind      1 byte   'D' bytes, 'Z' the same by zstd, 'K' nothing yet, 'E' end, 'X' failed
 //	zero      3 bytes
 //	sequence  4 bytes  from 0, one up for each frame
-//	length    4 bytes  of what the payload stands for
-//	stored    4 bytes  of the payload
+//	length    4 bytes  of the payload before compression
+//	stored    4 bytes  length of the payload as sent
 //	checksum  4 bytes  CRC-32C over the above and the payload
-//	payload            E: JSON of what was sent, X: JSON of a problem
+//	payload            E: JSON of the summary, X: JSON of a problem
 //
 // all little-endian. E or X comes last and once: without it the stream was cut.
 const (
@@ -38,8 +38,8 @@ const (
 	frameProblem = 'X'
 )
 
-// errFrame is a peer that violates the format. It has no kind on purpose: a pool that reads through it must keep
-// what has arrived, which was checked separately.
+// errFrame means that the peer violates the format. It has no kind on purpose: a kind such as ErrCorrupt would make
+// the receiving pool discard the bytes that arrived before, and their checksums were correct.
 var errFrame = errors.New("the peer sent a bad frame")
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
@@ -65,7 +65,7 @@ type frameWriter struct {
 	packer *zstd.Encoder
 	buf    []byte
 	pace   pace
-	// now measures how long the link and the processor take; nil: nothing is compressed.
+	// now measures how long the link and the processor take. If nil, nothing is compressed.
 	now func() int64
 }
 
@@ -138,7 +138,7 @@ func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
 	return nil
 }
 
-// alive says that more will follow.
+// alive tells the receiver that more frames will follow.
 func (f *frameWriter) alive() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,9 +167,9 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 	return f.next, f.wrote
 }
 
-// frameReader reads the bytes of frames; io.EOF after the end frame. A stream without an end frame is
-// io.ErrUnexpectedEOF, and errFrame too unless the connection broke: the peer has then ended its answer there. A
-// stream whose sender failed is *peerError.
+// frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender failed.
+// A stream without an end frame is io.ErrUnexpectedEOF. If the peer ended its answer there although the connection did
+// not break, it is errFrame as well.
 type frameReader struct {
 	r      io.Reader
 	next   uint32
@@ -182,8 +182,8 @@ type frameReader struct {
 	err    error
 }
 
-// peerError is a failure of the other side. errors.Is does not find its kind: a source that finds its own data
-// damaged says nothing about what has arrived.
+// peerError is a failure of the peer. errors.Is does not find its kind on purpose: if the source finds its own data
+// damaged, the bytes that arrived before are still correct.
 type peerError struct{ problem dataset.Problem }
 
 func (e *peerError) Error() string { return e.problem.Message }

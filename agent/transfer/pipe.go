@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// A transfer is a pipeline: while a pool reads and computes checksums, or computes checksums and writes, the link is
-// busy with earlier or later data. Each side buffers a number of pieces for that, each of a limited size: a little more
-// than a frame of a pool's stream, because nothing of an incomplete frame is kept. The receiver buffers more: an eighth
-// of a second of a link of 1 Gbit/s, in which a pool clones the base of a difference, or waits for its disk.
+// A transfer is a pipeline: the link sends one piece while the source pool reads the next one and the target pool
+// writes the previous one. A piece is a little larger than a frame of a pool's stream, because nothing of an incomplete
+// frame is kept. The receiver buffers 16 pieces, an eighth of a second of a link of 1 Gbit/s: in that time a pool can
+// clone the base of a difference, or wait for its disk.
 const (
 	pipePieces  = 4
 	aheadPieces = 16

@@ -48,10 +48,10 @@ func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 	return true
 }
 
-// planned decides what a copy with some snapshots lacks of all, and to which snapshot that both have by then each
-// is best sent as a difference: the previous one, the next one, or its parent, which is an older one after a
-// restore. cost returns how many bytes that takes; base uuid.Nil: no base. A base for which it returns
-// ErrUnsupported is not used.
+// planned returns the snapshots that a copy with the snapshots have lacks. For each it chooses the cheapest base:
+// the previous snapshot, the next one, or the parent (after a restore, the parent is an older one). Both sides must
+// have the base by the time it is needed. cost returns the length of the stream in bytes. Its base is uuid.Nil for a
+// complete stream. A base for which cost returns ErrUnsupported is not used.
 func planned(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)

@@ -21,7 +21,7 @@ type Pull struct {
 	Peer    string          // https://HOST:PORT of the agent that has it
 	Dataset dataset.Dataset // the record for a new copy
 	Into    backends.Pool   // the pool that has or gets the copy; a backends.Copier
-	// Want is a transfer snapshot to transfer in addition to all others; uuid.Nil: none.
+	// Want is a transfer snapshot to transfer in addition to all others. If uuid.Nil, there is none.
 	Want uuid.UUID
 	// Manifest describes what Want must be, from the home that relinquished the dataset; nil: not checked.
 	Manifest *dataset.Manifest
@@ -44,7 +44,7 @@ type Brought struct {
 
 // Pull transfers all snapshots that a copy lacks, and the one that is wanted, the oldest first, each as a difference
 // to one that has arrived by then. After an interruption it resumes after the received bytes. The caller keeps others
-// away from the copy meanwhile. Idempotent: a repeated call transfers only what is new.
+// away from the copy meanwhile. Idempotent: a repeated call transfers only new snapshots.
 //
 // Errors: dataset.ErrUnsupported if one of the pools cannot send snapshots (see PullFiles). ErrOffline if the peer was
 // unreachable for long. ErrCorrupt if what it sent was several times not what it announced, or is not what the manifest
@@ -172,8 +172,8 @@ func (r *pulling) dropBases(ctx context.Context, why error) error {
 	return nil
 }
 
-// have lists the snapshots of the copy, and the one that was transferred in part: the rest of it and the later
-// changes are usually less than another one of which nothing has arrived.
+// have lists the snapshots of the copy. begun is the snapshot that was transferred in part, because finishing it and
+// sending the changes since then usually takes fewer bytes than starting with another snapshot.
 func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -285,8 +285,8 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	return got, r.cause(pipe.err, err)
 }
 
-// cause classifies the error of a transfer: what the peer reports about itself is returned, a failure on the way
-// is an interruption, and the rest comes from the pool.
+// cause classifies the error of a transfer. A problem that the peer reported is returned as *peerError, a failure of
+// the connection as errCut. Every other error comes from the pool, and is returned as it is.
 func (r *pulling) cause(read, err error) error {
 	var theirs *peerError
 	switch {

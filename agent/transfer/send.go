@@ -121,8 +121,9 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	return nil
 }
 
-// watch tells the other side now and then that more will follow while nothing else is written, and checks whether
-// the other side is still authorized: a transfer can last longer than that. An error that it returns ends both.
+// watch runs beside a transfer. While nothing is written, it tells the peer regularly that more frames will follow.
+// It also checks that the peer is still authorized, because authorization can end during a long transfer. If it is
+// not, watch ends the transfer with cut.
 func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (quiet func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})

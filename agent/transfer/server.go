@@ -22,16 +22,17 @@ import (
 type Source interface {
 	// Pool returns the pool that has a dataset, as its home or as a copy; dataset.ErrNotFound.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
-	// Freshen takes a transfer snapshot of the dataset's head, under its lock, and returns its record, as the
-	// pool has it, and whether nobody used the dataset then. A snapshot without changes may be the previous one.
-	// The newest snapshot that the peer has is kept for it.
+	// Freshen takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
+	// the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the previous
+	// snapshot, Freshen may return that one. It keeps the newest snapshot that the peer has, as the base of the next
+	// difference.
 	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
-	// Bases returns the transfer snapshots that the next differences to other copies of a dataset are based on,
-	// at most one for each copy, for a peer that becomes the home, and keeps them for that time. None if they are
-	// not known.
+	// Bases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
+	// most one for each copy. A peer that becomes the home needs them. They are kept until it has them. The result
+	// is empty if they are not known.
 	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
-	// Shared returns the transfer snapshots that a replica gets along with the one that it wants, and keeps,
-	// because all replicas do: they are what the replicas have in common without this home.
+	// Shared returns the transfer snapshots that a replica gets and keeps in addition to the one that it wants. All
+	// replicas keep them, so that they have a common base even if this home is lost.
 	Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
 	// Tree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
 	// the function after the root was closed.
@@ -293,7 +294,7 @@ type Fresh struct {
 	// Current is that time, by the home's clock: later than when the snapshot was taken, if nothing was written
 	// since. Zero: not known.
 	Current time.Time `json:"current,omitzero"`
-	// Idle reports that nobody used the dataset then, so few changes follow.
+	// Idle reports that the dataset was not in use at that time, so few changes follow.
 	Idle bool `json:"idle,omitempty"`
 }
 
