@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
@@ -117,6 +118,27 @@ func TestDamage(t *testing.T) {
 	} {
 		if err := read(b); !errors.Is(err, dataset.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A later version of a format is refused by its number. A damaged magic is not taken for one.
+func TestLaterVersion(t *testing.T) {
+	begin := func(stream string) error {
+		return NewInput(strings.NewReader(stream+"the rest")).Begin(magic, "a test")
+	}
+	for stream, version := range map[string]string{"test/2\r\n": "2", "test/10\r\n": "10"} {
+		err := begin(stream)
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format "+version+",") {
+			t.Errorf("%q: got error %v, want that format %s is not supported", stream, err, version)
+		}
+	}
+	for _, stream := range []string{
+		"Test/2\r\n", "test/0\r\n", "test/02\r\n", "test/2\n\r", "test/-2\r\n", "test/+2\r\n", "test/\xb1\r\n", "test.2\r\n",
+		"test/2\rx", "\x00\x00\x00\x00\x00\x00\x00\x00", "test/x\r\n", "test/100\r\n",
+	} {
+		if err := begin(stream); !errors.Is(err, dataset.ErrCorrupt) {
+			t.Errorf("%q: got error %v, want %v", stream, err, dataset.ErrCorrupt)
 		}
 	}
 }

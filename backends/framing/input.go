@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strconv"
+	"strings"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -38,16 +40,38 @@ func NewInput(r io.Reader) *Input {
 	return &Input{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 }
 
-// Begin reads the magic. what names the format in the error for another stream.
+// Begin reads the magic. It fails with dataset.ErrUnsupported if it is that of a later version of the format. what names
+// the format in errors.
 func (in *Input) Begin(magic, what string) error {
 	m := make([]byte, len(magic))
 	if err := in.read(m); err != nil {
 		return err
 	}
-	if string(m) != magic {
-		return Corrupt("this is no stream of %s", what)
+	if string(m) == magic {
+		return nil
 	}
-	return nil
+	name, known := parseMagic(magic)
+	if n, version := parseMagic(string(m)); n == name && version > 0 {
+		if err := dataset.CheckFormat("the stream of "+what, version, known); err != nil {
+			return err
+		}
+	}
+	return Corrupt("this is no stream of %s", what)
+}
+
+// parseMagic divides a magic such as "drover-image/1\r\n" into the name of the format and its version. The last byte of
+// a magic whose version has two digits is missing. The version is 0 if this is no magic.
+func parseMagic(magic string) (name string, version int) {
+	name, rest, _ := strings.Cut(magic, "/")
+	digits := strings.TrimRight(rest, "\r\n")
+	if end := rest[len(digits):]; end != "\r\n" && end != "\r" || strings.HasPrefix(digits, "0") {
+		return name, 0
+	}
+	v, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return name, 0
+	}
+	return name, int(v)
 }
 
 // Describe decodes the first frame of a stream into header.

@@ -95,16 +95,21 @@ func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 	return dataset.Encryption{ID: id, KeyID: k.ID(), Wrapped: k.seal(out[1:]).Seal(out, nil, data, id[:])}
 }
 
-// Unwrap returns the data key that was wrapped. ErrForbidden: by another key; ErrCorrupt.
+// Unwrap returns the data key that was wrapped. It fails with ErrForbidden if another key wrapped it, with
+// ErrUnsupported if it has a later form, and with ErrCorrupt if it was damaged.
 func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
 	if id := k.ID(); id != e.KeyID {
 		return nil, dataset.Errorf(dataset.ErrForbidden,
 			"its data key is wrapped by key %s, and %s is key %s (put that key back; if it was exchanged: "+
 				"drover volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
 	}
+	if len(e.Wrapped) > 0 {
+		if err := dataset.CheckFormat("its data key on record", int(e.Wrapped[0]), wrapVersion); err != nil {
+			return nil, err
+		}
+	}
 	if len(e.Wrapped) < 1+saltSize || e.Wrapped[0] != wrapVersion {
-		return nil, dataset.Errorf(dataset.ErrCorrupt,
-			"its data key on record is of no form that this version of Drover knows")
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record was damaged: it is no wrapped key")
 	}
 	salt, sealed := e.Wrapped[1:1+saltSize], e.Wrapped[1+saltSize:]
 	data, err := k.seal(salt).Open(nil, nil, sealed, e.ID[:])

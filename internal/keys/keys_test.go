@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,6 +59,20 @@ func TestWrap(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A data key that a later version of Drover wrapped is refused by its number, and not reported as damaged.
+func TestLaterForm(t *testing.T) {
+	key, err := keys.New([]byte(strings.Repeat("secret-", 8)), "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := key.Wrap(keys.NewDataKey())
+	later.Wrapped[0] = 2
+	_, err = key.Unwrap(later)
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("got error %v, want that format 2 is not supported", err)
+	}
 }
 
 // Whatever a key is printed as has nothing of it.

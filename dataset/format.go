@@ -1,0 +1,27 @@
+package dataset
+
+import "encoding/json"
+
+// CheckFormat fails with ErrUnsupported if format is a later one than known, the latest format that this version of
+// Drover reads. 0 stands for an absent number and means format 1. what names the file or message in the error.
+func CheckFormat(what string, format, known int) error {
+	if format <= known {
+		return nil
+	}
+	return Errorf(ErrUnsupported, "%s has format %d, and this drover reads formats up to %d: upgrade this drover",
+		what, format, known)
+}
+
+// DecodeFormat decodes the JSON object in data into v, if its key "format" is at most known: see CheckFormat. It reads
+// this key before all others, because a later format can give them other types.
+func DecodeFormat(data []byte, what string, known int, v any) error {
+	var head struct {
+		Format int `json:"format"`
+	}
+	if json.Unmarshal(data, &head) == nil { // otherwise the second call returns the error
+		if err := CheckFormat(what, head.Format, known); err != nil {
+			return err
+		}
+	}
+	return json.Unmarshal(data, v)
+}
