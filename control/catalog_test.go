@@ -145,15 +145,15 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	s, shelf := x.list[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	var failed []string
-	s.housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
+	s.Housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
 	s.Members.Failed = s.Failed
 	x.stand(s)
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	h := s.housekeeper.NewMemory()
+	h := s.Housekeeper.NewMemory()
 	for range 4 {
-		s.housekeeper.Round(t.Context(), h, x.clock.Now())
+		s.Housekeeper.Round(t.Context(), h, x.clock.Now())
 	}
 	if len(failed) != 1 || !strings.Contains(failed[0], "in the catalog: give its policy this") || len(shelf.looks) != 1 {
 		t.Error(failed, shelf.looks)
@@ -164,15 +164,15 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
-	s.housekeeper.Round(t.Context(), h, x.clock.Now())
-	s.housekeeper.Round(t.Context(), h, x.clock.Now())
+	s.Housekeeper.Round(t.Context(), h, x.clock.Now())
+	s.Housekeeper.Round(t.Context(), h, x.clock.Now())
 	if !slices.Equal(shelf.looks, []bool{true, true, false}) || !slices.Equal(shelf.has(), []string{"c1:9470"}) {
 		t.Error(shelf.looks, shelf.has())
 	}
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
 		t.Error("while it lives:", err)
 	}
-	if err := s.store.End(t.Context(), s.Members.OwnSession()); err != nil {
+	if err := s.Ledger.Store.End(t.Context(), s.Members.OwnSession()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {

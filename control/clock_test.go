@@ -68,7 +68,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 		},
 		"it had heard of it": func(x *shared, n *agent) error {
 			var h ledger.Hearing
-			if err := x.list[1].ledger.HearNow(x.Context(), &h); err != nil {
+			if err := x.list[1].Ledger.HearNow(x.Context(), &h); err != nil {
 				return err
 			}
 			_, err := x.list[1].Submit(x.Context(), create("late"))
@@ -89,7 +89,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			saved := x.save()
 			n.create("since")
 			var h ledger.Hearing
-			if err := x.list[1].ledger.HearNow(t.Context(), &h); err != nil {
+			if err := x.list[1].Ledger.HearNow(t.Context(), &h); err != nil {
 				t.Fatal(err)
 			}
 			x.putBack(saved)
@@ -98,7 +98,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 				t.Error("nobody else is told")
 			}
 			// It is on record: one that was started since, which saw nothing go back, heeds it.
-			later, _ := newService(x.list[0].Deps)
+			later, _ := Assemble(x.list[0].Deps)
 			t.Cleanup(later.Close)
 			_, err := later.Submit(t.Context(), create("later"))
 			refused(t, err, dataset.ErrConflict, "not to be believed")
@@ -125,7 +125,7 @@ func TestClockGrows(t *testing.T) {
 	last := uint64(0)
 	grows := func(what string, by bool) {
 		t.Helper()
-		_, clock, err := keeper.ledger.ReadLanes(t.Context(), nil)
+		_, clock, err := keeper.Ledger.ReadLanes(t.Context(), nil)
 		if err != nil || clock < last || by && clock == last {
 			t.Fatalf("%s: the clock is %d after %d, %v", what, clock, last, err)
 		}
@@ -134,16 +134,16 @@ func TestClockGrows(t *testing.T) {
 	grows("register", true)
 	n.create("db@fleeting")
 	grows("create", true)
-	if _, err := keeper.ledger.Update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
+	if _, err := keeper.Ledger.Update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	grows("a lease that nobody waits for", true)
 	n.purge(n.delete("db"))
 	grows("purge", true)
 
-	h := keeper.housekeeper.NewMemory()
+	h := keeper.Housekeeper.NewMemory()
 	for range 2 { // nobody stands, so all lanes are taken for those of the dead
-		if err := keeper.housekeeper.ForgetServices(t.Context(), h); err != nil {
+		if err := keeper.Housekeeper.ForgetServices(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
 		grows("lanes are dropped", false)

@@ -44,7 +44,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	if op.Kind == dataset.OpMove {
 		steps.At("commit.begin")
 	}
-	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	index, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		out, last = api.Committed{}, t
 		if err := s.foreseeReport(t, op); err != nil {
 			return err
@@ -57,18 +57,18 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	if err != nil {
 		return api.Committed{}, err
 	}
-	s.ledger.Nodes().Note(last, node, began)
+	s.Ledger.Nodes().Note(last, node, began)
 	if out.Dataset == nil || last.Wrote(record.DatasetKey(out.Dataset.ID)) {
 		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
-		s.reported.ForgetDataset(op.DatasetID)
+		s.Reports.ForgetDataset(op.DatasetID)
 		s.Views.ForgetCount(op.DatasetID)
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
 		steps.At("commit.recorded")
 		// if it fails, the next round tries again
-		if err := s.copyKeeper.ForgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil {
+		if err := s.CopyKeeper.ForgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil {
 			s.Failed("forget snapshots that are lost", err)
 		}
 	}
@@ -94,7 +94,7 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 // ago, nothing is expected to exist, so nothing is read.
 func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
-	if e, ok := s.ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
+	if e, ok := s.Ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
 		t.Suppose(e)
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
@@ -262,7 +262,7 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	case dataset.OpDelete:
 		return s.deleter.CommitDelete(t, op, out)
 	case dataset.OpMove:
-		return s.relocator.Commit(t, op, out)
+		return s.Relocator.Commit(t, op, out)
 	default: // reportable refuses all other kinds
 		return deletion.CommitPurge(t, op)
 	}

@@ -162,7 +162,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	if got := kind(); got != dataset.CopyLeft {
 		t.Errorf("what a move left is %s under one that comes back to it", got)
 	}
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		c := dataset.Copy{Dataset: d.ID, Node: a.id, Pool: a.pools[0].ID, Kind: dataset.CopyReplica}
 		return t.Put(record.CopyKey(a.id, d.ID), c)
 	}); err != nil {

@@ -69,7 +69,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 	condemn := func() {
 		t.Helper()
-		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.id, d.ID) }); err != nil {
+		if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.id, d.ID) }); err != nil {
 			t.Fatal(err)
 		}
 	}

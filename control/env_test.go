@@ -73,13 +73,13 @@ func (e *env) restart() {
 	if e.Service != nil {
 		e.Service.Close()
 	}
-	e.Service, _ = newService(Deps{
+	e.Service, _ = Assemble(Deps{
 		Store: e.spy, StoreName: "bolt", Clock: e.clock, Version: "test",
 		Profiles: func() planning.Profiles { return e.profiles },
 		Failed:   func(_ string, err error) { e.failures = append(e.failures, err) },
 	})
-	e.house = e.housekeeper.NewMemory()
-	if _, err := e.uptime.Read(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
+	e.house = e.Housekeeper.NewMemory()
+	if _, err := e.Uptime.Read(record.NewTx(context.Background(), e.spy)); err != nil { // as keepHouse begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.agents {
@@ -88,7 +88,7 @@ func (e *env) restart() {
 }
 
 // useStore has the service use another store, such as one that counts or fails.
-func (s *Service) useStore(st store.Store) { s.store, s.ledger.Store = st, st }
+func (s *Service) useStore(st store.Store) { s.Ledger.Store = st }
 
 // openStore opens a new store. It lies in memory where it can: what a power cut
 // leaves is the store's to test, and 30 times as many transactions go through.
@@ -236,7 +236,7 @@ func (a *agent) agrees(out api.Committed) {
 	if out.Dataset == nil {
 		return
 	}
-	st := a.store
+	st := a.Ledger.Store
 	if a.spy != nil {
 		st = a.spy.Store // what is read for this does not count
 	}
@@ -346,7 +346,7 @@ func (e *env) volume(ref string) api.Volume {
 func (e *env) trashTime() time.Duration { return 72 * time.Hour }
 
 // round runs a round of the background work, as of now.
-func (e *env) rounds() { e.housekeeper.Round(e.ctx, e.house, e.clock.Now()) }
+func (e *env) rounds() { e.Housekeeper.Round(e.ctx, e.house, e.clock.Now()) }
 
 // refused expects an error of a kind, in one short line that says each part.
 func refused(t tb, err error, kind *dataset.Kind, parts ...string) {

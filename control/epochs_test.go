@@ -298,7 +298,7 @@ func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 			return err
 		},
 		"there is no pool": func(e *env, b *agent) error {
-			_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+			_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 				for _, p := range b.pools {
 					t.Delete(record.PoolKey(p.ID))
 				}

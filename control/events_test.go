@@ -24,7 +24,7 @@ func TestEvents(t *testing.T) {
 	read := func(after uint64) (types []string, last api.Event) {
 		t.Helper()
 		if err := e.Events(e.ctx, after, false, func(ev api.Event) error {
-			if ev.ID <= after && after < e.events.Next {
+			if ev.ID <= after && after < e.EventLog.Next {
 				t.Errorf("event %d after %d", ev.ID, after)
 			}
 			types, last = append(types, ev.Type), ev
@@ -57,7 +57,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("after a restart: %v", got)
 	}
 	for range 3 * notify.EventsKept {
-		e.events.Publish(api.Event{Type: "x"})
+		e.EventLog.Publish(api.Event{Type: "x"})
 	}
 	if got, _ := read(1); len(got) < notify.EventsKept || len(got) > 2*notify.EventsKept+1 {
 		t.Errorf("%d events are kept", len(got))

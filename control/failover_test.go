@@ -70,7 +70,7 @@ func TestFailoverWantsGuards(t *testing.T) {
 func (a *agent) has(d dataset.Dataset, taken, current time.Time) {
 	a.Helper()
 	a.hasCopy(d, taken)
-	c, _ := a.reported.Copy(a.id, d.ID)
+	c, _ := a.Reports.Copy(a.id, d.ID)
 	c.Current = current
 	h := api.Heartbeat{Incarnation: a.incarnation, Guard: true, Clock: a.clock.Now(), Copies: []dataset.Copy{c}}
 	if err := a.Heartbeat(a.ctx, a.id, h); err != nil {
@@ -293,12 +293,12 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 	enough := errors.New("seen")
 	adds := func() (short, added bool) {
 		t.Helper()
-		_, err := l.ledger.Update(l.ctx, func(x *record.Tx) error {
+		_, err := l.Ledger.Update(l.ctx, func(x *record.Tx) error {
 			d, err := x.Dataset(l.d.ID)
 			if err != nil {
 				return err
 			}
-			why, err := l.copyKeeper.AddReplicas(x, d, nil, 1)
+			why, err := l.CopyKeeper.AddReplicas(x, d, nil, 1)
 			short, added = why != nil, len(x.Writes()) > 0
 			return errors.Join(err, enough)
 		})

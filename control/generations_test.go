@@ -89,7 +89,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	if got := a.says(pool, 9); got != 0 {
 		t.Errorf("of a pool that was adopted: %d", got)
 	}
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, b.id) }); err != nil {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, b.id) }); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := record.NewTx(e.ctx, e.spy).Get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
@@ -149,7 +149,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	a, b := e.agent("alpha"), e.agent("beta")
 	pool := a.pools[0].ID
 	a.mentions(pool, 7)
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, a.id) }); err != nil {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, a.id) }); err != nil {
 		t.Fatal(err)
 	}
 	b.pools = append(b.pools, a.pools[0])

@@ -26,7 +26,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
 	}
-	index, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	index, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		n, err := membership.FreshNode(t, node, g.Incarnation)
 		if err != nil {
 			return err
@@ -102,7 +102,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			"%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)",
 			what, home)
 	}
-	c, shared, why, err := s.relocator.Sharing(t, d, n)
+	c, shared, why, err := s.Relocator.Sharing(t, d, n)
 	switch {
 	case err != nil:
 		return err

@@ -294,7 +294,7 @@ func TestLostGuest(t *testing.T) {
 		t.Errorf("people see %+v", v.Visits)
 	}
 	l.returns(l.b, "beta") // the word is over
-	list, _ := e.events.After(0)
+	list, _ := e.EventLog.After(0)
 	back := slices.IndexFunc(list, func(ev api.Event) bool {
 		return strings.Contains(ev.Detail, "vouched that it writes no more: what it has mounted")
 	})

@@ -40,7 +40,7 @@ func TestAllReplicasHalt(t *testing.T) {
 		}
 	}
 	// It is on record: a service that was started since knows.
-	later, _ := newService(b.Deps)
+	later, _ := Assemble(b.Deps)
 	t.Cleanup(later.Close)
 	if _, err := later.Submit(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "db"}); dataset.KindOf(err) != dataset.ErrConflict {
 		t.Error(err)

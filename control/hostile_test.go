@@ -138,8 +138,8 @@ func TestSeenIsBounded(t *testing.T) {
 	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
 		t.Error(err)
 	}
-	if seen := e.Seen(e.ctx); len(seen) != 1 || len(e.reported.Datasets()) != 1 {
-		t.Errorf("%d seen, %d remembered", len(seen), len(e.reported.Datasets()))
+	if seen := e.Seen(e.ctx); len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
+		t.Errorf("%d seen, %d remembered", len(seen), len(e.Reports.Datasets()))
 	}
 }
 

@@ -29,7 +29,7 @@ func TestLastCopyStays(t *testing.T) {
 		"the home is away":           func(l *lastCopy) { l.isWell(); l.goes() },
 		"the home is not heard any more": func(l *lastCopy) {
 			l.isWell()
-			l.passes(l.keeper.relocator.Limits.ClockTime() + 1)
+			l.passes(l.keeper.Relocator.Limits.ClockTime() + 1)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		"the home is away":               {then: func(l *lastCopy) { l.goes() }, answer: dataset.ErrStale, last: true},
 		"it cannot be opened":            {then: func(l *lastCopy) { l.home.opens(l.d, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
 		"its pool is held":               {then: func(l *lastCopy) { l.pool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
-		"the home is not heard any more": {then: func(l *lastCopy) { l.passes(l.keeper.relocator.Limits.ClockTime() + 1) }, answer: dataset.ErrStale},
+		"the home is not heard any more": {then: func(l *lastCopy) { l.passes(l.keeper.Relocator.Limits.ClockTime() + 1) }, answer: dataset.ErrStale},
 		"the store is not believed":      {then: func(l *lastCopy) { l.left.distrust("it is older") }, answer: dataset.ErrConflict},
 		"a person destroyed the volume":  {then: func(l *lastCopy) { l.purges(); l.goes() }},
 	} {
@@ -130,7 +130,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 					}
 				})
 				c.then(l)
-				if err := l.keeper.copyKeeper.Maintain(t.Context(), l.keeper.volume("db").Dataset); err != nil {
+				if err := l.keeper.CopyKeeper.Maintain(t.Context(), l.keeper.volume("db").Dataset); err != nil {
 					t.Error(err)
 				}
 				v := l.keeper.volume("db")
@@ -162,7 +162,7 @@ func (l *lastCopy) enters(a *agent, name string) {
 // edits changes the copy of a node, and has the profile want one replica.
 func (l *lastCopy) edits(a *agent, change func(*dataset.Copy, *dataset.Node)) {
 	l.Helper()
-	if _, err := l.keeper.ledger.Update(l.Context(), func(t *record.Tx) error {
+	if _, err := l.keeper.Ledger.Update(l.Context(), func(t *record.Tx) error {
 		d, err := t.Dataset(l.d.ID)
 		var c dataset.Copy
 		var n dataset.Node
@@ -191,7 +191,7 @@ func newLastCopy(t *testing.T) *lastCopy {
 	l := &lastCopy{shared: x, keeper: x.env(x.list[1]), left: e.agent("alpha"), home: e.agent("beta"), replica: e.agent("gamma")}
 	l.left.create("db@silver")
 	l.d = e.moved("db", l.left, l.home, "beta")
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(l.d.ID)
 		c := dataset.Copy{Dataset: d.ID, Node: l.replica.id, Pool: l.replica.pools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: someday}
 		return errors.Join(err, record.KeepCopy(t, &d, c))
@@ -253,7 +253,7 @@ func (l *lastCopy) isWell() {
 func (l *lastCopy) letsGo() (left, replica dataset.CopyKind) {
 	l.Helper()
 	e := l.keeper
-	if err := errors.Join(e.copyKeeper.Expire(e.ctx), e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset)); err != nil {
+	if err := errors.Join(e.CopyKeeper.Expire(e.ctx), e.CopyKeeper.Maintain(e.ctx, e.volume("db").Dataset)); err != nil {
 		l.Fatal(err)
 	}
 	return l.left.sync(0).Copies[0].Kind, l.replica.sync(0).Copies[0].Kind
@@ -265,7 +265,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	l.isWell()
 	var was dataset.Copy
 	l.edits(l.left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
-	if _, err := l.keeper.ledger.Update(t.Context(), func(t *record.Tx) error { return l.keeper.copyKeeper.ExpireOne(t, was) }); err != nil {
+	if _, err := l.keeper.Ledger.Update(t.Context(), func(t *record.Tx) error { return l.keeper.CopyKeeper.ExpireOne(t, was) }); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopySuperseded {
@@ -277,10 +277,10 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 func TestExpiryBesideALostHome(t *testing.T) {
 	l := newLastCopy(t)
 	l.isWell()
-	l.keeper.spy = newSpy(l.keeper.Service.store)
+	l.keeper.spy = newSpy(l.keeper.Service.Ledger.Store)
 	l.keeper.useStore(l.keeper.spy)
 	l.keeper.spy.first(l.goes)
-	if err := l.keeper.copyKeeper.Expire(t.Context()); err != nil {
+	if err := l.keeper.CopyKeeper.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.left.sync(0).Copies[0].Kind; is != dataset.CopyLeft {

@@ -19,7 +19,7 @@ import (
 // volume. Idempotent: it returns the operation as it is now. dataset.ErrStale for a move that has ended or that
 // has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it",
 			y.Dataset)
 	}
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}

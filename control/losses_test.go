@@ -70,7 +70,7 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 func TestPromotionRefusedForgetsNothing(t *testing.T) {
 	for what, befalls := range map[string]func(e *env, a *agent, d dataset.Dataset) error{
 		"condemned": func(e *env, a *agent, d dataset.Dataset) error {
-			_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.id, d.ID) })
+			_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.id, d.ID) })
 			return err
 		},
 		"overtaken": func(e *env, a *agent, d dataset.Dataset) error {

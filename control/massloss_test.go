@@ -21,7 +21,7 @@ func TestMassLossOfHundreds(t *testing.T) {
 	e.Shared, e.Members.Shared = true, true
 	const nodes = 400
 	for range nodes {
-		if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) error {
+		if _, err := e.Ledger.Update(e.ctx, func(x *record.Tx) error {
 			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.clock.Now()}
 			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.clock.Now()}))
 		}); err != nil {
@@ -111,7 +111,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				nodes = append(nodes, dataset.Node{ID: uuid.New(), Registered: e.clock.Now()})
 			}
 			goes := func(halts bool, list ...dataset.Node) {
-				if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) (err error) {
+				if _, err := e.Ledger.Update(e.ctx, func(x *record.Tx) (err error) {
 					h := record.FailoverHalt{Since: e.clock.Now()}
 					for _, n := range list {
 						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.clock.Now()}))
@@ -130,7 +130,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 			}
 			goes(false, nodes[0])
 			for _, n := range nodes[1:] {
-				if _, err := e.ledger.Update(e.ctx, func(x *record.Tx) error { return x.Put(record.NodeKey(n.ID), n) }); err != nil {
+				if _, err := e.Ledger.Update(e.ctx, func(x *record.Tx) error { return x.Put(record.NodeKey(n.ID), n) }); err != nil {
 					t.Fatal(err)
 				}
 			}

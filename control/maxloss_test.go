@@ -73,7 +73,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 			l.passes(cut, l.b, l.c)
 			l.c.has(l.d, l.clock.Now(), l.clock.Now().Add(c.off))
 			l.passes(c.late, l.b, l.c)
-			had, _ := l.reported.Copy(l.c.id, l.d.ID)
+			had, _ := l.Reports.Copy(l.c.id, l.d.ID)
 			again := api.Heartbeat{Incarnation: l.c.incarnation, Guard: true, Copies: []dataset.Copy{had}}
 			if err := l.Heartbeat(t.Context(), l.c.id, again); err != nil {
 				t.Fatal(err)
@@ -113,7 +113,7 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 			half := c.silent / 2
 			l.passes(half, l.a, l.b, l.c)
 			l.c.has(l.d, l.clock.Now(), l.clock.Now())
-			had, _ := first.reported.Copy(l.c.id, l.d.ID)
+			had, _ := first.Reports.Copy(l.c.id, l.d.ID)
 			l.passes(c.heard-half, l.a, l.b, l.c)
 			for node, h := range map[*agent]api.Heartbeat{l.a: {}, l.b: {}, l.c: {Copies: []dataset.Copy{had}}} {
 				h.Incarnation, h.Guard, h.Clock = node.incarnation, true, l.clock.Now()

@@ -157,7 +157,7 @@ func TestI1WhatNoOtherNodeMay(t *testing.T) {
 		"import a folder of another host":        {nodeNamed("gamma", c.id), folder, dataset.ErrForbidden},
 		"create with a certificate of control's": {pki.Identity{Kind: pki.Control, Name: "c2"}, create, dataset.ErrForbidden},
 	} {
-		if err := mayRequest(record.NewTx(as(x.who), e.store), &x.op); !errors.Is(err, x.want) {
+		if err := mayRequest(record.NewTx(as(x.who), e.Ledger.Store), &x.op); !errors.Is(err, x.want) {
 			t.Errorf("%s: %v, want %v", name, err, x.want)
 		}
 	}

@@ -58,10 +58,10 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are no part of the model: only the trash is looked at.
 	m.house.Now = m.clock.Now()
-	if err := m.uptime.Mark(m.ctx, true); err != nil {
+	if err := m.Uptime.Mark(m.ctx, true); err != nil {
 		t.Fatal(err)
 	}
-	m.housekeeper.ExpireTrash(m.ctx, m.house)
+	m.Housekeeper.ExpireTrash(m.ctx, m.house)
 }
 
 // agentsPurge is what agents do with the condemned, on record or not.

@@ -227,7 +227,7 @@ func TestMoveRefused(t *testing.T) {
 	a.create("plain")
 	a.snapshot("plain", "one")
 	a.create("asked", "fs=xfs")
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		var n dataset.Node
 		if _, err := t.Get(record.NodeKey(b.id), &n); err != nil {
 			return err
@@ -360,7 +360,7 @@ func TestMoveByForce(t *testing.T) {
 	early := a.snapshot("db", "early")
 	e.moved("db", a, b, "beta") // so alpha has a copy, up to then
 	late := b.snapshot("db", "late")
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { // taken after the copy was
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { // taken after the copy was
 		s, err := t.ReadSnapshot(late.Dataset, late.ID)
 		s.Created = someday.Add(1)
 		if err == nil {

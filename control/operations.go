@@ -30,14 +30,14 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		}
 	}
 	var done *dataset.Dataset
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		out.Operation, done, err = s.submit(t, req)
 		return err
 	})
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	err = s.ledger.View(ctx, func(t *record.Tx) error {
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		if done == nil {
 			if !out.Operation.State.Final() {
 				return nil
@@ -91,7 +91,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	switch op.Kind {
 	case dataset.OpMove:
-		if err := s.relocator.Begin(t, op); err != nil {
+		if err := s.Relocator.Begin(t, op); err != nil {
 			return nil, nil, err
 		}
 		if err := relocation.AnnounceLoss(t, *op); err != nil {
@@ -136,7 +136,7 @@ func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
 	}
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
-	return s.uptime.PutEnded(t, *op)
+	return s.Uptime.PutEnded(t, *op)
 }
 
 func (s *Service) record(t *record.Tx, op dataset.Operation) error {
@@ -157,7 +157,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	if err := reportable(node, op); err != nil {
 		return err
 	}
-	_, err := s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		rec, known, err := membership.RecordedOperation(t, op)
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
@@ -236,7 +236,7 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
 	t.Delete(record.WorkKey(op.Node, op.ID))
-	return s.uptime.PutEnded(t, op)
+	return s.Uptime.PutEnded(t, op)
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within
@@ -245,7 +245,7 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := view.PageLimit(p)
 	from := view.After(record.OperationsPrefix, p)
-	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix, from, limit)
+	entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.OperationsPrefix, from, limit)
 	if err != nil {
 		return out, err
 	}
@@ -254,7 +254,7 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 		if err := record.Decode(e.Key, e.Value, &out.Items[i]); err != nil {
 			return api.List[dataset.Operation]{}, err
 		}
-		out.Items[i] = s.reported.WithProgress(out.Items[i])
+		out.Items[i] = s.Reports.WithProgress(out.Items[i])
 	}
 	if len(entries) == limit {
 		out.Next = out.Items[limit-1].ID.String()
@@ -271,7 +271,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	}
 	timeout := s.Clock.After(wait)
 	for {
-		rung, leave := s.feed.Hear(first.ID)
+		rung, leave := s.Feed.Hear(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
 		if err != nil || op.State != first.State || op.Progress != first.Progress ||
 			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
@@ -291,7 +291,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	if dataset.CheckPrefix(prefix) != nil {
 		return op, noOperation(ref)
 	}
-	entries, err := record.NewTx(ctx, s.store).List(record.OperationsPrefix+prefix, "", 2)
+	entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.OperationsPrefix+prefix, "", 2)
 	if err != nil {
 		return op, err
 	}
@@ -302,7 +302,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (say more of the UUID)", ref)
 	}
 	err = record.Decode(entries[0].Key, entries[0].Value, &op)
-	return s.reported.WithProgress(op), err
+	return s.Reports.WithProgress(op), err
 }
 
 func noOperation(ref string) error {
@@ -319,7 +319,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 	if err != nil {
 		return found, err
 	}
-	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		op = dataset.Operation{}
 		ok, err := t.Get(record.OperationKey(found.ID), &op)
 		switch {

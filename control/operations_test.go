@@ -276,7 +276,7 @@ func TestOperationWaits(t *testing.T) {
 	if got, err := e.Operation(e.ctx, op.ID.String(), time.Hour); err != nil || got.State != dataset.OpDone {
 		t.Errorf("one that has ended: %+v, %v", got, err)
 	}
-	if n := len(e.feed.Bells); n != 0 {
+	if n := len(e.Feed.Bells); n != 0 {
 		t.Errorf("%d bells are left", n)
 	}
 }

@@ -106,7 +106,7 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 		}
 	}
 	// And a snapshot goes that has what its volume had once.
-	if _, err := m.ledger.Update(a.ctx, func(x *record.Tx) error {
+	if _, err := m.Ledger.Update(a.ctx, func(x *record.Tx) error {
 		d, err := x.Dataset(snap.Dataset)
 		d.Profile = m.names.byName["auto"]
 		return errors.Join(err, x.Put(record.DatasetKey(d.ID), d))
@@ -164,7 +164,7 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 
 	h.Found = []api.Found{found("known", "auto"), found("unknown", "gone")}
 	m.putBack(m.saved)
-	if err := m.list[0].ledger.HaltRestored(a.ctx, seenIndex); err != nil {
+	if err := m.list[0].Ledger.HaltRestored(a.ctx, seenIndex); err != nil {
 		t.Fatal(err)
 	}
 	m.holds["alpha"] = h
@@ -176,7 +176,7 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 // A volume whose fence command is not known does not go on by itself until it is.
 func TestFailoverWithoutItsCommand(t *testing.T) {
 	l := newLost(t, 1)
-	if _, err := l.ledger.Update(l.ctx, func(x *record.Tx) error {
+	if _, err := l.Ledger.Update(l.ctx, func(x *record.Tx) error {
 		d, err := x.Dataset(l.d.ID)
 		d.Profile.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec}
 		return errors.Join(err, x.Put(record.DatasetKey(d.ID), d))

@@ -70,7 +70,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 	}
 	c.tells(nil)
 	d.pools = d.pools[1:]
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		return t.Put(record.NodeKey(d.id), dataset.Node{ID: d.id, Name: "delta", Incarnation: d.incarnation, Pools: []uuid.UUID{d.pools[0].ID}})
 	}); err != nil {
 		t.Fatal(err)

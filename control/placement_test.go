@@ -83,7 +83,7 @@ func TestRegister(t *testing.T) {
 	}
 	id := cluster()
 	a.create("db")
-	_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		return t.Put(record.NodeKey(a.id), dataset.Node{ID: a.id, Name: "alpha", Incarnation: a.incarnation, Cordoned: true, Pools: []uuid.UUID{a.pools[0].ID, a.pools[1].ID}})
 	})
 	if err != nil {

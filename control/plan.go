@@ -29,7 +29,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
 	}
-	err = s.ledger.View(ctx, func(t *record.Tx) error {
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)
 		return err
 	})
@@ -55,7 +55,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		return api.Plan{Done: done}, err
 	}
 	if !s.Shared { // otherwise the store has the facts about the halt, and about its end
-		if err := s.reported.CheckTrust(); err != nil {
+		if err := s.Reports.CheckTrust(); err != nil {
 			return api.Plan{}, err
 		}
 	}
@@ -104,7 +104,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpPurge:
 		return deletion.PlanPurge(t, req)
 	case dataset.OpMove:
-		return s.relocator.Plan(t, req)
+		return s.Relocator.Plan(t, req)
 	case dataset.OpDiscard:
 		return deletion.PlanDiscard(t, req)
 	case dataset.OpShow, dataset.OpHide:

@@ -17,7 +17,7 @@ import (
 // of returns an environment on one of the services.
 func (x *shared) env(s *Service) *env {
 	e := &env{tb: x.T, Service: s, ctx: context.Background(), clock: x.clock, profiles: x.names}
-	e.house = e.housekeeper.NewMemory()
+	e.house = e.Housekeeper.NewMemory()
 	return e
 }
 
@@ -111,7 +111,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
 			x.clock.Advance(wait)
-			if err := errors.Join(e.LookForAway(e.ctx), e.housekeeper.EndLostMoves(e.ctx)); err != nil {
+			if err := errors.Join(e.LookForAway(e.ctx), e.Housekeeper.EndLostMoves(e.ctx)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -182,7 +182,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	d := e.volume("db").Dataset
 	set := func(id uuid.UUID, epoch uint64, at time.Time) {
 		t.Helper()
-		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+		if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 			var s dataset.Snapshot
 			_, err := t.Get(record.SnapshotKey(d.ID, id), &s)
 			s.Epoch, s.Created = epoch, at

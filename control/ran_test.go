@@ -121,7 +121,7 @@ func TestCountOfTime(t *testing.T) {
 		e.restart()
 		e.tick(time.Minute)
 	}
-	if got, err := e.uptime.Read(record.NewTx(e.ctx, e.store)); err != nil || got != 12*time.Hour {
+	if got, err := e.Uptime.Read(record.NewTx(e.ctx, e.Ledger.Store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
@@ -131,7 +131,7 @@ func TestCountOfTime(t *testing.T) {
 func TestCountOfOneThatStoodBy(t *testing.T) {
 	x := newShared(t, 2)
 	kept, stoodBy := x.env(x.list[0]), x.env(x.list[1])
-	stoodBy.uptime.Forget() // the store did not answer when it was started
+	stoodBy.Uptime.Forget() // the store did not answer when it was started
 	a := kept.agent("alpha")
 	kept.submit(create("slow")) // which has the count go on
 	kept.pass(240 * time.Hour)
@@ -141,7 +141,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	stoodBy.rounds()
-	if got, err := stoodBy.uptime.Read(record.NewTx(t.Context(), stoodBy.store)); err != nil || got != 240*time.Hour {
+	if got, err := stoodBy.Uptime.Read(record.NewTx(t.Context(), stoodBy.Ledger.Store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
 	}
 	stoodBy.purgesAfter(d, 72*time.Hour)
@@ -158,7 +158,7 @@ func (e *env) purgesAfter(d dataset.Dataset, after time.Duration) {
 		e.house.Full = e.clock.Now()
 		e.rounds()
 		var now dataset.Dataset
-		if _, err := record.NewTx(e.ctx, e.store).Get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
+		if _, err := record.NewTx(e.ctx, e.Ledger.Store).Get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
 			e.Fatalf("%s on, of %s, it is %s and not %s, %v", step.time, after, now.State, step.then, err)
 		}
 	}
@@ -197,7 +197,7 @@ func TestCountStands(t *testing.T) {
 	d := b.delete("db") // which the one that keeps house does not hear of
 	x.clock.Advance(housekeeping.FullEvery)
 	kept.rounds()
-	if m := kept.uptime.Seen(); !m.Runs {
+	if m := kept.Uptime.Seen(); !m.Runs {
 		t.Errorf("it stands though something waits: %+v", m)
 	}
 	kept.purgesAfter(d, 72*time.Hour)
@@ -212,7 +212,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	a.create("other")
 	e.tick(housekeeping.OperationKept + housekeeping.ForgetEvery)
 	e.tick(time.Hour)
-	if m := e.uptime.Seen(); m.Runs {
+	if m := e.Uptime.Seen(); m.Runs {
 		t.Fatalf("it does not stand: %+v", m)
 	}
 	came := false
@@ -238,7 +238,7 @@ func TestCountOverAnOutage(t *testing.T) {
 	a.create("db")
 	kept.submit(create("slow")) // which has the count go on
 	kept.tick(time.Hour)
-	late.uptime.Restart()
+	late.Uptime.Restart()
 	x.clock.Advance(10 * time.Hour)
 	d := b.delete("db")
 	kept.purgesAfter(d, 72*time.Hour)
@@ -254,9 +254,9 @@ func TestActOfAnOlderMark(t *testing.T) {
 	d := a.delete("old")
 	e.rounds()
 	for _, act := range []func(context.Context) error{
-		func(ctx context.Context) error { e.housekeeper.ExpireTrash(ctx, e.house); return nil }, e.copyKeeper.Expire, e.housekeeper.ForgetOperations,
+		func(ctx context.Context) error { e.Housekeeper.ExpireTrash(ctx, e.house); return nil }, e.CopyKeeper.Expire, e.Housekeeper.ForgetOperations,
 	} {
-		e.uptime.Mistake(1000 * time.Hour)
+		e.Uptime.Mistake(1000 * time.Hour)
 		if err := act(e.ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -274,8 +274,8 @@ func TestActOfAnOlderMark(t *testing.T) {
 // the last one is long gone.
 func TestCountBetweenLosses(t *testing.T) {
 	e := newEnv(t)
-	mark := func() record.RunMark { return e.uptime.Seen() }
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), record.Away{Since: e.clock.Now()}) }); err != nil {
+	mark := func() record.RunMark { return e.Uptime.Seen() }
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), record.Away{Since: e.clock.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	e.tick(time.Hour)

@@ -46,7 +46,7 @@ func TestSuppositions(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	a.create("first")
-	c := &counting{Store: e.Service.store}
+	c := &counting{Store: e.Service.Ledger.Store}
 	e.useStore(c)
 	cost := func(what string, reads, txns int, do func()) {
 		t.Helper()
@@ -104,7 +104,7 @@ func TestRecalledForAFewSeconds(t *testing.T) {
 	a := e.agent("alpha")
 	recalled := func(want bool) {
 		t.Helper()
-		if _, ok := e.ledger.Nodes().Entry(a.id); ok != want {
+		if _, ok := e.Ledger.Nodes().Entry(a.id); ok != want {
 			t.Errorf("it is taken from memory: %t, want %t", ok, want)
 		}
 	}
@@ -114,7 +114,7 @@ func TestRecalledForAFewSeconds(t *testing.T) {
 	recalled(false)
 	a.create("again")
 	recalled(true)
-	if err := e.ledger.HaltRestored(e.ctx, 1); err != nil {
+	if err := e.Ledger.HaltRestored(e.ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	recalled(false)

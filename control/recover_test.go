@@ -66,7 +66,7 @@ func (m *muster) back() {
 	m.env.Helper()
 	m.note()
 	m.putBack(m.saved)
-	if err := m.list[0].ledger.HaltRestored(m.env.ctx, seenIndex); err != nil {
+	if err := m.list[0].Ledger.HaltRestored(m.env.ctx, seenIndex); err != nil {
 		m.env.Fatalf("%v", err)
 	}
 }
@@ -193,7 +193,7 @@ func TestRecover(t *testing.T) {
 		t.Error("it is halted still")
 	}
 	a.create("after") // and all goes on
-	_, clock, err := m.list[1].ledger.ReadLanes(t.Context(), nil)
+	_, clock, err := m.list[1].Ledger.ReadLanes(t.Context(), nil)
 	if err != nil || clock <= seenIndex || m.halted() {
 		t.Errorf("clock %d, %v, halted %t", clock, err, m.halted())
 	}

@@ -49,7 +49,7 @@ func (e *env) copies(id uuid.UUID, agents map[string]*agent) map[string]dataset.
 
 func (e *env) edit(a *agent, change func(*dataset.Node)) {
 	e.Helper()
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		var n dataset.Node
 		if _, err := t.Get(record.NodeKey(a.id), &n); err != nil {
 			return err
@@ -67,7 +67,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 	a, b, c := e.agent("alpha"), e.agent("beta"), e.agent("gamma")
 	e.replicated(1)
 	d := a.create("db@safe")
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(d.ID)
 		for _, n := range []*agent{b, c} {
 			k := dataset.Copy{Dataset: d.ID, Node: n.id, Pool: n.pools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: someday}
@@ -82,7 +82,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 		going   int
 	}{{"it is not in the pool", 0}, {"", 1}} {
 		a.opens(d, l.problem)
-		if err := e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset); err != nil {
+		if err := e.CopyKeeper.Maintain(e.ctx, e.volume("db").Dataset); err != nil {
 			t.Fatal(err)
 		}
 		going := 0
@@ -252,7 +252,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b 
 		a, b := e.agent("alpha"), e.agent("beta")
 		d := a.create("db@silver")
 		d.Profile.Replicas.Count = 1
-		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return errors.Join(second(t.Dataset(d.ID)), t.PutDataset(d)) }); err != nil {
+		if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return errors.Join(second(t.Dataset(d.ID)), t.PutDataset(d)) }); err != nil {
 			t.Fatal(err)
 		}
 		changes := sync.OnceFunc(func() {
@@ -270,7 +270,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *env, b 
 				}
 			}
 		}
-		err := e.copyKeeper.Maintain(e.ctx, e.volume("db").Dataset)
+		err := e.CopyKeeper.Maintain(e.ctx, e.volume("db").Dataset)
 		refused(t, err, dataset.ErrUnsupported, "replicas on more nodes")
 		if got := e.check().datasets[d.ID]; len(got.Copies) != 0 {
 			t.Errorf("%v", got.Copies)

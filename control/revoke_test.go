@@ -20,7 +20,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	if err := e.Revoked(bob, cert); err != nil {
 		t.Fatal(err)
 	}
-	other, _ := newService(Deps{Store: e.spy, Clock: e.clock, Profiles: e.Deps.Profiles, Failed: e.Failed})
+	other, _ := Assemble(Deps{Store: e.spy, Clock: e.clock, Profiles: e.Deps.Profiles, Failed: e.Failed})
 	defer other.Close()
 	e.clock.Advance(time.Second)
 	if err := other.Admission.RevokeOperator(e.ctx, "bob"); err != nil {

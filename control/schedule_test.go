@@ -26,7 +26,7 @@ func (e *env) tick(d time.Duration) {
 func (e *env) pass(d time.Duration) {
 	e.Helper()
 	for d > 0 {
-		_ = e.uptime.Mark(e.ctx, true)
+		_ = e.Uptime.Mark(e.ctx, true)
 		step := min(d, uptime.MarkEvery)
 		e.clock.Advance(step)
 		d -= step

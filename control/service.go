@@ -61,7 +61,8 @@ type Deps struct {
 	Failed func(what string, err error)
 }
 
-// Service is the control service. It implements api.Service. All methods are safe for concurrent use.
+// Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
+// fields are the components that decide; they are set by Assemble and must not change while requests run.
 type Service struct {
 	Deps
 	*membership.Admission
@@ -70,26 +71,25 @@ type Service struct {
 	*generation.Recorder
 	*view.Views
 	*agentsync.Syncer
-	store   store.Store
-	started time.Time
+	Feed        *notify.Feed
+	EventLog    *notify.EventLog
+	Reports     *reports.Latest
+	Ledger      *ledger.Ledger
+	Uptime      *uptime.Counter
+	CopyKeeper  *replica.Keeper
+	Relocator   *relocation.Relocator
+	Housekeeper *housekeeping.Housekeeper
 
-	feed       *notify.Feed
-	events     *notify.EventLog
-	vetted     *vetting.Profiles
-	placer     *placer.Placer
-	copyKeeper *replica.Keeper
-	reported   *reports.Latest
-	ledger     *ledger.Ledger
-
-	stop        context.CancelFunc
-	quit        <-chan struct{} // closed when the service must stop
-	done        sync.WaitGroup
-	uptime      *uptime.Counter
-	housekeeper *housekeeping.Housekeeper
-	relocator   *relocation.Relocator
+	vetted      *vetting.Profiles
+	placer      *placer.Placer
 	volumes     *planning.Planner
 	deleter     *deletion.Deleter
 	nodeRemover *noderemoval.NodeRemover
+
+	started time.Time
+	stop    context.CancelFunc
+	quit    <-chan struct{} // closed when the service must stop
+	done    sync.WaitGroup
 }
 
 var (
@@ -99,42 +99,42 @@ var (
 
 // New returns a service on the store. Its background work runs until Close.
 func New(d Deps) *Service {
-	s, ctx := newService(d)
-	s.done.Go(func() { s.housekeeper.Run(ctx) })
+	s, ctx := Assemble(d)
+	s.done.Go(func() { s.Housekeeper.Run(ctx) })
 	if s.Shared {
 		s.done.Go(func() { s.Members.KeepSession(ctx) })
-		s.done.Go(func() { s.ledger.Hear(ctx) })
+		s.done.Go(func() { s.Ledger.Hear(ctx) })
 	}
 	return s
 }
 
-// newService returns a service without its background work, which must end with ctx.
-func newService(d Deps) (s *Service, ctx context.Context) {
+// Assemble returns a service whose background work does not run. The background work must end with ctx.
+func Assemble(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	d.Limits = d.Limits.OrDefault()
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
-		Deps: d, store: d.Store, started: now,
-		feed: notify.NewFeed(), events: notify.NewEventLog(now), reported: reports.New(),
+		Deps: d, started: now,
+		Feed: notify.NewFeed(), EventLog: notify.NewEventLog(now), Reports: reports.New(),
 		stop: stop, quit: ctx.Done(),
 	}
-	s.ledger = ledger.New(ledger.Deps{
+	s.Ledger = ledger.New(ledger.Deps{
 		Store:    d.Store,
 		Clock:    d.Clock,
-		Feed:     s.feed,
-		Events:   s.events,
+		Feed:     s.Feed,
+		Events:   s.EventLog,
 		Shared:   d.Shared,
-		Restored: func() { s.uptime.Forget() },
+		Restored: func() { s.Uptime.Forget() },
 		Failed:   d.Failed,
 	})
-	s.uptime = uptime.New(s.ledger)
+	s.Uptime = uptime.New(s.Ledger)
 	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
-	s.Recorder = generation.New(s.ledger)
-	s.Views = view.New(view.Deps{Ledger: s.ledger, Reports: s.reported, Shared: d.Shared})
-	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.ledger, Authority: d.Authority})
+	s.Recorder = generation.New(s.Ledger)
+	s.Views = view.New(view.Deps{Ledger: s.Ledger, Reports: s.Reports, Shared: d.Shared})
+	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.Ledger, Authority: d.Authority})
 	s.Members = membership.NewMembers(membership.MembersDeps{
-		Ledger:       s.ledger,
-		Reports:      s.reported,
+		Ledger:       s.Ledger,
+		Reports:      s.Reports,
 		Shared:       d.Shared,
 		Limits:       d.Limits,
 		Replica:      d.Replica,
@@ -142,7 +142,7 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 		Started:      now,
 		Catalog:      d.Catalog,
 		PublishFacts: d.PublishFacts,
-		Uptime:       s.uptime.Read,
+		Uptime:       s.Uptime.Read,
 		Registered: func(ctx context.Context, r api.Registration) error {
 			return s.nodeRemover.ClearGone(ctx, r)
 		},
@@ -152,14 +152,14 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 	})
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
-		Ledger:     s.ledger,
-		Reports:    s.reported,
+		Ledger:     s.Ledger,
+		Reports:    s.Reports,
 		Shared:     d.Shared,
 		Session:    d.Limits.Session,
 		Quit:       s.quit,
 		Living:     s.Members.Living,
 		WithOwn:    s.vetted.WithOwn,
-		PutInTrash: s.uptime.PutInTrash,
+		PutInTrash: s.Uptime.PutInTrash,
 		Finish:     s.finish,
 	})
 	return s, ctx
@@ -167,57 +167,57 @@ func newService(d Deps) (s *Service, ctx context.Context) {
 
 // makePlanners makes what decides on requests.
 func (s *Service) makePlanners(d Deps) {
-	s.placer = placer.New(placer.Deps{Reports: s.reported, Members: s.Members, Shared: d.Shared})
-	s.copyKeeper = replica.New(replica.Deps{
-		Ledger: s.ledger, Reports: s.reported, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
-		Uptime: s.uptime.Read, Counted: s.uptime.Last,
+	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
+	s.CopyKeeper = replica.New(replica.Deps{
+		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
+		Uptime: s.Uptime.Read, Counted: s.Uptime.Last,
 	})
-	s.housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
-		Ledger: s.ledger, Feed: s.feed, Events: s.events, Reported: s.reported, Uptime: s.uptime,
-		CopyKeeper: s.copyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared, Interval: d.Limits.House,
+	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
+		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,
+		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared, Interval: d.Limits.House,
 		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
-		Ledger: s.ledger, Reports: s.reported, Feed: s.feed, Shared: d.Shared, Quit: s.quit,
+		Ledger: s.Ledger, Reports: s.Reports, Feed: s.Feed, Shared: d.Shared, Quit: s.quit,
 	})
-	s.relocator = relocation.New(relocation.Deps{
+	s.Relocator = relocation.New(relocation.Deps{
 		Members:   s.Members,
 		Shared:    s.Shared,
-		Copies:    s.copyKeeper,
+		Copies:    s.CopyKeeper,
 		End:       s.end,
 		Placer:    s.placer,
-		Reports:   s.reported,
+		Reports:   s.Reports,
 		Unguested: s.unguested,
-		Uptime:    s.uptime,
+		Uptime:    s.Uptime,
 		Vetted:    s.vetted,
 		Clock:     d.Clock,
 		Limits:    d.Limits,
 	})
 	s.volumes = &planning.Planner{Deps: planning.Deps{
 		Profiles:   d.Profiles,
-		CopyKeeper: s.copyKeeper,
-		Ledger:     s.ledger,
+		CopyKeeper: s.CopyKeeper,
+		Ledger:     s.Ledger,
 		Placer:     s.placer,
-		Relocator:  s.relocator,
-		Reported:   s.reported,
+		Relocator:  s.Relocator,
+		Reported:   s.Reports,
 		Unguested:  s.unguested,
 		Clock:      d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:    s.Shared,
 		End:       s.end,
-		Ledger:    s.ledger,
+		Ledger:    s.Ledger,
 		Unguested: s.unguested,
-		Uptime:    s.uptime,
+		Uptime:    s.Uptime,
 		Clock:     d.Clock,
 	}}
 	s.nodeRemover = &noderemoval.NodeRemover{Deps: noderemoval.Deps{
 		Admission:  s.Admission,
 		Views:      s.Views,
-		CopyKeeper: s.copyKeeper,
+		CopyKeeper: s.CopyKeeper,
 		End:        s.end,
-		Ledger:     s.ledger,
-		Reported:   s.reported,
+		Ledger:     s.Ledger,
+		Reported:   s.Reports,
 		Clock:      d.Clock,
 	}}
 }
@@ -249,7 +249,7 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 
 // Copied is replica.Keeper.Copied.
 func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
-	return s.copyKeeper.Copied(ctx, node, c)
+	return s.CopyKeeper.Copied(ctx, node, c)
 }
 
 // RemoveNode is NodeRemover.RemoveNode.
@@ -261,7 +261,7 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.R
 // come, until ctx ends, fn returns an error, or the service closes.
 func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	for {
-		list, wait := s.events.After(after)
+		list, wait := s.EventLog.After(after)
 		for _, ev := range list {
 			if err := fn(ev); err != nil {
 				return err

@@ -277,7 +277,7 @@ func TestNameThatMovesWhileItIsRead(t *testing.T) {
 			old := e.volume("db").Dataset
 			fresh := old
 			fresh.ID = uuid.New()
-			_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+			_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 				if err := t.Put(record.NameKey("db"), record.Claim{ID: fresh.ID}); err != nil {
 					return err
 				}
@@ -312,7 +312,7 @@ func TestNameThatPointsAstray(t *testing.T) {
 	a := e.agent("alpha")
 	d := a.create("db")
 	for _, id := range []uuid.UUID{uuid.New(), a.delete("db").ID, d.ID} {
-		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.NameKey("db"), record.Claim{ID: id}) }); err != nil {
+		if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return t.Put(record.NameKey("db"), record.Claim{ID: id}) }); err != nil {
 			t.Fatal(err)
 		}
 		_, err := e.Volume(e.ctx, "db")

@@ -220,7 +220,7 @@ func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
 	s := a.snapshot("db", "old")
 	op := a.plan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
 	e.spy.first(func() {
-		if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { record.DeleteSnapshot(t, s); return nil }); err != nil {
+		if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { record.DeleteSnapshot(t, s); return nil }); err != nil {
 			t.Error(err)
 		}
 	})

@@ -17,7 +17,7 @@ import (
 // such records.
 func (e *env) change(id uuid.UUID, f func(d *dataset.Dataset, l *dataset.Lease)) {
 	e.Helper()
-	_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(id)
 		if err != nil {
 			return err
@@ -120,7 +120,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	d := a.create("db@safe")
 	copyOf := func() (c dataset.Copy) {
 		t.Helper()
-		if there, err := record.NewTx(e.ctx, e.store).Get(record.CopyKey(b.id, d.ID), &c); err != nil || !there {
+		if there, err := record.NewTx(e.ctx, e.Ledger.Store).Get(record.CopyKey(b.id, d.ID), &c); err != nil || !there {
 			t.Fatal(there, err)
 		}
 		return c
@@ -141,7 +141,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	if got := copyOf(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, b.id, d.ID) }); err != nil {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error { return record.CondemnCopy(t, b.id, d.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	want = copyOf()
@@ -170,7 +170,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			e.house.Forget = e.clock.Now()
 			e.rounds()
 			var c dataset.Copy
-			if there, err := record.NewTx(e.ctx, e.store).Get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
+			if there, err := record.NewTx(e.ctx, e.Ledger.Store).Get(record.CopyKey(a.id, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
 				t.Errorf("%+v, %v, %v", c, there, err)
 			}
 		})
@@ -182,7 +182,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 func TestRevokedNodeStaysOut(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	_, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	_, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		t.Delete(record.NodeKey(a.id))
 		return t.Put(record.RevokedNodeKey(a.id), record.Revocation{Node: a.id, At: someday, Until: someday.Add(time.Hour)})
 	})

@@ -40,12 +40,12 @@ func newShared(t *testing.T, n int) *shared {
 	t.Cleanup(func() { st.Close() })
 	x.st = st
 	for range n {
-		s, _ := newService(Deps{
+		s, _ := Assemble(Deps{
 			Store: st, StoreName: "bolt", Clock: x.clock, Version: "test", Shared: true,
 			Profiles: func() planning.Profiles { return x.names }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
+		if _, err := s.Uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
 			t.Fatal(err)
 		}
 		x.list = append(x.list, s)
@@ -185,7 +185,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Fatal("not the first, and it alone")
 	}
 	work := func(s *Service) error {
-		_, err := s.ledger.Update(ledger.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
+		_, err := s.Ledger.Update(ledger.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
 		return err
 	}
 	if err := work(a); err != nil {
@@ -245,7 +245,7 @@ func TestNodesAreAway(t *testing.T) {
 	}
 	var types []string
 	for _, s := range x.list {
-		list, _ := s.events.After(0)
+		list, _ := s.EventLog.After(0)
 		for _, ev := range list {
 			types = append(types, ev.Type)
 		}
@@ -261,18 +261,18 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	keeper, dead, reader := x.list[0], x.list[1], x.list[2]
 	node := uuid.New()
 	say := func(s *Service) {
-		if _, err := s.ledger.Update(t.Context(), func(x *record.Tx) error { x.WakeNode(node); return x.Put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
+		if _, err := s.Ledger.Update(t.Context(), func(x *record.Tx) error { x.WakeNode(node); return x.Put("names/a", record.Claim{ID: uuid.New()}) }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var h ledger.Hearing
 	hear := func() (full bool) {
 		t.Helper()
-		rev := reader.feed.Since(node, 0).Rev
-		if err := reader.ledger.HearNow(t.Context(), &h); err != nil {
+		rev := reader.Feed.Since(node, 0).Rev
+		if err := reader.Ledger.HearNow(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
-		return reader.feed.Since(node, rev).Full
+		return reader.Feed.Since(node, rev).Full
 	}
 	hear()
 	say(keeper)
@@ -290,14 +290,14 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		}
 		return of
 	}
-	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.housekeeper.NewMemory()
+	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.Housekeeper.NewMemory()
 	forget := func() {
 		t.Helper()
 		x.stand(keeper)
 		if mine, err := keeper.Members.TakeHouse(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
-		if err := keeper.housekeeper.ForgetServices(ctx, house); err != nil {
+		if err := keeper.Housekeeper.ForgetServices(ctx, house); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -309,7 +309,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		t.Error("what lay there was not enough")
 	}
 	forget()
-	if got := lanes(); len(got) != 1 || got[0] != keeper.ledger.Replica().String() {
+	if got := lanes(); len(got) != 1 || got[0] != keeper.Ledger.Replica().String() {
 		t.Fatalf("%v", got)
 	}
 	if hear() {
@@ -332,7 +332,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 func TestFits(t *testing.T) {
 	x := newShared(t, 0)
 	at := func(name, address, version string) *Service {
-		s, _ := newService(Deps{
+		s, _ := Assemble(Deps{
 			Store: x.st, Clock: x.clock, Version: version, Shared: true, Replica: membership.Replica{Name: name, Address: address},
 			Profiles: func() planning.Profiles { return x.names },
 		})

@@ -24,7 +24,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 		b.register("beta")
 	}
 	d := a.create("db@safe")
-	houses := []*housekeeping.Memory{x.list[0].housekeeper.NewMemory(), x.list[1].housekeeper.NewMemory()}
+	houses := []*housekeeping.Memory{x.list[0].Housekeeper.NewMemory(), x.list[1].Housekeeper.NewMemory()}
 	steps := func(n int) {
 		for range n {
 			now, used := x.clock.Now(), dataset.Size(x.clock.Steady())
@@ -33,7 +33,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				if mine, err := s.Members.TakeHouse(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
-					s.housekeeper.Round(ledger.AsHousekeeper(t.Context()), houses[i], now)
+					s.Housekeeper.Round(ledger.AsHousekeeper(t.Context()), houses[i], now)
 				}
 				tells := func(g *agent, h api.Heartbeat) {
 					h.Incarnation = g.incarnation

@@ -121,7 +121,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	}
 	a.purge(d)
 	moved.Home = b.id // as a move will do
-	if _, err := e.ledger.Update(e.ctx, func(t *record.Tx) error {
+	if _, err := e.Ledger.Update(e.ctx, func(t *record.Tx) error {
 		t.Touch(moved.ID, a.id)
 		return t.PutDataset(moved)
 	}); err != nil {
@@ -154,7 +154,7 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 	}
 	rev := a.sync(0).Rev
 	for i := range 2*notify.FeedSize + 1 {
-		e.feed.Publish(notify.Notice{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
+		e.Feed.Publish(notify.Notice{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
 		if i == 2*notify.FeedSize-1 && a.sync(rev).Full {
 			t.Error("forgotten too soon")
 		}
@@ -162,11 +162,11 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 	if s := a.sync(rev); !s.Full {
 		t.Error("a revision that is not remembered is taken for one without changes")
 	}
-	now := e.feed.Since(a.id, 0).Rev
+	now := e.Feed.Since(a.id, 0).Rev
 	if s := a.sync(now - notify.FeedSize); s.Full {
 		t.Error("the newest changes are forgotten")
 	}
-	if n := len(e.feed.Changes); n > 2*notify.FeedSize {
+	if n := len(e.Feed.Changes); n > 2*notify.FeedSize {
 		t.Errorf("%d changes are kept", n)
 	}
 }
@@ -181,7 +181,7 @@ func TestSyncWaits(t *testing.T) {
 	done := wait(e.ctx)
 	b.create("theirs") // wakes nobody here
 	a.create("db")     // nor does what the answer told, which the next change tells too
-	if !e.feed.IsAwaited(a.id) {
+	if !e.Feed.IsAwaited(a.id) {
 		t.Error("its own create woke the agent")
 	}
 	op := *e.submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
@@ -213,7 +213,7 @@ func TestSyncWaits(t *testing.T) {
 	if r := <-done; dataset.KindOf(r.err) != dataset.ErrUnavailable {
 		t.Errorf("%v", r.err)
 	}
-	if n := len(e.feed.Bells); n != 0 {
+	if n := len(e.Feed.Bells); n != 0 {
 		t.Errorf("%d bells are left", n)
 	}
 }
@@ -248,7 +248,7 @@ func TestSyncFollows(t *testing.T) {
 				}
 				select {
 				case <-last:
-					if e.feed.Since(a.id, rev).Any {
+					if e.Feed.Since(a.id, rev).Any {
 						continue
 					}
 					return
@@ -272,7 +272,7 @@ func TestSyncFollows(t *testing.T) {
 	workers.Wait()
 	close(last)
 	for _, a := range agents {
-		e.feed.Publish(notify.Notice{Nodes: []uuid.UUID{a.id}}) // so that all look once more
+		e.Feed.Publish(notify.Notice{Nodes: []uuid.UUID{a.id}}) // so that all look once more
 	}
 	followers.Wait()
 	for id, d := range e.check().datasets {
@@ -297,11 +297,11 @@ func TestHeartbeats(t *testing.T) {
 	beat := func(st dataset.PoolStatus) []api.Event {
 		t.Helper()
 		st.ID = pool
-		n := len(e.events.Ring)
+		n := len(e.EventLog.Ring)
 		if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation, Pools: []dataset.PoolStatus{st}}); err != nil {
 			t.Fatal(err)
 		}
-		return e.events.Ring[n:]
+		return e.EventLog.Ring[n:]
 	}
 	for i, c := range []struct {
 		st   dataset.PoolStatus
@@ -332,7 +332,7 @@ func TestHeartbeats(t *testing.T) {
 	if err := e.Heartbeat(e.ctx, a.id, api.Heartbeat{Incarnation: a.incarnation}); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(e.reported.Progress[a.id]); n != 0 {
+	if n := len(e.Reports.Progress[a.id]); n != 0 {
 		t.Errorf("progress of %d operations is kept", n)
 	}
 }

@@ -81,13 +81,13 @@ func TestAbsenceIsSaid(t *testing.T) {
 func TestCallerGoesAway(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
-	rev := e.feed.Since(a.id, 0).Rev
+	rev := e.Feed.Since(a.id, 0).Rev
 	ctx, cancel := context.WithCancel(e.ctx)
 	e.spy.first(cancel)
 	if _, err := e.Submit(ctx, create("db@gold")); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if n := e.feed.Since(a.id, rev); !n.Any {
+	if n := e.Feed.Since(a.id, rev); !n.Any {
 		t.Error("the node's agent is not told")
 	}
 	if len(a.open()) != 1 {
@@ -98,15 +98,15 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// The same where the store's answer is lost.
-	rev = e.feed.Since(a.id, 0).Rev
+	rev = e.Feed.Since(a.id, 0).Rev
 	e.spy.first(func() { e.spy.fail(1, true) })
 	_, err = e.Submit(e.ctx, create("db3@gold"))
 	refused(t, err, dataset.ErrUnavailable)
 	e.spy.fail(0, false)
-	if n := e.feed.Since(a.id, rev); !n.Any || len(a.open()) != 2 {
+	if n := e.Feed.Since(a.id, rev); !n.Any || len(a.open()) != 2 {
 		t.Errorf("%+v, %d open", n, len(a.open()))
 	}
-	if diff := cmp.Diff(0, len(e.events.Ring)); diff != "" {
+	if diff := cmp.Diff(0, len(e.EventLog.Ring)); diff != "" {
 		t.Errorf("events of what may not have happened: %s", diff)
 	}
 }
@@ -118,7 +118,7 @@ func TestLostAnswerWakesTheAgent(t *testing.T) {
 		a := e.agent("alpha")
 		a.create("first")
 		op := a.plan(create("db"))
-		rung, leave := e.feed.Hear(a.id)
+		rung, leave := e.Feed.Hear(a.id)
 		if lost {
 			e.spy.fail(1, true)
 		}
