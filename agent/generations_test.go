@@ -142,17 +142,17 @@ func TestPoolThatWasPutBackIsHeld(t *testing.T) {
 		r.close()
 	}
 	r.start(cfg)
-	if _, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default"}); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "--confirmed") {
+	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{}); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "--confirmed") {
 		t.Errorf("without a word: %v", err)
 	}
-	if _, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "other", Confirmed: true}); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), `"other"`) {
+	if _, err := r.AcceptPool(ctx, "other", api.AcceptPool{Confirmed: true}); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), `"other"`) {
 		t.Errorf("another pool: %v", err)
 	}
 	r.holds(d)
-	if p, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); err != nil || p.Name != "default" {
+	if p, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil || p.Name != "default" {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if _, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool default is not held on node host-a") {
+	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool default is not held on node host-a") {
 		t.Errorf("again: %v", err)
 	}
 	r.at(3)
@@ -309,7 +309,7 @@ func TestAdoptedPoolThatWasPutBack(t *testing.T) {
 		t.Fatalf("adopt: %v", err)
 	}
 	r.holds(d)
-	if _, err := r.AcceptPool(ctx, api.AcceptPool{Pool: "default", Confirmed: true}); err != nil {
+	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RebuildStore(ctx, false); err != nil {

@@ -24,8 +24,8 @@ func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api
 }
 
 // AcceptPool is pooladmin.Quarantine.Accept.
-func (a *Agent) AcceptPool(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
-	return a.quarantine.Accept(ctx, in)
+func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
+	return a.quarantine.Accept(ctx, name, in)
 }
 
 // RemovePool is pooladmin.Remover.Remove.

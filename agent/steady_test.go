@@ -250,7 +250,7 @@ func TestAcceptedIsAboveMemory(t *testing.T) {
 	})
 	p.isHeld(true, "put back")
 	p.other.back()
-	if _, err := p.AcceptPool(t.Context(), api.AcceptPool{Pool: "default", Confirmed: true}); err != nil {
+	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.highest(); got != 7 {
@@ -284,7 +284,7 @@ func TestAcceptedIsAboveWhatIsAway(t *testing.T) {
 		p.other.away()
 	})
 	p.isHeld(true, "put back")
-	if _, err := p.AcceptPool(t.Context(), api.AcceptPool{Pool: "default", Confirmed: true}); err != nil {
+	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
 	p.isHeld(false, "accepted")

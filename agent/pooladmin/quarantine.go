@@ -37,17 +37,17 @@ const Unheard = 1 << 20
 
 // Accept makes a quarantined pool serve with its present content, if a person confirms that. dataset.ErrConflict for
 // a pool that is not quarantined, ErrInvalid without the confirmation, or for a pool that is not on this node.
-func (q *Quarantine) Accept(ctx context.Context, in api.AcceptPool) (dataset.Pool, error) {
-	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+in.Pool)
+func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
+	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+name)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, known := q.Pools.ByName(in.Pool)
+	op, known := q.Pools.ByName(name)
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
-			"unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(in.Pool))
+			"unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(name))
 	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
 		return dataset.Pool{}, op.Serves()
 	case op.Held() == "":
@@ -60,7 +60,7 @@ func (q *Quarantine) Accept(ctx context.Context, in api.AcceptPool) (dataset.Poo
 				"--confirmed)", op.Name)
 	}
 	_, all, err := q.Generations.Ask(ctx)
-	op, _ = q.Pools.ByName(in.Pool) // above everything that anybody knows
+	op, _ = q.Pools.ByName(name) // above everything that anybody knows
 	to := op.Record.Generation + 1
 	if err != nil || !all {
 		to += Unheard

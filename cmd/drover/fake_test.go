@@ -241,8 +241,8 @@ func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Re
 	return f.pool, f.rebuilt, f.called("AdoptPool", path)
 }
 
-func (f *fake) AcceptPool(_ context.Context, p api.AcceptPool) (dataset.Pool, error) {
-	return f.pool, f.called("AcceptPool", p)
+func (f *fake) AcceptPool(_ context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
+	return f.pool, f.called("AcceptPool", name, a)
 }
 
 func (f *fake) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {

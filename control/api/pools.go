@@ -9,8 +9,7 @@ type AdoptPool struct {
 
 // AcceptPool asks to let a quarantined pool serve in its present state.
 type AcceptPool struct {
-	Pool      string `json:"pool" doc:"its name"`
-	Confirmed bool   `json:"confirmed" doc:"what it has not any more is lost, on the word of who asks"`
+	Confirmed bool `json:"confirmed" doc:"what it has not any more is lost, on the word of who asks"`
 }
 
 // Adopted is an adopted pool and the datasets that were found in it.

@@ -98,7 +98,7 @@ type Local interface {
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
 	// AcceptPool lets a quarantined pool serve in its present state.
-	AcceptPool(ctx context.Context, p AcceptPool) (dataset.Pool, error)
+	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
 	// RemovePool removes an empty pool. With forget it only deletes the record.
 	RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error)
 	// RebuildStore restores the names of the datasets in the pools of this host. ErrOffline while a pool is

@@ -36,8 +36,8 @@ func (h Host) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.R
 }
 
 // AcceptPool lets a quarantined pool of the server's host serve in its present state.
-func (h Host) AcceptPool(ctx context.Context, p api.AcceptPool) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool).with(p))
+func (h Host) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
+	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool, name).with(a))
 }
 
 // RemovePool removes an empty pool of the server's host. With forget it only deletes the record.

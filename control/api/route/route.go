@@ -58,8 +58,8 @@ var (
 	GetProfile      = Route{"get-profile", http.MethodGet, "/v1/profiles/{profile}"}
 	ListOperations  = Route{"list-operations", http.MethodGet, "/v1/operations"}
 	SubmitOperation = Route{"submit-operation", http.MethodPost, "/v1/operations"}
-	GetOperation    = Route{"get-operation", http.MethodGet, "/v1/operations/{id}"}
-	CancelOperation = Route{"cancel-operation", http.MethodPost, "/v1/operations/{id}/cancel"}
+	GetOperation    = Route{"get-operation", http.MethodGet, "/v1/operations/{operation}"}
+	CancelOperation = Route{"cancel-operation", http.MethodPost, "/v1/operations/{operation}/cancel"}
 	GetVersion      = Route{"get-version", http.MethodGet, "/v1/version"}
 	GetEvents       = Route{"get-events", http.MethodGet, "/v1/events"}
 )
@@ -69,8 +69,8 @@ var (
 	BackupStore  = Route{"backup-store", http.MethodGet, "/v1/store/backup"}
 	ListPools    = Route{"list-pools", http.MethodGet, "/v1/pools"}
 	CreatePool   = Route{"create-pool", http.MethodPost, "/v1/pools"}
-	AdoptPool    = Route{"adopt-pool", http.MethodPost, "/v1/pools/adopt"}
-	AcceptPool   = Route{"accept-pool", http.MethodPost, "/v1/pools/accept"}
+	AdoptPool    = Route{"adopt-pool", http.MethodPost, "/v1/adoptions"}
+	AcceptPool   = Route{"accept-pool", http.MethodPost, "/v1/pools/{pool}/accept"}
 	RemovePool   = Route{"remove-pool", http.MethodDelete, "/v1/pools/{pool}"}
 	Doctor       = Route{"doctor", http.MethodGet, "/v1/doctor"}
 	Collect      = Route{"collect", http.MethodDelete, "/v1/doctor/{dataset}"}
@@ -81,13 +81,13 @@ var (
 // Nodes and members of the cluster.
 var (
 	ListNodes      = Route{"list-nodes", http.MethodGet, "/v1/nodes"}
-	CordonNode     = Route{"cordon-node", http.MethodPost, "/v1/nodes/{id}/cordon"}
-	FenceNode      = Route{"fence-node", http.MethodPost, "/v1/nodes/{id}/fence"}
+	CordonNode     = Route{"cordon-node", http.MethodPost, "/v1/nodes/{node}/cordon"}
+	FenceNode      = Route{"fence-node", http.MethodPost, "/v1/nodes/{node}/fence"}
 	GetFailover    = Route{"get-failover", http.MethodGet, "/v1/failover"}
 	MakeToken      = Route{"make-token", http.MethodPost, "/v1/tokens"}
 	GetTrust       = Route{"get-trust", http.MethodGet, "/v1/trust"}
 	RemoveNode     = Route{"remove-node", http.MethodDelete, "/v1/nodes/{node}"}
-	RevokeOperator = Route{"revoke-operator", http.MethodDelete, "/v1/operators/{name}"}
+	RevokeOperator = Route{"revoke-operator", http.MethodDelete, "/v1/operators/{operator}"}
 	Join           = Route{"join", http.MethodPost, "/v1/join"}
 )
 

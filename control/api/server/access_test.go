@@ -27,20 +27,26 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// endpoints returns method, path and operation ID of every endpoint.
-func endpoints(t *testing.T) (all []struct{ method, path, id string }) {
+// documented is one endpoint of the OpenAPI document.
+type documented struct{ method, path, id, tag string }
+
+// endpoints returns every endpoint.
+func endpoints(t *testing.T) (all []documented) {
 	t.Helper()
 	h := Handler(Deps{Service: newFake()})
 	_, body := raw(t, h, "GET", "/v1/openapi.json", "")
 	var doc struct {
-		Paths map[string]map[string]struct{ OperationID string }
+		Paths map[string]map[string]struct {
+			OperationID string
+			Tags        []string
+		}
 	}
 	if err := json.Unmarshal([]byte(body), &doc); err != nil {
 		t.Fatal(err)
 	}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
-			all = append(all, struct{ method, path, id string }{strings.ToUpper(method), path, op.OperationID})
+			all = append(all, documented{strings.ToUpper(method), path, op.OperationID, op.Tags[0]})
 		}
 	}
 	return all
@@ -53,8 +59,11 @@ func TestEveryEndpointHasARule(t *testing.T) {
 		if !known {
 			t.Errorf("%s %s: who may use %s? (say so in ruleOf)", e.method, e.path, e.id)
 		}
-		if own := strings.Contains(e.path, "/nodes/{node}/"); own != (rule.node == ownNode) {
-			t.Errorf("%s: rule %+v", e.path, rule)
+		if own := e.tag == "agents" && !rule.anonymous; own != (rule.node == ownNode) {
+			t.Errorf("%s %s with tag %s: rule %+v", e.method, e.path, e.tag, rule)
+		}
+		if rule.node == ownNode && !strings.HasPrefix(e.path, "/v1/nodes/{node}/") {
+			t.Errorf("%s %s is for one node, and the path does not name it", e.method, e.path)
 		}
 		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.anonymous && e.path != route.Join.Path {
 			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)

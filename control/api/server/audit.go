@@ -47,7 +47,7 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	if r.exports {
 		c.read = false
 	}
-	for _, name := range []string{"volume", "snapshot", "dataset", "id"} {
+	for _, name := range []string{"volume", "snapshot", "dataset", "operation", "operator", "pool"} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)
 		}

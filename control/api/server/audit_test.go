@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
@@ -54,6 +55,29 @@ func TestAudit(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(api.Change{})); diff != "" {
 		t.Error("-want +got:\n" + diff)
+	}
+}
+
+// The log names what the path names.
+func TestAuditNamesThePath(t *testing.T) {
+	for _, e := range endpoints(t) {
+		for _, part := range strings.Split(e.path, "/") {
+			name, isParam := strings.CutPrefix(part, "{")
+			if !isParam || e.method == "GET" {
+				continue
+			}
+			name = strings.TrimSuffix(name, "}")
+			var c pending
+			c.start(huma.Operation{OperationID: e.id}, func(asked string) string {
+				if asked == name {
+					return "the " + name
+				}
+				return ""
+			}, rule{})
+			if got := c.Target + c.Node; got != "the "+name {
+				t.Errorf("%s %s: the log says %q", e.method, e.path, got)
+			}
+		}
 	}
 }
 

@@ -341,9 +341,9 @@ func TestNoReadDeadlineOutlivesTheBody(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f, Local: f})
 	for path, body := range map[string]string{
-		"/v1/volumes":                             `{"volume":"db"}`,
-		"/v1/pools/adopt":                         `{"path":"/p"}`,
-		"/v1/trash/x/restore":                     "",
+		"/v1/volumes":         `{"volume":"db"}`,
+		"/v1/adoptions":       `{"path":"/p"}`,
+		"/v1/trash/x/restore": "",
 		"/v1/nodes/" + node1.String() + "/commit": "{}",
 		"/v1/volumes/db/upload":                   "x",
 	} {

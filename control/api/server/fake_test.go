@@ -257,8 +257,8 @@ func (f *fake) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, err
 	return f.pool, f.ask(ctx, "CreatePool", p)
 }
 
-func (f *fake) AcceptPool(ctx context.Context, p api.AcceptPool) (dataset.Pool, error) {
-	return f.pool, f.ask(ctx, "AcceptPool", p)
+func (f *fake) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
+	return f.pool, f.ask(ctx, "AcceptPool", name, a)
 }
 
 func (f *fake) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {

@@ -32,17 +32,19 @@ func (h handlers) pools() {
 		})
 	add(h, endpoint(route.AcceptPool, "pools", "Have a pool of this host that is held serve as it is",
 		"It was put back to an older state: what was written to it since is lost."),
-		func(ctx context.Context, in *struct{ Body api.AcceptPool }) (*answer[dataset.Pool], error) {
-			changeOf(ctx).Target = dataset.Clip(in.Body.Pool)
-			return reply(h.Local.AcceptPool(ctx, in.Body))
+		func(ctx context.Context, in *struct {
+			PoolParam
+			Body api.AcceptPool
+		}) (*answer[dataset.Pool], error) {
+			return reply(h.Local.AcceptPool(ctx, in.Pool, in.Body))
 		})
 	add(h, endpoint(route.RemovePool, "pools", "Remove a pool of this host that holds nothing",
 		"What Drover made at its place goes. Refused while anything lies or is on record there."),
 		func(ctx context.Context, in *struct {
-			Pool   string `path:"pool" doc:"its name"`
-			Forget bool   `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
+			PoolParam
+			Forget bool `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
 		}) (*answer[api.RemovedPool], error) {
-			if changeOf(ctx).Target = dataset.Clip(in.Pool); in.Forget {
+			if in.Forget {
 				changeOf(ctx).Detail = "forget"
 			}
 			return reply(h.Local.RemovePool(ctx, in.Pool, in.Forget))

@@ -47,10 +47,9 @@ func (h handlers) members() {
 	add(h, endpoint(route.RevokeOperator, "nodes", "Make an operator's certificates worth nothing",
 		"Those that were made so far, of all roles."),
 		func(ctx context.Context, in *struct {
-			Name string `path:"name" doc:"the operator's name"`
+			Operator string `path:"operator" doc:"the operator's name"`
 		}) (*struct{}, error) {
-			changeOf(ctx).Target = dataset.Clip(in.Name)
-			return nil, h.Members.RevokeOperator(ctx, in.Name)
+			return nil, h.Members.RevokeOperator(ctx, in.Operator)
 		})
 }
 

@@ -44,7 +44,7 @@ func (a missing) AdoptPool(context.Context, string) (dataset.Pool, []api.Rebuilt
 	return dataset.Pool{}, nil, a.hostOnly()
 }
 
-func (a missing) AcceptPool(context.Context, api.AcceptPool) (dataset.Pool, error) {
+func (a missing) AcceptPool(context.Context, string, api.AcceptPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }
 

@@ -3,8 +3,6 @@ package server
 import (
 	"context"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
@@ -20,17 +18,17 @@ func (h handlers) nodes() {
 		})
 	add(h, endpoint(route.CordonNode, "nodes", "Say whether nothing new is to be put on a node", ""),
 		func(ctx context.Context, in *struct {
-			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			NodeParam
 			Body api.Cordoned
 		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.Cordon(ctx, in.ID, in.Body))
+			return reply(h.Service.Cordon(ctx, in.Node, in.Body))
 		})
 	add(h, endpoint(route.FenceNode, "nodes", "Vouch that a node which is away writes no more", ""),
 		func(ctx context.Context, in *struct {
-			ID   uuid.UUID `path:"id" doc:"the node's UUID"`
+			NodeParam
 			Body api.Fenced
 		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.Fence(ctx, in.ID, in.Body))
+			return reply(h.Service.Fence(ctx, in.Node, in.Body))
 		})
 	add(h, endpoint(route.GetFailover, "nodes", "Say whether volumes fail over by themselves", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {

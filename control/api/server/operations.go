@@ -40,7 +40,7 @@ func (h handlers) operations() {
 		})
 	add(h, endpoint(route.GetOperation, "operations", "Show an operation, or wait for it", ""),
 		func(ctx context.Context, in *struct {
-			ID   string `path:"id" doc:"a unique prefix of the operation's UUID"`
+			OperationRefParam
 			Wait string `query:"wait" doc:"wait so long for the end or, while it runs, for progress" example:"30s"`
 		}) (*answer[dataset.Operation], error) {
 			wait, err := wire.ParseWait(in.Wait)
@@ -48,14 +48,12 @@ func (h handlers) operations() {
 				return nil, err
 			}
 			ctx, end := waiting(ctx)
-			op, err := h.Service.Operation(ctx, in.ID, wait)
+			op, err := h.Service.Operation(ctx, in.Operation, wait)
 			return reply(op, end(err))
 		})
 	add(h, endpoint(route.CancelOperation, "operations", "Cancel an operation", ""),
-		func(ctx context.Context, in *struct {
-			ID string `path:"id" doc:"a unique prefix of the operation's UUID"`
-		}) (*answer[dataset.Operation], error) {
-			return reply(h.Service.CancelOperation(ctx, in.ID))
+		func(ctx context.Context, in *OperationRefParam) (*answer[dataset.Operation], error) {
+			return reply(h.Service.CancelOperation(ctx, in.Operation))
 		})
 	add(h, endpoint(route.GetVersion, "operations", "Say what answers", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {

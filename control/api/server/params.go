@@ -24,6 +24,11 @@ func (p OperationParam) request(kind dataset.OpKind) api.Request {
 	return api.Request{ID: p.Operation, Kind: kind}
 }
 
+// OperationRefParam names an operation in the path.
+type OperationRefParam struct {
+	Operation string `path:"operation" doc:"a unique prefix of the operation's UUID"`
+}
+
 // ForceParam overrides the protection of a volume.
 type ForceParam struct {
 	Force bool `query:"force" doc:"also what is protected"`
@@ -47,6 +52,11 @@ type OfVolumeParam struct {
 // DatasetParam names a dataset in the path.
 type DatasetParam struct {
 	Dataset string `path:"dataset" doc:"the dataset: a unique prefix of its UUID"`
+}
+
+// PoolParam names a pool of the server's host in the path.
+type PoolParam struct {
+	Pool string `path:"pool" doc:"the pool's name"`
 }
 
 // NodeParam names a node in the path.

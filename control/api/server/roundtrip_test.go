@@ -153,8 +153,8 @@ func TestEveryMethodArrives(t *testing.T) {
 			})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
-		{"AcceptPool", []any{api.AcceptPool{Pool: "fast", Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
-			return c.AcceptPool(ctx, api.AcceptPool{Pool: "fast", Confirmed: true})
+		{"AcceptPool", []any{"fast", api.AcceptPool{Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AcceptPool(ctx, "fast", api.AcceptPool{Confirmed: true})
 		}},
 		{"RemovePool", []any{"fast", true}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemovePool(ctx, "fast", true) }},
 		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true) }},

@@ -34,7 +34,7 @@ first: drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
 		if err != nil {
 			return err
 		}
-		p, err := c.AcceptPool(cmd.Context(), api.AcceptPool{Pool: args[0], Confirmed: true})
+		p, err := c.AcceptPool(cmd.Context(), args[0], api.AcceptPool{Confirmed: true})
 		if err != nil {
 			return err
 		}
