@@ -13,10 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply makes the subvolume whose root is dir what a stream of Send says: dir is empty, or a
-// writable snapshot of base, to which the stream is a difference then: to what that was taken as,
-// or came as, which dir keeps of itself too, once it is whole. No path of the stream
-// leads out of dir. ErrStream: it does not fit; ErrBase: to that base.
+// Apply applies a stream of Send to the subvolume whose root is dir. dir is empty for a complete stream. For a
+// difference, dir is a writable snapshot of base. Apply checks that base is the subvolume that the stream is a
+// difference to, by its UUID or by the UUID that it was received with. After a complete stream, dir is marked as
+// received with the UUID of the sent subvolume.
+//
+// No path of the stream can lead out of dir. Apply returns ErrStream if the stream does not fit dir, and ErrBase if it
+// does not fit base.
 func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 	in, err := newCommands(r)
 	if err != nil {
@@ -44,12 +47,12 @@ func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 // applying is one run of Apply.
 type applying struct {
 	dir, base    *os.File
-	self, parent uuid.UUID // by the names that the stream has for them
+	self, parent uuid.UUID // their UUIDs in the stream
 
 	open *os.File // for writing
-	path string   // of that
+	path string   // path of the open file
 
-	parentDir  *os.File // of the path that was asked for last
+	parentDir  *os.File // the directory that at opened last
 	parentPath string
 }
 
@@ -110,7 +113,7 @@ func (a *applying) act(ctx context.Context, c *command) error {
 	return fmt.Errorf("%w: a command of an unknown kind", ErrStream)
 }
 
-// begin reads the header of the stream.
+// begin reads the first command of the stream, which names the subvolume and its parent.
 func (a *applying) begin(c *command) error {
 	a.self = c.uuid(attrUUID)
 	if (c.kind == cmdSnapshot) != (a.base != nil) {
@@ -129,7 +132,8 @@ func (a *applying) begin(c *command) error {
 	return err
 }
 
-// at calls do with the open directory that a path is in, and its name there; "." for the root.
+// at opens the directory that contains a path, and calls do with it and the last name of the path. The name of the root
+// is ".".
 func (a *applying) at(path string, do func(dir int, name string) error) error {
 	if path == "" {
 		return do(int(a.dir.Fd()), ".")
@@ -151,10 +155,10 @@ func (a *applying) at(path string, do func(dir int, name string) error) error {
 	return do(int(a.parentDir.Fd()), name)
 }
 
-// moved forgets the files that are open by a path, after paths have changed.
+// moved closes the file that is open by its path. Call it after a command that changed paths.
 func (a *applying) moved() error { return a.close() }
 
-// beneath opens a path below a directory, which no link and no mount leads elsewhere.
+// beneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.
 func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
 		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
@@ -166,7 +170,7 @@ func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// fresh makes an empty file of a kind.
+// fresh creates an empty file, directory or other inode, as a command says.
 func fresh(c *command, dir int, name string) error {
 	switch c.kind {
 	case cmdMkdir:
@@ -187,8 +191,8 @@ func fresh(c *command, dir int, name string) error {
 	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
 }
 
-// disinherit removes the ACLs that a new inode has inherited from its directory: the stream lists the ACLs
-// that it has, and not those that it does not have.
+// disinherit removes the ACLs that a new inode inherited from its directory. The stream contains the ACLs that the
+// inode has, but no command to remove others.
 func disinherit(dir int, name string) error {
 	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)
@@ -199,7 +203,7 @@ func disinherit(dir int, name string) error {
 	return nil
 }
 
-// name does what changes names.
+// name executes a command that creates, moves or removes a name.
 func (a *applying) name(c *command) error {
 	path := c.text(attrPath)
 	if path == "" {
@@ -280,7 +284,7 @@ func chmod(c *command, dir int, name string) error {
 	return unix.Chmod(filepath.Join("/proc/self/fd", strconv.Itoa(fd)), mode&0o7777)
 }
 
-// file opens a file for writing; it stays open until another is asked for.
+// file opens a file for writing. The file stays open until another one is requested.
 func (a *applying) file(path string) (*os.File, error) {
 	if a.open != nil && a.path == path {
 		return a.open, nil
@@ -299,7 +303,8 @@ func (a *applying) file(path string) (*os.File, error) {
 	return f, nil
 }
 
-// regular opens a file below a directory. Other inodes are not opened, because a device would notice that.
+// regular opens a regular file below a directory. It opens no other kind of inode, because opening a device can have an
+// effect.
 func regular(root *os.File, path string, flags int) (*os.File, error) {
 	seen, err := beneath(root, path, unix.O_PATH)
 	if err != nil {
@@ -361,7 +366,7 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	return err
 }
 
-// apart fails if the shared range is not there completely, or would be written while it is read.
+// apart fails if the shared range does not exist completely, or if source and target overlap in one file.
 func apart(f, src *os.File, from, length, at uint64) error {
 	to, err := f.Stat()
 	if err != nil {
@@ -381,7 +386,7 @@ func apart(f, src *os.File, from, length, at uint64) error {
 	return nil
 }
 
-// until reads as long as its context lasts.
+// until reads from a reader, and fails once its context has ended.
 type until struct {
 	ctx context.Context //nolint:containedctx // for one call
 	io.Reader

@@ -1,5 +1,5 @@
-// Package btrfsctl makes, snapshots and destroys btrfs subvolumes by ioctl(2), without
-// btrfs-progs and without cgo (linux/btrfs.h).
+// Package btrfsctl creates, snapshots and destroys btrfs subvolumes, and sends and receives them, with ioctl(2)
+// (linux/btrfs.h). It needs neither btrfs-progs nor cgo.
 package btrfsctl
 
 import (
@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kinds of failure; test with errors.Is. os.ErrExist and os.ErrNotExist hold as well.
+// The errors of this package, for errors.Is. Errors for names wrap os.ErrExist and os.ErrNotExist.
 var (
-	// ErrNested: the subvolume has subvolumes inside, which have to go first.
+	// ErrNested means that the subvolume contains other subvolumes, which must be deleted first.
 	ErrNested = errors.New("subvolume holds other subvolumes")
-	// ErrNotSubvolume: the directory is no subvolume.
+	// ErrNotSubvolume means that a directory is not the root of a subvolume.
 	ErrNotSubvolume = errors.New("not a btrfs subvolume")
 )
 
-// The ioctls: _IOW(0x94, nr, size) and so on.
+// The request numbers of the ioctls: _IOW(0x94, nr, size) and so on.
 const (
 	iocSubvolMake  = 0x5000940E // 14, struct btrfs_ioctl_vol_args
 	iocSnapDestroy = 0x5000940F // 15
@@ -64,8 +64,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// Create makes an empty subvolume in dir. os.ErrExist when the name is taken. It is on
-// the disk only after WaitSync.
+// Create creates an empty subvolume in dir. It fails with os.ErrExist if the name is taken. The subvolume is durable
+// only after WaitSync.
 func Create(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("create subvolume: %w", err)
@@ -78,10 +78,9 @@ func Create(dir *os.File, name string) error {
 	return nil
 }
 
-// Snapshot makes a snapshot of the subvolume whose root directory is src, named name in
-// dir, as it is at one moment while it is written to. os.ErrExist when the name is
-// taken. Subvolumes inside src don't come along: each becomes an empty directory that is
-// no subvolume (its inode is 2). It is on the disk only after WaitSync.
+// Snapshot creates a snapshot of the subvolume whose root directory is src, with a name in dir. The snapshot has the
+// state of one moment, even if src is written to. Subvolumes inside src are not included: each becomes an empty
+// directory with inode 2. It fails with os.ErrExist if the name is taken. The snapshot is durable only after WaitSync.
 func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("snapshot %s: %w", src.Name(), err)
@@ -103,8 +102,8 @@ func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 	return nil
 }
 
-// SetReadOnly keeps all from writing to the subvolume whose root directory is dir. Again:
-// nothing. It is on the disk only after WaitSync.
+// SetReadOnly makes the subvolume whose root directory is dir read-only. Idempotent. The change is durable only after
+// WaitSync.
 func SetReadOnly(dir *os.File) error { return setFlags(dir, flagReadOnly) }
 
 func setFlags(dir *os.File, flags uint64) error {
@@ -114,9 +113,9 @@ func setFlags(dir *os.File, flags uint64) error {
 	return nil
 }
 
-// Delete destroys the subvolume name in dir, read-only or not, with all that is in it.
-// os.ErrNotExist when there is none, ErrNested when it has subvolumes inside. The name
-// is gone at once, on the disk after WaitSync; the space comes back later.
+// Delete destroys the subvolume name in dir, read-only or not, with its content. It fails with os.ErrNotExist if there
+// is none, and with ErrNested if it contains subvolumes. The name disappears at once, and durably after WaitSync. The
+// kernel frees the space later.
 func Delete(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
@@ -135,8 +134,8 @@ func Delete(dir *os.File, name string) error {
 	return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
 }
 
-// IsSubvolume tells whether dir is the root directory of a subvolume. A directory in the place of a nested
-// subvolume in a snapshot is not one.
+// IsSubvolume reports whether dir is the root directory of a subvolume. The empty directory that a snapshot has in
+// place of a nested subvolume is not one.
 func IsSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
@@ -149,8 +148,8 @@ func IsSubvolume(dir *os.File) (bool, error) {
 	return uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC && st.Ino == rootInode, nil
 }
 
-// StartSync begins to commit the filesystem of dir, and returns the transaction to wait
-// for: earlier changes are on the disk once that is committed.
+// StartSync starts to commit the filesystem of dir, and returns the transaction. Earlier changes are durable once
+// WaitSync has returned for it.
 func StartSync(dir *os.File) (transaction uint64, err error) {
 	if err := ioctl(dir, iocStartSync, unsafe.Pointer(&transaction)); err != nil {
 		return 0, fmt.Errorf("start a commit of %s: %w", dir.Name(), err)
@@ -158,8 +157,8 @@ func StartSync(dir *os.File) (transaction uint64, err error) {
 	return transaction, nil
 }
 
-// WaitSync waits for a transaction that StartSync gave. Any number may wait for one;
-// one that is committed already is fine, one that was never begun an error.
+// WaitSync waits for a transaction that StartSync returned. Several callers can wait for the same one. For a
+// transaction that is already committed it returns nil at once, for one that was never started it fails.
 func WaitSync(dir *os.File, transaction uint64) error {
 	if err := ioctl(dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
 		return fmt.Errorf("wait for a commit of %s: %w", dir.Name(), err)
@@ -169,9 +168,9 @@ func WaitSync(dir *os.File, transaction uint64) error {
 
 const nocow = 0x00800000 // FS_NOCOW_FL, linux/fs.h
 
-// SetNOCOW makes an empty file, or the files made in a directory from now on, be written
-// in place, without checksums. A file that has bytes is refused: btrfs ignores it
-// there. It is idempotent.
+// SetNOCOW sets the flag NOCOW on an empty file, or on a directory for the files that are created in it later. Such
+// files are overwritten in place and have no checksums. It fails for a file with content, because btrfs ignores the
+// flag there. Idempotent.
 func SetNOCOW(f *os.File) error {
 	fd := int(f.Fd())
 	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)

@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrStream means that a stream is not of a subvolume, or does not fit its target.
+// ErrStream means that a stream is not one of a subvolume, or does not fit its target.
 var ErrStream = errors.New("the stream is no difference to what is here")
 
-// ErrBase means that it is a difference to another subvolume than the base.
+// ErrBase means that a stream is a difference to a subvolume other than the base. It is an ErrStream as well.
 var ErrBase = fmt.Errorf("%w", ErrStream)
 
 const (
 	streamMagic   = "btrfs-stream\x00"
 	streamVersion = 1
-	commandMost   = 1 << 20 // bytes: the kernel's are shorter than 64 KiB and a bit
+	commandMost   = 1 << 20 // bytes; the kernel's commands are a little longer than 64 KiB at most
 )
 
 // The commands of a stream (fs/btrfs/send.h).
@@ -47,7 +47,7 @@ const (
 	cmdChown       = 19
 	cmdUtimes      = 20
 	cmdEnd         = 21
-	cmdExtent      = 22 // in place of data
+	cmdExtent      = 22 // replaces cmdWrite in a stream without data
 )
 
 // The attributes of commands.
@@ -74,14 +74,14 @@ const (
 	attrMost        = 25
 )
 
-// command is one of a stream. Its attributes are good until the next one is read.
+// command is one command of a stream. Its attributes are valid until the next command is read.
 type command struct {
 	kind uint16
 	attr [attrMost][]byte
-	err  error // of an attribute that was read from it
+	err  error // the first error of reading an attribute
 }
 
-// commands reads a stream.
+// commands reads the commands of a stream.
 type commands struct {
 	r   *bufio.Reader
 	buf []byte
@@ -100,7 +100,7 @@ func newCommands(r io.Reader) (*commands, error) {
 	return c, nil
 }
 
-// next reads a command into cmd; io.EOF where the stream ends before its end command.
+// next reads the next command into cmd. It returns io.EOF if the stream ends without an end command.
 func (c *commands) next(cmd *command) error {
 	var head [10]byte // struct btrfs_cmd_header: length, kind, checksum
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {
@@ -119,7 +119,7 @@ func (c *commands) next(cmd *command) error {
 		return io.ErrUnexpectedEOF
 	}
 	sum := le.Uint32(head[6:])
-	clear(head[6:]) // as it was when the sum was made
+	clear(head[6:]) // the checksum was computed with zeros in its place
 	if got := checksum(head[:], b); got != sum {
 		return fmt.Errorf("%w: a command has checksum %08x, not %08x", ErrStream, got, sum)
 	}
@@ -140,7 +140,7 @@ func (c *commands) next(cmd *command) error {
 	return nil
 }
 
-// checksum is the kernel's crc32c over parts, which begins at 0 and inverts nothing.
+// checksum computes the kernel's crc32c of parts, which starts at 0 and is not inverted.
 func checksum(parts ...[]byte) uint32 {
 	sum := ^uint32(0)
 	for _, b := range parts {
@@ -170,18 +170,18 @@ func (c *command) time(which int) unix.Timespec {
 
 func (c *command) text(which int) string { return string(c.attr[which]) }
 
-// Change is by how much two subvolumes differ.
+// Change is the size of the difference between two subvolumes.
 type Change struct {
-	Bytes    int64 // of files, written or made holes
+	Bytes    int64 // bytes of files that were written or became holes
 	Ranges   int
-	Commands int // that make the one the other
+	Commands int // the number of commands that turn one subvolume into the other
 }
 
-// ErrDiffers ends Compare at the first difference.
+// ErrDiffers is returned by Compare if the subvolumes differ and only that was asked.
 var ErrDiffers = errors.New("they differ")
 
-// Compare reads a stream without data, and returns its changes. With first it fails with ErrDiffers at the
-// first change.
+// Compare reads a stream without data, and returns the size of the changes. If first is set, it fails with ErrDiffers
+// at the first change.
 func Compare(r io.Reader, first bool) (c Change, err error) {
 	in, err := newCommands(r)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Commits lets everyone who asks while a commit of a filesystem runs share the one after
-// it. The zero value is ready.
+// Commits shares commits of a filesystem between callers: all callers that call Wait while a commit runs share the next
+// one. The zero value is ready for use.
 type Commits struct {
 	mu      sync.Mutex
 	waiting *round

@@ -16,20 +16,20 @@ const (
 // receivedArgs is struct btrfs_ioctl_received_subvol_args.
 type receivedArgs struct {
 	uuid uuid.UUID
-	_    [184]byte // transactions and times, which the kernel notes
+	_    [184]byte // transactions and times, which the kernel sets
 }
 
 // infoArgs is struct btrfs_ioctl_get_subvol_info_args.
 type infoArgs struct {
 	_        [296]byte
 	uuid     uuid.UUID
-	_        [16]byte // of what it is a snapshot
+	_        [16]byte // UUID of the snapshot's source
 	received uuid.UUID
 	_        [160]byte
 }
 
-// identity is the UUID of a read-only subvolume in streams: the UUID that it came with, or its own UUID if it
-// did not come by a stream. A writable snapshot of it is another.
+// identity returns the UUID that identifies a read-only subvolume in streams: the UUID that it was received with or, if
+// it was not received, its own UUID. A writable snapshot has a different identity.
 func identity(dir *os.File) (uuid.UUID, error) {
 	info, err := infoOf(dir)
 	if err != nil || info.received != uuid.Nil {
@@ -45,13 +45,14 @@ func infoOf(dir *os.File) (info infoArgs, err error) {
 	return info, nil
 }
 
-// CameAs is the UUID that a subvolume came with; uuid.Nil: it did not come by a stream, or the UUID was not noted.
+// CameAs returns the UUID that a subvolume was received with. It returns uuid.Nil if it was not received, or if the
+// UUID was not set.
 func CameAs(dir *os.File) (uuid.UUID, error) {
 	info, err := infoOf(dir)
 	return info.received, err
 }
 
-// setReceived notes the UUID that the writable subvolume dir came with.
+// setReceived sets the UUID that the writable subvolume dir was received with.
 func setReceived(dir *os.File, as uuid.UUID) error {
 	if err := ioctl(dir, iocSetReceived, unsafe.Pointer(&receivedArgs{uuid: as})); err != nil {
 		return fmt.Errorf("note as what %s came: %w", dir.Name(), err)

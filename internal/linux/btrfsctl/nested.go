@@ -25,7 +25,7 @@ type lookupArgs struct {
 	name         [4080]byte
 }
 
-// ID returns the number of the subvolume that contains f.
+// ID returns the ID of the subvolume that contains f.
 func ID(f *os.File) (uint64, error) {
 	args := &lookupArgs{object: rootInode}
 	if err := ioctl(f, iocInoLookup, unsafe.Pointer(args)); err != nil {
@@ -34,7 +34,7 @@ func ID(f *os.File) (uint64, error) {
 	return args.tree, nil
 }
 
-// Nested returns the numbers of the subvolumes directly in the subvolume whose root directory is dir. Needs
+// Nested returns the IDs of the subvolumes directly inside the subvolume whose root directory is dir. Needs
 // CAP_SYS_ADMIN.
 func Nested(dir *os.File) ([]uint64, error) {
 	id, err := ID(dir)
@@ -44,8 +44,7 @@ func Nested(dir *os.File) ([]uint64, error) {
 	return nested(dir, id)
 }
 
-// nested returns the subvolumes in one, whose parent they are by the tree of roots. f is
-// any file of the filesystem.
+// nested returns the IDs of the subvolumes whose parent is id, from the tree of roots. f is any file of the filesystem.
 func nested(f *os.File, id uint64) ([]uint64, error) {
 	var all []uint64
 	args := &searchArgs{
@@ -72,8 +71,8 @@ func nested(f *os.File, id uint64) ([]uint64, error) {
 	}
 }
 
-// reference reads the number of a subvolume from one item behind its header: its key is
-// (parent, ROOT_REF, child).
+// reference reads the ID of a subvolume from one item after its header. The key of the item is (parent, ROOT_REF,
+// child).
 func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 	ne := binary.NativeEndian
 	if len(b) < searchHeader {
@@ -86,10 +85,10 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 	return ne.Uint64(b[16:]), size, nil
 }
 
-// DeleteAll destroys the subvolume name in dir, and those inside it before. Subvolumes that are made in it
-// meanwhile are deleted too. Each is deleted by its number, so that a container cannot redirect the deletion
-// by a path. Each is told to note first, unless that is nil. Needs Linux 5.7. os.ErrNotExist when there is
-// none, ErrNotSubvolume when it is none.
+// DeleteAll destroys the subvolume name in dir, after all subvolumes inside it. It also finds subvolumes that are
+// created in it meanwhile. It deletes each by its ID, so that a container cannot redirect the deletion with a path. If
+// note is not nil, it is called with each ID before the deletion, and an error of it ends DeleteAll. It fails with
+// os.ErrNotExist if there is no such name, and with ErrNotSubvolume if it is not a subvolume. Needs Linux 5.7.
 func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
@@ -120,7 +119,7 @@ func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	return nil
 }
 
-// tries bounds how often subvolumes that come anew are looked for.
+// tries is how often DeleteAll looks for subvolumes that were created meanwhile.
 const tries = 8
 
 func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {
@@ -169,7 +168,7 @@ func unprotect(dir *os.File, id uint64) error {
 	fd, err := unix.OpenByHandleAt(int(dir.Fd()), unix.NewFileHandle(withoutParent, handle),
 		unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if errors.Is(err, unix.ESTALE) {
-		return nil // it has gone
+		return nil // it was deleted meanwhile
 	}
 	if err != nil {
 		return fmt.Errorf("open number %d: %w", id, err)

@@ -8,9 +8,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Profile returns how the filesystem of that UUID, which is mounted, spreads what it keeps
-// over its devices: "raid0", "raid1", or several while that is being changed. What is
-// "data", "metadata" or "system". It only reads sysfs; where that says nothing: "unknown".
+// Profile returns the RAID profile of a mounted filesystem, such as "raid0" or "raid1". While the profile is being
+// converted, it returns all of them: "raid0 and raid1". what is "data", "metadata" or "system". Profile only reads
+// sysfs. It returns "unknown" if sysfs does not show the profile.
 func Profile(id uuid.UUID, what string) string {
 	entries, err := os.ReadDir(filepath.Join(sysfs, id.String(), "allocation", what))
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// one carries out a command. Files that nobody may change (chattr +i, +a) are so no more where the
-// stream changes them: a stream has no such flags, so what its base came back from has none.
+// one executes a command. If a file has the flag immutable or append-only (chattr +i, +a), one clears the flag and
+// tries again. Streams do not contain these flags, so a copy does not keep them anyway.
 func (a *applying) one(ctx context.Context, c *command) error {
 	err := a.act(ctx, c)
 	if errors.Is(err, unix.EPERM) {
@@ -22,7 +22,7 @@ func (a *applying) one(ctx context.Context, c *command) error {
 	return err
 }
 
-// unprotect takes those flags from all that a command names, and from where that is.
+// unprotect clears these flags of every file that a command names, and of the directories that contain them.
 func (a *applying) unprotect(c *command) {
 	paths := []string{string(c.attr[attrPath]), string(c.attr[attrPathTo])}
 	if c.kind == cmdLink {
@@ -34,7 +34,7 @@ func (a *applying) unprotect(c *command) {
 			if errors.Is(err, unix.ENOTDIR) {
 				f, err = regular(a.dir, name, os.O_RDONLY)
 			}
-			if err == nil { // otherwise there is none, and the command says so again
+			if err == nil { // if the file does not exist, the command itself reports that
 				_ = fsctl.Unprotect(f)
 				_ = f.Close()
 			}

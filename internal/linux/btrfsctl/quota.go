@@ -28,16 +28,16 @@ const (
 	sysfs = "/sys/fs/btrfs"
 )
 
-// Quota says how a filesystem counts what its subvolumes take.
+// Quota is the mode in which a filesystem counts the usage of its subvolumes.
 type Quota string
 
 // The modes of quotas.
 const (
-	// QuotaNone: nothing is counted, and limits have no effect.
+	// QuotaNone means that nothing is counted, and limits have no effect.
 	QuotaNone Quota = "none"
-	// QuotaFull: each subvolume is charged all that it refers to.
+	// QuotaFull means that each subvolume is charged for all data that it refers to.
 	QuotaFull Quota = "full"
-	// QuotaSimple: each is charged for its writes, as long as any subvolume has the data.
+	// QuotaSimple means that a subvolume is charged for its own writes, as long as any subvolume refers to the data.
 	QuotaSimple Quota = "simple"
 )
 
@@ -46,7 +46,7 @@ type limitArgs struct {
 	id, flags, referenced, exclusive, reservedReferenced, reservedExclusive uint64
 }
 
-// UUID returns the UUID by which the kernel knows the filesystem of f.
+// UUID returns the UUID of the filesystem that contains f, as the kernel knows it.
 func UUID(f *os.File) (uuid.UUID, error) {
 	var args struct { // struct btrfs_ioctl_fs_info_args
 		_    [2]uint64
@@ -59,8 +59,8 @@ func UUID(f *os.File) (uuid.UUID, error) {
 	return args.fsid, nil
 }
 
-// Quotas returns how the filesystem of f counts, and whether its figures can be relied on:
-// until a rescan that runs, or is missing, has ended they cannot. It only reads sysfs.
+// Quotas returns the quota mode of the filesystem of f. settled reports whether its figures are reliable: they are not
+// before a rescan has finished. It only reads sysfs.
 func Quotas(f *os.File) (mode Quota, settled bool, err error) {
 	id, err := UUID(f)
 	if err != nil {
@@ -85,8 +85,8 @@ func Quotas(f *os.File) (mode Quota, settled bool, err error) {
 	return mode, wrong == 0, nil
 }
 
-// EnableQuotas switches full quotas on for the whole filesystem of f, and waits until they have counted the
-// existing data. They stay on.
+// EnableQuotas enables full quotas for the whole filesystem of f, and waits until the existing data is counted. They
+// stay enabled.
 func EnableQuotas(f *os.File) error {
 	args := [2]uint64{quotaEnable}
 	err := ioctl(f, iocQuotaControl, unsafe.Pointer(&args))
@@ -99,8 +99,8 @@ func EnableQuotas(f *os.File) error {
 	return nil
 }
 
-// Recount has the kernel begin to count anew what full quotas have of the filesystem of f, and does
-// not wait for it. Once more while it does is fine.
+// Recount starts a rescan of the full quotas of the filesystem of f, and does not wait for it. It returns nil if a
+// rescan is already running.
 func Recount(f *os.File) error {
 	var args [8]uint64
 	if err := ioctl(f, iocRescan, unsafe.Pointer(&args)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
@@ -109,16 +109,16 @@ func Recount(f *os.File) error {
 	return nil
 }
 
-// Limit makes the subvolume whose root f is hold at most so many bytes, of data and
-// metadata; 0: any number. Who writes more gets EDQUOT. It is on the disk after a commit.
-// os.ErrNotExist: quotas are off, or have not counted this subvolume yet.
+// Limit sets the maximum number of bytes, data and metadata, that the subvolume whose root is f may refer to. 0 removes
+// the limit. A write beyond the limit fails with EDQUOT. The limit is durable after a commit. Limit fails with
+// os.ErrNotExist if quotas are disabled or have not counted this subvolume yet.
 func Limit(f *os.File, bytes uint64) error {
 	args := &limitArgs{flags: limitReferenced, referenced: bytes}
 	if bytes == 0 {
 		args.referenced = ^uint64(0) // CLEAR_VALUE of fs/btrfs/qgroup.c
 	}
 	err := ioctl(f, iocQgroupLimit, unsafe.Pointer(args))
-	if errors.Is(err, unix.EDQUOT) { // within one that holds more nothing begins, not that either
+	if errors.Is(err, unix.EDQUOT) { // a subvolume beyond its limit cannot start a transaction, not even for this
 		err = limitFromAbove(f, args)
 	}
 	if err != nil {
@@ -140,14 +140,14 @@ func limitFromAbove(f *os.File, args *limitArgs) (err error) {
 	return ioctl(above, iocQgroupLimit, unsafe.Pointer(args))
 }
 
-// Counted is what quotas have counted of a subvolume.
+// Counted is the usage of a subvolume according to the quotas.
 type Counted struct {
 	Referenced uint64 // as of the last commit; the meaning depends on the mode
-	Limit      uint64 // 0: none
+	Limit      uint64 // 0 if there is none
 }
 
-// Count returns the counters of the subvolume that contains f. It only reads sysfs.
-// os.ErrNotExist: nothing is.
+// Count returns the usage of the subvolume that contains f. It only reads sysfs. It fails with os.ErrNotExist if
+// nothing is counted.
 func Count(f *os.File) (c Counted, err error) {
 	which, err := UUID(f)
 	if err != nil {
@@ -170,7 +170,7 @@ func Count(f *os.File) (c Counted, err error) {
 	return c, nil
 }
 
-// countOf is the file with a figure of a subvolume.
+// countOf returns the path of the sysfs file with one figure of a subvolume.
 func countOf(filesystem uuid.UUID, id uint64, name string) string {
 	return filepath.Join(sysfs, filesystem.String(), "qgroups", fmt.Sprintf("0_%d", id), name)
 }

@@ -27,12 +27,12 @@ type sendArgs struct {
 	_           [32]byte
 }
 
-// ErrBusy means that the filesystem moves blocks about (a balance): later.
+// ErrBusy means that the filesystem is being balanced or deduplicated. Retry later.
 var ErrBusy = errors.New("the filesystem is being balanced or deduplicated: try again once that has ended")
 
-// Send writes the read-only subvolume whose root is dir to w, as the kernel's stream of version
-// 1; only what differs from the read-only subvolume base, unless that is nil. Without data it
-// says where that is, and not what. An error of w ends it, and is returned.
+// Send writes the read-only subvolume whose root is dir to w, as the kernel's stream of version 1. If base is not nil,
+// the stream contains only the difference to the read-only subvolume base. If data is false, the stream contains the
+// ranges of changed data, but not the data. An error of w ends Send, and is returned.
 func Send(ctx context.Context, dir, base *os.File, data bool, w io.Writer) error {
 	args := &sendArgs{}
 	if !data {
@@ -79,9 +79,9 @@ func Send(ctx context.Context, dir, base *os.File, data bool, w io.Writer) error
 	return nil
 }
 
-// unsignalled runs a call on a thread that no signal interrupts: one that comes while the kernel
-// waits for room in the pipe has it begin the call anew, and the stream in its middle. The Go
-// runtime sends them to have goroutines make room for others.
+// unsignalled calls a function on a thread that no signal interrupts. If a signal arrives while the kernel waits for
+// space in the pipe, the kernel restarts the ioctl, and the stream starts again in the middle of the output. The Go
+// runtime sends such signals to preempt goroutines.
 func unsignalled(call func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -18,18 +18,17 @@ const (
 	rootBackref = 144 // BTRFS_ROOT_BACKREF_KEY
 )
 
-// Standing says how far the deletion of a subvolume is.
+// Standing is the progress of the deletion of a subvolume.
 type Standing int
 
-// The standings of a subvolume.
+// The values of Standing.
 const (
 	Alive Standing = iota
-	Going          // it was deleted, and the kernel is still cleaning it up
+	Going          // it was deleted, and the kernel still frees its space
 	Gone
 )
 
-// StandingOf returns that of the subvolume with a number; f is any file of the filesystem.
-// Needs CAP_SYS_ADMIN.
+// StandingOf returns the Standing of the subvolume with an ID. f is any file of the filesystem. Needs CAP_SYS_ADMIN.
 func StandingOf(f *os.File, id uint64) (Standing, error) {
 	args := &searchArgs{
 		tree: rootTree, minObject: id, maxObject: id, minType: rootItem, maxType: rootBackref,
@@ -49,8 +48,8 @@ func StandingOf(f *os.File, id uint64) (Standing, error) {
 	return standing, nil
 }
 
-// Hurry writes the filesystem of f out and makes the kernel begin to clean up deleted subvolumes, which it
-// does by itself within the next half minute.
+// Hurry writes out the filesystem of f and makes the kernel start to clean up deleted subvolumes. Without it, the
+// kernel starts within half a minute.
 func Hurry(f *os.File) error {
 	if err := ioctl(f, iocSync, nil); err != nil {
 		return fmt.Errorf("sync %s: %w", f.Name(), err)
@@ -58,11 +57,11 @@ func Hurry(f *os.File) error {
 	return nil
 }
 
-// DropCount removes what quotas have counted of a subvolume that is gone. Kernels before 6.11
-// leave it there, later ones where quotas are simple. One that is absent is fine. False: not
-// now, as something is charged to it: simple quotas do so while others have blocks of it still,
-// full ones until the commit after its end. The kernel takes one that goes before for a reason
-// to count everything anew.
+// DropCount removes the quota group of a deleted subvolume. Kernels before 6.11 leave it behind, later ones only with
+// simple quotas. It returns true if the group does not exist. It returns false if the group cannot be removed yet
+// because bytes are still charged to it: with simple quotas as long as other subvolumes share its blocks, with full
+// quotas until the commit after its deletion. Removing a full quota group too early would make the kernel mark all
+// quotas as inconsistent.
 func DropCount(f *os.File, id uint64) (bool, error) {
 	mode, _, err := Quotas(f)
 	if err != nil || mode == QuotaNone {

@@ -1,10 +1,9 @@
-// Package crypt makes and opens LUKS2 containers (dm-crypt) with cryptsetup, on any block
-// device. It gets a key on its standard input only: the key is in no argument vector, no file and no error.
-// Nothing of a mapping is left after its last user: it removes itself then, as a loop device clears itself,
-// also when this process is killed.
+// Package crypt creates and opens LUKS2 containers (dm-crypt) on block devices with cryptsetup. Keys are passed only on
+// the standard input of cryptsetup, so they appear in no argument vector, file or error. A mapping removes itself after
+// its last user has closed it, as a loop device does, even if this process is killed.
 //
-// The key of a container is random and as long as the volume key that it protects, so it is not stretched:
-// opening takes only as long as a fork.
+// The key of a container is random and as long as the volume key that it protects. So it is not stretched, and opening
+// takes no longer than starting a process.
 package crypt
 
 import (
@@ -25,11 +24,11 @@ import (
 
 const program = "cryptsetup"
 
-// Overhead is the size of a container's own data on its device, in bytes: two headers of 16 KiB, and one key
-// slot of 252 KiB in an area of 512 KiB; the payload begins at a whole MiB.
+// Overhead is the size of a container's metadata on its device, in bytes: two headers of 16 KiB, and one key slot of
+// 252 KiB in an area of 512 KiB. The payload starts at a multiple of 1 MiB.
 const Overhead = 1 << 20
 
-// sector is the unit of encryption, in bytes: what filesystems write at least.
+// sector is the unit of encryption in bytes. Filesystems write at least that much.
 const sector = 4096
 
 const (
@@ -41,7 +40,8 @@ const (
 const (
 	formatTimeout = time.Minute
 	openTimeout   = 30 * time.Second
-	// A mapping that goes is there for a moment still, and so is what looks at a new one.
+	// The bounds of waiting for a mapping that is being removed, or for a program, such as udev, that briefly opens a
+	// new one.
 	goneTries = 200
 	gonePause = 10 * time.Millisecond
 )
@@ -49,12 +49,12 @@ const (
 // Tool makes and opens containers. It is safe for concurrent use.
 type Tool struct{ runner run.Runner }
 
-// New returns a Tool that runs its program by runner.
+// New returns a Tool that runs cryptsetup with runner.
 func New(runner run.Runner) Tool { return Tool{runner} }
 
-// Available returns nil where containers can be opened on this host, otherwise an
-// ErrUnsupported that says what is missing and the command that would mend it: missing kernel features first,
-// because no package provides them.
+// Available returns nil if containers can be opened on this host. Otherwise it fails with ErrUnsupported. The error
+// names the missing part and the command that installs it. Missing kernel features are reported first, because no
+// package provides them.
 func Available() error {
 	_, missing := run.LookPath(program)
 	why := target()
@@ -67,8 +67,8 @@ func Available() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
 }
 
-// Header tells whether what r reads begins with a LUKS2 container, and which UUID that has.
-// A container whose header is damaged or of another version is ErrCorrupt.
+// Header reports whether a device or file starts with a LUKS2 container, and returns its UUID. It fails with ErrCorrupt
+// if the header is damaged or has another version.
 func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	const versionAt, uuidAt, uuidSize = 6, 168, 40 // struct luks2_hdr_disk
 	buf := make([]byte, headerRead)
@@ -96,10 +96,10 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	return id, true, nil
 }
 
-// FirstLost returns an ErrCorrupt with the command that would mend it where r has the second header
-// of a LUKS2 container, for when it has no first one that is of use; nil: it has none. A user who writes to a
-// filesystem can write such a header to its device, so call it only for devices without a filesystem. The
-// second header is behind the first, which has 16 KiB with Format.
+// FirstLost fails with ErrCorrupt if r has the second header of a LUKS2 container but no usable first one. The error
+// names the command that repairs it. Call it only for devices without a filesystem: a user who can write to a
+// filesystem can write such a header to its device. The second header follows the first one, which has 16 KiB if Format
+// created it.
 func FirstLost(r io.ReaderAt) error {
 	buf := make([]byte, len(secondMagic))
 	if _, err := r.ReadAt(buf, metadataSize); err != nil && !errors.Is(err, io.EOF) {
@@ -116,7 +116,7 @@ func FirstLost(r io.ReaderAt) error {
 		"the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
 }
 
-// Format makes a container with a UUID on a device, and overwrites the content of the device.
+// Format creates a container with a UUID on a device. It overwrites the content of the device.
 func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byte) error {
 	err := t.run(ctx, formatTimeout, key, "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", id.String(),
 		"--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", fmt.Sprint(sector),
@@ -130,30 +130,30 @@ func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byt
 	return nil
 }
 
-// Device is an open container. It is there while the Device is open or something, a mount,
+// Device is an open container. The mapping exists as long as the Device is open or something else, such as a mount,
 // uses it.
 type Device struct {
 	Mapping
 	file *os.File
 }
 
-// Path is the device that reads and writes the payload of the container.
+// Path returns the path of the block device with the payload of the container.
 func (d *Device) Path() string { return d.file.Name() }
 
-// ReadAt reads the payload.
+// ReadAt reads from the payload, like io.ReaderAt.
 func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.file.ReadAt(b, off) }
 
-// Seek is that of a file.
+// Seek works like io.Seeker on the payload.
 func (d *Device) Seek(offset int64, whence int) (int64, error) { return d.file.Seek(offset, whence) }
 
-// Size is how many bytes are in it.
+// Size returns the size of the payload in bytes.
 func (d *Device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 
-// Close lets go of it. A second Close returns os.ErrClosed.
+// Close closes the device. The second call returns os.ErrClosed.
 func (d *Device) Close() error { return d.file.Close() }
 
-// Open opens the container on a device as a mapping of a name, or holds the one that is there.
-// ErrInUse: a mapping of that name is on another device and cannot be removed.
+// Open opens the container on a device as a mapping with a name. If the mapping exists already, Open uses it. It fails
+// with ErrInUse if a mapping with that name is on another device and cannot be removed.
 func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	for try := 0; ; try++ {
 		dev, err := t.open(ctx, device, name, key)
@@ -173,8 +173,8 @@ func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Devic
 	}
 }
 
-// leave removes the mapping on a device that could not be opened: cryptsetup may have made it
-// before it failed, or it cannot be held. Who else has it open, keeps it.
+// leave removes the mapping on a device that could not be opened: cryptsetup may have created it before it failed. A
+// mapping that another process has open stays until that process closes it.
 func leave(device, name string) error {
 	tidy(name)
 	m, there, err := Find(name)
@@ -206,7 +206,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 			return nil, err
 		}
 		if !ours {
-			// It is from a killed process, and its device may be gone.
+			// A killed process has left this mapping, and its device may not exist any more.
 			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
 		}
 		return hold(m)
@@ -224,7 +224,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 	return hold(m)
 }
 
-// hold opens a mapping's device, and has the mapping go with its last user.
+// hold opens the device of a mapping, and makes the mapping remove itself after its last user.
 func hold(m Mapping) (*Device, error) {
 	path, err := node(m)
 	if err != nil {
@@ -251,8 +251,8 @@ func hold(m Mapping) (*Device, error) {
 	return &Device{now, f}, nil
 }
 
-// node returns the path of a mapping's device. A container's own /dev is no devtmpfs, so there
-// it has to be made by hand.
+// node returns the path of a mapping's device. It creates the device node if it is missing: the /dev of a container is
+// not a devtmpfs.
 func node(m Mapping) (string, error) {
 	path := m.Path()
 	var st unix.Stat_t
@@ -269,7 +269,8 @@ func node(m Mapping) (string, error) {
 	return path, nil
 }
 
-// tidy removes the node that cryptsetup makes by itself where no udev runs: it would stay when the mapping is removed.
+// tidy removes the device node that cryptsetup creates itself if no udev runs. It would remain after the mapping is
+// removed.
 func tidy(name string) {
 	path := "/dev/mapper/" + name
 	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeDevice != 0 {
@@ -277,9 +278,9 @@ func tidy(name string) {
 	}
 }
 
-// Fits fails with dataset.ErrForbidden unless a key opens the container on a device, which may be
-// in use, or in a file that is not locked: cryptsetup takes the flock(2) of a file before it reads it, and
-// waits for the holder of that lock, such as a loop device of package loopdev.
+// Fits fails with dataset.ErrForbidden unless the key opens the container in path, which is a device or a file. A
+// device may be in use. A file must not be locked: cryptsetup waits for the flock(2) of the file, which a loop device
+// of package loopdev has.
 func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {
@@ -288,7 +289,7 @@ func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 	return nil
 }
 
-// Resize has an open container fill its device.
+// Resize grows an open container to the size of its device.
 func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
 	tidy(name)
@@ -298,7 +299,7 @@ func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	return nil
 }
 
-// Gone removes the mappings with the given names that are not open, and waits until they are gone.
+// Gone removes the mappings whose names wanted accepts and that are not open, and waits until they no longer exist.
 func Gone(ctx context.Context, wanted func(name string) bool) error {
 	for range goneTries {
 		names, err := List()
@@ -333,7 +334,7 @@ func Gone(ctx context.Context, wanted func(name string) bool) error {
 
 func (t Tool) run(ctx context.Context, timeout time.Duration, key []byte, args ...string) error {
 	c := run.Command{Name: program, Args: args, Timeout: timeout, Stdin: bytes.NewReader(key)}
-	// Without a udev, libdevmapper would wait for one that does not come.
+	// Without udev, libdevmapper would wait forever for it.
 	if _, err := os.Stat("/run/udev/control"); err != nil {
 		c.Env = []string{"DM_DISABLE_UDEV=1"}
 	}

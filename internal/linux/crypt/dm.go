@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The device mapper is asked by its ioctls (linux/dm-ioctl.h): whether a mapping exists, and to remove one.
-// That forks nothing, and does not wait for a udev that may not run.
+// This file uses the ioctls of the device mapper (linux/dm-ioctl.h) to find and remove mappings. That starts no
+// process, and does not depend on udev.
 
 const (
 	control = "/dev/mapper/control"
@@ -34,7 +34,7 @@ const (
 	flagDeferred   = 1 << 17
 )
 
-// request does one ioctl by name, and returns the answer.
+// request performs one ioctl for a name, and returns the answer.
 func request(cmd uintptr, name string, flags uint32) ([]byte, error) {
 	ctl, err := os.OpenFile(control, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -57,8 +57,8 @@ func request(cmd uintptr, name string, flags uint32) ([]byte, error) {
 	})
 }
 
-// exchange asks, again with a larger buffer where the answer does not fit in: a host may have
-// thousands of mappings.
+// exchange performs an ioctl, and repeats it with a larger buffer if the answer does not fit: a host may have thousands
+// of mappings.
 func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, error) {
 	const nameAt, nameSize = 48, 128
 	if len(name) >= nameSize {
@@ -67,7 +67,7 @@ func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, er
 	ne := binary.NativeEndian
 	for size := uint32(bufSize); size <= maxBufSize; size *= 4 {
 		buf := make([]byte, size)
-		ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface: what all of this has
+		ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface, which has all that is used here
 		ne.PutUint32(buf[12:], size)
 		ne.PutUint32(buf[16:], headSize)
 		ne.PutUint32(buf[28:], flags)
@@ -82,18 +82,18 @@ func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, er
 	return nil, fmt.Errorf("device mapper: the answer is longer than %d MiB", maxBufSize>>20)
 }
 
-// Mapping is a mapping that is there.
+// Mapping is an existing mapping.
 type Mapping struct {
 	Name  string
 	Major uint32
 	Minor uint32
-	Users int // that have it open, a mount being one
+	Users int // number of users that have it open; a mount counts as one
 }
 
-// Path is the mapping's device.
+// Path returns the path of the mapping's device.
 func (m Mapping) Path() string { return fmt.Sprintf("/dev/dm-%d", m.Minor) }
 
-// Find returns the mapping of a name; not ok where there is none.
+// Find returns the mapping with a name. ok is false if there is none.
 func Find(name string) (m Mapping, ok bool, err error) {
 	buf, err := request(cmdStatus, name, 0)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
@@ -119,7 +119,7 @@ func List() ([]string, error) {
 	return listed(buf), nil
 }
 
-// listed reads what LIST answers.
+// listed parses the answer of LIST.
 func listed(buf []byte) (names []string) {
 	for at := headSize; ; { // struct dm_name_list: dev, offset of the next, name
 		if at+12 >= len(buf) || binary.NativeEndian.Uint64(buf[at:]) == 0 {
@@ -135,7 +135,7 @@ func listed(buf []byte) (names []string) {
 	}
 }
 
-// lies reports whether a mapping is on a device.
+// lies reports whether a mapping is on the given device.
 func (m Mapping) lies(device string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
@@ -155,8 +155,7 @@ func (m Mapping) lies(device string) (bool, error) {
 	return false, nil
 }
 
-// Drop removes a mapping: at once or, if it is open, when its last user closes it. One that
-// is not there is fine.
+// Drop removes a mapping: at once, or when its last user closes it. It returns nil if there is no such mapping.
 func Drop(name string) error {
 	_, err := request(cmdRemove, name, flagDeferred)
 	if err != nil && !errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrNotExist) {
@@ -165,11 +164,11 @@ func Drop(name string) error {
 	return nil
 }
 
-// target fails with ErrUnsupported where the kernel has no dm-crypt. It loads the module.
+// target fails with ErrUnsupported if the kernel does not have dm-crypt. It loads the module if needed.
 func target() error {
 	_, err := request(cmdTargetVersion, "crypt", 0)
 	switch {
-	case err == nil, errors.Is(err, unix.ENOTTY): // before 5.4, which cannot be asked
+	case err == nil, errors.Is(err, unix.ENOTTY): // kernels before 5.4 do not have this request
 		return nil
 	case errors.Is(err, os.ErrPermission):
 		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs root (CAP_SYS_ADMIN): %w", err)

@@ -1,5 +1,5 @@
-// Package dm asks the kernel's device mapper, by ioctl(2), about its devices: without a
-// program, and whether or not a udev runs that would make links to them. It makes none.
+// Package dm reads the state of device mapper devices with ioctl(2). It starts no program. It does not depend on udev
+// and its links, and creates none.
 package dm
 
 import (
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kinds of failure; test with errors.Is.
+// The errors of this package, for errors.Is.
 var (
-	// ErrAbsent: there is no device of that name.
+	// ErrAbsent means that no device has that name.
 	ErrAbsent = errors.New("no such device")
-	// ErrNoMapper: the kernel has no device mapper.
+	// ErrNoMapper means that the kernel has no device mapper.
 	ErrNoMapper = errors.New("the kernel has no device mapper")
-	// ErrNoTarget: the kernel has no such kind of device.
+	// ErrNoTarget means that the kernel has no such target, a kind of device.
 	ErrNoTarget = errors.New("the kernel has no such target")
 )
 
@@ -28,18 +28,18 @@ var (
 type Device struct {
 	Name, UUID   string
 	Major, Minor uint32
-	Open         int  // by how many it is open or mounted, in whichever namespace
-	Suspended    bool // readers and writers wait
+	Open         int  // number of users that have it open or mounted, in all namespaces
+	Suspended    bool // reads and writes wait until it is resumed
 }
 
-// Node is where devtmpfs has the device.
+// Node returns the path of the device in devtmpfs.
 func (d Device) Node() string { return fmt.Sprintf("/dev/dm-%d", d.Minor) }
 
-// Target is the first part of a device.
+// Target is the first target in the table of a device.
 type Target struct {
 	Type    string
 	Sectors uint64 // of 512 bytes
-	Status  string // in words of its type
+	Status  string // the format depends on Type
 }
 
 const control = "/dev/mapper/control"
@@ -62,7 +62,7 @@ const (
 	targetSize = 40
 )
 
-// Find returns the device of a name, as dmsetup(8) shows it.
+// Find returns the device with a name, as dmsetup(8) shows it.
 func Find(name string) (Device, error) {
 	buf, err := ask(cmdDevStatus, name, 0)
 	if err != nil {
@@ -77,14 +77,15 @@ func Find(name string) (Device, error) {
 	}, nil
 }
 
-// Status returns the status line of a device. The device does not write out its metadata before that.
+// Status returns the first target of a device with its status line. It does not make the device write out its metadata
+// first.
 func Status(name string) (Target, error) {
 	buf, err := ask(cmdTableStatus, name, flagNoFlush)
 	if err != nil {
 		return Target{}, err
 	}
 	if binary.NativeEndian.Uint32(buf[20:]) == 0 {
-		return Target{}, fmt.Errorf("device %s: %w", name, ErrAbsent) // it is being made, or taken away
+		return Target{}, fmt.Errorf("device %s: %w", name, ErrAbsent) // it is being created or removed
 	}
 	start := binary.NativeEndian.Uint32(buf[16:])
 	if binary.NativeEndian.Uint32(buf[28:])&flagFull != 0 || uint64(start)+targetSize > uint64(len(buf)) {
@@ -104,8 +105,7 @@ func Commit(name string) error {
 	return err
 }
 
-// HasTarget fails unless the kernel has a kind of device; where it is a module, that is
-// loaded.
+// HasTarget fails with ErrNoTarget unless the kernel has a target. It loads the module of the target if needed.
 func HasTarget(kind string) error {
 	_, err := ask(cmdTargetVersion, kind, 0)
 	switch {
@@ -150,14 +150,14 @@ func ask(cmd uintptr, name string, flags uint32) ([]byte, error) {
 	}
 }
 
-// text is a string that ends with a zero byte.
+// text returns the string in b that ends with a zero byte.
 func text(b []byte) string {
 	s, _, _ := bytes.Cut(b, []byte{0})
 	return string(s)
 }
 
-// Mangle returns the name that LVM gives to the device of a logical volume, or of a layer of
-// it: "-" is doubled in the parts, and separates them.
+// Mangle returns the device mapper name of a logical volume, or of one of its layers, as LVM builds it: each "-" in a
+// part is doubled, and a single "-" separates the parts.
 func Mangle(parts ...string) string {
 	doubled := make([]string, len(parts))
 	for i, p := range parts {

@@ -12,34 +12,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// From the kernel's drivers/md: dm-thin-metadata.c and persistent-data/dm-btree-internal.h. All
-// is little-endian, in blocks of 4 KiB that begin with their checksum.
+// The format of the metadata of a thin pool, from drivers/md of the kernel: dm-thin-metadata.c and
+// persistent-data/dm-btree-internal.h. All numbers are little-endian. A block has 4 KiB and starts with its checksum.
 const (
 	thinBlock   = 4096
 	thinMagicAt = 32
 	thinMagic   = 27022010
-	thinDetails = 328 // in the superblock: the root of the tree of volumes
+	thinDetails = 328 // offset in the superblock: the root of the tree of volumes
 	thinSuper   = 160774
 	thinNode    = 121107
 
 	nodeNumberAt = 8
-	nodeUsed     = 16 // of its room
+	nodeUsed     = 16 // offset of the number of entries; nodeRoom is that of their maximum
 	nodeRoom     = 20
-	nodeSize     = 24 // of a value
+	nodeSize     = 24 // offset of the size of a value
 	nodeHeader   = 32
 	nodeInternal = 1
 
-	detailsSize = 24 // the first 8 of them are the blocks
+	detailsSize = 24 // the first 8 bytes are the number of mapped blocks
 	depthMost   = 16
 	readTries   = 20
 )
 
-// ErrThin means that a device has no metadata of a thin pool, or damaged metadata.
+// ErrThin means that a device does not have metadata of a thin pool, or that the metadata is damaged.
 var ErrThin = errors.New("no metadata of a thin pool")
 
-// Mapped returns how many of a thin pool's blocks each of its volumes takes, active or not, by
-// their numbers in the pool, as of the last commit: see Commit. It reads the device with its
-// metadata, which may be in use: the metadata of a commit does not change until the next one.
+// Mapped returns how many blocks of a thin pool each of its volumes has mapped, by the volumes' IDs in the pool.
+// Inactive volumes are included. The figures are those of the last commit: see Commit. metadata is the device with the
+// pool's metadata. It may be in use, because the metadata of a commit does not change until the next one.
 func Mapped(metadata string) (map[uint64]uint64, error) {
 	fd, err := unix.Open(metadata, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -73,7 +73,7 @@ func detailed(f *os.File, super []byte) (map[uint64]uint64, error) {
 	return found, nil
 }
 
-// details walks the tree of volumes below a block.
+// details reads the part of the tree of volumes below a block.
 func details(f *os.File, number uint64, depth int, found map[uint64]uint64) error {
 	node, err := thinAt(f, number, thinNode)
 	if err != nil {
@@ -101,7 +101,7 @@ func details(f *os.File, number uint64, depth int, found map[uint64]uint64) erro
 	return nil
 }
 
-// thinAt reads a block past the page cache, which does not see the kernel's own writes.
+// thinAt reads a block with direct I/O, because the page cache does not see what the kernel itself writes.
 func thinAt(f *os.File, number uint64, salt uint32) ([]byte, error) {
 	buf := make([]byte, 2*thinBlock)
 	skip := -uintptr(unsafe.Pointer(&buf[0])) % thinBlock

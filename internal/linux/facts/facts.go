@@ -1,5 +1,5 @@
-// Package facts reads properties and load of this host from the kernel's files:
-// architecture, kernel, CPUs, memory, load, whether it is a virtual machine. It starts no process and asks no service.
+// Package facts reads properties and load of this host from files of the kernel: architecture, kernel version, CPUs,
+// memory, load, and whether the host is a virtual machine. It starts no process and uses no service.
 package facts
 
 import (
@@ -16,14 +16,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Host reads facts from the files of one host. Machine returns what uname(2) says of
-// the architecture, as /proc/sys/kernel/arch is there only since Linux 6.1.
+// Host reads facts from the files of one host.
 type Host struct {
-	FS      fs.FS // with the host's root at its root
+	FS      fs.FS // the root directory of the host
 	Machine func() (string, error)
 }
 
-// Machine is the architecture as uname(2) says it: x86_64, aarch64.
+// Machine returns the architecture as uname(2) reports it, such as x86_64 or aarch64.
 func Machine() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -32,7 +31,7 @@ func Machine() (string, error) {
 	return unix.ByteSliceToString(u.Machine[:]), nil
 }
 
-// Fixed returns the facts that stay while the host runs. Safe for concurrent use.
+// Fixed returns the facts that do not change while the host runs. Safe for concurrent use.
 func (h Host) Fixed() (f dataset.Facts, err error) {
 	if f.Architecture, err = h.Machine(); err != nil {
 		return f, err
@@ -47,8 +46,8 @@ func (h Host) Fixed() (f dataset.Facts, err error) {
 	return f, err
 }
 
-// Moving fills in the facts that change: CPUs, memory and the load, but for that of
-// ten minutes, which is for Average. Safe for concurrent use.
+// Moving fills in the facts that change: CPUs, memory and load. It does not set the load of ten minutes: see Average.
+// Safe for concurrent use.
 func (h Host) Moving(f *dataset.Facts) (err error) {
 	online, err := h.line("sys/devices/system/cpu/online")
 	if err != nil {
@@ -69,7 +68,7 @@ func (h Host) Moving(f *dataset.Facts) (err error) {
 	return h.memory(f)
 }
 
-// memory reads proc_meminfo(5), whose unit kB is 1,024 bytes.
+// memory reads proc_meminfo(5), where the unit kB means 1,024 bytes.
 func (h Host) memory(f *dataset.Facts) error {
 	b, err := fs.ReadFile(h.FS, "proc/meminfo")
 	if err != nil {
@@ -95,8 +94,7 @@ func (h Host) memory(f *dataset.Facts) error {
 	return nil
 }
 
-// count adds up a list of CPUs as the kernel writes it: 0-3,6. cpulist_parse in the
-// kernel's lib/bitmap.c.
+// count returns the number of CPUs in a list of the kernel such as 0-3,6 (cpulist_parse in lib/bitmap.c).
 func count(list string) (n int, err error) {
 	for part := range strings.SplitSeq(list, ",") {
 		first, last, several := strings.Cut(part, "-")
@@ -113,8 +111,7 @@ func count(list string) (n int, err error) {
 	return n, nil
 }
 
-// release reads os-release(5): ID and VERSION_ID, which a distribution may leave out.
-// Without the file it is an unknown Linux.
+// release reads os-release(5). ID and VERSION_ID may be absent. Without the file, it returns ID "linux".
 func (h Host) release() (id, version string, err error) {
 	b, err := fs.ReadFile(h.FS, "etc/os-release")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -123,7 +120,7 @@ func (h Host) release() (id, version string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", "", err
 	}
-	id = "linux" // the meaning of an absent ID there
+	id = "linux" // os-release(5) defines this as the default
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		value = strings.Trim(value, `"'`)
@@ -137,15 +134,15 @@ func (h Host) release() (id, version string, err error) {
 	return id, version, nil
 }
 
-// line reads a file that has one.
+// line reads a file that has one line.
 func (h Host) line(name string) (string, error) {
 	b, err := fs.ReadFile(h.FS, name)
 	return strings.TrimSpace(string(b)), err
 }
 
-// virtual reports whether the host is a virtual machine: its CPUs say that there is a
-// hypervisor (x86), or its firmware or device tree names one. The first domain of Xen
-// sees one as well and is the real machine. As of src/basic/virt.c of systemd.
+// virtual reports whether the host is a virtual machine: its CPUs report a hypervisor (x86), or its firmware or device
+// tree names one. The first domain of Xen reports a hypervisor as well, but it is the real machine. The rules are those
+// of src/basic/virt.c of systemd.
 func (h Host) virtual() (bool, error) {
 	if caps, err := h.line("proc/xen/capabilities"); err == nil && strings.Contains(caps, "control_d") {
 		return false, nil
@@ -157,7 +154,7 @@ func (h Host) virtual() (bool, error) {
 		return true, nil
 	}
 	if product, err := h.line("sys/class/dmi/id/product_name"); err == nil && strings.HasSuffix(product, ".metal") {
-		return false, nil // of Amazon EC2, whose vendor is the same for both
+		return false, nil // bare metal and virtual machines of Amazon EC2 have the same vendor
 	}
 	for _, file := range []string{"product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version"} {
 		text, err := h.line("sys/class/dmi/id/" + file)
@@ -170,7 +167,7 @@ func (h Host) virtual() (bool, error) {
 	return false, nil
 }
 
-// makers are how the firmware of virtual machines begins to name itself.
+// makers returns prefixes of the vendor names in the firmware of virtual machines.
 func makers() []string {
 	return []string{
 		"KVM", "OpenStack", "KubeVirt", "Amazon EC2", "QEMU", "VMware", "VMW", "innotek GmbH", "VirtualBox", "Xen",
@@ -180,7 +177,7 @@ func makers() []string {
 	}
 }
 
-// flagged reports whether the first CPU has the flag of CPUID leaf 1, ECX bit 31.
+// flagged reports whether the first CPU has the flag "hypervisor" (CPUID leaf 1, ECX bit 31).
 func (h Host) flagged() (bool, error) {
 	b, err := fs.ReadFile(h.FS, "proc/cpuinfo")
 	if err != nil {

@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// Average is the load of ten minutes, which the kernel does not keep. It works as the
-// kernel's own ones do (kernel/sched/loadavg.c), which fade with the time since: what
-// the one of a minute says now, less what is left in it of what it said before, is how
-// many tasks wanted to run meanwhile, and that goes into the one of ten minutes. It
-// begins between those of 5 and 15 minutes. Not safe for concurrent use.
+// Average computes the load of ten minutes, which the kernel does not provide. The kernel's load averages fade
+// exponentially with time (kernel/sched/loadavg.c). From two consecutive values of the load of one minute, Average
+// computes how many tasks wanted to run between them, and adds that number to its own average in the same way. Its
+// initial value is between the loads of 5 and 15 minutes. Not safe for concurrent use.
 type Average struct {
 	begun bool
 	at    time.Duration
@@ -17,8 +16,8 @@ type Average struct {
 	load  float64
 }
 
-// Add takes in the load of one minute at a moment of a steady clock and returns that
-// of ten; first is what it begins with.
+// Add adds the load of one minute at a time of a steady clock, and returns the load of ten minutes. first is the
+// initial value of the average.
 func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	passed := at - a.at
 	switch {
@@ -35,5 +34,5 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	return a.load
 }
 
-// fade is the remaining part of an average over one time after another time has passed.
+// fade returns how much of an average over one period remains after another period has passed, from 0 to 1.
 func fade(passed, over time.Duration) float64 { return math.Exp(-float64(passed) / float64(over)) }

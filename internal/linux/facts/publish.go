@@ -9,19 +9,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The most that Consul takes for the metadata of one service (agent/structs of Consul:
-// metaMaxKeyPairs, metaKeyMaxLength, metaValueMaxLength).
+// The limits of Consul for the metadata of one service (metaMaxKeyPairs, metaKeyMaxLength and metaValueMaxLength in
+// agent/structs of Consul).
 const (
 	metaPairs = 64
 	metaKey   = 128
 	metaValue = 512
 )
 
-// Published are the facts of a node by name, as others are told them: numbers plain,
-// sizes in bytes, loads to a hundredth, "true" for each pool that is online and for
-// its backend: pool.fast, backend.loop. A backend that could have a pool, and has
-// none that is online, is left out: no volume could be put there. So are texts
-// that are not known.
+// Published returns the facts of a node by name, as they are published to other programs. Numbers have no unit, sizes
+// are in bytes, and loads have two decimals. "pool.fast" and "backend.loop" are "true" for each online pool and its
+// backend. Backends without an online pool are absent, because no volume can be created with them. Unknown text values
+// are absent too.
 func Published(n dataset.Node, f dataset.Facts) map[string]string {
 	out := map[string]string{
 		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion,
@@ -48,8 +47,8 @@ func inBytes(s dataset.Size) string { return strconv.FormatInt(int64(s), 10) }
 
 func load(l float64) string { return strconv.FormatFloat(math.Round(l*100)/100, 'f', -1, 64) }
 
-// Tags are the properties of a node as tags of a service in Consul, in alphabetical order: pool.fast,
-// backend.loop, architecture.x86_64, label.rack.r1, virtual.
+// Tags returns the properties of a node as tags of a service in Consul, in alphabetical order: pool.fast, backend.loop,
+// architecture.x86_64, label.rack.r1, virtual.
 func Tags(n dataset.Node, f dataset.Facts) []string {
 	var tags []string
 	for name, value := range Published(n, f) {
@@ -67,9 +66,9 @@ func Tags(n dataset.Node, f dataset.Facts) []string {
 	return tags
 }
 
-// Meta are the facts as metadata of a service in Consul, whose keys are of letters,
-// digits, - and _: drover_load_10, drover_pool_fast_free. What Consul would not take is
-// left out, the last in alphabetical order of more than it takes.
+// Meta returns the facts as metadata of a service in Consul. Keys consist of letters, digits, "-" and "_", such as
+// drover_load_10 or drover_pool_fast_free. Keys and values that are too long for Consul are left out. If there are more
+// keys than Consul accepts, the last ones in alphabetical order are left out.
 func Meta(n dataset.Node, f dataset.Facts) map[string]string {
 	all := Published(n, f)
 	out := map[string]string{}

@@ -1,5 +1,5 @@
-// Package fsctl controls filesystems through ioctl(2): freeze, thaw, grow, flush, set flags. It also
-// identifies the content of a disk or an image, so that existing data is never formatted.
+// Package fsctl controls filesystems with ioctl(2): freeze, thaw, grow, flush, flags, project quotas. It also
+// identifies the content of a disk or image, so that existing data is never formatted.
 package fsctl
 
 import (
@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kinds of failure; test with errors.Is.
+// The errors of this package, for errors.Is.
 var (
-	// ErrFrozen: the filesystem is frozen already, by whomever.
+	// ErrFrozen means that the filesystem is already frozen, by this or another program.
 	ErrFrozen = errors.New("filesystem is frozen already")
-	// ErrNotFrozen: there is nothing to thaw.
+	// ErrNotFrozen means that the filesystem is not frozen.
 	ErrNotFrozen = errors.New("filesystem is not frozen")
-	// ErrShrink: the filesystem is larger than it was asked to become.
+	// ErrShrink means that the filesystem is larger than the requested size.
 	ErrShrink = errors.New("filesystem can't be made smaller")
-	// ErrCapability: the kernel wants a capability that this process has not got.
+	// ErrCapability means that this process lacks a capability that the kernel requires.
 	ErrCapability = errors.New("a capability is missing")
 )
 
@@ -28,9 +28,9 @@ const (
 	fiThaw   = 0xC0045878 // _IOWR('X', 120, int)
 )
 
-// Freeze writes the filesystem of dir out and stops all writers to it until Thaw; it
-// takes as long as that writing does and can't be cancelled. ErrFrozen when it is.
-// The kernel thaws nothing by itself: have a watchdog in another process.
+// Freeze writes out the filesystem of dir and blocks all writers until Thaw. It takes as long as writing out, and
+// cannot be cancelled. It fails with ErrFrozen if the filesystem is already frozen. The kernel never thaws a filesystem
+// by itself, so another process should watch over the caller.
 func Freeze(dir *os.File) error {
 	err := unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0)
 	if errors.Is(err, unix.EBUSY) {
@@ -42,7 +42,7 @@ func Freeze(dir *os.File) error {
 	return nil
 }
 
-// Thaw lets the writers continue. ErrNotFrozen when there is nothing to thaw.
+// Thaw unblocks the writers. It fails with ErrNotFrozen if the filesystem is not frozen.
 func Thaw(dir *os.File) error {
 	err := unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0)
 	if errors.Is(err, unix.EINVAL) {
@@ -54,7 +54,7 @@ func Thaw(dir *os.File) error {
 	return nil
 }
 
-// Sync writes the filesystem of dir out (syncfs(2)).
+// Sync writes out the filesystem of dir (syncfs(2)).
 func Sync(dir *os.File) error {
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("sync the filesystem of %s: %w", dir.Name(), err)
@@ -67,9 +67,9 @@ const (
 	appendOnly = 0x20 // FS_APPEND_FL
 )
 
-// SetImmutable sets or clears the immutable flag of a file or directory (chattr(1)): not
-// even root then writes to it or makes or removes anything in it. It is idempotent.
-// A filesystem without such flags gives ENOTTY or EOPNOTSUPP.
+// SetImmutable sets or clears the immutable flag of a file or directory (chattr(1)). While it is set, not even root can
+// write to the file, or add or remove names in the directory. Idempotent. It fails with ENOTTY or EOPNOTSUPP if the
+// filesystem has no such flags.
 func SetImmutable(f *os.File, on bool) error {
 	if on {
 		return setFlags(f, 0, immutable)
@@ -77,9 +77,8 @@ func SetImmutable(f *os.File, on bool) error {
 	return setFlags(f, immutable, 0)
 }
 
-// Unprotect clears the flags of a file or directory that keep root from removing it, or its content:
-// immutable and append-only (chattr(1)). It is idempotent. A filesystem without such flags gives ENOTTY or
-// EOPNOTSUPP.
+// Unprotect clears the flags immutable and append-only of a file or directory (chattr(1)), which prevent root from
+// removing it or its content. Idempotent. It fails with ENOTTY or EOPNOTSUPP if the filesystem has no such flags.
 func Unprotect(f *os.File) error { return setFlags(f, immutable|appendOnly, 0) }
 
 func setFlags(f *os.File, off, on uint32) error {
@@ -110,9 +109,9 @@ const (
 	flagCowExtentSize = 0x00010000 // FS_XFLAG_COWEXTSIZE
 )
 
-// SetCowExtentSize sets the unit, in bytes, in which XFS allocates writes over shared blocks of a file or,
-// for a directory, of files that are made in it from now on. A multiple of the filesystem's block. Where
-// nothing is said it is 128 KiB. It is idempotent.
+// SetCowExtentSize sets the unit in bytes in which XFS allocates space for writes to shared blocks. It applies to a
+// file or, for a directory, to files that are created in it later. bytes is a multiple of the filesystem's block size.
+// The default is 128 KiB. Idempotent.
 func SetCowExtentSize(f *os.File, bytes uint32) error {
 	var x fsxattr
 	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -129,8 +128,7 @@ func SetCowExtentSize(f *os.File, bytes uint32) error {
 	return nil
 }
 
-// CowExtentSize returns what SetCowExtentSize has set for a file or directory, 0 for
-// nothing.
+// CowExtentSize returns the value that SetCowExtentSize has set for a file or directory, or 0.
 func CowExtentSize(f *os.File) (uint32, error) {
 	var x fsxattr
 	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -139,10 +137,10 @@ func CowExtentSize(f *os.File) (uint32, error) {
 	return x.cowExtentSize, nil
 }
 
-// Kind is a type of filesystem as far as statfs(2) tells.
+// Kind is a filesystem type, as far as statfs(2) distinguishes it.
 type Kind string
 
-// The kinds that have a name here. Ext means ext2, ext3 and ext4, which have one magic number.
+// The known kinds. Ext means ext2, ext3 or ext4, which share one magic number.
 const (
 	Ext     Kind = "ext4"
 	XFS     Kind = "xfs"
@@ -153,7 +151,7 @@ const (
 	ZFS     Kind = "zfs"
 )
 
-// KindOf returns the kind of filesystem of dir; for a kind without a name here, its magic number in hexadecimal.
+// KindOf returns the kind of the filesystem of dir. For an unknown kind, it returns the magic number in hexadecimal.
 func KindOf(dir string) (Kind, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

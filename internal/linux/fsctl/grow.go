@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xfsGeometry is struct xfs_fsop_geom (xfs_fs.h): the part that is used, and the rest.
+// xfsGeometry is struct xfs_fsop_geom (xfs_fs.h): the fields that are used here, and padding for the others.
 type xfsGeometry struct {
 	blockSize, _, agBlocks, _, _, _, _, imaxPct uint32
 	dataBlocks                                  uint64
@@ -28,12 +28,13 @@ const (
 	xfsIocGrowData = 0x4010586E // _IOW('X', 110, struct xfs_growfs_data)
 	ext4IocResize  = 0x40086610 // _IOW('f', 16, __u64)
 
-	// xfsMinGroup is XFS_MIN_AG_BLOCKS: a last group that would be smaller is not made.
+	// xfsMinGroup is XFS_MIN_AG_BLOCKS. XFS does not create a last allocation group that would be smaller.
 	xfsMinGroup = 64
 )
 
-// GrowXFS grows the mounted XFS of dir to the size of a device with that many bytes, while it is used. It
-// needs CAP_SYS_ADMIN (ErrCapability). A filesystem that is as large is fine; a larger one is ErrShrink.
+// GrowXFS grows the mounted XFS of dir to the size of its device in bytes. The filesystem may be in use. It returns nil
+// if the filesystem already has that size, and fails with ErrShrink if it is larger. It needs CAP_SYS_ADMIN
+// (ErrCapability).
 func GrowXFS(dir *os.File, bytes int64) error {
 	geo, err := geometry(dir)
 	if err != nil {
@@ -47,7 +48,7 @@ func GrowXFS(dir *os.File, bytes int64) error {
 	case want == geo.dataBlocks:
 		return nil
 	case want < geo.dataBlocks:
-		// A device that grew by less than a group is no smaller than its filesystem.
+		// If the device grew by less than an allocation group, the filesystem does not grow.
 		if uint64(bytes)/uint64(geo.blockSize) >= geo.dataBlocks {
 			return nil
 		}
@@ -80,9 +81,9 @@ func geometry(dir *os.File) (xfsGeometry, error) {
 	return geo, nil
 }
 
-// GrowExt4 grows the mounted ext4 of dir to the size of a device with that many bytes, while it is used. It
-// needs CAP_SYS_RESOURCE, which containers and sandboxes often lack: ErrCapability, and nothing was changed.
-// A filesystem that is as large is fine; a larger one is ErrShrink.
+// GrowExt4 grows the mounted ext4 of dir to the size of its device in bytes. The filesystem may be in use. It returns
+// nil if the filesystem already has that size, and fails with ErrShrink if it is larger. It needs CAP_SYS_RESOURCE,
+// which containers and sandboxes often lack: then it fails with ErrCapability, and changes nothing.
 func GrowExt4(dir *os.File, bytes int64) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
@@ -94,7 +95,7 @@ func GrowExt4(dir *os.File, bytes int64) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EINVAL):
-		// ext4_resize_fs refuses two things with it: shrinking, and a device that is smaller.
+		// ext4_resize_fs returns this error in two cases: for a smaller size, and for a size beyond the device.
 		err = fmt.Errorf("%w, or the device is smaller than %d bytes", ErrShrink, bytes)
 	default:
 		err = capability(err, "CAP_SYS_RESOURCE")
@@ -102,7 +103,7 @@ func GrowExt4(dir *os.File, bytes int64) error {
 	return fmt.Errorf("grow %s: %w", dir.Name(), err)
 }
 
-// CanGrowExt4 tells whether this process has what GrowExt4 needs.
+// CanGrowExt4 reports whether this process has the capability that GrowExt4 needs.
 func CanGrowExt4() (bool, error) {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -13,7 +13,7 @@ import (
 // Content is the kind of content of a disk or an image.
 type Content string
 
-// What Identify can tell. Anything else that is not zeros is OtherData.
+// The kinds of content. OtherData is everything that is neither a known format nor zeros.
 const (
 	Empty          Content = "nothing"
 	HoldsXFS       Content = "an XFS filesystem"
@@ -33,23 +33,22 @@ const (
 	OtherData      Content = "data of an unknown kind"
 )
 
-// signature is a magic number at an offset from the start, or with a negative offset
-// from the end.
+// signature is a magic number at an offset from the start or, if negative, from the end.
 type signature struct {
 	content Content
 	offset  int64
 	magic   string
 }
 
-// signatures are in the order in which they are believed: a disk can carry the
-// remains of several. From the formats' own headers and libblkid's table.
+// signatures returns the known signatures, in order of precedence: a disk can have remains of several formats. The
+// sources are the definitions of the formats, and the table of libblkid.
 func signatures() []signature {
 	list := []signature{
 		{HoldsLUKS, 0, "LUKS\xba\xbe"},
 		{HoldsLUKS, 16384, "SKUL\xba\xbe"}, // the second header of LUKS2
 		{HoldsXFS, 0, "XFSB"},
 		{HoldsBtrfs, 65536 + 64, "_BHRfS_M"},
-		{HoldsBtrfs, 64<<20 + 64, "_BHRfS_M"}, // its copy
+		{HoldsBtrfs, 64<<20 + 64, "_BHRfS_M"}, // the second superblock
 		{HoldsBcachefs, 4096 + 24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca"},
 		{HoldsBcache, 4096 + 24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9"},
 		{HoldsBluestore, 0, "bluestore block device"},
@@ -74,14 +73,14 @@ func signatures() []signature {
 	return append(list, signature{HoldsMBR, 510, "\x55\xaa"})
 }
 
-// Identify returns the kind of content of the file or block device at path, by the signatures of the known
-// formats. Empty is only said when nothing else than zeros was found in the first and last 16 MiB and in
-// 1,024 samples spread evenly between; of a disk it can't be known short of reading it all. It changes
-// nothing. An error means that it could not be found out, not that there is nothing.
+// Identify returns the kind of content of the file or block device at path, according to the signatures of known
+// formats. It returns Empty only if it reads nothing but zeros in the first and last 16 MiB and in 1,024 samples
+// between them. A disk may have data elsewhere: only reading all of it would tell. Identify changes nothing. An error
+// means that the content is unknown, not that there is none.
 func Identify(path string) (Content, error) { return open(path, identify) }
 
-// Known is Identify where it does not matter whether anything that is not known lies there, which
-// takes reading: it says OtherData for Empty.
+// Known is like Identify, but returns OtherData instead of Empty, because it does not look for unknown data. That makes
+// it faster.
 func Known(path string) (Content, error) { return open(path, known) }
 
 func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Content, error) {
@@ -122,7 +121,7 @@ func known(r io.ReaderAt, size int64) (Content, error) {
 		if off < 0 {
 			off = size + off
 			if s.offset == -64<<10 {
-				off = size&^(64<<10-1) - 64<<10 // 0.90 is at a multiple of 64 KiB
+				off = size&^(64<<10-1) - 64<<10 // the superblock 0.90 is at a multiple of 64 KiB
 			}
 		}
 		if off < 0 || off+int64(len(s.magic)) > size {
@@ -143,8 +142,8 @@ func known(r io.ReaderAt, size int64) (Content, error) {
 	return OtherData, nil
 }
 
-// holdsZFS looks for uberblocks in the four labels: two of 256 KiB at each end, their
-// second half an array of uberblocks of at least 1 KiB, in either byte order.
+// holdsZFS looks for uberblocks in the four labels of ZFS. There are two labels of 256 KiB at each end of a device. The
+// second half of a label is an array of uberblocks of at least 1 KiB, in either byte order.
 func holdsZFS(r io.ReaderAt, size int64) (bool, error) {
 	const label, magic = 256 << 10, 0x00bab10c
 	end := size &^ (label - 1)
@@ -171,7 +170,7 @@ const (
 	sample  = 64 << 10
 )
 
-// Zeros reports whether Identify has found only zeros.
+// Zeros reports whether the parts that Identify reads contain only zeros.
 func Zeros(r io.ReaderAt, size int64) (bool, error) {
 	z := zeros{r: r, buf: make([]byte, 1<<20)}
 	head := min(size, edge)
@@ -204,7 +203,7 @@ func (z zeros) in(start, end int64) (bool, error) {
 		if err := readFull(z.r, part, off); err != nil {
 			return false, err
 		}
-		// Equal to itself moved by one and zero at the start: all zero.
+		// If the slice starts with zero and equals itself shifted by one byte, all of it is zero.
 		if part[0] != 0 || !bytes.Equal(part[1:], part[:len(part)-1]) {
 			return false, nil
 		}

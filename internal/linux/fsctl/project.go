@@ -9,17 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoProjects means that the kernel has no project quotas for that filesystem, however it is
-// mounted: it was built without them, or is older than Linux 5.14.
+// ErrNoProjects means that the kernel does not support project quotas for that filesystem, with any mount options: it
+// was built without them, or is older than Linux 5.14.
 var ErrNoProjects = errors.New("the kernel has no project quotas")
 
-// ErrNoQuota means that the filesystem counts no projects, or does no more.
+// ErrNoQuota means that project quotas are not enabled on the filesystem.
 var ErrNoQuota = errors.New("the filesystem has no project quotas")
 
 const flagProjectInherit = 0x00000200 // FS_XFLAG_PROJINHERIT, linux/fs.h
 
-// Project returns the project of a file or directory, 0 for none, and whether new files in it inherit the
-// project. A filesystem without projects gives ENOTTY or EOPNOTSUPP.
+// Project returns the project ID of a file or directory, or 0 if it has none. inherited reports whether new files in it
+// get the same project. It fails with ENOTTY or EOPNOTSUPP if the filesystem has no projects.
 func Project(f *os.File) (id uint32, inherited bool, err error) {
 	var x fsxattr
 	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -28,8 +28,8 @@ func Project(f *os.File) (id uint32, inherited bool, err error) {
 	return x.project, x.flags&flagProjectInherit != 0, nil
 }
 
-// SetProject puts a directory into a project, and all files that are made in it from now on: of any kind, and
-// without opening them. It is idempotent.
+// SetProject assigns a directory to a project. All files and other inodes that are created in it later inherit the
+// project. Idempotent.
 func SetProject(dir *os.File, id uint32) error {
 	var x fsxattr
 	if err := ioctl(dir, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
@@ -45,13 +45,13 @@ func SetProject(dir *os.File, id uint32) error {
 
 // Quota is the usage and the limits of a project in a filesystem.
 type Quota struct {
-	Used  uint64 // bytes, with those that are on their way to the disk
-	Limit uint64 // bytes; 0: none
+	Used  uint64 // bytes, including those that are not written out yet
+	Limit uint64 // bytes, or 0 for no limit
 	Files uint64
 	named bool
 }
 
-// Free reports whether a project is empty and has no limits.
+// Free reports whether a project has no data and no limits.
 func (q Quota) Free() bool { return q.Used == 0 && q.Files == 0 && !q.named }
 
 // dqblk is struct if_dqblk of linux/quota.h.
@@ -62,7 +62,7 @@ type dqblk struct {
 }
 
 const (
-	quotaBlock  = 1024 // QIF_DQBLKSIZE: of hard and soft
+	quotaBlock  = 1024 // QIF_DQBLKSIZE, the unit of hard and soft limits
 	limitsValid = 1    // QIF_BLIMITS
 
 	quotaFormat = 0x800004 // Q_GETFMT
@@ -73,8 +73,8 @@ const (
 	projectHeld = 1 << 5   // FS_QUOTA_PDQ_ENFD
 )
 
-// ProjectQuota returns the quota of a project on the filesystem of dir: the zero one where
-// it knows of none.
+// ProjectQuota returns the quota of a project on the filesystem of dir. It returns the zero value if the filesystem
+// does not know the project.
 func ProjectQuota(dir *os.File, id uint32) (Quota, error) {
 	var b dqblk
 	err := quotactl(dir, quotaGet, id, unsafe.Pointer(&b))
@@ -90,8 +90,8 @@ func ProjectQuota(dir *os.File, id uint32) (Quota, error) {
 	}, nil
 }
 
-// LimitProject has a project hold at most so many bytes, rounded up to whole KiB; 0: as many
-// as there are. It is idempotent.
+// LimitProject sets the maximum number of bytes of a project, rounded up to a multiple of 1 KiB. 0 removes the limit.
+// Idempotent.
 func LimitProject(dir *os.File, id uint32, bytes uint64) error {
 	b := dqblk{hard: (bytes + quotaBlock - 1) / quotaBlock, valid: limitsValid}
 	if err := quotactl(dir, quotaSet, id, unsafe.Pointer(&b)); err != nil {
@@ -100,8 +100,8 @@ func LimitProject(dir *os.File, id uint32, bytes uint64) error {
 	return nil
 }
 
-// HoldsProjects tells whether the filesystem of dir holds projects to their limits, rather
-// than count at most. ErrNoProjects, of XFS and ext4.
+// HoldsProjects reports whether the filesystem of dir enforces the limits of projects. It is false if it only counts
+// their usage. It fails with ErrNoProjects if XFS or ext4 cannot have project quotas on this kernel.
 func HoldsProjects(dir *os.File) (bool, error) {
 	state := struct { // struct fs_quota_statv of linux/dqblk_xfs.h
 		version int8
@@ -119,8 +119,8 @@ func HoldsProjects(dir *os.File) (bool, error) {
 	return state.flags&projectHeld != 0, nil
 }
 
-// hasProjects fails with ErrNoProjects where the kernel has no project quotas for the filesystem of
-// dir. Of those that are off it says ESRCH: do_quotactl of fs/quota/quota.c looks for them first.
+// hasProjects fails with ErrNoProjects if the kernel has no project quotas for the filesystem of dir. For a filesystem
+// that could have them but has them disabled, the kernel returns ESRCH (do_quotactl in fs/quota/quota.c).
 func hasProjects(dir *os.File) error {
 	var format uint32
 	err := quotactl(dir, quotaFormat, 0, unsafe.Pointer(&format))
@@ -130,7 +130,7 @@ func hasProjects(dir *os.File) error {
 	return nil
 }
 
-// quotactl is quotactl_fd(2), of Linux 5.14: it needs no device to be found.
+// quotactl is quotactl_fd(2), since Linux 5.14. Unlike quotactl(2), it does not need the path of the device.
 func quotactl(dir *os.File, command int, id uint32, arg unsafe.Pointer) error {
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, dir.Fd(), uintptr(command<<8|projects), uintptr(id),
 		uintptr(arg), 0, 0)

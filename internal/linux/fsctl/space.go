@@ -8,14 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Space returns the bytes that path's filesystem has for everybody but root, and its size.
-// A read that finds little is done again for some milliseconds, and the largest one counts:
-// XFS takes off what a clone may need, for each extent or hole as many blocks as that is
-// long, before it looks whether there are as many, and puts them back (xfs_dec_freecounter).
-// statfs(2) meanwhile says too little, down to 32 blocks less than none: up to 0.2 ms,
-// 35 times in 500 clones of 10 GiB in a filesystem of 2 (Linux 6.18). Nothing that writes
-// meanwhile is refused, since XFS tries those again: 134,000 writes beside 248,000 clones.
-// The error is the system's, with the path. Safe for concurrent use.
+// Space returns the bytes that are available on the filesystem of path to users other than root, and its size.
+//
+// XFS can report too little for a moment. Before it checks whether a clone has enough space, it subtracts the length of
+// each extent or hole from the free blocks, and then adds it again (xfs_dec_freecounter). statfs(2) meanwhile returns
+// too small a value, down to 32 blocks below zero, for up to 0.2 ms. It happened in 35 of 500 clones of a file of 10
+// GiB on a filesystem of 2 GiB (Linux 6.18). So Space repeats a read that finds little for some milliseconds, and
+// returns the largest value. Concurrent writers are not refused for this reason, because XFS retries them: no failure
+// in 134,000 writes beside 248,000 clones.
+//
+// Errors are those of the system, with the path. Safe for concurrent use.
 func Space(path string) (free, size int64, err error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -26,7 +28,7 @@ func Space(path string) (free, size int64, err error) {
 	return SpaceOf(f)
 }
 
-// SpaceOf is Space for the filesystem of an open file or folder.
+// SpaceOf is like Space for the filesystem of an open file or directory.
 func SpaceOf(f *os.File) (free, size int64, err error) {
 	return steady(func(st *unix.Statfs_t) error {
 		if err := unix.Fstatfs(int(f.Fd()), st); err != nil {
@@ -36,9 +38,9 @@ func SpaceOf(f *os.File) (free, size int64, err error) {
 	}, func() { <-time.After(time.Millisecond) })
 }
 
-// steady reads until there is enough for a moment's clone not to matter.
+// steady repeats a read until there is so much free space that a clone at this moment does not matter.
 func steady(read func(*unix.Statfs_t) error, wait func()) (free, size int64, err error) {
-	const reads, enough = 10, 16 // of the size, the part
+	const reads, enough = 10, 16 // enough: one part in 16 of the size
 	for n := range reads {
 		if n > 0 {
 			wait()

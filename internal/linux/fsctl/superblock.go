@@ -8,20 +8,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Disk is an image or a device; Seek tells its size.
+// Disk is an image or a device. Seek to the end returns its size.
 type Disk interface {
 	io.ReaderAt
 	io.Seeker
 }
 
-// Filesystem is Superblock of something that is to hold a filesystem, and all of it.
-// dataset.ErrCorrupt: it holds neither of the two, or was cut off, as a truncate(1) or a copy that
-// ran out of space leaves it. It reads two pages.
+// Filesystem is like Superblock for a disk that must contain a complete filesystem. It fails with dataset.ErrCorrupt if
+// there is neither ext4 nor XFS, or if the disk is smaller than its filesystem, as after truncate(1) or after a copy
+// that ran out of space. It reads two pages.
 func Filesystem(d Disk) (fs string, size int64, err error) {
 	if fs, size, err = Superblock(d); err != nil {
 		return "", 0, err
 	}
-	// After the superblock: what grows meanwhile, is large enough before that says so.
+	// Read the size after the superblock: if the disk grows meanwhile, it grows before its superblock says so.
 	have, err := d.Seek(0, io.SeekEnd)
 	switch {
 	case err != nil:
@@ -34,8 +34,8 @@ func Filesystem(d Disk) (fs string, size int64, err error) {
 	return fs, size, err
 }
 
-// Superblock reads which filesystem an image or a disk holds, and of how many bytes it is:
-// "xfs", "ext4", or "" for anything else.
+// Superblock returns the filesystem of an image or a disk, "xfs", "ext4" or "" for anything else, and the size of that
+// filesystem in bytes.
 func Superblock(r io.ReaderAt) (fs string, size int64, err error) {
 	buf := make([]byte, 2048)
 	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {

@@ -11,7 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Here is Detect among the mounts that this process sees, of what Holds. ErrNone: there is none.
+// Here returns the hierarchy that Detect finds among the mounts of this process, if its limits are enforced for
+// programs and for the writes of the kernel: see Holds. It fails with ErrNone if there is none.
 func Here() (Hierarchy, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -24,7 +25,7 @@ func Here() (Hierarchy, error) {
 	return h, h.Holds()
 }
 
-// Kind is what volumes can be held to with a hierarchy.
+// Kind returns which limits the hierarchy can enforce for a volume.
 func (h Hierarchy) Kind() dataset.Limits {
 	if h.Version == V1 {
 		return dataset.LimitsContainer
@@ -32,9 +33,9 @@ func (h Hierarchy) Kind() dataset.Limits {
 	return dataset.LimitsStrict
 }
 
-// Detect finds the hierarchy that limits block devices among mounts: that of version 1 with
-// the controller blkio, or that of version 2 with io. Where both are mounted a controller is
-// in one of them alone. ErrNone names the missing part.
+// Detect finds the hierarchy that limits block devices in a mount table: version 1 with the controller blkio, or
+// version 2 with io. If both versions are mounted, a controller is in only one of them. It fails with ErrNone, which
+// names the missing part.
 func Detect(table mount.Mounts) (Hierarchy, error) {
 	var v2 string
 	for _, e := range table {
@@ -63,11 +64,11 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 	return h, nil
 }
 
-// Holds is ErrNone where limits hold programs, and not what the kernel writes for them later: of
-// version 2 it finds whose that is by the group that a page is charged to. The controller io has
-// the kernel keep those as well, handed down or not; where memory is not in the same hierarchy
-// (cgroup_disable=memory, as some boards are booted) all of it is the root group's, which has no
-// limit.
+// Holds fails with ErrNone if the limits apply to programs, but not to data that the kernel writes for them later. In
+// version 2 the kernel attributes such data to a group by the group that a page is charged to, which needs the
+// controller memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not it
+// is enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory),
+// all such data is attributed to the root group, which has no limit.
 func (h Hierarchy) Holds() error {
 	if h.Version != V2 {
 		return nil
@@ -80,7 +81,7 @@ func (h Hierarchy) Holds() error {
 	return err
 }
 
-// controls tells whether a hierarchy of version 2 has a controller.
+// controls reports whether a hierarchy of version 2 has a controller.
 func (h Hierarchy) controls(controller string) (bool, error) {
 	b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.controllers"))
 	if err != nil {

@@ -1,17 +1,15 @@
-// Package iolimit limits how fast control groups may read and write a block device: the
-// throttling of block I/O in version 1 (blkio.throttle.*, the kernel's blkio-controller.rst)
-// and version 2 (io.max, cgroup-v2.rst). It knows files and numbers, and neither containers
-// nor volumes.
+// Package iolimit limits how fast control groups may read and write a block device, with the throttling of block I/O in
+// cgroup version 1 (blkio.throttle.*, blkio-controller.rst of the kernel) and version 2 (io.max, cgroup-v2.rst). It
+// knows files and numbers, but neither containers nor volumes.
 //
-// What the versions cannot do alike:
+// The versions differ:
 //
-//   - A rule of version 1 binds the processes of that very group alone, not those of groups
-//     below it; that on the root group binds those in it and what the kernel writes by
-//     itself, whoever dirtied it.
-//   - A rule of version 2 binds all below its group, and what the kernel writes for them. The
-//     root group has none, and a group only while its parents hand the controller down.
+//   - A rule of version 1 limits only the processes of that group, not those of groups below it. A rule of the root
+//     group limits its processes, and everything that the kernel writes itself, for whichever group.
+//   - A rule of version 2 limits all groups below its group, and what the kernel writes for them. The root group
+//     cannot have a rule. Another group can have one only if its parents enable the controller for their children.
 //
-// A rule belongs to a device number, and stays when another device gets that number.
+// A rule applies to a device number, and remains when another device gets that number.
 package iolimit
 
 import (
@@ -28,10 +26,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNone is that nothing on this host limits block devices.
+// ErrNone means that nothing on this host limits block devices.
 var ErrNone = errors.New("no control group hierarchy of this host limits block devices")
 
-// Version is that of the hierarchy which has the controller.
+// Version is the cgroup version of the hierarchy with the controller.
 type Version int
 
 // The versions.
@@ -40,13 +38,13 @@ const (
 	V2 Version = 2
 )
 
-// Hierarchy is where the groups are that limit block devices.
+// Hierarchy is the cgroup hierarchy that limits block devices.
 type Hierarchy struct {
 	Version Version
-	Dir     string // of the root group
+	Dir     string // directory of the root group
 }
 
-// Root is the name of the root group. A group's name is its path below that.
+// Root is the name of the root group. The name of another group is its path below the root group.
 const Root = "/"
 
 // Device is the number of a block device.
@@ -57,7 +55,7 @@ type Device struct {
 
 func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
 
-// parseDevice reads what String says.
+// parseDevice parses the format of Device.String.
 func parseDevice(s string) (d Device, ok bool) {
 	major, minor, ok := strings.Cut(s, ":")
 	a, err1 := strconv.ParseUint(major, 10, 32)
@@ -65,7 +63,7 @@ func parseDevice(s string) (d Device, ok bool) {
 	return Device{uint32(a), uint32(b)}, ok && err1 == nil && err2 == nil
 }
 
-// DeviceOf returns the device of the filesystem at path; false for one without a block device of its own.
+// DeviceOf returns the block device of the filesystem at path. It returns false if the filesystem has none.
 func DeviceOf(path string) (Device, bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -75,7 +73,7 @@ func DeviceOf(path string) (Device, bool, error) {
 	return d, d.Major != 0, nil
 }
 
-// Limits are how fast a group may be on a device; 0: no limit.
+// Limits are the maximum rates of a group on a device. 0 means no limit.
 type Limits struct {
 	ReadBPS   int64 `json:"read_bps,omitempty"`
 	WriteBPS  int64 `json:"write_bps,omitempty"`
@@ -83,7 +81,7 @@ type Limits struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"`
 }
 
-// Without returns the limits without those that are equal to the limits of others.
+// Without returns the limits, with 0 for each one that equals the same limit in others.
 func (l Limits) Without(others ...Limits) Limits {
 	for _, o := range others {
 		for _, v := range []struct{ has, other *int64 }{
@@ -98,7 +96,7 @@ func (l Limits) Without(others ...Limits) Limits {
 	return l
 }
 
-// Or returns limits with others' in place of each that is none.
+// Or returns the limits, with the value of other for each one that is 0.
 func (l Limits) Or(other Limits) Limits {
 	return Limits{
 		ReadBPS: cmp.Or(l.ReadBPS, other.ReadBPS), WriteBPS: cmp.Or(l.WriteBPS, other.WriteBPS),
@@ -106,8 +104,8 @@ func (l Limits) Or(other Limits) Limits {
 	}
 }
 
-// Rules returns the limits of a group, by device. A group that is gone, or that the controller
-// is not handed down to, is fs.ErrNotExist.
+// Rules returns the limits of a group by device. It fails with fs.ErrNotExist if the group does not exist or if the
+// controller is not enabled for it.
 func (h Hierarchy) Rules(group string) (map[Device]Limits, error) {
 	rules := map[Device]Limits{}
 	var err error
@@ -122,7 +120,7 @@ func (h Hierarchy) Rules(group string) (map[Device]Limits, error) {
 	return rules, nil
 }
 
-// Get returns the limits of a group on a device. A group that is gone has none.
+// Get returns the limits of a group on a device. It returns no limits if the group does not exist.
 func (h Hierarchy) Get(group string, d Device) (Limits, error) {
 	rules, err := h.Rules(group)
 	if err != nil && !gone(err) {
@@ -131,8 +129,8 @@ func (h Hierarchy) Get(group string, d Device) (Limits, error) {
 	return rules[d], nil
 }
 
-// Set makes the limits of a group on a device these; nothing else of the group changes. Unlimited rates stay
-// unlimited. A group that is gone is fs.ErrNotExist.
+// Set sets the limits of a group on a device. Other rules of the group do not change. It fails with fs.ErrNotExist if
+// the group does not exist.
 func (h Hierarchy) Set(group string, d Device, l Limits) error {
 	var err error
 	if h.Version == V1 {
@@ -146,8 +144,8 @@ func (h Hierarchy) Set(group string, d Device, l Limits) error {
 	return nil
 }
 
-// Clear takes all limits of a group on a device away. A group or a device that is gone is
-// fine: its rules went with it.
+// Clear removes all limits of a group on a device. It returns nil if the group or the device does not exist, because
+// its rules do not exist then either.
 func (h Hierarchy) Clear(group string, d Device) error {
 	if err := h.Set(group, d, Limits{}); err != nil && !gone(err) {
 		return err
@@ -155,12 +153,12 @@ func (h Hierarchy) Clear(group string, d Device) error {
 	return nil
 }
 
-// Limiting returns what limits a device, by group, of all groups there are.
+// Limiting returns the limits of all groups on a device, by group.
 func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
 	found := map[string]Limits{}
 	var errs []error
 	err := filepath.WalkDir(h.Dir, func(path string, e fs.DirEntry, err error) error {
-		if gone(err) { // meanwhile
+		if gone(err) { // removed meanwhile
 			return nil
 		}
 		if err != nil || !e.IsDir() {
@@ -179,18 +177,18 @@ func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
 	return found, errors.Join(append(errs, err)...)
 }
 
-// gone tells the errors of a group or a device that is not there any more.
+// gone reports whether an error means that a group or a device does not exist any more.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
 }
 
-// Exists tells whether a group is there.
+// Exists reports whether a group exists.
 func (h Hierarchy) Exists(group string) bool {
 	_, err := os.Stat(h.path(group))
 	return err == nil
 }
 
-// Has tells whether a group is there and can be limited.
+// Has reports whether a group exists and can have limits.
 func (h Hierarchy) Has(group string) bool {
 	_, err := os.Stat(filepath.Join(h.path(group), h.file()))
 	return err == nil
@@ -205,8 +203,8 @@ func (h Hierarchy) file() string {
 
 func (h Hierarchy) path(group string) string { return filepath.Join(h.Dir, group) }
 
-// GroupOf returns the group of a process; false when it has ended, or is where this process
-// cannot see.
+// GroupOf returns the group of a process. It returns false if the process has ended, or if its group is outside of what
+// this process can see.
 func (h Hierarchy) GroupOf(pid int) (string, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -215,7 +213,7 @@ func (h Hierarchy) GroupOf(pid int) (string, bool) {
 	return h.groupIn(string(b))
 }
 
-// groupIn reads a file as proc_pid_cgroup(5) has it.
+// groupIn returns the group that a file in the format of proc_pid_cgroup(5) names.
 func (h Hierarchy) groupIn(file string) (string, bool) {
 	for line := range strings.Lines(file) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
@@ -226,7 +224,7 @@ func (h Hierarchy) groupIn(file string) (string, bool) {
 		if h.Version == V1 {
 			ours = slices.Contains(strings.Split(f[1], ","), v1Controller)
 		}
-		// A path that climbs out is of another cgroup namespace (cgroup_namespaces(7)).
+		// A path that begins with /.. is outside of this cgroup namespace (cgroup_namespaces(7)).
 		if ours && strings.HasPrefix(f[2], "/") && !strings.HasPrefix(f[2], "/..") {
 			return f[2], true
 		}
@@ -234,12 +232,12 @@ func (h Hierarchy) groupIn(file string) (string, bool) {
 	return "", false
 }
 
-// Below reports whether a group is the other one, or is in it.
+// Below reports whether group equals other or is below it.
 func Below(group, other string) bool {
 	return group == other || other == Root || strings.HasPrefix(group, other+"/")
 }
 
-// write writes one rule, as a shell does; the kernel takes one at a time.
+// write writes one rule with one write(2), because the kernel accepts one rule at a time.
 func write(file, rule string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {

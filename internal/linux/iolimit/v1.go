@@ -10,7 +10,7 @@ import (
 
 const v1Controller = "blkio"
 
-// v1File is the file of a group with one kind of limit, a device a line.
+// v1File is a file of a group with one kind of limit, one device on each line.
 type v1File struct {
 	name string
 	of   func(*Limits) *int64

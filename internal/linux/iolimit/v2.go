@@ -66,9 +66,9 @@ func readV2(dir string, rules map[Device]Limits) error {
 	return nil
 }
 
-// Enable has a group of version 2 be there with the controller handed down to it, as it has
-// to be before it can be limited. A slice is systemd's to make: one that is absent is
-// fs.ErrNotExist.
+// Enable creates a group of version 2 if needed, and enables the controller for it in all of its parents. Without that,
+// the group cannot have limits. It does not create slices, which belong to systemd: if one does not exist, Enable fails
+// with fs.ErrNotExist.
 func (h Hierarchy) Enable(group string) error {
 	if h.Version != V2 || h.Has(group) {
 		return nil

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Within calls do while this process is in a group of its own below the root one, which is
-// removed after, with its rules. Its name is prefix and the process's number: those of that
-// prefix whose process was killed in it are removed as well. For one caller in a process at a
-// time; what else the process does meanwhile is done in there, and so are processes that it
-// starts, which must have ended.
+// Within calls do while this process is in a group of its own below the root group, and removes the group with its
+// rules afterwards. The name of the group is prefix and the PID. Groups with the same prefix whose process was killed
+// are removed too.
+//
+// Only one goroutine of a process may call Within at a time. Everything else that the process does meanwhile counts for
+// the group as well. Processes that it starts are in the group, and must end before do returns.
 func (h Hierarchy) Within(prefix string, do func(group string) error) (err error) {
 	home, ok := h.GroupOf(os.Getpid())
 	if !ok {
@@ -38,7 +39,7 @@ func (h Hierarchy) Within(prefix string, do func(group string) error) (err error
 	return do(group)
 }
 
-// make makes a group that can be limited.
+// make creates a group that can have limits.
 func (h Hierarchy) make(group string) error {
 	if h.Version == V2 {
 		return h.Enable(group)
@@ -49,7 +50,7 @@ func (h Hierarchy) make(group string) error {
 	return nil
 }
 
-// enter puts this process into a group.
+// enter moves this process to a group.
 func (h Hierarchy) enter(group string) error {
 	if err := write(filepath.Join(h.path(group), "cgroup.procs"), strconv.Itoa(os.Getpid())); err != nil {
 		return fmt.Errorf("enter control group %s: %w", group, err)
@@ -57,8 +58,8 @@ func (h Hierarchy) enter(group string) error {
 	return nil
 }
 
-// forget removes what killed processes have left of Within. A group that is in use stays: the
-// kernel refuses.
+// forget removes the groups that killed processes have left behind. The kernel refuses to remove a group that is in
+// use.
 func (h Hierarchy) forget(prefix string) {
 	left, _ := filepath.Glob(filepath.Join(h.Dir, prefix+"*"))
 	for _, path := range left {

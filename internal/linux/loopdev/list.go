@@ -13,22 +13,20 @@ import (
 
 // Info describes a loop device that has a file.
 type Info struct {
-	// Path is /dev/loopN, and Number its N.
+	// Path is /dev/loopN, and Number is N.
 	Path   string
 	Number int
-	// Backing is the file's path as the kernel tells it, followed by " (deleted)"
-	// when it has none any more.
+	// Backing is the path of the file as the kernel reports it. If the file was deleted, " (deleted)" follows.
 	Backing string
-	// Dev and Inode identify the file as stat(2) does. Both are 0 if the kernel does not tell.
+	// Dev and Inode identify the file as stat(2) does. Both are 0 if the kernel does not report them.
 	Dev, Inode uint64
 	ReadOnly   bool
 	DirectIO   bool
 	Autoclear  bool
 }
 
-// List returns the loop devices of this host that have a file, in no certain order.
-// A device that goes meanwhile is left out. One whose file cannot be asked, because the disk under it
-// has failed, has no Dev and Inode: it is the device of no file that works.
+// List returns the loop devices of this host that have a file, in no particular order. It leaves out devices that lose
+// their file meanwhile. If the file of a device cannot be examined because its disk has failed, Dev and Inode are 0.
 func List() ([]Info, error) {
 	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
@@ -52,7 +50,7 @@ func List() ([]Info, error) {
 	return list, nil
 }
 
-// describe reads one device. ENXIO means that it has no file.
+// describe reads one device. It fails with ENXIO if the device has no file.
 func describe(n int) (Info, error) {
 	dev, err := openDevice(devDir, n, true)
 	if err != nil {
@@ -86,8 +84,8 @@ func gone(err error) bool {
 	return errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist)
 }
 
-// FindByFile returns the device that f's file is attached to, known by device and
-// inode: names change, and a stale one may be another file by now.
+// FindByFile returns the device that has f's file. It compares device and inode, because the name of a file can change,
+// and an old name can belong to another file.
 func FindByFile(f *os.File) (Info, bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -105,8 +103,7 @@ func FindByFile(f *os.File) (Info, bool, error) {
 	return Info{}, false, nil
 }
 
-// Attached returns the device that f's file is attached to, as FindByFile does, without
-// looking through the host's devices when nothing else has the file open.
+// Attached is like FindByFile. It does not read all devices of the host if no one else has the file open.
 func Attached(f *os.File) (Info, bool, error) {
 	if openElsewhere(f) == no {
 		return Info{}, false, nil
@@ -114,11 +111,11 @@ func Attached(f *os.File) (Info, bool, error) {
 	return FindByFile(f)
 }
 
-// ErrGone means that a device has lost its file or has another one now.
+// ErrGone means that a device has no file any more, or another one.
 var ErrGone = errors.New("loop device has not that file any more")
 
-// Hold keeps a device that exists alive until Close, as if it had been attached here.
-// ErrGone when it is not what info says any more.
+// Hold opens an existing device, so that it keeps its file until Close, as after Attach. It fails with ErrGone if the
+// device does not match info any more.
 func Hold(info Info) (*Device, error) {
 	dev, err := openDevice(devDir, info.Number, true)
 	if gone(err) {

@@ -1,5 +1,5 @@
-// Package loopdev attaches files to loop devices (loop(4)) so that nothing leaks: a
-// device clears itself when its last user goes, and a file is attached at most once.
+// Package loopdev attaches files to loop devices (loop(4)) without leaks: a device detaches its file when its last user
+// closes it, and a file is attached to at most one device.
 package loopdev
 
 import (
@@ -13,11 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrAttached means that the file has a loop device already; the error is an
-// *AttachedError that tells which.
+// ErrAttached means that the file is already attached. The error is an *AttachedError, which names the device.
 var ErrAttached = errors.New("file is attached to a loop device already")
 
-// AttachedError names the device that a file is attached to.
+// AttachedError names the device to which a file is already attached.
 type AttachedError struct {
 	File   string
 	Device Info
@@ -27,44 +26,44 @@ func (e *AttachedError) Error() string {
 	return fmt.Sprintf("attach %s: it is attached to %s already", e.File, e.Device.Path)
 }
 
-// Is makes errors.Is(err, ErrAttached) hold.
+// Is implements errors.Is for ErrAttached.
 func (e *AttachedError) Is(target error) bool { return target == ErrAttached }
 
-// ErrShared means that the file has another name, under which it must not change.
+// ErrShared means that the file has more than one name. A change through another name would go unnoticed.
 var ErrShared = errors.New("file has more than one name")
 
-// Options say how a file is attached.
+// Options are the settings for attaching a file.
 type Options struct {
 	ReadOnly bool
 	// DirectIO asks for I/O past the page cache of the file. On a filesystem that does not support it, the
 	// kernel continues with buffered I/O: see Device.DirectIO.
 	DirectIO bool
-	// BlockSize is the logical block size in bytes: 512 to the page size, a power
-	// of two; 0 leaves it to the kernel. The file's size should be a multiple.
+	// BlockSize is the logical block size in bytes: a power of two from 512 to the page size. If 0, the kernel chooses
+	// it. The size of the file should be a multiple of it.
 	BlockSize uint32
-	// Sole refuses a file that has more than one name: ErrShared. It is looked at once the
-	// device has the file, so who gives it another one, and looks for a device then, sees one.
+	// Sole makes Attach fail with ErrShared if the file has more than one name. The check is made after the file is
+	// attached. So a process that adds a name and then looks for a device finds this one.
 	Sole bool
 }
 
-// Device is an attached file. It exists while the Device is open or something (a
-// mount) uses it, and clears itself after, also when this process is killed.
+// Device is an attached file. It exists as long as the Device is open or something else, such as a mount, uses it. Then
+// it detaches the file, even if this process was killed.
 type Device struct {
-	// Path is /dev/loopN. Numbers are used again: never store one.
+	// Path is /dev/loopN. The kernel reuses the numbers, so never store the path.
 	Path string
-	// DirectIO tells whether the kernel really goes past the page cache.
+	// DirectIO reports whether the kernel really bypasses the page cache.
 	DirectIO bool
 	// BlockSize is the logical block size in bytes.
 	BlockSize uint32
-	// Inode is its file's number.
+	// Inode is the inode number of the file.
 	Inode uint64
 
 	dev  *os.File
 	file *os.File
 }
 
-// Close closes the device. With no other user it is cleared at once. A second
-// Close returns os.ErrClosed.
+// Close closes the device. If there is no other user, the file is detached at once. The second call returns
+// os.ErrClosed.
 func (d *Device) Close() error {
 	err := d.dev.Close()
 	if d.file != nil {
@@ -73,17 +72,17 @@ func (d *Device) Close() error {
 	return err
 }
 
-// attempts bounds the races for a free device that one Attach may lose.
+// attempts is how many races for a free device one Attach may lose.
 const attempts = 100
 
-// replacements is how many devices that refuse discards one Attach tries to replace. The one
-// after that is taken as it is: all that it costs is room.
+// replacements is how many devices that refuse discards one Attach tries to replace. After that it uses such a device:
+// the only disadvantage is that its file keeps its space.
 const replacements = 8
 
-// Attach binds file, a regular file and no symbolic link, to a free loop device,
-// making one when all are taken. It fails with ErrAttached if the file has a device already, attached by any
-// process and under any name (found by device and inode). It is safe for concurrent use, also by several
-// processes: of two that attach one file, one wins.
+// Attach attaches file, a regular file and not a symbolic link, to a free loop device. It creates a device if all are
+// in use. It fails with ErrAttached if the file is already attached, by any process and under any name: files are
+// compared by device and inode. Safe for concurrent use, also by several processes: if two attach the same file, one of
+// them succeeds.
 func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	f, err := openBacking(ctx, file, opts.ReadOnly)
 	if err != nil {
@@ -101,7 +100,7 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	for try := range attempts {
 		dev, err := attachFree(f, opts)
 		if err == nil && try < replacements && refusesDiscards(dev.Name()) {
-			// Best effort: while another process has the device open, its number stays.
+			// If another process has the device open, its number remains.
 			if err := dev.Close(); err != nil {
 				return nil, err
 			}
@@ -144,10 +143,10 @@ func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, err
 	if readOnly {
 		mode = os.O_RDONLY
 	}
-	// O_NONBLOCK, so that a FIFO put in the file's place can't hold us.
+	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
 	f, err := os.OpenFile(file, mode|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	for errors.Is(err, unix.EAGAIN) {
-		// Another Attach has its lease on it for a moment: see openElsewhere.
+		// Another Attach has a lease on the file for a moment: see openElsewhere.
 		if err := pause(ctx, time.Millisecond); err != nil {
 			return nil, err
 		}
@@ -167,11 +166,10 @@ func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, err
 	return f, nil
 }
 
-// Claim keeps everyone else from attaching f's file, and claiming it, until f is closed. It
-// waits for another that has it for a moment. ErrAttached when it has a device.
-// The lock belongs to the open file, which the
-// loop device keeps: so it holds for as long as the device does, also when this
-// process is gone, and keeps a second attach out without looking at all devices.
+// Claim locks f's file, so that nobody else can claim or attach it until f is closed. If another process has the lock
+// for a moment, Claim waits. It fails with ErrAttached if the file is attached. The lock belongs to the open file
+// description, which the loop device keeps open. So the lock lasts as long as the device, even after this process has
+// ended, and prevents a second attachment without a search of all devices.
 func Claim(ctx context.Context, f *os.File) error {
 	for {
 		lockErr := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -190,7 +188,7 @@ func Claim(ctx context.Context, f *os.File) error {
 		case lockErr == nil:
 			return nil
 		}
-		// Another is between its lock and its device, or its device is just going.
+		// Another process has locked the file and is about to attach it, or its device is about to be detached.
 		if err := pause(ctx, time.Millisecond); err != nil {
 			return fmt.Errorf("attach %s: another process holds its lock: %w", f.Name(), err)
 		}
@@ -204,9 +202,8 @@ const (
 	maybe answer = true
 )
 
-// openElsewhere tells whether f's file may be open somewhere else, a loop device
-// counting as such: the kernel grants a write lease only when it isn't (fcntl(2)).
-// It saves looking through every loop device of the host.
+// openElsewhere reports whether f's file may be open somewhere else; a loop device counts as well. The kernel grants a
+// write lease only for a file that is not (fcntl(2)). That is faster than reading all loop devices of the host.
 func openElsewhere(f *os.File) answer {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		return maybe
@@ -217,8 +214,8 @@ func openElsewhere(f *os.File) answer {
 	return no
 }
 
-// OpenElsewhere tells whether f's file may be open by another than f. It answers yes where the
-// kernel does not tell.
+// OpenElsewhere reports whether f's file may be open through another descriptor than f. It returns true if the kernel
+// does not tell.
 func OpenElsewhere(f *os.File) bool { return openElsewhere(f) == maybe }
 
 func attachFree(f *os.File, opts Options) (*os.File, error) {
@@ -238,7 +235,7 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 	if opts.DirectIO {
 		cfg.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
 	}
-	// The name is for people (losetup -l); the last byte stays 0.
+	// The name is for people (losetup -l). Its last byte must be 0.
 	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], f.Name())
 	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &cfg); err != nil {
 		_ = dev.Close()
@@ -247,8 +244,8 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 	return dev, nil
 }
 
-// finish reads back the options that the kernel has applied: it falls back from direct I/O without an error.
-// file is nil for a device that was attached elsewhere.
+// finish reads back the options that the kernel has applied: it falls back to buffered I/O without an error. file is
+// nil for a device that another process has attached.
 func finish(dev, file *os.File, opts Options) (*Device, error) {
 	d := &Device{Path: dev.Name(), dev: dev, file: file}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
@@ -268,7 +265,7 @@ func finish(dev, file *os.File, opts Options) (*Device, error) {
 	return d, nil
 }
 
-// SetCapacity tells the device at path that its file has grown. It is idempotent.
+// SetCapacity makes the device at path adopt the new size of its file. Idempotent.
 func SetCapacity(path string) error {
 	dev, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -296,8 +293,8 @@ func freeDevice() (int, error) {
 
 const devDir = "/dev"
 
-// openDevice opens loop device n. A container's own /dev is no devtmpfs, so there
-// the nodes of devices made later have to be made by hand.
+// openDevice opens loop device n. If the device node is missing, it creates a temporary one: the /dev of a container is
+// not a devtmpfs.
 func openDevice(dir string, n int, readOnly bool) (*os.File, error) {
 	mode := os.O_RDWR
 	if readOnly {

@@ -12,15 +12,14 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Host is what of the filesystems that a volume can have there is on this host, the preferred
-// one first.
+// Host lists the filesystems of volumes that this host supports, the preferred one first.
 type Host struct {
-	Makes   []string // those that a new volume can have
-	Mounts  []string // those that the kernel has: volumes that are there need no more
-	Missing []error  // why the others cannot be made, each with the filesystem first and the command that mends it
+	Makes   []string // filesystems for new volumes
+	Mounts  []string // filesystems that the kernel can mount, which is sufficient for existing volumes
+	Missing []error  // why the others cannot be created: each begins with the filesystem and names the command that fixes it
 }
 
-// Look finds out which programs and filesystems this host has now. It starts nothing.
+// Look finds the programs and filesystems that this host has now. It starts no process.
 func Look() (h Host) {
 	for _, fs := range []string{XFS, Ext4} {
 		err := mounts(fs)
@@ -37,7 +36,7 @@ func Look() (h Host) {
 	return h
 }
 
-// Usable fails with ErrUnsupported where a filesystem cannot be made and mounted here, now.
+// Usable fails with ErrUnsupported if a filesystem cannot be created and mounted on this host now.
 func Usable(fs string) error {
 	err := mounts(fs)
 	if err == nil {
@@ -50,7 +49,7 @@ func Usable(fs string) error {
 }
 
 func mounts(fs string) error {
-	// Unlike a look at /proc/filesystems this loads the module.
+	// Unlike reading /proc/filesystems, this loads the module.
 	fd, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%s: mounting needs root (CAP_SYS_ADMIN)", fs)
@@ -78,9 +77,10 @@ func (h Host) Cannot(list []string, what string) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s: %s", what, dataset.OneLine(errors.Join(h.Missing...)))
 }
 
-// Choose returns the filesystem of a new volume of a size, which is fs unless that is "": then XFS
-// where it fits, as it takes several times as many small synced writes as ext4. ErrUnsupported: it
-// cannot be made. have are the filesystems that could be made when the pool was opened; later ones are found.
+// Choose returns the filesystem for a new volume of a size: fs or, if fs is "", XFS if the volume is large enough for
+// it, because XFS handles several times as many small synchronous writes as ext4. have are the filesystems that could
+// be created when the pool was opened. Filesystems that were installed later are found as well. It fails with
+// ErrUnsupported if the filesystem cannot be created.
 func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	var now Host
 	if len(have) == 0 || fs != "" && !slices.Contains(have, fs) {

@@ -1,6 +1,5 @@
-// Package mkfs makes the filesystems of volumes that have a device of their own, and knows how
-// large that device has to be: a volume of 256 MiB is one into which 256 MiB can be written, so
-// what its filesystem keeps for itself comes on top.
+// Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. A
+// volume of 256 MiB is one to which 256 MiB can be written, so the space that the filesystem uses for itself is added.
 package mkfs
 
 import (
@@ -14,19 +13,19 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The filesystems that a volume can have.
+// The filesystems of volumes.
 const (
 	Ext4 = "ext4"
 	XFS  = "xfs"
 )
 
-// MaxSize is the largest volume: beyond it mkfs takes minutes.
+// MaxSize is the largest volume. For larger ones mkfs takes minutes.
 const MaxSize = 16 * dataset.TiB
 
-// MaxDevice is at least the Device of each volume.
+// MaxDevice is at least the result of Device for every volume.
 const MaxDevice = MaxSize + MaxSize/16
 
-// Check fails with ErrUnsupported for a size that a filesystem cannot have.
+// Check fails with ErrUnsupported if a filesystem cannot have a size.
 func Check(fs string, size dataset.Size) error {
 	least := 16 * dataset.MiB
 	if fs == XFS {
@@ -38,10 +37,10 @@ func Check(fs string, size dataset.Size) error {
 	return CheckMax(size)
 }
 
-// MinXFS is the smallest volume of XFS: mkfs refuses smaller devices.
+// MinXFS is the smallest volume with XFS: mkfs refuses smaller devices.
 const MinXFS = 300 * dataset.MiB
 
-// CheckMax fails with ErrUnsupported for a size that none can have.
+// CheckMax fails with ErrUnsupported if no filesystem can have a size.
 func CheckMax(size dataset.Size) error {
 	if size > MaxSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", size, MaxSize)
@@ -49,40 +48,40 @@ func CheckMax(size dataset.Size) error {
 	return nil
 }
 
-// Device is how many bytes a device needs for a filesystem into which size bytes can be written.
-// It is larger for a larger size, and right within 3 % also where a filesystem has grown to the
-// size: what was laid out for a smaller one and stays as it is makes no more of a difference.
+// Device returns how many bytes a device needs for a filesystem to which size bytes can be written. It grows
+// monotonically with size. It is accurate within 3 %, also for a filesystem that has grown to the size. Structures that
+// were laid out for a smaller size, and do not grow, cause no larger difference.
 func Device(fs string, size dataset.Size) dataset.Size {
 	keeps := ext4Keeps
 	if fs == XFS {
 		keeps = xfsKeeps
 	}
 	device := size
-	for range 4 { // its reserve grows with the device, by a fraction of it
+	for range 4 { // the reserve is a fraction of the device, so iterate until it is stable
 		device = size + keeps(size, device)
 	}
 	const page = 4 * dataset.KiB
 	return (device + page - 1) / page * page
 }
 
-// Size is the largest size, in whole MiB, for which a device is large enough.
+// Size returns the largest size, in whole MiB, for which a device is large enough.
 func Size(fs string, device dataset.Size) dataset.Size {
 	n := sort.Search(int(device/dataset.MiB),
 		func(n int) bool { return Device(fs, dataset.Size(n+1)*dataset.MiB) > device })
 	return dataset.Size(n) * dataset.MiB
 }
 
-// xfsKeeps is the space that an XFS on a device reserves for itself, beside its log: a reserve of a twentieth,
-// at most 8192 blocks, and room for its trees.
+// xfsKeeps returns the space that XFS uses for itself on a device, except its log: a reserve of a twentieth, at most
+// 8192 blocks, and space for its trees.
 func xfsKeeps(_, device dataset.Size) dataset.Size {
 	return xfsLog + min(device/20, 32*dataset.MiB) + device/1000*8
 }
 
-// xfsLog is the least that mkfs allows.
+// xfsLog is the smallest log that mkfs allows.
 const xfsLog = 64 * dataset.MiB
 
-// ext4Keeps is the space that an ext4 on a device reserves for itself: its journal, the tables of inodes, the
-// descriptors of its groups with room for more, and a fiftieth, at most 4096 blocks, in reserve.
+// ext4Keeps returns the space that ext4 uses for itself on a device: the journal, the inode tables, the group
+// descriptors with space for more, and a reserve of a fiftieth, at most 4096 blocks.
 func ext4Keeps(size, device dataset.Size) dataset.Size {
 	return journal(size) + device/perInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
 		16*dataset.MiB)
@@ -90,7 +89,7 @@ func ext4Keeps(size, device dataset.Size) dataset.Size {
 
 const inodeSize = 256
 
-// perInode is for how many bytes there is an inode. It stays as a filesystem grows.
+// perInode returns the number of bytes for each inode. It does not change when a filesystem grows.
 func perInode(size dataset.Size) dataset.Size {
 	if size < 512*dataset.MiB {
 		return 8 * dataset.KiB
@@ -98,7 +97,7 @@ func perInode(size dataset.Size) dataset.Size {
 	return 16 * dataset.KiB
 }
 
-// journal is the size of an ext4's journal. It stays as a filesystem grows.
+// journal returns the size of an ext4 journal. It does not change when a filesystem grows.
 func journal(size dataset.Size) dataset.Size {
 	switch {
 	case size < 4*dataset.GiB:
@@ -109,8 +108,8 @@ func journal(size dataset.Size) dataset.Size {
 	return 256 * dataset.MiB
 }
 
-// Args are the arguments of mkfs.ext4 or mkfs.xfs for a volume of a size, except for the device and the
-// arguments that depend on it.
+// Args returns the arguments of mkfs.ext4 or mkfs.xfs for a volume of a size, without the device and the arguments that
+// depend on it.
 func Args(fs string, size dataset.Size) []string {
 	if fs == XFS {
 		args := []string{"-q", "-K", "-m", "reflink=1,rmapbt=0"}
@@ -125,10 +124,10 @@ func Args(fs string, size dataset.Size) []string {
 	}
 }
 
-// RootMode is the default mode of a new filesystem's root.
+// RootMode is the default mode of the root directory of a new filesystem.
 const RootMode = 0o755
 
-// Root empties the root of a new filesystem, and sets its owner.
+// Root empties the root directory of a new filesystem, and sets its owner and mode.
 func Root(dir *os.File, owner *dataset.Owner) error {
 	if err := unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil &&
 		!errors.Is(err, unix.ENOENT) {
@@ -143,7 +142,7 @@ func Root(dir *os.File, owner *dataset.Owner) error {
 			mode = *owner.Mode
 		}
 	}
-	// Not os.Chmod, whose setuid, setgid and sticky bits are others than the system's.
+	// Do not use os.Chmod: it encodes setuid, setgid and sticky differently from the system.
 	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
 		return fmt.Errorf("set the mode of the root: %w", err)
 	}

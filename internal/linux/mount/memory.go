@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InMemory returns the memory of this host that a path is in, such as "tmpfs" or "zram0": its content is lost
-// at a reboot. "": no known one. Of a filesystem on a device it looks at what that is made of, whether by
-// device mapper, RAID, or a file behind a loop device.
+// InMemory returns the kind of memory that contains a path, such as "tmpfs" or "zram0". Its content is lost at a
+// reboot. It returns "" if the path is on no known kind. For a filesystem on a block device, it follows device mapper,
+// RAID and loop devices down to what they consist of.
 func (m Mounts) InMemory(path string) string { return m.fileIn(path, maxLayers) }
 
-const maxLayers = 8 // of devices and files above each other
+const maxLayers = 8 // maximum number of devices and files that are followed
 
 func (m Mounts) fileIn(path string, layers int) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -28,7 +28,7 @@ func (m Mounts) fileIn(path string, layers int) string {
 	case e.FSType == "tmpfs" || e.FSType == "ramfs":
 		return e.FSType
 	}
-	// Its source, and not its number: a btrfs has another one than its device.
+	// Use the source and not the device number: the number of a btrfs is not that of its device.
 	var st unix.Stat_t
 	if !filepath.IsAbs(e.Source) || unix.Stat(e.Source, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return ""
@@ -36,10 +36,10 @@ func (m Mounts) fileIn(path string, layers int) string {
 	return m.deviceIn(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), layers-1)
 }
 
-// memoryDevice are those of zram and brd.
+// memoryDevice matches the names of the devices of zram and brd.
 var memoryDevice = regexp.MustCompile(`^z?ram[0-9]+$`)
 
-// deviceIn is fileIn for a device, by its folder in sysfs.
+// deviceIn is like fileIn for a block device, given its directory in sysfs.
 func (m Mounts) deviceIn(sys string, layers int) string {
 	dir, err := filepath.EvalSymlinks(sys)
 	if err != nil || layers == 0 {

@@ -1,6 +1,6 @@
-// Package mount mounts, binds and unmounts through the kernel's file descriptor
-// based calls (fsopen(2), fsmount(2), move_mount(2), Linux 5.2 and later), without
-// starting mount(8), and tells from /proc who has a filesystem mounted where.
+// Package mount mounts, binds and unmounts with the kernel's calls for file descriptors (fsopen(2), fsmount(2),
+// move_mount(2), since Linux 5.2), without starting mount(8). It also finds out from /proc which processes have a
+// filesystem mounted.
 package mount
 
 import (
@@ -13,40 +13,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kinds of failure; test with errors.Is.
+// The errors of this package, for errors.Is.
 var (
-	// ErrBusy: something still uses the mount: an open file, a working directory,
-	// a mount below it.
+	// ErrBusy means that a mount is in use: by an open file, a working directory, or a mount below it.
 	ErrBusy = errors.New("mount is in use")
-	// ErrNotMounted: the path is no mount point.
+	// ErrNotMounted means that a path is not a mount point.
 	ErrNotMounted = errors.New("not mounted")
 )
 
-// Spec is what to mount.
+// Spec describes a mount.
 type Spec struct {
-	// Source is a device path, or the filesystem's own name of its source.
+	// Source is a device, or the name of the source in the terms of the filesystem.
 	Source string
 	FSType string
-	// Options are single options as mount(8) takes them after -o, one an element:
-	// "noatime", "nouuid", "commit=30". Those of the mount point (ro, nosuid, nodev,
-	// noexec, *atime, nosymfollow) are told from those of the filesystem.
+	// Options are options as in mount(8) -o, one in each element: "noatime", "nouuid", "commit=30". Options of the
+	// mount point (ro, nosuid, nodev, noexec, *atime, nosymfollow) are recognized, and all others are passed to the
+	// filesystem.
 	Options []string
-	// ReadOnly makes filesystem and mount point read-only, as option "ro" does.
+	// ReadOnly makes the filesystem and the mount point read-only, like the option "ro".
 	ReadOnly bool
 }
 
-// Error is a mount that failed, with the kernel's messages about it.
+// Error is the error of a mount, with the messages of the kernel about it.
 type Error struct {
 	Spec   Spec
 	Target string
-	// Step is the call that failed.
+	// Step is the name of the call that failed.
 	Step string
-	// Log has the filesystem's messages for this mount, one message an element.
+	// Log contains the messages of the filesystem about this mount.
 	Log []string
 	Err error
 }
 
-// StepCreate is the Step in which the kernel looks at the filesystem.
+// StepCreate is the Step in which the kernel reads the filesystem.
 const StepCreate = "fsconfig create"
 
 func (e *Error) Error() string {
@@ -63,9 +62,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Mount mounts spec on target, an existing directory that is no symbolic link. A
-// second Mount stacks a second mount on it: whether target is mounted already is
-// for the caller to know (Table). Failures are an *Error.
+// Mount mounts spec on target, an existing directory that is not a symbolic link. A second call stacks another mount on
+// the first one: the caller must know whether target is a mount point already (see Table). Errors are of type *Error.
 func Mount(target string, spec Spec) error {
 	fd, err := detached(spec)
 	if err != nil {
@@ -79,17 +77,16 @@ func Mount(target string, spec Spec) error {
 	return nil
 }
 
-// Detached mounts spec invisibly and returns its root directory, for
-// work on a filesystem that is not in use. The mount is removed when the file, and all files that were opened
-// below it, are closed or this process ends. Errors of the last writes are lost then: sync before. Failures
-// are an *Error.
+// Detached mounts spec without a mount point and returns its root directory. It is for work on a filesystem that is not
+// in use. The mount is removed when the returned file and all files opened below it are closed, or when this process
+// ends. Write errors are lost then, so sync before. Errors are of type *Error.
 func Detached(spec Spec) (*os.File, error) {
 	fd, mountErr := detached(spec)
 	if mountErr != nil {
 		return nil, mountErr
 	}
-	// The mount's own descriptor is O_PATH, good for no ioctl. The directory keeps
-	// the mount alive alone.
+	// The descriptor of the mount is O_PATH and does not allow ioctls. The open directory is sufficient to keep the
+	// mount.
 	defer unix.Close(fd)
 	dir, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -139,8 +136,8 @@ func detached(spec Spec) (int, *Error) {
 	return fd, nil
 }
 
-// kernelLog reads the messages that wait on a filesystem context. Each starts with
-// its level and a blank (include/linux/fs_context.h).
+// kernelLog reads the pending messages of a filesystem context. Each begins with its level and a blank
+// (include/linux/fs_context.h).
 func kernelLog(fs int) []string {
 	const maxMessages = 16
 	var log []string
@@ -163,15 +160,14 @@ func move(fd int, target string) error {
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// BindFlags are the flags of a bind mount itself; all others are those of its source.
+// BindFlags are flags of the bind mount. Its other flags are those of its source.
 type BindFlags struct {
 	ReadOnly bool
-	NoDev    bool // device nodes in it open no device
+	NoDev    bool // device nodes cannot be opened
 }
 
-// Bind makes the directory or file behind source visible on target as well, which
-// must exist, be of the same kind and be no symbolic link. Mounts below source do not
-// come along.
+// Bind makes the directory or file source visible on target too. target must exist, be of the same kind, and not be a
+// symbolic link. Mounts below source are not included.
 func Bind(source *os.File, target string, f BindFlags) error {
 	fail := func(step string, err error) error {
 		return fmt.Errorf("bind %s on %s: %s: %w", source.Name(), target, step, err)
@@ -199,16 +195,15 @@ func Bind(source *os.File, target string, f BindFlags) error {
 	return nil
 }
 
-// A process that is being forked here holds copies of all descriptors until its exec,
-// and with them the mounts that they are in, for a moment.
+// A process that this program starts has copies of all descriptors until its exec. For that moment, they keep mounts
+// busy.
 const (
 	busyTries = 20
 	busyPause = 5 * time.Millisecond
 )
 
-// Unmount takes the topmost mount off target. It never detaches lazily: a mount in
-// use stays and gives ErrBusy, after a tenth of a second; a path that is no mount point
-// gives ErrNotMounted.
+// Unmount removes the topmost mount on target. It never detaches lazily: if the mount is in use, it fails with ErrBusy
+// after a tenth of a second. It fails with ErrNotMounted if target is not a mount point.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	for range busyTries {

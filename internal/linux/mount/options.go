@@ -24,8 +24,8 @@ type options struct {
 	attrs int
 }
 
-// parseOptions tells the mount point's options from the filesystem's, as mount(8)
-// does. Of two that contradict each other the later counts.
+// parseOptions separates the options of the mount point from those of the filesystem, as mount(8) does. If two options
+// contradict each other, the last one counts.
 func parseOptions(spec Spec) (options, error) {
 	out := options{attrs: unix.MOUNT_ATTR_RELATIME}
 	given := spec.Options

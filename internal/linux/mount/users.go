@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// young is for how long a process may yet become a container's: a runtime mounts what that
-// gets, and moves to its control group, after it has begun.
+// young is the age up to which a process may still become a container: a runtime creates the mounts of a container, and
+// moves to its control group, after its process has started.
 const young = 10 * time.Second
 
-// Users follows who has filesystems of block devices mounted in other mount namespaces, at
-// little cost: a look reads the list of processes, and of what they see only that of those
-// that are new since. The zero value has seen nothing. Not for concurrent use.
+// Users tracks which processes have filesystems of block devices mounted in other mount namespaces. It is cheap: a look
+// reads the list of processes, and the mounts of only those processes that are new since the previous look. The zero
+// value has seen nothing. Not safe for concurrent use.
 type Users struct {
 	own    uint64
 	procs  map[int]*userProcess
-	spaces map[uint64][]*Entry // by namespace
+	spaces map[uint64][]*Entry // mounts by namespace
 }
 
 type userProcess struct {
 	ns    uint64
-	since time.Duration // when it was seen first
-	old   bool          // it was looked at when it was young no more
+	since time.Duration // when the process was first seen
+	old   bool          // its mounts were read when it was no longer young
 }
 
-// Look takes in what changed until now, by a steady clock; with full set it looks at all there
-// is anew, as at what processes do that are not new: they can mount, and enter other namespaces.
+// Look updates the state. now is the time of a steady clock. If full is set, it reads the mounts of all processes
+// again, because old processes can also mount filesystems and enter other namespaces.
 func (u *Users) Look(now time.Duration, full bool) error {
 	if u.procs == nil {
 		own, err := namespaceOf("/proc/thread-self")
@@ -71,11 +71,11 @@ func (u *Users) Look(now time.Duration, full bool) error {
 	return nil
 }
 
-// look looks at one process. views are those that were read in this look.
+// look reads the mounts of one process. views are the views that this look has already read.
 func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
 	at := "/proc/" + strconv.Itoa(pid)
 	ns, err := namespaceOf(at)
-	if err != nil || ns == u.own { // ended, a zombie, or it sees what we see
+	if err != nil || ns == u.own { // it has ended, is a zombie, or is in our own namespace
 		p.ns = u.own
 		return
 	}
@@ -98,13 +98,13 @@ func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
 		u.spaces[ns] = nil
 	}
 	for _, e := range table {
-		if e.Major != 0 { // which has no block device
+		if e.Major != 0 { // major 0 means that there is no block device
 			u.spaces[ns] = append(u.spaces[ns], e)
 		}
 	}
 }
 
-// forget drops what was seen of namespaces that nobody is in any more.
+// forget removes the namespaces that have no process any more.
 func (u *Users) forget() {
 	alive := make(map[uint64]bool, len(u.spaces))
 	for _, p := range u.procs {
@@ -117,9 +117,9 @@ func (u *Users) forget() {
 	}
 }
 
-// Of returns the processes in whose mount namespaces a filesystem with that device number is
-// mounted in another place than ownTarget, or, where a namespace has the whole host's below
-// a folder, than there.
+// Of returns the processes in whose mount namespaces the filesystem with a device number is mounted in another place
+// than ownTarget. In a namespace that has the mounts of the host below a folder, ownTarget is looked for below that
+// folder.
 func (u *Users) Of(major, minor int, ownTarget string) []int {
 	uses := map[uint64]bool{}
 	for ns, mounts := range u.spaces {

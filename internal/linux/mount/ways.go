@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// Ways returns all paths to a directory through the mounts, its own path first: a tree that is bound
-// elsewhere has several. dir is absolute, without symbolic links.
+// Ways returns all paths to a directory through the mounts. Its own path is the first one. A directory has several if a
+// tree that contains it is bind mounted. dir is absolute and contains no symbolic links.
 func (m Mounts) Ways(dir string) []string {
 	ways := []string{dir}
 	on := m.On(dir)
@@ -25,7 +25,7 @@ func (m Mounts) Ways(dir string) []string {
 			continue
 		}
 		way := filepath.Join(e.Mountpoint, rel)
-		// A mount over it hides it.
+		// Another mount can hide this path.
 		if info, err := os.Stat(way); way != dir && err == nil && os.SameFile(info, there) {
 			ways = append(ways, way)
 		}
@@ -33,8 +33,8 @@ func (m Mounts) Ways(dir string) []string {
 	return ways
 }
 
-// Place returns the filesystem of an absolute path without symbolic links, with the path in that filesystem
-// as its root. It reports false where no mount is seen. Nothing but the table is read.
+// Place returns the filesystem that contains a path, with the path in that filesystem as the root. path is absolute and
+// contains no symbolic links. It returns false if the table shows no mount for it. It reads only the table.
 func (m Mounts) Place(path string) (Filesystem, bool) {
 	on := m.On(path)
 	if on == nil {
@@ -47,7 +47,7 @@ func (m Mounts) Place(path string) (Filesystem, bool) {
 	return Filesystem{Major: on.Major, Minor: on.Minor, Root: filepath.Join(on.Root, rel)}, true
 }
 
-// Within reports whether f is the tree other, or a part of it.
+// Within reports whether f is the tree other or a part of it.
 func (f Filesystem) Within(other Filesystem) bool {
 	return f.Major == other.Major && f.Minor == other.Minor && within(f.Root, other.Root)
 }

@@ -7,25 +7,25 @@ import (
 	"sync"
 )
 
-// Range is a part of a file, in bytes. Zero means that it reads as zeros.
+// Range is a part of a file in bytes. Zero means that it contains only zeros.
 type Range struct {
 	Offset, Length int64
 	Zero           bool
 }
 
-// Changed returns where now differs from old, in order and without overlaps: old with
-// these ranges of now written over it, and then cut or extended to now's size, is now.
-// It reads no data. Where both files have the same blocks at the same offset they are
-// equal, as long as both still have them: no writer changes a shared block in place. So neither file may be
-// written to meanwhile, and both must have had that protection since one was cloned from the other, or have a
-// common ancestor. Both must be on one filesystem. Extents of unknown content (compressed, inline) count as
-// changed.
+// Changed returns the ranges in which now differs from old, in order and without overlaps. Writing these ranges of now
+// to old, and setting its size to that of now, turns old into now. It reads no data: where both files share blocks at
+// the same offset, they are equal.
+//
+// Neither file may be written to during the call. Both must be on one filesystem, and one must be a clone of the other,
+// or both must have a common ancestor, without a time in between in which shared blocks could be overwritten in place.
+// Extents with unknown content (compressed, inline) count as changed.
 func Changed(old, now *os.File) ([]Range, error) {
 	one, fi, err := oneFile(old, now)
 	if err != nil || one {
 		return nil, err
 	}
-	// At once: of an image in 100,000 pieces a map takes more than a tenth of a second.
+	// Read both maps at the same time: the map of an image with 100,000 extents takes more than a tenth of a second.
 	var a []Extent
 	var aErr error
 	var other sync.WaitGroup
@@ -38,8 +38,8 @@ func Changed(old, now *os.File) ([]Range, error) {
 	return diff(a, b, 0, fi.Size()), nil
 }
 
-// Same tells whether two files have the same size and, as Changed has it, nothing that
-// differs. Where much does, the first of it is found soon: the maps are read in parts.
+// Same reports whether two files have the same size and, according to Changed, no differences. It reads the maps in
+// parts, so it quickly finds the first of many differences.
 func Same(old, now *os.File) (bool, error) {
 	one, fi, err := oneFile(old, now)
 	if err != nil || one {
@@ -71,7 +71,7 @@ func Same(old, now *os.File) (bool, error) {
 	return true, nil
 }
 
-// oneFile tells whether both are one file under two names, and what now is.
+// oneFile reports whether both are the same file. It also returns the stat of now.
 func oneFile(old, now *os.File) (bool, os.FileInfo, error) {
 	a, err := old.Stat()
 	if err != nil {
@@ -84,7 +84,8 @@ func oneFile(old, now *os.File) (bool, os.FileInfo, error) {
 	return os.SameFile(a, b), b, nil
 }
 
-// Data returns the parts of f that may not be zeros, in order, as Ranges with Zero false: a full copy has to read them.
+// Data returns the parts of f that may contain something other than zeros, in order, as Ranges with Zero false. A full
+// copy has to read them.
 func Data(f *os.File) ([]Range, error) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -97,16 +98,16 @@ func Data(f *os.File) ([]Range, error) {
 	return diff(nil, ext, 0, fi.Size()), nil
 }
 
-// piece is a part of a file whose bytes one extent, or a hole, tells.
+// piece is a part of a file that is described by one extent or one hole.
 type piece struct {
 	end      int64 // exclusive
 	zero     bool
 	opaque   bool
-	physical uint64 // of the piece's first byte, unless zero or opaque
+	physical uint64 // address of the first byte, unless zero or opaque is set
 }
 
-// at returns the piece of the file that begins at off, given its extents from the one
-// that ends behind off on; size is where the file is looked at no further.
+// at returns the piece of a file that begins at off. ext are the extents of the file, beginning with the first one that
+// ends after off. The piece ends at size at the latest.
 func at(ext []Extent, off, size int64) piece {
 	if len(ext) == 0 {
 		return piece{end: size, zero: true}
@@ -127,7 +128,7 @@ func at(ext []Extent, off, size int64) piece {
 	return p
 }
 
-// diff walks two lists of the extents between off and to side by side.
+// diff compares two lists of extents between off and to.
 func diff(old, now []Extent, off, to int64) []Range {
 	var out []Range
 	for off < to {

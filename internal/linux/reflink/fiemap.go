@@ -18,21 +18,21 @@ type Extent struct {
 	Flags    ExtentFlags
 }
 
-// ExtentFlags are those of FIEMAP (Documentation/filesystems/fiemap.rst).
+// ExtentFlags are the flags of FIEMAP (Documentation/filesystems/fiemap.rst).
 type ExtentFlags uint32
 
-// Flags of an extent; others are kept as the kernel gives them.
+// Flags of an extent. Other flags are passed on as the kernel returns them.
 const (
 	Last      ExtentFlags = 0x0001
 	Unknown   ExtentFlags = 0x0002 // no physical address
-	Delalloc  ExtentFlags = 0x0004 // not on the disk yet; sets Unknown
+	Delalloc  ExtentFlags = 0x0004 // not on the disk yet; Unknown is set too
 	Encoded   ExtentFlags = 0x0008 // compressed or encrypted
 	Inline    ExtentFlags = 0x0200
 	Unwritten ExtentFlags = 0x0800 // allocated, reads as zeros
 	Shared    ExtentFlags = 0x2000
 )
 
-// opaque extents say nothing about which bytes they hold.
+// opaque are the flags of extents whose content is unknown.
 const opaque = Unknown | Delalloc | Encoded | 0x80 /* data encrypted */ | Inline |
 	0x100 /* not aligned */ | 0x400 /* data tail */
 
@@ -76,8 +76,8 @@ func fiemap(f *os.File, h *fiemapHeader) error {
 	}
 }
 
-// Count returns the number of extents of f that are on the disk. It
-// costs little: nothing is copied out.
+// Count returns the number of extents of f that are on the disk. It is cheap, because the kernel does not copy the
+// extents.
 func Count(f *os.File) (int, error) {
 	h := fiemapHeader{length: fiemapAll}
 	if err := fiemap(f, &h); err != nil {
@@ -86,10 +86,10 @@ func Count(f *os.File) (int, error) {
 	return int(h.mapped), nil
 }
 
-// Extents writes f's dirty pages out and returns its extents in order of Offset. The
-// last one may end behind the end of the file. While others write to f, the map is of
-// no certain moment. On btrfs it is read from the file's tree, in which those that follow
-// each other on the disk too may be apart; Shared and Last are not told there.
+// Extents writes out the dirty pages of f and returns its extents in order of Offset. The last one may end after the
+// end of the file. If another process writes to f meanwhile, the extents are not of a single moment. On btrfs they are
+// read from the tree of the subvolume: there, extents that are adjacent on the disk may be separate, and the flags
+// Shared and Last are not set.
 func Extents(f *os.File) ([]Extent, error) {
 	tree, err := hasTree(f)
 	if err != nil {
@@ -110,8 +110,8 @@ func hasTree(f *os.File) (bool, error) {
 	return fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// treeExtents is Extents on btrfs. To look at any part of the map writes all of the file out,
-// and waits until that is part of the file (btrfs_fiemap of fs/btrfs/fiemap.c).
+// treeExtents is Extents on btrfs. It does not use FIEMAP, because there a request for any part of the map writes out
+// the whole file, and waits until that is committed (btrfs_fiemap in fs/btrfs/fiemap.c).
 func treeExtents(f *os.File) ([]Extent, error) {
 	if err := fiemap(f, &fiemapHeader{length: 1, flags: fiemapFlagSync}); err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func treeExtents(f *os.File) ([]Extent, error) {
 	out := make([]Extent, 0, len(items))
 	for _, e := range items {
 		if e.Kind == btrfsctl.Inline {
-			e.Length = (e.Length + block - 1) / block * block // as if it had blocks
+			e.Length = (e.Length + block - 1) / block * block // rounded up to whole blocks
 		}
 		if e.Kind != btrfsctl.Hole {
 			out = append(out, Extent{Offset: e.Offset, Physical: e.Physical, Length: e.Length, Flags: flags[e.Kind]})
@@ -137,7 +137,7 @@ func treeExtents(f *os.File) ([]Extent, error) {
 	return out, nil
 }
 
-// mapped is Extents by FIEMAP.
+// mapped is Extents with FIEMAP.
 func mapped(f *os.File) ([]Extent, error) {
 	var all []Extent
 	req := new(fiemapRequest)
@@ -151,8 +151,8 @@ func mapped(f *os.File) ([]Extent, error) {
 	}
 }
 
-// extentsFrom returns those of f's extents from off on that one look at its map gives, or all
-// where that is not in parts, and up to where these are all that there are, at most to.
+// extentsFrom returns extents of f from off on, as many as one request returns, or all of them on btrfs. end is the
+// offset up to which they are complete, at most to.
 func extentsFrom(f *os.File, off, to int64) (ext []Extent, end int64, err error) {
 	tree, err := hasTree(f)
 	if err != nil {
@@ -170,7 +170,7 @@ func extentsFrom(f *os.File, off, to int64) (ext []Extent, end int64, err error)
 	return ext, min(end, to), nil
 }
 
-// read returns a batch of the extents from one place to another, and whether it is the last.
+// read returns a batch of the extents between two offsets, and whether it is the last one.
 func (r *fiemapRequest) read(f *os.File, from, to uint64) (out []Extent, last bool, err error) {
 	r.header = fiemapHeader{start: from, length: to - from, flags: fiemapFlagSync, extentCount: fiemapBatch}
 	if err := fiemap(f, &r.header); err != nil {

@@ -10,14 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// block is the unit in which PunchZeros looks for zeros: what all the filesystems that
-// have reflinks use, or a multiple of it.
+// block is the unit in which PunchZeros looks for zeros. It is the block size of all filesystems with reflinks, or a
+// multiple of it.
 const block = 4096
 
-// PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096), and
-// all that is allocated and was never written, into holes and returns how many bytes
-// became holes. The bytes that f reads as do not change. Shorter runs stay, because every
-// hole makes one more extent to clone.
+// PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096), and extents that are allocated but
+// were never written, into holes. It returns how many bytes became holes. The content of f does not change. Shorter
+// runs stay, because every hole adds an extent that a clone must copy.
 func PunchZeros(f *os.File, minRun int64) (int64, error) {
 	p := &puncher{file: f, minRun: minRun, run: -1}
 	if err := p.unwritten(); err != nil {
@@ -46,11 +45,11 @@ func PunchZeros(f *os.File, minRun int64) (int64, error) {
 type puncher struct {
 	file    *os.File
 	minRun  int64
-	run     int64 // where the present run of zeros began, or -1
+	run     int64 // start of the current run of zeros, or -1
 	punched int64
 }
 
-// unwritten gives back what mkfs has zeroed by fallocate(2): SEEK_DATA passes over it.
+// unwritten frees what mkfs has zeroed with fallocate(2). SEEK_DATA skips such extents.
 func (p *puncher) unwritten() error {
 	extents, err := Extents(p.file)
 	if err != nil {
@@ -61,7 +60,7 @@ func (p *puncher) unwritten() error {
 		return err
 	}
 	for _, e := range extents {
-		// XFS also allocates behind the end while a file grows: that is no byte of it.
+		// XFS also allocates blocks after the end of a growing file. They contain no data of the file.
 		end := min(e.Offset+e.Length, fi.Size())
 		if e.Flags&Unwritten == 0 || end <= e.Offset {
 			continue
@@ -109,8 +108,8 @@ func (p *puncher) flush(end int64) error {
 }
 
 func (p *puncher) punch(start, end int64) error {
-	// A block is freed only when the range covers all of it: so at the end of the file,
-	// where the run can't reach the end of the last block, go beyond.
+	// The kernel frees a block only if the range covers all of it. At the end of the file, extend the range to the end
+	// of the last block.
 	whole := (end + block - 1) / block * block
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	if err := unix.Fallocate(int(p.file.Fd()), mode, start, whole-start); err != nil {

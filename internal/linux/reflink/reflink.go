@@ -1,5 +1,5 @@
-// Package reflink clones files by sharing their blocks, and tells from the extent
-// maps of two files what differs between them without reading either.
+// Package reflink clones files by sharing their blocks, and finds the differences of two files from their extent maps,
+// without reading their data.
 package reflink
 
 import (
@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnsupported means that these two files can't share blocks: the filesystem has no reflinks, they are on
-// two filesystems, or (btrfs) one of them is NOCOW and the other is not.
+// ErrUnsupported means that two files cannot share blocks: the filesystem has no reflinks, they are on different
+// filesystems, or (btrfs) only one of them is NOCOW.
 var ErrUnsupported = errors.New("no reflinks between these files")
 
-// Clone makes dst, open for writing, have the bytes and the size of src, by sharing its
-// blocks (ioctl_ficlone(2)). Writers to src wait meanwhile, about 15 µs an extent on
-// XFS. It is atomic for readers of dst, and on the disk only after an fsync of dst.
+// Clone gives dst, which is open for writing, the content and size of src by sharing its blocks (ioctl_ficlone(2)).
+// Writers to src are blocked meanwhile, for about 15 µs an extent on XFS. It is atomic for readers of dst, and durable
+// only after an fsync of dst.
 func Clone(dst, src *os.File) error {
 	return clone(dst, src, func() error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) })
 }
 
-// ClonePart makes the bytes of dst from off on, length of them, those of src, as Clone does
-// with all. Both are multiples of the filesystem's block, and src has all of them.
+// ClonePart is like Clone for length bytes of src at off, which dst gets at the same offset. Both numbers are multiples
+// of the filesystem's block size, and src must have all of these bytes.
 func ClonePart(dst, src *os.File, off, length int64) error {
 	return clone(dst, src, func() error {
 		return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
@@ -48,8 +48,8 @@ func clone(dst, src *os.File, share func() error) error {
 	}
 }
 
-// Supported tells whether new files in dir can share blocks, by trying. It leaves
-// nothing in dir. An error means that it could not be found out.
+// Supported reports whether new files in dir can share blocks. It tries that, and leaves nothing behind in dir. An
+// error means that the answer is unknown.
 func Supported(dir string) (bool, error) {
 	src, err := unnamed(dir)
 	if err != nil {
@@ -71,13 +71,13 @@ func Supported(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// unnamed makes a file that goes when it is closed.
+// unnamed creates a file that disappears when it is closed.
 func unnamed(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err == nil {
 		return os.NewFile(uintptr(fd), dir+"/(unnamed)"), nil
 	}
-	// EISDIR is the error of a filesystem that ignores the flag: open(2).
+	// A filesystem that ignores the flag returns EISDIR: open(2).
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return nil, err
 	}
