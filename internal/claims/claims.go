@@ -1,4 +1,4 @@
-// Package claims keeps the reaper of a pool away from what operations are at work on.
+// Package claims prevents the reaper of a pool from removing a dataset that an operation works on.
 package claims
 
 import (
@@ -7,12 +7,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claims are the datasets that are being worked on. Operations share one (who may
-// overlap with whom is their caller's to know); the reaper has it alone. The zero value
-// is ready. Safe for concurrent use.
+// Claims records which datasets are being worked on. Several operations can share a dataset: their caller decides which
+// of them may overlap. The reaper needs a dataset exclusively. The zero value is ready for use. Safe for concurrent
+// use.
 type Claims struct {
 	mu    sync.Mutex
-	users map[uuid.UUID]int // -1: the reaper
+	users map[uuid.UUID]int // -1 for the reaper
 	free  *sync.Cond
 }
 
@@ -23,8 +23,8 @@ func (c *Claims) init() {
 	}
 }
 
-// Use waits until the reaper is not at a dataset and keeps it away until the function
-// that it returns is called, once. Who has it may take it again.
+// Use claims a dataset for an operation. It waits while the reaper has the dataset. The caller calls release once. An
+// operation may claim the same dataset several times.
 func (c *Claims) Use(id uuid.UUID) (release func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +42,7 @@ func (c *Claims) Use(id uuid.UUID) (release func()) {
 	}
 }
 
-// Reap claims a dataset alone until release is called, or tells that it is in use.
+// Reap claims a dataset exclusively until release is called. ok is false if the dataset is in use.
 func (c *Claims) Reap(id uuid.UUID) (release func(), ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

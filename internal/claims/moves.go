@@ -2,15 +2,15 @@ package claims
 
 import "sync"
 
-// Moves counts the datasets that go from one place back to an earlier one. Who looks for something at one
-// place after the other, in the order in which all else moves on, may have missed it if the count
-// is another one afterwards. The zero value is ready. Safe for concurrent use.
+// Moves counts how often a dataset was moved back to an earlier place. Normally datasets move through the places in one
+// order, so a search of the places in that order finds each dataset. A move back can make a search miss it. If Count
+// differs before and after a search, repeat the search. The zero value is ready for use. Safe for concurrent use.
 type Moves struct {
 	mu sync.RWMutex
 	n  int
 }
 
-// Back does one such move.
+// Back performs one move to an earlier place.
 func (m *Moves) Back(move func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -18,7 +18,8 @@ func (m *Moves) Back(move func() error) error {
 	return move()
 }
 
-// Count is how many there were. None was between two equal ones, not in part either.
+// Count returns the number of moves so far. If two calls return the same number, no move was even under way between
+// them.
 func (m *Moves) Count() int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Boottime is how long ago this host was booted, its sleep included: CLOCK_BOOTTIME of
-// clock_gettime(2), which cannot fail for it. It means something together with BootID.
+// Boottime returns the time since the boot of this host, including the time that the host slept: CLOCK_BOOTTIME of
+// clock_gettime(2), which cannot fail. Compare such times only within one boot: see BootID.
 func Boottime() time.Duration {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
 	return time.Duration(ts.Nano())
 }
 
-// BootID names this boot of the host: random(4), the same in all namespaces.
+// BootID identifies this boot of the host (random(4)). It is the same in all namespaces.
 func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -28,15 +28,15 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// Alarm wakes at moments of Boottime, a host's sleep included: timerfd_create(2). It
-// does not wake a host that sleeps. Set is safe for concurrent use.
+// Alarm rings at a time of Boottime (timerfd_create(2)). It does not wake a sleeping host. Set is safe for concurrent
+// use.
 type Alarm struct {
 	file *os.File
 	c    chan struct{}
 	done chan struct{}
 }
 
-// NewAlarm returns an alarm that is not set. Close it.
+// NewAlarm returns an alarm that is not set. The caller must close it.
 func NewAlarm() (*Alarm, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
@@ -47,11 +47,12 @@ func NewAlarm() (*Alarm, error) {
 	return a, nil
 }
 
-// C receives a value each time that the alarm rings; one value for several that were not received.
+// C returns a channel that receives a value each time the alarm rings. If several values were not received, they become
+// one.
 func (a *Alarm) C() <-chan struct{} { return a.c }
 
-// Set makes the alarm ring at a moment, or at once if that has passed, and replaces the earlier setting. With
-// 0 it does not ring.
+// Set makes the alarm ring at a time, or at once if that time has passed. It replaces the earlier setting. 0 turns the
+// alarm off.
 func (a *Alarm) Set(at time.Duration) error {
 	raw, err := a.file.SyscallConn()
 	if err != nil {

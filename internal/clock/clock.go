@@ -1,5 +1,5 @@
-// Package clock is where time comes from: the system's, or a fake one that a
-// test moves. Logic never calls time.Now or time.Sleep.
+// Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic never calls
+// time.Now or time.Sleep.
 package clock
 
 import (
@@ -9,36 +9,34 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Clock tells the time and wakes. Safe for concurrent use.
+// Clock provides the time and timers. Safe for concurrent use.
 type Clock interface {
 	Now() time.Time
-	// After returns a channel that receives once d has passed; at once when d
-	// is not positive.
+	// After returns a channel that receives a value once d has passed, or at once if d is not positive.
 	After(d time.Duration) <-chan time.Time
-	// Steady is the time since a moment that stays the same while the host runs, even if the clock is set;
-	// the sleep of the host counts. Leases go by it.
+	// Steady returns the time since a fixed moment. It continues to grow while the host sleeps, and does not change
+	// when the clock is set. Leases depend on it.
 	Steady() time.Duration
 }
 
 // System is the clock of this machine.
 type System struct{}
 
-// Deadline is the moment in d, for the deadlines of connections: they are the kernel's, and come in time even
-// if the clock is set.
+// Deadline returns the time after d, for the deadlines of connections. The kernel measures them independently of
+// changes of the clock.
 func Deadline(d time.Duration) time.Time { return time.Now().Add(d) }
 
-// Now is time.Now in UTC. The time between two of them depends on the clock, which may be set: measure
-// durations with Steady.
+// Now is time.Now in UTC. The clock can be set at any time, so measure durations with Steady.
 func (System) Now() time.Time { return steps.Set(time.Now().UTC()) }
 
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Steady is Boottime: a host that slept through the end of a lease must not count the lease as its own, and
-// the guard gets moments of that clock.
+// Steady is Boottime. A host that slept beyond the end of a lease must not count the lease as valid. The guard uses the
+// same clock.
 func (System) Steady() time.Duration { return Boottime() }
 
-// Fake is a clock that only Advance and Set move.
+// Fake is a clock that changes only with Advance and Set.
 type Fake struct {
 	mu      sync.Mutex
 	now     time.Time
@@ -54,14 +52,14 @@ type waiter struct {
 // NewFake returns a fake clock whose time is now.
 func NewFake(now time.Time) *Fake { return &Fake{now: now} }
 
-// Now is the time that the fake clock shows.
+// Now returns the time of the fake clock.
 func (f *Fake) Now() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.now
 }
 
-// After returns a channel that receives when Advance has moved the clock by d.
+// After returns a channel that receives a value when Advance has moved the clock by d.
 func (f *Fake) After(d time.Duration) <-chan time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,23 +72,21 @@ func (f *Fake) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
-// Steady is how far Advance has moved the clock on.
+// Steady returns the sum of all calls of Advance.
 func (f *Fake) Steady() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.steady
 }
 
-// Set sets the clock to t with no time passing, as a person or NTP does. It wakes
-// nobody.
+// Set sets the clock to t without any time passing, as a person or NTP does. No timer fires.
 func (f *Fake) Set(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now = t
 }
 
-// Advance moves the clock by d, which may be negative, and wakes whom it
-// passes.
+// Advance moves the clock by d, which may be negative, and fires the timers whose time has come.
 func (f *Fake) Advance(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

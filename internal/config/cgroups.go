@@ -7,11 +7,11 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxParents is more than any engine has.
+// maxParents is more than any engine needs.
 const maxParents = 16
 
-// parents reads names of control groups, as an engine's cgroup-parent has them: below the root
-// group, with a slash before or without.
+// parents reads names of control groups as in an engine's cgroup-parent: paths below the root group, with or without a
+// leading slash.
 func parents(n strictyaml.Node) ([]string, error) {
 	items, err := n.Items()
 	if err != nil || n.Absent() {

@@ -1,5 +1,5 @@
-// Package config reads drover.yaml: an operator's settings for a host. It is pure,
-// and as strict as profiles.yaml.
+// Package config parses drover.yaml, the settings of an operator for a host. It performs no I/O, and is as strict as
+// profiles.yaml.
 package config
 
 import (
@@ -11,43 +11,43 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// Config is what drover.yaml says; the zero value is an absent file.
+// Config is the content of drover.yaml. The zero value is an absent file.
 type Config struct {
-	Pools  []Pool            // in the order of the file; none: the default one
-	Labels map[string]string // of the node
-	Consul *Consul           // where the store is; nil: in a file of the root
+	Pools  []Pool            // in the order of the file; empty means the default pool
+	Labels map[string]string // labels of the node
+	Consul *Consul           // the store; nil means a file in the root of Drover
 
-	CA      string   // of a control replica: the folder of the cluster's authority, absolute and clean
-	Listen  *Listen  // what of this process others on the network ask
-	Control []string // of an agent: the control replicas, HOST:PORT
+	CA      string   // folder of the certificate authority on a control replica: an absolute, clean path
+	Listen  *Listen  // address of this process on the network; nil means none
+	Control []string // addresses of the control replicas, for an agent: HOST:PORT
 	Publish []string // where facts are published: PublishSwarm, PublishConsul
 
-	// TransferRate is how many bytes a second moves and replicas of an agent's host take
-	// of its network, sent and received together; 0: no limit.
+	// TransferRate is the maximum number of bytes a second that moves and replicas of an agent's host send and receive
+	// together. 0 means no limit.
 	TransferRate dataset.Size
-	// FencePrograms are the programs that an agent's host runs, as root, where a profile has
-	// one for its fence; nil: any that belongs to root.
+	// FencePrograms lists the programs that a profile may use as its fence command. The agent's host runs them as root.
+	// If nil, every program that belongs to root is allowed.
 	FencePrograms []string
-	// CgroupParents are the control groups below which the engine of an agent's host puts
-	// containers; nil: where engines do by themselves.
+	// CgroupParents lists the control groups below which the engine of an agent's host creates containers. If nil, the
+	// defaults of the engines are used.
 	CgroupParents []string
-	// ListAll has the engine of an agent's host list the volumes of all hosts.
+	// ListAll makes the engine of an agent's host list the volumes of all hosts.
 	ListAll bool
 }
 
-// Listen says where a process answers on the network.
+// Listen is the address of a process on the network.
 type Listen struct {
 	Address   string // IP:PORT to listen on
-	Advertise string // HOST:PORT where others find it; the same, unless that is every address of the host
+	Advertise string // HOST:PORT at which other hosts reach it; by default Address, unless that means all addresses of the host
 }
 
-// Consul says where a store in Consul is, and how it is reached. An empty field is not in the file.
+// Consul describes a store in Consul and how to connect to it. An empty field is absent from the file.
 type Consul struct {
 	Addresses                 []string // URLs; at least one
 	Prefix                    string   // of the cluster's keys; "drover" where the file names none
-	TokenFile                 string   // this and the following are absolute and clean
+	TokenFile                 string   // this and the following paths are absolute and clean
 	CAFile, CertFile, KeyFile string
-	ServerName                string // in Consul's certificates
+	ServerName                string // the name in Consul's certificates
 }
 
 // Pool is one pool of the host.
@@ -57,12 +57,12 @@ type Pool struct {
 	Path    string       // absolute and clean; may be empty with devices
 	Image   dataset.Size // > 0: Path is a preallocated image file of that size
 	Devices []string     // absolute and clean: the devices of the pool
-	// Trim is how often the devices are told what of them is free; 0: as the agent likes,
-	// less: never.
+	// Trim is the interval at which the free space of the devices is discarded. 0 means the default of the agent, a
+	// negative value never.
 	Trim time.Duration
 }
 
-// The bounds of a file, far above the needs of a host.
+// The limits of a file, far above the needs of a host.
 const (
 	maxPools   = 64
 	maxDevices = 64 // of a pool
@@ -71,10 +71,9 @@ const (
 	maxConsul  = 16   // addresses, of control replicas too
 )
 
-// Parse reads drover.yaml. The file's name is only for errors. They are
-// ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with
-// its place; the error's own line is that of the first. An empty file is fine. backend fails for
-// a name that no backend has; nil: any may be one.
+// Parse parses drover.yaml. file is the name of the file, for errors. An empty file is valid. backend fails for the
+// name of a backend that does not exist; if it is nil, every name is accepted. Errors are ErrInvalid and contain all
+// mistakes as strictyaml.Mistakes, each with its place. The message of the error is that of the first mistake.
 func Parse(file string, src []byte, backend func(name string) error) (Config, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
@@ -231,7 +230,7 @@ func devices(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
-// The bounds of trim.
+// The limits of trim.
 const (
 	minTrim = time.Hour
 	maxTrim = 10000 * time.Hour

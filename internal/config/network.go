@@ -9,8 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// listen reads where a process answers on the network; nil when nothing is said
-// of it.
+// listen reads the address of a process on the network. It returns nil if the key is absent.
 func listen(n strictyaml.Node) (*Listen, error) {
 	if n.Absent() {
 		return nil, nil
@@ -47,10 +46,10 @@ func listen(n strictyaml.Node) (*Listen, error) {
 	return &l, nil
 }
 
-// minTransferRate is the rate that a move needs to end within its time limits.
+// minTransferRate is the lowest rate at which a move can end within its time limits.
 const minTransferRate dataset.Size = 64 << 10
 
-// transfers reads what moves and replicas may take of the network.
+// transfers reads the limit of moves and replicas.
 func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 	if n.Absent() {
 		return 0, nil
@@ -79,8 +78,7 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 // maxPrograms bounds the number of fence programs of a host.
 const maxPrograms = 64
 
-// programs reads which programs a host runs for the fences of profiles; nil when nothing is
-// said of it.
+// programs reads which programs a host runs as fence commands. It returns nil if the key is absent.
 func programs(n strictyaml.Node) ([]string, error) {
 	items, err := n.Items()
 	if err != nil || n.Absent() {
@@ -97,13 +95,13 @@ func programs(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
-// The volumes that an engine's list shows.
+// The values of the key that selects the volumes in an engine's list.
 const (
-	listNode    = "node" // as where nothing is said
+	listNode    = "node" // the default
 	listCluster = "cluster"
 )
 
-// listAll reads whether an engine's list shows the volumes of all hosts.
+// listAll reports whether an engine's list shows the volumes of all hosts.
 func listAll(n strictyaml.Node) (bool, error) {
 	s, err := n.String()
 	switch {
@@ -116,7 +114,7 @@ func listAll(n strictyaml.Node) (bool, error) {
 	return false, n.Errorf("unknown %.80q (have: %s)%s", s, dataset.Have(have), dataset.Guess(s, have))
 }
 
-// control reads where the control replicas are; nil when nothing is said of it.
+// control reads the addresses of the control replicas. It returns nil if the key is absent.
 func control(n strictyaml.Node) ([]string, error) {
 	if n.Absent() {
 		return nil, nil
@@ -147,13 +145,13 @@ func control(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
-// hostPort reads HOST:PORT; empty when it is absent.
+// hostPort reads HOST:PORT. It returns "" if the key is absent.
 func hostPort(n strictyaml.Node) (string, error) {
 	if n.Absent() {
 		return "", nil
 	}
 	if n.IsMap() {
-		// The parser takes host:9470 between brackets for a key and a value.
+		// In brackets, the parser takes host:9470 for a key and a value.
 		return "", n.Errorf(`want an address in quotes, such as "10.0.0.1:9470"`)
 	}
 	s, err := n.String()

@@ -7,15 +7,15 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// Where facts can be published: a host's, as labels of the Swarm's nodes; by a control
-// replica, as tags and metadata of services in Consul.
+// Where facts can be published: the facts of a host as labels of Swarm nodes, and by a control replica as tags and
+// metadata of services in Consul.
 const (
 	PublishSwarm  = "swarm"
 	PublishConsul = "consul"
 )
 
-// CheckPublish returns nil when facts can be published at each of these places;
-// otherwise ErrInvalid, with those there are.
+// CheckPublish returns nil if facts can be published at each of these places. Otherwise it fails with ErrInvalid, and
+// lists the valid places.
 func CheckPublish(places []string) error {
 	have := []string{PublishSwarm, PublishConsul}
 	for i, p := range places {

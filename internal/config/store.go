@@ -2,7 +2,7 @@ package config
 
 import "github.com/droverhq/drover/internal/strictyaml"
 
-// storeOf reads where the store is; nil when nothing is said of it.
+// storeOf reads the settings of the store. It returns nil if the key is absent.
 func storeOf(n strictyaml.Node) (*Consul, error) {
 	if n.Absent() {
 		return nil, nil
@@ -68,7 +68,7 @@ func addresses(n strictyaml.Node) ([]string, error) {
 	var out []string
 	for _, item := range items {
 		if item.IsMap() {
-			// The parser takes https://c:8501 between brackets for a key and a value.
+			// In brackets, the parser takes https://c:8501 for a key and a value.
 			bad.Add(item.Errorf(`want an address in quotes, such as "https://consul1:8501"`))
 			continue
 		}

@@ -1,5 +1,5 @@
-// Package durable puts files in their place so that a power cut leaves the old one
-// or the new one, whole.
+// Package durable writes files so that after a power cut each of them has either its complete old content or its
+// complete new content.
 package durable
 
 import (
@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Replace gives the file at path the content b and mode 0600, durably. It writes
-// path.tmp first, which a crash may leave and the next Replace overwrites. Two at once
-// for one path are the caller's to prevent.
+// Replace gives the file at path the content b and mode 0600, durably. It first writes path.tmp. A crash may leave that
+// file behind, and the next Replace overwrites it. The caller must prevent concurrent calls for one path.
 func Replace(path string, b []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)

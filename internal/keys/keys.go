@@ -1,6 +1,6 @@
-// Package keys has the keys of encrypted datasets. Each has a random data key of its own, which decrypts its
-// data. The data key is recorded after it was wrapped by a key of the operator. So an operator's key is
-// replaced by wrapping the data keys again, without touching the data.
+// Package keys handles the keys of encrypted datasets. Each dataset has a random data key, which decrypts its data. The
+// data key is stored in the dataset's record, wrapped by a key of the operator. So the operator's key can be replaced
+// by wrapping the data keys again, without touching the data.
 package keys
 
 import (
@@ -17,22 +17,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The bytes that a key of the operator has.
+// The limits for the length of an operator's key, in bytes.
 const (
 	MinKey = 32
 	MaxKey = 4 << 10
 )
 
-// dataKey is how long a data key is, in bytes.
+// dataKey is the length of a data key in bytes.
 const dataKey = 64
 
-// Key is a key of the operator. It is printed by its ID alone.
+// Key is a key of the operator. When it is printed, only its ID appears.
 type Key struct {
 	secret []byte
 	from   string
 }
 
-// New returns a key; from says where it is, for errors.
+// New returns a key. from describes its origin, for errors.
 func New(secret []byte, from string) (Key, error) {
 	if len(secret) < MinKey || len(secret) > MaxKey {
 		return Key{}, dataset.Errorf(dataset.ErrForbidden, "%s has %d bytes: a key has %d to %d", from, len(secret),
@@ -41,7 +41,7 @@ func New(secret []byte, from string) (Key, error) {
 	return Key{secret, from}, nil
 }
 
-// derive makes a key for one purpose.
+// derive derives a key for one purpose.
 func (k Key) derive(salt []byte, purpose string, size int) []byte {
 	out, err := hkdf.Key(sha256.New, k.secret, salt, purpose, size)
 	if err != nil {
@@ -50,10 +50,10 @@ func (k Key) derive(salt []byte, purpose string, size int) []byte {
 	return out
 }
 
-// ID is 8 hex digits that tell keys apart, and nothing else of them.
+// ID returns 8 hexadecimal digits that distinguish keys and reveal nothing else about them.
 func (k Key) ID() string { return hex.EncodeToString(k.derive(nil, "drover key id", 4)) }
 
-// Known reports whether it is a key, and not the zero one.
+// Known reports whether k is not the zero value.
 func (k Key) Known() bool { return len(k.secret) > 0 }
 
 // String is the ID.
@@ -62,7 +62,7 @@ func (k Key) String() string { return k.ID() }
 // GoString is the ID.
 func (k Key) GoString() string { return k.ID() }
 
-// NewDataKey makes a data key, and the ID that it has.
+// NewDataKey returns a new data key and its ID.
 func NewDataKey() (uuid.UUID, []byte) {
 	key := make([]byte, dataKey)
 	_, _ = rand.Read(key) // never fails
@@ -87,7 +87,7 @@ func (k Key) seal(salt []byte) cipher.AEAD {
 	return aead
 }
 
-// Wrap wraps a data key, for its ID alone: 125 bytes.
+// Wrap wraps a data key. The result can be unwrapped only for the same ID. It has 125 bytes.
 func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 	out := make([]byte, 1+saltSize, 1+saltSize+dataKey+28)
 	out[0] = wrapVersion

@@ -20,14 +20,13 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Ask names the object of a request for a key. A key program reads it, as JSON.
+// Ask describes the reason of a request for a key. A key program reads it as JSON.
 type Ask struct {
 	Profile string    `json:"profile"`
-	Dataset uuid.UUID `json:"dataset"` // nil: none yet, it is looked whether the key can be had
+	Dataset uuid.UUID `json:"dataset"` // uuid.Nil if there is none yet, and only the availability of the key is checked
 }
 
-// Read reads the key from where a profile says that it is. Its errors are ErrForbidden, and say
-// what would mend it.
+// Read reads the key from the source that a profile names. Its errors are ErrForbidden, and name the remedy.
 func Read(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
 	if from.KeyFile != "" {
 		return ReadFile(from.KeyFile)
@@ -45,7 +44,7 @@ func ReadFile(path string) (Key, error) {
 	if !filepath.IsAbs(path) {
 		return refuse("%s: want an absolute path", what)
 	}
-	// O_NONBLOCK, so that a FIFO in its place can't hold us.
+	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -88,8 +87,8 @@ func ReadFile(path string) (Key, error) {
 	return New(secret, what)
 }
 
-// reasonOf is an error without its path, and without its type: a key file that is not there
-// must not be taken for something else that is not.
+// reasonOf returns an error without its path and without its type. Otherwise a missing key file could be mistaken for
+// another missing object.
 func reasonOf(err error) error {
 	var p *os.PathError
 	if errors.As(err, &p) {
@@ -127,7 +126,7 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	return New(out.buf, "what "+what+" prints")
 }
 
-// bounded keeps as many bytes as a key may have, and one more.
+// bounded keeps one byte more than a key may have.
 type bounded struct{ buf []byte }
 
 func (b *bounded) Write(p []byte) (int, error) {
@@ -135,14 +134,14 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// secretLike matches text that could be a key, or a part of one: long, and without a blank.
+// secretLike matches text that could be a key or a part of one: at least 24 characters without a blank.
 func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
 
 // word matches a group of digits, with any separator between the groups.
 func word() *regexp.Regexp { return regexp.MustCompile(`[0-9A-Za-z]+`) }
 
-// withoutDigits leaves out of a text the runs of hexadecimal or decimal groups that have as many
-// digits together as a part of a key would: what hexdump, xxd, openssl or a debugger print.
+// withoutDigits removes sequences of hexadecimal or decimal groups that together have as many digits as a part of a key
+// would. Programs such as hexdump, xxd, openssl and debuggers print bytes in this form.
 func withoutDigits(text []byte) []byte {
 	const most = 24
 	var out []byte
@@ -170,7 +169,7 @@ func withoutDigits(text []byte) []byte {
 	return append(out, text[done:]...)
 }
 
-// tells reports whether a text contains a part of the program's output, in any form in which programs show bytes.
+// tells reports whether a text contains a part of the program's output, in any form in which programs print bytes.
 func tells(text, printed []byte) bool {
 	const part = 8
 	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
@@ -183,8 +182,8 @@ func tells(text, printed []byte) bool {
 	return false
 }
 
-// said returns why a program failed, without its output: neither the key nor a text that looks like one gets
-// into an error.
+// said returns the reason why a program failed, without its output: neither the key nor a text that looks like a key
+// may appear in an error.
 func said(err error, printed []byte) string {
 	var failed *run.Error
 	if !errors.As(err, &failed) {

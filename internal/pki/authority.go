@@ -25,20 +25,19 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// How long certificates are good: those of an authority, of operators, and of nodes
-// and control replicas, which are renewed with a third of it left, see RenewAt.
+// The validity of the certificates of an authority, of operators, and of nodes and control replicas. The latter are
+// renewed when a third of the validity remains: see RenewAt.
 const (
 	rootLife     = 10 * 365 * 24 * time.Hour
 	OperatorLife = 365 * 24 * time.Hour
 	MemberLife   = 30 * 24 * time.Hour
 )
 
-// Skew is by how much clocks may differ: a certificate begins so long before it
-// was made.
+// Skew is the tolerated difference of clocks: a certificate is valid from this long before its creation.
 const Skew = 10 * time.Minute
 
-// The files of an authority's folder. The first is its whole state; the second is the bundle that others need
-// to trust it, and that people copy.
+// The files in an authority's folder. The first one contains its whole state. The second one is the bundle of roots
+// that others need to trust the authority. People copy it.
 const (
 	stateFile  = "ca-key.pem"
 	bundleFile = "ca.pem"
@@ -49,12 +48,12 @@ type Authority struct {
 	cluster uuid.UUID
 	key     *ecdsa.PrivateKey
 	root    *x509.Certificate
-	cross   *x509.Certificate   // the root, vouched for by the one before it; nil: there was none
-	old     []*x509.Certificate // roots that are still believed
+	cross   *x509.Certificate   // the root, signed by the previous root; nil if there was none
+	old     []*x509.Certificate // previous roots that are still trusted
 }
 
-// Create makes the authority of a new cluster in a folder, which is made when it is
-// not there, mode 0700. ErrExists when there is an authority in it, or anything else.
+// Create creates the authority of a new cluster in a folder. It creates the folder, with mode 0700, if it does not
+// exist. It fails with ErrExists if the folder is not empty.
 func Create(dir string, now time.Time) (a *Authority, err error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, err
@@ -90,14 +89,14 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 	return a, a.save(dir)
 }
 
-// lockFile is the file in an authority's folder that lock locks. It is there only meanwhile.
+// lockFile is the file in an authority's folder that lock locks. It exists only while the lock is held.
 const lockFile = "lock"
 
 // lockWait bounds the wait for another process that changes the authority.
 const lockWait = 5 * time.Second
 
-// lock keeps other processes from changing an authority's folder at the same time. ErrNotFound
-// if there is no such folder, ErrInUse if another process holds the lock for longer than lockWait.
+// lock prevents other processes from changing an authority's folder. It fails with ErrNotFound if there is no such
+// folder, and with ErrInUse if another process holds the lock for longer than lockWait.
 func lock(dir string) (unlock func() error, err error) {
 	unlock, err = safefile.Lock(context.Background(), filepath.Join(dir, lockFile), lockWait)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,8 +117,8 @@ func newRoot(cluster uuid.UUID, now time.Time) (*ecdsa.PrivateKey, *x509.Certifi
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// rootTemplate is a root that can vouch for its successor and for nothing that is
-// not of its cluster.
+// rootTemplate returns the template of a root. The root can sign its successor, and otherwise only names of its own
+// cluster.
 func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 	begin := now.Add(-Skew).UTC().Truncate(time.Second)
 	return &x509.Certificate{
@@ -135,7 +134,7 @@ func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 		IsCA:                  true,
 		MaxPathLen:            1,
 
-		PermittedDNSDomainsCritical: true, // of all constraints, in spite of its name
+		PermittedDNSDomainsCritical: true, // makes all name constraints critical, in spite of its name
 		PermittedURIDomains:         []string{cluster.String()},
 		ExcludedDNSDomains:          []string{""},
 		ExcludedEmailAddresses:      []string{""},
@@ -173,8 +172,8 @@ func Load(dir string) (*Authority, error) {
 	return a, nil
 }
 
-// authorityOf makes an authority of its state: the key, its root, then the same
-// root signed by the one before, if any, and roots from before.
+// authorityOf returns the authority with a state: the key, its root, the same root signed by the previous one (if any),
+// and previous roots.
 func authorityOf(f pemFile) (*Authority, error) {
 	if f.key == nil || len(f.certs) == 0 {
 		return nil, errors.New("a key and a certificate are wanted")
@@ -193,8 +192,8 @@ func authorityOf(f pemFile) (*Authority, error) {
 	return a, nil
 }
 
-// save writes a growing bundle before the state, and a shrinking one after it: so a copy of any moment trusts
-// everything that is signed.
+// save writes a bundle that grew before the state, and a bundle that shrank after it. So a copy of the folder from any
+// moment trusts everything that is signed.
 func (a *Authority) save(dir string) error {
 	state, err := encodeKey(a.key)
 	if err != nil {
@@ -221,25 +220,23 @@ func (a *Authority) save(dir string) error {
 	return second()
 }
 
-// Cluster is the cluster whose authority this is.
+// Cluster returns the cluster of the authority.
 func (a *Authority) Cluster() uuid.UUID { return a.cluster }
 
-// Roots are the roots that the cluster's members believe, the newest first: more than
-// one while a rotation is under way.
+// Roots returns the roots that the members of the cluster trust, the newest first. There are several during a rotation.
 func (a *Authority) Roots() []*x509.Certificate {
 	return append([]*x509.Certificate{a.root}, a.old...)
 }
 
-// Bundle is Roots as PEM.
+// Bundle returns Roots as PEM.
 func (a *Authority) Bundle() string { return string(encodeCerts(a.Roots())) }
 
-// Fingerprint is that of the newest root.
+// Fingerprint returns the fingerprint of the newest root.
 func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.root) }
 
-// Issue makes a key and a certificate for it. The identity is of this authority's
-// cluster, whether or not it says so; ErrInvalid for one of another, one that cannot be
-// (see Identity.Check), and while the clock shows a time at which the authority is not
-// valid.
+// Issue creates a key and a certificate for it. If id names no cluster, that of this authority is used. It fails with
+// ErrInvalid for another cluster, for an invalid identity (see Identity.Check), and while the clock shows a time at
+// which the authority is not valid.
 func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 	key, err := newKey()
 	if err != nil {
@@ -252,9 +249,9 @@ func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 	return &Pair{Identity: id, Key: key, Chain: chain, Roots: a.Roots()}, nil
 }
 
-// Sign makes a certificate for the key of a request (see NewRequest), whose
-// own names count for nothing. ErrInvalid for data that is not a request, for a request that its own key did
-// not sign, with another kind of key, or of over 16 KiB; and the errors of Issue.
+// Sign creates a certificate for the key of a request (see NewRequest). It ignores names in the request. It fails with
+// ErrInvalid for data that is not a request, a request without a valid signature of its own key, another kind of key,
+// and a request of more than 16 KiB. It also returns the errors of Issue.
 func (a *Authority) Sign(request []byte, id Identity, now time.Time) (Signed, error) {
 	pub, err := requestKey(request)
 	if err != nil {
@@ -320,12 +317,12 @@ func leafTemplate(id Identity, begin, end time.Time) *x509.Certificate {
 	}
 }
 
-// RenewAt is the time to renew a certificate: with a third of its life left.
+// RenewAt returns the time to renew a certificate, when a third of its validity remains.
 func RenewAt(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
 
-// IssuedAt is the time at which a certificate was made, by the issuer's clock.
+// IssuedAt returns the time at which a certificate was created, by the issuer's clock.
 func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(Skew) }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

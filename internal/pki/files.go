@@ -19,18 +19,18 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// Pair is a certificate with its key, and the roots that its holder believes.
+// Pair is a certificate with its key, and the roots that its holder trusts.
 type Pair struct {
 	Identity Identity
 	Key      *ecdsa.PrivateKey
-	Chain    []*x509.Certificate // the holder's own, then what links its root to the one before
+	Chain    []*x509.Certificate // the holder's certificate, then the one that the previous root signed for the current root
 	Roots    []*x509.Certificate // the newest first
 }
 
-// Files say where a pair is.
+// Files are the paths of the files of a pair.
 type Files struct{ Cert, Key, CA string }
 
-// NodeFiles are those of a node in a folder.
+// NodeFiles returns the paths of a node's files in a folder.
 func NodeFiles(dir string) Files {
 	return Files{
 		Cert: filepath.Join(dir, "node.pem"),
@@ -39,12 +39,12 @@ func NodeFiles(dir string) Files {
 	}
 }
 
-// next is where a new key waits until its certificate is in place.
+// next is the path of a new key until its certificate is in place.
 func (f Files) next() string { return f.Key + ".next" }
 
-// Save puts a pair in place, mode 0600, so that a crash at any moment, and another one
-// in the Save after it, leave a pair from before or this one, which LoadPair finds. The
-// folders must be there. Two at once for the same files are the caller's to prevent.
+// Save writes a pair with mode 0600. A crash at any time leaves either the previous pair or this one, which LoadPair
+// finds, even if the next Save crashes too. The folders must exist. The caller must prevent concurrent calls for the
+// same files.
 func (p *Pair) Save(f Files) error {
 	for _, act := range p.acts(f) {
 		if err := act(); err != nil {
@@ -54,11 +54,11 @@ func (p *Pair) Save(f Files) error {
 	return nil
 }
 
-// acts are those of Save, one after the other: a crash can come between any two.
+// acts returns the steps of Save in order. A crash can occur between any two.
 func (p *Pair) acts(f Files) []func() error {
 	return []func() error{
 		f.settle,
-		// Roots first: a certificate whose root is not believed yet is of no use.
+		// Write the roots first: a certificate is useless until its root is trusted.
 		func() error { return durable.Replace(f.CA, encodeCerts(p.Roots)) },
 		func() error {
 			key, err := encodeKey(p.Key)
@@ -79,8 +79,8 @@ func (f Files) keyInPlace() error {
 	return durable.SyncDir(filepath.Dir(f.Key))
 }
 
-// settle ends a Save that was cut short with its certificate in place: the key that waits
-// is then the only one for it, and the next one would take its place.
+// settle completes a Save that crashed after it wrote the certificate. The certificate's only key is then the one at
+// next, which the next Save would overwrite.
 func (f Files) settle() error {
 	certs, err := readCerts(f.Cert)
 	if err != nil {
@@ -93,8 +93,8 @@ func (f Files) settle() error {
 	return f.keyInPlace()
 }
 
-// Believing returns the pair with other roots, as PEM, and whether they are others.
-// ErrCorrupt for other data.
+// Believing returns the pair with other roots, given as PEM. changed reports whether they differ from the present ones.
+// It fails with ErrCorrupt for other data.
 func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
 	f, err := parsePEM([]byte(roots))
 	if err == nil && len(f.certs) == 0 {
@@ -110,9 +110,9 @@ func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
 // Newest reports whether the newest root signed the pair's certificate.
 func (p *Pair) Newest() bool { return p.Chain[0].CheckSignatureFrom(p.Roots[0]) == nil }
 
-// LoadPair reads a pair. ErrNotFound when a file is not there, ErrCorrupt when one is
-// damaged, they do not belong together, or others can read the key. Whether the
-// certificate is good now is not its business.
+// LoadPair reads a pair. It fails with ErrNotFound if a file does not exist, and with ErrCorrupt if a file is damaged,
+// if the files do not belong together, or if other users can read the key. It does not check whether the certificate is
+// valid now.
 func LoadPair(f Files) (*Pair, error) {
 	certs, err := readCerts(f.Cert)
 	if err != nil {
@@ -133,8 +133,7 @@ func LoadPair(f Files) (*Pair, error) {
 	return p, nil
 }
 
-// loadKey returns the key of a certificate: that in its place or, where a crash came
-// between the two, the one that waits.
+// loadKey returns the key of a certificate: the one in its place or, after a crash, the one at next.
 func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 	var first error
 	for _, path := range []string{f.Key, f.next()} {
@@ -170,10 +169,10 @@ func readCerts(path string) ([]*x509.Certificate, error) {
 	return f.certs, nil
 }
 
-// maxFile bounds the size of a file of keys and certificates.
+// maxFile is the maximum size of a file with keys and certificates.
 const maxFile = 256 << 10
 
-// pemFile is what such a file holds.
+// pemFile is the content of such a file.
 type pemFile struct {
 	key   *ecdsa.PrivateKey
 	certs []*x509.Certificate
@@ -202,7 +201,7 @@ func read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 
-// readPEM reads a file by one of these.
+// readPEM reads and parses a file. read is os.ReadFile or readSecret.
 func readPEM(path string, read func(string) ([]byte, error)) (pemFile, error) {
 	b, err := read(path)
 	if err != nil {
@@ -274,8 +273,8 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 // Fingerprint is the SHA-256 of a root.
 type Fingerprint [sha256.Size]byte
 
-// FingerprintOf is that of a root.
+// FingerprintOf returns the fingerprint of a root.
 func FingerprintOf(root *x509.Certificate) Fingerprint { return sha256.Sum256(root.Raw) }
 
-// String is 64 hex digits.
+// String returns 64 hexadecimal digits.
 func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }

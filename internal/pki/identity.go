@@ -1,16 +1,16 @@
-// Package pki identifies the members of a cluster: its certificate authority, the certificates of control
-// replicas, nodes and operators, and the checks of a peer's certificate. It knows files and TLS and no HTTP.
+// Package pki identifies the members of a cluster. It has the certificate authority of the cluster, the certificates of
+// control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
+// HTTP.
 //
-// A certificate names its holder by one URI and by nothing else:
+// A certificate names its holder with one URI and nothing else:
 //
 //	drover://<cluster>/control/<name>
 //	drover://<cluster>/node/<uuid>
 //	drover://<cluster>/operator/<role>/<name>
 //
-// The authority's own certificate permits URIs of its cluster alone and no
-// host name or address, so that what it signs is of use nowhere else
-// (RFC 5280, section 4.2.1.10). Hosts are therefore not checked by name: a peer with a certificate of kind
-// control is control, wherever it runs.
+// The certificate of the authority permits only URIs of its cluster, and neither host names nor addresses. So a
+// certificate that it signs is useless elsewhere (RFC 5280, section 4.2.1.10). For the same reason, peers are not
+// verified by host name: a peer with a certificate of kind control is a control replica, wherever it runs.
 package pki
 
 import (
@@ -43,39 +43,38 @@ type Role string
 const (
 	Admin  Role = "admin"    // nodes, certificates, the store as well
 	Worker Role = "operator" // volumes, snapshots, operations
-	Viewer Role = "viewer"   // look
+	Viewer Role = "viewer"   // only read
 )
 
-// Roles returns the roles, from the one that may most.
+// Roles returns the roles, the most powerful first.
 func Roles() []Role { return []Role{Admin, Worker, Viewer} }
 
-// Covers reports whether a role may all that another one may.
+// Covers reports whether a role has all rights of another one.
 func (r Role) Covers(other Role) bool {
 	mine, its := slices.Index(Roles(), r), slices.Index(Roles(), other)
 	return mine >= 0 && its >= mine
 }
 
-// Identity is who a certificate is for.
+// Identity is the holder of a certificate.
 type Identity struct {
 	Cluster uuid.UUID
 	Kind    Kind
 	Node    uuid.UUID // of a node
 	Role    Role      // of an operator
-	// Name is the holder's. The name of a node is the one at its join, for people to read: the identity of a
-	// node is its UUID.
+	// Name is the name of the holder. The name of a node is the one that it had when it joined, for people to read: a
+	// node is identified by its UUID.
 	Name string
 }
 
 const scheme = "drover"
 
-// maxName is that of a common name (RFC 5280, ub-common-name), and of a host's name
-// on Linux (sethostname(2)).
+// maxName is the maximum length of a common name (RFC 5280, ub-common-name) and of a host name on Linux
+// (sethostname(2)).
 const maxName = 64
 
 var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// CheckName fails with ErrInvalid for what cannot be the name of a control
-// replica, a node or an operator.
+// CheckName fails with ErrInvalid for an invalid name of a control replica, a node or an operator.
 func CheckName(name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -85,7 +84,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// ParseRole reads a role. ErrInvalid lists those there are.
+// ParseRole parses a role. It fails with ErrInvalid, and lists the roles.
 func ParseRole(s string) (Role, error) {
 	for _, r := range Roles() {
 		if s == string(r) {
@@ -96,7 +95,7 @@ func ParseRole(s string) (Role, error) {
 		Worker, Viewer)
 }
 
-// Check fails with ErrInvalid for an identity that no certificate can carry.
+// Check fails with ErrInvalid for an identity that no certificate can contain.
 func (i Identity) Check() error {
 	if i.Cluster == uuid.Nil {
 		return dataset.Errorf(dataset.ErrInvalid, "identity without a cluster")
@@ -118,8 +117,7 @@ func (i Identity) Check() error {
 	return dataset.Errorf(dataset.ErrInvalid, "identity of unknown kind %q", dataset.Clip(string(i.Kind)))
 }
 
-// String names the holder: "node a (3f2a…)", "operator alice (viewer)",
-// "control c1".
+// String describes the holder: "node a (3f2a…)", "operator alice (viewer)", "control c1".
 func (i Identity) String() string {
 	switch i.Kind {
 	case Node:
@@ -130,7 +128,7 @@ func (i Identity) String() string {
 	return string(i.Kind) + " " + i.Name
 }
 
-// URI is how a certificate says it.
+// URI returns the identity as a certificate contains it.
 func (i Identity) URI() *url.URL {
 	path := i.Name
 	switch i.Kind {
@@ -142,8 +140,7 @@ func (i Identity) URI() *url.URL {
 	return &url.URL{Scheme: scheme, Host: i.Cluster.String(), Path: "/" + string(i.Kind) + "/" + path}
 }
 
-// parseURI reads what URI wrote, and no other spelling of it. The name of a node
-// is left empty.
+// parseURI parses the result of URI. It accepts no other spelling. It leaves the name of a node empty.
 func parseURI(u *url.URL) (Identity, error) {
 	bad := fmt.Errorf("%q is no identity of drover", dataset.Clip(u.String()))
 	words := strings.Split(u.Path, "/")
@@ -169,8 +166,7 @@ func parseURI(u *url.URL) (Identity, error) {
 	return id, nil
 }
 
-// IdentityOf reads whom a certificate names, which says nothing of whether that is
-// true.
+// IdentityOf returns the identity that a certificate claims. It does not verify the certificate.
 func IdentityOf(c *x509.Certificate) (Identity, error) {
 	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 {
 		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: want one that names its "+

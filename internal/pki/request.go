@@ -11,23 +11,22 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// MaxRequest bounds a request for a certificate, in bytes: ours have some 300.
+// MaxRequest is the maximum size of a certificate request in bytes. Drover's requests have some 300.
 const MaxRequest = 16 << 10
 
-// Request is a new key and what asks for a certificate for it.
+// Request is a new key, and the request of a certificate for it.
 type Request struct {
-	PEM string // is sent to the signer
+	PEM string // the request, for the signer
 	key *ecdsa.PrivateKey
 }
 
-// Signed is the answer to a request, as PEM: the certificate with what belongs to
-// it, and the roots to believe.
+// Signed is the answer to a request, as PEM: the certificate, its chain, and the roots to trust.
 type Signed struct {
 	Chain string `json:"chain"` // the certificate with its chain, as PEM
 	Roots string `json:"roots"` // certificates of the authority of the cluster, as PEM
 }
 
-// NewRequest makes a key and a request for a certificate. It has no name: the signer decides whose it is.
+// NewRequest creates a key and a certificate request. The request contains no name, because the signer decides on it.
 func NewRequest() (*Request, error) {
 	key, err := newKey()
 	if err != nil {
@@ -40,7 +39,7 @@ func NewRequest() (*Request, error) {
 	return &Request{PEM: string(pem.EncodeToMemory(&pem.Block{Type: typeRequest, Bytes: der})), key: key}, nil
 }
 
-// Save keeps the request, key and all, in a file of mode 0600, durably.
+// Save writes the request and its key to a file of mode 0600, durably.
 func (r *Request) Save(path string) error {
 	key, err := encodeKey(r.key)
 	if err != nil {
@@ -71,8 +70,8 @@ func LoadRequest(path string) (*Request, error) {
 	return &Request{PEM: string(request), key: f.key}, nil
 }
 
-// Pair joins the answer to the request's key. The answer must come from whom is
-// believed already. ErrCorrupt when it is none to this request.
+// Pair combines the answer to the request with its key. The caller must have received the answer from a trusted peer.
+// It fails with ErrCorrupt if the answer is not for this request.
 func (r *Request) Pair(s Signed) (*Pair, error) {
 	chain, err := parsePEM([]byte(s.Chain))
 	if err != nil {
@@ -92,10 +91,10 @@ func (r *Request) Pair(s Signed) (*Pair, error) {
 	return p, nil
 }
 
-// For reports whether it is the key of a pair that was asked to be certified.
+// For reports whether this is the request for the key of a pair.
 func (r *Request) For(p *Pair) bool { return r.key.PublicKey.Equal(&p.Key.PublicKey) }
 
-// CheckRequest fails with ErrInvalid for what Sign would not sign.
+// CheckRequest fails with ErrInvalid for a request that Sign would refuse.
 func CheckRequest(request []byte) error {
 	_, err := requestKey(request)
 	return err

@@ -8,14 +8,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// overlap is for how long an old root is believed beside the new one: for as long
-// as a node's certificate lives that it signed.
+// overlap is how long an old root is trusted beside the new one: as long as a node's certificate that it signed is
+// valid.
 const overlap = MemberLife
 
-// Rotate gives the authority of a folder a new key. From then on that signs, and the
-// old root is believed beside it until FinishRotation. Members without the new root still trust its
-// certificates, because the old root has signed it: the folder can reach control hosts, and certificates
-// nodes, in any order. ErrConflict while the rotation before it is not finished.
+// Rotate creates a new key and root for the authority in a folder. The new key signs from then on, and the old root
+// remains trusted until FinishRotation. Members without the new root trust the new certificates too, because the old
+// root has signed the new one. So the folder can reach control hosts, and certificates can reach nodes, in any order.
+// It fails with ErrConflict while the previous rotation is not finished.
 func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {
@@ -47,10 +47,9 @@ func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	return next, next.save(dir)
 }
 
-// FinishRotation stops believing the old root, and with it every certificate that it
-// signed. ErrConflict in the first 30 days, when nodes may still have such ones,
-// unless forced: that is for a key that others may have. With no rotation under way
-// nothing changes.
+// FinishRotation ends the trust in the old root, and so in all certificates that it signed. It fails with ErrConflict
+// in the first 30 days, while nodes may still have such certificates, unless force is set. Use force if another person
+// may have the old key. It does nothing if no rotation is under way.
 func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {
@@ -71,8 +70,7 @@ func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err er
 	return a, a.save(dir)
 }
 
-// Rotating reports whether an old root is still believed, and since when there is a
-// new one.
+// Rotating reports whether an old root is still trusted, and since when there is a new one.
 func (a *Authority) Rotating() (since time.Time, ok bool) {
 	return a.root.NotBefore.Add(Skew), len(a.old) > 0
 }

@@ -15,34 +15,32 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Credentials are the certificate of a process and the roots that it trusts. They can be
-// exchanged while connections last: the next handshake uses the new ones. Safe for
-// concurrent use.
+// Credentials are the certificate of a process and the roots that it trusts. They can be replaced while connections
+// exist: the next handshake uses the new ones. Safe for concurrent use.
 type Credentials struct {
 	clock    clock.Clock
 	pair     atomic.Pointer[Pair]
 	vouchers vouchers
-	// revoked says why a certificate is no longer good; nil: all are.
+	// revoked returns why a certificate is revoked. If nil, no certificate is.
 	revoked func(Identity, *x509.Certificate) error
 }
 
-// NewCredentials returns those of a pair. revoked, which may be nil, returns why a
-// certificate that is otherwise good is not to be believed, in one line; it is called
-// in handshakes and for each Peer, at once from several goroutines.
+// NewCredentials returns the credentials of a pair. revoked, which may be nil, returns in one line why an otherwise
+// valid certificate must not be trusted. It is called in handshakes and for each Peer, concurrently.
 func NewCredentials(p *Pair, clk clock.Clock, revoked func(Identity, *x509.Certificate) error) *Credentials {
 	c := &Credentials{clock: clk, revoked: revoked}
 	c.pair.Store(p)
 	return c
 }
 
-// Set exchanges the pair: a renewed certificate, further roots.
+// Set replaces the pair, for instance with a renewed certificate or with more roots.
 func (c *Credentials) Set(p *Pair) { c.pair.Store(p) }
 
-// Pair is the present certificate.
+// Pair returns the present pair.
 func (c *Credentials) Pair() *Pair { return c.pair.Load() }
 
-// Server returns a configuration that lets in peers of this cluster and of these
-// kinds alone. A peer that is not let in is told no more than a TLS alert.
+// Server returns a configuration for a server that accepts only peers of this cluster and of these kinds. A rejected
+// peer sees only a TLS alert.
 func (c *Credentials) Server(kinds ...Kind) *tls.Config {
 	cfg := c.Asking()
 	cfg.ClientAuth = tls.RequireAnyClientCert
@@ -53,8 +51,8 @@ func (c *Credentials) Server(kinds ...Kind) *tls.Config {
 	return cfg
 }
 
-// Asking returns a configuration for a server that accepts all connections, and must call Peer for each
-// request: so a peer gets an error in words, and one without a certificate can request one.
+// Asking returns a configuration for a server that accepts all connections. The server must call Peer for each request.
+// So a peer gets a readable error, and a peer without a certificate can request one.
 func (c *Credentials) Asking() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -64,13 +62,12 @@ func (c *Credentials) Asking() *tls.Config {
 	}
 }
 
-// Client returns a configuration that speaks to peers of this cluster and of these
-// kinds alone.
+// Client returns a configuration for a client that accepts only peers of this cluster and of these kinds.
 func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.shown(), nil },
-		InsecureSkipVerify:   true, // of names of hosts, which our certificates do not carry: Peer verifies the rest
+		InsecureSkipVerify:   true, // skips only host names, which our certificates do not contain: Peer verifies everything else
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, err := c.Peer(cs, kinds...)
 			return err
@@ -78,8 +75,8 @@ func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	}
 }
 
-// shown is the certificate with everything that a peer may need to verify it: also the roots, by which a
-// joining host recognises the cluster.
+// shown returns the certificate with everything that a peer may need to verify it. That includes the roots, by which a
+// joining host recognizes the cluster.
 func (c *Credentials) shown() *tls.Certificate {
 	p := c.pair.Load()
 	out := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Chain[0]}
@@ -89,14 +86,14 @@ func (c *Credentials) shown() *tls.Certificate {
 	return out
 }
 
-// ErrNoCertificate says that a peer showed no certificate.
+// ErrNoCertificate means that a peer presented no certificate.
 var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden,
 	"no certificate was shown: this address wants one of the cluster's (drover ca issue makes one for an "+
 		"operator, drover node token lets a host join)")
 
-// Peer returns who is at the other end of a connection, after looking at everything
-// again: that may have changed since the handshake. No kinds: any. ErrForbidden names the problem of the
-// certificate; ErrNoCertificate if there is none.
+// Peer verifies the peer of a connection again, because its certificate may have expired or been revoked since the
+// handshake, and returns its identity. If kinds is empty, every kind is accepted. It fails with ErrForbidden, which
+// names the problem, and with ErrNoCertificate if there is no certificate.
 func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return Identity{}, ErrNoCertificate
@@ -106,20 +103,19 @@ func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, err
 	return v.verify(cs.PeerCertificates, kinds)
 }
 
-// Good fails, as Peer does for others, when the pair itself is not one that members of
-// the cluster believe at this time.
+// Good verifies the pair itself: it fails, like Peer, if other members of the cluster would not trust it now.
 func (c *Credentials) Good() error {
 	p := c.pair.Load()
 	_, err := verifier{roots: p.Roots, cluster: p.Identity.Cluster, now: c.clock.Now()}.verify(p.Chain, nil)
 	return err
 }
 
-// Pinned returns a configuration for one that joins: it believes a control replica
-// whose cluster has the root of the fingerprint, and is that one, unless it is nil.
+// Pinned returns a configuration for a host that joins. It accepts a control replica whose cluster has the root with a
+// fingerprint and, unless wanted is uuid.Nil, whose cluster is wanted.
 func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // there is no root yet: the fingerprint says which it is
+		InsecureSkipVerify: true, // there is no root yet: the fingerprint identifies it
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			at := slices.IndexFunc(cs.PeerCertificates,
 				func(c *x509.Certificate) bool { return FingerprintOf(c) == root })
@@ -153,17 +149,17 @@ func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	}
 }
 
-// verifier looks at certificates of others.
+// verifier verifies certificates of peers.
 type verifier struct {
 	roots    []*x509.Certificate
 	cluster  uuid.UUID
 	now      time.Time
-	revoked  func(Identity, *x509.Certificate) error // nil: none is
-	vouchers *vouchers                               // nil: nothing is remembered
+	revoked  func(Identity, *x509.Certificate) error // if nil, no certificate is revoked
+	vouchers *vouchers                               // if nil, no results are cached
 }
 
-// verify returns whom a chain, the holder's certificate first, is for. Errors before the check against the
-// roots rest on the peer's own claims, and are returned to this peer only.
+// verify verifies a chain, whose first certificate is the holder's, and returns the holder. Errors that occur before
+// the check against the roots only repeat claims of the peer, and are returned only to that peer.
 func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, error) {
 	leaf := chain[0]
 	id, err := IdentityOf(leaf)
@@ -198,15 +194,15 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 	return id, nil
 }
 
-// vouched fails unless the roots vouch for a certificate, which costs two or three
-// signatures: for one that is shown with each request that is remembered.
+// vouched fails unless a root has signed the certificate. That takes two or three signature checks, so the result is
+// cached for certificates that are presented with each request.
 func (v verifier) vouched(chain []*x509.Certificate) error {
 	if v.vouchers.know(chain[0], v.roots, v.now) {
 		return nil
 	}
 	opts := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: v.now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // of all of ours: the kind says who may be a server
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // all our certificates have it: the kind decides who may be a server
 	}
 	for _, r := range v.roots {
 		opts.Roots.AddCert(r)

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Token lets one host join a cluster, once. It says as well how the host knows the
+// Token allows one host to join a cluster, once. It also contains the fingerprint by which the host recognizes the
 // cluster.
 type Token struct {
 	secret [32]byte
@@ -20,14 +20,14 @@ type Token struct {
 
 const tokenMark = "drover-join-"
 
-// NewToken makes a token for the cluster of a root.
+// NewToken returns a new token for the cluster with a root.
 func NewToken(ca Fingerprint) Token {
 	t := Token{CA: ca}
 	_, _ = rand.Read(t.secret[:]) // never fails: crypto/rand
 	return t
 }
 
-// ParseToken reads what Reveal gave. ErrInvalid, which does not repeat it.
+// ParseToken parses the result of Reveal. It fails with ErrInvalid. The error does not contain the token.
 func ParseToken(s string) (Token, error) {
 	var t Token
 	rest, marked := strings.CutPrefix(strings.TrimSpace(s), tokenMark)
@@ -40,7 +40,7 @@ func ParseToken(s string) (Token, error) {
 	return t, nil
 }
 
-// Reveal is the token as a host needs it: a secret.
+// Reveal returns the token as a host needs it. It is a secret.
 func (t Token) Reveal() string {
 	return tokenMark + base64.RawURLEncoding.EncodeToString(append(t.secret[:], t.CA[:]...))
 }
@@ -51,5 +51,5 @@ func (t Token) Hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Format hides the secret wherever a token is printed by mistake.
+// Format hides the secret when a token is printed by mistake.
 func (t Token) Format(s fmt.State, _ rune) { fmt.Fprint(s, "join token ", t.Hash()[:8]) }

@@ -7,19 +7,18 @@ import (
 	"time"
 )
 
-// maxVouchers bounds the memory: it is larger than the number of members of a cluster.
+// maxVouchers is the maximum number of cached certificates. It is larger than the number of members of a cluster.
 const maxVouchers = 1 << 14
 
-// vouchers remember which certificates the roots vouch for, and until when. Other roots
-// begin anew. A nil one remembers nothing.
+// vouchers caches which certificates are signed by the roots, and until when. Other roots make the cache empty. A nil
+// *vouchers caches nothing.
 type vouchers struct {
 	mu    sync.Mutex
 	roots []*x509.Certificate
 	until map[[sha256.Size]byte]time.Time
 }
 
-// know reports whether the roots vouch for a certificate at that time, as far as it is
-// remembered.
+// know reports whether the cache says that the roots have signed a certificate that is valid at that time.
 func (v *vouchers) know(leaf *x509.Certificate, roots []*x509.Certificate, now time.Time) bool {
 	if v == nil {
 		return false
@@ -31,7 +30,7 @@ func (v *vouchers) know(leaf *x509.Certificate, roots []*x509.Certificate, now t
 	return ok && same(v.roots, roots) && !now.After(until)
 }
 
-// remember takes note of a chain that was verified, up to its root.
+// remember caches a chain that was verified up to its root.
 func (v *vouchers) remember(chain, roots []*x509.Certificate) {
 	if v == nil {
 		return
@@ -53,7 +52,7 @@ func (v *vouchers) remember(chain, roots []*x509.Certificate) {
 	v.until[sha256.Sum256(chain[0].Raw)] = until
 }
 
-// same reports whether roots are those very ones: a pair's never change.
+// same reports whether two lists have the same elements in memory: the roots of a pair never change.
 func same(a, b []*x509.Certificate) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

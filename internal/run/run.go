@@ -19,14 +19,14 @@ const (
 	MaxStderr = 16 << 10
 )
 
-// Kinds of failure besides a non-zero exit; test with errors.Is.
+// The errors of a command besides a non-zero exit status, for errors.Is.
 var (
-	// ErrTimeout: the command was killed because its Timeout passed.
+	// ErrTimeout means that the command was killed because its Timeout passed.
 	ErrTimeout = errors.New("timed out")
-	// ErrStuck: the command was killed and did not die, as happens to a process
-	// that waits in the kernel (state D). It may still act later.
+	// ErrStuck means that the command was killed and did not end, because it waits in the kernel (state D). It may
+	// still change something later.
 	ErrStuck = errors.New("killed but not gone: it waits in the kernel (state D)")
-	// ErrOutput: the command wrote more than MaxStdout bytes; the rest was dropped.
+	// ErrOutput means that the command wrote more than MaxStdout bytes. The rest was dropped.
 	ErrOutput = errors.New("too much output")
 )
 

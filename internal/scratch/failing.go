@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
-// FailingDisk returns the path of an empty block device of size bytes, and a function after which all
-// its reads and writes fail with EIO, for good. The device is a file of an XFS, which the function
-// shuts down. Disks that fail in part, or that work again, are in the kernel lab (test/lab/inside).
+// FailingDisk returns the path of an empty block device of size bytes, and a function that makes all later reads and
+// writes of it fail with EIO. The device is a file of an XFS, which the function shuts down. For disks that fail in
+// part, or that work again, use the kernel lab (test/lab/inside).
 func FailingDisk(tb testing.TB, size int64) (device string, fail func()) {
 	tb.Helper()
 	below := Mount(tb, "xfs", size+XFS)
@@ -35,7 +35,7 @@ func FailingDisk(tb testing.TB, size int64) (device string, fail func()) {
 	}
 }
 
-// ShutDown shuts an XFS down, as it does itself when its journal cannot be written.
+// ShutDown shuts an XFS down, as XFS does itself when it cannot write its journal.
 func ShutDown(tb testing.TB, at string) {
 	tb.Helper()
 	dir, err := os.Open(at)

@@ -16,10 +16,9 @@ import (
 
 const inside = "DROVER_SCRATCH_NAMESPACE"
 
-// Main runs a package's tests in a mount namespace of its own and returns the exit
-// status, for TestMain. A container or an engine that another package's tests start
-// meanwhile copies all mounts that it sees, and keeps filesystems alive that were
-// unmounted here: so it must not see them, nor these tests those of others.
+// Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. A container or
+// engine that the tests of another package start copies all mounts that it sees, and keeps filesystems alive that were
+// unmounted here. So it must not see the mounts of these tests, and these tests must not see those of others.
 func Main(m *testing.M) int {
 	if path := os.Getenv(asServer); path != "" {
 		fmt.Fprintln(os.Stderr, unsynced(path))
@@ -40,7 +39,7 @@ func Main(m *testing.M) int {
 	return 1
 }
 
-// again starts this program once more, in a new mount namespace.
+// again starts this program again in a new mount namespace.
 func again() (int, error) {
 	// The child dies with the thread that started it.
 	runtime.LockOSThread()
@@ -81,7 +80,7 @@ func leaveOthers() error {
 		if needed || !strings.HasPrefix(table[i].Source, "/dev/loop") {
 			continue
 		}
-		// EINVAL: it went with the one above it.
+		// EINVAL means that it was removed with the mount above it.
 		err := unix.Unmount(table[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("let go of %s: %w", table[i].Mountpoint, err)

@@ -14,8 +14,7 @@ const (
 	quotaSimple     = 4          // BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA
 )
 
-// Quota switches quotas of the btrfs at path on, "full" or "simple", and waits until they have counted the
-// existing data.
+// Quota enables quotas of the btrfs at path, "full" or "simple", and waits until they have counted the existing data.
 func Quota(tb testing.TB, path, mode string) {
 	tb.Helper()
 	command, ok := map[string]uint64{"full": quotaFull, "simple": quotaSimple}[mode]

@@ -1,6 +1,5 @@
-// Package scratch gives tests real filesystems: images on loop devices that are
-// mounted for the length of one test. It needs root, loop devices and the mkfs tools;
-// a host without them fails the test.
+// Package scratch provides tests with real filesystems: images on loop devices that are mounted for one test. It needs
+// root, loop devices and the mkfs programs. On a host without them the test fails.
 package scratch
 
 import (
@@ -19,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Sizes that fit each filesystem, in bytes. XFS refuses less than 300 MiB.
+// Suitable sizes for each filesystem, in bytes. XFS refuses less than 300 MiB.
 const (
 	XFS   = 512 << 20
 	Btrfs = 512 << 20
@@ -47,7 +46,7 @@ func Image(tb testing.TB, fstype string, size int64) string {
 	return path
 }
 
-// Format makes a filesystem with sectors of 4096 bytes in the file or device at path.
+// Format creates a filesystem with sectors of 4096 bytes in the file or device at path.
 func Format(tb testing.TB, fstype, path string) {
 	tb.Helper()
 	args, ok := map[string][]string{
@@ -61,11 +60,11 @@ func Format(tb testing.TB, fstype, path string) {
 	Run(tb, "mkfs."+fstype, args...)
 }
 
-// Run runs a command and returns its standard output; a failure ends the test.
+// Run runs a command and returns its standard output. If the command fails, the test ends.
 func Run(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
 	var sys run.System
-	// Clean-ups run commands too, after the test's context has ended.
+	// Clean-ups also run commands, after the context of the test has ended.
 	res, err := sys.Run(context.WithoutCancel(tb.Context()),
 		run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
 	if err != nil {
@@ -74,13 +73,13 @@ func Run(tb testing.TB, name string, args ...string) string {
 	return string(res.Stdout)
 }
 
-// Mount returns the mount point of a new filesystem, gone after the test.
+// Mount creates a filesystem, mounts it for the test, and returns the mount point.
 func Mount(tb testing.TB, fstype string, size int64, options ...string) string {
 	tb.Helper()
 	return MountImage(tb, fstype, Image(tb, fstype, size), options...)
 }
 
-// MountImage mounts the filesystem in the image file for the length of the test.
+// MountImage mounts the filesystem in an image file for the test.
 func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	tb.Helper()
 	dev, err := loopdev.Attach(tb.Context(), image, loopdev.Options{BlockSize: 4096})
@@ -94,15 +93,15 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	}
 	spec := mount.Spec{Source: dev.Path, FSType: fstype, Options: options}
 	err = mount.Mount(target, spec)
-	// The kernel makes up another UUID for a btrfs if a copy of it is mounted, and treats it as damaged if
-	// another mount comes in between (seen on Linux 6.18).
+	// If a copy of a btrfs is mounted, the kernel gives the second mount another UUID. If another mount happens at the
+	// same time, it treats the btrfs as damaged (seen on Linux 6.18).
 	for range copyTries {
 		if fstype != "btrfs" || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) {
 			break
 		}
 		tb.Logf("once more: %v", err)
-		time.Sleep(100 * time.Millisecond) // nothing tells when that has ended
-		// The kernel remembers a copy that was on a device of that number before, and refuses the new one.
+		time.Sleep(100 * time.Millisecond) // there is no event to wait for
+		// The kernel remembers a copy that was on a device with that number before, and refuses the new one.
 		if _, err := (&run.System{}).Run(tb.Context(), run.Command{
 			Name:    "btrfs",
 			Args:    []string{"device", "scan", "--forget", dev.Path},
@@ -143,8 +142,8 @@ func unmountAll(target string) error {
 	for i := len(under) - 1; i >= 0; i-- {
 		point := under[i].Mountpoint
 		err := mount.Unmount(point)
-		// Another test's containers may hold copies of all mounts for a while, and with them the loop devices
-		// in this one.
+		// Containers of another test may have copies of all mounts for a while, and so keep the loop devices of this
+		// one busy.
 		for deadline := time.Now().Add(patience); errors.Is(err, mount.ErrBusy) && time.Now().Before(deadline); {
 			err = mount.Unmount(point)
 		}
@@ -161,9 +160,9 @@ func unmountAll(target string) error {
 	return first
 }
 
-// Copy copies the image of a filesystem that may be mounted as a cut of its power would leave it:
-// as it was at one moment. The kernel's own writes meanwhile, such as the inodes of a log before the log is
-// freed, would be incomplete in a copy.
+// Copy copies the image of a filesystem as a power cut would leave it: the state of one moment. The filesystem may be
+// mounted. A plain copy could contain only a part of what the kernel itself writes at that time, such as the inodes of
+// a log before the log is freed.
 func Copy(tb testing.TB, image, to string) {
 	tb.Helper()
 	written := func() time.Time {
@@ -184,21 +183,20 @@ func Copy(tb testing.TB, image, to string) {
 	tb.Fatalf("%s is written to all the time", image)
 }
 
-// Cut returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may
-// be mounted.
+// Cut returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may be
+// mounted.
 func Cut(tb testing.TB, fstype, image string) (root string) {
 	tb.Helper()
 	to := filepath.Join(tb.TempDir(), "cut")
 	Copy(tb, image, to)
 	var options []string
-	if fstype == "xfs" { // which mounts no second filesystem with the same UUID
+	if fstype == "xfs" { // XFS refuses to mount a second filesystem with the same UUID
 		options = []string{"nouuid"}
 	}
 	return MountImage(tb, fstype, to, options...)
 }
 
-// Disk returns the path of a block device of size bytes that holds nothing, gone after the
-// test.
+// Disk returns the path of an empty block device of size bytes, which exists until the test ends.
 func Disk(tb testing.TB, size int64) string {
 	tb.Helper()
 	dev, err := loopdev.Attach(tb.Context(), Image(tb, "", size), loopdev.Options{})

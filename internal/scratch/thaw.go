@@ -6,12 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fithaw is _IOWR('X', 120, int) of linux/fs.h. Package fsctl, which has it too, is tested with this one.
+// fithaw is _IOWR('X', 120, int) of linux/fs.h. Package fsctl has it too, but its tests use this package.
 const fithaw = 0xC0045878
 
-// Thaw lets the writers of the filesystem mounted on path continue, if a failed test left it frozen. Call it
-// before the filesystem is unmounted: a frozen filesystem that is mounted nowhere keeps its writers,
-// and so the test process, for ever. It reports nothing: the test has failed already.
+// Thaw thaws the filesystem mounted on path, if a failed test left it frozen. Call it before the unmount: a frozen
+// filesystem that is mounted nowhere blocks its writers, and so the test process, forever. It reports no error, because
+// the test has already failed.
 func Thaw(path string) {
 	dir, err := os.Open(path)
 	if err != nil {

@@ -20,14 +20,14 @@ import (
 
 const asServer = "DROVER_TEST_ZFS_FUSE"
 
-// unsynced becomes zfs-fuse without its sync(2). It calls that at each unmount, with a lock
-// held for which all its filesystems wait then: for every disk of this host.
+// unsynced replaces this process by zfs-fuse without its sync(2). zfs-fuse calls sync(2) at each unmount, while it
+// holds a lock that all of its filesystems wait for. That would wait for every disk of this host.
 func unsynced(path string) error {
 	runtime.LockOSThread()
 	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the call
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // load the number of the system call
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SYNC, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO}, // 0: it is done
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO}, // return 0 without doing it
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
@@ -38,17 +38,16 @@ func unsynced(path string) error {
 	return unix.Exec(path, []string{path, "--no-daemon", "--no-kstat-mount", "--enable-xattr"}, os.Environ())
 }
 
-// ZFS makes zpools on a zfs-fuse of its own, which runs for as long as a test that has one: in the
-// mount namespace of Main its fixed places (socket, lock, list of pools) are its own too. The zero
-// value is ready.
+// ZFS creates zpools with a zfs-fuse process that runs as long as the test. In the mount namespace of Main, the fixed
+// paths of zfs-fuse (socket, lock, list of pools) are private too. The zero value is ready for use.
 type ZFS struct {
 	mu    sync.Mutex
-	end   func() // ends the server that runs; nil: none does
+	end   func() // ends the running server; nil if there is none
 	pools int
 }
 
-// Pool makes a zpool of that many bytes, with a filesystem mounted on the directory that is
-// returned, for the length of a test; a test can have several.
+// Pool creates a zpool of size bytes for a test. It returns the name of the pool and its mount point. A test can have
+// several.
 func (z *ZFS) Pool(tb testing.TB, size int64) (name, mountpoint string) {
 	tb.Helper()
 	z.mu.Lock()
@@ -67,7 +66,7 @@ func (z *ZFS) Pool(tb testing.TB, size int64) (name, mountpoint string) {
 	return name, mountpoint
 }
 
-// memory returns a directory in memory: zfs-fuse waits for its disk after each command.
+// memory returns a directory on a tmpfs, because zfs-fuse waits for its disk after each command.
 func memory(tb testing.TB) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -82,7 +81,8 @@ func memory(tb testing.TB) string {
 	return dir
 }
 
-// serve starts zfs-fuse, one for each test: as what one has unmounted another may still have.
+// serve starts a separate zfs-fuse for each test, because another process may still use what an earlier test has
+// unmounted.
 func (z *ZFS) serve(tb testing.TB) {
 	tb.Helper()
 	path, err := run.LookPath("zfs-fuse")
@@ -130,7 +130,7 @@ func (z *ZFS) serve(tb testing.TB) {
 	tb.Fatal("zfs-fuse made no socket in 20 s")
 }
 
-// start starts zfs-fuse, which dies with the thread that starts it: so that is kept until kill.
+// start starts zfs-fuse. It dies with the thread that started it, so that thread is kept until kill is called.
 func start(path string) (kill func(), err error) {
 	begun, end := make(chan error), make(chan struct{})
 	var thread sync.WaitGroup

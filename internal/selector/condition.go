@@ -8,14 +8,13 @@ import (
 	"strings"
 )
 
-// condition is true or false of an environment.
+// condition is a boolean expression about an environment.
 type condition interface {
-	// why says what keeps the condition from being as wanted; empty: it is so.
+	// why returns the reason why the condition does not have the wanted value, or "" if it has that value.
 	why(env Env, want bool) string
 }
 
-// junction is and, or or: by De Morgan one of them when it is wanted, and the other
-// when it is not.
+// junction is "and" or "or". If the opposite value is wanted, De Morgan's laws turn one into the other.
 type junction struct {
 	all  bool
 	list []condition
@@ -43,7 +42,7 @@ type negation struct{ condition }
 
 func (n negation) why(env Env, want bool) string { return n.condition.why(env, !want) }
 
-// flag is an operand that is true or false by itself.
+// flag is a boolean operand.
 type flag struct{ operand }
 
 func (f flag) why(env Env, want bool) string {
@@ -89,11 +88,11 @@ func (c comparison) holds(left, right value) bool {
 			return (left.text == right.text) == (c.op == "==")
 		}
 		if left.text == "" || right.text == "" {
-			return false // nothing is known, so nothing is older or newer
+			return false // an unknown version is neither older nor newer
 		}
 		order = newer(left.text, right.text)
 	default:
-		if math.IsNaN(left.number - right.number) { // a share of nothing
+		if math.IsNaN(left.number - right.number) { // a ratio with 0 as its divisor
 			return c.op == "!="
 		}
 		order = cmp.Compare(left.number, right.number)
@@ -114,7 +113,7 @@ func (c comparison) holds(left, right value) bool {
 	}
 }
 
-// among asks whether a text is one of several.
+// among tests whether a text is one of several.
 type among struct {
 	operand
 	words []string
@@ -129,7 +128,7 @@ func (a among) why(env Env, want bool) string {
 	return a.is(v) + verdict(want) + "in " + a.said
 }
 
-// holds asks whether a list has a word.
+// holds tests whether a list contains a text.
 type holds struct {
 	operand
 	word string
@@ -147,7 +146,7 @@ func (h holds) why(env Env, want bool) string {
 	return h.is(v) + with + h.word
 }
 
-// match asks whether a text matches a regular expression.
+// match tests whether a text matches a regular expression.
 type match struct {
 	operand
 	pattern *regexp.Regexp

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// kind is what sort of value an operand has.
+// kind is the type of an operand.
 type kind string
 
 const (
@@ -22,22 +22,22 @@ const (
 	literal kind = "a text in quotes" // is converted to the compared kind
 )
 
-// value is that of one operand: which field counts depends on its kind.
+// value is the value of an operand. The kind determines which field is used.
 type value struct {
-	text   string // also of a version; empty: not known
+	text   string // a text or a version; empty if unknown
 	number float64
 	truth  bool
 	list   []string
 }
 
-// fact is something that an expression can name.
+// fact is a property that an expression can name.
 type fact struct {
 	kind kind
 	get  func(Env) value
 	pool bool
 }
 
-// facts are all facts except labels, whose keys are free.
+// facts returns all facts except labels, whose keys are arbitrary.
 func facts() map[string]fact {
 	word := func(get func(Env) string) fact {
 		return fact{kind: text, get: func(e Env) value { return value{text: get(e)} }}
@@ -75,7 +75,7 @@ func label(key string) fact {
 	return fact{kind: text, get: func(e Env) value { return value{text: e.Node.Labels[key]} }}
 }
 
-// Names are all that an expression can name, in alphabetical order.
+// Names returns the names of all facts, in alphabetical order.
 func Names() []string {
 	names := []string{"labels.KEY"}
 	for name := range facts() {
@@ -85,7 +85,7 @@ func Names() []string {
 	return names
 }
 
-// show is a value in words.
+// show formats a value for a message.
 func (v value) show(k kind) string {
 	switch k {
 	case number:
@@ -102,8 +102,7 @@ func (v value) show(k kind) string {
 	return strconv.Quote(dataset.Clip(v.text))
 }
 
-// newer compares two versions by the numbers that they begin with: 6.12 is newer than
-// 6.8, and 6.12.3 than 6.12.
+// newer compares two versions by their leading numbers: 6.12 is newer than 6.8, and 6.12.3 is newer than 6.12.
 func newer(a, b string) int {
 	x, y := numbers(a), numbers(b)
 	return slices.Compare(x, y)
@@ -121,7 +120,7 @@ func numbers(version string) (out []uint64) {
 		}
 		out = append(out, n)
 		if end < len(part) {
-			break // 0-18-amd64: what follows is the distribution's
+			break // as in 0-18-amd64: the rest belongs to the distribution
 		}
 	}
 	return out

@@ -21,10 +21,10 @@ type operand struct {
 	get      func(Env) value
 }
 
-// reader turns the tree of the parser into conditions, and refuses everything else.
+// reader converts the parser's tree into conditions, and refuses everything else.
 type reader struct{ pool bool }
 
-// swapped are the comparisons with their sides exchanged.
+// swapped returns the comparison with both sides exchanged.
 func swapped(op string) string {
 	return cmp.Or(map[string]string{"<": ">", "<=": ">=", ">": "<", ">=": "<="}[op], op)
 }
@@ -110,7 +110,7 @@ func instead(k kind) string {
 	return " (have: ==, !=)"
 }
 
-// become makes an operand one of the kind that it is compared with.
+// become converts an operand to the kind of the operand that it is compared with.
 func become(o, with operand) (operand, error) {
 	want := with.kind
 	switch {
@@ -192,7 +192,7 @@ func (r *reader) named(name string, at int) (operand, error) {
 	if !ok {
 		names := Names()
 		near := dataset.Nearest(name, names)
-		if near == "" { // of one that is said too shortly
+		if near == "" { // a fact whose name was abbreviated
 			i := slices.IndexFunc(names, func(n string) bool { return strings.HasSuffix(n, "."+name) })
 			if i >= 0 {
 				near = names[i]
@@ -207,7 +207,7 @@ func (r *reader) named(name string, at int) (operand, error) {
 	return operand{f.kind, name, at, false, f.get}, nil
 }
 
-// arithmetic is of numbers, and the ratio of two sizes.
+// arithmetic reads an arithmetic expression of numbers, or the ratio of two sizes.
 func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	act, ok := map[string]func(x, y float64) float64{
 		"+": func(x, y float64) float64 { return x + y }, "-": func(x, y float64) float64 { return x - y },
@@ -234,7 +234,7 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	}}, nil
 }
 
-// in is of a text among several in brackets, or of one in a list.
+// in reads "a text in a list": a list in brackets, or a fact that is a list.
 func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 	left, err := r.operand(n.Left)
 	if err != nil {

@@ -1,8 +1,7 @@
-// Package selector reads and evaluates the expressions that choose nodes by their
-// facts: a profile's placement, and the filter of a list of nodes. The grammar is that
-// of expr-lang/expr (go-bexpr has no < and no >), of which this takes comparisons of
-// facts with and, or and not: no calls, no loops, nothing that could take long or more
-// memory than the expression itself. It is pure.
+// Package selector parses and evaluates expressions that choose nodes by their facts: the placement of a profile, and
+// the filter of a list of nodes. The grammar is a part of that of expr-lang/expr: comparisons of facts, with and, or
+// and not. There are no calls and no loops, so an evaluation takes little time, and no more memory than the expression.
+// (go-bexpr has no < and no >.) The package performs no I/O.
 //
 //	architecture == "x86_64" and load_10 < 20
 //	labels.rack in ["r1", "r2"] and pool.free > "100GiB"
@@ -21,27 +20,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// MaxText bounds an expression, in bytes, and with it what evaluating it costs.
+// MaxText is the maximum length of an expression in bytes. It also bounds the cost of an evaluation.
 const MaxText = 1 << 10
 
-// Env is the subject of an expression: a node, and one of its pools.
+// Env is what an expression is evaluated for: a node and one of its pools.
 type Env struct {
 	Node  dataset.Node
 	Facts dataset.Facts
 	Pool  dataset.PoolFacts
 }
 
-// Expr is an expression that was read and checked. It never changes; safe for
-// concurrent use. The zero value fits everything.
+// Expr is a parsed and checked expression. It is immutable and safe for concurrent use. The zero value fits every
+// environment.
 type Expr struct {
 	root condition
 	text string
-	pool bool // it looks at the pool
+	pool bool // it refers to facts of the pool
 }
 
-// Mistake is a mistake in an expression, with its place. It is dataset.ErrInvalid.
+// Mistake is an error in an expression, with its place. It is a dataset.ErrInvalid.
 type Mistake struct {
-	At      int // characters before it
+	At      int // number of characters before it
 	Message string
 }
 
@@ -49,15 +48,15 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s (at character %d)", m.Message, m.At+1)
 }
 
-// Unwrap makes errors.Is(err, dataset.ErrInvalid) hold.
+// Unwrap implements errors.Is for dataset.ErrInvalid.
 func (m *Mistake) Unwrap() error { return dataset.ErrInvalid }
 
 func wrong(at int, format string, args ...any) error {
 	return &Mistake{at, fmt.Sprintf(format, args...)}
 }
 
-// Parse reads an expression. Its names must be facts, and compared values must be of one kind: otherwise the
-// error, a *Mistake, has the place, the existing facts, and the one that was probably meant.
+// Parse parses an expression. Its names must be facts, and both sides of a comparison must have the same kind.
+// Otherwise it returns a *Mistake with the place, the existing facts, and the fact that was probably meant.
 func Parse(text string) (e Expr, err error) {
 	if strings.TrimSpace(text) == "" {
 		return e, wrong(0, "the expression is empty")
@@ -75,8 +74,7 @@ func Parse(text string) (e Expr, err error) {
 	return e, err
 }
 
-// parse turns a panic of the parser into an error: the text is a user's, the bug is
-// not.
+// parse converts a panic of the parser into an error, because the text comes from a user.
 func parse(text string) (n ast.Node, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -96,15 +94,14 @@ func parse(text string) (n ast.Node, err error) {
 	return tree.Node, nil
 }
 
-// String is the expression as it was written.
+// String returns the expression as it was written.
 func (e Expr) String() string { return e.text }
 
-// OfPool reports whether the expression looks at the pool.
+// OfPool reports whether the expression refers to facts of the pool.
 func (e Expr) OfPool() bool { return e.pool }
 
-// Misfit says which comparison keeps an environment from fitting, with the value that
-// there is: "load_10 is 34, not < 20". It is empty when the environment fits. The cost
-// is bounded by the length of the expression.
+// Misfit returns the comparison that an environment does not satisfy, with the actual value: "load_10 is 34, not < 20".
+// It returns "" if the environment fits. The cost is bounded by the length of the expression.
 func (e Expr) Misfit(env Env) string {
 	if e.root == nil {
 		return ""

@@ -1,3 +1,3 @@
-// Package socket makes the unix sockets that Drover answers on, or takes those
-// that systemd hands over. A socket file of a dead process is replaced; one on which a process answers is not.
+// Package socket creates the unix sockets of Drover, or takes over those that systemd created. It replaces the socket
+// file of a process that has ended, and never one on which a process answers.
 package socket

@@ -15,13 +15,15 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Hold takes a name that one process of this host has at a time, until it is closed or
-// the process ends, by kill -9 too. It is an abstract socket (unix(7)), so that it needs no file, and keeps
-// no disk from being unmounted. Processes in different network namespaces do not see each other's. ErrInUse,
-// with the process, if another process has it; ErrForbidden if that process belongs to a user who is neither
-// root nor the caller: the names are in /proc/net/unix, and any user may take one.
+// Hold acquires a name that only one process of this host can have, until it is closed or the process ends, also by
+// kill -9. The name is an abstract socket (unix(7)), so it needs no file, and does not prevent an unmount. Processes in
+// different network namespaces do not see each other's names.
+//
+// It fails with ErrInUse, which names the process, if another process has the name. It fails with ErrForbidden if that
+// process belongs to a user who is neither root nor the caller: the names are readable in /proc/net/unix, and any user
+// may take one.
 func Hold(ctx context.Context, name string) (io.Closer, error) {
-	const tries, pause = 30, 10 * time.Millisecond // its holder may be just ending
+	const tries, pause = 30, 10 * time.Millisecond // the process that has the name may be about to end
 	addr := "@" + name
 	for try := 1; ; try++ {
 		if try > 1 {
@@ -42,7 +44,7 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 		if errors.Is(err, unix.ECONNREFUSED) && try < tries {
 			continue
 		}
-		if err != nil { // it does not listen, or does not take who comes
+		if err != nil { // the process does not listen, or does not accept connections
 			return nil, taken(name, err)
 		}
 		cred, err := Peer(c.(*net.UnixConn))
@@ -52,8 +54,8 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 			if err := stranger(cred.Uid); err != nil {
 				return nil, err
 			}
-			// A file that this process has closed is still open in a child that it forked before, until the
-			// exec of the child.
+			// A socket that this process has closed is still open in a child that it forked before, until the child
+			// calls exec.
 			if int(cred.Pid) == os.Getpid() && try < tries {
 				continue
 			}
@@ -62,7 +64,7 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 	}
 }
 
-// taken returns why a name is not free, although no process answers on it.
+// taken returns the error for a name that is in use although no process answers on it.
 func taken(name string, cause error) error {
 	if uid, err := owner(name); err == nil {
 		if err := stranger(uid); err != nil {
@@ -72,8 +74,8 @@ func taken(name string, cause error) error {
 	return dataset.Errorf(dataset.ErrInUse, "another process has it: %w", cause)
 }
 
-// stranger fails with ErrForbidden for a user who is neither root nor this process's. Of
-// one in a user namespace with a root of its own, the kernel tells who that is outside.
+// stranger fails with ErrForbidden for a user who is neither root nor the user of this process. For root of a user
+// namespace, the kernel reports the user outside of it.
 func stranger(uid uint32) error {
 	if uid == 0 || int(uid) == os.Geteuid() {
 		return nil
@@ -81,10 +83,10 @@ func stranger(uid uint32) error {
 	return dataset.Errorf(dataset.ErrForbidden, "a process of uid %d has its name", uid)
 }
 
-// whose names the process that listens at the other end, if it can be seen from here.
+// whose describes the process that listens at the other end, if it is visible from here.
 func whose(c *net.UnixConn) string {
 	cred, err := Peer(c)
-	if err != nil || cred.Pid <= 0 { // 0: in a pid namespace that cannot be seen from here
+	if err != nil || cred.Pid <= 0 { // 0 means a PID namespace that is not visible from here
 		return ""
 	}
 	return fmt.Sprintf(" (pid %d)", cred.Pid)

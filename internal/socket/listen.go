@@ -22,20 +22,20 @@ import (
 )
 
 const (
-	// maxPath is the room for a path, without the NUL: unix(7), sun_path.
+	// maxPath is the maximum length of a path without the NUL: unix(7), sun_path.
 	maxPath = 107
 	mode    = 0o660
-	// patience is how long the holder of a socket may take to accept a connection.
+	// patience is how long the process that has a socket may take to accept a connection.
 	patience = 2 * time.Second
-	// lockWait bounds the wait for another process that makes its socket at the same path.
+	// lockWait is the maximum wait for another process that creates its socket at the same path.
 	lockWait = 2 * patience
-	// folderWait bounds the wait for an earlier version of Drover: see lockFolder.
+	// folderWait is the maximum wait for an earlier version of Drover: see lockFolder.
 	folderWait = 500 * time.Millisecond
 	folderPoll = 10 * time.Millisecond
 )
 
-// Listener is a socket that Listen made. Its file is removed when it is closed, unless the file belongs to
-// another process by then.
+// Listener is a socket that Listen created. Close removes its file, unless another process has replaced the file
+// meanwhile.
 type Listener struct {
 	*net.UnixListener
 	path string
@@ -44,12 +44,12 @@ type Listener struct {
 	err  error
 }
 
-// Listen makes a socket at an absolute path and listens, with its folder where
-// that is missing (0755). The file has mode 0660 and belongs to the group if that exists, otherwise to root's
-// group: a user who may connect is as powerful as root.
+// Listen creates a socket at an absolute path and listens. It creates the folder with mode 0755 if it does not exist.
+// The file has mode 0660 and the given group or, if that group does not exist, root's group: a user who may connect is
+// as powerful as root.
 //
-// A socket file on which no process answers is replaced. ErrInUse, with the process, if one does; ErrInvalid
-// if the path is too long, or not absolute, or is another kind of file.
+// A socket file on which no process answers is replaced. Listen fails with ErrInUse, which names the process, if one
+// answers. It fails with ErrInvalid if the path is too long or not absolute, or is another kind of file.
 func Listen(ctx context.Context, path, group string) (*Listener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err

@@ -13,18 +13,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Handed are the sockets that systemd handed over: sd_listen_fds(3). Not safe
-// for concurrent use.
+// Handed contains the sockets that systemd passed to this process: sd_listen_fds(3). Not safe for concurrent use.
 type Handed struct{ files []*os.File }
 
-// FromSystemd takes them, and takes them out of the environment, so that no
-// child believes they were its own. Without any the result is empty.
+// FromSystemd takes the sockets that systemd passed, and removes them from the environment, so that no child process
+// uses them. The result is empty if there are none.
 func FromSystemd() *Handed { return &Handed{files: activation.Files(true)} }
 
-// Take returns the socket with that name (FileDescriptorName= of the unit), or
-// else the one with that address; nil if there is neither. Its file is
-// systemd's and stays when it is closed. ErrInvalid when it is no unix socket
-// that listens.
+// Take returns the socket with a name (FileDescriptorName= of the unit) or, if there is none, the socket with an
+// address. It returns nil if there is neither. The file belongs to systemd, and remains when the socket is closed. It
+// fails with ErrInvalid if it is not a listening unix socket.
 func (h *Handed) Take(name, path string) (net.Listener, error) {
 	i := h.find(func(f *os.File) bool { return f.Name() == name })
 	if i < 0 {
@@ -57,7 +55,7 @@ func (h *Handed) find(want func(*os.File) bool) int {
 	return -1
 }
 
-// address is the path that a unix socket is bound to, or empty.
+// address returns the path to which a unix socket is bound, or "".
 func address(f *os.File) string {
 	sa, err := unix.Getsockname(int(f.Fd()))
 	if u, ok := sa.(*unix.SockaddrUnix); ok && err == nil {
@@ -66,8 +64,8 @@ func address(f *os.File) string {
 	return ""
 }
 
-// Close closes the sockets that were not taken, and fails with ErrInvalid if there are any: a client of such
-// a socket would wait for ever.
+// Close closes the sockets that Take did not return. It fails with ErrInvalid if there are any: a client of such a
+// socket would wait forever.
 func (h *Handed) Close() error {
 	var errs []error
 	var left []string

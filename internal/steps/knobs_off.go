@@ -4,11 +4,11 @@ package steps
 
 import "time"
 
-// Session is 0: it is as it is configured.
+// Session returns 0: sessions have their configured duration.
 func Session() time.Duration { return 0 }
 
-// Off is false: every protection is on.
+// Off returns false: every protection is active.
 func Off(string) bool { return false }
 
-// Set changes nothing: the clock is as the host has it.
+// Set returns now unchanged.
 func Set(now time.Time) time.Time { return now }

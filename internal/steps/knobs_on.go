@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Session is the time of sessions for a short test; the other times of leases depend on it. 0: as configured.
-// It panics when that is no time.
+// Session returns a shorter duration of sessions for a test, on which the other durations of leases depend. 0 means the
+// configured duration. It panics if the environment variable is not a duration.
 func Session() time.Duration {
 	text := os.Getenv("DROVER_SESSION")
 	if text == "" {
@@ -25,13 +25,13 @@ func Session() time.Duration {
 	return d
 }
 
-// Off reports whether a protection is switched off, for a test that checks the effect of the protection.
+// Off reports whether a protection is disabled, for a test of its effect.
 func Off(protection string) bool {
 	return slices.Contains(strings.Split(os.Getenv("DROVER_OFF"), ","), protection)
 }
 
-// Set returns the time of a clock that was set to another time. It panics when a file
-// says no time.
+// Set returns the time of a clock that a test has set to another time. It panics if the file does not contain a
+// duration.
 func Set(now time.Time) time.Time {
 	file := os.Getenv("DROVER_CLOCK")
 	if file == "" {

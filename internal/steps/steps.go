@@ -1,17 +1,17 @@
-// Package steps names the places where a test stops the process: between any two
-// acts that a crash could separate. The hooks are compiled in only with the build tag
-// "steps"; otherwise At is empty.
+// Package steps names the places at which a test can stop the process: between any two acts that a crash could
+// separate. The hooks exist only with the build tag "steps". Without it, At is empty.
 //
-// With the tag, DROVER_STEP=NAME[:N] and DROVER_STEP_DO say what happens at the
-// N-th (default 1st) time that the step is reached: "kill" sends SIGKILL to the
-// process itself; "hold:FILE" makes FILE and waits until it is gone. DROVER_SESSION=1s
-// has ten times as much happen in a test as the default of 10 s, and
-// DROVER_OFF=NAME[,NAME…] switches protections off (test/chaos has their names).
-// DROVER_CLOCK=FILE has a clock that is as far off as FILE says, such as -1h30m; none: right.
+// With the tag, these environment variables have an effect:
+//
+//   - DROVER_STEP=NAME[:N] and DROVER_STEP_DO define what happens when the step is reached for the N-th time (default
+//     1). "kill" sends SIGKILL to the process itself. "hold:FILE" creates FILE and waits until it is removed.
+//   - DROVER_SESSION=1s makes all times of leases ten times as short as the default of 10 s.
+//   - DROVER_OFF=NAME[,NAME…] disables protections (test/chaos has their names).
+//   - DROVER_CLOCK=FILE makes the clock differ by the content of FILE, such as -1h30m. If FILE does not exist, the
+//     clock is right.
 package steps
 
-// Names lists every step of one host, in the order in which the operations come to
-// them.
+// Names lists every step of one host, in the order in which operations reach them.
 func Names() []string {
 	return []string{
 		"mount.begin", "mount.mounted", "mount.recorded",

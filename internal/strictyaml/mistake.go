@@ -9,13 +9,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Mistake is one thing that is wrong at one place of a file. It is a
-// dataset.ErrInvalid.
+// Mistake is one error at one place of a file. It is a dataset.ErrInvalid.
 type Mistake struct {
 	File         string
-	Line, Column int    // from 1; 0: of the whole file
-	Message      string // with the path of the key before it
-	Text         string // of the line, without the blanks around it
+	Line, Column int    // from 1; 0 means the whole file
+	Message      string // begins with the path of the key
+	Text         string // the line without surrounding blanks
 }
 
 // Error returns one line: the place, the message, and the text in that place.
@@ -26,13 +25,13 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s in %q", m.File, m.Line, m.Column, m.Message, m.Text)
 }
 
-// Unwrap makes errors.Is(err, dataset.ErrInvalid) hold.
+// Unwrap implements errors.Is for dataset.ErrInvalid.
 func (m *Mistake) Unwrap() error { return dataset.ErrInvalid }
 
-// Mistakes are all that were found in a file. The zero value is none.
+// Mistakes are all mistakes that were found in a file. The zero value means none.
 type Mistakes []*Mistake
 
-// Error gives the first mistake's line and how many more there are.
+// Error returns the line of the first mistake, and the number of the others.
 func (m Mistakes) Error() string {
 	if len(m) == 1 {
 		return m[0].Error()
@@ -49,8 +48,7 @@ func (m Mistakes) Unwrap() []error {
 	return list
 }
 
-// Add notes the mistakes in err, which may be nil, and reports whether there
-// were none.
+// Add adds the mistakes in err, which may be nil. It returns true if there are none.
 func (m *Mistakes) Add(err error) bool {
 	if err == nil {
 		return true
@@ -68,7 +66,7 @@ func (m *Mistakes) Add(err error) bool {
 	return false
 }
 
-// Err returns the mistakes in the order of the file as one error, nil for none.
+// Err returns the mistakes in the order of the file as one error, or nil if there are none.
 func (m Mistakes) Err() error {
 	if len(m) == 0 {
 		return nil
@@ -77,13 +75,13 @@ func (m Mistakes) Err() error {
 	slices.SortStableFunc(m, func(a, b *Mistake) int {
 		return cmp.Or(a.Line-b.Line, a.Column-b.Column)
 	})
-	// An anchor's value is read once for every use, and is wrong each time.
+	// The value of an anchor is read for each use, so its mistakes occur several times.
 	return slices.CompactFunc(m, func(a, b *Mistake) bool {
 		return a.Line == b.Line && a.Column == b.Column && a.Line > 0
 	})
 }
 
-// All returns the single mistakes of err, or err itself when it holds none.
+// All returns the single mistakes of err, or err itself if it contains none.
 func All(err error) []error {
 	var many Mistakes
 	if errors.As(err, &many) {

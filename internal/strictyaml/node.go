@@ -10,16 +10,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Node is one value with its place. The zero Node means an absent value: its readers return zero values. Safe
+// Node is one value with its place. The zero Node is an absent value, for which all readers return zero values. Safe
 // for concurrent use.
 type Node struct {
 	doc  *document
 	node ast.Node
-	key  *token.Token // nil in a list and at the top
+	key  *token.Token // nil for elements of a list and for the root
 	path string
 }
 
-// Errorf makes an error at the value's place, naming the key.
+// Errorf returns an error at the place of the value. It names the key.
 func (n Node) Errorf(format string, args ...any) error {
 	if n.node == nil {
 		return n.at(n.key, format, args...)
@@ -27,8 +27,7 @@ func (n Node) Errorf(format string, args ...any) error {
 	return n.at(start(n.node), format, args...)
 }
 
-// start is where a value begins; the parser says of keys with values that they
-// begin at their first colon.
+// start returns the first token of a value. For a mapping, the parser reports the first colon instead.
 func start(n ast.Node) *token.Token {
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -41,7 +40,7 @@ func start(n ast.Node) *token.Token {
 	return n.GetToken()
 }
 
-// KeyErrorf makes an error at the place of the value's key.
+// KeyErrorf returns an error at the place of the value's key.
 func (n Node) KeyErrorf(format string, args ...any) error {
 	if n.key == nil {
 		return n.Errorf(format, args...)
@@ -49,8 +48,8 @@ func (n Node) KeyErrorf(format string, args ...any) error {
 	return n.at(n.key, format, args...)
 }
 
-// WithinErrorf makes an error at a character of a text, counted from 0, naming the
-// key: in a text over several lines at its beginning.
+// WithinErrorf returns an error at the character of a text with an index. It names the key. For a text of several
+// lines, the place is the beginning of the text.
 func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	v := n.value()
 	if _, ok := v.(*ast.StringNode); !ok || n.doc == nil {
@@ -67,7 +66,7 @@ func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	return n.at(&t, format, args...)
 }
 
-// written returns the column of a character of a text in its line: a character in quotes may be written as two.
+// written returns the column of a character of a text in its line. A character in quotes may be written as two.
 func written(line []rune, begin int, quotes token.Type, at int) int {
 	if quotes == token.StringType {
 		return begin + at
@@ -95,7 +94,7 @@ func (n Node) at(t *token.Token, format string, args ...any) error {
 	return n.doc.at(t, "%s", msg)
 }
 
-// Wrap puts the value's place before an error; nil stays nil.
+// Wrap adds the place of the value to an error. It returns nil for nil.
 func (n Node) Wrap(err error) error {
 	if err == nil {
 		return nil
@@ -110,8 +109,7 @@ func (n Node) Absent() bool {
 	return v == nil || null
 }
 
-// value is the node behind anchors and aliases. Parse has seen to it that every
-// alias has an anchor before it.
+// value returns the node behind anchors and aliases. Parse has checked that every alias has an anchor before it.
 func (n Node) value() ast.Node {
 	v := n.node
 	for {
@@ -132,8 +130,7 @@ type Field struct {
 	Node Node
 }
 
-// Fields returns the keys of a mapping in their order; none for an absent one.
-// Keys are plain scalars, each there once.
+// Fields returns the keys of a mapping in order, or none for an absent value. Keys are plain scalars and unique.
 func (n Node) Fields() ([]Field, error) {
 	var values []*ast.MappingValueNode
 	switch v := n.value().(type) {
@@ -167,10 +164,9 @@ func (n Node) Fields() ([]Field, error) {
 	return out, nil
 }
 
-// Keys returns the values of a mapping by key. A key that is not among known is
-// a mistake; the error names the nearest that is. One of later is refused by
-// name, with the words given. A key without a value is a mistake too: its author meant something. With an
-// error, the other keys are returned still.
+// Keys returns the values of a mapping by key. A key that is not in known is a mistake, and the error names the nearest
+// known key. A key in later is refused with the text that later has for it. A key without a value is a mistake too,
+// because its author must have meant something. If there are mistakes, Keys still returns the other keys.
 func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
 	fields, err := n.Fields()
 	if err != nil {
@@ -202,7 +198,7 @@ func hint(word string, known []string) string {
 	return ""
 }
 
-// Items returns the values of a list; none for an absent one.
+// Items returns the values of a list, or none for an absent value.
 func (n Node) Items() ([]Node, error) {
 	switch v := n.value().(type) {
 	case nil, *ast.NullNode:
@@ -218,7 +214,7 @@ func (n Node) Items() ([]Node, error) {
 	}
 }
 
-// String returns a text; "" for an absent one.
+// String returns a text, or "" for an absent value.
 func (n Node) String() (string, error) {
 	switch v := n.value().(type) {
 	case nil, *ast.NullNode:
@@ -234,7 +230,7 @@ func (n Node) String() (string, error) {
 	}
 }
 
-// Scalar returns a text or a number as it is written; "" for an absent one.
+// Scalar returns a text or number as written, or "" for an absent value.
 func (n Node) Scalar() (string, error) {
 	switch v := n.value().(type) {
 	case *ast.IntegerNode, *ast.FloatNode:
@@ -244,7 +240,7 @@ func (n Node) Scalar() (string, error) {
 	}
 }
 
-// Int returns a whole number from 0 to most; 0 for an absent one.
+// Int returns a whole number from 0 to most, or 0 for an absent value.
 func (n Node) Int(most int64) (int64, error) {
 	if n.Absent() {
 		return 0, nil
@@ -266,7 +262,7 @@ func (n Node) Int(most int64) (int64, error) {
 	return 0, n.Errorf("want a number from 0 to %d, not %s", most, dataset.Clip(i.GetToken().Value))
 }
 
-// Bool returns true or false; false for an absent one.
+// Bool returns true or false, or false for an absent value.
 func (n Node) Bool() (bool, error) {
 	switch v := n.value().(type) {
 	case nil, *ast.NullNode:
@@ -278,7 +274,7 @@ func (n Node) Bool() (bool, error) {
 	}
 }
 
-// IsMap reports whether the value has keys.
+// IsMap reports whether the value is a mapping.
 func (n Node) IsMap() bool {
 	switch n.value().(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:

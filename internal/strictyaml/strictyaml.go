@@ -1,9 +1,7 @@
-// Package strictyaml reads configuration in YAML so that a mistake is never
-// passed over: every error names file, line and column, shows the offending line
-// and, for a key that is not known, the nearest one that is. Duplicate keys,
-// several documents, tags, keys without a value and values of another type than
-// wanted are mistakes. Anchors and aliases are fine; merge keys ("<<") are not, because the added keys have
-// no place of their own in the file.
+// Package strictyaml reads configuration in YAML and reports every mistake with file, line and column, the line itself
+// and, for an unknown key, the nearest known one. Duplicate keys, several documents, tags, keys without a value and
+// values of the wrong type are mistakes. Anchors and aliases are allowed. Merge keys ("<<") are not, because the added
+// keys have no place of their own in the file.
 package strictyaml
 
 import (
@@ -21,9 +19,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The bounds of a file. They are far above what people write and far below what
-// hurts: the parser calls itself for every level, and a goroutine's stack that
-// overflows cannot be recovered from.
+// The limits of a file. They are far above what people write. They protect from a crash: the parser is recursive, and
+// Go cannot recover from a stack overflow.
 const (
 	MaxBytes = 256 << 10
 	maxLine  = 4096
@@ -36,8 +33,8 @@ type document struct {
 	anchors map[string]ast.Node
 }
 
-// Parse reads a file of one document; an empty one gives an absent node. The
-// file's name is only for errors, which are dataset.ErrInvalid.
+// Parse parses a file with one document. An empty file is an absent node. file is the name of the file, for errors.
+// Errors are dataset.ErrInvalid.
 func Parse(file string, src []byte) (Node, error) {
 	d := &document{file: file, lines: strings.Split(string(src), "\n"), anchors: map[string]ast.Node{}}
 	tokens, err := d.tokens(src)
@@ -66,7 +63,7 @@ func Parse(file string, src []byte) (Node, error) {
 	return Node{doc: d, node: bodies[0]}, nil
 }
 
-// tokens bounds the source before the parser sees it.
+// tokens checks the limits of the source before the parser runs.
 func (d *document) tokens(src []byte) (token.Tokens, error) {
 	if len(src) > MaxBytes {
 		return nil, d.whole("%d bytes are too many (%d at most)", len(src), MaxBytes)
@@ -96,8 +93,7 @@ func (d *document) tooDeep(t *token.Token) error {
 	return d.at(t, "nested too deeply (%d levels at most)", maxDepth)
 }
 
-// parse turns a panic of the parser into an error: the file is an operator's,
-// the bug is not.
+// parse converts a panic of the parser into an error, because the file comes from an operator.
 func (d *document) parse(tokens token.Tokens) (f *ast.File, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -111,7 +107,7 @@ func (d *document) parse(tokens token.Tokens) (f *ast.File, err error) {
 	return f, nil
 }
 
-// collect notes the anchors in their order, bounds the depth, and refuses nodes that no reader uses.
+// collect records the anchors in order, limits the depth, and refuses nodes that no reader supports.
 func (d *document) collect(n ast.Node, depth int) error {
 	if depth > maxDepth {
 		return d.tooDeep(n.GetToken())
@@ -125,7 +121,7 @@ func (d *document) collect(n ast.Node, depth int) error {
 		if err := d.collect(n.Value, depth+1); err != nil {
 			return err
 		}
-		d.anchors[name] = n.Value // after its content, so that it cannot contain itself
+		d.anchors[name] = n.Value // added after its content, so that it cannot contain itself
 		return nil
 	case *ast.AliasNode:
 		if name := n.Value.GetToken().Value; d.anchors[name] == nil {
@@ -173,7 +169,7 @@ func (d *document) whole(format string, args ...any) error {
 	return &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
 }
 
-// at makes an error at a token's place.
+// at returns an error at the place of a token.
 func (d *document) at(t *token.Token, format string, args ...any) error {
 	if t == nil || t.Position == nil {
 		return d.whole(format, args...)

@@ -11,14 +11,14 @@ import (
 	"strconv"
 )
 
-// maxDifferences bounds what Compare returns: trees with so many differences are unrelated.
+// maxDifferences is the maximum number of differences that Compare returns. Trees with more are unrelated.
 const maxDifferences = 1000
 
-// Difference is one thing in which two trees differ.
+// Difference is one difference between two trees.
 type Difference struct {
 	Path string // below the roots; "." is the roots themselves
 	What string // "missing", "mode", "owner", "content", "attribute user.x" …
-	A, B string // in the first and in the second tree
+	A, B string // the values in the first and second tree
 }
 
 // String returns the difference as one line, with its path quoted.
@@ -29,13 +29,11 @@ func (d Difference) String() string {
 // errEnough ends a comparison that has found maxDifferences.
 var errEnough = errors.New("enough differences")
 
-// Compare returns in what two trees differ, in the order of their paths: names,
-// kinds, bytes, owners, modes, modification times, extended attributes and ACLs,
-// which names are hard links of one another, symlink targets, device numbers.
-// A hole equals zeros; WithAllocated reports bytes on disk too. Access times do
-// not count, and do not change. It stops after a thousand differences. Trees
-// should be still; what vanishes meanwhile is reported as missing. Safe for
-// concurrent use.
+// Compare returns the differences of two trees, in the order of their paths. It compares names, kinds, content, owners,
+// modes, modification times, extended attributes, ACLs, hard links, targets of symbolic links, and device numbers. A
+// hole equals zeros. With WithAllocated it also compares the bytes on disk. It ignores access times, and does not
+// change them. It stops after 1,000 differences. The trees should not change meanwhile: names that disappear are
+// reported as missing. Safe for concurrent use.
 func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, error) {
 	ra, err := openRoot(a, readOnly)
 	if err != nil {
@@ -58,7 +56,7 @@ func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, 
 type comparing struct {
 	ctx context.Context
 	options
-	links [2]map[inode]string // the first name of each inode with several
+	links [2]map[inode]string // the first name of each inode that has several
 	found []Difference
 }
 
@@ -100,7 +98,7 @@ func (c *comparing) dirs(a, b *os.File, name string) error {
 	return nil
 }
 
-// first returns the least name of two sorted lists that are not both empty.
+// first returns the smallest name of two sorted lists, of which at least one is not empty.
 func first(a, b []string) string {
 	switch {
 	case len(a) == 0:
@@ -147,7 +145,7 @@ func (c *comparing) entry(a, b *os.File, child, name string) error {
 	return c.content(na, nb, name)
 }
 
-// carried compares what two inodes of one kind carry beside their content.
+// carried compares the metadata of two inodes of the same kind.
 func (c *comparing) carried(a, b *node, name string) error {
 	ma, err := a.meta()
 	if err != nil {
@@ -171,8 +169,7 @@ func (c *comparing) carried(a, b *node, name string) error {
 	)
 }
 
-// linked compares the first names of two inodes, and says whether both have one
-// that was compared already.
+// linked compares the first names of two inodes. It reports whether both have a name that was compared before.
 func (c *comparing) linked(a, b *node, name string) (bool, error) {
 	firstA, firstB := c.firstName(0, a, name), c.firstName(1, b, name)
 	if err := differ(c, name, "hard link of", "%q", firstA, firstB); err != nil {

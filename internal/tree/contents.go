@@ -77,8 +77,8 @@ func (c *comparing) files(a, b *node, name string) error {
 	return nil
 }
 
-// firstUnequal returns where two files of one size first differ, -1 when they
-// do not. Where both have holes nothing is read.
+// firstUnequal returns the offset of the first difference of two files of the same size, or -1 if there is none. It
+// does not read ranges where both files have holes.
 func firstUnequal(ctx context.Context, a, b *os.File, size int64) (int64, error) {
 	bufA, bufB := make([]byte, bulk), make([]byte, bulk)
 	for off := int64(0); ; {
@@ -108,7 +108,7 @@ func firstUnequal(ctx context.Context, a, b *os.File, size int64) (int64, error)
 			return ea.off + int64(min(len(gotA), len(gotB))), nil
 		}
 		if len(gotA) == 0 {
-			return -1, nil // both cut shorter meanwhile
+			return -1, nil // both files became shorter meanwhile
 		}
 		off = ea.off + int64(len(gotA))
 	}

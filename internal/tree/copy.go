@@ -8,21 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Copy makes dst, an open empty directory, the same tree as src, its own owner,
-// mode, times and attributes included. Blocks are shared where the filesystem
-// can (a copied file is then as old as the moment of its copy, whole); holes
-// stay holes, hard links among the copied files stay hard links. Access times
-// of src do not change.
+// Copy copies the tree src to dst, an open empty directory, including the owner, mode, times and attributes of src
+// itself. It shares blocks if the filesystem supports that; then the copy of a file is consistent, of the moment at
+// which it was copied. Holes remain holes, and hard links between copied files remain hard links. Access times of src
+// do not change.
 //
-// Progress, which may be nil, is told how many bytes of files were copied so
-// far, now and then, from the caller's goroutine; holes do not count.
+// progress, which may be nil, is called from time to time by the caller's goroutine, with the number of bytes of files
+// that were copied so far, without holes.
 //
-// A dst that holds something is dataset.ErrExists, before anything was changed;
-// a full disk dataset.ErrNoSpace; what dst's filesystem cannot keep (an
-// attribute, an owner) an error that names the file. After an error dst holds a
-// part of the tree, to be removed by the caller. Durable only with WithSync.
-// Needs root (CAP_SYS_ADMIN) and Linux 5.12. Safe for concurrent use on
-// different dst.
+// Copy fails with dataset.ErrExists if dst is not empty, before it changes anything. It fails with dataset.ErrNoSpace
+// if the disk is full, and with an error that names the file if the filesystem of dst cannot store something, such as
+// an attribute or an owner. After an error dst contains a part of the tree, which the caller must remove. The copy is
+// durable only with WithSync. Needs root (CAP_SYS_ADMIN) and Linux 5.12. Safe for concurrent use with different dst.
 func Copy(ctx context.Context, src, dst *os.File, progress func(bytes int64), opts ...Option) error {
 	from, err := openRoot(src, readOnly)
 	if err != nil {
@@ -60,7 +57,7 @@ func syncTree(dir *os.File) error {
 type copying struct {
 	ctx   context.Context
 	to    *os.File
-	links map[inode]string // where the first name of an inode was copied to
+	links map[inode]string // the path of the first copied name of an inode
 	bytes copier
 }
 
@@ -75,15 +72,15 @@ func (c *copying) root(src, dst *os.File) error {
 		return failed("open", ".", err)
 	}
 	defer to.close()
-	// A default ACL of the destination would be inherited by all that follows.
+	// Everything that is created in dst would inherit its default ACL.
 	if err := to.strip(meta{}); err != nil {
 		return failed("copy", ".", err)
 	}
 	return c.dir(from, src, to, dst, ".")
 }
 
-// dir copies the content of an open directory, and then its metadata: its ACL after the entries that would
-// inherit it, and its times last.
+// dir copies the content of an open directory and then its metadata. The ACL comes after the entries, which would
+// inherit it, and the times come last.
 func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, name string) error {
 	names, err := readNames(src)
 	if err != nil {
@@ -142,7 +139,7 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 	return to.apply(m)
 }
 
-// create makes the inode itself; its metadata comes later.
+// create creates the inode. Its metadata is set later.
 func (c *copying) create(from *node, dst *os.File, child, name string) error {
 	switch from.format() {
 	case unix.S_IFREG:

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createFile makes a new regular file, which only root can open at first.
+// createFile creates a regular file that at first only root can open.
 func createFile(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC,
 		0o600)
@@ -18,7 +18,7 @@ func createFile(dir *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// makeDir makes a new directory, which only root can enter at first, and opens it. The caller closes both.
+// makeDir creates a directory that at first only root can enter, and opens it. The caller closes both results.
 func makeDir(dir *os.File, name string) (*node, *os.File, error) {
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
 		return nil, nil, err
@@ -35,7 +35,7 @@ func makeDir(dir *os.File, name string) (*node, *os.File, error) {
 	return n, f, nil
 }
 
-// makeSpecial makes an inode that is neither a file nor a directory, without opening it.
+// makeSpecial creates an inode that is neither a file nor a directory, without opening it.
 func makeSpecial(dir *os.File, name string, format uint32, rdev uint64, target func() (string, error)) error {
 	switch format {
 	case unix.S_IFLNK:
@@ -52,22 +52,23 @@ func makeSpecial(dir *os.File, name string, format uint32, rdev uint64, target f
 	return fmt.Errorf("unknown kind of file %#o", format)
 }
 
-// linkInto gives the inode at a path below root another name. The inode is
-// pinned on the way there, so that no symlink can take its place.
+// linkInto creates a hard link to the inode at a path below root. The inode is pinned while the path is followed, so
+// that no symbolic link can take its place.
 func linkInto(root *os.File, first string, dir *os.File, name string) error {
 	n, err := openPath(root, first)
 	if err != nil {
 		return fmt.Errorf("link to %q: %w", first, err)
 	}
 	defer n.close()
-	// Through the magic link: AT_EMPTY_PATH would need another capability.
+	// Link through the path in /proc, because AT_EMPTY_PATH needs another capability.
 	if err := unix.Linkat(unix.AT_FDCWD, n.magic(), int(dir.Fd()), name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return fmt.Errorf("link to %q: %w", first, err)
 	}
 	return nil
 }
 
-// openPath pins the inode at a path below root, name by name: a path may be too long for one call.
+// openPath pins the inode at a path below root. It resolves the path name by name, because the path may be too long for
+// one call.
 func openPath(root *os.File, name string) (*node, error) {
 	at, err := openNode(root, ".")
 	if err != nil {

@@ -10,17 +10,16 @@ import (
 )
 
 const (
-	chunk = 4 << 20   // of bytes copied by the kernel between two looks at ctx
+	chunk = 4 << 20   // bytes that the kernel copies between two checks of ctx
 	block = 4 << 10   // the unit in which zeros become holes
-	bulk  = 256 << 10 // of bytes copied through memory
+	bulk  = 256 << 10 // bytes that are copied through memory at once
 )
 
-// extent is a range of a file that holds data.
+// extent is a range of a file that contains data.
 type extent struct{ off, end int64 }
 
-// nextData returns the first range of data at or after off, cut at size; ok is
-// false when only a hole is left. A filesystem that cannot tell says that all
-// is data (lseek(2)).
+// nextData returns the first range of data at or after off, cut at size. ok is false if only a hole follows. For a
+// filesystem that does not support this, everything is data (lseek(2)).
 func nextData(f *os.File, off, size int64) (e extent, ok bool, err error) {
 	start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
 	if err == unix.ENXIO || start >= size {
@@ -34,12 +33,12 @@ func nextData(f *os.File, off, size int64) (e extent, ok bool, err error) {
 	}
 	end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
 	if err == unix.ENXIO {
-		return extent{}, false, nil // cut shorter meanwhile
+		return extent{}, false, nil // the file became shorter meanwhile
 	}
 	return extent{start, min(end, size)}, true, err
 }
 
-// copier copies the bytes of files, and remembers which ways of copying the two filesystems do not support.
+// copier copies the content of files. It remembers which ways of copying the two filesystems do not support.
 type copier struct {
 	noClone, noRange bool
 	buf              []byte
@@ -47,9 +46,8 @@ type copier struct {
 	progress         func(bytes int64)
 }
 
-// file makes the bytes and holes of dst, an empty file, those of src: by
-// sharing blocks (FICLONE) where that goes, else range by range of data. Size
-// and allocated are those of src.
+// file copies the content of src to dst, an empty file. It shares blocks (FICLONE) if possible, and otherwise copies
+// the ranges with data. size and allocated are those of src.
 func (c *copier) file(ctx context.Context, dst, src *os.File, size, allocated int64) error {
 	if size == 0 {
 		return nil
@@ -63,8 +61,8 @@ func (c *copier) file(ctx context.Context, dst, src *os.File, size, allocated in
 		if !notHere(err) {
 			return err
 		}
-		// These two speak of the filesystems; others (a NOCOW file, a swap
-		// file) of this file alone.
+		// These two errors concern the filesystems. Other errors concern only this file, such as a NOCOW file or a swap
+		// file.
 		c.noClone = err == unix.EXDEV || err == unix.EOPNOTSUPP
 	}
 	if err := dst.Truncate(size); err != nil {
@@ -92,7 +90,7 @@ func (c *copier) extent(ctx context.Context, dst, src *os.File, e extent) error 
 			return err
 		}
 		if n == 0 {
-			return nil // cut shorter meanwhile
+			return nil // the file became shorter meanwhile
 		}
 		c.add(n)
 		off += n
@@ -100,7 +98,7 @@ func (c *copier) extent(ctx context.Context, dst, src *os.File, e extent) error 
 	return nil
 }
 
-// some copies at most limit bytes at off, inside the kernel where that goes.
+// some copies at most limit bytes at off, inside the kernel if possible.
 func (c *copier) some(dst, src *os.File, off, limit int64) (int64, error) {
 	if !c.noRange {
 		from, to := off, off
@@ -111,8 +109,8 @@ func (c *copier) some(dst, src *os.File, off, limit int64) (int64, error) {
 		if err != nil && err != unix.EINTR && !notHere(err) {
 			return 0, err
 		}
-		// 0 without an error is what some filesystems answer for files whose
-		// bytes are made up as they are read: read(2) knows better.
+		// Some filesystems return 0 without an error for files whose content is generated while it is read. Use read(2)
+		// for them.
 		c.noRange = err == unix.EXDEV || err == unix.EOPNOTSUPP || err == unix.ENOSYS
 	}
 	if c.buf == nil {

@@ -36,9 +36,8 @@ func (n *node) meta() (meta, error) {
 	}, err
 }
 
-// apply gives an inode all that m says. The order matters: a change of owner
-// clears the set-user-ID bits and file capabilities (chown(2)), an ACL is also
-// mode bits, and everything but the time itself changes times.
+// apply sets the metadata of an inode to m. The order matters: changing the owner clears the set-user-ID bits and file
+// capabilities (chown(2)), an ACL changes mode bits too, and all changes except that of times change the times.
 func (n *node) apply(m meta) error {
 	if err := unix.Fchownat(n.fd, "", m.uid, m.gid, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("set owner %d:%d: %w", m.uid, m.gid, err)
@@ -64,8 +63,8 @@ func (n *node) setTimes(m meta) error {
 	return nil
 }
 
-// strip removes the attributes that an inode has and m does not: those that a
-// destination had before. Labels of the security modules belong to the host.
+// strip removes the attributes that an inode has and m does not contain. It keeps the labels of security modules, which
+// belong to the host.
 func (n *node) strip(m meta) error {
 	have, err := readXattrs(n.magic())
 	if err != nil {
@@ -83,7 +82,7 @@ func (n *node) strip(m meta) error {
 	return nil
 }
 
-// dropDefaultACL removes the ACL that everything made in dir would inherit.
+// dropDefaultACL removes the ACL that every new inode in dir would inherit.
 func dropDefaultACL(dir *os.File) error {
 	err := unix.Fremovexattr(int(dir.Fd()), aclDefault)
 	if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
@@ -92,8 +91,8 @@ func dropDefaultACL(dir *os.File) error {
 	return nil
 }
 
-// readXattrs returns the attributes of the inode that a magic path leads to.
-// One that vanishes meanwhile is left out; a filesystem that knows none has none.
+// readXattrs returns the attributes of the inode at a path in /proc. It skips attributes that disappear meanwhile, and
+// returns none if the filesystem does not support them.
 func readXattrs(magic string) ([]xattr, error) {
 	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(magic, buf) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -120,17 +119,16 @@ func readXattrs(magic string) ([]xattr, error) {
 	return xs, nil
 }
 
-// private says whether an attribute belongs to one filesystem rather than to
-// the tree: settings of btrfs, the ACLs of XFS, which it lists a second time
-// in its own encoding, and those of NFS, which every file there has from its mode,
-// and which cannot be removed.
+// private reports whether an attribute belongs to a filesystem and not to the tree: settings of btrfs; the ACLs of XFS,
+// which XFS lists a second time in its own encoding; and the ACLs of NFS, which every file has because of its mode and
+// which cannot be removed.
 func private(name string) bool {
 	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_") ||
 		strings.HasPrefix(name, "system.nfs4_")
 }
 
-// grow calls f, which fills a buffer, with larger ones until it fits. Linux
-// bounds a list and a value to 64 KiB (xattr(7)).
+// grow calls f, which fills a buffer, with larger buffers until the result fits. Linux limits a list and a value to 64
+// KiB (xattr(7)).
 func grow(f func([]byte) (int, error)) ([]byte, error) {
 	for size := 256; ; size *= 4 {
 		buf := make([]byte, size)

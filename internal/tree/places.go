@@ -15,8 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// cleanName checks a name from an archive and returns it relative to the root,
-// "." for the root itself.
+// cleanName checks a name from an archive and returns it relative to the root. It returns "." for the root itself.
 func cleanName(name string) (string, error) {
 	if strings.HasPrefix(name, "/") {
 		return "", dataset.Errorf(dataset.ErrInvalid, "%q is absolute: want a path below the root", name)
@@ -36,12 +35,12 @@ func cleanName(name string) (string, error) {
 	return name, nil
 }
 
-// places finds and makes directories below a root while an archive is unpacked.
-// Nobody but root can enter those it makes. It keeps the last one open: entries
-// of one directory follow one another.
+// places opens and creates directories below a root while an archive is unpacked. At first, only root can enter the
+// directories that it creates. It keeps the last one open, because the entries of one directory usually follow one
+// another.
 type places struct {
 	root *os.File
-	made func(name string) // told of each directory that was missing
+	made func(name string) // called with each directory that was created
 	last *os.File
 	name string
 }
@@ -53,8 +52,7 @@ func (p *places) close() {
 	}
 }
 
-// parent returns the open directory that contains name, and the last element of name.
-// Directories that are missing are made.
+// parent returns the open directory that contains name, and the last element of name. It creates missing directories.
 func (p *places) parent(name string) (*os.File, string, error) {
 	dir, base := path.Split(name)
 	if dir == "" {
@@ -66,8 +64,7 @@ func (p *places) parent(name string) (*os.File, string, error) {
 	return p.last, base, nil
 }
 
-// makeDirs makes a directory with all above it that are missing, and keeps it
-// open as the last.
+// makeDirs creates a directory and its missing parents, and keeps it open as the last one.
 func (p *places) makeDirs(name string) error {
 	if p.last != nil && p.name == name {
 		return nil
@@ -103,7 +100,7 @@ func (p *places) makeDirs(name string) error {
 	return nil
 }
 
-// explain translates a refusal of openat2 for an archive.
+// explain translates an error of openat2 into one about the archive.
 func explain(err error) error {
 	switch {
 	case err == nil:
@@ -118,8 +115,9 @@ func explain(err error) error {
 	return err
 }
 
-// unfit gives an error its kind if the cause is the entry and not the disk: ErrInvalid for content that no
-// filesystem accepts, ErrUnsupported for an attribute that this one does not. An error with a kind keeps it.
+// unfit adds a kind to an error that the entry causes, and not the disk: ErrInvalid for content that no filesystem
+// accepts, ErrUnsupported for an attribute that this filesystem does not support. An error that has a kind already
+// keeps it.
 func unfit(err error) error {
 	if err == nil || dataset.KindOf(err) != dataset.ErrInternal {
 		return err
@@ -138,12 +136,12 @@ func unfit(err error) error {
 	return err
 }
 
-// endReader remembers whether its stream came to an end: archive/tar takes a
-// stream that ends between two entries for a whole one.
+// endReader records whether its stream has ended: archive/tar accepts a stream that ends between two entries as
+// complete.
 type endReader struct {
 	r     io.Reader
 	ended bool
-	err   error // of r, other than its end
+	err   error // error of r other than io.EOF
 }
 
 func (e *endReader) Read(p []byte) (int, error) {
@@ -159,7 +157,7 @@ func (e *endReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// explain returns the problem of the stream from the error of its source.
+// explain replaces the error that archive/tar returned by the error of the underlying stream, if there is one.
 func (e *endReader) explain(err error) error {
 	if e.err != nil {
 		return fmt.Errorf("read tar stream: %w", e.err)
@@ -167,7 +165,7 @@ func (e *endReader) explain(err error) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "tar stream is damaged or cut: %w", err)
 }
 
-// finish checks that the end mark was there, and reads the padding after it.
+// finish checks that the end mark was present, and reads the padding after it.
 func (e *endReader) finish(ctx context.Context) error {
 	if e.ended {
 		return dataset.Errorf(dataset.ErrCorrupt, "tar stream is cut: it has no end mark")

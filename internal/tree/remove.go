@@ -12,14 +12,14 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// flattenAt is how deep Remove follows directories before it moves one up: a
-// tree can be nested deeper than descriptors can be held.
+// flattenAt is the depth at which Remove moves a directory up instead of descending further: a tree can be deeper than
+// the number of descriptors that a process can have.
 const flattenAt = 256
 
-// Remove removes name, one element, from the open directory dir, with all that
-// is below it, however deep. Mounts below are never entered: a mount point makes it fail. What chattr(1)
-// protects is removed all the same. A name that is absent is fine. When ctx ends, or after an error, a part
-// of the tree is left; call again. Safe for concurrent use on different names.
+// Remove removes name, a single element, from the open directory dir, with everything below it, at any depth. It never
+// enters mounts: if there is a mount point below, it fails. It also removes what chattr(1) protects. It returns nil if
+// name does not exist. If ctx ends, or after an error, a part of the tree remains: call it again. Safe for concurrent
+// use with different names.
 func Remove(ctx context.Context, dir *os.File, name string) error {
 	r := &removing{ctx: ctx, top: dir, prefix: name}
 	for {
@@ -40,7 +40,7 @@ type removing struct {
 	top    *os.File
 	prefix string
 	count  int
-	moved  []string // directories moved up, to be removed after
+	moved  []string // directories that were moved up, to be removed afterwards
 }
 
 func (r *removing) entry(dir *os.File, name string, depth int) error {
@@ -87,9 +87,9 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 	return nil
 }
 
-// unlink is unlinkat(2), also for immutable and append-only inodes: a container that may set such flags
-// (CAP_LINUX_IMMUTABLE) is gone, and nobody else clears them. A directory loses its flag before its content
-// is removed.
+// unlink is unlinkat(2), but it also removes immutable and append-only inodes. A container with CAP_LINUX_IMMUTABLE can
+// set such flags, and nobody clears them when the container is gone. The flag of a directory is cleared before its
+// content is removed.
 func unlink(dir *os.File, name string, flags int) error {
 	err := unix.Unlinkat(int(dir.Fd()), name, flags)
 	if err != unix.EPERM {
@@ -101,8 +101,8 @@ func unlink(dir *os.File, name string, flags int) error {
 	return unix.Unlinkat(int(dir.Fd()), name, flags)
 }
 
-// unprotect opens nothing but a file or a directory: only these have flags, and the effect of an open or an
-// ioctl of a device depends on the device.
+// unprotect clears these flags. It opens only files and directories, because only they have flags, and opening a device
+// can have an effect.
 func unprotect(dir *os.File, name string) error {
 	n, err := openNode(dir, name)
 	if err != nil {
@@ -125,8 +125,8 @@ func unprotect(dir *os.File, name string) error {
 	return fsctl.Unprotect(f)
 }
 
-// moveUp moves a directory next to the one that is being removed; after a crash it is found there by its
-// name, which is the same with a number.
+// moveUp moves a directory next to the one that is being removed. Its new name is the name of that directory with a
+// number, so that it is found again after a crash.
 func (r *removing) moveUp(dir *os.File, name string) error {
 	for {
 		r.count++

@@ -16,7 +16,7 @@ import (
 
 const tarBlock = 512
 
-// maxRecords bounds an extended header: archive/tar reads no larger one.
+// maxRecords is the maximum size of an extended header. archive/tar does not read larger ones.
 const maxRecords = 1 << 20
 
 // Keywords of extended header records (pax(1), GNU tar's manual "Extended
@@ -25,25 +25,25 @@ const (
 	paxXattr = "SCHILY.xattr."
 	paxACL   = "SCHILY.acl."
 
-	// Ours, named as pax(1) has vendors do: paxSocket marks a FIFO that is a socket,
-	// paxSparse has the size of a file whose data begins with a map of it.
+	// Drover's keywords, named as pax(1) prescribes for vendors. paxSocket marks a FIFO that represents a socket.
+	// paxSparse is the size of a file whose data begins with a map.
 	paxSocket = "DROVER.socket"
 	paxSparse = "DROVER.sparse"
 )
 
-// tarHeader is one entry's header: what fits goes into the ustar block, what
-// does not into an extended header before it. archive/tar cannot write sparse
-// files, and the largest file of a system may be a hole (/var/log/lastlog).
+// tarHeader is the header of one entry. Values that do not fit into the ustar block are written to an extended header
+// before it. Package archive/tar cannot write sparse files, and the largest file of a system may consist of a hole
+// (/var/log/lastlog).
 type tarHeader struct {
 	kind         byte
 	name, link   string
 	meta         meta
-	size         int64 // of the bytes that follow
+	size         int64 // number of bytes after the header
 	major, minor uint32
 	records      map[string]string // of the extended header
 }
 
-// extend records the values that do not fit into the ustar block.
+// extend adds the values that do not fit into the ustar block to the extended header.
 func (h *tarHeader) extend() {
 	set := func(key, value string) { h.records[key] = value }
 	if len(h.name) > 100 || !plain(h.name) {
@@ -53,7 +53,7 @@ func (h *tarHeader) extend() {
 		set("linkpath", h.link)
 	}
 	if !utf8.ValidString(h.name) || !utf8.ValidString(h.link) {
-		set("hdrcharset", "BINARY") // otherwise records are UTF-8, pax(1)
+		set("hdrcharset", "BINARY") // without it, records must be UTF-8: pax(1)
 	}
 	if h.size >= 1<<33 {
 		set("size", strconv.FormatInt(h.size, 10))
@@ -72,8 +72,7 @@ func (h *tarHeader) extend() {
 	}
 }
 
-// paxEscape writes attribute names as GNU tar does: a keyword ends at the first
-// equals sign.
+// paxEscape escapes attribute names as GNU tar does, because a keyword ends at the first equals sign.
 var paxEscape = strings.NewReplacer("%", "%25", "=", "%3D")
 
 var paxUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
@@ -87,7 +86,7 @@ func plain(s string) bool {
 	return true
 }
 
-// paxTime is seconds with a fraction; a time before 1970 is minus the distance.
+// paxTime formats seconds with a fraction. A time before 1970 is a negative number.
 func paxTime(t unix.Timespec) string {
 	sec, nsec, sign := t.Sec, t.Nsec, ""
 	if sec < 0 {
@@ -100,7 +99,7 @@ func paxTime(t unix.Timespec) string {
 	return fmt.Sprintf("%s%d.%09d", sign, sec, nsec)
 }
 
-// writeTo writes the header with its records; the bytes of the entry follow.
+// writeTo writes the header with its records. The caller writes the content of the entry afterwards.
 func (h *tarHeader) writeTo(w io.Writer) error {
 	h.extend()
 	if len(h.records) > 0 {
@@ -122,8 +121,7 @@ func (h *tarHeader) writeTo(w io.Writer) error {
 	return err
 }
 
-// paxRecords writes records as "length keyword=value\n", sorted, the length
-// counting itself.
+// paxRecords returns the records as "length keyword=value\n", sorted. The length includes its own digits.
 func paxRecords(records map[string]string) []byte {
 	var keys []string
 	for k := range records {
@@ -142,8 +140,7 @@ func paxRecords(records map[string]string) []byte {
 	return out.Bytes()
 }
 
-// block is the ustar header. A number that does not fit is written as 0: the
-// record in the extended header counts.
+// block returns the ustar header. Numbers that do not fit are 0: the extended header has them.
 func (h *tarHeader) block() []byte {
 	b := make([]byte, tarBlock)
 	octal := func(off, width int, v int64) {
@@ -172,5 +169,5 @@ func (h *tarHeader) block() []byte {
 	return b
 }
 
-// padding is how many bytes are missing to a whole block.
+// padding returns how many bytes are missing to a multiple of the block size.
 func padding(n int64) int64 { return (tarBlock - n%tarBlock) % tarBlock }

@@ -18,20 +18,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ReadTar makes the tree of a tar stream below dir, an open empty directory: of
-// pax, GNU and ustar archives, with numeric owners, modes, times, SCHILY.xattr
-// attributes, hard links and sparse files. Blocks of zeros become holes.
-// Directories that no entry names are made root's with mode 0755. A later entry
-// of the same name replaces an earlier one, unless one of both is a directory.
+// ReadTar unpacks a tar stream into dir, an open empty directory. It reads pax, GNU and ustar archives, with numeric
+// owners, modes, times, SCHILY.xattr attributes, hard links and sparse files. Blocks of zeros become holes. Directories
+// that have no entry belong to root and have mode 0755. If several entries have the same name, the last one wins,
+// unless one of them is a directory.
 //
-// An entry whose name or hard link is absolute, has a ".." or leads through a
-// symlink is dataset.ErrInvalid, a stream without its end mark or with a broken
-// header dataset.ErrCorrupt, a dir that holds something dataset.ErrExists; ACLs
-// in text (tar --acls) are dataset.ErrUnsupported. So is an attribute that dir's
-// filesystem does not take; an entry that none takes, such as a name of 300
-// bytes, is dataset.ErrInvalid. Nothing outside of dir is
-// touched, ever. After an error dir holds a part of the tree. It reads r to its
-// end. Durable only with WithSync. Safe for concurrent use on different dirs.
+// Errors: dataset.ErrInvalid for an entry whose name or hard link is absolute, contains ".." or leads through a
+// symbolic link, and for an entry that no filesystem accepts, such as a name of 300 bytes. dataset.ErrCorrupt for a
+// stream without an end mark or with a damaged header. dataset.ErrExists if dir is not empty. dataset.ErrUnsupported
+// for ACLs in text form (tar --acls), and for an attribute that the filesystem of dir does not support.
+//
+// It never changes anything outside of dir. After an error dir contains a part of the tree. It reads r to its end. The
+// files are durable only with WithSync. Safe for concurrent use with different dirs.
 func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) error {
 	to, err := openRoot(dir, writable)
 	if err != nil {
@@ -66,7 +64,7 @@ type extracting struct {
 	src    *endReader
 	tar    *tar.Reader
 	places places
-	dirs   map[string]meta // what directories carry, given to them last
+	dirs   map[string]meta // metadata of directories, which is set last
 	buf    []byte
 }
 
@@ -90,7 +88,7 @@ func (x *extracting) all() error {
 
 func (x *extracting) entry(h *tar.Header) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil // a comment on the whole archive, such as git's
+		return nil // a comment on the whole archive, as git writes it
 	}
 	name, err := cleanName(h.Name)
 	if err != nil {
@@ -131,7 +129,7 @@ func (x *extracting) entry(h *tar.Header) error {
 	return n.apply(m)
 }
 
-// made notes a directory that no entry has named yet.
+// made records a directory that has had no entry yet.
 func (x *extracting) made(name string) {
 	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	x.dirs[name] = meta{mode: 0o755, atime: omit, mtime: omit}
@@ -143,7 +141,7 @@ func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
 		return err
 	}
 	err = linkInto(x.places.root, first, dir, base)
-	if errors.Is(err, unix.EPERM) { // link(2) has no other reason here
+	if errors.Is(err, unix.EPERM) { // the only reason for which link(2) returns it here
 		return dataset.Errorf(dataset.ErrInvalid, "is a hard link to a directory: %w", err)
 	}
 	return explain(err)
@@ -182,7 +180,7 @@ func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "unknown kind of tar entry %q", h.Typeflag)
 }
 
-// content writes the bytes of the current entry, all but blocks of zeros.
+// content writes the content of the current entry, without blocks of zeros.
 func (x *extracting) content(f *os.File, size int64) error {
 	if err := f.Truncate(size); err != nil {
 		return err
@@ -190,7 +188,7 @@ func (x *extracting) content(f *os.File, size int64) error {
 	return x.span(f, 0, size)
 }
 
-// span writes the next bytes of the current entry to a part of a file.
+// span writes the next bytes of the current entry to a range of a file.
 func (x *extracting) span(f *os.File, off, size int64) error {
 	if x.buf == nil {
 		x.buf = make([]byte, bulk)
@@ -213,7 +211,7 @@ func (x *extracting) span(f *os.File, off, size int64) error {
 
 var zeros = make([]byte, block)
 
-// writeNonZero writes the runs of blocks that are not all zero.
+// writeNonZero writes the blocks that are not all zero.
 func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
 	start := -1
 	for i := 0; i <= len(buf); i += block {
@@ -236,7 +234,8 @@ func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
 	return err
 }
 
-// finishDirs sets the metadata of directories, the deepest first: a new entry changes the time of its directory.
+// finishDirs sets the metadata of directories, the deepest first, because a new entry changes the time of its
+// directory.
 func (x *extracting) finishDirs() error {
 	names := slices.Collect(maps.Keys(x.dirs))
 	slices.SortFunc(names, func(a, b string) int { return depthOf(b) - depthOf(a) })
@@ -268,7 +267,7 @@ func (x *extracting) finishDir(name string) error {
 	return n.apply(x.dirs[name])
 }
 
-// metaOf returns the metadata for an entry's inode.
+// metaOf returns the metadata of an entry.
 func metaOf(h *tar.Header) (meta, error) {
 	atime := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	if !h.AccessTime.IsZero() {

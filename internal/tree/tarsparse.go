@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ranges is sparse for ReadTar: the map is the number of ranges, then offset and length of
-// each, as 8 bytes with the lowest first.
+// ranges is like sparse, but writes a map that only ReadTar reads: the number of ranges, then the offset and length of
+// each, as little-endian numbers of 8 bytes.
 func (t *archiving) ranges(h *tarHeader, data []extent, size int64) error {
 	le := binary.LittleEndian
 	sparse := le.AppendUint64(nil, uint64(len(data)))
@@ -27,7 +27,7 @@ func (t *archiving) ranges(h *tarHeader, data []extent, size int64) error {
 	return err
 }
 
-// ranges writes what such a map says where to.
+// ranges writes the content of a file with such a map.
 func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 	size, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || size < 0 {
@@ -48,7 +48,7 @@ func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 	return nil
 }
 
-// readMap reads the map of a sparse file, from its size and the number of its stored bytes.
+// readMap reads the map of a sparse file. stored is the number of bytes of the entry, and size the size of the file.
 func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 	count, err := x.number()
 	if err != nil {

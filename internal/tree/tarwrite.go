@@ -14,16 +14,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// WriteTar writes the tree below dir to w in the pax format: names from "./",
-// the root itself first; numeric owners; modification times to the nanosecond;
-// attributes and ACLs as SCHILY.xattr records; hard links; holes in GNU's
-// sparse format 1.0. "tar --xattrs --xattrs-include='*' --numeric-owner -xp"
-// restores it all. Access times are not kept. Two runs over the same tree write
-// the same bytes.
+// WriteTar writes the tree below dir to w in the pax format. Names begin with "./", and the root itself comes first. It
+// stores numeric owners, modification times in nanoseconds, attributes and ACLs as SCHILY.xattr records, hard links,
+// and holes in GNU's sparse format 1.0. "tar --xattrs --xattrs-include='*' --numeric-owner -xp" restores all of it.
+// Access times are not stored. Repeated runs over an unchanged tree write the same bytes.
 //
-// Tar has no sockets. They are left out and reported to WithSkipped, except for ForReadTar: they mean nothing
-// without the process that bound them. A file that is cut shorter while it is read is dataset.ErrConflict.
-// After an error the stream has no end mark, which ReadTar refuses. Safe for concurrent use.
+// Tar has no sockets. WriteTar leaves them out and reports them to WithSkipped, except with ForReadTar: a socket is
+// useless without the process that has bound it. It fails with dataset.ErrConflict if a file becomes shorter while it
+// is read. After an error the stream has no end mark, so ReadTar refuses it. Safe for concurrent use.
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
 	t := &archiving{ctx: ctx, w: buf, links: map[inode]string{}, options: optionsOf(opts)}
@@ -122,7 +120,7 @@ func (t *archiving) file(n *node, h *tarHeader) error {
 	return err
 }
 
-// extents returns where a file has data, and whether that is everywhere.
+// extents returns the ranges of a file with data, and whether the whole file is data.
 func extents(f *os.File, size int64) (data []extent, whole bool, err error) {
 	for off := int64(0); ; {
 		e, ok, err := nextData(f, off, size)
@@ -138,11 +136,11 @@ func extents(f *os.File, size int64) (data []extent, whole bool, err error) {
 	}
 }
 
-// maxRanges bounds the map of a sparse file: archive/tar reads at most 1 MiB.
+// maxRanges is the maximum number of ranges in the map of a sparse file: archive/tar reads at most 1 MiB.
 const maxRanges = 20_000
 
-// coalesce joins ranges over the smallest holes until there are few enough; the
-// zeros between them are then written, and are holes again when read.
+// coalesce joins ranges across the smallest holes until there are at most maxRanges. The zeros in between are written,
+// and become holes again when they are read.
 func coalesce(data []extent) []extent {
 	for gap := int64(block); len(data) > maxRanges; gap *= 2 {
 		joined := data[:1:1]
@@ -158,9 +156,8 @@ func coalesce(data []extent) []extent {
 	return data
 }
 
-// sparse writes the header of a file with holes, and the map that comes before
-// its data: the number of ranges, then offset and length of each, the last one
-// marking the end (GNU tar's manual, "PAX Format, Version 1.0").
+// sparse writes the header of a file with holes, and the map before its data: the number of ranges, then the offset and
+// length of each. The last range marks the end (GNU tar's manual, "PAX Format, Version 1.0").
 func (t *archiving) sparse(h *tarHeader, data []extent, size int64) error {
 	if t.own {
 		return t.ranges(h, data, size)

@@ -1,31 +1,27 @@
-// Package tree copies, compares, measures and streams file trees, faithfully
-// and as root, whatever a container has put into them.
+// Package tree copies, compares, measures and streams file trees completely, as root, whatever a container has put into
+// them.
 //
 // # What a tree is
 //
-// A tree is what lies below an open directory, that directory's own owner,
-// mode, times and extended attributes included: regular files with their bytes,
-// holes and hard links, directories, symlinks, FIFOs, sockets and device nodes,
-// with numeric owners, all mode bits, times to the nanosecond and extended
-// attributes of all namespaces (POSIX ACLs and file capabilities are such).
-// Names are bytes. Not part of a tree: inode flags (chattr), the attributes
-// btrfs.* (settings of one filesystem), times of status change and birth.
+// A tree is the content of an open directory, and that directory's own owner, mode, times and extended attributes. It
+// consists of regular files with their content, holes and hard links, and of directories, symbolic links, FIFOs,
+// sockets and device nodes. All have numeric owners, all mode bits, times in nanoseconds, and extended attributes of
+// all namespaces, which include POSIX ACLs and file capabilities. Names are bytes. Inode flags (chattr), the attributes
+// btrfs.* (settings of one filesystem), and the times of status change and birth are not part of a tree.
 //
-// # What lies under mounts
+// # Mounts inside a tree
 //
-// Every function works on a private copy of the one mount that its directory
-// lies in (open_tree(2)), so that mounts below are not seen: what is read or
-// written is what they cover. A directory that has no such copy (it lies in a
-// mount that is attached nowhere, before Linux 6.15) is used as it is, and a
-// mount point below it is an error.
+// Every function works on a private copy of the mount that contains the directory (open_tree(2)). Mounts inside the
+// tree are therefore not visible: the functions read and write the directories that such mounts cover. If a private
+// copy is not possible (the mount is detached, before Linux 6.15), the directory is used directly, and a mount point
+// inside it is an error.
 //
 // # Hostile content
 //
-// Every name is opened alone, relative to the directory that holds it, with
-// openat2(2) and without following symlinks; what was opened is what is looked
-// at and read, through its descriptor. FIFOs, sockets and device nodes are
-// never opened. A tree that others change meanwhile gives a mixture of its
-// states, and what vanishes is left out, but nothing outside is ever touched.
+// Every name is opened separately, relative to its directory, with openat2(2) and without following symbolic links. The
+// checks and reads then use that descriptor. FIFOs, sockets and device nodes are never opened. If a tree changes
+// meanwhile, the result is a mixture of its states, and names that disappear are left out. Nothing outside of the tree
+// is ever read or changed.
 package tree
 
 import (
@@ -43,8 +39,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// maxDepth bounds how deep directories nest: one more than PATH_MAX can name.
-// Two descriptors are held for each level.
+// maxDepth is the maximum depth of directories: one more than PATH_MAX can name. Each level needs two descriptors.
 const maxDepth = 2049
 
 // Option changes the behaviour of a function of this package.
@@ -65,7 +60,7 @@ func WithSync() Option { return func(o *options) { o.sync = true } }
 // bytes on disk as well.
 func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 
-// WithSkipped makes WriteTar call f for each thing that it leaves out.
+// WithSkipped makes WriteTar call f with the path of everything that it leaves out.
 func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }
 
 // ForReadTar makes WriteTar write an archive that only ReadTar reads correctly: with sockets, which tar does
@@ -80,13 +75,13 @@ func optionsOf(opts []Option) options {
 	return o
 }
 
-// root is a directory to work in: dir is open for reading.
+// root is a directory to work in. dir is open for reading.
 type root struct {
 	dir   *os.File
-	mount int // the private mount, or -1
+	mount int // descriptor of the private mount, or -1
 }
 
-// access is the purpose of a root.
+// access is the purpose for which a root is opened.
 type access int
 
 const (
@@ -94,8 +89,8 @@ const (
 	writable
 )
 
-// openRoot opens dir again in a mount of its own: without the mounts below, without device nodes, and
-// read-only for readers, which also leaves access times alone.
+// openRoot opens dir again in a private mount. The mounts inside are not visible and device nodes cannot be opened. For
+// readers the mount is read-only, so access times do not change.
 func openRoot(dir *os.File, a access) (*root, error) {
 	mount, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if errors.Is(err, unix.EINVAL) {
@@ -134,8 +129,8 @@ func (r *root) close() {
 	}
 }
 
-// openAt opens one name in a directory; never through a symlink, a mount point
-// or a magic link, and never above the directory.
+// openAt opens one name in a directory. It never follows a symbolic link, a mount point or a magic link, and never
+// leaves the directory.
 func openAt(dir int, name string, flags int) (int, error) {
 	how := unix.OpenHow{
 		Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
@@ -143,8 +138,8 @@ func openAt(dir int, name string, flags int) (int, error) {
 			unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	}
 	for {
-		// EAGAIN: the kernel could not rule out an escape while something was
-		// renamed, and asks to be asked again (openat2(2)).
+		// EAGAIN means that something was renamed meanwhile, so that the kernel could not exclude an escape. Retry
+		// (openat2(2)).
 		fd, err := unix.Openat2(dir, name, &how)
 		if err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err
@@ -152,7 +147,7 @@ func openAt(dir int, name string, flags int) (int, error) {
 	}
 }
 
-// requireEmpty fails with dataset.ErrExists unless dir holds nothing.
+// requireEmpty fails with dataset.ErrExists unless dir is empty.
 func requireEmpty(dir *os.File) error {
 	names, err := readNames(dir)
 	if err != nil {
@@ -165,21 +160,20 @@ func requireEmpty(dir *os.File) error {
 	return nil
 }
 
-// readNames returns the names in a directory in the order of their bytes. It
-// reads from the start each time.
+// readNames returns the names in a directory, sorted by their bytes. It always reads from the beginning.
 func readNames(dir *os.File) ([]string, error) {
 	if _, err := dir.Seek(0, 0); err != nil {
 		return nil, err
 	}
 	names, err := dir.Readdirnames(-1)
-	if err != nil && !vanished(err) { // a directory that was removed is empty
+	if err != nil && !vanished(err) { // a removed directory counts as empty
 		return nil, err
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
-// failed returns an error with the action and the path; a full disk or quota is dataset.ErrNoSpace.
+// failed returns an error with the action and the path. For a full disk or quota it is dataset.ErrNoSpace.
 func failed(what, name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
@@ -190,7 +184,7 @@ func failed(what, name string, err error) error {
 	}
 	var inner *fs.PathError
 	if errors.As(err, &inner) {
-		err = inner.Err // its path is one element
+		err = inner.Err // its path is only the last element
 	}
 	if errors.Is(err, unix.EXDEV) {
 		err = fmt.Errorf("crosses a mount point (unmount what is mounted there): %w", err)
@@ -202,7 +196,7 @@ func failed(what, name string, err error) error {
 	return dataset.Errorf(kind, "%w", &pathError{what, name, err})
 }
 
-// pathError carries the innermost path; callers further up leave it alone.
+// pathError contains the innermost path. Callers further up do not add another one.
 type pathError struct {
 	what, name string
 	err        error
@@ -213,7 +207,7 @@ func (e *pathError) Error() string {
 }
 func (e *pathError) Unwrap() error { return e.err }
 
-// join appends a name to a path in a tree; the root is ".".
+// join appends a name to a path in a tree. The root is ".".
 func join(dir, name string) string {
 	if dir == "." {
 		return name

@@ -9,15 +9,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Size is how large a tree is.
+// Size is the size of a tree.
 type Size struct {
-	Bytes int64 // allocated on disk, blocks that are shared with other files included
-	Files int64 // inodes, the tree's own directory included
+	Bytes int64 // bytes on disk, including blocks that are shared with other files
+	Files int64 // number of inodes, including the root directory
 }
 
-// Usage measures the tree below dir, as du -s does: hard links count once.
-// What vanishes meanwhile does not count. It reads every directory: its time
-// grows with the number of files. Safe for concurrent use.
+// Usage measures the tree below dir like du -s: hard links count once. Names that disappear meanwhile do not count. It
+// reads every directory, so its duration grows with the number of files. Safe for concurrent use.
 func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
@@ -35,8 +34,8 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
-// walk calls visit for the root, "." by name, and for all below it: a directory before its content, names in
-// the order of their bytes.
+// walk calls visit for the root, whose name is ".", and for everything below it: a directory before its content, and
+// names sorted by their bytes.
 func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
@@ -93,7 +92,7 @@ func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func
 	return walkDir(ctx, sub, name, visit)
 }
 
-// tooDeep refuses a directory whose content would be deeper than maxDepth.
+// tooDeep fails for a directory whose content would be deeper than maxDepth.
 func tooDeep(name string) error {
 	if depthOf(name) < maxDepth {
 		return nil

@@ -14,9 +14,11 @@ import (
 
 // Host lists the filesystems of volumes that this host supports, the preferred one first.
 type Host struct {
-	Makes   []string // filesystems for new volumes
-	Mounts  []string // filesystems that the kernel can mount, which is sufficient for existing volumes
-	Missing []error  // why the others cannot be created: each begins with the filesystem and names the command that fixes it
+	Makes  []string // filesystems for new volumes
+	Mounts []string // filesystems that the kernel can mount, which is sufficient for existing volumes
+	// Missing are the reasons why the others cannot be created. Each begins with the filesystem, and names the
+	// command that fixes it.
+	Missing []error
 }
 
 // Look finds the programs and filesystems that this host has now. It starts no process.
