@@ -117,7 +117,7 @@ func (r *rig) answersAlone(d dataset.Dataset) {
 	ctx := r.t.Context()
 	for _, spelling := range []string{"db", "db@bronze"} {
 		v, err := r.Get(ctx, spelling)
-		if err != nil || v.Name != spelling || v.Mountpoint != r.MountPath(d.ID) {
+		if err != nil || v.Spelling != spelling || v.Mountpoint != r.MountPath(d.ID) {
 			r.t.Errorf("get %s: %+v, %v", spelling, v, err)
 		}
 		if path, err := r.Path(ctx, spelling); err != nil || path != r.MountPath(d.ID) {

@@ -30,7 +30,7 @@ func TestDeletedWithoutTheHome(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
 		t.Errorf("who uses it is disturbed: %v", err)
 	}
-	if _, err := f.a.mounter.Use(t.Context(), d, "db", "new"); dataset.KindOf(err) != dataset.ErrNotFound {
+	if _, err := f.a.mounter.Use(t.Context(), d, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("a new user of what was deleted: %v", err)
 	}
 	if _, err := f.svc.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {

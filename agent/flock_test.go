@@ -60,7 +60,7 @@ type flock struct {
 
 // flockHost is one agent of a flock.
 type flockHost struct {
-	*Agent
+	engineCalls
 	f    *flock
 	cfg  Config
 	own  store.Store

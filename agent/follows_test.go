@@ -47,7 +47,7 @@ func TestGetOfASpellingThatWasUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.restart()
-	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Name != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
+	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Spelling != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
 		t.Errorf("a spelling that was used: %+v, %v", v, err)
 	}
 	if v, err := r.Get(t.Context(), "db@silver"); !errors.Is(err, dataset.ErrNotFound) {

@@ -315,7 +315,7 @@ func TestGuestThatWasForgotten(t *testing.T) {
 	if path, err := f.b.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
-	if _, err := f.b.mounter.Use(t.Context(), d, "db", "another"); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := f.b.mounter.Use(t.Context(), d, dataset.ParseReference("db"), "another"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("used: %v", err)
 	}
 	now := f.a.volume("db@many", nil)

@@ -13,9 +13,9 @@ func (h *flockHost) lists() (names []string) {
 	}
 	for _, v := range list {
 		if v.Mountpoint == "" {
-			h.f.Errorf("%s has no mountpoint", v.Name)
+			h.f.Errorf("%s has no mountpoint", v.Spelling)
 		}
-		names = append(names, v.Name)
+		names = append(names, v.Spelling)
 	}
 	slices.Sort(names)
 	return names
@@ -49,7 +49,7 @@ func TestListOfTheCluster(t *testing.T) {
 	if got := f.b.lists(); slices.Contains(got, "gone") {
 		t.Errorf("it lists %v", got)
 	}
-	if v, err := f.b.Get(t.Context(), "far@plain"); err != nil || v.Name != "far@plain" {
+	if v, err := f.b.Get(t.Context(), "far@plain"); err != nil || v.Spelling != "far@plain" {
 		t.Errorf("%+v, %v", v, err)
 	}
 	f.b.cfg.Control = away{f.link}

@@ -84,11 +84,11 @@ func TestMountOfWhatWasRemovedMeanwhile(t *testing.T) {
 	gone := used
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
-	if path, err := r.mounter.Use(ctx, used, "used", "another"); !errors.Is(err, dataset.ErrNotFound) {
+	if path, err := r.mounter.Use(ctx, used, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}
 	r.want(used, "mine")
-	if path, err := r.mounter.Use(ctx, used, "used", "mine"); err != nil || path == "" {
+	if path, err := r.mounter.Use(ctx, used, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
 		t.Errorf("a further use by who has it: %q, %v", path, err)
 	}
 }

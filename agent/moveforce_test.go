@@ -49,7 +49,7 @@ func TestForcedMove(t *testing.T) {
 
 	f.b.up()
 	await(t, func() bool { _, kept := f.b.Cache.Copy(d.ID); return kept })
-	if _, err := f.b.mounter.Use(t.Context(), d, "db", "new"); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := f.b.mounter.Use(t.Context(), d, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a new user of what was overtaken: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
@@ -125,7 +125,7 @@ func TestMoveFiles(t *testing.T) {
 			}
 			check(f.b)
 			await(t, func() bool { _, given := f.a.leases.Relinquished(d.ID); return !given })
-			if _, err := f.a.mounter.Use(t.Context(), d, "db", "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
+			if _, err := f.a.mounter.Use(t.Context(), d, dataset.ParseReference("db"), "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}
 			f.a.fuse.set(-1, false, func(act string) { // what comes is no head that it has left

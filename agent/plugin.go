@@ -40,39 +40,39 @@ func (a *components) makeVolumes() {
 }
 
 // Get is volume.Viewer.Get.
-func (a *Agent) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
-	return a.viewer.Get(ctx, spelling)
+func (a *Agent) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
+	return a.viewer.Get(ctx, ref)
 }
 
 // List is volume.Viewer.List.
 func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) { return a.viewer.List(ctx) }
 
 // Path is volume.Viewer.Path.
-func (a *Agent) Path(ctx context.Context, spelling string) (string, error) {
-	return a.viewer.Path(ctx, spelling)
+func (a *Agent) Path(ctx context.Context, ref dataset.Reference) (string, error) {
+	return a.viewer.Path(ctx, ref)
 }
 
 // Help is volume.Viewer.Help.
 func (a *Agent) Help(ctx context.Context) string { return a.viewer.Help(ctx) }
 
 // Create is volume.Requests.Create.
-func (a *Agent) Create(ctx context.Context, spelling string, opts map[string]string) error {
-	return a.requests.Create(ctx, spelling, opts)
+func (a *Agent) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
+	return a.requests.Create(ctx, ref, opts)
 }
 
 // Remove is volume.Requests.Remove.
-func (a *Agent) Remove(ctx context.Context, spelling string) error {
-	return a.requests.Remove(ctx, spelling)
+func (a *Agent) Remove(ctx context.Context, ref dataset.Reference) error {
+	return a.requests.Remove(ctx, ref)
 }
 
 // Mount is mounting.Mounter.Mount.
-func (a *Agent) Mount(ctx context.Context, spelling, id string) (string, error) {
-	return a.mounter.Mount(ctx, spelling, id)
+func (a *Agent) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
+	return a.mounter.Mount(ctx, ref, id)
 }
 
 // Unmount is mounting.Mounter.Unmount.
-func (a *Agent) Unmount(ctx context.Context, spelling, id string) error {
-	return a.mounter.Unmount(ctx, spelling, id)
+func (a *Agent) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
+	return a.mounter.Unmount(ctx, ref, id)
 }
 
 // Activated is mounting.Verifier.Activated.

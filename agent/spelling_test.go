@@ -81,7 +81,7 @@ func TestPodmanRemovesItsOwn(t *testing.T) {
 		list, err := r.List(t.Context())
 		var names []string
 		for _, v := range list {
-			names = append(names, v.Name)
+			names = append(names, v.Spelling)
 		}
 		if slices.Sort(names); err != nil || !slices.Equal(names, left) {
 			t.Errorf("after the removal of %s there are %v, want %v: %v", spelling, names, left, err)

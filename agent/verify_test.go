@@ -37,7 +37,7 @@ import (
 // a clock that the test moves.
 type rig struct {
 	profiles []byte
-	*Agent
+	engineCalls
 	t        *testing.T
 	root     string
 	clock    *clock.Fake

@@ -219,7 +219,8 @@ func unasked(op dataset.Operation) dataset.Operation {
 // refusal compares the volume that another request made first with the volume of the operation. It returns
 // how they differ, or nil.
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
-	w, err := planning.ParseCreate(api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options})
+	asked := api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options}
+	w, err := planning.ParseCreate(asked.Parsed())
 	if err == nil {
 		err = s.volumes.Same(t, winner, w)
 	}

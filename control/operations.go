@@ -29,6 +29,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 			return out, err
 		}
 	}
+	req = req.Parsed()
 	var done *dataset.Dataset
 	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		out.Operation, done, err = s.submit(t, req)

@@ -104,7 +104,7 @@ func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 	e := newEnv(t)
 	a := e.agent("alpha")
 	tr := record.NewTx(e.ctx, e.spy)
-	op, _, err := e.Service.submit(tr, create("db"))
+	op, _, err := e.Service.submit(tr, create("db").Parsed())
 	if err != nil || op.Node != a.id {
 		t.Fatal(op, err)
 	}

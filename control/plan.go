@@ -29,6 +29,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
 	}
+	req = req.Parsed()
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)
 		return err

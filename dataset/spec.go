@@ -64,6 +64,33 @@ func ParseSpec(s string) (Spec, error) {
 	return Spec{Name: name, Profile: rest}, nil
 }
 
+// Reference is a spec as it entered Drover: parsed, and in the letters in which it was written. An engine compares
+// names of volumes as strings, so it must get its volumes back in the same letters.
+//
+// A spec is parsed once, at the door: by package plugin for an engine, and by api.Request.Parsed for a request to
+// control. All code behind the door passes the Reference on.
+type Reference struct {
+	Spec            // empty if Err is set
+	Spelling string // the spec in the letters of the engine or user
+	Err      error  // why the spelling is not a spec: an error of ParseSpec
+}
+
+// ParseReference parses a spelling. It keeps the error of ParseSpec, because only some requests fail with it: Create
+// reports it, Get reports that there is no such volume, and Unmount succeeds.
+func ParseReference(spelling string) Reference {
+	sp, err := ParseSpec(spelling)
+	return Reference{Spec: sp, Spelling: spelling, Err: err}
+}
+
+// Halves returns the text before and after the "@", also of a spelling that is not a spec. after is "" without an "@".
+func (r Reference) Halves() (before, after string) {
+	before, after, _ = strings.Cut(r.Spelling, "@")
+	return before, after
+}
+
+// String returns the spelling.
+func (r Reference) String() string { return r.Spelling }
+
 // CheckName fails with ErrInvalid unless name can be a volume's name: 2 to 128 of the characters a-z A-Z 0-9 _ .
 // - with a letter or digit first.
 func CheckName(name string) error {

@@ -169,3 +169,18 @@ func FuzzParseSpec(f *testing.F) {
 		}
 	})
 }
+
+func TestParseReference(t *testing.T) {
+	ref := dataset.ParseReference("db-test@snapshot-F23CA")
+	want := dataset.Reference{
+		Spec: dataset.Spec{Name: "db-test", From: "f23ca"}, Spelling: "db-test@snapshot-F23CA",
+	}
+	if ref != want || ref.String() != ref.Spelling {
+		t.Errorf("got %+v, %s, want %+v", ref, ref, want)
+	}
+	bad := dataset.ParseReference("db@gold!")
+	if before, after := bad.Halves(); before != "db" || after != "gold!" || bad.Spec != (dataset.Spec{}) ||
+		bad.Spelling != "db@gold!" || !errors.Is(bad.Err, dataset.ErrProfileName) {
+		t.Errorf("got %+v, %q and %q", bad, before, after)
+	}
+}

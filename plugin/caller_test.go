@@ -59,8 +59,10 @@ func TestI9CallerNotKnown(t *testing.T) {
 func TestTool(t *testing.T) {
 	tools := make(chan Tool, 1)
 	f := &fake{hook: func(ctx context.Context) error { tools <- ToolOf(ctx); return nil }}
-	for _, name := range []string{"db@gold", "db", "db-test@snapshot-f23ca986", "plain"} {
-		f.volumes = append(f.volumes, Volume{Name: name, Mountpoint: "/" + name})
+	for _, v := range [][2]string{
+		{"db", "db@gold"}, {"db", "db"}, {"db-test", "db-test@snapshot-f23ca986"}, {"plain", "plain"},
+	} {
+		f.volumes = append(f.volumes, Volume{Name: v[0], Spelling: v[1], Mountpoint: "/" + v[1]})
 	}
 	_, _, path := start(t, f, Options{})
 	const all = `{"Volumes":[{"Name":"db@gold","Mountpoint":"/db@gold"},{"Name":"db","Mountpoint":"/db"},` +

@@ -75,15 +75,15 @@ func (s *Server) create(ctx context.Context, r volume.CreateRequest) (any, error
 	if _, ok := r.Options["help"]; ok {
 		return nil, helpText(s.agent.Help(ctx))
 	}
-	return done{}, s.agent.Create(ctx, r.Name, r.Options)
+	return done{}, s.agent.Create(ctx, dataset.ParseReference(r.Name), r.Options)
 }
 
 func (s *Server) remove(ctx context.Context, r volume.RemoveRequest) (any, error) {
-	return done{}, s.agent.Remove(ctx, r.Name)
+	return done{}, s.agent.Remove(ctx, dataset.ParseReference(r.Name))
 }
 
 func (s *Server) mount(ctx context.Context, r volume.MountRequest) (any, error) {
-	path, err := s.agent.Mount(ctx, r.Name, r.ID)
+	path, err := s.agent.Mount(ctx, dataset.ParseReference(r.Name), r.ID)
 	if err == nil && !filepath.IsAbs(path) {
 		err = dataset.Errorf(dataset.ErrInternal, "mount of %q has no absolute path, but %q", r.Name, path)
 	}
@@ -91,16 +91,16 @@ func (s *Server) mount(ctx context.Context, r volume.MountRequest) (any, error) 
 }
 
 func (s *Server) unmount(ctx context.Context, r volume.UnmountRequest) (any, error) {
-	return done{}, s.agent.Unmount(ctx, r.Name, r.ID)
+	return done{}, s.agent.Unmount(ctx, dataset.ParseReference(r.Name), r.ID)
 }
 
 func (s *Server) path(ctx context.Context, r volume.PathRequest) (any, error) {
-	path, err := s.agent.Path(ctx, r.Name)
+	path, err := s.agent.Path(ctx, dataset.ParseReference(r.Name))
 	return volume.PathResponse{Mountpoint: path}, err
 }
 
 func (s *Server) get(ctx context.Context, r volume.GetRequest) (any, error) {
-	v, err := s.agent.Get(ctx, r.Name)
+	v, err := s.agent.Get(ctx, dataset.ParseReference(r.Name))
 	if err != nil {
 		s.unseen("Get", r.Name, err)
 		return nil, err

@@ -18,12 +18,11 @@ func bareNames(all []Volume) []Volume {
 	out := make([]Volume, 0, len(all))
 	seen := make(map[string]bool, len(all))
 	for _, v := range all {
-		sp, err := dataset.ParseSpec(v.Name)
-		if err != nil || seen[sp.Name] { // Podman could not use a bad spelling either
+		if seen[v.Name] || dataset.CheckName(v.Name) != nil { // Podman could not use a bad name either
 			continue
 		}
-		seen[sp.Name] = true
-		v.Name = sp.Name
+		seen[v.Name] = true
+		v.Spelling = v.Name
 		out = append(out, v)
 	}
 	return out
@@ -41,7 +40,7 @@ func (l volumeList) write(w io.Writer) error {
 		if i > 0 {
 			buf = append(buf, ',')
 		}
-		buf = appendString(append(buf, `{"Name":`...), v.Name)
+		buf = appendString(append(buf, `{"Name":`...), v.Spelling)
 		if v.Mountpoint != "" {
 			buf = appendString(append(buf, `,"Mountpoint":`...), v.Mountpoint)
 		}

@@ -11,13 +11,15 @@ import (
 	"github.com/docker/go-plugins-helpers/volume"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // Whatever the names are, the list arrives as it was.
 func TestListIsJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Volume {
-			return Volume{Name: rapid.String().Draw(t, "name"), Mountpoint: rapid.String().Draw(t, "mountpoint")}
+			return Volume{Spelling: rapid.String().Draw(t, "name"), Mountpoint: rapid.String().Draw(t, "mountpoint")}
 		})).Draw(t, "list")
 		var got bytes.Buffer
 		if err := volumeList(list).write(&got); err != nil {
@@ -25,7 +27,7 @@ func TestListIsJSON(t *testing.T) {
 		}
 		want := volume.ListResponse{Volumes: []*volume.Volume{}}
 		for _, v := range list {
-			want.Volumes = append(want.Volumes, &volume.Volume{Name: v.Name, Mountpoint: v.Mountpoint})
+			want.Volumes = append(want.Volumes, &volume.Volume{Name: v.Spelling, Mountpoint: v.Mountpoint})
 		}
 		var read volume.ListResponse
 		if err := json.Unmarshal(got.Bytes(), &read); err != nil {
@@ -40,7 +42,7 @@ func TestListIsJSON(t *testing.T) {
 func manyVolumes(n int) []Volume {
 	list := make([]Volume, n)
 	for i := range list {
-		list[i] = Volume{Name: fmt.Sprintf("volume-%06d@gold", i), Mountpoint: fmt.Sprintf("/var/lib/drover/mnt/f23ca986-1b7f-4f7e-9a43-%012d", i)}
+		list[i] = Volume{Spelling: fmt.Sprintf("volume-%06d@gold", i), Mountpoint: fmt.Sprintf("/var/lib/drover/mnt/f23ca986-1b7f-4f7e-9a43-%012d", i)}
 	}
 	return list
 }
@@ -103,4 +105,4 @@ func BenchmarkMount(b *testing.B) {
 // quiet is a fake that notes nothing.
 type quiet struct{ fake }
 
-func (*quiet) Mount(context.Context, string, string) (string, error) { return "/m", nil }
+func (*quiet) Mount(context.Context, dataset.Reference, string) (string, error) { return "/m", nil }

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
 )
 
@@ -62,22 +63,24 @@ func (f *fake) take() []string {
 }
 
 func (f *fake) Activated(ctx context.Context) { _ = f.note(ctx, "Activated") }
-func (f *fake) Create(ctx context.Context, spec string, opts map[string]string) error {
-	return f.note(ctx, "Create", spec, opts)
+func (f *fake) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
+	return f.note(ctx, "Create", ref.Spelling, opts)
 }
-func (f *fake) Remove(ctx context.Context, spec string) error { return f.note(ctx, "Remove", spec) }
-func (f *fake) Mount(ctx context.Context, spec, id string) (string, error) {
-	return f.path, f.note(ctx, "Mount", spec, id)
+func (f *fake) Remove(ctx context.Context, ref dataset.Reference) error {
+	return f.note(ctx, "Remove", ref.Spelling)
 }
-func (f *fake) Unmount(ctx context.Context, spec, id string) error {
-	return f.note(ctx, "Unmount", spec, id)
+func (f *fake) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
+	return f.path, f.note(ctx, "Mount", ref.Spelling, id)
 }
-func (f *fake) Get(ctx context.Context, spec string) (Volume, error) {
-	return f.volume, f.note(ctx, "Get", spec)
+func (f *fake) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
+	return f.note(ctx, "Unmount", ref.Spelling, id)
+}
+func (f *fake) Get(ctx context.Context, ref dataset.Reference) (Volume, error) {
+	return f.volume, f.note(ctx, "Get", ref.Spelling)
 }
 func (f *fake) List(ctx context.Context) ([]Volume, error) { return f.volumes, f.note(ctx, "List") }
-func (f *fake) Path(ctx context.Context, spec string) (string, error) {
-	return f.path, f.note(ctx, "Path", spec)
+func (f *fake) Path(ctx context.Context, ref dataset.Reference) (string, error) {
+	return f.path, f.note(ctx, "Path", ref.Spelling)
 }
 func (f *fake) Help(context.Context) string { return "options:\n  size=SIZE\nprofiles:\n  gold\n" }
 

@@ -24,8 +24,8 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
 // answers has the shape that the engine wants.
 func TestCalls(t *testing.T) {
 	f := &fake{path: "/var/lib/drover/mnt/f23c"}
-	f.volume = Volume{Name: "db", Mountpoint: "/m", CreatedAt: noon, Status: map[string]any{"size": 5, "mounts": []string{"a"}}}
-	f.volumes = []Volume{{Name: "a", Mountpoint: "/a", CreatedAt: noon, Status: f.volume.Status}, {Name: "b@gold \"ä\"<\n"}}
+	f.volume = Volume{Name: "db", Spelling: "db", Mountpoint: "/m", CreatedAt: noon, Status: map[string]any{"size": 5, "mounts": []string{"a"}}}
+	f.volumes = []Volume{{Spelling: "a", Mountpoint: "/a", CreatedAt: noon, Status: f.volume.Status}, {Spelling: "b@gold \"ä\"<\n"}}
 	e, _, _ := start(t, f, Options{})
 	for _, c := range []struct{ method, body, asked, answer string }{
 		{"Plugin.Activate", "", `["Activated"]`, `{"Implements":["VolumeDriver"]}`},
@@ -69,7 +69,7 @@ func TestCalls(t *testing.T) {
 // What would make the engine take the volume for unknown is left out.
 func TestGetNeverSpoilsItsAnswer(t *testing.T) {
 	for want, v := range map[string]Volume{
-		`{"Volume":{"Name":"db"}}`:                   {Name: "other"},
+		`{"Volume":{"Name":"db"}}`:                   {Spelling: "other"},
 		`{"Volume":{"Name":"db","Mountpoint":"/m"}}`: {Mountpoint: "/m", CreatedAt: time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC), Status: map[string]any{}},
 		`{"Volume":{"Name":"db","Status":{"problem":"status that is no JSON: json: unsupported value: NaN"}}}`: {Status: map[string]any{"x": math.NaN()}},
 	} {

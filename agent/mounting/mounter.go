@@ -35,15 +35,16 @@ type MounterDeps struct {
 	Unmounter *Unmounter
 	Disks     *Disks
 
-	// Find returns the volume that an engine spells so.
-	Find func(ctx context.Context, spelling string) (dataset.Dataset, error)
+	// Find returns the volume to which an engine refers.
+	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
 	// Bring makes this node the home of a dataset.
 	Bring func(context.Context, dataset.Dataset) (dataset.Dataset, error)
 	// InstallArrived puts in place the data that a move has brought here, if it is not in place yet: the agent may have
 	// been killed before. Idempotent. The dataset's lock is held.
 	InstallArrived func(context.Context, dataset.Dataset) error
 	// SaveSpelling calls save with the values that record on disk how a tool spells a volume.
-	SaveSpelling func(d dataset.Dataset, spelling string, tool plugin.Tool, save func(more map[string]any) error) error
+	SaveSpelling func(
+		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
 	// MendSoon has the guard's record of a dataset made right.
 	MendSoon func(dataset uuid.UUID)
 }
@@ -60,12 +61,12 @@ func NewMounter(deps MounterDeps) *Mounter { return &Mounter{deps} }
 //
 // The ID may be empty: orchestrators other than Docker and Podman send none. It counts like any other
 // ID, and is shared by all who send none.
-func (m *Mounter) Mount(ctx context.Context, spelling, id string) (string, error) {
+func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
 	if len(id) > dataset.MaxMountID {
 		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)",
-			dataset.Clip(spelling), len(id), dataset.MaxMountID)
+			dataset.Clip(ref.Spelling), len(id), dataset.MaxMountID)
 	}
-	d, err := m.Find(ctx, spelling)
+	d, err := m.Find(ctx, ref)
 	if err != nil {
 		return "", err
 	}
@@ -76,7 +77,7 @@ func (m *Mounter) Mount(ctx context.Context, spelling, id string) (string, error
 	}
 	// In each further round another request has unmounted the dataset meanwhile. One of the two gives way in the end.
 	for range 100 {
-		path, err := m.Use(ctx, d, spelling, id)
+		path, err := m.Use(ctx, d, ref, id)
 		if err != nil || path != "" {
 			return path, err
 		}
@@ -94,7 +95,7 @@ func (m *Mounter) Mount(ctx context.Context, spelling, id string) (string, error
 }
 
 // Use records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path.
-func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, spelling, id string) (string, error) {
+func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, ref dataset.Reference, id string) (string, error) {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
@@ -133,7 +134,7 @@ func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, spelling, id strin
 		Count:      1,
 		Generation: generation,
 		Since:      m.Clock.Now(),
-		As:         spelling,
+		Spelling:   ref.Spelling,
 		Tool:       plugin.ToolOf(ctx),
 		Mounted:    m.Clock.Steady(),
 	}, m.Engines.HasEnded)
@@ -143,7 +144,7 @@ func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, spelling, id strin
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	if err := m.SaveSpelling(d, spelling, plugin.ToolOf(ctx), func(more map[string]any) error {
+	if err := m.SaveSpelling(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
 		return m.Uses.Save(ctx, d, r, more)
 	}); err != nil {
 		return "", fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -235,12 +236,11 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 
 // Unmount ends one use of a volume, and unmounts the volume if that was the last one. It succeeds for a volume or an ID
 // that is not known here, because the engine wants it not to be mounted.
-func (m *Mounter) Unmount(ctx context.Context, spelling, id string) error {
-	sp, err := dataset.ParseSpec(spelling)
-	if err != nil {
+func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
+	if ref.Err != nil {
 		return nil
 	}
-	d, here := m.mountedAs(sp.Name, spelling, id) // control is not asked: this node knows its own mounts
+	d, here := m.mountedAs(ref, id) // control is not asked: this node knows its own mounts
 	if !here {
 		return nil
 	}
@@ -271,8 +271,8 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 
 // mountedAs returns the dataset that has a use with a mount ID. That may be another one than the dataset with the name:
 // a rebuild may have renamed it since, or nothing but its use may be known.
-func (m *Mounter) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
-	d, named := m.Cache.Volume(name)
+func (m *Mounter) mountedAs(ref dataset.Reference, id string) (dataset.Dataset, bool) {
+	d, named := m.Cache.Volume(ref.Name)
 	if named {
 		if _, used := m.Uses.Get(d.ID).IDs[id]; used {
 			return d, true
@@ -280,11 +280,11 @@ func (m *Mounter) mountedAs(name, spelling, id string) (dataset.Dataset, bool) {
 	}
 	for _, other := range m.Uses.InUse() {
 		// The ID alone is not sufficient: it may be used for several volumes.
-		if use, ok := m.Uses.Get(other).IDs[id]; ok && use.As == spelling {
+		if use, ok := m.Uses.Get(other).IDs[id]; ok && use.Spelling == ref.Spelling {
 			if renamed, known := m.Guests.Table.Known(other); known {
 				return renamed, true
 			}
-			return dataset.Dataset{ID: other, Volume: name}, true
+			return dataset.Dataset{ID: other, Volume: ref.Name}, true
 		}
 	}
 	return d, named

@@ -22,7 +22,7 @@ type Use struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"` // of the engine process, see Engines
 	Since      time.Time `json:"since"`
-	As         string    `json:"as,omitempty"` // how the engine spelled the volume
+	Spelling   string    `json:"as,omitempty"` // of the volume, by the engine
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
 	// Older is true if an engine mounted with this ID again after it had ended once: Count may not include a use by a

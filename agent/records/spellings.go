@@ -19,6 +19,7 @@ type Spellings struct {
 
 // Listed is a line of docker volume ls.
 type Listed struct {
+	Name     string // of the volume
 	Spelling string
 	Dataset  uuid.UUID
 }
@@ -38,13 +39,13 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 			used = []string{d.Spelling}
 		}
 		for _, sp := range used {
-			out = append(out, Listed{sp, id})
+			out = append(out, Listed{d.Volume, sp, id})
 		}
 	}
-	elsewhere := map[uuid.UUID]string{}
+	elsewhere := map[uuid.UUID]*dataset.Dataset{}
 	for id, k := range c.copies {
 		if _, taken := c.names[volumeOfCopy(k)]; !taken && k.Record != nil && k.Record.State == dataset.StateReady {
-			elsewhere[id] = k.Record.Spelling
+			elsewhere[id] = k.Record
 		}
 	}
 	for name, r := range c.spellings {
@@ -53,11 +54,11 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 		}
 		delete(elsewhere, r.Dataset)
 		for _, sp := range r.Used {
-			out = append(out, Listed{sp, r.Dataset})
+			out = append(out, Listed{name, sp, r.Dataset})
 		}
 	}
-	for id, sp := range elsewhere {
-		out = append(out, Listed{sp, id})
+	for id, d := range elsewhere {
+		out = append(out, Listed{d.Volume, d.Spelling, id})
 	}
 	return out
 }

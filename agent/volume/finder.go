@@ -30,39 +30,38 @@ type Finder struct {
 // NewFinder returns a Finder.
 func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
 
-// Find returns the volume for a spelling of this engine. It answers from memory for a volume whose home is this
+// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this
 // node, and asks control for any other. It returns ErrNotFound only if the store says so.
-func (f *Finder) Find(ctx context.Context, spelling string) (dataset.Dataset, error) {
-	sp, err := dataset.ParseSpec(spelling)
-	if err != nil {
-		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", err)
+func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
+	if ref.Err != nil {
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)
 	}
-	d, known := f.deps.Cache.Volume(sp.Name)
+	d, known := f.deps.Cache.Volume(ref.Name)
 	if !known {
-		d, known = f.deps.GuestNamed(sp.Name)
+		d, known = f.deps.GuestNamed(ref.Name)
 	}
 	if !known {
-		v, err := f.deps.Control.Volume(ctx, sp.Name)
+		v, err := f.deps.Control.Volume(ctx, ref.Name)
 		if errors.Is(err, dataset.ErrNotFound) {
-			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.ForgetName(ctx, sp.Name))
+			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.ForgetName(ctx, ref.Name))
 		}
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if v.Volume != sp.Name { // control accepts prefixes of UUIDs as well; an engine uses names
-			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", sp.Name)
+		if v.Volume != ref.Name { // control accepts prefixes of UUIDs as well; an engine uses names
+			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", ref.Name)
 		}
 		d = v.Dataset
 	}
-	if slices.Contains(f.deps.Spellings.Of(d), spelling) {
+	if slices.Contains(f.deps.Spellings.Of(d), ref.Spelling) {
 		return d, nil
 	}
 	switch {
-	case sp.Profile != "" && sp.Profile != d.Profile.Name:
+	case ref.Profile != "" && ref.Profile != d.Profile.Name:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name,
-			sp.Profile)
-	case sp.From != "" && !cloneOf(d, sp.From):
-		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, sp.From)
+			ref.Profile)
+	case ref.From != "" && !cloneOf(d, ref.From):
+		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, ref.From)
 	}
 	return d, nil
 }

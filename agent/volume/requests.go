@@ -38,16 +38,15 @@ func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
 
 // Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
 // dataset, and all of them succeed.
-func (r *Requests) Create(ctx context.Context, spelling string, opts map[string]string) error {
-	req := api.Request{Kind: dataset.OpCreate, Volume: spelling, Options: opts, Engine: true}
-	sp, err := dataset.ParseSpec(spelling)
-	if err != nil {
+func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
+	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
+	if ref.Err != nil {
 		if _, told := r.deps.Control.Plan(ctx, r.deps.NodeID, req); errors.Is(told, dataset.ErrInvalid) {
 			return told // the error names the profiles that exist
 		}
-		return err
+		return ref.Err
 	}
-	_, err = r.makeVolume(ctx, req, sp.Name)
+	_, err := r.makeVolume(ctx, req, ref.Name)
 	return err
 }
 
@@ -74,7 +73,7 @@ func (r *Requests) makeVolume(ctx context.Context, req api.Request, name string)
 		case err != nil:
 			return dataset.Dataset{}, err
 		default:
-			return made, r.deps.Spellings.Learn(ctx, made, req)
+			return made, r.deps.Spellings.Learn(ctx, made, req.Ref)
 		}
 	}
 }
@@ -84,7 +83,7 @@ func (r *Requests) found(ctx context.Context, p api.Plan, err error, req api.Req
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
-	return *p.Done, r.deps.Spellings.Learn(ctx, *p.Done, req)
+	return *p.Done, r.deps.Spellings.Learn(ctx, *p.Done, req.Ref)
 }
 
 // makeOnce plans a request that makes a volume, and executes it.
@@ -113,8 +112,8 @@ func (r *Requests) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) 
 
 // Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the
 // volume is mounted, for every caller.
-func (r *Requests) Remove(ctx context.Context, spelling string) error {
-	d, err := r.deps.Finder.Find(ctx, spelling)
+func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
+	d, err := r.deps.Finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
 		return nil
 	}
@@ -125,10 +124,10 @@ func (r *Requests) Remove(ctx context.Context, spelling string) error {
 		return err
 	}
 	tool := plugin.ToolOf(ctx)
-	if err := r.deps.Spellings.CheckRemovable(tool, d, spelling); err != nil {
+	if err := r.deps.Spellings.CheckRemovable(tool, d, ref); err != nil {
 		return err
 	}
-	if another, err := r.deps.Spellings.Remove(ctx, tool, d, spelling); err != nil || another {
+	if another, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || another {
 		return err
 	}
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
@@ -25,14 +24,14 @@ type Spellings struct {
 func NewSpellings(h *host.Host) *Spellings { return &Spellings{deps: h} }
 
 // Learn records on disk how this engine spells a volume, unless the volume's own record has it.
-func (s *Spellings) Learn(ctx context.Context, d dataset.Dataset, req api.Request) error {
+func (s *Spellings) Learn(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
 	tool := plugin.ToolOf(ctx)
-	if !req.Engine || s.isRecorded(d, req.Volume, tool) {
+	if s.isRecorded(d, ref.Spelling, tool) {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more, learned := s.values(d, req.Volume, tool)
+	more, learned := s.values(d, ref.Spelling, tool)
 	if len(more) == 0 {
 		return nil
 	}
@@ -46,14 +45,14 @@ func (s *Spellings) Learn(ctx context.Context, d dataset.Dataset, req api.Reques
 }
 
 // Save calls save with the values that record on disk that a tool has used a spelling.
-func (s *Spellings) Save(d dataset.Dataset, spelling string, tool plugin.Tool,
+func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool,
 	save func(more map[string]any) error) error {
-	if s.isRecorded(d, spelling, tool) {
+	if s.isRecorded(d, ref.Spelling, tool) {
 		return save(nil)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more, learn := s.values(d, spelling, tool)
+	more, learn := s.values(d, ref.Spelling, tool)
 	if err := save(more); err != nil {
 		return err
 	}
@@ -109,14 +108,14 @@ func (s *Spellings) values(
 // removes all of them that no container of Podman uses: also those of a Docker engine's stopped
 // containers, and those that only drover or other nodes have used. So Podman may remove only the
 // volumes that it has made or mounted itself.
-func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, spelling string) error {
+func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref dataset.Reference) error {
 	used := s.Of(d)
 	switch {
 	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)",
 			d.Volume, s.deps.NodeName, d.Volume)
-	case len(used) > 0 && !slices.Contains(used, spelling):
+	case len(used) > 0 && !slices.Contains(used, ref.Spelling):
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s is known to this engine as %s, which a container may need: docker volume rm %s",
 			d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
@@ -126,12 +125,12 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, spelling
 
 // Remove removes a spelling of a volume if the engine uses another one, and reports whether there is another one.
 func (s *Spellings) Remove(
-	ctx context.Context, tool plugin.Tool, d dataset.Dataset, spelling string,
+	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
 ) (another bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used := s.Of(d)
-	rest := slices.DeleteFunc(used, func(s string) bool { return s == spelling })
+	rest := slices.DeleteFunc(used, func(s string) bool { return s == ref.Spelling })
 	if len(rest) == 0 {
 		return false, nil
 	}

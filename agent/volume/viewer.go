@@ -35,14 +35,16 @@ type Viewer struct {
 // NewViewer returns a Viewer.
 func NewViewer(deps ViewerDeps) *Viewer { return &Viewer{deps} }
 
-// Get returns the volume for a spelling. It fails with ErrNotFound for a spelling that this engine has never used
-// and that contradicts the volume: the engine then calls Create, which reports the contradiction.
-func (w *Viewer) Get(ctx context.Context, spelling string) (plugin.Volume, error) {
-	d, err := w.deps.Finder.Find(ctx, spelling)
+// Get returns the volume to which a tool refers. It fails with ErrNotFound for a spelling that this engine has never
+// used and that contradicts the volume: the engine then calls Create, which reports the contradiction.
+func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
+	d, err := w.deps.Finder.Find(ctx, ref)
 	if err != nil {
 		return plugin.Volume{}, err
 	}
-	v := plugin.Volume{Name: spelling, CreatedAt: d.Created, Status: w.statusMap(ctx, d)}
+	v := plugin.Volume{
+		Name: d.Volume, Spelling: ref.Spelling, CreatedAt: d.Created, Status: w.statusMap(ctx, d),
+	}
 	if d.Home == w.deps.NodeID || d.Profile.Access == dataset.AccessMany {
 		v.Mountpoint = w.deps.MountPath(d.ID)
 	}
@@ -129,8 +131,8 @@ func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[str
 }
 
 // Path returns where a volume is, or will be, mounted.
-func (w *Viewer) Path(ctx context.Context, spelling string) (string, error) {
-	d, err := w.deps.Finder.Find(ctx, spelling)
+func (w *Viewer) Path(ctx context.Context, ref dataset.Reference) (string, error) {
+	d, err := w.deps.Finder.Find(ctx, ref)
 	if err != nil {
 		return "", err
 	}
@@ -151,7 +153,7 @@ func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
 	}
 	out := make([]plugin.Volume, len(list))
 	for i, l := range list {
-		out[i] = plugin.Volume{Name: l.Spelling, Mountpoint: w.deps.MountPath(l.Dataset)}
+		out[i] = plugin.Volume{Name: l.Name, Spelling: l.Spelling, Mountpoint: w.deps.MountPath(l.Dataset)}
 	}
 	return out, nil
 }
@@ -166,9 +168,7 @@ func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []rec
 	defer cancel()
 	names := map[string]bool{}
 	for _, l := range own {
-		if sp, err := dataset.ParseSpec(l.Spelling); err == nil {
-			names[sp.Name] = true
-		}
+		names[l.Name] = true
 	}
 	for page := (api.Page{}); ; {
 		list, err := w.deps.Control.Volumes(ctx, page)
@@ -177,7 +177,7 @@ func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []rec
 		}
 		for _, v := range list.Items {
 			if !names[v.Volume] {
-				others = append(others, records.Listed{Spelling: v.Spelling, Dataset: v.ID})
+				others = append(others, records.Listed{Name: v.Volume, Spelling: v.Spelling, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {

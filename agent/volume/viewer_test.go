@@ -28,7 +28,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 func TestListOfManyPages(t *testing.T) {
 	v := NewViewer(ViewerDeps{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}, ListOthers: true})
 	list, err := v.List(t.Context())
-	if err != nil || len(list) != 2 || list[0].Name != "a@gold" || list[1].Name != "b@gold" {
+	if err != nil || len(list) != 2 || list[0].Spelling != "a@gold" || list[1].Spelling != "b@gold" {
 		t.Errorf("%+v, %v", list, err)
 	}
 }

@@ -14,6 +14,9 @@ type Request struct {
 	// Volume is the spec for create, clone and import; otherwise the volume,
 	// or dataset, by name or by a unique prefix of its UUID.
 	Volume string `json:"volume,omitempty"`
+	// Ref is Volume for create, clone and import, parsed. The plugin sets it for the requests of engines. For other
+	// requests, Parsed sets it.
+	Ref dataset.Reference `json:"-"`
 	// options of the new volume, by name; absent: those of its profile
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix
@@ -37,6 +40,17 @@ type Request struct {
 	Fenced string `json:"fenced,omitempty"`
 	// move: only if its home is lost and the profile lets a copy take over
 	Failover bool `json:"failover,omitempty"`
+}
+
+// Parsed returns the request with Ref. It is the door through which requests that make volumes come to control: from
+// the CLI, and from agents on other hosts, which send a spec in the letters in which it was written. If Ref is set
+// already, because agent and control are one process, nothing is parsed.
+func (r Request) Parsed() Request {
+	if makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport; makes &&
+		r.Ref.Spelling != r.Volume {
+		r.Ref = dataset.ParseReference(r.Volume)
+	}
+	return r
 }
 
 // Plan is the decision of control on a request. Exactly one field is set.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -61,7 +60,7 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, &old, v.Same(t, old, w)
 	}
 	d := dataset.Dataset{
-		ID: uuid.New(), Volume: w.spec.Name, Spelling: req.Volume, State: dataset.StateReady,
+		ID: uuid.New(), Volume: w.spec.Name, Spelling: req.Ref.Spelling, State: dataset.StateReady,
 		Labels: w.opts.Labels, Protected: w.opts.Protect, ReadOnly: w.opts.ReadOnly,
 		Anonymous: w.spec.Anonymous() && len(req.Options) == 0 && w.spec.Profile == "" && w.spec.From == "",
 		Epoch:     1, Created: v.Clock.Now(),
@@ -105,7 +104,7 @@ const poolsForeseen = 16
 // sayProfiles adds the existing profiles to an error about the name of a profile. To an error about the name of a
 // volume it adds that the profile does not exist either, so that both mistakes are corrected at once.
 func (v *Planner) sayProfiles(err error, req api.Request) error {
-	volume, after, _ := strings.Cut(req.Volume, "@")
+	volume, after := req.Ref.Halves()
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
 		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {

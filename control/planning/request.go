@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CreateRequest is a create request that was parsed.
+// CreateRequest is a request that makes a volume, with its options parsed.
 type CreateRequest struct {
 	kind  dataset.OpKind
 	spec  dataset.Spec
@@ -19,12 +19,14 @@ type CreateRequest struct {
 	names bool // From may also be a name
 }
 
-// ParseCreate parses the volume and the options of a request. dataset.ErrInvalid if they are wrong.
+// ParseCreate parses the options of a request, and compares them with its spec, which is parsed already: see
+// api.Request.Parsed. dataset.ErrInvalid if they are wrong.
 func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	w.kind = req.Kind
-	if w.spec, err = dataset.ParseSpec(req.Volume); err != nil {
-		return w, err
+	if req.Ref.Err != nil {
+		return w, req.Ref.Err
 	}
+	w.spec = req.Ref.Spec
 	if w.opts, err = dataset.ParseOptions(req.Options); err != nil {
 		return w, err
 	}

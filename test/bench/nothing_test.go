@@ -22,34 +22,34 @@ type nothing struct {
 
 func (n *nothing) Activated(context.Context) {}
 
-func (n *nothing) Create(_ context.Context, spec string, _ map[string]string) error {
+func (n *nothing) Create(_ context.Context, ref dataset.Reference, _ map[string]string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.volumes[spec] = true
+	n.volumes[ref.Spelling] = true
 	return nil
 }
 
-func (n *nothing) Remove(_ context.Context, spec string) error {
+func (n *nothing) Remove(_ context.Context, ref dataset.Reference) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.volumes, spec)
+	delete(n.volumes, ref.Spelling)
 	return nil
 }
 
-func (n *nothing) Get(_ context.Context, spec string) (plugin.Volume, error) {
+func (n *nothing) Get(_ context.Context, ref dataset.Reference) (plugin.Volume, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.volumes[spec] {
+	if !n.volumes[ref.Spelling] {
 		return plugin.Volume{}, dataset.ErrNotFound
 	}
-	return plugin.Volume{Name: spec}, nil
+	return plugin.Volume{Spelling: ref.Spelling}, nil
 }
 
-func (n *nothing) Mount(context.Context, string, string) (string, error) { return "/", nil }
-func (n *nothing) Unmount(context.Context, string, string) error         { return nil }
-func (n *nothing) List(context.Context) ([]plugin.Volume, error)         { return nil, nil }
-func (n *nothing) Path(context.Context, string) (string, error)          { return "/", nil }
-func (n *nothing) Help(context.Context) string                           { return "" }
+func (n *nothing) Mount(context.Context, dataset.Reference, string) (string, error) { return "/", nil }
+func (n *nothing) Unmount(context.Context, dataset.Reference, string) error         { return nil }
+func (n *nothing) List(context.Context) ([]plugin.Volume, error)                    { return nil, nil }
+func (n *nothing) Path(context.Context, dataset.Reference) (string, error)          { return "/", nil }
+func (n *nothing) Help(context.Context) string                                      { return "" }
 
 // serveNothing serves it, by the same server as Drover's, and returns its driver's name.
 func serveNothing(b *testing.B) string {

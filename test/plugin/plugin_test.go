@@ -58,42 +58,44 @@ func (a *agent) do(call string, f func()) error {
 }
 
 func (a *agent) Activated(context.Context) {}
-func (a *agent) Create(_ context.Context, spec string, opts map[string]string) error {
+func (a *agent) Create(_ context.Context, ref dataset.Reference, opts map[string]string) error {
 	return a.do("Create", func() {
-		a.volumes[spec] = true
-		a.creates = append(a.creates, fmt.Sprint(spec, " ", opts))
+		a.volumes[ref.Spelling] = true
+		a.creates = append(a.creates, fmt.Sprint(ref.Spelling, " ", opts))
 	})
 }
-func (a *agent) Remove(_ context.Context, spec string) error {
-	return a.do("Remove", func() { delete(a.volumes, spec) })
+func (a *agent) Remove(_ context.Context, ref dataset.Reference) error {
+	return a.do("Remove", func() { delete(a.volumes, ref.Spelling) })
 }
-func (a *agent) Mount(context.Context, string, string) (string, error) {
+func (a *agent) Mount(context.Context, dataset.Reference, string) (string, error) {
 	return a.dir, a.do("Mount", func() {})
 }
-func (a *agent) Unmount(context.Context, string, string) error { return a.do("Unmount", func() {}) }
-func (a *agent) Path(context.Context, string) (string, error)  { return a.dir, nil }
-func (a *agent) Help(context.Context) string                   { return "options:\n  size=SIZE\n" }
+func (a *agent) Unmount(context.Context, dataset.Reference, string) error {
+	return a.do("Unmount", func() {})
+}
+func (a *agent) Path(context.Context, dataset.Reference) (string, error) { return a.dir, nil }
+func (a *agent) Help(context.Context) string                             { return "options:\n  size=SIZE\n" }
 
 func (a *agent) List(context.Context) (list []plugin.Volume, err error) {
 	err = a.do("List", func() {
 		for v := range a.volumes {
-			list = append(list, plugin.Volume{Name: v})
+			list = append(list, plugin.Volume{Spelling: v})
 		}
 	})
 	return list, err
 }
 
-func (a *agent) Get(_ context.Context, spec string) (v plugin.Volume, err error) {
+func (a *agent) Get(_ context.Context, ref dataset.Reference) (v plugin.Volume, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.calls["Get"]++
 	switch err := a.fail["Get"]; {
 	case err != nil:
 		return v, err
-	case !a.volumes[spec]:
-		return v, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", spec)
+	case !a.volumes[ref.Spelling]:
+		return v, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", ref)
 	}
-	return plugin.Volume{Name: spec, Mountpoint: a.dir, CreatedAt: time.Unix(1e9, 0), Status: map[string]any{"size": 5}}, nil
+	return plugin.Volume{Spelling: ref.Spelling, Mountpoint: a.dir, CreatedAt: time.Unix(1e9, 0), Status: map[string]any{"size": 5}}, nil
 }
 
 // serve starts the plugin for a driver name of its own, and an engine after it.

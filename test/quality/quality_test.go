@@ -188,3 +188,45 @@ func read(t *testing.T, name string) string {
 	}
 	return string(data)
 }
+
+// The spec of a volume, such as db@gold, is parsed once: where it enters Drover. All other code gets a
+// dataset.Reference.
+func TestSpecsAreParsedAtTheDoors(t *testing.T) {
+	doors := map[string]bool{
+		"dataset/spec.go":           true, // ParseReference itself
+		"plugin/calls.go":           true, // engines
+		"control/api/operations.go": true, // the API: the CLI, and agents on other hosts
+	}
+	seen := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.isTest() || strings.HasPrefix(s.name, "test/") {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			var name string
+			switch f := call.Fun.(type) {
+			case *ast.SelectorExpr:
+				name = f.Sel.Name
+			case *ast.Ident:
+				name = f.Name
+			}
+			if name != "ParseSpec" && name != "ParseReference" {
+				return true
+			}
+			seen[s.name] = true
+			if !doors[s.name] {
+				t.Errorf("%s: %s is called behind the doors: pass the dataset.Reference on", s.set.Position(call.Pos()), name)
+			}
+			return true
+		})
+	}
+	for door := range doors {
+		if !seen[door] {
+			t.Errorf("%s parses no spec any more: take it off the list of doors", door)
+		}
+	}
+}
