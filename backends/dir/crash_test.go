@@ -321,7 +321,7 @@ func TestOpen(t *testing.T) {
 		want   *dataset.Kind
 	}{
 		"another backend": {`{"format":1,"backend":"loop","id":"` + uuid.NewString() + `"}`, dataset.ErrExists},
-		"a later format":  {`{"format":99,"backend":"dir","id":"` + uuid.NewString() + `"}`, dataset.ErrExists},
+		"a later format":  {`{"format":99,"backend":"dir","id":{"new":1}}`, dataset.ErrUnsupported},
 		"garbage":         {`{`, dataset.ErrOffline},
 	} {
 		b.ok(os.WriteFile(filepath.Join(fresh, "pool.json"), []byte(test.marker), 0o600))

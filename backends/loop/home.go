@@ -1,7 +1,7 @@
 package loop
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -34,6 +34,9 @@ func (h *home) open() (folder.Dir, error) {
 	}
 	if err := h.recognise(root); err != nil {
 		_ = root.Close()
+		if errors.Is(err, dataset.ErrUnsupported) {
+			return folder.Dir{}, fmt.Errorf("pool %s at %s: %w", h.name, h.path, err)
+		}
 		return folder.Dir{}, h.offline("%w", err)
 	}
 	return root, nil
@@ -56,11 +59,7 @@ func (h *home) recognise(root folder.Dir) error {
 	if last := h.seen.Load(); last != nil && *last == now {
 		return nil
 	}
-	var id identity
-	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
-	if err == nil {
-		err = json.Unmarshal(raw, &id)
-	}
+	id, err := h.read(root)
 	if err != nil {
 		return err
 	}
@@ -71,6 +70,15 @@ func (h *home) recognise(root folder.Dir) error {
 	return nil
 }
 
+// read reads the identity file.
+func (h *home) read(root folder.Dir) (identity, error) {
+	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
+	if err != nil {
+		return identity{}, err
+	}
+	return decodeIdentity(raw)
+}
+
 // generation reads the pool's generation.
 func (h *home) generation() (uint64, error) {
 	root, err := h.open()
@@ -78,8 +86,8 @@ func (h *home) generation() (uint64, error) {
 		return 0, err
 	}
 	defer root.Close()
-	var id identity
-	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
+	id, err := h.read(root)
+	if err != nil {
 		return 0, h.offline("%w", err)
 	}
 	return id.Generation, nil
@@ -94,8 +102,8 @@ func (h *home) raise(generation uint64) error {
 		return err
 	}
 	defer root.Close()
-	var id identity
-	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
+	id, err := h.read(root)
+	if err != nil {
 		return h.offline("%w", err)
 	}
 	id.Generation = generation

@@ -104,6 +104,8 @@ func identify(path string, cfg backends.Config, layout string) (identity, error)
 	switch {
 	case err == nil:
 		return checkIdentity(id, path, cfg, layout)
+	case errors.Is(err, dataset.ErrUnsupported):
+		return identity{}, err
 	case !errors.Is(err, os.ErrNotExist):
 		return identity{}, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	case !cfg.Make:
@@ -128,9 +130,6 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 		problem = fmt.Sprintf("a pool of backend %s", id.Backend)
 	case cfg.ID != uuid.Nil && id.ID != cfg.ID:
 		problem = fmt.Sprintf("another pool, %s (made as %q), instead of %s", id.ID, id.Name, cfg.ID)
-	case id.Format != format:
-		kind, problem = dataset.ErrUnsupported,
-			fmt.Sprintf("a pool of format %d, which another version of Drover reads", id.Format)
 	case id.Layout != layout:
 		problem = fmt.Sprintf("a pool that was made on %s, on %s", id.Layout, layout)
 	default:
@@ -149,10 +148,16 @@ func readIdentity(path string) (identity, error) {
 	if err != nil {
 		return id, err
 	}
-	if err := json.Unmarshal(raw, &id); err != nil {
+	if id, err = decodeIdentity(raw); err != nil {
 		return id, fmt.Errorf("%s/%s: %w", path, layout.IdentityFile, err)
 	}
 	return id, nil
+}
+
+// decodeIdentity fails with dataset.ErrUnsupported if the pool has a later format.
+func decodeIdentity(raw []byte) (id identity, err error) {
+	err = backends.DecodeMarker(raw, Name, format, &id)
+	return id, err
 }
 
 // checkEmpty fails with ErrExists if path contains any file except those that an interrupted creation of a pool leaves.

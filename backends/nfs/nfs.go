@@ -24,7 +24,6 @@ package nfs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -240,6 +239,8 @@ func plain(share, pool string) error {
 	return shelf.OneMount(root, ".", to, ".")
 }
 
+const shareFormat = 1
+
 // share is the content of share.json.
 type share struct {
 	Format int       `json:"format"`
@@ -257,7 +258,11 @@ func join(path string, make bool) (uuid.UUID, error) {
 		data, err := safefile.ReadIn(root, shareName)
 		if err == nil {
 			var s share
-			if err := json.Unmarshal(data, &s); err != nil || s.ID == uuid.Nil || s.Format != 1 {
+			err := dataset.DecodeFormat(data, shareName, shareFormat, &s)
+			if errors.Is(err, dataset.ErrUnsupported) {
+				return uuid.Nil, err
+			}
+			if err != nil || s.ID == uuid.Nil {
 				return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not say which share it is", shareName)
 			}
 			return s.ID, nil
@@ -269,7 +274,7 @@ func join(path string, make bool) (uuid.UUID, error) {
 			return uuid.Nil, dataset.Errorf(dataset.ErrOffline, "%s is not there (is the share mounted?)", shareName)
 		}
 		name := probe + uuid.NewString()
-		if err := shelf.WriteJSON(root, name, share{Format: 1, ID: uuid.New()}, true); err != nil {
+		if err := shelf.WriteJSON(root, name, share{Format: shareFormat, ID: uuid.New()}, true); err != nil {
 			return uuid.Nil, err
 		}
 		err = root.Link(name, shareName)

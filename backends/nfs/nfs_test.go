@@ -374,4 +374,29 @@ func TestWhichShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	fails(share, dataset.ErrCorrupt)
+	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte(`{"format":2,"id":{"new":1}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails(share, dataset.ErrUnsupported)
+}
+
+// A pool of a later format, which another host has on the share, is refused by its number: its datasets do not count as
+// absent. The other pools of the share are not affected.
+func TestB16LaterPoolOnShare(t *testing.T) {
+	share := t.TempDir()
+	alpha, beta, gamma := open(t, share, "alpha").(backends.Sharer), open(t, share, "beta"), open(t, share, "gamma")
+	id := uuid.New()
+	if _, err := gamma.Create(t.Context(), dataset.Dataset{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	marker := filepath.Join(share, "beta", "pool.json")
+	if err := os.WriteFile(marker, []byte(`{"format":2,"backend":"nfs","id":{"new":1}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := alpha.Sees(t.Context(), uuid.New(), beta.ID()); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("pool of a later format: %v, want %v", err, dataset.ErrUnsupported)
+	}
+	if err := alpha.Sees(t.Context(), id, gamma.ID()); err != nil {
+		t.Errorf("dataset in another pool: %v", err)
+	}
 }

@@ -1,7 +1,6 @@
 package shelf
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/safefile"
@@ -80,10 +80,9 @@ func (dir *directory) prepare(make bool) error {
 		return err
 	}
 	defer root.Close()
-	if m.Backend != dir.mark.Backend || m.Format > format {
-		return dataset.Errorf(dataset.ErrExists,
-			"%s is a pool of backend %s, format %d (this is %s, format %d)", dir.path, m.Backend, m.Format,
-			dir.mark.Backend, format)
+	if m.Backend != dir.mark.Backend {
+		return dataset.Errorf(dataset.ErrExists, "%s is a pool of backend %s (this is %s)", dir.path, m.Backend,
+			dir.mark.Backend)
 	}
 	dir.mark.ID = m.ID
 	return nil
@@ -147,12 +146,15 @@ func (dir *directory) make() error {
 		return dataset.Errorf(dataset.ErrExists, "%w", err)
 	}
 	defer root.Close()
-	m, err := readMarker(root)
+	m, err := readMarker(root, dir.mark.Backend)
 	if err == nil {
 		if dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
 			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, dir.mark.ID)
 		}
 		return nil
+	}
+	if errors.Is(err, dataset.ErrUnsupported) {
+		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrExists, "something lies there: %w", err)
@@ -218,7 +220,7 @@ func (dir *directory) Within(do func(f *os.File) error) error {
 }
 
 // open opens the directory and reads its marker. It fails with dataset.ErrOffline if the marker is absent or has
-// another ID than the expected one.
+// another ID than the expected one, and with dataset.ErrUnsupported if the pool has a later format.
 func (dir *directory) open() (*os.Root, marker, error) {
 	root, m, err := dir.openMarked()
 	if !errors.Is(err, errNoPool) {
@@ -238,7 +240,10 @@ func (dir *directory) openMarked() (*os.Root, marker, error) {
 		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
 			dir.title(), err)
 	}
-	m, err := readMarker(root)
+	m, err := readMarker(root, dir.mark.Backend)
+	if errors.Is(err, dataset.ErrUnsupported) {
+		return nil, marker{}, errors.Join(fmt.Errorf("%s at %s: %w", dir.title(), dir.path, err), root.Close())
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errNoPool
 	}
@@ -270,14 +275,19 @@ func (dir *directory) isCopy(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrConflict, "%s has a copy of dataset %s, without a head", dir.title(), id)
 }
 
-// readMarker reads the marker of a pool. It fails with dataset.ErrCorrupt if the file is no marker.
-func readMarker(root *os.Root) (marker, error) {
+// readMarker reads the marker of a pool. It fails with dataset.ErrUnsupported if the pool is of the backend and has a
+// later format, and with dataset.ErrCorrupt if the file is no marker.
+func readMarker(root *os.Root, backend string) (marker, error) {
 	var m marker
 	data, err := safefile.ReadIn(root, markerName)
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(data, &m); err != nil || m.ID == uuid.Nil || m.Backend == "" {
+	err = backends.DecodeMarker(data, backend, format, &m)
+	if errors.Is(err, dataset.ErrUnsupported) {
+		return m, err
+	}
+	if err != nil || m.ID == uuid.Nil || m.Backend == "" {
 		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is no marker of a pool", markerName)
 	}
 	return m, nil

@@ -92,12 +92,12 @@ func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 
 // openWhole opens a whole dataset of another pool of the same backend, and that pool.
 func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
-	other := &directory{path: at}
+	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
 	there, m, err := other.open()
 	if err != nil {
 		return nil, nil, err
 	}
-	if m.Backend != x.dir.mark.Backend || m.Format > format {
+	if m.Backend != x.dir.mark.Backend {
 		return nil, nil, errors.Join(other.notFound(id), there.Close())
 	}
 	for _, area := range areas()[:2] {
@@ -209,7 +209,8 @@ func refresh(root *os.Root, name string) error {
 	return unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
-// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID.
+// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID. If there is none, but a
+// pool has a later format, FindPools fails with dataset.ErrUnsupported: it cannot know the ID of that pool.
 func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	if err := refresh(dir, "."); err != nil {
 		return nil, err
@@ -219,12 +220,16 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		return nil, err
 	}
 	var found []string
+	var later error
 	for _, name := range names {
 		sub, err := openSub(dir, name)
 		if err != nil {
 			continue // no directory
 		}
-		m, err := readMarker(sub)
+		m, err := readMarker(sub, backend)
+		if errors.Is(err, dataset.ErrUnsupported) {
+			later, err = fmt.Errorf("%s: %w", filepath.Join(dir.Name(), name), err), nil
+		}
 		if err == nil && m.Backend == backend && m.ID == id {
 			err = errors.Join(refresh(sub, incomingArea), refresh(sub, readyArea))
 			found = append(found, filepath.Join(dir.Name(), name))
@@ -233,6 +238,9 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 			!errors.Is(err, dataset.ErrCorrupt) {
 			return nil, err
 		}
+	}
+	if len(found) == 0 {
+		return nil, later
 	}
 	return found, nil
 }

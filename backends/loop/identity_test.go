@@ -1,0 +1,38 @@
+package loop
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A pool of a later format is refused by its number, whatever its other keys are, also if the pool is open. Its marker
+// stays unchanged.
+func TestB16PoolOfALaterFormat(t *testing.T) {
+	f := newFixture(t, "xfs")
+	path := filepath.Join(f.disk, "pool")
+	marker := filepath.Join(path, layout.IdentityFile)
+	const later = `{"format":2,"backend":"loop","id":{"new":1},"layout":["xfs"]}`
+	f.must(os.WriteFile(marker, []byte(later), 0o600))
+	_, err := f.List(t.Context())
+	f.isKind(err, dataset.ErrUnsupported)
+	f.isKind(f.Raise(7), dataset.ErrUnsupported)
+	for _, make := range []bool{false, true} {
+		b, _ := newBackend()
+		_, err := b.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "test", Path: path, Make: make})
+		f.isKind(err, dataset.ErrUnsupported)
+	}
+	if raw, err := os.ReadFile(marker); err != nil || string(raw) != later {
+		t.Errorf("the marker is %q, %v; want %q", raw, err, later)
+	}
+	f.must(os.WriteFile(marker, []byte(`{"backend":"loop","id":"`+f.ID().String()+`","layout":"xfs"}`), 0o600))
+	if _, err := f.List(t.Context()); err != nil {
+		t.Errorf("a marker without a format: %v", err)
+	}
+}
