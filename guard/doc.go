@@ -1,33 +1,33 @@
-// Package guard fences datasets whose lease is bounded in time. It is a small process
-// beside the agent, because fencing must not live in the process that dies: the agent
-// registers each such dataset with a deadline and feeds it later ones; a deadline that
-// passes unfed is fenced, whether or not the agent lives.
+// Package guard fences datasets whose lease is bounded in time. The guard is a small process beside the agent, because
+// the process that may fail must not be the one that fences. The agent registers each such dataset with a deadline, and
+// extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
-// Deadlines are moments of clock.Boottime of this boot. No wall time is read.
+// Deadlines are times of clock.Boottime in this boot. The wall clock is not used.
 //
 // # The ladder
 //
-//	freeze   FIFREEZE, where the dataset has a filesystem of its own
-//	stop     the control groups of the holders are frozen, holders without one are
-//	         stopped, as are processes with too much to examine in time;
-//	         the host's mount is made read-only
-//	kill     the holders are killed (Policy kill and watchdog)
-//	reboot   the watchdog device is fed no more (Policy watchdog)
+//	freeze   FIFREEZE, if the dataset has a filesystem for itself
+//	stop     freeze the control groups of the holders, stop holders without a group of their own, and stop processes
+//	         that cannot be examined in time; make the mount of the host read-only
+//	kill     kill the holders (policies kill and watchdog)
+//	reboot   stop feeding the watchdog device (policy watchdog)
 //
-// Each rung has Options.Step, and is stepped on only when the one before has not made
-// sure that nobody can write. From the top the ladder begins anew until it has. A fence
-// that is complete is looked after: what somebody undoes is done again, and put on record.
+// Each rung of the ladder has the time Options.Step. The guard tries the next rung only if the previous one has not
+// ensured that no process can write. After the last rung it starts again at the first one. It keeps checking a complete
+// fence: if somebody undoes a part of it, the guard repairs it and records that.
 //
 // # What survives what
 //
-// The guard does nothing that may hang: that is done by its hand (package hand), so that
-// it can be killed and started at any moment. Registrations and the outcome of each rung
-// are kept twice: below Options.Run, which is a tmpfs and survives the guard, and flushed
-// below Options.Root, which survives a power cut. Deadlines are kept below Run alone: a
-// boot makes them void. A guard that finds no deadline there takes the one of the
-// registration, which is earlier: to fence early is safe, to fence late is not.
+// The guard itself does nothing that may hang in the kernel. Its child process, the hand (package hand), does that, so
+// the guard can be killed and restarted at any time.
 //
-// A guard starts nothing, not even the agent: the agent's absence is what it guards
-// against, and a guard that raised it would have to know how, and could keep it from
-// being stopped.
+//	                                    in Options.Run (tmpfs)    in Options.Root (disk)
+//	registrations, results of rungs     yes, survives the guard   yes, flushed: survives a power cut
+//	deadlines                           yes, survives the guard   no: a boot makes them invalid
+//
+// If the guard finds no deadline in Options.Run, it uses that of the registration, which is earlier. To fence early is
+// safe, to fence late is not.
+//
+// The guard starts no other process, not even the agent. A guard that started the agent would have to know how, and
+// could prevent an operator from stopping it.
 package guard

@@ -75,9 +75,9 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	return nil
 }
 
-// without returns the output of a program, with … in place of its arguments and of their parts: the words of
-// a script, the value of an option, a password before an @. Of what is shorter than four bytes only whole
-// words are left out, which an argument itself is.
+// without returns the output of a program with … in place of the program's arguments and their parts: the words of a
+// script, the value of an option, a password before an @. A part of less than four bytes is hidden only if it is a
+// whole argument, and where it is a whole word of the output.
 func without(said string, args []string) string {
 	hidden := make([]bool, len(said)) // each part is searched in the whole output, because parts may overlap
 	for _, arg := range args {

@@ -86,8 +86,8 @@ type Guard struct {
 // entry is an Entry and the state of the work on it. The Guard's lock protects it.
 type entry struct {
 	Entry
-	// most is the maximum duration of a fence that the users of Deadline rely on: Feed.Most, or the bound that the
-	// registration returned.
+	// most is the longest duration of a fence that other nodes rely on: Feed.Most, or the bound that the registration
+	// returned.
 	most time.Duration
 	// busy is true while a request changes the entry.
 	busy bool

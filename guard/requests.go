@@ -190,7 +190,7 @@ type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
-	// Most is the longest time after Deadline until the fence is complete, for those who rely on it. If it is 0,
+	// Most is the longest time after Deadline within which the fence must be complete, for nodes that rely on it. If 0,
 	// the bound that the registration returned is used.
 	Most time.Duration `json:"most,omitempty"`
 }

@@ -15,8 +15,8 @@ import (
 // Policy determines how far the ladder of a dataset goes.
 type Policy string
 
-// The policies. That the time has passed proves nothing with PolicyFreeze: a holder that cannot be stopped
-// continues to write.
+// The policies. With PolicyFreeze, a passed deadline proves nothing: a holder that cannot be stopped continues to
+// write.
 const (
 	PolicyFreeze   Policy = "freeze"   // no process is killed
 	PolicyKill     Policy = "kill"     // the holders are killed when they cannot be stopped

@@ -6,8 +6,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Version is that of the protocol. A guard answers its own only; a field that is new is
-// ignored by an older guard, so what must not be ignored makes a new version.
+// Version is the version of the protocol. A guard answers only requests of its own version. A guard ignores fields that
+// it does not know, so a field that must not be ignored needs a new version.
 const Version = 1
 
 const (
@@ -32,7 +32,7 @@ type request struct {
 	Version      int           `json:"v"`
 	Boot         string        `json:"boot"`
 	Op           string        `json:"op"`
-	Agent        bool          `json:"agent,omitempty"` // this host's asks, and not a person
+	Agent        bool          `json:"agent,omitempty"` // the request comes from this host's agent, not from a person
 	Registration *Registration `json:"registration,omitempty"`
 	Feeds        []Feed        `json:"feeds,omitempty"`
 	Dataset      uuid.UUID     `json:"dataset,omitzero"`

@@ -15,9 +15,9 @@ type Service struct {
 
 // Catalog is where others find the services of a cluster: the catalog of Consul. Safe for concurrent use.
 type Catalog interface {
-	// Publish makes the catalog list these services of the cluster and no others. It writes only differences.
-	// It remembers its own entries; with look, or after a failure, it reads the catalog.
-	// dataset.ErrForbidden, with the remedy, if the right is missing. Not safe for concurrent use.
+	// Publish makes the catalog list these services of the cluster and no others. It writes only differences. It
+	// remembers its own entries. If look is set, or after a failure, it reads the catalog first. It fails with
+	// dataset.ErrForbidden, which names the remedy, if a right is missing. Not safe for concurrent use.
 	Publish(ctx context.Context, all []Service, look bool) error
 	// Withdraw removes a service from the catalog. Idempotent.
 	Withdraw(ctx context.Context, kind, id string) error

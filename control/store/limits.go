@@ -20,8 +20,8 @@ type Backuper interface {
 // Raiser is a store that can replace another one: all its indexes must be above those that were given out by the
 // other.
 type Raiser interface {
-	// Raise makes every index from now on larger than index. Nobody else may use the store meanwhile. Idempotent;
-	// a smaller index does nothing.
+	// Raise makes every later index larger than index. If the indexes are larger already, it does nothing. Nobody else
+	// may use the store meanwhile. Idempotent.
 	Raise(ctx context.Context, index uint64) error
 }
 
@@ -37,7 +37,7 @@ func CheckKey(key string) error {
 		}
 	}
 	for word := range strings.SplitSeq(key, "/") {
-		// the words between slashes are parts of URLs, which would lose these
+		// the words between slashes become parts of URLs, which would lose these words
 		if word == "" || word == "." || word == ".." {
 			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
 		}
@@ -80,10 +80,10 @@ func CheckTxn(checks []Check, writes []Write) error {
 	return nil
 }
 
-// opSize is what one operation takes in addition to its key and value.
+// opSize is the size of one operation without its key and value.
 const opSize = 288
 
-// Size is what a check or write adds to the size of a transaction: the key as JSON quotes it, the value in
+// Size returns how much a check or write adds to the size of a transaction: the key as JSON quotes it, the value in
 // base64, and the JSON around them.
 func Size(key string, value []byte) int {
 	n := opSize + len(key) + base64.StdEncoding.EncodedLen(len(value))

@@ -39,16 +39,16 @@ import (
 	"time"
 )
 
-// Errors of stores, besides those of the context. Any other error means that the store does not answer: nothing
-// is known then.
+// The errors of stores, besides those of the context. After any other error, the store has not answered, and nothing is
+// known.
 var (
-	// ErrNotFound says that the key or session certainly does not exist.
+	// ErrNotFound means that the key or session certainly does not exist.
 	ErrNotFound = errors.New("no such key")
-	// ErrConflict says that a check of a transaction failed. Nothing was changed. Read again and decide again.
+	// ErrConflict means that a check of a transaction failed. Nothing was changed. Read again and decide again.
 	ErrConflict = errors.New("changed meanwhile")
-	// ErrTooLarge says that a key, value or transaction is above the limits. Nothing was changed.
+	// ErrTooLarge means that a key, value or transaction exceeds the limits. Nothing was changed.
 	ErrTooLarge = errors.New("too large for one transaction")
-	// ErrClosed says that the store was closed.
+	// ErrClosed means that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
 
@@ -72,7 +72,7 @@ type Entry struct {
 	Index uint64
 }
 
-// Check requires that the entry of a key has this index; 0: that the key is absent.
+// Check requires that the entry of a key has this index. Index 0 requires that the key is absent.
 type Check struct {
 	Key   string
 	Index uint64
@@ -112,13 +112,13 @@ type Store interface {
 	// is below after, the store was restored from a backup, and everything must be read again. The prefix ends
 	// with a slash.
 	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
-	// Session opens a session. The session ends if it is not renewed for ttl (at the earliest; at the latest
-	// after twice that), or when it is ended.
+	// Session opens a session. If it is not renewed, it ends after ttl at the earliest, and after twice ttl at the
+	// latest. It also ends with End.
 	Session(ctx context.Context, ttl time.Duration) (id string, err error)
 	// Renew extends a session; ErrNotFound if it has ended.
 	Renew(ctx context.Context, id string) error
 	// End ends a session and deletes the keys bound to it. Idempotent.
 	End(ctx context.Context, id string) error
-	// Close closes the store; calls in flight return ErrClosed.
+	// Close closes the store. Calls in progress return ErrClosed.
 	Close() error
 }

@@ -202,7 +202,7 @@ func (v verifier) vouched(chain []*x509.Certificate) error {
 	}
 	opts := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: v.now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // all our certificates have it: the kind decides who may be a server
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // all certificates have it; Kind decides
 	}
 	for _, r := range v.roots {
 		opts.Roots.AddCert(r)

@@ -1,22 +1,18 @@
-// Package bolt keeps the control service's state in one file on one host, with
-// go.etcd.io/bbolt: a B+ tree whose commits write new pages, flush, then write
-// and flush one of two meta pages, so that a crash leaves the one state or the
-// next.
+// Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. bbolt is a B+ tree. A
+// commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a crash leaves either the
+// old or the new state.
 //
-// One goroutine commits. It takes all transactions that wait, checks and
-// applies them one after another in one bbolt transaction, flushes once and
-// answers them all: many callers share a flush, and a single one waits for no other.
+// One goroutine, the committer, commits. It takes all waiting transactions, checks and applies them one after another
+// in one bbolt transaction, flushes once, and answers all of them. So many callers share a flush, and a single caller
+// waits for no other.
 //
-// bbolt shows a new state to readers before its meta page is flushed. A reader
-// here that meets such a state waits for the flush, so that no caller acts on a state that a power cut could
-// still undo.
+// bbolt shows a new state to readers before its meta page is flushed. In this package, a reader that sees such a state
+// waits for the flush, so that no caller acts on a state that a power cut could undo.
 //
-// When a commit fails (disk full, a flush error) the file is closed, checked
-// and opened again before anything else is done: after a failed flush the page
-// cache may hold what the disk doesn't (fsync(2), "Errors"), and bbolt would
-// build on it. So the meta pages are written and flushed once more, the pages
-// dropped from the cache, and the file checked as the disk has it. While that
-// fails, every request is refused, and the next one tries again.
+// When a commit fails (disk full, a failed flush), the file is closed, checked and opened again before anything else is
+// done. After a failed flush the page cache may contain data that is not on the disk (fsync(2), "Errors"), and bbolt
+// would rely on it. So the meta pages are written and flushed again, the pages are dropped from the cache, and the file
+// is checked as it is on the disk. While that fails, every request is refused, and the next request tries again.
 package bolt
 
 import (
@@ -41,16 +37,16 @@ var (
 	_ store.Raiser   = (*Store)(nil)
 )
 
-// Options say how a store is opened.
+// Options are the settings of a store.
 type Options struct {
 	// Clock times the sessions.
 	Clock clock.Clock
-	// LockWait is how long Open waits for another process, such as one that is just ending, to unlock the
-	// file; 0: not at all.
+	// LockWait is how long Open waits for another process, such as one that is about to end, to unlock the file. If 0,
+	// Open does not wait.
 	LockWait time.Duration
 }
 
-// Store is one open file. Safe for concurrent use.
+// Store is an open file. Safe for concurrent use.
 type Store struct {
 	path    string
 	opts    Options
@@ -63,20 +59,20 @@ type Store struct {
 	sessions *sessions
 	horizon  horizon
 
-	loaded     bool // by Open: from then on the file is not compacted
+	loaded     bool // set by Open; after that, the file is not compacted
 	compaction Compaction
 
-	// mu guards what follows. It is held for reading while the file is used
-	// and for writing only while it is opened or closed.
+	// mu guards the following fields. It is locked for reading while the file is used, and for writing only while the
+	// file is opened or closed.
 	mu     sync.RWMutex
 	db     *bbolt.DB
-	file   *os.File // bbolt's own; never closed here
-	failed error    // why there is no db
+	file   *os.File // the file of db, which bbolt closes
+	failed error    // why db is nil
 
-	doubted bool // the committer's: a write has failed, so the page cache is not believed
+	doubted bool // of the committer: a write has failed, so the page cache is not reliable
 
-	reserve reserve // the committer's
-	index   uint64  // the committer's: the newest given out
+	reserve reserve // of the committer
+	index   uint64  // of the committer: the newest index
 
 	entries   atomic.Int64
 	damaged   atomic.Int64
@@ -90,18 +86,18 @@ type Store struct {
 // Stats are figures for metrics.
 type Stats struct {
 	Entries   int64
-	Damaged   int64 // values that were found damaged when the file was opened
+	Damaged   int64 // damaged values that were found when the file was opened
 	FileBytes int64
-	// ReserveBytes is the space that is reserved on the disk so that small changes still fit when it is full.
-	// 0: the disk has no room for it, or the filesystem does not support it. Creates are refused by the room
-	// that is left.
+	// ReserveBytes is the size of the reserve on the disk, so that small changes still fit when the disk is full. 0
+	// means that the disk has no space for it, or that the filesystem does not support it. Creates are refused earlier,
+	// when the free space becomes small.
 	ReserveBytes int64
 	Commits      uint64 // flushed to the disk by this process
 	Txns         uint64 // committed by this process
 	Conflicts    uint64 // refused by this process
 }
 
-// Stats returns the figures of now, without I/O.
+// Stats returns the current figures, without I/O.
 func (s *Store) Stats() Stats {
 	return Stats{
 		Entries: s.entries.Load(), Damaged: s.damaged.Load(),
@@ -110,12 +106,12 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// Open opens the store in the file at path, or makes an empty one where there
-// is none. It reads the whole file, checks it, and makes a large one that is mostly
-// free smaller (Compaction): dataset.ErrCorrupt for one
-// that is damaged or no store. Other errors: dataset.ErrInUse when another
-// process has it open, dataset.ErrUnsupported when a newer Drover wrote it.
-// Sessions of an earlier process are ended. Close the store after use.
+// Open opens the store in the file at path. If there is no file, it creates an empty store. It reads and checks the
+// whole file, and shrinks a large file that is mostly free (Compaction). Sessions of an earlier process are ended. The
+// caller must close the store.
+//
+// It fails with dataset.ErrCorrupt if the file is damaged or not a store, with dataset.ErrInUse if another process has
+// it open, and with dataset.ErrUnsupported if a newer Drover wrote it.
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	s := &Store{path: path, opts: opts, closing: make(chan struct{}), sessions: newSessions(opts.Clock)}
 	s.queue.wake = make(chan struct{}, 1)
@@ -133,15 +129,15 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all sessions' timers and all calls in flight with store.ErrClosed,
-// except those whose commit is under way: they get its outcome. Again: nothing.
+// Close ends all sessions and all calls in progress with store.ErrClosed, except calls whose commit is in progress:
+// they get its outcome. Idempotent.
 func (s *Store) Close() error {
 	var err error
 	s.once.Do(func() {
 		close(s.closing)
 		s.queue.close()
 		s.workers.Wait()
-		s.horizon.fail() // a reader that waits for a flush that never came
+		s.horizon.fail() // releases readers that wait for a flush that did not happen
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.failed == nil {
@@ -155,7 +151,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// open fails when ctx or the store has ended.
+// open fails if ctx or the store has ended.
 func (s *Store) open(ctx context.Context) error {
 	select {
 	case <-s.closing:
@@ -165,7 +161,7 @@ func (s *Store) open(ctx context.Context) error {
 	}
 }
 
-// away returns the error of a store that could not do its work: the cause, if it is known, and the remedy.
+// away returns the error of a store that cannot work: the cause, if it is known, and the remedy.
 func (s *Store) away(err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInUse), errors.Is(err, dataset.ErrUnsupported),

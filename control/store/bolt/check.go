@@ -12,12 +12,12 @@ import (
 
 // contents is the content of a file.
 type contents struct {
-	schema  int // 0: bbolt made the file and nothing was written yet
+	schema  int // 0 if bbolt created the file, and nothing was written yet
 	index   uint64
 	indexed bool
 	entries int
 	damaged int // records that do not parse
-	pages   int // in use, those of the list of free pages too
+	pages   int // pages in use, including those with the list of free pages
 }
 
 // errNewer is the schema of a file that a newer Drover wrote.
@@ -25,9 +25,9 @@ type errNewer string
 
 func (e errNewer) Error() string { return "schema " + string(e) }
 
-// check reads the tree of a bbolt file from its newest meta page, with plain reads and checks of every bound,
-// and the content of the buckets. Structure that is not sound is dataset.ErrCorrupt; damaged records are
-// counted, since the rest can still be used. bbolt can walk a tree that it accepts without a panic.
+// check reads the tree of a bbolt file from its newest meta page with plain reads, checks every bound, and reads the
+// content of the buckets. It fails with dataset.ErrCorrupt if the structure is damaged. It only counts damaged records,
+// because the others can still be used. If check succeeds, bbolt can walk the tree without a panic.
 func check(r io.ReaderAt, size int64) (contents, error) {
 	t, root, err := newTree(r, size)
 	if err != nil {

@@ -12,17 +12,13 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// Txn commits a transaction, as the contract says. Beyond it:
-// store.ErrNotFound when a write is bound to a session that is not there,
-// dataset.ErrInvalid for keys and writes that make no sense,
-// dataset.ErrCorrupt when a checked value is damaged; nothing was changed then.
-// dataset.ErrNoSpace and dataset.ErrUnavailable leave it open.
+// Txn implements store.Store. In addition to the contract, it fails with dataset.ErrCorrupt if a checked value is
+// damaged; nothing was changed then. After dataset.ErrNoSpace and dataset.ErrUnavailable the outcome is unknown.
 func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
 	}
-	// The values are copied here, because a caller whose ctx ends may use their
-	// memory again while the committer is still at work.
+	// Copy the values: a caller whose ctx ends may reuse their memory while the committer still works.
 	r := &request{checks: append([]store.Check(nil), checks...), writes: append([]store.Write(nil), writes...)}
 	r.records = make([][]byte, len(writes))
 	for i, w := range writes {
@@ -51,7 +47,7 @@ func (s *Store) Raise(ctx context.Context, index uint64) error {
 	return err
 }
 
-// commitAll is the committer.
+// commitAll is the loop of the committer.
 func (s *Store) commitAll() {
 	for {
 		requests := s.queue.take()
@@ -62,16 +58,16 @@ func (s *Store) commitAll() {
 		for _, r := range requests {
 			close(r.answer)
 		}
-		// Those who were answered may have their next transaction ready: let
-		// them put it in before the next batch is taken.
+		// Callers that were answered may have their next transaction ready. Let them queue it before the next batch is
+		// taken.
 		runtime.Gosched()
 	}
 }
 
-// commit decides all requests and makes those durable that change something.
+// commit decides all requests, and makes their changes durable.
 func (s *Store) commit(requests []*request) {
 	ctx := context.Background()
-	if s.failed != nil { // written by this goroutine alone
+	if s.failed != nil { // only this goroutine writes the field
 		if err := s.reopen(ctx); err != nil {
 			fail(requests, err)
 			return
@@ -118,7 +114,7 @@ func fail(requests []*request, err error) {
 // errNothing rolls back a bbolt transaction in which nothing was written.
 var errNothing = errors.New("nothing written")
 
-// batch is what one bbolt transaction holds.
+// batch is the content of one bbolt transaction.
 type batch struct {
 	meta, data, bound *bbolt.Bucket
 	index             uint64
@@ -142,8 +138,8 @@ func (b *batch) finish() error {
 	return putIndex(b.meta, b.index)
 }
 
-// decide answers one request and applies it if its checks hold. It sees what
-// earlier requests of the batch did. An error is one of the whole batch.
+// decide answers one request, and applies it if its checks hold. It sees the changes of earlier requests of the batch.
+// An error ends the whole batch.
 func (b *batch) decide(r *request, live *sessions) error {
 	r.index, r.err = b.index, nil
 	if r.end != "" {
@@ -196,8 +192,8 @@ func (b *batch) write(w store.Write, rec []byte) error {
 	key := []byte(w.Key)
 	old := b.data.Get(key)
 	if old != nil {
-		// A damaged record can be written over and deleted; a key that it may
-		// leave in the bound bucket deletes nothing that is not bound.
+		// A damaged record can be overwritten and deleted. If that leaves a key in the bucket "bound", it does no harm:
+		// keys that are not bound are not deleted.
 		if was, err := parseRecord(w.Key, old); err == nil && was.session != "" {
 			if err := b.bound.Delete(boundKey(was.session, w.Key)); err != nil {
 				return err
@@ -221,7 +217,7 @@ func (b *batch) write(w store.Write, rec []byte) error {
 
 func boundKey(session, key string) []byte { return []byte(session + "\x00" + key) }
 
-// dropBound deletes the keys bound to a session; to any for "".
+// dropBound deletes the keys bound to a session. For "", it deletes the keys bound to any session.
 func (b *batch) dropBound(session string) error {
 	var prefix []byte
 	if session != "" {

@@ -14,26 +14,25 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// bbolt uses the pages of deleted keys again and never makes a file smaller, so a file stays as large as it
-// once was. Open compacts one that is mostly free: it copies the pages in use to a new file, which replaces
-// the old one. Each start reads the whole file, so this also makes starts short again.
+// bbolt reuses the pages of deleted keys and never shrinks a file, so a file stays as large as it once was. Open
+// compacts a file that is mostly free: it copies the pages in use to a new file, which replaces the old one. Each start
+// reads the whole file, so compaction also keeps starts fast.
 const (
-	compactFrom = 64 << 20 // bytes of a file
-	compactFree = 4        // so many times as many pages as are in use
-	compactStep = 4 << 20  // bytes of one transaction
+	compactFrom = 64 << 20 // minimum size of the file in bytes
+	compactFree = 4        // minimum ratio of all pages to pages in use
+	compactStep = 4 << 20  // maximum size of one transaction in bytes
 )
 
-// Compaction is what Open did about a file that was mostly free.
+// Compaction describes what Open did with a file that was mostly free.
 type Compaction struct {
-	From, To int64 // bytes of the file; 0: it was not compacted
-	Err      error // why the file stayed as it was
+	From, To int64 // size of the file in bytes; 0 if it was not compacted
+	Err      error // why the file was not compacted
 }
 
-// Compaction returns what Open did about the file.
+// Compaction returns what Open did with the file.
 func (s *Store) Compaction() Compaction { return s.compaction }
 
-// errReplaced says that the file was replaced, by a compaction in another process, while this one waited for
-// its lock.
+// errReplaced means that a compaction in another process replaced the file while this process waited for its lock.
 var errReplaced = errors.New("the file was replaced")
 
 // wasteful reports whether a file is large and mostly free.
@@ -41,8 +40,8 @@ func wasteful(c contents, size int64) bool {
 	return c.schema != 0 && size >= compactFrom && int64(c.pages)*pageSize*compactFree <= size
 }
 
-// compact returns the file to use: f, or, if the store is only being opened and f is mostly free, a smaller
-// file in its place. If that fails f is used: Compaction tells why.
+// compact returns the file to use. That is f or, if Open is running and f is mostly free, a smaller file that has
+// replaced it. If the compaction fails, it is f, and Compaction has the reason.
 func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.File, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -64,13 +63,13 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 	return g, f.Close()
 }
 
-// syncCopy flushes a compacted copy. A test makes it fail: no disk that tests can make fails only then.
+// syncCopy flushes a compacted copy. It is a variable because no disk that tests can make fails only at this point.
 var syncCopy = (*os.File).Sync
 
-// compacted returns a new file with what f holds, open and locked, after it took the place of f. f stays
-// open. After an error f is in its place, unchanged: the caller can use it, and the next start tries again.
+// compacted returns a new file with the content of f, open and locked, after it has replaced f. f stays open. After an
+// error f is still in place and unchanged: the caller can use it, and the next start tries again.
 func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found contents) (_ *os.File, err error) {
-	path := s.path + ".compact" // one that a crash left is overwritten
+	path := s.path + ".compact" // a file that a crash left behind is overwritten
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -103,18 +102,18 @@ func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found con
 	if copied.pages = found.pages; copied != found {
 		return nil, dataset.Errorf(dataset.ErrInternal, "the copy holds %+v, the file %+v", copied, found)
 	}
-	if err := syncCopy(g); err != nil { // then it must not get the name
+	if err := syncCopy(g); err != nil { // an unflushed file must not replace f
 		return nil, err
 	}
 	if err := os.Rename(path, s.path); err != nil {
 		return nil, err
 	}
-	// settle flushes the folder, before anything is written. Until then a power cut may bring back the old
-	// file, which holds the same.
+	// settle flushes the directory before anything is written. Until then a power cut may bring back the old file,
+	// which has the same content.
 	return g, nil
 }
 
-// copyTo copies the buckets of a file of so many bytes to an empty one at path. It is not flushed.
+// copyTo copies the buckets of a file with a size to an empty file at path. It does not flush.
 func copyTo(ctx context.Context, path string, f io.ReaderAt, size int64) (err error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		PageSize: pageSize, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoStatistics: true, NoSync: true,
@@ -145,8 +144,7 @@ func copyTo(ctx context.Context, path string, f io.ReaderAt, size int64) (err er
 	return nil
 }
 
-// copyBucket copies one bucket, in transactions of bounded size. Its keys come in their order, so that full
-// pages can be written.
+// copyBucket copies one bucket in transactions of bounded size. Keys arrive in order, so that full pages are written.
 func copyBucket(ctx context.Context, db *bbolt.DB, t *tree, b element) error {
 	var some []element
 	bytesOf := 0

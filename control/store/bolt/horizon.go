@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// errAgain says that the state which a reader saw was never durable.
+// errAgain means that a reader saw a state that never became durable.
 var errAgain = errors.New("not durable")
 
-// horizon is how far the commits are durable, counted in bbolt's transactions.
+// horizon tracks which of bbolt's transactions are durable.
 type horizon struct {
 	mu    sync.Mutex
 	txid  int
@@ -43,8 +43,8 @@ func (h *horizon) failures() int {
 	return h.fails
 }
 
-// reach waits until txid is durable; errAgain when a commit has failed since
-// there were as many failures as the caller counted before it began to read.
+// reach waits until txid is durable. It fails with errAgain if a commit has failed since the caller counted fails,
+// which it did before it began to read.
 func (h *horizon) reach(ctx context.Context, txid, fails int) error {
 	for {
 		h.mu.Lock()

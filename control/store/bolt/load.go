@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// The file's layout above bbolt: three buckets.
+// The buckets of the file.
 const (
 	bucketMeta  = "meta"  // schema, index
 	bucketData  = "data"  // key -> record
@@ -32,21 +32,18 @@ const (
 	schema = 1
 )
 
-// pageSize is fixed: bbolt would take the kernel's, and a file made on a host
-// with pages of 64 KiB would write sixteen times as much for each change.
+// pageSize is fixed. By default bbolt uses the kernel's page size, and a file that was created on a host with pages of
+// 64 KiB would write sixteen times as much for each change.
 const pageSize = 4096
 
-// mapBytes of address space are mapped at once, more than any file here grows
-// to: a larger file makes bbolt map anew, for which it waits for all readers
-// and makes new ones wait. It costs no memory.
+// mapBytes is how much address space is mapped at once. It is more than any file needs: to map more, bbolt waits for
+// all readers, and new readers wait. It costs no memory.
 const mapBytes = 1 << 30
 
-// growBytes is how much a file grows at a time: little enough to fit into the
-// reserve.
+// growBytes is how much a file grows at a time. It fits into the reserve.
 const growBytes = 4 << 20
 
-// load opens, locks and checks the file. The committer and Open call it, when
-// there is no db.
+// load opens, locks and checks the file. The committer and Open call it, when db is nil.
 func (s *Store) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +71,7 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		if db == nil && file != nil { // a panic left the file open and locked
+		if db == nil && file != nil { // after a panic, the file is still open and locked
 			_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
 			_ = file.Close()
 		}
@@ -87,25 +84,25 @@ func (s *Store) loadLocked(ctx context.Context) error {
 	return nil
 }
 
-// options are those of bbolt, each with its reason.
+// options returns the options of bbolt, each with its reason.
 func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {
 	return &bbolt.Options{
-		// The lock is taken in OpenFile already; this second one is no wait.
+		// OpenFile has already taken the lock, so this does not wait.
 		Timeout:  time.Nanosecond,
 		PageSize: pageSize,
-		// With the list of free pages in the file, the cost of a commit grows with the list: after 100,000
-		// keys were made and deleted, 0.4 ms instead of 0.02. Without, opening looks at every page, which the
-		// check does too.
+		// If the list of free pages is in the file, the cost of a commit grows with the list: 0.4 ms instead of 0.02 ms
+		// after 100,000 keys were created and deleted. Without it, opening reads every page, which check does anyway.
 		NoFreelistSync:  true,
-		FreelistType:    bbolt.FreelistMapType, // the array is searched from its start for every page
+		FreelistType:    bbolt.FreelistMapType, // the array would be searched from its start for every page
 		InitialMmapSize: mapBytes,
-		NoStatistics:    true, // a lock for each reader
+		NoStatistics:    true, // statistics take a lock for each reader
 		OpenFile:        open,
 	}
 }
 
-// syncDir flushes the folder of a store, so that the store's name survives a power cut. The filesystems
-// that tests can make flush the name of a new file with its bytes, so a test sees the call instead.
+// syncDir flushes the directory of a store, so that the store's name survives a power cut. It is a variable, because
+// the filesystems that tests can make flush the name of a new file with its content, so only the call itself can be
+// tested.
 var syncDir = durable.SyncDir
 
 // settle takes over the content of the file.
@@ -115,7 +112,7 @@ func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
 			return err
 		}
 	}
-	// At each open: an earlier one may have made the file, and not have come to this flush.
+	// Do this at each open: an earlier one may have created the file and ended before this flush.
 	if err := syncDir(filepath.Dir(s.path)); err != nil {
 		return err
 	}
@@ -124,8 +121,8 @@ func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
 	s.damaged.Store(int64(found.damaged))
 	s.reserve = reserve{}
 	s.keepReserve()
-	// bbolt has looked at every page, which counts as this process's memory.
-	// Pages that are needed come back at once from the page cache.
+	// bbolt has read every page, and they count as memory of this process. Pages that are needed come back at once from
+	// the page cache.
 	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(s.fileBytes.Load()),
 		unix.MADV_DONTNEED); errno != 0 {
 		return fmt.Errorf("madvise: %w", errno)
@@ -153,9 +150,8 @@ func putIndex(meta *bbolt.Bucket, index uint64) error {
 	return meta.Put([]byte(keyIndex), binary.BigEndian.AppendUint64(nil, index))
 }
 
-// openFile opens, locks and checks the file before bbolt sees it: bbolt reads
-// it through a mapping and from goroutines of its own, where a damaged page
-// would end the process.
+// openFile opens, locks and checks the file before bbolt sees it. bbolt reads the file through a mapping and in
+// goroutines of its own, where a damaged page would end the process.
 func (s *Store) openFile(ctx context.Context, name string, perm os.FileMode) (*os.File, contents, error) {
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
@@ -190,15 +186,15 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if !info.Mode().IsRegular() {
 		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is no regular file", s.path)
 	}
-	// A restored copy may have another mode: a user who can open the file can read the hashes of join tokens,
-	// and hold the lock.
+	// A restored copy may have another mode. A user who can open the file can read the hashes of join tokens, and can
+	// hold the lock.
 	if err := f.Chmod(0o600); err != nil {
 		return contents{}, err
 	}
 	if info.Size() == 0 {
 		return contents{}, noCopyOnWrite(f)
 	}
-	// The check and bbolt read in the order of the tree, page by page.
+	// check and bbolt read in the order of the tree, page by page, so read ahead.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
 	found, err := check(f, info.Size())
 	if err != nil {
@@ -210,8 +206,8 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	return s.checkDisk(f)
 }
 
-// checkDisk checks the file on the disk, because the page cache may differ from it after a failed write. The
-// pages are clean by now, so the kernel drops them and reads them again.
+// checkDisk checks the file on the disk, because the page cache may differ from it after a failed write. The pages are
+// clean by then, so the kernel can drop them and read them again.
 func (s *Store) checkDisk(f *os.File) (contents, error) {
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return contents{}, err
@@ -227,7 +223,7 @@ func (s *Store) checkDisk(f *os.File) (contents, error) {
 	return found, nil
 }
 
-// foreign says what to do about a file that cannot be opened as it is.
+// foreign returns the error for a file that cannot be opened, with the remedy.
 func (s *Store) foreign(err error) error {
 	var newer errNewer
 	switch {
@@ -243,10 +239,9 @@ func (s *Store) foreign(err error) error {
 	return err
 }
 
-// rewriteMeta makes the present meta pages durable. A process that ended,
-// or failed, between writing and flushing one leaves a state that can be read
-// and is not on the disk; after a failed flush the kernel takes the page for
-// clean, so that only writing it again brings it there.
+// rewriteMeta makes the current meta pages durable. A process that ended, or failed, between the write and the flush of
+// a meta page leaves a state that can be read but is not on the disk. After a failed flush the kernel regards the page
+// as clean, so it reaches the disk only if it is written again.
 func rewriteMeta(f *os.File) error {
 	buf := make([]byte, 2*pageSize)
 	if _, err := f.ReadAt(buf, 0); err != nil {
@@ -258,7 +253,7 @@ func rewriteMeta(f *os.File) error {
 	return unix.Fdatasync(int(f.Fd()))
 }
 
-// dropBound deletes the keys that sessions of an earlier process left behind.
+// dropBound deletes the keys that are bound to sessions of an earlier process.
 func (s *Store) dropBound() error {
 	err := s.guard(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
@@ -281,8 +276,7 @@ func (s *Store) dropBound() error {
 	return nil
 }
 
-// guard turns a panic of bbolt over a damaged page, and a fault on one that the
-// disk does not give, into an error.
+// guard converts a panic of bbolt about a damaged page, and a fault on a page that the disk cannot read, into an error.
 func (s *Store) guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -295,8 +289,8 @@ func (s *Store) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// reopen brings the store back after a failure. Whatever was committed then,
-// acknowledged or not, is durable before anyone sees it.
+// reopen opens the store again after a failure. Every state that readers can see after that is durable, whether or not
+// its commit was acknowledged.
 func (s *Store) reopen(ctx context.Context) error {
 	s.horizon.fail()
 	s.doubted = true

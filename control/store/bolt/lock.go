@@ -15,8 +15,7 @@ import (
 
 const lockTry = 50 * time.Millisecond
 
-// lock takes the lock that bbolt takes too (flock, exclusive), on the same open
-// file, so that bbolt has it already.
+// lock takes the lock that bbolt takes too (an exclusive flock), on the same open file, so that bbolt already has it.
 func (s *Store) lock(ctx context.Context, f *os.File) error {
 	for waited := time.Duration(0); ; waited += lockTry {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

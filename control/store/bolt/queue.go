@@ -8,14 +8,13 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// request is a transaction on its way to the committer, which alone touches it
-// between take and the answer.
+// request is a transaction for the committer. Between take and the answer, only the committer accesses it.
 type request struct {
 	checks  []store.Check
 	writes  []store.Write
-	records [][]byte // of the writes, laid out
-	end     string   // a session whose keys go; then there is nothing else
-	raise   uint64   // the index is raised to this if it is less; likewise
+	records [][]byte // encoded records of the writes
+	end     string   // a session whose keys are deleted; the other fields are empty then
+	raise   uint64   // the index is raised to at least this; the other fields are empty then
 	bytes   int
 
 	index  uint64
@@ -31,8 +30,7 @@ type queue struct {
 	wake    chan struct{}
 }
 
-// batchBytes bounds what one commit takes on, so that the file does not grow
-// by more than the reserve at once.
+// batchBytes is the maximum size of one commit, so that the file does not grow by more than the reserve at once.
 const batchBytes = 2 << 20
 
 func (q *queue) put(r *request) error {
@@ -62,8 +60,7 @@ func (q *queue) withdraw(r *request) {
 	}
 }
 
-// take waits for requests and returns the oldest ones; nil when the queue is
-// closed.
+// take waits for requests and returns the oldest ones. It returns nil when the queue is closed.
 func (q *queue) take() []*request {
 	for {
 		q.mu.Lock()
@@ -99,9 +96,8 @@ func (q *queue) close() {
 	q.poke()
 }
 
-// submit hands a request to the committer and waits for its answer. When ctx
-// ends first, a request that has not been taken up is withdrawn; one that has
-// may still be committed.
+// submit passes a request to the committer and waits for its answer. If ctx ends first, a request that was not taken is
+// withdrawn. One that was taken may still be committed.
 func (s *Store) submit(ctx context.Context, r *request) (uint64, error) {
 	if err := s.open(ctx); err != nil {
 		return 0, err

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// view runs fn on one durable state.
+// view calls fn with one durable state.
 func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	for {
 		if err := s.open(ctx); err != nil {
@@ -26,8 +26,8 @@ func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
 		if !errors.Is(err, errAgain) {
 			return err
 		}
-		// A commit has failed meanwhile. An empty transaction goes through when
-		// the file is open again, and opens it if need be.
+		// A commit has failed meanwhile. An empty transaction succeeds once the file is open again, and opens it if
+		// needed.
 		if _, err := s.submit(ctx, &request{}); err != nil {
 			return err
 		}
@@ -51,8 +51,8 @@ func (s *Store) viewOnce(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	})
 }
 
-// Get returns an entry. A value that is damaged is dataset.ErrCorrupt, never
-// absence.
+// Get implements store.Store. It fails with dataset.ErrCorrupt if the value is damaged: a damaged value is never
+// reported as absent.
 func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err := store.CheckKey(key); err != nil {
 		return store.Entry{}, err
@@ -72,8 +72,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	return e, err
 }
 
-// GetMany returns entries by their keys, all of one moment, with index 0 where there
-// is none. dataset.ErrCorrupt when one of them is damaged.
+// GetMany implements store.Store. It fails with dataset.ErrCorrupt if a value is damaged.
 func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
 	for _, key := range keys {
 		if err := store.CheckKey(key); err != nil {
@@ -103,8 +102,8 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 	return list, nil
 }
 
-// List returns entries in the order of their keys. dataset.ErrCorrupt when one
-// of them is damaged: a list that leaves something out looks like absence.
+// List implements store.Store. It fails with dataset.ErrCorrupt if a value is damaged, because an incomplete list makes
+// a key look absent.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
@@ -138,10 +137,9 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return list, nil
 }
 
-// Backup writes one moment of the store to w: a file that Open opens, and that
-// was checked like one. It goes through a nameless file beside the store, so
-// that a slow w does not keep the store from using its free pages again; the
-// disk has to have room for a copy.
+// Backup writes the state of one moment to w, as a checked file that Open can open. It first makes an unnamed copy
+// beside the store, so that a slow w does not prevent the store from reusing its free pages. The disk must have space
+// for the copy.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	tmp, err := nameless(filepath.Dir(s.path))
 	if err != nil {
@@ -169,8 +167,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// nameless makes a file that goes away with its descriptor. open(2) lists the
-// filesystems that cannot do that; they get one whose name is taken off at once.
+// nameless creates a file that disappears when its descriptor is closed. open(2) lists the filesystems that do not
+// support that: there, the name of the file is removed at once.
 func nameless(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {

@@ -28,7 +28,7 @@ type record struct {
 	value   []byte // shares the memory of the parsed bytes
 }
 
-// newRecord lays out a record; seal completes it.
+// newRecord encodes a record. seal adds the index and the checksum.
 func newRecord(session string, value []byte) []byte {
 	r := make([]byte, recordHead+len(session)+len(value))
 	r[0], r[13] = recordForm, byte(len(session))

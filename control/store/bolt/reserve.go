@@ -7,24 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveBytes of disk are kept allocated beyond the end of the file
-// (fallocate(2) with FALLOC_FL_KEEP_SIZE), and no holes within it. A commit then still finds space when the
-// disk is full: the free pages, and room for the file to grow about twice. Removing volumes must still work
-// on a full disk.
+// reserveBytes of disk space are allocated beyond the end of the file (fallocate(2) with FALLOC_FL_KEEP_SIZE), and the
+// file itself has no holes. So a commit still has space when the disk is full: the free pages, and space for the file
+// to grow about twice. Volumes must be removable on a full disk.
 const reserveBytes = 2 * growBytes
 
-// reserveRetry is how long to wait before another try for a reserve that could
-// not be had: on a full disk each costs the filesystem a search.
+// reserveRetry is the pause before the next attempt to allocate a reserve: on a full disk, each attempt is an expensive
+// search for the filesystem.
 const reserveRetry = 10 * time.Second
 
 type reserve struct {
-	size int64     // of the file that it is for
+	size int64     // size of the file for which it was allocated
 	next time.Time // when to try again, after a failure
 }
 
-// keepReserve sees to the reserve after the file was opened or may have grown.
-// That there is none, for want of room or of a filesystem that can do it, is no
-// error: Stats tells.
+// keepReserve allocates the reserve after the file was opened or may have grown. If the disk has no space, or the
+// filesystem does not support it, that is no error: Stats shows it.
 func (s *Store) keepReserve() {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -46,10 +44,9 @@ func (s *Store) keepReserve() {
 	s.reserved.Store(reserveBytes)
 }
 
-// noCopyOnWrite makes btrfs write the new, empty file in place: otherwise it
-// allocates for every write, and a reserve is of no use (btrfs(5), "nodatacow").
-// bbolt never writes over what it may still need, and its meta pages have a
-// checksum of their own.
+// noCopyOnWrite makes btrfs overwrite the new, empty file in place. Otherwise btrfs allocates space for every write,
+// and a reserve is useless (btrfs(5), "nodatacow"). That is safe: bbolt never overwrites pages that it may still need,
+// and its meta pages have a checksum.
 func noCopyOnWrite(f *os.File) error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {

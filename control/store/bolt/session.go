@@ -13,24 +13,23 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// sessions are kept in memory: they say that this process's callers live, and
-// none outlives it. The keys bound to them are in the file, so that the next process finds the keys that the
-// last one left bound.
+// sessions are kept in memory: a session means that a caller in this process is alive, so none outlives the process.
+// The keys bound to sessions are listed in the file, so that the next process can delete them.
 type sessions struct {
 	clock clock.Clock
 
 	mu     sync.Mutex
 	live   map[string]*session
-	ending map[string]bool // dead, but their keys may still be there
-	wake   chan struct{}   // the soonest end may have changed
+	ending map[string]bool // ended, but their keys may still exist
+	wake   chan struct{}   // signals that the next end may have changed
 }
 
 type session struct {
 	ttl time.Duration
-	end time.Duration // by the steady clock
+	end time.Duration // end by the steady clock
 }
 
-// retryEnd is how soon the deletion of a dead session's keys is tried again.
+// retryEnd is the pause before another attempt to delete the keys of an ended session.
 const retryEnd = time.Second
 
 func newSessions(c clock.Clock) *sessions {
@@ -46,7 +45,7 @@ func (s *sessions) add(ttl time.Duration) string {
 	return id
 }
 
-// look has the sessions looked at again now.
+// look makes expire check the sessions now.
 func (s *sessions) look() {
 	select {
 	case s.wake <- struct{}{}:
@@ -54,8 +53,8 @@ func (s *sessions) look() {
 	}
 }
 
-// alive reports whether a session is still there, and with renew puts off its
-// end. A session whose time has passed is dead, even before that is noticed.
+// alive reports whether a session has not ended. If renew is set, it extends the session. A session whose time has
+// passed has ended, even before expire notices it.
 func (s *sessions) alive(id string, renew bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +68,7 @@ func (s *sessions) alive(id string, renew bool) bool {
 	return true
 }
 
-// kill makes a session dead and reports whether its keys are still to go.
+// kill ends a session. It reports whether its keys must still be deleted.
 func (s *sessions) kill(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +85,8 @@ func (s *sessions) buried(id string) {
 	delete(s.ending, id)
 }
 
-// due returns the sessions whose keys must be deleted now, and the time until the next ones; 0: none is left.
+// due returns the sessions whose keys must be deleted now, and the time until the next ones. The time is 0 if there are
+// none.
 func (s *sessions) due() (dead []string, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,8 +105,8 @@ func (s *sessions) due() (dead []string, wait time.Duration) {
 	return dead, wait
 }
 
-// Session opens a session. It ends when the store is closed, at the latest.
-// dataset.ErrInvalid for a ttl that is not positive.
+// Session implements store.Store. All sessions end when the store is closed. It fails with dataset.ErrInvalid for a ttl
+// that is not positive.
 func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) {
 	if err := s.open(ctx); err != nil {
 		return "", err
@@ -117,7 +117,7 @@ func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) 
 	return s.sessions.add(ttl), nil
 }
 
-// Renew puts off the end of a session.
+// Renew extends a session.
 func (s *Store) Renew(ctx context.Context, id string) error {
 	if err := s.open(ctx); err != nil {
 		return err
@@ -132,8 +132,7 @@ func noSession(id string) error {
 	return fmt.Errorf("session %.40q has ended or never was: %w", id, store.ErrNotFound)
 }
 
-// End ends a session and deletes the keys bound to it. After an error they go
-// a little later.
+// End ends a session and deletes the keys bound to it. After an error they are deleted a little later.
 func (s *Store) End(ctx context.Context, id string) error {
 	if err := s.open(ctx); err != nil {
 		return err
@@ -163,7 +162,7 @@ func (s *Store) expire() {
 	for {
 		dead, wait := s.sessions.due()
 		for _, id := range dead {
-			// What fails is still due at the next round.
+			// A session whose keys could not be deleted is still due in the next round.
 			if err := s.bury(ctx, id); err != nil && (wait == 0 || wait > retryEnd) {
 				wait = retryEnd
 			}

@@ -8,9 +8,9 @@ import (
 	"io"
 )
 
-// The form of a bbolt file, version 2, in the byte order of the host
-// (go.etcd.io/bbolt, internal/common: page.go, meta.go, bucket.go). A page has a head: its number, its kind,
-// the number of its elements, and the number of its overflow pages.
+// The format of a bbolt file, version 2, in the byte order of the host (go.etcd.io/bbolt, internal/common: page.go,
+// meta.go, bucket.go). A page begins with its number, its kind, the number of its elements, and the number of its
+// overflow pages.
 const (
 	pageHead = 16
 
@@ -32,12 +32,12 @@ const (
 
 var native = binary.NativeEndian
 
-// tree reads the pages of a file, each at most once.
+// tree reads the pages of a file, each of them at most once.
 type tree struct {
 	r     io.ReaderAt
-	pages uint64 // in use, or free between such
+	pages uint64 // pages of the file, used and free
 	seen  []bool
-	used  int              // pages that were read
+	used  int              // number of pages that were read
 	bufs  [maxDepth][]byte // one page of each level
 }
 
@@ -47,8 +47,8 @@ type element struct {
 	bucket     bool
 }
 
-// newTree finds the newest sound meta page and returns its root page: two lie
-// at the start, and commits write them in turn.
+// newTree returns the root page of the newest valid meta page. Two meta pages are at the start of the file, and commits
+// write them alternately.
 func newTree(r io.ReaderAt, size int64) (*tree, uint64, error) {
 	t := &tree{r: r}
 	var newest, root, freelist uint64
@@ -137,9 +137,8 @@ func (t *tree) claim(id uint64) error {
 	return nil
 }
 
-// freelist claims the pages that the file lists as free, so that one that is
-// also used is found. Files as they are made, and those that other tools have
-// written, have such a list.
+// freelist marks the pages that the file lists as free as seen, so that a page that is also used is detected. New
+// files, and files that other tools have written, have such a list.
 func (t *tree) freelist(id uint64) error {
 	p, err := t.page(id, 0)
 	if err != nil {
@@ -149,7 +148,7 @@ func (t *tree) freelist(id uint64) error {
 		return corrupt("page %d is no list of free pages", id)
 	}
 	count, ids := uint64(native.Uint16(p[10:])), p[pageHead:]
-	if count == 0xFFFF { // too many for the head
+	if count == 0xFFFF { // too many for the field in the page's head
 		count, ids = native.Uint64(ids), ids[8:]
 	}
 	if count > uint64(len(ids))/8 {
@@ -163,7 +162,7 @@ func (t *tree) freelist(id uint64) error {
 	return nil
 }
 
-// bucket walks a bucket, whose head is in the root bucket's leaf.
+// bucket reads a bucket. head is its entry in the root bucket.
 func (t *tree) bucket(head []byte, visit func(element) error) error {
 	if len(head) < bucketHead {
 		return corrupt("a bucket's head has %d bytes", len(head))
@@ -179,7 +178,7 @@ func (t *tree) bucket(head []byte, visit func(element) error) error {
 	return err
 }
 
-// bounds of the keys that a page may hold: low <= key < high; nil: none.
+// bounds are the bounds of the keys that a page may contain: low <= key < high. nil means no bound.
 type bounds struct{ low, high []byte }
 
 func (b bounds) hold(key []byte) bool {

@@ -8,24 +8,23 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// watches has the last change under each prefix, and wakes the callers that wait for one. A change costs a
-// map access for each slash in its key, however many watchers and keys there are.
+// watches has the index of the last change under each prefix, and wakes the callers that wait for one. A change costs
+// one map access for each slash in its key, for any number of watchers and keys.
 type watches struct {
 	mu      sync.Mutex
 	newest  uint64
-	floor   uint64            // prefixes that last does not have changed then, as far as is known
+	floor   uint64            // the index at which prefixes that are not in last may have changed
 	last    map[string]uint64 // prefix -> index
 	waiting map[string]*bell
 }
 
-// bell rings once for all that wait at one prefix.
+// bell wakes all callers that wait for one prefix, once.
 type bell struct {
 	rung    chan struct{}
 	waiters int
 }
 
-// maxLast bounds the memory. Beyond it everything is forgotten, and
-// every watcher returns once more than it had to.
+// maxLast is the maximum size of last. Beyond it, last is emptied, and every watcher returns once without a change.
 const maxLast = 1 << 15
 
 func newWatches(index uint64) *watches {
@@ -34,7 +33,7 @@ func newWatches(index uint64) *watches {
 	return w
 }
 
-// reset forgets everything: any key may have changed up to index.
+// reset empties last: any key may have changed up to index.
 func (w *watches) reset(index uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -50,7 +49,7 @@ type change struct {
 	index uint64
 }
 
-// publish tells of changes that are durable, in the order of their indexes.
+// publish reports durable changes, in the order of their indexes.
 func (w *watches) publish(newest uint64, changes []change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,8 +78,8 @@ func (w *watches) ring(prefix string) {
 	}
 }
 
-// look returns the newest index when something under prefix may have changed
-// after the given one, otherwise a bell to wait for.
+// look returns the newest index if something under prefix may have changed after the given one, and otherwise a bell to
+// wait for.
 func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,8 +87,8 @@ func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
 	if !known {
 		last = w.floor
 	}
-	// A caller that has seen more than there is has outlived an older copy of
-	// the store: it must look at everything again.
+	// A caller that has seen a newer index knew a store that was since replaced by an older copy: it must read
+	// everything again.
 	if last > after || after > w.newest {
 		return w.newest, nil
 	}
@@ -102,7 +101,7 @@ func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
 	return 0, b
 }
 
-// leave drops a bell without waiting callers.
+// leave removes a bell without waiting callers.
 func (w *watches) leave(prefix string, b *bell) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,9 +111,8 @@ func (w *watches) leave(prefix string, b *bell) {
 	}
 }
 
-// Watch waits for a change under prefix, as the contract says. It also returns
-// at once, with the newest index, when after is above every index that the
-// store has given out: the file was exchanged for an older one.
+// Watch implements store.Store. It also returns at once, with the newest index, if after is above every index that the
+// store has given out: the file was replaced by an older one.
 func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return 0, err

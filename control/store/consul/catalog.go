@@ -22,10 +22,10 @@ var _ store.Catalog = (*Store)(nil)
 // catalog has the entries of this process in Consul's catalog.
 type catalog struct {
 	mu    sync.Mutex
-	known map[string]store.Service // by the ID in Consul; nil: it has to be read
+	known map[string]store.Service // by the ID in Consul; nil if the catalog must be read first
 }
 
-// take returns the entries and forgets them, until put sets them again.
+// take returns the entries and forgets them until put sets them again.
 func (c *catalog) take() map[string]store.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,7 @@ func (c *catalog) put(known map[string]store.Service) {
 	c.known = known
 }
 
-// Kinds of services are a part of their names in Consul.
+// service returns the name in Consul of a kind of service.
 func (l layout) service(kind string) string { return l.prefix + "-" + kind }
 func (l layout) serviceID(kind, id string) string {
 	return l.service(kind) + "-" + strings.Map(func(r rune) rune {
@@ -66,9 +66,9 @@ service "%s" {
 `, l.services, l.service("control"), l.service("agent"))
 }
 
-// Publish implements store.Catalog. The services hang on a catalog node of their own,
-// <prefix>-services, each with a check that shows whether it is alive. The publisher updates the check, and
-// Consul runs nothing for it. A change costs a raft entry for up to servicesAtOnce services.
+// Publish implements store.Catalog. The services belong to a separate catalog node, <prefix>-services. Each has a check
+// that shows whether it is alive. The publisher updates the check, and Consul does not run anything for it. A change
+// costs one raft entry for up to servicesAtOnce services.
 func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) error {
 	ctx, done := s.call(ctx)
 	defer done()
@@ -113,7 +113,7 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 	return nil
 }
 
-// servicesAtOnce are of two operations each: Consul takes 128.
+// servicesAtOnce is the number of services in one transaction. Each needs two operations, and Consul accepts 128.
 const servicesAtOnce = 60
 
 // Withdraw implements store.Catalog.
@@ -159,7 +159,7 @@ func (s *Store) published(ctx context.Context) (known map[string]store.Service, 
 	return known, true, nil
 }
 
-// same reports whether the catalog shows a service as it is.
+// same reports whether the catalog already shows a service correctly.
 func same(a, b store.Service) bool {
 	return a.Kind == b.Kind && a.Address == b.Address && a.Alive == b.Alive && a.Note == b.Note &&
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta)
@@ -172,7 +172,7 @@ func (l layout) servicesNode() *api.TxnOp {
 	}}}
 }
 
-// enlist lists a service, with its check.
+// enlist returns the operations that add a service and its check.
 func (l layout) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	host, number, err := net.SplitHostPort(v.Address)
 	port, perr := strconv.Atoi(number)
@@ -196,7 +196,7 @@ func (l layout) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	}, nil
 }
 
-// unlist takes a service out, and its check with it.
+// unlist returns the operation that removes a service and its check.
 func (l layout) unlist(kind, id string) *api.TxnOp {
 	return &api.TxnOp{Service: &api.ServiceTxnOp{
 		Verb:    api.ServiceDelete,
@@ -205,7 +205,7 @@ func (l layout) unlist(kind, id string) *api.TxnOp {
 	}}
 }
 
-// catalogue makes changes of the catalog, all or none.
+// catalogue changes the catalog in one transaction.
 func (s *Store) catalogue(ctx context.Context, ops api.TxnOps) error {
 	ok, res, _, err := s.again.Txn().Txn(ops, consistent(ctx))
 	if err == nil && ok {

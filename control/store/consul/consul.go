@@ -1,27 +1,24 @@
-// Package consul keeps the control service's state in the KV store of a Consul
-// cluster, for any number of control services at once.
+// Package consul keeps the control service's state in the KV store of a Consul cluster. Any number of control services
+// can use it at once.
 //
-// # Where things are
+// # Layout
 //
-// One key is one key of Consul: <prefix>/data/<key>. The store's own keys are beside these:
-// <prefix>/own/format says which layout this is, and <prefix>/own/rev/<shard> is written by every
-// transaction, so that few watches see all changes (see Watch). <prefix>/data/live/ is an empty mark, no key:
-// a blocking query on a prefix with nothing in it wakes for everything in Consul.
+//	<prefix>/data/<key>         a key of the store
+//	<prefix>/data/live/         an empty marker: a blocking query on a prefix without keys wakes for every change in Consul
+//	<prefix>/own/format         the version of this layout
+//	<prefix>/own/rev/<shard>    written by every transaction that changes the shard, so that few watches see all changes
 //
-// # What of Consul it rests on
+// # Properties of Consul that the package relies on
 //
-// Reads ask for consistency: the leader asks a majority whether it still is one
-// before it answers. Writes are Consul's transactions, one raft entry each. An
-// entry's index is its ModifyIndex, plus a base, see Raise. Consul does not raise that index if a set writes
-// an equal value, so every write carries fresh flags and is never equal.
+// Reads are consistent: before the leader answers, it asks a majority whether it is still the leader. Writes are
+// transactions of Consul, with one raft entry each. The index of an entry is its ModifyIndex plus a base (see Raise).
+// Consul does not raise that index if a set writes an equal value, so every write has new flags and is never equal.
 //
-// Sessions hang on a catalog node of their own, <prefix>-sessions, without
-// checks: only their time ends them, not a short cut of the network as with the
-// default, serfHealth. They have Behavior delete, so that the raft entry which
-// ends a session deletes the keys under store.LivePrefix that it locks; nothing
-// else is ever locked. Lock-delay is off: it binds only acquire, so it protects
-// nothing here. Consul ends a session at twice its TTL after the last renewal,
-// and starts to count anew when it elects a leader.
+// Sessions belong to a separate catalog node, <prefix>-sessions, which has no checks. So only their TTL ends them, and
+// not a short interruption of the network, as with Consul's default check serfHealth. They have the behavior "delete":
+// the raft entry that ends a session deletes the keys under store.LivePrefix that the session locks. Nothing else is
+// ever locked. Lock-delay is off: it concerns only acquire, so it would protect nothing here. Consul ends a session at
+// twice its TTL after the last renewal, and restarts that time when it elects a leader.
 package consul
 
 import (
@@ -48,25 +45,22 @@ var (
 	_ store.Raiser = (*Store)(nil)
 )
 
-// Options say which Consul a store is in, and how it is reached.
+// Options are the settings of a store in Consul.
 type Options struct {
-	// Addresses are of servers or clients of one Consul datacenter, such as
-	// https://consul1:8501; the first that answers is used until it no longer
-	// does. At least one.
+	// Addresses are the URLs of servers or clients of one Consul datacenter, such as https://consul1:8501. At least one
+	// is required. The first one that answers is used until it no longer does.
 	Addresses []string
-	// Prefix keeps clusters in one Consul apart: lower-case letters, digits and
-	// '-'.
+	// Prefix separates clusters in one Consul. It consists of lower-case letters, digits and '-'.
 	Prefix string
-	// TokenFile holds the ACL token; it is read again when Consul does not know
-	// the token any more. Token is used when there is no file. Both empty: the
-	// anonymous token.
+	// TokenFile contains the ACL token. It is read again when Consul no longer accepts the token. Without a file, Token
+	// is used. If both are empty, the anonymous token is used.
 	TokenFile, Token string
-	// CAFile holds the certificates that sign Consul's; empty: those of the
-	// system. CertFile and KeyFile are the certificate of this side, read at each handshake. ServerName is
-	// the name in Consul's certificates where it is not the address. All for https addresses only.
+	// CAFile contains the certificates of the authorities that sign Consul's certificates. If empty, those of the
+	// system are used. CertFile and KeyFile are this side's certificate, which is read at each handshake. ServerName is
+	// the name in Consul's certificates, if it is not the address. All of them apply only to https addresses.
 	CAFile, CertFile, KeyFile, ServerName string
-	// CallTime bounds every call but Watch; 0: 30 s. LeaderTime is how long a leader is
-	// waited for, from when Consul was first asked in vain; 0: 8 s.
+	// CallTime bounds every call except Watch. If 0, it is 30 s. LeaderTime is how long a call waits for a leader since
+	// Consul first failed to answer. If 0, it is 8 s.
 	CallTime, LeaderTime time.Duration
 	// Clock times the pauses between attempts.
 	Clock clock.Clock
@@ -74,13 +68,12 @@ type Options struct {
 
 const (
 	defaultCallTime = 30 * time.Second
-	// defaultLeaderTime is more than most elections take, also with Consul's slowest
-	// raft_multiplier, and leaves the caller enough time to receive the reason of a failure.
+	// defaultLeaderTime is longer than most elections, also with Consul's slowest raft_multiplier. It leaves the caller
+	// enough time to receive the reason of a failure.
 	defaultLeaderTime = 8 * time.Second
 )
 
-// endpoint is the Consul that a store is in. Its methods explain errors of calls to it. It does not change
-// after newStore.
+// endpoint is the Consul of a store. Its methods explain errors of calls. It does not change after newStore.
 type endpoint struct {
 	opts   Options
 	layout layout
@@ -92,7 +85,7 @@ type endpoint struct {
 type Store struct {
 	endpoint
 	waits   *fleet // for blocking queries
-	repeats *fleet // of calls, for what can be sent again
+	repeats *fleet // for calls that can be repeated
 	alive   *fleet // for renewals
 	client  *api.Client
 	slow    *api.Client // of waits
@@ -105,23 +98,23 @@ type Store struct {
 	spreads spreads
 	catalog catalog
 
-	formatted atomic.Bool // format was seen to be ours
+	formatted atomic.Bool // the format was checked
 	base      indexBase
 	txns      atomic.Uint64
 	conflicts atomic.Uint64
 	unknown   atomic.Uint64
 }
 
-// Stats are figures of this process, for metrics.
+// Stats are counters of this process, for metrics.
 type Stats struct {
 	Txns      uint64 // committed
 	Conflicts uint64 // refused
-	Unknown   uint64 // that failed otherwise: mostly their outcome is not known
+	Unknown   uint64 // failed for another reason; the outcome is mostly unknown
 	Requests  uint64 // sent to Consul, without those of watches
 	Wakes     uint64 // answers to watches
 }
 
-// Stats returns the figures of now, without I/O.
+// Stats returns the current counters, without I/O.
 func (s *Store) Stats() Stats {
 	return Stats{
 		Txns: s.txns.Load(), Conflicts: s.conflicts.Load(), Unknown: s.unknown.Load(),
@@ -131,8 +124,8 @@ func (s *Store) Stats() Stats {
 
 var goodPrefix = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$`)
 
-// CheckPrefix fails with dataset.ErrInvalid for what cannot be a prefix: it is a
-// part of a node's name in Consul's catalog, which DNS serves.
+// CheckPrefix fails with dataset.ErrInvalid for an invalid prefix. The prefix is a part of a node's name in Consul's
+// catalog, which DNS serves.
 func CheckPrefix(prefix string) error {
 	if !goodPrefix.MatchString(prefix) {
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -142,9 +135,8 @@ func CheckPrefix(prefix string) error {
 	return nil
 }
 
-// Open returns a store, without asking Consul anything: see Check. Errors are
-// dataset.ErrInvalid for options that make no sense, and of files that cannot be
-// read. Close the store after use.
+// Open returns a store. It sends no request to Consul: see Check. It fails with dataset.ErrInvalid for invalid options,
+// and with the errors of files that cannot be read. The caller must close the store.
 func Open(opts Options) (*Store, error) {
 	if err := CheckPrefix(opts.Prefix); err != nil {
 		return nil, err
@@ -167,7 +159,7 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{endpoint: endpoint{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}}
-	// Consul adds up to a sixteenth to how long it waits (agent/consul/rpc.go).
+	// Consul adds up to a sixteenth to the duration of a blocking query (agent/consul/rpc.go).
 	s.waits = calls.patient(watchTime + watchTime/16 + answerTime)
 	if s.client, err = calls.client(); err != nil {
 		return nil, err
@@ -187,11 +179,10 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all calls in flight with store.ErrClosed: a transaction among them
-// may have been committed. Sessions stay until their time is over. Again:
-// nothing.
+// Close ends all calls in progress with store.ErrClosed. A transaction among them may have been committed. Sessions
+// stay until their TTL passes. Idempotent.
 func (s *Store) Close() error {
-	s.feed.mu.Lock() // so that no query begins from here on
+	s.feed.mu.Lock() // no query begins after this
 	s.end()
 	s.feed.mu.Unlock()
 	s.workers.Wait()
@@ -201,15 +192,14 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// call returns the context of one call, which ends with the store as well, and
-// after CallTime.
+// call returns the context of one call. It also ends with the store, and after CallTime.
 func (s *Store) call(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.CallTime, errNoAnswer)
 	stop := context.AfterFunc(s.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// open fails when ctx or the store has ended.
+// open fails if ctx or the store has ended.
 func (s *Store) open(ctx context.Context) error {
 	if s.ctx.Err() != nil {
 		return store.ErrClosed
@@ -217,11 +207,10 @@ func (s *Store) open(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// format is the layout that this version writes. A base follows, see Raise, where
-// there is one.
+// format is the version of the layout that this version writes. If the store has a base (see Raise), it follows.
 const format = "drover store 1"
 
-// baseIn reads the value of the format key.
+// baseIn parses the value of the format key.
 func baseIn(value []byte) (base uint64, ours bool) {
 	number, based := strings.CutPrefix(string(value), format+" +")
 	if !based {
@@ -231,9 +220,8 @@ func baseIn(value []byte) (base uint64, ours bool) {
 	return base, err == nil && base < math.MaxInt64
 }
 
-// ready sees to it, once, that Consul holds a store of our format under the
-// prefix, and makes an empty one where there is none. dataset.ErrUnsupported
-// for one of another format.
+// ready checks, once, that Consul has a store with this format under the prefix. If there is none, it creates an empty
+// one. It fails with dataset.ErrUnsupported for another format.
 func (s *Store) ready(ctx context.Context) error {
 	if err := s.open(ctx); err != nil || s.formatted.Load() {
 		return err
@@ -264,7 +252,7 @@ func (s *Store) ready(ctx context.Context) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s comes and goes: who deletes it?", s.layout.format)
 }
 
-// make writes the first keys of an empty store, unless another process has.
+// make writes the first keys of an empty store, unless another process has done so.
 func (s *Store) make(ctx context.Context) error {
 	ops := api.TxnOps{
 		op(api.KVTxnOp{Verb: api.KVCAS, Key: s.layout.format, Value: []byte(format)}),
@@ -275,8 +263,8 @@ func (s *Store) make(ctx context.Context) error {
 	return err
 }
 
-// Policy returns the ACL rules that a token needs for a store with that prefix, in Consul's syntax: its keys,
-// its sessions, and the catalog node of these sessions.
+// Policy returns the ACL rules that a token needs for a store with a prefix, in Consul's syntax: for its keys, its
+// sessions, and the catalog node of these sessions.
 func Policy(prefix string) string {
 	node := newLayout(prefix).node
 	return fmt.Sprintf(`key_prefix "%s/" {
@@ -291,9 +279,8 @@ node "%s" {
 `, prefix, node, node)
 }
 
-// Check fails with the reason why the store cannot be used as it is: Consul is
-// away, the token lacks a right, and so on. It writes, and opens and ends a
-// session.
+// Check fails with the reason why the store cannot be used now: Consul is unreachable, the token lacks a right, and so
+// on. It writes a key, and opens and ends a session.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.ready(ctx); err != nil {
 		return err
@@ -318,5 +305,5 @@ func (s *Store) Check(ctx context.Context) error {
 	return s.End(ctx, id)
 }
 
-// checkTTL is what Check opens a session with; no Consul demands more.
+// checkTTL is the TTL of the session that Check opens. No configuration of Consul requires more.
 const checkTTL = time.Minute

@@ -16,11 +16,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// errNoAnswer is the cause of a call that took CallTime.
+// errNoAnswer is the cause of the end of a call that took longer than CallTime.
 var errNoAnswer = errors.New("no answer")
 
-// failed turns the result of a call of Consul into one line with the request, the problem and the remedy. ctx
-// is the call's. Errors of ours stay as they are.
+// failed converts the error of a call of Consul into one line with the request, the problem and the remedy. ctx is the
+// context of the call. Errors of this package are returned unchanged.
 func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 	var kind *dataset.Kind
 	switch {
@@ -44,7 +44,7 @@ func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 
 func (e *endpoint) where() string { return strings.Join(e.opts.Addresses, ", ") }
 
-// status explains an answer that is none.
+// status explains an answer with an error status.
 func (e *endpoint) status(what string, answer *statusError) error {
 	text := e.clean(answer.line())
 	has := func(words ...string) bool {
@@ -84,8 +84,7 @@ func (e *endpoint) status(what string, answer *statusError) error {
 
 const leaderHint = "too few of its servers are up, or they are just electing one (consul operator raft list-peers)"
 
-// reach explains a request that got no answer, without the URL that Go puts
-// before it.
+// reach explains a request without an answer. It removes the URL that Go puts before the reason.
 func (e *endpoint) reach(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -139,12 +138,12 @@ func untrusted(err error) bool {
 	return errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid)
 }
 
-// lacks finds the missing right of a token in Consul's message (acl/errors.go).
+// lacks matches the missing right of a token in a message of Consul (acl/errors.go).
 var lacks = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^"]*)")?`)
 
 func isACL(text string) bool { return strings.Contains(text, "Permission denied") }
 
-// lacksRight says which right the token lacks, and the rule that gives it.
+// lacksRight returns an error with the right that the token lacks, and with the rule that grants it.
 func (e *endpoint) lacksRight(text string) error {
 	m := lacks.FindStringSubmatch(e.clean(text))
 	if m == nil {
@@ -175,8 +174,7 @@ func (e *endpoint) odd(what string) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", e.clean(what))
 }
 
-// clean makes one line of what Consul said, without the token should it ever say
-// that.
+// clean converts a message of Consul to one line, and removes the token in case Consul repeats it.
 func (e *endpoint) clean(text string) string {
 	if token := e.calls.creds.current(); token != "" {
 		text = strings.ReplaceAll(text, token, "(token)")
@@ -184,7 +182,7 @@ func (e *endpoint) clean(text string) string {
 	return text
 }
 
-// line is the text of an answer in one line of bearable length.
+// line returns the body of an answer as one short line.
 func (e *statusError) line() string {
 	text := strings.Join(strings.Fields(e.body), " ")
 	if len(text) > 300 {

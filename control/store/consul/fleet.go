@@ -19,32 +19,30 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// The maximum number of connections to one address. Consul takes 200 from one
-// client address (http_max_conns_per_client); the rest is for others on this host.
-// Renewals have connections of their own: a node that is not renewed in time counts as lost, even if all
-// other requests wait.
+// The maximum number of connections to one address. Consul accepts 200 from one client address
+// (http_max_conns_per_client). The others are left for other programs of this host. Renewals have separate connections:
+// a node that is not renewed in time counts as lost, even if all other requests have to wait.
 const (
 	maxConns   = 48
 	renewConns = 48
 )
 
-// fleet sends requests to the first of some addresses that answers, with the
-// token of now. It is the transport of the API's client.
+// fleet sends requests to the first of several addresses that answers, with the current token. It is the transport of
+// the API's client.
 type fleet struct {
 	hosts  []*url.URL
 	base   *http.Transport
 	creds  *credentials
 	clock  clock.Clock
-	leader time.Duration // how long one is waited for
-	first  *atomic.Int32 // of hosts: the one that answered last
+	leader time.Duration // how long a request waits for a leader
+	first  *atomic.Int32 // index in hosts of the address that answered last
 	sent   *atomic.Uint64
 	flying *flights
-	brief  bool // requests end with their caller
-	again  bool // the request can be sent again: it changes nothing, or nothing more
+	brief  bool // requests end when their caller leaves
+	again  bool // requests can be repeated: they change nothing, or nothing else the second time
 }
 
-// newFleet checks the options that say where Consul is. An answer that does not
-// begin within answer is none. Requests end with life.
+// newFleet checks the options of the connection. A response must begin within answer. Requests end with life.
 func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
@@ -72,7 +70,7 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 	if f.creds, err = newCredentials(opts, f.hosts); err != nil {
 		return nil, err
 	}
-	answer = min(answer, opts.CallTime/2) // so that there is time for another address
+	answer = min(answer, opts.CallTime/2) // leaves time for another address
 	tls, err := newTLS(opts)
 	if err != nil {
 		return nil, err
@@ -82,12 +80,12 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 		TLSClientConfig:     tls,
 		TLSHandshakeTimeout: dialTime, ResponseHeaderTimeout: answer,
 		MaxConnsPerHost: maxConns, MaxIdleConnsPerHost: maxConns, IdleConnTimeout: 90 * time.Second,
-		DisableCompression: true, // the network is near, and it would cost a core
+		DisableCompression: true, // Consul is near, and compression would use a whole core
 	}
 	return f, nil
 }
 
-// apart returns the same fleet with so many connections of its own.
+// apart returns the same fleet with a separate pool of connections.
 func (f *fleet) apart(conns int) *fleet {
 	out := *f
 	out.base = f.base.Clone()
@@ -95,8 +93,7 @@ func (f *fleet) apart(conns int) *fleet {
 	return &out
 }
 
-// patient returns the same fleet for requests whose answer may take its time, and
-// that end with their caller.
+// patient returns the same fleet for requests whose answer may take long, and that end when their caller leaves.
 func (f *fleet) patient(answer time.Duration) *fleet {
 	out := f.apart(maxConns)
 	out.base.ResponseHeaderTimeout = answer
@@ -104,19 +101,18 @@ func (f *fleet) patient(answer time.Duration) *fleet {
 	return out
 }
 
-// repeating returns the same fleet for requests that can be sent again although
-// they are no GET.
+// repeating returns the same fleet for requests that can be repeated although they are no GET.
 func (f *fleet) repeating() *fleet {
 	out := *f
 	out.again = true
 	return &out
 }
 
-// repeats reports whether a request can be sent again although it was received.
+// repeats reports whether a request can be repeated even if Consul received it.
 func (f *fleet) repeats(req *http.Request) bool { return f.again || req.Method == http.MethodGet }
 
-// client returns the API's client on this fleet. The address and token given
-// here are stand-ins, so that neither is taken from CONSUL_HTTP_ variables.
+// client returns the API's client on this fleet. The address and token are placeholders, so that neither is taken from
+// environment variables CONSUL_HTTP_….
 func (f *fleet) client() (*api.Client, error) {
 	return api.NewClient(&api.Config{
 		Address: "consul", Scheme: "http", Token: "-",
@@ -124,19 +120,18 @@ func (f *fleet) client() (*api.Client, error) {
 	})
 }
 
-// close returns when no request is under way; the store's life has ended.
+// close returns when no request is in progress. The store's life must have ended.
 func (f *fleet) close() {
 	f.flying.wait()
 	f.base.CloseIdleConnections()
 }
 
-// RoundTrip sends a request. Statuses that mean that nothing was answered are
-// errors here, so that callers see which. A request that changes something is
-// sent again only when the first cannot have changed anything.
+// RoundTrip sends a request. It turns statuses that mean that Consul did not answer into errors, so that the caller can
+// distinguish them. A request that changes something is repeated only if the first attempt cannot have changed
+// anything.
 //
-// A server goes on for seconds with a leader that has died, and then refuses at
-// once what it would hold later, so while a leader may be on its way a request
-// is sent again for Options.LeaderTime.
+// A server continues for seconds with a leader that has died, and then refuses requests at once that it would hold
+// later. So while a new leader may be elected, a request is repeated for Options.LeaderTime.
 func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
@@ -155,7 +150,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 		took := f.clock.Steady() - began
 		cut := f.repeats(req) && broken(err) && req.Context().Err() == nil && took < silentTime
 		if cut && n == 0 {
-			continue // with another connection
+			continue // try another connection
 		}
 		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) ||
 			max(took, f.flying.quiet.lasts()) > f.leader) {
@@ -169,7 +164,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// round tries the addresses, each once, from the one that answered last.
+// round tries each address once, beginning with the one that answered last.
 func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 	start := int(f.first.Load())
 	var failed error
@@ -182,13 +177,13 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 			return res, nil
 		}
 		over := req.Context().Err() != nil
-		// The answer of a server that was reached is more useful than the fact that another one was not
-		// reached, or that there was no time left for it.
+		// An error of a server that was reached is more useful than the information that another one was not reached,
+		// or that no time was left for it.
 		if failed == nil || !unsent(err) && !over {
 			failed = err
 		}
-		// The next request does not begin with a server that was silent for long, even if the caller gave up:
-		// that caller may never wait longer.
+		// The next request does not begin with a server that was silent for long, even if the caller gave up: such a
+		// caller may never wait longer.
 		silent := over && f.clock.Steady()-began >= silentTime
 		again := !over && !final(err) && (f.repeats(req) || unapplied(err))
 		if silent || !again && !over && !final(err) {
@@ -201,8 +196,8 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 	return nil, failed
 }
 
-// send sends a request to one address; again, once, when Consul does not know
-// the token and there is a new one.
+// send sends a request to one address. If Consul does not accept the token and the file has a new one, it sends the
+// request once more.
 func (f *fleet) send(req *http.Request, host *url.URL, body []byte) (*http.Response, error) {
 	res, token, err := f.sendAs(req, host, body)
 	if err != nil && refusedToken(err) && f.creds.renewed(token) {
@@ -215,7 +210,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	out := req.Clone(req.Context())
 	out.URL.Scheme, out.URL.Host, out.Host = host.Scheme, host.Host, ""
 	q := out.URL.Query()
-	q.Del("ns") // from CONSUL_NAMESPACE and CONSUL_PARTITION
+	q.Del("ns") // the client takes them from CONSUL_NAMESPACE and CONSUL_PARTITION
 	q.Del("partition")
 	out.URL.RawQuery = q.Encode()
 	out.Header.Del("X-Consul-Token")
@@ -254,30 +249,28 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
 }
 
-// patience is how long one answer is waited for. A server without a leader, or one that is
-// cut off, is silent for long: a caller that asks after a while of that gets an answer soon.
+// patience is how long to wait for one answer. A server that has no leader or is cut off is silent for long. So the
+// longer Consul has been silent, the shorter a new request waits.
 func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.lasts()) }
 
 const maxErrorText = 4 << 10
 
-// answered reports whether a response is Consul's answer, not an error of it or
-// of something else that listens there: a 404 of a proxy must not look like
-// absence.
+// answered reports whether a response is a regular answer of Consul, and not an error of Consul or of another program
+// that listens there: a 404 of a proxy must not look like an absent key.
 func answered(res *http.Response) bool {
 	switch {
 	case res.Request.Method == http.MethodGet &&
 		(res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound):
 		return res.Header.Get("X-Consul-Index") != ""
 	case res.StatusCode == http.StatusConflict:
-		return true // of a transaction: the answer says why
+		return true // a transaction was rolled back: the answer has the reason
 	}
 	return res.StatusCode == http.StatusOK
 }
 
-// leaderless reports whether a server that gave no answer says that it has no
-// leader: it holds requests that need one, each pause longer than the last and the
-// time that it should take (rpc_hold_timeout) looked at only between them
-// (agent/consul/rpc.go, getWaitTime), so at times for half a minute.
+// leaderless reports whether a server that did not answer says that it has no leader. Such a server holds requests that
+// need a leader. It checks how long it should hold them (rpc_hold_timeout) only after each pause, and each pause is
+// longer than the previous one, so it sometimes holds them for half a minute (getWaitTime in agent/consul/rpc.go).
 func (f *fleet) leaderless(host *url.URL) bool {
 	ctx, cancel := context.WithTimeout(f.flying.life, silentTime)
 	defer cancel()
@@ -299,17 +292,17 @@ func timedOut(err error) bool {
 	return errors.As(err, &slow) && slow.Timeout()
 }
 
-// reachError is a request that got no whole answer.
+// reachError is the error of a request without a complete answer.
 type reachError struct {
 	host       string
 	err        error
-	leaderless bool // and it said that it has no leader
+	leaderless bool // the server said that it has no leader
 }
 
 func (e *reachError) Error() string { return fmt.Sprintf("%s: %v", e.host, e.err) }
 func (e *reachError) Unwrap() error { return e.err }
 
-// statusError is an answer that is none.
+// statusError is an answer with an error status.
 type statusError struct {
 	host string
 	code int
@@ -320,8 +313,7 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("%s: status %d: %s", e.host, e.code, e.line())
 }
 
-// unsent reports whether a request cannot have been received: no connection, or
-// none that was trusted.
+// unsent reports whether a request cannot have been received: there was no connection, or no trusted one.
 func unsent(err error) bool {
 	var reach *reachError
 	if !errors.As(err, &reach) {
@@ -331,9 +323,8 @@ func unsent(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" || untrusted(err) || errors.Is(err, errHandshake)
 }
 
-// unapplied reports whether a request cannot have changed anything: it did not
-// arrive, or Consul says that there was no leader to give it to ("always safe to
-// retry since no state could have been changed": agent/consul/rpc.go, canRetry).
+// unapplied reports whether a request cannot have changed anything: it was not received, or Consul says that it had no
+// leader for it ("always safe to retry since no state could have been changed": canRetry in agent/consul/rpc.go).
 func unapplied(err error) bool {
 	var status *statusError
 	if errors.As(err, &status) {
@@ -343,15 +334,14 @@ func unapplied(err error) bool {
 	return unsent(err)
 }
 
-// broken reports whether a connection ended under a request: one that was idle
-// for long, or that another request's end took along.
+// broken reports whether a connection ended during a request: an idle connection that was closed, or one that the end
+// of another request closed.
 func broken(err error) bool {
 	var reach *reachError
 	return errors.As(err, &reach) && !unsent(err)
 }
 
-// electing reports whether a server answered that it reaches no leader: it may
-// find the next one by itself.
+// electing reports whether a server answered that it cannot reach a leader. It may find the next one by itself.
 func electing(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code == http.StatusInternalServerError &&
@@ -359,7 +349,7 @@ func electing(err error) bool {
 			strings.Contains(status.body, "leadership"))
 }
 
-// final reports whether no other address would say anything else.
+// final reports whether every other address would answer the same.
 func final(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code >= 400 && status.code < 500 &&
@@ -371,7 +361,7 @@ func refusedToken(err error) bool {
 	return errors.As(err, &status) && status.code == http.StatusForbidden
 }
 
-// CheckAddress parses an address of Consul; dataset.ErrInvalid names the mistake in it.
+// CheckAddress parses an address of Consul. It fails with dataset.ErrInvalid, which names the mistake.
 func CheckAddress(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
@@ -387,7 +377,7 @@ func CheckAddress(address string) (*url.URL, error) {
 	return u, nil
 }
 
-// ended reports whether an error is that of a context.
+// ended reports whether an error is one of a context.
 func ended(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

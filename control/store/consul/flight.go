@@ -14,16 +14,16 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// maxAnswer bounds the memory that one answer takes.
+// maxAnswer is the maximum size of an answer in bytes.
 const maxAnswer = 1 << 30
 
-// flights are requests that have been sent. They continue when their caller has gone: the end of one would
-// close its connection, and Consul counts that as open until it has executed the request
-// (http_max_conns_per_client), which without a leader takes long. A few dozen callers in a hurry would use up
-// everybody's connections, and take along requests of others.
+// flights tracks requests that were sent. They continue when their caller leaves. Ending a request would close its
+// connection, and Consul counts a connection as open until it has executed the request (http_max_conns_per_client),
+// which takes long without a leader. A few dozen impatient callers would use up all connections, and would break
+// requests of others.
 type flights struct {
-	life  context.Context // of the store
-	most  time.Duration   // of one
+	life  context.Context // context of the store
+	most  time.Duration   // longest duration of one request
 	quiet quiet
 
 	mu      sync.Mutex
@@ -41,7 +41,7 @@ func (f *flights) begin() bool {
 	return !f.closed
 }
 
-// wait returns when all have ended; life has, so that they do.
+// wait returns when all requests have ended. life must have ended, so they end soon.
 func (f *flights) wait() {
 	f.mu.Lock()
 	f.closed = true
@@ -54,8 +54,8 @@ type landed struct {
 	err error
 }
 
-// carry sends a request and returns the whole answer, or why the caller waits no
-// longer: at most for patience. One that has no connection yet by then is not sent.
+// carry sends a request and returns the complete answer, or the reason why the caller stops waiting, at the latest
+// after patience. If the request has no connection by then, it is not sent.
 func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
@@ -94,16 +94,15 @@ func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan
 	return nil, err
 }
 
-// departure decides between a request that is sent and a caller that leaves, if both happen at once: a
-// transport sends a request that has got a connection although its context has ended, and then closes that
-// connection.
+// departure decides what happens if a request is sent and its caller leaves at the same time. A transport sends a
+// request that has got a connection although its context has ended, and then closes the connection.
 type departure struct {
 	mu         sync.Mutex
-	gone, left bool // the request; its caller
+	gone, left bool // the request was sent; the caller has left
 }
 
-// connected is told of the connection that a request has got. Nothing is written to it yet, and nothing will
-// be when the caller has left: it is closed, as if it had been broken.
+// connected is called when the request has got a connection, before anything is written. If the caller has left, it
+// closes the connection, so that nothing is written.
 func (d *departure) connected(got httptrace.GotConnInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -114,7 +113,7 @@ func (d *departure) connected(got httptrace.GotConnInfo) {
 	d.gone = true
 }
 
-// missed has the caller leave, and reports whether the request is not sent and never will be.
+// missed makes the caller leave. It returns true if the request was not sent and never will be.
 func (d *departure) missed(cancel context.CancelFunc) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,20 +124,20 @@ func (d *departure) missed(cancel context.CancelFunc) bool {
 	return d.left
 }
 
-// silent is a server that says nothing for as long as is waited for.
+// silent is the error of a server that did not answer within the patience.
 type silent struct{}
 
 func (silent) Error() string   { return "no answer in time" }
 func (silent) Timeout() bool   { return true }
 func (silent) Temporary() bool { return true }
 
-// quiet is for how long Consul has answered nothing, although it was asked.
+// quiet measures for how long Consul has not answered, although there were requests.
 type quiet struct {
 	clock clock.Clock
 
 	mu    sync.Mutex
 	asked int           // requests under way
-	since time.Duration // by the steady clock; 0: it has answered all
+	since time.Duration // by the steady clock; 0 if all requests were answered
 }
 
 func (q *quiet) asks() {
@@ -149,7 +148,7 @@ func (q *quiet) asks() {
 	}
 }
 
-// hears notes the end of a request, even if its caller has left: a server that answers slowly is not silent.
+// hears records the end of a request, even if its caller has left: a server that answers slowly is not silent.
 func (q *quiet) hears(answered bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -170,7 +169,7 @@ func (q *quiet) lasts() time.Duration {
 	return q.clock.Steady() - q.since
 }
 
-// swallow reads the answer, so that its connection is free.
+// swallow reads the rest of an answer, so that its connection can be used again.
 func swallow(res *http.Response) error {
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))

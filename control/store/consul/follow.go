@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// The pauses between queries: after an answer, so that a busy store is asked at
-// most two hundred times a second, and after a failure.
+// The pauses between queries. After an answer, so that a busy store gets at most two hundred queries a second, and
+// after a failure.
 const (
 	pause    = 5 * time.Millisecond
 	minRetry = 100 * time.Millisecond
@@ -23,11 +23,11 @@ func shardNumber(name string) (int, bool) {
 	return n, err == nil && n >= 0 && n < shards && shardName(n) == name
 }
 
-// ask is one query for changes after an index; it takes the answer into the feed
-// and returns the index to wait with the next time.
+// ask sends one query for changes after an index. It applies the answer to the feed, and returns the index for the next
+// query.
 type ask func(ctx context.Context, after uint64) (uint64, error)
 
-// follow has a query going on until the store ends. Again: nothing.
+// follow repeats a query until the store is closed. Idempotent.
 func (s *Store) follow(f *follower, ask ask) {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
@@ -47,7 +47,7 @@ func (s *Store) follow(f *follower, ask ask) {
 				retry = minRetry
 			}
 			if next < after {
-				next = 0 // Consul's rule for an index that went back
+				next = 0 // Consul's rule for an index that went backwards
 			}
 			after = next
 			select {
@@ -58,8 +58,7 @@ func (s *Store) follow(f *follower, ask ask) {
 	})
 }
 
-// askOnce asks once. One that was cut short, so that the next begins, is no
-// failure.
+// askOnce sends one query. A query that was cancelled so that the next one can begin does not count as failed.
 func (s *Store) askOnce(f *follower, ask ask, after uint64) (uint64, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -100,7 +99,7 @@ func (s *Store) askOnce(f *follower, ask ask, after uint64) (uint64, error) {
 	return next, err
 }
 
-// askRevs asks which shards changed.
+// askRevs queries which shards changed.
 func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
@@ -118,14 +117,14 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 		now[strings.TrimPrefix(p.Key, s.layout.rev)] = p.ModifyIndex
 	}
 	if now[everything] == 0 {
-		s.formatted.Store(false) // it was emptied from outside: it is made again at the next call
+		s.formatted.Store(false) // somebody emptied it: the next call creates it again
 	}
 	s.feed.take(now, before)
 	return meta.LastIndex, nil
 }
 
-// known returns the shards as they were heard of, or written to by this process: an answer to a
-// question that comes after is no older.
+// known returns the indexes of the shards, from earlier answers and from transactions of this process. The answer to a
+// later query is not older.
 func (f *feed) known() map[string]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -139,9 +138,9 @@ func (f *feed) known() map[string]uint64 {
 	return known
 }
 
-// take applies the present state of the shards; before is their known state at the time of the request. When one
-// has gone back, the store was exchanged for an older one: everything may have changed, at an index
-// that may be below those given out before.
+// take applies the current indexes of the shards. before are the known indexes at the time of the query. If an index
+// went backwards, the store was replaced by an older one: everything may have changed, and new indexes may be below
+// those given out before.
 func (f *feed) take(now, before map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,11 +163,11 @@ func (f *feed) take(now, before map[string]uint64) {
 	}
 }
 
-// undone returns the indexes that were given out between the state to which a store has gone back and its
-// former state. Later indexes are above them: Consul continues to count (raft, restoreUserSnapshot), unless
-// it is a new cluster.
+// undone returns the range of indexes that were given out between the state that the store went back to and its former
+// state. Later indexes are above the range, because Consul continues to count (restoreUserSnapshot in raft), unless it
+// is a new cluster.
 func undone(was, now map[string]uint64, newest uint64) gap {
-	last := uint64(0) // that was heard of before
+	last := uint64(0) // the newest known index
 	for _, i := range was {
 		last = max(last, i)
 	}
@@ -183,8 +182,8 @@ func undone(was, now map[string]uint64, newest uint64) gap {
 	return g
 }
 
-// askLive asks whether anything changed among the keys bound to sessions. Their
-// names alone are asked for; the index is what counts.
+// askLive queries whether any key that is bound to a session has changed. It requests only the names of the keys,
+// because only the index matters.
 func (s *Store) askLive(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err

@@ -14,15 +14,15 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// layout holds where things are in Consul.
+// layout contains the places of everything in Consul.
 type layout struct {
 	prefix   string
-	data     string // before every key
-	rev      string // before every shard
+	data     string // prefix of every key
+	rev      string // prefix of every shard
 	format   string
 	check    string // written by Check
-	node     string // in the catalog, with the sessions
-	services string // likewise, with the services
+	node     string // node in the catalog with the sessions
+	services string // node in the catalog with the services
 }
 
 func newLayout(prefix string) layout {
@@ -34,19 +34,18 @@ func newLayout(prefix string) layout {
 }
 
 const (
-	// shards is how many rev keys there are, beside everything.
+	// shards is the number of rev keys, in addition to everything.
 	shards = 64
-	// everything is the rev key of a transaction that changes more shards than
-	// it can name, and of the store as it was made.
+	// everything is the rev key for transactions that change more shards than they can name, and for the creation of
+	// the store.
 	everything = "all"
-	// maxShards is how many a transaction names: with store.MaxOps it makes the
-	// 128 operations that Consul takes.
+	// maxShards is how many shards a transaction names. Together with store.MaxOps that is 128, the number of
+	// operations that Consul accepts.
 	maxShards = 8
 )
 
-// shardOf returns the shard of a key or of a prefix of more than one word. It
-// hangs on the second word alone, which mostly is a UUID: the records of one
-// dataset, or of one node, share a shard, of all families.
+// shardOf returns the shard of a key, or of a prefix of more than one word. It depends only on the second word, which
+// usually is a UUID. So the records of one dataset or node share a shard, whatever their first word is.
 func shardOf(key string) int {
 	word, rest, more := strings.Cut(key, "/")
 	if more {
@@ -57,7 +56,7 @@ func shardOf(key string) int {
 	return int(h.Sum32() % shards)
 }
 
-// oneShard reports whether all keys under a prefix have one shard, and which.
+// oneShard returns the shard of all keys under a prefix, if they have the same one.
 func oneShard(prefix string) (int, bool) {
 	if strings.Count(prefix, "/") < 2 {
 		return 0, false
@@ -83,8 +82,8 @@ func changed(writes []store.Write) []string {
 	return names
 }
 
-// fresh returns flags that no write had before, so that Consul never treats a set as a repetition of the
-// present value (agent/consul/state/kvs.go, kvsSetTxn).
+// fresh returns flags that no earlier write had. Otherwise Consul would ignore a set that repeats the current value
+// (kvsSetTxn in agent/consul/state/kvs.go).
 func fresh() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
@@ -93,13 +92,12 @@ func fresh() uint64 {
 
 func op(kv api.KVTxnOp) *api.TxnOp { return &api.TxnOp{KV: &kv} }
 
-// consistent are the options of a read that sees everything that was committed
-// before it.
+// consistent returns the options of a read that sees everything that was committed before it.
 func consistent(ctx context.Context) *api.QueryOptions {
 	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 }
 
-// blocking is the same, and waits until something has an index above after.
+// blocking returns the same options for a query that waits until the index is above after.
 func blocking(ctx context.Context, after uint64) *api.QueryOptions {
 	q := &api.QueryOptions{RequireConsistent: true, WaitIndex: after}
 	if after > 0 {
@@ -108,9 +106,9 @@ func blocking(ctx context.Context, after uint64) *api.QueryOptions {
 	return q.WithContext(ctx)
 }
 
-// The times of calls. A server without a leader holds a request for 7 s
-// (rpc_hold_timeout) and the pause that it is in then, which mostly is twice that in
-// all, see leaderless: one that says nothing for answerTime is away.
+// The durations of calls. A server without a leader holds a request for rpc_hold_timeout (7 s) and until the end of its
+// current pause, usually twice that time in all: see leaderless. A server that says nothing for answerTime counts as
+// unreachable.
 const (
 	dialTime   = 3 * time.Second
 	answerTime = 15 * time.Second

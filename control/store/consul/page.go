@@ -13,12 +13,11 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// maxReads is how many operations one transaction that only reads has: as many as
-// Consul takes.
+// maxReads is how many operations a transaction that only reads can have in Consul.
 const maxReads = 128
 
-// page returns the first entries from a key on. It asks for as many parts of the
-// prefix as should hold them, see spread, and for more until they do.
+// page returns the first entries from a key on. It requests as many parts of the prefix as should contain them (see
+// spread), and more parts until there are enough.
 func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]store.Entry, error) {
 	if !s.spreads.has(prefix) {
 		if err := s.survey(ctx, prefix); err != nil {
@@ -26,7 +25,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 		}
 	}
 	var list []store.Entry
-	for factor := 1; ; factor *= 4 { // keys may be gone: then the spread promises too much
+	for factor := 1; ; factor *= 4 { // keys may have been deleted, so that the spread expects too many
 		parts := s.spreads.take(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.whole(ctx, prefix, len(list), false); err != nil {
@@ -55,8 +54,8 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 	}
 }
 
-// survey finds out how the keys under a prefix are spread. It is the only part of paging whose cost grows
-// with the prefix: once for each process and prefix, and without the values.
+// survey finds out how the keys under a prefix are distributed. It is the only part of paging whose cost grows with the
+// number of keys. It runs once for each process and prefix, and does not read the values.
 func (s *Store) survey(ctx context.Context, prefix string) error {
 	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistent(ctx))
 	if err == nil {
@@ -82,8 +81,7 @@ type readAnswer struct {
 	ResultsFilteredByACLs bool
 }
 
-// parts reads parts, which are in order and have nothing in common, each as it is
-// at the same one moment.
+// parts reads disjoint parts in order, all of them at the same moment.
 func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]store.Entry, error) {
 	ops := make(api.TxnOps, len(parts))
 	for i, p := range parts {
@@ -112,8 +110,8 @@ func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]sto
 	return found, nil
 }
 
-// read makes a transaction that only reads, and returns the results in the order of its operations: with
-// index 0 for keys that get-or-empty did not find. It is one moment, which lies within the call.
+// read executes a transaction that only reads, and returns the results in the order of its operations. Keys that
+// get-or-empty did not find have index 0. All results are of one moment during the call.
 func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.Entry, error) {
 	answer, err := s.sendRead(ctx, ops)
 	switch {
@@ -123,7 +121,7 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 		return nil, s.whole(ctx, what, 0, true)
 	case answer.refused:
 		refused, err := s.refusal(ops, answer.Errors)
-		return nil, errors.Join(refused, err) // one of them
+		return nil, errors.Join(refused, err) // the reason
 	case answer.Index == 0:
 		return nil, s.odd("a transaction that reads has no index (is this Consul 1.22 or later?)")
 	}
@@ -137,8 +135,7 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 	return list, nil
 }
 
-// sendRead does not use the client's own call, which drops what says that entries
-// were left out.
+// sendRead does not use the client's own call, because that drops the information that entries were left out.
 func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, error) {
 	body, err := json.Marshal(ops)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// indexBase is the difference between an index of the store and Consul's. Consul has one counter for all its
-// data, which begins at 1 in a new Consul; Raise sets a base so that the store's indexes never go back.
+// indexBase is the difference between an index of the store and the index of Consul. Consul has one counter for all its
+// data, which begins at 1 in a new Consul. Raise sets a base, so that the store's indexes never go backwards.
 type indexBase struct{ atomic.Uint64 }
 
 // fromConsul returns the store's index for an index of Consul. 0 stays 0.
@@ -24,8 +24,8 @@ func (b *indexBase) fromConsul(index uint64) uint64 {
 	return index + b.Load()
 }
 
-// toConsul is the reverse of fromConsul. For an index of before the store was raised it returns
-// math.MaxUint64, which no entry has.
+// toConsul is the reverse of fromConsul. For an index from before the store was raised, it returns math.MaxUint64,
+// which no entry has.
 func (b *indexBase) toConsul(index uint64) uint64 {
 	base := b.Load()
 	switch {
@@ -37,8 +37,8 @@ func (b *indexBase) toConsul(index uint64) uint64 {
 	return index - base
 }
 
-// Raise makes every index from now on larger than index. The base is kept with the
-// format, and read once by each process: none may work on the store meanwhile.
+// Raise makes every later index larger than index. The base is stored with the format, and each process reads it once,
+// so no process may use the store meanwhile.
 func (s *Store) Raise(ctx context.Context, index uint64) error {
 	if index >= math.MaxInt64 {
 		return dataset.Errorf(dataset.ErrInvalid, "consul: index %d is no index", index)

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Get returns an entry, by a consistent read: the contract's.
+// Get implements store.Store with a consistent read.
 func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err := store.CheckKey(key); err != nil {
 		return store.Entry{}, err
@@ -42,8 +42,7 @@ func (s *Store) entry(p *api.KVPair) store.Entry {
 	}
 }
 
-// GetMany returns entries by their keys, with index 0 where there is none: one request
-// for as many as Consul reads at once.
+// GetMany implements store.Store. It sends one request for each maxReads keys.
 func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
 	for _, key := range keys {
 		if err := store.CheckKey(key); err != nil {
@@ -76,9 +75,9 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 	return list, nil
 }
 
-// List returns entries in the order of their keys. Without a limit it is one
-// moment and one request. With a limit the cost is that of the page, if the prefix ends with a slash, except
-// for its first page; otherwise it is that of the whole prefix.
+// List implements store.Store. Without a limit it sends one request, and the result is of one moment. With a limit, and
+// if prefix ends with a slash, the cost depends only on the size of the page, except for the first page. Otherwise it
+// depends on the number of keys under the prefix.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
@@ -104,7 +103,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	var list []store.Entry
 	for _, p := range pairs {
 		e := s.entry(p)
-		// A slash ends no key: that is the mark below live/.
+		// No key ends with a slash: such an entry is the marker below live/.
 		if !strings.HasPrefix(e.Key, prefix) || e.Key <= after || strings.HasSuffix(e.Key, "/") {
 			continue
 		}
@@ -115,8 +114,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return list, nil
 }
 
-// asked returns the prefix to ask Consul for: without a last word of dots, which
-// URLs lose.
+// asked returns the prefix to request from Consul, without a last word of dots, which URLs lose.
 func asked(prefix string) string {
 	i := strings.LastIndexByte(prefix, '/') + 1
 	if word := prefix[i:]; word == "." || word == ".." {
@@ -125,10 +123,9 @@ func asked(prefix string) string {
 	return prefix
 }
 
-// whole fails when entries may be missing from a list because the token must not
-// read them: Consul leaves them out without an error, and a missing entry looks like an absent one. It says
-// so in a header, but not to the anonymous token (agent/consul/rpc.go, maskResultsFilteredByACLs), which a
-// plain read tells.
+// whole fails if entries may be missing from a list because the token must not read them. Consul leaves them out
+// without an error, so they look absent. Consul reports that in a header, but not to the anonymous token
+// (maskResultsFilteredByACLs in agent/consul/rpc.go). For that token, whole finds out with a plain read.
 func (s *Store) whole(ctx context.Context, prefix string, found int, filtered bool) error {
 	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// credentials hold the ACL token. It is never part of an error.
+// credentials contain the ACL token. It never appears in an error.
 type credentials struct {
 	file string
 
@@ -69,13 +69,13 @@ func (c *credentials) current() string {
 	return c.token
 }
 
-// renewed reads the file again and reports whether it holds another token than
-// the one that was refused. A file that cannot be read leaves the token.
+// renewed reads the file again, and reports whether it has another token than the refused one. If the file cannot be
+// read, the token stays.
 func (c *credentials) renewed(refused string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.token != refused {
-		return true // another process was first
+		return true // another goroutine has replaced it already
 	}
 	if c.file == "" {
 		return false
@@ -88,8 +88,8 @@ func (c *credentials) renewed(refused string) bool {
 	return true
 }
 
-// newTLS returns how https addresses are spoken to. The certificate is read at
-// each handshake, so that a renewed one is used without a restart.
+// newTLS returns the TLS configuration for https addresses. The certificate is read at each handshake, so that a
+// renewed one is used without a restart.
 func newTLS(opts Options) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: opts.ServerName}
 	if opts.CAFile != "" {
@@ -131,5 +131,5 @@ func newTLS(opts Options) (*tls.Config, error) {
 	return c, nil
 }
 
-// errHandshake says that no connection came about, for our own reasons.
+// errHandshake means that no connection was made because this side's certificate cannot be read.
 var errHandshake = errors.New("no certificate to show")

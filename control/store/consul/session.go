@@ -19,8 +19,8 @@ func noSession(id string) error {
 	return fmt.Errorf("session %.40q has ended or never was: %w", id, store.ErrNotFound)
 }
 
-// Session opens a session. Consul takes 10 s (session_ttl_min) to 24 h:
-// dataset.ErrInvalid otherwise. It outlives this process.
+// Session opens a session. Consul accepts a TTL from 10 s (session_ttl_min) to 24 h. Otherwise Session fails with
+// dataset.ErrInvalid. The session outlives this process.
 func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) {
 	if err := s.open(ctx); err != nil {
 		return "", err
@@ -49,8 +49,8 @@ func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) 
 	return id, nil
 }
 
-// createSession does not use the client's own call, which cannot request a lock-delay of zero: it leaves out
-// a zero, and Consul's default is 15 s.
+// createSession does not use the client's own call, which cannot request a lock-delay of zero: it omits the zero, and
+// Consul's default is 15 s.
 func (s *Store) createSession(ctx context.Context, ttl time.Duration) (string, error) {
 	var out struct{ ID string }
 	_, err := s.client.Raw().Write("/v1/session/create", map[string]any{
@@ -60,8 +60,7 @@ func (s *Store) createSession(ctx context.Context, ttl time.Duration) (string, e
 	return out.ID, err
 }
 
-// register makes the catalog node that sessions hang on. external-node is
-// Consul's word for one that runs no agent.
+// register creates the catalog node of the sessions. Consul calls a node without an agent external-node.
 func (s *Store) register(ctx context.Context) error {
 	_, err := s.client.Catalog().Register(&api.CatalogRegistration{
 		Node: s.layout.node, Address: "127.0.0.1",
@@ -70,8 +69,7 @@ func (s *Store) register(ctx context.Context) error {
 	return err
 }
 
-// Renew puts off the end of a session. Consul keeps the time with its leader and
-// writes nothing.
+// Renew extends a session. Consul's leader keeps the time and writes nothing.
 func (s *Store) Renew(ctx context.Context, id string) error {
 	if err := s.open(ctx); err != nil {
 		return err
@@ -101,7 +99,7 @@ func (s *Store) End(ctx context.Context, id string) error {
 		return err
 	}
 	if uuid.Validate(id) != nil {
-		return nil // there never was one
+		return nil // it never existed
 	}
 	ctx, done := s.call(ctx)
 	defer done()

@@ -7,24 +7,23 @@ import (
 )
 
 const (
-	// partMost is how many keys a part holds that is not split: about a page.
+	// partMost is the number of keys from which a part is split: about a page.
 	partMost = 128
-	// spreadsMost is how many spreads are kept.
+	// spreadsMost is the number of spreads that are kept.
 	spreadsMost = 256
-	// The bytes that keys are made of: see store.CheckKey.
+	// The bytes that keys consist of: see store.CheckKey.
 	firstByte, lastByte = '!', '~'
 )
 
-// spread is how the keys under a prefix were spread when they were last looked at,
-// so that a page can be requested in parts of about a page: Consul returns all keys under a prefix or none.
-// It is a guess. Its parts cover every key that there can be, so a wrong guess makes a page dearer, never
-// wrong.
+// spread records how the keys under a prefix were distributed when they were last read. Consul returns either all keys
+// under a prefix or none, so a page is requested as several parts of about a page. The record may be outdated. The
+// parts cover all possible keys, so an outdated record makes a page more expensive, but never wrong.
 type spread struct {
 	count int
-	next  map[byte]*spread // by the byte that follows; without an entry: none. nil: one part
+	next  map[byte]*spread // by the next byte of the key; nil if this is one part
 }
 
-// newSpread takes the sorted keys that have their first at bytes in common.
+// newSpread returns the spread of sorted keys whose first at bytes are equal.
 func newSpread(keys []string, at int) *spread {
 	n := &spread{count: len(keys)}
 	if len(keys) <= partMost {
@@ -46,18 +45,18 @@ func newSpread(keys []string, at int) *spread {
 	return n
 }
 
-// part is all keys that begin with a prefix, or one key alone.
+// part is either all keys with a prefix, or a single key.
 type part struct {
 	prefix string
 	alone  bool
-	count  int // as the spread has it
+	count  int // number of keys according to the spread
 }
 
 func (p part) holds(key string) bool {
 	return key == p.prefix || !p.alone && strings.HasPrefix(key, p.prefix)
 }
 
-// end is the first key after the part.
+// end returns the first possible key after the part.
 func (p part) end() string {
 	if p.alone {
 		return next(p.prefix)
@@ -65,10 +64,10 @@ func (p part) end() string {
 	return beyond(p.prefix)
 }
 
-// next is the smallest string that is larger than a key.
+// next returns the smallest string that is larger than a key.
 func next(key string) string { return key + "\x00" }
 
-// beyond is the smallest string that is larger than all keys with the prefix.
+// beyond returns the smallest string that is larger than all keys with the prefix.
 func beyond(prefix string) string {
 	if prefix == "" {
 		return string(rune(lastByte + 1))
@@ -77,15 +76,15 @@ func beyond(prefix string) string {
 	return prefix[:last] + string(rune(prefix[last]+1))
 }
 
-// taking is a choice of the parts that should hold the next keys from one on.
+// taking collects the parts that should contain the next keys.
 type taking struct {
 	from string
 	want int // keys
 	list []part
 }
 
-// take adds parts of the keys under prefix, in order, and reports whether more are wanted. Together they hold
-// all keys from t.from up to the end of the last.
+// take adds parts of the keys under prefix, in order, and reports whether more are needed. Together the parts contain
+// all keys from t.from up to the end of the last part.
 func (n *spread) take(prefix string, t *taking) bool {
 	switch {
 	case beyond(prefix) <= t.from:
@@ -108,20 +107,20 @@ func (n *spread) take(prefix string, t *taking) bool {
 
 func (t *taking) add(p part) bool {
 	t.list = append(t.list, p)
-	if p.prefix >= t.from { // otherwise it is unknown how much of it is left
+	if p.prefix >= t.from { // of a part that begins before t.from, the number of remaining keys is unknown
 		t.want -= p.count
 	}
 	return t.want > 0 && len(t.list) < maxReads
 }
 
-// learn notes the keys of a part.
+// learn records the keys of a part.
 func (n *spread) learn(prefix string, at int, keys []string) {
 	switch {
 	case at == len(prefix):
 		*n = *newSpread(keys, at)
 		return
 	case n.next == nil:
-		return // it was joined meanwhile
+		return // it was merged meanwhile
 	}
 	kid := n.next[prefix[at]]
 	if kid == nil {
@@ -138,7 +137,7 @@ func (n *spread) learn(prefix string, at int, keys []string) {
 	}
 }
 
-// spreads are those of the prefixes that pages were asked of.
+// spreads contains the spreads of the prefixes that pages were requested for.
 type spreads struct {
 	mu sync.Mutex
 	of map[string]*spread
@@ -165,8 +164,8 @@ func (s *spreads) put(prefix string, n *spread) {
 	s.of[prefix] = n
 }
 
-// take returns the next parts from a key on: those that should hold as many keys
-// as are wanted, but no more parts than one transaction reads.
+// take returns the next parts from a key on, which should contain the requested number of keys. It returns at most as
+// many parts as one transaction can read.
 func (s *spreads) take(prefix, from string, want int) []part {
 	s.mu.Lock()
 	defer s.mu.Unlock()

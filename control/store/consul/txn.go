@@ -13,10 +13,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Txn commits a transaction, as the contract says; a read-only one has index 0.
-// Beyond the contract, and with nothing changed: dataset.ErrForbidden when the
-// token lacks a right. dataset.ErrUnavailable leaves it open. It is sent again,
-// to another address, only when it cannot have been received.
+// Txn implements store.Store. A transaction that only reads has index 0. In addition to the contract, it fails with
+// dataset.ErrForbidden if the token lacks a right; nothing was changed then. After dataset.ErrUnavailable the outcome
+// is unknown. The transaction is sent to another address only if it cannot have been received.
 func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
@@ -59,9 +58,8 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 	return s.base.fromConsul(index), nil
 }
 
-// plan turns checks and writes into Consul's operations, all checks before all
-// writes, and the rev keys. store.ErrConflict for checks that contradict each
-// other.
+// plan converts checks and writes to operations of Consul, with all checks before all writes, and returns the rev keys.
+// It fails with store.ErrConflict if checks contradict each other.
 func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps, revs []string, err error) {
 	sets := make(map[string]bool, len(writes))
 	for _, w := range writes {
@@ -76,7 +74,7 @@ func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps
 			continue
 		}
 		want[c.Key] = c.Index
-		if !sets[c.Key] { // a set checks by itself
+		if !sets[c.Key] { // a set of the same key checks the index itself
 			ops = append(ops, s.check(c))
 		}
 	}
@@ -100,15 +98,15 @@ func (s *Store) check(c store.Check) *api.TxnOp {
 	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: s.base.toConsul(c.Index)})
 }
 
-// write makes one write. delete-cas is not used: it takes an absent key for one
-// with the right index (agent/consul/state/kvs.go, kvsDeleteCASTxn).
+// write returns the operation for one write. It does not use delete-cas, which treats an absent key as one with the
+// right index (kvsDeleteCASTxn in agent/consul/state/kvs.go).
 func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 	key := s.layout.data + w.Key
 	switch {
 	case w.Delete:
 		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVDelete, Key: key})}
 	case w.Session != "":
-		// A lock fails while another session has the key, so it is made anew.
+		// A lock fails while another session has the key, so delete the key first.
 		return api.TxnOps{
 			op(api.KVTxnOp{Verb: api.KVDelete, Key: key}),
 			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: fresh()}),
@@ -134,9 +132,8 @@ func indexOf(res *api.TxnResponse, key string) uint64 {
 	return 0
 }
 
-// commit sends operations. refused says that Consul rolled them back; with err
-// it is not known whether they happened, unless err is dataset.ErrForbidden or
-// store.ErrTooLarge.
+// commit sends operations. refused is the reason why Consul rolled them back. After err, it is unknown whether they
+// were executed, unless err is dataset.ErrForbidden or store.ErrTooLarge.
 func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res *api.TxnResponse, err error) {
 	ok, res, _, err := s.client.Txn().Txn(ops, consistent(ctx))
 	if err != nil {
@@ -149,9 +146,8 @@ func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res 
 	return refused, nil, err
 }
 
-// refusal says why Consul rolled a transaction back: because a check did not
-// hold, or a session is not there. Everything else is an error, never a
-// conflict: a caller would decide again for ever.
+// refusal returns why Consul rolled a transaction back: a check failed, or a session does not exist. Everything else is
+// an error, never a conflict, because the caller would retry a conflict forever.
 func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error) {
 	for _, e := range errs {
 		if e.OpIndex < 0 || e.OpIndex >= len(ops) || ops[e.OpIndex].KV == nil {
@@ -178,8 +174,8 @@ func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error)
 	return refused, nil
 }
 
-// conflicts reports whether an operation failed because its check did not hold:
-// the words are those of agent/consul/state/txn.go and kvs.go.
+// conflicts reports whether an operation failed because its check failed. The texts are those of
+// agent/consul/state/txn.go and kvs.go.
 func conflicts(kv api.KVTxnOp, what string) bool {
 	words := map[api.KVOp][]string{
 		api.KVCheckIndex:     {"failed to check index, key ", "failed index check for key "},

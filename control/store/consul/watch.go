@@ -9,15 +9,15 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// feed has the last change of each shard, from the watches and from the commits of this process.
+// feed has the last change of each shard, according to the watches and to the commits of this process.
 type feed struct {
 	wakes atomic.Uint64
 
 	mu      sync.Mutex
-	newest  uint64         // an index; all changes up to it are in what follows
-	shard   [shards]uint64 // the newest index that each is known to have
-	all     uint64         // of changes that may be to any
-	live    uint64         // of changes under store.LivePrefix
+	newest  uint64         // index up to which all changes are recorded below
+	shard   [shards]uint64 // newest known index of each shard
+	all     uint64         // newest index of changes that may concern any shard
+	live    uint64         // newest index of changes under store.LivePrefix
 	changed chan struct{}  // for callers that wait for any change; closed at the next one
 	in      [shards]chan struct{}
 
@@ -26,22 +26,20 @@ type feed struct {
 	revs, lives follower
 }
 
-// gap holds the indexes that were given out and then undone, when the store went
-// back: above low, up to high.
+// gap is the range of indexes that were given out and then undone because the store went back: above low, up to high.
 type gap struct{ low, high uint64 }
 
 func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high }
 
-// follower is the state of one blocking query, which is repeated without end. It is guarded
-// by the feed's mutex.
+// follower is the state of one blocking query, which is repeated forever. The feed's mutex guards it.
 type follower struct {
 	running bool
 	begun   uint64        // queries begun so far
-	want    uint64        // queries up to this one do not wait for a change
-	applied uint64        // the newest of them whose answer is in the feed
-	tried   chan struct{} // closed when one ends, with an answer or without
-	failed  chan struct{} // closed when one ends without
-	err     error         // why the last one had none
+	want    uint64        // queries up to this number do not wait for a change
+	applied uint64        // the newest query whose answer is in the feed
+	tried   chan struct{} // closed when a query ends
+	failed  chan struct{} // closed when a query fails
+	err     error         // the error of the last query
 	cancel  context.CancelFunc
 }
 
@@ -52,7 +50,7 @@ func (f *feed) init() {
 	}
 }
 
-// publish notes a transaction of this process.
+// publish records a transaction of this process.
 func (f *feed) publish(index uint64, revs []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -62,7 +60,7 @@ func (f *feed) publish(index uint64, revs []string) {
 	}
 }
 
-// move notes that a shard has an index and wakes who waits for it. Locked.
+// move records the index of a shard and wakes the callers that wait for it. The lock is held.
 func (f *feed) move(rev string, index uint64) {
 	if rev == everything {
 		if index > f.all {
@@ -98,9 +96,8 @@ func (f *feed) ringAll() {
 	f.ring()
 }
 
-// look returns the newest index when something under prefix may have changed
-// after the given one, otherwise what to wait for. ahead: after is above all
-// that is known here.
+// look returns the newest index if something under prefix may have changed after the given index, and otherwise the
+// channel to wait for. ahead means that the given index is above everything known here.
 func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,20 +129,18 @@ func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan stru
 	return f.newest, f.in[n], after > f.newest
 }
 
-// Watch waits for a change under a prefix, as the contract says.
+// Watch implements store.Store.
 //
-// However many watch however many prefixes, this process holds at most two
-// blocking queries. One is on <prefix>/own/rev/, where every transaction writes
-// the keys of the shards that it changed: its answer is at most 65 small keys, however large the store is.
-// The other, only while keys under store.LivePrefix are watched, is on those keys, because Consul deletes
-// them by itself when a session ends.
+// A process has at most two blocking queries, for any number of callers and prefixes. The first one is on
+// <prefix>/own/rev/, where every transaction writes the keys of the shards that it changed. The answer is at most 65
+// small keys, however large the store is. The second one exists only while keys under store.LivePrefix are watched, and
+// is on those keys, because Consul itself deletes them when a session ends.
 //
-// A prefix of two words or more belongs to one of 64 shards, by its second word,
-// so that a watch of work/<node>/ wakes for about a sixty-fourth of the changes
-// of others. One of a single word wakes for every change there is.
+// A prefix of two or more words belongs to one of 64 shards, according to its second word. So a watch of work/<node>/
+// wakes for about one in 64 unrelated changes. A watch of a prefix of a single word wakes for every change.
 //
-// An answer of Consul's is one moment. All that changed up to its index is in it
-// or was in one before, so the index that Watch returns hides nothing.
+// An answer of Consul is a single moment. All changes up to its index are in it or in an earlier one, so no change is
+// hidden by the index that Watch returns.
 func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return 0, err
@@ -159,7 +154,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 	s.follow(&s.feed.revs, s.askRevs)
 	if strings.HasPrefix(prefix, store.LivePrefix) {
 		s.follow(&s.feed.lives, s.askLive)
-		// What ended before the query began is not waited for.
+		// Do not wait for sessions that ended before the query began.
 		if err := s.fresh(ctx, &s.feed.lives, false); err != nil {
 			return 0, err
 		}
@@ -211,14 +206,14 @@ func (s *Store) await(ctx context.Context, change <-chan struct{}) error {
 	return nil
 }
 
-// failure is why a query failed; nil once it works again.
+// failure returns why a query failed, or nil once it works again.
 func (f *feed) failure(q *follower) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return q.err
 }
 
-// fresh waits for an answer to a query: to any, or to one that begins only now.
+// fresh waits for an answer to a query: to any one, or to one that begins after this call.
 func (s *Store) fresh(ctx context.Context, f *follower, now bool) error {
 	s.feed.mu.Lock()
 	need := uint64(1)

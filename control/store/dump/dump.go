@@ -6,10 +6,10 @@
 //	{"entries":2,"index":4711}
 //	{"sha256":"…"}
 //
-// The first line has the format and the identity of the cluster. The keys follow in order, without those under
-// store.LivePrefix; a value that is compact JSON is written as it is. The next line has their number, and an index that
-// no index of the store was above. The checksum of all lines before completes the file. Never more than a page of
-// entries is in memory.
+// The first line has the format and the identity of the cluster. Then the keys follow in order, without those under
+// store.LivePrefix. A value that is compact JSON is written unchanged. The next line has the number of keys, and an
+// index that is not below any index of the store. The last line has the checksum of all lines before it. No more than a
+// page of entries is in memory at once.
 package dump
 
 import (
@@ -34,17 +34,17 @@ const (
 	format  = "drover store"
 	version = 1
 	// clusterKey and markKey are the two keys with a meaning for this package: the identity of the store (package
-	// control), and the mark of a Load that has begun and not ended.
+	// control), and the mark of an unfinished Load.
 	clusterKey = "cluster/id"
 	markKey    = "cluster/loading"
-	// page is how many entries are read at once.
+	// page is the number of entries that are read at once.
 	page = 200
 )
 
 // Summary describes a dump.
 type Summary struct {
-	From    string    // the kind of store that it was made from
-	Cluster uuid.UUID // the identity of that store
+	From    string    // the kind of the source store
+	Cluster uuid.UUID // the identity of the source store
 	Entries int
 	Volumes int
 	Index   uint64 // not below the newest index of that store
@@ -73,9 +73,9 @@ type tail struct {
 	Sum string `json:"sha256"`
 }
 
-// Save writes the records of a store of that kind to w. It reads them twice: dataset.ErrConflict if the store was
-// changed meanwhile. dataset.ErrInUse if the store is in use, dataset.ErrNotFound if it is empty. After an error,
-// what was written is of no use, and is recognisable as incomplete.
+// Save writes the records of a store to w. kind is the kind of the store. It reads the records twice, and fails with
+// dataset.ErrConflict if the store was changed meanwhile. It fails with dataset.ErrInUse if the store is in use, and
+// with dataset.ErrNotFound if it is empty. After an error, the output is incomplete, and Check refuses it.
 func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summary, error) {
 	sum := Summary{From: kind}
 	if err := idle(ctx, st); err != nil {
@@ -106,7 +106,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 	if err != nil {
 		return sum, err
 	}
-	// Deleted keys have no entry, and had indexes too.
+	// Deleted keys had indexes too, but have no entry.
 	newest, err := st.Watch(ctx, "cluster/", 0)
 	if err != nil {
 		return sum, err
@@ -133,10 +133,10 @@ func (s *Summary) add(key string) {
 	}
 }
 
-// note adds an entry to a hash, with its index, so that every write changes the hash.
+// note adds an entry with its index to a hash, so that every write changes the hash.
 func note(h hash.Hash, e store.Entry) { fmt.Fprintln(h, e.Key, e.Index) }
 
-// each calls fn with all entries that belong into a dump, in order.
+// each calls fn with all entries that belong to a dump, in order.
 func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error {
 	for after := ""; ; {
 		list, err := st.List(ctx, "", after, page)
@@ -158,7 +158,7 @@ func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error
 	}
 }
 
-// idle fails with dataset.ErrInUse if something uses the store.
+// idle fails with dataset.ErrInUse if the store is in use.
 func idle(ctx context.Context, st store.Store) error {
 	list, err := st.List(ctx, store.LivePrefix, "", 1)
 	if err == nil && len(list) > 0 {
@@ -169,7 +169,7 @@ func idle(ctx context.Context, st store.Store) error {
 	return err
 }
 
-// clusterOf returns the identity of a store; zero if it has none.
+// clusterOf returns the identity of a store, or the zero value if it has none.
 func clusterOf(ctx context.Context, st store.Store) (id uuid.UUID, err error) {
 	e, err := st.Get(ctx, clusterKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -214,7 +214,7 @@ func (w *writer) line(b []byte) error {
 	return err
 }
 
-// entry writes a value that is compact JSON byte for byte. The encoder by itself would escape some characters.
+// entry writes a value that is compact JSON unchanged. The encoder itself would escape some characters.
 func (w *writer) entry(e store.Entry) error {
 	if !asItIs(e.Value) {
 		return w.json(line{Key: e.Key, Base64: e.Value})
@@ -226,7 +226,7 @@ func (w *writer) entry(e store.Entry) error {
 	return w.line(fmt.Appendf(nil, `{"key":%s,"value":%s}`, key, e.Value))
 }
 
-// asItIs reports whether a value can be read back from a line of JSON unchanged.
+// asItIs reports whether a value can be read back unchanged from a line of JSON.
 func asItIs(value []byte) bool {
 	var compact bytes.Buffer
 	return json.Compact(&compact, value) == nil && bytes.Equal(compact.Bytes(), value) &&

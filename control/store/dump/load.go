@@ -16,8 +16,8 @@ type mark struct {
 	Sum string `json:"sha256"` // of the dump
 }
 
-// Whole fails with dataset.ErrConflict if a Load into the store has begun and not ended: missing records look
-// like absence, so nothing may use the store.
+// Whole fails with dataset.ErrConflict if a Load into the store began and did not end. Missing records would look
+// absent, so nothing may use such a store.
 func Whole(ctx context.Context, st store.Store) error {
 	_, err := st.Get(ctx, markKey)
 	switch {
@@ -31,10 +31,12 @@ func Whole(ctx context.Context, st store.Store) error {
 			"nothing else before")
 }
 
-// Load writes the records of a dump into a store, whose indexes are above all of the dump's afterwards. It checks
-// the whole dump before it writes anything. dataset.ErrExists if the store is not empty, unless the dump must
-// replace everything; dataset.ErrInUse if something uses the store. If it is interrupted, it continues when it is
-// called again with the same dump; see Whole. Other errors: those of a dump that cannot be read, see Check.
+// Load writes the records of a dump to a store. Afterwards all indexes of the store are above those of the dump. It
+// checks the whole dump before it writes anything. If it is interrupted, call it again with the same dump, and it
+// continues: see Whole.
+//
+// It fails with dataset.ErrExists if the store is not empty and replace is not set, with dataset.ErrInUse if the store
+// is in use, and with the errors of Check.
 func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
 	sum, err := Check(r)
 	if err != nil {
@@ -68,13 +70,14 @@ func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (S
 	return sum, l.failed(err)
 }
 
-// Check returns what a dump has. Errors: dataset.ErrInvalid for a file that is no dump, dataset.ErrUnsupported
-// for a dump of a later version of Drover, dataset.ErrCorrupt for one that is damaged or truncated.
+// Check reads a dump and returns its summary. It fails with dataset.ErrInvalid if the file is not a dump, with
+// dataset.ErrUnsupported for a dump of a later version of Drover, and with dataset.ErrCorrupt if it is damaged or
+// truncated.
 func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
 }
 
-// begin examines what the store has and marks it; it returns the index of the mark.
+// begin examines the content of the store and writes the mark. It returns the index of the mark.
 func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
@@ -86,7 +89,7 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 	}
 	var m mark
 	if was.Index != 0 && json.Unmarshal(was.Value, &m) == nil && m.Sum == sum.Sum {
-		replace = true // of what an earlier Load of this dump has written
+		replace = true // replaces what an earlier Load of this dump has written
 	}
 	if !replace {
 		if err := vacant(ctx, st); err != nil {
@@ -151,7 +154,7 @@ func (l *loading) failed(err error) error {
 	return fmt.Errorf("the import is not whole, and goes on when it is run again: %w", err)
 }
 
-// clear deletes everything in the store but the mark.
+// clear deletes everything in the store except the mark.
 func (l *loading) clear() error {
 	err := each(l.ctx, l.st, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Delete: true}) })
 	if err != nil {
@@ -174,7 +177,7 @@ func (l *loading) add(w store.Write) error {
 	return nil
 }
 
-// flush commits the writes that were added, if the mark still belongs to this Load.
+// flush commits the added writes, if the mark still belongs to this Load.
 func (l *loading) flush() error {
 	if len(l.writes) == 0 {
 		return nil
