@@ -1,4 +1,4 @@
-package control
+package control_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -92,8 +93,8 @@ func (m *memory) Txn(_ context.Context, checks []store.Check, writes []store.Wri
 // C7: whatever stands in whichever key of the store, every call ends with an
 // answer or one line, never a panic, and damage is called by its key.
 func FuzzStoreValues(f *testing.F) {
-	sc := newScene(newEnv(f))
-	good := sc.dump()
+	sc := newScene(controltest.New(f))
+	good := sc.Dump()
 	keys := slices.Sorted(maps.Keys(good))
 	for i, k := range keys {
 		v := good[k]
@@ -107,7 +108,7 @@ func FuzzStoreValues(f *testing.F) {
 			f.Add(uint16(i), "", []byte(bad))
 		}
 	}
-	for _, k := range []string{"trash/x", "by-uuid/x", "by-uuid/" + strings.ToUpper(uuid.NewString()), "names/ghost", "home/x", "snapshots/x/y", "operations/x", "datasets/", "work/" + sc.id.String() + "/x"} {
+	for _, k := range []string{"trash/x", "by-uuid/x", "by-uuid/" + strings.ToUpper(uuid.NewString()), "names/ghost", "home/x", "snapshots/x/y", "operations/x", "datasets/", "work/" + sc.ID.String() + "/x"} {
 		f.Add(uint16(0), k, []byte(`{"id":"`+uuid.NewString()+`"}`))
 	}
 	f.Fuzz(func(t *testing.T, n uint16, key string, value []byte) {
@@ -120,25 +121,25 @@ func FuzzStoreValues(f *testing.F) {
 			judge(t, key, name, call())
 		}
 		e := on2(t, sc, newMemory(values))
-		e.rounds()
-		e.pass(e.trashTime() + housekeeping.OperationKept)
-		e.rounds()
-		for _, err := range e.failures {
+		e.Round()
+		e.Pass(e.TrashTime() + housekeeping.OperationKept)
+		e.Round()
+		for _, err := range e.Failures {
 			judge(t, key, "background", err)
 		}
-		_, err := e.Volume(e.ctx, "db")
-		if needed := []string{record.NameKey("db"), record.DatasetKey(sc.db.ID), record.LeaseKey(sc.db.ID), record.NodeKey(sc.id), record.PoolKey(sc.db.Pool)}; slices.Contains(needed, key) && values[key] != good[key] && dataset.KindOf(err) == dataset.ErrNotFound {
+		_, err := e.Volume(e.Ctx, "db")
+		if needed := []string{record.NameKey("db"), record.DatasetKey(sc.db.ID), record.LeaseKey(sc.db.ID), record.NodeKey(sc.ID), record.PoolKey(sc.db.Pool)}; slices.Contains(needed, key) && values[key] != good[key] && dataset.KindOf(err) == dataset.ErrNotFound {
 			t.Errorf("damage of %s looks like absence: %v", key, err)
 		}
 	})
 }
 
 // on2 is the same scene on another store.
-func on2(t tb, sc scene, st store.Store) scene {
-	e := &env{tb: t, ctx: sc.ctx, spy: newSpy(st), clock: &testClock{Fake: clock.NewFake(someday)}, profiles: sc.profiles}
-	e.restart()
-	a := *sc.agent
-	a.env, sc.agent = e, &a
+func on2(t controltest.TB, sc scene, st store.Store) scene {
+	e := &controltest.Control{TB: t, Ctx: sc.Ctx, Spy: controltest.NewSpyStore(st), Clock: &controltest.Clock{Fake: clock.NewFake(controltest.Start)}, ProfileSet: sc.ProfileSet}
+	e.Restart()
+	a := *sc.Agent
+	a.Control, sc.Agent = e, &a
 	return sc
 }
 

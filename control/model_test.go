@@ -1,4 +1,4 @@
-package control
+package control_test
 
 import (
 	"maps"
@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -30,14 +31,14 @@ type modelled struct {
 	snapshots       map[uuid.UUID]string // name
 	request         uuid.UUID            // that last wrote it
 	until           time.Time
-	home            *agent
+	home            *controltest.Agent
 }
 
 // job is an operation that an agent works on, and may report any number of
 // times.
 type job struct {
 	op          dataset.Operation
-	agent       *agent
+	agent       *controltest.Agent
 	incarnation uuid.UUID
 	state       dataset.OpState // on record; "" when it is not
 	winner      bool            // of a create: it made its dataset
@@ -45,9 +46,9 @@ type job struct {
 
 // machine drives a service with two nodes and the model side by side.
 type machine struct {
-	*env
+	*controltest.Control
 	model
-	agents []*agent
+	agents []*controltest.Agent
 }
 
 // The whole service against the model: creates, clones, snapshots, restores,
@@ -56,16 +57,16 @@ type machine struct {
 // were followed by others, or whose answer is lost.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{env: newEnv(t), model: model{volumes: map[string]uuid.UUID{}, datasets: map[uuid.UUID]*modelled{}}}
+		m := &machine{Control: controltest.New(t), model: model{volumes: map[string]uuid.UUID{}, datasets: map[uuid.UUID]*modelled{}}}
 		for _, name := range []string{"alpha", "beta"} {
-			a := m.agent(name)
+			a := m.NewAgent(name)
 			m.agents = append(m.agents, a)
 		}
-		slices.SortFunc(m.agents, func(a, b *agent) int { return slices.Compare(a.id[:], b.id[:]) })
+		slices.SortFunc(m.agents, func(a, b *controltest.Agent) int { return slices.Compare(a.ID[:], b.ID[:]) })
 		m.begin(t)
 		actions := []func(*rapid.T){
 			m.create, m.clone, m.change, m.change, m.change, m.report, m.report, m.undelete, m.purge, m.agentsPurge, m.protect,
-			m.cancel, m.newAgent, func(*rapid.T) { m.restart() }, m.time,
+			m.cancel, m.newAgent, func(*rapid.T) { m.Restart() }, m.time,
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			actions[rapid.IntRange(0, len(actions)-1).Draw(t, "action")](t)
@@ -77,7 +78,7 @@ func TestModel(t *testing.T) {
 // begin puts something of everything there.
 func (m *machine) begin(t *rapid.T) {
 	for _, req := range []api.Request{
-		create("aa@gold"), create("bb@fleeting"), create("cc"), {Kind: dataset.OpSnapshot, Volume: "aa", Name: "one"},
+		controltest.Create("aa@gold"), controltest.Create("bb@fleeting"), controltest.Create("cc"), {Kind: dataset.OpSnapshot, Volume: "aa", Name: "one"},
 		{Kind: dataset.OpSnapshot, Volume: "cc"}, {Kind: dataset.OpDelete, Volume: "cc"},
 	} {
 		m.ask(t, req, nil)
@@ -95,34 +96,34 @@ var (
 // compare holds the store to its invariants and to the model.
 func (m *machine) compare() {
 	m.Helper()
-	st := m.check()
-	if len(st.datasets) != len(m.datasets) {
-		m.Fatalf("%d datasets, not %d", len(st.datasets), len(m.datasets))
+	st := m.CheckInvariants()
+	if len(st.Datasets) != len(m.datasets) {
+		m.Fatalf("%d datasets, not %d", len(st.Datasets), len(m.datasets))
 	}
 	snapshots := 0
 	for id, want := range m.datasets {
-		d, ok := st.datasets[id]
+		d, ok := st.Datasets[id]
 		if !ok || d.Volume != want.volume || d.State != want.state || d.Protected != want.protected || d.Size != want.size ||
-			d.Profile.Name != want.profile || d.Home != want.home.id || d.Request != want.request {
+			d.Profile.Name != want.profile || d.Home != want.home.ID || d.Request != want.request {
 			m.Fatalf("dataset %s is %+v, not %+v", id, d, want)
 		}
 		for s, name := range want.snapshots {
-			if got, ok := st.snapshots[s]; !ok || got.Name != name || got.Dataset != id {
+			if got, ok := st.Snapshots[s]; !ok || got.Name != name || got.Dataset != id {
 				m.Fatalf("snapshot %s of %s is %+v, not %q", s, id, got, name)
 			}
 		}
 		snapshots += len(want.snapshots)
 	}
-	if len(st.snapshots) != snapshots {
-		m.Fatalf("%d snapshots, not %d", len(st.snapshots), snapshots)
+	if len(st.Snapshots) != snapshots {
+		m.Fatalf("%d snapshots, not %d", len(st.Snapshots), snapshots)
 	}
 	for _, j := range m.jobs {
-		if got := st.operations[j.op.ID].State; got != j.state {
+		if got := st.Operations[j.op.ID].State; got != j.state {
 			m.Fatalf("operation %s (%s) is %q on record, not %q", j.op.ID, j.op.Kind, got, j.state)
 		}
 	}
-	if len(m.failures) != 0 {
-		m.Fatalf("the background work failed: %v", m.failures)
+	if len(m.Failures) != 0 {
+		m.Fatalf("the background work failed: %v", m.Failures)
 	}
 }
 
@@ -133,14 +134,14 @@ func (m *machine) ask(t *rapid.T, req api.Request, want *dataset.Kind) bool {
 	req.ID = uuid.New()
 	j := &job{}
 	if rapid.Bool().Draw(t, "submitted") {
-		out, err := m.Submit(m.ctx, req)
+		out, err := m.Submit(m.Ctx, req)
 		m.expect(req, err, want)
 		if err != nil || out.Operation == nil {
 			return false
 		}
 		j.op, j.state = *out.Operation, dataset.OpPending
 	} else {
-		p, err := m.Plan(m.ctx, a.id, req)
+		p, err := m.Plan(m.Ctx, a.ID, req)
 		m.expect(req, err, want)
 		if err != nil || p.Operation == nil {
 			return false
@@ -148,10 +149,10 @@ func (m *machine) ask(t *rapid.T, req api.Request, want *dataset.Kind) bool {
 		j.op = *p.Operation
 	}
 	j.agent = m.agents[0]
-	if j.op.Node != j.agent.id {
+	if j.op.Node != j.agent.ID {
 		j.agent = m.agents[1]
 	}
-	j.incarnation = j.agent.incarnation
+	j.incarnation = j.agent.Incarnation
 	m.jobs = append(m.jobs, j)
 	if rapid.Bool().Draw(t, "at once") {
 		m.reportJob(t, j)
@@ -177,7 +178,7 @@ func (m *machine) create(t *rapid.T) {
 	if exists && profile != "" && m.datasets[id].profile != profile {
 		want = dataset.ErrExists
 	}
-	if m.ask(t, create(spec), want) == (exists || want != nil) {
+	if m.ask(t, controltest.Create(spec), want) == (exists || want != nil) {
 		m.Fatalf("create %s: exists %v, %v", spec, exists, want)
 	}
 }
@@ -197,7 +198,7 @@ func (m *machine) clone(t *rapid.T) {
 	if exists && m.datasets[id].origin != src {
 		want = dataset.ErrExists
 	}
-	if m.ask(t, create(name+"@snapshot-"+from.String()), want) == (exists || want != nil) {
+	if m.ask(t, controltest.Create(name+"@snapshot-"+from.String()), want) == (exists || want != nil) {
 		m.Fatalf("clone %s of %s: exists %v, %v", name, from, exists, want)
 	}
 }
@@ -286,7 +287,7 @@ func (d *modelled) named(name string) bool {
 func (m *machine) protect(t *rapid.T) {
 	name, on := m.drawVolume(t), rapid.Bool().Draw(t, "on")
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: name, Protect: &on}
-	_, err := m.Submit(m.ctx, req)
+	_, err := m.Submit(m.Ctx, req)
 	id, exists := m.volumes[name]
 	if !exists {
 		m.expect(req, err, dataset.ErrNotFound)
@@ -304,7 +305,7 @@ func (m *machine) undelete(t *rapid.T) {
 		return
 	}
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: id.String(), Name: rapid.SampledFrom(modelNames).Draw(t, "name")}
-	_, err := m.Submit(m.ctx, req)
+	_, err := m.Submit(m.Ctx, req)
 	_, taken := m.volumes[req.Name]
 	switch {
 	case d.state != dataset.StateTrashed:
@@ -333,12 +334,12 @@ func (m *machine) purge(t *rapid.T) {
 		return
 	}
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: id.String()}
-	out, err := m.Submit(m.ctx, req)
+	out, err := m.Submit(m.Ctx, req)
 	if d.state == dataset.StateReady {
 		m.expect(req, err, dataset.ErrNotFound)
 		return
 	}
 	m.expect(req, err, nil)
 	d.state = dataset.StatePurging
-	m.jobs = append(m.jobs, &job{op: *out.Operation, agent: d.home, incarnation: d.home.incarnation, state: dataset.OpPending})
+	m.jobs = append(m.jobs, &job{op: *out.Operation, agent: d.home, incarnation: d.home.Incarnation, state: dataset.OpPending})
 }

@@ -1,4 +1,4 @@
-package control
+package control_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -45,58 +46,58 @@ var fieldPowers = map[string][]power{
 
 // world has a volume of each state that a request can be about. Node beta is away.
 type world struct {
-	*env
-	alpha, beta, gamma *agent
+	*controltest.Control
+	alpha, beta, gamma *controltest.Agent
 	trashed            dataset.Dataset
 }
 
 func newPowersWorld(t *testing.T) *world {
 	t.Helper()
-	x := newShared(t, 1)
-	e := x.env(x.list[0])
-	keyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/one"})
-	w := &world{env: e, alpha: e.agent("alpha"), beta: e.agent("beta"), gamma: e.agent("gamma")}
-	for name, a := range map[string]*agent{"alpha": w.alpha, "beta": w.beta, "gamma": w.gamma} {
-		a.pools[0].Capabilities.Encryption = true
-		a.register(name)
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	controltest.KeyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/one"})
+	w := &world{Control: e, alpha: e.NewAgent("alpha"), beta: e.NewAgent("beta"), gamma: e.NewAgent("gamma")}
+	for name, a := range map[string]*controltest.Agent{"alpha": w.alpha, "beta": w.beta, "gamma": w.gamma} {
+		a.LocalPools[0].Capabilities.Encryption = true
+		a.MustRegister(name)
 	}
 	for _, name := range []string{"lost", "split"} {
-		w.alpha.create(name + "@gold")
-		e.moved(name, w.alpha, w.beta, "beta")
+		w.alpha.MustCreate(name + "@gold")
+		e.MustMove(name, w.alpha, w.beta, "beta")
 	}
-	w.alpha.create("mine@silver")
-	w.alpha.snapshot("mine", "before")
-	w.alpha.create("kept@silver", "protect=true")
-	w.alpha.seals(create("secret@sealed"), wrappedBy(uuid.New(), "1"))
-	w.alpha.create("gone@silver")
-	w.trashed = w.alpha.delete("gone")
-	x.dies(w.beta)
-	w.clock.Advance(time.Second)
-	if err := e.LookForAway(e.ctx); err != nil {
+	w.alpha.MustCreate("mine@silver")
+	w.alpha.MustSnapshot("mine", "before")
+	w.alpha.MustCreate("kept@silver", "protect=true")
+	w.alpha.MustSeal(controltest.Create("secret@sealed"), controltest.WrappedBy(uuid.New(), "1"))
+	w.alpha.MustCreate("gone@silver")
+	w.trashed = w.alpha.MustDelete("gone")
+	x.EndSession(w.beta)
+	w.Clock.Advance(time.Second)
+	if err := e.LookForAway(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	w.alpha.commit(*e.submit(forced("split", "alpha", "beta")).Operation) // beta keeps an overtaken head
+	w.alpha.MustCommit(*e.MustSubmit(controltest.ForcedMove("split", "alpha", "beta")).Operation) // beta keeps an overtaken head
 	return w
 }
 
 // newReturnedWorld is newPowersWorld after node beta came back.
 func newReturnedWorld(t *testing.T) *world {
 	w := newPowersWorld(t)
-	w.beta.incarnation = uuid.New()
-	w.beta.register("beta")
-	w.ForgetSession(w.beta.id)
+	w.beta.Incarnation = uuid.New()
+	w.beta.MustRegister("beta")
+	w.ForgetSession(w.beta.ID)
 	return w
 }
 
 // newLostWorld has a volume that fails over by itself, whose home has been away for long enough.
 func newLostWorld(t *testing.T) *world {
-	l := newLost(t, 1)
-	l.x.dies(l.a)
-	if _, err := l.asks(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
+	l := controltest.NewLostHome(t, 1)
+	l.Replicas.EndSession(l.Alpha)
+	if _, err := l.AskFailover(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
 		t.Fatal(err)
 	}
-	l.passes(l.Limits.Session, l.b, l.c)
-	return &world{env: l.env, alpha: l.b, beta: l.a, gamma: l.c}
+	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	return &world{Control: l.Control, alpha: l.Beta, beta: l.Alpha, gamma: l.Gamma}
 }
 
 // submission is one request, what it can do, and who may make it: "worker" and "admin" are operators of
@@ -118,8 +119,8 @@ func submissions() []submission {
 	on := func(kind dataset.OpKind, volume string) api.Request { return api.Request{Kind: kind, Volume: volume} }
 	with := func(req api.Request, change func(*api.Request)) api.Request { change(&req); return req }
 	return []submission{
-		{name: "create", req: create("new@silver"), may: everyone + " other"},
-		{name: "create for an engine", req: with(create("new@silver"), func(r *api.Request) { r.Engine = true }), may: everyone + " other"},
+		{name: "create", req: controltest.Create("new@silver"), may: everyone + " other"},
+		{name: "create for an engine", req: with(controltest.Create("new@silver"), func(r *api.Request) { r.Engine = true }), may: everyone + " other"},
 		{name: "clone", req: api.Request{Kind: dataset.OpClone, Volume: "new", Options: map[string]string{"from": "mine"}}, powers: []power{reads}, may: everyone + " other"},
 		{name: "import", req: api.Request{Kind: dataset.OpImport, Volume: "new@silver", Path: "/etc"}, powers: []power{hostFile}, may: "admin own other"},
 		{name: "snapshot", req: on(dataset.OpSnapshot, "mine"), may: everyone},
@@ -127,18 +128,18 @@ func submissions() []submission {
 		{name: "snapshot rm", req: api.Request{Kind: dataset.OpSnapshotDelete, Volume: "mine", Snapshot: "before"}, powers: []power{destroys}, may: everyone},
 		{name: "restore", req: api.Request{Kind: dataset.OpRestore, Volume: "mine", Snapshot: "before"}, powers: []power{destroys}, may: everyone},
 		{name: "resize", req: api.Request{Kind: dataset.OpResize, Volume: "mine", Size: "20GiB"}, may: everyone},
-		{name: "rekey", req: rekey("secret"), may: everyone},
+		{name: "rekey", req: controltest.Rekey("secret"), may: everyone},
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
-		{name: "unprotect", req: api.Request{Kind: dataset.OpUpdate, Volume: "kept", Protect: no()}, powers: []power{destroys}, may: everyone},
+		{name: "unprotect", req: api.Request{Kind: dataset.OpUpdate, Volume: "kept", Protect: controltest.No()}, powers: []power{destroys}, may: everyone},
 		{name: "delete", req: on(dataset.OpDelete, "mine"), powers: []power{destroys}, may: everyone},
 		{name: "delete what is protected", req: api.Request{Kind: dataset.OpDelete, Volume: "kept", Force: true}, powers: []power{destroys}, may: everyone},
 		{name: "delete without the home", req: api.Request{Kind: dataset.OpDelete, Volume: "lost", Force: true, Fenced: "beta"}, powers: []power{destroys, vouches}, may: "admin"},
 		{name: "undelete", req: on(dataset.OpUndelete, "gone"), may: everyone},
 		{name: "purge", req: on(dataset.OpPurge, "gone"), powers: []power{destroys}, may: everyone},
-		{name: "move", req: moveTo("mine", "gamma"), powers: []power{reads}, may: everyone + " other"},
-		{name: "move without the home", req: forced("lost", "alpha", "beta"), powers: []power{vouches}, may: "admin"},
+		{name: "move", req: controltest.Move("mine", "gamma"), powers: []power{reads}, may: everyone + " other"},
+		{name: "move without the home", req: controltest.ForcedMove("lost", "alpha", "beta"), powers: []power{vouches}, may: "admin"},
 		{name: "failover", req: api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta", Failover: true}, may: everyone + " other", world: newLostWorld},
 		{name: "discard", req: on(dataset.OpDiscard, "split"), powers: []power{destroys}, may: everyone},
 		{name: "show", req: on(dataset.OpShow, "split"), powers: []power{reads}, may: everyone, world: newReturnedWorld},
@@ -186,11 +187,11 @@ func TestI1WhoMaySubmitWhat(t *testing.T) {
 
 func (w *world) principals() map[string]context.Context {
 	operator := func(role pki.Role) context.Context {
-		return as(pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"})
+		return controltest.As(pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"})
 	}
 	return map[string]context.Context{
 		"worker": operator(pki.Worker), "admin": operator(pki.Admin),
-		"own": as(nodeNamed("alpha", w.alpha.id)), "other": as(nodeNamed("gamma", w.gamma.id)),
+		"own": controltest.As(controltest.NodeIdentity("alpha", w.alpha.ID)), "other": controltest.As(controltest.NodeIdentity("gamma", w.gamma.ID)),
 	}
 }
 

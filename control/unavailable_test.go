@@ -1,4 +1,4 @@
-package control
+package control_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -17,28 +18,28 @@ import (
 // failing at each of its steps, says that the store is away, changes nothing in
 // part, and succeeds when the store is back.
 func TestI7AFailingStoreIsNeverAbsence(t *testing.T) {
-	for name := range calls(newScene(newEnv(t))) {
+	for name := range calls(newScene(controltest.New(t))) {
 		for _, lose := range []bool{false, true} {
-			sc := newScene(newEnv(t))
-			failEachStep(sc.env, name, calls(sc)[name], lose)
+			sc := newScene(controltest.New(t))
+			failEachStep(sc.Control, name, calls(sc)[name], lose)
 		}
 	}
 }
 
-func failEachStep(e *env, name string, call func() error, lose bool) {
+func failEachStep(e *controltest.Control, name string, call func() error, lose bool) {
 	for n := 1; n <= 100; n++ {
-		before := e.dump()
-		e.spy.fail(n, lose)
+		before := e.Dump()
+		e.Spy.FailFrom(n, lose)
 		err := call()
-		e.spy.fail(0, false)
-		e.check()
+		e.Spy.FailFrom(0, false)
+		e.CheckInvariants()
 		if err == nil {
 			return // it needed fewer calls than that
 		}
-		if dataset.KindOf(err) != dataset.ErrUnavailable || !errors.Is(err, errAway) {
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !errors.Is(err, controltest.ErrUnreachable) {
 			e.Fatalf("%s, failing at step %d: %v (%v)", name, n, err, dataset.KindOf(err))
 		}
-		if cmp.Equal(before, e.dump()) {
+		if cmp.Equal(before, e.Dump()) {
 			continue
 		}
 		switch {
@@ -59,16 +60,16 @@ func failEachStep(e *env, name string, call func() error, lose bool) {
 // The names of what is there and the errors of what is not, once more without
 // failures, so that the test above compares with something.
 func TestAbsenceIsSaid(t *testing.T) {
-	e := newEnv(t)
-	e.agent("alpha")
+	e := controltest.New(t)
+	e.NewAgent("alpha")
 	none := uuid.NewString()
 	for name, err := range map[string]error{
-		"volume":    second(e.Volume(e.ctx, "db")),
-		"by prefix": second(e.Volume(e.ctx, none)),
-		"snapshot":  second(e.Snapshot(e.ctx, "", none)),
-		"operation": second(e.Operation(e.ctx, none, 0)),
-		"profile":   second(e.Profile(e.ctx, "glod")),
-		"purge":     second(e.Submit(e.ctx, api.Request{Kind: dataset.OpPurge, Volume: none})),
+		"volume":    controltest.ErrorOf(e.Volume(e.Ctx, "db")),
+		"by prefix": controltest.ErrorOf(e.Volume(e.Ctx, none)),
+		"snapshot":  controltest.ErrorOf(e.Snapshot(e.Ctx, "", none)),
+		"operation": controltest.ErrorOf(e.Operation(e.Ctx, none, 0)),
+		"profile":   controltest.ErrorOf(e.Profile(e.Ctx, "glod")),
+		"purge":     controltest.ErrorOf(e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: none})),
 	} {
 		if dataset.KindOf(err) != dataset.ErrNotFound {
 			t.Errorf("%s: %v", name, err)
@@ -79,32 +80,32 @@ func TestAbsenceIsSaid(t *testing.T) {
 // A caller who goes away does not leave it open whether his change happened:
 // those who wait for it learn of it.
 func TestCallerGoesAway(t *testing.T) {
-	e := newEnv(t)
-	a := e.agent("alpha")
-	rev := e.Feed.Since(a.id, 0).Rev
-	ctx, cancel := context.WithCancel(e.ctx)
-	e.spy.first(cancel)
-	if _, err := e.Submit(ctx, create("db@gold")); err != nil && !errors.Is(err, context.Canceled) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	rev := e.Feed.Since(a.ID, 0).Rev
+	ctx, cancel := context.WithCancel(e.Ctx)
+	e.Spy.Before(cancel)
+	if _, err := e.Submit(ctx, controltest.Create("db@gold")); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if n := e.Feed.Since(a.id, rev); !n.Any {
+	if n := e.Feed.Since(a.ID, rev); !n.Any {
 		t.Error("the node's agent is not told")
 	}
-	if len(a.open()) != 1 {
+	if len(a.OpenOperations()) != 1 {
 		t.Error("not on record")
 	}
-	_, err := e.Submit(ctx, create("db2@gold"))
+	_, err := e.Submit(ctx, controltest.Create("db2@gold"))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	// The same where the store's answer is lost.
-	rev = e.Feed.Since(a.id, 0).Rev
-	e.spy.first(func() { e.spy.fail(1, true) })
-	_, err = e.Submit(e.ctx, create("db3@gold"))
-	refused(t, err, dataset.ErrUnavailable)
-	e.spy.fail(0, false)
-	if n := e.Feed.Since(a.id, rev); !n.Any || len(a.open()) != 2 {
-		t.Errorf("%+v, %d open", n, len(a.open()))
+	rev = e.Feed.Since(a.ID, 0).Rev
+	e.Spy.Before(func() { e.Spy.FailFrom(1, true) })
+	_, err = e.Submit(e.Ctx, controltest.Create("db3@gold"))
+	controltest.Refused(t, err, dataset.ErrUnavailable)
+	e.Spy.FailFrom(0, false)
+	if n := e.Feed.Since(a.ID, rev); !n.Any || len(a.OpenOperations()) != 2 {
+		t.Errorf("%+v, %d open", n, len(a.OpenOperations()))
 	}
 	if diff := cmp.Diff(0, len(e.EventLog.Ring)); diff != "" {
 		t.Errorf("events of what may not have happened: %s", diff)
@@ -114,18 +115,18 @@ func TestCallerGoesAway(t *testing.T) {
 // A create wakes no agent, as its answer has all of it. An answer that is lost has nothing: the agent is woken.
 func TestLostAnswerWakesTheAgent(t *testing.T) {
 	for lost, want := range map[bool]bool{false: false, true: true} {
-		e := newEnv(t)
-		a := e.agent("alpha")
-		a.create("first")
-		op := a.plan(create("db"))
-		rung, leave := e.Feed.Hear(a.id)
+		e := controltest.New(t)
+		a := e.NewAgent("alpha")
+		a.MustCreate("first")
+		op := a.MustPlan(controltest.Create("db"))
+		rung, leave := e.Feed.Hear(a.ID)
 		if lost {
-			e.spy.fail(1, true)
+			e.Spy.FailFrom(1, true)
 		}
-		if err := a.commits(op); (err != nil) != lost {
+		if err := a.TryCommit(op); (err != nil) != lost {
 			t.Fatalf("lost %t: %v", lost, err)
 		}
-		e.spy.fail(0, false)
+		e.Spy.FailFrom(0, false)
 		woken := false
 		select {
 		case <-rung:

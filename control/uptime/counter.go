@@ -85,28 +85,6 @@ func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 // Forget has the mark read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
-// Seen returns the mark as it was read last.
-func (u *Counter) Seen() record.RunMark {
-	_, m, _, _ := u.mark.last(u.ledger.Clock.Steady())
-	return m
-}
-
-// Restart forgets the mark, like a start of the service. Tests call it.
-func (u *Counter) Restart() {
-	u.mark.mu.Lock()
-	defer u.mark.mu.Unlock()
-	u.mark.known, u.mark.entry, u.mark.mark, u.mark.before, u.mark.since = false, store.Entry{}, record.RunMark{}, 0, 0
-	u.mark.begun, u.mark.unseen = false, 0
-}
-
-// Mistake has the counter know an older mark that counts more. Tests call it.
-func (u *Counter) Mistake(more time.Duration) {
-	u.mark.mu.Lock()
-	defer u.mark.mu.Unlock()
-	u.mark.mark.Ran += dataset.Duration(more)
-	u.mark.entry.Index--
-}
-
 // Read returns for how long services have run on the store, at least.
 func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {

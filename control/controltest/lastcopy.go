@@ -1,0 +1,112 @@
+package controltest
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Restart has a node begin anew, and the keeper hear it from then on.
+func (l *LastCopy) Restart(a *Agent, name string) {
+	l.Helper()
+	a.Incarnation = uuid.New()
+	a.MustRegister(name)
+	a.Control = l.Keeper
+}
+
+// EditCopy changes the copy of a node, and has the profile want one replica.
+func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node)) {
+	l.Helper()
+	if _, err := l.Keeper.Ledger.Update(l.Context(), func(t *record.Tx) error {
+		d, err := t.Dataset(l.Dataset.ID)
+		var c dataset.Copy
+		var n dataset.Node
+		_, cerr := t.Get(record.CopyKey(a.ID, l.Dataset.ID), &c)
+		_, nerr := t.Get(record.NodeKey(a.ID), &n)
+		change(&c, &n)
+		d.Profile.Replicas.Count = 1
+		return errors.Join(err, cerr, nerr, record.KeepCopy(t, &d, c), t.Put(record.NodeKey(a.ID), n))
+	}); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// LastCopy is a volume that moved to a home, a day ago; one service was told of all that, and
+// another one, which keeps house, of nothing.
+type LastCopy struct {
+	*Replicas
+	Keeper              *Control
+	Left, Home, Replica *Agent
+	Dataset             dataset.Dataset
+}
+
+func NewLastCopy(t *testing.T) *LastCopy {
+	x := NewReplicas(t, 2)
+	e := x.On(x.Services[0])
+	l := &LastCopy{Replicas: x, Keeper: x.On(x.Services[1]), Left: e.NewAgent("alpha"), Home: e.NewAgent("beta"), Replica: e.NewAgent("gamma")}
+	l.Left.MustCreate("db@silver")
+	l.Dataset = e.MustMove("db", l.Left, l.Home, "beta")
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		d, err := t.Dataset(l.Dataset.ID)
+		c := dataset.Copy{Dataset: d.ID, Node: l.Replica.ID, Pool: l.Replica.LocalPools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: Start}
+		return errors.Join(err, record.KeepCopy(t, &d, c))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.Wait(2 * replica.LeftFor)
+	return l
+}
+
+// RestartHome has the home begin anew, by that service.
+func (l *LastCopy) RestartHome() {
+	l.Helper()
+	l.EndHome()
+	l.Home.Control = l.Left.Control
+	l.Home.Incarnation = uuid.New()
+	l.Home.MustRegister("beta")
+	l.Home.ForgetSession(l.Home.ID)
+	l.Home.Control = l.Keeper
+}
+
+// Wait lets time pass, and has the home come again, whose session that was too long for.
+func (l *LastCopy) Wait(d time.Duration) {
+	l.Helper()
+	l.EndHome()
+	l.Keeper.Pass(d)
+	l.RestartHome()
+}
+
+// EndHome has the session of the home end, which the service has that does not keep house.
+func (l *LastCopy) EndHome() {
+	l.Helper()
+	l.Home.Control = l.Left.Control
+	l.EndSession(l.Home)
+	l.Home.Control = l.Keeper
+}
+
+// Purge has a person destroy the volume for good.
+func (l *LastCopy) Purge() {
+	l.Helper()
+	l.Home.MustDelete("db")
+	if _, err := l.Keeper.Submit(l.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.Dataset.ID.String()}); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *LastCopy) ReportHomePool(online bool, why string) {
+	l.Helper()
+	l.Home.ReportPool(dataset.PoolStatus{ID: l.Dataset.Pool, Online: online, Held: !online && why != "gone", Reason: why})
+}
+
+func (l *LastCopy) ReportHomeWell() {
+	l.Helper()
+	l.ReportHomePool(true, "")
+	l.Home.ReportOpen(l.Dataset, "")
+}

@@ -1,0 +1,81 @@
+package controltest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// LostHome is a flock whose volume db has its home on alpha and copies on beta and gamma.
+type LostHome struct {
+	*Control
+	Replicas           *Replicas
+	Alpha, Beta, Gamma *Agent
+	Others             []*Agent
+	Dataset            dataset.Dataset
+}
+
+func NewLostHome(t *testing.T, services int) *LostHome {
+	t.Helper()
+	x := NewReplicas(t, services)
+	e := x.On(x.Services[0])
+	AddAutoFailover(x.Profiles, 2)
+	l := &LostHome{Control: e, Replicas: x, Alpha: e.NewAgent("alpha"), Beta: e.NewAgent("beta"), Gamma: e.NewAgent("gamma")}
+	for _, a := range []*Agent{l.Alpha, l.Beta, l.Gamma} {
+		a.ReportGuard()
+	}
+	l.Dataset = l.Alpha.MustCreate("db@auto")
+	l.Beta.ReportCurrentCopy(l.Dataset, Start.Add(-10*time.Second), Start.Add(-5*time.Second))
+	l.Gamma.ReportCurrentCopy(l.Dataset, Start.Add(-20*time.Second), Start.Add(-5*time.Second))
+	return l
+}
+
+// AskFailover asks for a failover through a service, as a node's agent does.
+func (l *LostHome) AskFailover(s *control.Service, node string) (*dataset.Operation, error) {
+	out, err := s.Submit(l.Ctx, api.Request{Kind: dataset.OpMove, Volume: "db", Node: node, Failover: true})
+	return out.Operation, err
+}
+
+// Wait lets time pass in which the agents that are named renew.
+func (l *LostHome) Wait(d time.Duration, alive ...*Agent) {
+	l.Helper()
+	for d > 0 {
+		step := min(d, l.Limits.Session/4)
+		l.Clock.Advance(step)
+		d -= step
+		for _, a := range alive {
+			if _, err := l.Renew(l.Ctx, a.ID, a.Incarnation); err != nil {
+				l.Fatalf("%v", err)
+			}
+		}
+	}
+}
+
+// ComeBack has an agent that died come back.
+func (l *LostHome) ComeBack(a *Agent, name string) {
+	l.Helper()
+	a.Incarnation = uuid.New()
+	a.MustRegister(name)
+	l.ForgetSession(a.ID)
+}
+
+// MustFailOver has alpha die, and a failover begin once that is certain.
+func (l *LostHome) MustFailOver() dataset.Operation {
+	l.Helper()
+	l.Replicas.EndSession(l.Alpha)
+	_, err := l.AskFailover(l.Service, "beta")
+	Refused(l.T(), err, dataset.ErrPending, "nothing is heard", "alpha")
+	l.Wait(l.Limits.Session, append(l.Others, l.Beta, l.Gamma)...)
+	op, err := l.AskFailover(l.Service, "beta")
+	if err != nil || op == nil {
+		l.Fatalf("%+v, %v", op, err)
+	}
+	return *op
+}
+
+func (l *LostHome) T() *testing.T { return l.Replicas.T }

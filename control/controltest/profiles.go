@@ -1,0 +1,60 @@
+package controltest
+
+import (
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// ProfileSet stands for profiles.yaml.
+type ProfileSet struct {
+	ByName map[string]dataset.Profile
+}
+
+func NewProfileSet() *ProfileSet {
+	trash := dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(72 * time.Hour)}
+	keep := dataset.Keep{Last: 4, Hourly: 24}
+	p := &ProfileSet{ByName: map[string]dataset.Profile{}}
+	for _, x := range []dataset.Profile{
+		{Name: "bronze", OnDelete: trash, Quiesce: dataset.QuiesceNone},
+		{Name: "silver", Size: 10 * dataset.GiB, Snapshots: dataset.Snapshots{Required: true}, OnDelete: trash},
+		{Name: "gold", Size: 20 * dataset.GiB, Filesystem: dataset.Filesystem{Type: "xfs"}, Quiesce: dataset.QuiesceFreeze,
+			Snapshots: dataset.Snapshots{Required: true, Schedule: "*/15 * * * *", Keep: keep}, OnDelete: trash},
+		{Name: "fleeting", OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}},
+		{Name: "kept", OnDelete: dataset.OnDelete{Mode: dataset.DeleteKeep}},
+	} {
+		x.Revision = "r1-" + x.Name
+		p.ByName[x.Name] = x
+	}
+	return p
+}
+
+func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
+	if name == "" {
+		name = "bronze"
+	}
+	if x, ok := p.ByName[name]; ok {
+		return x.Clone(), nil
+	}
+	var have []string
+	for n := range p.ByName {
+		have = append(have, n)
+	}
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", dataset.Clip(name), dataset.Have(have))
+}
+
+func (p *ProfileSet) All() (all []dataset.Profile) {
+	for _, x := range p.ByName {
+		all = append(all, x)
+	}
+	return all
+}
+
+// AddAutoFailover adds a profile whose volumes go on from a copy by themselves.
+func AddAutoFailover(p *ProfileSet, replicas int) {
+	auto := p.ByName["silver"]
+	auto.Name, auto.Revision = "auto", "r1-auto"
+	auto.Replicas = dataset.Replicas{Count: replicas, Every: dataset.Duration(30 * time.Second)}
+	auto.Failover = dataset.Failover{Auto: true, MaxLoss: dataset.Duration(time.Minute), Fence: dataset.Fence{Kind: dataset.FenceGuard}}
+	p.ByName["auto"] = auto
+}

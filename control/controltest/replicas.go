@@ -1,0 +1,141 @@
+package controltest
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/planning"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Save is all that lies in the store; putBack makes it so again. Indexes go on above all
+// that were given out, as they do in a Consul that was put back.
+func (x *Replicas) Save() []store.Entry {
+	x.Helper()
+	list, err := x.Store.List(x.Context(), "", "", 0)
+	if err != nil {
+		x.Fatal(err)
+	}
+	return list
+}
+
+func (x *Replicas) PutBack(saved []store.Entry) {
+	x.Helper()
+	was := map[string]string{}
+	for _, e := range saved {
+		was[e.Key] = string(e.Value)
+	}
+	var writes []store.Write
+	for _, e := range x.Save() {
+		v, there := was[e.Key]
+		delete(was, e.Key)
+		switch {
+		case strings.HasPrefix(e.Key, store.LivePrefix):
+		case !there:
+			writes = append(writes, store.Write{Key: e.Key, Delete: true})
+		case v != string(e.Value):
+			writes = append(writes, store.Write{Key: e.Key, Value: []byte(v)})
+		}
+	}
+	for key, v := range was {
+		writes = append(writes, store.Write{Key: key, Value: []byte(v)})
+	}
+	if _, err := x.Store.Txn(x.Context(), nil, writes); err != nil {
+		x.Fatal(err)
+	}
+}
+
+func (x *Replicas) Halted() bool {
+	x.Helper()
+	list, err := x.Store.List(x.Context(), record.HaltedKey, "", 0)
+	if err != nil {
+		x.Fatal(err)
+	}
+	return len(list) == 1
+}
+
+// of returns an environment on one of the services.
+func (x *Replicas) On(s *control.Service) *Control {
+	e := &Control{TB: x.T, Service: s, Ctx: context.Background(), Clock: x.Clock, ProfileSet: x.Profiles}
+	e.Memory = e.Housekeeper.NewMemory()
+	return e
+}
+
+// EndSession has the session of an agent end.
+func (x *Replicas) EndSession(a *Agent) {
+	x.Helper()
+	s := a.Service.Members.Session(a.ID)
+	if s.Session == "" {
+		if _, err := a.Service.Members.Renew(x.Context(), a.ID, a.Incarnation); err != nil {
+			x.Fatal(err)
+		}
+		s = a.Service.Members.Session(a.ID)
+	}
+	if err := x.Store.End(x.Context(), s.Session); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// Replicas are some services on one store, with a clock that only the test moves, and
+// without anything in the background.
+type Replicas struct {
+	*testing.T
+	Store    store.Store
+	Clock    *Clock
+	Services []*control.Service
+	Profiles *ProfileSet
+}
+
+func NewReplicas(t *testing.T, n int) *Replicas {
+	x := &Replicas{T: t, Clock: &Clock{Fake: clock.NewFake(Start)}, Profiles: NewProfileSet()}
+	dir := t.TempDir()
+	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.Clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	x.Store = st
+	for range n {
+		s, _ := control.Assemble(control.Deps{
+			Store: st, StoreName: "bolt", Clock: x.Clock, Version: "test", Shared: true,
+			Profiles: func() planning.Profiles { return x.Profiles }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
+		})
+		t.Cleanup(s.Close)
+		if _, err := s.Uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
+			t.Fatal(err)
+		}
+		x.Services = append(x.Services, s)
+	}
+	return x
+}
+
+func (x *Replicas) Txns() uint64 {
+	x.Helper()
+	return x.Store.(*bolt.Store).Stats().Txns
+}
+
+func (x *Replicas) Stand(s *control.Service) {
+	x.Helper()
+	if err := s.Members.Stand(x.Context()); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// AwaitEnd waits until the store has ended the session of a key.
+func (x *Replicas) AwaitEnd(key string) {
+	x.Helper()
+	for after := uint64(0); ; {
+		if _, err := x.Store.Get(x.Context(), key); err != nil {
+			return
+		}
+		var err error
+		if after, err = x.Store.Watch(x.Context(), store.LivePrefix, after); err != nil {
+			x.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package deletion_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A head that was overtaken is kept until a person lets go of it, and nothing else is
+// let go of so.
+func TestDiscard(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@gold")
+	discard := func(node string) api.Request {
+		return api.Request{Kind: dataset.OpDiscard, Volume: "db", Node: node}
+	}
+	e.MustMove("db", a, b, "beta")
+	if _, err := e.Submit(e.Ctx, discard("")); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("of a copy that a move left: %v", err)
+	}
+	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
+	if out := a.MustCommit(op); out.Dataset.Home != a.ID || out.Dataset.Epoch != 3 {
+		t.Fatalf("%+v", out)
+	}
+	e.CheckInvariants()
+	v := e.MustVolume("db")
+	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopySuperseded || v.Kept[0].NodeName != "beta" {
+		t.Fatalf("kept: %+v", v.Kept)
+	}
+	for _, node := range []string{"alpha", "gamma"} {
+		if _, err := e.Submit(e.Ctx, discard(node)); err == nil {
+			t.Errorf("node %s keeps none", node)
+		}
+	}
+	e.MustSubmit(discard("beta"))
+	sync := b.MustSync(0)
+	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyGoing {
+		t.Fatalf("its node hears %+v", sync.Copies)
+	}
+	if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Gone: true}); err != nil {
+		t.Fatal(err)
+	}
+	if v := e.MustVolume("db"); len(v.Kept) != 0 || len(v.Copies) != 0 || v.ID != d.ID {
+		t.Errorf("%+v", v)
+	}
+	e.CheckInvariants()
+}
+
+// A node says of its copy that it has what the volume has not, also when it was to be
+// destroyed for want of use, but not when a person let go of it.
+func TestOvertakenAsItsNodeSays(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	d := e.MustMove("db", a, b, "beta")
+	kept := func() dataset.Copy {
+		t.Helper()
+		e.CheckInvariants()
+		return a.MustSync(0).Copies[0].Copy
+	}
+	says := func() error {
+		c := kept()
+		c.Kind = dataset.CopySuperseded // by the same snapshot
+		return a.Copied(a.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c})
+	}
+	condemn := func() {
+		t.Helper()
+		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return record.CondemnCopy(t, a.ID, d.ID) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	condemn()
+	condemn()
+	if c := kept(); c.Kind != dataset.CopyGoing || c.Was != dataset.CopyLeft {
+		t.Errorf("%+v", c)
+	}
+	rev := a.MustSync(0).Rev
+	if err := says(); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || s.Copies[0].Was != "" || !s.Copies[0].Until.IsZero() {
+		t.Errorf("its node hears %+v", s.Copies)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: "db"})
+	if err := says(); !errors.Is(err, dataset.ErrStale) || kept().Kind != dataset.CopyGoing {
+		t.Errorf("what a person has let go of: %v", err)
+	}
+}
+
+// What has been in the trash for its time stays there while a node keeps a head of it that
+// was overtaken: time lets go of no such thing.
+func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	e.MustMove("db", a, b, "beta")
+	a.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation)
+	d := a.MustDelete("db")
+	e.Round()
+	e.Pass(2 * e.TrashTime())
+	e.Memory.Full = e.Clock.Now()
+	e.Round()
+	if got := e.CheckInvariants().Datasets[d.ID]; got.State != dataset.StateTrashed || b.MustSync(0).Copies[0].Kind != dataset.CopySuperseded {
+		t.Fatalf("%s, %+v", got.State, b.MustSync(0).Copies)
+	}
+	if len(e.Failures) != 1 {
+		t.Fatalf("%v", e.Failures)
+	}
+	controltest.Refused(t, e.Failures[0], dataset.ErrConflict, "node beta keeps", "superseded discard "+d.ID.String()+" beta")
+	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: d.ID.String()})
+	c := b.MustSync(0).Copies[0].Copy
+	if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: c, Gone: true}); err != nil {
+		t.Fatal(err)
+	}
+	e.Round()
+	if got := e.CheckInvariants().Datasets[d.ID]; got.State != dataset.StatePurging {
+		t.Errorf("%+v", got)
+	}
+}

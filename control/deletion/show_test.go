@@ -1,0 +1,112 @@
+package deletion_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A person looks at a head that was overtaken: its node hears that it is to mount it, and
+// says where; until nobody looks any more it is not discarded.
+func TestShow(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	e.MustMove("db", a, b, "beta")
+	look := func(kind dataset.OpKind, volume, node string) api.Request {
+		return api.Request{Kind: kind, Volume: volume, Node: node}
+	}
+	_, err := e.Submit(e.Ctx, look(dataset.OpShow, "db", ""))
+	controltest.Refused(t, err, dataset.ErrNotFound, "no head of it was overtaken") // a copy that a move left
+	d := a.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation).Dataset
+	_, err = e.Submit(e.Ctx, look(dataset.OpShow, "db", "alpha"))
+	controltest.Refused(t, err, dataset.ErrNotFound, "no head of it was overtaken")
+	a.MustRefusePlan(look(dataset.OpShow, "db", ""), dataset.ErrInvalid, "submit it")
+
+	hears := func() dataset.Copy {
+		t.Helper()
+		e.CheckInvariants()
+		return b.MustSync(0).Copies[0].Copy
+	}
+	says := func(c dataset.Copy, path, problem string) dataset.Copy {
+		t.Helper()
+		c.Path, c.Problem = path, problem
+		if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: c, Looked: true}); err != nil {
+			t.Fatal(err)
+		}
+		return hears()
+	}
+	gamma := controltest.As(controltest.NodeIdentity("gamma", e.NewAgent("gamma").ID))
+	_, err = e.Submit(gamma, look(dataset.OpShow, "db", "beta"))
+	controltest.Refused(t, err, dataset.ErrForbidden, "may not ask for this show of the overtaken head of volume db")
+	rev := b.MustSync(0).Rev
+	op := e.MustSubmit(look(dataset.OpShow, "db", "")).Operation
+	if op.From != b.ID || op.Kind != dataset.OpShow || op.State != dataset.OpDone {
+		t.Errorf("%+v", op)
+	}
+	if s := b.MustSync(rev); len(s.Copies) != 1 || !s.Copies[0].Shown {
+		t.Errorf("its node hears %+v", s.Copies)
+	}
+	before := hears()
+	if c := says(before, "", strings.Repeat("x", 2*dataset.MaxLine)); c.Path != "" || c.Problem == "" || len(c.Problem) > dataset.MaxLine {
+		t.Errorf("%+v", c)
+	}
+	e.MustSubmit(look(dataset.OpShow, "db", "beta"))
+	if c := hears(); !c.Shown || c.Problem != "" {
+		t.Errorf("asked again: %+v", c)
+	}
+	if c := says(hears(), "/there", ""); c.Path != "/there" || e.MustVolume("db").Kept[0].Path != "/there" {
+		t.Errorf("%+v", c)
+	}
+	index := b.MustSync(0).Copies[0].Index
+	says(hears(), "/there", "")
+	if b.MustSync(0).Copies[0].Index != index {
+		t.Error("what is known was written")
+	}
+
+	_, err = e.Submit(e.Ctx, look(dataset.OpDiscard, "db", ""))
+	controltest.Refused(t, err, dataset.ErrInUse, "node beta", "drover volume superseded mount db beta --off")
+	a.MustDelete("db")
+	_, err = e.Submit(e.Ctx, look(dataset.OpDiscard, d.ID.String(), ""))
+	controltest.Refused(t, err, dataset.ErrInUse, "drover volume superseded mount "+d.ID.String()+" beta --off")
+	shown := hears()
+	e.MustSubmit(look(dataset.OpHide, d.ID.String(), ""))
+	if c := says(shown, "/elsewhere", ""); c.Shown || c.Path != "/there" {
+		t.Errorf("what was said before it was wanted otherwise: %+v", c)
+	}
+	if c := says(hears(), "", ""); c.Path != "" {
+		t.Errorf("%+v", c)
+	}
+	e.MustSubmit(look(dataset.OpDiscard, d.ID.String(), ""))
+	if c := says(hears(), "/there", ""); c.Kind != dataset.CopyGoing || c.Path != "" {
+		t.Errorf("of one that is destroyed: %+v", c)
+	}
+}
+
+// What a node keeps that is away cannot be looked at until it is back; that nobody wants to
+// any more can be said at once.
+func TestShowOnALostNode(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	l.Replicas.EndSession(l.Alpha)
+	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	op, err := l.AskFailover(l.Service, "beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Beta.MustCommit(*op)
+	show := api.Request{Kind: dataset.OpShow, Volume: "db"}
+	_, err = l.Submit(l.Ctx, show)
+	controltest.Refused(t, err, dataset.ErrOffline, "node alpha, which keeps the head of it that was overtaken, is away since 2026-")
+	if out, err := l.Submit(l.Ctx, api.Request{Kind: dataset.OpHide, Volume: "db"}); err != nil || out.Operation.From != l.Alpha.ID {
+		t.Errorf("%+v, %v", out.Operation, err)
+	}
+	l.ComeBack(l.Alpha, "alpha")
+	if out, err := l.Submit(l.Ctx, show); err != nil || out.Operation.From != l.Alpha.ID {
+		t.Errorf("%+v, %v", out.Operation, err)
+	}
+}

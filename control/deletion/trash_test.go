@@ -1,0 +1,320 @@
+package deletion_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestDeleteAndUndelete(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	db := a.MustCreate("db@gold")
+	s := a.MustSnapshot("db", "before")
+	op := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	out := a.MustCommit(op)
+	d := *out.Dataset
+	if d.State != dataset.StateTrashed || !d.Trash.At.Equal(controltest.Start) || !d.Trash.Until.Equal(controltest.Start.Add(72*time.Hour)) || d.Volume != "db" {
+		t.Errorf("deleted: %+v", d)
+	}
+	if again := a.MustCommit(op); again.Dataset.State != dataset.StateTrashed || again.Index != out.Index {
+		t.Errorf("the same report again: %+v", again)
+	}
+	e.CheckInvariants()
+	_, err := e.Volume(e.Ctx, "db")
+	controltest.Refused(t, err, dataset.ErrNotFound, `no such volume: "db"`)
+	list, err := e.Trash(e.Ctx, api.Page{})
+	if err != nil || len(list.Items) != 1 || list.Items[0].ID != db.ID || list.Items[0].Snapshots != 1 {
+		t.Errorf("trash: %+v, %v", list, err)
+	}
+
+	other := a.MustCreate("db@silver") // the name is free at once
+	if other.ID == db.ID {
+		t.Error("the name gets the old dataset")
+	}
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: db.ID.String()[:8]})
+	controltest.Refused(t, err, dataset.ErrExists, "a volume db exists", "trash restore "+db.ID.String()[:8]+" NAME")
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "../db"})
+	controltest.Refused(t, err, dataset.ErrInvalid, `"../db"`)
+
+	req := api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: "db", Name: "db-old"}
+	back := e.MustSubmit(req)
+	if back.Volume.Volume != "db-old" || back.Volume.State != dataset.StateReady || back.Volume.Trash != nil ||
+		back.Volume.Spelling != "db-old" || back.Operation.State != dataset.OpDone {
+		t.Errorf("back: %+v, %+v", back.Volume, back.Operation)
+	}
+	if again := e.MustSubmit(req); again.Operation.ID != req.ID || again.Volume.ID != db.ID {
+		t.Errorf("the same request again: %+v", again)
+	}
+	if got, err := e.Snapshot(e.Ctx, "db-old", "before"); err != nil || got.ID != s.ID {
+		t.Errorf("its snapshot: %+v, %v", got, err)
+	}
+	e.CheckInvariants()
+}
+
+func TestUndeleteKeepsItsName(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	req := controltest.Create("db@gold")
+	req.Engine = true
+	a.MustDo(req)
+	a.MustDelete("db")
+	v := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "db"}).Volume
+	if v.Volume != "db" || v.Spelling != "db@gold" || v.SpelledBy != a.ID {
+		t.Errorf("back as %q, %q by %s", v.Volume, v.Spelling, v.SpelledBy)
+	}
+	a.MustDelete("db")
+	if v := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "db2"}).Volume; v.SpelledBy != uuid.Nil {
+		t.Error("no engine has used the new name")
+	}
+	e.CheckInvariants()
+}
+
+func TestDeleteModes(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("kept@kept")
+	if d := a.MustDelete("kept"); d.State != dataset.StateTrashed || !d.Trash.Until.IsZero() {
+		t.Errorf("kept: %+v", d.Trash)
+	}
+	a.MustCreate("gone@fleeting")
+	d := a.MustDelete("gone")
+	if d.State != dataset.StatePurging || d.Trash != nil {
+		t.Errorf("purged: %+v", d)
+	}
+	for range 2 { // the agent reports twice
+		a.MustPurge(d)
+	}
+	if st := e.CheckInvariants(); len(st.Datasets) != 1 || len(st.Operations) != 0 {
+		t.Errorf("left: %+v", st)
+	}
+}
+
+// Who waits for a delete is told what becomes of the data, whoever forced it.
+func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	anonymous := strings.Repeat("0af1", 16)
+	for _, tc := range []struct {
+		spec, name string
+		mode       dataset.DeleteMode
+		state      dataset.State
+	}{
+		{"db@gold", "db", dataset.DeleteTrash, dataset.StateTrashed},
+		{"log@kept", "log", dataset.DeleteKeep, dataset.StateTrashed},
+		{"tmp@fleeting", "tmp", dataset.DeletePurge, dataset.StatePurging},
+		{anonymous, anonymous, dataset.DeletePurge, dataset.StatePurging},
+	} {
+		for _, force := range []bool{false, true} {
+			a.MustCreate(tc.spec)
+			out := e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: tc.name, Force: force})
+			a.DoWork()
+			op, err := e.Operation(e.Ctx, out.Operation.ID.String(), 0)
+			if err != nil || op.State != dataset.OpDone {
+				t.Fatalf("%s: %+v, %v", tc.spec, op, err)
+			}
+			if d := op.Dataset; d == nil || d.Profile.OnDelete.Mode != tc.mode || d.State != tc.state {
+				t.Errorf("%s, force %v: %+v", tc.spec, force, d)
+			}
+			e.CheckInvariants()
+		}
+	}
+}
+
+func TestProtection(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db", "protect=true")
+	a.MustRefusePlan(api.Request{Kind: dataset.OpDelete, Volume: "db"}, dataset.ErrProtected, "volume unprotect db")
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()})
+	if out := e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()}); out.Operation != nil || out.Volume == nil {
+		t.Errorf("again: %+v", out)
+	}
+	op := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
+	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op)) // planned while it was not
+	controltest.Refused(t, err, dataset.ErrProtected, "db")
+	if d := *a.MustDo(api.Request{Kind: dataset.OpDelete, Volume: "db", Force: true}).Dataset; d.State != dataset.StateTrashed || d.Protected {
+		t.Errorf("forced: %+v", d)
+	}
+	e.CheckInvariants()
+}
+
+func TestPurge(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: "db"})
+	controltest.Refused(t, err, dataset.ErrNotFound, "db is not in the trash", "volume rm db")
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: e.MustVolume("db").ID.String()})
+	controltest.Refused(t, err, dataset.ErrNotFound)
+	d := a.MustDelete("db")
+	req := api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: "db"}
+	for range 2 {
+		if out := e.MustSubmit(req); out.Operation.ID != req.ID || out.Operation.State != dataset.OpPending {
+			t.Errorf("asked: %+v", out.Operation)
+		}
+		e.CheckInvariants()
+	}
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	controltest.Refused(t, err, dataset.ErrNotFound)
+	a.DoWork()
+	a.DoWork()
+	if st := e.CheckInvariants(); len(st.Datasets) != 0 || st.Operations[req.ID].State != dataset.OpDone {
+		t.Errorf("left: %+v", st)
+	}
+	if out := e.MustSubmit(req); out.Operation.State != dataset.OpDone || out.Volume != nil {
+		t.Errorf("asked again when it is gone: %+v", out)
+	}
+}
+
+// An agent's report that it destroyed what nobody condemned takes nothing off the
+// records, neither the dataset nor its snapshots.
+func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db")
+	s := a.MustSnapshot("db", "")
+	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
+		if state == dataset.StateTrashed {
+			a.MustDelete("db")
+		}
+		op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: a.ID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+		_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
+		controltest.Refused(t, err, dataset.ErrConflict, string(state))
+		st := e.CheckInvariants()
+		if _, there := st.Snapshots[s.ID]; !there || st.Datasets[d.ID].State != state {
+			t.Errorf("left of what is %s: %+v", state, st)
+		}
+	}
+}
+
+// The home's agent destroys what is condemned by itself as well as for the
+// operation on record: whichever is first, both end well.
+func TestPurgeTwoWays(t *testing.T) {
+	for _, first := range []string{"the agent's own", "the one on record"} {
+		t.Run(first, func(t *testing.T) {
+			e := controltest.New(t)
+			a := e.NewAgent("alpha")
+			a.MustCreate("db")
+			a.MustSnapshot("db", "s1")
+			d := a.MustDelete("db")
+			op := *e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}).Operation
+			if first == "the agent's own" {
+				a.MustPurge(d)
+				op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNotFound, "no such volume: %q", d.ID))
+				a.MustCommit(op)
+			} else {
+				a.MustCommit(op)
+				a.MustPurge(d)
+			}
+			got, err := e.Operation(e.Ctx, op.ID.String(), 0)
+			if err != nil || got.State != dataset.OpDone || got.Problem != nil {
+				t.Errorf("%+v, %v", got, err)
+			}
+			if st := e.CheckInvariants(); len(st.Datasets)+len(st.Snapshots) != 0 {
+				t.Errorf("left: %+v", st)
+			}
+		})
+	}
+}
+
+// A purge that failed can be asked for again, and a failure is one as long as
+// the dataset is there.
+func TestPurgeAgainAfterFailure(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	d := a.MustDelete("db")
+	op := *e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}).Operation
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool fast is offline"))
+	a.MustCommit(op)
+	if got, _ := e.Operation(e.Ctx, op.ID.String(), 0); got.State != dataset.OpFailed {
+		t.Errorf("%+v", got)
+	}
+	if again := e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}); again.Operation.State != dataset.OpPending {
+		t.Errorf("%+v", again.Operation)
+	}
+	a.DoWork()
+	if st := e.CheckInvariants(); len(st.Datasets) != 0 {
+		t.Errorf("left: %+v", st.Datasets)
+	}
+}
+
+// More snapshots than fit in a transaction, and a crash at each step.
+// What had one name is told apart by when it was deleted, the latest first.
+func TestSeveralOfOneNameInTheTrash(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	var want []string
+	for range record.MatchesShown + 2 {
+		a.MustCreate("db")
+		e.Clock.Advance(time.Hour)
+		want = append(want, "dataset "+a.MustDelete("db").ID.String()+" (db) deleted at "+e.Clock.Now().Format("2006-01-02 15:04:05")+" UTC")
+	}
+	slices.Reverse(want)
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db"})
+	controltest.Refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (say more of the UUID)")
+}
+
+func TestPurgeWithManySnapshots(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	for i := range 230 {
+		a.MustSnapshot("db", fmt.Sprintf("s%d", i))
+	}
+	d := a.MustDelete("db")
+	op := *e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}).Operation
+	for i := range 4 { // the store goes away, and at one end of a transaction or the other
+		e.Spy.FailFrom(9+i, i%2 == 0)
+		_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
+		controltest.Refused(t, err, dataset.ErrUnavailable)
+		e.Spy.FailFrom(0, false)
+		e.CheckInvariants()
+	}
+	a.MustCommit(op)
+	if st := e.CheckInvariants(); len(st.Datasets)+len(st.Snapshots) != 0 {
+		t.Errorf("left: %d datasets, %d snapshots", len(st.Datasets), len(st.Snapshots))
+	}
+}
+
+// Where a name and a prefix both match something that is to be destroyed, it
+// must be said which.
+func TestTrashByNameOrPrefix(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	x := a.ForgeVolume("abcd", "11110000-0000-4000-8000-000000000001")
+	y := a.ForgeVolume("other", "abcd0000-0000-4000-8000-000000000002")
+	a.MustDelete("abcd")
+	a.MustDelete("other")
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: "abcd"})
+	controltest.Refused(t, err, dataset.ErrAmbiguous, x.ID.String(), y.ID.String())
+	z := a.ForgeVolume("fade", "fade0000-0000-4000-8000-000000000003")
+	a.MustDelete("fade")
+	if out := e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: "fade"}); out.Operation.DatasetID != z.ID { // by both, and one
+		t.Errorf("%+v", out.Operation)
+	}
+	a.MustCreate("same")
+	a.MustDelete("same")
+	a.MustCreate("same")
+	a.MustDelete("same")
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "same"})
+	controltest.Refused(t, err, dataset.ErrAmbiguous, "(same)", "say more of the UUID")
+	if out := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "ABCD0000"}); out.Volume.ID != y.ID {
+		t.Errorf("by prefix: %+v", out.Volume)
+	}
+	if out := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "abcd"}); out.Volume.ID != x.ID {
+		t.Errorf("by name, now that only one is in the trash: %+v", out.Volume)
+	}
+	e.CheckInvariants()
+}

@@ -1,0 +1,234 @@
+package generation_test
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/generation"
+	"github.com/droverhq/drover/control/noderemoval"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/dataset"
+)
+
+// mentions is says, in passing.
+func mentions(a *controltest.Agent, pool uuid.UUID, generation uint64) uint64 {
+	a.Helper()
+	return says(a, pool, generation, func(g *api.Generations) { g.Passing = true })
+}
+
+// says says of which generation a node's pool is, and returns of which it was at most; 0:
+// that is not kept.
+func says(a *controltest.Agent, pool uuid.UUID, generation uint64, change ...func(*api.Generations)) uint64 {
+	a.Helper()
+	g := api.Generations{Incarnation: a.Incarnation, Pools: []api.Generation{{Pool: pool, Generation: generation}}}
+	for _, c := range change {
+		c(&g)
+	}
+	out, err := a.Generations(a.Ctx, a.ID, g)
+	if err != nil {
+		a.Fatalf("generations: %v", err)
+	}
+	if len(out.Pools) == 0 {
+		return 0
+	}
+	return out.Pools[0].Generation
+}
+
+// What is on record of a pool's generation only grows, also by a report that comes late; it
+// is the node's own to say, by its newest agent; saying it again writes nothing. It goes on
+// with the pool to the node that adopts that, and goes with the node.
+func TestGenerationsOnlyGrow(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	pool := a.LocalPools[0].ID
+	for _, c := range []struct{ says, want uint64 }{{1, 1}, {5, 5}, {3, 5}, {5, 5}, {6, 6}, {5, 6}} {
+		if got := says(a, pool, c.says); got != c.want {
+			t.Errorf("said %d: got %d, want %d", c.says, got, c.want)
+		}
+	}
+	e.Spy.Counted()
+	says(a, pool, 6)
+	if _, txns, _ := e.Spy.Counted(); txns != 0 {
+		t.Errorf("saying it again took %d transactions", txns)
+	}
+	e.Restart()
+	if got := says(a, pool, 2); got != 6 {
+		t.Errorf("after a restart of control: %d", got)
+	}
+	if got := says(b, pool, 9); got != 0 {
+		t.Errorf("another node's pool: %d", got)
+	}
+	if got := says(a, uuid.New(), 9); got != 0 {
+		t.Errorf("a pool that nobody has: %d", got)
+	}
+	older := a.Incarnation
+	a.Incarnation = uuid.New()
+	a.MustRegister("alpha")
+	_, err := e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: older, Pools: []api.Generation{{Pool: pool, Generation: 9}}})
+	controltest.Refused(t, err, dataset.ErrStale, "alpha")
+	_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Pools: make([]api.Generation, reports.MaxPools+1)})
+	controltest.Refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
+	for _, passing := range []bool{false, true} { // what is above could never be accepted anywhere again
+		_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Passing: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
+		controltest.Refused(t, err, dataset.ErrInvalid, pool.String(), "generation 18446744073709551615", "9007199254740992 at most")
+	}
+	if got := says(a, pool, 2); got != 6 {
+		t.Errorf("after what was refused: %d", got)
+	}
+
+	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
+	b.MustRegister("beta")
+	if got := says(b, pool, 4); got != 6 {
+		t.Errorf("adopted: %d", got)
+	}
+	if got := says(a, pool, 9); got != 0 {
+		t.Errorf("of a pool that was adopted: %d", got)
+	}
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, b.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := record.NewTx(e.Ctx, e.Spy).Get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
+		t.Errorf("of a node that is gone: %t, %v", there, err)
+	}
+}
+
+// What is said in passing is in the memory of the service that heard it, and nowhere else:
+// it answers with the higher one of that and the store's. A lower one that follows is of a
+// pool that was put back, and then the store has what was known.
+func TestGenerationsInPassing(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	pool := a.LocalPools[0].ID
+	stored := func() uint64 {
+		t.Helper()
+		var g record.Generation
+		if _, err := record.NewTx(e.Ctx, e.Spy.Store).Get(record.GenerationKey(pool), &g); err != nil {
+			t.Fatal(err)
+		}
+		return g.Highest
+	}
+	says(a, pool, 3)
+	e.Spy.Counted()
+	for n := uint64(6); n < 200; n++ {
+		g := n / 2 // each twice: again, that writes nothing either
+		if got := mentions(a, pool, g); got != g {
+			t.Fatalf("said %d in passing: got %d", g, got)
+		}
+	}
+	if _, txns, _ := e.Spy.Counted(); txns != 0 || stored() != 3 {
+		t.Errorf("%d transactions, the store has %d", txns, stored())
+	}
+	if got := mentions(b, pool, 200); got != 0 {
+		t.Errorf("another node's pool: %d", got)
+	}
+	if got := mentions(a, pool, 98); got != 99 || stored() != 99 {
+		t.Errorf("put back: %d, and the store has %d", got, stored())
+	}
+	mentions(a, pool, 101)
+	e.Restart()
+	if got := mentions(a, pool, 5); got != 99 {
+		t.Errorf("after a restart of control: %d", got)
+	}
+	mentions(a, pool, 102)
+	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
+	b.MustRegister("beta")
+	if got := mentions(b, pool, 100); got != 102 {
+		t.Errorf("adopted: %d", got)
+	}
+}
+
+// What a node said that was removed counts no more, as in the store, and is forgotten once
+// there is much.
+func TestGenerationsOfNodesThatAreGone(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	pool := a.LocalPools[0].ID
+	mentions(a, pool, 7)
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, a.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
+	b.MustRegister("beta")
+	if got := mentions(b, pool, 4); got != 4 {
+		t.Errorf("of a node that is gone: %d", got)
+	}
+	mentions(b, pool, 9)
+	c := e.NewAgent("gamma")
+	for range 3 * generation.FewGenerations / reports.MaxPools { // as of nodes that came and went
+		list := make([]api.Generation, reports.MaxPools)
+		for i := range list {
+			list[i].Pool = uuid.New()
+		}
+		e.Recorder.Note(uuid.New(), list)
+	}
+	mentions(c, c.LocalPools[0].ID, 2)
+	if got := e.Recorder.Remembered(); got != 2 {
+		t.Errorf("%d are remembered", got)
+	}
+	if got := mentions(b, pool, 8); got != 9 {
+		t.Errorf("of a node that is there: %d", got)
+	}
+}
+
+// Nothing new is put into a pool that is held, nor moved from it, and an event says so once.
+func TestNothingIsPutIntoAHeldPool(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("mine@gold")
+	held := dataset.PoolStatus{ID: a.LocalPools[0].ID, Held: true, Reason: "its generation is 5 and was 7"}
+	for range 2 {
+		a.ReportPool(held)
+	}
+	a.MustRefusePlan(controltest.Create("db@gold"), dataset.ErrOffline, "pool fast: it is held: its generation is 5 and was 7")
+	e.NewAgent("beta")
+	_, err := e.Submit(e.Ctx, controltest.Move("mine", "beta"))
+	controltest.Refused(t, err, dataset.ErrOffline, "pool fast, in which it lies, is held: its generation is 5 and was 7")
+	told := 0
+	if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		if ev.Type == "pool.held" && ev.Detail == held.Reason && ev.Node == "alpha" {
+			told++
+		}
+		return nil
+	}); err != nil || told != 1 {
+		t.Errorf("told %d times, %v", told, err)
+	}
+	a.ReportPool(dataset.PoolStatus{ID: held.ID, Online: true})
+	a.MustCreate("db@gold")
+}
+
+// No copy in a pool that is held is gone on from, neither by itself nor by word, and no
+// other is kept from it for what stands on record of such a one: the next freshest is.
+func TestNothingGoesOnFromAHeldPool(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	why := "its generation is 5 and was 7"
+	l.Beta.ReportPool(dataset.PoolStatus{ID: l.Beta.LocalPools[0].ID, Held: true, Reason: why})
+	op := l.MustFailOver()
+	if op.Node != l.Gamma.ID {
+		t.Errorf("it goes on from the copy of %s, not of gamma (%s)", op.Node, l.Gamma.ID)
+	}
+
+	l = controltest.NewLostHome(t, 1)
+	l.Replicas.EndSession(l.Alpha)
+	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	for _, x := range []*controltest.Agent{l.Beta, l.Gamma} {
+		x.ReportPool(dataset.PoolStatus{ID: x.LocalPools[0].ID, Held: true, Reason: why})
+	}
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrPending)
+	l.Wait(l.Limits.Session+time.Second, l.Beta, l.Gamma)
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "node beta has its copy in a pool that is held: "+why, "node gamma", "no other node has a whole copy")
+
+	_, err = l.Submit(l.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
+	controltest.Refused(t, err, dataset.ErrOffline, "move of volume db: node beta has its copy in a pool that is held: "+why)
+	l.Gamma.ReportPool(dataset.PoolStatus{ID: l.Gamma.LocalPools[0].ID, Online: true})
+	if out := l.MustSubmit(controltest.ForcedMove("db", "gamma", "alpha")); out.Operation.Node != l.Gamma.ID {
+		t.Errorf("%+v", out.Operation)
+	}
+}

@@ -1,0 +1,57 @@
+package housekeeping_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+)
+
+// However many operations end within a day, so many of the latest stay on record, and the store's file
+// stays as large as they are: what is forgotten makes room for what comes.
+func TestEndedOperationsAreBounded(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	cancelled := *e.MustSubmit(controltest.Create("never")).Operation
+	if _, err := e.CancelOperation(e.Ctx, cancelled.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	running := *e.MustSubmit(controltest.Create("slow")).Operation
+	e.Round()
+	protect, last := false, uuid.Nil
+	const perRound = 500 // as if 25 ended each second
+	end := func(n int) {
+		for range n / perRound {
+			for range perRound {
+				protect = !protect
+				last = e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}).Operation.ID
+			}
+			e.Tick(membership.HouseEvery)
+		}
+	}
+	size := func() int64 { return e.Spy.Store.(*bolt.Store).Stats().FileBytes }
+	end(housekeeping.EndedMost + 2*housekeeping.ForgetAfter)
+	first := size()
+	end(housekeeping.EndedMost)
+	st := e.CheckInvariants()
+	if n := len(st.Operations); n > housekeeping.EndedMost+housekeeping.ForgetAfter+1 || n < housekeeping.EndedMost {
+		t.Errorf("%d operations are on record", n)
+	}
+	for what, id := range map[string]uuid.UUID{"cancelled": cancelled.ID, "running": running.ID, "last": last} {
+		if _, there := st.Operations[id]; !there {
+			t.Errorf("the %s operation was forgotten", what)
+		}
+	}
+	t.Logf("the store's file has %d bytes after %d operations and %d after %d", first, housekeeping.EndedMost+2*housekeeping.ForgetAfter, size(), 2*housekeeping.EndedMost+2*housekeeping.ForgetAfter)
+	if now := size(); now > first+first/4 {
+		t.Errorf("the store's file grew from %d to %d bytes", first, now)
+	}
+	a.DoWork()
+}

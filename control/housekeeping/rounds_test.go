@@ -1,0 +1,282 @@
+package housekeeping_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/uptime"
+	"github.com/droverhq/drover/dataset"
+)
+
+type storeWrite = store.Write
+
+func TestTrashExpires(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	a.MustCreate("kept@kept")
+	kept, d := a.MustDelete("kept"), a.MustDelete("db")
+	e.Round()
+	e.Clock.Advance(time.Hour)
+	a.MustCreate("later")
+	later := a.MustDelete("later")
+	e.Round()
+	states := func(want ...dataset.State) {
+		t.Helper()
+		st := e.CheckInvariants()
+		for i, d := range []dataset.Dataset{d, later, kept} {
+			if got := st.Datasets[d.ID].State; got != want[i] {
+				t.Errorf("%s is %q, not %q", d.Volume, got, want[i])
+			}
+		}
+	}
+	e.Tick(71*time.Hour - time.Nanosecond)
+	states(dataset.StateTrashed, dataset.StateTrashed, dataset.StateTrashed)
+	e.Tick(time.Nanosecond)
+	states(dataset.StatePurging, dataset.StateTrashed, dataset.StateTrashed)
+	s, err := e.Sync(e.Ctx, a.ID, 0, 0)
+	if err != nil || len(s.Datasets) != 3 || len(s.Operations) != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	a.MustPurge(d)
+	e.Tick(time.Hour)
+	states("", dataset.StatePurging, dataset.StateTrashed)
+	e.Tick(10000 * time.Hour)
+	states("", dataset.StatePurging, dataset.StateTrashed)
+	if len(e.Failures) != 0 {
+		t.Errorf("%v", e.Failures)
+	}
+}
+
+// Time that passed while control was down counts, and another service's deletes
+// are seen in time.
+func TestTrashExpiresAfterRestart(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	e.Round()
+	d := a.MustDelete("db")
+	e.Restart()
+	e.Tick(72 * time.Hour)
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("after a restart: %s", got)
+	}
+	other := &controltest.Control{TB: t, Ctx: e.Ctx, Spy: e.Spy, Clock: e.Clock, ProfileSet: e.ProfileSet}
+	other.Restart()
+	b := *a
+	b.Control = other
+	b.ReportDistrust("")
+	defer other.Service.Close()
+	other.Round()
+	a.MustCreate("db2")
+	d = a.MustDelete("db2")
+	for range int(72*time.Hour/housekeeping.FullEvery) + 1 {
+		other.Tick(housekeeping.FullEvery)
+	}
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("deleted through another service: %s", got)
+	}
+}
+
+// One entry that is damaged does not keep the others.
+func TestTrashExpiresBesideDamage(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	var ids []uuid.UUID
+	for i := range 3 {
+		a.MustCreate(fmt.Sprint("db", i))
+		ids = append(ids, a.MustDelete(fmt.Sprint("db", i)).ID)
+	}
+	low := ids[0]
+	for _, id := range ids {
+		if id.String() < low.String() {
+			low = id
+		}
+	}
+	if _, err := e.Spy.Txn(e.Ctx, nil, append(spoilt(record.TrashKey(low), "garbage"), storeWrite{Key: "trash/0nonsense", Value: []byte(`{"at":"2020-01-01T00:00:00Z","until":"2020-01-01T00:00:00Z"}`)})); err != nil {
+		t.Fatal(err)
+	}
+	e.Round()
+	e.Tick(72 * time.Hour)
+	e.Tick(membership.HouseEvery)
+	purging := 0
+	for _, id := range ids {
+		var d dataset.Dataset
+		if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.DatasetKey(id), &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.State == dataset.StatePurging {
+			purging++
+		}
+	}
+	if purging != 2 {
+		t.Errorf("%d of 2 others went", purging)
+	}
+	if len(e.Failures) < 2 {
+		t.Errorf("the damage was not reported: %v", e.Failures)
+	}
+	n := len(e.Failures)
+	for range 10 {
+		e.Tick(membership.HouseEvery)
+	}
+	if len(e.Failures) != n {
+		t.Errorf("the same failures were reported again: %v", e.Failures[n:])
+	}
+	e.Tick(housekeeping.ReportAgain)
+	if len(e.Failures) == n {
+		t.Error("a failure that lasts is never said again")
+	}
+}
+
+func TestOperationsAreForgotten(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for i := range 250 {
+		op := *e.MustSubmit(controltest.Create(fmt.Sprint("db", i))).Operation
+		a.MustCommit(op)
+	}
+	open := *e.MustSubmit(controltest.Create("slow")).Operation
+	e.Round()
+	e.Tick(housekeeping.OperationKept - time.Second)
+	e.Tick(0)
+	if n := len(e.CheckInvariants().Operations); n != 251 {
+		t.Errorf("%d operations of the last day", n)
+	}
+	e.Spy.Counted()
+	e.Tick(housekeeping.ForgetEvery)
+	if _, txns, _ := e.Spy.Counted(); txns > 5 {
+		t.Errorf("%d transactions to forget 250 operations", txns)
+	}
+	st := e.CheckInvariants()
+	if _, ok := st.Operations[open.ID]; len(st.Operations) != 1 || !ok {
+		t.Errorf("%d operations are left", len(st.Operations))
+	}
+	a.DoWork()
+}
+
+// What schedules ask for and went well does not fill the store.
+func TestRoutineIsForgottenSoon(t *testing.T) {
+	e := controltest.New(t)
+	p := e.ProfileSet.ByName["gold"]
+	p.Snapshots.Keep = dataset.Keep{Last: 1}
+	e.ProfileSet.ByName["gold"] = p
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	e.Round()
+	for range 4 * 24 {
+		e.Tick(15 * time.Minute)
+		open := a.OpenOperations()
+		if len(open) > 0 && e.Clock.Now().Hour() == 0 {
+			open[0].Problem = dataset.ProblemOf(dataset.ErrNoSpace)
+			a.MustCommit(open[0])
+		}
+		a.DoWork()
+		e.Round()
+		a.DoWork()
+	}
+	failed, done := 0, 0
+	for _, op := range e.CheckInvariants().Operations {
+		switch op.State {
+		case dataset.OpFailed:
+			failed++
+		case dataset.OpDone:
+			done++
+		}
+	}
+	if done > 4*4 || failed != 4 {
+		t.Errorf("%d that went well and %d that failed are on record", done, failed)
+	}
+}
+
+// Work that fails is done when the store is back, and its failure is said once.
+func TestHouseWithoutStore(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustCreate("old")
+	d := a.MustDelete("old")
+	e.Spy.FailFrom(1, false)
+	for range 5 {
+		e.Tick(membership.HouseEvery)
+	}
+	n := len(e.Failures)
+	if n == 0 || n > 4 || !errors.Is(e.Failures[0], dataset.ErrUnavailable) {
+		t.Errorf("%d failures: %v", n, e.Failures)
+	}
+	e.Spy.FailFrom(0, false)
+	e.Tick(72 * time.Hour)
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	if got := scheduled(a); len(got) != 1 {
+		t.Errorf("to do: %v", got)
+	}
+	// With the store away after a good start.
+	a.DoWork()
+	e.Round()
+	e.Spy.FailFrom(1, false)
+	e.Tick(15 * time.Minute)
+	e.Spy.FailFrom(0, false)
+	e.Tick(membership.HouseEvery)
+	if got := scheduled(a); len(got) != 1 {
+		t.Errorf("to do: %v", got)
+	}
+}
+
+// The service as it is run: a round once agents could be heard, then one whenever
+// the clock has moved on, until it is closed.
+func TestKeepHouse(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	d := a.MustDelete("db")
+	c := &controltest.Clock{Fake: e.Clock.Fake, Waiting: make(chan struct{})}
+	s := control.New(control.Deps{
+		Store: e.Spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() planning.Profiles { return e.ProfileSet },
+		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
+	})
+	trashTime := func() {
+		for range 72 * time.Hour / uptime.MarkEvery {
+			e.Clock.Advance(uptime.MarkEvery)
+			<-c.Waiting
+		}
+	}
+	<-c.Waiting
+	e.Clock.Advance(membership.HouseEvery) // it finds what waits
+	<-c.Waiting
+	trashTime()
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StateTrashed {
+		t.Errorf("before anyone was heard: %s", got)
+	}
+	if err := s.Members.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
+		t.Fatal(err)
+	}
+	e.Clock.Advance(membership.HouseEvery)
+	<-c.Waiting
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	a.MustCreate("db2")
+	d = a.MustDelete("db2")
+	trashTime()
+	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
+		t.Errorf("%s", got)
+	}
+	if v, err := s.Version(e.Ctx); err != nil || v != (api.Version{Version: "1.2", API: "v1", Store: "bolt", Started: controltest.Start}) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	s.Close()
+	s.Close()
+}

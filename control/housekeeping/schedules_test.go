@@ -1,0 +1,306 @@
+package housekeeping_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+func scheduled(a *controltest.Agent) (kinds []dataset.OpKind) {
+	for _, op := range a.OpenOperations() {
+		kinds = append(kinds, op.Kind)
+	}
+	return kinds
+}
+
+func TestSchedule(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold") // every quarter of an hour
+	a.MustCreate("plain@silver")
+	e.Round()
+	if n := len(a.OpenOperations()); n != 0 {
+		t.Fatalf("%d snapshots of a new volume", n)
+	}
+	e.Tick(14 * time.Minute)
+	if n := len(a.OpenOperations()); n != 0 {
+		t.Fatalf("%d snapshots before the time", n)
+	}
+	for i := range 3 {
+		e.Tick(time.Minute)
+		for range 3 {
+			e.Round() // more often than due
+		}
+		open := a.OpenOperations()
+		if len(open) != 1 || open[0].Kind != dataset.OpSnapshot || open[0].Snapshot.Kind != dataset.SnapshotScheduled || open[0].Volume != "db" {
+			t.Fatalf("%d: %+v", i, open)
+		}
+		a.DoWork()
+		e.Tick(14 * time.Minute)
+	}
+	if v := e.MustVolume("db"); v.Snapshots != 3 {
+		t.Errorf("%d snapshots", v.Snapshots)
+	}
+	if len(e.Failures) != 0 {
+		t.Errorf("%v", e.Failures)
+	}
+	e.CheckInvariants()
+}
+
+// A8: a host that was down catches up once, not N times; so does a control
+// service.
+func TestScheduleCatchesUpOnce(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	e.Round()
+	// The node is away: what waits for it does not pile up.
+	for range 20 {
+		e.Tick(15 * time.Minute)
+	}
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Fatalf("%d snapshots wait for the node", n)
+	}
+	// Nor does it when control restarts.
+	e.Restart()
+	for range 3 {
+		e.Tick(15 * time.Minute)
+	}
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Fatalf("%d snapshots wait for the node", n)
+	}
+	a.DoWork()
+	e.Tick(15 * time.Minute)
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Fatalf("%d snapshots are due when it is back", n)
+	}
+	a.DoWork()
+	// Control itself was away for a day.
+	e.Restart()
+	e.Tick(24 * time.Hour)
+	e.Round()
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Fatalf("%d snapshots to catch up with a day", n)
+	}
+	a.DoWork()
+	e.Restart()
+	e.Round()
+	if n := len(a.OpenOperations()); n != 0 {
+		t.Fatalf("%d snapshots again", n)
+	}
+	e.CheckInvariants()
+}
+
+// Two services on one store ask for the same snapshot.
+func TestScheduleOfTwoServices(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	e.Round()
+	other := &controltest.Control{TB: t, Ctx: e.Ctx, Spy: e.Spy, Clock: e.Clock, ProfileSet: e.ProfileSet}
+	other.Restart()
+	defer other.Service.Close()
+	other.Round()
+	for range 3 {
+		e.Clock.Advance(15 * time.Minute)
+		e.Round()
+		other.Round()
+		if n := len(a.OpenOperations()); n != 1 {
+			t.Fatalf("%d snapshots", n)
+		}
+		a.DoWork()
+		other.Round()
+	}
+}
+
+// A snapshot that failed or was cancelled is due again at the next time.
+func TestScheduleAfterFailure(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	e.Round()
+	e.Tick(15 * time.Minute)
+	op := a.OpenOperations()[0]
+	op.Problem = dataset.ProblemOf(dataset.ErrNoSpace)
+	a.MustCommit(op)
+	e.Round()
+	e.Restart()
+	e.Round()
+	if n := len(a.OpenOperations()); n != 0 {
+		t.Errorf("%d: asked for again at once", n)
+	}
+	e.Tick(15 * time.Minute)
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Errorf("%d at the next time", n)
+	}
+	if _, err := e.CancelOperation(e.Ctx, a.OpenOperations()[0].ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.Tick(15 * time.Minute)
+	if n := len(a.OpenOperations()); n != 1 {
+		t.Errorf("%d at the time after", n)
+	}
+}
+
+// Volumes come, go and change their profile between two rounds.
+func TestScheduleFollowsChanges(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustCreate("other@silver", "fs=xfs")
+	e.Round()
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "fleeting"})
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "other", Profile: "gold"})
+	a.DoWork() // it grows
+	a.MustCreate("third@gold")
+	e.Round()
+	e.Tick(15 * time.Minute)
+	got := map[string]bool{}
+	for _, op := range a.OpenOperations() {
+		got[op.Volume] = true
+	}
+	if len(got) != 2 || !got["other"] || !got["third"] {
+		t.Errorf("due: %v", got)
+	}
+	a.DoWork()
+	a.MustDelete("third")
+	d := a.MustDelete("db")
+	a.MustPurge(d)
+	e.Tick(15 * time.Minute)
+	if open := a.OpenOperations(); len(open) != 1 || open[0].Volume != "other" {
+		t.Errorf("due: %+v", open)
+	}
+	if len(e.Failures) != 0 || len(e.Memory.Plans) != 1 {
+		t.Errorf("%v, %d plans", e.Failures, len(e.Memory.Plans))
+	}
+}
+
+// One volume whose schedule makes no sense, or whose record is damaged, does not
+// keep the others from their snapshots.
+func TestScheduleOfOthers(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for i, name := range []string{"aa", "bb", "cc", "dd"} {
+		op := a.MustPlan(controltest.Create(name + "@gold"))
+		if i%2 == 0 {
+			op.Dataset.Profile.Snapshots.Schedule = "every now and then"
+		}
+		a.MustCommit(op)
+	}
+	broken := a.MustCreate("ee@gold")
+	if _, err := e.Spy.Txn(e.Ctx, nil, spoilt(record.DatasetKey(broken.ID), `{"id":`)); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		e.Round()
+	}
+	e.Tick(15 * time.Minute)
+	if got := len(a.OpenOperations()); got != 2 {
+		t.Errorf("%d snapshots, not 2", got)
+	}
+	if len(e.Failures) != 3 { // each once
+		t.Errorf("%d failures: %v", len(e.Failures), e.Failures)
+	}
+}
+
+func TestRetentionOfScheduled(t *testing.T) {
+	e := controltest.New(t)
+	p := e.ProfileSet.ByName["gold"]
+	p.Snapshots.Keep = dataset.Keep{Last: 3}
+	e.ProfileSet.ByName["gold"] = p
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	manual := a.MustSnapshot("db", "mine")
+	e.Round()
+	for range 8 {
+		e.Tick(15 * time.Minute)
+		a.DoWork()
+		e.Round()
+		a.DoWork()
+	}
+	list, err := e.Snapshots(e.Ctx, "db", api.Page{})
+	if err != nil || len(list.Items) != 4 || list.Items[0].ID != manual.ID {
+		t.Fatalf("%d snapshots, %v", len(list.Items), err)
+	}
+	// While the node is away a removal is asked for once.
+	e.Tick(15 * time.Minute)
+	a.DoWork()
+	for range 5 {
+		e.Round()
+		e.Restart()
+		e.Round()
+	}
+	if got := scheduled(a); len(got) != 1 || got[0] != dataset.OpSnapshotDelete {
+		t.Errorf("to do: %v", got)
+	}
+	e.CheckInvariants()
+}
+
+func spoilt(key, value string) []storeWrite { return []storeWrite{{Key: key, Value: []byte(value)}} }
+
+// A round in which nothing changed reads nothing, however many volumes there
+// are.
+func TestQuietRounds(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for range 50 {
+		a.MustCreate("db" + uuid.NewString() + "@gold")
+	}
+	a.MustCreate("old")
+	a.MustDelete("old")
+	e.Round()
+	e.Round()
+	e.Spy.Counted()
+	for range 10 {
+		e.Tick(membership.HouseEvery)
+		if reads, txns, _ := e.Spy.Counted(); reads+txns != 0 {
+			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
+		}
+	}
+	e.Tick(housekeeping.FullEvery) // a look at everything reads what is listed, and no snapshots
+	if reads, txns, _ := e.Spy.Counted(); reads > 2 || txns != 0 {
+		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
+	}
+	a.MustCreate("one-more")
+	e.Spy.Counted()
+	e.Round()
+	if reads, _, _ := e.Spy.Counted(); reads > 3 {
+		t.Errorf("one change costs a round %d reads", reads)
+	}
+}
+
+// A clock that was far ahead, as at a boot before the network is there, and is set
+// back does not keep a volume from its snapshots until then, nor after a restart.
+func TestClockSetBack(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		e := controltest.New(t)
+		a := e.NewAgent("alpha")
+		a.MustCreate("db@gold")
+		e.Round()
+		const ahead = 1000 * time.Hour
+		e.Tick(ahead)
+		if got := scheduled(a); len(got) != 1 {
+			t.Fatalf("to do: %v", got)
+		}
+		a.DoWork()
+		e.Round()
+		e.Clock.Advance(-ahead)
+		if restarted {
+			e.Restart()
+		}
+		e.Round()
+		e.Tick(15 * time.Minute) // made up for before
+		e.Tick(15 * time.Minute)
+		if got := scheduled(a); len(got) != 1 {
+			t.Errorf("restarted %t: to do: %v", restarted, got)
+		}
+	}
+}

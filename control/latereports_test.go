@@ -1,0 +1,165 @@
+package control_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// again is the report of an operation of which an earlier one may still arrive.
+func again(a *controltest.Agent, op dataset.Operation) api.Report {
+	r := a.ReportOf(op)
+	r.Again = true
+	return r
+}
+
+// A Record or a Commit that arrives after its operation has ended, and of which the agent said that it may,
+// changes nothing, even if the operation has left nothing that shows that it ended.
+func TestReportsThatArriveLate(t *testing.T) {
+	ends := map[string]func(a *controltest.Agent, op dataset.Operation){
+		"lost its name": func(a *controltest.Agent, op dataset.Operation) {
+			a.MustCreate("db@silver")
+			for range 2 { // the answer may be lost
+				if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || !out.Lost {
+					a.Fatalf("%+v, %v", out, err)
+				}
+			}
+			a.MustDelete("db")
+		},
+		"made and purged": func(a *controltest.Agent, op dataset.Operation) {
+			if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || out.Lost {
+				a.Fatalf("%+v, %v", out, err)
+			}
+			a.MustDelete("db")
+			a.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: op.DatasetID.String()})
+			a.DoWork()
+		},
+		"failed": func(a *controltest.Agent, op dataset.Operation) {
+			op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+			if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
+				a.Fatalf("%v", err)
+			}
+		},
+	}
+	late := map[string]func(a *controltest.Agent, op dataset.Operation){
+		"record": func(a *controltest.Agent, op dataset.Operation) {
+			if err := a.Record(a.Ctx, a.ID, a.ReportOf(op)); err != nil {
+				a.Errorf("%v", err)
+			}
+		},
+		"commit": func(a *controltest.Agent, op dataset.Operation) {
+			_, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
+			controltest.Refused(a, err, dataset.ErrConflict)
+		},
+	}
+	for how, end := range ends {
+		for what, arrives := range late {
+			t.Run(how+", "+what, func(t *testing.T) {
+				e := controltest.New(t)
+				a := e.NewAgent("alpha")
+				op := a.MustPlan(controltest.Create("db@gold"))
+				end(a, op)
+				arrives(a, op)
+				if open := a.OpenOperations(); len(open) != 0 {
+					t.Errorf("%d operations would be carried out again", len(open))
+				}
+				if v, err := a.Volume(a.Ctx, "db"); err == nil {
+					t.Errorf("there is a volume: dataset %s", v.ID)
+				}
+				e.CheckInvariants()
+			})
+		}
+	}
+}
+
+// A Commit that is sent again, after the first has arrived, answers with the index of the record and not with
+// that of the operation's end. An agent that took the record for newer than it is would take the store for
+// one that was restored from a backup.
+func TestIndexOfACommitSentAgain(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	ops := a.PlanEachKind()
+	for _, kind := range []dataset.OpKind{
+		dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpResize,
+		dataset.OpRestore, dataset.OpSnapshotDelete, dataset.OpDelete,
+	} {
+		first := a.MustCommit(ops[kind])
+		out, err := a.Commit(a.Ctx, a.ID, again(a, ops[kind]))
+		if err != nil || out.Dataset == nil || out.Lost {
+			t.Errorf("%s: %+v, %v", kind, out, err)
+			continue
+		}
+		record, err := e.Spy.Store.Get(e.Ctx, record.DatasetKey(out.Dataset.ID))
+		if err != nil || out.Index != record.Index || first.Index != record.Index {
+			t.Errorf("%s: index %d and then %d, want that of the record: %d, %v", kind, first.Index, out.Index, record.Index, err)
+		}
+	}
+	e.CheckInvariants()
+}
+
+// A report that the first one has overtaken is no failure of what the first one did.
+func TestFailureAfterSuccess(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	op := a.MustPlan(controltest.Create("db@gold"))
+	a.MustCommit(op)
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrUnavailable, "control did not answer"))
+	if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := e.Operation(e.Ctx, op.ID.String(), 0)
+	controltest.Refused(t, err, dataset.ErrNotFound)
+	if v, err := a.Volume(a.Ctx, "db"); err != nil || v.ID != op.DatasetID {
+		t.Errorf("%+v, %v", v, err)
+	}
+	// One that an agent made up does no harm either.
+	op = a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+	op.Problem, op.Snapshot = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full")), nil
+	if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
+		t.Fatal(err)
+	}
+	e.CheckInvariants()
+}
+
+// Two removals of a volume: the second fails, and control records that. If its Record arrives late, it must not
+// remove the volume again after somebody has restored it from the trash.
+func TestRemovalThatArrivesLate(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@gold")
+	late := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	a.MustDelete("db")
+	failed := late
+	failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNotFound, "volume db was deleted meanwhile"))
+	if _, err := a.Commit(a.Ctx, a.ID, again(a, failed)); err != nil {
+		t.Fatal(err)
+	}
+	a.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	if err := a.Record(a.Ctx, a.ID, a.ReportOf(late)); err != nil {
+		t.Error(err)
+	}
+	if open := a.OpenOperations(); len(open) != 0 {
+		t.Errorf("%d operations would be carried out again, want none", len(open))
+	}
+	e.CheckInvariants()
+}
+
+// A node cannot put on record what agents do not do.
+func TestOnlyKnownFailuresGoOnRecord(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	op := a.MustPlan(controltest.Create("db@gold"))
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+	op.Kind = "anything"
+	_, err := a.Commit(a.Ctx, a.ID, again(a, op))
+	controltest.Refused(t, err, dataset.ErrInvalid, "anything")
+	op.Kind, op.Volume = dataset.OpCreate, "../db"
+	_, err = a.Commit(a.Ctx, a.ID, again(a, op))
+	controltest.Refused(t, err, dataset.ErrInvalid)
+	if _, err := e.Operation(e.Ctx, op.ID.String(), 0); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("it is on record: %v", err)
+	}
+}

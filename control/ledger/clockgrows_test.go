@@ -1,0 +1,53 @@
+package ledger_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+)
+
+// The clock never goes back by itself: not when lanes are dropped, nor one that is a
+// living service's by mistake; and what changes a home or a lease moves it.
+func TestClockGrows(t *testing.T) {
+	x := controltest.NewReplicas(t, 3)
+	s, keeper := x.Services[0], x.Services[1]
+	n := x.On(s).NewAgent("n1")
+	last := uint64(0)
+	grows := func(what string, by bool) {
+		t.Helper()
+		_, clock, err := keeper.Ledger.ReadLanes(t.Context(), nil)
+		if err != nil || clock < last || by && clock == last {
+			t.Fatalf("%s: the clock is %d after %d, %v", what, clock, last, err)
+		}
+		last = clock
+	}
+	grows("register", true)
+	n.MustCreate("db@fleeting")
+	grows("create", true)
+	if _, err := keeper.Ledger.Update(t.Context(), func(t *record.Tx) error { t.Delete(record.LeaseKey(uuid.New())); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	grows("a lease that nobody waits for", true)
+	n.MustPurge(n.MustDelete("db"))
+	grows("purge", true)
+
+	h := keeper.Housekeeper.NewMemory()
+	for range 2 { // nobody stands, so all lanes are taken for those of the dead
+		if err := keeper.Housekeeper.ForgetServices(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+		grows("lanes are dropped", false)
+	}
+	if list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.DroppedKey {
+		t.Fatalf("lanes that are left: %v, %v", list, err)
+	}
+	// Their service lives after all: it goes on in another lane.
+	n.MustCreate("again")
+	grows("create after that", true)
+	if x.Halted() {
+		t.Error("a lane that was dropped is taken for a store that went back")
+	}
+}

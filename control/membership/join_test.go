@@ -1,0 +1,206 @@
+package membership_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+func token(e *controltest.Control, name string) string {
+	e.Helper()
+	tok, err := e.MakeToken(e.Ctx, api.NewToken{Name: name})
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return tok.Token
+}
+
+func asks(t controltest.TB, token, name string) (api.Join, *pki.Request) {
+	t.Helper()
+	req, err := pki.NewRequest()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return api.Join{Token: token, Name: name, Request: req.PEM}, req
+}
+
+// joins expects to be let in.
+func joins(e *controltest.Control, in api.Join) api.Joined {
+	e.Helper()
+	out, err := e.Join(e.Ctx, in)
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return out
+}
+
+func TestJoin(t *testing.T) {
+	e, ca := controltest.NewWithAuthority(t)
+	token := token(e, "")
+	in, req := asks(t, token, "alpha")
+	out := joins(e, in)
+	pair, err := req.Pair(out.Certificate)
+	if err != nil || pair.Identity != (pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: out.Node, Name: "alpha"}) {
+		t.Fatalf("%+v, %v", pair, err)
+	}
+	nodes, err := e.NodeList(e.Ctx, "")
+	if err != nil || len(nodes) != 1 || nodes[0].ID != out.Node || nodes[0].Name != "alpha" {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+	// Who did not hear the answer asks again, and is the same.
+	again := joins(e, in)
+	if again.Node != out.Node || again.Certificate.Chain == out.Certificate.Chain {
+		t.Errorf("%+v", again)
+	}
+	other, _ := asks(t, token, "beta")
+	_, err = e.Join(e.Ctx, other)
+	controltest.Refused(t, err, dataset.ErrForbidden, "was used at 2026-11-18T12:00:00Z by node alpha", "drover node token")
+	if strings.Contains(err.Error(), token) {
+		t.Error("a secret:", err)
+	}
+	entries, err := e.Spy.List(e.Ctx, "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if strings.Contains(entry.Key+string(entry.Value), strings.TrimPrefix(token, "drover-join-")[:20]) {
+			t.Errorf("the secret is on record: %s %s", entry.Key, entry.Value)
+		}
+	}
+}
+
+func TestJoinRefuses(t *testing.T) {
+	e, ca := controltest.NewWithAuthority(t)
+	known := e.NewAgent("alpha")
+	old := token(e, "")
+	e.Clock.Advance(61 * time.Minute)
+	gone := e.NewAgent("omega")
+	if _, err := e.RemoveNode(e.Ctx, "omega", false); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*api.Join)
+		kind   *dataset.Kind
+		want   string
+	}{
+		"garbage":       {func(j *api.Join) { j.Token = "sesame" }, dataset.ErrInvalid, "bad join token"},
+		"never made":    {func(j *api.Join) { j.Token = pki.NewToken(ca.Fingerprint()).Reveal() }, dataset.ErrForbidden, "is not one of this cluster's, or has expired"},
+		"expired":       {func(j *api.Join) { j.Token = old }, dataset.ErrForbidden, "expired at 2026-11-18T13:00:00Z, and control's clock says 2026-11-18T13:01:00Z"},
+		"bad name":      {func(j *api.Join) { j.Name = "a/b" }, dataset.ErrInvalid, "bad name"},
+		"taken name":    {func(j *api.Join) { j.Name = "alpha" }, dataset.ErrExists, "a node called alpha is there (" + known.ID.String()},
+		"known node":    {func(j *api.Join) { j.Node = known.ID }, dataset.ErrExists, "drover node token --name alpha"},
+		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrForbidden, "was removed, and cannot come back as what it was"},
+		"no request":    {func(j *api.Join) { j.Request = "" }, dataset.ErrInvalid, "bad certificate request"},
+		"large request": {func(j *api.Join) { j.Request = strings.Repeat("a", pki.MaxRequest+1) }, dataset.ErrInvalid, "too large"},
+	} {
+		in, _ := asks(t, token(e, ""), "beta")
+		c.change(&in)
+		_, err := e.Join(e.Ctx, in)
+		if err == nil {
+			t.Errorf("%s: let in", name)
+			continue
+		}
+		controltest.Refused(t, err, c.kind, c.want)
+	}
+	if nodes, err := e.NodeList(e.Ctx, ""); err != nil || len(nodes) != 1 {
+		t.Errorf("what was refused left something: %+v, %v", nodes, err)
+	}
+}
+
+// A token with the name of a node that is there is for that one alone.
+func TestComeBack(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@gold")
+	in, req := asks(t, token(e, "alpha"), "gamma")
+	_, err := e.Join(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrForbidden, "the token is for node alpha to come back, and this host is called gamma", "--node-name alpha")
+	in.Name, in.Node = "alpha", b.ID
+	_, err = e.Join(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrExists, "the token is for node alpha")
+	in.Node = uuid.Nil // the host has lost all it knew
+	out := joins(e, in)
+	pair, err := req.Pair(out.Certificate)
+	if err != nil || out.Node != a.ID || pair.Identity.Name != "alpha" {
+		t.Fatal(out, err)
+	}
+	if v := e.MustVolume("db"); v.ID != d.ID || v.Home != a.ID {
+		t.Errorf("%+v", v)
+	}
+	if nodes, err := e.NodeList(e.Ctx, ""); err != nil || len(nodes) != 2 || len(nodes[0].Pools) != 2 {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+}
+
+// Of hosts that show one token at the same time, one is let in.
+func TestJoinOnce(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	token := token(e, "")
+	var in sync.Mutex
+	var all sync.WaitGroup
+	won := 0
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+		ask, _ := asks(t, token, name)
+		all.Go(func() {
+			if _, err := e.Join(e.Ctx, ask); err == nil {
+				in.Lock()
+				won++
+				in.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	nodes, err := e.NodeList(e.Ctx, "")
+	if won != 1 || err != nil || len(nodes) != 1 {
+		t.Errorf("%d were let in: %+v, %v", won, nodes, err)
+	}
+}
+
+func TestTokens(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	for _, ttl := range []string{"59s", "169h", "-1h", "soon", "1"} {
+		_, err := e.MakeToken(e.Ctx, api.NewToken{TTL: ttl})
+		controltest.Refused(t, err, dataset.ErrInvalid, "want 1m0s to 168h0m0s")
+	}
+	_, err := e.MakeToken(e.Ctx, api.NewToken{Name: "a b"})
+	controltest.Refused(t, err, dataset.ErrInvalid, "bad name")
+	token(e, "")
+	e.Clock.Advance(membership.TokenKept + 2*time.Hour)
+	token(e, "")
+	if left, err := e.Spy.List(e.Ctx, record.TokensPrefix, "", 0); err != nil || len(left) != 1 {
+		t.Errorf("%d tokens are kept, %v", len(left), err)
+	}
+	e.Admission.Authority = nil
+	_, err = e.MakeToken(e.Ctx, api.NewToken{})
+	controltest.Refused(t, err, dataset.ErrUnsupported, "drover control")
+}
+
+func TestCertify(t *testing.T) {
+	e, _ := controltest.NewWithAuthority(t)
+	a := e.NewAgent("alpha")
+	req, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := e.Certify(e.Ctx, a.ID, api.Certification{Request: req.PEM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := req.Pair(signed); err != nil || p.Identity.Node != a.ID || p.Identity.Name != "alpha" {
+		t.Error(p, err)
+	}
+	_, err = e.Certify(e.Ctx, uuid.New(), api.Certification{Request: req.PEM})
+	controltest.Refused(t, err, dataset.ErrForbidden, "was removed")
+	_, err = e.Certify(e.Ctx, a.ID, api.Certification{})
+	controltest.Refused(t, err, dataset.ErrInvalid, "bad certificate request")
+}

@@ -1,0 +1,53 @@
+package membership_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/record"
+)
+
+// A node that believes the store costs it nothing, however often it says so.
+func TestTrustIsNotWritten(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := &controltest.Control{TB: t, Service: x.Services[0], Ctx: t.Context()}
+	n := e.NewAgent("n1")
+	for _, why := range []string{"", "it is older", "it is older", ""} {
+		n.ReportDistrust(why)
+	}
+	before := x.Txns()
+	for range 10 {
+		n.ReportDistrust("")
+	}
+	if got := x.Txns() - before; got != 0 {
+		t.Errorf("%d transactions", got)
+	}
+}
+
+// A node that believes the store again says so to whom it can: also when the service that
+// took note of the contrary is no more, and the one that hears it never heard of that.
+func TestTrustIsReadFromTheRecord(t *testing.T) {
+	x := controltest.NewReplicas(t, 2)
+	a, b := x.Services[0], x.Services[1]
+	e := &controltest.Control{TB: t, Service: a, Ctx: t.Context()}
+	n := e.NewAgent("n1") // which believes it, says a
+	e.Service = b
+	n.ReportDistrust("it is older")
+	e.Service = a
+	x.Clock.Advance(ledger.RecalledFor)
+	before := x.Txns()
+	n.ReportDistrust("")
+	if x.Txns() == before {
+		t.Error("the store stays halted, as nobody looked")
+	}
+	if there, err := record.NewTx(t.Context(), x.Store).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
+		t.Error("it is halted yet:", err)
+	}
+	x.Clock.Advance(ledger.RecalledFor)
+	before = x.Txns()
+	n.ReportDistrust("")
+	if got := x.Txns(); got != before {
+		t.Errorf("%d transactions for a heartbeat that says what is on record", got-before)
+	}
+}

@@ -1,0 +1,107 @@
+package noderemoval_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A node that keeps what nobody else has is removed by force alone, which says what was
+// forgotten: a head that was overtaken, or the last whole copy that is heard of a volume whose
+// home is lost or cannot open it.
+func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
+	kind := func(k, was dataset.CopyKind) func(*dataset.Copy, *dataset.Node) {
+		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.Was = k, was }
+	}
+	const last = "the last whole copy of db, whose home beta is lost or cannot open it"
+	move := []string{last, "drover volume move db --force --fenced beta", "--force"}
+	for what, c := range map[string]struct {
+		then func(l *controltest.LastCopy)
+		says []string // none: it is not refused
+	}{
+		"the home is well":   {func(l *controltest.LastCopy) { l.EndSession(l.Left) }, nil},
+		"another has it too": {func(l *controltest.LastCopy) { l.EndHome() }, nil},
+		"that is away too":   {func(l *controltest.LastCopy) { l.EndHome(); l.EndSession(l.Left) }, move},
+		"the home cannot open it": {func(l *controltest.LastCopy) {
+			l.Home.ReportOpen(l.Dataset, "it is not in the pool")
+			l.EndSession(l.Left)
+		}, move},
+		"it is condemned, and the home lost": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, kind(dataset.CopyGoing, dataset.CopyReplica))
+			l.EndHome()
+			l.EndSession(l.Left)
+		}, move},
+		"it is not whole": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Snapshot = uuid.Nil })
+			l.EndHome()
+			l.EndSession(l.Left)
+		}, nil},
+		"it has a head that was overtaken":      {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded discard db gamma"}},
+		"such a head, and it was discarded":     {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopyGoing, dataset.CopySuperseded)) }, nil},
+		"such a head, and the volume destroyed": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")); l.Purge() }, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := controltest.NewLastCopy(t)
+			l.ReportHomeWell()
+			for name, g := range map[string]*controltest.Agent{"alpha": l.Left, "gamma": l.Replica} {
+				l.Restart(g, name)
+				g.ReportOnline(true)
+			}
+			c.then(l)
+			if c.says != nil {
+				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", false)
+				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma keeps what nobody else has")...)
+				if v := l.Keeper.MustVolume("db"); len(v.Kept) != 2 {
+					t.Errorf("a refusal had an effect: %d copies", len(v.Kept))
+				}
+			}
+			out, err := l.Keeper.RemoveNode(t.Context(), "gamma", c.says != nil)
+			if err != nil || out.Name != "gamma" || (len(out.Forgotten) == 1) != (c.says != nil) || len(out.Forgotten) > 0 && !strings.Contains(out.Forgotten[0], c.says[0]) {
+				t.Errorf("%+v, %v", out, err)
+			}
+			var told []string
+			if err := l.Keeper.Events(t.Context(), 0, false, func(ev api.Event) error {
+				if ev.Type == "volume.forget" {
+					told = append(told, ev.Volume+": "+ev.Detail)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if (len(told) == 1) != (c.says != nil) || len(told) > 0 && !strings.Contains(told[0], out.Forgotten[0]) {
+				t.Errorf("told: %q", told)
+			}
+		})
+	}
+}
+
+// What a node keeps that was removed, and was to stay on record for its homes, goes with it at
+// last: nobody gets it from there any more.
+func TestRemovedNodeIsForgotten(t *testing.T) {
+	l := controltest.NewLastCopy(t)
+	l.EndHome()
+	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", true); err != nil {
+		t.Fatal(err)
+	}
+	l.Restart(l.Replica, "gamma")
+	op := *l.Keeper.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
+	l.Replica.MustCommit(op)
+	kept := l.Keeper.MustVolume("db").Kept
+	if !slices.ContainsFunc(kept, func(k api.KeptCopy) bool { return k.Node == l.Home.ID && k.Kind == dataset.CopySuperseded }) {
+		t.Fatalf("%+v", kept)
+	}
+	out, err := l.Keeper.RemoveNode(t.Context(), "beta", false)
+	if err != nil || len(out.Forgotten) != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", false); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("it is still on record: %v", err)
+	}
+}

@@ -1,0 +1,33 @@
+package placer_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A target that is too full for what a volume takes, by what the agents say, is refused with
+// both.
+func TestMoveToFull(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@gold")
+	say := func(of *controltest.Agent, h api.Heartbeat) {
+		h.Incarnation = of.Incarnation
+		if err := e.Heartbeat(e.Ctx, of.ID, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Used: 30 * dataset.GiB}}})
+	say(b, api.Heartbeat{Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: 20 * dataset.GiB}}})
+	before := e.Dump()
+	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
+	controltest.Refused(t, err, dataset.ErrNoSpace, "volume db", "pool fast of node beta has 20", "takes 30")
+	if diff := cmp.Diff(before, e.Dump()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,185 @@
+package planning_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A pool that was adopted has another name than the one that the profiles of its
+// datasets say: they can be cloned all the same.
+func TestCloneOnAPoolOfAnotherName(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db", "pool=fast")
+	a.LocalPools[0].Name = "adopted"
+	a.MustRegister("alpha")
+	if c := a.MustCreate("copy", "from=db"); c.Pool != a.LocalPools[0].ID {
+		t.Errorf("%+v", c)
+	}
+	_, err := e.Plan(e.Ctx, a.ID, controltest.Create("other", "from=db", "pool=fast"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "pool fast")
+}
+
+func TestCloneOfSnapshot(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	db := a.MustCreate("db@gold", "label.a=1", "protect=true")
+	s := a.MustSnapshot("db", "nightly")
+	e.MustSubmit(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GiB"})
+	a.DoWork()
+	for _, prefix := range []string{s.ID.String(), s.ID.String()[:8], strings.ToUpper(s.ID.String()[:9])} {
+		op := a.MustPlan(controltest.Create("test@snapshot-" + prefix))
+		d := op.Dataset
+		if op.Kind != dataset.OpCreate || *op.Source != (dataset.Source{Dataset: db.ID, Snapshot: s.ID}) ||
+			*d.Origin != (dataset.Origin{Dataset: db.ID, Snapshot: s.ID}) {
+			t.Errorf("%s: source %+v, origin %+v", prefix, op.Source, d.Origin)
+		}
+		if d.Home != a.ID || d.Pool != db.Pool || d.Size != 20*dataset.GiB || d.Profile.Name != "gold" || d.Protected || d.Labels != nil {
+			t.Errorf("%s: %+v", prefix, d)
+		}
+	}
+}
+
+func TestCloneOfDataset(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	db := a.MustCreate("db@silver")
+	for _, req := range []api.Request{
+		controltest.Create("test@snapshot-" + db.ID.String()[:8]), controltest.Create("test", "from=db"), controltest.Create("test", "from="+strings.ToUpper(db.ID.String()[:8])),
+		{Kind: dataset.OpClone, Volume: "test", Options: map[string]string{"from": "db"}},
+	} {
+		op := a.MustPlan(req)
+		if *op.Source != (dataset.Source{Dataset: db.ID}) || !op.Dataset.Origin.Implicit || op.Dataset.Origin.Snapshot == uuid.Nil || op.Kind != req.Kind {
+			t.Errorf("%v: source %+v, origin %+v", req.Options, op.Source, op.Dataset.Origin)
+		}
+	}
+}
+
+func TestCloneWithOptions(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustCreate("any@silver")
+	a.MustCreate("plain@bronze", "pool=plain")
+	d := a.MustPlan(controltest.Create("test@silver", "from=db", "size=40GiB", "label.x=y", "readonly=true", "protect=true")).Dataset
+	if d.Profile.Name != "silver" || d.Size != 40*dataset.GiB || d.Profile.Size != d.Size || d.Profile.Filesystem.Type != "xfs" ||
+		d.Labels["x"] != "y" || !d.ReadOnly || !d.Protected {
+		t.Errorf("%+v", d)
+	}
+	if d := a.MustPlan(controltest.Create("test@silver", "from=db")).Dataset; d.Size != 20*dataset.GiB || d.Profile.Size != d.Size {
+		t.Errorf("a profile that promises less made it smaller: %+v", d)
+	}
+	if d := a.MustPlan(controltest.Create("test", "from=db", "fs=xfs", "size=20GiB")).Dataset; d.Size != 20*dataset.GiB {
+		t.Errorf("%+v", d)
+	}
+	for _, c := range []struct {
+		req   api.Request
+		kind  *dataset.Kind
+		parts []string
+	}{
+		{controltest.Create("test", "from=db", "owner=5:6"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
+		{controltest.Create("test@snapshot-abcd", "mode=0700"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "test", Path: "/srv", Options: map[string]string{"owner": "5:6"}}, dataset.ErrInvalid, []string{"an import has the owner and mode"}},
+		{controltest.Create("test", "from=db", "fs=ext4"), dataset.ErrInvalid, []string{"source's filesystem", "xfs", "ext4"}},
+		{controltest.Create("test", "from=any", "fs=xfs"), dataset.ErrInvalid, []string{"that its pool chose"}},
+		{controltest.Create("test@gold", "from=any"), dataset.ErrInvalid, []string{"profile gold wants filesystem xfs", `"test"`}},
+		{controltest.Create("test", "from=db", "size=1GiB"), dataset.ErrInvalid, []string{"1GiB is smaller than its source's 20GiB"}},
+		{controltest.Create("test", "from=db", "pool=plain"), dataset.ErrUnsupported, []string{"it is not pool plain"}},
+		{controltest.Create("test", "from=plain", "size=1GiB"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
+		{controltest.Create("test@silver", "from=plain"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
+		{controltest.Create("test", "from=db", "profile=glod"), dataset.ErrInvalid, []string{"unknown profile"}},
+	} {
+		a.MustRefusePlan(c.req, c.kind, c.parts...)
+	}
+}
+
+// Asked again for the same name and source: the volume that exists. Another
+// source is refused, and a source that is gone is still known by its prefix.
+func TestCloneThatExists(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	db, other := a.MustCreate("db@silver"), a.MustCreate("other@silver")
+	s, s2 := a.MustSnapshot("db", ""), a.MustSnapshot("db", "")
+	ofSnap, ofData, byName := "c1@snapshot-"+s.ID.String()[:8], "c2@snapshot-"+db.ID.String()[:8], controltest.Create("c3", "from=other")
+	a.MustCreate(ofSnap)
+	a.MustCreate(ofData)
+	a.MustDo(byName)
+	a.MustSnapshot("c1", "")
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "c2", Protect: controltest.Yes()})
+
+	done := func(reqs ...api.Request) {
+		t.Helper()
+		for _, req := range reqs {
+			if p, err := e.Plan(e.Ctx, a.ID, req); err != nil || p.Done == nil {
+				t.Errorf("%s %v: %+v, %v", req.Volume, req.Options, p, err)
+			}
+		}
+	}
+	same := []api.Request{
+		controltest.Create(ofSnap), controltest.Create("c1", "from="+s.ID.String()), controltest.Create("c1@SNAPSHOT-" + strings.ToUpper(s.ID.String())),
+		controltest.Create("c1"), controltest.Create(ofData), controltest.Create("c2", "from="+db.ID.String()[:13]),
+	}
+	done(same...)
+	done(controltest.Create("c2", "from=db"), byName)
+	for _, req := range []api.Request{
+		controltest.Create("c1@snapshot-" + s2.ID.String()), controltest.Create("c1@snapshot-" + db.ID.String()), controltest.Create("c1", "from=db"),
+		controltest.Create("c2@snapshot-" + other.ID.String()), controltest.Create("c2@snapshot-" + s.ID.String()), controltest.Create("c3", "from=db"),
+		controltest.Create("db@snapshot-" + other.ID.String()), controltest.Create("c1@snapshot-00000000"),
+	} {
+		a.MustRefusePlan(req, dataset.ErrExists, "exists")
+	}
+
+	// The sources go to the trash, and then for good.
+	a.MustDo(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: s.ID.String()})
+	a.MustDelete("db")
+	a.MustDelete("other")
+	done(same...)
+	done(byName)
+	for _, d := range []dataset.Dataset{db, other} {
+		e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	}
+	a.DoWork()
+	done(same...)
+	a.MustRefusePlan(byName, dataset.ErrExists, "is a clone of dataset "+other.ID.String(), "other")
+	// Another volume of that name is another source.
+	a.MustCreate("other")
+	a.MustRefusePlan(byName, dataset.ErrExists)
+	e.CheckInvariants()
+}
+
+// An ambiguous prefix that was of one thing once is still that for the clone.
+func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.ForgeVolume("db", "abcd0000-0000-4000-8000-000000000001")
+	a.MustCreate("test@snapshot-abcd")
+	a.ForgeVolume("db2", "abcd0000-0000-4000-8000-000000000002")
+	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("test@snapshot-abcd")); err != nil || p.Done == nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+	a.MustRefusePlan(controltest.Create("test2@snapshot-abcd"), dataset.ErrAmbiguous, "dataset abcd0000-0000-4000-8000-000000000001 (db)", "(db2)", "say more")
+	a.MustCreate("test3@snapshot-abcd0000-0000-4000-8000-000000000002")
+	a.MustRefusePlan(controltest.Create("test3@snapshot-abcd0000-0000-4000-8000-000000000001"), dataset.ErrExists)
+}
+
+func TestCloneFromTrash(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@silver")
+	s := a.MustSnapshot("db", "")
+	d := a.MustDelete("db")
+	a.MustCreate("c1@snapshot-" + d.ID.String()[:8])
+	a.MustCreate("c2@snapshot-" + s.ID.String()[:8])
+	a.MustRefusePlan(controltest.Create("c3", "from=db"), dataset.ErrNotFound)
+	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	a.MustRefusePlan(controltest.Create("c3@snapshot-"+d.ID.String()[:8]), dataset.ErrNotFound)
+	a.MustRefusePlan(controltest.Create("c3@snapshot-"+s.ID.String()[:8]), dataset.ErrNotFound)
+	a.DoWork()
+	e.CheckInvariants()
+}

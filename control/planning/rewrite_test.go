@@ -1,0 +1,53 @@
+package planning_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A rewrite is its home's work, which changes nothing on record; nothing is begun of what is on
+// its way to another node.
+func TestRewrite(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustRegister("alpha")
+	b.MustRegister("beta")
+	d := *a.MustCommit(a.MustPlan(controltest.Create("db@silver"))).Dataset
+	rewrite := api.Request{Kind: dataset.OpRewrite, Volume: "db"}
+	op := a.MustPlan(rewrite)
+	for range 2 {
+		a.MustCommit(op)
+	}
+	v := e.MustVolume("db")
+	if v.Epoch != d.Epoch || v.Size != d.Size || v.Home != d.Home {
+		t.Errorf("on record is %+v", v)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta"})
+	a.MustRefusePlan(rewrite, dataset.ErrConflict, "on its way to another node")
+	a.MustRefusePlan(api.Request{Kind: dataset.OpRewrite, Volume: "none"}, dataset.ErrNotFound, "no such volume")
+}
+
+// An agent that does not say that it rewrites is older, and is asked for nothing that it would never
+// answer.
+func TestRewriteByAnOlderAgent(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	a.MustCommit(a.MustPlan(controltest.Create("db@silver")))
+	older := dataset.Node{ID: a.ID, Name: "alpha", Version: "1.0.0", Incarnation: a.Incarnation}
+	for does, want := range map[dataset.OpKind]*dataset.Kind{"": dataset.ErrUnsupported, dataset.OpRekey: dataset.ErrUnsupported, dataset.OpRewrite: nil} {
+		older.Does = []dataset.OpKind{does}
+		if err := a.Register(a.Ctx, api.Registration{Node: older, Pools: a.LocalPools}); err != nil {
+			t.Fatal(err)
+		}
+		rewrite := api.Request{Kind: dataset.OpRewrite, Volume: "db"}
+		if want == nil {
+			a.MustPlan(rewrite)
+		} else {
+			a.MustRefusePlan(rewrite, want, "node alpha, which has it, runs drover 1.0.0, which cannot: update drover there")
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package planning_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestResize(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustCreate("plain", "pool=plain")
+	resize := func(v, size string) api.Request {
+		return api.Request{Kind: dataset.OpResize, Volume: v, Size: size}
+	}
+	a.MustRefusePlan(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB, and its filesystem cannot be made smaller (drover volume export db | drover volume import NEW@gold -o size=10GiB --from - makes another)")
+	a.MustRefusePlan(resize("db", "10"), dataset.ErrInvalid, "10GiB")
+	a.MustRefusePlan(resize("db", ""), dataset.ErrInvalid)
+	a.MustRefusePlan(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot give it size 10GiB: it cannot enforce a size")
+	a.MustRefusePlan(resize("nothing", "10GiB"), dataset.ErrNotFound)
+	op := a.MustPlan(resize("db", "25GB"))
+	if op.Kind != dataset.OpResize || op.Dataset.Size != 25e9 || op.Dataset.Profile.Size != 25e9 {
+		t.Errorf("%+v", op.Dataset)
+	}
+	op.Dataset.Size += 2048 // rounded up
+	for range 2 {
+		if d := a.MustCommit(op).Dataset; d.Size != 25e9+2048 || d.Profile.Size != 25e9 {
+			t.Errorf("%+v", d)
+		}
+	}
+	if p, err := e.Plan(e.Ctx, a.ID, resize("db", "25GB")); err != nil || p.Done == nil {
+		t.Errorf("asked again: %+v, %v", p, err)
+	}
+	e.CheckInvariants()
+}
+
+// What changed between the plan and the report of a resize stays.
+func TestResizeKeepsOtherChanges(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@silver")
+	op := a.MustPlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"})
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "bronze"})
+	s := a.MustSnapshot("db", "")
+	d := a.MustCommit(op).Dataset
+	if d.Size != 30*dataset.GiB || d.Profile.Size != d.Size || !d.Protected || d.Profile.Name != "bronze" || d.Latest != s.ID {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestSetProfile(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@silver", "owner=5:5")
+	set := func(p string) api.Request {
+		return api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: p}
+	}
+	refuse := func(req api.Request, kind *dataset.Kind, parts ...string) {
+		t.Helper()
+		_, err := e.Submit(e.Ctx, req)
+		controltest.Refused(t, err, kind, parts...)
+	}
+	if out := e.MustSubmit(set("silver")); out.Operation != nil || out.Volume.ID != d.ID {
+		t.Errorf("the one it has: %+v", out)
+	}
+	out := e.MustSubmit(set("fleeting")) // promises less: the size stays, and is seen
+	if out.Operation.State != dataset.OpDone || out.Volume.Profile.Name != "fleeting" || out.Volume.Size != 10*dataset.GiB || out.Volume.Profile.OnDelete.Mode != dataset.DeletePurge {
+		t.Errorf("%+v", out.Volume)
+	}
+	if o := out.Volume.Profile.Owner; o == nil || o.UID != 5 {
+		t.Errorf("the root's owner is %+v, which no profile changes", o)
+	}
+	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold wants filesystem xfs`, "that its pool chose")
+	refuse(set("glod"), dataset.ErrInvalid, "unknown profile")
+	both := set("silver")
+	both.Protect = controltest.Yes()
+	refuse(both, dataset.ErrInvalid, "one, then the other")
+	refuse(api.Request{Kind: dataset.OpUpdate, Volume: "db"}, dataset.ErrInvalid, "nothing to change")
+	refuse(api.Request{Kind: dataset.OpUpdate, Volume: "nothing", Profile: "gold"}, dataset.ErrNotFound)
+
+	// The same profile after the file was edited.
+	p := e.ProfileSet.ByName["fleeting"]
+	p.Revision, p.Description = "r2", "edited"
+	e.ProfileSet.ByName["fleeting"] = p
+	if v := e.MustVolume("db"); v.Profile.Description != "" {
+		t.Error("editing the file changed a volume")
+	}
+	if out := e.MustSubmit(set("fleeting")); out.Volume.Profile.Description != "edited" {
+		t.Errorf("%+v", out.Volume.Profile)
+	}
+	e.CheckInvariants()
+}
+
+// What was asked for stays on record beside what the backend rounded it up to.
+func TestSizeAskedForStays(t *testing.T) {
+	const asked, rounded = 50e9, 50000003072
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	op := a.MustPlan(controltest.Create("db", "size=50GB"))
+	op.Dataset.Size = rounded
+	a.MustCommit(op)
+	d := a.MustCreate("copy", "from=db")
+	if d.Size != rounded || d.Profile.Size != asked {
+		t.Errorf("a clone has %d, asked for as %d", d.Size, d.Profile.Size)
+	}
+	v := e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}).Volume
+	if v.Size != rounded || v.Profile.Size != asked {
+		t.Errorf("with a profile of less it has %d, asked for as %d", v.Size, v.Profile.Size)
+	}
+	a.MustRefusePlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GB"}, dataset.ErrUnsupported, "size 40GB is smaller than its 50GB")
+	a.MustRefusePlan(controltest.Create("small", "from=db", "size=40GB"), dataset.ErrInvalid, "size 40GB is smaller than its source's 50GB")
+	e.CheckInvariants()
+}
+
+// A profile that promises a larger size is set together with the size, by the
+// agent; a protection that comes meanwhile stays.
+func TestSetProfileThatGrows(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@silver", "fs=xfs")
+	req := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "gold"}
+	out := e.MustSubmit(req)
+	if out.Operation.Kind != dataset.OpResize || out.Operation.State != dataset.OpPending || out.Volume != nil {
+		t.Fatalf("%+v", out.Operation)
+	}
+	if again := e.MustSubmit(req); again.Operation.ID != req.ID {
+		t.Errorf("asked again: %+v", again.Operation)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
+	if v := e.MustVolume("db"); v.Profile.Name != "silver" {
+		t.Error("set before its size was")
+	}
+	a.DoWork()
+	v := e.MustVolume("db")
+	if v.Profile.Name != "gold" || v.Size != 20*dataset.GiB || v.Profile.Size != v.Size || !v.Protected || v.Profile.Snapshots.Schedule == "" {
+		t.Errorf("%+v", v.Dataset)
+	}
+	a.MustCreate("plain", "pool=plain")
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"})
+	controltest.Refused(t, err, dataset.ErrUnsupported, "pool plain cannot keep profile silver: it cannot enforce a size")
+	e.CheckInvariants()
+}
+
+// A profile that promises less makes a volume smaller where its pool can; what was rounded up to it,
+// or a profile without a size, changes nothing.
+func TestSetProfileThatShrinks(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.LocalPools[0].Capabilities.Shrink = true
+	a.MustRegister("alpha")
+	a.MustCreate("db@silver", "size=30GiB", "fs=xfs")
+	set := func(p string) dataset.Operation {
+		return *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: p}).Operation
+	}
+	if op := set("gold"); op.Kind != dataset.OpResize || op.State != dataset.OpPending {
+		t.Fatalf("%+v", op)
+	}
+	if v := e.MustVolume("db"); v.Size != 30*dataset.GiB || v.Profile.Name != "silver" {
+		t.Errorf("set before its size was: %+v", v.Dataset)
+	}
+	a.DoWork()
+	if v := e.MustVolume("db"); v.Profile.Name != "gold" || v.Size != 20*dataset.GiB || v.Profile.Size != v.Size {
+		t.Errorf("%+v", v.Dataset)
+	}
+	e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "30GiB"})
+	a.DoWork()
+	p := e.ProfileSet.ByName["gold"]
+	p.Revision = "r1b"
+	e.ProfileSet.ByName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.MustVolume("db").Size != 30*dataset.GiB || e.MustVolume("db").Profile.Revision != "r1b" {
+		t.Errorf("its own again, after it was made larger: %+v, %+v", op, e.MustVolume("db").Dataset)
+	}
+	e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "20GiB"})
+	a.DoWork()
+	p.Revision, p.Size = "r2", 20*dataset.GiB-2048
+	e.ProfileSet.ByName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.MustVolume("db").Size != 20*dataset.GiB {
+		t.Errorf("rounded up: %+v", op)
+	}
+	p.Revision, p.Size = "r3", 0
+	e.ProfileSet.ByName["gold"] = p
+	if op := set("gold"); op.Kind != dataset.OpUpdate || e.MustVolume("db").Size != 20*dataset.GiB {
+		t.Errorf("without a size: %+v", op)
+	}
+	e.CheckInvariants()
+}

@@ -1,0 +1,86 @@
+package recovery_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/recovery"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Nor is what is kept in memory of what a node holds, for a recovery, without an end; it is
+// forgotten when that is done.
+func TestHoldingsAreBounded(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha")
+	a := m.Agents["alpha"]
+	m.Saved = m.Save()
+	a.MustCreate("db")
+	back(m)
+	for want, change := range map[string]func(h *api.Holdings){
+		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Found = make([]api.Found, reports.MaxFound+1) },
+		"257 pools (256 at most)":          func(h *api.Holdings) { h.Pools = make([]uuid.UUID, 257) },
+		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.Kept, reports.MaxSeen+1) },
+		"200001 epochs given up":           func(h *api.Holdings) { h.Given = make([]api.Given, reports.MaxSeen+1) },
+		"copy of dataset " + a.ID.String(): func(h *api.Holdings) {
+			h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: a.ID, Kind: dataset.CopyKind(strings.Repeat("x", reports.MaxRecord))}}}
+		},
+		"dataset " + a.LocalPools[0].ID.String() + " ": func(h *api.Holdings) {
+			h.Found = []api.Found{{Dataset: dataset.Dataset{ID: a.LocalPools[0].ID, Spelling: strings.Repeat("x", reports.MaxRecord)}}}
+		},
+	} {
+		h := m.Holdings["alpha"]
+		change(&h)
+		controltest.Refused(t, m.Hold(t.Context(), a.ID, h), dataset.ErrInvalid, "holdings of node", want)
+	}
+	m.MustRecover("alpha")
+	if _, reports := m.Service.Recovery.Gathered(); reports != 0 || m.Service.Recovery.Gathers() == nil {
+		t.Errorf("%d nodes' holdings are kept after the recovery", reports)
+	}
+	if v := m.MustVolume("db"); v.Home != a.ID {
+		t.Errorf("%+v", v)
+	}
+}
+
+// What nodes hold is taken in once a recovery was asked for, and kept until that is done, or was
+// not confirmed for long.
+func TestHoldingsAreForgotten(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha")
+	m.Saved = m.Save()
+	m.Agents["alpha"].MustCreate("db")
+	back(m)
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "not asked for a recovery")
+	r, err := m.RecoverWith(api.Recover{}, "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.EndSession(m.Agents["alpha"]) // as its session would by itself, at some time of the next hour
+	m.Control.Clock.Advance(recovery.GatheredFor - 1)
+	m.Stand(m.Service)
+	if err := m.Service.Recovery.Gathers(); err != nil || reportsOf(m.Service) != 1 {
+		t.Errorf("forgotten early: %v", err)
+	}
+	m.Control.Clock.Advance(1)
+	m.Stand(m.Service)
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
+	_, err = m.RecoverWith(api.Recover{Confirm: r.Digest})
+	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	m.Agents["alpha"].Incarnation = uuid.New() // its session was over
+	m.Agents["alpha"].MustRegister("alpha")
+	h := m.Holdings["alpha"]
+	h.Incarnation = m.Agents["alpha"].Incarnation
+	m.Holdings["alpha"] = h
+	m.MustRecover("alpha")
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
+}
+
+// reportsOf returns how many nodes have reported for the recovery in progress.
+func reportsOf(s *control.Service) int {
+	_, n := s.Recovery.Gathered()
+	return n
+}

@@ -1,0 +1,283 @@
+package recovery_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a rebuild brings back is bounded too.
+func TestRebuildsAreBounded(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	found := func(d dataset.Dataset, n int) api.Found {
+		d.ID, d.State = uuid.New(), dataset.StateReady
+		return api.Found{Pool: a.LocalPools[0].ID, Dataset: d, Snapshots: make([]dataset.Snapshot, n)}
+	}
+	before := e.Dump()
+	for want, list := range map[string][]api.Found{
+		"100001 datasets (100000 at most)": make([]api.Found, reports.MaxFound+1),
+		"100001 snapshots":                 {found(dataset.Dataset{Volume: "db"}, reports.MaxFound+1)},
+		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", Spelling: strings.Repeat("x", reports.MaxRecord)}, 0)},
+	} {
+		_, err := e.Rebuild(e.Ctx, a.ID, list)
+		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild", want)
+	}
+	if diff := cmp.Diff(before, e.Dump()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The store is lost: every name, everything in the trash and every snapshot
+// comes back from what lies beside the data.
+func TestRebuild(t *testing.T) {
+	old := controltest.New(t)
+	a := old.NewAgent("alpha")
+	db := a.MustCreate("db@gold")
+	for i := range 150 { // more than fit in a transaction
+		a.MustSnapshot("db", fmt.Sprintf("s%d", i))
+	}
+	a.MustCreate("trashed@silver")
+	trashed := a.MustDelete("trashed")
+	a.MustCreate("kept@kept")
+	kept := a.MustDelete("kept")
+	a.MustCreate("going@fleeting")
+	a.MustDelete("going")
+	found := a.FoundDatasets()
+
+	e := controltest.New(t)
+	e.Clock.Advance(1000 * time.Hour) // long after the trash's end
+	b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
+	b.MustRegister("alpha")
+	actions := map[string]string{}
+	for _, r := range b.MustRebuild(found...) {
+		actions[r.Volume] = r.Action
+	}
+	want := map[string]string{"db": "restored", "trashed": "trashed", "kept": "trashed", "going": "trashed"}
+	for v, action := range want {
+		if actions[v] != action {
+			t.Errorf("%s: %s, not %s", v, actions[v], action)
+		}
+	}
+	st := e.CheckInvariants()
+	if len(st.Datasets) != 4 || len(st.Snapshots) != 150 {
+		t.Errorf("%d datasets, %d snapshots", len(st.Datasets), len(st.Snapshots))
+	}
+	v := e.MustVolume("db")
+	if v.ID != db.ID || v.Epoch != db.Epoch+1 || v.Snapshots != 150 || v.Profile.Name != "gold" || v.Spelling != "db@gold" {
+		t.Errorf("%+v", v)
+	}
+	if got := st.Datasets[trashed.ID].Trash; !got.Until.Equal(e.Clock.Now().Add(72 * time.Hour)) {
+		t.Errorf("nobody could have it back meanwhile: %+v", got)
+	}
+	if got := st.Datasets[kept.ID].Trash; !got.Until.IsZero() {
+		t.Errorf("%+v", got)
+	}
+	e.Round()
+	if st := e.CheckInvariants(); st.Datasets[trashed.ID].State != dataset.StateTrashed {
+		t.Error("what came back is destroyed at once")
+	}
+
+	before := e.Dump()
+	for _, r := range b.MustRebuild(found...) {
+		if r.Action != "known" || r.Note != "" {
+			t.Errorf("again: %+v", r)
+		}
+	}
+	if after := e.Dump(); len(after) != len(before) {
+		t.Errorf("again: %d keys, not %d", len(after), len(before))
+	}
+	// It is as good as new.
+	b.MustSnapshot("db", "after")
+	b.MustDelete("db")
+	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "trashed"})
+	e.CheckInvariants()
+}
+
+func TestRebuildOfTakenNames(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	long := strings.Repeat("long-", 25) + "abc" // 128 characters
+	mine, mineLong := a.MustCreate("db"), a.MustCreate(long)
+	id := uuid.MustParse("abcd0000-0000-4000-8000-000000000001")
+	a.MustCreate("db-" + id.String()[:8])
+	a.MustCreate("db-" + id.String()[:13])
+	f := api.Found{Pool: a.LocalPools[0].ID, Dataset: mine}
+	f.Dataset.ID = id
+	g := api.Found{Pool: a.LocalPools[0].ID, Dataset: mineLong}
+	g.Dataset.ID = uuid.MustParse("abcd0000-0000-4000-8000-000000000002")
+	got := a.MustRebuild(f, g)
+	if r := got[id]; r.Action != "renamed" || r.Volume != "db-"+id.String()[:18] || !strings.Contains(r.Note, mine.ID.String()) {
+		t.Errorf("%+v", r)
+	}
+	if r := got[g.Dataset.ID]; r.Action != "renamed" || r.Volume != long[:119]+"-abcd0000" || dataset.CheckName(r.Volume) != nil {
+		t.Errorf("%+v", r)
+	}
+	if v := e.MustVolume("db"); v.ID != mine.ID {
+		t.Error("the name was taken away")
+	}
+	if v := e.MustVolume(got[id].Volume); v.ID != id || v.Spelling != v.Volume || v.SpelledBy != uuid.Nil {
+		t.Errorf("%+v", v.Dataset)
+	}
+	for _, r := range a.MustRebuild(f, g) {
+		if r.Action != "known" || r.Volume != got[r.Dataset].Volume {
+			t.Errorf("again: %+v", r)
+		}
+	}
+	e.CheckInvariants()
+}
+
+func TestRebuildOfOddities(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db")
+	s := a.MustSnapshot("db", "one")
+	// A copy of the pool on another node is not the dataset.
+	copied := api.Found{Pool: b.LocalPools[0].ID, Dataset: d, Snapshots: []dataset.Snapshot{s, s}}
+	copied.Snapshots[1].ID = uuid.New()
+	if r := b.MustRebuild(copied)[d.ID]; r.Action != "known" || !strings.Contains(r.Note, a.ID.String()) {
+		t.Errorf("%+v", r)
+	}
+	if v := e.MustVolume("db"); v.Home != a.ID || v.Snapshots != 1 {
+		t.Errorf("%+v", v)
+	}
+	// Pools that are not the node's.
+	for _, f := range []api.Found{{Pool: a.LocalPools[0].ID, Dataset: d}, {Pool: uuid.New(), Dataset: d}, {Pool: b.LocalPools[0].ID}} {
+		_, err := b.Rebuild(e.Ctx, b.ID, []api.Found{f})
+		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild")
+	}
+	// Names that are none, and snapshots' names that are taken or none.
+	odd := api.Found{Pool: b.LocalPools[0].ID, Dataset: d}
+	odd.Dataset.ID, odd.Dataset.Volume = uuid.New(), "../../etc"
+	for _, name := range []string{"one", "one", "../x", ""} {
+		x := s
+		x.ID, x.Name, x.Dataset = uuid.New(), name, d.ID // of another, as it says
+		odd.Snapshots = append(odd.Snapshots, x)
+	}
+	if r := b.MustRebuild(odd)[odd.Dataset.ID]; r.Action != "trashed" {
+		t.Errorf("%+v", r)
+	}
+	list, err := e.Snapshots(e.Ctx, odd.Dataset.ID.String(), api.Page{})
+	if err != nil || len(list.Items) != 4 {
+		t.Errorf("%d snapshots, %v", len(list.Items), err)
+	}
+	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String()})
+	controltest.Refused(t, err, dataset.ErrInvalid, "bad volume name")
+	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String(), Name: "odd"})
+	// New snapshots are counted, and seen by the background work.
+	odd.Snapshots[0].ID = uuid.New()
+	b.MustRebuild(odd)
+	if v := e.MustVolume("odd"); v.Snapshots != 5 {
+		t.Errorf("%d snapshots", v.Snapshots)
+	}
+	odd.Snapshots[0].ID = uuid.Nil
+	_, err = b.Rebuild(e.Ctx, b.ID, []api.Found{odd})
+	controltest.Refused(t, err, dataset.ErrInvalid, "snapshot")
+	e.CheckInvariants()
+}
+
+// A crash at any step of a rebuild is finished by the next.
+func TestRebuildCutShort(t *testing.T) {
+	old := controltest.New(t)
+	a := old.NewAgent("alpha")
+	a.MustCreate("db")
+	for i := range 40 {
+		a.MustSnapshot("db", fmt.Sprint("s-", i))
+	}
+	a.MustCreate("db2")
+	found := a.FoundDatasets()
+	for n := 1; ; n++ {
+		e := controltest.New(t)
+		b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
+		b.MustRegister("alpha")
+		e.Spy.FailFrom(n, n%2 == 0)
+		_, err := b.Rebuild(e.Ctx, b.ID, found)
+		e.Spy.FailFrom(0, false)
+		if err == nil {
+			break
+		}
+		controltest.Refused(t, err, dataset.ErrUnavailable)
+		e.CheckInvariants()
+		b.MustRebuild(found...)
+		if st := e.CheckInvariants(); len(st.Datasets) != 2 || len(st.Snapshots) != 40 {
+			t.Fatalf("cut short at %d: %d datasets, %d snapshots", n, len(st.Datasets), len(st.Snapshots))
+		}
+		n += 6
+	}
+}
+
+// A disk of a host that is gone, and its store, come into another host: the volumes
+// are that one's, unless the old one is still heard.
+func TestRebuildOnAnotherHost(t *testing.T) {
+	for _, alive := range []bool{false, true} {
+		e := controltest.New(t)
+		a := e.NewAgent("alpha")
+		db := a.MustCreate("db@gold")
+		a.MustSnapshot("db", "one")
+		a.MustCreate("old")
+		old := a.MustDelete("old")
+		found := a.FoundDatasets()
+		if !alive {
+			e.Registered = nil
+			e.Restart()
+		}
+		b := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New(), LocalPools: a.LocalPools}
+		b.MustRegister("beta")
+		for _, r := range b.MustRebuild(found...) {
+			if strings.Contains(r.Note, "left alone") != alive {
+				t.Errorf("alpha alive %t: %+v", alive, r)
+			}
+		}
+		v := e.MustVolume("db")
+		if alive {
+			if v.Home != a.ID || v.Epoch != db.Epoch {
+				t.Errorf("%+v", v)
+			}
+			continue
+		}
+		e.CheckInvariants()
+		if v.Home != b.ID || v.Epoch != db.Epoch+1 || v.Snapshots != 1 || v.Lease == nil || v.Lease.Node != b.ID {
+			t.Errorf("%+v", v)
+		}
+		e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: old.ID.String()})
+		b.MustSnapshot("old", "two")
+		b.MustDelete("db")
+	}
+}
+
+// A copy in another pool of the home, as a disk that was copied has, is left alone, however late its record is.
+func TestRebuildOfACopyInAnotherPool(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@bronze")
+	copied := api.Found{Pool: a.LocalPools[1].ID, Dataset: d, Index: 1 << 40}
+	copied.Dataset.Pool = copied.Pool
+	if got := a.MustRebuild(copied)[d.ID]; got.Action != "known" || !strings.Contains(got.Note, "this copy is left alone") {
+		t.Errorf("%+v", got)
+	}
+	if v := e.MustVolume("db"); v.Pool != d.Pool || v.Epoch != d.Epoch {
+		t.Errorf("it is on record in pool %s at epoch %d", v.Pool, v.Epoch)
+	}
+}
+
+// I1: what is rebuilt from what lies on a node gets a later epoch than any that is known of it.
+func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@gold")
+	e.EditDataset(d.ID, func(d *dataset.Dataset, l *dataset.Lease) { d.Epoch, l.Epoch = 7, 7 })
+	const seen = 1 << 40 // after all that this store has
+	a.MustRebuild(api.Found{Pool: d.Pool, Dataset: d, Index: seen})
+	if got := e.MustVolume("db").Epoch; got != 8 {
+		t.Errorf("it is at epoch %d", got)
+	}
+}

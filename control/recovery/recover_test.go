@@ -1,0 +1,297 @@
+package recovery_test
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// back puts the store back to what it was saved as, and has it seen.
+func back(m *controltest.RestoredStore) {
+	m.Control.Helper()
+	m.NoteHoldings()
+	m.PutBack(m.Saved)
+	if err := m.Services[0].Ledger.HaltRestored(m.Control.Ctx, controltest.SeenIndex); err != nil {
+		m.Control.Fatalf("%v", err)
+	}
+}
+
+func actions(r api.Recovery) map[string]string {
+	out := map[string]string{}
+	for _, d := range r.Different {
+		out[cmp.Or(d.Volume, d.Dataset.String())] += d.Action
+	}
+	return out
+}
+
+// Whatever happened since the snapshot is so again: what was made, moved, put in the trash
+// or taken out of it, snapshots taken and removed; what was destroyed is off the record;
+// and what did not change is not touched.
+func TestRecover(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "beta", "gamma")
+	a, b := m.Agents["alpha"], m.Agents["beta"]
+	same, moved := a.MustCreate("same"), a.MustCreate("moved@gold")
+	a.MustCreate("trashed")
+	untrashed, gone := a.MustCreate("untrashed"), a.MustCreate("gone@fleeting")
+	a.MustCreate("reused@fleeting")
+	snapped := a.MustCreate("snapped@gold")
+	spare := a.MustSnapshot("snapped", "spare")
+	a.MustDelete("untrashed")
+	running := *m.MustSubmit(api.Request{Kind: dataset.OpResize, Volume: "same", Size: "1GiB"}).Operation
+	m.Saved = m.Save()
+
+	made := b.MustCreate("made")
+	m.MustMove("moved", a, b, "beta")
+	again := m.MustMove("moved", b, a, "alpha")
+	now := m.MustMove("moved", a, b, "beta")
+	a.MustDelete("trashed")
+	m.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: untrashed.ID.String()})
+	a.MustPurge(a.MustDelete("gone"))
+	a.MustPurge(a.MustDelete("reused"))
+	reused := b.MustCreate("reused")
+	late := a.MustSnapshot("snapped", "late")
+	op := *m.MustSubmit(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: spare.ID.String()}).Operation
+	a.MustCommit(op)
+	back(m)
+
+	r := m.MustRecover("alpha", "beta", "gamma")
+	want := map[string]string{
+		"made": "restored", "moved": "moved", "trashed": "trashed", "untrashed": "changed", "gone": "forgotten",
+		"reused": "forgottenrestored", "snapped": "changed",
+	}
+	if got := actions(r); len(got) != len(want) || len(r.Silent) != 0 || len(r.Heard) != 3 {
+		t.Errorf("%+v", r)
+	}
+	for name, action := range want {
+		if got := actions(r)[name]; got != action {
+			t.Errorf("%s: %s, want %s", name, got, action)
+		}
+	}
+	st := m.CheckInvariants()
+	if d := st.Datasets[moved.ID]; d.Home != b.ID || d.Epoch <= now.Epoch || now.Epoch <= again.Epoch || !slices.Equal(d.Copies, []uuid.UUID{a.ID}) {
+		t.Errorf("what moved is %+v", d)
+	}
+	for name, id := range map[string]uuid.UUID{"made": made.ID, "untrashed": untrashed.ID, "reused": reused.ID, "same": same.ID, "moved": moved.ID, "snapped": snapped.ID} {
+		if v := m.MustVolume(name); v.ID != id {
+			t.Errorf("%s is %s, not %s", name, v.ID, id)
+		}
+	}
+	if _, there := st.Datasets[gone.ID]; there {
+		t.Error("what was destroyed is on record")
+	}
+	if st.Datasets[same.ID].Epoch != same.Epoch {
+		t.Error("what is the same was touched")
+	}
+	if _, there := st.Snapshots[spare.ID]; there || st.Snapshots[late.ID].Name != "late" {
+		t.Errorf("snapshots: %v", st.Snapshots)
+	}
+	if got := m.MustOperation(running.ID); got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "went back") {
+		t.Errorf("what was under way is %+v", got)
+	}
+	if m.Halted() {
+		t.Error("it is halted still")
+	}
+	a.MustCreate("after") // and all goes on
+	_, clock, err := m.Services[1].Ledger.ReadLanes(t.Context(), nil)
+	if err != nil || clock <= controltest.SeenIndex || m.Halted() {
+		t.Errorf("clock %d, %v, halted %t", clock, err, m.Halted())
+	}
+	// Again: nothing.
+	if r, err := m.Recover(t.Context(), api.Recover{}); err != nil || r.Halted != "" || len(r.Different) != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, name := range []string{"alpha", "gamma"} {
+		if s := m.Agents[name].MustSync(0); s.Recovery == nil || !s.Recovery.Done || !s.Recovery.Heard {
+			t.Errorf("%s hears of %+v", name, s.Recovery)
+		}
+	}
+}
+
+// Cut short after any number of transactions, it is asked for again, and comes to the same.
+func TestRecoverCutShort(t *testing.T) {
+	for n := 0; ; n++ {
+		m := controltest.NewRestoredStore(t, "alpha", "beta")
+		a, b := m.Agents["alpha"], m.Agents["beta"]
+		d := a.MustCreate("moved")
+		a.MustCreate("gone@fleeting")
+		m.Saved = m.Save()
+		a.MustPurge(a.MustDelete("gone"))
+		made := b.MustCreate("gone")
+		b.MustSnapshot("gone", "one")
+		m.MustMove("moved", a, b, "beta")
+		back(m)
+		r, err := m.RecoverWith(api.Recover{}, "alpha", "beta")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Ledger.Store = &stops{Store: m.Store, left: n}
+		_, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, "alpha", "beta")
+		m.Ledger.Store = m.Store
+		if err != nil {
+			if !m.Halted() {
+				t.Fatalf("stopped after %d: the halt is over", n)
+			}
+			m.MustRecover("alpha", "beta")
+		}
+		m.CheckInvariants()
+		if v := m.MustVolume("moved"); v.ID != d.ID || v.Home != b.ID {
+			t.Errorf("stopped after %d: %+v", n, v)
+		}
+		if v := m.MustVolume("gone"); v.ID != made.ID || v.Snapshots != 1 {
+			t.Errorf("stopped after %d: %+v", n, v)
+		}
+		if err == nil {
+			if n < 4 {
+				t.Errorf("it took %d transactions", n)
+			}
+			return
+		}
+	}
+}
+
+// stops fails every transaction after so many.
+type stops struct {
+	store.Store
+	left int
+}
+
+func (s *stops) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+	if s.left--; s.left < 0 {
+		return 0, store.ErrClosed
+	}
+	return s.Store.Txn(ctx, checks, writes)
+}
+
+// What takes a person's word is refused by name, and nothing at all is written: two nodes
+// that claim one epoch; an epoch given up to a node that is not heard of. With the word,
+// one of them has it, at an epoch above all.
+func TestRecoverDisputed(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(m *controltest.RestoredStore, d dataset.Dataset)
+		heard   []string
+		fenced  string
+		home    string
+		copies  int
+		epoch   uint64
+	}{
+		"two claims": {func(m *controltest.RestoredStore, d dataset.Dataset) {
+			h := m.Holdings["beta"]
+			d.Home, d.Pool = m.Agents["beta"].ID, m.Agents["beta"].LocalPools[0].ID
+			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: controltest.SeenIndex})
+			m.Holdings["beta"] = h
+		}, []string{"beta", "alpha"}, "beta", "alpha", 1, 2},
+		"given up to who is silent": {func(m *controltest.RestoredStore, d dataset.Dataset) {
+			h := m.Holdings["alpha"]
+			h.Given = []api.Given{{Dataset: d.ID, Epoch: d.Epoch, To: m.Agents["beta"].ID}}
+			m.Holdings["alpha"] = h
+		}, []string{"alpha"}, "beta", "alpha", 0, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := controltest.NewRestoredStore(t, "alpha", "beta")
+			d := m.Agents["alpha"].MustCreate("db")
+			m.Saved = m.Save()
+			back(m)
+			c.prepare(m, d)
+			r, err := m.RecoverWith(api.Recover{}, c.heard...)
+			if err != nil || actions(r)["db"] != "disputed" {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			before := m.Save()
+			_, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, c.heard...)
+			controltest.Refused(t, err, dataset.ErrConflict, "volume db", d.ID.String(), "--fenced")
+			if after := m.Save(); len(after) != len(before) || !m.Halted() {
+				t.Error("something was written")
+			}
+			m.EndSession(m.Agents[c.fenced]) // once it has told, if it did
+			word := api.Recover{Fenced: []string{c.fenced}}
+			if r, err = m.RecoverWith(word, c.heard...); err == nil {
+				word.Confirm = r.Digest
+				r, err = m.RecoverWith(word, c.heard...)
+			}
+			if err != nil || !r.Done {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			m.CheckInvariants()
+			if v := m.MustVolume("db"); v.Home != m.Agents[c.home].ID || len(v.Copies) != c.copies || v.Epoch < c.epoch {
+				t.Errorf("%+v", v.Dataset)
+			}
+		})
+	}
+}
+
+// A node that was overtaken, and says that it is the home of an epoch that is over, keeps
+// what it has as a superseded copy. A node that is silent loses nothing of what others
+// know of it, and is named; it did not tell, so it is not to take the store for whole.
+func TestRecoverOfWhoIsBehind(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "beta", "gamma")
+	a, b := m.Agents["alpha"], m.Agents["beta"]
+	d, away := a.MustCreate("db"), a.MustCreate("away")
+	m.Saved = m.Save()
+	m.NoteHoldings()
+	behind := m.Holdings["alpha"].Found
+	m.MustMove("away", a, m.Agents["gamma"], "gamma")
+	m.MustMove("db", a, b, "beta")
+	back(m)
+	h := m.Holdings["alpha"]
+	for _, f := range behind {
+		if f.Dataset.ID == d.ID {
+			h.Found, h.Copies = append(h.Found, f), slices.DeleteFunc(h.Copies, func(k api.Kept) bool { return k.Dataset == d.ID })
+		}
+	}
+	m.Holdings["alpha"] = h
+	r := m.MustRecover("alpha", "beta")
+	if !slices.Equal(r.Silent, []string{"gamma"}) {
+		t.Errorf("silent: %v", r.Silent)
+	}
+	m.CheckInvariants()
+	v := m.MustVolume("db")
+	if v.Home != b.ID || len(v.Kept) != 1 || v.Kept[0].Node != a.ID || v.Kept[0].Kind != dataset.CopySuperseded {
+		t.Errorf("%+v", v)
+	}
+	if v := m.MustVolume("away"); v.ID != away.ID || v.Home != m.Agents["gamma"].ID {
+		t.Errorf("what went to the silent node is %+v", v.Dataset)
+	}
+	if s := m.Agents["gamma"].MustSync(0); s.Recovery == nil || s.Recovery.Heard {
+		t.Errorf("gamma hears of %+v", s.Recovery)
+	}
+}
+
+// Only what was seen is done, by who asked, and only as long as it is so.
+func TestRecoverOnlyWhatWasSeen(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha")
+	if r, err := m.Recover(t.Context(), api.Recover{Confirm: "0123"}); err != nil || r.Done {
+		t.Errorf("a store that is believed: %+v, %v", r, err)
+	}
+	m.Saved = m.Save()
+	m.Agents["alpha"].MustCreate("db")
+	back(m)
+	_, err := m.Recover(t.Context(), api.Recover{Confirm: "0123"})
+	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	r, err := m.RecoverWith(api.Recover{}, "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Confirm: r.Digest}) // which nobody told anything
+	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	_, err = m.Recover(t.Context(), api.Recover{Confirm: "0123"})
+	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	h := m.Holdings["alpha"]
+	h.Recovery, _ = m.Service.Recovery.Gathered()
+	h.Found = nil
+	if err := m.Hold(t.Context(), m.Agents["alpha"].ID, h); err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Recover(t.Context(), api.Recover{Confirm: r.Digest})
+	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})
+	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store rebuild")
+}

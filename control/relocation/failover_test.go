@@ -1,0 +1,219 @@
+package relocation_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume that fails over by itself lies on nodes with a guard alone, and its replicas
+// too; a host that works alone has none, and no volume becomes one.
+func TestFailoverWantsGuards(t *testing.T) {
+	e := controltest.New(t)
+	controltest.AddAutoFailover(e.ProfileSet, 1)
+	e.NewAgent("alpha").MustRefusePlan(controltest.Create("db@auto"), dataset.ErrUnsupported, "profile auto has failover auto", "works alone")
+
+	x := controltest.NewReplicas(t, 1)
+	e = x.On(x.Services[0])
+	controltest.AddAutoFailover(x.Profiles, 1)
+	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	a.MustRefusePlan(controltest.Create("db@auto"), dataset.ErrUnsupported, "nodes alpha, beta, gamma: pool fast: its node has no guard", "systemctl enable --now drover-guard")
+	a.ReportGuard()
+	a.MustRefusePlan(controltest.Create("db@auto"), dataset.ErrUnsupported, "of node beta: its node has no guard", "of node gamma")
+	c.ReportGuard()
+	d := a.MustCreate("db@auto")
+	if d.Home != a.ID || d.Profile.Failover.Fence.Kind != dataset.FenceGuard {
+		t.Errorf("%+v", d)
+	}
+	if got := e.MustVolume("db").Copies; len(got) != 1 || got[0] != c.ID {
+		t.Errorf("replicas on %v", got)
+	}
+	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "its node has no guard")
+	b.ReportGuard()
+	e.MustSubmit(controltest.Move("db", "beta"))
+
+	a.MustCreate("plain@silver")
+	for volume, profile := range map[string]string{"plain": "auto", "db": "silver"} {
+		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: volume, Profile: profile})
+		controltest.Refused(t, err, dataset.ErrUnsupported, "a volume keeps what it was made with", "drover clone "+volume+" NEW@"+profile)
+	}
+}
+
+// A home of which nothing was heard for as long as a session is gone on without: by each
+// service's own steady clock, from the freshest copy, and once for all who ask.
+func TestFailover(t *testing.T) {
+	l := controltest.NewLostHome(t, 2)
+	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
+		t.Errorf("with its home alive: %+v, %v", op, err)
+	}
+	l.Replicas.EndSession(l.Alpha)
+	l.Wait(membership.LossEvery, l.Beta, l.Gamma) // as it was looked just now
+	for range 3 {
+		_, err := l.AskFailover(l.Service, "gamma")
+		controltest.Refused(t, err, dataset.ErrPending, "node alpha, of which nothing is heard")
+		l.Wait(l.Limits.Session/3-time.Millisecond, l.Beta, l.Gamma)
+		l.Clock.Set(l.Clock.Now().Add(-time.Hour)) // which is no time that has passed
+	}
+	l.Wait(4*time.Millisecond, l.Beta, l.Gamma)
+	_, err := l.AskFailover(l.Replicas.Services[1], "gamma") // it has only begun to look
+	controltest.Refused(t, err, dataset.ErrPending)
+	op, err := l.AskFailover(l.Service, "gamma")
+	if err != nil || op == nil || op.Node != l.Beta.ID || op.From != l.Alpha.ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || !op.Loss.Taken.Equal(controltest.Start.Add(-10*time.Second)) {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	for i, s := range l.Replicas.Services {
+		if again, err := l.AskFailover(s, []string{"beta", "gamma"}[i]); err != nil || again == nil || again.ID != op.ID {
+			t.Errorf("asked again: %+v, %v", again, err)
+		}
+	}
+	if lease := l.MustVolume("db").Lease; lease.State != dataset.LeaseHeld {
+		t.Errorf("the home that comes back is to go on: %+v", lease)
+	}
+	done := l.Beta.MustCommit(*op)
+	if done.Dataset.Home != l.Beta.ID || done.Dataset.Epoch != 2 {
+		t.Errorf("%+v", done.Dataset)
+	}
+	l.ComeBack(l.Alpha, "alpha")
+	if got := l.Alpha.MustSync(0).Copies; len(got) != 1 || got[0].Kind != dataset.CopySuperseded {
+		t.Errorf("the home that was overtaken: %+v", got)
+	}
+	var told []string
+	if err := l.Events(t.Context(), 0, false, func(ev api.Event) error {
+		if ev.Volume == "db" {
+			told = append(told, ev.Type+": "+ev.Detail)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(told, "\n")
+	for _, want := range []string{
+		"volume.failover: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself: nothing is heard of node alpha",
+		"volume.move: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%s\ndoes not say %q", all, want)
+		}
+	}
+}
+
+// A failover ends without any change when its home is back before it is on record, be it
+// for a moment; the home goes on at its epoch, and with its snapshots.
+func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
+	for name, again := range map[string]bool{"back": false, "back and gone again": true} {
+		l := controltest.NewLostHome(t, 1)
+		snap := l.Alpha.MustSnapshot("db", "kept")
+		op := l.MustFailOver()
+		l.ComeBack(l.Alpha, "alpha")
+		if again {
+			l.Replicas.EndSession(l.Alpha)
+			if err := l.LookForAway(l.Ctx); err != nil {
+				t.Fatal(err)
+			}
+			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+		}
+		_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
+		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+		failed := op
+		failed.Problem = dataset.ProblemOf(err)
+		l.Beta.MustCommit(failed)
+		now := l.MustVolume("db")
+		if now.Home != l.Alpha.ID || now.Epoch != 1 || now.Move != uuid.Nil || now.Lease.Epoch != 1 || now.Lease.State != dataset.LeaseHeld {
+			t.Errorf("%s: %+v, %+v", name, now.Dataset, now.Lease)
+		}
+		if s, err := l.Snapshot(l.Ctx, "db", "kept"); err != nil || s.ID != snap.ID {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+}
+
+// A person's word takes the place of the wait, and is over when the node is back.
+func TestFence(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	l.Replicas.EndSession(l.Alpha)
+	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.ComeBack(l.Alpha, "alpha")
+	l.Replicas.EndSession(l.Alpha)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrPending)
+	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	op, err := l.AskFailover(l.Service, "beta")
+	if err != nil || !strings.Contains(op.Loss.Why, "drover node fence alpha --confirmed") {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	l.Beta.MustCommit(*op)
+}
+
+// A volume that a person has sent on without its home keeps its epoch when that comes to
+// nothing: its home may have it open where control does not hear it. It does so when the
+// home is back, whoever vouched that it would not be.
+func TestI1PromotionByWordThatIsRefused(t *testing.T) {
+	for name, back := range map[string]bool{"the home is back": true, "its copy does not open": false} {
+		l := controltest.NewLostHome(t, 1)
+		l.Replicas.EndSession(l.Alpha)
+		req := controltest.Move("db", "beta")
+		req.Force, req.Fenced = true, "alpha"
+		op := *l.MustSubmit(req).Operation
+		if lease := l.MustVolume("db").Lease; lease.State != dataset.LeaseMoving {
+			t.Errorf("%s: a home that comes back is not to open it anew: %+v", name, lease)
+		}
+		failed := op
+		failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrInUse, "open on node alpha"))
+		if back {
+			l.ComeBack(l.Alpha, "alpha")
+			_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
+			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+			failed.Problem = dataset.ProblemOf(err)
+		}
+		l.Beta.MustCommit(failed)
+		now := l.MustVolume("db")
+		if now.Home != l.Alpha.ID || now.Epoch != 1 || now.Move != uuid.Nil || now.Lease.Epoch != 1 || now.Lease.State != dataset.LeaseHeld {
+			t.Errorf("%s: %+v, %+v", name, now.Dataset, now.Lease)
+		}
+	}
+}
+
+// No node gets a first copy while nobody hears of the home: that may go on by promises, and
+// would not know whom else to ask for one.
+func TestI1NoNewReplicaOfALostHome(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	l.Control.NewAgent("delta").ReportGuard()
+	enough := errors.New("seen")
+	adds := func() (short, added bool) {
+		t.Helper()
+		_, err := l.Ledger.Update(l.Ctx, func(x *record.Tx) error {
+			d, err := x.Dataset(l.Dataset.ID)
+			if err != nil {
+				return err
+			}
+			why, err := l.CopyKeeper.AddReplicas(x, d, nil, 1)
+			short, added = why != nil, len(x.Writes()) > 0
+			return errors.Join(err, enough)
+		})
+		if !errors.Is(err, enough) {
+			t.Fatal(err)
+		}
+		return short, added
+	}
+	if short, added := adds(); short || !added {
+		t.Errorf("with its home alive: too few %t, added %t", short, added)
+	}
+	l.Replicas.EndSession(l.Alpha)
+	if short, added := adds(); !short || added {
+		t.Errorf("with its home lost: too few %t, added %t", short, added)
+	}
+}

@@ -1,0 +1,145 @@
+package relocation_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A copy that is older than the profile allows does not take over by itself, nor one of
+// which nobody knows how old it is: by the home's clock, whatever the others show.
+func TestFailoverFromAnOldCopy(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	beats := func(clock time.Time) {
+		t.Helper()
+		if err := l.Heartbeat(t.Context(), l.Alpha.ID, api.Heartbeat{Incarnation: l.Alpha.Incarnation, Clock: clock}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	most := time.Duration(l.Dataset.Profile.Failover.MaxLoss)
+	late := controltest.Start.Add(-5 * time.Second).Add(most) // what beta and gamma have is of five seconds ago
+	beats(late.Add(time.Second))
+	l.Replicas.EndSession(l.Alpha)
+	if err := l.LookForAway(l.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "nothing takes over by itself: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
+	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")
+	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late) // as new, and nothing was written since
+	op, err := l.AskFailover(l.Service, "beta")
+	if err != nil || op.Node != l.Gamma.ID {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	if _, err := l.CancelOperation(l.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*controltest.Agent{l.Beta, l.Gamma} { // of an agent that does not say it
+		a.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-time.Second), time.Time{})
+	}
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "it is not known how old the copy on node beta is")
+}
+
+// A home that is cut off from control alone goes on, and so do its replicas: one that is newer
+// than what control heard of the home takes over. One that is newer than that can be does not,
+// however long after.
+func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
+	cut := 5 * time.Minute
+	for _, c := range []struct {
+		name string
+		off  time.Duration // the copy's time, from that of the home as it should be
+		late time.Duration // from the end of the home to the mount
+		take bool
+	}{
+		{"as new", 0, 0, true},
+		{"as new, and mounted later", 0, time.Hour, true},
+		{"set within a heartbeat", 9 * time.Second, 0, true},
+		{"set back after the copy", 11 * time.Second, 0, false},
+		{"set back after the copy, and mounted later", 11 * time.Second, time.Hour, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := controltest.NewLostHome(t, 1)
+			l.Alpha.ReportGuard()
+			l.Replicas.EndSession(l.Alpha)
+			if err := l.LookForAway(l.Ctx); err != nil {
+				t.Fatal(err)
+			}
+			l.Wait(cut, l.Beta, l.Gamma)
+			l.Gamma.ReportCurrentCopy(l.Dataset, l.Clock.Now(), l.Clock.Now().Add(c.off))
+			l.Wait(c.late, l.Beta, l.Gamma)
+			had, _ := l.Reports.Copy(l.Gamma.ID, l.Dataset.ID)
+			again := api.Heartbeat{Incarnation: l.Gamma.Incarnation, Guard: true, Copies: []dataset.Copy{had}}
+			if err := l.Heartbeat(t.Context(), l.Gamma.ID, again); err != nil {
+				t.Fatal(err)
+			}
+			op, err := l.AskFailover(l.Service, "beta")
+			if !c.take {
+				controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")
+			} else if err != nil || op.Node != l.Gamma.ID {
+				t.Errorf("%+v, %v", op, err)
+			}
+		})
+	}
+}
+
+// A home whose agent said that it lives, and no more what its clock says, may have written
+// until it was lost: how old a copy is, is not known then, however new it is by that clock.
+func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
+	const unknown = "it is not known how old the copy on node gamma is, as its home had not told its clock for more than 1m0s when it was lost"
+	for _, c := range []struct {
+		name   string
+		silent time.Duration // that it renews without a word to the service that finds it lost
+		heard  time.Duration // of that, that another service hears it
+		other  bool          // which is asked
+		want   string        // empty: the copy takes over
+	}{
+		{"no longer than it takes", time.Minute, 0, false, ""},
+		{"longer", time.Minute + 10*time.Second, 0, false, unknown},
+		{"for an hour", time.Hour, 0, false, unknown},
+		{"and heard to the end by who is asked", time.Hour, time.Hour, true, "the copy on node gamma is 30m0s old"},
+		{"and heard to the end by who is not asked", time.Hour, time.Hour, false, unknown},
+		{"and heard for half of it by who is asked", time.Hour, time.Hour / 2, true, unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := controltest.NewLostHome(t, 2)
+			first, second := l.Replicas.Services[0], l.Replicas.Services[1]
+			l.Alpha.ReportGuard()
+			half := c.silent / 2
+			l.Wait(half, l.Alpha, l.Beta, l.Gamma)
+			l.Gamma.ReportCurrentCopy(l.Dataset, l.Clock.Now(), l.Clock.Now())
+			had, _ := first.Reports.Copy(l.Gamma.ID, l.Dataset.ID)
+			l.Wait(c.heard-half, l.Alpha, l.Beta, l.Gamma)
+			for node, h := range map[*controltest.Agent]api.Heartbeat{l.Alpha: {}, l.Beta: {}, l.Gamma: {Copies: []dataset.Copy{had}}} {
+				h.Incarnation, h.Guard, h.Clock = node.Incarnation, true, l.Clock.Now()
+				if err := second.Members.Heartbeat(l.Ctx, node.ID, h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.Wait(min(half, c.silent-c.heard), l.Alpha, l.Beta, l.Gamma)
+			l.Replicas.EndSession(l.Alpha)
+			for _, s := range l.Replicas.Services {
+				if err := s.Members.LookForAway(l.Ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+			s := first
+			if c.other {
+				s = second
+			}
+			op, err := l.AskFailover(s, "beta")
+			if c.want != "" {
+				controltest.Refused(t, err, dataset.ErrOffline, c.want, "--force --fenced alpha")
+			} else if err != nil || op == nil || op.Node != l.Gamma.ID {
+				t.Errorf("%+v, %v", op, err)
+			}
+		})
+	}
+}

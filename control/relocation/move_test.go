@@ -1,0 +1,395 @@
+package relocation_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A move that names no node goes to the freshest copy, or else where a new volume would,
+// but for its home.
+func TestMoveAway(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	away := controltest.Move("db", "")
+	_, err := e.Submit(e.Ctx, away)
+	controltest.Refused(t, err, dataset.ErrOffline, "no other node")
+	b := e.NewAgent("beta")
+	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
+	_, err = e.Submit(e.Ctx, away)
+	controltest.Refused(t, err, dataset.ErrOffline, "beta", "cordoned")
+	c := e.NewAgent("gamma")
+	op := *e.MustSubmit(away).Operation
+	if op.Node != c.ID {
+		t.Errorf("to %s, not gamma", op.Node)
+	}
+	if again := *e.MustSubmit(away).Operation; again.ID != op.ID {
+		t.Error("asked again it is another move")
+	}
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = false })
+	e.MustMove("db", a, b, "beta") // alpha keeps a copy
+	if op = *e.MustSubmit(away).Operation; op.Node != a.ID {
+		t.Errorf("to %s, not to the copy on alpha", op.Node)
+	}
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	if op = *e.MustSubmit(controltest.ForcedMove("db", "", "beta")).Operation; op.Node != a.ID || op.Loss == nil {
+		t.Errorf("by force: %+v", op)
+	}
+	a.MustCommit(op)
+	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "alpha")) // what beta keeps was overtaken
+	controltest.Refused(t, err, dataset.ErrNotFound, "whole copy")
+	e.CheckInvariants()
+}
+
+func TestMove(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@gold")
+	s := a.MustSnapshot("db", "before")
+	rev := a.MustSync(0).Rev
+
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	if op.Node != b.ID || op.From != a.ID || op.Epoch != 1 || op.Dataset.Home != b.ID || op.Dataset.Epoch != 2 || op.Dataset.Pool != b.LocalPools[0].ID || op.Files {
+		t.Errorf("%+v", op)
+	}
+	if work := b.MustSync(0).Operations; len(work) != 1 || work[0].ID != op.ID {
+		t.Errorf("the target is to do %+v", work)
+	}
+	if again := *e.MustSubmit(controltest.Move("db", b.ID.String()[:8])).Operation; again.ID != op.ID {
+		t.Errorf("asked again it is %s, not %s", again.ID, op.ID)
+	}
+	e.CheckInvariants()
+
+	if rec := b.MustRecall(op); rec.Manifest != nil {
+		t.Errorf("%+v", rec)
+	}
+	sync := a.MustSync(rev)
+	if len(sync.Datasets) != 1 || sync.Datasets[0].Lease == nil || sync.Datasets[0].Lease.State != dataset.LeaseRecalled || sync.Datasets[0].Lease.Wanted != b.ID {
+		t.Fatalf("the home hears %+v", sync)
+	}
+	if err := a.TryYield(op, nil, "c2", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if rec := e.MustOperation(op.ID); len(rec.Holders) != 2 || rec.Holders[0] != "c1" {
+		t.Errorf("held by %v", rec.Holders)
+	}
+	if v := e.MustVolume("db"); !v.Lease.InUse {
+		t.Error("the lease does not say that it is in use")
+	}
+	m := controltest.Relinquished(op)
+	for range 2 {
+		if err := a.TryYield(op, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rec := e.MustOperation(op.ID); rec.Holders != nil || rec.Manifest == nil || *rec.Manifest != *m {
+		t.Errorf("%+v", rec)
+	}
+	op.Manifest = m
+	out := b.MustCommit(op)
+	if got := *out.Dataset; got.Home != b.ID || got.Pool != b.LocalPools[0].ID || got.Epoch != 2 || got.Move != uuid.Nil || len(got.Copies) != 1 || got.Copies[0] != a.ID {
+		t.Errorf("%+v", got)
+	}
+	if again := b.MustCommit(op); again.Dataset.Epoch != 2 {
+		t.Errorf("reported again: %+v", again)
+	}
+	e.CheckInvariants()
+	sync = a.MustSync(sync.Rev)
+	if len(sync.Datasets) != 0 || len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyLeft || sync.Copies[0].Epoch != 1 ||
+		sync.Copies[0].Snapshot != m.Snapshot || sync.Copies[0].Record == nil || sync.Copies[0].Record.Home != b.ID {
+		t.Errorf("the home that was left hears %+v", sync)
+	}
+	if full := a.MustSync(0); len(full.Copies) != 1 {
+		t.Errorf("and all in all %+v", full)
+	}
+	if full := b.MustSync(0); len(full.Datasets) != 1 || len(full.Operations) != 0 {
+		t.Errorf("the new home has %+v", full)
+	}
+	if got, err := e.Snapshot(e.Ctx, "db", "before"); err != nil || got.ID != s.ID {
+		t.Errorf("the snapshot: %+v, %v", got, err)
+	}
+	if back := e.MustMove("db", b, a, "alpha"); back.Epoch != 3 || back.Home != a.ID || back.ID != d.ID || back.Pool != d.Pool {
+		t.Errorf("back home: %+v", back)
+	}
+	e.CheckInvariants()
+	if out := e.MustSubmit(controltest.Move("db", "alpha")); out.Operation != nil || out.Volume.Epoch != 3 {
+		t.Errorf("a move to where it is: %+v", out)
+	}
+}
+
+// A move that takes long says so when its home has given the volume up already, as it was
+// planned: what the home gave up stays on record.
+func TestMoveThatTakesLong(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	b.MustRecall(op)
+	m := controltest.Relinquished(op)
+	if err := a.TryYield(op, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Record(e.Ctx, b.ID, b.ReportOf(op)); err != nil {
+		t.Fatal(err)
+	}
+	if rec := e.MustOperation(op.ID); rec.State != dataset.OpRunning || rec.Manifest == nil || *rec.Manifest != *m {
+		t.Errorf("on record as %+v", rec)
+	}
+	op.Manifest = m
+	if got := *b.MustCommit(op).Dataset; got.Home != b.ID || got.Epoch != 2 {
+		t.Errorf("%+v", got)
+	}
+	e.CheckInvariants()
+}
+
+// A lease that was not given up stays at its epoch; one that was comes back at the
+// next, since its home has sworn off the old one.
+func TestMoveThatEndsEarly(t *testing.T) {
+	for _, given := range []bool{false, true} {
+		for name, end := range map[string]func(b *controltest.Agent, op dataset.Operation) error{
+			"cancelled": func(b *controltest.Agent, op dataset.Operation) error {
+				_, err := b.CancelOperation(b.Ctx, op.ID.String())
+				return err
+			},
+			"failed": func(b *controltest.Agent, op dataset.Operation) error {
+				op.Problem = &dataset.Problem{Code: "in_use", Message: "in use"}
+				return b.TryCommit(op)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				e := controltest.New(t)
+				a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+				a.MustCreate("db@gold")
+				op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+				b.MustRecall(op)
+				want := uint64(1)
+				if given {
+					want = 2
+					if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					if err := end(b, op); err != nil {
+						t.Fatal(err)
+					}
+				}
+				v := e.MustVolume("db")
+				if v.Home != a.ID || v.Epoch != want || v.Move != uuid.Nil || v.Lease.State != dataset.LeaseHeld || v.Lease.Epoch != want || v.Lease.Wanted != uuid.Nil {
+					t.Errorf("%+v, %+v", v.Dataset, v.Lease)
+				}
+				e.CheckInvariants()
+				// What is late changes nothing.
+				op.Manifest = controltest.Relinquished(op)
+				if err := b.TryCommit(op); err == nil {
+					t.Error("the move that ended was put on record")
+				}
+				if err := a.TryYield(op, controltest.Relinquished(op)); err == nil {
+					t.Error("the recall that ended was answered")
+				}
+				if _, err := b.Recall(b.Ctx, b.ID, b.ReportOf(op)); err == nil {
+					t.Error("a move that ended recalls")
+				}
+				if got := e.MustMove("db", a, b, "beta"); got.Epoch != want+1 {
+					t.Errorf("moved later: %+v", got)
+				}
+				e.CheckInvariants()
+			})
+		}
+	}
+}
+
+func TestMoveRefused(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	c := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
+	c.LocalPools = []dataset.Pool{{ID: uuid.New(), Name: "plain", Backend: "dir", Capabilities: controltest.DirCapabilities, Path: "/c"}}
+	c.MustRegister("gamma")
+	a.MustCreate("db@gold")
+	a.MustCreate("plain")
+	a.MustSnapshot("plain", "one")
+	a.MustCreate("asked", "fs=xfs")
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		var n dataset.Node
+		if _, err := t.Get(record.NodeKey(b.ID), &n); err != nil {
+			return err
+		}
+		n.Cordoned = true
+		return t.Put(record.NodeKey(b.ID), n)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		req   api.Request
+		kind  *dataset.Kind
+		parts []string
+	}{
+		{controltest.Move("none", "beta"), dataset.ErrNotFound, []string{"none"}},
+		{controltest.Move("db", "betta"), dataset.ErrInvalid, []string{"betta", "alpha, beta, gamma"}},
+		{controltest.Move("db", "beta"), dataset.ErrOffline, []string{"beta", "cordoned"}},
+		{controltest.Move("db", "gamma"), dataset.ErrUnsupported, []string{"gamma", "plain", "enforce a size"}},
+		{controltest.Move("plain", "gamma"), dataset.ErrUnsupported, []string{"snapshots", "gamma", "dir"}},
+		{controltest.Move("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain cannot keep profile bronze: it has no filesystem xfs", "(make a pool there that can: drover pool create NAME --backend loop)"}},
+		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true}, dataset.ErrInvalid, []string{"--fenced"}},
+		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Fenced: "alpha"}, dataset.ErrInvalid, []string{"--force"}},
+		{controltest.ForcedMove("db", "gamma", "beta"), dataset.ErrInvalid, []string{"alpha that has it, not beta"}},
+		{controltest.ForcedMove("db", "gamma", "nobody"), dataset.ErrInvalid, []string{"nobody"}},
+		{controltest.ForcedMove("db", "gamma", "alpha"), dataset.ErrNotFound, []string{"gamma has no whole copy", "none"}},
+	} {
+		_, err := e.Submit(e.Ctx, r.req)
+		if err == nil {
+			t.Errorf("%+v was not refused", r.req)
+			continue
+		}
+		controltest.Refused(t, err, r.kind, r.parts...)
+	}
+	if _, err := a.Plan(a.Ctx, a.ID, controltest.Move("db", "beta")); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("a plan of a move: %v", err)
+	}
+	e.CheckInvariants()
+}
+
+// Reports that are not of the epoch, node or manifest on record change nothing.
+func TestMoveStale(t *testing.T) {
+	e := controltest.New(t)
+	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	a.MustCreate("db@gold")
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	if _, err := e.Submit(e.Ctx, controltest.Move("db", "gamma")); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("a second move: %v", err)
+	}
+	m := controltest.Relinquished(op)
+	if err := a.TryYield(op, m); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("yielded before it was recalled: %v", err)
+	}
+	if _, err := c.Recall(c.Ctx, c.ID, c.ReportOf(op)); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("recalled by another node: %v", err)
+	}
+	with := op
+	with.Manifest = m
+	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("committed before it was given up: %v", err)
+	}
+	b.MustRecall(op)
+	if err := c.TryYield(op, m); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("yielded by another node: %v", err)
+	}
+	late := op
+	late.Epoch = 7
+	if err := a.TryYield(late, m); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("yielded another epoch: %v", err)
+	}
+	late = op
+	late.DatasetID = uuid.New()
+	if err := a.TryYield(late, m); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("yielded another dataset: %v", err)
+	}
+	snap := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+	if err := a.TryYield(op, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.TryCommit(snap); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("a snapshot of what was given up: %v", err)
+	}
+	if err := a.TryYield(op, nil, "c1"); err != nil {
+		t.Errorf("a late word of holders: %v", err)
+	}
+	if now := e.MustOperation(op.ID); now.Manifest == nil || len(now.Holders) != 0 || e.MustVolume("db").Lease.InUse {
+		t.Errorf("after a late word of holders: %+v", now)
+	}
+	other := *m
+	other.Sum = "cd"
+	with.Manifest = &other
+	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("committed with another manifest: %v", err)
+	}
+	old := b.Incarnation
+	b.Incarnation = uuid.New()
+	b.MustRegister("beta")
+	with.Manifest = m
+	if _, err := b.Commit(b.Ctx, b.ID, api.Report{Incarnation: old, Operation: with}); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("committed by an agent that was followed by another: %v", err)
+	}
+	b.MustCommit(with)
+	e.CheckInvariants()
+}
+
+// Deleted while the bytes are on their way: it stays deleted, where it is.
+func TestMoveOfWhatIsDeleted(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	b.MustRecall(op)
+	del := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	a.MustCommit(del)
+	if err := a.TryYield(op, controltest.Relinquished(op)); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("yield: %v", err)
+	}
+	op.Problem = &dataset.Problem{Code: "conflict", Message: "deleted"}
+	b.MustCommit(op)
+	if d := e.CheckInvariants().Datasets[op.DatasetID]; d.State != dataset.StateTrashed || d.Home != a.ID || d.Move != uuid.Nil {
+		t.Errorf("%+v", d)
+	}
+}
+
+// Without the home: from the copy, with the loss on record, and the home's head kept
+// as superseded.
+func TestMoveByForce(t *testing.T) {
+	e := controltest.New(t)
+	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	a.MustCreate("db@gold")
+	early := a.MustSnapshot("db", "early")
+	e.MustMove("db", a, b, "beta") // so alpha has a copy, up to then
+	late := b.MustSnapshot("db", "late")
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { // taken after the copy was
+		s, err := t.ReadSnapshot(late.Dataset, late.ID)
+		s.Created = controltest.Start.Add(1)
+		if err == nil {
+			err = t.Put(record.SnapshotKey(s.Dataset, s.ID), s)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	plain := *e.MustSubmit(controltest.Move("db", "gamma")).Operation
+	c.MustRecall(plain)
+
+	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
+	if op.Loss == nil || op.Loss.Fenced != b.ID || op.Loss.Snapshot == uuid.Nil || op.Epoch != 2 {
+		t.Fatalf("%+v", op)
+	}
+	if got := e.MustOperation(plain.ID); got.State != dataset.OpCancelled {
+		t.Errorf("the move that waits for the home is %s", got.State)
+	}
+	got := *a.MustCommit(op).Dataset
+	if got.Home != a.ID || got.Epoch != 3 || len(got.Copies) != 1 || got.Copies[0] != b.ID || got.Latest != early.ID {
+		t.Errorf("%+v", got)
+	}
+	e.CheckInvariants()
+	if s := b.MustSync(0); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || len(s.Datasets) != 0 {
+		t.Errorf("the one that was overtaken hears %+v", s)
+	}
+	if _, err := e.Snapshot(e.Ctx, "db", "late"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("a snapshot that the copy lacks: %v", err)
+	}
+	if _, err := e.Snapshot(e.Ctx, "db", "early"); err != nil {
+		t.Errorf("a snapshot that the copy has: %v", err)
+	}
+	// What the one that was overtaken says of the old epoch is not heard.
+	if err := b.TryYield(plain, controltest.Relinquished(plain)); err == nil {
+		t.Error("it yields")
+	}
+}

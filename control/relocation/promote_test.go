@@ -1,0 +1,203 @@
+package relocation_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A home that is away is named, since when, with the command that goes on without it and
+// what that loses; one that is alive is not gone on without.
+func TestMoveFromAHomeThatIsAway(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	e.MustMove("db", a, b, "beta") // alpha has a copy
+	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "alpha", "beta"))
+	controltest.Refused(t, err, dataset.ErrConflict, "beta", "alive", "without --force")
+
+	x.EndSession(b)
+	x.Clock.Advance(time.Second)
+	if err := e.LookForAway(e.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Submit(e.Ctx, controltest.Move("db", "alpha"))
+	controltest.Refused(t, err, dataset.ErrOffline, "node beta, which is away since 2026-11-18T12:00:01Z",
+		"drover volume move db alpha --force --fenced beta", "without what was written since 2026-11-18T12:00:00Z")
+	c := e.NewAgent("gamma")
+	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
+	controltest.Refused(t, err, dataset.ErrOffline, "drover volume move db alpha --force --fenced beta")
+	c.MustCreate("solo@gold")
+	x.EndSession(c)
+	_, err = e.Submit(e.Ctx, controltest.Move("solo", "alpha"))
+	controltest.Refused(t, err, dataset.ErrOffline, "node gamma, which is away", "no other node has a whole copy")
+	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
+	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is away")
+
+	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
+	// It is back before that is done: it opens nothing anew, and keeps what it has.
+	b.Incarnation = a.ID
+	b.MustRegister("beta")
+	s := b.MustSync(0)
+	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseMoving {
+		t.Errorf("%+v", s)
+	}
+	_, err = e.Commit(e.Ctx, a.ID, a.ReportOf(op))
+	controltest.Refused(t, err, dataset.ErrConflict, "node beta, which has it, is back", "without --force")
+	op.Problem = dataset.ProblemOf(err)
+	if a.MustCommit(op); e.MustVolume("db").Home != b.ID {
+		t.Error("it is not where it was")
+	}
+	op.Problem = nil
+	e.ForgetSession(b.ID)
+	x.EndSession(b)
+	op = *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
+	if got := a.MustCommit(op); got.Dataset.Home != a.ID || got.Dataset.Epoch != 3 {
+		t.Errorf("%+v", got.Dataset)
+	}
+	if v, err := e.Volumes(e.Ctx, api.Page{}); err != nil || len(v.Items) != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// The home of a move whose target is lost has its volume back soon, given up or not.
+func TestMoveToANodeThatIsLost(t *testing.T) {
+	for _, given := range []bool{false, true} {
+		x := controltest.NewReplicas(t, 1)
+		e := x.On(x.Services[0])
+		a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+		a.MustCreate("db@gold")
+		op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+		b.MustRecall(op)
+		if given {
+			if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.EndSession(b)
+		for _, wait := range []time.Duration{time.Second, housekeeping.LostFor - time.Second, 2 * time.Second} {
+			if got := e.MustVolume("db"); got.Move == uuid.Nil {
+				t.Fatalf("given up %v: back before it was lost", given)
+			}
+			x.Clock.Advance(wait)
+			if err := errors.Join(e.LookForAway(e.Ctx), e.Housekeeper.EndLostMoves(e.Ctx)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := e.MustVolume("db"); got.Move != uuid.Nil || got.Home != a.ID || got.Lease.State != dataset.LeaseHeld || given == (got.Epoch == 1) {
+			t.Errorf("given up %v: %+v, %+v", given, got.Dataset, got.Lease)
+		}
+	}
+}
+
+// Of two copies the later one is gone on from, as long as its node is alive: the other
+// would be made what the volume is, and what that lacks would be nowhere.
+func TestNoStalerCopy(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	e.WantReplicas(2)
+	d := a.MustCreate("db@safe")
+	b.ReportCopy(d, controltest.Start)
+	c.ReportCopy(d, controltest.Start.Add(time.Minute))
+	x.EndSession(a)
+	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
+	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "12:01:00Z", "node beta's of 2026-11-18T12:00:00Z")
+	x.EndSession(c)
+	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; op.Node != b.ID {
+		t.Errorf("%+v", op)
+	}
+}
+
+// A pool of a node that is alive is nobody else's to register; nor are its volumes had by
+// saying that they were found.
+func TestPoolsOfTheLiving(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@gold")
+	thief := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New(), LocalPools: a.LocalPools}
+	register := func() error {
+		return e.Register(e.Ctx, api.Registration{Node: dataset.Node{ID: thief.ID, Name: "thief", Incarnation: thief.Incarnation}, Pools: thief.LocalPools})
+	}
+	controltest.Refused(t, register(), dataset.ErrInUse, "alpha", "alive")
+	x.EndSession(a)
+	if err := register(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := e.Rebuild(e.Ctx, thief.ID, []api.Found{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Which copy, and which snapshot, is later the epoch says first: each has another clock.
+func TestLaterIsOfALaterEpoch(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	e.WantReplicas(2)
+	a.MustCreate("db@safe")
+	old := a.MustSnapshot("db", "old")
+	e.MustMove("db", a, b, "beta")
+	d := e.MustVolume("db").Dataset
+	set := func(id uuid.UUID, epoch uint64, at time.Time) {
+		t.Helper()
+		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+			var s dataset.Snapshot
+			_, err := t.Get(record.SnapshotKey(d.ID, id), &s)
+			s.Epoch, s.Created = epoch, at
+			return errors.Join(err, t.Put(record.SnapshotKey(d.ID, id), s))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there, later, lost := b.MustSnapshot("db", "there"), b.MustSnapshot("db", "later"), b.MustSnapshot("db", "lost")
+	set(old.ID, 1, controltest.Start.Add(time.Hour)) // alpha's clock went ahead
+	set(there.ID, 2, controltest.Start)
+	set(later.ID, 2, controltest.Start.Add(2*time.Minute))
+	set(lost.ID, 2, controltest.Start.Add(2*time.Minute))
+	d.Epoch = 1
+	a.ReportCopy(d, controltest.Start.Add(time.Hour))
+	d.Epoch = 2
+	c.ReportCopy(d, controltest.Start)
+	x.EndSession(b)
+	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "alpha", "beta"))
+	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "later than node alpha's")
+	op := *e.MustSubmit(controltest.ForcedMove("db", "", "beta")).Operation
+	if op.Node != c.ID || op.Loss.Epoch != 2 || !op.Loss.Taken.Equal(controltest.Start) {
+		t.Fatalf("%+v", op.Loss)
+	}
+	at := func(epoch uint64, taken time.Time) dataset.Operation {
+		worse := op
+		worse.Loss = &dataset.Loss{Snapshot: uuid.New(), Epoch: epoch, Taken: taken, Fenced: b.ID}
+		return worse
+	}
+	controltest.Refused(t, c.TryCommit(at(1, controltest.Start.Add(2*time.Hour))), dataset.ErrConflict, "more than was said")
+	best := at(2, controltest.Start.Add(time.Minute))
+	best.Loss.Later = []uuid.UUID{later.ID}
+	c.MustCommit(best)
+	left, err := e.Snapshots(e.Ctx, "db", api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, s := range left.Items {
+		names[s.Name] = true
+	}
+	if len(names) != 3 || !names["old"] || !names["there"] || !names["later"] {
+		t.Errorf("left are %v", names)
+	}
+}

@@ -1,0 +1,250 @@
+package relocation_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Between pools of one share a volume goes with its snapshots, once its home has given it up,
+// and the old home keeps nothing.
+func TestMoveOnAShare(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	d := a.MustCreateOnShare("db")
+	a.MustSnapshot("db", "before")
+
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	if !op.Share || op.Files || op.Loss != nil || op.Dataset.Pool != b.LocalPools[1].ID {
+		t.Fatalf("%+v", op)
+	}
+	if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("before its home has given it up: %v", err)
+	}
+	b.MustRecall(op)
+	m := &dataset.Manifest{Taken: controltest.Start}
+	if err := a.TryYield(op, m); err != nil {
+		t.Fatal(err)
+	}
+	op.Manifest = m
+	got := *b.MustCommit(op).Dataset
+	if got.Home != b.ID || got.Pool != b.LocalPools[1].ID || got.Epoch != 2 || len(got.Copies) != 0 || got.Move != uuid.Nil {
+		t.Errorf("%+v", got)
+	}
+	e.CheckInvariants()
+	if s := a.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the home that was left has %+v", s)
+	}
+	if _, err := e.Snapshot(e.Ctx, "db", "before"); err != nil {
+		t.Errorf("its snapshot: %v", err)
+	}
+	if d.ID != got.ID {
+		t.Errorf("it is another one")
+	}
+}
+
+// The home that is to give it up hears of that, and one that was left hears that it is.
+func TestLeavingAShareIsHeard(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	d := a.MustCreateOnShare("db")
+	rev := a.MustSync(0).Rev
+	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+	b.MustRecall(op)
+	s := a.MustSync(rev)
+	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseRecalled {
+		t.Fatalf("it hears %+v", s)
+	}
+	op.Manifest = &dataset.Manifest{Taken: controltest.Start}
+	if err := a.TryYield(op, op.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	b.MustCommit(op)
+	if s := a.MustSync(s.Rev); !slices.Equal(s.Removed, []uuid.UUID{d.ID}) {
+		t.Errorf("it hears %+v", s)
+	}
+}
+
+// To a node without a pool on the share files are copied, as between any two unlike pools, if
+// its profile lets them; and never while there is one that is away.
+func TestMoveOffAShare(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	e.NewAgentOnShare("gamma", uuid.Nil)
+	e.NewAgentOnShare("delta", uuid.New())
+	a.MustCreateOnShare("db")
+	if _, err := e.Submit(e.Ctx, controltest.Move("db", "gamma")); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("to a node without such a pool: %v", err)
+	}
+	op := *e.MustSubmit(controltest.Move("db", "delta")).Operation
+	if op.Share || !op.Files {
+		t.Errorf("to another share: %+v", op)
+	}
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	h := api.Heartbeat{Incarnation: b.Incarnation, Whole: false, Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 1 << 40, Free: 1 << 40}, {ID: b.LocalPools[1].ID, Reason: "it hangs"}}}
+	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Submit(e.Ctx, controltest.Move("db", "beta")); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "it hangs") {
+		t.Errorf("to a node whose share hangs: %v", err)
+	}
+}
+
+// What a home that is lost had not taken yet lies where it was to take it from: that stays on
+// record, if who goes on says that it is so, and nothing else that is said.
+func TestNotTakenYetStaysOnRecord(t *testing.T) {
+	for _, says := range []string{"taken", "not taken", "nonsense"} {
+		e := controltest.New(t)
+		share := uuid.New()
+		a, b, c := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share), e.NewAgentOnShare("gamma", share)
+		a.MustCreateOnShare("db")
+		first := dataset.Taken{From: a.LocalPools[1].ID, Epoch: 1}
+		got := *b.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation).Dataset
+		if got.Taken == nil || *got.Taken != first {
+			t.Fatalf("beta: %+v", got.Taken)
+		}
+		op := *e.MustSubmit(controltest.ForcedMove("db", "gamma", "beta")).Operation
+		want := dataset.Taken{From: b.LocalPools[1].ID, Epoch: 2}
+		switch op.Dataset.Taken = nil; says {
+		case "not taken":
+			op.Dataset.Taken, want = &first, first
+		case "nonsense":
+			op.Dataset.Taken = &dataset.Taken{From: uuid.New(), Epoch: 1}
+		}
+		if got := *c.MustCommit(op).Dataset; got.Taken == nil || *got.Taken != want {
+			t.Errorf("%s: %+v", says, got.Taken)
+		}
+	}
+}
+
+// A node that has the very pool by now in which a volume lies, as one that stands in for a host
+// that is gone, is not to have it moved in there; into another pool of its own it is.
+func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a := e.NewAgentOnShare("alpha", share)
+	a.MustCreateOnShare("db")
+	own := a.LocalPools[1]
+	c := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New(), LocalPools: []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Path: "/gamma", Reach: dataset.ReachNode, Capabilities: controltest.LoopCapabilities}, own}}
+	c.MustRegister("gamma")
+	e.Registered = append(e.Registered, c)
+	for _, req := range []api.Request{controltest.ForcedMove("db", "gamma", "alpha"), controltest.Move("db", "gamma")} {
+		if op, err := e.Submit(e.Ctx, req); err == nil || !strings.Contains(err.Error(), "drover store rebuild") {
+			t.Errorf("force %t: %+v, %v", req.Force, op.Operation, err)
+		}
+	}
+	second := own
+	second.ID, second.Path = uuid.New(), own.Path+"2"
+	c.LocalPools = append(c.LocalPools, second)
+	c.MustRegister("gamma")
+	if op := *e.MustSubmit(controltest.ForcedMove("db", "gamma", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
+		t.Errorf("%+v", op.Dataset)
+	}
+}
+
+// Of several pools of a node on the share one that serves is taken.
+func TestForceIntoAPoolThatServes(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	a.MustCreateOnShare("db")
+	second := b.LocalPools[1]
+	second.ID, second.Path = uuid.New(), second.Path+"2"
+	b.LocalPools = append(b.LocalPools, second)
+	b.MustRegister("beta")
+	h := api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: b.LocalPools[1].ID, Held: true, Reason: "it is older"}, {ID: second.ID, Online: true}}}
+	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
+		t.Fatal(err)
+	}
+	if op := *e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
+		t.Errorf("%+v", op.Dataset)
+	}
+}
+
+// Without its home a volume goes on from what is on the share: nothing is lost, and nothing
+// is kept by the one that was passed over.
+func TestForceOnAShare(t *testing.T) {
+	e := controltest.New(t)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	e.NewAgentOnShare("gamma", uuid.Nil)
+	a.MustCreateOnShare("db")
+	a.MustSnapshot("db", "before")
+	if _, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "gamma", "alpha")); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(err.Error(), "has no pool on the share") {
+		t.Errorf("to a node that does not see it: %v", err)
+	}
+	op := *e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation
+	if !op.Share || op.Loss == nil || op.Loss.Fenced != a.ID {
+		t.Fatalf("%+v", op)
+	}
+	got := *b.MustCommit(op).Dataset
+	if got.Home != b.ID || got.Epoch != 2 || got.Pool != b.LocalPools[1].ID || len(got.Copies) != 0 || len(got.Losses) != 0 {
+		t.Errorf("%+v", got)
+	}
+	e.CheckInvariants()
+	if _, err := e.Snapshot(e.Ctx, "db", "before"); err != nil {
+		t.Errorf("its snapshot: %v", err)
+	}
+	if s := a.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the one that was passed over has %+v", s)
+	}
+}
+
+// A volume on a share goes on by itself on the node that asks for it, without any copy, once
+// its home is lost; on a node that does not see the share, or has no guard, it does not.
+func TestFailoverOnAShare(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	controltest.AddAutoFailover(x.Profiles, 0)
+	auto := x.Profiles.ByName["auto"]
+	auto.Size, auto.Snapshots = 0, dataset.Snapshots{}
+	auto.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec, Exec: []string{"/sbin/shut-out"}}
+	x.Profiles.ByName["auto"] = auto
+	share := uuid.New()
+	l := &controltest.LostHome{Control: e, Replicas: x, Alpha: e.NewAgentOnShare("alpha", share), Beta: e.NewAgentOnShare("beta", share), Gamma: e.NewAgentOnShare("gamma", uuid.Nil)}
+	d := e.NewAgentOnShare("delta", share)
+	for _, a := range []*controltest.Agent{l.Alpha, l.Beta, l.Gamma} {
+		a.ReportGuard()
+	}
+	l.Others = []*controltest.Agent{d}
+	op := l.Alpha.MustPlan(controltest.Create("db@auto", "pool=shared"))
+	l.Alpha.MustCommit(op)
+	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
+		t.Errorf("with its home alive: %+v, %v", op, err)
+	}
+	l.Wait(membership.LossEvery, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
+	op = l.MustFailOver()
+	if !op.Share || op.Node != l.Beta.ID || op.Dataset.Pool != l.Beta.LocalPools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.Alpha.ID || !strings.Contains(op.Loss.Why, "a command cuts it off first") {
+		t.Fatalf("%+v, %+v", op, op.Loss)
+	}
+	got := *l.Beta.MustCommit(op).Dataset
+	if got.Home != l.Beta.ID || got.Epoch != 2 || len(got.Copies) != 0 || len(got.Losses) != 0 {
+		t.Errorf("%+v", got)
+	}
+	l.ComeBack(l.Alpha, "alpha")
+	if s := l.Alpha.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
+		t.Errorf("the one that was passed over has %+v", s)
+	}
+	l.Replicas.EndSession(l.Beta)
+	l.Wait(membership.LossEvery, l.Alpha, l.Gamma, d)
+	_, err := l.AskFailover(l.Service, "gamma")
+	controltest.Refused(t, err, dataset.ErrPending)
+	l.Wait(l.Limits.Session, l.Alpha, l.Gamma, d)
+	for node, why := range map[string]string{"gamma": "has no pool on the share", "delta": "has no guard that answers"} {
+		_, err := l.AskFailover(l.Service, node)
+		controltest.Refused(t, err, dataset.ErrOffline, "nothing takes over by itself", why)
+	}
+}

@@ -1,0 +1,250 @@
+package relocation_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	promises "github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
+)
+
+// taker stands for a host: what it holds lasts as long as it can justify (agent/lease/hold.go),
+// and its guard fences it then. What it promises is the agent's own code, and the guard the
+// real one.
+type taker struct {
+	*controltest.Agent
+	name       string
+	keeper     *promises.Keeper
+	cut, alone bool // from control, from the other hosts
+	session    bool // control took it in, and it has read what it is the home of since
+	epoch      uint64
+	sent       time.Duration // the last renewal that was answered
+	heard      time.Duration // what control heard of it last
+	deadline   time.Duration
+	vows       map[*taker]time.Duration
+	ask        []uuid.UUID        // who may go on from a copy, as it read the record last
+	op         *dataset.Operation // that it is to promote
+	sentry     *sentry
+}
+
+// takeovers is a flock whose volume db goes to whom the home is lost to.
+type takeovers struct {
+	*controltest.LostHome
+	r, r2 *rand.Rand
+	all   []*taker
+}
+
+// One host at a time writes to a volume that fails over by itself: however sessions end,
+// hosts are cut off from control and from each other, and promotions are late. Each seed
+// is one schedule.
+func TestTakeoversDoNotOverlap(t *testing.T) {
+	for seed := range uint64(long.Rounds(26, 200)) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			uuid.SetRand(rand.NewChaCha8([32]byte{byte(seed)})) // by their order some choices are made
+			defer uuid.SetRand(nil)
+			w := &takeovers{LostHome: controltest.NewLostHome(t, 1), r: rand.New(rand.NewPCG(seed, 3)), r2: rand.New(rand.NewPCG(seed, 4))}
+			for i, a := range []*controltest.Agent{w.Alpha, w.Beta, w.Gamma} {
+				n := &taker{Agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
+				n.keeper = promises.NewKeeper(w.now)
+				n.keeper.Ready()
+				n.sentry = w.sentry(n, t.TempDir())
+				w.all = append(w.all, n)
+			}
+			for i := range 7 { // so that three are not too many to be lost at once
+				w.Others = append(w.Others, w.NewAgent(fmt.Sprint("other", i)))
+			}
+			w.all[0].epoch, w.all[0].ask = w.Dataset.Epoch, w.MustVolume("db").Followers()
+			w.feed(w.all[0])
+			for range 250 {
+				w.Wait(w.Limits.Session/20, w.Others...)
+				w.tick()
+				if w.wrong(); t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+func (w *takeovers) now() time.Duration { return w.Clock.Steady() }
+
+func (w *takeovers) oneIn(n int) bool { return w.r.IntN(n) == 0 }
+
+func (w *takeovers) wrong() {
+	var who *taker
+	for _, n := range w.all {
+		if !n.sentry.open() {
+			continue
+		}
+		if who != nil {
+			w.Errorf("%s writes at epoch %d and %s at epoch %d", who.name, who.epoch, n.name, n.epoch)
+		}
+		who = n
+	}
+}
+
+// tick is what happens in the twentieth part of a session's time.
+func (w *takeovers) tick() {
+	w.befall()
+	if err := w.LookForAway(w.Ctx); err != nil {
+		w.Fatalf("%v", err)
+	}
+	for _, n := range w.all {
+		if !n.cut {
+			n.heard = w.now()
+			w.renews(n)
+		} else if w.now()-n.heard >= w.Limits.Session*19/20 { // and not by a timer, whose turn is any time
+			w.ends(n)
+		}
+		w.feed(n)
+	}
+	for _, n := range w.all {
+		w.promotes(n)
+		if n.cut || n.epoch > 0 || !w.oneIn(4) {
+			continue
+		}
+		if op, err := w.AskFailover(w.Service, n.name); err == nil && op != nil {
+			for _, other := range w.all {
+				if other.ID == op.Node && other.op == nil {
+					other.op = op
+				}
+			}
+		}
+	}
+}
+
+// befall has something go wrong, or be mended.
+func (w *takeovers) befall() {
+	n := w.all[w.r.IntN(len(w.all))]
+	switch w.r.IntN(24) {
+	case 0, 1:
+		n.cut = true
+	case 2:
+		n.alone = true
+	case 3, 7, 8:
+		w.ends(n) // before its time
+	case 4, 5, 6:
+		n.cut, n.alone = false, false
+	}
+	if n = w.all[w.r2.IntN(len(w.all))]; w.r2.IntN(60) == 0 && !n.cut && n.session && n.epoch == 0 {
+		w.overtaken(n)
+	}
+}
+
+// overtaken has a node find that what its copy has is not in the volume.
+func (w *takeovers) overtaken(n *taker) {
+	d := w.MustVolume("db")
+	c := dataset.Copy{Dataset: d.ID, Node: n.ID, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: w.Clock.Now()}
+	if err := w.Copied(w.Ctx, n.ID, api.Copied{Incarnation: n.Incarnation, Copy: c}); err != nil && dataset.KindOf(err) != dataset.ErrStale {
+		w.Fatalf("%v", err)
+	}
+}
+
+// ends has the session of a node's agent end.
+func (w *takeovers) ends(n *taker) {
+	var is record.Alive
+	there, err := record.NewTx(w.Ctx, w.Replicas.Store).Peek(record.LiveNodeKey(n.ID), &is)
+	if err == nil && there {
+		err = w.Replicas.Store.End(w.Ctx, is.Session)
+	}
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+}
+
+// renews says that an agent is alive; one that control does not know any more registers, and
+// then reads what it is the home of.
+func (w *takeovers) renews(n *taker) {
+	st, err := w.Renew(w.Ctx, n.ID, n.Incarnation)
+	switch {
+	case err != nil || st.TTL == 0:
+		n.session = false
+		n.ForgetSession(n.ID)
+		n.MustRegister(n.name)
+	case !n.session:
+		n.session, n.sent = true, w.now()
+		n.keeper.Ready()
+		if epoch := w.reads(n); epoch != n.epoch {
+			n.epoch, n.deadline, n.vows = epoch, 0, map[*taker]time.Duration{}
+		}
+	default:
+		n.sent = w.now()
+		if w.r2.IntN(5) == 0 {
+			w.reads(n)
+		}
+	}
+	n.ReportGuard()
+	if d := w.MustVolume("db"); d.Home == w.Alpha.ID && n.ID != w.Alpha.ID {
+		n.ReportCurrentCopy(d.Dataset, w.Clock.Now(), w.Clock.Now())
+	}
+}
+
+// reads has a node read what it is the home of, and who may go on from that.
+func (w *takeovers) reads(n *taker) (epoch uint64) {
+	for _, d := range n.MustSync(0).Datasets {
+		epoch, n.ask = d.Epoch, d.Followers()
+	}
+	return epoch
+}
+
+// feed has a host's guard know until when it may write: as its session says or, while
+// control is silent, as all have promised who may go on from a copy.
+func (w *takeovers) feed(n *taker) {
+	if n.epoch == 0 {
+		n.sentry.gives()
+		return
+	}
+	defer n.sentry.feeds()
+	session, span := time.Duration(0), w.Limits.Session
+	if n.session {
+		session = n.sent + promises.HeldFor(span)
+	}
+	silent := w.now()-n.sent >= span/5
+	var promised []time.Duration
+	for _, peer := range w.all {
+		if peer == n || !slices.Contains(n.ask, peer.ID) || !silent || n.deadline <= w.now() {
+			continue
+		}
+		if !n.alone && !peer.alone {
+			asked := promises.Request{Epochs: []promises.Epoch{{Dataset: w.Dataset.ID, Epoch: n.epoch}}}
+			a := peer.keeper.Grant(n.ID, asked, span, func(promises.Epoch) string {
+				if peer.epoch > n.epoch {
+					return "it is here"
+				}
+				return ""
+			})
+			if len(a.Granted) == 1 {
+				n.vows[peer] = a.Bound(w.now())
+			}
+		}
+		promised = append(promised, n.vows[peer])
+	}
+	n.deadline = promises.Extend(n.deadline, session, w.now(), span, silent, promised)
+}
+
+// promotes goes on with a promotion.
+func (w *takeovers) promotes(n *taker) {
+	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
+		return
+	}
+	if _, wait := n.keeper.Swear(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Limits.Session); wait > 0 {
+		return
+	}
+	out, err := w.Commit(w.Ctx, n.ID, n.ReportOf(*n.op))
+	n.keeper.Unswear(w.Dataset.ID)
+	n.op = nil
+	if err != nil {
+		return
+	}
+	n.epoch, n.deadline, n.vows, n.ask = out.Dataset.Epoch, 0, map[*taker]time.Duration{}, out.Dataset.Followers()
+	w.feed(n)
+}

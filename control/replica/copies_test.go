@@ -1,0 +1,222 @@
+package replica_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What is destroyed is destroyed wherever it lies, and forgotten last of all.
+func TestPurgeWithCopies(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@fleeting")
+	d := e.MustMove("db", a, b, "beta")
+	gone := api.Copied{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Gone: true}
+	if err := a.Copied(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
+		t.Errorf("destroyed though nobody wanted that: %v", err)
+	}
+	rev := a.MustSync(0).Rev
+	d = b.MustDelete("db")
+	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyGoing {
+		t.Errorf("%+v", s)
+	}
+	b.MustPurge(d)
+	b.MustPurge(d)
+	if left := e.CheckInvariants().Datasets[d.ID]; left.Home != uuid.Nil || left.State != dataset.StatePurging {
+		t.Errorf("%+v", left)
+	}
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	controltest.Refused(t, err, dataset.ErrPending, "alpha")
+	for range 2 {
+		if err := a.Copied(a.Ctx, a.ID, gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := e.CheckInvariants(); len(st.Datasets) != 0 {
+		t.Errorf("%+v", st.Datasets)
+	}
+}
+
+// The copy that a move leaves goes after a day of running, and not before.
+func TestLeftCopyExpires(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	d := e.MustMove("db", a, b, "beta")
+	e.Round()
+	e.Pass(replica.LeftFor - 1)
+	e.Memory.Forget = e.Clock.Now()
+	e.Round()
+	if s := a.MustSync(0); s.Copies[0].Kind != dataset.CopyLeft {
+		t.Errorf("gone early: %+v", s.Copies)
+	}
+	e.Pass(1)
+	e.Memory.Forget = e.Clock.Now()
+	e.Round()
+	s := a.MustSync(0)
+	if s.Copies[0].Kind != dataset.CopyGoing {
+		t.Errorf("it stays: %+v", s.Copies)
+	}
+	k := s.Copies[0].Copy
+	if err := a.Copied(a.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: k, Gone: true}); err != nil {
+		t.Fatal(err)
+	}
+	if left := e.CheckInvariants().Datasets[d.ID]; len(left.Copies) != 0 || left.State != dataset.StateReady {
+		t.Errorf("%+v", left)
+	}
+	if len(e.Failures) != 0 {
+		t.Error(e.Failures)
+	}
+}
+
+// What a node said of an earlier copy, or of another epoch, is not of the one on record.
+func TestStaleSightingsOfCopies(t *testing.T) {
+	e := controltest.New(t)
+	e.WantReplicas(1)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@safe")
+	says := func(epoch uint64) {
+		t.Helper()
+		c := dataset.Copy{Dataset: d.ID, Node: b.ID, Kind: dataset.CopyReplica, Epoch: epoch, Snapshot: uuid.New(), Taken: controltest.Start.Add(time.Hour)}
+		if err := b.Heartbeat(b.Ctx, b.ID, api.Heartbeat{Incarnation: b.Incarnation, Copies: []dataset.Copy{c}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says(1)
+	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
+	controltest.Refused(t, err, dataset.ErrNotFound, "no whole copy")
+	b.ReportCopy(d, controltest.Start)
+	says(2)
+	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.Loss.Taken.Equal(controltest.Start) {
+		t.Errorf("%+v", op.Loss)
+	}
+}
+
+// A copy that a move goes to is not let go of, whether its time is over or there are more
+// than are wanted.
+func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
+	e := controltest.New(t)
+	e.WantReplicas(1)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@silver")
+	d := e.MustMove("db", a, b, "beta")
+	e.Round()
+	kind := func() dataset.CopyKind { e.CheckInvariants(); return a.MustSync(0).Copies[0].Kind }
+	over := func() {
+		e.Pass(2 * replica.LeftFor)
+		e.Memory.Forget, e.Memory.Full = e.Clock.Now(), e.Clock.Now()
+		e.Round()
+	}
+	back := *e.MustSubmit(controltest.Move("db", "alpha")).Operation
+	over()
+	if got := kind(); got != dataset.CopyLeft {
+		t.Errorf("what a move left is %s under one that comes back to it", got)
+	}
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		c := dataset.Copy{Dataset: d.ID, Node: a.ID, Pool: a.LocalPools[0].ID, Kind: dataset.CopyReplica}
+		return t.Put(record.CopyKey(a.ID, d.ID), c)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	over()
+	if got := kind(); got != dataset.CopyReplica {
+		t.Errorf("a replica is %s under a move that comes to it", got)
+	}
+	if _, err := e.CancelOperation(e.Ctx, back.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	over()
+	if got := kind(); got != dataset.CopyGoing {
+		t.Errorf("without the move it is %s", got)
+	}
+}
+
+// A node reports only copies of its own.
+func TestCopyOfAnotherNode(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@gold")
+	e.MustMove("db", a, b, "beta")
+	before := e.Dump()
+	c := dataset.Copy{Dataset: d.ID, Node: b.ID, Pool: a.LocalPools[0].ID, Kind: dataset.CopySuperseded, Epoch: 9, Snapshot: uuid.New(), Taken: controltest.Start}
+	controltest.Refused(t, e.Copied(e.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.ID.String())
+	if diff := cmp.Diff(before, e.Dump()); diff != "" {
+		t.Errorf("it is on record (-before +after):\n%s", diff)
+	}
+}
+
+// What a node says of its copy is taken only if it is of no earlier epoch than is on record, and while the
+// copy is not condemned.
+func TestLateWordOfACopy(t *testing.T) {
+	e := controltest.New(t)
+	e.WantReplicas(1)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@safe")
+	copyOf := func() (c dataset.Copy) {
+		t.Helper()
+		if there, err := record.NewTx(e.Ctx, e.Ledger.Store).Get(record.CopyKey(b.ID, d.ID), &c); err != nil || !there {
+			t.Fatal(there, err)
+		}
+		return c
+	}
+	later := d
+	later.Epoch++
+	b.ReportCopy(d, controltest.Start.Add(-time.Hour))
+	b.ReportCopy(d, controltest.Start)
+	if got := copyOf(); !got.Taken.Equal(controltest.Start) {
+		t.Errorf("a later snapshot of the same epoch is not taken: %+v", got)
+	}
+	b.ReportCopy(later, controltest.Start.Add(time.Hour))
+	want := copyOf()
+	if want.Epoch != later.Epoch || !want.Taken.Equal(controltest.Start.Add(time.Hour)) {
+		t.Fatalf("%+v", want)
+	}
+	b.ReportCopy(d, controltest.Start.Add(2*time.Hour))
+	if got := copyOf(); got != want {
+		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
+	}
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return record.CondemnCopy(t, b.ID, d.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	want = copyOf()
+	later.Epoch++
+	b.ReportCopy(later, controltest.Start.Add(3*time.Hour))
+	if got := copyOf(); got != want {
+		t.Errorf("it is condemned: %+v, and it was %+v", got, want)
+	}
+}
+
+// I3: a copy that a move left does not expire where it is the home's own, or as late as what the home has: it
+// may be the last good one.
+func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
+	for name, f := range map[string]func(a *controltest.Agent, d *dataset.Dataset){
+		"it is the home's": func(a *controltest.Agent, d *dataset.Dataset) { d.Home = a.ID },
+		"it is as late":    func(_ *controltest.Agent, d *dataset.Dataset) { d.Epoch-- },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			a.MustCreate("db@gold")
+			d := e.MustMove("db", a, b, "beta")
+			e.Round()
+			e.EditDataset(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { f(a, d) })
+			e.Pass(replica.LeftFor)
+			e.Memory.Forget = e.Clock.Now()
+			e.Round()
+			var c dataset.Copy
+			if there, err := record.NewTx(e.Ctx, e.Ledger.Store).Get(record.CopyKey(a.ID, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {
+				t.Errorf("%+v, %v, %v", c, there, err)
+			}
+		})
+	}
+}

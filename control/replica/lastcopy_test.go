@@ -1,0 +1,191 @@
+package replica_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a move left, and a replica too many, stay while nothing is heard of the home, or not
+// how it is now, or it says that it cannot open the volume, or that its pool is held or
+// offline; and go once it is well. Its session goes on meanwhile, through another replica.
+func TestLastCopyStays(t *testing.T) {
+	const held = "its generation is 5 and was 7"
+	for what, tell := range map[string]func(l *controltest.LastCopy){
+		"unheard":                    func(*controltest.LastCopy) {},
+		"heard, and not of it":       func(l *controltest.LastCopy) { l.ReportHomePool(true, "") },
+		"heard, and not of its pool": func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, "") },
+		"it cannot be opened": func(l *controltest.LastCopy) {
+			l.ReportHomePool(true, "")
+			l.Home.ReportOpen(l.Dataset, "it is not in the pool")
+		},
+		"its pool is offline": func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, ""); l.ReportHomePool(false, "gone") },
+		"its pool is held":    func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, ""); l.ReportHomePool(false, held) },
+		"the home is away":    func(l *controltest.LastCopy) { l.ReportHomeWell(); l.EndHome() },
+		"the home is not heard any more": func(l *controltest.LastCopy) {
+			l.ReportHomeWell()
+			l.Wait(l.Keeper.Relocator.Limits.ClockTime() + 1)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := controltest.NewLastCopy(t)
+			tell(l)
+			if left, replica := letsGo(l); left != dataset.CopyLeft || replica != dataset.CopyReplica {
+				t.Errorf("what was left is %s, the replica %s", left, replica)
+			}
+			l.RestartHome()
+			l.ReportHomeWell()
+			if left, replica := letsGo(l); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+				t.Errorf("the home is well, and what was left is %s, the replica %s", left, replica)
+			}
+		})
+	}
+}
+
+// What is condemned while the home is well, and is still there when its node asks whether it
+// may go, is what it was when the home was lost meanwhile, or says that it has no volume; stays
+// while that is not known; and goes otherwise.
+func TestCondemnedIsDecidedAgain(t *testing.T) {
+	for what, c := range map[string]struct {
+		then   func(l *controltest.LastCopy)
+		answer *dataset.Kind
+		last   bool
+	}{
+		"the home is well":               {then: func(*controltest.LastCopy) {}},
+		"the home is away":               {then: func(l *controltest.LastCopy) { l.EndHome() }, answer: dataset.ErrStale, last: true},
+		"it cannot be opened":            {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
+		"its pool is held":               {then: func(l *controltest.LastCopy) { l.ReportHomePool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
+		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.Keeper.Relocator.Limits.ClockTime() + 1) }, answer: dataset.ErrStale},
+		"the store is not believed":      {then: func(l *controltest.LastCopy) { l.Left.ReportDistrust("it is older") }, answer: dataset.ErrConflict},
+		"a person destroyed the volume":  {then: func(l *controltest.LastCopy) { l.Purge(); l.EndHome() }},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := controltest.NewLastCopy(t)
+			l.ReportHomeWell()
+			if left, replica := letsGo(l); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+				t.Fatal(left, replica)
+			}
+			c.then(l)
+			for g, was := range map[*controltest.Agent]dataset.CopyKind{l.Left: dataset.CopyLeft, l.Replica: dataset.CopyReplica} {
+				k := g.MustSync(0).Copies[0]
+				ask := func() error {
+					return l.Keeper.Copied(t.Context(), g.ID, api.Copied{Incarnation: g.Incarnation, Copy: k.Copy, Asks: true})
+				}
+				if err := ask(); dataset.KindOf(err) != c.answer {
+					t.Errorf("what was %s: %v", was, err)
+				}
+				want := dataset.CopyGoing
+				if c.last {
+					want = was
+				}
+				if is := g.MustSync(0).Copies[0]; is.Kind != want || c.last && is.Was != "" {
+					t.Errorf("what was %s is %s, and not %s", was, is.Kind, want)
+				}
+				before := l.Txns()
+				if err := ask(); dataset.KindOf(err) != c.answer {
+					t.Errorf("what was %s, asked again: %v", was, err)
+				}
+				if l.Txns() != before {
+					t.Errorf("what was %s: asked again something is written", was)
+				}
+			}
+		})
+	}
+}
+
+// A node that is drained keeps its replica, and of two that are one too many it is the one that
+// stays, while the other is on a node that is away or not heard, in a pool that is offline, or
+// not whole: that does not make up for it. Nor is another made.
+func TestReplicaThatDoesNotMakeUp(t *testing.T) {
+	for what, c := range map[string]struct {
+		then   func(l *controltest.LastCopy)
+		leaves bool
+	}{
+		"it lives, and is whole": {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true) }, true},
+		"its node is away":       {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true); l.EndSession(l.Replica) }, false},
+		"its node is not heard":  {func(*controltest.LastCopy) {}, false},
+		"its pool is offline":    {func(l *controltest.LastCopy) { l.Replica.ReportOnline(false) }, false},
+		"it is not whole": {func(l *controltest.LastCopy) {
+			l.Replica.ReportOnline(true)
+			l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Snapshot, c.Taken = uuid.Nil, time.Time{} })
+		}, false},
+	} {
+		for _, draining := range []bool{true, false} {
+			t.Run(fmt.Sprint(what, ", drained ", draining), func(t *testing.T) {
+				l := controltest.NewLastCopy(t)
+				l.ReportHomeWell()
+				l.Home.Control.NewAgent("delta") // which has room
+				l.Restart(l.Left, "alpha")
+				l.Restart(l.Replica, "gamma")
+				l.Left.ReportOnline(true)
+				l.EditCopy(l.Left, func(c *dataset.Copy, n *dataset.Node) {
+					c.Kind, n.Draining, n.Cordoned = dataset.CopyReplica, draining, draining
+					if !draining {
+						c.Taken, c.Snapshot = controltest.Start.Add(-time.Hour), uuid.New()
+					}
+				})
+				c.then(l)
+				if err := l.Keeper.CopyKeeper.Maintain(t.Context(), l.Keeper.MustVolume("db").Dataset); err != nil {
+					t.Error(err)
+				}
+				v := l.Keeper.MustVolume("db")
+				if len(v.Kept) != 2 {
+					t.Errorf("%d copies", len(v.Kept))
+				}
+				goes := map[uuid.UUID]bool{l.Left.ID: c.leaves, l.Replica.ID: !c.leaves && !draining}
+				for _, k := range v.Kept {
+					if (k.Kind == dataset.CopyGoing) != goes[k.Node] {
+						t.Errorf("that on %s is %s", k.NodeName, k.Kind)
+					}
+				}
+			})
+		}
+	}
+}
+
+// letsGo has the keeper let go of what is wanted no more, and returns what became of it.
+func letsGo(l *controltest.LastCopy) (left, replica dataset.CopyKind) {
+	l.Helper()
+	e := l.Keeper
+	if err := errors.Join(e.CopyKeeper.Expire(e.Ctx), e.CopyKeeper.Maintain(e.Ctx, e.MustVolume("db").Dataset)); err != nil {
+		l.Fatal(err)
+	}
+	return l.Left.MustSync(0).Copies[0].Kind, l.Replica.MustSync(0).Copies[0].Kind
+}
+
+// A copy that became something else since it was looked at is not let go of.
+func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
+	l := controltest.NewLastCopy(t)
+	l.ReportHomeWell()
+	var was dataset.Copy
+	l.EditCopy(l.Left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
+	if _, err := l.Keeper.Ledger.Update(t.Context(), func(t *record.Tx) error { return l.Keeper.CopyKeeper.ExpireOne(t, was) }); err != nil {
+		t.Fatal(err)
+	}
+	if is := l.Left.MustSync(0).Copies[0].Kind; is != dataset.CopySuperseded {
+		t.Errorf("it is %s", is)
+	}
+}
+
+// Control decides to remove a copy, and its home is lost before the decision is recorded: the copy stays.
+func TestExpiryBesideALostHome(t *testing.T) {
+	l := controltest.NewLastCopy(t)
+	l.ReportHomeWell()
+	l.Keeper.Spy = controltest.NewSpyStore(l.Keeper.Service.Ledger.Store)
+	l.Keeper.Ledger.Store = l.Keeper.Spy
+	l.Keeper.Spy.Before(l.EndHome)
+	if err := l.Keeper.CopyKeeper.Expire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if is := l.Left.MustSync(0).Copies[0].Kind; is != dataset.CopyLeft {
+		t.Errorf("it is %s", is)
+	}
+}

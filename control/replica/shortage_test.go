@@ -1,0 +1,66 @@
+package replica_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// shortageReads are the reads of a round that looks whether a node can take a replica by now.
+const shortageReads = 6
+
+// A volume that found too few nodes for its replicas when it was made gets them as soon as a node can
+// take one, and not with the next look at everything: nothing of the volume itself changes then. As
+// long as no node changes, a round asks for none of its keys.
+func TestReplicasComeWithTheNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		away, back func(e *controltest.Control, b *controltest.Agent)
+	}{
+		"cordoned": {
+			func(e *controltest.Control, b *controltest.Agent) {
+				e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
+			},
+			func(e *controltest.Control, b *controltest.Agent) {
+				e.EditNode(b, func(n *dataset.Node) { n.Cordoned = false })
+			},
+		},
+		"its pool is offline": {
+			func(_ *controltest.Control, b *controltest.Agent) { b.ReportOnline(false) },
+			func(_ *controltest.Control, b *controltest.Agent) { b.ReportOnline(true) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			e.WantReplicas(1)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			agents := map[string]*controltest.Agent{"beta": b}
+			op := a.MustPlan(controltest.Create("db@safe"))
+			c.away(e, b) // after it was planned
+			d := *a.MustCommit(op).Dataset
+			e.Failures = nil
+			e.Round()
+			if len(copies(e, d.ID, agents)) > 0 || len(e.Failures) != 1 {
+				t.Fatalf("%v has a copy; said: %v", copies(e, d.ID, agents), e.Failures)
+			}
+			e.Failures = nil
+			e.Round()
+			e.Spy.Counted()
+			e.Round()
+			if reads, txns, _ := e.Spy.Counted(); reads > shortageReads || txns > 0 {
+				t.Errorf("a round in which no node changed: %d reads, %d transactions", reads, txns)
+			}
+			c.back(e, b)
+			e.Round()
+			if got := copies(e, d.ID, agents); got["beta"] != dataset.CopyReplica {
+				t.Errorf("the node is back, and has %v", got)
+			}
+			e.Round()
+			e.Spy.Counted()
+			e.Round()
+			if reads, _, _ := e.Spy.Counted(); reads > 0 {
+				t.Errorf("%d reads, though nothing is short any more", reads)
+			}
+		})
+	}
+}

@@ -1,0 +1,83 @@
+package reports_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a node says of itself is bounded, and what is too much is refused by the bound.
+func TestHeartbeatsAreBounded(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	long := strings.Repeat("x", dataset.MaxLine+1)
+	for want, h := range map[string]api.Heartbeat{
+		"257 pools (256 at most)":                             {Pools: make([]dataset.PoolStatus, 200), Unmade: make([]api.Pool, 57)},
+		"20001 datasets (20000 at most)":                      {Datasets: make([]dataset.DatasetStatus, 20_001)},
+		"20001 copies (20000 at most)":                        {Copies: make([]dataset.Copy, 20_001)},
+		"20001 operations (20000 at most)":                    {Operations: make([]dataset.Operation, 20_001)},
+		"why it does not believe the store takes 4097":        {Distrust: long},
+		"what it says of pool " + a.LocalPools[0].ID.String(): {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
+		"what it says of pool  takes 4097":                    {Unmade: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
+		"what it says of dataset ":                            {Datasets: []dataset.DatasetStatus{{Problem: long}}},
+		"10001 mount IDs of dataset ":                         {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
+		"a mount ID of 257 bytes (256 at most)":               {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
+	} {
+		h.Incarnation = a.Incarnation
+		before := e.Dump()
+		controltest.Refused(t, e.Heartbeat(e.Ctx, a.ID, h), dataset.ErrInvalid, "alpha", want)
+		if diff := cmp.Diff(before, e.Dump()); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// What is remembered of a node is bounded, however many heartbeats it takes, and is what
+// that node said: nobody drowns out what another says of its own.
+func TestSeenIsBounded(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db")
+	say := func(of *controltest.Agent, whole bool, list ...dataset.DatasetStatus) error {
+		return e.Heartbeat(e.Ctx, of.ID, api.Heartbeat{Incarnation: of.Incarnation, Datasets: list, Whole: whole})
+	}
+	is := dataset.DatasetStatus{ID: d.ID, Mounted: true}
+	if err := say(a, true, is); err != nil {
+		t.Fatal(err)
+	}
+	if err := say(b, true, dataset.DatasetStatus{ID: d.ID, Problem: "lies"}); err != nil {
+		t.Fatal(err)
+	}
+	if v := e.MustVolume("db"); v.Status == nil || !v.Status.Mounted {
+		t.Errorf("%+v", v.Status)
+	}
+	fill := func(whole bool) (err error) {
+		for n := 0; n <= reports.MaxSeen && err == nil; n += reports.MaxTold {
+			list := make([]dataset.DatasetStatus, reports.MaxTold)
+			for i := range list {
+				list[i].ID = uuid.New()
+			}
+			err = say(b, whole, list...)
+		}
+		return err
+	}
+	controltest.Refused(t, fill(true), dataset.ErrConflict, "beta", "datasets to remember (200000 at most): all is to be told")
+	controltest.Refused(t, fill(false), dataset.ErrInvalid, "beta", "datasets to remember (200000 at most)")
+	if err := say(a, true, is); err != nil {
+		t.Error("others are refused as well:", err)
+	}
+	// What is on no record is forgotten when somebody looks.
+	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
+		t.Error(err)
+	}
+	if seen := e.Seen(e.Ctx); len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
+		t.Errorf("%d seen, %d remembered", len(seen), len(e.Reports.Datasets()))
+	}
+}

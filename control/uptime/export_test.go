@@ -1,0 +1,31 @@
+package uptime
+
+import (
+	"time"
+
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Seen returns the mark as it was read last.
+func (u *Counter) Seen() record.RunMark {
+	_, m, _, _ := u.mark.last(u.ledger.Clock.Steady())
+	return m
+}
+
+// Restart forgets the mark, like a start of the service.
+func (u *Counter) Restart() {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.known, u.mark.entry, u.mark.mark, u.mark.before, u.mark.since = false, store.Entry{}, record.RunMark{}, 0, 0
+	u.mark.begun, u.mark.unseen = false, 0
+}
+
+// Mistake has the counter know an older mark that counts more.
+func (u *Counter) Mistake(more time.Duration) {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.mark.Ran += dataset.Duration(more)
+	u.mark.entry.Index--
+}

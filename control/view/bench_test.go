@@ -1,0 +1,64 @@
+package view_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+)
+
+// BenchmarkVolumes is a look at one of many volumes, and a page of them.
+func BenchmarkVolumes(b *testing.B) {
+	for _, count := range []int{100, 10000} {
+		e := controltest.New(b)
+		a := e.NewAgent("alpha")
+		for i := range count {
+			a.MustCreate(fmt.Sprintf("db-%05d@gold", i))
+		}
+		for i := range 20 {
+			a.MustSnapshot("db-00050", fmt.Sprintf("s%d", i))
+		}
+		b.Run(fmt.Sprintf("one of %d", count), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				e.MustVolume("db-00050")
+			}
+		})
+		b.Run(fmt.Sprintf("page of 100 of %d", count), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if l, err := e.Volumes(e.Ctx, api.Page{After: fmt.Sprintf("db-%05d", count-101), Limit: 100}); err != nil || len(l.Items) != 100 {
+					b.Fatal(len(l.Items), err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("all of %d", count), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				n := 0
+				for p := (api.Page{}); ; {
+					l, err := e.Volumes(e.Ctx, p)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if n += len(l.Items); l.Next == "" {
+						break
+					}
+					p.After = l.Next
+				}
+				if n != count {
+					b.Fatal(n)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("sync of all %d", count), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if s := a.MustSync(0); len(s.Datasets) != count {
+					b.Fatal(len(s.Datasets))
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,182 @@
+package view_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// all reads every page of a list.
+func all[T any](e *controltest.Control, limit int, list func(api.Page) (api.List[T], error)) (items []T, pages int) {
+	e.Helper()
+	for p := (api.Page{Limit: limit}); ; {
+		l, err := list(p)
+		if err != nil {
+			e.Fatalf("%v", err)
+		}
+		if limit > 0 && len(l.Items) > limit {
+			e.Fatalf("a page of %d", len(l.Items))
+		}
+		items, pages = append(items, l.Items...), pages+1
+		if l.Next == "" {
+			return items, pages
+		}
+		p.After = l.Next
+	}
+}
+
+func TestVolumesAreListed(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	var want []string
+	for i := range 25 {
+		name := fmt.Sprintf("db-%02d", 24-i)
+		a.MustCreate(name + "@silver")
+		want = append(want, name)
+	}
+	slices.Sort(want)
+	a.MustCreate("gone")
+	a.MustDelete("gone")
+	a.MustSnapshot("db-07", "one")
+	for _, limit := range []int{0, 1, 5, 7, 25, 26, 5000, -1} {
+		got, pages := all(e, limit, func(p api.Page) (api.List[api.Volume], error) { return e.Volumes(e.Ctx, p) })
+		var names []string
+		for _, v := range got {
+			names = append(names, v.Volume)
+			if v.Node != "alpha" || v.PoolName != "fast" || v.Lease == nil || (v.Snapshots == 1) != (v.Volume == "db-07") {
+				t.Errorf("%+v", v)
+			}
+		}
+		if !slices.Equal(names, want) || limit == 5 && pages != 6 {
+			t.Errorf("limit %d: %v in %d pages", limit, names, pages)
+		}
+	}
+	if l, err := e.Volumes(e.Ctx, api.Page{After: "db-23"}); err != nil || len(l.Items) != 1 || l.Next != "" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := e.Volumes(e.Ctx, api.Page{After: "\xff/../"}); err != nil || len(l.Items) != 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	trash, _ := all(e, 1, func(p api.Page) (api.List[api.Volume], error) { return e.Trash(e.Ctx, p) })
+	if len(trash) != 1 || trash[0].Volume != "gone" {
+		t.Errorf("%+v", trash)
+	}
+}
+
+// What goes, or gets another name, between the reads of a list is not shown as
+// what it was.
+func TestListsWhileThingsGo(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for _, name := range []string{"aa", "bb", "cc", "dd"} {
+		a.MustCreate(name + "@fleeting")
+	}
+	a.MustCreate("ee")
+	a.MustCreate("ff")
+	f := a.MustDelete("ff")
+	went := 0
+	e.Spy.OnGet = func(string) { // the first read after the page of names
+		e.Spy.OnGet = nil
+		went++
+		a.MustDelete("aa")
+		a.MustPurge(a.MustDelete("cc"))
+		d := a.MustDelete("ee")
+		e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "zz"})
+	}
+	l, err := e.Volumes(e.Ctx, api.Page{})
+	if err != nil || len(l.Items) != 2 || l.Items[0].Volume != "bb" || l.Items[1].Volume != "dd" || went != 1 {
+		t.Errorf("%d, %+v, %v", went, l.Items, err)
+	}
+	e.Spy.OnGet = func(string) {
+		e.Spy.OnGet = nil
+		e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: f.ID.String()})
+	}
+	if l, err := e.Trash(e.Ctx, api.Page{}); err != nil || len(l.Items) != 0 {
+		t.Errorf("%+v, %v", l.Items, err)
+	}
+	e.CheckInvariants()
+}
+
+// A page of a list costs what it costs, however long the list and however many
+// snapshots there are.
+func TestListsCostLittle(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for i := range 60 {
+		name := fmt.Sprintf("db%d", i)
+		a.MustCreate(name + "@silver")
+		a.MustSnapshot(name, "")
+	}
+	page := func() int {
+		t.Helper()
+		e.Spy.Counted()
+		if l, err := e.Volumes(e.Ctx, api.Page{Limit: 20, After: "db2"}); err != nil || len(l.Items) != 20 || l.Items[0].Snapshots != 1 {
+			t.Fatalf("%d, %v", len(l.Items), err)
+		}
+		reads, _, _ := e.Spy.Counted()
+		return reads
+	}
+	first, again := page(), page()
+	if first > 1+1+2+20 || again > 1+1+2 { // the names; records and leases at once; node and pool; at first the snapshots of each
+		t.Errorf("a page of 20 costs %d reads, then %d", first, again)
+	}
+	a.MustSnapshot("db25", "")
+	a.MustDo(api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db26", Snapshot: firstSnapshot(e, "db26")})
+	l, err := e.Volumes(e.Ctx, api.Page{Limit: 2, After: "db24"})
+	if err != nil || l.Items[0].Snapshots != 2 || l.Items[1].Snapshots != 0 {
+		t.Errorf("%+v, %v", l.Items, err)
+	}
+	d := a.MustDelete("db25")
+	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	a.DoWork()
+	if e.Views.HasCount(d.ID) {
+		t.Error("the count of what is gone is kept")
+	}
+}
+
+func firstSnapshot(e *controltest.Control, volume string) string {
+	e.Helper()
+	l, err := e.Snapshots(e.Ctx, volume, api.Page{})
+	if err != nil || len(l.Items) == 0 {
+		e.Fatalf("%v", err)
+	}
+	return l.Items[0].ID.String()
+}
+
+func TestSeen(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d, gone := a.MustCreate("db"), a.MustCreate("gone")
+	a.MustCreate("silent")
+	beat := api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{
+		{ID: d.ID, Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
+	}}
+	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
+		t.Fatal(err)
+	}
+	a.MustDelete("gone")
+	seen := e.Seen(e.Ctx)
+	if len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
+		t.Errorf("%+v", seen)
+	}
+	if v := e.MustVolume("silent"); v.Status != nil {
+		t.Errorf("%+v", v.Status)
+	}
+}
+
+// What is written is read back the same, with its times to the nanosecond.
+func TestDecodeOfWhatIsWritten(t *testing.T) {
+	e := controltest.New(t)
+	e.Clock.Advance(123456789 * time.Nanosecond)
+	d := e.NewAgent("alpha").MustCreate("db@gold")
+	if v := e.MustVolume("db"); !v.Created.Equal(d.Created) || !v.Created.Equal(controltest.Start.Add(123456789)) {
+		t.Errorf("created %s", v.Created)
+	}
+}
