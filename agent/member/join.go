@@ -70,7 +70,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 		return nil, err
 	}
 	if err := pair.Save(files); err != nil {
-		return nil, fmt.Errorf("keep the certificate: %w", err)
+		return nil, fmt.Errorf("write the certificate: %w", err)
 	}
 	return pair, forgetRequest(j.Dir)
 }

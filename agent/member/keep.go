@@ -146,7 +146,7 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 		return fmt.Errorf("the certificate that control gave is of no use: %w", err)
 	}
 	if err := next.Save(m.files); err != nil {
-		return fmt.Errorf("keep the certificate: %w", err)
+		return fmt.Errorf("write the certificate: %w", err)
 	}
 	m.credentials.Set(next)
 	return nil

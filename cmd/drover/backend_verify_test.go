@@ -62,17 +62,18 @@ func TestVerifyIsRefused(t *testing.T) {
 		kind   *dataset.Kind
 		says   string
 	}{
-		"full": {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Online: true, Size: dataset.GiB, Free: dataset.GiB} }, dataset.ErrNoSpace, "the suite wants 1GiB beside the 51.2MiB"},
+		"full": {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Online: true, Size: dataset.GiB, Free: dataset.GiB} }, dataset.ErrNoSpace, "the suite needs 1GiB beside the reserve of 51.2MiB"},
 		"full, of size": {func(p *api.Pool) {
 			p.Capabilities.EnforcesSize, p.Status = true, &dataset.PoolStatus{Online: true, Size: 4 * dataset.GiB, Free: 4 * dataset.GiB}
-		}, dataset.ErrNoSpace, "wants 4GiB"},
+		}, dataset.ErrNoSpace, "needs 4GiB"},
 		"full by now": {func(p *api.Pool) {
 			p.Status = &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}
 			p.Path = full
-		}, dataset.ErrNoSpace, "the suite wants 1GiB beside"},
-		"offline":   {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Reason: "its disk is gone"} }, dataset.ErrOffline, "when it is online"},
+		}, dataset.ErrNoSpace, "the suite needs 1GiB beside"},
+		"offline": {func(p *api.Pool) { p.Status = &dataset.PoolStatus{Reason: "its disk is gone"} }, dataset.ErrOffline, ": it must " +
+			"be online to be verified"},
 		"elsewhere": {func(p *api.Pool) { p.Path += "-x" }, dataset.ErrOffline, "run this on that node"},
-		"unmounted": {func(p *api.Pool) { p.Path = image }, dataset.ErrOffline, "in drover's own mount namespace"},
+		"unmounted": {func(p *api.Pool) { p.Path = image }, dataset.ErrOffline, "in drover's mount namespace"},
 		"another":   {func(*api.Pool) {}, dataset.ErrOffline, "run this on the node that has it, as root"},
 	} {
 		p := good

@@ -48,7 +48,7 @@ func TestCertificateAuthority(t *testing.T) {
 	}
 	refused("no certificate authority in "+dir, "ca", "issue", "bob", "--role", "viewer", "--dir", dir)
 	refused("no such folder", "ca", "rotate", "--dir", dir)
-	refused("--dir is empty: name the folder to make, or leave --dir out for /etc/drover/ca", "ca", "init", "--dir", "")
+	refused("--dir is empty: name the folder to create, or omit --dir to use /etc/drover/ca", "ca", "init", "--dir", "")
 	refused("holds something else (bob.pem)", "ca", "init", "--dir", occupied(t))
 	var made certificates.Authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
@@ -68,7 +68,7 @@ func TestCertificateAuthority(t *testing.T) {
 	if !strings.Contains(said, "export DROVER_CERT="+out+"/bob.pem DROVER_KEY="+out+"/bob-key.pem DROVER_CA="+out+"/bob-ca.pem") {
 		t.Error(said)
 	}
-	refused("is there: say another --out", "ca", "issue", "bob", "--role", "admin", "--dir", dir, "--out", out)
+	refused("exists: choose another --out", "ca", "issue", "bob", "--role", "admin", "--dir", dir, "--out", out)
 	refused("bad name", "ca", "issue", "../bob", "--role", "admin", "--dir", dir, "--out", out)
 
 	address := answering(t, f, dir)

@@ -27,7 +27,7 @@ func newCompletionCmd(a *cli.App) *cobra.Command {
 			case "zsh":
 				return root.GenZshCompletion(a.Out)
 			}
-			return cli.UsageError(cmd, "unknown shell %q (have: %s)", args[0], dataset.Have(shells))
+			return cli.UsageError(cmd, "unknown shell %q (available: %s)", args[0], dataset.Have(shells))
 		},
 	}
 }

@@ -23,17 +23,17 @@ const (
 func newDoctorCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Say what works on the server's host, what does not and why, and what is quarantined",
-		Long: `Say what works on the server's host, what does not and why, what to do, and what
-lies in the pools that the store does not know. Such things are never removed
-but by --gc with the full UUID of one of them. It fails when there is an error
-among the findings.`,
+		Short: "Check the server's host and list quarantined data",
+		Long: `Check the server's host: what works, what does not, why, and how to fix it. The
+report also lists quarantined data: objects in the pools that the store does not
+know. Quarantined data is removed only by --gc with its full UUID. The exit code
+is 1 if a finding is an error.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
 	var gc string
-	cmd.Flags().StringVar(&gc, "gc", "", "destroy what is quarantined under this `UUID`")
+	cmd.Flags().StringVar(&gc, "gc", "", "destroy the quarantined object with this `UUID`")
 	cli.CompleteFlag(cmd, "gc")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.Connect()
@@ -62,7 +62,7 @@ func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) er
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--gc %q: want the full UUID of what drover doctor lists as quarantined", gc)
+			"--gc %q: expected the full UUID of a quarantined object (drover doctor lists them)", gc)
 	}
 	if err := c.Collect(ctx, id); err != nil {
 		return err
@@ -71,7 +71,7 @@ func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) er
 }
 
 func findingTable(a *cli.App, findings []api.Finding) *show.Table {
-	t := show.NewTable("LEVEL", "SUBJECT", "FINDING, AND WHAT TO DO")
+	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range findings {
 		t.Row(f.Level, f.Subject, f.Text)
 		if f.Mend != "" { // below and not beside it, where a long finding would push it off the screen
@@ -104,5 +104,5 @@ func verdict(findings []api.Finding) error {
 	if n == 0 {
 		return nil
 	}
-	return fmt.Errorf("not everything works on this host (%d of %d findings are errors)", n, len(findings))
+	return fmt.Errorf("%d of %d findings are errors", n, len(findings))
 }

@@ -18,17 +18,17 @@ const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
 func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Print what happened, and with --follow what happens",
-		Long: `Print the events that the server still knows, and with --follow go on with each
-as it happens. -o json prints one object a line.`,
+		Short: "Print events, and with --follow wait for new ones",
+		Long: `Print the events that the server has in memory. With --follow, also print each
+new event until interrupted. -o json prints one object per line.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
 	var follow bool
 	var after uint64
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
-	cmd.Flags().Uint64Var(&after, "after", 0, "begin after the event with this `ID`")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new events until interrupted")
+	cmd.Flags().Uint64Var(&after, "after", 0, "start after the event with this `ID`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.Connect()
 		if err != nil {

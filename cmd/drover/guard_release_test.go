@@ -112,7 +112,8 @@ func TestGuardRelease(t *testing.T) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
-	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "--confirmed: what uses it on this host is killed") {
+	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "kills the "+
+		"processes that use it on this host: repeat with --confirmed") {
 		t.Errorf("without a word: exit %d, %s", code, con.err.String())
 	}
 }
@@ -127,7 +128,7 @@ func TestNoGuard(t *testing.T) {
 			c.Fencer = guards.DialGuard
 			code := c.run(t, args...)
 			said := c.err.String()
-			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "see whether drover guard runs") || c.out.Len() > 0 {
+			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "check that drover guard runs") || c.out.Len() > 0 {
 				t.Errorf("%v: exit %d, %q, %q", args, code, said, c.out.String())
 			}
 			if took := time.Since(began); took != 0 { // on this clock only waiting takes time

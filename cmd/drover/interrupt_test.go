@@ -41,10 +41,10 @@ func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
 		nth    int
 		says   []string
 	}{
-		"before the answer": {[]string{"volume", "create", "db"}, "Submit", 1, []string{"may go on", "drover operation watch " + idReq.String()}},
-		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"goes on", "drover operation watch " + idOp.String(), "drover operation cancel " + idOp.String()}},
-		"while it is away":  {[]string{"snapshot", "restore", "db", "51"}, "Operation", 2, []string{"goes on", idOp.String()}},
-		"while watching":    {[]string{"operation", "watch", "0b00"}, "Operation", 3, []string{"goes on", idOp.String()}},
+		"before the server": {[]string{"volume", "create", "db"}, "Submit", 1, []string{"may continue", "drover operation watch " + idReq.String()}},
+		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"continues", "drover operation watch " + idOp.String(), "drover operation cancel " + idOp.String()}},
+		"while it is away":  {[]string{"snapshot", "restore", "db", "51"}, "Operation", 2, []string{"continues", idOp.String()}},
+		"while watching":    {[]string{"operation", "watch", "0b00"}, "Operation", 3, []string{"continues", idOp.String()}},
 		"while sending":     {[]string{"volume", "import", "db", "--from", "-"}, "Import", 1, []string{"not imported"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +86,8 @@ func TestServerAwayForTooLong(t *testing.T) {
 	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != cli.AwayMost {
 		t.Errorf("exit %d after %d pauses", code, c.slept)
 	}
-	if want := "drover: cannot watch operation " + idOp.String() + ", which goes on: cannot reach drover\n"; c.err.String() != want {
+	if want := "drover: cannot watch operation " + idOp.String() + ", which continues: cannot reach " +
+		"drover\n"; c.err.String() != want {
 		t.Errorf("said %q", c.err.String())
 	}
 }
@@ -130,7 +131,7 @@ func TestBackup(t *testing.T) {
 			c.fake.fail = map[string]error{"Backup": dataset.Errorf(dataset.ErrUnavailable, "broke off")}
 		}, 1, "broke off", map[string]string{}},
 		"nothing comes": {func(t *testing.T, c *console, _ string) { c.fake.data = "" }, 1, "empty backup", map[string]string{}},
-		"interrupted": {func(t *testing.T, c *console, _ string) { interrupted(c, "Backup", 1) }, 1, "there is no backup",
+		"interrupted": {func(t *testing.T, c *console, _ string) { interrupted(c, "Backup", 1) }, 1, "no backup",
 			map[string]string{}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,7 @@ func newManCmd(a *cli.App) *cobra.Command {
 				return err
 			}
 			if !info.IsDir() {
-				return cli.UsageError(cmd, "%s is no folder", args[0])
+				return cli.UsageError(cmd, "man: %s is not a folder", args[0])
 			}
 			return doc.GenManTree(cmd.Root(), &doc.GenManHeader{
 				Section: "1", Source: "drover " + a.Version, Manual: "Drover",

@@ -33,10 +33,10 @@ func TestDrain(t *testing.T) {
 	if status := c.run(t, "node", "drain", f.nodes[0].Name); status != 1 {
 		t.Errorf("status %d", status)
 	}
-	want := `node host-a is cordoned: nothing new is put on it (drover node cordon --off host-a ends that)
+	want := `node host-a is cordoned: nothing new is placed on it (drover node cordon --off host-a lifts that)
 volume gone stays: no such volume
-volume a lives on node host-z
-volume b lives on node host-z
+volume a is on node host-z
+volume b is on node host-z
 volume busy stays: volume busy is in use on node host-a by c1
 `
 	if got := c.out.String(); got != want {
@@ -56,7 +56,8 @@ volume busy stays: volume busy is in use on node host-a by c1
 		f.byVolume[id] = out
 	}
 	c = newConsole(f)
-	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(), "has no volumes any more") {
+	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(), "has no "+
+		"volumes left") {
 		t.Errorf("status %d: %s%s", status, c.out.String(), c.err.String())
 	}
 	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"force":true,"fenced":"host-a"`) != 4 {

@@ -35,19 +35,30 @@ func TestProfileCheckTellsOfFreezes(t *testing.T) {
 func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	for profile, want := range map[string]string{
 		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
-		"{backend: btrfs, qos: {read_iops: 500}}":                          "profiles.p.backend: no pool of backend btrfs can keep this profile: it has no block device for each volume, whose speed could be limited (backend loop, lvm could)",
-		"{backend: zfs, quiesce: freeze}":                                  "no pool of backend zfs can keep this profile: it cannot freeze one volume alone (backend loop, lvm could)",
+		"{backend: btrfs, qos: {read_iops: 500}}": "profiles.p.backend: no pool of " +
+			"backend btrfs can satisfy this profile: it has no block device for each volume, whose speed could " +
+			"be limited (backend loop, lvm could)",
+		"{backend: zfs, quiesce: freeze}": "no pool of backend zfs can satisfy " +
+			"this profile: it cannot freeze one volume alone (backend loop, lvm could)",
 		"{backend: dir, snapshots: {schedule: '@daily', keep: {last: 1}}}": "it cannot take snapshots without copying (backend btrfs, loop, lvm, zfs could)",
-		"{backend: nfs, size: 1GiB}":                                       "no pool of backend nfs can keep this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
-		"{backend: loop, size: 1MiB}":                                      "no pool of backend loop can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
-		"{backend: btrfs, size: 1MiB}":                                     "1MiB is too small for a subvolume (at least 16MiB)",
-		"{backend: loop, size: 100MiB, filesystem: {type: xfs}}":           "100MiB is too small for xfs, which needs 300MiB",
-		"{backend: lvm, size: 1MiB}":                                       "no pool of backend lvm can keep this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
-		"{backend: loop, size: 200MiB, filesystem: {type: xfs}}":           "no pool of backend loop can keep this profile: 200MiB is too small for xfs, which needs 300MiB",
-		"{backend: lvm, size: 200MiB, filesystem: {type: xfs}}":            "no pool of backend lvm can keep this profile: 200MiB is too small for xfs, which needs 300MiB",
-		"{size: 8KiB}":                                                                    "profiles.p: no backend can keep all of this: ",
-		"{size: 8KiB, filesystem: {type: xfs}}":                                           "backend loop, lvm: 8KiB is too small for xfs, which needs 300MiB",
-		"{access: many, encryption: {key_file: /k}}":                                      "profiles.p: no backend can keep all of this: backend btrfs, dir, loop, lvm, zfs: several hosts cannot have a volume of it mounted at once, as access many wants; backend nfs: it cannot encrypt",
+		"{backend: nfs, size: 1GiB}": "no pool of backend nfs can satisfy " +
+			"this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
+		"{backend: loop, size: 1MiB}": "no pool of backend loop can satisfy " +
+			"this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+		"{backend: btrfs, size: 1MiB}":                           "1MiB is too small for a subvolume (at least 16MiB)",
+		"{backend: loop, size: 100MiB, filesystem: {type: xfs}}": "100MiB is too small for xfs, which needs 300MiB",
+		"{backend: lvm, size: 1MiB}": "no pool of backend lvm can satisfy " +
+			"this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+		"{backend: loop, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend loop can satisfy " +
+			"this profile: 200MiB is too small for xfs, which needs 300MiB",
+		"{backend: lvm, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend lvm can satisfy " +
+			"this profile: 200MiB is too small for xfs, which needs 300MiB",
+		"{size: 8KiB}": "profiles.p: no " +
+			"backend can satisfy all of this: ",
+		"{size: 8KiB, filesystem: {type: xfs}}": "backend loop, lvm: 8KiB is too small for xfs, which needs 300MiB",
+		"{access: many, encryption: {key_file: /k}}": "profiles.p: no " +
+			"backend can satisfy all of this: backend btrfs, dir, loop, lvm, zfs: several hosts cannot have a " +
+			"volume of it mounted at once, as access many wants; backend nfs: it cannot encrypt",
 		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
 		"{backend: lvm, size: 16MB}":                                                      "", // in whole extents
 		"{backend: lvm, quiesce: freeze, filesystem: {type: xfs, mount: [noatime]}}":      "",
@@ -83,7 +94,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 		c := newConsole(f)
 		c.App.CheckKey = profiles.CheckKey
 		code := c.run(t, "profile", "check", file)
-		for _, part := range append(parts, "profile c makes no volumes on this host yet: key file "+dir+"/key is not there (bring it") {
+		for _, part := range append(parts, "profile c cannot create volumes on this host yet: key file "+dir+"/key is not there (bring it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {
 				t.Errorf("exit %d: %s%s, want %q", code, c.out.String(), c.err.String(), part)
 			}
@@ -93,6 +104,8 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 		}
 	}
 	there := []api.Pool{{Pool: dataset.Pool{Name: "fast"}}, {Pool: dataset.Pool{Name: "fast"}}, {Pool: dataset.Pool{Name: "plain"}}}
-	check(&fake{pools: there}, "profile b names pool fst, which no node has (have: fast, plain); did you mean fast?")
-	check(&fake{fail: map[string]error{"Pools": dataset.Errorf(dataset.ErrUnavailable, "no server")}}, "profile b names pool fst, and whether there is one is not known: no server")
+	check(&fake{pools: there}, "profile b names pool fst, which no node has (available: fast, plain); did you "+
+		"mean fast?")
+	check(&fake{fail: map[string]error{"Pools": dataset.Errorf(dataset.ErrUnavailable, "no server")}}, "profile b "+
+		"names pool fst, which could not be checked: no server")
 }

@@ -23,13 +23,13 @@ import (
 func newRootCmd(a *cli.App) *cobra.Command {
 	root := cli.Group(&cobra.Command{
 		Use:   "drover",
-		Short: "named, portable data for containers",
+		Short: "Named, portable data for containers",
 		Long: `Drover gives containers named, portable data: a Docker volume plugin with
 profiles, snapshots and clones, and this command line for it.
 
-A volume, snapshot, node or dataset may be named by any unique prefix of its
-UUID. Tables are for people; -o json gives the API's objects to programs, and
--q the IDs alone. Exit codes: 0 fine, 1 failed, 2 wrong usage.`,
+Any unique prefix of a UUID names a volume, snapshot, node or dataset. Tables
+are for people. -o json prints the objects of the API for programs, and -q only
+IDs. Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -66,12 +66,13 @@ UUID. Tables are for people; -o json gives the API's objects to programs, and
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
 	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
-		"the API's `ADDRESS` (or DROVER_API; default "+cli.DefaultEndpoint+")")
+		"`ADDRESS` of the API (or DROVER_API; default "+cli.DefaultEndpoint+")")
 	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
-		"`FILE` of the certificate to show over https (or DROVER_CERT)")
-	root.PersistentFlags().StringVar(&a.Files.Key, "key", "", "`FILE` of its key (or DROVER_KEY)")
+		"`FILE` with the client certificate for https (or DROVER_CERT)")
+	root.PersistentFlags().StringVar(&a.Files.Key, "key", "", "`FILE` with the key of the client certificate (or "+
+		"DROVER_KEY)")
 	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
-		"`FILE` of the cluster's certificate authority (or DROVER_CA)")
+		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	return root

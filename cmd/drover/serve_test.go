@@ -28,22 +28,23 @@ func TestServeChecksBeforeItMakes(t *testing.T) {
 		says  string
 		exit  int
 	}{
-		{[]string{"--metrics-listen", "0.0.0.0:9469"}, `--metrics-listen "0.0.0.0:9469": want a loopback address`, 2},
-		{[]string{"--metrics-listen", "127.0.0.1:metrics"}, "want a loopback address", 2},
-		{[]string{"--metrics-listen", "127.0.0.1"}, "want a loopback address", 2},
-		{[]string{"--driver", "a/b"}, `--driver "a/b": want letters`, 2},
-		{[]string{"--driver", ".."}, `--driver "..": want letters`, 2},
-		{[]string{"--driver", "drover:latest"}, "want letters", 2},
-		{[]string{"--driver", ""}, "want letters", 2},
-		{[]string{"--driver", "local"}, "Docker's own", 2},
+		{[]string{"--metrics-listen", "0.0.0.0:9469"}, `--metrics-listen "0.0.0.0:9469": expected a loopback address`, 2},
+		{[]string{"--metrics-listen", "127.0.0.1:metrics"}, "expected a loopback address", 2},
+		{[]string{"--metrics-listen", "127.0.0.1"}, "expected a loopback address", 2},
+		{[]string{"--driver", "a/b"}, `--driver "a/b": expected letters`, 2},
+		{[]string{"--driver", ".."}, `--driver "..": expected letters`, 2},
+		{[]string{"--driver", "drover:latest"}, "expected letters", 2},
+		{[]string{"--driver", ""}, "expected letters", 2},
+		{[]string{"--driver", "local"}, "Docker's built-", 2},
 		{[]string{"--driver", strings.Repeat("d", 100)}, "107 at most", 2},
-		{[]string{"--run", "run"}, `--run "run": want an absolute path`, 2},
+		{[]string{"--run", "run"}, `--run "run": expected an absolute path`, 2},
 		{[]string{"--log-level", "loud"}, "unknown log level", 2},
 		{[]string{"--config", none}, none + ": no such file", 1},
 		{[]string{"--profiles", none}, none + ": no such file", 1},
 		{[]string{"--config", yaml}, `unknown key "backnd", did you mean backend?`, 2},
 		{[]string{"--config", lop}, `pools[1].backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`, 2},
-		{[]string{"--profiles", btrfs}, "profiles.p.backend: no pool of backend btrfs can keep this profile: it has no block device for each volume", 2},
+		{[]string{"--profiles", btrfs}, "profiles.p.backend: no pool of backend btrfs can satisfy this profile: " +
+			"it has no block device for each volume", 2},
 	} {
 		dir := t.TempDir()
 		c := newConsole(theWorld())

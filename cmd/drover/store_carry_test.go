@@ -55,8 +55,8 @@ func TestStoreIsCarried(t *testing.T) {
 			t.Errorf("%s is there", path)
 		}
 	}
-	say(1, "there is no store at", "store", "export", file, "--root", filepath.Join(dir, "none"))
-	say(1, "there is no store at", "store", "export", file, "--root", old)
+	say(1, "no store at", "store", "export", file, "--root", filepath.Join(dir, "none"))
+	say(1, "no store at", "store", "export", file, "--root", old)
 	absent(file)
 	absent(filepath.Join(dir, "none"))
 	open := storeIn(t, old)
@@ -64,7 +64,7 @@ func TestStoreIsCarried(t *testing.T) {
 	if err := open.Close(); err != nil {
 		t.Fatal(err)
 	}
-	say(0, "exported 2 records of cluster 6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1, among them 1 volumes to "+file, "store", "export", file, "--root", old)
+	say(0, "exported 2 records of cluster 6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1, including 1 volumes to "+file, "store", "export", file, "--root", old)
 	say(1, "overwrites nothing", "store", "export", file, "--root", old)
 	say(0, `{"key":"names/db","value":{"id":"3f0e0cd5`, "store", "export", "-", "--root", old)
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
@@ -75,7 +75,7 @@ func TestStoreIsCarried(t *testing.T) {
 	say(2, "it is no export of a store", "store", "import", config, "--root", other)
 	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other)
 	absent(other)
-	say(0, "among them 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
+	say(0, "including 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
 	say(1, "the store is not empty", "store", "import", file, "--root", other)
 	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force")
 	say(0, "names/db", "store", "export", "-", "--root", other)

@@ -108,16 +108,16 @@ func TestPurgeAsks(t *testing.T) {
 		code   int
 		asks   string
 	}{
-		"the name":       {[]string{"trash", "purge", "e000"}, "old\n", 1, 0, "dataset e0000000-0000-4000-8000-000000000003, once volume old, and its 2 snapshots"},
-		"another name":   {[]string{"trash", "purge", "old"}, "older\n", 0, 1, "Type old to go on"},
+		"the name":       {[]string{"trash", "purge", "e000"}, "old\n", 1, 0, "dataset e0000000-0000-4000-8000-000000000003, formerly volume old, and its 2 snapshots"},
+		"another name":   {[]string{"trash", "purge", "old"}, "older\n", 0, 1, "Type old to continue"},
 		"yes is no name": {[]string{"trash", "purge", "old"}, "yes\n", 0, 1, ""},
 		"nothing":        {[]string{"trash", "purge", "old"}, "\n", 0, 1, ""},
 		"end of input":   {[]string{"trash", "purge", "old"}, "\x04", 0, 1, ""},
 		"all":            {[]string{"trash", "purge", "--all"}, "all\n", 2, 0, "all 2 datasets"},
 		"not all":        {[]string{"trash", "purge", "--all"}, "no\n", 0, 1, ""},
 		"--yes":          {[]string{"trash", "purge", "old", "--yes"}, "", 1, 0, ""},
-		"recover":        {[]string{"store", "recover"}, "yes\n", 2, 0, "has the cluster go on"},
-		"not recover":    {[]string{"store", "recover"}, "y\n", 1, 1, "Type yes to go on"},
+		"recover":        {[]string{"store", "recover"}, "yes\n", 2, 0, "resumes decisions"},
+		"not recover":    {[]string{"store", "recover"}, "y\n", 1, 1, "Type yes to continue"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())
@@ -143,7 +143,8 @@ func TestPurgeWhileThePoolIsAway(t *testing.T) {
 		failed := ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool default is offline")))
 		c.fake.outcome = api.Outcome{Operation: &failed.op}
 		code := c.run(t, "trash", "purge", what, "--yes")
-		const want = "is off the record; what lies in pool default is destroyed when that is back (or, if it never will be: drover pool rm --forget default)"
+		const want = "removed from the store; the data in pool default is deleted when the pool is online (or, if it " +
+			"never returns: drover pool rm --forget default)"
 		if code != 0 || !strings.Contains(c.out.String(), want) || c.err.Len() > 0 {
 			t.Errorf("%s: exit %d, %q, %q", what, code, c.out.String(), c.err.String())
 		}

@@ -15,9 +15,11 @@ func TestExportSaysWhatItLacks(t *testing.T) {
 		want  string
 	}{
 		"nothing": {},
-		"one":     {api.LeftOut{Count: 1, First: []string{"mysql.sock"}}, "drover: 1 socket was left out of the archive, as tar has none: mysql.sock\n"},
+		"one": {api.LeftOut{Count: 1, First: []string{"mysql.sock"}}, "drover: 1 socket was left out of the " +
+			"archive, because tar does not support sockets: mysql.sock\n"},
 		"many": {api.LeftOut{Count: 5, First: []string{"a", "b\n\x1b[2J", "c"}},
-			`drover: 5 sockets were left out of the archive, as tar has none: a, b\n\x1b[2J, c and 2 more` + "\n"},
+			`drover: 5 sockets were left out of the archive, because tar does not support sockets: a, b\n\x1b[2J, c and 2 more
+`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			con := newConsole(&fake{data: "tar", leftOut: c.lacks})

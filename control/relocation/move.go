@@ -404,7 +404,7 @@ func movedText(t *record.Tx, op dataset.Operation) (string, error) {
 	case op.Loss != nil && op.Share:
 		text += ", without having heard it (" + op.Loss.Why + ")"
 	case op.Loss != nil:
-		text += ", without what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" +
+		text += ", without the data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" +
 			op.Loss.Why + ")"
 	}
 	return text, err

@@ -83,7 +83,7 @@ func leaveOthers() error {
 		// EINVAL means that it was removed with the mount above it.
 		err := unix.Unmount(table[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("let go of %s: %w", table[i].Mountpoint, err)
+			return fmt.Errorf("release %s: %w", table[i].Mountpoint, err)
 		}
 	}
 	return nil

@@ -75,7 +75,8 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 		busy.Stop(t)
 	}
 	r := <-drain
-	for _, want := range []string{"volume mysql lives on node host-c\n", "volume one lives on node host-", "volume two lives on node host-"} {
+	for _, want := range []string{"volume mysql is on node host-c\n", "volume one is on node host-", "volume two " +
+		"is on node host-"} {
 		if !strings.Contains(r.Out, want) {
 			t.Errorf("drain does not say %q:\n%s", want, r.Out)
 		}
@@ -91,7 +92,8 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 		busy.Stop(t)
 		r = control.Exec(t, "node", "drain", h.Name)
 	}
-	if r.Exit != 0 || !strings.Contains(r.Out, "volume busy lives on node host-") || !strings.Contains(r.Out, "node "+h.Name+" has no volumes any more") {
+	if r.Exit != 0 || !strings.Contains(r.Out, "volume busy is on node host-") || !strings.Contains(r.Out, "node "+h.Name+" has no "+
+		"volumes left") {
 		t.Errorf("drained: %+v", r)
 	}
 }
@@ -128,7 +130,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 		}
 		return nil
 	})
-	if !strings.Contains(said, "volume mysql lives on node host-") || !strings.Contains(said, "volume alone stays: ") {
+	if !strings.Contains(said, "volume mysql is on node host-") || !strings.Contains(said, "volume alone stays: ") {
 		t.Errorf("%s", said)
 	}
 	w.start(t, next, "mysql@safe")

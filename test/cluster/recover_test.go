@@ -119,7 +119,7 @@ func TestStoreGoesBack(t *testing.T) {
 		t.Errorf("without a node that is alive: %+v", r)
 	}
 	out := control.Must(t, "store", "recover", "--confirm", "--fenced", last.Name)
-	for _, want := range []string{"moved", "made", "gone", "forgotten", "trashed", "snapped", "NOT heard"} {
+	for _, want := range []string{"moved", "made", "gone", "forgotten", "trashed", "snapped", "NOT respond"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("recover does not say %q: %s", want, out)
 		}

@@ -176,7 +176,7 @@ func (w *world) systemctl(t *testing.T, where string, args []string) {
 		w.stop(t)
 		w.start(t)
 	case "reload drover":
-		const done = "profiles were read again"
+		const done = "reloaded the profiles"
 		before := strings.Count(w.h.Log(), done)
 		if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
 			t.Fatal(err)

@@ -43,7 +43,8 @@ func verifies(t *testing.T, pool, at string) {
 	nothingLeft(t, h)
 
 	p = until(t, h, at)
-	if r := h.Exec(t, "backend", "verify", "default"); r.Exit != 1 || !strings.Contains(r.Err, "is being verified already") {
+	if r := h.Exec(t, "backend", "verify", "default"); r.Exit != 1 || !strings.Contains(r.Err, "is already being "+
+		"verified") {
 		t.Errorf("a second one: exit %d: %s", r.Exit, r.Err)
 	}
 	if f := corners(t, h); len(f) != 1 || f[0].Level != "info" {

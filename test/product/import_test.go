@@ -36,7 +36,8 @@ func testImportLocal(t *testing.T, w *world) {
 	db.Query(t, w.e, "old-db-1", "CREATE DATABASE shop; CREATE TABLE shop.orders (id INT); INSERT INTO shop.orders VALUES (7)")
 
 	r := w.h.Exec(t, "volume", "import", "shopdb@gold", "--from", "docker:old_data")
-	if want := "drover: docker volume \"old_data\" is in use by old-db-1: stop that first, or say --live to copy while it changes\n"; r.Exit != 1 || r.Err != want {
+	if want := `drover: docker volume "old_data" is in use by old-db-1: stop them, or use --live to copy while the data changes
+`; r.Exit != 1 || r.Err != want {
 		t.Errorf("import of what is in use: exit %d, %q, want %q", r.Exit, r.Err, want)
 	}
 	w.wantVolumes(t)

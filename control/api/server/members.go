@@ -44,7 +44,7 @@ func (h handlers) members() {
 			}
 			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
 		})
-	add(h, endpoint(route.RevokeOperator, "nodes", "Make an operator's certificates worth nothing",
+	add(h, endpoint(route.RevokeOperator, "nodes", "Revoke an operator's certificates",
 		"Those that were made so far, of all roles."),
 		func(ctx context.Context, in *struct {
 			Operator string `path:"operator" doc:"the operator's name"`

@@ -23,7 +23,7 @@ func (h handlers) nodes() {
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Cordon(ctx, in.Node, in.Body))
 		})
-	add(h, endpoint(route.FenceNode, "nodes", "Vouch that a node which is away writes no more", ""),
+	add(h, endpoint(route.FenceNode, "nodes", "Confirm that a node is fenced", ""),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Fenced

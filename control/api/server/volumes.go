@@ -53,7 +53,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.RekeyVolume, "volumes",
-		"Wrap an encrypted volume's data key by the key that its profile has now", "Nothing of the data is touched."),
+		"Encrypt a volume's data key with the current key of its profile", "Nothing of the data is touched."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -64,7 +64,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.RewriteVolume, "volumes",
-		"Write a volume anew, so that it lies in few pieces",
+		"Defragment a volume by writing it again",
 		"It must not be in use, and takes room for a second copy; a mount ends it."),
 		func(ctx context.Context, in *struct {
 			OperationParam

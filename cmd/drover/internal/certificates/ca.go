@@ -23,7 +23,7 @@ const DefaultAuthority = "/etc/drover/ca"
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "ca",
-		Short: "Work with a cluster's certificate authority",
+		Short: "Manage the certificate authority of a cluster",
 	},
 		newCAInitCmd(a), newCARotateCmd(a), newCAIssueCmd(a), newCARevokeCmd(a),
 	)
@@ -31,7 +31,7 @@ func Command(a *cli.App) *cobra.Command {
 
 // dirFlag gives a command the folder of the authority.
 func dirFlag(a *cli.App, cmd *cobra.Command) *string {
-	return cmd.Flags().String("dir", a.Authority, "`DIR` of the certificate authority, on this host")
+	return cmd.Flags().String("dir", a.Authority, "`DIR` of the certificate authority on this host")
 }
 
 // Authority is what programs are told of one.
@@ -49,21 +49,22 @@ func authorityOf(a *pki.Authority, dir string) Authority {
 func newCAInitCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
-		Short: "Make the certificate authority of a new cluster",
-		Long: `Make the certificate authority of a new cluster, in a folder of this host. Copy
-the folder to each control host: whoever has it can make himself any member of
-the cluster, so nobody else may read it. Keep one copy where no host is.
+		Short: "Create the certificate authority of a new cluster",
+		Long: `Create the certificate authority of a new cluster in a folder of this host. Copy
+the folder to each control host. Keep it secret: anyone who has it can act as
+any member of the cluster. Keep one copy outside of all hosts.
 
-A folder that has one, or anything else, is refused. With --keep that one is
-checked and stays, for what is run at each start, as by docker compose up.`,
+The command fails if the folder is not empty. With --keep, an existing authority
+is checked and kept, so that the command can run at each start, for example by
+docker compose up.`,
 		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	dir := cmd.Flags().String("dir", a.Authority, "`DIR` to make, on this host")
-	keep := cmd.Flags().Bool("keep", false, "fine if there is one already: it stays")
+	dir := cmd.Flags().String("dir", a.Authority, "`DIR` to create on this host")
+	keep := cmd.Flags().Bool("keep", false, "succeed if there is an authority already, and keep it")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *dir == "" { // as of a variable of a script that is not set
-			return cli.UsageError(cmd, "--dir is empty: name the folder to make, or leave --dir out for %s",
+			return cli.UsageError(cmd, "--dir is empty: name the folder to create, or omit --dir to use %s",
 				a.Authority)
 		}
 		made, err := pki.Create(*dir, a.Now())
@@ -79,8 +80,8 @@ checked and stays, for what is run at each start, as by docker compose up.`,
 		case kept:
 			return a.Say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
 		}
-		return a.Say("made the certificate authority of cluster %s in %s; copy the folder to each control "+
-			"host, which alone may read it", made.Cluster(), *dir)
+		return a.Say("created the certificate authority of cluster %s in %s; copy the folder to each control "+
+			"host, and let nobody else read it", made.Cluster(), *dir)
 	}
 	return cmd
 }
@@ -89,23 +90,23 @@ func newCARotateCmd(a *cli.App) *cobra.Command {
 	var finish, force bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
-		Short: "Give the certificate authority a new key",
-		Long: `Give the certificate authority a new key, in its folder on this host. Copy the
-folder to the other control hosts then, in any order: nobody is shut out on the
-way. Nodes get new certificates by themselves within minutes; make new ones for
-operators (drover ca issue). The old key's certificates are believed until
---finish, which is refused for 30 days.
+		Short: "Replace the key of the certificate authority",
+		Long: `Replace the key of the certificate authority in its folder on this host. Then
+copy the folder to the other control hosts, in any order: no node loses access
+meanwhile. Nodes get new certificates automatically within minutes. Issue new
+ones for operators with drover ca issue. Certificates of the old key are trusted
+until --finish, which is refused for 30 days.
 
-With --finish --force that ends at once, for a key that somebody else may have:
-nodes that have not heard of the new one by then must join anew.`,
+--finish --force ends the trust at once, for a key that may have been stolen.
+Nodes that do not have a new certificate by then must join again.`,
 		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
-	cmd.Flags().BoolVar(&finish, "finish", false, "stop believing the key before")
-	cmd.Flags().BoolVar(&force, "force", false, "with --finish: also before all nodes can have new certificates")
+	cmd.Flags().BoolVar(&finish, "finish", false, "stop trusting the previous key")
+	cmd.Flags().BoolVar(&force, "force", false, "with --finish: do not wait until all nodes can have new certificates")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if force && !finish {
-			return cli.UsageError(cmd, "--force goes with --finish")
+			return cli.UsageError(cmd, "--force requires --finish")
 		}
 		turn := pki.Rotate
 		if finish {
@@ -122,11 +123,11 @@ nodes that have not heard of the new one by then must join anew.`,
 		case o.JSON():
 			return show.JSON(a.Out, authorityOf(turned, *dir))
 		case finish:
-			return a.Say("the certificate authority in %s believes its newest key alone; copy the folder to "+
-				"the other control hosts", *dir)
+			return a.Say("the certificate authority in %s trusts only its newest key; copy the folder to the "+
+				"other control hosts", *dir)
 		}
-		return a.Say("the certificate authority in %s has a new key; copy the folder to the other control "+
-			"hosts, and say drover ca rotate --finish in 30 days", *dir)
+		return a.Say("the certificate authority in %s has a new key; copy the folder to the other control hosts, "+
+			"and run drover ca rotate --finish in 30 days", *dir)
 	}
 	return cmd
 }
@@ -145,20 +146,21 @@ func newCAIssueCmd(a *cli.App) *cobra.Command {
 	var role, out string
 	cmd := &cobra.Command{
 		Use:   "issue NAME",
-		Short: "Make an operator's certificate",
-		Long: `Make an operator's certificate, for a year: three files, for DROVER_CERT,
-DROVER_KEY and DROVER_CA. A viewer may look; an operator may also work with
-volumes and snapshots; an admin may do everything, also vouch that a node
-writes no more (--fenced).`,
+		Short: "Issue an operator's certificate",
+		Long: `Issue an operator's certificate, valid for one year. It writes three files, for
+DROVER_CERT, DROVER_KEY and DROVER_CA. A viewer can read; an operator can also
+work with volumes and snapshots; an admin can do everything, including
+confirming that a node is fenced (--fenced).`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
-	cmd.Flags().StringVar(&role, "role", "", "what it may: `ROLE` admin, operator or viewer")
-	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, which must not be there")
+	cmd.Flags().StringVar(&role, "role", "", "`ROLE` of the operator: admin, operator or viewer")
+	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, which must not exist")
 	cli.CompleteFlag(cmd, "role", string(pki.Admin), string(pki.Worker), string(pki.Viewer))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if role == "" {
-			return cli.UsageError(cmd, "ca issue needs --role (have: %s, %s, %s)", pki.Admin, pki.Worker, pki.Viewer)
+			return cli.UsageError(cmd, "missing flag: --role (available: %s, %s, "+
+				"%s)", pki.Admin, pki.Worker, pki.Viewer)
 		}
 		r, err := pki.ParseRole(role)
 		if err != nil {
@@ -171,7 +173,7 @@ writes no more (--fenced).`,
 		if o.JSON() {
 			return show.JSON(a.Out, made)
 		}
-		if err := a.Say("made the certificate of operator %s (%s), good until %s", made.Name, made.Role,
+		if err := a.Say("issued the certificate of operator %s (%s), valid until %s", made.Name, made.Role,
 			made.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
@@ -196,11 +198,11 @@ func issue(a *cli.App, dir, out string, id pki.Identity) (made issued, err error
 	files := pki.Files{Cert: base + ".pem", Key: base + "-key.pem", CA: base + "-ca.pem"}
 	for _, path := range []string{files.Cert, files.Key, files.CA} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return made, dataset.Errorf(dataset.ErrExists, "%s is there: say another --out, or remove it", path)
+			return made, dataset.Errorf(dataset.ErrExists, "%s exists: choose another --out, or remove the file", path)
 		}
 	}
 	if err := pair.Save(files); err != nil {
-		return made, fmt.Errorf("keep the certificate: %w", err)
+		return made, fmt.Errorf("write the certificate: %w", err)
 	}
 	return issued{id.Name, id.Role, files.Cert, files.Key, files.CA, pair.Chain[0].NotAfter}, nil
 }
@@ -208,11 +210,12 @@ func issue(a *cli.App, dir, out string, id pki.Identity) (made issued, err error
 func newCARevokeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
-		Short: "Make an operator's certificates worth nothing",
-		Long: `Make every certificate worth nothing that was made for operators of that name so
-far: at once on the control replica that is asked, within seconds on the others.
-One that is made more than ten minutes later is good: by so much may the clock
-of who made one be ahead. A node's certificate goes with drover node rm.`,
+		Short: "Revoke an operator's certificates",
+		Long: `Revoke all certificates that were issued so far for an operator. The control
+replica that gets the request refuses them at once, the others within seconds.
+Certificates that are issued more than ten minutes later are valid: the clock of
+the issuing host may be ahead by that much. To revoke a node's certificate, use
+drover node rm.`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
@@ -227,7 +230,7 @@ of who made one be ahead. A node's certificate goes with drover node rm.`,
 		if o.JSON() {
 			return show.JSON(a.Out, map[string]string{"operator": args[0]})
 		}
-		return a.Say("the certificates of operator %s are worth nothing any more", args[0])
+		return a.Say("revoked the certificates of operator %s", args[0])
 	}
 	return cmd
 }

@@ -86,7 +86,7 @@ func (a *App) HostPath(path string) (string, error) {
 	}
 	if !a.SameHost() {
 		return "", dataset.Errorf(dataset.ErrInvalid,
-			"path %q is relative, and the server at %s may be on another host: say an absolute path there", path,
+			"path %q is relative, and the server at %s may be on another host: use an absolute path of that host", path,
 			a.Address())
 	}
 	return filepath.Abs(path)
@@ -104,7 +104,7 @@ func (a *App) CleanHostPath(flag string, path *string) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrInvalid,
-		"--%s %q is relative, and is to be an absolute path on the server's host: --%s %s", flag, *path, flag, would)
+		"--%s %q: expected an absolute path on the server's host: --%s %s", flag, *path, flag, would)
 }
 
 // SameHost reports whether the server is certainly on this host: its address is a Unix socket.
@@ -145,13 +145,13 @@ func HasSize(stream any) bool {
 // Confirm asks the user to type word. It fails with ErrCancelled for any other
 // answer.
 func (a *App) Confirm(word, format string, args ...any) error {
-	if _, err := fmt.Fprintf(a.ErrOut, "%s.\nType %s to go on: ", show.Clean(fmt.Sprintf(format, args...)),
+	if _, err := fmt.Fprintf(a.ErrOut, "%s.\nType %s to continue: ", show.Clean(fmt.Sprintf(format, args...)),
 		show.Clean(word)); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(a.In).ReadString('\n')
 	if strings.TrimSpace(line) != word {
-		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was done")
+		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was changed")
 	}
 	return err
 }

@@ -39,7 +39,7 @@ func (a *App) open(endpoint string) (*client.Client, error) {
 	}
 	if len(missing) > 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"%s wants a certificate of the cluster: set %s (drover ca issue makes one on a control host)",
+			"%s requires a certificate of the cluster: set %s (drover ca issue creates one on a control host)",
 			dataset.Clip(endpoint), strings.Join(missing, ", "))
 	}
 	pair, err := pki.LoadPair(files)

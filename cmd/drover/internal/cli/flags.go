@@ -24,7 +24,7 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
 		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
-			return UsageError(cmd, "unknown flag: --%s (say %s)", name, option)
+			return UsageError(cmd, "unknown flag: --%s (use %s)", name, option)
 		}
 		return UsageError(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
 	case errors.As(err, &value):
@@ -51,7 +51,7 @@ func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 	if err.GetFlag().Value.Type() == "bool" {
 		want = "true or false"
 	}
-	return UsageError(cmd, "--%s %q: want %s", err.GetFlag().Name, err.GetValue(), want)
+	return UsageError(cmd, "--%s %q: expected %s", err.GetFlag().Name, err.GetValue(), want)
 }
 
 func flagNames(cmd *cobra.Command) (names []string) {

@@ -61,7 +61,7 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	out, err := c.Submit(ctx, req)
 	if ctx.Err() != nil && err != nil {
 		return out, dataset.Errorf(dataset.ErrCancelled,
-			"interrupted before the answer came: what was asked may go on (drover operation watch %s)", req.ID)
+			"interrupted before the server answered: the operation may continue (drover operation watch %s)", req.ID)
 	}
 	if err != nil || o.Detach || out.Operation == nil {
 		return out, err
@@ -91,14 +91,14 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return op, dataset.Errorf(dataset.ErrCancelled,
-				"interrupted: operation %s goes on (drover operation watch %s shows it, drover operation "+
-					"cancel %s ends it)", op.ID, op.ID, op.ID)
+				"interrupted: operation %s continues (drover operation watch %s shows it, drover operation "+
+					"cancel %s cancels it)", op.ID, op.ID, op.ID)
 		case errors.Is(err, dataset.ErrUnavailable) && away < AwayMost:
 			away++
 			_ = a.Sleep(ctx, awayPause) // cut short by ctx, which the next round sees
 			continue
 		case err != nil:
-			return op, fmt.Errorf("cannot watch operation %s, which goes on: %w", op.ID, err)
+			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
 		}
 		if op, away = next, 0; op.State.Final() {
 			break
@@ -122,7 +122,8 @@ func OperationError(op dataset.Operation) error {
 	case op.State == dataset.OpCancelled:
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s (%s %s) was cancelled", op.ID, op.Kind, op.Volume)
 	case op.Problem == nil:
-		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed without a reason", op.ID, op.Kind,
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed, and no reason was "+
+			"recorded", op.ID, op.Kind,
 			op.Volume)
 	}
 	return op.Problem.Err()
@@ -134,7 +135,7 @@ func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uui
 	case o.JSON():
 		return show.JSON(a.Out, out)
 	case o.Detach && out.Operation == nil:
-		_, err := fmt.Fprintln(a.ErrOut, "drover: there is nothing to do, and so no operation")
+		_, err := fmt.Fprintln(a.ErrOut, "drover: nothing to do, so there is no operation")
 		return err
 	case o.Detach:
 		return a.Say("%s", out.Operation.ID)

@@ -40,7 +40,7 @@ func (f *format) Type() string { return "table|json" }
 // Set takes table or json.
 func (f *format) Set(s string) error {
 	if s != formatTable && s != formatJSON {
-		return fmt.Errorf("unknown format %q (have: %s, %s)", s, formatJSON, formatTable)
+		return fmt.Errorf("unknown format %q (available: %s, %s)", s, formatJSON, formatTable)
 	}
 	*f = format(s)
 	return nil
@@ -49,7 +49,7 @@ func (f *format) Set(s string) error {
 // OutputFlags gives a command -o and, if it can print only IDs, -q.
 func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
 	o := &Output{format: formatTable}
-	cmd.Flags().VarP(&o.format, "output", "o", "table for people or json for programs")
+	cmd.Flags().VarP(&o.format, "output", "o", "output format: table for people, json for programs")
 	CompleteFlag(cmd, "output", formatTable, formatJSON)
 	if quiet {
 		quietFlag(cmd, o)
@@ -58,7 +58,7 @@ func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
 }
 
 func quietFlag(cmd *cobra.Command, o *Output) {
-	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "print IDs alone")
+	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "print only IDs")
 }
 
 // CompleteFlag completes the value of a flag with fixed words.
@@ -73,8 +73,8 @@ func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
 	o := &Output{format: formatTable}
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
-		"an option of the volume (-o help lists them), or json or table for --output")
-	cmd.Flags().Var(&o.format, "output", "table for people or json for programs")
+		"an option of the volume (-o help lists them), or json or table as for --output")
+	cmd.Flags().Var(&o.format, "output", "output format: table for people, json for programs")
 	CompleteFlag(cmd, "output", formatTable, formatJSON)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))
 	quietFlag(cmd, o)
@@ -99,7 +99,7 @@ func (o options) Set(s string) error {
 		return o.format.Set(s)
 	}
 	if _, twice := o.values[key]; twice {
-		return fmt.Errorf("option %s is given twice", key)
+		return fmt.Errorf("duplicate option %s", key)
 	}
 	o.values[key] = value
 	return nil
@@ -161,7 +161,8 @@ func FetchAll[T any](ctx context.Context, page func(context.Context, api.Page) (
 			return items, nil
 		}
 		if l.Next == p.After {
-			return nil, dataset.Errorf(dataset.ErrInternal, "the server's list does not go on after %q", l.Next)
+			return nil, dataset.Errorf(dataset.ErrInternal, "list of the server: the next page does not follow "+
+				"%q", l.Next)
 		}
 		p.After = l.Next
 	}
@@ -189,7 +190,9 @@ func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uu
 	case 1:
 		return hits[0], nil
 	case 0:
-		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (have: %s)", what, ref, dataset.Have(have))
+		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (available: "+
+			"%s)", what, ref, dataset.Have(have))
 	}
-	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q names several: %s", ref, strings.Join(matched, ", "))
+	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q is ambiguous, it matches: "+
+		"%s", ref, strings.Join(matched, ", "))
 }

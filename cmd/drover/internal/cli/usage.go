@@ -20,7 +20,7 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 		if len(args) > 0 {
 			return UnknownCommand(cmd, args[0])
 		}
-		return UsageError(cmd, "%s needs a command (have: %s)", CommandName(cmd), dataset.Have(commandNames(cmd)))
+		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd), dataset.Have(commandNames(cmd)))
 	}
 	return cmd
 }
@@ -42,7 +42,7 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 	if n := dataset.Nearest(word, names); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return UsageError(cmd, "unknown command %q for %s%s (have: %s)", word, CommandName(cmd), hint, dataset.Have(names))
+	return UsageError(cmd, "unknown command %q for %s%s (available: %s)", word, CommandName(cmd), hint, dataset.Have(names))
 }
 
 // CommandName is how a command is called, without the program's name.
@@ -60,7 +60,7 @@ func UsageError(cmd *cobra.Command, format string, args ...any) error {
 }
 
 // Args accepts from least to as many arguments as are named in the command's use
-// line, any number where that ends in "...]", and otherwise says what it wants.
+// line, any number where that ends in "...]", and otherwise names the argument that is missing or unexpected.
 func Args(least int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
@@ -71,10 +71,10 @@ func Args(least int) cobra.PositionalArgs {
 		switch {
 		case len(args) >= least && len(args) <= most:
 			return nil
-		case most == 0:
-			return UsageError(cmd, "%s takes no arguments, got %q", CommandName(cmd), args[0])
+		case len(args) > most:
+			return UsageError(cmd, "unexpected argument: %s", dataset.Clip(args[most]))
 		}
-		return UsageError(cmd, "%s wants %s, got %d", CommandName(cmd), names, len(args))
+		return UsageError(cmd, "missing argument: %s", strings.Fields(names)[len(args)])
 	}
 }
 

@@ -51,7 +51,7 @@ func OnDelete(o dataset.OnDelete) string {
 
 // ExactSize says a size with its bytes, where the words are not as exact.
 func ExactSize(s, asked dataset.Size) string {
-	words := SizeOr(s, asked, "no limit of its own")
+	words := SizeOr(s, asked, "no limit")
 	if s == 0 || words == s.String() {
 		return words
 	}

@@ -142,7 +142,7 @@ func TestBadInput(t *testing.T) {
 		"certificate: cluster":        {submit(as(strange), remove), []string{"of cluster " + l.ca.Cluster().String(), "cluster " + foreign.Cluster().String(), "correct the address"}},
 		"certificate: kind":           {tls("f2", pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "bob"}), []string{"is the certificate of operator bob (admin), and not of a node"}},
 		"certificate: role":           {submit(as(bob), remove), []string{"operator bob (viewer) may not", "drover ca issue --role operator"}},
-		"certificate: another node's": {l.ends(Agent, known), []string{"the certificate in ", "have a token made for it"}},
+		"certificate: another node's": {l.ends(Agent, known), []string{"the certificate is for node", "create a token with"}},
 		"ACL lacks a right":           {l.ends(Control, lame), []string{"the token lacks session:write on drover-sessions", `session "drover-sessions" { policy = "write" }`}},
 		"target: unknown":             {move("nowhere"), []string{`"nowhere"`, "n1, n2"}},
 		"target: cordoned":            {move("n2"), []string{"volume db", "node n2 is cordoned", "drover node cordon --off n2"}},

@@ -119,15 +119,16 @@ func TestWherePublished(t *testing.T) {
 	lists, listing := slower, replica
 	lists.TransferRate, lists.ListAll, listing.ListAll = 0, true, true
 	for err, want := range map[error]string{
-		fences.CheckControl():  "transfers, fence_programs, cgroup_parents and list are an agent's",
+		fences.CheckControl():  "transfers, fence_programs, cgroup_parents and list are for agents",
 		lone.CheckServe():      "control, transfers, fence_programs and list are for",
-		replica.CheckControl(): "facts cannot be published to swarm here: this is control, which has no part in a Swarm",
-		node.CheckAgent():      "facts cannot be published to consul here: a cluster's control does that (say it to drover control)",
-		alone.CheckServe():     "facts cannot be published to consul here",
-		slow.CheckControl():    "pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's",
+		replica.CheckControl(): "publish facts to swarm: not possible here: control is not part of a Swarm",
+		node.CheckAgent(): "publish facts to consul: not possible here: control does that (set it for " +
+			"drover control)",
+		alone.CheckServe():     "publish facts to consul: not possible here",
+		slow.CheckControl():    "pools, labels, transfers, fence_programs, cgroup_parents and list are for agents",
 		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
 		lists.CheckServe():     "list are for the hosts of a cluster",
-		listing.CheckControl(): "list are an agent's",
+		listing.CheckControl(): "list are for agents",
 	} {
 		if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

@@ -22,9 +22,8 @@ func (o Options) CheckServe() error {
 	switch {
 	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"drover.yaml: ca, listen, control, transfers, fence_programs and list are for the hosts of a "+
-				"cluster, and drover serve is one host by itself (leave them out, or run drover control and "+
-				"drover agent)")
+			"drover.yaml: the keys ca, listen, control, transfers, fence_programs and list are for the hosts of "+
+				"a cluster, and drover serve runs a single host (remove them, or run drover control and drover agent)")
 	}
 	return o.checkHost()
 }
@@ -36,22 +35,22 @@ func (o Options) CheckControl() error {
 		return missing("store", "a cluster keeps its store in Consul",
 			"store: {consul: {addresses: [\"https://consul1:8501\"]}}")
 	case o.CA == "":
-		return missing("ca", "control shows who it is with a certificate of the cluster's authority, which "+
-			"drover ca init makes", "ca: /etc/drover/ca")
+		return missing("ca", "control identifies itself with a certificate of the cluster's authority, which "+
+			"drover ca init creates", "ca: /etc/drover/ca")
 	case o.Listen == nil:
-		return missing("listen", "agents ask control over the network",
+		return missing("listen", "agents connect to control over the network",
 			"listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
 	case len(o.Replicas) > 0:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"drover.yaml: control says where an agent finds control, and this is control (leave it out)")
+			"drover.yaml: unexpected key control: it tells agents where control is, and this is control (remove it)")
 	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll,
 		o.CgroupParents != nil:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"drover.yaml: pools, labels, transfers, fence_programs, cgroup_parents and list are an agent's, "+
-				"and this is control (give drover agent a file of its own with --config)")
+			"drover.yaml: the keys pools, labels, transfers, fence_programs, cgroup_parents and list are for "+
+				"agents, and this is control (give drover agent its own file with --config)")
 	}
 	if err := o.checkPublish(config.PublishConsul,
-		"this is control, which has no part in a Swarm (say it to drover agent)"); err != nil {
+		"control is not part of a Swarm (set it for drover agent)"); err != nil {
 		return err
 	}
 	if err := o.checkFolders(); err != nil {
@@ -64,27 +63,27 @@ func (o Options) CheckControl() error {
 func (o Options) CheckAgent() error {
 	switch {
 	case len(o.Replicas) == 0:
-		return missing("control", "an agent asks the cluster's control replicas",
+		return missing("control", "an agent connects to the control replicas of the cluster",
 			"control: {addresses: [\"10.0.0.1:9470\", \"10.0.0.2:9470\"]}")
 	case o.Listen == nil:
-		return missing("listen", "other hosts fetch volumes from this one",
+		return missing("listen", "other hosts fetch volumes from this host",
 			"listen: {address: \"0.0.0.0:9471\", advertise: \"10.0.0.1:9471\"}")
 	case o.Consul != nil, o.CA != "":
 		return dataset.Errorf(dataset.ErrInvalid,
-			"drover.yaml: store and ca are control's, and an agent has neither (leave them out: it asks control)")
+			"drover.yaml: the keys store and ca are for control, and this is an agent (remove them)")
 	}
 	return o.checkHost()
 }
 
 func missing(key, why, example string) error {
-	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: %s is missing: %s (say %s)", key, why, example)
+	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: missing key %s: %s (example: %s)", key, why, example)
 }
 
 // checkPublish fails for a place where this process does not publish facts.
 func (o Options) checkPublish(can, why string) error {
 	for _, place := range o.Publish {
 		if place != can {
-			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %s here: %s", place, why)
+			return dataset.Errorf(dataset.ErrInvalid, "publish facts to %s: not possible here: %s", place, why)
 		}
 	}
 	return nil
@@ -93,7 +92,7 @@ func (o Options) checkPublish(can, why string) error {
 // checkHost checks what every process needs that has a host's agent in it.
 func (o Options) checkHost() error {
 	if err := o.checkPublish(config.PublishSwarm,
-		"a cluster's control does that (say it to drover control)"); err != nil {
+		"control does that (set it for drover control)"); err != nil {
 		return err
 	}
 	if err := o.checkFolders(); err != nil {
@@ -104,10 +103,10 @@ func (o Options) checkHost() error {
 		return relative("plugin-dir", o.PluginDir)
 	case !driverRE.MatchString(o.Driver):
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--driver %q: want letters, digits, '_', '.' or '-', beginning with a letter or digit", o.Driver)
+			"--driver %q: expected letters, digits, '_', '.' or '-', with a letter or digit first", o.Driver)
 	case o.Driver == "local":
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--driver local: that is Docker's own, which would be asked in place of this one (say another name)")
+			"--driver local: Docker's built-in driver has this name (choose another name)")
 	}
 	for _, path := range []string{o.apiSocket(), o.pluginSocket()} {
 		if err := socket.CheckPath(path); err != nil {
@@ -130,7 +129,7 @@ func (o Options) checkFolders() error {
 }
 
 func relative(flag, path string) error {
-	return dataset.Errorf(dataset.ErrInvalid, "--%s %q: want an absolute path", flag, path)
+	return dataset.Errorf(dataset.ErrInvalid, "--%s %q: expected an absolute path", flag, path)
 }
 
 func (o Options) apiSocket() string     { return filepath.Join(o.Run, "drover.sock") }
@@ -144,7 +143,7 @@ func checkLoopback(address string) error {
 	_, perr := strconv.ParseUint(port, 10, 16)
 	if err != nil || perr != nil || ip == nil || !ip.IsLoopback() {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--metrics-listen %q: want a loopback address and a port, such as 127.0.0.1:9469", address)
+			"--metrics-listen %q: expected a loopback address and a port, such as 127.0.0.1:9469", address)
 	}
 	return nil
 }

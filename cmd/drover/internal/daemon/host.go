@@ -142,7 +142,7 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 			Panicked: p.panicked,
 			Unseen: func(call, name string, err error) {
 				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).
-					Warn("the engine does not show why")
+					Warn("cannot read a process of the engine")
 			},
 		})},
 	}

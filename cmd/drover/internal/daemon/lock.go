@@ -33,7 +33,8 @@ func lockRoot(root, name string) (unlock func() error, err error) {
 		if err := errors.Join(rerr, f.Close()); err != nil {
 			who = []byte("unknown")
 		}
-		return nil, dataset.Errorf(dataset.ErrInUse, "another drover (pid %s) works on %s (stop it, or say --root)",
+		return nil, dataset.Errorf(dataset.ErrInUse, "%[2]s is in use by another drover (pid %[1]s): stop it, or "+
+			"choose another --root",
 			strings.TrimSpace(string(who)), root)
 	}
 	if err == nil {

@@ -72,11 +72,11 @@ func boltFigures(st *bolt.Store) []figure {
 			func() float64 { return float64(st.Stats().Commits) }),
 		storeFigure("transactions_total", "Transactions that the store committed.", count,
 			func() float64 { return float64(st.Stats().Txns) }),
-		storeFigure("conflicts_total", "Transactions that the store refused, as something had changed.", count,
+		storeFigure("conflicts_total", "Transactions that the store refused because of a conflict.", count,
 			func() float64 { return float64(st.Stats().Conflicts) }),
 		storeFigure("entries", "Keys in the store.", gauge, func() float64 { return float64(st.Stats().Entries) }),
-		storeFigure("reserve_bytes", "Bytes set aside so that volumes can be removed when the disk is full; "+
-			"0 where that cannot be had.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
+		storeFigure("reserve_bytes", "Bytes reserved so that volumes can be removed when the disk is full; 0 if "+
+			"reserving is not possible.", gauge, func() float64 { return float64(st.Stats().ReserveBytes) }),
 	}
 }
 
@@ -85,13 +85,12 @@ func consulFigures(st *consul.Store) []figure {
 	return []figure{
 		storeFigure("transactions_total", "Transactions that this process committed.", count,
 			func() float64 { return float64(st.Stats().Txns) }),
-		storeFigure("conflicts_total", "Transactions of this process that the store refused, as something "+
-			"had changed.", count, func() float64 { return float64(st.Stats().Conflicts) }),
-		storeFigure("unknown_total", "Transactions of this process that failed otherwise: the outcome of "+
-			"most is not known.", count, func() float64 { return float64(st.Stats().Unknown) }),
-		storeFigure("requests_total", "Requests of this process to Consul, without those of watches.", count,
+		storeFigure("conflicts_total", "Transactions of this process that the store refused because of a conflict.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("unknown_total", "Transactions of this process that failed for another reason; the outcome "+
+			"of most is unknown.", count, func() float64 { return float64(st.Stats().Unknown) }),
+		storeFigure("requests_total", "Requests of this process to Consul, without watches.", count,
 			func() float64 { return float64(st.Stats().Requests) }),
-		storeFigure("watch_wakes_total", "Answers of Consul to watches of this process.", count,
+		storeFigure("watch_wakes_total", "Responses of Consul to watches of this process.", count,
 			func() float64 { return float64(st.Stats().Wakes) }),
 	}
 }
@@ -103,35 +102,35 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 	}
 	c := &collector{
 		seen: seen, store: st,
-		pool:       d("pool_bytes", "Bytes of a pool.", "pool", "node", "state"),
-		poolOnline: d("pool_online", "1 while a pool is in its place.", "pool", "node"),
-		poolHeld: d("pool_held", "1 while a pool is held, as its disk was put back to an older state.", "pool",
+		pool:       d("pool_bytes", "Size of a pool in bytes.", "pool", "node", "state"),
+		poolOnline: d("pool_online", "1 while a pool is online.", "pool", "node"),
+		poolHeld: d("pool_held", "1 while a pool is held because its disk was restored from an older state.", "pool",
 			"node"),
 		mounted: d("volume_mounted", "1 while a volume is mounted.", "volume", "node"),
-		uses:    d("volume_mounts", "Mount IDs that use a volume.", "volume", "node"),
-		used: d("volume_used_bytes", "Bytes that a volume's data takes: of its filesystem while it is "+
-			"mounted, of the pool otherwise.", "volume", "node"),
-		size: d("volume_size_bytes", "Bytes that a volume's data can take; none where there is no limit.",
+		uses:    d("volume_mounts", "Number of mount IDs that use a volume.", "volume", "node"),
+		used: d("volume_used_bytes", "Bytes used by a volume: in its filesystem while it is mounted, in the pool "+
+			"otherwise.", "volume", "node"),
+		size: d("volume_size_bytes", "Size limit of a volume in bytes; absent if there is none.",
 			"volume", "node"),
-		age: d("replica_age_seconds", "By how much the replica of a volume on this node is behind "+
-			"its home, at most.", "volume"),
+		age: d("replica_age_seconds", "Maximum lag of the replica of a volume on this node behind its home.", "volume"),
 		maxLoss: d("replica_max_loss_seconds",
-			"How far the replica of a volume with failover auto may be behind its home to take over by itself.",
+			"Maximum lag of a replica that may take over automatically, for a volume with failover auto.",
 			"volume"),
-		superseded: d("copy_superseded", "1 for a copy on this node that was overtaken, and waits for a person.",
+		superseded: d("copy_superseded", "1 for a superseded copy on this node, which a person must discard.",
 			"volume"),
-		halted: d("failover_halted", "1 while too many nodes vanished together for any volume to fail over by itself."),
+		halted: d("failover_halted", "1 while automatic failover is halted because too many nodes vanished together."),
 
-		storeHalted: d("store_halted", "1 while the store is not to be believed, and nothing is decided."),
+		storeHalted: d("store_halted", "1 while the store is inconsistent and changes are suspended."),
 
-		guardUp: d("guard_up", "1 while the guard answers."),
+		guardUp: d("guard_up", "1 while the guard responds."),
 		guardAhead: d("guard_deadline_seconds",
-			"How far ahead the deadline is at which the guard fences a volume; less than 0 once it has passed.",
+			"Time until the guard fences a volume; negative after the deadline.",
 			"volume"),
-		guardFenced: d("guard_fenced", "1 while a volume is fenced, or is being fenced.", "volume"),
+		guardFenced: d("guard_fenced", "1 while a volume is fenced or being fenced.", "volume"),
 	}
 	r := prometheus.NewRegistry()
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "1, with the version."},
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drover_build_info", Help: "Always 1, with the " +
+		"version as a label."},
 		[]string{"version"})
 	info.WithLabelValues(version).Set(1)
 	r.MustRegister(c, info, collectors.NewGoCollector(),

@@ -80,7 +80,7 @@ func (c *closedLog) add(from netip.Addr) {
 		return
 	}
 	c.log.WithFields(logrus.Fields{"count": c.count, "from": from.String()}).
-		Warnf("more than %d connections of peers that have shown no certificate: the oldest of the address "+
-			"that has most were closed", c.most)
+		Warnf("too many connections of peers without a certificate (limit %d): closed the oldest of the address "+
+			"with the most", c.most)
 	c.count, c.next = 0, now+closedEvery
 }

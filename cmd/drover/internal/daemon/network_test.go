@@ -146,7 +146,7 @@ func TestClosedConnectionsAreLogged(t *testing.T) {
 		}
 		clk.Advance(closedEvery)
 	}
-	if n := strings.Count(out.String(), "more than 4 connections"); n != 3 || !strings.Contains(out.String(), "count=5 from=192.0.2.0") {
+	if n := strings.Count(out.String(), "limit 4"); n != 3 || !strings.Contains(out.String(), "count=5 from=192.0.2.0") {
 		t.Errorf("%d lines:\n%s", n, &out)
 	}
 }

@@ -55,8 +55,8 @@ func Agent(ctx context.Context, o Options) (err error) {
 	}
 	if id := own.Identity(); ag.Node() != id.Node {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"the certificate in %s is node %s's, and this is node %s (have a token made for it: drover node "+
-				"token --name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
+			"%s: the certificate is for node %s, and this is node %s (create a token with drover node token "+
+				"--name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
 	}
 	changes, err := p.audit("agent-audit.log")
 	if err != nil {

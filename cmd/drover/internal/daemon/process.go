@@ -59,7 +59,7 @@ func (p *process) background(ctx context.Context, f func(context.Context)) {
 // audit opens the log of the changes through this process.
 func (p *process) audit(name string) (*audit.Log, error) {
 	l, err := audit.Open(filepath.Join(p.Root, name), p.clock, func(err error) {
-		p.Log.WithError(err).Error("a change is not in the audit log")
+		p.Log.WithError(err).Error("could not write a change to the audit log")
 	})
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func (p *process) serve(ctx context.Context, list []endpoint, fields logrus.Fiel
 			failed <- nil
 		}()
 	}
-	p.Log.WithFields(fields).Info("drover serves")
+	p.Log.WithFields(fields).Info("drover is ready")
 	if p.Ready != nil {
 		p.Ready()
 	}

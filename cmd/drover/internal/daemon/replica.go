@@ -117,7 +117,7 @@ func (p *process) checkStore(ctx context.Context, st held) error {
 		err = membership.Fits(cctx, st, p.replica())
 	}
 	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
-		p.Log.WithError(err).Error("the store does not answer; control serves, and goes on when it does")
+		p.Log.WithError(err).Error("the store does not respond; control keeps serving and reconnects")
 		p.background(ctx, func(ctx context.Context) { p.awaitStore(ctx, st) })
 		return nil
 	}
@@ -144,10 +144,10 @@ func (p *process) awaitStore(ctx context.Context, st held) {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			p.Log.Info("the store answers")
+			p.Log.Info("the store responds")
 			return
 		case !away(err):
-			p.Log.WithError(err).Error("the store answers, and cannot be used as it is")
+			p.Log.WithError(err).Error("the store responds but cannot be used")
 			return
 		}
 	}
@@ -179,7 +179,7 @@ func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
 			told = ""
 		} else if told != err.Error() {
 			told = err.Error()
-			p.Log.WithError(err).Error("control's certificate was not renewed: the old one stays")
+			p.Log.WithError(err).Error("cannot renew control's certificate; keeping the previous one")
 		}
 	}
 }

@@ -95,9 +95,9 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	}
 	aside := path + agent.DamagedMark + uuid.NewString()[:8]
 	if rerr := os.Rename(path, aside); rerr != nil {
-		return nil, errors.Join(err, fmt.Errorf("put it aside: %w", rerr))
+		return nil, errors.Join(err, fmt.Errorf("move the file aside: %w", rerr))
 	}
-	o.Log.WithError(err).WithFields(logrus.Fields{"file": path, "aside": aside}).Error("it was put aside")
+	o.Log.WithError(err).WithFields(logrus.Fields{"file": path, "aside": aside}).Error("moved the damaged file aside")
 	return bolt.Open(ctx, path, opts)
 }
 
@@ -106,8 +106,8 @@ func tellCompaction(o Options, path string, c bolt.Compaction) {
 	log := o.Log.WithFields(logrus.Fields{"file": path, "from": c.From, "to": c.To})
 	switch {
 	case c.Err != nil:
-		log.WithError(c.Err).Warn("the store's file is mostly free and could not be compacted")
+		log.WithError(c.Err).Warn("the store's file is mostly free, and compacting it failed")
 	case c.From > 0:
-		log.Info("the store's file was mostly free and was compacted")
+		log.Info("compacted the store's file, which was mostly free")
 	}
 }

@@ -91,7 +91,7 @@ func (u *Unserved) openFile(ctx context.Context, o Options, fill bool) error {
 		_, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrNotFound,
-				"there is no store at %s (is --root right, or is it in Consul, and --config names it?)", path)
+				"no store at %s (check --root; if the store is in Consul, pass the --config that names it)", path)
 		}
 		if err != nil {
 			return err

@@ -33,8 +33,8 @@ func Open() (*client.Client, error) {
 	if host := c.DaemonHost(); !strings.HasPrefix(host, "unix://") {
 		_ = c.Close()
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"DOCKER_HOST is %s, and docker:VOLUME needs the engine of this host (unset it, or pipe a tar of "+
-				"the volume into --from -)", host)
+			"DOCKER_HOST is %s, and docker:VOLUME requires the engine of this host (unset DOCKER_HOST, or pipe a "+
+				"tar archive of the volume into --from -)", host)
 	}
 	return c, nil
 }
@@ -50,9 +50,9 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	switch {
 	case errdefs.IsNotFound(err) || err == nil && v.Volume.Name != name:
 		return "", dataset.Errorf(dataset.ErrNotFound,
-			"no such Docker volume: %q (docker volume ls shows what there is)", name)
+			"no such Docker volume: %q (docker volume ls lists them)", name)
 	case err != nil:
-		return "", dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker about volume %q: %w", name, err)
+		return "", dataset.Errorf(dataset.ErrUnavailable, "inspect Docker volume %q: %w", name, err)
 	}
 	path, err := folder(v.Volume.Driver, v.Volume.Mountpoint, v.Volume.Options, name)
 	if err != nil || live {
@@ -64,7 +64,7 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	}
 	if len(users) > 0 {
 		return "", dataset.Errorf(dataset.ErrInUse,
-			"docker volume %q is in use by %s: stop that first, or say --live to copy while it changes", name,
+			"docker volume %q is in use by %s: stop them, or use --live to copy while the data changes", name,
 			strings.Join(users, ", "))
 	}
 	return path, nil
@@ -73,8 +73,8 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 func folder(driver, mountpoint string, options map[string]string, name string) (string, error) {
 	if driver != "local" {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"docker volume %q is of driver %q: only those of driver local can be read in place (pipe a tar "+
-				"of it into --from -)", name, driver)
+			"docker volume %q has driver %q: only volumes of driver local can be read directly (pipe a tar "+
+				"archive of it into --from -)", name, driver)
 	}
 	device, kind := options["device"], options["type"]
 	if device == "" && kind == "" {
@@ -88,13 +88,13 @@ func folder(driver, mountpoint string, options map[string]string, name string) (
 		}
 	}
 	return "", dataset.Errorf(dataset.ErrUnsupported,
-		"docker volume %q is a mount of %q (type %q), there only while a container uses it: mount that "+
-			"yourself and say --from PATH", name, device, kind)
+		"docker volume %q is a mount of %q (type %q) that exists only while a container uses it: mount it "+
+			"yourself and use --from PATH", name, device, kind)
 }
 
 func absolute(path, name string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q lies at %q, which is no absolute path",
+		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q: its path %q is not absolute",
 			name, path)
 	}
 	return filepath.Clean(path), nil
@@ -105,7 +105,7 @@ func absolute(path, name string) (string, error) {
 func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
 	list, err := c.ContainerList(ctx, client.ContainerListOptions{})
 	if err != nil {
-		return nil, dataset.Errorf(dataset.ErrUnavailable, "cannot ask Docker which containers use volume %q: %w",
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "list the containers that use Docker volume %q: %w",
 			name, err)
 	}
 	var users []string

@@ -26,15 +26,15 @@ func Command(a *cli.App) *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{
 		Use:   "guard",
-		Short: "Fence volumes whose agent fell silent",
-		Long: `Run the guard of this host: a small process beside the agent that stops all
-writing to a volume with failover auto when the deadline of its lease passes,
-whether the agent lives or not. It freezes the volume's filesystem, or stops
-those who use it, kills them when they cannot be stopped, and where the profile
-says so has the watchdog reboot the host.
+		Short: "Fence volumes whose agent does not respond",
+		Long: `Run the guard of this host: a small process beside the agent. When the lease of
+a volume with failover auto reaches its deadline, the guard stops all writing to
+the volume, whether or not the agent is alive. It freezes the filesystem of the
+volume, or stops the processes that use it. It kills processes that cannot be
+stopped. If the profile says so, the watchdog reboots the host.
 
-Stopping it lifts no fence. While it does not run nothing is fenced, so have it
-restarted; a started guard goes on where the one before it was.`,
+Stopping the guard lifts no fence. While it does not run, nothing is fenced, so
+have it restarted automatically. A new guard continues where the old one ended.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.hand {
@@ -44,13 +44,13 @@ restarted; a started guard goes on where the one before it was.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, as the agent has it")
+	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the same as the agent's")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the guard's socket, on a tmpfs")
-	fl.StringVar(&f.watchdog, "watchdog", "/dev/watchdog", "watchdog `DEVICE`, opened once a volume wants it")
-	fl.StringVar(&f.level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
+	fl.StringVar(&f.watchdog, "watchdog", "/dev/watchdog", "watchdog `DEVICE`, opened when a volume needs it")
+	fl.StringVar(&f.level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
 	fl.DurationVar(&f.step, "step", time.Second,
-		"`TIME` that each rung of the ladder has: at most a tenth of what control takes a silent host for alive")
-	fl.BoolVar(&f.hand, "hand", false, "be the guard's hand, which the guard itself starts")
+		"`TIME` for each rung of the ladder: at most a tenth of the time after which control considers a host lost")
+	fl.BoolVar(&f.hand, "hand", false, "run as the guard's hand (used by the guard)")
 	cobra.CheckErr(fl.MarkHidden("hand"))
 	cmd.AddCommand(newGuardLsCmd(a), newGuardReleaseCmd(a))
 	return cmd
@@ -62,7 +62,7 @@ func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
 		return err
 	}
 	if f.step < guard.MinStep || f.step > guard.MaxStep {
-		return dataset.Errorf(dataset.ErrInvalid, "--step %v: want %v to %v", f.step, guard.MinStep, guard.MaxStep)
+		return dataset.Errorf(dataset.ErrInvalid, "--step %v: expected %v to %v", f.step, guard.MinStep, guard.MaxStep)
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

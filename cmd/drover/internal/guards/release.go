@@ -25,8 +25,8 @@ func DialGuard(run string) (cli.Fencer, error) {
 	path := guard.SocketPath(run)
 	if _, err := os.Lstat(path); err != nil {
 		return nil, dataset.Errorf(dataset.ErrUnavailable,
-			"the guard of this host is not there: %w (see whether drover guard runs; --run says where its "+
-				"socket is)", err)
+			"cannot connect to the guard of this host: %w (check that drover guard runs; --run is the folder of "+
+				"its socket)", err)
 	}
 	return guard.NewClient(path)
 }
@@ -39,7 +39,7 @@ func guardRunFlag(cmd *cobra.Command) *string {
 func newGuardLsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
-		Short: "List what this host's guard watches over",
+		Short: "List the volumes that this host's guard can fence",
 		Args:  cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	run := guardRunFlag(cmd)
@@ -81,24 +81,25 @@ func newGuardReleaseCmd(a *cli.App) *cobra.Command {
 	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "release VOLUME",
-		Short: "End what uses a fenced volume here, and unmount it",
-		Long: `End what uses a fenced volume on this host, and unmount it: for a host that
-control lets in no more, after drover node rm --force, or that is never to hear
-of it again. Otherwise the agent does what is right by itself, once it hears of
-control.
+		Short: "Kill the processes that use a fenced volume on this host, and unmount it",
+		Long: `Kill the processes that use a fenced volume on this host, and unmount it. This
+is for a host that is no longer a member of the cluster after drover node rm
+--force, or that will never reach control again. Otherwise the agent resolves
+the fence itself when it reaches control.
 
-Whatever has the volume open is killed before it could write again; then it is
-unmounted and the guard forgets it. What is in it stays where it lies, in its
-pool on this host. VOLUME is its name or the UUID of its dataset.`,
+Every process that has the volume open is killed before it can write again. Then
+the volume is unmounted and the guard forgets it. The data stays in its pool on
+this host. VOLUME is the name of the volume or the UUID of its dataset.`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill what uses the volume on this host")
+	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill the processes that use the volume on this host")
 	run := guardRunFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
-				"release of volume %s: say --confirmed: what uses it on this host is killed", args[0])
+				"release volume %s: this kills the processes that use it on this host: repeat with "+
+					"--confirmed", args[0])
 		}
 		g, err := a.Fencer(*run)
 		if err != nil {
@@ -112,7 +113,8 @@ pool on this host. VOLUME is its name or the UUID of its dataset.`,
 		if o.JSON() {
 			return show.JSON(a.Out, e)
 		}
-		return a.Say("volume %s is unmounted, and its users are ended; what is in it stays in its pool", e.Volume)
+		return a.Say("released volume %s: it is unmounted and the processes that used it are killed; its data "+
+			"stays in its pool", e.Volume)
 	}
 	return cmd
 }
@@ -136,18 +138,18 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	switch len(found) {
 	case 0:
 		return e, dataset.Errorf(dataset.ErrNotFound,
-			"release of volume %q: the guard of this host does not have it (have: %s)", dataset.Clip(ref),
+			"release volume %q: the guard of this host does not know it (available: %s)", dataset.Clip(ref),
 			dataset.Have(have))
 	case 1:
 		e = found[0]
 	default:
 		return e, dataset.Errorf(dataset.ErrAmbiguous,
-			"release of volume %q: the guard has several of that name (say the UUID of the dataset: drover "+
-				"guard ls)", ref)
+			"release volume %q: the guard knows several volumes of that name (use the UUID of the dataset: "+
+				"drover guard ls)", ref)
 	}
 	if !slices.Contains([]guard.State{guard.StateFencing, guard.StateFenced, guard.StateSuperseded}, e.State) {
 		return e, dataset.Errorf(dataset.ErrConflict,
-			"release of volume %s: it is %s, and not fenced (stop its containers)", e.Volume, e.State)
+			"release volume %s: it is %s, not fenced (stop its containers)", e.Volume, e.State)
 	}
 	if e, err = g.Supersede(ctx, e.Dataset, e.Epoch); err != nil {
 		return e, err
@@ -157,7 +159,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 			return e, err
 		}
 		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
-			return e, fmt.Errorf("release of volume %s: unmount of %s: %w (ask again)", e.Volume, path, err)
+			return e, fmt.Errorf("release volume %s: unmount %s: %w (retry)", e.Volume, path, err)
 		}
 	}
 	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
@@ -172,7 +174,7 @@ func stillLetGo(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	for _, now := range st.Datasets {
 		if now.Dataset == e.Dataset && now.State != guard.StateSuperseded {
 			return dataset.Errorf(dataset.ErrConflict,
-				"release of volume %s: it is %s again: its agent has it (stop its containers)", e.Volume, now.State)
+				"release volume %s: it is %s again: its agent controls it (stop its containers)", e.Volume, now.State)
 		}
 	}
 	return nil

@@ -12,10 +12,10 @@ func newNodeCordonCmd(a *cli.App) *cobra.Command {
 	var off bool
 	cmd := &cobra.Command{
 		Use:   "cordon NODE",
-		Short: "Put nothing new on a node; what is there stays and works",
+		Short: "Place nothing new on a node; its volumes stay and work",
 		Args:  cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
-	cmd.Flags().BoolVar(&off, "off", false, "allow it again")
+	cmd.Flags().BoolVar(&off, "off", false, "lift the cordon")
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, _, err := findNode(cmd.Context(), a, args[0])
@@ -30,11 +30,11 @@ func newNodeCordonCmd(a *cli.App) *cobra.Command {
 		case o.JSON():
 			return show.JSON(a.Out, set)
 		case off && n.Cordoned:
-			return a.Say("node %s is not cordoned any more", set.Name)
+			return a.Say("node %s is no longer cordoned", set.Name)
 		case off:
-			return a.Say("node %s was not cordoned: there was nothing to do", set.Name)
+			return a.Say("node %s is not cordoned: nothing to do", set.Name)
 		case n.Cordoned:
-			return a.Say("node %s is cordoned already", set.Name)
+			return a.Say("node %s is already cordoned", set.Name)
 		}
 		return a.Say("node %s is cordoned", set.Name)
 	}

@@ -19,22 +19,24 @@ func newNodeDrainCmd(a *cli.App) *cobra.Command {
 	var fenced bool
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
-		Short: "Have all that a node has go elsewhere, and put nothing new on it",
-		Long: `Have all that a node has go to other nodes: its volumes, each where its
-profile lets it, to a replica first; its replicas, by themselves, once others
-make up for them. Nothing new is put on it until drover node cordon --off.
+		Short: "Move everything off a node, and place nothing new on it",
+		Long: `Move everything off a node. Each volume goes to another node that its profile
+allows, preferably to one with a replica. Replicas of the node are removed once
+other nodes have replaced them. Nothing new is placed on the node until
+drover node cordon --off.
 
-A volume that is in use stays; the line about it says who holds it. Stop that,
-and drain again: what has left is not touched again.
+A volume that is in use stays, and an error names its users. Stop them, and run
+drain again: it continues with the volumes that are left.
 
-With --fenced the node is lost, and on your word writes to nothing any more:
-its volumes go on from the freshest copies that others have.`,
+Use --fenced if the node is lost and you confirm that it writes no more. Its
+volumes then continue from the newest copies on other nodes.`,
 		Example:           "  drover node drain host-a",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	cmd.Flags().BoolVar(&fenced, "fenced", false, "the node is lost and writes no more: go on from copies")
+	cmd.Flags().BoolVar(&fenced, "fenced", false, "confirm that the node is lost and writes no more; continue "+
+		"from copies")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
@@ -52,7 +54,7 @@ its volumes go on from the freshest copies that others have.`,
 		if fenced {
 			d.fenced = n.Name
 		}
-		if err := d.tell("node %s is cordoned: nothing new is put on it (drover node cordon --off %s ends that)",
+		if err := d.tell("node %s is cordoned: nothing new is placed on it (drover node cordon --off %s lifts that)",
 			n.Name, n.Name); err != nil {
 			return err
 		}
@@ -109,10 +111,10 @@ func (d *drain) run(ctx context.Context) error {
 	}
 	if d.stayed > 0 {
 		return dataset.Errorf(dataset.ErrConflict,
-			"%d of %d volumes stay on node %s: mend what is said above, and drain it again", d.stayed, d.all,
+			"%d of %d volumes stay on node %s: fix the errors above and retry", d.stayed, d.all,
 			d.node.Name)
 	}
-	return d.tell("node %s has no volumes any more", d.node.Name)
+	return d.tell("node %s has no volumes left", d.node.Name)
 }
 
 // begin asks for the move of a volume, when there are not too many under way.
@@ -146,7 +148,7 @@ func (d *drain) finish(ctx context.Context) error {
 		return d.stays(ctx, op.Volume, err)
 	}
 	d.left = append(d.left, drained{Volume: op.Volume, Node: d.names[op.Node]})
-	return d.tell("volume %s lives on node %s", op.Volume, d.names[op.Node])
+	return d.tell("volume %s is on node %s", op.Volume, d.names[op.Node])
 }
 
 // tell says a line to people.

@@ -13,21 +13,22 @@ func newNodeFenceCmd(a *cli.App) *cobra.Command {
 	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "fence NODE",
-		Short: "Vouch that a node which is away writes no more",
-		Long: `Vouch that a node which is away writes no more: that it is off, or cut off for
-good. Nothing is done to it; switch it off first. Its volumes with failover auto
-then go on from their copies as soon as somebody mounts them, and it does not
-count among those that vanished together, which halts failover. Refused while
-the node is alive; over when it is back.`,
+		Short: "Confirm that a node is fenced",
+		Long: `Confirm that an unreachable node is fenced: it is off, or cut off for good, and
+writes no more. The command does nothing to the node, so switch it off first.
+Its volumes with failover auto then continue from their copies when they are
+mounted elsewhere. The node no longer counts towards a mass loss, which halts
+failover. The command is refused while the node is alive. The confirmation ends
+when the node returns.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "it is off, or cut off for good")
+	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "confirm that the node is off, or cut off for good")
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
-				"fence of node %s: say --confirmed once it is off, or cut off for good: its volumes may be "+
-					"opened elsewhere then", args[0])
+				"fence node %s: its volumes may then be opened elsewhere: repeat with --confirmed once it is "+
+					"off, or cut off for good", args[0])
 		}
 		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
@@ -40,7 +41,7 @@ the node is alive; over when it is back.`,
 		if o.JSON() {
 			return show.JSON(a.Out, set)
 		}
-		return a.Say("node %s is taken to write no more, until it is back", set.Name)
+		return a.Say("node %s is confirmed as fenced until it returns", set.Name)
 	}
 	return cmd
 }

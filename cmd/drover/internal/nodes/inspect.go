@@ -17,7 +17,7 @@ import (
 func newNodeInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect NODE",
-		Short:             "Show all about a node",
+		Short:             "Show a node in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
@@ -56,14 +56,14 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	f.Add("Version", n.Version)
 	f.Add("State", nodeState(n, now))
 	if n.Fenced {
-		f.Add("Fenced", "a person vouches that it writes no more")
+		f.Add("Fenced", "confirmed as fenced by an operator")
 	}
 	f.Add("Guarded", cli.YesNo(n.Guarded))
 	f.Add("Cordoned", cli.YesNo(n.Cordoned))
 	f.Add("Labels", cli.LabelLines(n.Labels)...)
 	f.Add("Pools", pools...)
 	if n.Facts == nil {
-		f.Add("Facts", "not told yet")
+		f.Add("Facts", "not reported yet")
 		return f
 	}
 	factLines(f, *n.Facts, now)
@@ -75,9 +75,9 @@ func factLines(f *show.Form, is dataset.Facts, now time.Time) {
 	if is.Virtual {
 		machine += ", virtual"
 	}
-	f.Add("Facts", show.When(now, is.Taken)+", the last change of 10 % or more")
+	f.Add("Facts", show.When(now, is.Taken)+", last change of 10 % or more")
 	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, is.CPUs))
-	f.Add("Load", fmt.Sprintf("%s, %s, %s (of 1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10),
+	f.Add("Load", fmt.Sprintf("%s, %s, %s (1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10),
 		loadLine(is.Load15)))
 	f.Add("Memory", fmt.Sprintf("%s, %s free", is.MemoryTotal.Human(), is.MemoryFree.Human()))
 	f.Add("System", strings.TrimSpace(is.OS+" "+is.OSVersion)+", Linux "+is.Kernel)

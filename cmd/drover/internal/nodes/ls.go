@@ -18,11 +18,11 @@ func newNodeLsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the nodes",
-		Long: `List the nodes, with --filter those that an expression over their facts is true
-of, as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
-'labels.rack == "r1"', 'pool.free > "100GiB"'. What is said of a pool is true of
-a node when it is of any of its pools. A node whose facts are not known yet is
-left out then.`,
+		Long: `List the nodes. --filter selects those whose facts match an expression, as in
+a profile's placement: 'architecture == "x86_64" and load_10 < 20',
+'labels.rack == "r1"', 'pool.free > "100GiB"'. An expression about pools matches
+a node if it matches one of its pools. Nodes whose facts are not known yet do
+not match.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -31,7 +31,7 @@ left out then.`,
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("filter", cobra.NoFileCompletions))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("filter") && strings.TrimSpace(filter) == "" {
-			return cli.UsageError(cmd, "--filter is empty")
+			return cli.UsageError(cmd, "--filter: the expression is empty")
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -56,7 +56,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 	}
 	short := show.Shorten(ids)
 	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CORDONED", "CPUS", "LOAD", "MEMORY FREE",
-		"FACTS", "LABELS")
+		"LAST REPORT", "LABELS")
 	for _, n := range nodes {
 		cpus, load, free, age := "", "", "", ""
 		if f := n.Facts; f != nil {
@@ -77,7 +77,7 @@ func nodeState(n api.Node, now time.Time) string {
 	case n.Live:
 		return "live"
 	case n.Since.IsZero():
-		return "away"
+		return "unreachable"
 	}
-	return "away for " + strings.TrimSuffix(show.Ago(now, n.Since), " ago")
+	return "unreachable for " + strings.TrimSuffix(show.Ago(now, n.Since), " ago")
 }

@@ -14,7 +14,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "node",
-		Short: "Look at the hosts, cordon and drain them, let them in and out",
+		Short: "Manage nodes",
 	},
 		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
 		newNodeFenceCmd(a), newNodeTokenCmd(a), newNodeRmCmd(a),

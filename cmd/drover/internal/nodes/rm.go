@@ -12,23 +12,23 @@ func newNodeRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NODE",
 		Short: "Remove a node from the cluster for good",
-		Long: `Remove a node from the cluster for good: its certificate is worth nothing from
-then on, and it cannot come back as what it was. Refused while volumes have
-their home there; move them first (drover node drain). Refused, too, while it
-keeps what nobody else has: a head that was overtaken, or the last whole copy of
-a volume whose home is away or cannot open it.
+		Long: `Remove a node from the cluster for good. Its certificate is revoked, so it can
+return only with a new token. The command is refused while the node is the home
+of volumes: move them first (drover node drain). It is also refused while the
+node has data that no other node has: a superseded copy, or the last complete
+copy of a volume whose home is unreachable or cannot open it.
 
-With --force the certificate is worth nothing although volumes have their home
-there, for a host that somebody else may have. The node stays on record until
-they have another home (drover volume move --force --fenced), and is removed by
-saying this again. Containers that run there are not stopped by it: volumes that
-it uses and whose home is elsewhere (access: many) count as in use there until
-drover node fence says that it is off. What it kept is forgotten: the command
-says what nobody else has, and it lies in its pools.`,
+With --force the certificate is revoked although volumes have their home there,
+for a host that an attacker may control. The node stays in the store until the
+volumes have another home (drover volume move --force --fenced). Then repeat the
+command to remove it. Containers on the host are not stopped. Volumes that it
+uses but whose home is another node (access: many) count as in use until drover
+node fence confirms that it is off. Its copies are removed from the store: the
+command lists those that no other node has. Their data stays in its pools.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	cmd.Flags().BoolVar(&force, "force", false,
-		"also while volumes have their home there, or it keeps what nobody else has")
+		"also if volumes have their home there, or if it has data that no other node has")
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.Connect()
@@ -43,11 +43,11 @@ says what nobody else has, and it lies in its pools.`,
 			return show.JSON(a.Out, n)
 		}
 		for _, what := range n.Forgotten {
-			if err := a.Say("forgotten: %s", what); err != nil {
+			if err := a.Say("removed from the store: %s", what); err != nil {
 				return err
 			}
 		}
-		return a.Say("node %s is removed: its certificate is worth nothing any more", n.Name)
+		return a.Say("removed node %s: certificate revoked", n.Name)
 	}
 	return cmd
 }

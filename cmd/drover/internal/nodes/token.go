@@ -17,20 +17,20 @@ func newNodeTokenCmd(a *cli.App) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "token",
-		Short: "Make a token with which one host joins the cluster",
-		Long: `Make a token with which one host joins the cluster, once: put it in a file
-there and say drover agent --join @FILE. It is printed this once and kept
-nowhere. With the name of an existing node, that node comes back with it, as
-after its certificate ended.
+		Short: "Create a token with which one host joins the cluster",
+		Long: `Create a token with which one host joins the cluster, once. Put it in a file on
+that host and run drover agent --join @FILE. The token is printed only now and
+stored nowhere. A token with the name of an existing node lets that node join
+again, for example after its certificate expired.
 
-With --out it is not printed, but written to that file, which only its owner can
-read. What was in the file is replaced.`,
+With --out the token is not printed, but written to that file, which only its
+owner can read. An existing file is replaced.`,
 		Args: cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	cmd.Flags().StringVar(&in.Name, "name", "", "the only `NAME` that the node can have")
-	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long it can be used: `TIME` such as 30m, 168h at most")
-	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the token, in place of saying it")
+	cmd.Flags().StringVar(&in.Name, "name", "", "`NAME` that the node must have")
+	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long the token is valid: `TIME` such as 30m, at most 168h")
+	cmd.Flags().StringVar(&out, "out", "", "write the token to `FILE` instead of printing it")
 	cli.CompleteFlag(cmd, "name")
 	cli.CompleteFlag(cmd, "ttl")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -44,7 +44,7 @@ read. What was in the file is replaced.`,
 		}
 		if out != "" {
 			if err := durable.Replace(out, []byte(token.Token+"\n")); err != nil {
-				return fmt.Errorf("keep the token: %w", err)
+				return fmt.Errorf("write the token: %w", err)
 			}
 			token.Token = ""
 		}
@@ -52,10 +52,10 @@ read. What was in the file is replaced.`,
 		case o.JSON():
 			return show.JSON(a.Out, token)
 		case out != "":
-			return a.Say("token %s, good for one host until %s, is in %s", token.ID,
+			return a.Say("token %s, valid for one host until %s, is in %s", token.ID,
 				token.Expires.Format(time.RFC3339), out)
 		}
-		if _, err := fmt.Fprintf(a.ErrOut, "token %s, good for one host until %s:\n", token.ID,
+		if _, err := fmt.Fprintf(a.ErrOut, "token %s, valid for one host until %s:\n", token.ID,
 			token.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}

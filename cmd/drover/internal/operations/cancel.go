@@ -10,7 +10,7 @@ import (
 func newOperationCancelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "cancel ID",
-		Short:             "End an operation and take back what it made",
+		Short:             "Cancel an operation and undo its work",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
 	}

@@ -14,10 +14,9 @@ import (
 
 func newOperationLsCmd(a *cli.App) *cobra.Command {
 	return cli.NewListCommand(a, cli.Listing[dataset.Operation]{
-		Short: "List the operations under way and those of the last day, newest first",
-		Long: `List the operations under way and those that ended within the last day, newest
-first: at most the last 10,000. Scheduled snapshots that went well are shown for
-an hour.`,
+		Short: "List pending and recent operations, newest first",
+		Long: `List the operations that are pending or ended within the last day, newest first,
+at most 10,000. Successful scheduled snapshots are listed for one hour.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
 			ops, err := cli.FetchAll(ctx, c.Operations)
 			slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })

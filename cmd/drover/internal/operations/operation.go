@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "operation",
-		Short: "Look at long work, watch it, cancel it",
+		Short: "Manage operations",
 	},
 		newOperationLsCmd(a), newOperationWatchCmd(a), newOperationCancelCmd(a),
 	)

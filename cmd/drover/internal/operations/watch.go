@@ -14,7 +14,7 @@ func newOperationWatchCmd(a *cli.App) *cobra.Command {
 		Use:   "watch ID",
 		Short: "Wait for an operation and show its progress",
 		Long: `Wait for an operation to end and show its progress. The exit code is that of
-the operation: 0 only when it is done.`,
+the operation: 0 only if it succeeded.`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
 	}

@@ -13,10 +13,10 @@ import (
 func newPoolAdoptCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt PATH",
-		Short: "Take over a pool that lies on the server's host, with all that is in it",
-		Long: `Take over a pool that lies on the server's host, from another host or from
-before the store was lost. The volumes in it come back under their names, or,
-where a name is taken, under the name and the beginning of their UUID.`,
+		Short: "Adopt an existing pool on the server's host with its volumes",
+		Long: `Adopt an existing pool on the server's host with its volumes. The pool comes
+from another host, or the store was lost. The volumes keep their names. If a
+name is taken, the first digits of the volume's UUID are appended.`,
 		Args: cli.Args(1),
 	}
 	o := cli.OutputFlags(cmd, false)

@@ -12,11 +12,11 @@ import (
 func newPoolCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
-		Short: "Make a pool on the server's host",
-		Long: `Make a pool on the server's host. What lies at PATH already is never touched:
-a folder must be empty. With --image, PATH is a new file: a preallocated image
-of that size, which holds the pool. With --device, it is made of whole devices,
-which must hold nothing, and mounted by Drover; --path may be left out then.`,
+		Short: "Create a pool on the server's host",
+		Long: `Create a pool on the server's host. Existing data at PATH is never touched: a
+folder must be empty. With --image, PATH is a new file: a preallocated image of
+that size, which contains the pool. With --device, the pool consists of whole
+devices, which must be empty, and Drover mounts it; --path is optional then.`,
 		Example: `  drover pool create fast --backend loop --path /mnt/xfs/drover
   drover pool create disk --backend loop --device /dev/disk/by-id/nvme-X_1
   drover pool create big --backend loop --path /var/lib/big.img --image 200GiB`,
@@ -27,16 +27,17 @@ which must hold nothing, and mounted by Drover; --path may be left out then.`,
 	p := api.NewPool{}
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
-	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to make at PATH")
+	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to create at PATH")
 	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
-		"an empty block `DEVICE` of the server's host to make it of; again for several")
+		"an empty block `DEVICE` of the server's host; repeatable")
 	cli.CompleteFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:
-			return cli.UsageError(cmd, "a pool needs --backend KIND and --path PATH, or --device DEVICE")
+			return cli.UsageError(cmd, "missing flags: --backend KIND and --path PATH, or --backend KIND and "+
+				"--device DEVICE")
 		case p.Image != "" && len(p.Devices) > 0:
-			return cli.UsageError(cmd, "a pool lies in an image or on devices: --image or --device, not both")
+			return cli.UsageError(cmd, "--image and --device exclude each other")
 		}
 		if p.Image != "" {
 			if _, err := dataset.ParseSize(p.Image); err != nil {

@@ -17,7 +17,7 @@ import (
 func newPoolInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect POOL",
-		Short:             "Show all about a pool, and what its backend can do there",
+		Short:             "Show a pool and its capabilities in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
@@ -53,7 +53,7 @@ func poolForm(p api.Pool) *show.Form {
 	f.Add("Devices", p.Devices...)
 	f.Add("Reach", string(p.Reach))
 	if p.Default {
-		f.Add("Default", "yes: made by Drover, as no pool was configured")
+		f.Add("Default", "yes: Drover created it because no pool was configured")
 	}
 	f.Add("Note", p.Note)
 	f.Add("Missing", p.Missing...)
@@ -64,10 +64,10 @@ func poolForm(p api.Pool) *show.Form {
 			f.Add("Size", st.Size.Human()+", "+freeLine(*st)+" free")
 		}
 		if st.Pending > 0 {
-			f.Add("Pending", fmt.Sprintf("%d to be reaped", st.Pending))
+			f.Add("Pending", fmt.Sprintf("%d to be removed", st.Pending))
 		}
 		if st.Unknown > 0 {
-			f.Add("Unknown", fmt.Sprintf("%d that the store does not know (drover doctor)", st.Unknown))
+			f.Add("Unknown", fmt.Sprintf("%d quarantined (drover doctor)", st.Unknown))
 		}
 	}
 	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // otherwise it was not asked yet
@@ -84,22 +84,22 @@ type Ability struct{ Name, what string } // its name in JSON, and in words
 // Abilities is all that pools can do, in the order in which it is shown.
 func Abilities() []Ability {
 	return []Ability{
-		{"enforces_size", "enforce a volume's size"},
-		{"counts_written", "count in a volume's size what only a snapshot has"},
+		{"enforces_size", "enforce the size of a volume"},
+		{"counts_written", "count snapshots towards the size of a volume"},
 		{"instant_snapshot", "snapshot and clone without copying"},
-		{"constant_snapshot", "snapshot in the same time however fragmented"},
-		{"clone_independent", "keep a clone when its snapshot is deleted"},
-		{"online_grow", "make a volume larger while it is in use"},
-		{"offline_grow", "make a volume larger at rest alone"},
-		{"shrink", "make a volume smaller"},
-		{"own_filesystem", "give each volume a filesystem of its own, to freeze too"},
-		{"filesystems", "make filesystems in volumes"},
-		{"knows_used", "know what a volume takes without a walk"},
-		{"own_device", "give each volume a block device of its own"},
-		{"limits", "limit a volume's speed"},
+		{"constant_snapshot", "take snapshots in constant time, however fragmented the volume is"},
+		{"clone_independent", "delete a snapshot without its clones"},
+		{"online_grow", "grow a volume while it is in use"},
+		{"offline_grow", "grow a volume only while it is not in use"},
+		{"shrink", "shrink a volume"},
+		{"own_filesystem", "give each volume a separate filesystem, which can be frozen"},
+		{"filesystems", "create filesystems in volumes"},
+		{"knows_used", "know the used space of a volume without walking its files"},
+		{"own_device", "give each volume a separate block device"},
+		{"limits", "throttle a volume"},
 		{"encryption", "encrypt a volume"},
-		{"delta", "send what changed between two snapshots"},
-		{"many_hosts", "have a volume mounted on several hosts at once"},
+		{"delta", "send the difference between two snapshots"},
+		{"many_hosts", "mount a volume on several hosts at once"},
 	}
 }
 
@@ -120,7 +120,7 @@ func speed(c dataset.Capabilities) string {
 	case c.Limits == dataset.LimitsContainer:
 		return limit + " (v1: per container, from about a second after its start)"
 	case c.OwnDevice && c.Limits == "":
-		return limit + " (its node cannot: drover doctor there)"
+		return limit + " (its node cannot: run drover doctor there)"
 	}
 	return limit
 }
@@ -157,7 +157,7 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		}
 	}
 	if c.CountsWritten {
-		cannot = append(cannot, "leave out of a volume's size what only a snapshot has")
+		cannot = append(cannot, "exclude snapshots from the size of a volume")
 	}
 	if offline != "" {
 		cannot = append(cannot, offline)

@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "pool",
-		Short: "Look at the places where datasets are kept, make and remove them",
+		Short: "Manage storage pools",
 	},
 		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
 		newPoolRmCmd(a),

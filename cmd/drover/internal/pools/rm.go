@@ -11,26 +11,26 @@ func newPoolRmCmd(a *cli.App) *cobra.Command {
 	var forget bool
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
-		Short: "Remove a pool of the server's host that holds nothing",
-		Long: `Remove a pool of the server's host that holds nothing: no volume, snapshot,
-copy or trash, and nothing that Drover did not put there. What Drover made at
-its place goes (its folders, its image file, its volumes in a volume group), and
-name and place can be used again. Devices that it was made of are not wiped: the
-command says what takes them again, and what wipes them.
+		Short: "Remove an empty pool of the server's host",
+		Long: `Remove an empty pool of the server's host: one without volumes, snapshots,
+copies and trash, and without foreign files. Everything that Drover created for
+the pool is removed: its folders, its image file, its volumes in a volume group.
+Its name and place can then be used again. Its devices are not wiped: the
+command prints how to reuse them, and how to wipe them.
 
-A pool that is away cannot be looked into, and is not removed. With --forget it
-is taken off the record alone, and nothing at its place is touched, there or
-not: drover pool adopt takes it back, here or on another host. That is refused
-while volumes or copies are on record in it: drover volume rm and drover trash
-purge, or drover volume move --force --fenced where a copy is left, come first.
+An offline pool cannot be checked, and is not removed. --forget removes it only
+from the store and touches nothing at its place. drover pool adopt adds it
+again, here or on another host. --forget is refused while the store has volumes
+or copies in the pool. Remove them first with drover volume rm and drover trash
+purge, or with drover volume move --force --fenced if another node has a copy.
 
-A pool of drover.yaml, or the default one while there is no other, would be made
-again at the next start, and is not removed.`,
+A pool of drover.yaml is not removed, and neither is the default pool while
+there is no other: they would be created again at the next start.`,
 		Example: `  drover pool rm fast
   drover pool rm --forget fast    # its disk is gone`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
-	cmd.Flags().BoolVar(&forget, "forget", false, "take it off the record alone, and touch nothing at its place")
+	cmd.Flags().BoolVar(&forget, "forget", false, "remove it only from the store, and touch nothing at its place")
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.Connect()

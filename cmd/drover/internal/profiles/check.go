@@ -20,12 +20,12 @@ import (
 func newProfileCheckCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Check a file of profiles, before the server reads it",
-		Long: `Check a file of profiles, before the server reads it, and show what it comes to.
-Every mistake is told, with file, line and column: also what no host could keep,
-as no backend can. Where a server answers, pools that no node has are told, and
-to root the key files that this host has not. Whether the pools that there are
-can keep a profile is seen when a volume is created.`,
+		Short: "Check a profiles file before the server reads it",
+		Long: `Check a profiles file before the server reads it, and show the profiles. All
+mistakes are listed with file, line and column, including settings that no
+backend can satisfy. If a server responds, pools that no node has are listed,
+and for root also the key files that are missing on this host. Whether the
+existing pools satisfy a profile is checked when a volume is created.`,
 		Args: cli.Args(1),
 	}
 	o := cli.OutputFlags(cmd, false)
@@ -41,19 +41,19 @@ can keep a profile is seen when a volume is created.`,
 		if o.JSON() {
 			return show.List(a.Out, set.All())
 		}
-		if err := a.Say("%s is good; the default is %s", args[0], set.Default()); err != nil {
+		if err := a.Say("%s is valid; the default is %s", args[0], set.Default()); err != nil {
 			return err
 		}
 		for _, p := range set.All() {
 			if p.Quiesce == dataset.QuiesceFreeze {
-				if err := a.Say("profile %s freezes: should drover be killed in the moment of a snapshot, "+
-					"writers wait until it starts again (or fsfreeze -u)", p.Name); err != nil {
+				if err := a.Say("profile %s freezes: if drover is killed during a snapshot, writers block until "+
+					"it starts again (or fsfreeze -u)", p.Name); err != nil {
 					return err
 				}
 			}
 			if p.Failover.Auto {
-				if err := a.Say("profile %s fails over: each node that is to have its volumes or replicas "+
-					"needs the guard (systemctl enable --now drover-guard)", p.Name); err != nil {
+				if err := a.Say("profile %s fails over: each node with its volumes or replicas needs the guard "+
+					"(systemctl enable --now drover-guard)", p.Name); err != nil {
 					return err
 				}
 			}
@@ -77,7 +77,7 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 	for _, p := range all {
 		if at := p.Encryption.KeyFile; at != "" {
 			if err := a.CheckKey(at); err != nil {
-				if err := a.Say("profile %s makes no volumes on this host yet: %v", p.Name, err); err != nil {
+				if err := a.Say("profile %s cannot create volumes on this host yet: %v", p.Name, err); err != nil {
 					return err
 				}
 			}
@@ -85,9 +85,9 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 		if p.Pool == "" || slices.Contains(pools, p.Pool) {
 			continue
 		}
-		why := fmt.Sprintf("which no node has (have: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
+		why := fmt.Sprintf("which no node has (available: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
 		if away != nil {
-			why = fmt.Sprintf("and whether there is one is not known: %v", away)
+			why = fmt.Sprintf("which could not be checked: %v", away)
 		}
 		if err := a.Say("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
 			return err
@@ -126,5 +126,5 @@ func printMistakes(a *cli.App, file string, all []error) error {
 	for _, m := range all {
 		cli.PrintError(a.ErrOut, m)
 	}
-	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d mistakes", file, len(all))
+	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d errors", file, len(all))
 }

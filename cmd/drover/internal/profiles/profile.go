@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "profile",
-		Short: "Look at profiles, and check a file of them",
+		Short: "Manage profiles",
 	},
 		newProfileLsCmd(a), newProfileShowCmd(a), newProfileCheckCmd(a),
 	)

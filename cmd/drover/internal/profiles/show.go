@@ -15,7 +15,7 @@ import (
 func newProfileShowCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show NAME",
-		Short:             "Show what a profile promises",
+		Short:             "Show a profile in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.ProfileWords),
 	}
@@ -72,12 +72,12 @@ func replicaLine(r dataset.Replicas) string {
 }
 
 func snapshotLines(s dataset.Snapshots) []string {
-	lines := []string{"by hand only"}
+	lines := []string{"manual only"}
 	if s.Schedule != "" {
 		lines = []string{"at " + s.Schedule + ", kept: " + keepLine(s.Keep)}
 	}
 	if s.Required {
-		lines = append(lines, "on pools alone that take them without copying")
+		lines = append(lines, "only on pools that take them without copying")
 	}
 	return lines
 }

@@ -20,21 +20,22 @@ func AgentCommand(a *cli.App) *cobra.Command {
 	var join string
 	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "Run a host of a cluster",
-		Long: `Run a host of a cluster: the agent, which mounts volumes and keeps their data
-in this host's pools, the Docker volume plugin and the API. What is to be
-decided it asks of the control replicas that drover.yaml names (control); other
-hosts fetch volumes from it where drover.yaml says (listen). With control away,
-containers and their volumes go on, and what is home here is mounted as before.
+		Short: "Run the agent of a cluster host",
+		Long: `Run the agent of a cluster host. It mounts volumes, keeps their data in the
+pools of this host, and provides the Docker volume plugin and the API. It gets
+its decisions from the control replicas in drover.yaml (key control). Other
+hosts fetch volumes from it at the address in drover.yaml (key listen). While
+control is unreachable, containers keep running, and volumes whose home is this
+host can still be mounted.
 
-The first time it joins the cluster with a token, which drover node token makes
-on a control host; from then on it has a certificate in the root, which it
-renews by itself. Everybody on the host can read a command line, so the token is
-read from a file (@FILE) or from standard input (-). A token is of no use once
-it was used.
+To join the cluster, the agent needs a token once: drover node token creates it
+on a control host. The token is read from a file (@FILE) or from standard input
+(-), because every user of a host can read command lines. After that the agent
+has a certificate in the root folder and renews it automatically. A token can be
+used only once.
 
-Stopping it leaves the mounts of running containers; starting it again finds
-them.`,
+Stopping the agent keeps the mounts of running containers. The next start finds
+them again.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token, err := ReadToken(a, join)
@@ -50,8 +51,8 @@ them.`,
 	f.common(cmd.Flags())
 	f.ofHost(cmd.Flags())
 	f.publishing(cmd.Flags(), toSwarm)
-	cmd.Flags().StringVar(&join, "join", "", "where the token to join the cluster with is: `@FILE`, or - "+
-		"for standard input; a host that has joined stays what it is")
+	cmd.Flags().StringVar(&join, "join", "", "the join token: `@FILE`, or - for standard input; ignored if the "+
+		"host has joined already")
 	return cmd
 }
 
@@ -77,9 +78,9 @@ func ReadToken(a *cli.App, source string) (string, error) {
 		from = f
 	default:
 		return "", dataset.Errorf(dataset.ErrInvalid,
-			"--join takes no token on the command line, which every user of this host can read: put it in a "+
-				"file that only root can read and say --join @FILE, or say --join - and send it on standard "+
-				"input (if that was a token, it can still be used: have another made, drover node token)")
+			"--join: expected @FILE or -, because every user of this host can read the command line: put the "+
+				"token in a file that only root can read and use --join @FILE, or use --join - and send it on "+
+				"standard input (a token that was shown this way is still valid; create another with drover node token)")
 	}
 	b, err := io.ReadAll(io.LimitReader(from, maxToken))
 	if err != nil {

@@ -13,14 +13,15 @@ func ControlCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "control",
 		Short: "Run a control replica of a cluster",
-		Long: `Run one of the control replicas of a cluster: it decides what the cluster's
-agents do, keeps all it knows in Consul, and answers agents and operators on the
-network, and root of this host at control.sock. Any number run side by side; one
-that is stopped or lost is not missed as long as another runs. With Consul away
-it serves, says so, and goes on when Consul is back.
+		Long: `Run a control replica of a cluster. It decides what the agents do and stores all
+records in Consul. It serves agents and operators on the network, and root of
+this host at control.sock. Any number of replicas can run at the same time, and
+one of them is enough. While Consul is unreachable, the replica keeps serving,
+reports the problem, and continues when Consul is reachable again.
 
-drover.yaml names the store, the cluster's certificate authority (ca) and where
-to listen. SIGHUP reads profiles.yaml again; give each replica the same.`,
+drover.yaml names the store, the cluster's certificate authority (ca) and the
+address to listen at. SIGHUP reloads profiles.yaml, which must be the same on
+all replicas.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, daemon.Control) },
 	}

@@ -38,18 +38,19 @@ type Flags struct {
 
 func (f *Flags) common(fl *pflag.FlagSet) {
 	fl.StringVar(&f.config, "config", settings.DefaultConfig,
-		"configuration `FILE`; there may be none at the default place")
+		"configuration `FILE`; the default file is optional")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
-	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` of plain /metrics, such as 127.0.0.1:9469")
+	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` for /metrics without TLS, such as "+
+		"127.0.0.1:9469")
 	fl.StringVar(&f.node, "node-name", "", "`NAME` of this node (default: the host's name)")
-	fl.StringVar(&f.Level, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warning, error")
+	fl.StringVar(&f.Level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
 }
 
 // ofControl are the flags of a process with control in it.
 func (f *Flags) ofControl(fl *pflag.FlagSet) {
 	fl.StringVar(&f.profiles, "profiles", settings.DefaultProfiles,
-		"profiles `FILE`; without one at the default place, the built-in set")
+		"profiles `FILE`; without a file at the default place, the built-in profiles are used")
 }
 
 // ofHost are those of a process with an agent in it.
@@ -62,15 +63,15 @@ func (f *Flags) ofHost(fl *pflag.FlagSet) {
 func (f *Flags) OfStore(fl *pflag.FlagSet) {
 	f.Level = "error"
 	fl.StringVar(&f.config, "config", settings.DefaultConfig,
-		"configuration `FILE` that names the store; there may be none at the default place")
+		"configuration `FILE` that names the store; the default file is optional")
 	fl.StringVar(&f.root, "root", "/var/lib/drover",
-		"`DIR` of the state, with the store where drover.yaml names no other")
+		"`DIR` of the state, with the store unless drover.yaml names another")
 }
 
 // publishing says where facts can be published by this process.
 func (f *Flags) publishing(fl *pflag.FlagSet, where string) {
 	fl.StringSliceVar(&f.publish, "publish-facts", nil,
-		"tell `WHOM` what hosts are and how they do: "+where+"; instead of publish_facts in drover.yaml")
+		"publish facts of hosts to `TARGET`: "+where+"; overrides publish_facts in drover.yaml")
 }
 
 // The places.
@@ -130,7 +131,7 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 	}
 	if f.node == "" {
 		if f.node, err = os.Hostname(); err != nil {
-			return o, fmt.Errorf("name of this host: %w (say --node-name)", err)
+			return o, fmt.Errorf("determine the name of this host: %w (use --node-name)", err)
 		}
 	}
 	o = daemon.Options{
@@ -176,7 +177,8 @@ func NewLog(level string) (*logrus.Logger, error) {
 	lvl, err := logrus.ParseLevel(level)
 	levels := []string{"debug", "info", "warning", "error"}
 	if err != nil || !slices.Contains(levels, lvl.String()) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (have: %s)", level, dataset.Have(levels))
+		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (available: "+
+			"%s)", level, dataset.Have(levels))
 	}
 	log.SetLevel(lvl)
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
@@ -189,11 +191,11 @@ func NewLog(level string) (*logrus.Logger, error) {
 func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- struct{}, log *logrus.Logger) {
 	set, err := settings.LoadProfiles(file)
 	if err != nil {
-		log.WithError(err).Error("profiles were not read again: the old ones stay")
+		log.WithError(err).Error("reload failed; keeping previous profiles")
 		return
 	}
 	current.Store(set)
-	log.WithField("profiles", set.Names()).Info("profiles were read again")
+	log.WithField("profiles", set.Names()).Info("reloaded the profiles")
 	select {
 	case reread <- struct{}{}:
 	default: // it is still received
@@ -224,6 +226,6 @@ func onHangup(ctx context.Context, fn func()) (wait func()) {
 // NotifyReady tells systemd, when it started us, that everything is served.
 func NotifyReady(log *logrus.Logger) {
 	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
-		log.WithError(err).Warn("systemd was not told that drover is ready")
+		log.WithError(err).Warn("cannot notify systemd that drover is ready")
 	}
 }

@@ -13,11 +13,11 @@ func ServeCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run Drover on this host",
-		Long: `Run everything that one host needs in one process: the control service with
-its store, the agent, the API and the Docker volume plugin. Stopping it leaves
-the mounts of running containers; starting it again finds them.
+		Long: `Run everything for a single host in one process: the control service with its
+store, the agent, the API and the Docker volume plugin. Stopping it keeps the
+mounts of running containers. The next start finds them again.
 
-SIGHUP reads profiles.yaml again; a file with a mistake changes nothing.`,
+SIGHUP reloads profiles.yaml. If the file has a mistake, nothing changes.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runProcess(cmd.Context(), a, f, daemon.Serve) },
 	}

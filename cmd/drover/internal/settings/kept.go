@@ -19,7 +19,7 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 			}
 			if why := unkept(kind, p); why != "" {
 				return "backend", dataset.Errorf(dataset.ErrInvalid,
-					"no pool of backend %s can keep this profile: %s%s", p.Backend, why, others(kinds, p))
+					"no pool of backend %s can satisfy this profile: %s%s", p.Backend, why, others(kinds, p))
 			}
 			return "", nil
 		}
@@ -38,7 +38,8 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 		for i, why := range whys {
 			whys[i] = "backend " + dataset.Have(by[why]) + ": " + why
 		}
-		return "", dataset.Errorf(dataset.ErrInvalid, "no backend can keep all of this: %s", strings.Join(whys, "; "))
+		return "", dataset.Errorf(dataset.ErrInvalid, "no backend can satisfy all of this: "+
+			"%s", strings.Join(whys, "; "))
 	}
 }
 

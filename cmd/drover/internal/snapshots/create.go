@@ -15,17 +15,17 @@ func newSnapshotCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create VOLUME",
 		Short: "Take a snapshot of a volume",
-		Long: `Take a snapshot of a volume, while it is in use too: all of it at one moment,
-as a database would find it after a power cut. It stays until it is deleted;
-retention leaves it alone.`,
+		Long: `Take a snapshot of a volume, also while it is in use. It contains the whole
+volume at one moment, as a database would find it after a power cut. It is kept
+until it is deleted: retention does not apply to it.`,
 		Example:           `  drover snapshot create db --name before-upgrade -m "10.11 to 11.4"`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	o := cli.WorkFlags(cmd, true)
 	var name, message string
-	cmd.Flags().StringVar(&name, "name", "", "a `NAME`, unique among the volume's snapshots")
-	cmd.Flags().StringVarP(&message, "message", "m", "", "a line about it")
+	cmd.Flags().StringVar(&name, "name", "", "`NAME`, unique among the volume's snapshots")
+	cmd.Flags().StringVarP(&message, "message", "m", "", "a message about it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
 		return a.Change(cmd, o, req, describeSnapshot)

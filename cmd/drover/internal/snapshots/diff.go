@@ -15,9 +15,10 @@ import (
 func newSnapshotDiffCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff [VOLUME] A [B]",
-		Short: "Say how much changed from a snapshot to a newer one, or to now",
-		Long: `Say how much changed from a snapshot to a newer one, or to now. A and B are
-unique prefixes of their UUIDs or, after the volume, their names.`,
+		Short: "Show how much changed between two snapshots, or since one",
+		Long: `Show how much changed between two snapshots, or since one. A is the older
+snapshot, and B the newer one; without B, A is compared with the current data.
+A and B are unique prefixes of UUIDs or, with a volume, names.`,
 		Example: `  drover snapshot diff db before-upgrade
   drover snapshot diff f23ca986 4be1c07d`,
 		Args:              cli.Args(1),
@@ -61,7 +62,7 @@ func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (vol
 	first := 0
 	switch {
 	case len(args) == 3 && flag != "":
-		return "", nil, cli.UsageError(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+		return "", nil, cli.UsageError(cmd, "duplicate volume: %q, and --volume %s", args[0], flag)
 	case len(args) == 3:
 		first = 1
 	case len(args) == 2 && flag == "":

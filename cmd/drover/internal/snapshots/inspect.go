@@ -12,8 +12,8 @@ import (
 func newSnapshotInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect [VOLUME] ID",
-		Short: "Show all about a snapshot",
-		Long: `Show all about a snapshot. ID is a unique prefix of its UUID or, after the
+		Short: "Show a snapshot in detail",
+		Long: `Show a snapshot in detail. ID is a unique prefix of its UUID or, after the
 volume, its name.`,
 		Example:           `  drover snapshot inspect db before-upgrade`,
 		Args:              cli.Args(1),
@@ -41,7 +41,7 @@ volume, its name.`,
 
 // volumeFlag lets a snapshot be named by its name, which only its volume knows.
 func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
-	volume := cmd.Flags().String("volume", "", "the `VOLUME`, for naming its snapshots by their names")
+	volume := cmd.Flags().String("volume", "", "`VOLUME` of the snapshots, so that their names can be used")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume",
 		func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 			return cli.Complete(a, cli.VolumeWords)(cmd, nil, begun)
@@ -55,7 +55,7 @@ func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id st
 		return flag, args[0], nil
 	}
 	if flag != "" {
-		return "", "", cli.UsageError(cmd, "the volume is said twice: %q, and --volume %s", args[0], flag)
+		return "", "", cli.UsageError(cmd, "duplicate volume: %q, and --volume %s", args[0], flag)
 	}
 	return args[0], args[1], nil
 }

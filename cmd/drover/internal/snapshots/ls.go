@@ -14,7 +14,7 @@ import (
 func newSnapshotLsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ls [VOLUME]",
-		Short:             "List the snapshots of a volume, or all, oldest first",
+		Short:             "List the snapshots of a volume, or of all volumes, oldest first",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}

@@ -14,10 +14,10 @@ import (
 func newSnapshotRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore VOLUME ID",
-		Short: "Set a volume back to a snapshot of it",
-		Long: `Set a volume back to a snapshot of it. The volume must not be in use. What it
-holds now is kept as a snapshot first, and newer snapshots stay, so that this
-can be undone.`,
+		Short: "Restore a volume to one of its snapshots",
+		Long: `Restore a volume to one of its snapshots. The volume must not be in use. Its
+current data is saved as a snapshot first, and newer snapshots stay, so the
+restore can be undone.`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
@@ -31,7 +31,7 @@ can be undone.`,
 				line += " to snapshot " + out.Operation.Source.Snapshot.String()
 			}
 			if kept := taken(out); kept.ID != uuid.Nil {
-				line += fmt.Sprintf("; what it held before is snapshot %s", kept.ID)
+				line += fmt.Sprintf("; its previous data is snapshot %s", kept.ID)
 			}
 			return d.ID, line
 		})

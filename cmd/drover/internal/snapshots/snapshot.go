@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "snapshot",
-		Short: "Take, look at, compare and restore snapshots",
+		Short: "Manage snapshots",
 	},
 		newSnapshotCreateCmd(a), newSnapshotLsCmd(a), newSnapshotInspectCmd(a), newSnapshotRmCmd(a),
 		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a),

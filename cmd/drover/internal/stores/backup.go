@@ -20,9 +20,9 @@ import (
 func newStoreBackupCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
-		Short: "Copy the store to a file, while it works",
-		Long: `Copy the store to a new file on this host, consistent and while it works. The
-file holds records, no volume's data.`,
+		Short: "Back up the running store to a file",
+		Long: `Back up the running store to a new file on this host. The copy is consistent. It
+contains records, but no data of volumes.`,
 		Args: cli.Args(1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -34,7 +34,7 @@ file holds records, no volume's data.`,
 		defer stop()
 		n, err := backUp(ctx, a, c, args[0])
 		if err != nil && ctx.Err() != nil {
-			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no backup")
+			return dataset.Errorf(dataset.ErrCancelled, "interrupted: no backup was written")
 		}
 		if err != nil {
 			return err
@@ -70,7 +70,7 @@ func wholeFile(what, file string, write func(io.Writer) error) (err error) {
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return dataset.Errorf(dataset.ErrExists,
-			"%s exists: another %s is under way, or one was killed (remove it then)", tmp, what)
+			"%s exists: another %s is running, or one was killed (remove the file then)", tmp, what)
 	}
 	if err != nil {
 		return err

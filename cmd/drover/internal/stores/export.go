@@ -19,14 +19,14 @@ func newStoreExportCmd(a *cli.App) *cobra.Command {
 	var f servers.Flags
 	cmd := &cobra.Command{
 		Use:   "export FILE",
-		Short: "Write the records of a store that nothing works on, for another kind of store",
-		Long: `Write all records of the store that drover.yaml names, or of the one in the
-state's folder, to a new file on this host, or to standard output for -. It
-reads the store itself, so stop every drover that works on it before: drover
-store import puts the records into another store, and what is made in between
-would be in neither. For a copy of a store that works: drover store backup.
+		Short: "Export the records of a stopped store",
+		Long: `Export all records of the store that drover.yaml names, or of the one in the
+state folder, to a new file on this host, or to standard output for -. The file
+can be imported into another kind of store. The command reads the store
+directly, so stop every drover that uses it: later changes would be missing. To
+copy a running store, use drover store backup.
 
-The file holds no volume's data. Only an exit code of 0 means that it is whole.`,
+The file contains no data of volumes. It is complete only if the exit code is 0.`,
 		Example: `  drover store export /var/backups/drover.jsonl
   drover store export - | gzip > drover.jsonl.gz`,
 		Args: cli.Args(1),
@@ -37,7 +37,7 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 		defer stop()
 		sum, err := exportStore(ctx, a, f, args[0])
 		if err != nil && ctx.Err() != nil {
-			return dataset.Errorf(dataset.ErrCancelled, "interrupted: there is no export")
+			return dataset.Errorf(dataset.ErrCancelled, "interrupted: no export was written")
 		}
 		if err != nil {
 			return err
@@ -52,7 +52,7 @@ The file holds no volume's data. Only an exit code of 0 means that it is whole.`
 
 // described describes the content of a dump.
 func described(s dump.Summary) string {
-	return fmt.Sprintf("%d records of cluster %s, among them %d volumes", s.Entries, s.Cluster, s.Volumes)
+	return fmt.Sprintf("%d records of cluster %s, including %d volumes", s.Entries, s.Cluster, s.Volumes)
 }
 
 func exportStore(ctx context.Context, a *cli.App, f servers.Flags, file string) (sum dump.Summary, err error) {

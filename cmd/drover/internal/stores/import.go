@@ -19,27 +19,28 @@ func newStoreImportCmd(a *cli.App) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "Put the records of an export into a store that is empty",
-		Long: `Put the records of an export into the store that drover.yaml names, or into the
-one in the state's folder, which is made where there is none. The whole file is
-checked before anything is written, and the store has to be empty, unless
---force says that the file replaces all that it holds. No drover may work on it.
-On a control host the file that names the store is another: say --config.
+		Short: "Import exported records into an empty store",
+		Long: `Import exported records into the store that drover.yaml names, or into the one
+in the state folder, which is created if needed. The whole file is checked
+before anything is written. The store must be empty, unless --force allows the
+file to replace everything in it. No drover may be running on the store. On a
+control host the store is named in another file: use --config.
 
-The cluster keeps its identity, so its nodes know the store for theirs. Cut
-short, it goes on when it is run again; until then no drover starts on the store.`,
+The cluster keeps its identity, so its nodes accept the new store. If the import
+is interrupted, run it again to complete it; no drover starts on the store
+before.`,
 		Example: `  drover store import /var/backups/drover.jsonl
   drover store import /var/backups/drover.jsonl --config /etc/drover/control.yaml`,
 		Args: cli.Args(1),
 	}
 	f.OfStore(cmd.Flags())
-	cmd.Flags().BoolVar(&force, "force", false, "replace all that the store holds")
+	cmd.Flags().BoolVar(&force, "force", false, "replace everything in the store")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		sum, where, err := importStore(ctx, a, f, args[0], force)
 		if err != nil && ctx.Err() != nil {
-			return dataset.Errorf(dataset.ErrCancelled, "interrupted: run it again, so that the store is whole")
+			return dataset.Errorf(dataset.ErrCancelled, "interrupted: run the import again to complete the store")
 		}
 		if err != nil {
 			return err
@@ -61,7 +62,7 @@ func importStore(ctx context.Context, a *cli.App, f servers.Flags, file string, 
 		return sum, "", fmt.Errorf("%s: %w", file, err)
 	}
 	if _, err := in.Seek(0, 0); err != nil {
-		return sum, "", fmt.Errorf("%s: %w (it is read twice: a pipe will not do)", file, err)
+		return sum, "", fmt.Errorf("%s: %w (the file is read twice, so it cannot be a pipe)", file, err)
 	}
 	st, err := openStore(ctx, a, f, true)
 	if err != nil {

@@ -11,17 +11,17 @@ import (
 func newStoreRebuildCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Bring back from the pools what the store does not know",
-		Long: `Bring back from the pools of the server's host what the store does not know, as
-after it was lost: beside every dataset lies what it is and was called. What is
-on record is left as it is, and a name that is taken is not taken away.`,
+		Short: "Restore lost records from the pools",
+		Long: `Restore the records that the store lost from the pools of the server's host.
+Every dataset has a copy of its record beside its data. Existing records are not
+changed, and a name that is taken stays with its volume.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, true)
 	var skip bool
 	cmd.Flags().BoolVar(&skip, "skip-offline", false,
-		"go without the pools that are offline, whose names others can take then")
+		"ignore offline pools; the names of their volumes can then be taken by others")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.Connect()
 		if err != nil {

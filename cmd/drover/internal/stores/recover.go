@@ -15,16 +15,17 @@ import (
 func newStoreRecoverCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "recover",
-		Short: "Bring a cluster's store that went back up to date from what the hosts hold",
-		Long: `Bring a cluster's store up to date that went back to an older state, as Consul
-does when it is restored from a snapshot. It asks every agent what it holds,
-prints by what that differs from the store, and names the nodes that did not
-answer; once that is confirmed it writes what agents know to be newer, and ends
-the halt that keeps anything from being decided. Cut short, it is run again.
+		Short: "Update a cluster's store that was restored from a backup",
+		Long: `Update a cluster's store that was restored from a backup, such as a snapshot of
+Consul, with what the agents know. The command asks every agent for its records,
+prints the differences to the store, and names the nodes that did not respond.
+After a confirmation it writes the newer records into the store, and resumes
+decisions. If it is interrupted, run it again.
 
-What two nodes claim at once takes a person's word: --fenced NODE says that a
-node, which is not alive, writes no more. What it claims is over; a volume that
-others know to be on it goes on from a copy: drover volume move --force --fenced.`,
+If two nodes claim the same volume, an operator must decide: --fenced NODE
+confirms that a node, which must not be alive, writes no more. Its claims end.
+If other nodes know that a volume was there, it can continue from a copy: drover
+volume move --force --fenced.`,
 		Example:           "  drover store recover\n  drover store recover --confirm --fenced host-c",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -32,8 +33,8 @@ others know to be on it goes on from a copy: drover volume move --force --fenced
 	o := cli.OutputFlags(cmd, false)
 	var yes bool
 	var fenced []string
-	cmd.Flags().BoolVar(&yes, "confirm", false, "do not ask: mend what is found")
-	cmd.Flags().StringArrayVar(&fenced, "fenced", nil, "a node that writes no more, on your word")
+	cmd.Flags().BoolVar(&yes, "confirm", false, "write the differences without asking")
+	cmd.Flags().StringArrayVar(&fenced, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.Connect()
 		if err != nil {
@@ -53,7 +54,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 		return show.JSON(a.Out, found)
 	}
 	if found.Halted == "" {
-		return a.Say("the store is believed by all: there is nothing to bring up to date")
+		return a.Say("the store is consistent: nothing to update")
 	}
 	if !o.JSON() {
 		if err := printRecovery(a, found); err != nil {
@@ -62,10 +63,11 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	}
 	if !yes && !cli.IsTerminal(a.In) {
 		return dataset.Errorf(dataset.ErrCancelled,
-			"nothing was changed, as there is no terminal to ask at (--confirm mends what is found)")
+			"nothing was changed, because there is no terminal to ask at (use --confirm to write the differences)")
 	}
 	if !yes {
-		if err := a.Confirm("yes", "this writes what is above into the store, and has the cluster go on"); err != nil {
+		if err := a.Confirm("yes", "this writes the differences above into the store and resumes "+
+			"decisions"); err != nil {
 			return err
 		}
 	}
@@ -76,7 +78,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	if o.JSON() {
 		return show.JSON(a.Out, done)
 	}
-	return a.Say("the store is up to date: decisions are made again")
+	return a.Say("the store is up to date: decisions resume")
 }
 
 // printRecovery prints the changes that a person must confirm.
@@ -84,14 +86,14 @@ func printRecovery(a *cli.App, r api.Recovery) error {
 	if err := a.Say("%s", r.Halted); err != nil {
 		return err
 	}
-	if err := a.Say("nodes heard: %s", orNone(r.Heard)); err != nil {
+	if err := a.Say("nodes that responded: %s", orNone(r.Heard)); err != nil {
 		return err
 	}
-	if err := a.Say("NOT heard, so that what they alone know is not here: %s", orNone(r.Silent)); err != nil {
+	if err := a.Say("nodes that did NOT respond, so that their records are missing: %s", orNone(r.Silent)); err != nil {
 		return err
 	}
 	if len(r.Different) == 0 {
-		return a.Say("nothing differs")
+		return a.Say("no differences")
 	}
 	t := show.NewTable("VOLUME", "DATASET", "STORE", "AGENTS", "ACTION", "NOTE")
 	for _, d := range r.Different {

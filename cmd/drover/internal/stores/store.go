@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "store",
-		Short: "Back up the control service's records, move them, or make them again from the hosts",
+		Short: "Manage the store of the control service",
 	},
 		newStoreBackupCmd(a), newStoreExportCmd(a), newStoreImportCmd(a), newStoreRebuildCmd(a), newStoreRecoverCmd(a),
 	)

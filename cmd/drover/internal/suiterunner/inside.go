@@ -49,7 +49,7 @@ func leaveOthers(path string) error {
 		// EINVAL: it went with the one above it.
 		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("let go of %s: %w", m.Mountpoint, err)
+			return fmt.Errorf("release %s: %w", m.Mountpoint, err)
 		}
 	}
 	return nil

@@ -46,7 +46,7 @@ func Start(ctx context.Context, args []string, path string, hear func(verify.Eve
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
-		return dataset.Errorf(dataset.ErrCancelled, "interrupted: nothing was proven")
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: nothing was verified")
 	case heard != nil:
 		return heard
 	case err != nil:
@@ -78,7 +78,7 @@ func follow(r io.Reader, hear func(verify.Event) error) error {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				return nil
 			}
-			return fmt.Errorf("what the suite says can't be read: %w", err)
+			return fmt.Errorf("read the report of the suite: %w", err)
 		}
 		if e.Problem != "" {
 			return errors.New(e.Problem)

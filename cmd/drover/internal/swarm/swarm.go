@@ -92,7 +92,7 @@ func (w *Watcher) say(ctx context.Context, err error) {
 		why = err.Error()
 	}
 	if why != "" && why != w.said {
-		w.Log.WithError(err).Warn("facts are not published to the Swarm")
+		w.Log.WithError(err).Warn("cannot publish facts to the Swarm")
 	}
 	w.said = why
 }
@@ -115,7 +115,7 @@ func (w *Watcher) Look(ctx context.Context) error {
 		return err
 	case in.NodeID == "":
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"this engine is in no Swarm (docker swarm init or join, or leave swarm out of --publish-facts)")
+			"this engine is not part of a Swarm (run docker swarm init or join, or remove swarm from --publish-facts)")
 	case !in.ControlAvailable:
 		return nil
 	}
@@ -126,7 +126,7 @@ func (w *Watcher) Look(ctx context.Context) error {
 func (w *Watcher) see(ctx context.Context, c API) (in swarm.Info, err error) {
 	r, err := c.Info(ctx, client.InfoOptions{})
 	if err != nil {
-		return in, dataset.Errorf(dataset.ErrUnavailable, "the engine does not answer: %w", err)
+		return in, dataset.Errorf(dataset.ErrUnavailable, "connect to the engine: %w", err)
 	}
 	in = r.Info.Swarm
 	w.seen.Store(&registration.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
@@ -144,7 +144,7 @@ func (w *Watcher) open() (API, error) {
 func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	members, err := c.NodeList(ctx, client.NodeListOptions{})
 	if err != nil {
-		return dataset.Errorf(dataset.ErrUnavailable, "the engine does not list the nodes of its Swarm: %w", err)
+		return dataset.Errorf(dataset.ErrUnavailable, "list the nodes of the Swarm: %w", err)
 	}
 	leads := false
 	for _, m := range members.Items {
@@ -171,7 +171,7 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 		}
 		m.Spec.Labels = labels
 		if _, err := c.NodeUpdate(ctx, m.ID, client.NodeUpdateOptions{Version: m.Version, Spec: m.Spec}); err != nil {
-			failed = append(failed, dataset.Errorf(dataset.ErrUnavailable, "labels of the Swarm's node %s: %w",
+			failed = append(failed, dataset.Errorf(dataset.ErrUnavailable, "set labels of the Swarm's node %s: %w",
 				m.Description.Hostname, err))
 		}
 	}

@@ -138,9 +138,9 @@ func TestWhoDoesNotLeadWritesNothing(t *testing.T) {
 		info swarm.Info
 		kind *dataset.Kind
 	}{
-		"in no Swarm":     {swarm.Info{}, dataset.ErrUnsupported},
-		"a worker":        {swarm.Info{NodeID: "s1"}, nil},
-		"another manager": {swarm.Info{NodeID: "s1", ControlAvailable: true}, nil},
+		"not part of a Swarm": {swarm.Info{}, dataset.ErrUnsupported},
+		"a worker":            {swarm.Info{NodeID: "s1"}, nil},
+		"another manager":     {swarm.Info{NodeID: "s1", ControlAvailable: true}, nil},
 	} {
 		e := &docker{info: c.info, members: []swarm.Node{member("s1", false, nil), member("s2", true, nil)}}
 		if err := watcher(e, &nodes).Look(t.Context()); dataset.KindOf(err) != c.kind || e.updates != 0 {

@@ -33,19 +33,19 @@ func newTrashLsCmd(a *cli.App) *cobra.Command {
 
 func trashTable(a *cli.App, gone []api.Volume) *show.Table {
 	short := volumes.ShortDatasets(gone)
-	t := show.NewTable("DATASET", "WAS", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "PURGED")
+	t := show.NewTable("DATASET", "VOLUME", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "EXPIRES")
 	for _, v := range gone {
-		deleted, purged := "", ""
+		deleted, expires := "", ""
 		if v.Trash != nil {
-			deleted, purged = show.Ago(a.Now(), v.Trash.At), "never"
+			deleted, expires = show.Ago(a.Now(), v.Trash.At), "never"
 			if !v.Trash.Until.IsZero() {
-				purged = show.Ago(a.Now(), v.Trash.Until)
+				expires = show.Ago(a.Now(), v.Trash.Until)
 			}
 		}
 		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
 			volumes.UsedSize(v),
 			v.PoolName,
-			strconv.Itoa(v.Snapshots), deleted, purged)
+			strconv.Itoa(v.Snapshots), deleted, expires)
 	}
 	return t
 }

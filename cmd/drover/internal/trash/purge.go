@@ -19,22 +19,22 @@ import (
 func newTrashPurgeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge [DATASET]",
-		Short: "Destroy a dataset in the trash, or all of them, for good",
-		Long: `Destroy a dataset in the trash with its snapshots, or with --all every one that
-is there, for good. It asks for the volume's name first, unless --yes.`,
+		Short: "Destroy one dataset in the trash, or all, for good",
+		Long: `Destroy a dataset in the trash with its snapshots for good, or with --all every
+dataset in the trash. The command asks for confirmation, unless --yes is given.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.TrashWords),
 	}
 	o := cli.WorkFlags(cmd, false)
 	var every, yes bool
-	cmd.Flags().BoolVar(&every, "all", false, "all that is in the trash")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&every, "all", false, "purge everything in the trash")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if every == (len(args) == 1) {
-			return cli.UsageError(cmd, "%s wants DATASET or --all", cli.CommandName(cmd))
+			return cli.UsageError(cmd, "missing argument for %s: DATASET or --all", cli.CommandName(cmd))
 		}
 		if !yes && !cli.IsTerminal(a.In) {
-			return cli.UsageError(cmd, "this destroys data for good, and there is no terminal to ask at (say --yes)")
+			return cli.UsageError(cmd, "this destroys data for good, and there is no terminal to ask at (use --yes)")
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -52,7 +52,7 @@ is there, for good. It asks for the volume's name first, unless --yes.`,
 			return err
 		}
 		if !yes {
-			if err := a.Confirm(v.Volume, "this destroys dataset %s, once volume %s, and its %d snapshots for good",
+			if err := a.Confirm(v.Volume, "this destroys dataset %s, formerly volume %s, and its %d snapshots for good",
 				v.ID, v.Volume, v.Snapshots); err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 	}
 	if len(same) > 1 {
 		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous,
-			"%q names several in the trash: %s (say which, as with drover trash purge %s)", ref,
+			"%q matches several datasets in the trash: %s (choose one, for example drover trash purge %s)", ref,
 			strings.Join(same, ", "), last)
 	}
 	return cli.Find(gone, "dataset in the trash", ref,
@@ -103,10 +103,10 @@ func awaitsPool(out api.Outcome) bool {
 
 func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
-		line := fmt.Sprintf("purged dataset %s, once volume %s", v.ID, v.Volume)
+		line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
 		if awaitsPool(out) {
-			line += fmt.Sprintf(": it is off the record; what lies in pool %s is destroyed when that is "+
-				"back (or, if it never will be: drover pool rm --forget %s)", v.PoolName, v.PoolName)
+			line += fmt.Sprintf(": removed from the store; the data in pool %s is deleted when the pool is "+
+				"online (or, if it never returns: drover pool rm --forget %s)", v.PoolName, v.PoolName)
 		}
 		return v.ID, line
 	}
@@ -129,7 +129,7 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone
 		out, err := purgeOne(ctx, a, c, o, v)
 		if err != nil {
 			failed++
-			cli.PrintError(a.ErrOut, fmt.Errorf("dataset %s, once volume %s: %w", v.ID, v.Volume, err))
+			cli.PrintError(a.ErrOut, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
 			continue
 		}
 		if outs = append(outs, out); o.JSON() {

@@ -14,7 +14,7 @@ import (
 func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "restore DATASET [NAME]",
-		Short:             "Bring a deleted volume back, under its old name or another",
+		Short:             "Restore a deleted volume, under its old name or another",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.TrashWords, cli.NoWords),
 	}
@@ -26,7 +26,7 @@ func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s is back: dataset %s", d.Volume, d.ID)
+			return d.ID, fmt.Sprintf("restored volume %s: dataset %s", d.Volume, d.ID)
 		})
 	}
 	return cmd

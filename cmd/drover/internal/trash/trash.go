@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "trash",
-		Short: "Bring back deleted volumes, or destroy them for good",
+		Short: "Manage deleted volumes",
 	},
 		newTrashLsCmd(a), newTrashRestoreCmd(a), newTrashPurgeCmd(a),
 	)

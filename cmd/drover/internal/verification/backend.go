@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "backend",
-		Short: "Try what keeps the datasets",
+		Short: "Test storage backends",
 	},
 		newBackendVerifyCmd(a),
 	)

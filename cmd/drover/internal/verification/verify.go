@@ -43,17 +43,17 @@ const (
 func newBackendVerifyCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify POOL",
-		Short: "Prove on a pool what its backend claims, and time it",
-		Long: `Run the suite that every backend passes on a pool: on its own filesystem, in a
-corner beside its datasets, which are neither read nor changed. It says of each
-capability whether the pool claims it and whether that was proven, and how long
-calls take there. Run it as root on the node that has the pool, where it takes
-a minute or more, and up to 4 GiB for that time. Volumes are served meanwhile,
-from a busier disk.
+		Short: "Verify and time the capabilities of a pool",
+		Long: `Run the test suite for backends on a pool: on its filesystem, in a temporary
+folder beside its datasets, which are neither read nor changed. The report says
+for each capability whether the pool claims it and whether the suite verified
+it, and how long calls take. Run it as root on the node of the pool. It takes a
+minute or more, and up to 4 GiB for that time. Volumes stay available meanwhile,
+but their disk is busier.
 
-The corner is removed at the end, and when it is interrupted. What a kill leaves
-is named by drover doctor, and removed by the next verify of that pool. It fails
-when something claimed is not proven.`,
+The folder is removed at the end, also after an interruption. If the command is
+killed, drover doctor names the leftover folder, and the next verification of
+that pool removes it. The command fails if a claimed capability is not verified.`,
 		Example: `  drover backend verify default
   drover backend verify default -o json`,
 		Args:              cli.Args(1),
@@ -62,7 +62,7 @@ when something claimed is not proven.`,
 	o := cli.OutputFlags(cmd, false)
 	var inside string
 	cmd.Flags().StringVar(&inside, "inside", "",
-		"be the process that does it in the corner at `PATH`, with a backend in place of the pool")
+		"run the suite in the temporary folder at `PATH` (used by drover itself)")
 	cobra.CheckErr(cmd.Flags().MarkHidden("inside"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if inside != "" {
@@ -151,7 +151,7 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 		})
 	showStep(a, "")
 	if err == nil && len(r.Cases) < verify.Count() {
-		err = fmt.Errorf("the suite ended after %d of %d cases: nothing was proven", len(r.Cases), verify.Count())
+		err = fmt.Errorf("the suite ended after %d of %d cases: nothing was verified", len(r.Cases), verify.Count())
 	}
 	if err != nil {
 		return nil, err
@@ -176,18 +176,18 @@ func QuotasHold(path string) bool {
 
 // GaveUp explains what the kernel does sometimes when subvolumes are removed (kdave/btrfs-progs#922).
 func GaveUp(path string) string {
-	return fmt.Sprintf("the kernel has marked the quotas of this btrfs inconsistent meanwhile: none of "+
-		"their limits holds until they are counted anew (btrfs quota rescan -w %s; drover has that done for "+
-		"a pool of backend btrfs)", path)
+	return fmt.Sprintf("the kernel has marked the quotas of this btrfs as inconsistent: none of their limits is "+
+		"enforced until they are counted again (btrfs quota rescan -w %s; for a pool of backend btrfs, drover "+
+		"starts that itself)", path)
 }
 
 // checkVerifiable returns the path of a pool on this host, if the suite can run there now.
 func checkVerifiable(p api.Pool) (string, error) {
 	switch st := p.Status; {
 	case os.Geteuid() != 0:
-		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts what it makes: run it as root")
+		return "", dataset.Errorf(dataset.ErrForbidden, "drover backend verify mounts filesystems: run it as root")
 	case st == nil || !st.Online:
-		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it is verified when it is online", p.Name,
+		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it must be online to be verified", p.Name,
 			pools.State(p))
 	default:
 		if err := enough(p, st.Free, st.Size); err != nil {
@@ -207,8 +207,8 @@ func enough(p api.Pool, free, size dataset.Size) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"pool %s has %s free, and the suite wants %s beside the %s that are kept for what is in it: make "+
-			"room, or verify a pool that is like it",
+		"pool %s has %s free, and the suite needs %s beside the reserve of %s for its volumes: free some space, "+
+			"or verify a similar pool",
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
@@ -239,7 +239,7 @@ func mountedAt(p api.Pool) (string, error) {
 	if h := homed(p); h != nil {
 		path, err := h.Home(p.Path)
 		if err != nil {
-			return "", fmt.Errorf("pool %s of node %s is not to be seen from here: %w (run this on that node)",
+			return "", fmt.Errorf("pool %s of node %s is not visible from here: %w (run this on that node)",
 				p.Name, p.NodeName, err)
 		}
 		return path, nil
@@ -247,7 +247,7 @@ func mountedAt(p api.Pool) (string, error) {
 	info, err := os.Stat(p.Path)
 	if err != nil {
 		return "", dataset.Errorf(dataset.ErrOffline,
-			"pool %s of node %s is not to be seen from here: %w (run this on that node)", p.Name, p.NodeName, err)
+			"pool %s of node %s is not visible from here: %w (run this on that node)", p.Name, p.NodeName, err)
 	}
 	if info.IsDir() {
 		return p.Path, nil
@@ -266,7 +266,7 @@ func mountedAt(p api.Pool) (string, error) {
 		}
 	}
 	return "", dataset.Errorf(dataset.ErrOffline,
-		"the image of pool %s, %s, is not mounted here (run this on node %s, in drover's own mount namespace)",
+		"pool %s: its image %s is not mounted here (run this on node %s, in drover's mount namespace)",
 		p.Name, p.Path, p.NodeName)
 }
 
@@ -281,14 +281,14 @@ func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) e
 		case l.Foreign != "":
 			continue
 		case l.Busy:
-			return dataset.Errorf(dataset.ErrInUse, "pool %s is being verified already: wait for that, or end it",
+			return dataset.Errorf(dataset.ErrInUse, "pool %s is already being verified: wait for that, or end it",
 				p.Name)
 		}
 		if err := trialdir.Remove(ctx, settings.Backends(), l); err != nil {
-			return fmt.Errorf("remove what an earlier run has left: %w", err)
+			return fmt.Errorf("remove the remains of an earlier run: %w", err)
 		}
 		showStep(a, "")
-		if _, err := fmt.Fprintln(a.ErrOut, "removed what an earlier run had left: "+l.Path); err != nil {
+		if _, err := fmt.Fprintln(a.ErrOut, "removed the remains of an earlier run: "+l.Path); err != nil {
 			return err
 		}
 	}
@@ -332,7 +332,7 @@ func Shown(v verify.Verdict) int {
 }
 
 func printReportTable(a *cli.App, r *verify.Report) error {
-	t := show.NewTable("CAPABILITY", "CLAIMED", "PROVEN", "CASES")
+	t := show.NewTable("CAPABILITY", "CLAIMED", "VERIFIED", "CASES")
 	rows := slices.Clone(r.Capabilities)
 	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return Shown(x) - Shown(y) })
 	for _, v := range append(rows, r.Rest) {
@@ -373,7 +373,7 @@ func printReportTable(a *cli.App, r *verify.Report) error {
 		return err
 	}
 	for _, s := range r.Skipped {
-		if err := a.Say("not tried: %s", s); err != nil {
+		if err := a.Say("not tested: %s", s); err != nil {
 			return err
 		}
 	}
@@ -382,6 +382,7 @@ func printReportTable(a *cli.App, r *verify.Report) error {
 			return err
 		}
 	}
-	return a.Say("%d cases in %s at %s, in a corner that was removed; times are of a volume with 64 MiB in it",
+	return a.Say("%d cases in %s at %s, in a temporary folder that was removed; times are for a volume with 64 "+
+		"MiB of data",
 		len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
 }

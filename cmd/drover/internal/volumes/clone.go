@@ -14,11 +14,12 @@ import (
 func CloneCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clone SOURCE NEW",
-		Short: "Make a volume that starts as a copy of another, or of a snapshot",
-		Long: `Make a volume that starts as a copy of another, or of a snapshot, and shares its
-blocks: where the pool can, it takes the same time for any size. SOURCE is a
-volume's name or the UUID prefix of a snapshot or dataset; a volume may be in
-use. The clone has the source's profile unless NEW or -o says otherwise.`,
+		Short: "Create a volume as a copy of another, or of a snapshot",
+		Long: `Create a volume as a copy of another volume or of a snapshot, and share its
+blocks. If the pool can do that, it takes the same time for any size. SOURCE is
+the name of a volume, or the UUID prefix of a snapshot or dataset. A volume may
+be in use. The clone has the profile of the source, unless NEW or -o names
+another.`,
 		Example: `  drover clone db db-test
   drover clone f23ca986 db-test@bronze`,
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.NewVolumeWords),
@@ -31,7 +32,7 @@ use. The clone has the source's profile unless NEW or -o says otherwise.`,
 			return printOptionHelp(a, cmd)
 		}
 		if _, twice := opts["from"]; twice {
-			return cli.UsageError(cmd, "option from is SOURCE, which is %q already", args[0])
+			return cli.UsageError(cmd, "unexpected option from: the source is SOURCE, %q", args[0])
 		}
 		o2 := maps.Clone(opts)
 		o2["from"] = args[0]

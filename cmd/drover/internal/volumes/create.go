@@ -19,7 +19,7 @@ func newVolumeCreateCmd(a *cli.App) *cobra.Command {
 		Short: "Create a volume",
 		Long: `Create a volume. A SPEC is a name for the default profile, NAME@PROFILE, or
 NAME@snapshot-PREFIX for a clone of the snapshot or dataset whose UUID begins
-with PREFIX. Creating what exists already, with the same choices, changes
+with PREFIX. If the volume exists with the same settings, the command changes
 nothing and succeeds.`,
 		Example: `  drover volume create db@gold
   drover volume create db@gold -o size=50GiB -o owner=999:999 -o label.team=shop
@@ -81,7 +81,7 @@ func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 			size = ", " + d.Size.Said(d.Profile.Size)
 		}
 		if out.Operation == nil {
-			return d.ID, fmt.Sprintf("volume %s is there already, as asked: dataset %s, profile %s%s", d.Volume,
+			return d.ID, fmt.Sprintf("volume %s exists already, as requested: dataset %s, profile %s%s", d.Volume,
 				d.ID, d.Profile.Name, size)
 		}
 		return d.ID, fmt.Sprintf("%s volume %s: dataset %s, profile %s%s", verb, d.Volume, d.ID, d.Profile.Name, size)

@@ -17,10 +17,10 @@ func newVolumeExportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME",
 		Short: "Write a volume, or a snapshot of it, as a tar archive to standard output",
-		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output.
-A volume is written as it is at one moment, while it is in use too, where its
+		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output. The
+archive has the content at one moment, also while the volume is in use, if its
 pool takes snapshots without copying. Tar has no sockets: they are left out, and
-named on standard error. Only an exit code of 0 means that the archive is whole.`,
+listed on standard error. The archive is complete only if the exit code is 0.`,
 		Example: `  drover volume export db > db.tar
   drover volume export db --snapshot before-upgrade | zstd > db.tar.zst`,
 		Args:              cli.Args(1),
@@ -28,11 +28,11 @@ named on standard error. Only an exit code of 0 means that the archive is whole.
 	}
 	var snapshot string
 	cmd.Flags().StringVar(&snapshot, "snapshot", "",
-		"the snapshot to write, by `NAME` or UUID, instead of what is there now")
+		"the snapshot to write, by `NAME` or UUID, instead of the current data")
 	snapshotFlag(a, cmd, "snapshot")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if cli.IsTerminal(a.Out) {
-			return cli.UsageError(cmd, "standard output is a terminal, not written to with a tar archive (say drover "+
+			return cli.UsageError(cmd, "standard output is a terminal, and a tar archive is binary (use drover "+
 				"volume export %s > %s.tar)", args[0], args[0])
 		}
 		c, err := a.Connect()
@@ -67,7 +67,7 @@ func leftOut(l api.LeftOut) string {
 	if l.Count > len(names) {
 		more = fmt.Sprintf(" and %d more", l.Count-len(names))
 	}
-	return fmt.Sprintf("%s left out of the archive, as tar has none: %s%s", what, strings.Join(names, ", "), more)
+	return fmt.Sprintf("%s left out of the archive, because tar does not support sockets: %s%s", what, strings.Join(names, ", "), more)
 }
 
 // snapshotFlag completes a flag with the snapshots of the volume that the first

@@ -37,15 +37,15 @@ func guestLines(a *cli.App, v api.Volume) []string {
 		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.Now(), g.Since))
 		switch {
 		case g.Alone:
-			line = g.NodeName + " needs it alone, since " + show.Ago(a.Now(), g.Since)
+			line = g.NodeName + " has exclusive use, since " + show.Ago(a.Now(), g.Since)
 		case g.Mounts == 1:
 			line = g.NodeName + ", mounted once, since " + show.Ago(a.Now(), g.Since)
 		}
 		switch {
 		case g.Fenced:
-			line += "; it is away, and vouched to write no more"
+			line += "; unreachable, and confirmed as fenced"
 		case g.Away:
-			line += "; it is away (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
+			line += "; unreachable (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
 		}
 		if g.Problem != "" {
 			line += ": " + g.Problem

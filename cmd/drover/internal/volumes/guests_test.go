@@ -26,8 +26,9 @@ func TestGuestLines(t *testing.T) {
 	}
 	want := []string{
 		"host-b, mounted 2 times, since 5 minutes ago: it was restored since",
-		"host-c, mounted once, since 5 minutes ago; it is away (once it is off for good: drover node fence host-c --confirmed)",
-		"host-d, mounted 0 times, since 5 minutes ago; it is away, and vouched to write no more",
+		"host-c, mounted once, since 5 minutes ago; unreachable (once it is off for good: drover node fence " +
+			"host-c --confirmed)",
+		"host-d, mounted 0 times, since 5 minutes ago; unreachable, and confirmed as fenced",
 	}
 	if got := guestLines(a, v); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
@@ -36,7 +37,7 @@ func TestGuestLines(t *testing.T) {
 		t.Errorf("a list says %q", got)
 	}
 	v.Visits = []api.Visit{{Guest: stay, NodeName: "host-a", Alone: true}}
-	if got := guestLines(a, v); !slices.Equal(got, []string{"host-a needs it alone, since 5 minutes ago"}) {
+	if got := guestLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
 	}
 	if got := status(v); got != "in use by 1" {

@@ -19,16 +19,16 @@ import (
 func newVolumeImportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import SPEC",
-		Short: "Make a volume of a folder, a Docker volume or a tar archive",
-		Long: `Make a new volume and fill it with a copy of what there is: a folder of this
-host, a volume of Docker's own driver local (docker:VOLUME), or a tar archive
-on standard input (-). Owners, modes, extended attributes, hard links and holes
-are kept. The source is not changed. A folder with something mounted in it is
-refused, as the copy would lack that. So is a folder that contains, or lies in,
-a pool or Drover's own folder: the copy would copy itself.
+		Short: "Create a volume from a folder, a Docker volume or a tar archive",
+		Long: `Create a volume and copy data into it: a folder of this host, a volume of
+Docker's driver local (docker:VOLUME), or a tar archive on standard input (-).
+Owners, modes, extended attributes, hard links and holes are kept. The source is
+not changed. A folder with another filesystem mounted in it is refused, because
+the copy would be incomplete. A folder that contains a pool or Drover's root
+folder, or is inside one, is refused, because the copy would copy itself.
 
-Data that changes while it is copied makes a useless copy of a database: stop
-what writes, or say --live to copy all the same.`,
+A copy of a database is useless if its data changes meanwhile: stop all
+writers, or use --live to copy anyway.`,
 		Example: `  drover volume import db@gold --from /srv/mysql
   drover volume import db@gold --from docker:myproject_db
   gunzip < db.tar.gz | drover volume import db@gold --from -`,
@@ -40,8 +40,8 @@ what writes, or say --live to copy all the same.`,
 	var from string
 	var live bool
 	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, or - for a tar "+
-		"on standard input")
-	cmd.Flags().BoolVar(&live, "live", false, "copy although something may write to the source")
+		"archive on standard input")
+	cmd.Flags().BoolVar(&live, "live", false, "copy even if the source may change")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
 			return printOptionHelp(a, cmd)
@@ -49,14 +49,14 @@ what writes, or say --live to copy all the same.`,
 		req := api.Request{Kind: dataset.OpImport, Volume: args[0], Options: opts, Live: live}
 		switch {
 		case from == "" || from == "docker:":
-			return cli.UsageError(cmd, "import needs a source: --from PATH, --from docker:VOLUME or --from -")
+			return cli.UsageError(cmd, "missing source: --from PATH, --from docker:VOLUME or --from -")
 		case from == "-" && o.Detach:
-			return cli.UsageError(cmd, "--detach cannot be had with --from -: who sends the tar must stay")
+			return cli.UsageError(cmd, "--detach and --from - exclude each other: this command sends the archive")
 		case from == "-" && live:
-			return cli.UsageError(cmd, "--live means nothing with --from -")
+			return cli.UsageError(cmd, "--live and --from - exclude each other")
 		case from == "-" && cli.IsTerminal(a.In):
-			return cli.UsageError(cmd, "standard input is a terminal and no tar archive (say drover volume import %s "+
-				"--from - < FILE)", args[0])
+			return cli.UsageError(cmd, "standard input is a terminal and not a tar archive (use drover volume "+
+				"import %s --from - < FILE)", args[0])
 		case from == "-":
 			return importTar(cmd.Context(), a, o, req)
 		}
@@ -77,8 +77,8 @@ func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string
 	}
 	if !a.SameHost() {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, "+
-				"or pipe a tar into --from -)", from, a.Address())
+			"--from %s is a volume of this host, and the server at %s may be on another (run drover there, or "+
+				"pipe a tar archive into --from -)", from, a.Address())
 	}
 	return a.DockerPath(ctx, volume, live)
 }
@@ -99,7 +99,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	m.Close()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return dataset.Errorf(dataset.ErrCancelled, "interrupted: the archive was not sent whole, and so not imported")
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: the archive was incomplete and was not imported")
 	case err != nil:
 		return err
 	}

@@ -24,7 +24,7 @@ const newestShown = 5
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect NAME",
-		Short:             "Show all about a volume",
+		Short:             "Show a volume in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
@@ -79,7 +79,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	}
 	problem, next := advice(now, v)
 	f.Add("Problem", problem)
-	f.Add("What to do", next...)
+	f.Add("Remedy", next...)
 	return f
 }
 
@@ -91,9 +91,9 @@ func leaseLine(v api.Volume) string {
 	case v.Move == uuid.Nil:
 		return fmt.Sprintf("%s, epoch %d", v.Lease.State, v.Lease.Epoch)
 	}
-	line := fmt.Sprintf("%s, epoch %d; operation %s is to move it", v.Lease.State, v.Lease.Epoch, v.Move)
+	line := fmt.Sprintf("%s, epoch %d; operation %s will move it", v.Lease.State, v.Lease.Epoch, v.Move)
 	if v.Lease.InUse {
-		line += ", which waits until it is not in use"
+		line += ", waiting until it is not in use"
 	}
 	return line
 }
@@ -107,12 +107,12 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		case k.Snapshot != uuid.Nil:
 			line += ", of " + show.Ago(a.Now(), k.Taken)
 		case k.Kind == dataset.CopyReplica && k.Problem != "":
-			line += ", nothing yet, because " + k.Problem
+			line += ", no data yet, because " + k.Problem
 		case k.Kind == dataset.CopyReplica:
-			line += ", nothing yet"
+			line += ", no data yet"
 		}
 		if k.Checked.After(k.Taken) {
-			line += ", and nothing was written from then until " + show.Ago(a.Now(), k.Checked)
+			line += ", and nothing was written between then and " + show.Ago(a.Now(), k.Checked)
 		}
 		if !k.Until.IsZero() {
 			line += ", until " + show.When(a.Now(), k.Until)
@@ -128,7 +128,7 @@ func sizeLine(v api.Volume) string {
 	case v.Status == nil:
 		return size
 	case beside(v) > 0:
-		return fmt.Sprintf("%s, takes %s of its pool", size, v.Status.Used.Human())
+		return fmt.Sprintf("%s, uses %s of its pool", size, v.Status.Used.Human())
 	case v.Size > 0:
 		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(),
 			int64(100*float64(v.Status.Used)/float64(v.Size)))
@@ -149,9 +149,9 @@ func beside(v api.Volume) dataset.Size {
 func mountLines(a *cli.App, v api.Volume) []string {
 	switch {
 	case v.Status == nil:
-		return []string{"not known"}
+		return []string{"unknown"}
 	case len(v.Status.Mounts) == 0 && v.Status.Mounted:
-		return []string{"nobody, but it is mounted"}
+		return []string{"unknown users, but it is mounted"}
 	case len(v.Status.Mounts) == 0:
 		return []string{"nobody"}
 	}
@@ -232,7 +232,7 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 	case st == nil && now.Sub(v.Created) < heardWithin:
 		return "", nil
 	case st == nil:
-		return "node " + v.Node + " has not said how it is",
+		return "node " + v.Node + " has not reported its state",
 			[]string{"drover node inspect " + v.Node, "drover doctor (on that node)"}
 	case st.Problem != "":
 		next = append(next, "drover pool inspect "+v.PoolName, "drover doctor (on node "+v.Node+")")

@@ -26,9 +26,9 @@ func TestCopyLines(t *testing.T) {
 		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), Checked: now.Add(-5 * time.Second)}),
 	}})
 	want := []string{
-		"host-b: replica, nothing yet",
-		"host-b: replica, nothing yet, because its pool is offline: absent",
-		"host-b: replica, of 15 seconds ago, and nothing was written from then until 5 seconds ago",
+		"host-b: replica, no data yet",
+		"host-b: replica, no data yet, because its pool is offline: absent",
+		"host-b: replica, of 15 seconds ago, and nothing was written between then and 5 seconds ago",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)

@@ -16,16 +16,16 @@ import (
 func newVolumeMoveCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "move NAME NODE",
-		Short: "Make another node a volume's home",
-		Long: `Make another node a volume's home. Most of it is copied while it is in use;
-then it must not be mounted for a moment: a volume that stays in use is not
-moved, and the error names who holds it.
+		Short: "Move a volume to another node",
+		Long: `Move a volume to another node, its new home. Most data is copied while the
+volume is in use. Then it must be unmounted for a moment. A volume that stays in
+use is not moved, and the error names its users.
 
-With --force and --fenced NODE it goes on from the copy that the target has,
-without its home: for a node that is lost. What was written since that copy was
-taken is not in it, and of when it is is said first. --fenced is your word that
-the node writes to the volume no more: that it is off, or cut off for good. It
-takes the role admin. A node that comes back after that keeps what it had as a
+If the home is lost, use --force and --fenced NODE: the volume continues from
+the copy on the target. Data that was written after that copy was taken is
+missing; the command prints the time of the copy first. --fenced confirms that
+the node writes to the volume no more: it is off, or cut off for good. This
+requires the role admin. If the node returns later, its data becomes a
 superseded copy.`,
 		Example: `  drover volume move db host-b
   drover volume move db host-b --force --fenced host-a`,
@@ -34,8 +34,8 @@ superseded copy.`,
 	}
 	o := cli.WorkFlags(cmd, false)
 	req := api.Request{Kind: dataset.OpMove}
-	cmd.Flags().BoolVar(&req.Force, "force", false, "go on without the home, from the target's copy")
-	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "the home `NODE`, which writes to the volume no more")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "continue without the home, from the copy on the target")
+	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "confirm that the home `NODE` is fenced and writes no more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Volume, req.Node = args[0], args[1]
 		if req.Force {
@@ -45,9 +45,9 @@ superseded copy.`,
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			line := fmt.Sprintf("volume %s lives on node %s%s", d.Volume, args[1], already(out))
+			line := fmt.Sprintf("volume %s is on node %s%s", d.Volume, args[1], already(out))
 			if out.Operation != nil && out.Operation.Loss != nil {
-				line += ", without what was written since " + show.When(a.Now(), out.Operation.Loss.Taken)
+				line += ", without the data written since " + show.When(a.Now(), out.Operation.Loss.Taken)
 			}
 			return d.ID, line
 		})
@@ -69,8 +69,8 @@ func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 		if k.NodeName != req.Node && k.Node.String() != req.Node || k.Snapshot == uuid.Nil {
 			continue
 		}
-		_, err := fmt.Fprintf(a.ErrOut, "drover: the copy of volume %s on node %s is of %s: what node %s "+
-			"wrote to it since is not in it\n", v.Volume, k.NodeName, show.When(a.Now(), k.Taken), v.Node)
+		_, err := fmt.Fprintf(a.ErrOut, "drover: the copy of volume %s on node %s was taken %s: data that node "+
+			"%s wrote later is missing\n", v.Volume, k.NodeName, show.When(a.Now(), k.Taken), v.Node)
 		return err
 	}
 	return nil // there is none, as the answer says

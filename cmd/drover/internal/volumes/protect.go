@@ -14,7 +14,7 @@ import (
 func newVolumeProtectCmd(a *cli.App) *cobra.Command {
 	return protection(a, true, &cobra.Command{
 		Use:   "protect NAME",
-		Short: "Refuse to delete a volume",
+		Short: "Protect a volume from deletion",
 	})
 }
 
@@ -37,6 +37,6 @@ func protection(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
 func newVolumeUnprotectCmd(a *cli.App) *cobra.Command {
 	return protection(a, false, &cobra.Command{
 		Use:   "unprotect NAME",
-		Short: "Allow to delete a volume again",
+		Short: "Allow the deletion of a volume again",
 	})
 }

@@ -17,22 +17,22 @@ func newVolumeRekeyCmd(a *cli.App) *cobra.Command {
 	var oldKey string
 	cmd := &cobra.Command{
 		Use:   "rekey NAME",
-		Short: "Wrap an encrypted volume's data key by the key that its profile has now",
-		Long: `Wrap an encrypted volume's data key by the key that its profile has now. Nothing
-of the data is touched, the volume may be in use, and its copies get the new key
-with the record. The key that wraps it until then is read from where the profile
-had it when the volume was made, or rekeyed last; if that file was overwritten,
-say where a copy of it is, on the volume's home. Keep the old key for as long as
-backups of the records.`,
+		Short: "Encrypt a volume's data key with the current key of its profile",
+		Long: `Encrypt (wrap) the data key of a volume with the current key of its profile. The
+data itself is not touched, the volume may be in use, and its copies get the new
+key with the record. The old key is read from the file that the profile named
+when the volume was created or last rekeyed. If that file was overwritten, use
+--old-key-file with a copy of it on the volume's home. Keep the old key as long
+as you keep backups of the records.`,
 		Example:           `  drover volume rekey db --old-key-file /root/gold.old`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	cmd.Flags().StringVar(&oldKey, "old-key-file", "", "`FILE` on the volume's home with the old key")
+	cmd.Flags().StringVar(&oldKey, "old-key-file", "", "`FILE` with the old key on the volume's home")
 	o := cli.WorkFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if oldKey != "" && !filepath.IsAbs(oldKey) {
-			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: want an absolute path", oldKey)
+			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: expected an absolute path", oldKey)
 		}
 		if oldKey != "" {
 			oldKey = filepath.Clean(oldKey)
@@ -50,14 +50,15 @@ backups of the records.`,
 			d := cli.MadeDataset(out)
 			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil ||
 				out.Operation.Dataset.Encryption == nil {
-				return d.ID, fmt.Sprintf("volume %s has another key now", d.Volume)
+				return d.ID, fmt.Sprintf("volume %s now has another key", d.Volume)
 			}
 			was, is := before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID
 			if was == is {
-				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before: its "+
-					"profile has no other one (exchange the key there, then this again)", d.Volume, is)
+				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before, because its "+
+					"profile has no other key (replace the key file of the profile, and retry)", d.Volume, is)
 			}
-			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and now by key %s", d.Volume,
+			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and is now wrapped by key "+
+				"%s", d.Volume,
 				was, is)
 		})
 	}

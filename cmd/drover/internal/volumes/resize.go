@@ -15,8 +15,8 @@ func newVolumeResizeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Change a volume's size",
-		Long: `Change a volume's size, while it is in use too. K, M, G, T and KiB … are
-binary, KB … decimal. A backend that cannot make a volume smaller refuses.`,
+		Long: `Change the size of a volume, also while it is in use. K, M, G, T and KiB … are
+binary, KB … decimal. Not every backend can shrink a volume.`,
 		Example:           `  drover volume resize db 50GiB`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),

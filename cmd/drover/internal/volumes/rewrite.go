@@ -14,12 +14,13 @@ import (
 func newVolumeRewriteCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rewrite NAME",
-		Short: "Write a volume anew, so that it lies in few pieces",
-		Long: `Write a volume anew, so that it lies in few pieces and snapshots of it hold up
-its writers no longer than of a new one. Nobody may use it, and a mount that
-comes meanwhile ends it, with nothing changed. Its pool needs room for a second
-copy; of what its snapshots share with it they keep their own after, and the
-next refresh of a replica brings all of it.`,
+		Short: "Defragment a volume by writing it again",
+		Long: `Write a volume again in few extents, so that taking a snapshot blocks its
+writers no longer than for a new volume. The volume must not be in use. A mount
+that arrives meanwhile cancels the operation without changes. The pool needs
+space for a second copy. Blocks that snapshots shared with the volume then
+belong only to them, and the next refresh of a replica transfers the whole
+volume.`,
 		Example:           `  drover volume rewrite db`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
@@ -29,7 +30,7 @@ next refresh of a replica brings all of it.`,
 		req := api.Request{Kind: dataset.OpRewrite, Volume: args[0]}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s is written anew", d.Volume)
+			return d.ID, fmt.Sprintf("volume %s was rewritten", d.Volume)
 		})
 	}
 	return cmd

@@ -19,17 +19,16 @@ func newVolumeRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME [NAME...]",
 		Short: "Delete volumes",
-		Long: `Delete volumes. Their names are free at once; what becomes of the data is said,
-and their profiles decide it: by default it stays in the trash for a time
-(drover trash). A volume in use is not deleted. Of several, those that can be
-are deleted, and -o json prints a list.
+		Long: `Delete volumes. Their names can be used again at once. Their profiles decide
+what happens to the data, and the command prints it: by default it stays in the
+trash for a time (drover trash). A volume in use is not deleted. If some of
+several volumes cannot be deleted, the others are. -o json prints a list.
 
-A volume whose home is away may be in use there, and is not deleted. With
---force and --fenced NODE it goes to the trash without its home, for a node that
-is lost, where its profile would have it destroyed too. --fenced is your word
-that the node writes to the volume no more: that it is off, or cut off for good.
-It takes the role admin. A node that comes back after that finds the volume in
-the trash.`,
+A volume whose home is unreachable may be in use there, and is not deleted. If
+the home is lost, use --force and --fenced NODE: the volume goes to the trash,
+even if its profile says to destroy it. --fenced confirms that the node writes
+to the volume no more: it is off, or cut off for good. This requires the role
+admin. If the node returns later, it finds the volume in the trash.`,
 		Example: `  drover volume rm db
   drover volume rm db --force --fenced host-a`,
 		Args:              cli.Args(1),
@@ -37,9 +36,9 @@ the trash.`,
 	}
 	o := cli.WorkFlags(cmd, false)
 	req := api.Request{Kind: dataset.OpDelete}
-	cmd.Flags().BoolVar(&req.Force, "force", false, "delete what is protected too")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "delete protected volumes too")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "",
-		"with --force: the home `NODE`, which is away and writes to the volume no more")
+		"with --force: confirm that the unreachable home `NODE` is fenced and writes no more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {
 			req.Volume = args[0]
@@ -92,7 +91,7 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	d := cli.MadeDataset(out)
 	line := "deleted volume " + d.Volume
 	if op := out.Operation; op != nil && op.From != uuid.Nil { // without its home
-		return d.ID, fmt.Sprintf("%s; its data stays where it lies, in the trash (drover trash restore %s)", line,
+		return d.ID, fmt.Sprintf("%s; its data stays in place, in the trash (drover trash restore %s)", line,
 			d.ID.String()[:show.ShortLength])
 	}
 	switch d.Profile.OnDelete.Mode {
@@ -102,7 +101,7 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", cli.OnDelete(d.Profile.OnDelete),
 			d.ID.String()[:show.ShortLength])
 	default: // the server said nothing of it
-		line += "; drover trash ls shows whether its data is still there"
+		line += "; drover trash ls shows whether its data still exists"
 	}
 	return d.ID, line
 }

@@ -14,12 +14,12 @@ import (
 func newVolumeSetProfileCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set-profile NAME PROFILE",
-		Short: "Give a volume another profile, or the newest revision of its own",
-		Long: `Give a volume another profile, or the newest revision of its own: a profile is
-frozen into a volume when that is created, and editing the file changes none.
-Its size comes too. A smaller one comes with another profile only, where the
-pool can make a volume smaller, and is refused while that holds more. Otherwise
-the size stays, which is said.`,
+		Short: "Change a volume's profile, or update it to the newest revision",
+		Long: `Change the profile of a volume, or update it to the newest revision. A profile
+is frozen into a volume when the volume is created; editing the file changes no
+existing volume. The volume also gets the size of the profile. It shrinks only
+for another profile, if the pool can shrink volumes, and the command fails if it
+contains too much data. Otherwise the size stays, and the command says so.`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}
@@ -58,10 +58,11 @@ func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
 		return ""
 	case p.Size == 0:
-		return fmt.Sprintf("; its size stays %s, as the profile says none", size)
+		return fmt.Sprintf("; its size stays %s, because the profile has none", size)
 	case idle:
-		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s)", size, want, d.Volume, want)
+		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s changes "+
+			"it)", size, want, d.Volume, want)
 	}
-	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s, where its pool can make "+
-		"it smaller)", size, want, d.Volume, want)
+	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s changes it, if its pool can "+
+		"shrink volumes)", size, want, d.Volume, want)
 }

@@ -18,11 +18,11 @@ import (
 func newVolumeSupersededCmd(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "superseded",
-		Short: "Look at heads that were overtaken, and let go of them",
-		Long: `Look at heads that were overtaken, and let go of them. When a volume goes on at
-another node without its home (volume move --force --fenced), what that had is
-kept there aside: it is never merged, and never dropped by itself. mount shows
-what it has, discard lets go of it.`,
+		Short: "Manage superseded copies",
+		Long: `Manage superseded copies. If a volume continues on another node without its home
+(drover volume move --force --fenced), the data on the old home becomes a
+superseded copy. It is never merged, and never removed automatically. mount
+gives access to its data, discard destroys it.`,
 	},
 		newVolumeSupersededLsCmd(a), newVolumeSupersededMountCmd(a), newVolumeSupersededDiscardCmd(a),
 	)
@@ -36,7 +36,7 @@ type overtaken struct {
 
 func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
 	return cli.NewListCommand(a, cli.Listing[overtaken]{
-		Short: "List the heads that were overtaken",
+		Short: "List the superseded copies",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]overtaken, error) {
 			live, err := cli.FetchAll(ctx, c.Volumes)
 			if err != nil {
@@ -62,9 +62,9 @@ func overtakenOf(volumes []api.Volume) (out []overtaken) {
 }
 
 func supersededTable(a *cli.App, list []overtaken) *show.Table {
-	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "KEPT SINCE", "MOUNTED AT")
+	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "TAKEN", "MOUNTED AT")
 	for _, o := range list {
-		kept, snapshot := "not yet: it is in use, or its node is away", ""
+		kept, snapshot := "not yet: the volume is in use, or its node is unreachable", ""
 		if o.Snapshot != uuid.Nil {
 			kept, snapshot = show.Ago(a.Now(), o.Taken), o.Snapshot.String()
 		}
@@ -77,21 +77,21 @@ func supersededTable(a *cli.App, list []overtaken) *show.Table {
 func newVolumeSupersededDiscardCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discard NAME [NODE]",
-		Short: "Destroy a head that was overtaken",
-		Long: `Destroy a head that was overtaken, on your word with --confirmed. It is gone
-for good: look at what it has first, with drover volume superseded mount.`,
+		Short: "Destroy a superseded copy",
+		Long: `Destroy a superseded copy for good. Check its data first with
+drover volume superseded mount, and confirm with --confirmed.`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
 	o := cli.WorkFlags(cmd, false)
 	var confirmed bool
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "what it has is wanted by nobody any more")
+	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "confirm that nobody needs its data")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !confirmed {
 			return dataset.Errorf(dataset.ErrInvalid,
-				"discard of the head of volume %s that was overtaken: say --confirmed once you know that "+
-					"nobody wants what it has, which is gone for good then (drover volume superseded mount "+
-					"%s shows it)", args[0], strings.Join(args, " "))
+				"discard the superseded copy of volume %s: its data is destroyed for good: repeat with "+
+					"--confirmed once you know that nobody needs it (drover volume superseded mount %s shows "+
+					"it)", args[0], strings.Join(args, " "))
 		}
 		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
 		if len(args) > 1 {
@@ -99,7 +99,7 @@ for good: look at what it has first, with drover volume superseded mount.`,
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("the head of volume %s that was overtaken is let go of: its node destroys it",
+			return d.ID, fmt.Sprintf("discarded the superseded copy of volume %s: its node destroys it",
 				d.Volume)
 		})
 	}

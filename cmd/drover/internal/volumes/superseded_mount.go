@@ -17,20 +17,20 @@ import (
 func newVolumeSupersededMountCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mount NAME [NODE]",
-		Short: "Mount a head that was overtaken read-only, to look at it",
-		Long: `Mount a head that was overtaken on the node that keeps it, read-only, and print
-where: what was written there and is not in the volume can be read, and copied
-from there by hand. It is a clone that is mounted: what is kept stays as it is.
+		Short: "Mount a superseded copy read-only",
+		Long: `Mount a superseded copy read-only on the node that has it, and print the mount
+point. Data that is missing in the volume can be copied from there by hand. A
+clone is mounted, so the superseded copy itself does not change.
 
-It stays mounted, also after a restart of the host, until --off takes it away;
-until then it cannot be discarded.`,
+It stays mounted, also after a restart of the host, until --off unmounts it. It
+cannot be discarded before.`,
 		Example: `  drover volume superseded mount db host-a
   drover volume superseded mount db host-a --off`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	off := cmd.Flags().Bool("off", false, "mount it no more")
+	off := cmd.Flags().Bool("off", false, "unmount it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpShow, Volume: args[0]}
 		if *off {
@@ -67,10 +67,10 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 	case o.JSON():
 		return show.JSON(a.Out, k)
 	case k.Shown:
-		return a.Say("the head of volume %s that was overtaken is mounted read-only on node %s, at %s", k.Volume,
+		return a.Say("the superseded copy of volume %s is mounted read-only on node %s, at %s", k.Volume,
 			k.NodeName, k.Path)
 	}
-	return a.Say("the head of volume %s that was overtaken is mounted on node %s no more", k.Volume, k.NodeName)
+	return a.Say("the superseded copy of volume %s is no longer mounted on node %s", k.Volume, k.NodeName)
 }
 
 const (
@@ -91,24 +91,24 @@ func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 		case err != nil:
 		case k.Shown != (op.Kind == dataset.OpShow):
 			return k, dataset.Errorf(dataset.ErrConflict,
-				"volume %s: somebody else asked for something else meanwhile (drover volume superseded ls "+
-					"shows how it is)", k.Volume)
+				"volume %s: a concurrent request changed the superseded copy (drover volume superseded ls shows "+
+					"its state)", k.Volume)
 		case k.Problem != "":
-			return k, dataset.Errorf(dataset.ErrConflict, "node %s: %s (it is tried again)", k.NodeName, k.Problem)
+			return k, dataset.Errorf(dataset.ErrConflict, "node %s: %s (the node retries)", k.NodeName, k.Problem)
 		case k.Shown == (k.Path != ""):
 			return k, nil
 		}
 		if err := a.Sleep(ctx, lookPause); err != nil {
 			return k, dataset.Errorf(dataset.ErrCancelled,
-				"interrupted: its node goes on with that (drover volume superseded ls shows how it is)")
+				"interrupted: the node continues (drover volume superseded ls shows the state)")
 		}
 	}
 	if err != nil {
 		return k, err
 	}
 	return k, dataset.Errorf(dataset.ErrPending,
-		"node %s has not said yet that it has done so: it is to do it when it is heard of (drover node ls, "+
-			"drover volume superseded ls)", k.NodeName)
+		"node %s has not confirmed the change: it applies it when it is reachable (drover node ls, drover volume "+
+			"superseded ls)", k.NodeName)
 }
 
 // findOvertaken returns the head of a dataset, live or in the trash, that a node keeps.
@@ -127,5 +127,5 @@ func findOvertaken(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k ove
 		}
 	}
 	return k, dataset.Errorf(dataset.ErrNotFound,
-		"the head of dataset %s that was overtaken was discarded meanwhile", id)
+		"the superseded copy of dataset %s was discarded meanwhile", id)
 }

@@ -10,7 +10,7 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "volume",
-		Short: "Create, look at and change volumes",
+		Short: "Manage volumes",
 	},
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
