@@ -90,7 +90,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 		return s.unguested(t, d, "have alone")
 	}
 	if d.Move != uuid.Nil {
-		return dataset.Errorf(dataset.ErrPending,
+		return dataset.PendingOn(d.Move,
 			"%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
 	}
 	if _, alone := d.Stay(d.Home); alone {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // Kind is a kind of error: a sentinel for errors.Is, with a code that programs can rely on, an HTTP status and an
@@ -38,7 +40,7 @@ var (
 	ErrNoSpace     = &Kind{"no_space", http.StatusInsufficientStorage, 1, "no space"}
 	ErrOffline     = &Kind{"offline", http.StatusServiceUnavailable, 1, "pool or node is offline"}
 	ErrUnavailable = &Kind{"unavailable", http.StatusServiceUnavailable, 1, "control service is away"}
-	ErrPending     = &Kind{"pending", http.StatusGatewayTimeout, 1, "goes on as an operation"}
+	ErrPending     = &Kind{"pending", http.StatusServiceUnavailable, 1, "goes on as an operation"}
 	ErrCancelled   = &Kind{"cancelled", http.StatusConflict, 1, "cancelled"}
 	ErrCorrupt     = &Kind{"corrupt", http.StatusInternalServerError, 1, "data is damaged or foreign"}
 	ErrInternal    = &Kind{"internal", http.StatusInternalServerError, 1, "internal error"}
@@ -123,4 +125,28 @@ func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
 // finds the kind.
 func Errorf(kind *Kind, format string, args ...any) error {
 	return &kindError{kind, fmt.Errorf(format, args...)}
+}
+
+// pendingError is an ErrPending for work that continues as an operation.
+type pendingError struct {
+	error
+	op uuid.UUID
+}
+
+func (e *pendingError) Unwrap() error { return e.error }
+
+// PendingOn is Errorf with the kind ErrPending, for work that continues as an operation. ContinuesAs finds the
+// operation.
+func PendingOn(op uuid.UUID, format string, args ...any) error {
+	return &pendingError{Errorf(ErrPending, format, args...), op}
+}
+
+// ContinuesAs returns the UUID of the operation as which the work continues that err has not waited for. It is nil if
+// the kind of err is not ErrPending, or if the operation is not known.
+func ContinuesAs(err error) uuid.UUID {
+	var pending *pendingError
+	if KindOf(err) != ErrPending || !errors.As(err, &pending) {
+		return uuid.Nil
+	}
+	return pending.op
 }

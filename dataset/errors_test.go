@@ -241,3 +241,16 @@ func roundTrip[T any](t *testing.T, v T) {
 		t.Errorf("%T: %s", v, diff)
 	}
 }
+
+func TestPendingOn(t *testing.T) {
+	op := uuid.New()
+	err := fmt.Errorf("mount: %w", dataset.PendingOn(op, "create of volume %s goes on", "db"))
+	if dataset.KindOf(err) != dataset.ErrPending || dataset.ContinuesAs(err) != op || err.Error() != "mount: create of volume db goes on" {
+		t.Errorf("got %v of kind %v, operation %s", err, dataset.KindOf(err), dataset.ContinuesAs(err))
+	}
+	for _, err := range []error{nil, dataset.ErrPending, dataset.Errorf(dataset.ErrOffline, "no node takes over: %w", err)} {
+		if got := dataset.ContinuesAs(err); got != uuid.Nil {
+			t.Errorf("%v: got operation %s, want none", err, got)
+		}
+	}
+}

@@ -150,7 +150,7 @@ func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 	if op == uuid.Nil {
 		return dataset.Errorf(dataset.ErrPending, "%s takes long and goes on (%s): ask again", what, at)
 	}
-	return dataset.Errorf(dataset.ErrPending,
+	return dataset.PendingOn(op,
 		"%s goes on as operation %s (%s): ask again, or drover operation watch %s", what, op.String()[:8], at,
 		op.String()[:8])
 }

@@ -101,7 +101,7 @@ func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (be
 	}
 	switch {
 	case lease.State == dataset.LeaseMoving:
-		return "", dataset.Errorf(dataset.ErrPending,
+		return "", dataset.PendingOn(d.Move,
 			"volume %s was given up by node %s, which is away: the move that was under way ends first "+
 				"(drover operation ls)", d.Volume, home)
 	case known && vouched:

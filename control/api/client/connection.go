@@ -112,7 +112,7 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 	if !stop() && ctx.Err() == nil && err != nil {
 		err = errSilent
 	}
-	if err == nil && resp.StatusCode < 300 {
+	if err == nil && resp.StatusCode < 300 && !isProblem(resp) {
 		if end != nil {
 			resp.Body = &endingBody{resp.Body, end}
 		}

@@ -22,12 +22,18 @@ import (
 // maxProblem is how much of a refusal the client reads.
 const maxProblem = 64 << 10
 
-// refused returns the error for an answer with an error status.
+// isProblem reports whether an answer has a problem as its body. Its status is 202 if the work continues as an
+// operation.
+func isProblem(resp *http.Response) bool {
+	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return typ == wire.ProblemType
+}
+
+// refused returns the error for an answer with an error status or a problem.
 func (s *remote) refused(resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var p wire.Problem
-	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err == nil && typ == wire.ProblemType && json.Unmarshal(text, &p) == nil && p.Code != "" {
+	if err == nil && isProblem(resp) && json.Unmarshal(text, &p) == nil && p.Code != "" {
 		return p.Err()
 	}
 	kind := dataset.ErrInternal

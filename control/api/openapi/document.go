@@ -42,7 +42,8 @@ func New() *huma.OpenAPI {
 			},
 		},
 		Components: &huma.Components{
-			Schemas: registry(),
+			Schemas:   registry(),
+			Responses: sharedResponses(),
 			SecuritySchemes: map[string]*huma.SecurityScheme{
 				clientCertificate: {
 					Type: "mutualTLS",

@@ -109,6 +109,7 @@ func registry() huma.Registry {
 	alias[dataset.Duration, durationSchema](r)
 	alias[dataset.Size, sizeSchema](r)
 	alias[huma.ErrorModel, wire.Problem](r)
+	r.Schema(reflect.TypeFor[wire.Problem](), true, "") // the shared responses refer to it
 	return r
 }
 

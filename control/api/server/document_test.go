@@ -36,7 +36,7 @@ func TestOpenAPIIsServed(t *testing.T) {
 	}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
-			if op.OperationID == "" || op.Summary == "" || len(op.Tags) != 1 || op.Responses["default"] == nil {
+			if op.OperationID == "" || op.Summary == "" || len(op.Tags) != 1 || op.Responses["4XX"] == nil || op.Responses["5XX"] == nil {
 				t.Errorf("%s %s: %+v", method, path, op)
 			}
 		}

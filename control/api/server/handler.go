@@ -8,6 +8,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -120,6 +121,10 @@ func reply[T any](v T, err error) (*answer[T], error) {
 
 // add registers one endpoint. Its errors are answered as problems.
 func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*O, error)) {
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	maps.Copy(op.Responses, openapi.ProblemResponses())
 	// A read deadline would stay on the connection after the body, and end the context of a handler that runs
 	// longer.
 	if op.BodyReadTimeout == 0 {
@@ -134,6 +139,11 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 		}
 		return out, nil
 	})
+	if w, ok := any(*new(O)).(interface {
+		describe(map[string]*huma.Response)
+	}); ok {
+		w.describe(op.Responses)
+	}
 }
 
 // page answers with a page of a list. An empty list is [] and not null.

@@ -3,7 +3,10 @@ package server
 import (
 	"context"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/openapi"
 	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
@@ -85,9 +88,10 @@ func (h handlers) moves() {
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
-		}) (*answer[dataset.Operation], error) {
+		}) (*work[dataset.Operation], error) {
 			changeOf(ctx).noteReport(in.Body.Operation)
-			return reply(h.Service.Recall(ctx, in.Node, in.Body))
+			op, err := h.Service.Recall(ctx, in.Node, in.Body)
+			return follow(op, unended(&op), err)
 		})
 	add(h, agents(route.Yield, "Answer a recall"),
 		func(ctx context.Context, in *struct {
@@ -103,7 +107,9 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
-	add(h, agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more"),
+	guest := agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more")
+	guest.Responses = map[string]*huma.Response{"202": openapi.Accepted()}
+	add(h, guest,
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Stay

@@ -32,7 +32,7 @@ func (h handlers) operations() {
 	add(h, endpoint(route.SubmitOperation, "operations", "Ask for a change",
 		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+
 			"the same ID it is the same operation."),
-		func(ctx context.Context, in *struct{ Body api.Request }) (*answer[api.Outcome], error) {
+		func(ctx context.Context, in *struct{ Body api.Request }) (*work[api.Outcome], error) {
 			if in.Body.ID == uuid.Nil {
 				in.Body.ID = uuid.New()
 			}
@@ -52,8 +52,9 @@ func (h handlers) operations() {
 			return reply(op, end(err))
 		})
 	add(h, endpoint(route.CancelOperation, "operations", "Cancel an operation", ""),
-		func(ctx context.Context, in *OperationRefParam) (*answer[dataset.Operation], error) {
-			return reply(h.Service.CancelOperation(ctx, in.Operation))
+		func(ctx context.Context, in *OperationRefParam) (*work[dataset.Operation], error) {
+			op, err := h.Service.CancelOperation(ctx, in.Operation)
+			return follow(op, unended(&op), err)
 		})
 	add(h, endpoint(route.GetVersion, "operations", "Say what answers", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {

@@ -29,7 +29,7 @@ func (h handlers) snapshots() {
 			OperationParam
 			VolumeParam
 			Body api.TakeSnapshot
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpSnapshot)
 			req.Volume, req.Name, req.Message, req.Scheduled = in.Volume, in.Body.Name, in.Body.Message,
 				in.Body.Scheduled
@@ -40,7 +40,7 @@ func (h handlers) snapshots() {
 			OperationParam
 			SnapshotParam
 			OfVolumeParam
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpSnapshotDelete)
 			req.Snapshot, req.Volume = in.Snapshot, in.Volume
 			return h.submit(ctx, req)
@@ -51,7 +51,7 @@ func (h handlers) snapshots() {
 			OperationParam
 			SnapshotParam
 			Body api.RestoreSnapshot
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpRestore)
 			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
 			return h.submit(ctx, req)
@@ -68,12 +68,12 @@ func (h handlers) snapshots() {
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body api.CloneVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			return h.clone(ctx, in.request(dataset.OpClone), in.Body)
 		})
 }
 
-func (h handlers) clone(ctx context.Context, req api.Request, c api.CloneVolume) (*answer[api.Outcome], error) {
+func (h handlers) clone(ctx context.Context, req api.Request, c api.CloneVolume) (*work[api.Outcome], error) {
 	if from, ok := c.Options["from"]; ok && from != c.Source {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)",
 			dataset.Clip(c.Source), dataset.Clip(from))

@@ -21,7 +21,7 @@ func (h handlers) trash() {
 			OperationParam
 			DatasetParam
 			Body *api.RestoreTrash
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpUndelete)
 			req.Volume = in.Dataset
 			if in.Body != nil {
@@ -33,14 +33,23 @@ func (h handlers) trash() {
 		func(ctx context.Context, in *struct {
 			OperationParam
 			DatasetParam
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpPurge)
 			req.Volume = in.Dataset
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all that is in the trash",
 		"One that cannot be destroyed does not keep the others."),
-		func(ctx context.Context, _ *struct{}) (*answer[api.Emptied], error) { return reply(h.empty(ctx)) })
+		func(ctx context.Context, _ *struct{}) (*work[api.Emptied], error) {
+			out, err := h.empty(ctx)
+			var location string
+			for _, purged := range out.Purged {
+				if unended(purged.Operation) != "" {
+					location = route.ListOperations.Path
+				}
+			}
+			return follow(out, location, err)
+		})
 }
 
 func (h handlers) empty(ctx context.Context) (api.Emptied, error) {

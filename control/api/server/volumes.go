@@ -21,7 +21,7 @@ func (h handlers) volumes() {
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body api.CreateVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpCreate)
 			req.Volume, req.Options = in.Body.Volume, in.Body.Options
 			return h.submit(ctx, req)
@@ -33,7 +33,7 @@ func (h handlers) volumes() {
 			VolumeParam
 			ForceParam
 			FencedParam
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpDelete)
 			req.Volume, req.Force, req.Fenced = in.Volume, in.Force, in.Fenced
 			return h.submit(ctx, req)
@@ -47,7 +47,7 @@ func (h handlers) changes() {
 			OperationParam
 			VolumeParam
 			Body api.ResizeVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpResize)
 			req.Volume, req.Size = in.Volume, in.Body.Size
 			return h.submit(ctx, req)
@@ -58,7 +58,7 @@ func (h handlers) changes() {
 			OperationParam
 			VolumeParam
 			Body api.RekeyVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpRekey)
 			req.Volume, req.Path = in.Volume, in.Body.OldKeyFile
 			return h.submit(ctx, req)
@@ -69,7 +69,7 @@ func (h handlers) changes() {
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpRewrite)
 			req.Volume = in.Volume
 			return h.submit(ctx, req)
@@ -80,7 +80,7 @@ func (h handlers) changes() {
 			OperationParam
 			VolumeParam
 			Body api.SetProfile
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpUpdate)
 			req.Volume, req.Profile = in.Volume, in.Body.Profile
 			return h.submit(ctx, req)
@@ -91,7 +91,7 @@ func (h handlers) changes() {
 			OperationParam
 			VolumeParam
 			Body api.ProtectVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpUpdate)
 			req.Volume, req.Protect = in.Volume, &in.Body.Protect
 			return h.submit(ctx, req)
@@ -102,14 +102,15 @@ func (h handlers) changes() {
 			OperationParam
 			VolumeParam
 			Body api.ImportVolume
-		}) (*answer[api.Outcome], error) {
+		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpImport)
 			req.Volume, req.Path, req.Live, req.Options = in.Volume, in.Body.Path, in.Body.Live, in.Body.Options
 			return h.submit(ctx, req)
 		})
 }
 
-func (h handlers) submit(ctx context.Context, req api.Request) (*answer[api.Outcome], error) {
+func (h handlers) submit(ctx context.Context, req api.Request) (*work[api.Outcome], error) {
 	changeOf(ctx).noteRequest(req)
-	return reply(h.Service.Submit(ctx, req))
+	out, err := h.Service.Submit(ctx, req)
+	return follow(out, unended(out.Operation), err)
 }

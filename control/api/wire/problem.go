@@ -2,8 +2,11 @@ package wire
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -16,6 +19,8 @@ type Problem struct {
 	Status int    `json:"status" doc:"the HTTP status"`
 	Detail string `json:"detail" doc:"one line: what was asked, what is wrong, what would do"`
 	Code   string `json:"code" doc:"what sort of problem this is; stable"`
+	// Operation is set if the work continues: then the status is 202.
+	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation as which the work continues; absent: none"`
 }
 
 // ProblemType is the media type of problem details.
@@ -29,7 +34,11 @@ func ProblemOf(err error) *Problem {
 	if kind == dataset.ErrInternal {
 		detail, _, _ = strings.Cut(err.Error(), "\n")
 	}
-	return NewProblem(kind, kind.HTTP, detail)
+	p := NewProblem(kind, kind.HTTP, detail)
+	if p.Operation = dataset.ContinuesAs(err); p.Operation != uuid.Nil {
+		p.Status = http.StatusAccepted
+	}
+	return p
 }
 
 // NewProblem returns a problem of the kind with another HTTP status than that of the kind. It truncates the detail.
@@ -51,11 +60,26 @@ func (p *Problem) ContentType(string) string { return ProblemType }
 
 // Err returns the error that the problem was made from, with the same kind and text.
 func (p *Problem) Err() error {
+	if p.Operation != uuid.Nil && p.Code == dataset.ErrPending.Code {
+		return dataset.PendingOn(p.Operation, "%s", p.Detail)
+	}
 	return dataset.Errorf(dataset.KindByCode(p.Code), "%s", p.Detail)
 }
 
+// GetHeaders returns the headers of the answer beside its media type. huma calls it.
+func (p *Problem) GetHeaders() http.Header {
+	if p.Operation == uuid.Nil {
+		return nil
+	}
+	return http.Header{"Location": {OperationLocation(p.Operation)}}
+}
+
+// OperationLocation returns the header Location of an answer to work that continues as an operation.
+func OperationLocation(op uuid.UUID) string { return "/v1/operations/" + op.String() }
+
 // Write sends the problem as the answer, for handlers that do not use huma.
 func (p *Problem) Write(w http.ResponseWriter) {
+	maps.Copy(w.Header(), p.GetHeaders())
 	w.Header().Set("Content-Type", ProblemType)
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // the peer may be gone
