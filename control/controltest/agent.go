@@ -11,7 +11,41 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ForgeVolume makes a volume whose dataset has a chosen UUID.
+// Agent is the agent of one node. It plans and reports, and does nothing in between.
+type Agent struct {
+	*Control
+	ID, Incarnation uuid.UUID
+	LocalPools      []dataset.Pool
+}
+
+// Capabilities of the pools that agents register.
+var (
+	LoopCapabilities = dataset.Capabilities{
+		EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true,
+		Delta: true, Filesystems: []string{"xfs", "ext4"},
+	}
+	DirCapabilities   = dataset.Capabilities{CloneIndependent: true}
+	ShareCapabilities = dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
+)
+
+// MustRegister registers the node and reports that it trusts the store.
+func (a *Agent) MustRegister(name string) {
+	a.Helper()
+	err := a.Register(a.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
+		ID: a.ID, Name: name, Incarnation: a.Incarnation, Does: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite},
+	}})
+	if err != nil {
+		a.Fatalf("register %s: %v", name, err)
+	}
+	a.ReportDistrust("")
+}
+
+// ReportOf returns the report that an operation succeeded.
+func (a *Agent) ReportOf(op dataset.Operation) api.Report {
+	return api.Report{Incarnation: a.Incarnation, Operation: op}
+}
+
+// ForgeVolume creates a volume whose dataset has the given UUID.
 func (a *Agent) ForgeVolume(spec, id string) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(Create(spec))
@@ -20,7 +54,7 @@ func (a *Agent) ForgeVolume(spec, id string) dataset.Dataset {
 	return *a.MustCommit(op).Dataset
 }
 
-// one operation of each kind that agents report, on volumes that are there.
+// PlanEachKind plans one operation of each kind that agents report, on existing volumes.
 func (a *Agent) PlanEachKind() map[dataset.OpKind]dataset.Operation {
 	a.Helper()
 	a.MustCreate("db@gold")
@@ -44,43 +78,22 @@ func (a *Agent) PlanEachKind() map[dataset.OpKind]dataset.Operation {
 	return ops
 }
 
+// heartbeat sends a heartbeat, which must be accepted.
+func (a *Agent) heartbeat(h api.Heartbeat) {
+	a.Helper()
+	h.Incarnation = a.Incarnation
+	if err := a.Heartbeat(a.Ctx, a.ID, h); err != nil {
+		a.Fatalf("heartbeat %+v: %v", h, err)
+	}
+}
+
+// ReportDistrust reports why the node does not trust the store. An empty reason means that it does.
 func (a *Agent) ReportDistrust(why string) {
 	a.Helper()
-	if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Distrust: why}); err != nil {
-		a.Fatalf("heartbeat: %v", err)
-	}
+	a.heartbeat(api.Heartbeat{Distrust: why})
 }
 
-// Agent stands for the agent of one node: it plans, does nothing, and reports.
-type Agent struct {
-	*Control
-	ID, Incarnation uuid.UUID
-	LocalPools      []dataset.Pool
-}
-
-var (
-	LoopCapabilities = dataset.Capabilities{
-		EnforcesSize: true, InstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, OwnFilesystem: true,
-		Delta: true, Filesystems: []string{"xfs", "ext4"},
-	}
-	DirCapabilities = dataset.Capabilities{CloneIndependent: true}
-	shareCan        = dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
-)
-
-func (a *Agent) MustRegister(name string) {
-	a.Helper()
-	err := a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation, Does: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite}}, Pools: a.LocalPools})
-	if err != nil {
-		a.Fatalf("register %s: %v", name, err)
-	}
-	a.ReportDistrust("")
-}
-
-func (a *Agent) ReportOf(op dataset.Operation) api.Report {
-	return api.Report{Incarnation: a.Incarnation, Operation: op}
-}
-
-// MustPlan expects an operation.
+// MustPlan plans a request that must result in an operation.
 func (a *Agent) MustPlan(req api.Request) dataset.Operation {
 	a.Helper()
 	p, err := a.Plan(a.Ctx, a.ID, req)
@@ -88,12 +101,12 @@ func (a *Agent) MustPlan(req api.Request) dataset.Operation {
 		a.Fatalf("plan %s %s: %v", req.Kind, req.Volume, err)
 	}
 	if p.Operation == nil || p.Done != nil {
-		a.Fatalf("plan %s %s: nothing to do", req.Kind, req.Volume)
+		a.Fatalf("plan %s %s: got %+v, want an operation", req.Kind, req.Volume, p)
 	}
 	return *p.Operation
 }
 
-// MustCommit expects success.
+// MustCommit commits an operation, which must succeed.
 func (a *Agent) MustCommit(op dataset.Operation) api.Committed {
 	a.Helper()
 	out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
@@ -104,8 +117,7 @@ func (a *Agent) MustCommit(op dataset.Operation) api.Committed {
 	return out
 }
 
-// agrees checks that an answer has what is on record at its index: the agent takes nothing
-// else for that any more.
+// agrees checks that an answer equals the record at its index. The agent applies nothing else for that index.
 func (a *Agent) agrees(out api.Committed) {
 	a.Helper()
 	if out.Dataset == nil {
@@ -113,32 +125,34 @@ func (a *Agent) agrees(out api.Committed) {
 	}
 	st := a.Ledger.Store
 	if a.Spy != nil {
-		st = a.Spy.Store // what is read for this does not count
+		st = a.Spy.Store // these reads are not counted
 	}
 	e, err := st.Get(a.Ctx, record.DatasetKey(out.Dataset.ID))
 	if err != nil || e.Index != out.Index {
 		return
 	}
 	if said, err := json.Marshal(out.Dataset); err != nil || string(said) != string(e.Value) {
-		a.Errorf("at index %d the answer has\n%s, %v, and the record\n%s", out.Index, said, err, e.Value)
+		a.Errorf("at index %d: got the answer\n%s, %v, want the record\n%s", out.Index, said, err, e.Value)
 	}
 }
 
-// MustDo plans and commits.
+// MustDo plans and commits a request.
 func (a *Agent) MustDo(req api.Request) api.Committed {
 	a.Helper()
 	return a.MustCommit(a.MustPlan(req))
 }
 
+// MustCreate creates a volume. The options have the form KEY=VALUE.
 func (a *Agent) MustCreate(spec string, options ...string) dataset.Dataset {
 	a.Helper()
 	out := a.MustDo(Create(spec, options...))
 	if out.Lost || out.Dataset == nil {
-		a.Fatalf("create %s: %+v", spec, out)
+		a.Fatalf("create %s: got %+v, want a dataset", spec, out)
 	}
 	return *out.Dataset
 }
 
+// MustSnapshot takes a snapshot of a volume.
 func (a *Agent) MustSnapshot(volume, name string) dataset.Snapshot {
 	a.Helper()
 	op := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: name})
@@ -150,12 +164,13 @@ func (a *Agent) MustSnapshot(volume, name string) dataset.Snapshot {
 	return s
 }
 
+// MustDelete deletes a volume and returns its dataset.
 func (a *Agent) MustDelete(volume string) dataset.Dataset {
 	a.Helper()
 	return *a.MustDo(api.Request{Kind: dataset.OpDelete, Volume: volume}).Dataset
 }
 
-// MustPurge reports that what is condemned is gone, as agents do by themselves.
+// MustPurge reports that a condemned dataset is destroyed. Agents do so without a request.
 func (a *Agent) MustPurge(d dataset.Dataset) {
 	a.Helper()
 	a.MustCommit(dataset.Operation{
@@ -164,7 +179,7 @@ func (a *Agent) MustPurge(d dataset.Dataset) {
 	})
 }
 
-// DoWork carries out everything that is on record for the node.
+// DoWork commits every operation that is recorded for the node.
 func (a *Agent) DoWork() {
 	a.Helper()
 	s, err := a.Sync(a.Ctx, a.ID, 0, 0)
@@ -176,7 +191,7 @@ func (a *Agent) DoWork() {
 	}
 }
 
-// OpenOperations returns the operations on record for the node that are not final.
+// OpenOperations returns the operations that are recorded for the node and have not ended.
 func (a *Agent) OpenOperations() []dataset.Operation {
 	a.Helper()
 	ops, err := record.OpenWork(record.NewTx(a.Ctx, a.Spy), a.ID)
@@ -186,21 +201,26 @@ func (a *Agent) OpenOperations() []dataset.Operation {
 	return ops
 }
 
-// MustRefusePlan expects a plan to be refused.
+// MustRefusePlan plans a request that must be refused. See Refused.
 func (a *Agent) MustRefusePlan(req api.Request, kind *dataset.Kind, parts ...string) {
 	a.Helper()
 	p, err := a.Plan(a.Ctx, a.ID, req)
 	if err == nil {
-		a.Fatalf("%s %s %v was not refused: %+v", req.Kind, req.Volume, req.Options, p)
+		a.Fatalf("%s %s %v got the plan %+v, want %s", req.Kind, req.Volume, req.Options, p, kind.Code)
 	}
 	Refused(a, err, kind, parts...)
 }
 
-// facts are those of a node with its pools, a hundredth as free as the factor says.
+// facts returns the facts of a node with half of each pool free, after change.
 func (a *Agent) facts(change func(*dataset.Facts)) dataset.Facts {
-	f := dataset.Facts{Architecture: "x86_64", Kernel: "6.12.1", OS: "debian", CPUs: 4, MemoryTotal: 100 << 30, MemoryFree: 50 << 30, Load1: 20, Load10: 20, Load15: 20}
+	f := dataset.Facts{
+		Architecture: "x86_64", Kernel: "6.12.1", OS: "debian", CPUs: 4,
+		MemoryTotal: 100 << 30, MemoryFree: 50 << 30, Load1: 20, Load10: 20, Load15: 20,
+	}
 	for _, p := range a.LocalPools {
-		f.Pools = append(f.Pools, dataset.PoolFacts{ID: p.ID, Name: p.Name, Backend: p.Backend, Online: true, Size: 1 << 40, Free: 1 << 39})
+		f.Pools = append(f.Pools, dataset.PoolFacts{
+			ID: p.ID, Name: p.Name, Backend: p.Backend, Online: true, Size: 1 << 40, Free: 1 << 39,
+		})
 	}
 	if change != nil {
 		change(&f)
@@ -208,7 +228,7 @@ func (a *Agent) facts(change func(*dataset.Facts)) dataset.Facts {
 	return f
 }
 
-// ReportFacts expects that facts are taken in, and returns those on record.
+// ReportFacts reports facts, which must be accepted, and returns those on record.
 func (a *Agent) ReportFacts(change func(*dataset.Facts)) dataset.Facts {
 	a.Helper()
 	on, err := a.Facts(a.Ctx, a.ID, api.FactsReport{Incarnation: a.Incarnation, Facts: a.facts(change)})
@@ -218,45 +238,42 @@ func (a *Agent) ReportFacts(change func(*dataset.Facts)) dataset.Facts {
 	return on
 }
 
-// ReportGuard says that the node's guard answers.
+// ReportGuard reports that the guard of the node answers.
 func (a *Agent) ReportGuard() {
 	a.Helper()
-	if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Guard: true, Clock: a.Clock.Now()}); err != nil {
-		a.Fatalf("heartbeat: %v", err)
-	}
+	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now()})
 }
 
-// ReportCurrentCopy says, with a heartbeat, that a node's copy of a dataset is that of a time, and had
-// all until another, by its home's clock.
+// ReportCurrentCopy reports the copy of a dataset: when its snapshot was taken, and until when it had all changes, both
+// by the clock of the home.
 func (a *Agent) ReportCurrentCopy(d dataset.Dataset, taken, current time.Time) {
 	a.Helper()
 	a.ReportCopy(d, taken)
 	c, _ := a.Reports.Copy(a.ID, d.ID)
 	c.Current = current
-	h := api.Heartbeat{Incarnation: a.Incarnation, Guard: true, Clock: a.Clock.Now(), Copies: []dataset.Copy{c}}
-	if err := a.Heartbeat(a.Ctx, a.ID, h); err != nil {
-		a.Fatalf("heartbeat: %v", err)
-	}
+	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now(), Copies: []dataset.Copy{c}})
 }
 
-// ReportPool says how a pool of the node is.
+// ReportPool reports the status of a pool.
 func (a *Agent) ReportPool(st dataset.PoolStatus) {
 	a.Helper()
-	if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Guard: true, Clock: a.Clock.Now(), Pools: []dataset.PoolStatus{st}}); err != nil {
-		a.Fatalf("heartbeat: %v", err)
-	}
+	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now(), Pools: []dataset.PoolStatus{st}})
 }
 
-// ReportOnline has a node say how its pool is.
+// ReportOnline reports whether the first pool of the node is online.
 func (a *Agent) ReportOnline(online bool) {
 	a.ReportPool(dataset.PoolStatus{ID: a.LocalPools[0].ID, Online: online})
 }
 
-// TryYield answers a recall as the agent of the home.
+// TryYield answers a recall, as the agent of the home does.
 func (a *Agent) TryYield(op dataset.Operation, m *dataset.Manifest, holders ...string) error {
-	return a.Yield(a.Ctx, a.ID, api.Yield{Incarnation: a.Incarnation, Operation: op.ID, Dataset: op.DatasetID, Epoch: op.Epoch, Manifest: m, Holders: holders})
+	return a.Yield(a.Ctx, a.ID, api.Yield{
+		Incarnation: a.Incarnation, Operation: op.ID, Dataset: op.DatasetID, Epoch: op.Epoch,
+		Manifest: m, Holders: holders,
+	})
 }
 
+// MustRecall recalls the lease for a move to this node.
 func (a *Agent) MustRecall(op dataset.Operation) dataset.Operation {
 	a.Helper()
 	rec, err := a.Recall(a.Ctx, a.ID, a.ReportOf(op))
@@ -266,16 +283,13 @@ func (a *Agent) MustRecall(op dataset.Operation) dataset.Operation {
 	return rec
 }
 
-// ReportOpen says as the home of a dataset why it cannot open that; "": it can.
+// ReportOpen reports, as the home of a dataset, why it cannot open the dataset. An empty problem means that it can.
 func (a *Agent) ReportOpen(d dataset.Dataset, problem string) {
 	a.Helper()
-	h := api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: d.ID, Problem: problem}}}
-	if err := a.Heartbeat(a.Ctx, a.ID, h); err != nil {
-		a.Fatalf("%v", err)
-	}
+	a.heartbeat(api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Problem: problem}}})
 }
 
-// FoundDatasets is what lies beside the data of everything in a store.
+// FoundDatasets returns what the pools of a cluster contain if they agree with the store.
 func (a *Agent) FoundDatasets() (all []api.Found) {
 	a.Helper()
 	st := a.CheckInvariants()
@@ -291,11 +305,12 @@ func (a *Agent) FoundDatasets() (all []api.Found) {
 	return all
 }
 
+// MustRebuild reports datasets for a rebuild, and returns the results by dataset.
 func (a *Agent) MustRebuild(found ...api.Found) map[uuid.UUID]api.Rebuilt {
 	a.Helper()
 	list, err := a.Rebuild(a.Ctx, a.ID, found)
 	if err != nil || len(list) != len(found) {
-		a.Fatalf("%d of %d: %v", len(list), len(found), err)
+		a.Fatalf("rebuild: got %d results, %v, want %d", len(list), err, len(found))
 	}
 	out := map[uuid.UUID]api.Rebuilt{}
 	for _, r := range list {
@@ -304,7 +319,7 @@ func (a *Agent) MustRebuild(found ...api.Found) map[uuid.UUID]api.Rebuilt {
 	return out
 }
 
-// MustSeal makes a volume as an agent does that gives it a data key.
+// MustSeal creates a volume with a data key.
 func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(req)
@@ -312,7 +327,7 @@ func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset 
 	return *a.MustCommit(op).Dataset
 }
 
-// ReportCopy says that the node has its copy of a dataset up to a snapshot.
+// ReportCopy reports that the node has a copy of a dataset, with a snapshot that was taken at a time.
 func (a *Agent) ReportCopy(d dataset.Dataset, taken time.Time) {
 	a.Helper()
 	c := dataset.Copy{Dataset: d.ID, Node: a.ID, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: taken}
@@ -321,22 +336,26 @@ func (a *Agent) ReportCopy(d dataset.Dataset, taken time.Time) {
 	}
 }
 
+// MustCreateOnShare creates a volume in the pool on the share.
 func (a *Agent) MustCreateOnShare(name string) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(api.Request{Kind: dataset.OpCreate, Volume: name, Options: map[string]string{"pool": "shared"}})
 	return *a.MustCommit(op).Dataset
 }
 
+// TryCommit commits an operation.
 func (a *Agent) TryCommit(op dataset.Operation) error {
 	_, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
 	return err
 }
 
+// TrySubmit submits a request.
 func (a *Agent) TrySubmit(req api.Request) error {
 	_, err := a.Submit(a.Ctx, req)
 	return err
 }
 
+// MustSync asks for all changes since a revision.
 func (a *Agent) MustSync(rev uint64) api.Sync {
 	a.Helper()
 	s, err := a.Sync(a.Ctx, a.ID, rev, 0)

@@ -13,7 +13,43 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Restart has a node begin anew, and the keeper hear it from then on.
+// LastCopy is a volume that moved from Left to Home a day ago, with a copy on Replica. One service was told of all
+// that. Keeper is another one, which was told nothing.
+type LastCopy struct {
+	*Replicas
+	Keeper              *Control
+	Left, Home, Replica *Agent
+	Dataset             dataset.Dataset
+}
+
+// NewLastCopy makes the volume db, and lets the time pass after which the copy of a former home expires.
+func NewLastCopy(t *testing.T) *LastCopy {
+	x := NewReplicas(t, 2)
+	e := x.On(x.Services[0])
+	l := &LastCopy{
+		Replicas: x,
+		Keeper:   x.On(x.Services[1]),
+		Left:     e.NewAgent("alpha"),
+		Home:     e.NewAgent("beta"),
+		Replica:  e.NewAgent("gamma"),
+	}
+	l.Left.MustCreate("db@silver")
+	l.Dataset = e.MustMove("db", l.Left, l.Home, "beta")
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		d, err := t.Dataset(l.Dataset.ID)
+		c := dataset.Copy{
+			Dataset: d.ID, Node: l.Replica.ID, Pool: l.Replica.LocalPools[0].ID, Kind: dataset.CopyReplica,
+			Epoch: d.Epoch, Snapshot: uuid.New(), Taken: Start,
+		}
+		return errors.Join(err, record.KeepCopy(t, &d, c))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.Wait(2 * replica.LeftFor)
+	return l
+}
+
+// Restart restarts an agent. It reports to Keeper afterwards.
 func (l *LastCopy) Restart(a *Agent, name string) {
 	l.Helper()
 	a.Incarnation = uuid.New()
@@ -38,33 +74,7 @@ func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node))
 	}
 }
 
-// LastCopy is a volume that moved to a home, a day ago; one service was told of all that, and
-// another one, which keeps house, of nothing.
-type LastCopy struct {
-	*Replicas
-	Keeper              *Control
-	Left, Home, Replica *Agent
-	Dataset             dataset.Dataset
-}
-
-func NewLastCopy(t *testing.T) *LastCopy {
-	x := NewReplicas(t, 2)
-	e := x.On(x.Services[0])
-	l := &LastCopy{Replicas: x, Keeper: x.On(x.Services[1]), Left: e.NewAgent("alpha"), Home: e.NewAgent("beta"), Replica: e.NewAgent("gamma")}
-	l.Left.MustCreate("db@silver")
-	l.Dataset = e.MustMove("db", l.Left, l.Home, "beta")
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
-		d, err := t.Dataset(l.Dataset.ID)
-		c := dataset.Copy{Dataset: d.ID, Node: l.Replica.ID, Pool: l.Replica.LocalPools[0].ID, Kind: dataset.CopyReplica, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: Start}
-		return errors.Join(err, record.KeepCopy(t, &d, c))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	l.Wait(2 * replica.LeftFor)
-	return l
-}
-
-// RestartHome has the home begin anew, by that service.
+// RestartHome restarts the home, through the service that was told everything.
 func (l *LastCopy) RestartHome() {
 	l.Helper()
 	l.EndHome()
@@ -75,7 +85,7 @@ func (l *LastCopy) RestartHome() {
 	l.Home.Control = l.Keeper
 }
 
-// Wait lets time pass, and has the home come again, whose session that was too long for.
+// Wait lets time pass in which the session of the home ends, and restarts the home.
 func (l *LastCopy) Wait(d time.Duration) {
 	l.Helper()
 	l.EndHome()
@@ -83,7 +93,7 @@ func (l *LastCopy) Wait(d time.Duration) {
 	l.RestartHome()
 }
 
-// EndHome has the session of the home end, which the service has that does not keep house.
+// EndHome ends the session of the home.
 func (l *LastCopy) EndHome() {
 	l.Helper()
 	l.Home.Control = l.Left.Control
@@ -91,20 +101,22 @@ func (l *LastCopy) EndHome() {
 	l.Home.Control = l.Keeper
 }
 
-// Purge has a person destroy the volume for good.
+// Purge deletes the volume for good, as a user does.
 func (l *LastCopy) Purge() {
 	l.Helper()
 	l.Home.MustDelete("db")
-	if _, err := l.Keeper.Submit(l.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.Dataset.ID.String()}); err != nil {
-		l.Fatal(err)
-	}
+	l.Keeper.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.Dataset.ID.String()})
 }
 
+// ReportHomePool reports the pool of the home, to Keeper.
 func (l *LastCopy) ReportHomePool(online bool, why string) {
 	l.Helper()
-	l.Home.ReportPool(dataset.PoolStatus{ID: l.Dataset.Pool, Online: online, Held: !online && why != "gone", Reason: why})
+	l.Home.ReportPool(dataset.PoolStatus{
+		ID: l.Dataset.Pool, Online: online, Held: !online && why != "gone", Reason: why,
+	})
 }
 
+// ReportHomeWell reports that the home can open the volume, to Keeper.
 func (l *LastCopy) ReportHomeWell() {
 	l.Helper()
 	l.ReportHomePool(true, "")

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LostHome is a flock whose volume db has its home on alpha and copies on beta and gamma.
+// LostHome is a cluster whose volume db has its home on Alpha and copies on Beta and Gamma.
 type LostHome struct {
 	*Control
 	Replicas           *Replicas
@@ -20,12 +20,19 @@ type LostHome struct {
 	Dataset            dataset.Dataset
 }
 
+// NewLostHome returns the cluster with all nodes alive.
 func NewLostHome(t *testing.T, services int) *LostHome {
 	t.Helper()
 	x := NewReplicas(t, services)
 	e := x.On(x.Services[0])
 	AddAutoFailover(x.Profiles, 2)
-	l := &LostHome{Control: e, Replicas: x, Alpha: e.NewAgent("alpha"), Beta: e.NewAgent("beta"), Gamma: e.NewAgent("gamma")}
+	l := &LostHome{
+		Control:  e,
+		Replicas: x,
+		Alpha:    e.NewAgent("alpha"),
+		Beta:     e.NewAgent("beta"),
+		Gamma:    e.NewAgent("gamma"),
+	}
 	for _, a := range []*Agent{l.Alpha, l.Beta, l.Gamma} {
 		a.ReportGuard()
 	}
@@ -35,13 +42,13 @@ func NewLostHome(t *testing.T, services int) *LostHome {
 	return l
 }
 
-// AskFailover asks for a failover through a service, as a node's agent does.
+// AskFailover asks a service for a failover, as the agent of a node does.
 func (l *LostHome) AskFailover(s *control.Service, node string) (*dataset.Operation, error) {
 	out, err := s.Submit(l.Ctx, api.Request{Kind: dataset.OpMove, Volume: "db", Node: node, Failover: true})
 	return out.Operation, err
 }
 
-// Wait lets time pass in which the agents that are named renew.
+// Wait lets time pass in which the given agents renew their sessions.
 func (l *LostHome) Wait(d time.Duration, alive ...*Agent) {
 	l.Helper()
 	for d > 0 {
@@ -56,7 +63,7 @@ func (l *LostHome) Wait(d time.Duration, alive ...*Agent) {
 	}
 }
 
-// ComeBack has an agent that died come back.
+// ComeBack restarts an agent whose session has ended.
 func (l *LostHome) ComeBack(a *Agent, name string) {
 	l.Helper()
 	a.Incarnation = uuid.New()
@@ -64,7 +71,7 @@ func (l *LostHome) ComeBack(a *Agent, name string) {
 	l.ForgetSession(a.ID)
 }
 
-// MustFailOver has alpha die, and a failover begin once that is certain.
+// MustFailOver ends the session of Alpha, and begins a failover once the loss is certain.
 func (l *LostHome) MustFailOver() dataset.Operation {
 	l.Helper()
 	l.Replicas.EndSession(l.Alpha)
@@ -73,9 +80,10 @@ func (l *LostHome) MustFailOver() dataset.Operation {
 	l.Wait(l.Limits.Session, append(l.Others, l.Beta, l.Gamma)...)
 	op, err := l.AskFailover(l.Service, "beta")
 	if err != nil || op == nil {
-		l.Fatalf("%+v, %v", op, err)
+		l.Fatalf("failover: got %+v, %v, want an operation", op, err)
 	}
 	return *op
 }
 
+// T returns the test.
 func (l *LostHome) T() *testing.T { return l.Replicas.T }

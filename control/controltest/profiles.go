@@ -6,11 +6,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ProfileSet stands for profiles.yaml.
+// ProfileSet replaces profiles.yaml.
 type ProfileSet struct {
 	ByName map[string]dataset.Profile
 }
 
+// NewProfileSet returns the profiles bronze (the default), silver, gold, fleeting and kept.
 func NewProfileSet() *ProfileSet {
 	trash := dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(72 * time.Hour)}
 	keep := dataset.Keep{Last: 4, Hourly: 24}
@@ -18,8 +19,11 @@ func NewProfileSet() *ProfileSet {
 	for _, x := range []dataset.Profile{
 		{Name: "bronze", OnDelete: trash, Quiesce: dataset.QuiesceNone},
 		{Name: "silver", Size: 10 * dataset.GiB, Snapshots: dataset.Snapshots{Required: true}, OnDelete: trash},
-		{Name: "gold", Size: 20 * dataset.GiB, Filesystem: dataset.Filesystem{Type: "xfs"}, Quiesce: dataset.QuiesceFreeze,
-			Snapshots: dataset.Snapshots{Required: true, Schedule: "*/15 * * * *", Keep: keep}, OnDelete: trash},
+		{
+			Name: "gold", Size: 20 * dataset.GiB, Filesystem: dataset.Filesystem{Type: "xfs"},
+			Quiesce: dataset.QuiesceFreeze, OnDelete: trash,
+			Snapshots: dataset.Snapshots{Required: true, Schedule: "*/15 * * * *", Keep: keep},
+		},
 		{Name: "fleeting", OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}},
 		{Name: "kept", OnDelete: dataset.OnDelete{Mode: dataset.DeleteKeep}},
 	} {
@@ -29,6 +33,7 @@ func NewProfileSet() *ProfileSet {
 	return p
 }
 
+// Get returns a profile.
 func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 	if name == "" {
 		name = "bronze"
@@ -40,9 +45,11 @@ func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 	for n := range p.ByName {
 		have = append(have, n)
 	}
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)", dataset.Clip(name), dataset.Have(have))
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)",
+		dataset.Clip(name), dataset.Have(have))
 }
 
+// All returns all profiles.
 func (p *ProfileSet) All() (all []dataset.Profile) {
 	for _, x := range p.ByName {
 		all = append(all, x)
@@ -50,11 +57,13 @@ func (p *ProfileSet) All() (all []dataset.Profile) {
 	return all
 }
 
-// AddAutoFailover adds a profile whose volumes go on from a copy by themselves.
+// AddAutoFailover adds the profile "auto", whose volumes fail over without a request.
 func AddAutoFailover(p *ProfileSet, replicas int) {
 	auto := p.ByName["silver"]
 	auto.Name, auto.Revision = "auto", "r1-auto"
 	auto.Replicas = dataset.Replicas{Count: replicas, Every: dataset.Duration(30 * time.Second)}
-	auto.Failover = dataset.Failover{Auto: true, MaxLoss: dataset.Duration(time.Minute), Fence: dataset.Fence{Kind: dataset.FenceGuard}}
+	auto.Failover = dataset.Failover{
+		Auto: true, MaxLoss: dataset.Duration(time.Minute), Fence: dataset.Fence{Kind: dataset.FenceGuard},
+	}
 	p.ByName["auto"] = auto
 }

@@ -13,8 +13,48 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Save is all that lies in the store; putBack makes it so again. Indexes go on above all
-// that were given out, as they do in a Consul that was put back.
+// Replicas are several services on one store. Only the test moves their clock. They have no background work.
+type Replicas struct {
+	*testing.T
+	Store    store.Store
+	Clock    *Clock
+	Services []*control.Service
+	Profiles *ProfileSet
+}
+
+// NewReplicas returns n services on a new store.
+func NewReplicas(t *testing.T, n int) *Replicas {
+	x := &Replicas{T: t, Clock: &Clock{Fake: clock.NewFake(Start)}, Profiles: NewProfileSet()}
+	dir := t.TempDir()
+	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.Clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	x.Store = st
+	for range n {
+		s, _ := control.Assemble(control.Deps{
+			Store: st, StoreName: "bolt", Clock: x.Clock, Version: "test", Shared: true,
+			Profiles: func() planning.Profiles { return x.Profiles },
+			Failed:   func(what string, err error) { t.Errorf("%s: %v", what, err) },
+		})
+		t.Cleanup(s.Close)
+		if _, err := s.Uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as Housekeeper.Run begins
+			t.Fatal(err)
+		}
+		x.Services = append(x.Services, s)
+	}
+	return x
+}
+
+// On returns the harness of one of the services.
+func (x *Replicas) On(s *control.Service) *Control {
+	e := &Control{TB: x.T, Service: s, Ctx: context.Background(), Clock: x.Clock, ProfileSet: x.Profiles}
+	e.Memory = e.Housekeeper.NewMemory()
+	return e
+}
+
+// Save returns all entries of the store.
 func (x *Replicas) Save() []store.Entry {
 	x.Helper()
 	list, err := x.Store.List(x.Context(), "", "", 0)
@@ -24,6 +64,8 @@ func (x *Replicas) Save() []store.Entry {
 	return list
 }
 
+// PutBack restores the store to what Save returned. Indexes continue above all earlier ones, as in a Consul that was
+// restored from a backup.
 func (x *Replicas) PutBack(saved []store.Entry) {
 	x.Helper()
 	was := map[string]string{}
@@ -50,6 +92,7 @@ func (x *Replicas) PutBack(saved []store.Entry) {
 	}
 }
 
+// Halted reports whether changes are suspended.
 func (x *Replicas) Halted() bool {
 	x.Helper()
 	list, err := x.Store.List(x.Context(), record.HaltedKey, "", 0)
@@ -59,14 +102,7 @@ func (x *Replicas) Halted() bool {
 	return len(list) == 1
 }
 
-// of returns an environment on one of the services.
-func (x *Replicas) On(s *control.Service) *Control {
-	e := &Control{TB: x.T, Service: s, Ctx: context.Background(), Clock: x.Clock, ProfileSet: x.Profiles}
-	e.Memory = e.Housekeeper.NewMemory()
-	return e
-}
-
-// EndSession has the session of an agent end.
+// EndSession ends the session of an agent.
 func (x *Replicas) EndSession(a *Agent) {
 	x.Helper()
 	s := a.Service.Members.Session(a.ID)
@@ -81,44 +117,13 @@ func (x *Replicas) EndSession(a *Agent) {
 	}
 }
 
-// Replicas are some services on one store, with a clock that only the test moves, and
-// without anything in the background.
-type Replicas struct {
-	*testing.T
-	Store    store.Store
-	Clock    *Clock
-	Services []*control.Service
-	Profiles *ProfileSet
-}
-
-func NewReplicas(t *testing.T, n int) *Replicas {
-	x := &Replicas{T: t, Clock: &Clock{Fake: clock.NewFake(Start)}, Profiles: NewProfileSet()}
-	dir := t.TempDir()
-	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.Clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	x.Store = st
-	for range n {
-		s, _ := control.Assemble(control.Deps{
-			Store: st, StoreName: "bolt", Clock: x.Clock, Version: "test", Shared: true,
-			Profiles: func() planning.Profiles { return x.Profiles }, Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
-		})
-		t.Cleanup(s.Close)
-		if _, err := s.Uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as keepHouse begins
-			t.Fatal(err)
-		}
-		x.Services = append(x.Services, s)
-	}
-	return x
-}
-
+// Txns returns how many transactions the store has committed.
 func (x *Replicas) Txns() uint64 {
 	x.Helper()
 	return x.Store.(*bolt.Store).Stats().Txns
 }
 
+// Stand has a service take part in the work of the replicas.
 func (x *Replicas) Stand(s *control.Service) {
 	x.Helper()
 	if err := s.Members.Stand(x.Context()); err != nil {

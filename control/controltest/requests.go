@@ -15,8 +15,10 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
+// ErrorOf drops the result of a call.
 func ErrorOf(_ any, err error) error { return err }
 
+// Create returns the request to create a volume. The options have the form KEY=VALUE.
 func Create(spec string, options ...string) api.Request {
 	req := api.Request{Kind: dataset.OpCreate, Volume: spec}
 	for _, o := range options {
@@ -29,25 +31,29 @@ func Create(spec string, options ...string) api.Request {
 	return req
 }
 
-// Refused expects an error of a kind, in one short line that says each part.
+// Refused fails the test unless err is of the kind, is one short line, and contains each of the parts.
 func Refused(t TB, err error, kind *dataset.Kind, parts ...string) {
 	t.Helper()
 	expect.Refusal(t, err, kind, parts...)
 }
 
-// No returns a pointer to false, yes to true.
+// No returns a pointer to false.
 func No() *bool { return new(bool) }
 
+// Yes returns a pointer to true.
 func Yes() *bool { b := true; return &b }
 
+// As returns a context in which requests come from a principal with the identity.
 func As(id pki.Identity) context.Context {
 	return api.WithPrincipal(context.Background(), api.Principal{Identity: id, From: "192.0.2.1:5"})
 }
 
+// NodeIdentity returns the identity in the certificate of a node.
 func NodeIdentity(name string, id uuid.UUID) pki.Identity {
 	return pki.Identity{Kind: pki.Node, Node: id, Name: name}
 }
 
+// Certificate issues a certificate.
 func Certificate(t *testing.T, ca *pki.Authority, id pki.Identity, now time.Time) *x509.Certificate {
 	t.Helper()
 	p, err := ca.Issue(id, now)
@@ -57,21 +63,22 @@ func Certificate(t *testing.T, ca *pki.Authority, id pki.Identity, now time.Time
 	return p.Chain[0]
 }
 
+// Move returns the request to move a volume to a node.
 func Move(volume, node string) api.Request {
 	return api.Request{Kind: dataset.OpMove, Volume: volume, Node: node}
 }
 
+// ForcedMove returns the request to move a volume without its home, which the caller confirms to be fenced.
 func ForcedMove(volume, node, fenced string) api.Request {
 	return api.Request{Kind: dataset.OpMove, Volume: volume, Node: node, Force: true, Fenced: fenced}
 }
 
-// Relinquished is the manifest of an operation that its home would make.
+// Relinquished returns the manifest with which the home of a volume answers a recall.
 func Relinquished(op dataset.Operation) *dataset.Manifest {
 	return &dataset.Manifest{Snapshot: uuid.NewSHA1(op.ID, []byte("final")), Bytes: 8, Sum: "ab", Taken: Start}
 }
 
-// Waiting calls fn and returns once it has begun to wait; the result comes on the
-// channel.
+// Waiting calls fn and returns once fn has begun to wait. The result comes on the channel.
 func Waiting[T any](e *Control, fn func() (T, error)) <-chan Result[T] {
 	e.Helper()
 	done := make(chan Result[T], 1)
@@ -85,25 +92,29 @@ func Waiting[T any](e *Control, fn func() (T, error)) <-chan Result[T] {
 	return done
 }
 
+// Result is the result of a call.
 type Result[T any] struct {
 	V   T
 	Err error
 }
 
-// KeyAt has profiles.yaml say where the key of a profile is.
+// KeyAt adds a profile whose volumes are encrypted with the key at a source.
 func KeyAt(e *Control, profile string, at dataset.KeySource) {
 	p := e.ProfileSet.ByName["silver"]
 	p.Name, p.Revision, p.Encryption = profile, profile+" "+at.String(), at
 	e.ProfileSet.ByName[profile] = p
 }
 
+// WrappedBy returns a data key that is wrapped by a key.
 func WrappedBy(id uuid.UUID, key string) dataset.Encryption {
 	return dataset.Encryption{ID: id, KeyID: key, Wrapped: []byte("wrapped by " + key)}
 }
 
+// Rekey returns the request to wrap the data key of a volume again.
 func Rekey(volume string) api.Request { return api.Request{Kind: dataset.OpRekey, Volume: volume} }
 
-// Registration is an agent's.
+// Registration returns the registration of a node on a boot, after earlier incarnations.
 func Registration(node uuid.UUID, boot string, previous ...uuid.UUID) api.Registration {
-	return api.Registration{Node: dataset.Node{ID: node, Name: "n1", Incarnation: uuid.New()}, Boot: boot, Previous: previous}
+	n := dataset.Node{ID: node, Name: "n1", Incarnation: uuid.New()}
+	return api.Registration{Node: n, Boot: boot, Previous: previous}
 }

@@ -8,8 +8,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// RestoredStore are some nodes of a cluster whose store goes back, with what each holds when it
-// does.
+// RestoredStore is a cluster whose store is restored from a backup, with the holdings of each node at that time.
 type RestoredStore struct {
 	*Replicas
 	*Control
@@ -18,9 +17,18 @@ type RestoredStore struct {
 	Saved    []store.Entry
 }
 
+// SeenIndex is above every index of the store.
+const SeenIndex = 1 << 40
+
+// NewRestoredStore returns a cluster with nodes of these names.
 func NewRestoredStore(t *testing.T, names ...string) *RestoredStore {
 	x := NewReplicas(t, 2)
-	m := &RestoredStore{Replicas: x, Control: x.On(x.Services[0]), Agents: map[string]*Agent{}, Holdings: map[string]api.Holdings{}}
+	m := &RestoredStore{
+		Replicas: x,
+		Control:  x.On(x.Services[0]),
+		Agents:   map[string]*Agent{},
+		Holdings: map[string]api.Holdings{},
+	}
 	m.Spy = NewSpyStore(x.Store)
 	for _, name := range names {
 		m.Agents[name] = m.NewAgent(name)
@@ -28,10 +36,7 @@ func NewRestoredStore(t *testing.T, names ...string) *RestoredStore {
 	return m
 }
 
-// seen is an index above all that the store has when it was put back.
-const SeenIndex = 1 << 40
-
-// NoteHoldings keeps what every node holds now.
+// NoteHoldings notes the present holdings of every node.
 func (m *RestoredStore) NoteHoldings() {
 	m.Control.Helper()
 	for name, n := range m.Agents {
@@ -39,13 +44,13 @@ func (m *RestoredStore) NoteHoldings() {
 		for _, p := range n.LocalPools {
 			h.Pools = append(h.Pools, p.ID)
 		}
-		h.Found = m.Control.spyFound(n)
+		h.Found = m.Control.foundAtHome(n)
 		h.Copies = n.MustSync(0).Copies
 		m.Holdings[name] = h
 	}
 }
 
-// RecoverWith asks for a recovery, with the nodes of these names telling what they hold.
+// RecoverWith asks for a recovery. The nodes in heard report their holdings; the sessions of all others end.
 func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	done := make(chan struct{})
@@ -78,7 +83,7 @@ func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recover
 	return out, err
 }
 
-// MustRecover looks and confirms.
+// MustRecover asks for a recovery and confirms it.
 func (m *RestoredStore) MustRecover(heard ...string) api.Recovery {
 	m.Control.Helper()
 	r, err := m.RecoverWith(api.Recover{}, heard...)
@@ -86,7 +91,17 @@ func (m *RestoredStore) MustRecover(heard ...string) api.Recovery {
 		r, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, heard...)
 	}
 	if err != nil || !r.Done {
-		m.Control.Fatalf("%+v, %v", r, err)
+		m.Control.Fatalf("recover: got %+v, %v, want done", r, err)
 	}
 	return r
+}
+
+// foundAtHome returns the datasets in the pools of a node whose home the node is.
+func (e *Control) foundAtHome(n *Agent) []api.Found {
+	all := n.FoundDatasets()
+	all = slices.DeleteFunc(all, func(f api.Found) bool { return f.Dataset.Home != n.ID })
+	for i := range all {
+		all[i].Index = SeenIndex
+	}
+	return all
 }

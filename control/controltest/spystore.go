@@ -8,52 +8,54 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// Committed is how many transactions the store was given.
+// SpyStore is a store that counts requests. A test can make requests fail, or run something before one.
+type SpyStore struct {
+	store.Store
+	OnGet  func(key string) // called before each Get; for tests with one goroutine
+	OnList func(prefix string)
+
+	mu                sync.Mutex
+	reads, txns, keys int // of Get, GetMany and List; of Txn; written
+	calls             int
+	failAt            int  // the first request that fails; 0: none
+	lose              bool // a Txn that fails is committed nevertheless
+	before            func()
+}
+
+// ErrUnreachable is how a request fails that a test makes fail.
+var ErrUnreachable = errors.New("connection refused")
+
+// NewSpyStore returns a SpyStore on a store.
+func NewSpyStore(st store.Store) *SpyStore { return &SpyStore{Store: st} }
+
+// Committed returns the number of transactions since the last call of Counted.
 func (s *SpyStore) Committed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.Txns
+	return s.txns
 }
 
-// SpyStore is a store that counts what is asked of it, and that a test can have fail
-// or let others go first.
-type SpyStore struct {
-	store.Store
-	mu                sync.Mutex
-	reads, Txns, keys int // Get, GetMany and List; Txn; keys written
-	calls             int
-	failAt            int  // the call that fails and those after it; 0: none
-	lose              bool // a Txn that fails has happened
-	before            func()
-	OnGet             func(key string) // before each Get; of tests with one goroutine
-	OnList            func(prefix string)
-}
-
-var ErrUnreachable = errors.New("connection refused")
-
-func NewSpyStore(st store.Store) *SpyStore { return &SpyStore{Store: st} }
-
-// Before has fn run, once, right before the next transaction.
+// Before runs fn once, right before the next transaction.
 func (s *SpyStore) Before(fn func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.before = fn
 }
 
-// FailFrom has the n-th call from now on, and all after it, fail; 0: none. With lose
-// the transactions that fail have happened.
+// FailFrom makes the n-th request from now on fail, and all after it. If n is 0, none fails. With lose, the
+// transactions that fail are committed nevertheless.
 func (s *SpyStore) FailFrom(n int, lose bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls, s.failAt, s.lose = 0, n, lose
 }
 
-// Counted returns what was asked since the last time.
+// Counted returns the number of reads, transactions and written keys since the last call.
 func (s *SpyStore) Counted() (reads, txns, keys int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	reads, txns, keys = s.reads, s.Txns, s.keys
-	s.reads, s.Txns, s.keys = 0, 0, 0
+	reads, txns, keys = s.reads, s.txns, s.keys
+	s.reads, s.txns, s.keys = 0, 0, 0
 	return reads, txns, keys
 }
 
@@ -72,6 +74,7 @@ func (s *SpyStore) read() error {
 	return nil
 }
 
+// Get is store.Store.Get.
 func (s *SpyStore) Get(ctx context.Context, key string) (store.Entry, error) {
 	if s.OnGet != nil {
 		s.OnGet(key)
@@ -82,6 +85,7 @@ func (s *SpyStore) Get(ctx context.Context, key string) (store.Entry, error) {
 	return s.Store.Get(ctx, key)
 }
 
+// GetMany is store.Store.GetMany.
 func (s *SpyStore) GetMany(ctx context.Context, keys []string) ([]store.Entry, error) {
 	if s.OnGet != nil && len(keys) > 0 {
 		s.OnGet(keys[0])
@@ -92,6 +96,7 @@ func (s *SpyStore) GetMany(ctx context.Context, keys []string) ([]store.Entry, e
 	return s.Store.GetMany(ctx, keys)
 }
 
+// List is store.Store.List.
 func (s *SpyStore) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if s.OnList != nil {
 		s.OnList(prefix)
@@ -102,6 +107,7 @@ func (s *SpyStore) List(ctx context.Context, prefix, after string, limit int) ([
 	return s.Store.List(ctx, prefix, after, limit)
 }
 
+// Txn is store.Store.Txn.
 func (s *SpyStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
 	s.mu.Lock()
 	before := s.before
@@ -111,7 +117,7 @@ func (s *SpyStore) Txn(ctx context.Context, checks []store.Check, writes []store
 		before()
 	}
 	s.mu.Lock()
-	s.Txns++
+	s.txns++
 	s.keys += len(writes)
 	fails, lose := s.call()
 	s.mu.Unlock()
