@@ -100,55 +100,55 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
-		config: cfg,
+		Config: cfg,
 	}
 	a.Locks.Clock = cfg.Clock
-	a.storeClock = registration.NewStoreClock(a.DB)
-	a.Trust = host.NewTrust(a.storeClock.RepairCommand)
-	a.identity = registration.NewIdentity(a.Host, cfg.Identity)
-	a.engines = mounting.NewEngines(a.DB, a.Boot)
-	a.uses = mounting.NewUseTable(a.Host)
+	a.StoreClock = registration.NewStoreClock(a.DB)
+	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
+	a.Identity = registration.NewIdentity(a.Host, cfg.Identity)
+	a.Engines = mounting.NewEngines(a.DB, a.Boot)
+	a.Uses = mounting.NewUseTable(a.Host)
 	if a.apart = cfg.Replicas; a.apart == nil {
 		a.apart = replicas(cfg.Control)
 	}
-	a.keeper = promise.NewKeeper(cfg.Clock.Steady)
-	a.Ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
+	a.Keeper = promise.NewKeeper(cfg.Clock.Steady)
+	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.makeLeases(ctx)
-	a.limits = throttle.New(cfg.Cgroups, a.cgroupDeps())
-	a.programs = newPrograms(cfg)
-	a.keys = keyring.New(a.keyringDeps())
+	a.Throttle = throttle.New(cfg.Cgroups, a.cgroupDeps())
+	a.Programs = newPrograms(cfg)
+	a.Keys = keyring.New(a.keyringDeps())
 	a.makePools()
-	a.generations = generation.New(generation.Deps{
-		Host: a.Host, Replicas: a.apart, Pools: a.pools, Prober: a.prober, Uses: a.uses,
-		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.registration.Register(ctx, gone...) },
+	a.Generations = generation.New(generation.Deps{
+		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
+		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
 	a.makeRegistration()
-	a.leases = lease.NewTable(a.DB, a.nodes.Name)
+	a.Leases = lease.NewTable(a.DB, a.Nodes.Name)
 	a.makeFinder()
 	a.makeMounting()
 	a.makeHandover()
-	a.moveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.replicas.Stop(id) })
-	if a.config.PeerID == nil {
-		a.config.PeerID = move.CertifiedNode
+	a.MoveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
+	if a.Config.PeerID == nil {
+		a.Config.PeerID = move.CertifiedNode
 	}
-	a.promises = lease.NewPromiseServer(a.promiseDeps())
+	a.Promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
 	a.makeOperations()
 	a.makeExporter()
 	a.makeVolumes()
-	a.access = replication.NewAccess(a.Host)
-	a.retention = replication.NewRetention(a.retentionDeps())
-	a.inspections = replication.NewInspections(a.inspectionsDeps())
-	a.copies = replication.NewCopies(a.copiesDeps())
-	a.replicas = replication.NewReplicas(a.replicasDeps())
-	a.installer = replication.NewInstaller(a.installerDeps())
+	a.Access = replication.NewAccess(a.Host)
+	a.Retention = replication.NewRetention(a.retentionDeps())
+	a.Inspections = replication.NewInspections(a.inspectionsDeps())
+	a.Copies = replication.NewCopies(a.copiesDeps())
+	a.Replicas = replication.NewReplicas(a.replicasDeps())
+	a.Installer = replication.NewInstaller(a.installerDeps())
 	a.makeMoves()
 	a.makeControlSync()
 	a.makePoolAdmin()
 	a.makeDoctor()
 	if err := a.load(ctx); err != nil {
-		a.stop()
+		a.Cancel()
 		a.endLeases()
 		return nil, err
 	}
@@ -171,39 +171,39 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	st := a.registrar.Meet(ctx, a.Recovered)
-	a.leaseWork.Go(func() { a.deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
-	if err := a.poolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
+	st := a.Registrar.Meet(ctx, a.Recovered)
+	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
+	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
-	a.repairer.ApplyGuard(st, 0)
-	err = a.limits.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
-	if err == nil && !a.Recovered {       // otherwise the mounts are not known yet
-		_, err = a.resolver.Resolve(ctx)
+	a.Repairer.ApplyGuard(st, 0)
+	err = a.Throttle.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
+	if err == nil && !a.Recovered {         // otherwise the mounts are not known yet
+		_, err = a.Resolver.Resolve(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	a.verifier.Delay()
-	s, err := a.follower.Join(ctx)
+	a.Verifier.Delay()
+	s, err := a.Follower.Join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
 	if a.Recovered && err != nil { // a filesystem that a snapshot left frozen does not wait for control
-		if _, err := a.resolver.Resolve(ctx); err != nil {
+		if _, err := a.Resolver.Resolve(ctx); err != nil {
 			return err
 		}
 	}
-	a.leaseWork.Go(func() { a.renewals.Run(a.leaseCtx) })
-	a.wg.Go(a.limits.Run)
+	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
+	a.wg.Go(a.Throttle.Run)
 	a.wg.Add(3)
-	go func() { defer a.wg.Done(); a.replicas.Run() }()
-	if a.config.Guard != nil {
-		a.wg.Go(a.registrar.Watch)
+	go func() { defer a.wg.Done(); a.Replicas.Run() }()
+	if a.Config.Guard != nil {
+		a.wg.Go(a.Registrar.Watch)
 	}
 	told := make(chan struct{})
-	go func() { defer a.wg.Done(); a.follower.Run(s, err == nil) }()
-	go func() { defer a.wg.Done(); a.reporter.Run(func() { close(told) }) }()
+	go func() { defer a.wg.Done(); a.Follower.Run(s, err == nil) }()
+	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(told) }) }()
 	select { // so that callers see the state of each volume from now on
 	case <-told:
 	case <-a.Clock.After(firstTell):
@@ -217,15 +217,15 @@ const firstTell = 3 * time.Second
 
 // Close stops the work. Recorded operations continue at the next start, and mounts stay. Idempotent.
 func (a *Agent) Close() error {
-	a.Jobs.Close(a.stop)
+	a.Jobs.Close(a.Cancel)
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.storeClock.Save(ctx))
+	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx))
 	a.endLeases()
 	a.leaseWork.Wait()
-	a.registration.Leave(ctx)
-	return errors.Join(err, a.poolOpener.Close())
+	a.Registration.Leave(ctx)
+	return errors.Join(err, a.PoolOpener.Close())
 }
 
 // Node returns the node's UUID.

@@ -33,97 +33,97 @@ import (
 // components are the parts of an agent, and what connects them. Its fields do not change once they are made.
 type components struct {
 	*host.Host
-	config Config
+	Config Config
 	apart  []api.Service // each control replica separately
 
-	identity     *registration.Identity
-	storeClock   *registration.StoreClock
-	registration *registration.Registration
-	facts        *registration.Facts
+	Identity     *registration.Identity
+	StoreClock   *registration.StoreClock
+	Registration *registration.Registration
+	Facts        *registration.Facts
 
-	pools      *pool.Pools
-	prober     *pool.Prober
-	poolMaker  *pool.Maker
-	poolOpener *pool.Opener
-	space      *pool.Space
+	Pools      *pool.Pools
+	Prober     *pool.Prober
+	PoolMaker  *pool.Maker
+	PoolOpener *pool.Opener
+	Space      *pool.Space
 
-	leases    *lease.Table
-	keeper    *promise.Keeper // this node's promises to others
-	promises  *lease.PromiseServer
-	deadlines *lease.Deadlines
-	renewals  *lease.Renewals
-	limits    *throttle.Limits
-	engines   *mounting.Engines
-	registrar *lease.Registrar
-	uses      *mounting.UseTable
-	holders   *mounting.Holders
-	quiescer  *mounting.Quiescer
-	flushes   mounting.Flushes
-	disks     *mounting.Disks
+	Leases    *lease.Table
+	Keeper    *promise.Keeper // this node's promises to others
+	Promises  *lease.PromiseServer
+	Deadlines *lease.Deadlines
+	Renewals  *lease.Renewals
+	Throttle  *throttle.Limits
+	Engines   *mounting.Engines
+	Registrar *lease.Registrar
+	Uses      *mounting.UseTable
+	Holders   *mounting.Holders
+	Quiescer  *mounting.Quiescer
+	Flushes   mounting.Flushes
+	Disks     *mounting.Disks
 
-	guestTable   *mounting.GuestTable
-	reservations *mounting.Reservations
-	guests       *mounting.Guests
-	unmounter    *mounting.Unmounter
-	verifier     *mounting.Verifier
-	mounter      *mounting.Mounter
-	resolver     *mounting.Resolver
+	GuestTable   *mounting.GuestTable
+	Reservations *mounting.Reservations
+	Guests       *mounting.Guests
+	Unmounter    *mounting.Unmounter
+	Verifier     *mounting.Verifier
+	Mounter      *mounting.Mounter
+	Resolver     *mounting.Resolver
 
-	status   *controlsync.StatusReader
-	reporter *controlsync.Reporter
-	holdings *controlsync.Holdings
-	follower *controlsync.Follower
+	Status   *controlsync.StatusReader
+	Reporter *controlsync.Reporter
+	Holdings *controlsync.Holdings
+	Follower *controlsync.Follower
 
-	repairer     *handover.Repairer
-	relinquisher *handover.Relinquisher
-	failover     *handover.Failover
+	Repairer     *handover.Repairer
+	Relinquisher *handover.Relinquisher
+	Failover     *handover.Failover
 
-	nodes       *lease.Nodes
-	moveTable   *replication.MoveTable
-	access      *replication.Access
-	retention   *replication.Retention
-	replicas    *replication.Replicas
-	copies      *replication.Copies
-	inspections *replication.Inspections
-	installer   *replication.Installer
+	Nodes       *lease.Nodes
+	MoveTable   *replication.MoveTable
+	Access      *replication.Access
+	Retention   *replication.Retention
+	Replicas    *replication.Replicas
+	Copies      *replication.Copies
+	Inspections *replication.Inspections
+	Installer   *replication.Installer
 
-	programs *host.Programs
-	keys     *keyring.Keyring
+	Programs *host.Programs
+	Keys     *keyring.Keyring
 
-	operations  *operation.Runner
-	requester   *operation.Requester
-	sizes       *operation.Sizes
-	recordFiles *operation.RecordWriter
-	datasets    *operation.Datasets
-	executor    *operation.Executor
-	maker       *operation.Maker
-	importer    *operation.Importer
-	snapshotter *operation.Snapshotter
-	exporter    *operation.Exporter
+	Operations  *operation.Runner
+	Requester   *operation.Requester
+	Sizes       *operation.Sizes
+	RecordFiles *operation.RecordWriter
+	Datasets    *operation.Datasets
+	Executor    *operation.Executor
+	Maker       *operation.Maker
+	Importer    *operation.Importer
+	Snapshotter *operation.Snapshotter
+	Exporter    *operation.Exporter
 
-	spellings *volume.Spellings
-	finder    *volume.Finder
-	viewer    *volume.Viewer
-	requests  *volume.Requests
+	Spellings *volume.Spellings
+	Finder    *volume.Finder
+	Viewer    *volume.Viewer
+	Requests  *volume.Requests
 
-	poolChecker *doctor.PoolChecker
-	keyChecker  *doctor.KeyChecker
-	doctor      *doctor.Doctor
+	PoolChecker *doctor.PoolChecker
+	KeyChecker  *doctor.KeyChecker
+	Examiner    *doctor.Doctor
 
-	mover   *move.Mover
-	source  *move.Sender // the data that this node sends to others
-	bringer *move.Bringer
-	cleaner *cleanup.Cleaner
+	Mover   *move.Mover
+	Source  *move.Sender // the data that this node sends to others
+	Bringer *move.Bringer
+	Cleaner *cleanup.Cleaner
 
-	generations *generation.Keeper
-	creator     *pooladmin.Creator
-	remover     *pooladmin.Remover
-	quarantine  *pooladmin.Quarantine
-	collector   *pooladmin.Collector
-	trimmer     *pooladmin.Trimmer
+	Generations *generation.Keeper
+	Creator     *pooladmin.Creator
+	Remover     *pooladmin.Remover
+	Quarantine  *pooladmin.Quarantine
+	Collector   *pooladmin.Collector
+	Trimmer     *pooladmin.Trimmer
 
-	sender *transfer.Server // to other nodes
-	puller *transfer.Client // from them
+	Sender *transfer.Server // to other nodes
+	Puller *transfer.Client // from them
 
 	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
 	// stops has finished its work: after that, a dataset that was fenced meanwhile could not be repaired.
@@ -131,52 +131,52 @@ type components struct {
 	endLeases context.CancelFunc
 	leaseWork sync.WaitGroup
 
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	Cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // makeLeases makes what decides until when datasets with failover auto may be open here. The context of leases has the
 // values of ctx, and not its end.
 func (a *components) makeLeases(ctx context.Context) {
-	a.nodes = lease.NewNodes(a.Host, func() (renewed, ttl time.Duration) { return a.deadlines.Session() })
-	a.deadlines = lease.NewDeadlines(lease.DeadlineDeps{
-		Host: a.Host, Guard: a.config.Guard, HTTP: a.config.PeerHTTP, Nodes: a.nodes,
-		ReadHomes: func(ctx context.Context) (api.Sync, error) { return a.follower.Join(ctx) },
+	a.Nodes = lease.NewNodes(a.Host, func() (renewed, ttl time.Duration) { return a.Deadlines.Session() })
+	a.Deadlines = lease.NewDeadlines(lease.DeadlineDeps{
+		Host: a.Host, Guard: a.Config.Guard, HTTP: a.Config.PeerHTTP, Nodes: a.Nodes,
+		ReadHomes: func(ctx context.Context) (api.Sync, error) { return a.Follower.Join(ctx) },
 		MendSoon:  a.repairSoon,
 	})
-	a.renewals = lease.NewRenewals(lease.RenewalDeps{
-		Host: a.Host, Replicas: a.apart, Deadlines: a.deadlines,
-		Register: func(ctx context.Context) error { return a.registration.Register(ctx) },
+	a.Renewals = lease.NewRenewals(lease.RenewalDeps{
+		Host: a.Host, Replicas: a.apart, Deadlines: a.Deadlines,
+		Register: func(ctx context.Context) error { return a.Registration.Register(ctx) },
 	})
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.registrar = lease.NewRegistrar(a.registrarDeps())
+	a.Registrar = lease.NewRegistrar(a.registrarDeps())
 }
 
 // makeTransfers makes the sender and the receiver of transfers, which share one limit of their rate.
 func (a *components) makeTransfers() {
 	var limit *transfer.Limiter
-	if a.config.TransferRate > 0 {
-		limit = transfer.NewLimiter(a.Clock, a.config.TransferRate)
+	if a.Config.TransferRate > 0 {
+		limit = transfer.NewLimiter(a.Clock, a.Config.TransferRate)
 	}
-	a.sender = a.newSender(limit)
-	a.puller = &transfer.Client{HTTP: a.config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.Sender = a.newSender(limit)
+	a.Puller = &transfer.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
 // load reads the agent's database.
 func (a *components) load(ctx context.Context) error {
-	if err := a.identity.Load(ctx); err != nil {
+	if err := a.Identity.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.registration.Load(ctx); err != nil {
+	if err := a.Registration.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.engines.Load(ctx); err != nil {
+	if err := a.Engines.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.storeClock.Load(ctx); err != nil {
+	if err := a.StoreClock.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.follower.Load(ctx); err != nil {
+	if err := a.Follower.Load(ctx); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -196,9 +196,9 @@ func (a *components) load(ctx context.Context) error {
 			}
 			return err
 		}),
-		a.verifier.Load(ctx),
-		a.copies.Load(ctx),
-		a.leases.Load(ctx), a.guestTable.Load(ctx),
-		a.moveTable.Load(ctx), a.sizes.Load(ctx), a.deadlines.Load(ctx),
+		a.Verifier.Load(ctx),
+		a.Copies.Load(ctx),
+		a.Leases.Load(ctx), a.GuestTable.Load(ctx),
+		a.MoveTable.Load(ctx), a.Sizes.Load(ctx), a.Deadlines.Load(ctx),
 	)
 }

@@ -1,6 +1,6 @@
 //go:build lab
 
-package agent
+package agent_test
 
 import (
 	"errors"
@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
@@ -33,8 +34,8 @@ import (
 // faultyRig is a host with pool default on a disk that fails when the test says so, and pool other on
 // the machine's root.
 type faultyRig struct {
-	*flock
-	h    *flockHost
+	*agenttest.Cluster
+	h    *agenttest.Host
 	disk *inside.Faulty
 	// mount mounts the filesystem that the pool lies on, as the operator does; nil if Drover mounts it.
 	mount   func()
@@ -77,7 +78,7 @@ func format(t *testing.T, disk *inside.Faulty, fs string) (at string, mounts, un
 // the device itself if fs is empty.
 func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyRig {
 	t.Helper()
-	r := &faultyRig{flock: &flock{T: t, may: "error"}, disk: inside.FaultyDisk(t, "faulty")}
+	r := &faultyRig{Cluster: &agenttest.Cluster{T: t, MayFailWith: "error"}, disk: inside.FaultyDisk(t, "faulty")}
 	cfg := pool.Config{Name: "default", Backend: backend, Image: image}
 	if fs == "" {
 		cfg.Devices = []string{r.disk.Path()}
@@ -91,13 +92,13 @@ func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyR
 			command(t, "btrfs", "quota", "enable", at)
 		}
 	}
-	r.serve()
-	h := r.host("host-a", "dir")
-	h.cfg.Pools = []pool.Config{cfg, {Name: "other", Backend: "dir", Path: filepath.Join(t.TempDir(), "other")}}
-	h.cfg.Backends = backends.NewRegistry(loop.New(&run.System{}), dir.Backend{}, btrfs.New(), lvm.New(&run.System{}))
-	r.h, r.a = h, h
-	t.Cleanup(r.close)
-	h.up()
+	r.StartControl()
+	h := r.AddHost("host-a", "dir")
+	h.Config.Pools = []pool.Config{cfg, {Name: "other", Backend: "dir", Path: filepath.Join(t.TempDir(), "other")}}
+	h.Config.Backends = backends.NewRegistry(loop.New(&run.System{}), dir.Backend{}, btrfs.New(), lvm.New(&run.System{}))
+	r.h, r.A = h, h
+	t.Cleanup(r.Close)
+	h.Start()
 	return r
 }
 
@@ -105,7 +106,7 @@ func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyR
 func (r *faultyRig) poolIs(online bool) (reason string) {
 	r.Helper()
 	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		list, err := r.svc.Pools(r.Context())
+		list, err := r.Service.Pools(r.Context())
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -126,7 +127,7 @@ func (r *faultyRig) poolIs(online bool) (reason string) {
 // events counts the events of a type.
 func (r *faultyRig) events(kind string) (n int) {
 	r.Helper()
-	if err := r.svc.Events(r.Context(), 0, false, func(e api.Event) error {
+	if err := r.Service.Events(r.Context(), 0, false, func(e api.Event) error {
 		if e.Type == kind {
 			n++
 		}
@@ -193,11 +194,11 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 	t, h := r.T, r.h
 	opts := map[string]string{"pool": "default"}
 	for _, name := range []string{"db", "idle"} {
-		h.volume(name, opts)
-		h.writes(name, "token", "kept")
+		h.NewVolume(name, opts)
+		h.WriteFile(name, "token", "kept")
 	}
-	h.volume("near", map[string]string{"pool": "other"})
-	path := h.mounts("db", "user")
+	h.NewVolume("near", map[string]string{"pool": "other"})
+	path := h.MustMount("db", "user")
 	file, err := os.Create(filepath.Join(path, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -226,15 +227,15 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 	if _, err := h.Mount(t.Context(), "idle", "refused"); err == nil || !strings.Contains(err.Error(), "its disk fails") {
 		t.Errorf("a mount: %v", err)
 	}
-	h.writes("near", "token", "served")
-	if got := h.reads("near", "token"); got != "served" {
+	h.WriteFile("near", "token", "served")
+	if got := h.ReadFile("near", "token"); got != "served" {
 		t.Errorf("the other pool: %q", got)
 	}
 	if n := r.events("pool.offline"); n != 1 {
 		t.Errorf("%d events say that it is offline", n)
 	}
 	file.Close()
-	h.unmounts("db", "user")
+	h.MustUnmount("db", "user")
 
 	r.disk.Works()
 	if r.mount != nil {
@@ -245,17 +246,17 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 	if n := r.events("pool.online"); n != 1 {
 		t.Errorf("%d events say that it is online", n)
 	}
-	path = h.mounts("db", "again")
+	path = h.MustMount("db", "again")
 	if n := kept(t, filepath.Join(path, "log")); n < log.acked {
 		t.Errorf("%d lines of %d that were acknowledged", n, log.acked)
 	}
-	h.unmounts("db", "again")
+	h.MustUnmount("db", "again")
 	for _, name := range []string{"db", "idle"} {
-		if got := h.reads(name, "token"); got != "kept" {
+		if got := h.ReadFile(name, "token"); got != "kept" {
 			t.Errorf("volume %s: %q", name, got)
 		}
 	}
-	h.volume("new", opts)
+	h.NewVolume("new", opts)
 }
 
 // A store whose disk fails refuses what it cannot keep, and says why. What it acknowledged is there when
@@ -318,26 +319,26 @@ func TestI2StoresDiskFails(t *testing.T) {
 func TestI9RootsDiskFails(t *testing.T) {
 	disk := inside.FaultyDisk(t, "faulty")
 	at, mounts, unmounts := format(t, disk, "ext4")
-	f := &flock{T: t, may: "error"}
-	f.serve()
-	h := f.host("host-a", "dir")
-	f.a = h
+	f := &agenttest.Cluster{T: t, MayFailWith: "error"}
+	f.StartControl()
+	h := f.AddHost("host-a", "dir")
+	f.A = h
 	begin := func() (end func() error) {
 		t.Helper()
 		own, err := bolt.Open(t.Context(), filepath.Join(at, "agent.db"), bolt.Options{Clock: clock.System{}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.cfg.Root, h.cfg.State = at, own
-		h.up()
+		h.Config.Root, h.Config.State = at, own
+		h.Start()
 		return own.Close
 	}
-	h.cfg.Pools[0].Path = filepath.Join(t.TempDir(), "pool") // on a disk that works
+	h.Config.Pools[0].Path = filepath.Join(t.TempDir(), "pool") // on a disk that works
 	end := begin()
-	t.Cleanup(func() { f.close(); _ = end() }) // the last agent's
-	h.volume("db", nil)
-	h.volume("idle", nil)
-	path := h.mounts("db", "user")
+	t.Cleanup(func() { f.Close(); _ = end() }) // the last agent's
+	h.NewVolume("db", nil)
+	h.NewVolume("idle", nil)
+	path := h.MustMount("db", "user")
 	file, err := os.Create(filepath.Join(path, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -388,14 +389,14 @@ func TestI9RootsDiskFails(t *testing.T) {
 	mounts()
 	end = begin()
 	d, _ := h.Cache.Volume("db")
-	if r := h.uses.Get(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
+	if r := h.Uses.Get(d.ID); len(r.IDs) != 1 || r.IDs["user"].Count != 1 {
 		t.Errorf("uses %+v", r.IDs)
 	}
-	if n := kept(t, filepath.Join(h.mounts("db", "second"), "log")); n != log.acked {
+	if n := kept(t, filepath.Join(h.MustMount("db", "second"), "log")); n != log.acked {
 		t.Errorf("%d lines of %d", n, log.acked)
 	}
-	h.unmounts("db", "second")
-	h.unmounts("db", "user")
-	h.mounts("idle", "user")
-	h.unmounts("idle", "user")
+	h.MustUnmount("db", "second")
+	h.MustUnmount("db", "user")
+	h.MustMount("idle", "user")
+	h.MustUnmount("idle", "user")
 }

@@ -12,26 +12,26 @@ const DamagedMark = doctor.DamagedMark
 
 // makeDoctor makes what reports what works on this host.
 func (a *components) makeDoctor() {
-	a.keyChecker = doctor.NewKeyChecker(doctor.KeyCheckerDeps{
-		Host: a.Host, Keys: a.keys, Programs: a.programs, Pools: a.pools, WorksSolo: a.config.PeerHTTP == nil,
+	a.KeyChecker = doctor.NewKeyChecker(doctor.KeyCheckerDeps{
+		Host: a.Host, Keys: a.Keys, Programs: a.Programs, Pools: a.Pools, WorksSolo: a.Config.PeerHTTP == nil,
 	})
-	a.poolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
-		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, PoolMaker: a.poolMaker,
-		Space: a.space, Datasets: a.datasets,
-		Uses: a.uses, Moves: a.moveTable, Copies: a.copies, KeyChecker: a.keyChecker, IsNeeded: a.cleaner.IsNeeded,
+	a.PoolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
+		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, PoolMaker: a.PoolMaker,
+		Space: a.Space, Datasets: a.Datasets,
+		Uses: a.Uses, Moves: a.MoveTable, Copies: a.Copies, KeyChecker: a.KeyChecker, IsNeeded: a.Cleaner.IsNeeded,
 	})
-	a.doctor = doctor.New(doctor.Deps{
-		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Space: a.space, PoolChecker: a.poolChecker,
-		KeyChecker: a.keyChecker, Datasets: a.datasets, Sizes: a.sizes, Replicas: a.replicas, Uses: a.uses,
-		Engines: a.engines, Disks: a.disks, Guests: a.guests, Registrar: a.registrar, Failover: a.failover,
-		Throttle: a.limits,
-		Outside:  a.registration.Refusal,
-		Identity: a.identity.Check,
+	a.Examiner = doctor.New(doctor.Deps{
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
+		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
+		Engines: a.Engines, Disks: a.Disks, Guests: a.Guests, Registrar: a.Registrar, Failover: a.Failover,
+		Throttle: a.Throttle,
+		Outside:  a.Registration.Refusal,
+		Identity: a.Identity.Check,
 	})
 }
 
 // SeenGuard is lease.Registrar.Status.
-func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) { return a.registrar.Status(ctx) }
+func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) { return a.Registrar.Status(ctx) }
 
 // WarnOfKeys is doctor.KeyChecker.Warn.
-func (a *Agent) WarnOfKeys() { a.keyChecker.Warn() }
+func (a *Agent) WarnOfKeys() { a.KeyChecker.Warn() }

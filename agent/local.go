@@ -11,47 +11,47 @@ import (
 )
 
 // Doctor is doctor.Doctor.Examine.
-func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.doctor.Examine(ctx) }
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.Examiner.Examine(ctx) }
 
 // CreatePool is pooladmin.Creator.Create.
 func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return a.creator.Create(ctx, p)
+	return a.Creator.Create(ctx, p)
 }
 
 // AdoptPool is pooladmin.Creator.Adopt.
 func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return a.creator.Adopt(ctx, path)
+	return a.Creator.Adopt(ctx, path)
 }
 
 // AcceptPool is pooladmin.Quarantine.Accept.
 func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
-	return a.quarantine.Accept(ctx, name, in)
+	return a.Quarantine.Accept(ctx, name, in)
 }
 
 // RemovePool is pooladmin.Remover.Remove.
 func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return a.remover.Remove(ctx, name, forget)
+	return a.Remover.Remove(ctx, name, forget)
 }
 
 // Collect is pooladmin.Collector.Collect.
-func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.collector.Collect(ctx, id) }
+func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.Collector.Collect(ctx, id) }
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	return a.holdings.RebuildStore(ctx, skipOffline)
+	return a.Holdings.RebuildStore(ctx, skipOffline)
 }
 
 // Import makes a volume from a tar archive.
 func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
-	return a.importer.ImportArchive(ctx, req, r)
+	return a.Importer.ImportArchive(ctx, req, r)
 }
 
 // Export is operation.Exporter.Export.
 func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
-	return a.exporter.Export(ctx, ref, snapshot, w)
+	return a.Exporter.Export(ctx, ref, snapshot, w)
 }
 
 // Diff is operation.Exporter.Diff.
 func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
-	return a.exporter.Diff(ctx, older, newer)
+	return a.Exporter.Diff(ctx, older, newer)
 }

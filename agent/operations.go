@@ -11,67 +11,67 @@ import (
 
 // makeOperations makes what executes operations.
 func (a *components) makeOperations() {
-	a.operations = operation.NewRunner(operation.RunnerDeps{
-		Host: a.Host, Blame: a.prober.BlameOperation,
+	a.Operations = operation.NewRunner(operation.RunnerDeps{
+		Host: a.Host, Blame: a.Prober.BlameOperation,
 	})
-	a.requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.registration.Plan})
-	a.sizes = operation.NewSizes(operation.SizesDeps{
-		Host: a.Host, Pools: a.pools, MayChange: a.leases.MayChange,
-		Joined: func() bool { return a.registration.HasJoined() },
+	a.Requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.Registration.Plan})
+	a.Sizes = operation.NewSizes(operation.SizesDeps{
+		Host: a.Host, Pools: a.Pools, MayChange: a.Leases.MayChange,
+		Joined: func() bool { return a.Registration.HasJoined() },
 	})
-	a.recordFiles = operation.NewRecordWriter(operation.RecordWriterDeps{
-		Host: a.Host, Pools: a.pools, ProfileChanged: a.limits.ProfileChanged,
+	a.RecordFiles = operation.NewRecordWriter(operation.RecordWriterDeps{
+		Host: a.Host, Pools: a.Pools, ProfileChanged: a.Throttle.ProfileChanged,
 	})
-	a.datasets = operation.NewDatasets(operation.DatasetsDeps{
-		Host: a.Host, Operations: a.operations, Pools: a.pools, MayChange: a.leases.MayChange, NameOf: a.nodes.Name,
-		ProfileChanged: a.limits.ProfileChanged,
+	a.Datasets = operation.NewDatasets(operation.DatasetsDeps{
+		Host: a.Host, Operations: a.Operations, Pools: a.Pools, MayChange: a.Leases.MayChange, NameOf: a.Nodes.Name,
+		ProfileChanged: a.Throttle.ProfileChanged,
 	})
-	a.executor = operation.NewExecutor(operation.ExecutorDeps{
-		Host: a.Host, Operations: a.operations, Acts: a.acts(), PoolChanged: a.pools.Changed,
+	a.Executor = operation.NewExecutor(operation.ExecutorDeps{
+		Host: a.Host, Operations: a.Operations, Acts: a.acts(), PoolChanged: a.Pools.Changed,
 	})
 }
 
 // makeExporter makes what reads volumes for users.
 func (a *components) makeExporter() {
-	a.exporter = operation.NewExporter(operation.ExporterDeps{
-		Host: a.Host, Pools: a.pools, Throttle: a.limits, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
-		StandIn: a.keys.StandIn,
+	a.Exporter = operation.NewExporter(operation.ExporterDeps{
+		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
+		StandIn: a.Keys.StandIn,
 	})
 }
 
 // acts returns what executes each kind of operation.
 func (a *components) acts() map[dataset.OpKind]operation.Act {
-	a.maker = operation.NewMaker(operation.MakerDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Pools: a.pools, Space: a.space, Seal: a.keys.Seal,
-		MayChange: a.leases.MayChange, Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze,
+	a.Maker = operation.NewMaker(operation.MakerDeps{
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
+		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
 	})
-	a.importer = operation.NewImporter(operation.ImporterDeps{
-		Host: a.Host, Operations: a.operations, Maker: a.maker, Pools: a.pools, Plan: a.registration.Plan,
+	a.Importer = operation.NewImporter(operation.ImporterDeps{
+		Host: a.Host, Operations: a.Operations, Maker: a.Maker, Pools: a.Pools, Plan: a.Registration.Plan,
 	})
-	a.snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Sizes: a.sizes, Space: a.space,
-		Reserve: a.reservations.Reserve, Freeze: a.quiescer.Freeze, EnsureUnused: a.verifier.EnsureUnused,
+	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
+		Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze, EnsureUnused: a.Verifier.EnsureUnused,
 	})
 	reshaper := operation.NewReshaper(operation.ReshaperDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, Sizes: a.sizes,
-		EnsureUnused: a.verifier.EnsureUnused,
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes,
+		EnsureUnused: a.Verifier.EnsureUnused,
 	})
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
-		Datasets: a.datasets, Records: a.recordFiles, Keys: a.keys,
+		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,
 	})
 	remover := operation.NewRemover(operation.RemoverDeps{
-		Host: a.Host, Datasets: a.datasets, Records: a.recordFiles, EnsureUnused: a.verifier.EnsureUnused,
-		ForgetAliases: a.spellings.Forget, DropUses: a.uses.Drop,
-		PurgeLater: func(d dataset.Dataset) { a.executor.PurgeLater(d) },
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, EnsureUnused: a.Verifier.EnsureUnused,
+		ForgetAliases: a.Spellings.Forget, DropUses: a.Uses.Drop,
+		PurgeLater: func(d dataset.Dataset) { a.Executor.PurgeLater(d) },
 	})
 	return map[dataset.OpKind]operation.Act{
-		dataset.OpCreate: a.maker.Create, dataset.OpClone: a.maker.Create, dataset.OpImport: a.importer.ImportFolder,
-		dataset.OpSnapshot: a.snapshotter.Take, dataset.OpSnapshotDelete: a.snapshotter.Delete,
-		dataset.OpRestore: a.snapshotter.Restore, dataset.OpResize: reshaper.Resize,
+		dataset.OpCreate: a.Maker.Create, dataset.OpClone: a.Maker.Create, dataset.OpImport: a.Importer.ImportFolder,
+		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
+		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,
 		dataset.OpDelete: remover.Delete, dataset.OpPurge: remover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
-			return a.mover.Move(ctx, jb, op)
+			return a.Mover.Move(ctx, jb, op)
 		},
 	}
 }

@@ -14,66 +14,66 @@ var _ plugin.Agent = (*Agent)(nil)
 
 // makeFinder makes what finds the volume that a tool names.
 func (a *components) makeFinder() {
-	a.spellings = volume.NewSpellings(a.Host)
-	a.finder = volume.NewFinder(volume.FinderDeps{
-		Host: a.Host, Spellings: a.spellings,
-		GuestNamed: func(name string) (dataset.Dataset, bool) { return a.guestTable.Named(name) },
+	a.Spellings = volume.NewSpellings(a.Host)
+	a.Finder = volume.NewFinder(volume.FinderDeps{
+		Host: a.Host, Spellings: a.Spellings,
+		GuestNamed: func(name string) (dataset.Dataset, bool) { return a.GuestTable.Named(name) },
 	})
 }
 
 // makeVolumes makes what shows volumes to the tools of this host, and executes their requests.
 func (a *components) makeVolumes() {
-	a.viewer = volume.NewViewer(volume.ViewerDeps{
-		Host: a.Host, Finder: a.finder, PoolName: a.pools.Name, NameOf: a.nodes.Name,
-		StatusOf: func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus { return a.status.Status(ctx, d) },
+	a.Viewer = volume.NewViewer(volume.ViewerDeps{
+		Host: a.Host, Finder: a.Finder, PoolName: a.Pools.Name, NameOf: a.Nodes.Name,
+		StatusOf: func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus { return a.Status.Status(ctx, d) },
 		IsGuest: func(id uuid.UUID) bool {
-			_, guest := a.guestTable.Get(id)
+			_, guest := a.GuestTable.Get(id)
 			return guest
 		},
-		MountsOf:   func(id uuid.UUID) []dataset.Mount { return a.engines.MountsOf(a.uses.Get(id)) },
-		ListOthers: a.config.ListAll,
+		MountsOf:   func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },
+		ListOthers: a.Config.ListAll,
 	})
-	a.requests = volume.NewRequests(volume.RequestsDeps{
-		Host: a.Host, Finder: a.finder, Spellings: a.spellings, Requester: a.requester, Plan: a.registration.Plan,
-		Execute: a.executor.Execute, CheckUnmounted: a.verifier.CheckUnmounted,
+	a.Requests = volume.NewRequests(volume.RequestsDeps{
+		Host: a.Host, Finder: a.Finder, Spellings: a.Spellings, Requester: a.Requester, Plan: a.Registration.Plan,
+		Execute: a.Executor.Execute, CheckUnmounted: a.Verifier.CheckUnmounted,
 	})
 }
 
 // Get is volume.Viewer.Get.
 func (a *Agent) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
-	return a.viewer.Get(ctx, ref)
+	return a.Viewer.Get(ctx, ref)
 }
 
 // List is volume.Viewer.List.
-func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) { return a.viewer.List(ctx) }
+func (a *Agent) List(ctx context.Context) ([]plugin.Volume, error) { return a.Viewer.List(ctx) }
 
 // Path is volume.Viewer.Path.
 func (a *Agent) Path(ctx context.Context, ref dataset.Reference) (string, error) {
-	return a.viewer.Path(ctx, ref)
+	return a.Viewer.Path(ctx, ref)
 }
 
 // Help is volume.Viewer.Help.
-func (a *Agent) Help(ctx context.Context) string { return a.viewer.Help(ctx) }
+func (a *Agent) Help(ctx context.Context) string { return a.Viewer.Help(ctx) }
 
 // Create is volume.Requests.Create.
 func (a *Agent) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
-	return a.requests.Create(ctx, ref, opts)
+	return a.Requests.Create(ctx, ref, opts)
 }
 
 // Remove is volume.Requests.Remove.
 func (a *Agent) Remove(ctx context.Context, ref dataset.Reference) error {
-	return a.requests.Remove(ctx, ref)
+	return a.Requests.Remove(ctx, ref)
 }
 
 // Mount is mounting.Mounter.Mount.
 func (a *Agent) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
-	return a.mounter.Mount(ctx, ref, id)
+	return a.Mounter.Mount(ctx, ref, id)
 }
 
 // Unmount is mounting.Mounter.Unmount.
 func (a *Agent) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
-	return a.mounter.Unmount(ctx, ref, id)
+	return a.Mounter.Unmount(ctx, ref, id)
 }
 
 // Activated is mounting.Verifier.Activated.
-func (a *Agent) Activated(ctx context.Context) { a.verifier.Activated(ctx) }
+func (a *Agent) Activated(ctx context.Context) { a.Verifier.Activated(ctx) }

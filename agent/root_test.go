@@ -1,4 +1,4 @@
-package agent
+package agent_test
 
 import (
 	"errors"
@@ -6,42 +6,44 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 )
 
 // A root that is named by a symbolic link is the same root: the kernel tells of
 // mounts by the path that there is, and what is in use is not taken for unused.
-func TestRootThroughALink(t *testing.T) {
-	r := newRig(t, func(c *Config) {
+func TestRootThroughSymbolicLink(t *testing.T) {
+	r := agenttest.New(t, func(c *agent.Config) {
 		link := filepath.Join(t.TempDir(), "link")
 		if err := os.Symlink(c.Root, link); err != nil {
 			t.Fatal(err)
 		}
 		c.Root = link
 	})
-	d := r.volume("db")
-	r.mount(d, "id")
-	end := container(t, r.MountPath(d.ID))
-	r.restart()
-	r.after(mounting.InheritedGrace + mounting.VerifyEvery)
-	r.want(d, "id")
+	d := r.NewVolume("db")
+	r.MountDataset(d, "id")
+	end := agenttest.StartContainer(t, r.MountPath(d.ID))
+	r.Restart()
+	r.Advance(mounting.InheritedGrace + mounting.VerifyEvery)
+	r.WantUses(d, "id")
 	end()
-	await(t, func() bool { // the agent looks by itself, too
-		r.after(mounting.VerifyEvery)
-		return len(r.uses.Get(d.ID).IDs) == 0
+	agenttest.Await(t, func() bool { // the agent looks by itself, too
+		r.Advance(mounting.VerifyEvery)
+		return len(r.Uses.Get(d.ID).IDs) == 0
 	})
-	r.want(d)
+	r.WantUses(d)
 }
 
-func TestMountFolderIsNoLink(t *testing.T) {
-	r := newRig(t)
-	cfg := r.config
+func TestMountFolderMustNotBeSymbolicLink(t *testing.T) {
+	r := agenttest.New(t)
+	cfg := r.Config
 	cfg.Root = t.TempDir()
 	if err := os.Symlink(t.TempDir(), filepath.Join(cfg.Root, "mnt")); err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), cfg)
+	a, err := agent.New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,11 +11,11 @@ import (
 // SeenPools returns the present state of the pools of this node.
 func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 	names := map[string]api.Pool{}
-	for _, p := range a.pools.All() {
+	for _, p := range a.Pools.All() {
 		names[p.ID.String()] = api.Pool{Pool: p.Pool, NodeName: a.NodeName}
 	}
 	var out []api.Pool
-	for _, st := range a.pools.Status(ctx) {
+	for _, st := range a.Pools.Status(ctx) {
 		if p, ok := names[st.ID.String()]; ok {
 			p.Status = &st
 			out = append(out, p)
@@ -27,12 +27,12 @@ func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
 // SeenVolumes returns the present state of the volumes that are in use on this node.
 func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	var out []api.Volume
-	for _, id := range a.uses.InUse() {
+	for _, id := range a.Uses.InUse() {
 		d, ok := a.Cache.Dataset(id)
 		if !ok {
 			continue
 		}
-		st := a.status.Status(ctx, d)
+		st := a.Status.Status(ctx, d)
 		out = append(out, api.Volume{Dataset: d, Node: a.NodeName, Status: &st})
 	}
 	return out
@@ -44,7 +44,7 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
 	for _, id := range a.Cache.CopyIDs() {
 		k, _ := a.Cache.Copy(id)
-		c, known := a.replicas.Copy(id)
+		c, known := a.Replicas.Copy(id)
 		if !known || k.Record == nil || k.Record.State != dataset.StateReady {
 			continue
 		}

@@ -38,44 +38,44 @@ func (m mountTable) Path(id uuid.UUID) string { return m.a.MountPath(id) }
 func (m mountTable) IsMounted(id uuid.UUID) (bool, error) {
 	return host.IsMountPoint(m.a.MountPath(id))
 }
-func (m mountTable) InUse() []uuid.UUID { return m.a.uses.InUse() }
+func (m mountTable) InUse() []uuid.UUID { return m.a.Uses.InUse() }
 
 func (a *components) cgroupDeps() throttle.Deps {
 	return throttle.Deps{
 		Ctx: a.Ctx, Boot: a.Boot, DB: a.DB, Cache: a.Cache, Locks: &a.Locks, Jobs: a.Jobs,
-		Mounts: mountTable{a}, Fence: a.registrar, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
+		Mounts: mountTable{a}, Fence: a.Registrar, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
 	}
 }
 
 func (a *components) registrarDeps() lease.RegistrarDeps {
 	return lease.RegistrarDeps{
-		Host: a.Host, Guard: a.config.Guard, Deadlines: a.deadlines,
+		Host: a.Host, Guard: a.Config.Guard, Deadlines: a.Deadlines,
 		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
-			op := a.pools.One(pool)
+			op := a.Pools.One(pool)
 			if op == nil || op.Storage == nil {
 				return false, false
 			}
 			return op.Capabilities.OwnFilesystem, true
 		},
 		MendSoon: a.repairSoon,
-		Repair:   func(st guard.Status, answer uint64) { a.repairer.ApplyGuard(st, answer) },
+		Repair:   func(st guard.Status, answer uint64) { a.Repairer.ApplyGuard(st, answer) },
 	}
 }
 
 // makePools makes what has the pools of this node.
 func (a *components) makePools() {
 	deps := a.poolDeps()
-	a.pools, a.prober = pool.New(deps)
-	a.poolMaker = pool.NewMaker(deps, a.pools)
-	a.poolOpener = pool.NewOpener(deps, a.pools, a.poolMaker)
-	a.space = pool.NewSpace(deps, a.pools)
+	a.Pools, a.Prober = pool.New(deps)
+	a.PoolMaker = pool.NewMaker(deps, a.Pools)
+	a.PoolOpener = pool.NewOpener(deps, a.Pools, a.PoolMaker)
+	a.Space = pool.NewSpace(deps, a.Pools)
 }
 
 func (a *components) poolDeps() pool.Deps {
 	return pool.Deps{
-		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.config.Pools, Backends: a.config.Backends,
+		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.Config.Pools, Backends: a.Config.Backends,
 		Control: a.Control,
-		Keys:    a.keys, Limits: a.limits.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
+		Keys:    a.Keys, Limits: a.Throttle.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
 		News: a.News, Clock: a.Clock, Log: a.Log,
 	}
 }
@@ -90,45 +90,45 @@ func newPrograms(cfg Config) *host.Programs {
 
 func (a *components) keyringDeps() keyring.Deps {
 	return keyring.Deps{
-		Host: a.Host, Programs: a.programs,
-		BesideCopyOf: func(id uuid.UUID) (uuid.UUID, bool) { return a.moveTable.BesideCopyOf(id) },
+		Host: a.Host, Programs: a.Programs,
+		BesideCopyOf: func(id uuid.UUID) (uuid.UUID, bool) { return a.MoveTable.BesideCopyOf(id) },
 	}
 }
 
 func (a *components) retentionDeps() replication.RetentionDeps {
 	return replication.RetentionDeps{
-		Host: a.Host, Pools: a.pools, Transfers: a.sender, Yielded: a.leases.RelinquishedSnapshots,
-		WorksSolo: a.config.PeerHTTP == nil,
+		Host: a.Host, Pools: a.Pools, Transfers: a.Sender, Yielded: a.Leases.RelinquishedSnapshots,
+		WorksSolo: a.Config.PeerHTTP == nil,
 	}
 }
 
 // forgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.
 func (a *components) forgetGiven(ds uuid.UUID) {
-	a.retention.Forget(ds)
-	a.access.Forget(ds)
+	a.Retention.Forget(ds)
+	a.Access.Forget(ds)
 }
 
 func (a *components) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.pools, Space: a.space, Moves: a.moveTable, Source: a.puller, Peer: a.nodes.Peer,
-		Copies:    a.copies,
-		WorksSolo: a.config.PeerHTTP == nil,
+		Host: a.Host, Pools: a.Pools, Space: a.Space, Moves: a.MoveTable, Source: a.Puller, Peer: a.Nodes.Peer,
+		Copies:    a.Copies,
+		WorksSolo: a.Config.PeerHTTP == nil,
 	}
 }
 
 func (a *components) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Retention: a.retention, Copies: a.copies,
-		DropYield: a.leases.Drop, Resize: a.sizes.ResizeAsRecorded, WriteRecord: a.recordFiles.Write,
+		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Retention: a.Retention, Copies: a.Copies,
+		DropYield: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.RecordFiles.Write,
 	}
 }
 
 func (a *components) promiseDeps() lease.PromiseDeps {
 	return lease.PromiseDeps{
-		Host: a.Host, Keeper: a.keeper, PeerID: a.config.PeerID, NodeName: a.nodes.Name, Session: a.deadlines.Session,
-		IsMoving: a.moveTable.IsActive,
+		Host: a.Host, Keeper: a.Keeper, PeerID: a.Config.PeerID, NodeName: a.Nodes.Name, Session: a.Deadlines.Session,
+		IsMoving: a.MoveTable.IsActive,
 		Incoming: func(ds uuid.UUID) (epoch uint64, ok bool) {
-			m, ok := a.moveTable.Get(ds)
+			m, ok := a.MoveTable.Get(ds)
 			return m.Epoch, ok
 		},
 	}
@@ -137,201 +137,201 @@ func (a *components) promiseDeps() lease.PromiseDeps {
 func (a *components) inspectionsDeps() replication.InspectionsDeps {
 	return replication.InspectionsDeps{
 		Host: a.Host, MakeMountPoint: mounting.MakeMountPoint, RemoveMountPoint: mounting.RemoveMountPoint,
-		Mount: a.mounter.MountDataset,
+		Mount: a.Mounter.MountDataset,
 	}
 }
 
 func (a *components) copiesDeps() replication.CopiesDeps {
 	return replication.CopiesDeps{
-		Host: a.Host, Pools: a.pools, Moves: a.moveTable, Inspections: a.inspections,
-		Taken:      func() { a.replicas.Wake() },
-		ForgetHome: a.forgetHome, DropYield: a.leases.Drop, Unused: a.verifier.EnsureUnused,
-		SupersedeGuarded: a.unmounter.Supersede,
-		NoteKey:          a.keys.NoteKey, DropMounts: a.uses.Drop, NoteIdle: a.uses.MarkIdle,
+		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Inspections: a.Inspections,
+		Taken:      func() { a.Replicas.Wake() },
+		ForgetHome: a.forgetHome, DropYield: a.Leases.Drop, Unused: a.Verifier.EnsureUnused,
+		SupersedeGuarded: a.Unmounter.Supersede,
+		NoteKey:          a.Keys.NoteKey, DropMounts: a.Uses.Drop, NoteIdle: a.Uses.MarkIdle,
 		RemoveMountPoint: mounting.RemoveMountPoint,
 	}
 }
 
 // forgetHome forgets what this node knew as the home of a dataset.
 func (a *components) forgetHome(ds uuid.UUID) {
-	a.leases.EndRecall(ds)
+	a.Leases.EndRecall(ds)
 	a.forgetGiven(ds)
 }
 
 // makeRegistration makes what reports this node to control.
 func (a *components) makeRegistration() {
-	a.registration = registration.New(registration.Deps{
-		Host: a.Host, Address: a.config.Address, Version: a.config.Version, Labels: a.config.Labels, Pools: a.pools,
-		Does: func() []dataset.OpKind { return a.executor.Kinds() }, StoreGenerations: a.generations.Store,
+	a.Registration = registration.New(registration.Deps{
+		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
+		Does: func() []dataset.OpKind { return a.Executor.Kinds() }, StoreGenerations: a.Generations.Store,
 	})
-	a.facts = registration.NewFacts(registration.FactsDeps{
-		Host: a.Host, Source: a.config.Host, Engine: a.config.Engine, Backends: a.config.Backends, Pools: a.pools,
+	a.Facts = registration.NewFacts(registration.FactsDeps{
+		Host: a.Host, Source: a.Config.Host, Engine: a.Config.Engine, Backends: a.Config.Backends, Pools: a.Pools,
 	})
 }
 
 // makeMoves makes what moves datasets between nodes, and cleans up after it.
 func (a *components) makeMoves() {
-	a.mover = move.NewMover(move.MoverDeps{
-		Host: a.Host, Pools: a.pools, Space: a.space, Keys: a.keys, Nodes: a.nodes, Keeper: a.keeper,
-		Programs: a.programs,
-		Moves:    a.moveTable, Copies: a.copies, Installer: a.installer, Datasets: a.datasets, Puller: a.puller,
-		PeerHTTP: a.config.PeerHTTP, Standing: a.deadlines.Session,
+	a.Mover = move.NewMover(move.MoverDeps{
+		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
+		Programs: a.Programs,
+		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Datasets, Puller: a.Puller,
+		PeerHTTP: a.Config.PeerHTTP, Standing: a.Deadlines.Session,
 	})
-	a.source = move.NewSender(move.SenderDeps{
-		Host: a.Host, Pools: a.pools, Keys: a.keys, Leases: a.leases, Uses: a.uses, Quiescer: a.quiescer,
-		Sizes: a.sizes, Snapshotter: a.snapshotter, Retention: a.retention,
+	a.Source = move.NewSender(move.SenderDeps{
+		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
+		Sizes: a.Sizes, Snapshotter: a.Snapshotter, Retention: a.Retention,
 		AskGenerations: a.askGenerations,
-		Transfers:      func() *transfer.Server { return a.sender },
+		Transfers:      func() *transfer.Server { return a.Sender },
 	})
-	a.sender.Source = a.source
-	a.bringer = move.NewBringer(move.BringerDeps{
-		Host: a.Host, Pools: a.pools, Nodes: a.nodes, Failover: a.failover, Mover: a.mover, Puller: a.puller,
-		PeerHTTP: a.config.PeerHTTP,
+	a.Sender.Source = a.Source
+	a.Bringer = move.NewBringer(move.BringerDeps{
+		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Failover: a.Failover, Mover: a.Mover, Puller: a.Puller,
+		PeerHTTP: a.Config.PeerHTTP,
 	})
-	a.cleaner = cleanup.New(cleanup.Deps{
-		Host: a.Host, Pools: a.pools, Keys: a.keys, Moves: a.moveTable, Installer: a.installer,
-		Datasets: a.datasets, Registration: a.registration,
+	a.Cleaner = cleanup.New(cleanup.Deps{
+		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
+		Datasets: a.Datasets, Registration: a.Registration,
 	})
 }
 
 // askGenerations is generation.Keeper.Ask for callers that need the error alone.
 func (a *components) askGenerations(ctx context.Context) error {
-	_, _, err := a.generations.Ask(ctx)
+	_, _, err := a.Generations.Ask(ctx)
 	return err
 }
 
 // makePoolAdmin makes what an operator manages the pools of this node with.
 func (a *components) makePoolAdmin() {
-	a.creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
-		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Opener: a.poolOpener, Maker: a.poolMaker,
-		Keys: a.keys, Registration: a.registration,
-		Generations: a.generations, Reporter: a.reporter, Holdings: a.holdings,
+	a.Creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.PoolOpener, Maker: a.PoolMaker,
+		Keys: a.Keys, Registration: a.Registration,
+		Generations: a.Generations, Reporter: a.Reporter, Holdings: a.Holdings,
 	})
-	a.remover = pooladmin.NewRemover(pooladmin.RemoverDeps{
-		Host: a.Host, Backends: a.config.Backends, Configured: a.config.Pools, Pools: a.pools, Opener: a.poolOpener,
-		Maker: a.poolMaker, Keys: a.keys,
-		Registration: a.registration, Reporter: a.reporter, Copies: a.copies, Moves: a.moveTable,
-		Operations: a.operations, Cleaner: a.cleaner,
+	a.Remover = pooladmin.NewRemover(pooladmin.RemoverDeps{
+		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.PoolOpener,
+		Maker: a.PoolMaker, Keys: a.Keys,
+		Registration: a.Registration, Reporter: a.Reporter, Copies: a.Copies, Moves: a.MoveTable,
+		Operations: a.Operations, Cleaner: a.Cleaner,
 	})
-	a.quarantine = pooladmin.NewQuarantine(pooladmin.QuarantineDeps{
-		Host: a.Host, Pools: a.pools, Generations: a.generations, RecordFiles: a.recordFiles, Copies: a.copies,
-		Executor: a.executor,
+	a.Quarantine = pooladmin.NewQuarantine(pooladmin.QuarantineDeps{
+		Host: a.Host, Pools: a.Pools, Generations: a.Generations, RecordFiles: a.RecordFiles, Copies: a.Copies,
+		Executor: a.Executor,
 	})
-	a.collector = pooladmin.NewCollector(pooladmin.CollectorDeps{
-		Host: a.Host, Backends: a.config.Backends, Pools: a.pools, Datasets: a.datasets, Copies: a.copies,
-		Verifier: a.verifier,
+	a.Collector = pooladmin.NewCollector(pooladmin.CollectorDeps{
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Datasets: a.Datasets, Copies: a.Copies,
+		Verifier: a.Verifier,
 	})
-	a.trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.pools, Configured: a.config.Pools}
+	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
 }
 
 // makeControlSync makes what keeps this node and control in agreement.
 func (a *components) makeControlSync() {
-	a.status = &controlsync.StatusReader{
-		Host: a.Host, Pools: a.pools, Uses: a.uses, Engines: a.engines, Disks: a.disks, Sizes: a.sizes,
-		Throttle: a.limits,
+	a.Status = &controlsync.StatusReader{
+		Host: a.Host, Pools: a.Pools, Uses: a.Uses, Engines: a.Engines, Disks: a.Disks, Sizes: a.Sizes,
+		Throttle: a.Throttle,
 	}
-	a.reporter = controlsync.NewReporter(controlsync.ReporterDeps{
-		Host: a.Host, Replicas: a.apart, Pools: a.pools, Unmade: func() []api.Pool { return a.poolMaker.Unmade },
-		Registrar: a.registrar, Uses: a.uses, Guests: a.guests,
-		GuestTable: a.guestTable, Status: a.status, Facts: a.facts, StoreClock: a.storeClock,
-		ReplicaStatus:     a.replicas.Copy,
-		ReportGenerations: a.generations.ReportTo,
-		Executor:          a.executor, Rounds: a.rounds,
+	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
+		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Unmade: func() []api.Pool { return a.PoolMaker.Unmade },
+		Registrar: a.Registrar, Uses: a.Uses, Guests: a.Guests,
+		GuestTable: a.GuestTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
+		ReplicaStatus:     a.Replicas.Copy,
+		ReportGenerations: a.Generations.ReportTo,
+		Executor:          a.Executor, Rounds: a.Rounds,
 	})
-	a.holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
-		Host: a.Host, Replicas: a.apart, Pools: a.pools, Leases: a.leases, StoreClock: a.storeClock,
-		IsNeeded: a.cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.follower.Accept(ctx) },
+	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
+		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,
+		IsNeeded: a.Cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.Follower.Accept(ctx) },
 	})
-	a.follower = controlsync.NewFollower(controlsync.FollowerDeps{
-		Host: a.Host, Registration: a.registration, Identity: a.identity, StoreClock: a.storeClock, Facts: a.facts,
-		Keeper: a.keeper, Nodes: a.nodes, Leases: a.leases, Registrar: a.registrar, Pools: a.pools, Guests: a.guests,
-		Resolver: a.resolver, Copies: a.copies, Retention: a.retention, Relinquisher: a.relinquisher,
-		Operations: a.operations, RecordFiles: a.recordFiles, Holdings: a.holdings,
+	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{
+		Host: a.Host, Registration: a.Registration, Identity: a.Identity, StoreClock: a.StoreClock, Facts: a.Facts,
+		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools, Guests: a.Guests,
+		Resolver: a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
+		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
 		ForgetGiven:    a.forgetGiven,
 		AskGenerations: a.askGenerations,
-		Executor:       a.executor, CleanUp: a.cleaner.CleanUp, WarnOfKeys: func() { a.keyChecker.Warn() },
+		Executor:       a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }
 
 // makeMounting makes what mounts datasets, and what knows who uses them.
 func (a *components) makeMounting() {
-	a.disks = mounting.NewDisks(a.Host, a.pools, a.prober)
-	a.holders = mounting.NewHolders(a.Host, a.pools)
-	a.quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: a.Host, Throttle: a.limits, Flushes: &a.flushes, Go: a.wg.Go,
+	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
+	a.Holders = mounting.NewHolders(a.Host, a.Pools)
+	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
+		Host: a.Host, Throttle: a.Throttle, Flushes: &a.Flushes, Go: a.wg.Go,
 	})
-	a.guestTable = mounting.NewGuestTable(a.Host)
-	a.reservations = mounting.NewReservations(a.Host)
-	a.unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
-		Host: a.Host, Uses: a.uses, Guests: a.guestTable, Holders: a.holders, Flushes: &a.flushes, Disks: a.disks,
-		Throttle: a.limits, Deadlines: a.deadlines, Registrar: a.registrar, Unmounted: a.unmounted,
+	a.GuestTable = mounting.NewGuestTable(a.Host)
+	a.Reservations = mounting.NewReservations(a.Host)
+	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
+		Host: a.Host, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders, Flushes: &a.Flushes, Disks: a.Disks,
+		Throttle: a.Throttle, Deadlines: a.Deadlines, Registrar: a.Registrar, Unmounted: a.unmounted,
 	})
-	a.verifier = mounting.NewVerifier(mounting.VerifierDeps{
-		Host: a.Host, Engines: a.engines, Uses: a.uses, Guests: a.guestTable, Holders: a.holders,
-		Unmounter: a.unmounter, UseEnded: func(id uuid.UUID) { a.relinquisher.AnswerIfRecalled(id) },
+	a.Verifier = mounting.NewVerifier(mounting.VerifierDeps{
+		Host: a.Host, Engines: a.Engines, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders,
+		Unmounter: a.Unmounter, UseEnded: func(id uuid.UUID) { a.Relinquisher.AnswerIfRecalled(id) },
 	})
-	a.guests = mounting.NewGuests(mounting.GuestsDeps{
-		Host: a.Host, Pools: a.pools, Nodes: a.nodes, Uses: a.uses, Engines: a.engines, Verifier: a.verifier,
-		Table: a.guestTable, Reservations: a.reservations,
+	a.Guests = mounting.NewGuests(mounting.GuestsDeps{
+		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
+		Table: a.GuestTable, Reservations: a.Reservations,
 	})
-	a.mounter = mounting.NewMounter(mounting.MounterDeps{
-		Host: a.Host, Pools: a.pools, Prober: a.prober, Leases: a.leases, Registrar: a.registrar,
-		Throttle: a.limits, Engines: a.engines, Uses: a.uses, Guests: a.guests, Verifier: a.verifier,
-		Unmounter: a.unmounter, Disks: a.disks, Find: a.finder.Find, MendSoon: a.repairSoon,
-		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.bringer.Bring(ctx, d) },
+	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
+		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
+		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, Guests: a.Guests, Verifier: a.Verifier,
+		Unmounter: a.Unmounter, Disks: a.Disks, Find: a.Finder.Find, MendSoon: a.repairSoon,
+		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
-			p, comes := a.moveTable.Get(d.ID)
-			if !comes || p.Epoch != d.Epoch || a.moveTable.IsActive(d.ID) {
+			p, comes := a.MoveTable.Get(d.ID)
+			if !comes || p.Epoch != d.Epoch || a.MoveTable.IsActive(d.ID) {
 				return nil
 			}
-			return a.installer.Install(ctx, d, p)
+			return a.Installer.Install(ctx, d, p)
 		},
-		SaveSpelling: a.spellings.Save,
+		SaveSpelling: a.Spellings.Save,
 	})
-	a.resolver = mounting.NewResolver(mounting.ResolverDeps{
-		Host: a.Host, Guard: a.config.Guard, Registrar: a.registrar, Uses: a.uses, Guests: a.guestTable,
-		Verifier: a.verifier, Unmounter: a.unmounter, Mounter: a.mounter,
+	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
+		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, Guests: a.GuestTable,
+		Verifier: a.Verifier, Unmounter: a.Unmounter, Mounter: a.Mounter,
 	})
 }
 
 // makeHandover makes what passes datasets from one home to the next.
 func (a *components) makeHandover() {
-	a.repairer = handover.NewRepairer(handover.RepairerDeps{
-		Host: a.Host, Guard: a.config.Guard, Pools: a.pools, Deadlines: a.deadlines, Registrar: a.registrar,
-		Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
-		SettleCopySoon: func(id uuid.UUID) { a.copies.SettleSoon(id) },
+	a.Repairer = handover.NewRepairer(handover.RepairerDeps{
+		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Deadlines, Registrar: a.Registrar,
+		Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
+		SettleCopySoon: func(id uuid.UUID) { a.Copies.SettleSoon(id) },
 		Recorded: func(ctx context.Context) (map[uuid.UUID]dataset.Dataset, string, error) {
-			return a.datasets.Recorded(ctx)
+			return a.Datasets.Recorded(ctx)
 		},
 	})
-	a.relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
-		Host: a.Host, Pools: a.pools, Leases: a.leases, Uses: a.uses, Verifier: a.verifier, Unmounter: a.unmounter,
+	a.Relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
+		Host: a.Host, Pools: a.Pools, Leases: a.Leases, Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 			seen io.Writer) (dataset.Manifest, error) {
-			return a.source.Manifest(ctx, pool, d, y, seen)
+			return a.Source.Manifest(ctx, pool, d, y, seen)
 		},
 	})
-	a.failover = handover.NewFailover(handover.FailoverDeps{
-		Host: a.Host, Nodes: a.nodes, PeerHTTP: a.config.PeerHTTP,
+	a.Failover = handover.NewFailover(handover.FailoverDeps{
+		Host: a.Host, Nodes: a.Nodes, PeerHTTP: a.Config.PeerHTTP,
 	})
 }
 
 // repairSoon is handover.Repairer.RepairSoon, for components that are made before the Repairer.
-func (a *components) repairSoon(id uuid.UUID) { a.repairer.RepairSoon(id) }
+func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 
 // unmounted starts the work that waits until a dataset is not mounted any more.
 func (a *components) unmounted(id uuid.UUID) {
-	a.relinquisher.AnswerIfRecalled(id)
+	a.Relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
-		a.copies.SettleSoon(id)
+		a.Copies.SettleSoon(id)
 	}
-	if _, guest := a.guestTable.Get(id); guest {
-		a.guests.SettleSoon(id, uuid.Nil)
+	if _, guest := a.GuestTable.Get(id); guest {
+		a.Guests.SettleSoon(id, uuid.Nil)
 	}
 }
 
 // Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
-func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.deadlines.Session() }
+func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
 
 // replicas returns each control replica separately, or the only way to control if there are not several.
 func replicas(s api.Service) []api.Service {
@@ -347,27 +347,27 @@ func replicas(s api.Service) []api.Service {
 }
 
 // rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
-func (a *components) rounds(ctx context.Context) (back bool) {
-	if back = a.poolOpener.Retry(ctx); back {
-		if err := a.generations.AnnounceLate(ctx); err != nil {
+func (a *components) Rounds(ctx context.Context) (back bool) {
+	if back = a.PoolOpener.Retry(ctx); back {
+		if err := a.Generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not answer")
 		}
-		a.recordFiles.WriteAll()
+		a.RecordFiles.WriteAll()
 	}
-	a.remover.Continue()
-	a.prober.ProbeSuspects()
-	a.generations.RaiseDue()
-	a.trimmer.TrimDue()
-	a.unmounter.UnmountForgotten()
-	a.verifier.CheckIfDue(ctx)
-	a.relinquisher.AnswerAll()
-	a.copies.SettleAll()
-	a.guests.SettleUnmounted()
-	a.repairer.RepairAll()
+	a.Remover.Continue()
+	a.Prober.ProbeSuspects()
+	a.Generations.RaiseDue()
+	a.Trimmer.TrimDue()
+	a.Unmounter.UnmountForgotten()
+	a.Verifier.CheckIfDue(ctx)
+	a.Relinquisher.AnswerAll()
+	a.Copies.SettleAll()
+	a.Guests.SettleUnmounted()
+	a.Repairer.RepairAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
-		a.installer.Resume(ctx)
-		a.sizes.Retry(ctx)
-		a.promises.Unswear(ctx)
+		a.Installer.Resume(ctx)
+		a.Sizes.Retry(ctx)
+		a.Promises.Unswear(ctx)
 		return nil
 	})
 	return back

@@ -63,10 +63,12 @@ show_flaky() {
 unit_tests() {
 	local packages
 	mapfile -t packages < <(go list ./... |
-		grep -vE '/test/|/internal/linux/mount$|/agent$|/backends/(loop|btrfs|zfs)$|/control/store/consul$')
+		grep -vE '/test/|/internal/linux/mount$|/agent/(move|mounting|replication|operation|lease|pooladmin)$' |
+		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
 	gotest "$@" ./internal/linux/mount
 	# Some mostly wait: three at a time.
-	gotest -timeout 20m -p 3 "$@" ./agent ./backends/{loop,btrfs,zfs} ./control/store/consul "${packages[@]}"
+	gotest -timeout 20m -p 3 "$@" ./agent/move ./backends/{loop,btrfs,zfs} ./control/store/consul \
+		./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
 }
 
 # Hosts that lose each other by the clock are not to lose the processor as well: those packages come alone,

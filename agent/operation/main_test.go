@@ -1,10 +1,9 @@
-package operation
+package operation_test
 
 import (
-	"os"
 	"testing"
 
-	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/agent/agenttest"
 )
 
-func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+func TestMain(m *testing.M) { agenttest.Main(m) }

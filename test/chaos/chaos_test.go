@@ -67,8 +67,8 @@ func TestFound(t *testing.T) {
 		what string
 	}{
 		{1, "nobody started an agent anew that its guard had to kill: here, not in the product, whose unit does"},
-		{8, "a head that was overtaken before its node had heard that it was the home was never kept aside: TestOvertakenBeforeItHeard"},
-		{12, "a mount ID stayed of a volume that its agent knew no more, and nobody could remove it: TestUnmountOfAForgottenVolume, TestRemovedBeforeItCame"},
+		{8, "a head that was overtaken before its node had heard that it was the home was never kept aside: TestHomeSupersededBeforeItLearnedKeepsHead"},
+		{12, "a mount ID stayed of a volume that its agent knew no more, and nobody could remove it: TestUnmountOfForgottenVolume, TestSyncOfRemovalBeforeArrivalIsIgnored"},
 	} {
 		t.Run(fmt.Sprint("seed ", f.seed), func(t *testing.T) {
 			t.Log("found before: ", f.what)

@@ -1,0 +1,123 @@
+package agenttest
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Fuse simulates the crash of an agent: from its n-th act on, nothing that it does has an effect on its disk or at
+// control. The act at which the fuse blows is either the last one that happens, or the first one that does not.
+type Fuse struct {
+	Mu   sync.Mutex
+	Left int  // acts until the fuse blows; -1: it does not blow
+	Late bool // the act at which it blows happens
+	dead bool
+	Gone chan struct{}    // closed when it blows
+	acts []string         // names of all acts
+	look func(act string) // called before each act
+	At   string           // it blows at the Nth act of this name
+	Nth  int
+	// broken has the error of the next act of a name, which then has no effect.
+	broken map[string]error
+}
+
+var errDead = errors.New("the agent has crashed")
+
+// Set blows the fuse at the n-th act from now: after it if late, or before it. If n is -1, it only records the acts.
+func (f *Fuse) Set(n int, late bool, look func(string)) (blown <-chan struct{}) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.Left, f.Late, f.dead, f.Gone, f.acts, f.look = n, late, false, make(chan struct{}), nil, look
+	return f.Gone
+}
+
+// FailNext fails the next act of a name. The agent continues.
+func (f *Fuse) FailNext(act string, err error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.broken = map[string]error{act: err}
+}
+
+// Mend lets all acts happen again, and calls nothing before them: what an agent does after the end of its test is no
+// act of that test.
+func (f *Fuse) Mend() {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.Left, f.dead, f.look = -1, false, nil
+}
+
+// AwaitDeath waits until a fuse has blown, which gone says. It fails the test if the agent never comes to that act.
+func AwaitDeath(t *testing.T, gone <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		t.Fatal("the agent has not crashed after a minute: it never came to that act")
+	}
+}
+
+// Blown reports whether the agent has crashed.
+func (f *Fuse) Blown() bool {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return f.dead
+}
+
+// Seen returns the names of the acts since Set.
+func (f *Fuse) Seen() []string {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return f.acts
+}
+
+// Act does something unless the agent has crashed.
+func (f *Fuse) Act(name string, do func() error) error {
+	f.Mu.Lock()
+	look := f.look
+	if f.dead {
+		f.Mu.Unlock()
+		return errDead
+	}
+	f.acts = append(f.acts, name)
+	broken := f.broken[name]
+	delete(f.broken, name)
+	last := f.Left == 0
+	if f.At == name {
+		if f.Nth--; f.Nth == 0 {
+			last, f.At = true, ""
+		}
+	}
+	if f.Left > 0 {
+		f.Left--
+	}
+	if last {
+		f.Left, f.dead = -1, true
+		defer close(f.Gone)
+	}
+	f.Mu.Unlock()
+	if look != nil {
+		look(name)
+	}
+	if broken != nil {
+		return broken
+	}
+	if last && !f.Late {
+		return errDead
+	}
+	err := do()
+	if f.Blown() {
+		return errDead
+	}
+	return err
+}
+
+// DieAfter blows the fuse of a host after the n-th act of a name from now.
+func (h *Host) DieAfter(act string, n int) (gone <-chan struct{}) {
+	h.Fuse.Mu.Lock()
+	defer h.Fuse.Mu.Unlock()
+	h.Fuse.Gone = make(chan struct{})
+	h.Fuse.At, h.Fuse.Nth, h.Fuse.Late, h.Fuse.dead = act, n, true, false
+	return h.Fuse.Gone
+}

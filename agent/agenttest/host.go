@@ -1,0 +1,352 @@
+package agenttest
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover"
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/backends/nfs"
+	"github.com/droverhq/drover/backends/zfs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// Host is a host with one agent on real mounts. Its methods fail the test if something goes wrong.
+type Host struct {
+	engineCalls
+	T        *testing.T
+	Cluster  *Cluster
+	Config   agent.Config // of the next start
+	Database store.Store  // the agent's own
+	Fuse     *Fuse        // cuts off what the agent does in pools, in its database and at control
+
+	// FakeClock is the agent's clock if the host is alone; nil: the agent has the system's.
+	FakeClock *clock.Fake
+	// Link is the connection to control of a host that is alone.
+	Link *Link
+	// ControlReplicas are the control replicas that the agent tells apart; nil: only the one of Config.
+	ControlReplicas []api.Service
+
+	Mu  sync.Mutex // protects Agent and Off from requests of other hosts
+	Off bool       // the host does not answer other hosts
+}
+
+// New starts the agent of a host that is alone: it has the shipped profiles, a pool of backend dir, a clock that the
+// test moves, and a link to control that can be cut. The changes apply to the configuration.
+func New(t *testing.T, change ...func(*agent.Config)) *Host {
+	t.Helper()
+	return NewWithProfiles(t, drover.Profiles, change...)
+}
+
+// NewWithProfiles is New with other profiles.
+func NewWithProfiles(t *testing.T, profiles []byte, change ...func(*agent.Config)) *Host {
+	t.Helper()
+	c := &Cluster{T: t, Profiles: profiles}
+	c.StartControl()
+	h := c.newHost()
+	h.FakeClock, h.Link = clock.NewFake(time.Now()), NewLink(c.Client)
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	h.Config = agent.Config{
+		Root: h.Config.Root, NodeName: "host-a", Control: h.Link,
+		Pools:    []pool.Config{{Name: "default", Backend: "dir", Path: filepath.Join(h.Config.Root, "pool")}},
+		Backends: backends.NewRegistry(dir.Backend{}), State: h.Database, Clock: h.FakeClock, Log: log,
+	}
+	for _, f := range change {
+		f(&h.Config)
+	}
+	t.Cleanup(c.Close)
+	h.Start()
+	return h
+}
+
+// newHost returns a host with a root and a database.
+func (c *Cluster) newHost() *Host {
+	c.Helper()
+	root := c.TempDir()
+	own, err := bolt.Open(c.Context(), filepath.Join(root, "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.atEnd(func() {
+		if err := own.Close(); err != nil {
+			c.Error(err)
+		}
+	})
+	h := &Host{T: c.T, Cluster: c, Database: own, Fuse: &Fuse{Left: -1}, Config: agent.Config{Root: root}}
+	c.Hosts = append(c.Hosts, h)
+	return h
+}
+
+// AddHost makes a host with a pool of the backend. The test starts it.
+func (c *Cluster) AddHost(name, backend string) *Host {
+	c.Helper()
+	h := c.newHost()
+	lease := 3 * time.Second // each move of a volume in use costs a test this time
+	if c.Session > 0 {
+		lease = 8 * time.Second // longer than any promise
+	}
+	kinds := []backends.Kind{
+		loop.New(&run.System{}), dir.Backend{}, btrfs.New(), zfs.New(&run.System{}, clock.System{}),
+		nfs.Backend{Network: anywhere},
+	}
+	for i, k := range kinds {
+		kinds[i] = FusedBackend{k, h}
+	}
+	h.Config = agent.Config{
+		Root: h.Config.Root, NodeName: name, Control: FusedControl{c.Client, h}, Version: "1.0.0",
+		Pools:    []pool.Config{{Name: "default", Backend: backend, Path: c.makeDisk(h.Config.Root, name, backend)}},
+		Backends: backends.NewRegistry(kinds...),
+		State:    FusedStore{h.Database, h}, Clock: clock.System{}, Log: verboseLog(name),
+		Limits:   agent.Limits{Lease: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
+		PeerHTTP: route{&c.Network, h}, Address: name + ":9471",
+		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
+	}
+	c.Network.add(name+":9471", h)
+	return h
+}
+
+// anywhere accepts every folder as one of a share.
+func anywhere(string) (string, error) { return "", nil }
+
+// makeDisk makes the disk of a pool and returns the pool's path.
+func (c *Cluster) makeDisk(root, name, backend string) string {
+	c.Helper()
+	switch backend {
+	case "nfs":
+		if c.Share == "" {
+			c.Share = c.TempDir()
+		}
+		return filepath.Join(c.Share, name)
+	case "zfs":
+		_, root = c.zfs.Pool(c.T, 1<<30)
+	case "loop":
+		root = scratch.Mount(c.T, "xfs", 1<<30)
+	case "btrfs":
+		root = scratch.Mount(c.T, "btrfs", 1<<30)
+	}
+	return filepath.Join(root, "pool")
+}
+
+// verboseLog returns a log that is shown only with -v.
+func verboseLog(name string) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if testing.Verbose() {
+		log.SetOutput(os.Stderr)
+	}
+	log.AddHook(hostHook{name})
+	return log
+}
+
+type hostHook struct{ name string }
+
+func (n hostHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (n hostHook) Fire(e *logrus.Entry) error {
+	e.Data["host"] = n.name
+	return nil
+}
+
+// Start starts an agent as Config says.
+func (h *Host) Start() {
+	h.T.Helper()
+	cfg := h.Config
+	cfg.Replicas = h.ControlReplicas
+	a, err := agent.New(h.T.Context(), cfg)
+	if err == nil {
+		h.Mu.Lock()
+		h.Agent = a
+		h.Mu.Unlock()
+		err = a.Start(h.T.Context())
+	}
+	if err != nil {
+		h.T.Fatal(err)
+	}
+}
+
+// StartWith starts an agent with another configuration, which the next starts have too.
+func (h *Host) StartWith(cfg agent.Config) {
+	h.T.Helper()
+	h.Config = cfg
+	h.Start()
+}
+
+// Stop stops the agent. An agent that crashed may fail to stop.
+func (h *Host) Stop() {
+	h.T.Helper()
+	if err := h.Close(); err != nil && !h.Fuse.Blown() {
+		h.T.Error(err)
+	}
+}
+
+// Restart replaces the agent by another one, which finds what this one left.
+func (h *Host) Restart() {
+	h.T.Helper()
+	h.Stop()
+	h.Fuse.Mend()
+	h.Start()
+}
+
+// Answering returns the agent that answers other hosts, or nil if the host is off.
+func (h *Host) Answering() *agent.Agent {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
+	if h.Off {
+		return nil
+	}
+	return h.Agent
+}
+
+// tidy unmounts everything, and makes the mount points removable.
+func (h *Host) tidy() {
+	points, _ := filepath.Glob(filepath.Join(h.Config.Root, "mnt", "*"))
+	for _, p := range points {
+		scratch.Thaw(p)
+		for unix.Unmount(p, unix.MNT_DETACH) == nil {
+		}
+		if err := mounting.RemoveMountPoint(p); err != nil {
+			h.T.Error(err)
+		}
+	}
+}
+
+// RestartControl is Cluster.RestartControl.
+func (h *Host) RestartControl() {
+	h.T.Helper()
+	h.Cluster.RestartControl()
+}
+
+// NewVolume creates a volume, and returns its record.
+func (h *Host) NewVolume(spec string, opts ...map[string]string) dataset.Dataset {
+	h.T.Helper()
+	var options map[string]string
+	if len(opts) > 0 {
+		options = opts[0]
+	}
+	if err := h.Create(h.T.Context(), spec, options); err != nil {
+		h.T.Fatalf("%s: create of %s: %v", h.NodeName, spec, err)
+	}
+	name, _, _ := strings.Cut(spec, "@")
+	d, ok := h.Cache.Volume(name)
+	if !ok {
+		h.T.Fatalf("%s: created volume %s is not in the agent's cache", h.NodeName, name)
+	}
+	return d
+}
+
+// MustMount mounts a volume for an ID, and returns where.
+func (h *Host) MustMount(name, id string) string {
+	h.T.Helper()
+	path, err := h.Mount(h.T.Context(), name, id)
+	if err != nil {
+		h.T.Fatalf("%s: mount of %s: %v", h.NodeName, name, err)
+	}
+	return path
+}
+
+// MountDataset mounts a volume by its record.
+func (h *Host) MountDataset(d dataset.Dataset, id string) {
+	h.T.Helper()
+	h.MustMount(d.Volume, id)
+}
+
+// MustUnmount ends the use of a volume by an ID.
+func (h *Host) MustUnmount(name, id string) {
+	h.T.Helper()
+	if err := h.Unmount(h.T.Context(), name, id); err != nil {
+		h.T.Fatalf("%s: unmount of %s: %v", h.NodeName, name, err)
+	}
+}
+
+// WriteFile mounts a volume and writes a file.
+func (h *Host) WriteFile(volume, file, text string) {
+	h.T.Helper()
+	path := h.MustMount(volume, "writer")
+	w, err := os.OpenFile(filepath.Join(path, file), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = w.WriteString(text)
+	}
+	if err == nil {
+		err = errors.Join(w.Sync(), w.Close())
+	}
+	if err != nil {
+		h.T.Fatalf("%s: write of %s in %s: %v", h.NodeName, file, volume, err)
+	}
+	h.MustUnmount(volume, "writer")
+}
+
+// ReadFile mounts a volume and reads a file.
+func (h *Host) ReadFile(volume, file string) string {
+	h.T.Helper()
+	path := h.MustMount(volume, "reader")
+	b, err := os.ReadFile(filepath.Join(path, file))
+	if err != nil {
+		h.T.Errorf("%s: read of %s in %s: %v", h.NodeName, file, volume, err)
+	}
+	h.MustUnmount(volume, "reader")
+	return string(b)
+}
+
+// Pool returns the pool with the name default.
+func (h *Host) Pool() backends.Pool {
+	h.T.Helper()
+	p, ok := h.Pools.ByName("default")
+	if !ok || p.Storage == nil {
+		h.T.Fatalf("%s: pool default is not open", h.NodeName)
+	}
+	return p.Storage
+}
+
+// LoseStore restarts the agent with an empty control store and, for a fresh root, without its database and identity.
+func (h *Host) LoseStore(freshRoot bool) {
+	h.T.Helper()
+	h.Stop()
+	if freshRoot {
+		identity := filepath.Join(h.Config.Root, registration.IdentityFile)
+		if err := errors.Join(h.EmptyDatabase(), os.Remove(identity)); err != nil {
+			h.T.Fatal(err)
+		}
+	}
+	h.Cluster.StartControl()
+	h.Link = NewLink(h.Cluster.Client)
+	h.Config.Control = h.Link
+	h.Start()
+}
+
+// EmptyDatabase removes every key of the agent's database.
+func (h *Host) EmptyDatabase() error {
+	list, err := h.Config.State.List(h.T.Context(), "", "", 0)
+	if err != nil {
+		return err
+	}
+	values := map[string]any{}
+	for _, e := range list {
+		values[e.Key] = nil
+	}
+	return h.DB.Put(h.T.Context(), values)
+}

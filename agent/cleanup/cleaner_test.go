@@ -1,0 +1,87 @@
+package cleanup_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What a move brought in vain is kept for another try, is named by doctor, and goes when
+// its time is over; never while a move may need it, nor what has its home here.
+func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.MustMount("db", "user")
+	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	agenttest.Await(t, func() bool { return !f.B.MoveTable.IsActive(d.ID) })
+	there := func() bool {
+		e, err := f.B.Pool().Stat(t.Context(), d.ID)
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil && e.State == backends.EntryCopy
+	}
+	f.B.Installer.Resume(t.Context())
+	if !there() {
+		t.Error("what came is gone at once")
+	}
+	list, err := f.B.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if (l.Level == findings.Warning || l.Level == findings.Error) && !strings.Contains(l.Text, "its data is in memory") {
+			t.Errorf("doctor: %+v", l)
+		}
+	}
+	p, known := f.B.MoveTable.Get(d.ID)
+	if !known {
+		t.Fatal("what came is not on record")
+	}
+	if err := f.B.Collect(t.Context(), d.ID); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("it is collected: %v", err)
+	}
+	p.Since = time.Now().Add(-replication.KeepFailed)
+	if err := f.B.MoveTable.Set(t.Context(), d.ID, p); err != nil {
+		t.Fatal(err)
+	}
+	f.B.Installer.Resume(t.Context())
+	if _, known := f.B.MoveTable.Get(d.ID); known || there() {
+		t.Error("what came in vain stays")
+	}
+	f.A.MustUnmount("db", "user")
+	f.Move("db", f.B)
+	f.B.Installer.Resume(t.Context())
+	f.B.MustMount("db", "user")
+	f.B.MustUnmount("db", "user")
+}
+
+// What a move brought in vain goes with the volume.
+func TestTransferOfAbandonedMoveGoesWithDeletedVolume(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.MustMount("db", "user")
+	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	agenttest.Await(t, func() bool { return f.A.WouldOpen(d.ID) && !f.B.MoveTable.IsActive(d.ID) }) // both heard that it is over
+	f.A.MustUnmount("db", "user")
+	if err := f.A.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		_, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}

@@ -1,0 +1,209 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What control alone knows of a volume that is home here, a Get does not wait for: a
+// container's start asks five times (I7).
+func TestI7GetDoesNotWaitForSilentControl(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.Link.HangSnapshots()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	v, err := r.Get(ctx, "db")
+	if err != nil || ctx.Err() != nil {
+		t.Fatalf("%v, %v", err, ctx.Err())
+	}
+	if problem, _ := v.Status["problem"].(string); v.Status["dataset"] != d.ID || !strings.Contains(problem, "its snapshots are not known: ") {
+		t.Errorf("%+v", v)
+	}
+}
+
+// With control away the agent answers Get, List and Path, mounts and unmounts what
+// is home here, after a restart as well; what it cannot do it refuses at once, and
+// it never says that there is no such volume.
+func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	if err := r.Create(t.Context(), "db@bronze", nil); err != nil {
+		t.Fatal(err)
+	}
+	r.MustMount("db@bronze", "before")
+	r.Link.Cut()
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			r.Restart()
+		}
+		answersAlone(r, d)
+		for call, err := range r.CallsByName("nosuch") {
+			if !errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("%s of a volume that may or may not be: %v", call, err)
+			}
+		}
+		if err := r.Remove(t.Context(), "other"); !errors.Is(err, dataset.ErrUnavailable) {
+			t.Errorf("remove of a volume that may or may not be: %v", err)
+		}
+		// The engine unmounts what it likes.
+		if err := r.Unmount(t.Context(), "nosuch", "id"); err != nil {
+			t.Errorf("unmount of what is not here: %v", err)
+		}
+		for _, spec := range []string{"new", "db"} {
+			if err := r.Create(t.Context(), spec, nil); !errors.Is(err, dataset.ErrUnavailable) {
+				t.Errorf("create of %s: %v", spec, err)
+			}
+		}
+	}
+	r.WantUses(d, "before")
+	if err := r.Unmount(t.Context(), "db", "before"); err != nil {
+		t.Error(err)
+	}
+	r.WantUses(d)
+	if err := r.Remove(t.Context(), "db@bronze"); err != nil { // the engine has another spelling
+		t.Error(err)
+	}
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("remove: %v", err)
+	}
+	if got := len(r.ListPool("datasets")); got != 1 {
+		t.Errorf("%d datasets in the pool", got)
+	}
+
+	// It comes back: what changed meanwhile is learnt, without anyone asking.
+	r.Link.Mend()
+	protect := true
+	if _, err := r.Link.Service.Submit(t.Context(), api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		r.FakeClock.Advance(r.Limits.Retry)
+		now, _ := r.Cache.Dataset(d.ID)
+		return now.Protected
+	})
+	if _, err := r.Get(t.Context(), "nosuch"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("now the store says so: %v", err)
+	}
+}
+
+// answersAlone fails unless everything about a volume that is home here is
+// answered.
+func answersAlone(r *agenttest.Host, d dataset.Dataset) {
+	r.T.Helper()
+	ctx := r.T.Context()
+	for _, spelling := range []string{"db", "db@bronze"} {
+		v, err := r.Get(ctx, spelling)
+		if err != nil || v.Spelling != spelling || v.Mountpoint != r.MountPath(d.ID) {
+			r.T.Errorf("get %s: %+v, %v", spelling, v, err)
+		}
+		if path, err := r.Path(ctx, spelling); err != nil || path != r.MountPath(d.ID) {
+			r.T.Errorf("path of %s: %s, %v", spelling, path, err)
+		}
+	}
+	if list, err := r.List(ctx); err != nil || len(list) != 2 {
+		r.T.Errorf("list: %+v, %v", list, err)
+	}
+	r.MustMount("db", "meanwhile")
+	r.WantUses(d, "before", "meanwhile")
+	if err := r.Unmount(ctx, "db", "meanwhile"); err != nil {
+		r.T.Error(err)
+	}
+	r.WantUses(d, "before")
+}
+
+// A commit whose answer is lost is asked for again, and is the same commit.
+func TestCommitWithLostAnswerIsRepeated(t *testing.T) {
+	r := agenttest.New(t)
+	r.Link.LoseAnswers(1)
+	done := make(chan error, 1)
+	go func() { done <- r.Create(t.Context(), "db", nil) }()
+	for lost := false; ; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := r.Cache.Volume("db"); !ok || len(r.ListPool("datasets")) != 1 || len(r.ListPool("incoming")) != 0 {
+				t.Errorf("%+v, %t", d, ok)
+			}
+			return
+		default:
+			if lost = lost || r.Link.LostAnswers() == 1; lost {
+				r.FakeClock.Advance(r.Limits.Retry)
+			}
+		}
+	}
+}
+
+// An agent that ends in that doubt learns at its next start what became of it: on
+// record, and it is put in its place; not on record, and it goes.
+func TestRestartResolvesUncertainCommit(t *testing.T) {
+	for name, c := range map[string]struct {
+		lose, want int
+	}{"recorded": {1, 1}, "not recorded": {0, 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := agenttest.New(t)
+			r.Link.LoseAnswers(c.lose)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.lose == 0 {
+				r.Link.RefuseNext()
+			}
+			done := make(chan error, 1)
+			go func() { done <- r.Create(ctx, "db", nil) }()
+			agenttest.Await(t, func() bool { return r.Link.LostAnswers() > 0 })
+			r.Restart()
+			if err := <-done; !errors.Is(err, dataset.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+			if got := len(r.ListPool("datasets")); got != c.want || len(r.ListPool("incoming")) != 0 {
+				t.Errorf("%d datasets, incoming %v; want %d", got, r.ListPool("incoming"), c.want)
+			}
+			if _, ok := r.Cache.Volume("db"); ok != (c.want == 1) {
+				t.Errorf("the volume is known: %t", ok)
+			}
+			if err := r.Create(t.Context(), "db", nil); err != nil {
+				t.Errorf("asked again: %v", err)
+			}
+			if got := len(r.ListPool("datasets")); got != 1 {
+				t.Errorf("%d datasets", got)
+			}
+		})
+	}
+}
+
+// What control does not take this node in for, it is not waited for long: a create says
+// so, and nothing was made.
+func TestI8CreateBeforeRegistrationFailsSoon(t *testing.T) {
+	r := agenttest.New(t)
+	cfg := r.Config
+	r.Stop()
+	r.Link.RefuseRegistrations()
+	r.StartWith(cfg)
+	done := make(chan error, 1)
+	go func() { done <- r.Create(t.Context(), "new", nil) }()
+	for {
+		select {
+		case err := <-done:
+			if !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "has not taken in this node") {
+				t.Errorf("create: %v", err)
+			}
+			if _, err := r.Get(t.Context(), "new"); !errors.Is(err, dataset.ErrNotFound) {
+				t.Errorf("get: %v", err)
+			}
+			return
+		default:
+			r.FakeClock.Advance(r.Limits.Retry)
+			runtime.Gosched()
+		}
+	}
+}

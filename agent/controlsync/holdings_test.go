@@ -1,0 +1,162 @@
+package controlsync_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A store that was recovered from what this node held, too, counts whatever its indexes,
+// once and for all: what it does not name is not this node's any more. One that was
+// recovered without it is held against what it knows, and lacks what was made since.
+func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		r := agenttest.New(t)
+		kept, late := r.NewVolume("kept"), r.NewVolume("late")
+		answer := func(done, heard bool) {
+			id := uuid.MustParse("00000000-0000-4000-8000-000000000008")
+			r.Link.ChangeSync(func(s *api.Sync) {
+				s.Index, s.Clock, s.Recovery = 1<<40, 60, &api.Recovering{ID: id, Done: done, Heard: heard}
+				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+				for i, d := range s.Datasets {
+					if d.ID == kept.ID && done {
+						s.Datasets[i].Epoch, s.Datasets[i].Index = kept.Epoch+1, 1
+					}
+				}
+			})
+		}
+		if heard { // the other one has seen nothing of all that
+			r.StoreClock.Raise(61)
+			answer(false, false)
+			r.Restart()
+			if got := r.StoreFinding(); !strings.Contains(got, "late") {
+				t.Fatalf("before the recovery doctor says %q", got)
+			}
+		}
+		answer(true, heard)
+		r.Restart()
+		_, knows := r.Cache.Dataset(late.ID)
+		if got := r.StoreFinding(); (got == "") != heard || knows == heard {
+			t.Errorf("heard %t: doctor says %q, it knows of it: %t", heard, got, knows)
+		}
+		if d, _ := r.Cache.Dataset(kept.ID); heard && (d.Epoch != kept.Epoch+1 || d.State != dataset.StateReady) {
+			t.Errorf("heard %t: %+v", heard, d)
+		}
+		if !heard {
+			continue
+		}
+		r.Link.ChangeSync(func(s *api.Sync) { // the same store, which went back since
+			s.Index, s.Clock, s.Datasets = 1<<41, 59, nil
+			s.Recovery = &api.Recovering{ID: uuid.MustParse("00000000-0000-4000-8000-000000000008"), Done: true, Heard: true}
+		})
+		r.Restart()
+		if got := r.StoreFinding(); !strings.Contains(got, "kept") {
+			t.Errorf("it believes whatever comes after a recovery: doctor says %q", got)
+		}
+	}
+}
+
+// What a node holds is what lies in its pools and what it knows of those that are away,
+// the copies that it keeps and what it has given up.
+func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
+	r := agenttest.New(t)
+	db := r.NewVolume("db")
+	if err := r.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}
+	r.Cache.Apply(away, 7)
+	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.Pool().ID(), Epoch: 2}}
+	r.Cache.SetCopy(k.Dataset, &k)
+	if err := r.Leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := r.Holdings.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(h.Pools, []uuid.UUID{r.Pool().ID()}) || len(h.Copies) != 1 || !slices.Equal(h.Given, []api.Given{{Dataset: db.ID, Epoch: db.Epoch, To: uuid.Max}}) {
+		t.Errorf("%+v", h)
+	}
+	want := map[uuid.UUID]int{db.ID: 1, away.ID: 0}
+	for _, f := range h.Found {
+		if n, ok := want[f.Dataset.ID]; !ok || n != len(f.Snapshots) || f.Index == 0 || f.Dataset.Home != r.NodeID {
+			t.Errorf("found %+v", f)
+		}
+		delete(want, f.Dataset.ID)
+	}
+	if len(want) != 0 {
+		t.Errorf("not found: %v", want)
+	}
+}
+
+// crowded is a control replica that takes what a node holds only when it was asked so often.
+type crowded struct {
+	api.Service
+	most  int64
+	asked atomic.Int64
+	took  chan uuid.UUID
+}
+
+func (c *crowded) Hold(_ context.Context, _ uuid.UUID, h api.Holdings) error {
+	if c.asked.Add(1) < c.most {
+		return dataset.Errorf(dataset.ErrUnavailable, "16 holdings are under way, which is the most at once (try again when one has ended)")
+	}
+	c.took <- h.Recovery
+	return nil
+}
+
+// A replica that was not asked for a recovery refuses that once, which is nothing to tell of.
+func TestReplicaThatRefusesHoldingsIsNotLogged(t *testing.T) {
+	r := agenttest.New(t)
+	for refusal, want := range map[error]error{
+		dataset.Errorf(dataset.ErrConflict, "it was not asked"): nil,
+		dataset.Errorf(dataset.ErrStale, "another agent"):       dataset.ErrStale,
+	} {
+		if err := r.Holdings.Send(t.Context(), &refusing{Service: r.Link, err: refusal}, api.Holdings{}); !errors.Is(err, want) {
+			t.Errorf("%v: %v", refusal, err)
+		}
+	}
+}
+
+type refusing struct {
+	api.Service
+	err error
+}
+
+func (r *refusing) Hold(context.Context, uuid.UUID, api.Holdings) error { return r.err }
+
+// A replica is told what this node holds when it takes that at last, whatever others do
+// that are away, and for a second recovery as well.
+func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
+	r := agenttest.New(t)
+	took := make(chan uuid.UUID, 1)
+	busy := &crowded{Service: r.Link, most: controlsync.ResendLimit - 5, took: took}
+	r.ControlReplicas = []api.Service{&crowded{Service: r.Link, most: math.MaxInt64}, busy}
+	r.Restart()
+	for range 2 {
+		want := uuid.New()
+		r.Holdings.SendSoon(want)
+		agenttest.Await(t, func() bool {
+			if len(took) == 0 && busy.asked.Load() < busy.most { // the first time
+				r.FakeClock.Advance(r.Limits.Retry)
+			}
+			return len(took) > 0
+		})
+		if got := <-took; got != want {
+			t.Errorf("it was told for recovery %s, not %s", got, want)
+		}
+	}
+}

@@ -1,0 +1,33 @@
+package controlsync_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+)
+
+// The home of a volume that nobody uses looks whether it is still there, and tells control:
+// otherwise what else there is of it would go as it is thought to be well.
+func TestI3IdleVolumeIsCheckedAndReported(t *testing.T) {
+	t.Parallel()
+	for backend, head := range map[string]string{"loop": "head.img", "dir": ""} {
+		t.Run(backend, func(t *testing.T) {
+			f := agenttest.NewCluster(t, backend, backend)
+			d := f.A.NewVolume("db@plain", nil)
+			problem := func() (string, bool) {
+				v, err := f.A.Control.Volume(t.Context(), "db")
+				if err != nil || v.Status == nil {
+					return "", false
+				}
+				return v.Status.Problem, true
+			}
+			agenttest.Await(t, func() bool { why, told := problem(); return told && why == "" })
+			if err := os.RemoveAll(filepath.Join(f.A.Pools.All()[0].Path, "datasets", d.ID.String(), head)); err != nil {
+				t.Fatal(err)
+			}
+			agenttest.Await(t, func() bool { why, _ := problem(); return why != "" })
+		})
+	}
+}

@@ -1,0 +1,60 @@
+package controlsync_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+)
+
+// Of the record beside the data and the agent's copy the newer one says what a dataset
+// was: a power cut takes back the one, a crash the other.
+func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	at := r.Cache.Index(d.ID)
+	if at == 0 {
+		t.Fatal("the copy has no index")
+	}
+	p, _ := r.Pools.ByName("default")
+	entry := func() backends.Entry {
+		t.Helper()
+		entries, err := p.Storage.List(t.Context())
+		if err != nil || len(entries) != 1 {
+			t.Fatal(entries, err)
+		}
+		return entries[0]
+	}
+	for _, c := range []struct {
+		what    string
+		written int64 // before or after the copy
+		epoch   int64
+		record  bool
+	}{
+		{"of the same transaction", 0, 0, false},
+		{"older", -1, 0, false},
+		{"newer", 1, 0, true},
+		{"older, of the epoch before", 1, -1, false},
+		{"newer, of the next epoch", -1, 1, true},
+	} {
+		beside := d
+		beside.Volume, beside.Epoch = "beside", uint64(int64(d.Epoch)+c.epoch)
+		beside.Written = uint64(int64(at) + c.written)
+		if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
+			t.Fatal(err)
+		}
+		f, ok := r.Holdings.Found(entry(), false)
+		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want || f.Dataset.Written != 0 {
+			t.Errorf("a record that is %s: found as %s (written %d), not %s", c.what, f.Dataset.Volume, f.Dataset.Written, want)
+		}
+		r.Cache.ForgetIndexes()
+		if f, _ := r.Holdings.Found(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
+			t.Errorf("a record that is %s, beside a copy of no known transaction: found as %s", c.what, f.Dataset.Volume)
+		}
+		r.Cache.Apply(d, at)
+	}
+	r.RecordFiles.Write(t.Context(), p.Storage, d)
+	if got := entry().Record.Written; got != at {
+		t.Errorf("written with index %d, want %d", got, at)
+	}
+}

@@ -1,0 +1,221 @@
+package controlsync_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A full answer that was overtaken by what was made here since does not have that forgotten;
+// what is really gone is.
+func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
+	r := agenttest.New(t)
+	was := r.Follower.Known()
+	s, err := r.Link.Sync(t.Context(), r.NodeID, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := r.NewVolume("since")
+	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: d.Pool}
+	r.Cache.Apply(gone, 1)
+	if err := r.Follower.Apply(t.Context(), s, was); err != nil {
+		t.Fatal(err)
+	}
+	if _, known := r.Cache.Dataset(d.ID); !known {
+		t.Error("a volume that was made since is forgotten")
+	}
+	if _, known := r.Cache.Dataset(gone.ID); known {
+		t.Error("a volume that is not on record is kept")
+	}
+}
+
+// What control said of a volume before it came here does not take it away again: that is
+// asked for anew.
+func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
+	r := agenttest.New(t)
+	asked := controlsync.Known{Asked: r.Cache.Moment()}
+	d := r.NewVolume("db")
+	stale := api.Sync{Cluster: r.Identity.Cluster(), Removed: []uuid.UUID{d.ID}}
+	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOvertaken) {
+		t.Errorf("it is believed: %v", err)
+	}
+	if _, known := r.Cache.Dataset(d.ID); !known {
+		t.Fatal("it is forgotten")
+	}
+	if err := r.Follower.Apply(t.Context(), stale, controlsync.Known{Asked: r.Cache.Moment()}); err != nil {
+		t.Error(err)
+	}
+	if _, known := r.Cache.Dataset(d.ID); known {
+		t.Error("what control says since is not believed")
+	}
+}
+
+// What control said of a copy before it became the home does not make it a copy again.
+func TestSyncOfCopyBeforeArrivalIsIgnored(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	before := d
+	d.Epoch = 3
+	r.Cache.Apply(d, 0)
+	for epoch, left := range map[uint64]bool{2: false, 3: false, 4: true} {
+		before.Epoch = epoch
+		if got := r.Cache.ReplaceByCopy(api.Kept{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
+			t.Errorf("home at epoch 3, a copy of epoch %d: it is left: %t", epoch, got)
+		}
+		r.Cache.SetCopy(d.ID, nil)
+		r.Cache.Apply(d, 0)
+	}
+}
+
+// A store that was put back to before a move does not make this node the home again, which it
+// was: what shows that it was put back comes with all else.
+func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	d := r.NewVolume("db")
+	gone := d
+	gone.Home, gone.Epoch = uuid.New(), d.Epoch+1
+	if !r.Cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
+		t.Fatal("it is not left")
+	}
+	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
+	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+		t.Fatal(err)
+	}
+	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
+	if err := r.Follower.Apply(ctx, putBack, controlsync.Known{Asked: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrOlder) {
+		t.Errorf("it is believed: %v", err)
+	}
+	if err := r.Relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
+		t.Error(err)
+	}
+	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
+		t.Error(err)
+	}
+	if _, home := r.Cache.Dataset(d.ID); home {
+		t.Error("this node takes itself for the home")
+	}
+	if _, left := r.Cache.Copy(d.ID); !left {
+		t.Error("what went is forgotten")
+	}
+	if _, given := r.Leases.Relinquished(d.ID); !given {
+		t.Error("the epoch that was given up may be opened again")
+	}
+	if _, err := r.Mount(ctx, "db", "one"); err == nil {
+		t.Error("it is mounted at an epoch that has ended")
+	}
+	if err := r.Leases.Drop(ctx, d.ID); err != nil { // or the rig looks after it
+		t.Error(err)
+	}
+	r.Cache.SetCopy(d.ID, nil)
+}
+
+// leaves has a node know that a volume of its own went to another one, at an epoch.
+func leaves(r *agenttest.Host, d dataset.Dataset, epoch uint64) {
+	gone := d
+	gone.Home, gone.Epoch = uuid.New(), epoch
+	r.Cache.Remove(d.ID)
+	r.Cache.SetCopy(d.ID, &api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}})
+}
+
+// A full answer that takes back a move is none to believe, however far its clock has come; one that
+// has the volume here again at a later epoch is, and one of a store that went by what this node has.
+func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
+	for name, c := range map[string]struct {
+		clock    uint64
+		epochs   uint64 // after that at which it left
+		recovery *api.Recovering
+		knows    func(r *agenttest.Host) controlsync.Known
+		believed bool
+	}{
+		"its clock is not behind":      {clock: 1 << 30},
+		"its clock is behind":          {clock: 10},
+		"it was recovered, without it": {clock: 1 << 30, recovery: &api.Recovering{ID: uuid.New(), Done: true}},
+		"it was recovered, with it":    {clock: 10, recovery: &api.Recovering{ID: uuid.New(), Done: true, Heard: true}, believed: true},
+		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*agenttest.Host) controlsync.Known { return controlsync.Known{} }, believed: true},
+		"the volume came back":         {clock: 1 << 30, epochs: 2, believed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := agenttest.New(t)
+			d := r.NewVolume("db")
+			r.StoreClock.Raise(1000)
+			leaves(r, d, d.Epoch+1)
+			says := d
+			says.Epoch += c.epochs
+			if c.knows == nil {
+				c.knows = func(r *agenttest.Host) controlsync.Known { return r.Follower.Known() }
+			}
+			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, Index: 1 << 41, Clock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
+			if err := r.Follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
+				t.Fatal(err)
+			}
+			now, home := r.Cache.Dataset(d.ID)
+			if _, left := r.Cache.Copy(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
+				t.Errorf("home %t, left %t, %+v", home, left, now)
+			}
+			if err := r.Trust.Err(); (err == nil) != c.believed {
+				t.Errorf("the store is not to be believed: %v", err)
+			}
+			_, err := r.Mount(t.Context(), "db", "one")
+			if (err == nil) != c.believed {
+				t.Errorf("mount: %v", err)
+			}
+			if err == nil {
+				err = r.Unmount(t.Context(), "db", "one")
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
+		})
+	}
+}
+
+// An answer that was asked for before the move was heard of, and comes in after it, is not of a store
+// that was put back: everything is asked for again.
+func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	before := r.Follower.Known()
+	leaves(r, d, d.Epoch+1)
+	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, Index: 1 << 41, Clock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
+	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOvertaken) {
+		t.Errorf("it was taken in: %v", err)
+	}
+	_, home := r.Cache.Dataset(d.ID)
+	if err := r.Trust.Err(); err != nil || home {
+		t.Errorf("home %t; the store: %v", home, err)
+	}
+	r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
+}
+
+// What control, put back, says of a volume that has left is not gone by before that is seen, nor by
+// an operation: what lies here may be what the real home goes on from. Of the same epoch it is newer
+// than what was known.
+func TestOperationOnMovedVolumeOfRestoredStore(t *testing.T) {
+	for epochs, refused := range map[uint64]bool{0: false, 1: true} {
+		r := agenttest.New(t)
+		d := r.NewVolume("db")
+		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
+			leaves(r, d, d.Epoch+epochs)
+			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+			_, _, unlock, err := r.Datasets.Hold(t.Context(), op, "test")
+			unlock()
+			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
+				t.Errorf("%s, %d epochs later: %v", kind, epochs, err)
+			}
+		}
+		leaves(r, d, d.Epoch+epochs)
+		if err := r.Remove(t.Context(), "db"); (err != nil) != refused {
+			t.Errorf("removal, %d epochs later: %v", epochs, err)
+		}
+		r.Cache.SetCopy(d.ID, nil)
+	}
+}

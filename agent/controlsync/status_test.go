@@ -1,0 +1,54 @@
+package controlsync_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+)
+
+// When a start has ended control knows how each volume is: none is unknown.
+func TestStatusIsKnownAfterStart(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.NewVolume("idle")
+	r.MountDataset(d, "id")
+	r.Stop()
+	r.RestartControl() // what control heard is gone with its process
+	r.Start()
+	list, err := r.Control.Volumes(t.Context(), api.Page{})
+	if err != nil || len(list.Items) != 2 {
+		t.Fatal(list, err)
+	}
+	for _, v := range list.Items {
+		if v.Status == nil || v.Status.Mounted != (v.Volume == "db") {
+			t.Errorf("volume %s: %+v", v.Volume, v.Status)
+		}
+	}
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Error(err)
+	}
+}
+
+// That a volume which nobody uses cannot be opened is told until it can.
+func TestStatusOfUnopenableVolumeIsReported(t *testing.T) {
+	f := &agenttest.FailingBackend{}
+	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(f) })
+	r.NewVolume("db")
+	told := func(what string) {
+		t.Helper()
+		agenttest.Await(t, func() bool {
+			r.FakeClock.Advance(r.Limits.Heartbeat)
+			v, err := r.Control.Volume(t.Context(), "db")
+			return err == nil && v.Status != nil && (v.Status.Problem == "") == (what == "") && strings.Contains(v.Status.Problem, what)
+		})
+	}
+	f.Offline.Store(true)
+	r.Restart()
+	told("its disk is gone")
+	f.Offline.Store(false)
+	told("")
+}

@@ -1,0 +1,251 @@
+package doctor_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/doctor"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Between two looks a doctor sees work half done: what was deleted since, made
+// since, or brought to its place since is no finding.
+func TestDoctorIgnoresWorkInProgress(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	p, ok := r.Pools.ByName("default")
+	if !ok {
+		t.Fatal("no pool")
+	}
+	entries, err := p.Storage.List(t.Context())
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
+	gone := backends.Entry{ID: uuid.New(), State: backends.EntryDeleting, Path: filepath.Join(r.Root, "gone")}
+	found := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
+		rep := &doctor.Report{}
+		r.PoolChecker.CheckEntries(t.Context(), rep, p, entries, known)
+		var texts []string
+		for _, f := range rep.All {
+			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Mend)
+		}
+		return texts
+	}
+	purged := d
+	purged.ID = uuid.New()
+	for name, c := range map[string]struct {
+		entries []backends.Entry
+		known   map[uuid.UUID]dataset.Dataset
+	}{
+		"as it is":      {entries, known},
+		"deleted since": {append(entries, gone), known},
+		"made since":    {entries, nil},
+		"placed since":  {nil, known},
+		"purged since":  {entries, map[uuid.UUID]dataset.Dataset{d.ID: d, purged.ID: purged}},
+	} {
+		if got := found(c.entries, c.known); len(got) > 0 {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+
+	// What lasts is found.
+	left := gone
+	left.Path = r.Root
+	strange := backends.Entry{ID: uuid.New(), State: backends.EntryReady, Path: r.Root}
+	for name, e := range map[string]backends.Entry{"left by a crash": left, "not on record": strange} {
+		if got := found(append(entries, e), maps.Clone(known)); len(got) != 1 {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if err := p.Storage.Delete(t.Context(), d.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
+		t.Errorf("on record and not in the pool: %q", got)
+	}
+}
+
+// A copy of what has its home elsewhere, and snapshots that were taken for copies, are
+// nothing strange: they are not quarantined, and no rebuild brings them back.
+func TestCopiesAreNotQuarantined(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	p, ok := r.Pools.ByName("default")
+	if !ok {
+		t.Fatal("no pool")
+	}
+	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
+	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.Root}
+	r.Cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
+	damaged := theirs
+	damaged.Problem = "its record can't be read"
+	for want, entry := range []backends.Entry{theirs, damaged} {
+		rep := &doctor.Report{}
+		r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
+		if len(rep.All) != want {
+			t.Errorf("of %+v: %+v", entry, rep.All)
+		}
+		if f, ok := r.Holdings.Found(entry, false); ok {
+			t.Errorf("brought back: %+v", f)
+		}
+	}
+	stranger := theirs
+	stranger.ID = uuid.New()
+	rep := &doctor.Report{}
+	if r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
+		t.Errorf("of a copy that is not on record: %+v", rep.All)
+	}
+	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
+		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
+		if err := p.Storage.Snapshot(t.Context(), s, nil); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := p.Storage.List(t.Context())
+		if err != nil || len(entries) != 1 {
+			t.Fatal(entries, err)
+		}
+		rep := &doctor.Report{}
+		r.PoolChecker.CheckSnapshots(t.Context(), rep, p, entries, known)
+		if len(rep.All) != want {
+			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
+		}
+		if f, ok := r.Holdings.Found(entries[0], false); !ok || len(f.Snapshots) != want {
+			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
+		}
+	}
+}
+
+// While the store is not to be believed doctor's first line is the rebuild, and no line
+// says how to destroy what a rebuild would bring back; nor can it be destroyed.
+func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	db, waste := r.NewVolume("db"), r.NewVolume("waste")
+	if err := r.Remove(ctx, "waste"); err != nil {
+		t.Fatal(err)
+	}
+	blank := r.NewIncoming() // as a restart leaves it, which has nothing on record
+	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.LoseStore(false)
+	all := func() (text string, first api.Finding) {
+		t.Helper()
+		found, err := r.Doctor(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Mend + ")\n"
+		}
+		return text, found[0]
+	}
+	text, first := all()
+	if first.Subject != "store" || first.Level != findings.Error || first.Mend != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
+		t.Errorf("the first line: %+v", first)
+	}
+	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
+		if strings.Contains(text, no) {
+			t.Errorf("%q is in\n%s", no, text)
+		}
+	}
+	if err := r.Collect(ctx, db.ID); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+		t.Errorf("collect: %v", err)
+	}
+	if _, err := r.RebuildStore(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ = all(); strings.Contains(text, db.ID.String()) || strings.Contains(text, "error: store") {
+		t.Errorf("after the rebuild:\n%s", text)
+	}
+	if got := r.DatasetFinding(blank); !strings.Contains(got, "(drover doctor --gc "+blank.ID.String()) {
+		t.Errorf("of what the rebuild cannot bring back: %q", got)
+	}
+	if err := r.Collect(ctx, blank.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// A replica on record that is nowhere, and one that does not come along, are said.
+func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
+	r := agenttest.New(t)
+	p, _ := r.Pools.ByName("default")
+	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
+	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
+		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
+		r.Cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+	}
+	r.Agent.Replicas.SetFailure(behind, "no way to its home")
+	rep := &doctor.Report{}
+	r.Examiner.CheckReplicas(rep)
+	said := map[string]api.Finding{}
+	for _, f := range rep.All {
+		said[f.Subject] = f
+	}
+	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Mend, "drover node drain host-a") {
+		t.Errorf("in a pool that is not here: %+v", f)
+	}
+	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {
+		t.Errorf("not refreshed: %+v", f)
+	}
+	if len(said) != 2 {
+		t.Errorf("%+v", rep.All)
+	}
+}
+
+// missingKind is a backend that this host cannot run.
+type missingKind struct {
+	backends.Kind
+	name string
+}
+
+func (k missingKind) Name() string { return k.name }
+
+func (k missingKind) Available(context.Context) error {
+	return dataset.Errorf(dataset.ErrUnsupported, "backend %s: no tools", k.name)
+}
+
+// A host without the tools of a backend that no pool is of has nothing to mend.
+func TestDoctorIgnoresMissingToolsOfUnusedBackend(t *testing.T) {
+	r := agenttest.New(t)
+	p, _ := r.Pools.ByName("default")
+	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
+		rep := &doctor.Report{}
+		doctor.CheckBackends(t.Context(), rep, []backends.Kind{missingKind{name: name}}, r.Pools.All())
+		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {
+			t.Errorf("%s: %+v", name, rep.All)
+		}
+	}
+}
+
+// Each pool says in one line what it has not and others have.
+func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
+	r := agenttest.New(t)
+	said := ""
+	found, err := r.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		if f.Subject == "pool default" && strings.Contains(f.Text, "against others") {
+			said = f.Level + ": " + f.Text
+		}
+	}
+	for _, want := range []string{"ok: backend dir there", "no hard size", "visit every file", "no limit of speed", "no encryption", "no replicas"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in %q", want, said)
+		}
+	}
+}

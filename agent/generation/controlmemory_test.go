@@ -1,0 +1,327 @@
+package generation_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/pooladmin"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/facts"
+)
+
+// pair is a rig whose agent has two control replicas, on one store.
+type pair struct {
+	*agenttest.Host
+	other     *agenttest.Link
+	otherAnew func()
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := &pair{Host: agenttest.New(t, func(c *agent.Config) {
+		c.Host = facts.Host{FS: agenttest.NewMachine().Files, Machine: facts.Machine} // whose load stays
+	})}
+	at(p.Host, 1)
+	p.other, p.otherAnew = p.Cluster.AddReplica()
+	p.ControlReplicas = []api.Service{p.Link, p.other}
+	p.Restart()
+	p.heard(2)
+	return p
+}
+
+// heard waits until the pool is of a generation, and both replicas were told.
+func (p *pair) heard(generation uint64) {
+	p.T.Helper()
+	at(p.Host, generation)
+	p.told(p.other, generation, controlsync.SettleTime)
+}
+
+// uses has a volume in use until its pool was raised, and the store knows.
+func (p *pair) uses(d dataset.Dataset) {
+	p.T.Helper()
+	g := p.Pools.All()[0].Generation + 1
+	p.MountDataset(d, "container")
+	p.FakeClock.Advance(pool.RaiseEvery)
+	p.heard(g)
+	agenttest.Await(p.T, func() bool { return p.highest() == g })
+}
+
+// told waits until a replica was told of a generation, while time passes in steps.
+func (p *pair) told(l *agenttest.Link, generation uint64, step time.Duration) {
+	p.T.Helper()
+	agenttest.Await(p.T, func() bool {
+		p.FakeClock.Advance(step)
+		return l.HighestGeneration() == generation
+	})
+}
+
+func (p *pair) ends(d dataset.Dataset) {
+	p.T.Helper()
+	if err := p.Unmount(p.T.Context(), d.Volume, "container"); err != nil {
+		p.T.Fatal(err)
+	}
+}
+
+// onRecord are the indexes of all that is in the store.
+func (p *pair) onRecord() map[string]uint64 {
+	p.T.Helper()
+	list, err := p.Cluster.ControlStore.List(p.T.Context(), "", "", 0)
+	if err != nil {
+		p.T.Fatal(err)
+	}
+	out := map[string]uint64{}
+	for _, e := range list {
+		out[e.Key] = e.Index
+	}
+	return out
+}
+
+// highest is the generation of the pool that the store has.
+func (p *pair) highest() uint64 {
+	p.T.Helper()
+	e, err := p.Cluster.ControlStore.Get(p.T.Context(), "generations/"+p.Pools.All()[0].ID.String())
+	var v struct{ Highest uint64 }
+	if err == nil {
+		err = json.Unmarshal(e.Value, &v)
+	}
+	if err != nil {
+		p.T.Fatal(err)
+	}
+	return v.Highest
+}
+
+// back keeps the host as it is now, pool and agent's own record; what it returns puts it back
+// to that and starts it, after something else while it is down.
+func (p *pair) back() (putBack func(meanwhile func())) {
+	p.T.Helper()
+	rec, pool := p.Pools.All()[0].Record, p.SavePool("pool")
+	return func(meanwhile func()) {
+		p.T.Helper()
+		cfg := p.Config
+		p.Stop()
+		pool()
+		if err := p.DB.Put(p.T.Context(), map[string]any{"pools/default": rec}); err != nil {
+			p.T.Fatal(err)
+		}
+		meanwhile()
+		p.StartWith(cfg)
+	}
+}
+
+func (p *pair) isHeld(want bool, what string) {
+	p.T.Helper()
+	if op := p.Pools.All()[0]; (op.Held() != "") != want {
+		p.T.Errorf("%s: generation %d of %d, held: %q", what, op.Generation, op.Record.Generation, op.Held())
+	}
+}
+
+// A volume that stays in use for hours has its pool raised, and every replica told, and
+// writes nothing to the store; that hears of the first raise after a mount, and at a start.
+func TestRaisesOfVolumeInUseWriteNothingToStore(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	d := p.NewVolume("db")
+	p.uses(d)
+	before := p.onRecord()
+	g := uint64(3)
+	for range 18 {
+		g++
+		p.FakeClock.Advance(pool.RaiseEvery)
+		p.heard(g)
+	}
+	if now := p.onRecord(); !maps.Equal(before, now) {
+		t.Errorf("on record was %v and is %v", before, now)
+	}
+	p.ends(d)
+	p.Restart()
+	p.heard(g + 1)
+	agenttest.Await(t, func() bool { return p.highest() == g+1 })
+}
+
+// What was told in passing is known by the memory of one replica alone, when everything else
+// was put back or started anew; when no memory is left the store's last raise decides.
+func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		early  bool          // it is put back to before what the store has
+		before func(p *pair) // with the agent up
+		down   func(p *pair) // with the agent down
+		held   bool          // at once
+		then   bool          // once the other replica is back
+	}{
+		"both know":        {down: func(*pair) {}, held: true},
+		"one does":         {down: func(p *pair) { p.RestartControl() }, held: true},
+		"the other does":   {down: func(p *pair) { p.otherAnew() }, held: true},
+		"none does":        {down: func(p *pair) { p.RestartControl(); p.otherAnew() }},
+		"the store does":   {early: true, down: func(p *pair) { p.RestartControl(); p.otherAnew() }, held: true},
+		"one is away":      {down: func(p *pair) { p.other.Cut() }, held: true, then: true},
+		"who does is away": {down: func(p *pair) { p.RestartControl(); p.other.Cut() }, then: true},
+		"one was anew": {before: func(p *pair) {
+			p.other.ForgetGenerations()
+			p.otherAnew()
+			p.told(p.other, 5, p.Limits.Heartbeat)
+		}, down: func(p *pair) { p.RestartControl() }, held: true},
+		"one was away": {before: func(p *pair) {
+			p.other.Cut()
+			p.FakeClock.Advance(pool.RaiseEvery)
+			at(p.Host, 6)
+			p.other.Mend()
+			p.told(p.other, 6, p.Limits.Heartbeat)
+		}, down: func(p *pair) { p.RestartControl() }, held: true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p := newPair(t)
+			d := p.NewVolume("db")
+			early := p.back()
+			p.uses(d)
+			putBack := p.back()
+			for g := range uint64(2) {
+				p.FakeClock.Advance(pool.RaiseEvery)
+				p.heard(4 + g)
+			}
+			if c.before != nil {
+				c.before(p)
+			}
+			p.ends(d)
+			if got := p.highest(); got != 3 {
+				t.Errorf("the store has %d", got)
+			}
+			is := uint64(3)
+			if c.early {
+				putBack, is = early, 2
+			}
+			asked := uint64(0) // when control said what is to be done
+			putBack(func() {
+				c.down(p)
+				p.other.ForgetGenerations()
+				p.Link.ChangeSync(func(*api.Sync) { asked = cmp.Or(asked, p.other.HighestGeneration()) })
+			})
+			p.Link.ChangeSync(nil)
+			if !c.then && asked != is {
+				t.Errorf("the other replica was asked of generation %d", asked)
+			}
+			p.isHeld(c.held, "at the start")
+			if !c.then {
+				return
+			}
+			if err := p.Generations.Raise(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if g, err := p.Pools.All()[0].Storage.Generation(); g != is || err != nil {
+				t.Errorf("it is raised before each was asked: %d, %v", g, err)
+			}
+			p.other.Mend()
+			agenttest.Await(t, func() bool {
+				p.FakeClock.Advance(p.Limits.Heartbeat)
+				return p.Pools.Free(d.Pool) != nil
+			})
+		})
+	}
+}
+
+// What a person accepts is above all that any replica has in memory.
+func TestAcceptedGenerationIsAboveControlMemory(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	d := p.NewVolume("db")
+	p.uses(d)
+	putBack := p.back()
+	for g := range uint64(2) {
+		p.FakeClock.Advance(pool.RaiseEvery)
+		p.heard(4 + g)
+	}
+	p.Link.Cut()
+	p.FakeClock.Advance(pool.RaiseEvery)
+	p.told(p.other, 6, controlsync.SettleTime)
+	p.ends(d)
+	// The agent has heard of 5 alone when the word is said.
+	putBack(func() {
+		p.Link.Mend()
+		p.other.Cut()
+	})
+	p.isHeld(true, "put back")
+	p.other.Mend()
+	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.highest(); got != 7 {
+		t.Errorf("the store has %d", got)
+	}
+	p.heard(7)
+	p.isHeld(false, "accepted")
+	p.Restart()
+	p.isHeld(false, "started anew")
+}
+
+// What is accepted while a replica is away stays so when that is back, whatever it remembers; and
+// a newer disk is not taken for one that came after.
+func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	d := p.NewVolume("db")
+	p.uses(d)
+	putBack := p.back()
+	p.FakeClock.Advance(pool.RaiseEvery)
+	p.heard(4)
+	newer := p.back()
+	p.Link.Cut()
+	for g := range uint64(3) {
+		p.FakeClock.Advance(pool.RaiseEvery)
+		p.told(p.other, 5+g, controlsync.SettleTime)
+	}
+	p.ends(d)
+	putBack(func() {
+		p.Link.Mend()
+		p.other.Cut()
+	})
+	p.isHeld(true, "put back")
+	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	p.isHeld(false, "accepted")
+	p.other.Mend()
+	agenttest.Await(t, func() bool { // it is told of what was told to others
+		p.FakeClock.Advance(p.Limits.Heartbeat)
+		return p.other.HighestGeneration() > pooladmin.Unheard || p.Pools.All()[0].Held() != ""
+	})
+	p.isHeld(false, "with the other back")
+	newer(func() {})
+	p.isHeld(true, "the newer disk")
+}
+
+// A pool that is adopted anew on its node is held by what that knows itself, when nobody else
+// does.
+func TestAdoptedPoolIsHeldByItsNodesRecord(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	d := p.NewVolume("db")
+	p.uses(d)
+	putBack := p.SavePool("pool")
+	p.FakeClock.Advance(pool.RaiseEvery)
+	p.heard(4)
+	p.ends(d)
+	cfg, moved := p.Config, filepath.Join(p.Root, "moved")
+	p.Stop()
+	putBack()
+	if err := os.Rename(filepath.Join(p.Root, "pool"), moved); err != nil {
+		t.Fatal(err)
+	}
+	p.RestartControl()
+	p.otherAnew()
+	p.StartWith(cfg)
+	if _, _, err := p.AdoptPool(t.Context(), moved); !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("adopt: %v", err)
+	}
+	p.isHeld(true, "adopted")
+}

@@ -1,0 +1,232 @@
+package generation_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A disk is put back under a running agent. Whatever is done in the pool first finds that, with
+// no heartbeat between: it is not raised over, and nothing is mounted or given from it.
+func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
+	for what, does := range map[string]func(r *agenttest.Host, d dataset.Dataset) error{
+		"raise": func(r *agenttest.Host, d dataset.Dataset) error {
+			r.Pools.Changed(d.Pool, true)
+			return errors.Join(r.Generations.Raise(r.T.Context()), r.Pools.Free(d.Pool))
+		},
+		"mount": func(r *agenttest.Host, d dataset.Dataset) error {
+			_, err := r.Mount(r.T.Context(), d.Volume, "id")
+			return err
+		},
+		"snapshot for another node": func(r *agenttest.Host, d dataset.Dataset) error {
+			_, _, err := r.Source.Freshen(r.T.Context(), d.ID, nil)
+			return err
+		},
+		"list for another node": func(r *agenttest.Host, d dataset.Dataset) error {
+			_, err := r.Source.Pool(r.T.Context(), d.ID)
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := agenttest.New(t)
+			d, putBack := raised(r)
+			writes(r, d, "new")
+			putBack()
+			if err := does(r, d); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
+				t.Error(err)
+			}
+			if g, err := r.Pools.All()[0].Storage.Generation(); g != 1 || err != nil {
+				t.Errorf("it caught up: %d, %v", g, err)
+			}
+			holds(r, d)
+		})
+	}
+}
+
+// ahead is a volume whose replica on b has a snapshot of which a, the home, knows nothing once
+// its disk is put back by the function that is returned.
+func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack func() pool.Record) {
+	f.Helper()
+	d = f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
+	agenttest.Await(f.T, func() bool { return !f.ReplicaTimeOn(f.B, "db").IsZero() })
+	at := func(least uint64) func() bool {
+		return func() bool {
+			g, err := f.A.Pool().Generation()
+			return err == nil && g >= least
+		}
+	}
+	agenttest.Await(f.T, at(1))
+	op := f.A.Pools.All()[0]
+	f.A.Stop()
+	kept := filepath.Join(filepath.Dir(op.Path), "kept")
+	if out, err := exec.CommandContext(f.Context(), "cp", "-a", "--reflink=always", op.Path, kept).CombinedOutput(); err != nil {
+		f.Fatal(string(out), err)
+	}
+	f.A.Config.Limits.Heartbeat = time.Hour // refreshes are a second apart
+	f.A.Start()
+	agenttest.Await(f.T, at(op.Generation+1))
+	f.A.WriteFile("db", "token", "new")
+	written := time.Now()
+	agenttest.Await(f.T, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	has, _ = f.B.Replicas.Copy(d.ID)
+	return d, has, func() pool.Record {
+		if err := errors.Join(os.Rename(op.Path, op.Path+".newer"), os.Rename(kept, op.Path)); err != nil {
+			f.Fatal(err)
+		}
+		rec := op.Record
+		rec.Generation = op.Generation
+		return rec
+	}
+}
+
+// keepsNewer fails unless b, which asks a for what is newer, is given nothing, and keeps what
+// it has.
+func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want error) {
+	f.Helper()
+	asB := move.WithAsker(f.Context(), f.B.Node())
+	if _, _, err := f.A.Source.Freshen(asB, d.ID, nil); !errors.Is(err, want) {
+		f.Error(err)
+	}
+	if _, err := f.A.Source.Pool(asB, d.ID); !errors.Is(err, want) {
+		f.Error(err)
+	}
+	if _, _, err := f.A.Source.Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
+		f.Error(err)
+	}
+	if err := f.B.Replicas.Refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
+		f.Error("it was refreshed")
+	}
+	if e, err := f.B.Pool().Stat(f.Context(), d.ID); err != nil || lineage.IndexOf(e, has.Snapshot) < 0 {
+		f.Errorf("the newer snapshot is gone from the replica (%v)", err)
+	}
+}
+
+// A replica that is refreshed before a heartbeat looked keeps what is newer than the disk that
+// was put back to its home.
+func TestReplicaKeepsNewerDataThanRestoredHome(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d, has, putBack := ahead(f)
+	putBack()
+	keepsNewer(f, d, has, dataset.ErrOffline)
+}
+
+// unregistered is a control that lets no agent in while it is away.
+type unregistered struct {
+	api.Service
+	away *atomic.Bool
+}
+
+func (u unregistered) Register(ctx context.Context, r api.Registration) error {
+	if u.away.Load() {
+		return agenttest.ErrAway
+	}
+	return u.Service.Register(ctx, r)
+}
+
+// A host that was put back, its own record with it, starts with control away from it alone: it
+// mounts what is its own, and gives other nodes nothing before control has said what it was.
+func TestReplicaKeepsNewerDataThanRestoredHost(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d, has, putBack := ahead(f)
+	f.A.Stop()
+	if err := f.A.DB.Put(t.Context(), map[string]any{"pools/default": putBack()}); err != nil {
+		t.Fatal(err)
+	}
+	var away atomic.Bool
+	away.Store(true)
+	f.A.Config.Control = unregistered{f.A.Config.Control, &away}
+	f.A.Start()
+	keepsNewer(f, d, has, dataset.ErrUnavailable)
+	f.A.MustMount("db", "alone")
+	f.A.MustUnmount("db", "alone")
+	keepsNewer(f, d, has, dataset.ErrUnavailable)
+	away.Store(false)
+	agenttest.Await(t, func() bool { return f.A.Pools.Free(d.Pool) != nil })
+	keepsNewer(f, d, has, dataset.ErrOffline)
+}
+
+// A pool that another node wants something of before anybody was asked about it is asked about
+// then.
+func TestGenerationIsAskedWhenPeerRequestsData(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	at(r, 1)
+	r.Pools.Change(d.Pool, func(op *pool.Pool) { op.Heard = false })
+	for _, away := range []bool{true, false} {
+		if away {
+			r.Link.Cut()
+		} else {
+			r.Link.Mend()
+			agenttest.Await(t, func() bool {
+				r.FakeClock.Advance(r.Limits.Retry)
+				_, err := r.Control.Volume(t.Context(), "db")
+				return err == nil
+			})
+		}
+		_, err := r.Source.Pool(t.Context(), d.ID)
+		if errors.Is(err, dataset.ErrUnavailable) != away || !away && err != nil {
+			t.Errorf("away %t: %v", away, err)
+		}
+	}
+}
+
+// pile is a pool that has some snapshots of a dataset.
+type pile struct {
+	backends.Pool
+	snapshots []dataset.Snapshot
+}
+
+func (p *pile) Stat(context.Context, uuid.UUID) (backends.Entry, error) {
+	return backends.Entry{Snapshots: slices.Clone(p.snapshots)}, nil
+}
+
+func (p *pile) DeleteSnapshot(_ context.Context, _, id uuid.UUID) error {
+	p.snapshots = slices.DeleteFunc(p.snapshots, func(s dataset.Snapshot) bool { return s.ID == id })
+	return nil
+}
+
+// A copy keeps what it was given, later than all that its home has still of the same epoch;
+// what users see goes as it went there, and what is of an epoch before.
+func TestCopyKeepsSnapshotsLaterThanItsHomeHas(t *testing.T) {
+	at := func(kind dataset.SnapshotKind, epoch uint64, minute int) dataset.Snapshot {
+		return dataset.Snapshot{ID: uuid.New(), Kind: kind, Epoch: epoch, Created: time.Unix(0, 0).Add(time.Duration(minute) * time.Minute)}
+	}
+	last := at(dataset.SnapshotTransfer, 2, 10)
+	for what, c := range map[string]struct {
+		gone dataset.Snapshot
+		goes bool
+	}{
+		"earlier":         {at(dataset.SnapshotTransfer, 2, 9), true},
+		"later":           {at(dataset.SnapshotTransfer, 2, 11), false},
+		"of epoch before": {at(dataset.SnapshotTransfer, 1, 11), true},
+		"by hand, later":  {at(dataset.SnapshotManual, 2, 11), true},
+	} {
+		older := at(dataset.SnapshotTransfer, 2, 1)
+		p := &pile{snapshots: []dataset.Snapshot{older, last, c.gone}}
+		err := lineage.DropMissing(t.Context(), p, uuid.New(), []uuid.UUID{older.ID, c.gone.ID}, last)
+		left := map[bool]int{true: 1, false: 3}[c.goes]
+		if (err == nil) != c.goes || !c.goes && !errors.Is(err, dataset.ErrConflict) || len(p.snapshots) != left {
+			t.Errorf("%s: %v, %d are left", what, err, len(p.snapshots))
+		}
+	}
+}

@@ -1,0 +1,47 @@
+package handover_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A home that comes back finds that its volume was deleted without it: it leaves who uses it
+// alone, opens it for nobody new, and has all of it when somebody brings it back.
+func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewBoundedCluster(t, time.Second)
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	path := f.A.MustMount("db", "user")
+	f.A.Agent.Cancel() // it dies, and the mount stays
+	f.A.Stop()
+	asked := api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "host-a"}
+	agenttest.Await(t, func() bool { _, err := f.Service.Submit(t.Context(), asked); return err == nil })
+
+	f.A.Start()
+	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
+	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
+		t.Errorf("who uses it is disturbed: %v", err)
+	}
+	if _, err := f.A.Mounter.Use(t.Context(), d, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("a new user of what was deleted: %v", err)
+	}
+	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateReady })
+	f.A.MustUnmount("db", "user")
+	for file, want := range map[string]string{"token": "kept", "late": "late"} {
+		if got := f.A.ReadFile("db", file); got != want {
+			t.Errorf("%s holds %q", file, got)
+		}
+	}
+}

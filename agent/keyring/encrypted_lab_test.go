@@ -1,0 +1,95 @@
+//go:build lab
+
+package keyring_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// The whole way of an encrypted volume, with a kernel that has dm-crypt: made, mounted, rekeyed
+// in use, mounted by the next agent. Its key is in no argument vector, and nothing is left.
+func TestEncryptedVolume(t *testing.T) {
+	disk := scratch.Mount(t, "xfs", 2<<30)
+	k := &keyRig{log: &bytes.Buffer{}, gold: filepath.Join(t.TempDir(), "gold")}
+	k.write(t, k.gold, 1)
+	src := fmt.Sprintf("default: gold\nprofiles:\n  gold: {size: 400MiB, encryption: {key_file: %s}}\n", k.gold)
+	programs := &run.Recorder{Next: &run.System{}}
+	k.Host = agenttest.NewWithProfiles(t, []byte(src), func(c *agent.Config) {
+		c.Backends = backends.NewRegistry(loop.New(programs))
+		c.Pools = []pool.Config{{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")}}
+	})
+	d := k.encrypted("db")
+	data, err := k.Keys.DataKey(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := k.Mount(t.Context(), "db", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := k.gold + ".old"
+	k.write(t, old, 1)
+	k.write(t, k.gold, 3)
+	if err := k.rekey("db", old); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(old); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := k.Unmount(t.Context(), "db", "one"); err != nil {
+			t.Fatal(err)
+		}
+		k.Restart()
+		if path, err = k.Mount(t.Context(), "db", "one"); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(text) != "content" {
+			t.Errorf("got %q, %v", text, err)
+		}
+	}
+	if err := k.Unmount(t.Context(), "db", "one"); err != nil {
+		t.Fatal(err)
+	}
+	opened := 0
+	for _, c := range programs.Calls() {
+		said := fmt.Sprint(c.Name, c.Args, c.Env)
+		if c.Name == "cryptsetup" {
+			opened++
+		}
+		for _, secret := range [][]byte{data, k.secret(1), k.secret(3)} {
+			if strings.Contains(said, string(secret)) || strings.Contains(said, fmt.Sprintf("%x", secret)) {
+				t.Errorf("a key is in the arguments of %s", c.Name)
+			}
+		}
+	}
+	if opened < 4 { // made, and opened each time
+		t.Errorf("cryptsetup was run %d times", opened)
+	}
+	if err := k.Pool().Close(); err != nil {
+		t.Error(err)
+	}
+	names, err := crypt.List()
+	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, "drover-") })
+	if err != nil || len(names) > 0 {
+		t.Errorf("left: %q, %v", names, err)
+	}
+}

@@ -1,0 +1,286 @@
+package lease_test
+
+import (
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// forgets waits until a guard has not got a dataset, which is looked for on the host before.
+func AwaitForgotten(w *agenttest.Guard, id uuid.UUID) {
+	w.T.Helper()
+	agenttest.Await(w.T, func() bool { _, there := w.Entry(id); return !there })
+}
+
+// What is mounted of a volume with failover auto the guard has from before its mount until
+// after its unmount, with deadlines that renewals justify; of others it hears nothing.
+func TestGuardHasDatasetWhileMounted(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	g.A.NewVolume("manual", map[string]string{"size": "320MiB"})
+	path := g.A.MustMount("db@auto", "one")
+	g.A.MustMount("manual", "x")
+	e, there := g.GuardA.Entry(d.ID)
+	if !there || e.State != guard.StateArmed || e.Epoch != d.Epoch || !e.Own || e.Policy != guard.PolicyKill || len(e.Paths) != 1 || e.Paths[0] != path || e.Filesystem.Root == "" {
+		t.Errorf("%t, %+v", there, e)
+	}
+	for _, id := range []string{"two", "one"} { // another container, and docker cp into the first
+		g.A.Fuse.Set(-1, false, nil)
+		g.A.MustMount("db@auto", id)
+		if acts := g.A.Fuse.Seen(); !slices.Contains(acts, "guard check") || slices.Contains(acts, "guard register") {
+			t.Errorf("a mount of what is mounted: %v", acts)
+		}
+	}
+	g.A.MustUnmount("db@auto", "one")
+	for last := e.Deadline; ; {
+		e, _ := g.GuardA.Entry(d.ID)
+		if renewed := g.LinkA.LastRenewed(); e.Deadline > renewed+agenttest.BoundSession*6/10 {
+			t.Fatalf("a deadline of %v rests on a renewal at %v", e.Deadline, renewed)
+		}
+		if e.Deadline > last+2*agenttest.BoundSession/5 {
+			break // it was fed several times
+		}
+	}
+	g.A.MustUnmount("db@auto", "one")
+	if _, there := g.GuardA.Entry(d.ID); !there {
+		t.Error("the guard has forgotten what is in use still")
+	}
+	g.A.MustUnmount("db@auto", "two")
+	AwaitForgotten(g.GuardA, d.ID)
+	if list, err := g.A.Config.State.List(t.Context(), "enrolled/"+d.ID.String()+"/"+g.B.Node().String(), "", 0); err != nil || len(list) != 1 {
+		t.Errorf("who pulled it is not on disk: %v, %v", list, err)
+	}
+	g.GuardA.Stop()
+	if _, err := g.A.Mount(t.Context(), "db@auto", "three"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("mounted without a guard: %v", err)
+	}
+	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
+		t.Errorf("what was refused is mounted: %t, %v", mounted, err)
+	}
+	g.GuardA.Step = agenttest.BoundSession
+	g.GuardA.Start()
+	if _, err := g.A.Mount(t.Context(), "db@auto", "slow"); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "--step") {
+		t.Errorf("mounted with a guard that fences too late: %v", err)
+	}
+	AwaitForgotten(g.GuardA, d.ID)
+	g.A.MustUnmount("manual", "x")
+	g.A.MustMount("manual", "y")
+	g.A.MustUnmount("manual", "y")
+}
+
+// A host that is cut off from control and from its peers is fenced in time. When control is
+// back before anybody took over, it goes on: nothing is lost, and no mount.
+func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	path := g.A.MustMount("db@auto", "user")
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	renewed, _ := g.A.Standing()
+	e := g.GuardA.AwaitFenced(d.ID)
+	if at := e.Fence.At; at > renewed+agenttest.BoundSession*9/10 {
+		t.Errorf("fenced %v after the last renewal was sent, of %v", at-renewed, agenttest.BoundSession)
+	}
+	if agenttest.CanWrite(t, path, 100*time.Millisecond) {
+		t.Error("a fenced volume is written to")
+	}
+	if _, err := g.A.Mount(t.Context(), "db@auto", "another"); err == nil {
+		t.Error("a fenced volume is mounted for another one")
+	}
+	g.A.Restart() // started anew it asks the guard before it thaws anything
+	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateFenced || e.Breaches > 0 || agenttest.CanWrite(t, path, 100*time.Millisecond) {
+		t.Errorf("an agent that was started anew has thawed what is fenced: %+v", e)
+	}
+	g.LinkA.Mend()
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	if !agenttest.CanWrite(t, path, time.Minute) || len(g.A.Uses.Get(d.ID).IDs) != 1 {
+		t.Errorf("it does not go on: %+v", g.A.Uses.Get(d.ID))
+	}
+	g.A.MustUnmount("db@auto", "user")
+	AwaitForgotten(g.GuardA, d.ID)
+}
+
+// While control is silent for everybody, the promises of those with a copy carry a holder
+// on, for as long as that lasts; nobody gets a copy anew meanwhile.
+func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	path := g.A.MustMount("db@auto", "user")
+	g.LinkA.Cut()
+	g.LinkB.Cut()
+	renewed, ttl := g.A.Standing()
+	agenttest.Await(t, func() bool { return clock.Boottime() > renewed+2*ttl })
+	e, _ := g.GuardA.Entry(d.ID)
+	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !agenttest.CanWrite(t, path, time.Minute) {
+		t.Errorf("%+v", e)
+	}
+	if err := g.A.Deadlines.Enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("another node gets a copy that has promised nothing: %v", err)
+	}
+	if err := g.A.Deadlines.Enrol(t.Context(), d.ID, g.B.Node()); err != nil {
+		t.Errorf("who has promised gets nothing: %v", err)
+	}
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	g.Network.SetCut(false) // their promises do not begin anew what has lapsed
+	asks(g.A, g.B)
+	if g.A.Deadlines.Until(d) > clock.Boottime() {
+		t.Error("promises have confirmed what had lapsed")
+	}
+	g.LinkA.Mend()
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	g.A.MustUnmount("db@auto", "user")
+}
+
+// A home that was overtaken while it was fenced: who wrote there is killed, the volume is
+// unmounted, and what it had is kept as a superseded copy.
+func TestI1FencedHomeIsSuperseded(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	path := g.A.MustMount("db@auto", "user")
+	holder := exec.Command("sleep", "1000")
+	holder.Dir = path
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := make(chan error, 1)
+	go func() { killed <- holder.Wait() }()
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	g.Network.SetCut(false)
+	var out api.Outcome
+	agenttest.Await(t, func() (ok bool) {
+		var err error
+		out, err = g.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+		return err == nil
+	})
+	if op := g.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	g.LinkA.Mend()
+	if err := <-killed; err == nil {
+		t.Error("who held it was not killed")
+	}
+	g.A.AwaitSettled(d.ID)
+	agenttest.Await(t, func() bool {
+		v := g.Recorded("db")
+		return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded
+	})
+	agenttest.Await(t, func() bool { _, there := g.GuardA.Entry(d.ID); return !there })
+	if r := g.A.Uses.Get(d.ID); len(r.IDs) > 0 {
+		t.Errorf("%+v", r)
+	}
+	g.A.MustUnmount("db@auto", "user") // the engine comes late
+}
+
+// A session that is a new one says nothing before what this node is the home of was read
+// during it: another node may have taken over in between.
+func TestI1NewSessionReadsHomesFirst(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	g.A.MustMount("db@auto", "user")
+	g.LinkA.Cut()
+	agenttest.Await(t, func() bool { // its session is over, and promises carry it on
+		nodes, err := g.Service.NodeList(t.Context(), "")
+		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
+	})
+	g.LinkA.SetDeaf(true)
+	before := g.LinkA.LastRenewed()
+	g.LinkA.Mend()
+	agenttest.Await(t, func() bool { renewed, _ := g.A.Standing(); return renewed > before })
+	long := clock.Boottime() + agenttest.BoundSession
+	agenttest.Await(t, func() bool { return clock.Boottime() > long })
+	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateArmed || e.Fence != nil {
+		t.Errorf("it was fenced while others promised: %+v", e)
+	}
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	if renewed, _ := g.A.Standing(); renewed <= before {
+		t.Error("it does not renew")
+	}
+	g.LinkA.SetDeaf(false)
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	g.A.MustUnmount("db@auto", "user")
+}
+
+// An agent that is started anew carries on what is mounted, and without control opens
+// nothing else of what is bounded in time; a volume with failover manual it does.
+func TestRestartKeepsLeaseWithoutControl(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d, idle := g.NewReplicated("db"), g.NewReplicated("idle")
+	g.A.NewVolume("manual", map[string]string{"size": "320MiB"})
+	g.A.MustMount("db@auto", "user")
+	was, _ := g.GuardA.Entry(d.ID)
+	g.A.Restart()
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.Deadline > was.Deadline+agenttest.BoundSession/5 })
+	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateArmed || e.Fence != nil || len(g.A.Uses.Get(d.ID).IDs) != 1 {
+		t.Errorf("%+v, used by %+v", e, g.A.Uses.Get(d.ID))
+	}
+	g.LinkA.Cut()
+	g.A.Restart()
+	if _, err := g.A.Mount(t.Context(), "idle@auto", "user"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("mounted, and nobody has confirmed it: %v", err)
+	}
+	g.A.MustMount("manual", "user")
+	g.A.MustUnmount("manual", "user")
+	g.LinkA.Mend()
+	agenttest.Await(t, func() bool { _, err := g.A.Mount(t.Context(), "idle@auto", "user"); return err == nil })
+	g.A.MustUnmount("idle@auto", "user")
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	g.A.MustUnmount("db@auto", "user")
+	g.AwaitConsistent(d, "at the end")
+	g.AwaitConsistent(idle, "at the end")
+}
+
+// A home that missed where its volume went believes no store that another node, which knows
+// that, does not: it opens nothing, and leaves the volume to who has the later epoch.
+func TestI1StoreThatPeerRejectsIsNotRead(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	log := logtest.NewLocal(g.A.Config.Log.(*logrus.Logger))
+	var read atomic.Int32
+	g.LinkA.ChangeSync(func(s *api.Sync) { s.Halted = "node host-b says that it is older"; read.Add(1) })
+	g.A.Restart()
+	if path, err := g.A.Mount(t.Context(), "db@auto", "user"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("mounted at %s on the word of a store that went back: %v", path, err)
+	}
+	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch + 1}); len(got.Granted) != 1 {
+		t.Errorf("who has a later epoch is not left alone: %+v", got)
+	}
+	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}); len(got.Refused) != 1 {
+		t.Errorf("its own epoch is promised to another one: %+v", got)
+	}
+	again := read.Load() + 4
+	agenttest.Await(t, func() bool { return read.Load() >= again })
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "was not read") })
+	if len(said) != 1 {
+		t.Errorf("it is said %d times why it was not read", len(said))
+	}
+	g.LinkA.ChangeSync(nil)
+	agenttest.Await(t, func() bool { _, err := g.A.Mount(t.Context(), "db@auto", "user"); return err == nil })
+	g.A.MustUnmount("db@auto", "user")
+}

@@ -1,0 +1,44 @@
+package lease_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lease"
+)
+
+// An agent sees whether its guard answers, and doctor says it with what would help.
+func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
+	t.Parallel()
+	w := agenttest.NewGuard(t, time.Second)
+	f := &agenttest.Cluster{T: t}
+	f.StartControl()
+	f.A = f.AddHost("host-a", "dir")
+	f.A.Config.Guard = w
+	t.Cleanup(f.Close)
+	f.A.Start()
+	doctor := func(level, text string) {
+		t.Helper()
+		list, err := f.A.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range list {
+			if l.Subject == "guard" && l.Level == level && strings.Contains(l.Text+l.Mend, text) {
+				return
+			}
+		}
+		t.Errorf("doctor says nothing %s of the guard with %q: %+v", level, text, list)
+	}
+	guarded := f.A.Registrar.IsAnswering
+	agenttest.Await(t, guarded)
+	doctor(findings.OK, "watches over 0 datasets")
+	w.Stop()
+	agenttest.Await(t, func() bool { return !guarded() })
+	doctor(findings.Info, lease.StartGuard)
+	w.Start()
+	agenttest.Await(t, guarded)
+}

@@ -1,0 +1,190 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// An agent that has lost its state and starts while control is away thaws nothing that the
+// guard has fenced, at the next start neither, nor while the guard does not answer. Once
+// control is back it goes on, used by who had it.
+func TestI1LostDatabaseThawsNothing(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	path := g.A.MustMount("db@auto", "user")
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	g.A.Stop()
+	list, err := g.A.Database.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drop []store.Write
+	for _, e := range list {
+		drop = append(drop, store.Write{Key: e.Key, Delete: true})
+	}
+	if _, err := g.A.Database.Txn(t.Context(), nil, drop); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"first", "second", "third, without a guard,"} {
+		if what[0] == 't' {
+			g.GuardA.Stop()
+		}
+		g.A.Start()
+		if agenttest.CanWrite(t, path, 100*time.Millisecond) {
+			t.Fatalf("the %s start has thawed what is fenced", what)
+		}
+		if what[0] == 't' {
+			g.GuardA.Start()
+		}
+		g.A.Stop()
+	}
+	g.A.Start()
+	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateFenced || e.Breaches > 0 {
+		t.Errorf("%+v", e)
+	}
+	g.LinkA.Mend()
+	g.Network.SetCut(false)
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	agenttest.Await(t, func() bool { return g.A.Uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
+	if !agenttest.CanWrite(t, path, time.Minute) {
+		t.Error("it does not go on")
+	}
+	if _, err := g.A.Database.Get(t.Context(), host.RecoveredKey); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was lost is found, and not noted: %v", err)
+	}
+	r := g.A.Uses.Get(d.ID)
+	clear(r.IDs)
+	if err := errors.Join(g.A.Uses.Save(t.Context(), d, r, nil), g.A.Unmounter.IfUnused(t.Context(), d, g.A.Unmounter.UnmountUnheld)); err != nil {
+		t.Error(err)
+	}
+}
+
+// slowGuard is one whose fence with some policies takes long.
+type slowGuard struct {
+	agenttest.FusedGuard
+	mu   sync.Mutex
+	slow []guard.Policy
+	by   time.Duration
+	said map[uuid.UUID]time.Duration // of what was registered last, where that was slow
+}
+
+func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.Entry, error) {
+	policy := r.Policy
+	if policy == guard.PolicyWatchdog { // for which there is no device here
+		r.Policy = guard.PolicyKill
+	}
+	e, err := s.FusedGuard.Register(ctx, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.said, r.Dataset)
+	if slices.Contains(s.slow, policy) {
+		e.Bound = s.by
+		if s.said == nil {
+			s.said = map[uuid.UUID]time.Duration{}
+		}
+		s.said[r.Dataset] = e.Bound
+	}
+	return e, err
+}
+
+func (s *slowGuard) Status(ctx context.Context) (guard.Status, error) {
+	st, err := s.FusedGuard.Status(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, e := range st.Datasets {
+		if bound, slow := s.said[e.Dataset]; slow {
+			st.Datasets[i].Bound = bound
+		}
+	}
+	return st, err
+}
+
+// What is mounted stays with the guard, though its fence takes too long by now: it is fenced
+// by another policy, or held for less long.
+func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	slow := &slowGuard{FusedGuard: agenttest.FusedGuard{Guard: g.GuardA, Host: g.A}, by: time.Hour}
+	g.A.Config.Guard = slow
+	g.A.Restart()
+	g.A.MustMount("db@auto", "user")
+	changed := d
+	changed.Profile.Failover.Fence.Kind = dataset.FenceWatchdog
+	for _, policies := range [][]guard.Policy{{guard.PolicyWatchdog}, {guard.PolicyWatchdog, guard.PolicyKill}} {
+		slow.mu.Lock()
+		slow.slow = policies
+		slow.mu.Unlock()
+		answer := g.A.Deadlines.Answers()
+		before, err := slow.Status(t.Context()) // which comes in late
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := g.A.Locks.Lock(t.Context(), d.ID, "test")
+		if err == nil {
+			err = g.A.Registrar.Arm(t.Context(), changed)
+			unlock()
+		}
+		if err != nil {
+			t.Errorf("slow are %v: %v", policies, err)
+		}
+		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
+			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
+		}
+		g.A.Repairer.ApplyGuard(before, answer)
+		fence := g.A.Deadlines.FenceTime(d.ID)
+		if long := fence == time.Hour; long != (len(policies) > 1) {
+			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)
+		}
+	}
+	slow.mu.Lock()
+	slow.slow, slow.said = nil, nil
+	slow.mu.Unlock()
+	agenttest.Await(t, func() bool { return g.A.Unmount(t.Context(), "db@auto", "user") == nil }) // it may be fenced by now
+}
+
+// What is open, and the guard did not know, is held for as much less long as its fence is too
+// slow, from its first deadline on.
+func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
+	t.Parallel()
+	const over = agenttest.BoundSession / 5
+	g := agenttest.NewBounded(t)
+	slow := &slowGuard{FusedGuard: agenttest.FusedGuard{Guard: g.GuardA, Host: g.A}, slow: []guard.Policy{guard.PolicyKill}, by: lease.FenceMost(agenttest.BoundSession) + over}
+	g.A.Config.Guard = slow
+	g.A.Restart()
+	g.NewReplicated("other") // so that it is read what the node is the home of
+	d := g.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	g.A.MustMount("db", "user")
+	d.Profile.Failover.Auto = true
+	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
+	renewed, _ := g.A.Standing()
+	if err := g.A.Registrar.Arm(t.Context(), d); err != nil {
+		t.Error(err)
+	}
+	e, there := g.GuardA.Entry(d.ID)
+	held := promise.HeldFor(agenttest.BoundSession) - over
+	if least, most := renewed+held, g.LinkA.LastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
+		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
+	}
+	g.A.Registrar.Release(d.ID)
+	g.A.MustUnmount("db", "user")
+}

@@ -1,0 +1,71 @@
+package lease_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/dataset"
+)
+
+// asks asks a host for its promise about epochs.
+func asks(h *agenttest.Host, other *agenttest.Host, epochs ...promise.Epoch) promise.Answer {
+	h.Cluster.Helper()
+	out, err := promise.Ask(h.Cluster.Context(), h.Config.PeerHTTP, other.Config.Address, other.Node(), promise.Request{Incarnation: h.Incarnation, Epochs: epochs})
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	return out
+}
+
+// A node with a copy promises to the home that it knows, for the time of a session, and to
+// nobody else; one that is about to open the next epoch promises nothing.
+func TestPromisesGoOnlyToKnownHome(t *testing.T) {
+	t.Parallel()
+	const session = time.Second
+	f := agenttest.NewBoundedCluster(t, session)
+	d := f.A.NewVolume("db@safe", nil)
+	agenttest.Await(t, func() bool { _, kept := f.B.Replicas.Copy(d.ID); return kept })
+	agenttest.Await(t, func() bool { _, ttl := f.B.Standing(); return ttl > 0 })
+	now := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
+	over, none := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, promise.Epoch{Dataset: uuid.New(), Epoch: 1}
+
+	got := asks(f.A, f.B, now, over, none)
+	if len(got.Granted) != 1 || got.Granted[0] != now || time.Duration(got.For) != session {
+		t.Errorf("%+v", got)
+	}
+	for i, want := range []string{"it is on node host-a, at epoch 1", "has nothing of it"} {
+		if len(got.Refused) != 2 || !strings.Contains(got.Refused[i].Why, want) {
+			t.Errorf("%+v, not %q", got.Refused, want)
+		}
+	}
+	if got := asks(f.B, f.A, now); len(got.Refused) != 1 || !strings.Contains(got.Refused[0].Why, "node host-a has it") {
+		t.Errorf("the home's own promise: %+v", got)
+	}
+	if _, err := promise.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
+		t.Errorf("too many at once: %v", err)
+	}
+
+	if holder, wait := f.B.Keeper.Swear(now, session); holder != f.A.Node() || wait <= 0 {
+		t.Errorf("sworn off while it is promised: %v, %v", holder, wait)
+	}
+	agenttest.Await(t, func() bool { // more than once: its own rounds may take it back meanwhile, as below
+		if _, wait := f.B.Keeper.Swear(now, session); wait > 0 {
+			return false
+		}
+		got := asks(f.A, f.B, now)
+		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is to be opened here")
+	})
+	f.B.Promises.Unswear(t.Context()) // control knows of no promotion
+	if got := asks(f.A, f.B, now); len(got.Granted) != 1 {
+		t.Errorf("%+v", got)
+	}
+	f.Network.SetCut(true)
+	if _, err := promise.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,208 @@
+package mounting_test
+
+import (
+	"context"
+	"encoding/json"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/internal/linux/process"
+	"github.com/droverhq/drover/plugin"
+)
+
+// caller is a process that calls the plugin, as an engine or a command of Podman does.
+type caller struct {
+	context.Context
+	end func()
+}
+
+// newCaller starts a process that lives until end is called.
+func newCaller(t *testing.T) caller {
+	t.Helper()
+	cmd := exec.Command("sleep", "infinity")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := process.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := caller{Context: plugin.WithCaller(t.Context(), id)}
+	ended := false
+	c.end = func() {
+		if !ended {
+			ended = true
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(c.end)
+	return c
+}
+
+// by mounts a volume for a process.
+func by(r *agenttest.Host, c caller, volume, id string) {
+	r.T.Helper()
+	if _, err := r.Mount(c, volume, id); err != nil {
+		r.T.Fatal(err)
+	}
+}
+
+// wantUnverified fails unless exactly these uses are unverified.
+func wantUnverified(r *agenttest.Host, want map[string]bool) {
+	r.T.Helper()
+	for _, id := range r.Uses.InUse() {
+		for _, m := range r.Engines.MountsOf(r.Uses.Get(id)) {
+			if m.Unverified != want[m.ID] {
+				r.T.Errorf("use %s is unverified: %t, want %t", m.ID, m.Unverified, want[m.ID])
+			}
+		}
+	}
+}
+
+// TestI9PodmanCommandsAreNotNewEngines: each command of Podman activates the plugin and ends. None of them is another
+// engine, neither to Podman's uses nor to a Docker engine's, and none writes to the agent's state.
+func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
+	r := agenttest.New(t)
+	db, held := r.NewVolume("db"), r.NewVolume("held")
+	docker := newCaller(t)
+	r.Activated(docker)
+	by(r, docker, "db", "one")
+	mount := newCaller(t)
+	r.Activated(mount)
+	by(r, mount, "held", mounting.PodmanID)
+	mount.end()
+
+	before, err := r.Config.State.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		command := newCaller(t)
+		r.Activated(command)
+		command.end()
+	}
+	after, err := r.Config.State.List(t.Context(), "", "", 0)
+	if err != nil || len(before) != len(after) {
+		t.Fatalf("%d keys, then %d, %v", len(before), len(after), err)
+	}
+	for i := range after {
+		if before[i].Key == "engine" && before[i].Index != after[i].Index {
+			t.Errorf("an activation wrote %s", after[i].Key)
+		}
+	}
+	wantUnverified(r, nil)
+	r.Advance(time.Hour)
+	r.WantUses(db, "one")
+	r.WantUses(held, mounting.PodmanID)
+	for range 2 { // also when Drover starts again, and nobody is to be found who has it
+		r.Restart()
+		r.Advance(mounting.InheritedGrace)
+		r.Advance(mounting.VerifyEvery)
+		r.WantUses(held, mounting.PodmanID)
+	}
+
+	unmount := newCaller(t)
+	r.Activated(unmount)
+	if err := r.Unmount(unmount, "held", mounting.PodmanID); err != nil {
+		t.Fatal(err)
+	}
+	r.WantUses(held)
+}
+
+// TestI9UsesOfSeveralEngines: only the uses of an engine that has ended are unverified, and only once a process
+// activates the plugin after it.
+func TestI9UsesOfSeveralEngines(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	one, two := newCaller(t), newCaller(t)
+	for _, e := range []caller{one, two} {
+		r.Activated(e)
+	}
+	by(r, one, "db", "one")
+	by(r, two, "db", "two")
+	r.Activated(one) // its first answer was lost
+	by(r, one, "db", "another")
+	wantUnverified(r, nil)
+	one.end()
+	wantUnverified(r, nil)
+	r.Restart()
+	wantUnverified(r, nil)
+	by(r, two, "db", "more") // which does not activate a plugin again that was restarted
+
+	next := newCaller(t)
+	r.Activated(next)
+	wantUnverified(r, map[string]bool{"one": true, "another": true})
+	by(r, next, "db", "one")
+	wantUnverified(r, map[string]bool{"another": true})
+	r.Restart()
+	wantUnverified(r, map[string]bool{"another": true})
+	two.end()
+	r.Activated(newCaller(t))
+	wantUnverified(r, map[string]bool{"two": true, "more": true, "another": true})
+}
+
+// TestI9EngineBehindProxy: a proxy that makes a process for each connection is no engine each time.
+func TestI9EngineBehindProxy(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	connection := func() caller {
+		c := newCaller(t)
+		t.Cleanup(c.end)
+		return c
+	}
+	first := connection()
+	r.Activated(first)
+	first.end()
+	for range 3 {
+		c := connection()
+		by(r, c, "db", "one")
+		c.end()
+	}
+	wantUnverified(r, nil)
+	var record struct {
+		Running []json.RawMessage `json:"running"`
+	}
+	if _, err := r.DB.Get(t.Context(), "engine", &record); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(record.Running); n != 1 {
+		t.Errorf("%d engines", n)
+	}
+	r.Activated(connection())
+	wantUnverified(r, map[string]bool{"one": true})
+}
+
+// TestI9CallerNotKnown: of engines in other PID namespaces each activation may be another one.
+func TestI9CallerNotKnown(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	docker := newCaller(t)
+	r.Activated(docker)
+	by(r, docker, "db", "known")
+	r.Activated(t.Context())
+	by(r, caller{Context: t.Context()}, "db", "hidden")
+	wantUnverified(r, nil)
+	r.Activated(t.Context())
+	wantUnverified(r, map[string]bool{"hidden": true})
+}
+
+// TestI9EngineRecordOfOlderVersion: its record names no process, so the next activation ends it.
+func TestI9EngineRecordOfOlderVersion(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	if err := r.DB.Put(t.Context(), map[string]any{"engine": map[string]any{"generation": 7}}); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	docker := newCaller(t)
+	by(r, docker, "db", "one")
+	if g := r.Engines.Newest(); g != 7 {
+		t.Errorf("generation %d, want 7: it runs since before the agent was replaced", g)
+	}
+	r.Activated(newCaller(t))
+	wantUnverified(r, map[string]bool{"one": true})
+}

@@ -1,0 +1,129 @@
+package mounting_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A host that is said to write no more, and does, is in the way of no restore; what that keeps is
+// not changed by it, and when it is back it is said there, and on record, that what it has is no
+// more what others have, until its last container has ended.
+func TestFencedGuestThatStillWrites(t *testing.T) {
+	f, d := many(t)
+	f.A.WriteFile("db", "token", "old")
+	f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}).Operation)
+	path := f.B.MustMount("db", "user")
+	f.B.PutToken(path, "new")
+	f.B.Stop()
+	file, err := os.OpenFile(filepath.Join(path, "token"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	putBack := aside(t, path) // the home is another machine, which does not see it
+	word := store.Write{Key: "fenced/" + f.B.Node().String(), Value: []byte(`{"by":"a person"}`)}
+	if _, err := f.ControlStore.Txn(t.Context(), nil, []store.Write{word}); err != nil {
+		t.Fatal(err)
+	}
+	op := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"}).Operation)
+	if op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
+	f.Submit(api.Request{Kind: dataset.OpClone, Volume: "kept", Options: map[string]string{"from": op.Snapshot.ID.String()}})
+	agenttest.Await(t, func() bool { _, err := f.Service.Volume(t.Context(), "kept"); return err == nil })
+	if got := f.A.ReadFile("kept", "token"); got != "new" {
+		t.Errorf("what the restore kept holds %q", got)
+	}
+	putBack()
+	f.B.Start()
+	agenttest.Await(t, func() bool {
+		v := f.Recorded("db").Visits
+		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored since")
+	})
+	list, err := f.B.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, is := range list {
+		said = said || is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and it was restored since")
+	}
+	if !said {
+		t.Errorf("doctor: %+v", list)
+	}
+	if path, err := f.B.Mount(t.Context(), "db", "another"); dataset.KindOf(err) != dataset.ErrConflict {
+		t.Errorf("mounted at %s: %v", path, err)
+	}
+	f.AwaitGuests("db", f.B)
+	f.B.MustUnmount("db", "user")
+	f.AwaitGuests("db")
+	if got := f.B.ReadFile("db", "token"); got != "old" {
+		t.Errorf("it holds %q", got)
+	}
+	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+}
+
+// What is not mounted here, or by another mount of the share than there is now, is not said to be
+// what others have no more.
+func TestGuestOfSameShareIsNotBehind(t *testing.T) {
+	f, d := many(t)
+	path := f.B.MustMount("db", "user")
+	att, err := f.B.Guests.Attach(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := att.Mount.Source
+	if err := att.Release(); err != nil {
+		t.Fatal(err)
+	}
+	well := func(when string) {
+		t.Helper()
+		if err := f.B.Guests.Settle(t.Context(), d.ID, uuid.Nil); err != nil || f.B.GuestTable.Refusal(d.ID) != "" {
+			t.Errorf("%s: %v, %q", when, err, f.B.GuestTable.Refusal(d.ID))
+		}
+	}
+	if err := unix.Unmount(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	well("somebody has unmounted it")
+	again := t.TempDir() // the same folders, as a mount of its own
+	if err := unix.Mount("overlay", again, "overlay", 0, "lowerdir="+filepath.Dir(tree)+":"+t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(again, unix.MNT_DETACH) })
+	if err := unix.Mount(filepath.Join(again, filepath.Base(tree)), path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	well("the share was mounted anew since")
+	f.B.MustUnmount("db", "user")
+}
+
+// aside takes a mount away, with who has something open in it, until it is put back: a folder that
+// nobody else has stands for what was removed.
+func aside(t *testing.T, path string) (putBack func()) {
+	t.Helper()
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		other := t.TempDir()
+		if err := unix.Mount(other, path, "", unix.MS_BIND, ""); err != nil {
+			t.Fatalf("mount %s on %s: %v", other, path, err)
+		}
+	}
+}

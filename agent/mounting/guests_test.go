@@ -1,0 +1,355 @@
+package mounting_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// many is a volume that both hosts of a flock may mount; its home is host a.
+func many(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
+	t.Helper()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	f.A.Config.Limits.Lease, f.B.Config.Limits.Lease = 300*time.Millisecond, 300*time.Millisecond
+	f.A.Restart()
+	f.B.Restart()
+	return f, f.A.NewVolume("db@many", nil)
+}
+
+// Two hosts have it mounted at once, and see what the other one writes; the home stays where it
+// is, and the guest is on record from before its mount until after.
+func TestAccessManyMountsOnTwoHosts(t *testing.T) {
+	f, d := many(t)
+	here := f.A.MustMount("db", "one")
+	f.A.PutToken(here, "of a")
+	there := f.B.MustMount("db", "two")
+	f.B.WantToken(there, "of a")
+	f.B.PutToken(there, "of b")
+	f.A.WantToken(here, "of b")
+	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != d.Epoch || v.Move != uuid.Nil {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+	f.AwaitGuests("db", f.B)
+	f.B.MustMount("db", "three")
+	f.B.MustUnmount("db", "two")
+	f.AwaitGuests("db", f.B)
+	agenttest.Await(t, func() bool { v := f.Recorded("db").Visits; return len(v) == 1 && v[0].Mounts == 1 })
+	agenttest.Await(t, func() bool { // which node is called what is asked beside
+		v, err := f.B.Get(t.Context(), "db")
+		return err == nil && v.Mountpoint == there && v.Status["guest"] == "host-b" && v.Status["node"] == "host-a"
+	})
+	f.B.MustUnmount("db", "three")
+	if v := f.Recorded("db"); len(v.Guests) != 0 {
+		t.Errorf("after the last unmount: %+v", v.Guests)
+	}
+	if _, err := os.Stat(filepath.Join(there, "token")); err == nil {
+		t.Error("it is mounted still")
+	}
+	f.A.WantToken(here, "of b")
+}
+
+// What needs nobody else is refused by name while there is a guest, and not when it has gone.
+func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
+	f, _ := many(t)
+	f.A.WriteFile("db", "token", "kept")
+	path := f.B.MustMount("db", "user")
+	agenttest.Await(t, func() bool { v := f.Recorded("db").Visits; return len(v) == 1 && v[0].Mounts == 1 })
+	says := func(err error) bool {
+		return errors.Is(err, dataset.ErrInUse) && strings.Contains(err.Error(), "in use on host-b (1 mount)")
+	}
+	for name, try := range map[string]func() error{
+		"rm":     func() error { _, err := f.Service.Submit(t.Context(), rm("db")); return err },
+		"export": func() error { _, err := f.A.Export(t.Context(), "db", "", io.Discard); return err },
+		"clone":  func() error { return f.A.Create(t.Context(), "two", map[string]string{"from": "db"}) },
+		"snapshot": func() error {
+			out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+			if err != nil {
+				return err
+			}
+			return operation.Outcome(f.AwaitEnd(*out.Operation))
+		},
+		"move": func() error {
+			_, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b"})
+			return err
+		},
+	} {
+		if err := try(); !says(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	f.B.PutToken(path, "goes on")
+	f.B.MustUnmount("db", "user")
+	s := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)
+	if s.State != dataset.OpDone {
+		t.Fatalf("snapshot: %+v", s.Problem)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "goes on" { // once the home needs it alone no more
+		t.Errorf("it holds %q", got)
+	}
+	path = f.B.MustMount("db", "user")
+	restore := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
+	if err := operation.Outcome(restore); !says(err) && !strings.Contains(err.Error(), "in use on host-b") {
+		t.Errorf("restore: %v", err)
+	}
+	f.B.WantToken(path, "goes on")
+	f.B.MustUnmount("db", "user")
+	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+		t.Errorf("rm: %v", err)
+	}
+}
+
+func rm(volume string) api.Request { return api.Request{Kind: dataset.OpDelete, Volume: volume} }
+
+// A guest that dies at any act of a mount, or of the unmount that follows, leaves a stay for as
+// long as it has it mounted, and none when it is back and has not.
+func TestGuestCrashesAtEveryAct(t *testing.T) {
+	f, d := many(t)
+	f.A.WriteFile("db", "token", "kept")
+	path := f.B.MountPath(d.ID)
+	for _, late := range []bool{true, false} {
+		for n := 0; ; n++ {
+			f.B.Fuse.Set(n, late, func(act string) {
+				mounted, err := host.IsMountPoint(path)
+				if _, stays := f.Recorded("db").Stay(f.B.Node()); err != nil || mounted && !stays {
+					t.Errorf("late %t, act %d: mounted, and not on record, at %s: %v", late, n, act, err)
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err := f.B.Mount(ctx, "db", "user")
+			mounted := err == nil
+			if err == nil {
+				err = f.B.Unmount(ctx, "db", "user")
+			}
+			cancel()
+			what := f.B.Fuse.Seen()
+			cut := f.B.Fuse.Blown()
+			f.B.Restart()
+			if v := f.Recorded("db"); v.Home != f.A.Node() {
+				t.Fatalf("on record: %+v", v.Dataset)
+			}
+			if len(f.B.Uses.Get(d.ID).IDs) > 0 { // acknowledged, or about to be
+				f.AwaitGuests("db", f.B)
+				f.B.MustUnmount("db", "user")
+			}
+			f.AwaitGuests("db")
+			if is, err := host.IsMountPoint(path); is || err != nil {
+				t.Fatalf("late %t, act %d of %v: mounted: %t, %v", late, n, what, is, err)
+			}
+			if !cut {
+				if err != nil || !mounted {
+					t.Fatalf("uncut: %v", err)
+				}
+				t.Logf("late %t: %v", late, what)
+				break
+			}
+		}
+	}
+	if got := f.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// With control away who has it mounted goes on, a further container too; nobody begins. What
+// ends meanwhile is told once control is back.
+func TestGuestsContinueWithoutControl(t *testing.T) {
+	f, d := many(t)
+	path := f.B.MustMount("db", "one")
+	link := f.B.Config.Control
+	f.B.Stop()
+	f.B.Config.Control = agenttest.Away{Service: link}
+	f.B.Start()
+	if again := f.B.MustMount("db", "two"); again != path {
+		t.Errorf("mounted at %s", again)
+	}
+	f.B.PutToken(path, "goes on")
+	f.B.MustUnmount("db", "two")
+	f.B.MustUnmount("db", "one")
+	if _, err := f.B.Mount(t.Context(), "db", "three"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("mounted, though nobody knows: %v", err)
+	}
+	if v := f.Recorded("db"); len(v.Guests) != 1 {
+		t.Errorf("ended without a word: %+v", v.Guests)
+	}
+	f.B.Stop()
+	f.B.Config.Control = link
+	f.B.Start()
+	f.AwaitGuests("db")
+	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+}
+
+// Without its home guests go on, and it goes on at one of them, whose mounts stay; the home that
+// comes back is a guest for as long as it has it mounted.
+func TestGuestBecomesHome(t *testing.T) {
+	f, d := many(t)
+	here, there := f.A.MustMount("db", "one"), f.B.MustMount("db", "two")
+	f.A.Stop()
+	f.B.PutToken(there, "of b")
+	f.B.MustMount("db", "three")
+	op := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"}).Operation)
+	if op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.B.WantToken(there, "of b")
+	f.AwaitGuests("db", f.A)
+	f.A.Start()
+	f.A.AwaitSettled(d.ID)
+	f.AwaitGuests("db", f.A)
+	f.A.PutToken(here, "of a") // what still runs there was not shot
+	f.B.WantToken(there, "of a")
+	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("removed: %v", err)
+	}
+	f.B.MustUnmount("db", "two")
+	f.B.MustUnmount("db", "three")
+	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "host-a") {
+		t.Errorf("removed: %v", err)
+	}
+	f.A.MustUnmount("db", "one")
+	f.AwaitGuests("db")
+	if got := f.A.ReadFile("db", "token"); got != "of a" { // as a guest now
+		t.Errorf("it holds %q", got)
+	}
+	f.AwaitGuests("db")
+	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+		t.Errorf("rm: %v", err)
+	}
+}
+
+// A mount of which control knows nothing any more is told anew, and one of a volume that is gone
+// is named by doctor.
+func TestForgottenGuestReportsAgain(t *testing.T) {
+	f, d := many(t)
+	f.B.MustMount("db", "user")
+	g, _ := f.B.GuestTable.Get(d.ID)
+	f.B.Stop()
+	forget := func(d dataset.Dataset) {
+		t.Helper()
+		over := api.Stay{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.Stay, Over: true}
+		if _, err := f.Service.Guest(t.Context(), f.B.Node(), over); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget(d)
+	f.AwaitGuests("db")
+	f.B.Start()
+	f.AwaitGuests("db", f.B)
+	f.B.Stop()
+	forget(d)
+	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+		t.Fatal(err)
+	}
+	f.B.Start()
+	agenttest.Await(t, func() bool {
+		list, err := f.B.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, is := range list {
+			if is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and control has it not so on record") {
+				return true
+			}
+		}
+		return false
+	})
+	// Nobody new goes on with it there, nor takes it for a volume of its name.
+	if path, err := f.B.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("mounted at %s: %v", path, err)
+	}
+	if _, err := f.B.Mounter.Use(t.Context(), d, dataset.ParseReference("db"), "another"); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("used: %v", err)
+	}
+	now := f.A.NewVolume("db@many", nil)
+	if path := f.B.MustMount("db", "another"); path != f.B.MountPath(now.ID) {
+		t.Errorf("the new volume of that name is mounted at %s", path)
+	}
+	f.B.MustUnmount("db", "another")
+	f.B.MustUnmount("db", "user")
+	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+}
+
+// A guest whose agent has lost its state stays for as long as somebody may use the volume there,
+// whoever else comes and goes.
+func TestGuestWithLostDatabaseStays(t *testing.T) {
+	f, d := many(t)
+	path := f.B.MustMount("db", "user")
+	f.B.Stop()
+	list, err := f.B.Database.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drop []store.Write
+	for _, e := range list {
+		drop = append(drop, store.Write{Key: e.Key, Delete: true})
+	}
+	if _, err := f.B.Database.Txn(t.Context(), nil, drop); err != nil {
+		t.Fatal(err)
+	}
+	f.B.Start()
+	agenttest.Await(t, func() bool { return f.B.Uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
+	f.B.MustMount("db", "next")
+	f.B.MustUnmount("db", "next")
+	f.AwaitGuests("db", f.B)
+	if is, err := host.IsMountPoint(path); !is || err != nil {
+		t.Errorf("mounted: %t, %v", is, err)
+	}
+	f.B.Verifier.Began -= mounting.InheritedGrace
+	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil { // once nobody has it
+		t.Error(err)
+	}
+	f.AwaitGuests("db")
+}
+
+// One host at a time is what any other volume of the same share is for.
+func TestI1OtherVolumesOfShareHaveOneHost(t *testing.T) {
+	f, _ := many(t)
+	f.A.NewVolume("one", nil)
+	f.A.MustMount("one", "user")
+	f.B.MustMount("db", "user")
+	if _, err := f.B.Mount(t.Context(), "one", "user"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("mounted twice: %v", err)
+	}
+}
+
+// A home that needs a dataset alone for two things at once lets others in after both, and asks
+// for it once.
+func TestReservationsOfSameDatasetShareOneRequest(t *testing.T) {
+	f, d := many(t)
+	one, err := f.A.Agent.Reservations.Reserve(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stay := f.Recorded("db").Guests
+	two, err := f.A.Agent.Reservations.Reserve(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one()
+	if _, err := f.B.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrPending) {
+		t.Errorf("mounted while it is needed alone: %v", err)
+	}
+	if now := f.Recorded("db").Guests; len(now) != 1 || len(stay) != 1 || now[0].ID != stay[0].ID {
+		t.Errorf("on record: %+v, then %+v", stay, now)
+	}
+	two()
+	f.B.MustMount("db", "user")
+	f.B.MustUnmount("db", "user")
+}

@@ -1,0 +1,251 @@
+package mounting_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the volume with the
+// guard. So when the node is cut off the container is stopped before another node goes on.
+func TestI1CpBeforeFailover(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	path := g.A.MustMount("db@auto", "one")
+	stop := agenttest.StartContainer(t, path)
+	defer stop()
+	g.A.Activated(t.Context())
+	g.A.MustMount("db@auto", "one")
+	g.A.MustUnmount("db@auto", "one")
+	if u := g.A.Uses.Get(d.ID).IDs["one"]; !u.Ended {
+		t.Errorf("%+v", u)
+	}
+	agenttest.Await(t, func() bool { return len(g.A.Jobs.Running()) == 0 })
+	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
+		t.Fatalf("the guard has %t, %+v", there, e)
+	}
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	if e := g.GuardA.AwaitFenced(d.ID); e.Fence == nil {
+		t.Errorf("%+v", e)
+	}
+	if agenttest.CanWrite(t, path, time.Second) {
+		t.Error("it can be written to")
+	}
+	g.LinkA.Mend()
+	g.Network.SetCut(false)
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	stop()
+	g.A.MustUnmount("db@auto", "one")
+	g.AwaitConsistent(d, "the container has ended")
+}
+
+// TestI1GuardKeepsHeldVolume: a volume whose uses have all ended stays with the guard while a process
+// has it mounted in a namespace of its own, or has a file of it open, also over a restart of the agent; nor is
+// it removed.
+func TestI1GuardKeepsHeldVolume(t *testing.T) {
+	for name, holder := range agenttest.Holders {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testGuardKeeps(t, holder)
+		})
+	}
+}
+
+func testGuardKeeps(t *testing.T, holder func(*testing.T, string) func()) {
+	g := agenttest.NewBounded(t)
+	d := g.NewReplicated("db")
+	stop := holder(t, g.A.MustMount("db@auto", "one"))
+	defer stop()
+	g.A.MustUnmount("db@auto", "one")
+	held := func(at string) {
+		t.Helper()
+		if err := g.A.Remove(t.Context(), "db@auto"); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("%s: removed: %v", at, err)
+		}
+		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
+			t.Fatalf("%s: the guard has %t, %+v", at, there, e)
+		}
+	}
+	held("unmounted")
+	g.A.Restart()
+	held("restarted")
+	stop()
+	g.AwaitConsistent(d, "the process has ended")
+	if err := g.A.Remove(t.Context(), "db@auto"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI11HeldWithoutUse: what is mounted and held without a recorded use is not unmounted, restored,
+// removed or destroyed.
+func TestI11HeldWithoutUse(t *testing.T) {
+	for name, holder := range agenttest.Holders {
+		t.Run(name, func(t *testing.T) { testHeldWithoutUse(t, holder) })
+	}
+}
+
+func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "one")
+	path := r.MountPath(d.ID)
+	stop := holder(t, path)
+	rec := r.Uses.Get(d.ID)
+	clear(rec.IDs)
+	if err := r.Uses.Save(t.Context(), d, rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.Uses.MarkIdle(d.ID)
+	work := map[string]func() error{
+		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnheld) },
+		"restore": func() error { return r.Verifier.EnsureUnused(t.Context(), d, "restore") },
+		"remove":  func() error { return r.Remove(t.Context(), "db") },
+		"give up": func() error {
+			if list, err := r.Relinquisher.Holders(t.Context(), d); err != nil || len(list) != 1 {
+				t.Errorf("held by %v, %v", list, err)
+			}
+			return dataset.ErrInUse
+		},
+	}
+	for name, do := range work {
+		if err := do(); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.Advance(2 * mounting.ForgottenAfter)
+	r.Unmounter.UnmountForgotten()
+	r.Restart()
+	if mounted, err := host.IsMountPoint(path); !mounted || err != nil {
+		t.Errorf("mounted: %t, %v", mounted, err)
+	}
+	stop()
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI11MountOnTheHost: a second mount on the host is a use, whatever its path. A container that shares its
+// mounts with the host chooses the path. A copy of Drover's mount, which every recursive bind of the host makes,
+// is none.
+func TestI11MountOnTheHost(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "one")
+	path, dir := r.MountPath(d.ID), t.TempDir()
+	same := filepath.Join(dir, strings.TrimPrefix(path, r.Root))
+	if err := os.MkdirAll(same, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		from, to, flag string
+		holders        int
+	}{
+		"a volume, on a path that ends like Drover's": {path, same, "--bind", 1},
+		"a copy of all mounts":                        {r.Root, dir, "--rbind", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, err := exec.Command("mount", c.flag, c.from, c.to).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			defer func() {
+				if out, err := exec.Command("umount", "-R", c.to).CombinedOutput(); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+			}()
+			look, err := r.Holders.LookAtMounts()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if list := r.Holders.Of(t.Context(), look, d); len(list) != c.holders {
+				t.Errorf("%v", list)
+			}
+		})
+	}
+	unmount(r, d, "one")
+}
+
+// TestI11FailedLookAtFiles: if nobody can tell whether a process has a file of a dataset open, it is not
+// unmounted, restored, removed or moved.
+func TestI11FailedLookAtFiles(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "one")
+	rec := r.Uses.Get(d.ID)
+	clear(rec.IDs)
+	if err := r.Uses.Save(t.Context(), d, rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	open := r.Holders.Files
+	r.Holders.Files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
+	for name, do := range map[string]func() error{
+		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnheld) },
+		"restore": func() error { return r.Verifier.EnsureUnused(t.Context(), d, "restore") },
+		"remove":  func() error { return r.Remove(t.Context(), "db") },
+	} {
+		if err := do(); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "no /proc") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if list, err := r.Relinquisher.Holders(t.Context(), d); err != nil || len(list) != 1 {
+		t.Errorf("held by %v, %v", list, err)
+	}
+	r.Holders.Files = open
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestI9NotMountedAndHeld: a use is not taken for ended because its mount point is not mounted any more.
+func TestI9NotMountedAndHeld(t *testing.T) {
+	f := &agenttest.Cluster{T: t}
+	f.StartControl()
+	f.A = f.AddHost("host-a", "loop")
+	t.Cleanup(f.Close)
+	f.A.Start()
+	d := f.A.NewVolume("db", nil)
+	path := f.A.MustMount("db", "one")
+	stop := agenttest.StartContainer(t, path)
+	if out, err := exec.Command("umount", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	f.A.Activated(t.Context())
+	look := func() {
+		t.Helper()
+		l, err := f.A.Holders.LookAtMounts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.A.Verifier.EndGrace()
+		holders := len(f.A.Holders.Of(t.Context(), l, d))
+		if err := f.A.Verifier.DropUnverified(t.Context(), d, f.A.Verifier.Unverified(d.ID), holders); err != nil {
+			t.Error(err)
+		}
+	}
+	look()
+	if n := len(f.A.Uses.Get(d.ID).IDs); n != 1 {
+		t.Errorf("%d uses, and a container has it", n)
+	}
+	stop()
+	look()
+	if n := len(f.A.Uses.Get(d.ID).IDs); n != 0 {
+		t.Errorf("%d uses, and nobody has it", n)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		t.Error(err)
+	}
+}

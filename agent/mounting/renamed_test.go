@@ -1,0 +1,72 @@
+package mounting_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/api"
+)
+
+// The end of a use is heard of a volume that nothing is known of any more, after a
+// restart too, and what was known of it on disk stays as it was.
+func TestUnmountOfForgottenVolume(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MustMount("db@bronze", "one")
+	r.MustMount("db", "other")
+	r.Link.Cut()
+	r.Cache.Remove(d.ID)
+	if err := r.Cache.SaveChanged(t.Context(), r.DB); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	for id, spelling := range map[string]string{"one": "db@bronze", "other": "db"} {
+		if err := r.Unmount(t.Context(), spelling, id); err != nil {
+			t.Error(err)
+		}
+	}
+	if uses := r.Uses.Get(d.ID).IDs; len(uses) > 0 {
+		t.Errorf("it is used by %v", uses)
+	}
+	if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); mounted || err != nil {
+		t.Errorf("it is mounted: %t, %v", mounted, err)
+	}
+	if there, err := r.DB.Get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {
+		t.Errorf("a record of it was made up: %t, %v", there, err)
+	}
+	r.Link.Mend()
+}
+
+// A volume that a rebuild renamed while it was mounted, and whose name another has by
+// now, is unmounted all the same; an ID that another volume has too is that one's.
+func TestUnmountOfARenamedVolume(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		r := agenttest.New(t)
+		ctx := t.Context()
+		db, other := r.NewVolume("db"), r.NewVolume("other")
+		r.MountDataset(db, "id")
+		r.MountDataset(other, "id")
+		renamed := db
+		renamed.Volume = "db-12345678"
+		if !r.Cache.Apply(renamed, r.Cache.Index(db.ID)+1) {
+			t.Fatal("it was not renamed")
+		}
+		if taken {
+			next := db
+			next.ID = other.Pool // any other
+			r.Cache.Apply(next, 1)
+		}
+		for range 2 { // again: nothing
+			if err := r.Unmount(ctx, "db", "id"); err != nil {
+				t.Fatal(err)
+			}
+			r.WantUses(renamed)
+			r.WantUses(other, "id")
+		}
+		if err := r.Unmount(ctx, "other", "id"); err != nil {
+			t.Fatal(err)
+		}
+		r.WantUses(other)
+	}
+}

@@ -1,0 +1,175 @@
+package mounting_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// usesModel is what the mount IDs of one dataset have to be: each counts its own
+// uses, and an engine that started anew counts from one.
+type usesModel struct {
+	generation int
+	ids        map[string]*useModel
+}
+
+type useModel struct{ count, generation int }
+
+func (m *usesModel) mount(id string) {
+	if u := m.ids[id]; u != nil && u.generation == m.generation {
+		u.count++
+		return
+	}
+	m.ids[id] = &useModel{1, m.generation}
+}
+
+func (m *usesModel) unmount(id string) {
+	if u := m.ids[id]; u != nil {
+		if u.count--; u.count == 0 {
+			delete(m.ids, id)
+		}
+	}
+}
+
+func (m *usesModel) counts() map[string]int {
+	counts := map[string]int{}
+	for id, u := range m.ids {
+		counts[id] = u.count
+	}
+	return counts
+}
+
+// TestI9UseCountsMatchModel compares the agent's count of uses with the model's, after every call of
+// any sequence of them: with and without an ID, with docker cp, with engines that are killed, with agents
+// that are restarted, and with unmounts of what nobody mounted.
+func TestI9UseCountsMatchModel(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		d := r.NewVolume(fmt.Sprintf("vol-%d", round))
+		m := &usesModel{ids: map[string]*useModel{}}
+		steps := rapid.SliceOfN(rapid.SampledFrom([]string{
+			"mount a", "mount a", "mount b", "mount c", "mount ", "unmount a", "unmount a", "unmount b", "unmount c", "unmount ", "unmount z",
+			"engine", "agent", "remove",
+		}), 1, 15).Draw(rt, "steps")
+		for _, step := range steps {
+			var err error
+			switch what, id, _ := strings.Cut(step, " "); what {
+			case "engine":
+				m.generation++
+				r.Activated(ctx)
+			case "agent":
+				r.Restart()
+			case "remove":
+				err = r.Remove(ctx, d.Volume)
+				if inUse := errors.Is(err, dataset.ErrInUse); inUse != (len(m.ids) > 0) {
+					rt.Fatalf("remove with uses %v: %v", m.counts(), err)
+				}
+				if err == nil {
+					return
+				}
+				err = nil
+			default:
+				if what == "mount" {
+					m.mount(id)
+					_, err = r.Mount(ctx, d.Volume, id)
+				} else {
+					m.unmount(id)
+					err = r.Unmount(ctx, d.Volume, id)
+				}
+			}
+			if err != nil {
+				rt.Fatalf("%s: %v", step, err)
+			}
+			same(r, rt, d, m)
+		}
+		for id, u := range maps.Clone(m.ids) {
+			for range u.count {
+				m.unmount(id)
+				if err := r.Unmount(ctx, d.Volume, id); err != nil {
+					rt.Fatal(err)
+				}
+				same(r, rt, d, m)
+			}
+		}
+		if err := r.Remove(ctx, d.Volume); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// TestI9NoUsesAfterReboot: nothing is mounted, and no container runs, that was before the host
+// started anew.
+func TestI9NoUsesAfterReboot(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	d, idle := r.NewVolume("db"), r.NewVolume("idle")
+	for _, v := range []dataset.Dataset{d, idle} {
+		r.MountDataset(v, "before")
+		before := r.Uses.Get(v.ID)
+		before.Boot = "another"
+		if err := r.Unmount(ctx, v.Volume, "before"); err != nil {
+			t.Fatal(err)
+		}
+		before.IDs["before"] = mounting.Use{Count: 1, Since: r.Clock.Now()}
+		if err := r.DB.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Restart()
+	r.WantUses(idle)
+	if err := r.Remove(ctx, "idle"); err != nil {
+		t.Error(err)
+	}
+	r.MountDataset(d, "now")
+	r.WantUses(d, "now")
+	if err := r.Unmount(ctx, "db", "now"); err != nil {
+		t.Fatal(err)
+	}
+	r.WantUses(d)
+}
+
+// TestI9UsedVolumeIsRemountedAfterStart: what a container uses and somebody took off while there was no
+// agent is mounted when the next one has started, and goes with its last use.
+func TestI9UsedVolumeIsRemountedAfterStart(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "id")
+	cfg := r.Config
+	r.Stop()
+	if err := mount.Unmount(r.MountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	r.StartWith(cfg)
+	r.WantUses(d, "id")
+	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
+		t.Fatal(err)
+	}
+	r.WantUses(d)
+}
+
+// same fails unless the dataset is used as in the model, and mounted once when it
+// is used at all.
+func same(r *agenttest.Host, rt *rapid.T, d dataset.Dataset, m *usesModel) {
+	rt.Helper()
+	got := map[string]int{}
+	for id, c := range r.Uses.Get(d.ID).IDs {
+		got[id] = c.Count
+	}
+	mounted, err := host.IsMountPoint(r.MountPath(d.ID))
+	if want := m.counts(); !maps.Equal(got, want) || mounted != (len(want) > 0) || err != nil {
+		rt.Fatalf("uses %v, mounted %t, %v; want uses %v", got, mounted, err, want)
+	}
+}

@@ -1,0 +1,91 @@
+package mounting_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+// Uses of an engine that is gone are void once nobody has the dataset mounted,
+// and not before the new one had time to mount it again.
+func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	r.Activated(ctx)
+	d, other := r.NewVolume("db"), r.NewVolume("other")
+	r.MountDataset(d, "one")
+	r.MountDataset(d, "two")
+	r.MountDataset(other, "three")
+	end := agenttest.StartContainer(t, r.MountPath(d.ID))
+	r.Activated(ctx)
+	r.FakeClock.Set(r.FakeClock.Now().Add(time.Hour)) // no time to start containers in
+	r.Advance(mounting.UnverifiedGrace - time.Second)
+	r.WantUses(d, "one", "two")
+	r.WantUses(other, "three")
+	r.Advance(time.Second)
+	r.WantUses(d, "one", "two") // which of them the container is cannot be told
+	r.WantUses(other)
+	r.MountDataset(other, "four")
+	r.Advance(mounting.VerifyEvery)
+	r.WantUses(other, "four")
+	if err := r.Unmount(ctx, "db", "one"); err != nil {
+		t.Fatal(err)
+	}
+	r.WantUses(d, "two")
+	end()
+	r.Advance(mounting.VerifyEvery)
+	r.WantUses(d)
+}
+
+// An unmount that came while there was no agent is never told again: what was
+// used before the start is void once nobody has the dataset mounted, and not
+// before a container had time to start on it.
+func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	r.Activated(ctx)
+	d, again, bound := r.NewVolume("db"), r.NewVolume("again"), r.NewVolume("bound")
+	for _, v := range []dataset.Dataset{d, again, bound} {
+		r.MountDataset(v, "id-of-"+v.Volume)
+	}
+	r.Restart()
+	r.FakeClock.Set(r.FakeClock.Now().Add(time.Hour))
+	// Somebody on the host has it, in no other namespace.
+	place := t.TempDir()
+	src, err := os.Open(r.MountPath(bound.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mount.Bind(src, place, mount.BindFlags{})
+	if src.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for passed := time.Duration(0); passed < mounting.InheritedGrace-mounting.VerifyEvery; passed += mounting.VerifyEvery {
+		r.Advance(mounting.VerifyEvery)
+		r.WantUses(d, "id-of-db")
+	}
+	// This container was stopped while there was no agent. It is started and stopped again.
+	r.MountDataset(again, "id-of-again")
+	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
+		t.Fatal(err)
+	}
+	r.Advance(mounting.VerifyEvery)
+	r.WantUses(d)
+	r.WantUses(again, "id-of-again")
+	r.WantUses(bound, "id-of-bound")
+	if err := mount.Unmount(place); err != nil {
+		t.Fatal(err)
+	}
+	r.Advance(mounting.VerifyEvery)
+	r.WantUses(bound)
+	r.WantUses(again, "id-of-again")
+	r.Advance(mounting.MountedGrace - 3*mounting.VerifyEvery)
+	r.WantUses(again, "id-of-again")
+	r.Advance(2 * mounting.VerifyEvery)
+	r.WantUses(again)
+}

@@ -1,0 +1,287 @@
+package move_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
+)
+
+// cutFiles is a way to other nodes on which no files come while it is cut.
+type cutFiles struct {
+	http.RoundTripper
+	cut   atomic.Bool
+	asked atomic.Int32
+}
+
+func (c *cutFiles) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/files") && c.cut.Load() {
+		c.asked.Add(1)
+		return nil, errors.New("no route to host")
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// keeps reports whether a host has something of a dataset that is whole in its place: a copy with
+// a snapshot, or the files.
+func keeps(h *agenttest.Host, id uuid.UUID) bool {
+	e, err := h.Pool().Stat(h.Cluster.Context(), id)
+	return err == nil && (e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0)
+}
+
+// left waits until a host knows that it was left, and what moves made there is gone.
+func left(h *agenttest.Host, id uuid.UUID) {
+	h.Cluster.Helper()
+	agenttest.Await(h.Cluster.T, func() bool {
+		_, given := h.Leases.Relinquished(id)
+		_, kept := h.Cache.Copy(id)
+		_, comes := h.MoveTable.Get(id)
+		if comes && !h.MoveTable.IsActive(id) {
+			h.Installer.Resume(h.Cluster.Context())
+		}
+		return kept && !given && !comes && hasOnly(h, id)
+	})
+}
+
+// hasOnly reports whether a dataset is all that lies in a host's pool.
+func hasOnly(h *agenttest.Host, id uuid.UUID) bool {
+	h.Cluster.Helper()
+	list, err := h.Pool().List(h.Cluster.Context())
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	for _, e := range list {
+		if e.ID != id {
+			return false
+		}
+	}
+	return len(list) == 1
+}
+
+// I3: where what came has taken the place of the copy, and control refuses that this is the home,
+// what came is the copy.
+func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "loop")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "one")
+	f.Move("db", f.B)
+	f.B.WriteFile("db", "token", "two")
+	left(f.A, d.ID)
+	f.A.Fuse.Set(-1, false, func(act string) {
+		if act != "commit" {
+			return
+		}
+		f.A.Fuse.Mend()
+		if _, err := f.Service.CancelOperation(t.Context(), f.Recorded("db").Move.String()); err != nil {
+			t.Error(err)
+		}
+	})
+	if op := f.AwaitEnd(f.BeginMove("db", f.A)); op.State != dataset.OpCancelled {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	for range 2 {
+		left(f.A, d.ID)
+		e, err := f.A.Pool().Stat(t.Context(), d.ID)
+		if err != nil || e.State != backends.EntryReady || e.Record.Home != f.B.Node() {
+			t.Fatalf("in the copy's place lies %+v, %v", e, err)
+		}
+		if got, err := os.ReadFile(filepath.Join(e.Path, "head", "token")); err != nil || string(got) != "two" {
+			t.Errorf("it holds %q, %v", got, err)
+		}
+		f.A.Restart()
+	}
+	if got := f.B.ReadFile("db", "token"); got != "two" {
+		t.Errorf("its home has %q", got)
+	}
+	f.B.WriteFile("db", "token", "three")
+	f.Move("db", f.A)
+	if got := f.A.ReadFile("db", "token"); got != "three" {
+		t.Errorf("it came with %q", got)
+	}
+}
+
+// I3: what comes file by file comes beside the copy that it replaces. A move that does not come
+// to its end leaves the copy as it was, and nothing else.
+func TestI3FilesArriveBesideTheCopy(t *testing.T) {
+	t.Parallel()
+	for _, pools := range [][2]string{{"loop", "dir"}, {"dir", "loop"}} {
+		t.Run("to "+pools[0], func(t *testing.T) {
+			f := agenttest.NewCluster(t, pools[0], pools[1])
+			d := f.A.NewVolume("db", nil)
+			f.A.WriteFile("db", "token", "one")
+			f.Move("db", f.B)
+			f.B.WriteFile("db", "token", "two")
+			left(f.A, d.ID)
+			f.A.Stop()
+			way := &cutFiles{RoundTripper: f.A.Config.PeerHTTP}
+			way.cut.Store(true)
+			full := &agenttest.FailingBackend{}
+			f.A.Config.PeerHTTP = way
+			if pools[0] == "dir" {
+				f.A.Config.Backends = backends.NewRegistry(agenttest.FusedBackend{Kind: full, Host: f.A})
+			}
+			f.A.Start()
+
+			op := f.BeginMove("db", f.A)
+			agenttest.Await(t, func() bool { return way.asked.Load() > 0 })
+			if !keeps(f.A, d.ID) {
+				t.Error("the copy is gone before anything has come")
+			}
+			if _, err := f.Service.CancelOperation(t.Context(), op.ID.String()); err != nil {
+				t.Fatal(err)
+			}
+			f.AwaitEnd(op)
+			left(f.A, d.ID)
+			if !keeps(f.A, d.ID) {
+				t.Error("a move that was cancelled took the copy away")
+			}
+
+			way.cut.Store(false)
+			if pools[0] == "dir" {
+				full.Refuse = dataset.Errorf(dataset.ErrNoSpace, "it is full")
+				op = f.AwaitEnd(f.BeginMove("db", f.A))
+				full.Refuse = nil
+				if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code || !strings.Contains(op.Problem.Message, "make room for both") {
+					t.Errorf("in a full pool: %s, %+v", op.State, op.Problem)
+				}
+				if !keeps(f.A, d.ID) {
+					t.Error("a pool without room for both has neither")
+				}
+			}
+			f.Move("db", f.A)
+			if got := f.A.ReadFile("db", "token"); got != "two" {
+				t.Errorf("it came with %q", got)
+			}
+			agenttest.Await(t, func() bool { return hasOnly(f.A, d.ID) })
+			if pools[0] == "dir" {
+				return
+			}
+			// A crash left what came, and the volume was written to since: that stays.
+			beside := d
+			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
+			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
+			f.A.WriteFile("db", "token", "three")
+			if err = errors.Join(err, f.A.Installer.TakePlaceAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
+				t.Error(err)
+			}
+			if got := f.A.ReadFile("db", "token"); got != "three" {
+				t.Errorf("what came took the place of what was written: %q", got)
+			}
+			if err := f.A.Pool().Delete(t.Context(), beside.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// I3: the target of a move file by file dies at every act, before it and after. At each of them
+// it has what it was left with, or all that has come; and it all comes to its end.
+func TestI3MoveOfFilesCrashesAtEveryAct(t *testing.T) {
+	t.Parallel()
+	list := [][2]string{{"loop", "dir"}, {"btrfs", "dir"}}
+	if long.Enabled() {
+		list = append(list, [2]string{"btrfs", "loop"})
+	}
+	for _, pools := range list {
+		t.Run(pools[0]+" and "+pools[1], func(t *testing.T) {
+			f := agenttest.NewCluster(t, pools[0], pools[1])
+			if pools[0] == "loop" || long.Enabled() {
+				filesMovesCutShort(f, []*agenttest.Host{f.A, f.B}, false, true)
+			} else {
+				filesMovesCutShort(f, []*agenttest.Host{f.A}, false)
+			}
+		})
+	}
+}
+
+func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates ...bool) {
+	t := f.T
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "left")
+	f.Move("db", f.B)
+	left(f.A, d.ID)
+	home := f.B
+	ways := map[*agenttest.Host]*cutFiles{}
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		h.Stop()
+		ways[h] = &cutFiles{RoundTripper: h.Config.PeerHTTP}
+		h.Config.PeerHTTP = ways[h]
+		h.Config.Limits.Lease = 30 * time.Second // nobody uses it: on a loaded machine it takes a while all the same
+		h.Start()
+	}
+	for _, late := range lates {
+		for _, target := range targets {
+			if len(targets) == len(lates) && late == (target == f.A) && !long.Enabled() {
+				continue // the one dies before each act, the other after
+			}
+			for n := 0; ; n++ {
+				if home == target { // back, without a cut
+					home = f.Other(target)
+					f.Move("db", home)
+					left(target, d.ID)
+				}
+				token := fmt.Sprint(target.NodeName, late, n)
+				home.WriteFile("db", "token", token)
+				gone := target.Fuse.Set(n, late, func(act string) {
+					before := len(target.Fuse.Seen())
+					p, _ := target.MoveTable.Get(d.ID)
+					// Unless what another act does was seen in part.
+					if p.Beside == uuid.Nil && !keeps(target, d.ID) && len(target.Fuse.Seen()) == before {
+						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
+					}
+				})
+				op := f.BeginMove("db", target)
+				done := make(chan dataset.Operation, 1)
+				go func() { done <- f.AwaitEnd(op) }()
+				cut := false
+				select {
+				case <-gone:
+					cut = true
+					p, _ := target.MoveTable.Get(d.ID)
+					ways[target].cut.Store(p.Beside != uuid.Nil) // what has come is not brought again
+					target.Restart()
+					op = <-done
+				case op = <-done:
+					target.Fuse.Mend()
+				}
+				ways[target].cut.Store(false)
+				if op.State == dataset.OpDone {
+					home = target
+				}
+				knows(home, d.ID)
+				if got := home.ReadFile("db", "token"); got != token || f.Recorded("db").Home != home.Node() {
+					t.Fatalf("late %t, cut at act %d of %v: operation %s, %+v: %s holds %q", late, n, target.Fuse.Seen(), op.State, op.Problem, home.NodeName, got)
+				}
+				agenttest.Await(t, func() bool { return hasOnly(home, d.ID) })
+				if !cut {
+					t.Logf("late %t: %v", late, target.Fuse.Seen())
+					break
+				}
+			}
+		}
+	}
+}
+
+// knows waits until a host has heard that it is the home of a dataset, and of no move of it: a mount
+// before that is told to ask again.
+func knows(h *agenttest.Host, id uuid.UUID) {
+	h.Cluster.Helper()
+	agenttest.Await(h.Cluster.T, func() bool {
+		d, known := h.Cache.Dataset(id)
+		_, left := h.Cache.Copy(id)
+		return known && !left && d.Home == h.NodeID && h.Leases.MayOpen(d, "look at") == nil
+	})
+}

@@ -1,0 +1,248 @@
+package move_test
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume goes on from the copy of another node, by a person's word. The home that was
+// overtaken and comes back refuses new mounts, leaves who uses it alone, and then keeps
+// what it had as a superseded snapshot until a person discards it: nothing is merged, and
+// nothing dropped.
+func TestForcedMoveKeepsSupersededHead(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "before")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	f.B.WriteFile("db", "token", "lost")
+	path := f.B.MustMount("db", "user")
+	f.B.Agent.Cancel() // it dies, and the mount stays
+	f.B.Stop()
+	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+	if err != nil || out.Operation.Loss == nil {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if got := f.A.ReadFile("db", "token"); got != "before" {
+		t.Errorf("it goes on with %q", got)
+	}
+
+	f.B.Start()
+	agenttest.Await(t, func() bool { _, kept := f.B.Cache.Copy(d.ID); return kept })
+	if _, err := f.B.Mounter.Use(t.Context(), d, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("a new user of what was overtaken: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
+		t.Errorf("who uses it is disturbed: %v", err)
+	}
+	inUse := false
+	list, err := f.B.Doctor(t.Context())
+	for _, l := range list {
+		inUse = inUse || l.Level == findings.Error && strings.Contains(l.Text, "is in use here by 1")
+	}
+	if err != nil || !inUse {
+		t.Errorf("doctor does not say that it is in use: %+v, %v", list, err)
+	}
+	f.B.MustUnmount("db", "user")
+	f.B.AwaitSettled(d.ID)
+	agenttest.Await(t, func() bool { v := f.Recorded("db"); return len(v.Kept) == 1 && v.Kept[0].Snapshot != uuid.Nil })
+	v := f.Recorded("db")
+	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopySuperseded || v.Kept[0].Snapshot == uuid.Nil {
+		t.Fatalf("kept: %+v", v.Kept)
+	}
+	agenttest.Await(t, func() bool { return slices.Equal(f.B.SeenSuperseded(), []string{"db"}) })
+	kept := v.Kept[0].Snapshot
+	if held := f.B.ReadSnapshot(d, kept, "token"); held != "lost" {
+		t.Errorf("what was overtaken holds %q", held)
+	}
+	// It does not become a target before a person has looked.
+	op := f.AwaitEnd(f.BeginMove("db", f.B))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		_, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound) && len(f.Recorded("db").Kept) == 0
+	})
+	f.Move("db", f.B)
+}
+
+// Between pools of unlike kinds the files go one by one: with owners, modes, links and
+// holes as they were. There and back.
+func TestMoveOfFilesKeepsAttributes(t *testing.T) {
+	t.Parallel()
+	for _, pools := range [][2]string{{"dir", "loop"}, {"dir", "dir"}, {"loop", "dir"}} {
+		t.Run(pools[0]+" to "+pools[1], func(t *testing.T) {
+			f := agenttest.NewCluster(t, pools[0], pools[1])
+			d := f.A.NewVolume("db", nil)
+			path := f.A.MustMount("db", "writer")
+			file := filepath.Join(path, "file")
+			for _, err := range []error{
+				os.WriteFile(file, []byte("text"), 0o640), os.Chown(file, 1234, 5678), os.Link(file, filepath.Join(path, "again")),
+				os.Symlink("file", filepath.Join(path, "sym")), unix.Setxattr(file, "user.x", []byte("y"), 0), os.Chmod(path, 0o751),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			f.A.MustUnmount("db", "writer")
+			f.Move("db", f.B)
+			check := func(h *agenttest.Host) {
+				t.Helper()
+				path := h.MustMount("db", "reader")
+				var st, again unix.Stat_t
+				x := make([]byte, 1)
+				err := errors.Join(unix.Stat(filepath.Join(path, "file"), &st), unix.Stat(filepath.Join(path, "again"), &again))
+				_, xerr := unix.Getxattr(filepath.Join(path, "file"), "user.x", x)
+				link, lerr := os.Readlink(filepath.Join(path, "sym"))
+				if err := errors.Join(err, xerr, lerr); err != nil || st.Uid != 1234 || st.Gid != 5678 || st.Mode&0o7777 != 0o640 || st.Ino != again.Ino || string(x) != "y" || link != "file" {
+					t.Errorf("%+v, %+v, %q, %q, %v", st, again, x, link, err)
+				}
+				h.MustUnmount("db", "reader")
+			}
+			check(f.B)
+			agenttest.Await(t, func() bool { _, given := f.A.Leases.Relinquished(d.ID); return !given })
+			if _, err := f.A.Mounter.Use(t.Context(), d, dataset.ParseReference("db"), "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
+				t.Errorf("%v", err)
+			}
+			f.A.Fuse.Set(-1, false, func(act string) { // what comes is no head that it has left
+				if k, kept := f.A.Cache.Copy(d.ID); kept && act == "commit" {
+					if err := f.A.Copies.SettleLocked(t.Context(), k); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			f.Move("db", f.A)
+			check(f.A)
+		})
+	}
+}
+
+// Another node gets what a move takes to it, or a copy of it on record, and no other.
+func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	ask := func() error {
+		_, err := f.B.Puller.Snapshots(t.Context(), "https://host-a:9471", d.ID)
+		return err
+	}
+	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("before: %v", err)
+	}
+	if _, err := f.B.Puller.Freshen(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("a snapshot for nobody: %v", err)
+	}
+	f.A.MustMount("db", "user")
+	op := f.BeginMove("db", f.B)
+	agenttest.Await(t, func() bool { return ask() == nil })
+	if err := f.A.Access.Check(t.Context(), uuid.New(), d.ID); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("a third node: %v", err)
+	}
+	if op = f.AwaitEnd(op); op.State != dataset.OpFailed {
+		t.Errorf("%s", op.State)
+	}
+	agenttest.Await(t, func() bool { return errors.Is(ask(), dataset.ErrForbidden) })
+	if _, err := f.B.Puller.Snapshots(t.Context(), "https://host-a:9471", uuid.New()); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("of no dataset: %v", err)
+	}
+	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {
+		t.Errorf("without a certificate: %v", err)
+	}
+	f.A.MustUnmount("db", "user")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	if err := f.B.Access.Check(t.Context(), f.A.Node(), d.ID); err != nil {
+		t.Errorf("who has a copy on record: %v", err)
+	}
+	var e backends.Entry
+	agenttest.Await(t, func() bool { // what moves have left is not kept for ever
+		var err error
+		e, err = f.B.Pool().Stat(t.Context(), d.ID)
+		return err == nil && len(e.Snapshots) == 1
+	})
+}
+
+// A head that is not what was given up, whatever wrote to it, is kept and not dropped,
+// and its copy does not go by itself.
+func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
+	t.Parallel()
+	for _, to := range []string{"loop", "dir"} {
+		t.Run("to "+to, func(t *testing.T) {
+			f := agenttest.NewCluster(t, "loop", to)
+			d := f.A.NewVolume("db", nil)
+			f.A.WriteFile("db", "token", "given up")
+			gone := f.A.DieAfter("yield", 1)
+			op := f.BeginMove("db", f.B)
+			agenttest.AwaitDeath(t, gone)
+			f.A.Stop()
+			root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID, backends.AttachOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.Openat(int(root.Fd()), "strange", unix.O_CREAT|unix.O_WRONLY, 0o600)
+			if err == nil {
+				err = errors.Join(unix.Fsync(fd), unix.Close(fd))
+			}
+			if err := errors.Join(err, root.Close()); err != nil {
+				t.Fatal(err)
+			}
+			f.A.Fuse.Mend()
+			untold := f.A.DieAfter("copied", 1) // its head is kept, and control has not heard so
+			f.A.Fuse.Late = false
+			f.A.Start()
+			if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+				t.Fatalf("%+v", op.Problem)
+			}
+			agenttest.AwaitDeath(t, untold)
+			if to == "dir" { // where a way back would begin by removing it
+				if err := f.A.Mover.CheckOvertaken(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
+					t.Fatalf("the way back before control has heard: %v", err)
+				}
+			}
+			f.A.Fuse.Mend()
+			if to == "dir" {
+				op = f.AwaitEnd(f.BeginMove("db", f.A))
+				if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
+					t.Errorf("the way back: %s: %+v", op.State, op.Problem)
+				}
+			}
+			f.A.AwaitSettled(d.ID)
+			agenttest.Await(t, func() bool {
+				v := f.Recorded("db")
+				return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded && v.Kept[0].Until.IsZero()
+			})
+			e, err := f.A.Pool().Stat(t.Context(), d.ID)
+			if _, kept := lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
+				t.Errorf("%+v, %v", e.Snapshots, err)
+			}
+			if got := f.B.ReadFile("db", "token"); got != "given up" {
+				t.Errorf("it goes on with %q", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,105 @@
+package move_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// inNamespace runs a script in a mount namespace of its own, and returns when that says ready. It reads
+// what it is told, until end.
+func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, said io.Reader, end func() error) {
+	t.Helper()
+	c := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", script}, args...)...)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err = c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err == nil {
+		_, err = said.Read(make([]byte, 6))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
+}
+
+// A volume that a process has in a mount namespace of its own, or a file of it, is not given up, even if its
+// use has ended for the agent: the process may still write.
+func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
+	const mounted = `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`
+	// The container hands the file to a process of the host, and ends.
+	const handed = `mount --bind "$0" "$1"; exec 3>"$1/token"
+		exec nsenter --mount="/proc/$2/ns/mnt" sh -ec "echo ready; read -r line; echo late >&3; echo written; read -r line || true"`
+	for _, c := range []struct{ name, backend, script string }{
+		{"dir", "dir", mounted},
+		{"nfs", "nfs", mounted},
+		{"dir, a file handed over", "dir", handed},
+		{"nfs, a file handed over", "nfs", handed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := agenttest.NewCluster(t, c.backend, c.backend)
+			f.A.NewVolume("db", nil)
+			path, in := f.A.MustMount("db", "web"), t.TempDir()
+			tell, said, end := inNamespace(t, c.script, path, in, strconv.Itoa(os.Getpid()))
+			f.A.MustUnmount("db", "web")
+			op := f.AwaitEnd(f.BeginMove("db", f.B))
+			words := in
+			if c.script == handed {
+				words = "head/token open in it"
+			}
+			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, words) {
+				t.Errorf("%s: %+v", op.State, op.Problem)
+			}
+			_, err := tell.Write([]byte("\n"))
+			if err == nil {
+				_, err = said.Read(make([]byte, 8))
+			}
+			if err := errors.Join(err, end()); err != nil {
+				t.Fatal(err)
+			}
+			f.Move("db", f.B)
+			if got := f.B.ReadFile("db", "token"); got != "late\n" {
+				t.Errorf("it arrived with %q", got)
+			}
+		})
+	}
+}
+
+// What a home has left in its pool, when its volume went off the share, is not taken for the
+// volume when that comes back to it from another pool of the share.
+func TestMoveBackToAShare(t *testing.T) {
+	f := agenttest.NewCluster(t, "nfs", "dir")
+	c := f.AddHost("host-c", "nfs")
+	c.Start()
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "left")
+	f.Move("db", f.B)
+	f.Move("db", c)
+	c.WriteFile("db", "token", "acknowledged")
+	if e, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != 1 {
+		t.Fatalf("nothing was left: %+v, %v", e, err)
+	}
+	f.Move("db", f.A)
+	if got := f.A.ReadFile("db", "token"); got != "acknowledged" {
+		t.Fatalf("it came back with %q", got)
+	}
+	c.AwaitSettled(d.ID)
+	if e, err := c.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("it lies there too: %+v, %v", e, err)
+	}
+	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 4 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+}

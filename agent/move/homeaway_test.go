@@ -1,0 +1,83 @@
+package move_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// cutOff is a control that hears nothing of a node, once that is said.
+type cutOff struct {
+	api.Service
+	node uuid.UUID
+	away *atomic.Bool
+}
+
+func (c cutOff) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	list, err := c.Service.NodeList(ctx, filter)
+	for i := range list {
+		list[i].Live = list[i].ID != c.node || !c.away.Load()
+	}
+	return list, err
+}
+
+// blackHole is a way to other nodes on which everything is lost: a request ends when a connection would have
+// been given up.
+type blackHole struct {
+	patience time.Duration
+	asked    *atomic.Int64
+}
+
+func (h blackHole) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.asked.Add(1)
+	select {
+	case <-time.After(h.patience):
+		return nil, errors.New("i/o timeout")
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
+	}
+}
+
+// A mount of a volume whose home is cut off ends with what to do: at once where control says that the home
+// is away, as soon as it says so, and after a bounded time where it never does. How often the home was
+// asked shows that it does not wait for more.
+func TestI8MountWhileHomeIsCutOff(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", nil)
+	var away atomic.Bool
+	var asked atomic.Int64
+	f.B.Stop()
+	f.B.Config.Control = cutOff{f.B.Config.Control, f.A.Node(), &away}
+	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Limits.Retry, &asked} // as a connection is given up after 5 s
+	f.B.Start()
+	mount := func(atMost int64) {
+		t.Helper()
+		asked.Store(0)
+		_, err := f.B.Mount(t.Context(), "db", "id")
+		if !errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrPending) {
+			t.Fatal(err)
+		}
+		for _, says := range []string{"volume db lives on node host-a, which is away", "drover volume move db host-b --force --fenced host-a"} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%v: does not say %s", err, says)
+			}
+		}
+		if n := asked.Load(); n > atMost {
+			t.Errorf("the home was asked %d times, want %d at most", n, atMost)
+		}
+	}
+	mount(move.UnheardTries/4 + 1) // each takes four retries, and the wait after it one more
+	away.Store(true)
+	mount(1)
+}

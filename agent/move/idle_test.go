@@ -1,0 +1,291 @@
+package move_test
+
+import (
+	"context"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// A volume that nobody uses moves, and back: with what was written, with its snapshots,
+// at a new epoch each time, and what the home that it left keeps is no head.
+func TestMoveOfIdleVolumeAndBack(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "first")
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	f.A.WriteFile("db", "token", "second")
+	for i, to := range []*agenttest.Host{f.B, f.A, f.B} {
+		from := f.Other(to)
+		f.Move("db", to)
+		v := f.Recorded("db")
+		if v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 || v.Copies[0] != from.Node() {
+			t.Errorf("on record: %+v", v)
+		}
+		from.AwaitSettled(d.ID)
+		if got := to.ReadFile("db", "token"); got != "second" {
+			t.Errorf("it holds %q", got)
+		}
+		e, err := to.Pool().Stat(t.Context(), d.ID)
+		if err != nil || e.State != backends.EntryReady || e.Problem != "" {
+			t.Errorf("%+v, %v", e, err)
+		}
+		if e.Record == nil || e.Record.Epoch != v.Epoch || e.Record.Home != to.Node() {
+			t.Errorf("beside the data: %+v", e.Record)
+		}
+	}
+	if err := f.B.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "first" {
+		t.Errorf("the snapshot that travelled holds %q", got)
+	}
+	if list, err := f.A.Doctor(t.Context()); err != nil {
+		t.Error(err)
+	} else {
+		for _, l := range list {
+			if (l.Level == findings.Warning || l.Level == findings.Error) && !strings.Contains(l.Text, "its data is in memory") {
+				t.Errorf("doctor: %+v", l)
+			}
+		}
+	}
+}
+
+// The snapshot that was copied while a volume might have been in use is the last one, when
+// nothing was written since; otherwise there is another.
+func TestMoveReusesUnchangedSnapshot(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "first")
+	for i, written := range []bool{false, true} {
+		from, to := []*agenttest.Host{f.A, f.B}[i], []*agenttest.Host{f.B, f.A}[i]
+		taken, want := 0, "first"
+		from.Fuse.Set(-1, false, func(act string) {
+			if act == "snapshot" {
+				taken++
+			}
+		})
+		to.Fuse.Set(-1, false, func(act string) {
+			if act == "recall" && written {
+				from.WriteFile("db", "token", "second")
+			}
+		})
+		f.Move("db", to)
+		if written {
+			want = "second"
+		}
+		if got := to.ReadFile("db", "token"); got != want {
+			t.Errorf("it holds %q", got)
+		}
+		from.AwaitSettled(f.Recorded("db").ID)
+		if n := map[bool]int{false: 1, true: 2}[written]; taken != n {
+			t.Errorf("written to meanwhile %v: %d snapshots were taken, want %d", written, taken, n)
+		}
+	}
+}
+
+// What is left behind can be gone on from at the epoch that was given up, though nothing was
+// written since an earlier one: after moves to and fro, and after one that ended early.
+func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]func(*agenttest.Cluster){
+		"moved to and fro": func(f *agenttest.Cluster) {
+			f.Move("db", f.B)
+			f.A.AwaitSettled(f.Recorded("db").ID)
+			f.Move("db", f.A)
+			f.B.AwaitSettled(f.Recorded("db").ID)
+		},
+		"given up in vain": func(f *agenttest.Cluster) {
+			begun := make(chan dataset.Operation, 1)
+			f.B.Fuse.Set(-1, false, func(act string) {
+				if act != "promote" {
+					return
+				}
+				op := <-begun
+				if _, err := f.Service.CancelOperation(context.Background(), op.ID.String()); err != nil {
+					f.Error(err)
+				}
+			})
+			op := f.BeginMove("db", f.B)
+			begun <- op
+			if op = f.AwaitEnd(op); op.State != dataset.OpCancelled {
+				f.Fatalf("%s: %+v", op.State, op.Problem)
+			}
+			agenttest.Await(f.T, func() bool { return f.A.WouldOpen(op.DatasetID) && !f.B.MoveTable.IsActive(op.DatasetID) })
+			f.B.Fuse.Set(-1, false, nil)
+		},
+	} {
+		for _, profile := range []string{"plain", "safe"} {
+			t.Run(name+", "+profile, func(t *testing.T) {
+				f := agenttest.NewCluster(t, "loop", "loop")
+				f.MayFailWith = "wants replicas on more nodes" // once its home was overtaken
+				d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": profile})
+				f.A.WriteFile("db", "token", "all of it")
+				before(f)
+				epoch := f.Recorded("db").Epoch
+				f.Move("db", f.B)
+				f.A.AwaitSettled(d.ID)
+				if epoch < 2 {
+					t.Errorf("it was left at epoch %d already", epoch)
+				}
+				if profile == "safe" { // it is as fresh as any, though nothing is written
+					agenttest.Await(t, func() bool { v := f.Recorded("db"); return len(v.Kept) == 1 && !v.Kept[0].Current.IsZero() })
+				}
+				f.B.Stop()
+				out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+					t.Fatalf("%s: %+v", op.State, op.Problem)
+				}
+				if got := f.A.ReadFile("db", "token"); got != "all of it" {
+					t.Errorf("it goes on with %q", got)
+				}
+			})
+		}
+	}
+}
+
+// lastSnapshotHangs is a flock that waits 400 ms for what is in use, with a volume whose home
+// takes no last snapshot of what it gives up before it goes on.
+func lastSnapshotHangs(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, goOn func()) {
+	t.Helper()
+	f = agenttest.NewCluster(t, "loop", "loop")
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		h.Config.Limits.Lease = 400 * time.Millisecond
+		h.Restart()
+	}
+	d = f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "old")
+	release := make(chan struct{})
+	goOn = sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	f.A.Fuse.Set(-1, false, func(act string) {
+		if _, given := f.A.Leases.Relinquished(d.ID); given && act == "snapshot" {
+			<-release
+		}
+	})
+	f.B.Fuse.Set(-1, false, func(act string) {
+		if act == "recall" { // so that there is something to sum up
+			f.A.WriteFile("db", "token", "new")
+		}
+	})
+	return f, d, goOn
+}
+
+// A home that takes longer to sum up what it gives up than a move waits for what is in use
+// says so, and the move waits.
+func TestMoveWaitsForSlowManifest(t *testing.T) {
+	t.Parallel()
+	f, _, goOn := lastSnapshotHangs(t)
+	op := f.BeginMove("db", f.B)
+	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).Holders, []string{dataset.GivingUp}) })
+	until := time.Now().Add(3 * f.B.Limits.Lease)
+	agenttest.Await(t, func() bool { return time.Now().After(until) || f.Operation(op.ID).State.Final() })
+	if now := f.Operation(op.ID); now.State.Final() {
+		t.Errorf("%s: %+v", now.State, now.Problem)
+	}
+	goOn()
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone || len(op.Holders) > 0 {
+		t.Errorf("%s, %v: %+v", op.State, op.Holders, op.Problem)
+	}
+}
+
+// A home that hangs while it gives a volume up says so in the end, and the move ends. Once it
+// goes on the volume is its own again; when it has moved the home keeps nothing of that.
+func TestMoveEndsWhenHomeHangs(t *testing.T) {
+	t.Parallel()
+	f, d, goOn := lastSnapshotHangs(t)
+	op := f.AwaitEnd(f.BeginMove("db", f.B))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "pool default lies on may hang") {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	goOn()
+	f.B.Fuse.Set(-1, false, nil)
+	agenttest.Await(t, func() bool { _, given := f.A.Leases.Relinquished(d.ID); return !given })
+	if got := f.A.ReadFile("db", "token"); got != "new" {
+		t.Errorf("it goes on with %q", got)
+	}
+	op = f.AwaitEnd(f.BeginMove("db", f.B))
+	if op.State != dataset.OpDone {
+		t.Fatalf("%s: %+v", op.State, op.Problem)
+	}
+	f.A.AwaitSettled(d.ID)
+	if _, sent := f.A.Sender.Sent(f.B.Node(), dataset.Snapshot{ID: op.Manifest.Snapshot, Dataset: d.ID}); sent {
+		t.Error("it still knows what it sent")
+	}
+}
+
+// What a host may take of its network is one limit on all that it sends and receives.
+func TestTransferRateLimitsAllTransfers(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	if f.A.Sender.Limit != nil || f.A.Puller.Limit != nil {
+		t.Error("limited, though nothing is said of it")
+	}
+	f.A.Stop()
+	f.A.Config.TransferRate = 1 << 20
+	f.A.Start()
+	if f.A.Sender.Limit == nil || f.A.Sender.Limit != f.A.Puller.Limit {
+		t.Errorf("sends by %p, receives by %p", f.A.Sender.Limit, f.A.Puller.Limit)
+	}
+}
+
+// asks counts what a host asks others for, by the last part of the path.
+type asks struct {
+	http.RoundTripper
+	asked map[string]int // by one request after the other
+}
+
+func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.asked[path.Base(r.URL.Path)]++
+	return a.RoundTripper.RoundTrip(r)
+}
+
+// What nobody uses is copied once, however much it is; of what is in use the second round
+// brings what was written during the first.
+func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.Config.Limits.Lease = time.Minute
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	for i, used := range []bool{false, true} {
+		from, to := []*agenttest.Host{f.A, f.B}[i], []*agenttest.Host{f.B, f.A}[i]
+		count := asks{to.Config.PeerHTTP, map[string]int{}}
+		to.Config.PeerHTTP = count
+		to.Restart()
+		from.WriteFile("db", "much", string(treetest.Bytes(uint64(i), move.LittleEnough+1<<20)))
+		if used {
+			from.MustMount("db", "user")
+			to.Fuse.Set(-1, false, func(act string) {
+				if act == "recall" {
+					from.MustUnmount("db", "user")
+				}
+			})
+		}
+		f.Move("db", to)
+		from.AwaitSettled(f.Recorded("db").ID)
+		if n, want := count.asked["freshen"], i+1; n != want {
+			t.Errorf("used %v: its home is asked for %d snapshots, want %d", used, n, want)
+		}
+	}
+}

@@ -1,0 +1,380 @@
+package move_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume that stays in use is not moved: the error names the node and the mount IDs,
+// its users go on, and it can be mounted by others again (A5, I11).
+func TestI11VolumeInUseIsNotMoved(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	web := strings.Repeat("1234abcd", 8) // as Docker's IDs are
+	f.A.MustMount("db", web)
+	f.A.MustMount("db", "job")
+	op := f.BeginMove("db", f.B)
+	agenttest.Await(t, func() bool { _, asked := f.A.Leases.Recall(d.ID); return asked })
+	if _, err := f.A.Mount(t.Context(), "db", "new"); !errors.Is(err, dataset.ErrInUse) ||
+		!strings.Contains(err.Error(), "being moved to node host-b by operation "+op.ID.String()[:8]) {
+		t.Errorf("a new mount while it is recalled: %v", err)
+	}
+	f.A.MustMount("db", "job") // docker cp mounts again with the ID of the container
+	f.A.MustUnmount("db", "job")
+	op = f.AwaitEnd(op)
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code ||
+		!strings.Contains(op.Problem.Message, "it is mounted by 1234abcd1234, job on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") {
+		t.Errorf("%+v: %+v", op.State, op.Problem)
+	}
+	v := f.Recorded("db")
+	if v.Home != f.A.Node() || v.Epoch != 1 || v.Lease.State != dataset.LeaseHeld || v.Move != uuid.Nil {
+		t.Errorf("%+v, %+v", v.Dataset, v.Lease)
+	}
+	agenttest.Await(t, func() bool { _, asked := f.A.Leases.Recall(d.ID); return !asked })
+	f.A.MustMount("db", "new")
+	for _, id := range []string{"new", "job", web} {
+		f.A.MustUnmount("db", id)
+	}
+	f.Move("db", f.B)
+	f.B.MustMount("db", "there")
+	f.B.MustUnmount("db", "there")
+}
+
+// Who stops the containers while a move waits has it go through (A5).
+func TestMoveContinuesAfterLastUnmount(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.Config.Limits.Lease, f.B.Config.Limits.Lease = time.Minute, time.Minute
+	f.B.Restart()
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "old")
+	for _, id := range []string{"one", "two"} {
+		f.A.MustMount("db", id)
+	}
+	op := f.BeginMove("db", f.B)
+	holds := func(ids ...string) func() bool {
+		return func() bool {
+			now, err := f.Service.Operation(t.Context(), op.ID.String(), 0)
+			return err == nil && slices.Equal(now.Holders, ids)
+		}
+	}
+	agenttest.Await(t, holds("one", "two"))
+	agenttest.Await(t, func() bool {
+		now, err := f.Service.Operation(t.Context(), op.ID.String(), 0)
+		return err == nil && strings.HasPrefix(now.Progress.Step, "waiting for up to 1m0s: it is mounted by one, two on node host-a (")
+	})
+	f.A.MustUnmount("db", "one")
+	agenttest.Await(t, holds("two"))
+	f.A.MustUnmount("db", "two")
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.A.AwaitSettled(d.ID)
+	if got := f.B.ReadFile("db", "token"); got != "old" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// What was given up is opened nowhere until the move has ended: not with control away,
+// and not after a restart.
+func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "old")
+	gone := f.B.DieAfter("promote", 1)
+	op := f.BeginMove("db", f.B)
+	agenttest.AwaitDeath(t, gone)
+	agenttest.Await(t, func() bool { y, given := f.A.Leases.Relinquished(d.ID); return given && y.Told })
+	refused := func(when string) {
+		t.Helper()
+		if _, err := f.A.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) {
+			t.Errorf("mount %s: %v", when, err)
+		}
+		for _, req := range []api.Request{
+			{Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpResize, Volume: "db", Size: "400MiB"},
+		} {
+			if err := f.A.Requests.Perform(t.Context(), req); err == nil {
+				t.Errorf("%s %s was done", req.Kind, when)
+			}
+		}
+	}
+	refused("while it moves")
+	f.A.Restart()
+	refused("after a restart")
+	f.A.Config.Control = agenttest.Away{Service: f.Client}
+	f.A.Restart()
+	refused("after a restart with control away")
+	f.A.Config.Control = agenttest.FusedControl{Service: f.Client, Host: f.A}
+	f.A.Restart()
+	// The target comes back and brings it to its end.
+	f.B.Restart()
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.A.AwaitSettled(d.ID)
+	if got := f.B.ReadFile("db", "token"); got != "old" {
+		t.Errorf("it holds %q", got)
+	}
+	if _, err := f.A.Mount(t.Context(), "db", "x"); err != nil && !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("it does not come back: %v", err)
+	}
+}
+
+// A mount on another node has the volume follow: any number of them at once are one
+// move.
+func TestMountOnOtherNodeMovesVolume(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "old")
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := f.B.Mount(t.Context(), "db", uuid.NewString()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	f.A.AwaitSettled(d.ID)
+	moves := 0
+	ops, err := f.Service.Operations(t.Context(), api.Page{})
+	for _, op := range ops.Items {
+		if op.Kind == dataset.OpMove {
+			moves++
+		}
+	}
+	if err != nil || moves != 1 || len(f.B.Uses.Get(d.ID).IDs) != 20 {
+		t.Errorf("%d moves, %d uses, %v", moves, len(f.B.Uses.Get(d.ID).IDs), err)
+	}
+	// In use there, the home says who holds it.
+	if _, err := f.A.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "on node host-b") {
+		t.Errorf("mount where it is not: %v", err)
+	}
+}
+
+// A profile that lets a volume follow nobody, or not so far, has the command in its
+// refusal; nothing moves.
+func TestFollowObeysProfile(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	for name, want := range map[string]string{"never": "lets it follow nobody", "hurry": "more than its profile lets it follow within 1ns"} {
+		f.A.NewVolume(name+"@"+name, map[string]string{"size": "320MiB"})
+		agenttest.Await(t, func() bool { return f.Recorded(name).Status != nil })
+		_, err := f.B.Mount(t.Context(), name, "x")
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "drover volume move "+name+" host-b") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if v := f.Recorded(name); v.Move != uuid.Nil || v.Home != f.A.Node() {
+			t.Errorf("%s: %+v", name, v.Dataset)
+		}
+		f.Move(name, f.B)
+	}
+}
+
+// A mount that would wait too long says which operation goes on; asked again it finds
+// that done (I8).
+func TestI8MountDuringMove(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.B.Config.Limits.Follow, f.B.Config.Limits.Lease = 50*time.Millisecond, time.Minute
+	f.B.Restart()
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.MustMount("db", "holder")
+	_, err := f.B.Mount(t.Context(), "db", "x")
+	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "goes on as operation "+f.Recorded("db").Move.String()[:8]) {
+		t.Errorf("%v", err)
+	}
+	f.A.MustUnmount("db", "holder")
+	agenttest.Await(t, func() bool { return f.Recorded("db").Home == f.B.Node() })
+	f.B.MustMount("db", "x")
+	f.B.MustUnmount("db", "x")
+}
+
+// A home that is away has the way out in the error (A6).
+func TestMoveWithUnreachableHome(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.Network.SetCut(true)
+	_, err := f.B.Mount(t.Context(), "db", "x")
+	if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "drover volume move db host-b --force --fenced host-a") {
+		t.Errorf("%v", err)
+	}
+	v := f.Recorded("db")
+	if v.Home != f.A.Node() || v.Epoch != 1 || v.Move != uuid.Nil {
+		t.Errorf("%+v", v.Dataset)
+	}
+	f.A.MustMount("db", "x") // it goes on where it is
+	f.A.MustUnmount("db", "x")
+}
+
+// A cancelled move leaves its home as it was, whatever it has come to, and a later one
+// goes through.
+func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
+	t.Parallel()
+	for act, epoch := range map[string]uint64{"receive": 1, "recall": 1, "promote": 2} {
+		t.Run(act, func(t *testing.T) {
+			f := agenttest.NewCluster(t, "loop", "loop")
+			d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+			f.A.WriteFile("db", "token", "old")
+			var op dataset.Operation
+			var once sync.Once
+			began := make(chan struct{})
+			f.B.Fuse.Set(-1, false, func(now string) {
+				if now == act {
+					once.Do(func() {
+						<-began
+						if _, err := f.Service.CancelOperation(context.Background(), op.ID.String()); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			})
+			op = f.BeginMove("db", f.B)
+			close(began)
+			if op = f.AwaitEnd(op); op.State != dataset.OpCancelled {
+				t.Fatalf("%s: %+v", op.State, op.Problem)
+			}
+			agenttest.Await(t, func() bool { return len(f.B.Jobs.Running()) == 0 })
+			if act == "recall" { // it may have been given up in that moment
+				epoch = f.Recorded("db").Epoch
+			}
+			agenttest.Await(t, func() bool {
+				dd, ok := f.A.Cache.Dataset(d.ID)
+				return ok && dd.Epoch == epoch && f.A.Leases.MayOpen(dd, "mount") == nil
+			})
+			if got := f.A.ReadFile("db", "token"); got != "old" {
+				t.Errorf("it holds %q", got)
+			}
+			if e, err := f.B.Pool().Stat(t.Context(), d.ID); err == nil && (e.State != backends.EntryCopy || e.Promoted) {
+				t.Errorf("the target has %+v", e)
+			}
+			f.A.WriteFile("db", "token", "new")
+			f.Move("db", f.B)
+			if got := f.B.ReadFile("db", "token"); got != "new" {
+				t.Errorf("moved it holds %q", got)
+			}
+		})
+	}
+}
+
+// A volume leaves a pool that has no room for snapshots any more: that is how to make
+// room there.
+func TestMoveFromAFullPool(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "old")
+	pool := f.A.Config.Pools[0].Path
+	var fs unix.Statfs_t
+	if err := unix.Statfs(pool, &fs); err != nil {
+		t.Fatal(err)
+	}
+	filler, err := os.Create(filepath.Join(filepath.Dir(pool), "filler"))
+	if err == nil {
+		err = unix.Fallocate(int(filler.Fd()), 0, 0, int64(fs.Bfree)*fs.Bsize-(8<<20))
+	}
+	if err := errors.Join(err, filler.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
+		t.Fatalf("the pool is not full: %v", err)
+	}
+	f.Move("db", f.B)
+	if got := f.B.ReadFile("db", "token"); got != "old" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// What is asked of a node that is not the home is done by the home.
+func TestRequestsAreDoneByHome(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	if err := f.B.Create(t.Context(), "db", nil); err != nil {
+		t.Errorf("create of what is there: %v", err)
+	}
+	f.A.MustMount("db", "user")
+	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("remove of what is in use on its home: %v", err)
+	}
+	f.A.MustUnmount("db", "user")
+	if err := f.B.Remove(t.Context(), "db"); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := f.A.Get(t.Context(), "db"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if list, err := f.B.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// How long a move takes is expected from what the target lacks, where it has a copy.
+func TestExpectedDurationConsidersCopy(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))
+	heard := func() bool { st := f.Recorded("db").Status; return st != nil && st.Used >= 16<<20 }
+	agenttest.Await(t, heard)
+	before, how, err := f.B.Bringer.Expect(t.Context(), f.Recorded("db").Dataset)
+	if err != nil || before == 0 || !strings.Contains(how, "assumed") {
+		t.Errorf("%s, %s, %v", before, how, err)
+	}
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	f.B.WriteFile("db", "small", "x")
+	agenttest.Await(t, heard)
+	after, how, err := f.A.Bringer.Expect(t.Context(), f.Recorded("db").Dataset)
+	if err != nil || after == 0 || 4*after > before {
+		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)
+	}
+}
+
+// A volume that is mounted in another place of its home still, where nobody asked the agent
+// for it, is not given up: somebody may write there, and what was written may not be in the
+// pool yet.
+func TestMoveOfVolumeMountedOutsideDrover(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	elsewhere := t.TempDir()
+	if err := unix.Mount(f.A.MustMount("db", "web"), elsewhere, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(elsewhere, unix.MNT_DETACH) })
+	f.A.MustUnmount("db", "web")
+	if err := os.WriteFile(filepath.Join(elsewhere, "token"), []byte("late"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	op := f.AwaitEnd(f.BeginMove("db", f.B))
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, elsewhere) {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	if err := unix.Unmount(elsewhere, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Move("db", f.B)
+	if got := f.B.ReadFile("db", "token"); got != "late" {
+		t.Errorf("it arrived with %q", got)
+	}
+}

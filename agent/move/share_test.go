@@ -1,0 +1,376 @@
+package move_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A move between pools of one share copies nothing: what was written is there, with its
+// snapshots, in the same files, and the old home has nothing of it any more.
+func TestMoveOnShareCopiesNothing(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	s, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*s.Operation); op.State != dataset.OpDone {
+		t.Fatalf("snapshot: %+v", op.Problem)
+	}
+	f.A.WriteFile("db", "token", "later")
+	inode := func(h *agenttest.Host) os.FileInfo {
+		info, err := os.Stat(filepath.Join(f.Share, h.NodeName, "datasets", d.ID.String(), "head", "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	was := inode(f.A)
+	for i, to := range []*agenttest.Host{f.B, f.A, f.B} {
+		f.Move("db", to)
+		if v := f.Recorded("db"); v.Home != to.Node() || v.Epoch != uint64(i+2) || v.Pool != to.Pool().ID() || len(v.Copies) != 0 {
+			t.Errorf("on record: %+v", v.Dataset)
+		}
+		f.Other(to).AwaitSettled(d.ID)
+		if !os.SameFile(was, inode(to)) {
+			t.Error("it was copied")
+		}
+		if got := to.ReadFile("db", "token"); got != "later" {
+			t.Errorf("it holds %q", got)
+		}
+		if e, err := to.Pool().Stat(t.Context(), d.ID); err != nil || len(e.Snapshots) != 1 || e.Problem != "" || e.Record.Epoch != uint64(i+2) || e.Record.Home != to.Node() {
+			t.Errorf("it lies there as %+v, %v", e, err)
+		}
+	}
+	if list, err := f.Service.Pools(t.Context()); err != nil || len(list) != 2 || list[0].Share != list[1].Share || list[0].Reach != dataset.ReachCluster {
+		t.Errorf("pools: %+v, %v", list, err)
+	}
+}
+
+// A mount on another host has it follow, however little the profile lets it take; in use it
+// does not, and who uses it goes on.
+func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	f.A.Config.Limits.Lease = time.Second
+	f.A.Restart()
+	f.A.NewVolume("db@hurry", nil)
+	f.A.WriteFile("db", "token", "kept")
+	if got := f.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	path := f.B.MustMount("db", "user")
+	if _, err := f.A.Mount(t.Context(), "db", "other"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "user") {
+		t.Errorf("mounted elsewhere meanwhile: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "token"), []byte("goes on"), 0o600); err != nil {
+		t.Error(err)
+	}
+	f.B.MustUnmount("db", "user")
+	if got := f.A.ReadFile("db", "token"); got != "goes on" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A home that was passed over by a person's word finds nothing to mount, nor takes it back:
+// neither while control is away, nor after.
+func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	f.A.Stop()
+	out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.B.NodeName, Force: true, Fenced: f.A.NodeName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+	if v := f.Recorded("db"); v.Home != f.B.Node() || v.Epoch != 2 || len(v.Copies) != 0 || len(v.Losses) != 0 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+	link := f.A.Config.Control
+	f.A.Config.Control = agenttest.Away{Service: link}
+	f.A.Start()
+	if path, err := f.A.Mount(t.Context(), "db", "old"); err == nil {
+		t.Errorf("mounted at %s without control", path)
+	}
+	f.A.Stop()
+	f.A.Config.Control = link
+	f.A.Start()
+	f.A.AwaitSettled(d.ID)
+	if got := f.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A host that stands in for one that is gone, with the folder of that, does not take a volume
+// from there to there, whatever it is asked: all of it would go.
+func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	pool := f.A.Pool()
+	next := f.Recorded("db").Dataset
+	next.Epoch++
+	op := &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, Share: true, Dataset: &next}
+	if err := f.A.Mover.ClearPlace(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+		t.Errorf("cleared: %v", err)
+	}
+	if got := f.A.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// What a crash left of a volume that went on at another node, which has not taken it yet, is
+// not taken for one that was never acknowledged.
+func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	folder := filepath.Join(f.Share, f.A.NodeName, "incoming", d.ID.String())
+	if err := os.Rename(filepath.Join(f.Share, f.B.NodeName, "datasets", d.ID.String()), folder); err != nil {
+		t.Fatal(err)
+	}
+	f.A.Restart()
+	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
+		t.Error(err)
+	}
+	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.Given{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// What lies with a home that was left, of a volume that its new home has not taken yet, is all
+// there is of it: nothing destroys it, be the volume in the trash or control away, and doctor says
+// to destroy nothing.
+func TestUntakenDatasetIsNotCollected(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	control := &deaf{Service: f.A.Config.Control}
+	f.A.Config.Control = control
+	f.A.Restart()
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	folder := func(h *agenttest.Host) string { return filepath.Join(f.Share, h.NodeName, "datasets", d.ID.String()) }
+	if err := os.Rename(folder(f.B), folder(f.A)); err != nil {
+		t.Fatal(err)
+	}
+	kept := func(when string, says string, kind error) {
+		t.Helper()
+		found, err := f.A.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		for _, is := range found {
+			text += is.Subject + ": " + is.Text + " (" + is.Mend + ")\n"
+		}
+		if !strings.Contains(text, says) || strings.Contains(text, "--gc") || strings.Contains(text, "quarantined") {
+			t.Errorf("%s doctor says:\n%s", when, text)
+		}
+		if err := f.A.Collect(t.Context(), d.ID); !errors.Is(err, kind) {
+			t.Errorf("%s collected: %v", when, err)
+		}
+		if _, err := os.Stat(filepath.Join(folder(f.A), "head", "token")); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+	}
+	back := replication.MoveRecord{Move: uuid.New(), Pool: f.A.Pool().ID(), Share: true, Epoch: 3, Since: time.Now()}
+	if err := f.A.MoveTable.Set(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
+		t.Fatal(err)
+	}
+	kept("live", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+	control.off.Store(true)
+	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" on record is not known", dataset.ErrUnavailable)
+	control.off.Store(false)
+	if err := f.B.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	kept("in the trash", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+}
+
+// deaf is a control service that, while it is off, says what a node has on record, and no more.
+type deaf struct {
+	api.Service
+	off atomic.Bool
+}
+
+func (c *deaf) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	if c.off.Load() {
+		return api.Volume{}, agenttest.ErrAway
+	}
+	return c.Service.Volume(ctx, ref)
+}
+
+func (c *deaf) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
+	if c.off.Load() {
+		return api.List[dataset.Snapshot]{}, agenttest.ErrAway
+	}
+	return c.Service.Snapshots(ctx, ref, p)
+}
+
+// A node whose share only says that it is the same one takes nothing: the move fails while the
+// home has it still.
+func TestMoveToCopyOfShareFails(t *testing.T) {
+	f := &agenttest.Cluster{T: t}
+	f.StartControl()
+	f.A = f.AddHost("host-a", "nfs")
+	first := f.Share
+	f.Share = t.TempDir()
+	f.B = f.AddHost("host-b", "nfs")
+	t.Cleanup(f.Close)
+	f.A.Start()
+	mark, err := os.ReadFile(filepath.Join(first, "share.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(f.Share, "share.json"), mark, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.B.Start()
+	f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.B.NodeName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := f.AwaitEnd(*out.Operation)
+	if !op.Share || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "not the share that it lies on") || op.Manifest != nil {
+		t.Errorf("%+v, %+v", op, op.Problem)
+	}
+	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 1 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
+	if got := f.A.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A pool on another share than it was made on is offline, and nothing is done in it, until its
+// share is back.
+func TestExchangedShareIsOffline(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	file := filepath.Join(f.Share, "share.json")
+	was, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, []byte(`{"format":1,"id":"1b4e28ba-2fa1-41d2-883f-0016d3cca427"}`), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.A.Restart()
+	if _, err := f.A.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "1b4e28ba-2fa1-41d2-883f-0016d3cca427") {
+		t.Errorf("mounted on another share: %v", err)
+	}
+	if err := os.WriteFile(file, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.A.Restart()
+	if got := f.A.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// A home that is cut off from control goes on; when another one takes its volume over, once a
+// command has shut it out, whoever holds it here is killed as soon as that is heard, and
+// nothing of it is left. So too when the volume was removed meanwhile.
+func TestI1FailoverOnShareKillsHolders(t *testing.T) {
+	for _, removed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("removed %t", removed), func(t *testing.T) { failoverOnAShare(t, removed) })
+	}
+}
+
+func failoverOnAShare(t *testing.T, removed bool) {
+	g := agenttest.NewBoundedOn(t, "nfs", 2*time.Second)
+	agenttest.Await(t, func() bool { // control has heard of both guards
+		nodes, err := g.Service.NodeList(t.Context(), "")
+		return err == nil && len(nodes) == 2 && nodes[0].Guarded && nodes[1].Guarded
+	})
+	if err := g.A.Create(t.Context(), "db@shut", nil); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := g.A.Cache.Volume("db")
+	g.A.WriteFile("db", "token", "kept")
+	path := g.A.MustMount("db", "user")
+	holder := exec.Command("sleep", "1000")
+	holder.Dir = path
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := make(chan error, 1)
+	go func() { killed <- holder.Wait() }()
+	g.LinkA.Cut()
+	agenttest.Await(t, func() bool { // its session is over
+		nodes, err := g.Service.NodeList(t.Context(), "")
+		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
+	})
+	if got := g.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it goes on with %q", got)
+	}
+	if v := g.Recorded("db"); v.Home != g.B.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.Kept) != 0 {
+		t.Errorf("%+v", v)
+	}
+	if removed {
+		if err := g.B.Remove(t.Context(), "db"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-killed:
+		t.Errorf("killed before it was heard: %v", err)
+	default:
+	}
+	g.LinkA.Mend()
+	if err := <-killed; err == nil {
+		t.Error("who held it was not killed")
+	}
+	agenttest.Await(t, func() bool {
+		mounted, err := host.IsMountPoint(path)
+		_, there := g.GuardA.Entry(d.ID)
+		return err == nil && !mounted && !there && len(g.A.Uses.Get(d.ID).IDs) == 0
+	})
+	g.A.AwaitSettled(d.ID)
+	if removed {
+		return
+	}
+	if got := g.B.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("it holds %q", got)
+	}
+}

@@ -1,0 +1,44 @@
+package move_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What agents do with a volume on a zpool: it moves, there and back, with its snapshots and what
+// was written, and what it left is no head.
+func TestMoveOnZFS(t *testing.T) {
+	f := agenttest.NewCluster(t, "zfs", "zfs")
+	d := f.A.NewVolume("db", map[string]string{"size": "64MiB"})
+	f.A.WriteFile("db", "token", "first")
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	f.A.WriteFile("db", "token", "second")
+	for i, to := range []*agenttest.Host{f.B, f.A} {
+		f.Move("db", to)
+		if v := f.Recorded("db"); v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 {
+			t.Errorf("on record: %+v", v)
+		}
+		f.Other(to).AwaitSettled(d.ID)
+		if got := to.ReadFile("db", "token"); got != "second" {
+			t.Errorf("it holds %q", got)
+		}
+		if e, err := to.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Problem != "" || e.Record.Home != to.Node() {
+			t.Errorf("%+v, %v", e, err)
+		}
+		to.WriteFile("db", "token", "second")
+	}
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.A.ReadFile("db", "token"); got != "first" {
+		t.Errorf("the snapshot that travelled holds %q", got)
+	}
+}

@@ -1,0 +1,166 @@
+package operation_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What is condemned and could not be destroyed, as the host was still in it, goes
+// later, without a restart.
+func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	d := r.NewVolume("db")
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	if err := mounting.MakeMountPoint(r.MountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Mounter.MountDataset(ctx, r.Pool(), d, r.MountPath(d.ID)); err != nil {
+		t.Fatal(err)
+	}
+	shell, err := os.Open(r.MountPath(d.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	out, err := r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		op, known := r.Operations.Lookup(ctx, out.Operation.ID)
+		return known && op.State == dataset.OpFailed
+	})
+	if err := shell.Close(); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		r.FakeClock.Advance(controlsync.PurgeEvery)
+		return len(r.ListPool("datasets")) == 0
+	})
+}
+
+// A volume that was condemned, and is none that is any more since a backup of the store was
+// put back and recovered, stays.
+func TestPurgeRevokedByRecoveredStore(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
+		d.State = state
+		r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
+		if _, err := r.Executor.Execute(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+			t.Errorf("a purge of a volume that is %s: %v", state, err)
+		}
+	}
+	if _, err := r.Pool().Stat(t.Context(), d.ID); err != nil {
+		t.Errorf("what it was of: %v", err)
+	}
+}
+
+// A copy that was condemned while its node was away is asked about before it goes: when the
+// home has lost the volume meanwhile it is a replica again; with control away it stays; and
+// it goes once the home is well.
+func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "one")
+	written := time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	f.B.Stop()
+	updates := func(req api.Request) {
+		t.Helper()
+		req.ID, req.Kind, req.Volume = uuid.New(), dataset.OpUpdate, "db"
+		if _, err := f.Service.Submit(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	updates(api.Request{Profile: "plain"})
+	agenttest.Await(t, func() bool { return f.KeptCopy().Kind == dataset.CopyGoing })
+	e, err := f.A.Pool().Stat(t.Context(), d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(from, to string, well bool) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+		f.A.News.Changed(d.ID)
+		agenttest.Await(t, func() bool { st := f.Recorded("db").Status; return st != nil && (st.Problem == "") == well })
+	}
+	aside := e.Path + ".aside"
+	says(e.Path, aside, false)
+
+	way := agenttest.NewLink(f.B.Config.Control)
+	f.B.Config.Control = way
+	f.B.Start()
+	agenttest.Await(t, func() bool { k, kept := f.B.Cache.Copy(d.ID); return kept && k.Kind == dataset.CopyReplica })
+	if kind := f.KeptCopy().Kind; kind != dataset.CopyReplica {
+		t.Errorf("on record it is %s", kind)
+	}
+	k, _ := f.B.Cache.Copy(d.ID)
+	k.Kind, k.Was = dataset.CopyGoing, dataset.CopyReplica
+	for _, away := range []bool{false, true} {
+		if away {
+			way.Cut()
+		}
+		f.B.Cache.SetCopy(d.ID, &k)
+		if err := f.B.Copies.Settle(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
+			t.Errorf("control away %v: %v", away, err)
+		}
+		if _, err := f.B.Pool().Stat(t.Context(), d.ID); err != nil {
+			t.Fatalf("control away %v: what was the last copy: %v", away, err)
+		}
+	}
+	way.Mend()
+	says(aside, e.Path, true)
+	on := true
+	updates(api.Request{Protect: &on})
+	agenttest.Await(t, func() bool {
+		_, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}
+
+// What a removal is answered with is taken in before the dataset is let go: the purge that
+// follows would be done by then, and the record come back.
+func TestRemovalIsAppliedBeforeDatasetIsReleased(t *testing.T) {
+	r := agenttest.NewWithProfiles(t, []byte("default: gone\nprofiles: {gone: {on_delete: purge}}\n"))
+	ctx := t.Context()
+	var all sync.WaitGroup
+	for user := range 4 {
+		all.Go(func() {
+			for i := range 100 {
+				name := fmt.Sprintf("db%d-%d", user, i)
+				err := r.Create(ctx, name, nil)
+				if err == nil {
+					err = r.Remove(ctx, name)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	agenttest.Await(t, func() bool { return len(r.ListPool("datasets")) == 0 && len(r.Jobs.Running()) == 0 })
+	agenttest.Await(t, func() bool { return len(r.Cache.IDs()) == 0 })
+}

@@ -1,0 +1,39 @@
+package operation_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// restoreless is a pool without room for a restore.
+type restoreless struct{ backends.Pool }
+
+func (restoreless) Restore(context.Context, uuid.UUID, uuid.UUID, dataset.Snapshot, backends.Progress) error {
+	return dataset.Errorf(dataset.ErrNoSpace, "the pool is full")
+}
+
+func TestRestoreInFullPoolHasRemedy(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	if err := r.Create(ctx, "db", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
+		t.Fatal(err)
+	}
+	op, _ := r.Pools.ByName("default")
+	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = restoreless{op.Storage} })
+	err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
+	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume rm and drover snapshot rm free some") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,190 @@
+package operation_test
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/dataset"
+)
+
+// slow is backend dir, with calls that take as long as the test wants.
+type slow struct {
+	dir.Backend
+	entered chan string   // each call says so
+	gate    chan struct{} // what a call waits for
+}
+
+func newSlow() *slow { return &slow{entered: make(chan string, 16), gate: make(chan struct{})} }
+
+func (s *slow) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := s.Backend.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &slowPool{p, s}, nil
+}
+
+type slowPool struct {
+	backends.Pool
+	slow *slow
+}
+
+func (p *slowPool) wait(ctx context.Context, call string) error {
+	p.slow.entered <- call
+	select {
+	case <-p.slow.gate:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *slowPool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	if err := p.wait(ctx, "create"); err != nil {
+		return 0, err
+	}
+	return p.Pool.Create(ctx, d)
+}
+
+func (p *slowPool) Attach(ctx context.Context, id uuid.UUID, o backends.AttachOptions) (backends.Attachment, error) {
+	if err := p.wait(ctx, "attach"); err != nil {
+		return backends.Attachment{}, err
+	}
+	return p.Pool.Attach(ctx, id, o)
+}
+
+func (s *slow) use(cfg *agent.Config) { cfg.Backends = backends.NewRegistry(s) }
+
+// impatient calls f with a context that ends once the backend is at work.
+func (s *slow) impatient(t *testing.T, call string, f func(context.Context) error) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	if got := <-s.entered; got != call {
+		t.Fatalf("the backend is at %s, not %s", got, call)
+	}
+	cancel()
+	return <-done
+}
+
+var operationID = regexp.MustCompile(`operation ([0-9a-f]{8}) \(making\)`)
+
+// A create that takes longer than its caller waits goes on: the error names the
+// operation, which is on record and can be watched, others are served meanwhile,
+// and asking again picks it up.
+func TestI8SlowCreateReportsOperation(t *testing.T) {
+	s := newSlow()
+	r := agenttest.New(t, s.use)
+	ctx := t.Context()
+	err := s.impatient(t, "create", func(ctx context.Context) error { return r.Create(ctx, "db", nil) })
+	named := operationID.FindStringSubmatch(err.Error())
+	if !errors.Is(err, dataset.ErrPending) || named == nil || !strings.Contains(err.Error(), "create of volume db goes on") {
+		t.Fatalf("got %v", err)
+	}
+
+	agenttest.Await(t, func() bool {
+		r.FakeClock.Advance(r.Limits.Record)
+		op, err := r.Control.Operation(ctx, named[1], 0)
+		return err == nil && op.State == dataset.OpRunning && op.Volume == "db"
+	})
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := r.Create(gone, "db", nil); !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), named[1]) {
+		t.Errorf("asked again: %v", err)
+	}
+	if list, err := r.List(ctx); err != nil || len(list) != 0 {
+		t.Errorf("list: %v, %v", list, err)
+	}
+
+	again := make(chan error, 1)
+	go func() { again <- r.Create(ctx, "db", nil) }()
+	close(s.gate)
+	if err := <-again; err != nil {
+		t.Fatal(err)
+	}
+	op, err := r.Control.Operation(ctx, named[1], time.Minute)
+	if err != nil || op.State != dataset.OpDone {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if made := r.ListPool("datasets"); len(made) != 1 {
+		t.Errorf("in the pool: %v", made)
+	}
+}
+
+// A long create that is cancelled is taken back, and its name is free.
+func TestCancelledCreateLeavesNothing(t *testing.T) {
+	s := newSlow()
+	r := agenttest.New(t, s.use)
+	ctx := t.Context()
+	err := s.impatient(t, "create", func(ctx context.Context) error { return r.Create(ctx, "db", nil) })
+	named := operationID.FindStringSubmatch(err.Error())
+	if named == nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		r.FakeClock.Advance(r.Limits.Record)
+		_, err := r.Control.CancelOperation(ctx, named[1])
+		return err == nil
+	})
+	agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
+	for _, area := range []string{"datasets", "incoming", "deleting"} {
+		if left := r.ListPool(area); len(left) != 0 {
+			t.Errorf("%s: %v", area, left)
+		}
+	}
+	close(s.gate)
+	if err := r.Create(ctx, "db", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// A mount that takes longer than its caller waits counts nobody: who asks again
+// is the first, and if nobody does it is taken off.
+func TestI8SlowMountCountsNoUse(t *testing.T) {
+	s := newSlow()
+	r := agenttest.New(t, s.use)
+	ctx := t.Context()
+	go func() { <-s.entered }()
+	go func() { s.gate <- struct{}{} }()
+	d := r.NewVolume("db")
+	err := s.impatient(t, "attach", func(ctx context.Context) error {
+		_, err := r.Mount(ctx, "db", "first")
+		return err
+	})
+	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "mount of volume db") {
+		t.Fatalf("got %v", err)
+	}
+	close(s.gate)
+	agenttest.Await(t, func() bool { mounted, _ := host.IsMountPoint(r.MountPath(d.ID)); return mounted })
+	if rec := r.Uses.Get(d.ID); len(rec.IDs) != 0 {
+		t.Errorf("uses: %v", rec.IDs)
+	}
+	r.MountDataset(d, "second")
+	r.WantUses(d, "second")
+	if err := r.Unmount(ctx, "db", "second"); err != nil {
+		t.Fatal(err)
+	}
+	r.WantUses(d)
+
+	// Nobody asks again.
+	if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	r.FakeClock.Advance(mounting.ForgottenAfter)
+	r.Unmounter.UnmountForgotten()
+	agenttest.Await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
+}

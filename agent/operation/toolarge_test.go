@@ -1,0 +1,39 @@
+package operation_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What control could not know, as it had not heard of the pool yet: a volume that is larger than all
+// of its pool is not made, and none grows to it.
+func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	const huge = 1 << 60
+	made, next := d, d
+	made.ID, made.Profile.Size, next.Size = uuid.New(), huge, huge
+	op := dataset.Operation{Volume: "db", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch}
+	_, err := r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "in all, less than 1048576TiB") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("create", err)
+	op.DatasetID, op.Dataset = d.ID, &next
+	_, err = r.Executor.Act(dataset.OpResize)(t.Context(), &jobs.Job{}, &op)
+	refused("resize", err)
+	made.ID, made.Size = uuid.New(), huge
+	op = dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch, Source: &dataset.Source{Dataset: d.ID}}
+	_, err = r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
+	refused("clone", err)
+}

@@ -1,0 +1,138 @@
+package operation_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// undersizes is a flock whose host a went on with a volume from a copy that is older than its size,
+// and could not give it that: b, which did, is down.
+func undersizes(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, kind *sizeless) {
+	t.Helper()
+	f = agenttest.NewCluster(t, "loop", "loop")
+	kind = &sizeless{Backend: loop.New(&run.System{})}
+	f.A.Stop()
+	f.A.Config.Backends = backends.NewRegistry(kind)
+	f.A.Start()
+	d = f.A.NewVolume("db", map[string]string{"size": sizeBefore.String()})
+	f.A.WriteFile("db", "token", "before")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	Resize(f.B, "db")
+	f.B.Stop()
+	kind.fails.Store(true)
+	ForceMove(f, "db", f.A, f.B)
+	agenttest.Await(t, func() bool { _, known := f.A.Sizes.Deferred(d.ID); return known })
+	return f, d, kind
+}
+
+// forces moves a volume to a host without another, which is vouched for.
+func ForceMove(f *agenttest.Cluster, volume string, to, without *agenttest.Host) {
+	f.Helper()
+	out, err := f.Service.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName, Force: true, Fenced: without.NodeName})
+	if err != nil || out.Operation == nil || out.Operation.Loss == nil {
+		f.Fatalf("%+v, %v", out, err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		f.Fatalf("%+v", op.Problem)
+	}
+}
+
+// A volume that was not given its size has it at the next home: its snapshots, of whomever they are,
+// say how large it is, not how large it is to be.
+func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
+	t.Parallel()
+	f, d, _ := undersizes(t)
+	f.A.WriteFile("db", "token", "later")
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := f.Service.Snapshot(t.Context(), "db", f.Recorded("db").Latest.String()); err != nil || s.Size != sizeBefore {
+		t.Errorf("a snapshot of it has %s on record, %v", s.Size, err)
+	}
+	c := f.AddHost("host-c", "loop")
+	c.Start()
+	asC := move.WithAsker(t.Context(), c.Node())
+	if s, _, err := f.A.Source.Freshen(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
+		t.Errorf("one for a replica has %s, %v", s.Size, err)
+	}
+	f.A.WriteFile("db", "token", "last")
+	f.Move("db", c)
+	WantSize(c, "db")
+	if got := c.ReadFile("db", "token"); got != "last" {
+		t.Errorf("it goes on with %q", got)
+	}
+	if u, known := c.Sizes.Deferred(d.ID); known {
+		t.Errorf("it is not of its size there: %+v", u)
+	}
+}
+
+// What was given up is not resized any more, or it is not what went to the next home.
+func TestRelinquishedVolumeIsNotResized(t *testing.T) {
+	t.Parallel()
+	f, d, kind := undersizes(t)
+	c := f.AddHost("host-c", "loop")
+	c.Start()
+	asked := false
+	c.Fuse.Set(-1, false, func(act string) {
+		if _, given := f.A.Leases.Relinquished(d.ID); act != "commit" || !given || asked {
+			return
+		}
+		asked = true
+		kind.fails.Store(false)
+		f.A.Sizes.Retry(t.Context())
+		if _, still := f.A.Sizes.Deferred(d.ID); !still {
+			t.Error("it is resized when it was given up")
+		}
+	})
+	f.Move("db", c)
+	c.Fuse.Mend()
+	f.A.AwaitSettled(d.ID)
+	if !asked {
+		t.Fatal("nothing was given up")
+	}
+	for _, k := range f.Recorded("db").Kept {
+		if k.Node == f.A.Node() && k.Kind == dataset.CopySuperseded {
+			t.Errorf("what was left is kept as something else than what was given up: %+v", k)
+		}
+	}
+	agenttest.Await(t, func() bool { _, known := f.A.Sizes.Deferred(d.ID); return !known })
+}
+
+// That a volume is not of its size is known until control has said whose it is: its record may not be
+// on disk yet when the agent ends.
+func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	if err := r.Sizes.Defer(t.Context(), d.ID, operation.DeferredResize{Why: "no room"}); err != nil {
+		t.Fatal(err)
+	}
+	r.Cache.Remove(d.ID)
+	joined := r.Registration
+	keeps := func(when string, want bool) {
+		t.Helper()
+		r.Sizes.Retry(t.Context())
+		if _, kept := r.Sizes.Deferred(d.ID); kept != want {
+			t.Errorf("%s: it is kept: %t", when, kept)
+		}
+	}
+	r.Registration = registration.New(registration.Deps{Host: r.Host})
+	keeps("control is away", true)
+	r.Registration = joined
+	r.Trust.Set("it is another one")
+	keeps("control's store is not to be believed", true)
+	r.Trust.Set("")
+	keeps("it is another node's", false)
+	r.Cache.Apply(d, 0)
+}

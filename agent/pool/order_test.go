@@ -1,0 +1,35 @@
+package pool_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The order in which pools are met differs between the start that made them and
+// those after it; where new volumes go must not.
+func TestPoolsHaveOneOrder(t *testing.T) {
+	configured := []pool.Config{{Name: "ssd"}, {Name: "hdd"}}
+	for _, met := range [][]string{
+		{"ssd", "hdd", "default", "zoo", "ant"},
+		{"ant", "default", "hdd", "ssd", "zoo"},
+		{"zoo", "ssd", "ant", "hdd", "default"},
+	} {
+		p, _ := pool.New(pool.Deps{Configured: configured})
+		for _, name := range met {
+			p.Enlist(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
+		}
+		p.Enlist(p.All()[0]) // again, as when it comes back
+		var got []string
+		for _, o := range p.All() {
+			got = append(got, o.Name)
+		}
+		if diff := cmp.Diff([]string{"ssd", "hdd", "default", "ant", "zoo"}, got); diff != "" {
+			t.Errorf("met as %v: %s", met, diff)
+		}
+	}
+}

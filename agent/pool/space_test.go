@@ -1,0 +1,187 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// leave takes all but some bytes of a disk.
+func leave(t *testing.T, dir string, free int64) {
+	t.Helper()
+	path := filepath.Join(dir, "ballast")
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-free); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When the disk of the root fills up doctor says so, before and when creates are
+// refused, as the refusal does. The trash is named where it lies on that disk, and
+// not where its destruction would free nothing of it.
+func TestDoctorReportsFullRootDisk(t *testing.T) {
+	for name, beside := range map[string]bool{"a pool on the same disk": true, "a pool elsewhere": false} {
+		t.Run(name, func(t *testing.T) {
+			disk := scratch.Mount(t, "ext4", 1<<30)
+			r := agenttest.New(t, func(c *agent.Config) {
+				c.Root = disk
+				if beside {
+					c.Pools[0].Path = filepath.Join(disk, "pool")
+				}
+			})
+			r.NewVolume("waste")
+			if err := r.Remove(t.Context(), "waste"); err != nil {
+				t.Fatal(err)
+			}
+			if f := r.Finding("root"); f.Level != findings.OK || f.Mend != "" {
+				t.Errorf("with room: %+v", f)
+			}
+			advice := func(what, text string) {
+				t.Helper()
+				if !strings.Contains(text, "df -h "+disk) || strings.Contains(text, "drover trash purge") != beside {
+					t.Errorf("%s: the advice is %q", what, text)
+				}
+			}
+			leave(t, disk, 40<<20)
+			if f := r.Finding("root"); f.Level != findings.Warning {
+				t.Errorf("with little room: %+v", f)
+			} else {
+				advice("with little room", f.Mend)
+			}
+			leave(t, disk, 1<<20)
+			if f := r.Finding("root"); f.Level != findings.Error || !strings.Contains(f.Text, "creates are refused") {
+				t.Errorf("full: %+v", f)
+			} else {
+				advice("full", f.Mend)
+			}
+			err := r.Create(t.Context(), "more", nil)
+			if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), disk+" is nearly full") {
+				t.Fatalf("create: %v", err)
+			}
+			advice("create", err.Error())
+		})
+	}
+}
+
+// weighty is a pool that says what its datasets take and how full it is.
+type weighty struct {
+	backends.Pool
+	used   map[uuid.UUID]dataset.Size
+	status dataset.PoolStatus
+}
+
+func (p *weighty) Info() backends.Info {
+	return backends.Info{Capabilities: dataset.Capabilities{OwnFilesystem: true}}
+}
+
+func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { return p.used[id], nil }
+
+func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
+
+// weighs puts a pool in the place of the default one, in an image of a size, or in none.
+func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
+	r.T.Helper()
+	op, _ := r.Pools.ByName("default")
+	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = p })
+	// What is on record is kept meanwhile by who raises the pool.
+	err := r.Pools.Keep(r.T.Context(), op.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
+	if err != nil {
+		r.T.Fatal(err)
+	}
+}
+
+// What is wrong with a pool that has room is said as it is: it takes in what is new, and room would
+// not mend it.
+func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
+	const why = "quotas were none and are full now: restart drover"
+	r := agenttest.New(t)
+	op, _ := r.Pools.ByName("default")
+	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
+	weighs(r, &weighty{Pool: op.Storage, status: st}, 0)
+	if f := r.Finding("pool default"); f.Level != findings.Error || f.Mend != "" || f.Text != why {
+		t.Errorf("%+v", f)
+	}
+}
+
+// The advice about a full pool says what its trash would give, and names the largest
+// volumes where that is too little; doctor's and the refusal's are the same.
+func TestRemedyForFullPool(t *testing.T) {
+	const size = 100 * dataset.GiB // of which 2 GiB are kept
+	full := dataset.PoolStatus{Online: true, Free: dataset.GiB, Size: size, Reason: "pool default is nearly full"}
+	for name, c := range map[string]struct {
+		trash, other, image bool
+		used                map[string]dataset.Size
+		status              dataset.PoolStatus
+		want                string
+	}{
+		"the trash would do": {true, false, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
+			"1 in the trash, 30GiB: drover trash purge --all destroys them"},
+		"other pools have trash too": {true, true, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
+			"1 in the trash, 30GiB: drover trash ls, drover trash purge NAME"},
+		"the trash is too little": {true, false, true, map[string]dataset.Size{"gone": dataset.MiB, "a": dataset.GiB, "b": 9 * dataset.GiB, "c": 0, "d": 2 * dataset.GiB}, full,
+			"1 in the trash, 1MiB: drover trash purge --all destroys them; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume rm and drover snapshot rm free some"},
+		"no trash, on a disk that others fill": {false, false, false, map[string]dataset.Size{"gone": 3 * dataset.GiB}, full,
+			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume rm and drover snapshot rm free some; other files on its disk: df -h /disk/pool"},
+		"the image lacks blocks": {true, false, true, nil,
+			dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: size, Reason: "the pool's image is not fully allocated"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := agenttest.New(t)
+			op, _ := r.Pools.ByName("default")
+			p := &weighty{Pool: op.Storage, used: map[uuid.UUID]dataset.Size{}, status: c.status}
+			for _, v := range []string{"a", "b", "c", "d", "gone"} {
+				d := dataset.Dataset{ID: uuid.New(), Volume: v, State: dataset.StateReady, Pool: op.ID}
+				p.used[d.ID] = c.used[v]
+				if v == "gone" && c.trash {
+					d.State = dataset.StateTrashed
+				}
+				r.Cache.Load(api.Indexed{Dataset: d})
+			}
+			if c.other {
+				r.Cache.Load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
+			}
+			var image dataset.Size
+			if c.image {
+				image = size
+			}
+			weighs(r, p, image)
+			if f := r.Finding("pool default"); f.Level != findings.Error || f.Mend != c.want {
+				t.Errorf("doctor: %+v, want %q", f, c.want)
+			}
+			err := r.Space.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			want := "full"
+			if c.want != "" {
+				want += " (" + c.want + ")"
+			}
+			if err.Error() != want {
+				t.Errorf("a refusal: %q, want %q", err, want)
+			}
+		})
+	}
+}

@@ -1,0 +1,254 @@
+package pooladmin_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/socket"
+)
+
+// clearing is a kind whose pools have something happen before they are cleared, and which counts
+// how often they are opened.
+type clearing struct {
+	backends.Kind
+	before func()
+	opened atomic.Int32
+}
+
+type clearingPool struct {
+	backends.Pool
+	of *clearing
+}
+
+func (k *clearing) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := k.Kind.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	k.opened.Add(1)
+	return clearingPool{p, k}, nil
+}
+
+func (p clearingPool) Clear(ctx context.Context) (string, error) {
+	p.of.before()
+	return p.Pool.(backends.Clearer).Clear(ctx)
+}
+
+// A heartbeat opens what is offline again, but not a pool whose place is being cleared: its image
+// would be mounted once more, and nobody would take it off.
+func TestPoolBeingClearedIsNotReopened(t *testing.T) {
+	k := &clearing{Kind: dir.Backend{}}
+	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(k) })
+	newPool(r, "plain")
+	k.before = func() { r.PoolOpener.Retry(t.Context()) }
+	was := k.opened.Load()
+	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+		t.Fatal(err)
+	}
+	if is := k.opened.Load(); is != was {
+		t.Errorf("it was opened %d times while it was cleared", is-was)
+	}
+	unlisted(r, "plain")
+}
+
+// The devices of a pool that is being removed may be others' by the time that it goes on: nothing is
+// made on them.
+func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
+	r := agenttest.New(t, everyKind)
+	ctx := t.Context()
+	if err := os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	disk := scratch.Disk(t, 1<<30)
+	p, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Devices: []string{disk}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Pools.Keep(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+		t.Fatal(err)
+	}
+	cfg := r.Config
+	r.Stop()
+	log := logtest.NewLocal(cfg.Log.(*logrus.Logger))
+	scratch.Run(t, "blkdiscard", "-z", "-f", disk)
+	r.StartWith(cfg)
+	text := ""
+	agenttest.Await(t, func() bool {
+		r.Rounds(ctx)
+		_, there := r.Pools.ByName("fast")
+		for _, e := range log.AllEntries() { // which comes after it went
+			left, _ := e.Data["left"].(string)
+			text += left
+		}
+		return !there && text != ""
+	})
+	if !strings.Contains(text, "what lies at "+disk+" cannot be opened, and stays as it is: ") || !strings.Contains(text, "drover pool adopt "+disk+" takes it back") {
+		t.Errorf("it is said %s", text)
+	}
+	if is, err := fsctl.Identify(disk); is != fsctl.Empty {
+		t.Errorf("on the device is %s now: %v", is, err)
+	}
+}
+
+// A pool that is being forgotten stays as it is, though the removal goes on by the plain command.
+func TestForgetResumesByPlainRemove(t *testing.T) {
+	r := agenttest.New(t)
+	path := newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.Forgotten }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
+		t.Error(err)
+	}
+	unlisted(r, "plain")
+}
+
+// A pool that another drover has by the time that its removal goes on is that one's: it is not
+// cleared, which is said, and it can be forgotten.
+func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	path := newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	if err := r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+		t.Fatal(err)
+	}
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
+	cfg := r.Config
+	r.Stop()
+	other, err := socket.Hold(ctx, names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	r.StartWith(cfg)
+	_, err = r.RemovePool(ctx, "plain", false)
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm --forget plain leaves its place as it is") {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
+		t.Error(err)
+	}
+	unlisted(r, "plain")
+}
+
+// A disk that hangs while its pool goes keeps nobody from making another pool, and who would take
+// in what is being cleared is told.
+func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
+	hangs, hung := make(chan struct{}), make(chan struct{})
+	k := &clearing{Kind: dir.Backend{}, before: func() { close(hung); <-hangs }}
+	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(k) })
+	path := newPool(r, "plain")
+	gone := make(chan error, 1)
+	go func() { _, err := r.RemovePool(t.Context(), "plain", false); gone <- err }()
+	<-hung
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := r.CreatePool(ctx, api.NewPool{Name: "other", Backend: "dir", Path: filepath.Join(r.Root, "other")}); err != nil {
+		t.Error(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(path), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []string{path, filepath.Join(link, filepath.Base(path))} {
+		if _, _, err := r.AdoptPool(ctx, way); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain, which lies at "+path+", is being removed") {
+			t.Errorf("taken in by %s: %v", way, err)
+		}
+	}
+	close(hangs)
+	if err := <-gone; err != nil {
+		t.Error(err)
+	}
+	unlisted(r, "plain")
+}
+
+// Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
+// where it may be cleared in part.
+func TestRemovedPoolConfiguredAgain(t *testing.T) {
+	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.Removed}, "cleared": {Leaving: pool.Removed, Off: true}} {
+		t.Run(name, func(t *testing.T) {
+			r := agenttest.New(t)
+			path := newPool(r, "plain")
+			op, _ := r.Pools.ByName("plain")
+			if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
+				t.Fatal(err)
+			}
+			cfg := r.Config
+			r.Stop()
+			if name == "cleared" {
+				if err := os.Remove(filepath.Join(path, "pool.json")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
+			r.StartWith(cfg)
+			for range 2 {
+				r.Rounds(t.Context())
+				now, there := r.Pools.ByName("plain")
+				if !there || now.Serves() != nil || (name == "cleared") == (now.ID == op.ID) {
+					t.Fatalf("it is %+v", now)
+				}
+				r.Restart()
+			}
+			if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// One that was forgotten may hold something: while its disk is away nothing is made in its place.
+func TestForgottenPoolConfiguredAgain(t *testing.T) {
+	r := agenttest.New(t)
+	path := newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Forgotten, true }); err != nil {
+		t.Fatal(err)
+	}
+	cfg := r.Config
+	r.Stop()
+	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
+	r.StartWith(cfg)
+	if there, err := os.ReadDir(path); err != nil || len(there) > 0 {
+		t.Errorf("made in its place: %v, %v", there, err)
+	}
+	r.Stop()
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	r.StartWith(cfg)
+	if now, there := r.Pools.ByName("plain"); !there || now.ID != op.ID || now.Serves() != nil {
+		t.Errorf("it is %+v", now)
+	}
+}

@@ -1,0 +1,76 @@
+package pooladmin_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Of pools that are made at once under one name one is made: of the others nothing
+// would be known after a restart.
+func TestConcurrentCreatesOfOnePool(t *testing.T) {
+	r := agenttest.New(t)
+	errs := make([]error, 8)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() {
+			_, errs[i] = r.CreatePool(t.Context(), api.NewPool{Name: "more", Backend: "dir", Path: filepath.Join(r.Root, fmt.Sprint("more", i))})
+		})
+	}
+	all.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else if !errors.Is(err, dataset.ErrExists) {
+			t.Error(err)
+		}
+	}
+	if made != 1 || len(r.Pools.All()) != 2 {
+		t.Errorf("%d made, %d known", made, len(r.Pools.All()))
+	}
+}
+
+// A pool's image is not mounted over another pool, nor a pool made in an image's place.
+func TestPoolsOverlap(t *testing.T) {
+	image := pool.Record{Path: "/disk/x.img", Mount: "/root/pools/x"}
+	for _, c := range []struct {
+		other pool.Record
+		want  bool
+	}{
+		{pool.Record{Path: "/root/pools/x"}, true}, {pool.Record{Path: "/root/pools"}, true}, {pool.Record{Path: "/disk"}, true},
+		{pool.Record{Path: "/disk/x"}, false}, {pool.Record{Path: "/disk/y.img", Mount: "/root/pools/y"}, false},
+		{pool.Record{Path: "/root/pools/x/y.img", Mount: "/root/pools/y"}, true},
+	} {
+		if pool.Overlap(image, c.other) != c.want || pool.Overlap(c.other, image) != c.want {
+			t.Errorf("%+v and %+v: want %t", image, c.other, c.want)
+		}
+	}
+}
+
+// A pool is named once in an error, whoever names it first.
+func TestErrorsNameAPoolOnce(t *testing.T) {
+	for given, want := range map[string][3]string{
+		"no disk":                     {"pool fast: no disk", "no disk", "pool fast is offline: no disk"},
+		"pool fast: no disk":          {"pool fast: no disk", "no disk", "pool fast is offline: no disk"},
+		"pool faster: no disk":        {"pool fast: pool faster: no disk", "pool faster: no disk", "pool fast is offline: pool faster: no disk"},
+		"pool fast at /x is offline:": {"pool fast: pool fast at /x is offline:", "pool fast at /x is offline:", "pool fast at /x is offline:"},
+	} {
+		err := dataset.Errorf(dataset.ErrNoSpace, "%s", given)
+		made := pool.WithPoolName("fast", err)
+		if made.Error() != want[0] || !errors.Is(made, dataset.ErrNoSpace) {
+			t.Errorf("%q: %q, want %q", given, made, want[0])
+		}
+		why := pool.Reason("fast", err)
+		if off := pool.Offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
+			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
+		}
+	}
+}

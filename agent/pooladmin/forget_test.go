@@ -1,0 +1,364 @@
+package pooladmin_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func newPool(r *agenttest.Host, name string) string {
+	r.T.Helper()
+	path := filepath.Join(r.Root, name)
+	if _, err := r.CreatePool(r.T.Context(), api.NewPool{Name: name, Backend: "dir", Path: path}); err != nil {
+		r.T.Fatal(err)
+	}
+	return path
+}
+
+// A pool that is away is not removed, as nobody can look into it. It is forgotten, once nothing is
+// on record there but what is condemned; the other pools go on, and it can be taken back.
+func TestOfflinePoolIsForgotten(t *testing.T) {
+	r := agenttest.New(t, everyKind)
+	ctx := t.Context()
+	disk := scratch.Mount(t, "xfs", 2<<30)
+	path := filepath.Join(disk, "pool")
+	if _, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Create(ctx, "db", map[string]string{"pool": "fast"}); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := r.Cache.Volume("db")
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	keepsPool(r, "fast", false, dataset.ErrOffline, "drover pool rm --forget fast")
+	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db, then drover trash purge "+d.ID.String()[:8])
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db (in the trash, "+d.ID.String()[:8]+"): drover trash purge "+d.ID.String()[:8])
+	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.RemovePool(ctx, "fast", true)
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" takes it back") {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	unlisted(r, "fast")
+	if known, _, err := r.Datasets.Recorded(ctx); err != nil || len(known) > 0 {
+		t.Errorf("on record is %v, %v", known, err)
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	pool, back, err := r.AdoptPool(ctx, path)
+	if err != nil || pool.ID != d.Pool || len(back) != 1 {
+		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
+	}
+}
+
+// A pool that is well is forgotten with all that lies in it and is on nobody's record: whatever is
+// at its place stays.
+func TestForgottenPoolKeepsItsContent(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	path := newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: op.ID}
+	if _, err := op.Storage.Create(ctx, lost); err != nil {
+		t.Fatal(err)
+	}
+	if err := op.Storage.Commit(ctx, lost.ID); err != nil {
+		t.Fatal(err)
+	}
+	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not on record here): drover doctor")
+	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+		t.Fatal(err)
+	}
+	for name := range r.PoolMaker.Holds.Taken {
+		if strings.Contains(name, op.ID.String()) {
+			t.Errorf("another drover cannot have it: %s is held", name)
+		}
+	}
+	unlisted(r, "plain")
+	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
+		t.Error(err)
+	}
+	if pool, back, err := r.AdoptPool(ctx, path); err != nil || pool.ID != op.ID || len(back) != 1 {
+		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
+	}
+}
+
+// What is no pool's, and a trial of drover backend verify, keep a pool; so does drover.yaml, and,
+// of the default one, that there is no other. Who errs in the name is told which there are.
+func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
+	r := agenttest.New(t)
+	path := newPool(r, "plain")
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keepsPool(r, "plain", false, dataset.ErrConflict, path+"/a, which is not drover's: remove it yourself; "+path+"/b", " more")
+	keepsPool(r, "default", false, dataset.ErrConflict, "stands in drover.yaml")
+	keepsPool(r, "default", true, dataset.ErrConflict, "stands in drover.yaml")
+	keepsPool(r, "plian", false, dataset.ErrNotFound, `no pool "plian" on this node (have: default, plain; did you mean plain?)`)
+	if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
+		t.Errorf("it serves no more: %v", err)
+	}
+	r.Restart()
+	if op, there := r.Pools.ByName("plain"); !there || op.Serves() != nil {
+		t.Error("it is not there any more")
+	}
+}
+
+func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
+	r := agenttest.New(t, everyKind, func(c *agent.Config) { c.Root, c.Pools = scratch.Mount(t, "ext4", 4<<30), nil })
+	ctx := t.Context()
+	image := filepath.Join(r.Root, "pools", "default.img")
+	if _, err := os.Stat(image); err != nil {
+		t.Fatal(err)
+	}
+	keepsPool(r, "default", false, dataset.ErrConflict, "is the only one of this node", "drover pool create")
+	keepsPool(r, "default", true, dataset.ErrConflict, "is the only one of this node")
+	newPool(r, "plain")
+	if _, err := r.RemovePool(ctx, "default", false); err != nil {
+		t.Fatal(err)
+	}
+	unlisted(r, "default")
+	if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its image: %v", err)
+	}
+	out, err := r.RemovePool(ctx, "plain", false)
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "makes the pool default at its next start") {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	r.Restart()
+	if _, there := r.Pools.ByName("default"); !there {
+		t.Error("a node without any pool has not the default one")
+	}
+}
+
+// Whoever makes a volume in a pool that is being removed is faster, or has a plain error.
+func TestPoolIsRemovedDuringCreates(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	won := map[bool]int{}
+	for try := range 20 {
+		name := fmt.Sprint("p", try)
+		newPool(r, name)
+		errs := make([]error, 6)
+		var all sync.WaitGroup
+		begins := make(chan struct{})
+		if try%2 == 0 {
+			close(begins)
+		}
+		for i := range errs[1:] {
+			all.Go(func() { <-begins; errs[i+1] = r.Create(ctx, fmt.Sprint(name, "-", i), map[string]string{"pool": name}) })
+		}
+		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
+		if try%2 == 1 {
+			op, _ := r.Pools.ByName(name)
+			agenttest.Await(t, func() bool { now := r.Pools.One(op.ID); return now.Record.Leaving != pool.Staying || now.Gone })
+			close(begins)
+		}
+		all.Wait()
+		if errs[0] != nil && !errors.Is(errs[0], dataset.ErrConflict) && !errors.Is(errs[0], dataset.ErrPending) {
+			t.Fatal(errs[0])
+		}
+		won[errs[0] == nil]++
+		for i, err := range errs[1:] {
+			_, there := r.Cache.Volume(fmt.Sprint(name, "-", i))
+			if there != (err == nil) || there && errs[0] == nil || err != nil && (dataset.KindOf(err) == dataset.ErrInternal || strings.Contains(err.Error(), "no such file")) {
+				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
+			}
+		}
+		if op, there := r.Pools.ByName(name); there != (errs[0] != nil) || there && op.Serves() != nil {
+			t.Errorf("pool there %t: %v", there, errs[0])
+		}
+	}
+	if won[true] == 0 || won[false] == 0 {
+		t.Errorf("removed: %v", won)
+	}
+}
+
+// What is under way when a pool is to go may be in it: it is waited for, and what it left is seen.
+func TestPoolRemovalWaitsForWork(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
+	unlock, err := r.Locks.Lock(ctx, d.ID, "create of volume db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
+	agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
+	if _, err := r.Pools.Get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
+		t.Errorf("it is given to who asks now: %v", err)
+	}
+	if _, err := op.Storage.Create(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := <-gone; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain holds volume db (incoming)") {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := r.Pools.Get(op.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// Work elsewhere is not waited for, and none once control has the pool off its record: what may be
+// cleared in part cannot stay.
+func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	newPool(r, "plain")
+	d, imported, unknown := r.NewVolume("db"), uuid.New(), uuid.New()
+	runs := make(chan struct{})
+	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, Dataset: &dataset.Dataset{ID: imported, Pool: d.Pool}}
+	go func() {
+		_ = r.Operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
+			close(runs)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}()
+	<-runs
+	hold := func(id uuid.UUID) {
+		unlock, err := r.Locks.Lock(ctx, id, "import of volume other")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(unlock)
+	}
+	hold(d.ID)
+	hold(imported)
+	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+		t.Error(err)
+	}
+	hold(unknown)
+	newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	if err := r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Removed, true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+		t.Error(err)
+	}
+}
+
+// A pool in which something is on record is not out of service for a moment, whatever else is done.
+func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	newPool(r, "plain")
+	if err := r.Create(ctx, "db", map[string]string{"pool": "plain"}); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := r.Locks.Lock(ctx, uuid.New(), "create of volume other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	keepsPool(r, "plain", true, dataset.ErrConflict, "pool plain holds volume db: ")
+}
+
+// fusedClear is a pool whose place is cleared until the process dies.
+type fusedClear struct {
+	backends.Pool
+	f *agenttest.Fuse
+}
+
+func (p fusedClear) Clear(ctx context.Context) (left string, err error) {
+	return left, p.f.Act("clear", func() error { left, err = p.Pool.(backends.Clearer).Clear(ctx); return err })
+}
+
+type fusedClears struct {
+	backends.Kind
+	f *agenttest.Fuse
+}
+
+func (k fusedClears) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
+	p, err := k.Kind.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return fusedClear{p, k.f}, nil
+}
+
+// fusedRegister is the way to control of an agent that dies.
+type fusedRegister struct {
+	agenttest.FusedControl
+}
+
+func (c fusedRegister) Register(ctx context.Context, reg api.Registration) error {
+	return agenttest.Unavailable(c.Host.Fuse.Act("register", func() error { return c.Service.Register(ctx, reg) }))
+}
+
+// The agent dies at every act of a removal, before it and after. Started again it has the pool as it
+// was, in which a volume can be made, or none; and nothing of it lies at its place, or all of it
+// where it was to be forgotten.
+func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
+	for _, forget := range []bool{false, true} {
+		for _, late := range []bool{false, true} {
+			for n := 0; ; n++ {
+				h := &agenttest.Host{Fuse: &agenttest.Fuse{Left: -1}}
+				r := agenttest.New(t, func(c *agent.Config) {
+					c.Backends = backends.NewRegistry(fusedClears{dir.Backend{}, h.Fuse})
+					c.State, c.Control = agenttest.FusedStore{Store: c.State, Host: h}, fusedRegister{agenttest.FusedControl{Service: c.Control, Host: h}}
+				})
+				path := newPool(r, "plain")
+				agenttest.Await(t, func() bool { return len(r.Pools.Generations()) == 2 && !r.Pools.One(r.Pools.Order[1]).Raising })
+				h.Fuse.Set(n, late, nil)
+				_, err := r.RemovePool(t.Context(), "plain", forget)
+				cut := h.Fuse.Blown()
+				_ = r.Agent.Close() // which is dead
+				at := fmt.Sprintf("forget %t, late %t, act %d of %v: %v", forget, late, n, h.Fuse.Seen(), err)
+				h.Fuse.Mend()
+				r.StartWith(r.Config)
+				agenttest.Await(t, func() bool {
+					op, there := r.Pools.ByName("plain")
+					if there && op.Record.Leaving != pool.Staying {
+						r.Rounds(t.Context())
+					}
+					return !there || op.Serves() == nil
+				})
+				_, there := r.Pools.ByName("plain")
+				_, missing := os.Stat(filepath.Join(path, "pool.json"))
+				if there && r.Create(t.Context(), "db", map[string]string{"pool": "plain"}) != nil || there == (missing != nil) && !forget || err == nil && there {
+					t.Errorf("%s: there %t, its marker: %v", at, there, missing)
+				}
+				if !there {
+					unlisted(r, "plain")
+				}
+				if !cut {
+					t.Log(at)
+					break
+				}
+			}
+		}
+	}
+}

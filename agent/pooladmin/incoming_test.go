@@ -1,0 +1,115 @@
+package pooladmin_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/dataset"
+)
+
+// uncommitted puts a ready dataset back among the incoming ones, as a power cut does
+// before the rename is durable.
+func uncommitted(r *agenttest.Host, d dataset.Dataset) {
+	r.T.Helper()
+	pool := filepath.Join(r.Root, "pool")
+	if err := os.Rename(filepath.Join(pool, "datasets", d.ID.String()), filepath.Join(pool, "incoming", d.ID.String())); err != nil {
+		r.T.Fatal(err)
+	}
+}
+
+// I3: a node without any record finds a pool by its path in drover.yaml. What is
+// incoming in it may have been acknowledged: it is kept over any number of starts,
+// named, and comes back with a rebuild or goes when a person says so. What the node
+// itself leaves incoming from then on was never acknowledged, and goes.
+func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	db, other := r.NewVolume("db"), r.NewVolume("other")
+	uncommitted(r, db)
+	uncommitted(r, other)
+	r.LoseStore(true)
+	for range 2 {
+		if got := r.ListPool("incoming"); len(got) != 2 {
+			t.Fatalf("incoming: %v", got)
+		}
+		if got := r.DatasetFinding(db); !strings.Contains(got, "volume db") || !strings.Contains(got, "is kept") {
+			t.Errorf("doctor says %q", got)
+		}
+		r.Restart()
+	}
+	cut := r.NewIncoming()
+	r.Restart()
+	if got := r.ListPool("incoming"); len(got) != 2 || slices.Contains(got, cut.ID.String()) {
+		t.Errorf("after a start incoming: %v", got)
+	}
+	if err := r.Collect(ctx, other.ID); err != nil {
+		t.Error(err)
+	}
+	back, err := r.RebuildStore(ctx, false)
+	if err != nil || len(back) != 1 || back[0].Dataset != db.ID || back[0].Action != "trashed" {
+		t.Errorf("rebuilt: %+v, %v", back, err)
+	}
+	r.Restart()
+	if got := r.ListPool("datasets"); len(got) != 1 || got[0] != db.ID.String() || len(r.ListPool("incoming")) != 0 {
+		t.Errorf("in the pool: %v, incoming %v", got, r.ListPool("incoming"))
+	}
+	if p, _ := r.Pools.ByName("default"); p.Record.Found || len(p.Record.Doubtful) != 0 {
+		t.Errorf("still doubtful: %+v", p.Record)
+	}
+}
+
+// An incoming dataset whose record cannot be read does not come back with a
+// rebuild, and is not destroyed after it either.
+func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
+	r := agenttest.New(t)
+	db := r.NewIncoming()
+	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", db.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.LoseStore(false)
+	for range 2 {
+		if _, err := r.RebuildStore(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		r.Restart()
+		if got := r.ListPool("incoming"); len(got) != 1 {
+			t.Fatalf("incoming: %v", got)
+		}
+		if got := r.DatasetFinding(db); !strings.Contains(got, "--gc "+db.ID.String()) {
+			t.Errorf("doctor says %q", got)
+		}
+	}
+}
+
+// A crash while an adoption has not brought its datasets back yet loses none.
+func TestI3IncomingOfAdoptedPoolSurvivesCrash(t *testing.T) {
+	r := agenttest.New(t)
+	rec := pool.Record{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.Root, "second")}
+	if _, err := r.PoolMaker.Make(t.Context(), "second", rec); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := r.Pools.ByName("second")
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
+	if _, err := p.Storage.Create(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	r.LoseStore(true)
+	r.Link.Cut()
+	if _, _, err := r.AdoptPool(t.Context(), rec.Path); err == nil {
+		t.Fatal("adopted without control")
+	}
+	r.Link.Mend()
+	r.Restart()
+	if p, _ := r.Pools.ByName("second"); p == nil {
+		t.Fatal("the pool is not known")
+	} else if _, err := p.Storage.Stat(t.Context(), d.ID); err != nil {
+		t.Error(err)
+	}
+}

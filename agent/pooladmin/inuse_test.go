@@ -1,0 +1,70 @@
+package pooladmin_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// What keeps a pool is said with what makes it go. Of what is in the trash, and of what is condemned,
+// that is not the removal of a live volume, which may have its name.
+func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	path := newPool(r, "plain")
+	op, _ := r.Pools.ByName("plain")
+	if err := r.Create(ctx, "shop", map[string]string{"pool": "plain"}); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := r.Cache.Volume("shop")
+	short := d.ID.String()[:8]
+	keeps := func(text string) {
+		t.Helper()
+		keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds "+text)
+	}
+	keeps("volume shop: drover volume rm shop, then drover trash purge " + short)
+	for _, with := range []string{" with 1 snapshot: ", " with 2 snapshots: "} {
+		if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
+			t.Fatal(err)
+		}
+		keeps("volume shop" + with)
+	}
+	if err := r.Remove(ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Create(ctx, "shop", nil); err != nil {
+		t.Fatal(err)
+	}
+	keeps("volume shop (in the trash, " + short + ") with 2 snapshots: drover trash purge " + short)
+	d, _ = r.Cache.Dataset(d.ID)
+	d.State = dataset.StatePurging
+	r.Cache.Apply(d, 0)
+	keeps("what is left of volume shop (purged, " + short + ") with 2 snapshots: goes by itself")
+	r.Cache.Remove(d.ID)
+	r.Cache.SetCopy(d.ID, &api.Kept{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
+	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded discard " + d.ID.String() + " " + r.NodeName)
+	r.Cache.SetCopy(d.ID, nil)
+	keeps("volume shop (" + short + ", not on record here) with 2 snapshots: drover doctor says what it is")
+	if err := op.Storage.Delete(ctx, d.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "stray"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := trialdir.Make(path, op.ID, dir.Backend{}.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray := path + "/stray, which is not drover's: remove it yourself; "
+	keeps(stray + c.Path + ", of a drover backend verify that is under way: try again after it")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	keeps(stray + c.Path + ", of drover backend verify: drover doctor --gc " + c.ID.String())
+}

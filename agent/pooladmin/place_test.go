@@ -1,0 +1,134 @@
+package pooladmin_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A folder that is bound elsewhere is what it is there too: none of another pool, of an engine
+// or of the mounts becomes a pool by another way. One of nobody does.
+func TestPoolThroughBindMount(t *testing.T) {
+	r := agenttest.New(t)
+	pool, ok := r.Pools.ByName("default")
+	if !ok {
+		t.Fatal("no pool")
+	}
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, free := filepath.Join(root, "engine"), filepath.Join(root, "free")
+	for _, dir := range []string{filepath.Join(engine, "volumes"), free, filepath.Join(r.MountRoot(), "some")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(engine, "engine-id"), []byte("8b2d"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(root, "bound")
+	if err := os.Mkdir(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	bound := func(from string, then func()) {
+		if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		then()
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := api.NewPool{Name: "second", Backend: "dir"}
+	for from, says := range map[string]string{
+		filepath.Join(pool.Record.Path, "incoming"): "lies in pool " + pool.ID.String(),
+		filepath.Join(engine, "volumes"):            "lies in " + engine + ", where a container engine",
+		filepath.Join(r.MountRoot(), "some"):        ", where volumes are mounted",
+	} {
+		bound(from, func() {
+			for _, second.Path = range []string{at, filepath.Join(at, "new")} {
+				_, err := r.CreatePool(t.Context(), second)
+				if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "seen at "+second.Path+" as well") {
+					t.Errorf("%s at %s: %v", from, second.Path, err)
+				}
+			}
+		})
+	}
+	bound(free, func() {
+		second.Path = filepath.Join(at, "new")
+		if _, err := r.CreatePool(t.Context(), second); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The image of a pool that is here is that pool, by whichever name, and no riddle for each backend.
+func TestAdoptImageOfOpenPool(t *testing.T) {
+	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
+	image := filepath.Join(r.Root, "images.img")
+	if err := os.MkdirAll(filepath.Dir(r.PoolMaker.ImageMount("images")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
+		t.Fatal(err)
+	}
+	hard, soft := filepath.Join(r.Root, "hard"), filepath.Join(r.Root, "soft")
+	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{image, hard, soft, r.PoolMaker.ImageMount("images")} {
+		_, _, err := r.AdoptPool(t.Context(), path)
+		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is pool images of this node already, at "+image) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// Doctor says what would bring back a pool whose disk is away, found so at a start or later.
+func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
+	r := agenttest.New(t)
+	at := filepath.Join(r.Root, "second")
+	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "second", Backend: "dir", Path: at}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{at, filepath.Join(r.Root, "pool")} {
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, when := range []string{"while it serves", "at a start"} {
+		found, err := r.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mends := map[string]string{}
+		for _, f := range found {
+			if strings.Contains(f.Text, "is offline") {
+				mends[f.Subject] = f.Mend
+			}
+		}
+		for _, part := range []string{"mount its disk", "drover pool adopt PATH", "drover pool rm --forget second"} {
+			if !strings.Contains(mends["pool second"], part) {
+				t.Errorf("%s: %q is not in %q", when, part, mends)
+			}
+		}
+		if mend := mends["pool default"]; !strings.Contains(mend, "drover.yaml") || strings.Contains(mend, "adopt") { // it stands there
+			t.Errorf("%s: of a pool of drover.yaml: %q", when, mend)
+		}
+		r.Restart()
+	}
+}

@@ -1,0 +1,177 @@
+package pooladmin_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/btrfs"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// everyKind has a rig know the backends that run here.
+func everyKind(c *agent.Config) {
+	c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())
+}
+
+// unlisted tells whether neither the agent, before and after a restart, nor control has a pool.
+func unlisted(r *agenttest.Host, name string) {
+	r.T.Helper()
+	for range 2 {
+		if _, there := r.Pools.ByName(name); there {
+			r.T.Errorf("the agent has pool %s", name)
+		}
+		list, err := r.Link.Pools(r.T.Context())
+		for _, p := range list {
+			if p.Name == name {
+				r.T.Errorf("control has %+v", p)
+			}
+		}
+		found, dErr := r.Doctor(r.T.Context())
+		for _, f := range found {
+			if f.Subject == "pool "+name {
+				r.T.Errorf("doctor has %+v", f)
+			}
+		}
+		if err := errors.Join(err, dErr); err != nil {
+			r.T.Error(err)
+		}
+		r.Restart()
+	}
+}
+
+// keepsPool wants that a pool stays.
+func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, texts ...string) {
+	r.T.Helper()
+	_, err := r.RemovePool(r.T.Context(), name, forget)
+	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
+		r.T.Fatalf("rm of pool %s: %v, want %s", name, err, kind.Code)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			r.T.Errorf("rm of pool %s: %q, want %q in it", name, err, text)
+		}
+	}
+}
+
+// An empty pool goes, with all that its making has put there, and the same command makes another
+// one in its place, under its name.
+func TestEmptyPoolIsRemoved(t *testing.T) {
+	r := agenttest.New(t, everyKind)
+	ctx := t.Context()
+	if err := os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	xfs, subvol, plain := scratch.Mount(t, "xfs", 2<<30), scratch.Mount(t, "btrfs", 2<<30), t.TempDir()
+	given := filepath.Join(plain, "given")
+	if err := os.Mkdir(given, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for what, n := range map[string]api.NewPool{
+		"loop":          {Backend: "loop", Path: filepath.Join(xfs, "new")},
+		"loop-itself":   {Backend: "loop", Path: scratch.Mount(t, "xfs", 2<<30)},
+		"loop-on-btrfs": {Backend: "loop", Path: filepath.Join(subvol, "loop")},
+		"loop-image":    {Backend: "loop", Path: filepath.Join(plain, "pool.img"), Image: "600MiB"},
+		"loop-device":   {Backend: "loop", Devices: []string{scratch.Disk(t, 1<<30)}},
+		"dir":           {Backend: "dir", Path: filepath.Join(plain, "new")},
+		"dir-given":     {Backend: "dir", Path: given},
+		"dir-device":    {Backend: "dir", Devices: []string{scratch.Disk(t, 1<<30)}},
+		"btrfs":         {Backend: "btrfs", Path: filepath.Join(subvol, "pool")},
+		"btrfs-device":  {Backend: "btrfs", Devices: []string{scratch.Disk(t, 1<<30), scratch.Disk(t, 1<<30)}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n.Name = what
+			for range 2 {
+				if _, err := r.CreatePool(ctx, n); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.Create(ctx, "used", map[string]string{"pool": what}); err != nil {
+					t.Fatal(err)
+				}
+				d, _ := r.Cache.Volume("used")
+				keepsPool(r, what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
+				keepsPool(r, what, true, dataset.ErrConflict, "volume used", "drover volume rm")
+				destroy(r, d)
+				out, err := r.RemovePool(ctx, what, false)
+				if err != nil || out.Pool.Name != what {
+					t.Fatalf("%+v, %v", out, err)
+				}
+				if devices := len(n.Devices) > 0; devices != (len(out.Notes) == 1 && strings.Contains(out.Notes[0], "drover pool create NAME --backend "+n.Backend+" --device "+n.Devices[0])) {
+					t.Errorf("says %q", out.Notes)
+				}
+				if len(n.Devices) == 0 {
+					left, err := os.ReadDir(n.Path)
+					if had := n.Path == given || what == "loop-itself"; len(left) > 0 || had != (err == nil) {
+						t.Errorf("left at its place: %v, %v", left, err)
+					}
+				}
+				if _, err := os.Lstat(r.PoolMaker.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("where it was mounted: %v", err)
+				}
+				unlisted(r, what)
+			}
+		})
+	}
+}
+
+// destroy has a volume go for good.
+func destroy(r *agenttest.Host, d dataset.Dataset) {
+	r.T.Helper()
+	ctx := r.T.Context()
+	if err := r.Remove(ctx, d.Volume); err != nil {
+		r.T.Fatal(err)
+	}
+	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
+		r.T.Fatal(err)
+	}
+	agenttest.Await(r.T, func() bool { _, there := r.Cache.Dataset(d.ID); return !there })
+}
+
+// earlier is the way to control of an agent of which a word may be overtaken.
+type earlier struct {
+	api.Service
+	before func(api.Registration)
+}
+
+func (c *earlier) Register(ctx context.Context, reg api.Registration) error {
+	if c.before != nil {
+		c.before(reg)
+	}
+	return c.Service.Register(ctx, reg)
+}
+
+// A word of the node's pools that was under way while one of them went does not put it on record
+// again, and whoever said it is heard all the same.
+func TestLateRegistrationDoesNotRestoreRemovedPool(t *testing.T) {
+	c := &earlier{}
+	r := agenttest.New(t, func(cfg *agent.Config) { c.Service, cfg.Control = cfg.Control, c })
+	ctx := t.Context()
+	newPool(r, "plain")
+	r.Agent.Cancel() // so that nobody else registers
+	words := 0
+	c.before = func(api.Registration) {
+		if words++; words == 1 {
+			if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := r.Registration.Register(ctx); err != nil || words != 5 { // the first, three of the removal, and the first anew
+		t.Errorf("registered %d times: %v", words, err)
+	}
+	c.before = nil
+	unlisted(r, "plain")
+}

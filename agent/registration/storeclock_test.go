@@ -1,0 +1,76 @@
+package registration_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A store whose clock is behind went back, whatever its indexes: those of a Consul that was
+// put back go on above all that were given out. What it lacks is not forgotten, what it
+// says is to be done is not done again, and nothing is decided; a restart changes none
+// of that.
+func TestStoreWithOlderClockIsRejected(t *testing.T) {
+	for _, lacks := range []bool{true, false} {
+		r := agenttest.New(t)
+		r.Link.ChangeSync(func(s *api.Sync) { s.Clock = 50 })
+		r.Restart()
+		late := r.NewVolume("late")
+		cfg := r.Config
+		r.Stop() // its clock is on disk from here on
+		out, err := r.Link.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "late"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Link.ChangeSync(func(s *api.Sync) {
+			s.Index, s.Clock = 1<<40, 49
+			if lacks {
+				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+			}
+		})
+		r.StartWith(cfg)
+		for range 2 {
+			r.Restart()
+			if got := r.StoreFinding(); !strings.Contains(got, "older than what this node has") {
+				t.Fatalf("lacks %t: doctor says %q", lacks, got)
+			}
+			agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
+			if op, known := r.Operations.Lookup(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
+				t.Errorf("lacks %t: an operation of the older store was carried out: it is %s", lacks, op.State)
+			}
+			r.MountDataset(late, "id")
+			r.WantUses(late, "id")
+			if err := r.Unmount(t.Context(), "late", "id"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// The clock is written when it has moved, and never else.
+func TestStoreClockIsSavedWhenItMoves(t *testing.T) {
+	r := agenttest.New(t)
+	r.StoreClock.Raise(7)
+	r.StoreClock.Raise(5)
+	if err := r.StoreClock.Save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e, err := r.Config.State.Get(t.Context(), registration.ClockKey)
+	if err != nil || string(e.Value) != "7" {
+		t.Fatalf("%s, %v", e.Value, err)
+	}
+	r.StoreClock.Raise(7)
+	if err := r.StoreClock.Save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := r.Config.State.Get(t.Context(), registration.ClockKey); err != nil || again.Index != e.Index {
+		t.Errorf("it was written again, %v", err)
+	}
+}

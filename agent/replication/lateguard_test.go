@@ -1,0 +1,41 @@
+package replication_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A node whose guard does not answer at the moment in which a volume with failover auto is made gets
+// no replica then. It gets one when the guard answers again, without a change of the volume: a busy
+// host is seen so now and then.
+func TestReplicaIsAddedWhenGuardAnswers(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	follows := func() bool { // control would have a node for a replica
+		_, err := g.Service.Plan(t.Context(), g.A.Node(), api.Request{Kind: dataset.OpCreate, Volume: "probe@auto"})
+		return err == nil
+	}
+	agenttest.Await(t, follows)
+	var once sync.Once
+	g.A.Fuse.Set(-1, false, func(act string) {
+		if act == "commit" {
+			once.Do(func() {
+				g.GuardB.Stop()
+				agenttest.Await(t, func() bool { return !follows() })
+			})
+		}
+	})
+	agenttest.Await(t, func() bool { return g.A.Create(t.Context(), "db@auto", nil) == nil })
+	d, _ := g.A.Cache.Volume("db")
+	time.Sleep(2 * agenttest.BoundSession / 5) // a round of the background work, which says nothing
+	if v := g.Recorded("db"); len(v.Copies) > 0 {
+		t.Fatalf("copies: %v", v.Copies)
+	}
+	g.GuardB.Start()
+	agenttest.Await(t, func() bool { _, kept := g.B.Replicas.Copy(d.ID); return kept })
+}

@@ -1,0 +1,301 @@
+package replication_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A replica follows what is written, catches up after its node was away, costs its home no
+// snapshot while nothing is written, and is what a volume goes on from without its home.
+func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "wants replicas on more nodes" // once its home was overtaken
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.A.WriteFile("db", "token", "one")
+	written := time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+
+	// Nothing changes: it is seen to have all, again and again, by the same snapshot.
+	taken, checked := f.ReplicaTimes("db")
+	agenttest.Await(t, func() bool {
+		now, then := f.ReplicaTimes("db")
+		if now.After(taken) { // the home had something to write out still
+			taken, checked = now, then
+		}
+		return then.Sub(checked) > 2*time.Second
+	})
+	agenttest.Await(t, func() bool { // and keeps no more than what the next difference rests on
+		e, err := f.A.Pool().Stat(t.Context(), d.ID)
+		return err == nil && len(e.Snapshots) <= replication.SentKept
+	})
+
+	// Each round its home removes what nobody rests on any more, and so does the replica.
+	for i := range 4 {
+		f.A.WriteFile("db", "token", fmt.Sprint("round ", i))
+		written = time.Now()
+		agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	}
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		agenttest.Await(t, func() bool {
+			e, err := h.Pool().Stat(t.Context(), d.ID)
+			return err == nil && len(e.Snapshots) <= replication.SentKept
+		})
+	}
+
+	if seen := f.B.SeenReplicas(); len(seen) != 1 || seen[0].Volume != "db" || seen[0].Age < 0 {
+		t.Errorf("its figures are of %+v", seen)
+	}
+	f.B.Stop()
+	f.A.WriteFile("db", "token", "two")
+	written = time.Now()
+	f.B.Start()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	agenttest.Await(t, func() bool { // what its home keeps no longer goes with the next refresh
+		e, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return err == nil && len(e.Snapshots) <= replication.SentKept
+	})
+
+	f.A.Stop()
+	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone || op.Loss.Taken.Before(written) {
+		t.Fatalf("%s: %+v, %+v", op.State, op.Problem, op.Loss)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "two" {
+		t.Errorf("it goes on with %q", got)
+	}
+	f.A.Start()
+	f.A.AwaitSettled(d.ID)
+}
+
+// A volume moves to its replica and leaves one behind, which is kept fresh from there.
+func TestMoveToReplicaLeavesReplica(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.A.WriteFile("db", "token", "one")
+	written := time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	f.Move("db", f.B)
+	f.B.WriteFile("db", "token", "two")
+	written = time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.A, "db", written) })
+	f.Move("db", f.A)
+	if got := f.A.ReadFile("db", "token"); got != "two" {
+		t.Errorf("back home it has %q", got)
+	}
+}
+
+// A home keeps what the next difference to a node rests on, for as long as that node says
+// so, whatever control has heard of it: a node whose pulls fail does not begin anew.
+func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	ctx := move.WithAsker(t.Context(), f.B.Node())
+	var given []uuid.UUID
+	for i := range 5 {
+		f.A.WriteFile("db", "token", fmt.Sprint(i))
+		var have []uuid.UUID
+		if i > 0 {
+			have = given[:1] // and no later one has come
+		}
+		if i == 4 {
+			have = given[3:4]
+		}
+		s, _, err := f.A.Source.Freshen(ctx, d.ID, have)
+		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
+		if err != nil {
+			t.Fatal(err)
+		}
+		given = append(given, s.ID)
+		e, err := f.A.Pool().Stat(ctx, d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := lineage.IndexOf(e, given[0]) >= 0
+		if first != (i < 4) || i == 3 && len(e.Snapshots) != 3 || lineage.IndexOf(e, s.ID) < 0 {
+			t.Errorf("round %d: the first is there: %t, of %d", i, first, len(e.Snapshots))
+		}
+	}
+}
+
+// A replica that has what the volume went on without keeps that, as what was overtaken:
+// neither a refresh nor a move nor control drops it before a person does (I3).
+func TestI3ReplicaAheadIsKeptAsSuperseded(t *testing.T) {
+	t.Parallel()
+	for _, condemned := range []bool{false, true} {
+		t.Run(fmt.Sprint("condemned ", condemned), func(t *testing.T) { replicaAhead(t, condemned) })
+	}
+}
+
+func replicaAhead(t *testing.T, condemned bool) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "wants replicas on more nodes" // once two are not to be refreshed
+	c := f.AddHost("host-c", "loop")
+	c.Start()
+	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
+	upTo := func(h *agenttest.Host) time.Time { return f.ReplicaTimeOn(h, "db") }
+	write := func(text string, to ...*agenttest.Host) {
+		t.Helper()
+		f.A.WriteFile("db", "token", text)
+		written := time.Now()
+		for _, h := range to {
+			agenttest.Await(t, func() bool { return f.ReplicaHasSince(h, "db", written) })
+		}
+	}
+	write("one", f.B, c)
+	f.B.Stop()
+	write("two", c)
+	c.Stop()
+	f.A.Stop()
+	f.RestartControl() // what it heard of c it has forgotten
+	f.B.Start()
+	agenttest.Await(t, func() bool { return upTo(f.B).After(upTo(c)) })
+	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	f.B.WriteFile("db", "token", "three")
+	if condemned { // as nobody knows what it has
+		if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "plain"}); err != nil {
+			t.Fatal(err)
+		}
+		agenttest.Await(t, func() bool {
+			return slices.ContainsFunc(f.Recorded("db").Kept, func(k api.KeptCopy) bool { return k.Kind == dataset.CopyGoing })
+		})
+	}
+	c.Start()
+	agenttest.Await(t, func() bool {
+		k, kept := c.Cache.Copy(d.ID)
+		return kept && k.Kind == dataset.CopySuperseded
+	})
+	f.B.WriteFile("db", "token", "four")
+	op := f.AwaitEnd(f.BeginMove("db", c))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	k, _ := c.Cache.Copy(d.ID)
+	if got := c.ReadSnapshot(d, k.Snapshot, "token"); got != "two" {
+		t.Errorf("what it has and the volume has not holds %q", got)
+	}
+	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: "db", Node: "host-c"}); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		_, err := c.Pool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}
+
+// A volume that goes on from a replica does not wait for a refresh of it, whose home may
+// have stopped in the middle.
+func TestPromotionInterruptsRefresh(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "wants replicas on more nodes"
+	f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "one")
+	written := time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	goOn := f.Network.StallStreams()
+	t.Cleanup(goOn)
+	f.A.WriteFile("db", "token", "two")
+	agenttest.Await(t, func() bool { return f.Network.StalledStreams() > 0 })
+	f.A.Stop()
+	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Errorf("%s: %+v", op.State, op.Problem)
+	}
+	if got := f.B.ReadFile("db", "token"); got != "one" {
+		t.Errorf("it goes on with %q", got)
+	}
+}
+
+// undecided is a control that does not say what became of an operation: what is brought
+// here stays.
+type undecided struct{ api.Service }
+
+func (undecided) Operation(context.Context, string, time.Duration) (op dataset.Operation, err error) {
+	return op, dataset.Errorf(dataset.ErrUnavailable, "not now")
+}
+
+// lenient is a control that lets a copy go.
+type lenient struct{ api.Service }
+
+func (l lenient) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+	if c.Asks {
+		return nil
+	}
+	return l.Service.Copied(ctx, node, c)
+}
+
+// A copy that is to go is not destroyed under a move that goes on from it.
+func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	f.A.Config.Limits.Heartbeat = time.Hour // nothing but what is asked for here
+	f.A.Config.Control = lenient{undecided{f.A.Config.Control}}
+	f.A.Restart()
+	f.A.AwaitSettled(d.ID)
+	left, _ := f.A.Cache.Copy(d.ID)
+	k := left
+	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
+	for _, under := range []func() (end func()){
+		func() func() { return f.A.MoveTable.Begin(d.ID) },
+		func() func() { // as after a crash
+			if err := f.A.MoveTable.Set(t.Context(), d.ID, replication.MoveRecord{Pool: k.Pool}); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := f.A.MoveTable.Drop(t.Context(), d.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+	} {
+		end := under()
+		f.A.Cache.SetCopy(d.ID, &k)
+		if err := f.A.Copies.Settle(t.Context(), d.ID); err != nil {
+			t.Error(err)
+		}
+		if _, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil {
+			t.Fatalf("destroyed under a move: %v", err)
+		}
+		f.A.Cache.SetCopy(d.ID, &left)
+		end()
+	}
+	f.A.Cache.SetCopy(d.ID, &k)
+	if err := f.A.Copies.Settle(t.Context(), d.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.A.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("not destroyed after it: %v", err)
+	}
+}

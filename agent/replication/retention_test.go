@@ -1,0 +1,273 @@
+package replication_test
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// late is a control that is heard late, once it is told so.
+type late struct {
+	api.Service
+	mu    sync.Mutex
+	until chan struct{}
+}
+
+// delay has all that is heard of it wait until the function that it returns is called.
+func (l *late) delay() (end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until := make(chan struct{})
+	l.until = until
+	return sync.OnceFunc(func() { close(until) })
+}
+
+func (l *late) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	s, err := l.Service.Sync(ctx, node, rev, wait)
+	l.mu.Lock()
+	until := l.until
+	l.mu.Unlock()
+	if until != nil {
+		select {
+		case <-until:
+		case <-ctx.Done():
+		}
+	}
+	return s, err
+}
+
+// A move to a replica that rests on a snapshot for another one sends nothing of what that has,
+// also where the home hears of the move when the target has what it asked for: it was given the
+// same one again.
+func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "wants replicas on more nodes"
+	c := f.AddHost("host-c", "loop")
+	c.Start()
+	f.A.Stop()
+	control := &late{Service: f.Client}
+	f.A.Config.Control = agenttest.FusedControl{Service: control, Host: f.A}
+	f.A.Start()
+	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
+	agenttest.Await(t, func() bool { return !f.ReplicaTimeOn(f.B, "db").IsZero() && !f.ReplicaTimeOn(c, "db").IsZero() })
+	f.B.Stop()
+	c.Stop()
+	const whole = 24 << 20
+	bulk := make([]byte, whole)
+	_, _ = rand.Read(bulk)
+	f.A.WriteFile("db", "bulk", string(bulk))
+	written := time.Now()
+	for _, h := range []*agenttest.Host{c, f.B} { // the second is given what the first was
+		h.Start()
+		agenttest.Await(t, func() bool { return f.ReplicaHasSince(h, "db", written) })
+	}
+	r, _ := f.B.Replicas.Copy(d.ID)
+	e, err := f.A.Pool().Stat(t.Context(), d.ID)
+	if i := lineage.IndexOf(e, r.Snapshot); err != nil || i < 0 || e.Snapshots[i].Request == f.B.Node() {
+		t.Fatalf("what it has was taken for itself (%d of %d), %v", i, len(e.Snapshots), err)
+	}
+
+	heard := control.delay()
+	t.Cleanup(heard)
+	f.B.Fuse.Set(-1, false, func(act string) {
+		if act == "recall" {
+			heard()
+		}
+	})
+	had := f.Network.BytesTo(f.B)
+	f.Move("db", f.B)
+	if came := f.Network.BytesTo(f.B) - had; came > whole/4 {
+		t.Errorf("it was sent %d bytes of %d that it had", came, whole)
+	}
+	if got := f.B.ReadFile("db", "bulk"); got != string(bulk) {
+		t.Error("it goes on with something else")
+	}
+}
+
+// What a node was given last its home keeps, whoever it was taken for and whatever others are
+// given, until the node has what is newer: one that is begun anew goes by what control knows.
+func TestHomeKeepsSnapshotsItSent(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "wants replicas on more nodes"
+	c := f.AddHost("host-c", "loop")
+	c.Start()
+	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
+	agenttest.Await(t, func() bool { return !f.ReplicaTimeOn(f.B, "db").IsZero() && !f.ReplicaTimeOn(c, "db").IsZero() })
+	f.B.Stop()
+	c.Stop()
+	h := shelf{f.A, d}
+	for name, of := range map[string]uuid.UUID{"all": uuid.Nil, "another": f.B.Node()} {
+		f.A.WriteFile("db", "token", name)
+		s := h.took(of)
+		if got := h.gives(c); got.ID != s.ID {
+			t.Fatalf("it is given %s, and not what was taken for %s", got.ID, name)
+		}
+		round := func() { // of the other
+			for range replication.SentKept + 1 {
+				f.A.WriteFile("db", "token", uuid.NewString())
+				h.took(uuid.Nil)
+				h.has(f.B, h.took(f.B.Node()))
+			}
+		}
+		round()
+		if !h.keeps(s) {
+			t.Errorf("what was taken for %s is gone while it is brought", name)
+		}
+		for range replication.SentKept {
+			round()
+			h.has(c, h.gives(c, s.ID))
+		}
+		if !h.keeps(s) {
+			t.Errorf("what was taken for %s is gone, and it is what the node has", name)
+		}
+		last := h.took(uuid.Nil)
+		if got := h.gives(c, last.ID); got.ID != last.ID || h.keeps(s) {
+			t.Errorf("what was taken for %s stays when the node has what is newer", name)
+		}
+		h.has(c, last)
+		f.A.Restart()
+		h = shelf{f.A, d}
+		round()
+		e, err := f.A.Pool().Stat(t.Context(), d.ID)
+		if got := h.Retention.Received(t.Context(), c.Node(), d.ID, e); err != nil || !h.keeps(last) || len(got) != 1 || got[0].ID != last.ID {
+			t.Errorf("begun anew it gives what it knows the node to have as %v, %v", got, err)
+		}
+	}
+}
+
+// Who asks again before what it was given has come, again and again, may have a part of the
+// first: its home keeps that, also where it was begun anew meanwhile, until the node has it.
+func TestHomeKeepsPartlySentSnapshots(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	h := shelf{f.A, f.A.NewVolume("db", map[string]string{"size": "320MiB"})}
+	next := func(have ...uuid.UUID) dataset.Snapshot {
+		t.Helper()
+		f.A.WriteFile("db", "token", uuid.NewString())
+		return h.gives(f.B, have...)
+	}
+	first := next()
+	second := next()
+	for range replication.SentKept {
+		next()
+	}
+	if !h.keeps(first) || h.keeps(second) {
+		t.Error("of the first a part may have come, and of the second nothing has")
+	}
+	f.A.Restart()
+	h = shelf{f.A, h.d}
+	third := next()
+	if !h.keeps(first) {
+		t.Error("begun anew it does not keep the first any more")
+	}
+	last := next(first.ID)
+	if !h.keeps(first) || !h.keeps(third) {
+		t.Error("the first is what the next one is a difference to, of which a part may have come")
+	}
+	if next(last.ID); h.keeps(first) || h.keeps(third) || !h.keeps(last) {
+		t.Error("it has the last, and the first ones stay")
+	}
+}
+
+// on is a control that has a move of each volume on record.
+type on struct {
+	api.Service
+	move uuid.UUID
+}
+
+func (o on) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	v, err := o.Service.Volume(ctx, ref)
+	v.Move = o.move
+	return v, err
+}
+
+// A home that was begun anew while a volume moves keeps what the target may have been given,
+// and what the last snapshot is a difference to.
+func TestI3RestartedHomeKeepsMovingSnapshots(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	control := r.Control
+	for name, c := range map[string]struct {
+		request uuid.UUID
+		move    uuid.UUID
+		base    bool
+		want    int
+	}{
+		"taken for the target":              {request: uuid.New(), move: uuid.New()},
+		"for a target of before":            {request: uuid.New(), want: 1},
+		"for all":                           {move: uuid.New(), want: 1},
+		"for all, and it is what goes last": {move: uuid.New(), base: true},
+	} {
+		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: c.request, Epoch: 1, Created: r.Clock.Now()}
+		last := s
+		last.ID, last.Request, last.Created = lineage.FinalID(c.move), c.move, s.Created.Add(time.Minute)
+		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, last}}
+		r.Control = on{control, c.move}
+		y := lease.Relinquished{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}
+		if c.base {
+			y.Manifest.Base = s.ID
+		}
+		if err := r.Leases.Relinquish(t.Context(), d.ID, y); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if err := r.Retention.Prune(t.Context(), deletes{lying{e: e}, &n}, d); err != nil || n != c.want {
+			t.Errorf("%s: %d removed, %v", name, n, err)
+		}
+	}
+	r.Control = control
+}
+
+// pruned notes which snapshots are taken from a pool in which one entry lies.
+type pruned struct {
+	lying
+	gone *[]uuid.UUID
+}
+
+func (p pruned) DeleteSnapshot(_ context.Context, _, id uuid.UUID) error {
+	*p.gone = append(*p.gone, id)
+	return nil
+}
+
+// What a home has given up stays until the move is over, though a newer snapshot was taken for a
+// replica: its last snapshot, which a crash may have kept from the manifest, and that of the manifest.
+func TestI3HomeKeepsRelinquishedSnapshots(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	control, move := r.Control, uuid.New()
+	r.Control = on{control, move}
+	at := func(id uuid.UUID, minute int) dataset.Snapshot {
+		return dataset.Snapshot{ID: id, Dataset: d.ID, Kind: dataset.SnapshotTransfer, Epoch: 1, Created: r.Clock.Now().Add(time.Duration(minute) * time.Minute)}
+	}
+	older, base, last, newest := at(uuid.New(), 1), at(uuid.New(), 2), at(lineage.FinalID(move), 3), at(uuid.New(), 4)
+	e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{older, base, last, newest}}
+	for name, c := range map[string]struct {
+		manifest *dataset.Manifest
+		gone     []uuid.UUID
+	}{
+		"without a manifest":      {nil, []uuid.UUID{older.ID, base.ID}},
+		"with one":                {&dataset.Manifest{Snapshot: last.ID, Base: base.ID}, []uuid.UUID{older.ID}},
+		"of what was sent before": {&dataset.Manifest{Snapshot: base.ID, Base: older.ID}, nil},
+	} {
+		if err := r.Leases.Relinquish(t.Context(), d.ID, lease.Relinquished{Epoch: d.Epoch, Move: move, Manifest: c.manifest}); err != nil {
+			t.Fatal(err)
+		}
+		var gone []uuid.UUID
+		if err := r.Retention.Prune(t.Context(), pruned{lying{e: e}, &gone}, d); err != nil || !slices.Equal(gone, c.gone) {
+			t.Errorf("%s: %v are removed, want %v; %v", name, gone, c.gone, err)
+		}
+	}
+	r.Control = control
+}

@@ -1,0 +1,417 @@
+package throttle_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+)
+
+// immutable has a file of a hierarchy refuse what is written to it, until the end of the test or
+// undo.
+func immutable(t *testing.T, path ...string) (undo func()) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(path...))
+	if err == nil {
+		err = fsctl.SetImmutable(f, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo = sync.OnceFunc(func() {
+		if err := errors.Join(fsctl.SetImmutable(f, false), f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(undo)
+	return undo
+}
+
+const v1Write = "blkio.throttle.write_bps_device"
+
+// What cannot be taken away with the device is set never again, known to doctor and to the
+// next agent, and goes as soon as it can.
+func TestLeftoverLimitIsRemovedLater(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.A.Throttle.Hierarchy
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	undo := immutable(t, h.Dir, v1Write)
+	f.A.MustUnmount("db", "one")
+	for _, what := range []string{"unmounted", "the next agent"} {
+		wantTold(f.A, dev, slowly, what)
+		if n := len(f.A.Throttle.All()); n > 0 {
+			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
+		}
+		if !says(f.A, "has the limit of a volume yet that is not there any more") {
+			t.Errorf("%s: doctor does not say so", what)
+		}
+		if f.A.Throttle.Pause(f.A.Clock.Steady()) == 0 {
+			t.Errorf("%s: nobody tries again", what)
+		}
+		f.A.Restart()
+	}
+	undo()
+	f.A.Throttle.Left.Clear(t.Context())
+	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
+	if says(f.A, "has the limit of a volume yet that is not there any more") {
+		t.Error("doctor says still that it is left")
+	}
+	f.A.Restart()
+	if n := len(f.A.Throttle.Left.List()); n > 0 {
+		t.Errorf("%d are left on record", n)
+	}
+}
+
+// What is told in part, as a mount fails, is taken away as well.
+func TestPartlySetLimitIsRemoved(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.A.Throttle.Hierarchy
+	f.A.NewVolume("db@slow", nil)
+	undo := immutable(t, h.Dir, "blkio.throttle.read_bps_device") // which comes second
+	if _, err := f.A.Mount(t.Context(), "db", "one"); err == nil {
+		t.Fatal("mounted without a limit")
+	}
+	undo()
+	b, err := os.ReadFile(filepath.Join(h.Dir, v1Write))
+	if err != nil || !strings.HasSuffix(string(b), " 0") {
+		t.Errorf("told %q, %v", b, err)
+	}
+	f.A.MustMount("db", "one")
+	f.A.MustUnmount("db", "one")
+}
+
+// A volume gets a device whose number somebody else's limit was left on, with the record of
+// that lost: it has its own speed from the first moment, or none.
+func TestDeviceDoesNotInheritOldLimit(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/"))
+	h := f.A.Throttle.Hierarchy
+	for _, spec := range []string{"other@free", "db@slow"} {
+		var all strings.Builder
+		for n := range 64 {
+			all.WriteString(iolimit.Device{Major: 7, Minor: uint32(n)}.String() + " 1000\n")
+		}
+		if err := os.WriteFile(filepath.Join(h.Dir, v1Write), []byte(all.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := f.A.NewVolume(spec, nil)
+		f.A.MustMount(d.Volume, "one")
+		wantTold(f.A, device(f.A, d), throttle.LimitsOf(d.Profile.QoS), spec)
+		f.A.MustUnmount(d.Volume, "one")
+	}
+}
+
+// otherLoop returns the number of a loop device that is there, and not that one: the kernel limits no
+// device that is absent.
+func otherLoop(t *testing.T, but uint32) uint32 {
+	t.Helper()
+	for n := range uint32(256) {
+		if _, err := os.Stat(fmt.Sprintf("/sys/block/loop%d", n)); err == nil && n != but {
+			return n
+		}
+	}
+	t.Fatal("there is no other loop device")
+	return 0
+}
+
+// A dataset that somebody else has unmounted gets another device, and the first has no limit.
+func TestLimitOfPreviousDeviceIsRemoved(t *testing.T) {
+	f := limitFlock(t)
+	h := f.A.Throttle.Hierarchy
+	d := f.A.NewVolume("db@slow", nil)
+	path := f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	before := iolimit.Device{Major: 7, Minor: otherLoop(t, dev.Minor)}
+	e := f.A.Throttle.Get(d.ID)
+	e.Mu.Lock()
+	e.Rec.Device = before
+	e.Mu.Unlock()
+	if err := errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)); err != nil {
+		t.Fatal(err)
+	}
+	f.A.MustMount("db", "two")
+	wantTold(f.A, device(f.A, d), slowly, "mounted again")
+	if device(f.A, d) != before {
+		wantTold(f.A, before, iolimit.Limits{}, "the device before")
+	}
+	f.A.MustUnmount("db", "one")
+	f.A.MustUnmount("db", "two")
+	wantTold(f.A, before, iolimit.Limits{}, "unmounted, the device before")
+}
+
+// A profile whose limit cannot be held is tried again by itself, and doctor and the volume's
+// status say so meanwhile.
+func TestFailedLimitIsRetriedAndReported(t *testing.T) {
+	h := files(t, iolimit.V2, "/")
+	f := limitedBy(t, h)
+	f.A.Config.Cgroups.Parents = []string{"/absent.slice"}
+	f.A.Restart()
+	d := f.A.NewVolume("db@free", nil)
+	f.A.MustMount("db", "one")
+	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "slow"}); err != nil {
+		t.Fatal(err)
+	}
+	const not = "is not limited as its profile says: none of the control groups"
+	f.AwaitNamed("missed", func() bool { return f.A.Throttle.Missed(d.ID) != nil })
+	if !says(f.A, not) {
+		t.Error("doctor does not say so")
+	}
+	now, _ := f.A.Cache.Dataset(d.ID)
+	if st := f.A.Status.Status(t.Context(), now); !strings.Contains(st.Problem, not) {
+		t.Errorf("status: %q", st.Problem)
+	}
+	if wait := f.A.Throttle.Pause(f.A.Clock.Steady()); wait == 0 || wait > throttle.MendEvery {
+		t.Errorf("it is tried again in %s", wait)
+	}
+	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.A.Throttle.Renew() // as each half minute
+	f.AwaitNamed("limited", func() bool {
+		got, err := h.Get("/absent.slice", device(f.A, d))
+		return err == nil && got == slowly && f.A.Throttle.Missed(d.ID) == nil
+	})
+	f.A.MustUnmount("db", "one")
+}
+
+// What a strict profile promises is held again when the controller was taken back, is a problem
+// of the volume meanwhile, and when it is used where it does not hold.
+func TestStrictLimitHoldsOrIsReported(t *testing.T) {
+	h := files(t, iolimit.V2, "/", "system.slice", "docker", "user.slice/mine")
+	f := limitedBy(t, h)
+	d := f.A.NewVolume("db@strict", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	problem := func() string { return f.A.Status.Status(t.Context(), d).Problem }
+	if p := problem(); p != "" {
+		t.Errorf("kept, and %q", p)
+	}
+	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil { // as the kernel does when systemd does
+		t.Fatal(err)
+	}
+	if p := problem(); !strings.Contains(p, "is strict") || !strings.Contains(p, "/docker") || !says(f.A, "in the control groups /docker") {
+		t.Errorf("taken back: %q", p)
+	}
+	f.AwaitNamed("handed down", func() bool {
+		b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control"))
+		return err == nil && string(b) == "+io"
+	})
+	if err := os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600); err != nil { // as the kernel does then
+		t.Fatal(err)
+	}
+	f.AwaitNamed("held again", func() bool { got, err := h.Get("/docker", dev); return err == nil && got == slowly && problem() == "" })
+
+	e := f.A.Throttle.Get(d.ID)
+	e.Mu.Lock()
+	rec := e.Rec
+	rec.Groups = throttle.Union(rec.Groups, []string{"/user.slice/mine"})
+	err := f.A.Throttle.Rule(t.Context(), e, rec)
+	e.Mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const out = "is strict about its speed, and it is used in control group /user.slice/mine"
+	if p := problem(); !strings.Contains(p, out) || !says(f.A, out) {
+		t.Errorf("used outside: %q", p)
+	}
+	f.A.MustUnmount("db", "one")
+}
+
+// hurried is a clock that is ten seconds later each time it is asked.
+type hurried struct {
+	clock.System
+	now *time.Duration
+}
+
+func (h hurried) Steady() time.Duration {
+	*h.now += 10 * time.Second
+	return *h.now
+}
+
+// A volume that is written to faster than its disk takes it is flushed for as long as its limit
+// is lifted, and no longer; what is frozen then has it lifted to the end.
+func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	path := f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	var now time.Duration
+	var work sync.WaitGroup
+	q := mounting.NewQuiescer(mounting.QuiescerDeps{
+		Host: &host.Host{Clock: hurried{now: &now}, Log: f.A.Log}, Flushes: &mounting.Flushes{}, Go: work.Go,
+	})
+	defer work.Wait()
+	if err := q.Settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
+		t.Error(err)
+	}
+	if now > throttle.LiftSnapshot+10*time.Second {
+		t.Errorf("it was tried until %s", now)
+	}
+	up, err := f.A.Throttle.Suspend(d, throttle.LiftSnapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up.Extend(time.Hour)
+	e := f.A.Throttle.Get(d.ID)
+	e.Mu.Lock()
+	lift := e.Lift
+	e.Mu.Unlock()
+	if lift < f.A.Clock.Steady()+throttle.LiftUnmount {
+		t.Error("it was not lifted for longer")
+	}
+	wantTold(f.A, dev, iolimit.Limits{}, "lifted for longer")
+	up.Resume()
+	wantTold(f.A, dev, slowly, "after that")
+	f.A.MustUnmount("db", "one")
+}
+
+// While the guard fences a dataset, for which it lifts the limit, nobody sets that again: neither
+// who looks for what is missing, nor a start, nor the end of a snapshot; also when the dataset may
+// be open here again while the guard's flush goes on, or nobody knows.
+func TestLimitIsNotSetDuringFence(t *testing.T) {
+	f, says := toldFlock(t)
+	d, held := guarded(f, "db")
+	dev := device(f.A, d)
+	f.A.Deadlines.Arm(d.ID, d.Epoch)
+	look := func() error { (&throttle.Keeper{Limits: f.A.Throttle}).Look(0, false); return nil }
+	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
+		if state == guard.StateFencing { // from here on it may be open here
+			heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
+		}
+		says.say(d.ID, state)
+		for what, act := range map[string]func() error{
+			"a look":    look,
+			"a start":   func() error { return f.A.Throttle.Load(t.Context(), f.A.Recovered) },
+			"a profile": func() error { return f.A.Throttle.Limit(t.Context(), held) },
+			"the end of a snapshot": func() error {
+				up, err := f.A.Throttle.Suspend(held, time.Hour)
+				up.Resume()
+				return err
+			},
+		} {
+			if err := f.A.Throttle.Hierarchy.Clear(iolimit.Root, dev); err != nil {
+				t.Fatal(err)
+			}
+			if err := act(); err != nil && state != "" {
+				t.Errorf("%q, %s: %v", state, what, err)
+			}
+			if _, err := f.A.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil { // whose end it is
+				t.Error(err)
+			}
+			wantTold(f.A, dev, iolimit.Limits{}, string(state)+", "+what)
+		}
+	}
+	says.say(d.ID, guard.StateArmed)
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	wantTold(f.A, dev, slowly, "thawed")
+	f.A.Deadlines.Disarm(d.ID)
+	f.A.Cache.Apply(d, 0)
+	f.A.MustUnmount("db", "one")
+	f.A.Cache.Apply(held, 0)
+	f.A.Stop() // what it lifts it sets again as it stops
+	if fencing, err := f.A.Registrar.Look()(d.ID); fencing || err != nil {
+		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
+	}
+}
+
+// toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
+type toldGuard struct {
+	lease.Guard
+	mu    sync.Mutex
+	e     guard.Entry
+	asked int
+}
+
+// toldFlock is one whose first host has such a guard.
+func toldFlock(t *testing.T) (*agenttest.Cluster, *toldGuard) {
+	t.Helper()
+	f, says := limitFlock(t), &toldGuard{}
+	f.A.Config.Guard = says
+	f.A.Restart()
+	return f, says
+}
+
+// guarded mounts a volume with a limit on that host. Held is how it is known there by then: as one
+// that the guard may have.
+func guarded(f *agenttest.Cluster, name string) (d, held dataset.Dataset) {
+	f.Helper()
+	d = f.A.NewVolume(name+"@slow", nil)
+	f.A.MustMount(name, "one")
+	held = d
+	held.Profile.Failover.Auto = true
+	f.A.Cache.Apply(held, 0)
+	return d, held
+}
+
+// heldUntil lets a dataset be open at host a until a deadline, as if its agent had restarted and the guard had it.
+func heldUntil(f *agenttest.Cluster, d dataset.Dataset, deadline time.Duration) {
+	e := guard.Entry{State: guard.StateArmed, Boot: f.A.Boot, Bound: f.A.Deadlines.FenceTime(d.ID)}
+	e.Dataset, e.Epoch, e.Deadline = d.ID, d.Epoch, deadline
+	f.A.Deadlines.Inherit(guard.Status{Datasets: []guard.Entry{e}})
+}
+
+// say has it say so; no state: it does not answer.
+func (g *toldGuard) say(id uuid.UUID, state guard.State) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.e.Dataset, g.e.State = id, state
+}
+
+func (g *toldGuard) Status(ctx context.Context) (guard.Status, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked++
+	if ctx.Err() != nil {
+		return guard.Status{}, ctx.Err()
+	}
+	if g.e.State == "" && g.e.Dataset != uuid.Nil {
+		return guard.Status{}, agenttest.ErrAway
+	}
+	return guard.Status{Datasets: []guard.Entry{g.e}}, nil
+}
+
+func (g *toldGuard) Feed(context.Context, []guard.Feed) (map[uuid.UUID]error, error) {
+	return nil, agenttest.ErrAway
+}
+
+// Check is called by the repair of a dataset whose deadline has passed, as on a loaded machine.
+func (g *toldGuard) Check(context.Context, uuid.UUID, uint64) (guard.Entry, error) {
+	return guard.Entry{}, agenttest.ErrAway
+}
+
+func (g *toldGuard) Register(context.Context, guard.Registration) (guard.Entry, error) {
+	return guard.Entry{}, agenttest.ErrAway
+}
+
+func (g *toldGuard) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.Entry, error) {
+	return guard.Entry{}, agenttest.ErrAway
+}
+
+func (g *toldGuard) Release(context.Context, uuid.UUID, uint64) error { return nil }

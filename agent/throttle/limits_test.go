@@ -1,0 +1,344 @@
+package throttle_test
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
+)
+
+var slowly = iolimit.Limits{WriteBPS: 5 << 20}
+
+// limitFlock is a flock whose first host limits speed in a control group of the test's own,
+// which nobody else on this machine sees.
+func limitFlock(t *testing.T) *agenttest.Cluster {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := iolimit.Detect(table)
+	if err != nil || h.Version != iolimit.V1 {
+		t.Fatal(h, err)
+	}
+	h.Dir = filepath.Join(h.Dir, "drover-test-"+uuid.NewString())
+	if err := os.Mkdir(h.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(h.Dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return limitedBy(t, h)
+}
+
+// limitedBy is a flock whose first host limits speed in that hierarchy.
+func limitedBy(t *testing.T, h iolimit.Hierarchy) *agenttest.Cluster {
+	t.Helper()
+	f := agenttest.NewCluster(t, "loop", "dir")
+	f.A.Config.Cgroups.Hierarchy = h
+	f.A.Restart()
+	return f
+}
+
+// files is a hierarchy of plain files that hold what was written last: nothing.
+func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hierarchy {
+	t.Helper()
+	h := iolimit.Hierarchy{Version: version, Dir: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io memory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range groups {
+		names := []string{"io.max", "cgroup.subtree_control"}
+		if version == iolimit.V1 {
+			names = nil
+			for _, what := range []string{"write_bps", "read_bps", "write_iops", "read_iops"} {
+				names = append(names, "blkio.throttle."+what+"_device")
+			}
+		}
+		for _, n := range names {
+			if err := os.MkdirAll(filepath.Join(h.Dir, g), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(h.Dir, g, n), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return h
+}
+
+// device is what a mounted dataset lies on.
+func device(h *agenttest.Host, d dataset.Dataset) iolimit.Device {
+	h.Cluster.Helper()
+	dev, is, err := iolimit.DeviceOf(h.MountPath(d.ID))
+	if err != nil || !is {
+		h.Cluster.Fatal(is, err)
+	}
+	return dev
+}
+
+// told returns what the root group was told of a device.
+func told(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
+	h.Cluster.Helper()
+	l, err := h.Throttle.Hierarchy.Get(iolimit.Root, dev)
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	return l
+}
+
+func wantTold(h *agenttest.Host, dev iolimit.Device, want iolimit.Limits, when string) {
+	h.Cluster.Helper()
+	if got := told(h, dev); got != want {
+		h.Cluster.Errorf("%s: told %+v, want %+v", when, got, want)
+	}
+}
+
+// A mount is limited before anybody is told of it, and its device is free of that when it goes.
+func TestLimitLastsFromMountToUnmount(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	wantTold(f.A, dev, slowly, "mounted")
+	f.A.MustUnmount("db", "one")
+	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")
+	other := f.A.NewVolume("other", nil)
+	f.A.MustMount("other", "two")
+	if device(f.A, other) != dev {
+		t.Logf("it got device %s, not %s", device(f.A, other), dev)
+	}
+	wantTold(f.A, device(f.A, other), iolimit.Limits{}, "the next on a device")
+	f.A.MustUnmount("other", "two")
+	if left := f.A.Throttle.All(); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+}
+
+// An agent that dies with a mount leaves its limit; one that is lifted, or that somebody has
+// changed meanwhile, is back with the next agent.
+func TestLimitIsRestoredAfterStart(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	if _, err := f.A.Throttle.Suspend(d, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	wantTold(f.A, dev, iolimit.Limits{}, "lifted")
+	f.A.Restart()
+	wantTold(f.A, dev, slowly, "after a start")
+	if f.A.Throttle.Get(d.ID).Rec.Lifted != (time.Time{}) {
+		t.Error("it is lifted on record")
+	}
+	f.A.MustUnmount("db", "one")
+	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")
+}
+
+// What a crash has left on a device number is taken away by the next start, if it is still
+// as it was set: what somebody else has set for whoever has that number now stays.
+func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev, h := device(f.A, d), f.A.Throttle.Hierarchy
+	f.A.MustUnmount("db", "one")
+	theirs := iolimit.Limits{WriteBPS: 7 << 20}
+	before := iolimit.Limits{WriteBPS: 3 << 20, WriteIOPS: 30}
+	for _, c := range []struct{ is, want iolimit.Limits }{
+		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
+		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
+	} {
+		rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
+		if err := f.A.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Set(iolimit.Root, dev, c.is); err != nil {
+			t.Fatal(err)
+		}
+		f.A.Restart()
+		wantTold(f.A, dev, c.want, "after a start")
+		if n := len(f.A.Throttle.All()); n > 0 {
+			t.Errorf("%d datasets are limited that are not mounted", n)
+		}
+		if err := h.Clear(iolimit.Root, dev); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A limit that is lifted for longer than it may be is set again, whatever the flush does.
+func TestLiftedLimitReturnsAfterTimeout(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	up, err := f.A.Throttle.Suspend(d, time.Nanosecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.A.Throttle.EndLifts()
+	wantTold(f.A, dev, slowly, "lifted for too long")
+	up.Resume()
+	wantTold(f.A, dev, slowly, "after that")
+	f.A.MustUnmount("db", "one")
+}
+
+// What somebody else does to a rule is undone.
+func TestChangedLimitIsRepaired(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	if err := f.A.Throttle.Hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
+		t.Fatal(err)
+	}
+	f.AwaitNamed("mended", func() bool { return told(f.A, dev) == slowly })
+
+	// A container that is started anew has the group of before, without a rule.
+	e := f.A.Throttle.Get(d.ID)
+	e.Mu.Lock()
+	rec := e.Rec
+	rec.Groups = throttle.Union(rec.Groups, []string{"/again"})
+	err := f.A.Throttle.Rule(t.Context(), e, rec)
+	e.Mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := filepath.Join(f.A.Throttle.Hierarchy.Dir, "again")
+	if err := os.Mkdir(again, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
+	(&throttle.Keeper{Limits: f.A.Throttle}).Look(f.A.Clock.Steady(), false)
+	if got, err := f.A.Throttle.Hierarchy.Get("/again", dev); err != nil || got != slowly {
+		t.Errorf("its group, made anew: %+v, %v", got, err)
+	}
+	f.A.MustUnmount("db", "one")
+}
+
+// says tells whether a line of doctor's has a text.
+func says(h *agenttest.Host, text string) bool {
+	h.Cluster.Helper()
+	list, err := h.Doctor(h.Cluster.Context())
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	return slices.ContainsFunc(list, func(l api.Finding) bool { return strings.Contains(l.Text, text) })
+}
+
+// A profile that is set changes the limit of what is mounted, to none too.
+func TestLimitFollowsTheProfile(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	for _, c := range []struct {
+		profile string
+		want    iolimit.Limits
+	}{{"faster", iolimit.Limits{WriteBPS: 20 << 20}}, {"plain", iolimit.Limits{}}, {"slow", slowly}} {
+		if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: c.profile}); err != nil {
+			t.Fatal(err)
+		}
+		f.AwaitNamed(c.profile, func() bool { return told(f.A, dev) == c.want })
+	}
+	f.A.MustUnmount("db", "one")
+	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")
+}
+
+// On version 2 the groups below which engines put containers get one rule, those of a
+// profile that is strict too, and the root group none.
+func TestLimitsOnCgroupV2(t *testing.T) {
+	h := files(t, iolimit.V2, "system.slice", "docker")
+	f, dir := limitedBy(t, h), h.Dir
+	d := f.A.NewVolume("db@strict", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	rule := dev.String() + " rbps=max wbps=5242880 riops=max wiops=max"
+	for _, g := range []string{"system.slice", "docker"} {
+		if b, err := os.ReadFile(filepath.Join(dir, g, "io.max")); err != nil || string(b) != rule {
+			t.Errorf("%s: %q, %v", g, b, err)
+		}
+	}
+	for _, g := range []string{"/docker/abc", "/system.slice/docker-abc.scope", "/"} {
+		if !f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Rec.Groups, g) {
+			t.Errorf("a container in %s is not held", g)
+		}
+	}
+	if f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Rec.Groups, "/user.slice/x") {
+		t.Error("one in another slice is taken for held")
+	}
+	f.A.MustUnmount("db", "one")
+	for _, g := range []string{"system.slice", "docker"} {
+		if b, err := os.ReadFile(filepath.Join(dir, g, "io.max")); err != nil || !strings.HasPrefix(string(b), dev.String()+" rbps=max wbps=max riops=max wiops=max") {
+			t.Errorf("unmounted, %s: %q, %v", g, b, err)
+		}
+	}
+}
+
+// What has the volume in a mount namespace of its own is found, with its group.
+func TestCgroupsOfUsersAreFound(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "dir")
+	d := f.A.NewVolume("db@slow", nil)
+	path := f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	var users mount.Users
+	var now time.Duration
+	of := func() int {
+		if err := users.Look(now, false); err != nil {
+			t.Fatal(err)
+		}
+		return len(users.Of(int(dev.Major), int(dev.Minor), path))
+	}
+	late := exec.Command("sh", "-c", `read x; exec unshare --mount sh -c 'mount --bind "$0" "$1" && echo ready && exec sleep infinity' "$0" "$1"`, path, t.TempDir())
+	late.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	in, err1 := late.StdinPipe()
+	out, err2 := late.StdoutPipe()
+	if err := errors.Join(err1, err2, late.Start()); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 { // looks in no time, as when much is told
+		if n := of(); n != 0 {
+			t.Errorf("%d before there is one", n)
+		}
+	}
+	now = time.Second
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if n := of(); n == 0 {
+		t.Error("what was there for a second was not found when it became a container")
+	}
+	_ = late.Process.Kill()
+	_ = late.Wait()
+	f.AwaitNamed("it is gone", func() bool { return of() == 0 })
+	end := agenttest.StartContainer(t, path)
+	if n := of(); n == 0 {
+		t.Error("the container was not found")
+	}
+	end()
+	f.AwaitNamed("it is gone", func() bool { return of() == 0 })
+	f.A.MustUnmount("db", "one")
+}

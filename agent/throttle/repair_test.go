@@ -1,0 +1,310 @@
+package throttle_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+)
+
+// What was left on a number that is another limited volume's by now is taken away from the groups
+// that this one does not name; where nothing can be taken away, it stays on record.
+func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
+	f := limitedBy(t, files(t, iolimit.V1, "/", "/before"))
+	h := f.A.Throttle.Hierarchy
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev, old := device(f.A, d), iolimit.Limits{WriteBPS: 3 << 20}
+	if err := h.Set("/before", dev, old); err != nil {
+		t.Fatal(err)
+	}
+	rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
+	blind := throttle.New(throttle.Cgroups{Hierarchy: h}, throttle.Deps{
+		Ctx: f.A.Ctx, Boot: f.A.Boot, DB: f.A.DB, Cache: f.A.Cache, Locks: &f.A.Locks, Jobs: f.A.Jobs,
+		Fence: f.A.Registrar, Changed: f.A.News.Changed, Clock: f.A.Clock, Logger: f.A.Log,
+	})
+	blind.Why = iolimit.ErrNone
+	if err := blind.Left.Strip(t.Context(), d.ID, rec); err != nil {
+		t.Error(err)
+	}
+	blind.Left.Clear(t.Context())
+	if n := len(blind.Left.List()); n != 1 {
+		t.Errorf("%d are on record where nothing can be taken away", n)
+	}
+	f.A.Throttle.Left.Record(rec)
+	f.A.Throttle.Left.Clear(t.Context())
+	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
+		t.Errorf("a group that it does not name: %+v, %v", got, err)
+	}
+	wantTold(f.A, dev, slowly, "one that it names")
+	if n := len(f.A.Throttle.Left.List()); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+	f.A.MustUnmount("db", "one")
+}
+
+// An unmount waits, with the limit lifted, for a flush that a snapshot has given up on, and that
+// has the mount open still.
+func TestUnmountJoinsAFlush(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	path := f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	if done, err := f.A.Quiescer.WriteOut(path, time.Minute); !done || err != nil {
+		t.Error(done, err)
+	}
+	if n := f.A.Flushes.Count(); n > 0 {
+		t.Errorf("%d flushes are noted that have ended", n)
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := f.A.Flushes.Begin(path)
+	ended := make(chan bool)
+	go func() {
+		defer close(ended)
+		f.AwaitNamed("lifted", func() bool { return told(f.A, dev) == (iolimit.Limits{}) })
+		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is tried, which nothing tells of
+		root.Close()
+		through()
+	}()
+	f.A.MustUnmount("db", "one")
+	<-ended
+	if mounted, err := host.IsMountPoint(path); mounted || err != nil {
+		t.Error(mounted, err)
+	}
+}
+
+// busy is a pool that freezes for its snapshots, one at a time.
+type busy struct {
+	backends.Pool
+	turn, done func()
+	err        error
+}
+
+type inTurn struct{}
+
+func (b *busy) Info() backends.Info { return backends.Info{Freezes: true} }
+
+func (b *busy) Turn(ctx context.Context) (context.Context, func(), error) {
+	b.turn()
+	return context.WithValue(ctx, inTurn{}, true), b.done, b.err
+}
+
+// The limit of a volume is not lifted while its snapshot waits for the turn of the pool, which it
+// keeps until the limit is back.
+func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
+	f := limitFlock(t)
+	d := f.A.NewVolume("db@slow", nil)
+	f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	var order []string
+	pool := &busy{
+		turn: func() { order = append(order, "turn"); wantTold(f.A, dev, slowly, "waiting for its turn") },
+		done: func() { order = append(order, "done"); wantTold(f.A, dev, slowly, "its turn is over") },
+	}
+	in, thaw, err := f.A.Quiescer.Freeze(t.Context(), pool, d)
+	if err != nil || in.Value(inTurn{}) == nil || len(order) != 1 {
+		t.Fatal(err, order)
+	}
+	wantTold(f.A, dev, iolimit.Limits{}, "frozen")
+	if err := thaw(); err != nil || len(order) != 2 {
+		t.Error(err, order)
+	}
+	pool.err = errors.New("a command is late")
+	_, thaw, err = f.A.Quiescer.Freeze(t.Context(), pool, d)
+	if err = errors.Join(thaw(), err); !errors.Is(err, pool.err) || len(order) != 3 {
+		t.Error(err, order)
+	}
+	wantTold(f.A, dev, slowly, "it got no turn")
+	f.A.MustUnmount("db", "one")
+}
+
+// An agent whose state was lost takes away what limits a loop device that nobody has attached,
+// and what is attached keeps it.
+func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
+	f := limitFlock(t)
+	h := f.A.Throttle.Hierarchy
+	d := f.A.NewVolume("db@free", nil)
+	f.A.MustMount("db", "one")
+	dev, nobodys := device(f.A, d), iolimit.Device{Major: throttle.LoopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
+	control, err := os.Open("/dev/loop-control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, int(nobodys.Minor)); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck // it is one more that is free
+	for _, lost := range []bool{false, true} {
+		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
+			t.Fatal(err)
+		}
+		f.A.Recovered = lost
+		if err := f.A.Throttle.Load(t.Context(), f.A.Recovered); err != nil {
+			t.Fatal(err)
+		}
+		want := slowly
+		if lost {
+			want = iolimit.Limits{}
+		}
+		wantTold(f.A, nobodys, want, "the number of nobody's device")
+		wantTold(f.A, dev, slowly, "what somebody uses")
+	}
+	f.A.Recovered = false
+	if err := h.Clear(iolimit.Root, dev); err != nil {
+		t.Fatal(err)
+	}
+	f.A.MustUnmount("db", "one")
+}
+
+// A volume that is used in a control group to which nobody has handed the controller down has no
+// limit there: doctor and its status say so for as long as that lasts, strict or not, and the group
+// is left as it is.
+func TestLimitInCgroupWithoutController(t *testing.T) {
+	name := "drover-test-" + uuid.NewString()
+	real := filepath.Join("/sys/fs/cgroup/unified", name)
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	into, err := os.Open(real)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer into.Close()
+	h := files(t, iolimit.V2, "/", "system.slice", "docker")
+	f := limitedBy(t, h)
+	d := f.A.NewVolume("db@slow", nil)
+	path := f.A.MustMount("db", "one")
+	dev := device(f.A, d)
+	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && exec sleep infinity`, path, t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, UseCgroupFD: true, CgroupFD: int(into.Fd())}
+	if err := errors.Join(os.Mkdir(filepath.Join(h.Dir, name), 0o755), cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := os.Remove(real); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	out := "its speed is not limited in control group /" + name
+	said := func() bool { return strings.Contains(f.A.Status.Status(t.Context(), d).Problem, out) }
+	f.AwaitNamed("said", said)
+	if !says(f.A, out) {
+		t.Error("doctor does not say so")
+	}
+	if b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control")); err != nil || len(b) > 0 {
+		t.Errorf("the controller was handed down: %q, %v", b, err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600); err != nil { // as the kernel does when somebody hands it down
+		t.Fatal(err)
+	}
+	f.AwaitNamed("limited", func() bool { got, err := h.Get("/"+name, dev); return err == nil && got == slowly })
+	if said() || says(f.A, out) {
+		t.Error("it is said still")
+	}
+	end()
+	f.A.MustUnmount("db", "one")
+}
+
+// Where the kernel cannot tell whose is what it writes later, nothing is promised.
+func TestLimitWithoutMemory(t *testing.T) {
+	h := files(t, iolimit.V2, "/", "system.slice", "docker")
+	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io pids"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := limitedBy(t, h)
+	if err := f.A.Create(t.Context(), "db@slow", nil); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("made: %v", err)
+	}
+	if !says(f.A, "has the controller io without memory") {
+		t.Error("doctor does not say so")
+	}
+}
+
+// A limit is not taken away while the guard fences its volume, which gives back what it lifted.
+func TestLimitIsNotRemovedDuringFence(t *testing.T) {
+	f, says := toldFlock(t)
+	d, held := guarded(f, "db")
+	dev, free := device(f.A, d), held
+	free.Profile.QoS = dataset.QoS{}
+	f.A.Deadlines.Arm(d.ID, d.Epoch)
+	heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
+	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
+	if err != nil {
+		t.Fatal(err)
+	}
+	says.say(d.ID, guard.StateFencing)
+	if err := f.A.Throttle.Limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
+		t.Errorf("fencing: %v", err)
+	}
+	wantTold(f.A, dev, slowly, "fencing")
+	f.A.Cache.Apply(free, 0) // or the keeper would limit it again
+	says.say(d.ID, guard.StateArmed)
+	if err := f.A.Throttle.Limit(t.Context(), free); err != nil {
+		t.Error(err)
+	}
+	wantTold(f.A, dev, iolimit.Limits{}, "thawed")
+	unlock()
+	f.A.Deadlines.Disarm(d.ID)
+	f.A.Cache.Apply(d, 0)
+	f.A.MustUnmount("db", "one")
+}
+
+// A guard that does not answer is asked once at a start, however many volumes are limited that it
+// may have.
+func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
+	f, says := toldFlock(t)
+	const volumes = 4
+	for i := range volumes {
+		name := fmt.Sprint("db", i)
+		d, _ := guarded(f, name)
+		unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			f.A.Cache.Apply(d, 0)
+			unlock()
+			f.A.MustUnmount(name, "one")
+		}()
+	}
+	asked := func() (n int) {
+		says.mu.Lock()
+		defer says.mu.Unlock()
+		n, says.asked = says.asked, 0
+		return n
+	}
+	says.say(uuid.New(), "")
+	asked()
+	if err := f.A.Throttle.Load(t.Context(), f.A.Recovered); err != nil {
+		t.Fatal(err)
+	}
+	// What else looks at the guard meanwhile is not as many.
+	if n := asked(); n == 0 || n >= volumes {
+		t.Errorf("the guard was asked %d times for %d volumes", n, volumes)
+	}
+	says.say(uuid.Nil, "")
+}

@@ -1,0 +1,62 @@
+package volume_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+)
+
+func lists(h *agenttest.Host) (names []string) {
+	h.Cluster.Helper()
+	list, err := h.List(h.Cluster.Context())
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	for _, v := range list {
+		if v.Mountpoint == "" {
+			h.Cluster.Errorf("%s has no mountpoint", v.Spelling)
+		}
+		names = append(names, v.Spelling)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// A node lists what is its own and what its engine has used; where drover.yaml says so all
+// others as well, each once and in the spelling that is used here; and what is its own alone
+// while control is away.
+func TestListOfAllNodes(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	f.A.NewVolume("far@plain", nil)
+	f.A.NewVolume("used@plain", nil)
+	f.A.NewVolume("gone", nil)
+	f.B.NewVolume("near@never", nil)
+	if err := f.B.Create(t.Context(), "used", nil); err != nil {
+		t.Fatal(err)
+	}
+	own := []string{"near@never", "used"}
+	if got := lists(f.B); !slices.Equal(got, own) {
+		t.Errorf("it lists %v", got)
+	}
+	f.B.Config.ListAll = true
+	f.B.Restart()
+	if got := lists(f.B); !slices.Equal(got, []string{"far@plain", "gone", "near@never", "used"}) {
+		t.Errorf("of the cluster it lists %v", got)
+	}
+	if err := f.A.Remove(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	if got := lists(f.B); slices.Contains(got, "gone") {
+		t.Errorf("it lists %v", got)
+	}
+	if v, err := f.B.Get(t.Context(), "far@plain"); err != nil || v.Spelling != "far@plain" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	f.B.Config.Control = agenttest.Away{Service: f.Client}
+	f.B.Restart()
+	if got := lists(f.B); !slices.Equal(got, own) {
+		t.Errorf("with control away it lists %v", got)
+	}
+}

@@ -1,0 +1,134 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// What the engine has once called a volume stays its name, whatever the volume is by
+// now: an error would make the engine forget it. What it never called it so is absent.
+func TestGetOfSpellingThatEngineUsed(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
+	if err := r.DB.Put(t.Context(), used); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Spelling != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
+		t.Errorf("a spelling that was used: %+v, %v", v, err)
+	}
+	if v, err := r.Get(t.Context(), "db@silver"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("a spelling that never was: %+v, %v", v, err)
+	}
+}
+
+// Spellings that the engine uses at the same time are all kept, and all dropped:
+// one that is lost would be a volume that the engine has and does not see.
+func TestConcurrentSpellingsAreAllKept(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	each := func(do func(spelling string) error, name string) {
+		t.Helper()
+		var all sync.WaitGroup
+		for _, spelling := range []string{name, name + "@bronze"} {
+			all.Go(func() {
+				if err := do(spelling); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	for i := range 10 {
+		name := fmt.Sprintf("vol%d", i)
+		if _, err := r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: name}); err != nil {
+			t.Fatal(err)
+		}
+		agenttest.Await(t, func() bool { _, ok := r.Cache.Volume(name); return ok })
+		each(func(s string) error { return r.Create(ctx, s, nil) }, name)
+		d, _ := r.Cache.Volume(name)
+		if used := r.Spellings.Of(d); len(used) != 2 || !slices.Contains(used, name) || !slices.Contains(used, name+"@bronze") {
+			t.Fatalf("%s is known as %v", name, used)
+		}
+		each(func(s string) error { return r.Remove(ctx, s) }, name)
+		if _, ok := r.Cache.Volume(name); ok {
+			t.Fatalf("%s is still there, as %v", name, r.Spellings.Of(d))
+		}
+	}
+}
+
+// TestPodmanRemovesOnlyItsVolumes: after "podman volume reload" Podman has a record of each volume, and
+// "podman volume prune" removes all that none of its containers uses. What only others have used is
+// refused. What others use by another spelling stays for them.
+func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
+	r := agenttest.New(t)
+	docker, podman := plugin.WithTool(t.Context(), plugin.Docker), plugin.WithTool(t.Context(), plugin.Podman)
+	create := func(ctx context.Context, spelling string) {
+		t.Helper()
+		if err := r.Create(ctx, spelling, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use := func(ctx context.Context, spelling string) {
+		t.Helper()
+		if _, err := r.Mount(ctx, spelling, "id"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Unmount(ctx, spelling, "id"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(ctx context.Context, spelling string, refused string, left ...string) {
+		t.Helper()
+		err := r.Remove(ctx, spelling)
+		if refused == "" && err != nil || refused != "" && (!errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), refused)) {
+			t.Errorf("remove of %s: %v, want %q", spelling, err, refused)
+		}
+		list, err := r.List(t.Context())
+		var names []string
+		for _, v := range list {
+			names = append(names, v.Spelling)
+		}
+		if slices.Sort(names); err != nil || !slices.Equal(names, left) {
+			t.Errorf("after the removal of %s there are %v, want %v: %v", spelling, names, left, err)
+		}
+	}
+	anonymous := strings.Repeat("a1", 32)
+	for _, spelling := range []string{"dock", "sign@bronze", anonymous} {
+		create(docker, spelling)
+	}
+	create(podman, "pod")
+	create(docker, "both@bronze")
+	use(podman, "both")
+	const never = "was never used by podman on node host-a, and others may need it (drover volume rm "
+	all := []string{anonymous, "both", "both@bronze", "dock", "pod", "sign@bronze"}
+	for range 2 {
+		for _, name := range []string{"dock", "sign", anonymous} {
+			remove(podman, name, never+name, all...)
+		}
+		r.Restart()
+	}
+	remove(podman, "both", "", anonymous, "both@bronze", "dock", "pod", "sign@bronze")
+	remove(podman, "both", never, anonymous, "both@bronze", "dock", "pod", "sign@bronze")
+	remove(podman, "pod", "", anonymous, "both@bronze", "dock", "sign@bronze")
+	use(podman, "dock")
+	use(podman, "sign")
+	remove(docker, "sign@bronze", "", anonymous, "both@bronze", "dock", "sign")
+	remove(podman, "sign", "", anonymous, "both@bronze", "dock")
+	create(docker, "both")
+	remove(docker, "both@bronze", "", anonymous, "both", "dock")
+}
