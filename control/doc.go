@@ -35,6 +35,7 @@
 //	revoked/<node>                all certificates of a node are revoked
 //	revoked/operator/<name>       the earlier certificates of an operator are revoked
 //	cluster/id                    the identity of this store
+//	cluster/format                the format of the records: see record.Format; absent: 1
 //	cluster/halted                why changes are suspended: see record.Halt
 //	cluster/recovery              the last recovery, in which agents reported what they have
 //	house/ran                     for how long services have run while something waited for that time

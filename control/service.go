@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/planning"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/replica"
@@ -111,7 +112,7 @@ func New(d Deps) *Service {
 // Assemble returns a service whose background work does not run. The background work must end with ctx.
 func Assemble(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
-	d.Limits = d.Limits.OrDefault()
+	d.Limits, d.Store = d.Limits.OrDefault(), record.WithFormat(d.Store)
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, started: now,

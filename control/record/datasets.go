@@ -162,8 +162,8 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 }
 
 // SnapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
-// and written, must fit within the store's limit.
-const SnapshotsAtOnce = (store.MaxOps - 24) / 6
+// and written, must fit within the store's limit, beside 25 others.
+const SnapshotsAtOnce = (store.MaxOps - 25) / 6
 
 // CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
 // epoch and the home that the operation was planned for.

@@ -293,6 +293,8 @@ func ReadError(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInvalid):
 		return err
+	case errors.Is(err, dataset.ErrUnsupported): // another replica may know the format
+		return dataset.Errorf(dataset.ErrUnavailable, "this control service cannot use the store: %w", err)
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: %w", err)
 }

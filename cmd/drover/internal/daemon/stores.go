@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
@@ -42,7 +43,7 @@ func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 		if err != nil {
 			return held{}, err
 		}
-		if err := dump.Whole(ctx, st); err != nil {
+		if err := usable(ctx, st); err != nil {
 			return held{}, errors.Join(err, st.Close())
 		}
 		return held{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
@@ -77,8 +78,16 @@ func checkConsul(st *consul.Store) func(context.Context) error {
 		if err := st.Check(ctx); err != nil {
 			return err
 		}
-		return dump.Whole(ctx, st)
+		return usable(ctx, st)
 	}
+}
+
+// usable fails if an import into a store was interrupted, or if a newer Drover wrote its records.
+func usable(ctx context.Context, st store.Store) error {
+	if err := dump.Whole(ctx, st); err != nil {
+		return err
+	}
+	return record.CheckFormat(ctx, st)
 }
 
 // openStore opens a store in the root. One that cannot be read is put aside, for
