@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/volume"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
@@ -35,6 +36,9 @@ func (a *components) makeVolumes() {
 	})
 	a.Requests = volume.NewRequests(volume.RequestsDeps{
 		Host: a.Host, Finder: a.Finder, Spellings: a.Spellings, Requester: a.Requester, Plan: a.Registration.Plan,
+		Creator: operation.NewCreator(operation.CreatorDeps{
+			Host: a.Host, Plan: a.Registration.Plan, Requester: a.Requester, Executor: a.Executor,
+		}),
 		Execute: a.Executor.Execute, CheckUnmounted: a.Verifier.CheckUnmounted,
 	})
 }

@@ -32,7 +32,7 @@ type Options struct {
 	Panicked func(call string, value any, stack []byte)
 	// Unseen is told of the errors of Get and List, which the engine keeps to
 	// itself.
-	Unseen func(call, name string, err error)
+	Unseen func(call, spelling string, err error)
 }
 
 // Server answers an engine. It is safe for concurrent use.

@@ -113,9 +113,9 @@ func sayable(err error) bool {
 	return false
 }
 
-func (s *Server) unseen(call, name string, err error) {
+func (s *Server) unseen(call, spelling string, err error) {
 	if s.opts.Unseen != nil && !errors.Is(err, dataset.ErrNotFound) {
-		s.opts.Unseen(call, name, err)
+		s.opts.Unseen(call, spelling, err)
 	}
 }
 

@@ -156,7 +156,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
 		return api.Committed{}, err
 	}
-	return i.deps.Maker.make(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
+	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
 		jb.Step("copying")
 		root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
 		if err != nil {

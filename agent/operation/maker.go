@@ -11,7 +11,6 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -47,71 +46,29 @@ type Maker struct {
 // NewMaker returns a Maker.
 func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
 
-// Create makes a dataset, empty or as a clone.
-func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
-	name := "create"
-	if op.Source != nil {
-		name = "clone"
-	}
-	return m.make(ctx, jb, op, name, nil)
-}
-
-// make makes op.Dataset under a private name, calls fill for its contents, and claims the name. If control does not
-// record the outcome, make removes the dataset.
-func (m *Maker) make(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
-	fill func(backends.Pool) error) (out api.Committed, err error) {
-	// The dataset is unknown to others until it is committed, and the next sync names it. The removal of a pool
-	// waits for work that holds a lock.
-	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
-	if err != nil {
-		return out, err
-	}
-	defer unlock()
-	pool, err := m.deps.Pools.Get(op.Dataset.Pool)
-	if err != nil {
-		return out, err
-	}
+// makeDataset makes op.Dataset in its pool under a private name, if there is space for it. asked is the size for which
+// it was made: the backend may have rounded the size of the dataset.
+func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.Room(ctx); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
 	if op.Source == nil {
 		if err := storage.CheckFits(ctx, pool, op.Dataset.Profile.Size); err != nil {
-			return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+			return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 		}
 		storage.ApplyDefaults(op.Dataset, pool)
 	}
-	asked := op.Dataset.Size
+	asked = op.Dataset.Size
 	withKey, err := m.deps.Seal(ctx, pool, op)
 	if err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, err)
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
-		return out, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.Dataset.Pool, err))
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.Dataset.Pool, err))
 	}
-	steps.At(name + ".made")
-	if fill != nil {
-		if err := fill(pool); err != nil {
-			return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
-		}
-	}
-	jb.Step("recording")
-	out, err = m.deps.Datasets.Commit(ctx, op)
-	if host.InDoubt(err) {
-		return out, err // the next sync shows whether it is recorded
-	}
-	if err != nil || out.Lost {
-		return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
-	}
-	steps.At(name + ".recorded")
-	if err := pool.Commit(context.WithoutCancel(ctx), op.DatasetID); err != nil {
-		return out, fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", op.Volume, err)
-	}
-	steps.At(name + ".committed")
-	if out.Dataset.Size != asked { // the record beside the data has the size that was asked for
-		m.deps.Records.Write(ctx, pool, *out.Dataset)
-	}
-	return out, nil
+	return asked, nil
 }
 
 // MakeBytes makes the dataset of an operation in a pool, and does not record it.

@@ -50,7 +50,7 @@ func TestCreateOnChosenNode(t *testing.T) {
 	}
 	for _, r := range []*agenttest.Host{a, b} {
 		got, err := r.Get(t.Context(), "db@bronze")
-		if err != nil || got.Name != "db@bronze" {
+		if err != nil || got.Spelling != "db@bronze" {
 			t.Errorf("%s: %+v, %v", r.NodeName, got, err)
 		}
 	}

@@ -1,10 +1,11 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Executor executes operations by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer
-// or Remover; package agent executes moves. Exporter reads volumes for users. Runner tracks the running
-// operations, and Requester has other nodes carry out operations. Datasets gives operations the datasets that
-// they change, and RecordWriter writes the record beside their data. Sizes resizes datasets.
+// Creator creates volumes for the tools of the host: create.go has the life of a create. Executor executes operations
+// by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover; package agent
+// executes moves. Exporter reads volumes for users. Runner tracks the running operations, and Requester has other
+// nodes carry out operations. Datasets gives operations the datasets that they change, and RecordWriter writes the
+// record beside their data. Sizes resizes datasets.
 package operation
 
 import (

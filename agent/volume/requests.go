@@ -20,6 +20,7 @@ type RequestsDeps struct {
 	*host.Host
 	Finder    *Finder
 	Spellings *Spellings
+	Creator   *operation.Creator
 	Requester *operation.Requester
 	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
 	Execute   func(ctx context.Context, jb *jobs.Job, op dataset.Operation) (api.Committed, error)
@@ -36,8 +37,8 @@ type Requests struct {
 // NewRequests returns a Requests.
 func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
 
-// Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
-// dataset, and all of them succeed.
+// Create makes sure that a volume exists as requested, and records the spelling of the request. See
+// operation.Creator.
 func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
 	if ref.Err != nil {
@@ -46,68 +47,11 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 		}
 		return ref.Err
 	}
-	_, err := r.makeVolume(ctx, req, ref.Name)
-	return err
-}
-
-// makeVolume executes a request that makes a volume, one at a time for each name. A request that has waited is
-// planned again, and finds the volume or is refused.
-func (r *Requests) makeVolume(ctx context.Context, req api.Request, name string) (dataset.Dataset, error) {
-	what := fmt.Sprintf("%s of volume %s", req.Kind, name)
-	for {
-		var made dataset.Dataset // read only if the job has ended without an error
-		joined, err := r.deps.Jobs.Do(ctx, "name/"+name, what, func(ctx context.Context, jb *jobs.Job) error {
-			d, err := r.makeOnce(ctx, jb, req)
-			made = d
-			return err
-		})
-		switch {
-		case errors.Is(err, dataset.ErrPending):
-			return dataset.Dataset{}, err
-		case joined:
-			plan, perr := r.deps.Plan(ctx, req)
-			if perr != nil || plan.Done != nil {
-				return r.found(ctx, plan, perr, req)
-			}
-		case errors.Is(err, operation.ErrLost):
-		case err != nil:
-			return dataset.Dataset{}, err
-		default:
-			return made, r.deps.Spellings.Learn(ctx, made, req.Ref)
-		}
-	}
-}
-
-// found answers a request that came after the one that made the volume.
-func (r *Requests) found(ctx context.Context, p api.Plan, err error, req api.Request) (dataset.Dataset, error) {
+	d, err := r.deps.Creator.Create(ctx, req)
 	if err != nil {
-		return dataset.Dataset{}, err
+		return err
 	}
-	return *p.Done, r.deps.Spellings.Learn(ctx, *p.Done, req.Ref)
-}
-
-// makeOnce plans a request that makes a volume, and executes it.
-func (r *Requests) makeOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
-	jb.Step("planning")
-	req.ID = uuid.New()
-	plan, err := r.deps.Plan(ctx, req)
-	if err != nil {
-		return d, err
-	}
-	if plan.Done != nil {
-		return *plan.Done, nil
-	}
-	if plan.Operation.Node != r.deps.NodeID {
-		return r.deps.Requester.Make(ctx, jb, req)
-	}
-	out, err := r.deps.Execute(ctx, jb, *plan.Operation)
-	if err != nil {
-		return d, err
-	}
-	if out.Lost {
-		return d, operation.ErrLost
-	}
-	return *out.Dataset, nil
+	return r.deps.Spellings.Learn(ctx, d, ref)
 }
 
 // Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the

@@ -1,0 +1,147 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// CreatorDeps is what Creator needs of other components.
+type CreatorDeps struct {
+	*host.Host
+	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
+	Requester *Requester
+	Executor  *Executor
+}
+
+// Creator creates the volumes that the tools of this host request. The request is planned by control. Its operation is
+// made, committed and finished by Maker.Create here, or on another node. It has no state of its own.
+type Creator struct{ deps CreatorDeps }
+
+// NewCreator returns a Creator.
+func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
+
+// Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
+// dataset, and all of them succeed: there is one job for each name. A request that has joined the job of another is
+// planned again, and finds the volume or is refused.
+func (c *Creator) Create(ctx context.Context, req api.Request) (dataset.Dataset, error) {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Ref.Name)
+	for {
+		var made dataset.Dataset // read only if the job has ended without an error
+		joined, err := c.deps.Jobs.Do(ctx, "name/"+req.Ref.Name, what, func(ctx context.Context, jb *jobs.Job) error {
+			d, err := c.createOnce(ctx, jb, req)
+			made = d
+			return err
+		})
+		switch {
+		case errors.Is(err, dataset.ErrPending):
+			return dataset.Dataset{}, err
+		case joined:
+			plan, err := c.deps.Plan(ctx, req)
+			if err != nil {
+				return dataset.Dataset{}, err
+			}
+			if plan.Done != nil {
+				return *plan.Done, nil
+			}
+		case errors.Is(err, ErrLost):
+		case err != nil:
+			return dataset.Dataset{}, err
+		default:
+			return made, nil
+		}
+	}
+}
+
+// createOnce has control plan a request, and executes the plan. It fails with ErrLost if another request made the
+// volume first.
+func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+	jb.Step("planning")
+	req.ID = uuid.New()
+	plan, err := c.deps.Plan(ctx, req)
+	if err != nil {
+		return d, err
+	}
+	if plan.Done != nil {
+		return *plan.Done, nil
+	}
+	if plan.Operation.Node != c.deps.NodeID {
+		return c.deps.Requester.Make(ctx, jb, req)
+	}
+	out, err := c.deps.Executor.Execute(ctx, jb, *plan.Operation)
+	if err != nil {
+		return d, err
+	}
+	if out.Lost {
+		return d, ErrLost
+	}
+	return *out.Dataset, nil
+}
+
+// Create executes a planned create or clone.
+func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+	name := "create"
+	if op.Source != nil {
+		name = "clone"
+	}
+	return m.create(ctx, jb, op, name, nil)
+}
+
+// create makes, commits and finishes op.Dataset. fill writes its contents, if it is not nil. Others do not know the
+// dataset before it is committed, and the next sync names it. The lock makes the removal of a pool wait.
+func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+	fill func(backends.Pool) error) (out api.Committed, err error) {
+	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	pool, err := m.deps.Pools.Get(op.Dataset.Pool)
+	if err != nil {
+		return out, err
+	}
+	asked, err := m.makeDataset(ctx, jb, pool, op, name)
+	if err != nil {
+		return out, err
+	}
+	steps.At(name + ".made")
+	if fill != nil {
+		if err := fill(pool); err != nil {
+			return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+		}
+	}
+	jb.Step("recording")
+	out, err = m.deps.Datasets.Commit(ctx, op)
+	if host.InDoubt(err) {
+		return out, err // the next sync shows whether it is recorded
+	}
+	if err != nil || out.Lost {
+		return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+	}
+	steps.At(name + ".recorded")
+	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
+}
+
+// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data, which is
+// written again if the dataset has another one.
+func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
+	d dataset.Dataset) error {
+	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {
+		return fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", d.Volume, err)
+	}
+	steps.At(name + ".committed")
+	if d.Size != asked {
+		m.deps.Records.Write(ctx, pool, d)
+	}
+	return nil
+}
