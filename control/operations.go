@@ -244,7 +244,7 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 // the last day, at most the last endedMost. Of scheduled snapshots and their removals that succeeded it lists
 // those of the last hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
-	limit := view.PageLimit(p)
+	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)
 	entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.OperationsPrefix, from, limit)
 	if err != nil {

@@ -1,9 +1,20 @@
 package api
 
-// Page selects a part of a list, which is ordered by names or UUIDs.
+// Page selects a part of a list.
 type Page struct {
-	After string `query:"after" maxLength:"512" doc:"return what comes after this name or UUID"`
-	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"how many at most; 0: 1000"`
+	After string `query:"after" maxLength:"512" doc:"the value of next in the previous page; absent: the first page"`
+	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"the maximum number of items; 0: 1000"`
+}
+
+// MaxPage is the maximum number of items in one page of a list.
+const MaxPage = 1000
+
+// Size returns the maximum number of items in the page.
+func (p Page) Size() int {
+	if p.Limit <= 0 || p.Limit > MaxPage {
+		return MaxPage
+	}
+	return p.Limit
 }
 
 // List is one page of a list. If there are more pages, Next is the After of the next one.

@@ -24,7 +24,6 @@ import (
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/uptime"
-	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -191,7 +190,7 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uu
 	t := record.NewTx(ctx, k.Ledger.Store)
 	live := map[uuid.UUID]bool{}
 	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, view.PageMost)
+		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
 		if err != nil {
 			return err
 		}
@@ -204,7 +203,7 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uu
 			}
 			live[d.ID] = true
 		}
-		if len(entries) < view.PageMost {
+		if len(entries) < api.MaxPage {
 			break
 		}
 	}

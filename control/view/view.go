@@ -48,17 +48,6 @@ func (s *Views) HasCount(ds uuid.UUID) bool {
 // ForgetCount drops the number of snapshots of a dataset that does not exist any more.
 func (s *Views) ForgetCount(ds uuid.UUID) { s.counts.forget(ds) }
 
-// PageMost is the maximum number of items in one page of a list.
-const PageMost = 1000
-
-// PageLimit returns how many items a page has at most.
-func PageLimit(p api.Page) int {
-	if p.Limit <= 0 || p.Limit > PageMost {
-		return PageMost
-	}
-	return p.Limit
-}
-
 // After returns the key under a prefix after which a page begins.
 func After(prefix string, p api.Page) string {
 	if p.After == "" {
@@ -103,7 +92,7 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
 	var none api.List[api.Volume]
-	limit, t := PageLimit(p), record.NewTx(ctx, s.Ledger.Store)
+	limit, t := p.Size(), record.NewTx(ctx, s.Ledger.Store)
 	entries, err := t.List(prefix, After(prefix, p), limit)
 	if err != nil {
 		return none, err
@@ -337,7 +326,7 @@ func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.
 		return -1
 	})
 	out.Items = list[from:]
-	if limit := PageLimit(p); len(out.Items) > limit {
+	if limit := p.Size(); len(out.Items) > limit {
 		out.Items = out.Items[:limit]
 		out.Next = cursor(out.Items[limit-1])
 	}
@@ -345,7 +334,7 @@ func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.
 }
 
 func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	limit := PageLimit(p)
+	limit := p.Size()
 	entries, err := t.List(record.SnapshotsPrefix, After(record.SnapshotsPrefix, p), limit)
 	if err != nil {
 		return out, err

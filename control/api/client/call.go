@@ -137,10 +137,18 @@ func list[T any](
 	return ask[api.List[T]](ctx, c, k)
 }
 
-// items asks for a list that has only one page.
+// items asks for all pages of a list.
 func items[T any](ctx context.Context, c *connection, r route.Route, params ...string) ([]T, error) {
-	k := to(r)
-	k.query = query(params...)
-	l, err := ask[api.List[T]](ctx, c, k)
-	return l.Items, err
+	all := []T{}
+	for p := (api.Page{}); ; {
+		l, err := list[T](ctx, c, r, p, params...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l.Items...)
+		if l.Next == "" || l.Next == p.After {
+			return all, nil
+		}
+		p.After = l.Next
+	}
 }

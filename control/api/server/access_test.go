@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -31,6 +32,7 @@ import (
 type documented struct {
 	method, path, id, tag string
 	accepts               bool // the response 202 is among its responses
+	lists                 bool // it reads a list
 }
 
 // endpoints returns every endpoint.
@@ -50,7 +52,8 @@ func endpoints(t *testing.T) (all []documented) {
 	}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
-			all = append(all, documented{strings.ToUpper(method), path, op.OperationID, op.Tags[0], op.Responses["202"] != nil})
+			all = append(all, documented{strings.ToUpper(method), path, op.OperationID, op.Tags[0], op.Responses["202"] != nil,
+				method == "get" && strings.Contains(fmt.Sprint(op.Responses["200"]), "/schemas/List")})
 		}
 	}
 	return all

@@ -146,19 +146,6 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 	}
 }
 
-// page answers with a page of a list. An empty list is [] and not null.
-func page[T any](l api.List[T], err error) (*answer[api.List[T]], error) {
-	if l.Items == nil {
-		l.Items = []T{}
-	}
-	return reply(l, err)
-}
-
-// all answers with a list that is never long, so it has only one page.
-func all[T any](items []T, err error) (*answer[api.List[T]], error) {
-	return page(api.List[T]{Items: items}, err)
-}
-
 // endpoint describes an endpoint for the OpenAPI document. The tag is the group in which the document lists it.
 func endpoint(r route.Route, tag, summary, description string) huma.Operation {
 	return huma.Operation{

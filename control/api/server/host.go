@@ -12,8 +12,9 @@ import (
 
 func (h handlers) pools() {
 	add(h, endpoint(route.ListPools, "pools", "List the pools", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Pool]], error) {
-			return all(h.Service.Pools(ctx))
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Pool]], error) {
+			list, err := h.Service.Pools(ctx)
+			return cut(*in, list, err, poolCursor)
 		})
 	add(h, endpoint(route.CreatePool, "pools", "Make a pool on this host", ""),
 		func(ctx context.Context, in *struct{ Body api.NewPool }) (*answer[dataset.Pool], error) {
@@ -53,8 +54,9 @@ func (h handlers) pools() {
 
 func (h handlers) local() {
 	add(h, endpoint(route.Doctor, "host", "Say what works on this host, what does not and why", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Finding]], error) {
-			return all(h.Local.Doctor(ctx))
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Finding]], error) {
+			list, err := h.Local.Doctor(ctx)
+			return cut(*in, list, err, ordinal)
 		})
 	add(h, endpoint(route.Collect, "host", "Destroy one thing that the store does not know",
 		"Doctor lists them. There is no other way in which Drover destroys what it does not know."),

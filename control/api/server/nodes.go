@@ -15,9 +15,11 @@ import (
 func (h handlers) nodes() {
 	add(h, endpoint(route.ListNodes, "nodes", "List the nodes", ""),
 		func(ctx context.Context, in *struct {
+			api.Page
 			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; those that it is true of" example:"load_10 < 20"`
 		}) (*answer[api.List[api.Node]], error) {
-			return all(h.Service.NodeList(ctx, in.Filter))
+			list, err := h.Service.NodeList(ctx, in.Filter)
+			return cut(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
 		})
 	add(h, endpoint(route.CordonNode, "nodes", "Say whether nothing new is to be put on a node", ""),
 		func(ctx context.Context, in *struct {

@@ -13,8 +13,9 @@ import (
 
 func (h handlers) profiles() {
 	add(h, endpoint(route.ListProfiles, "profiles", "List the profiles", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.List[dataset.Profile]], error) {
-			return all(h.Service.Profiles(ctx))
+		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Profile]], error) {
+			list, err := h.Service.Profiles(ctx)
+			return cut(*in, list, err, func(_ int, p dataset.Profile) string { return p.Name })
 		})
 	add(h, endpoint(route.GetProfile, "profiles", "Show a profile", ""),
 		func(ctx context.Context, in *struct {
@@ -27,7 +28,9 @@ func (h handlers) profiles() {
 func (h handlers) operations() {
 	add(h, endpoint(route.ListOperations, "operations", "List operations", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Operation]], error) {
-			return page(h.Service.Operations(ctx, *in))
+			return paged(*in, isUUID, func() (api.List[dataset.Operation], error) {
+				return h.Service.Operations(ctx, *in)
+			})
 		})
 	add(h, endpoint(route.SubmitOperation, "operations", "Ask for a change",
 		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+

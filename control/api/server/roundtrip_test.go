@@ -70,7 +70,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		Name: "n", Message: "m\n", Size: "1GiB", Profile: "gold", Protect: &yes, Path: "/p", Live: true, Force: true, Scheduled: true,
 	}
 	report := api.Report{Incarnation: node1, Operation: f.op}
-	page := api.Page{After: "a b/c&d", Limit: 7}
+	page := api.Page{After: "db", Limit: 7}
+	byID, bySnapshot := api.Page{After: node1.String(), Limit: 7}, api.Page{After: "a b&c/" + node1.String(), Limit: 7}
 	beat := api.Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
 	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
 	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
@@ -94,7 +95,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Volume", []any{"a/b ä%2F"}, f.volume, func(ctx context.Context, c *client.Client) (any, error) { return c.Volume(ctx, "a/b ä%2F") }},
 		{"Volumes", []any{page}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Volumes(ctx, page) }},
 		{"Trash", []any{api.Page{}}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trash(ctx, api.Page{}) }},
-		{"Snapshots", []any{"db", page}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "db", page) }},
+		{"Snapshots", []any{"db", bySnapshot}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "db", bySnapshot) }},
 		{"Snapshots", []any{"", api.Page{}}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "", api.Page{}) }},
 		{"Snapshot", []any{"db", "before"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "db", "before") }},
 		{"Snapshot", []any{"", "f23c"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "", "f23c") }},
@@ -111,7 +112,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		}},
 		{"Failover", nil, f.failover, func(ctx context.Context, c *client.Client) (any, error) { return c.Failover(ctx) }},
 		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *client.Client) (any, error) { return c.Facts(ctx, node1, told) }},
-		{"Operations", []any{page}, api.List[dataset.Operation]{Items: []dataset.Operation{f.op}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Operations(ctx, page) }},
+		{"Operations", []any{byID}, api.List[dataset.Operation]{Items: []dataset.Operation{f.op}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Operations(ctx, byID) }},
 		{"Operation", []any{"f23c", 30 * time.Second}, f.op, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Operation(ctx, "f23c", 30*time.Second)
 		}},

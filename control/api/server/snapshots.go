@@ -15,7 +15,9 @@ func (h handlers) snapshots() {
 			OfVolumeParam
 			api.Page
 		}) (*answer[api.List[dataset.Snapshot]], error) {
-			return page(h.Service.Snapshots(ctx, in.Volume, in.Page))
+			return paged(in.Page, isSnapshot, func() (api.List[dataset.Snapshot], error) {
+				return h.Service.Snapshots(ctx, in.Volume, in.Page)
+			})
 		})
 	add(h, endpoint(route.GetSnapshot, "snapshots", "Show a snapshot", ""),
 		func(ctx context.Context, in *struct {

@@ -13,7 +13,9 @@ import (
 func (h handlers) trash() {
 	add(h, endpoint(route.ListTrash, "trash", "List the datasets in the trash", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
-			return page(h.Service.Trash(ctx, *in))
+			return paged(*in, isUUID, func() (api.List[api.Volume], error) {
+				return h.Service.Trash(ctx, *in)
+			})
 		})
 	add(h, endpoint(route.RestoreTrash, "trash", "Give a dataset in the trash a name again",
 		""),

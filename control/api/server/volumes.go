@@ -11,7 +11,9 @@ import (
 func (h handlers) volumes() {
 	add(h, endpoint(route.ListVolumes, "volumes", "List volumes by name", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
-			return page(h.Service.Volumes(ctx, *in))
+			return paged(*in, isName, func() (api.List[api.Volume], error) {
+				return h.Service.Volumes(ctx, *in)
+			})
 		})
 	add(h, endpoint(route.GetVolume, "volumes", "Show a volume", ""),
 		func(ctx context.Context, in *VolumeParam) (*answer[api.Volume], error) {

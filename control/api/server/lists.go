@@ -1,0 +1,86 @@
+package server
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A list is read page by page: the cursor after of one request is the next of the answer before it. The service pages
+// the lists that can be long, and the server those that the service returns as a whole.
+
+// errCursor is the reason why a cursor is refused.
+func errCursor(p api.Page) error {
+	return dataset.Errorf(dataset.ErrInvalid,
+		"bad cursor after=%q: want the value of next in the previous page (read the list from its beginning)",
+		dataset.Clip(p.After))
+}
+
+// paged answers with a page that the service returns. It refuses a cursor that the list cannot have.
+func paged[T any](
+	p api.Page, isCursor func(string) bool, get func() (api.List[T], error),
+) (*answer[api.List[T]], error) {
+	if p.After != "" && !isCursor(p.After) {
+		return nil, errCursor(p)
+	}
+	l, err := get()
+	if l.Items == nil {
+		l.Items = []T{} // an empty list is [] and not null
+	}
+	return reply(l, err)
+}
+
+// cut answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item at an
+// index. A cursor that no item has is refused: the item may have been removed.
+func cut[T any](
+	p api.Page, items []T, err error, cursor func(i int, item T) string,
+) (*answer[api.List[T]], error) {
+	if err != nil {
+		return nil, err
+	}
+	from := 0
+	for i := range items {
+		if p.After != "" && cursor(i, items[i]) == p.After {
+			from = i + 1
+		}
+	}
+	if p.After != "" && from == 0 {
+		return nil, errCursor(p)
+	}
+	l := api.List[T]{Items: append([]T{}, items[from:]...)}
+	if size := p.Size(); len(l.Items) > size {
+		l.Items = l.Items[:size]
+		l.Next = cursor(from+size-1, l.Items[size-1])
+	}
+	return reply(l, nil)
+}
+
+// all answers with the whole result of a change, in the form of a list.
+func all[T any](items []T, err error) (*answer[api.List[T]], error) {
+	if items == nil {
+		items = []T{}
+	}
+	return reply(api.List[T]{Items: items}, err)
+}
+
+// isName reports whether a volume can have the name.
+func isName(after string) bool { return dataset.CheckName(after) == nil }
+
+func isUUID(after string) bool { return uuid.Validate(after) == nil }
+
+// isSnapshot reports whether after is the cursor of a snapshot: the UUID of its dataset, or its time, and its UUID.
+func isSnapshot(after string) bool {
+	_, id, found := strings.Cut(after, "/")
+	return found && isUUID(id)
+}
+
+// ordinal is the cursor of items that have no name: how many items come before the next page.
+func ordinal[T any](i int, _ T) string { return strconv.Itoa(i + 1) }
+
+func poolCursor(_ int, p api.Pool) string {
+	return p.Node.String() + "/" + p.Name + "/" + p.ID.String()
+}
