@@ -98,8 +98,8 @@ func TestFailover(t *testing.T) {
 	}
 	all := strings.Join(told, "\n")
 	for _, want := range []string{
-		"volume.failover: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself: nothing is heard of node alpha",
-		"volume.move: from node alpha to node beta, without what was written since 2026-11-18T11:59:50Z (by itself",
+		"volume.failover: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (by itself: nothing is heard of node alpha",
+		"volume.move: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (by itself",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%s\ndoes not say %q", all, want)
