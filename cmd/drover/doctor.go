@@ -35,11 +35,7 @@ is 1 if a finding is an error.`,
 	var gc string
 	cmd.Flags().StringVar(&gc, "gc", "", "destroy the quarantined object with this `UUID`")
 	cli.CompleteFlag(cmd, "gc")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		if cmd.Flags().Changed("gc") {
 			return collectGarbage(cmd.Context(), a, c, gc)
 		}
@@ -53,7 +49,7 @@ is 1 if a finding is an error.`,
 			return err
 		}
 		return verdict(findings)
-	}
+	})
 	return cmd
 }
 

@@ -29,11 +29,7 @@ new event until interrupted. -o json prints one object per line.`,
 	var after uint64
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new events until interrupted")
 	cmd.Flags().Uint64Var(&after, "after", 0, "start after the event with this `ID`")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		if o.JSON() {
 			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return show.Line(a.Out, e) })
 		}
@@ -41,7 +37,7 @@ new event until interrupted. -o json prints one object per line.`,
 			return err
 		}
 		return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return printEvent(a, e) })
-	}
+	})
 	return cmd
 }
 

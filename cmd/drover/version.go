@@ -16,18 +16,12 @@ type versions struct {
 }
 
 func newVersionCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "version",
 		Short:             "Print the version of this command and of the server",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, _ []string) error {
 		v := versions{Client: a.Version}
 		// That the server is away is part of the answer and no failure of it.
 		if s, err := c.Version(cmd.Context()); err != nil {
@@ -36,8 +30,7 @@ func newVersionCmd(a *cli.App) *cobra.Command {
 			v.Server = &s
 		}
 		return cli.PrintObject(a, o, v, func(v versions) *show.Form { return versionForm(a, v) })
-	}
-	return cmd
+	})
 }
 
 func versionForm(a *cli.App, v versions) *show.Form {

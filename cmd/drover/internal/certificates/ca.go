@@ -219,11 +219,7 @@ drover node rm.`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		if err := c.RevokeOperator(cmd.Context(), args[0]); err != nil {
 			return err
 		}
@@ -231,6 +227,6 @@ drover node rm.`,
 			return show.JSON(a.Out, map[string]string{"operator": args[0]})
 		}
 		return a.Say("revoked the certificates of operator %s", args[0])
-	}
+	})
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/droverhq/drover/backends/verify"
@@ -74,6 +75,27 @@ func (a *App) Address() string {
 
 // Connect returns a client of the API at Address.
 func (a *App) Connect() (Remote, error) { return a.Dial(a.Address()) }
+
+// Connected returns a RunE that connects to the server and calls run.
+func (a *App) Connected(
+	run func(cmd *cobra.Command, c Remote, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		return run(cmd, c, args)
+	}
+}
+
+// Query completes a command without flags that asks the server and prints the answer as -o says. With quiet it can
+// print only IDs.
+func Query(a *App, cmd *cobra.Command, quiet bool,
+	run func(cmd *cobra.Command, c Remote, o *Output, args []string) error) *cobra.Command {
+	o := OutputFlags(cmd, quiet)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c Remote, args []string) error { return run(cmd, c, o, args) })
+	return cmd
+}
 
 // HostPath makes a path absolute that the server will use. It fails with
 // ErrInvalid if the path is relative and the server may be on another host.

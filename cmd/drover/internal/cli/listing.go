@@ -20,24 +20,17 @@ type Listing[T any] struct {
 
 // NewListCommand makes the ls command of a noun.
 func NewListCommand[T any](a *App, l Listing[T]) *cobra.Command {
-	cmd := &cobra.Command{
+	return Query(a, &cobra.Command{
 		Use:               "ls",
 		Short:             l.Short,
 		Long:              l.Long,
 		Args:              Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := OutputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, true, func(cmd *cobra.Command, c Remote, o *Output, _ []string) error {
 		items, err := l.Fetch(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
 		return PrintList(a, o, items, l.ID, l.Table)
-	}
-	return cmd
+	})
 }

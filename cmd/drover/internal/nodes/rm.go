@@ -30,11 +30,7 @@ command lists those that no other node has. Their data stays in its pools.`,
 	cmd.Flags().BoolVar(&force, "force", false,
 		"also if volumes have their home there, or if it has data that no other node has")
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		n, err := c.RemoveNode(cmd.Context(), args[0], force)
 		if err != nil {
 			return err
@@ -48,6 +44,6 @@ command lists those that no other node has. Their data stays in its pools.`,
 			}
 		}
 		return a.Say("removed node %s: certificate revoked", n.Name)
-	}
+	})
 	return cmd
 }

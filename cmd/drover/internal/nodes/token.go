@@ -33,11 +33,7 @@ owner can read. An existing file is replaced.`,
 	cmd.Flags().StringVar(&out, "out", "", "write the token to `FILE` instead of printing it")
 	cli.CompleteFlag(cmd, "name")
 	cli.CompleteFlag(cmd, "ttl")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		token, err := c.MakeToken(cmd.Context(), in)
 		if err != nil {
 			return err
@@ -60,6 +56,6 @@ owner can read. An existing file is replaced.`,
 			return err
 		}
 		return a.Say("%s", token.Token)
-	}
+	})
 	return cmd
 }

@@ -8,18 +8,12 @@ import (
 )
 
 func newOperationCancelCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "cancel ID",
 		Short:             "Cancel an operation and undo its work",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
 		op, err := c.CancelOperation(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -28,6 +22,5 @@ func newOperationCancelCmd(a *cli.App) *cobra.Command {
 			return show.JSON(a.Out, op)
 		}
 		return a.Say("operation %s (%s %s) is %s", op.ID, op.Kind, op.Volume, op.State)
-	}
-	return cmd
+	})
 }

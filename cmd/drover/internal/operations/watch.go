@@ -19,11 +19,7 @@ the operation: 0 only if it succeeded.`,
 		ValidArgsFunction: cli.Complete(a, cli.OperationWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		op, err := c.Operation(cmd.Context(), args[0], 0)
 		if err != nil {
 			return err
@@ -37,7 +33,7 @@ the operation: 0 only if it succeeded.`,
 			return err
 		}
 		return cli.PrintObject(a, o, op, func(op dataset.Operation) *show.Form { return operationForm(a, op) })
-	}
+	})
 	return cmd
 }
 

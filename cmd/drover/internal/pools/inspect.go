@@ -15,18 +15,12 @@ import (
 )
 
 func newPoolInspectCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "inspect POOL",
 		Short:             "Show a pool and its capabilities in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
 		pools, err := c.Pools(cmd.Context())
 		if err != nil {
 			return err
@@ -37,8 +31,7 @@ func newPoolInspectCmd(a *cli.App) *cobra.Command {
 			return err
 		}
 		return cli.PrintObject(a, o, p, poolForm)
-	}
-	return cmd
+	})
 }
 
 func poolForm(p api.Pool) *show.Form {

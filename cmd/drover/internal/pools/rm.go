@@ -32,11 +32,7 @@ there is no other: they would be created again at the next start.`,
 	}
 	cmd.Flags().BoolVar(&forget, "forget", false, "remove it only from the store, and touch nothing at its place")
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		gone, err := c.RemovePool(cmd.Context(), args[0], forget)
 		if err != nil {
 			return err
@@ -57,6 +53,6 @@ there is no other: they would be created again at the next start.`,
 			}
 		}
 		return nil
-	}
+	})
 	return cmd
 }

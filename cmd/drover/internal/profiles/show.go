@@ -13,25 +13,18 @@ import (
 )
 
 func newProfileShowCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "show NAME",
 		Short:             "Show a profile in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.ProfileWords),
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
 		p, err := c.Profile(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
 		return cli.PrintObject(a, o, p, profileForm)
-	}
-	return cmd
+	})
 }
 
 func profileForm(p dataset.Profile) *show.Form {

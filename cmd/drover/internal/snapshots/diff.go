@@ -26,11 +26,7 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	volume := volumeFlag(a, cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		volume, points, err := diffArgs(cmd, c, *volume, args)
 		if err != nil {
 			return err
@@ -51,7 +47,7 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 			return err
 		}
 		return cli.PrintObject(a, o, d, diffForm)
-	}
+	})
 	return cmd
 }
 

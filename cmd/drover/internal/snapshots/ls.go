@@ -12,18 +12,12 @@ import (
 )
 
 func newSnapshotLsCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "ls [VOLUME]",
 		Short:             "List the snapshots of a volume, or of all volumes, oldest first",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
-	}
-	o := cli.OutputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, true, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
 		ref := ""
 		if len(args) > 0 {
 			ref = args[0]
@@ -35,8 +29,7 @@ func newSnapshotLsCmd(a *cli.App) *cobra.Command {
 		slices.SortStableFunc(snaps, func(x, y dataset.Snapshot) int { return x.Created.Compare(y.Created) })
 		return cli.PrintList(a, o, snaps, func(s dataset.Snapshot) string { return s.ID.String() },
 			func(snaps []dataset.Snapshot) *show.Table { return snapshotTable(a, snaps) })
-	}
-	return cmd
+	})
 }
 
 func snapshotTable(a *cli.App, snaps []dataset.Snapshot) *show.Table {

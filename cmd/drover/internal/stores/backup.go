@@ -25,11 +25,7 @@ func newStoreBackupCmd(a *cli.App) *cobra.Command {
 contains records, but no data of volumes.`,
 		Args: cli.Args(1),
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		n, err := backUp(ctx, a, c, args[0])
@@ -40,7 +36,7 @@ contains records, but no data of volumes.`,
 			return err
 		}
 		return a.Say("wrote %s (%s)", args[0], dataset.Size(n).Human())
-	}
+	})
 	return cmd
 }
 

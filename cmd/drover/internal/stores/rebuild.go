@@ -22,17 +22,13 @@ changed, and a name that is taken stays with its volume.`,
 	var skip bool
 	cmd.Flags().BoolVar(&skip, "skip-offline", false,
 		"ignore offline pools; the names of their volumes can then be taken by others")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		rebuilt, err := c.RebuildStore(cmd.Context(), skip)
 		if err != nil {
 			return err
 		}
 		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() },
 			pools.RebuiltTable)
-	}
+	})
 	return cmd
 }

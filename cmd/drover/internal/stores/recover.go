@@ -35,13 +35,9 @@ volume move --force --fenced.`,
 	var fenced []string
 	cmd.Flags().BoolVar(&yes, "confirm", false, "write the differences without asking")
 	cmd.Flags().StringArrayVar(&fenced, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		return recoverStore(cmd.Context(), a, c, o, fenced, yes)
-	}
+	})
 	return cmd
 }
 

@@ -22,18 +22,12 @@ import (
 const newestShown = 5
 
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Query(a, &cobra.Command{
 		Use:               "inspect NAME",
 		Short:             "Show a volume in detail",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
 		v, err := c.Volume(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -41,8 +35,7 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 		return cli.PrintObject(a, o, v, func(v api.Volume) *show.Form {
 			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v))
 		})
-	}
-	return cmd
+	})
 }
 
 func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {

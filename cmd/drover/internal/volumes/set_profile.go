@@ -24,11 +24,7 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
 		out, err := a.Submit(cmd.Context(), c, o, req)
 		if err != nil {
@@ -47,7 +43,7 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 			}
 			return d.ID, line
 		})
-	}
+	})
 	return cmd
 }
 
