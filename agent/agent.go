@@ -94,10 +94,14 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
+	db := records.OpenDB(cfg.State)
+	if err := db.CheckFormat(ctx); err != nil {
+		return nil, err
+	}
 	a := &components{
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
-			Control: cfg.Control, DB: records.OpenDB(cfg.State), Cache: records.NewCache(), News: report.New(),
+			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: report.New(),
 			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
 		},
 		Config: cfg,

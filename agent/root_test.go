@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -53,4 +54,23 @@ func TestMountFolderMustNotBeSymbolicLink(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A database whose records have a later format is refused by its number. It stays unchanged.
+func TestB16DatabaseOfALaterFormat(t *testing.T) {
+	r := agenttest.New(t)
+	r.Stop()
+	writes := []store.Write{{Key: "format", Value: []byte(`{"format":2}`)}}
+	index, err := r.Config.State.Txn(t.Context(), nil, writes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.New(t.Context(), r.Config); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("got error %v, want %v", err, dataset.ErrUnsupported)
+	}
+	writes[0].Delete = true
+	if now, err := r.Config.State.Txn(t.Context(), nil, writes); err != nil || now != index+1 {
+		t.Errorf("something was written to the database: index %d, %v; want %d", now, err, index+1)
+	}
+	r.Start()
 }

@@ -14,6 +14,7 @@ import (
 // DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for
 // concurrent use. Its keys, with the types of package agent:
 //
+//	format                 the format of the records: see Format; absent: 1
 //	identity               nodeIdentity
 //	recovered              the database was lost, and control has not yet said what is mounted
 //	incarnations           incarnations
@@ -38,6 +39,24 @@ type DB struct{ store store.Store }
 
 // OpenDB returns the database in a store, which the caller closes.
 func OpenDB(st store.Store) DB { return DB{st} }
+
+// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets a
+// key that an older agent must not ignore. The agent then sets formatKey before it first writes such a record.
+const (
+	Format    = 1
+	formatKey = "format"
+)
+
+// CheckFormat fails with dataset.ErrUnsupported if the records have a later format.
+func (s DB) CheckFormat(ctx context.Context) error {
+	var f struct {
+		Format int `json:"format"`
+	}
+	if _, err := s.Get(ctx, formatKey, &f); err != nil {
+		return err
+	}
+	return dataset.CheckFormat("agent's state", f.Format, Format)
+}
 
 // Get decodes the value of key into v and reports whether there is one. It fails with ErrCorrupt if the
 // value cannot be decoded.

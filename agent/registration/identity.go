@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
 )
 
@@ -85,7 +86,16 @@ func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, strange st
 	return nil
 }
 
-// read reads the file. If it does not exist or cannot be read, it returns a zero identity.
+// identityFormat is the format of IdentityFile.
+const identityFormat = 1
+
+// decodeIdentity fails with dataset.ErrUnsupported if the file has a later format.
+func decodeIdentity(b []byte) (id nodeIdentity, err error) {
+	err = dataset.DecodeFormat(b, IdentityFile, identityFormat, &id)
+	return id, err
+}
+
+// read reads the file. If it does not exist or is damaged, it returns a zero identity.
 func (i *Identity) read() (id nodeIdentity, err error) {
 	b, err := os.ReadFile(filepath.Join(i.Root, IdentityFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -94,7 +104,10 @@ func (i *Identity) read() (id nodeIdentity, err error) {
 	if err != nil {
 		return id, fmt.Errorf("who this node is: %w", err)
 	}
-	if err := json.Unmarshal(b, &id); err != nil {
+	if id, err = decodeIdentity(b); errors.Is(err, dataset.ErrUnsupported) {
+		return nodeIdentity{}, fmt.Errorf("who this node is: %w", err)
+	}
+	if err != nil {
 		i.Log.WithError(err).WithField("file", IdentityFile).Error("what says who this node is, is damaged")
 		return nodeIdentity{}, nil
 	}
@@ -102,7 +115,7 @@ func (i *Identity) read() (id nodeIdentity, err error) {
 }
 
 // KnownNode returns the node that a root belongs to, according to the file in it. It returns uuid.Nil if the file
-// does not exist or cannot be read.
+// does not exist or is damaged.
 func KnownNode(root string) (uuid.UUID, error) {
 	b, err := os.ReadFile(filepath.Join(root, IdentityFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -111,8 +124,11 @@ func KnownNode(root string) (uuid.UUID, error) {
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
 	}
-	var id nodeIdentity
-	if json.Unmarshal(b, &id) != nil {
+	id, err := decodeIdentity(b)
+	switch {
+	case errors.Is(err, dataset.ErrUnsupported):
+		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
+	case err != nil:
 		return uuid.Nil, nil
 	}
 	return id.Node, nil
@@ -123,7 +139,10 @@ func (i *Identity) write(id nodeIdentity) error {
 	if old, err := i.read(); err != nil || old == id {
 		return err
 	}
-	b, err := json.Marshal(id)
+	b, err := json.Marshal(struct {
+		Format int `json:"format"`
+		nodeIdentity
+	}{identityFormat, id})
 	if err != nil {
 		return err
 	}
