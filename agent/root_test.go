@@ -68,7 +68,7 @@ func TestB16DatabaseOfALaterFormat(t *testing.T) {
 	if _, err := agent.New(t.Context(), r.Config); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("got error %v, want %v", err, dataset.ErrUnsupported)
 	}
-	writes[0].Delete = true
+	writes[0] = store.Write{Key: "format", Delete: true}
 	if now, err := r.Config.State.Txn(t.Context(), nil, writes); err != nil || now != index+1 {
 		t.Errorf("something was written to the database: index %d, %v; want %d", now, err, index+1)
 	}
