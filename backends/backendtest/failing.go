@@ -96,18 +96,33 @@ type trial struct {
 	keep     dataset.Snapshot // that the operation makes, if it makes one
 	clone    dataset.Dataset  // likewise
 	worlds   []world          // that are possible now
+	arrivals []arrival        // that it receives
+	// unflushed says that a power cut may have taken the last content of the head, which nobody flushed
+	unflushed bool
+	unread    bool // the head is not mounted, which would be a change since its last snapshot
 }
 
-func newTrial(f *fixture) *trial {
+// newTrial makes the dataset of a trial. It has one snapshot unless midway is set.
+func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	f.Helper()
-	t := &trial{fixture: f, d: f.create(), clone: f.record()}
+	t := &trial{fixture: f, d: f.record(), clone: f.record()}
+	t.d.Size, t.clone.Size = size, size
+	t.d.Profile.Filesystem.Type, t.clone.Profile.Filesystem.Type = fs, fs
+	var err error
+	t.d.Size, err = f.pool.Create(f.ctx, t.d)
+	f.ok(err)
+	f.ok(f.pool.Commit(f.ctx, t.d.ID))
 	f.write(t.d.ID, "file", first)
 	t.old = f.take(t.d)
-	f.write(t.d.ID, "file", second)
-	t.mid = f.take(t.d)
+	w := world{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first}, nil}
+	if midway {
+		f.write(t.d.ID, "file", second)
+		t.mid = f.take(t.d)
+		w = w.with(t.mid, second)
+	}
 	f.write(t.d.ID, "file", third)
 	t.keep = f.snapshot(t.d)
-	t.worlds = []world{{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first, t.mid.ID: second}, nil}}
+	t.worlds = []world{w}
 	return t
 }
 
@@ -156,7 +171,7 @@ func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 // whether there is such a call.
 func (o operation) fail(f *fixture, inject Inject, failure Failure, then operation, order int) bool {
 	f.Helper()
-	t := newTrial(f)
+	t := newTrial(f, 0, "", true)
 	if o.keeps != "" {
 		t.keep.Kind = o.keeps
 	}
@@ -176,12 +191,7 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	before := slices.Clone(t.worlds)
 	t.change(o.done(t))
 	if err != nil {
-		t.worlds = append(t.worlds, before...)
-		if o.between != nil {
-			for _, w := range before {
-				t.worlds = append(t.worlds, o.between(t, w)...)
-			}
-		}
+		t.interrupted(o, before)
 	}
 	if then.name == again {
 		t.worlds = before
@@ -195,6 +205,16 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	}
 	t.settled(what, order)
 	return reached
+}
+
+// interrupted adds the worlds before an operation, and those while it is not done.
+func (t *trial) interrupted(o operation, before []world) {
+	t.worlds = slices.Concat(t.worlds, before)
+	if o.between != nil {
+		for _, w := range before {
+			t.worlds = append(t.worlds, o.between(t, w)...)
+		}
+	}
 }
 
 // state is that of the dataset; "": it is gone.
@@ -219,21 +239,11 @@ func (t *trial) settled(what string, order int) {
 		reaped.state != now.state {
 		t.Fatalf("%s: there was %v, and what is left after reaping is %v", what, now, reaped)
 	}
-	t.is(what, now, func(w world) bool {
-		return w.state == now.state && (w.head == now.head || w.state != backends.EntryReady) &&
-			slices.Equal(idsOf(w.has), idsOf(now.has))
-	})
+	t.fits(what, now)
 	ids := idsOf(now.has)
 	for i := range ids {
 		id := uuid.MustParse(ids[(i+order)%len(ids)])
-		c := t.record()
-		_, err := t.pool.Clone(t.ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
-		if err != nil {
-			t.Fatalf("%s: snapshot %s cannot be read after %d others were removed: %v", what, id, i, err)
-		}
-		now.has[id] = t.content(c.ID)
-		t.is(what, now, func(w world) bool { return w.has[id] == now.has[id] })
-		t.ok(t.pool.Delete(t.ctx, c.ID))
+		t.holdsSnapshot(fmt.Sprintf("%s, and %d snapshots were removed", what, i), now, id)
 		t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, id))
 	}
 	if left := t.observed(what); len(left.has) > 0 || left.head != now.head {
@@ -247,6 +257,28 @@ func (t *trial) settled(what string, order int) {
 	if err != nil || len(list) > 0 {
 		t.Fatalf("%s: after all was removed the list has %+v, %v", what, list, err)
 	}
+}
+
+// fits checks the state, the head and the list of snapshots of the dataset.
+func (t *trial) fits(what string, now world) {
+	t.Helper()
+	t.is(what, now, func(w world) bool {
+		head := w.head == now.head || w.state != backends.EntryReady || t.unflushed && w.head == third
+		return w.state == now.state && head && slices.Equal(idsOf(w.has), idsOf(now.has))
+	})
+}
+
+// holdsSnapshot checks the content of a listed snapshot.
+func (t *trial) holdsSnapshot(what string, now world, id uuid.UUID) {
+	t.Helper()
+	c := t.record()
+	_, err := t.pool.Clone(t.ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
+	if err != nil {
+		t.Fatalf("%s: snapshot %s cannot be read: %v", what, id, err)
+	}
+	now.has[id] = t.content(c.ID)
+	t.is(what, now, func(w world) bool { return w.has[id] == now.has[id] })
+	t.ok(t.pool.Delete(t.ctx, c.ID))
 }
 
 // is drops the worlds that differ from the pool, and fails if none is left.
@@ -287,7 +319,13 @@ func (t *trial) observed(what string) world {
 		}
 		now.has[s.ID] = ""
 	}
-	if e.State == backends.EntryReady {
+	switch {
+	case e.State != backends.EntryReady:
+	case t.unread:
+		c := t.fixture.clone(dataset.Source{Dataset: t.d.ID})
+		now.head = t.content(c.ID)
+		t.ok(t.pool.Delete(t.ctx, c.ID))
+	default:
 		now.head = t.content(t.d.ID)
 	}
 	return now
@@ -299,6 +337,8 @@ func (t *trial) content(id uuid.UUID) string {
 	m := t.mount(id)
 	defer m.unmount()
 	text, err := os.ReadFile(m.in("file"))
-	t.ok(err)
+	if !t.unflushed || !errors.Is(err, os.ErrNotExist) {
+		t.ok(err)
+	}
 	return string(text)
 }

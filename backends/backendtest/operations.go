@@ -1,23 +1,38 @@
 package backendtest
 
 import (
+	"errors"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
 // operation is a call of a pool on the dataset of a trial.
 type operation struct {
-	name    string
-	keeps   dataset.SnapshotKind // of the trial's snapshot; "": manual
-	delta   bool                 // of a pool that keeps copies
-	shares  bool                 // of a pool that several hosts use
-	apart   bool                 // it needs no existing dataset
-	prepare func(*trial)         // the operations before it
+	name   string
+	keeps  dataset.SnapshotKind // of the trial's snapshot; "": manual
+	delta  bool                 // of a pool that keeps copies
+	shares bool                 // of a pool that several hosts use
+	apart  bool                 // it needs no existing dataset
+	// For the crash matrix:
+	grows    bool // of a pool that enforces sizes, with each filesystem
+	resizes  bool // the dataset itself
+	rewrites bool // of a pool that rewrites heads
+	receives bool // snapshots of another pool
+	removes  bool
+	demotes  bool // a head that must not be mounted before
+	stepless bool // of some backends it has no steps
+
+	prepare func(*trial) // the operations before it
 	call    func(*trial) error
 	// done returns a world after the operation.
 	done func(*trial) func(world) []world
 	// between are worlds that there may be while it is not done; nil: none but those before and after.
 	between func(*trial, world) []world
+	// check checks more than the worlds after a crash, and after the operation.
+	check func(t *trial, s *crashed, done bool)
+	// then comes after the operation, and instead comes after a crash in place of the same operation.
+	then, instead func(*trial)
 }
 
 // only is done where there is one world after.
@@ -37,31 +52,32 @@ func operations() []operation {
 		t.keep = t.snapshot(t.d)
 	}
 	return []operation{
-		{name: "create", apart: true, call: func(t *trial) error {
+		{name: "create", apart: true, prepare: (*trial).giveOwner, call: func(t *trial) error {
 			_, err := t.pool.Create(t.ctx, t.clone)
 			return err
-		}, done: only(same)},
+		}, done: only(same), check: makes("")},
 		{name: "clone", call: func(t *trial) error {
 			_, err := t.pool.Clone(t.ctx, t.clone, t.source(t.old), nil)
 			return err
-		}, done: only(same)},
+		}, done: only(same), check: makes(first)},
 		{name: "clone the head", apart: true, call: func(t *trial) error {
 			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			return err
-		}, done: only(same)},
-		{name: "commit", apart: true, prepare: func(t *trial) {
+		}, done: only(same), check: makes(third)},
+		{name: "commit", apart: true, stepless: true, prepare: func(t *trial) {
 			_, err := t.pool.Create(t.ctx, t.clone)
 			t.ok(err)
-		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same)},
+		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same), check: makes("")},
 		{
-			name:  "record",
-			apart: true,
-			call:  func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
-			done:  only(same),
+			name:     "record",
+			apart:    true,
+			stepless: true,
+			call:     func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
+			done:     only(same),
 		},
 		{name: "snapshot", call: func(t *trial) error { return t.pool.Snapshot(t.ctx, t.keep, nil) },
 			done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
-		{name: "delete a snapshot", call: func(
+		{name: "delete a snapshot", removes: true, call: func(
 			t *trial) error {
 			return t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.old.ID)
 		},
@@ -70,11 +86,11 @@ func operations() []operation {
 			return t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
 		{name: "restore apart", keeps: dataset.SnapshotRestore, shares: true, call: func(t *trial) error {
-			return t.pool.(backends.Sharer).RestoreApart(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
+			return t.pool.(apartRestorer).RestoreApart(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
-		{name: "delete", call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
+		{name: "delete", removes: true, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
 			done: only(func(*trial, world) world { return world{} })},
-		{name: "supersede", keeps: dataset.SnapshotSuperseded, delta: true, call: func(t *trial) error {
+		{name: "supersede", keeps: dataset.SnapshotSuperseded, delta: true, demotes: true, call: func(t *trial) error {
 			return t.copier().Supersede(t.ctx, t.d.ID, t.keep)
 		}, done: only(superseded),
 			between: func(t *trial, w world) []world {
@@ -82,19 +98,93 @@ func operations() []operation {
 				unlisted.coming = w.with(t.keep, w.head).without(t.old).without(t.mid).has
 				return []world{unlisted, w.with(t.keep, w.head)}
 			}},
-		{name: "demote", keeps: dataset.SnapshotTransfer, delta: true, prepare: func(t *trial) {
+		{name: "demote", keeps: dataset.SnapshotTransfer, delta: true, demotes: true, prepare: func(t *trial) {
 			t.ok(t.pool.Snapshot(t.ctx, t.keep, nil))
 			t.becomes(func(w world) world { return w.with(t.keep, w.head) })
 		}, call: func(t *trial) error { return t.copier().Demote(t.ctx, t.d.ID, t.keep.ID) },
-			done: only(func(_ *trial, w world) world { return w.as(backends.EntryCopy) })},
+			done:    only(func(_ *trial, w world) world { return w.as(backends.EntryCopy) }),
+			instead: func(t *trial) { t.promoted(t.keep, third) }},
 		{name: "promote", keeps: dataset.SnapshotSuperseded, delta: true, prepare: copied,
 			call: func(t *trial) error { return t.copier().Promote(t.ctx, t.d.ID, t.old.ID) }, done: only(same)},
 		{name: "commit a copy", keeps: dataset.SnapshotSuperseded, delta: true, prepare: func(t *trial) {
 			copied(t)
 			t.ok(t.copier().Promote(t.ctx, t.d.ID, t.old.ID))
-		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.d.ID) },
+		}, stepless: true, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.d.ID) },
 			done: only(func(_ *trial, w world) world { return w.as(backends.EntryReady).headed(first) })},
 	}
+}
+
+// crashOperations are the operations of the crash matrix.
+func crashOperations() []operation {
+	return append(operations(), []operation{
+		{name: "clone a larger one", grows: true, prepare: func(t *trial) { t.clone.Size = larger },
+			call: func(t *trial) error {
+				_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
+				return err
+			}, done: only(same), check: makes(third)},
+		{name: "resize", grows: true, resizes: true, call: func(t *trial) error {
+			return t.pool.(backends.Resizer).Resize(t.ctx, t.d.ID, larger, nil)
+		}, done: only(same)},
+		{name: "rewrite", rewrites: true, stepless: true, call: func(t *trial) error {
+			_, _, err := t.pool.(backends.Rewriter).Rewrite(t.ctx, t.d.ID, nil)
+			if errors.Is(err, dataset.ErrUnsupported) { // snapshots take the same time anyhow
+				return nil
+			}
+			return err
+		}, done: only(same)},
+		{name: "snapshot for another node, and attach", keeps: dataset.SnapshotTransfer, call: func(t *trial) error {
+			if err := t.pool.Snapshot(t.ctx, t.keep, nil); err != nil {
+				return err
+			}
+			att, err := t.pool.Attach(t.ctx, t.d.ID, backends.AttachOptions{})
+			if err != nil {
+				return err
+			}
+			return att.Release()
+		}, done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) }), check: writesApart},
+		{name: "delete the source of a clone", prepare: func(t *trial) {
+			t.clone = t.fixture.clone(t.source(t.old))
+		}, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
+			done:  only(func(*trial, world) world { return world{} }),
+			check: func(t *trial, s *crashed, _ bool) { t.holds(t.clone.ID, "file", first) }},
+		{name: "delete a clone", removes: true, prepare: func(t *trial) {
+			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
+			t.ok(err)
+		}, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.clone.ID) }, done: only(same),
+			check: func(t *trial, _ *crashed, done bool) {
+				if done {
+					t.absent(t.clone.ID)
+				}
+			}},
+		{name: "receive", delta: true, receives: true, call: (*trial).receiveAll, done: only(same), check: isReceived},
+		{name: "demote what was restored", keeps: dataset.SnapshotRestore, delta: true, demotes: true, prepare: func(
+			t *trial) {
+			t.ok(t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil))
+			t.becomes(func(w world) world { return restoredTo(first)(t, w) })
+		}, call: func(t *trial) error { return t.copier().Demote(t.ctx, t.d.ID, t.old.ID) },
+			done:    only(func(_ *trial, w world) world { return w.as(backends.EntryCopy) }),
+			instead: func(t *trial) { t.promoted(t.old, first) }},
+		{name: "promote the last", keeps: dataset.SnapshotTransfer, delta: true, prepare: func(t *trial) {
+			t.ok(t.pool.Snapshot(t.ctx, t.keep, nil))
+			t.ok(t.copier().Demote(t.ctx, t.d.ID, t.keep.ID))
+			t.becomes(func(w world) world { return w.with(t.keep, w.head).as(backends.EntryCopy) })
+		}, call: func(t *trial) error { return t.promote(t.keep) },
+			done:  only(func(_ *trial, w world) world { return w.as(backends.EntryReady).headed(third) }),
+			check: writesApart},
+		{name: "promote another", keeps: dataset.SnapshotSuperseded, delta: true, prepare: func(t *trial) {
+			t.ok(t.copier().Supersede(t.ctx, t.d.ID, t.keep))
+			t.becomes(func(w world) world { return superseded(t, w) })
+			t.ok(t.copier().Promote(t.ctx, t.d.ID, t.old.ID))
+		}, call: func(t *trial) error { return t.copier().Promote(t.ctx, t.d.ID, t.keep.ID) }, done: only(same),
+			then:    func(t *trial) { t.promoted(t.keep, third) },
+			instead: func(t *trial) { t.promoted(t.old, first) }},
+	}...)
+}
+
+// giveOwner gives the dataset to make an owner and a mode.
+func (t *trial) giveOwner() {
+	mode := uint32(0o750)
+	t.clone.Profile.Owner = &dataset.Owner{UID: 999, GID: 998, Mode: &mode}
 }
 
 // restoredTo returns a world after a restore.

@@ -29,45 +29,6 @@ func inner(p backends.Pool) *Pool {
 	return p.(*Pool)
 }
 
-// copyScenarios are those that begin or end with a copy.
-func copyScenarios() []scenario {
-	return []scenario{
-		{"receive", receiveAll, func(f *fixture, c cast, done bool) { f.isCopy(c, done); f.untouched(c) }},
-		{"promote", func(ctx context.Context, p backends.Pool, c cast) error {
-			err := inner(p).Supersede(ctx, c.Dataset.ID, c.Keep)
-			if err != nil && !errors.Is(err, dataset.ErrConflict) {
-				return err // it is a home again, of other bytes
-			}
-			if err := inner(p).Promote(ctx, c.Dataset.ID, c.Snapshot.ID); err != nil {
-				return err
-			}
-			return p.Commit(ctx, c.Dataset.ID)
-		}, func(f *fixture, c cast, done bool) {
-			e, err := f.Stat(f.Context(), c.Dataset.ID)
-			f.must(err)
-			if done {
-				if got := f.read(c.Dataset.ID); e.State != backends.EntryReady || got != "old" {
-					f.Errorf("it is no home with %q: %+v", got, e)
-				}
-				f.wantLimit(c.Dataset.ID, little)
-			}
-			f.holds(c.Dataset.ID, c.Snapshot.ID, "old")
-			if done || e.State == backends.EntryCopy && !e.Promoted {
-				f.holds(c.Dataset.ID, c.Keep.ID, "new")
-			}
-		}},
-		{"demote", func(ctx context.Context, p backends.Pool, c cast) error {
-			if err := p.Snapshot(ctx, c.Keep, nil); err != nil && !errors.Is(err, dataset.ErrConflict) {
-				return err // it is a copy by now
-			}
-			return inner(p).Demote(ctx, c.Dataset.ID, c.Keep.ID)
-		}, checkDemoted},
-		{"supersede", func(ctx context.Context, p backends.Pool, c cast) error {
-			return inner(p).Supersede(ctx, c.Dataset.ID, c.Keep)
-		}, checkDemoted},
-	}
-}
-
 func checkDemoted(f *fixture, c cast, done bool) {
 	f.Helper()
 	f.holds(c.Dataset.ID, c.Snapshot.ID, "old")
@@ -85,32 +46,6 @@ func checkDemoted(f *fixture, c cast, done bool) {
 	case e.State == backends.EntryReady:
 		f.holds(c.Dataset.ID, uuid.Nil, "new") // unread, which would give it another time
 	}
-}
-
-// receiveAll has the pool receive, as a copy of c.Other, what it sends of c.Dataset: its
-// snapshot, and what came after as a difference.
-func receiveAll(ctx context.Context, p backends.Pool, c cast) error {
-	if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
-		return err
-	}
-	base := uuid.Nil
-	for _, s := range []dataset.Snapshot{c.Snapshot, c.Keep} {
-		stream, err := readdressed(ctx, inner(p), s, base, spool.Header{Kind: Name, Dataset: c.Other.ID, Snapshot: s.ID, Base: base, Size: little})
-		if err != nil {
-			return err
-		}
-		have, err := inner(p).Received(ctx, c.Other.ID, s.ID)
-		if err != nil {
-			return err
-		}
-		s.Dataset = c.Other.ID
-		d := backends.Delivery{Dataset: c.Other, Snapshot: s, Base: base, From: have.Bytes}
-		if _, err := inner(p).Receive(ctx, d, bytes.NewReader(stream[have.Bytes:]), nil); err != nil {
-			return err
-		}
-		base = s.ID
-	}
-	return nil
 }
 
 // readdressed sends a snapshot, as a difference to base, with whatever header.
@@ -142,24 +77,6 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUI
 	}
 	_, err = w.Close()
 	return out.Bytes(), err
-}
-
-// isCopy checks that c.Other is a copy with whole snapshots, or less if it may be.
-func (f *fixture) isCopy(c cast, must bool) {
-	f.Helper()
-	e, err := f.Stat(f.Context(), c.Other.ID)
-	if errors.Is(err, dataset.ErrNotFound) && !must {
-		return
-	}
-	f.must(err)
-	if e.State != backends.EntryCopy || e.Problem != "" {
-		f.Errorf("entry %+v", e)
-	}
-	for id, want := range map[uuid.UUID]string{c.Snapshot.ID: "old", c.Keep.ID: "new"} {
-		if must || f.has(c.Other.ID, id) {
-			f.holds(c.Other.ID, id, want)
-		}
-	}
 }
 
 // A stream that is a difference to another base than it says, or to one that was changed, is

@@ -1,11 +1,8 @@
 package btrfs
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -14,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
@@ -45,114 +44,6 @@ func (f *fixture) stage() cast {
 	return c
 }
 
-type scenario struct {
-	name  string
-	do    func(ctx context.Context, p backends.Pool, c cast) error
-	check func(f *fixture, c cast, done bool)
-}
-
-// costly tells of which scenarios the short form tries each step with or without reaping, and
-// cuts no power.
-func (s scenario) costly() bool {
-	return slices.ContainsFunc(copyScenarios(), func(c scenario) bool { return c.name == s.name })
-}
-
-// made checks what a create or a clone is to make, with its content; the rest is untouched.
-func made(content string) func(f *fixture, c cast, done bool) {
-	return func(f *fixture, c cast, done bool) {
-		f.Helper()
-		_, err := f.Stat(f.Context(), c.Other.ID)
-		switch {
-		case err == nil:
-			if got := f.read(c.Other.ID); got != content {
-				f.Errorf("it holds %q, want %q", got, content)
-			}
-			f.wantLimit(c.Other.ID, more)
-		case done || !errors.Is(err, dataset.ErrNotFound):
-			f.Error(err)
-		}
-		f.untouched(c)
-	}
-}
-
-func (f *fixture) untouched(c cast) {
-	f.Helper()
-	if got := f.read(c.Dataset.ID); got != "new" {
-		f.Errorf("the head holds %q", got)
-	}
-	f.wantLimit(c.Dataset.ID, little)
-	f.holds(c.Dataset.ID, c.Snapshot.ID, "old")
-}
-
-func scenarios() []scenario {
-	return append(copyScenarios(), []scenario{
-		{"create", func(ctx context.Context, p backends.Pool, c cast) error {
-			_, err := p.Create(ctx, c.Other)
-			return err
-		}, made("")},
-		{"clone", func(ctx context.Context, p backends.Pool, c cast) error {
-			_, err := p.Clone(ctx, c.Other, dataset.Source{Dataset: c.Dataset.ID, Snapshot: c.Snapshot.ID}, nil)
-			return err
-		}, made("old")},
-		{"clone of a head", func(ctx context.Context, p backends.Pool, c cast) error {
-			_, err := p.Clone(ctx, c.Other, dataset.Source{Dataset: c.Dataset.ID}, nil)
-			return err
-		}, made("new")},
-		{"snapshot", func(ctx context.Context, p backends.Pool, c cast) error {
-			return p.Snapshot(ctx, c.Keep, nil)
-		}, func(f *fixture, c cast, done bool) {
-			f.untouched(c)
-			if done || f.has(c.Dataset.ID, c.Keep.ID) {
-				f.holds(c.Dataset.ID, c.Keep.ID, "new")
-			}
-		}},
-		{"delete snapshot", func(ctx context.Context, p backends.Pool, c cast) error {
-			return p.DeleteSnapshot(ctx, c.Dataset.ID, c.Snapshot.ID)
-		}, func(f *fixture, c cast, done bool) {
-			if f.has(c.Dataset.ID, c.Snapshot.ID) {
-				if done {
-					f.Error("it is there still")
-				}
-				f.untouched(c)
-				return
-			}
-			f.holds(c.Dataset.ID, c.Snapshot.ID, "absent")
-		}},
-		{"restore", func(ctx context.Context, p backends.Pool, c cast) error {
-			return p.Restore(ctx, c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
-		}, func(f *fixture, c cast, done bool) {
-			f.wantLimit(c.Dataset.ID, little)
-			switch got := f.read(c.Dataset.ID); {
-			case got == "old":
-				f.holds(c.Dataset.ID, c.Keep.ID, "new")
-			case got != "new" || done:
-				f.Errorf("the head holds %q", got)
-			default:
-				f.holds(c.Dataset.ID, c.Keep.ID, "absent")
-			}
-			f.holds(c.Dataset.ID, c.Snapshot.ID, "old")
-		}},
-		{"resize", func(ctx context.Context, p backends.Pool, c cast) error {
-			return p.(backends.Resizer).Resize(ctx, c.Dataset.ID, more, nil)
-		}, func(f *fixture, c cast, done bool) {
-			if got := f.limit(c.Dataset.ID); got != more && (done || got != little) {
-				f.Errorf("the limit is %s", got)
-			}
-			f.holds(c.Dataset.ID, c.Snapshot.ID, "old")
-		}},
-		{"delete", func(ctx context.Context, p backends.Pool, c cast) error {
-			return p.Delete(ctx, c.Dataset.ID)
-		}, func(f *fixture, c cast, done bool) {
-			_, err := f.Stat(f.Context(), c.Dataset.ID)
-			if err == nil && !done {
-				f.untouched(c)
-			} else if !errors.Is(err, dataset.ErrNotFound) {
-				f.Errorf("it is there still: %v", err)
-			}
-		}},
-	}...)
-}
-
 // has tells whether a dataset has a snapshot.
 func (f *fixture) has(ds, snapshot uuid.UUID) bool {
 	f.Helper()
@@ -166,153 +57,52 @@ func (f *fixture) has(ds, snapshot uuid.UUID) bool {
 	return false
 }
 
-// stepsOf returns how many steps a scenario has.
-func (f *fixture) stepsOf(s scenario) (n int) {
-	f.Helper()
-	c := f.stage()
-	b := &Backend{step: func(string) { n++ }}
-	pool, err := b.Open(f.Context(), backends.Config{Path: f.path()})
-	f.must(err)
-	f.must(s.do(f.Context(), pool, c))
-	f.must(f.Delete(f.Context(), c.Dataset.ID))
-	f.must(f.Delete(f.Context(), c.Other.ID))
-	if n == 0 {
-		f.Fatal("no steps")
-	}
-	return n
+func stepping(step func(string)) backends.Kind {
+	b := New()
+	b.step = step
+	return b
 }
 
-// orders is what the test's child process is to do.
-type orders struct {
-	Path string
-	Name string // of the scenario
-	Step int    // at which it kills itself
-	Cast cast
-}
+func TestMain(m *testing.M) { os.Exit(crashing.Main(m, stepping)) }
 
-const ordersVariable = "DROVER_BTRFS_TEST_ORDERS"
-
-func obey(raw string) error {
-	var o orders
-	if err := json.Unmarshal([]byte(raw), &o); err != nil {
-		return err
-	}
-	n := 0
-	b := &Backend{step: func(string) {
-		if n == o.Step {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-		n++
-	}}
-	pool, err := b.Open(context.Background(), backends.Config{Path: o.Path})
-	if err != nil {
-		return err
-	}
-	for _, s := range scenarios() {
-		if s.name == o.Name {
-			return s.do(context.Background(), pool, o.Cast)
-		}
-	}
-	return errors.New("no such scenario")
-}
-
-func TestMain(m *testing.M) {
-	if raw := os.Getenv(ordersVariable); raw != "" {
-		if err := obey(raw); err != nil {
-			panic(err)
-		}
-		return
-	}
-	os.Exit(scratch.Main(m))
-}
-
-// killed runs a scenario in another process, which is killed at a step.
-func (f *fixture) killed(s scenario, c cast, step int) {
-	f.Helper()
-	raw, err := json.Marshal(orders{Path: f.path(), Name: s.name, Step: step, Cast: c})
-	f.must(err)
-	exe, err := os.Executable()
-	f.must(err)
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), ordersVariable+"="+string(raw))
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		f.Fatalf("step %d: the process ended with %v: %s", step, err, out)
+// crashes is what the crash matrix checks on a btrfs besides the list.
+func crashes() backendtest.Crashes {
+	return backendtest.Crashes{
+		Crash: crashing.Killed,
+		Sized: func(t backendtest.T, p backends.Pool, id uuid.UUID, _ bool, sizes ...dataset.Size) {
+			t.Helper()
+			if got := limitOf(t, p, id); !slices.Contains(sizes, got) {
+				t.Errorf("the limit is %s, want one of %v", got, sizes)
+			}
+		},
+		Settled:         onlyKnownTrees,
+		AlternateCopies: !long.Enabled(),
 	}
 }
 
-// C1: kill -9 at every step of every operation leaves the one or the other, and doing it
-// again ends as if nothing had been; so does reaping before.
+// C1: kill -9 at every step of every operation leaves the state before or after it.
 func TestC1KilledAtEveryStep(t *testing.T) {
-	disk := newFixture(t).disk
-	for _, s := range scenarios() {
-		t.Run(s.name, func(t *testing.T) {
-			f := fixtureAt(t, disk)
-			for step := range f.stepsOf(s) {
-				for _, reaped := range []bool{false, true} {
-					if s.costly() && reaped == (step%2 == 0) && !long.Enabled() {
-						continue
-					}
-					c := f.stage()
-					f.killed(s, c, step)
-					f.reopen()
-					s.check(f, c, false)
-					if reaped {
-						f.settled()
-						s.check(f, c, false)
-					}
-					f.must(s.do(t.Context(), f.Pool, c))
-					s.check(f, c, true)
-					f.must(s.do(t.Context(), f.Pool, c))
-					s.check(f, c, true)
-					f.must(f.Delete(t.Context(), c.Dataset.ID))
-					f.must(f.Delete(t.Context(), c.Other.ID))
-					f.settled()
-				}
-			}
-		})
-	}
+	crashing.Run(t, "full", func(t *testing.T) (backends.Kind, backends.Config) {
+		disk := scratch.Mount(t, "btrfs", 1<<30)
+		scratch.Quota(t, disk, "full")
+		return New(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool")}
+	}, crashes())
 }
 
-// I2: a power cut at every step leaves the one or the other; what was acknowledged is
-// there. The disk is copied as it is, whatever memory knows better.
+// I2: a power cut at every step leaves the state before or after the operation, and what was acknowledged is there.
 func TestI2PowerCutAtEveryStep(t *testing.T) {
-	for _, s := range scenarios() {
-		t.Run(s.name, func(t *testing.T) {
-			if s.costly() {
-				long.Only(t)
-			}
-			image := scratch.Image(t, "btrfs", 1<<30)
-			f := fixtureAt(t, scratch.MountImage(t, "btrfs", image))
-			scratch.Quota(t, f.disk, "full")
-			f.reopen()
-			c := f.stage()
-			scratch.Run(t, "sync", "-f", f.disk)
-			var copies []string
-			keep := func(string) {
-				to := filepath.Join(t.TempDir(), "copy")
-				scratch.Copy(t, image, to)
-				copies = append(copies, to)
-			}
-			f.backend.step = keep
-			f.reopen()
-			f.must(s.do(t.Context(), f.Pool, c))
-			keep("")
-			for i, image := range copies {
-				done := i == len(copies)-1
-				t.Logf("cut %d of %d", i+1, len(copies))
-				g := fixtureAt(t, scratch.MountImage(t, "btrfs", image))
-				s.check(g, c, done)
-				g.must(s.do(t.Context(), g.Pool, c))
-				s.check(g, c, true)
-				g.must(g.Delete(t.Context(), c.Dataset.ID))
-				g.must(g.Delete(t.Context(), c.Other.ID))
-				g.settled()
-			}
-		})
-	}
+	crashing.PowerCuts(t, "btrfs", func(_ string, step func()) backends.Kind {
+		return stepping(func(string) { step() })
+	}, crashes(), func(t *testing.T, disk string) {
+		copies := []string{
+			"receive", "promote", "promote_the_last", "promote_another", "commit_a_copy",
+			"demote", "demote_what_was_restored", "supersede",
+		}
+		if slices.Contains(copies, path.Base(t.Name())) {
+			long.Only(t)
+		}
+		scratch.Quota(t, disk, "full")
+	})
 }
 
 // A head is on the disk before the record that says that it is there: nothing in between

@@ -1,6 +1,7 @@
 package btrfs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -110,16 +112,26 @@ func (f *fixture) holds(ds, snapshot uuid.UUID, want string) {
 	}
 }
 
-// limit returns what the kernel holds a dataset's head to.
-func (f *fixture) limit(id uuid.UUID) dataset.Size {
-	f.Helper()
-	dir, err := os.Open(f.head(id))
-	f.must(err)
+// limitOf returns the limit that the kernel enforces for a dataset's head.
+func limitOf(t backendtest.T, p backends.Pool, id uuid.UUID) dataset.Size {
+	t.Helper()
+	a, err := p.Attach(t.Context(), id, backends.AttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(a.Mount.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer dir.Close()
 	c, err := btrfsctl.Count(dir)
-	f.must(err)
+	if err := errors.Join(err, a.Release()); err != nil {
+		t.Fatal(err)
+	}
 	return dataset.Size(c.Limit)
 }
+
+func (f *fixture) limit(id uuid.UUID) dataset.Size { return limitOf(f, f.Pool, id) }
 
 func (f *fixture) wantLimit(id uuid.UUID, want dataset.Size) {
 	f.Helper()
@@ -138,29 +150,39 @@ func (f *fixture) settled() {
 	if n != 0 {
 		f.Errorf("reaped %d things more", n)
 	}
-	list, err := f.List(f.Context())
-	f.must(err)
+	onlyKnownTrees(f, f.Pool)
+}
+
+// onlyKnownTrees fails the test unless every subvolume of a pool is a head or a listed snapshot.
+func onlyKnownTrees(t backendtest.T, p backends.Pool) {
+	t.Helper()
+	list, err := p.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := 0
 	for _, e := range list {
 		if e.Problem != "" || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
-			f.Errorf("the list has %+v", e)
+			t.Errorf("the list has %+v", e)
 		}
 		want += len(e.Snapshots)
 		if e.State != backends.EntryCopy || e.Promoted {
 			want++
 		}
 	}
-	found, err := filepath.Glob(filepath.Join(f.path(), "*", "*", "*"))
-	f.must(err)
+	found, err := filepath.Glob(filepath.Join(p.Info().Path, "*", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range found {
 		if strings.HasPrefix(filepath.Base(path), shelf.Temp) {
-			f.Errorf("left: %s", path)
+			t.Errorf("left: %s", path)
 		}
 		if info, err := os.Lstat(path); err == nil && info.IsDir() {
 			want--
 		}
 	}
 	if want != 0 {
-		f.Errorf("%d more subvolumes are on record than there are: %q", want, found)
+		t.Errorf("%d more subvolumes are on record than there are: %q", want, found)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -99,7 +100,7 @@ func TestProjectSuite(t *testing.T) {
 // C1 with the steps of projects and limits.
 func TestProjectC1StoppedAtEveryStep(t *testing.T) {
 	for _, fs := range kinds() {
-		t.Run(fs, func(t *testing.T) { stoppedAtEveryStep(t, holding(t, fs)) })
+		crashing.Run(t, fs, below(holding(t, fs)), crashes())
 	}
 }
 
@@ -357,7 +358,7 @@ func TestProjectQuotasComeLater(t *testing.T) {
 	b.ok(unix.Mount(os.Getenv(inside.Variable("quota")), at, "ext4", 0, "prjquota"))
 	b.again()
 	resize := func(b *bench) error {
-		return b.pool.(backends.Resizer).Resize(t.Context(), b.d.ID, little, nil)
+		return b.pool.(backends.Resizer).Resize(t.Context(), b.d.ID, 16*dataset.MiB, nil)
 	}
 	if err := resize(b); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "clone it") {
 		t.Errorf("a size for what was there before: %v", err)
@@ -368,7 +369,7 @@ func TestProjectQuotasComeLater(t *testing.T) {
 	b.d = c
 	b.ok(resize(b))
 	b.holds("before")
-	if _, err := fill(b.head(), "fill", 2*little); !errors.Is(err, unix.EDQUOT) {
+	if _, err := fill(b.head(), "fill", 32*dataset.MiB); !errors.Is(err, unix.EDQUOT) {
 		t.Errorf("more than fits: %v", err)
 	}
 }

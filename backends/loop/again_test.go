@@ -2,7 +2,6 @@ package loop
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -15,40 +14,10 @@ import (
 
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/long"
-	"github.com/droverhq/drover/internal/scratch"
 )
 
-// I2: an operation that was interrupted before its flush is repeated. The second attempt finds its result, and
-// acknowledges it only once it is durable. The power is cut right after the second answer.
-func TestI2PowerCutAfterSecondTry(t *testing.T) {
-	for _, fstype := range []string{"xfs", "btrfs"} {
-		for _, s := range scenarios() {
-			t.Run(fstype+"/"+s.name, func(t *testing.T) {
-				t.Parallel()
-				disk := scratch.Image(t, fstype, 1<<30)
-				f := fixtureAt(t, scratch.MountImage(t, fstype, disk))
-				steps := f.stepsOf(s, f.stage(xfs))
-				for step := range steps {
-					if step < steps-2 && !long.Enabled() {
-						continue // little exists by then, and the second attempt does everything
-					}
-					c := f.stage(xfs)
-					scratch.Run(t, "sync", "-f", f.disk)
-					f.cutShort(s, c, step)
-					f.must(s.do(t.Context(), f.Pool, c))
-					image := filepath.Join(t.TempDir(), "copy")
-					scratch.Copy(t, disk, image)
-					t.Logf("cut short at step %d", step)
-					s.check(f.reopen(scratch.MountImage(t, fstype, image, copyOptions(fstype)...)), c, true)
-				}
-			})
-		}
-	}
-}
-
-// cutShort runs a scenario up to a step and leaves everything as it is at that step.
-func (f *fixture) cutShort(s scenario, c cast, step int) {
+// cutShort runs an operation up to a step and leaves everything as it is at that step.
+func (f *fixture) cutShort(do func() error, step int) {
 	f.Helper()
 	type cut struct{}
 	n := 0
@@ -64,7 +33,7 @@ func (f *fixture) cutShort(s scenario, c cast, step int) {
 			f.Fatalf("step %d: %v", step, p)
 		}
 	}()
-	f.must(s.do(f.Context(), f.Pool, c))
+	f.must(do())
 }
 
 // A head gets its name once it is whole, so a dataset with a head is never made again. A head is replaced in one
@@ -151,21 +120,23 @@ func (f *fixture) lacksSnapshot(s dataset.Snapshot) {
 // meanwhile are in the head or in the snapshot that keeps it, and a snapshot that was listed as kept does not change.
 func TestRestoreGoesOnAfterWrites(t *testing.T) {
 	onPools(t, func(f *fixture) {
-		restore := scenario{do: func(ctx context.Context, p *Pool, c cast) error {
-			return p.Restore(ctx, c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
-		}}
-		steps := f.stepsOf(restore, f.stage(xfs))
+		c := f.stage(xfs)
+		restore := func() error { return f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil) }
+		steps := 0
+		f.backend.step = func(string) { steps++ }
+		f.must(restore())
 		swapped := 0
 		for step := range steps {
-			c := f.stage(xfs)
-			f.cutShort(restore, c, step)
+			f.backend.step = func(string) {}
+			c = f.stage(xfs)
+			f.cutShort(restore, step)
 			done := f.get(c.Dataset.ID, "a") == "one"
 			f.hasSnapshot(c.Keep, "two", done)
 			if e, err := f.Stat(t.Context(), c.Dataset.ID); err != nil || len(e.Snapshots) > 1 && !done {
 				t.Errorf("step %d: %v is shown before it was kept (%v)", step, e.Snapshots, err)
 			}
 			f.put(c.Dataset.ID, "a", "acknowledged")
-			f.must(restore.do(t.Context(), f.Pool, c))
+			f.must(restore())
 			head, kept := "one", "acknowledged"
 			if done {
 				swapped++

@@ -15,42 +15,6 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// copyScenarios returns the scenarios that begin or end with a copy.
-func copyScenarios() []scenario {
-	return []scenario{
-		{"receive", receiveAll, false, func(f *fixture, c cast, done bool) { f.isCopy(c, done) }},
-		{"promote", func(ctx context.Context, p *Pool, c cast) error {
-			err := p.Supersede(ctx, c.Dataset.ID, c.Keep)
-			if err != nil && !errors.Is(err, dataset.ErrConflict) {
-				return err // it is a dataset again, with other bytes
-			}
-			if err := p.Promote(ctx, c.Dataset.ID, c.Snapshot.ID); err != nil {
-				return err
-			}
-			return p.Commit(ctx, c.Dataset.ID)
-		}, false, func(f *fixture, c cast, done bool) {
-			e, err := f.Stat(f.Context(), c.Dataset.ID)
-			f.must(err)
-			if e.State == backends.EntryReady && done {
-				f.isWhole(c.Dataset.ID, "one", true)
-			} else if done {
-				f.Errorf("it is no home: %+v", e)
-			}
-			f.hasSnapshot(c.Snapshot, "one", true)
-			f.hasSnapshot(c.Keep, "two", done || e.State == backends.EntryCopy)
-		}},
-		{"demote", func(ctx context.Context, p *Pool, c cast) error {
-			if err := p.Snapshot(ctx, c.Keep, nil); err != nil && !errors.Is(err, dataset.ErrConflict) {
-				return err // it is a copy by now
-			}
-			return p.Demote(ctx, c.Dataset.ID, c.Keep.ID)
-		}, false, checkDemoted},
-		{"supersede", func(ctx context.Context, p *Pool, c cast) error {
-			return p.Supersede(ctx, c.Dataset.ID, c.Keep)
-		}, false, checkDemoted},
-	}
-}
-
 // receiveAll sends the snapshots of c.Dataset, the second as a difference, and receives them as a copy of c.Other.
 func receiveAll(ctx context.Context, p *Pool, c cast) error {
 	if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
@@ -158,30 +122,4 @@ func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 			}
 		}
 	}
-}
-
-func checkDemoted(f *fixture, c cast, done bool) {
-	f.Helper()
-	f.hasSnapshot(c.Snapshot, "one", true)
-	e, err := f.Stat(f.Context(), c.Dataset.ID)
-	f.must(err)
-	if e.State == backends.EntryCopy && e.Problem == "" {
-		f.hasSnapshot(c.Keep, "two", true)
-		if done && e.Promoted {
-			f.Error("it has a head still")
-		}
-		return
-	}
-	if done {
-		f.Errorf("it is no copy: %+v", e)
-	}
-	// It is read without a mount, because a mount would write to it.
-	f.hasSnapshot(c.Keep, "two", false)
-	d := newDataset("")
-	d.Size = 0
-	f.clone(d, head0(c.Dataset))
-	if got := f.get(d.ID, "a"); got != "two" {
-		f.Errorf("the head has %q", got)
-	}
-	f.must(f.Delete(f.Context(), d.ID))
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -56,17 +58,22 @@ func (f *fixture) nothingOpen(when string) {
 
 // C1 for the steps that differ in an encrypted dataset. No mapping and no device is left either.
 func TestC1Encrypted(t *testing.T) {
-	f := encrypted(t, &run.System{})
-	for _, s := range scenarios() {
-		if slices.Contains([]string{"create", "clone a larger one", "resize", "delete"}, s.name) {
-			f.Run(s.name, func(t *testing.T) {
-				f := &fixture{T: t, Pool: f.Pool, disk: f.disk, forks: f.forks}
-				f.killedAtEveryStep(s, xfs)
-				f.must(f.containers.Settle())
-				f.nothingOpen("after all of it")
-			})
-		}
+	var f fixture
+	c := crashes(&f)
+	c.Only = []string{"create", "clone a larger one", "resize", "delete"}
+	settled := c.Settled
+	c.Settled = func(t backendtest.T, p backends.Pool) {
+		settled(t, p)
+		f := &fixture{T: f.T, Pool: p.(*Pool)}
+		f.must(f.containers.Settle())
+		f.nothingOpen("after reaping")
 	}
+	crashing.Run(t, "xfs", func(t *testing.T) (backends.Kind, backends.Config) {
+		f.T = t
+		b, _ := newBackend()
+		disk := scratch.Mount(t, "xfs", 1<<30)
+		return b, backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Keys: backendtest.NewKeys()}
+	}, c)
 }
 
 // A mapping that cryptsetup made before it failed or was killed is removed at once. Mappings that a killed process

@@ -197,16 +197,3 @@ func TestRewriteForNothing(t *testing.T) {
 	_, _, err := f.Rewrite(t.Context(), d.ID, nil)
 	f.isKind(err, dataset.ErrUnsupported)
 }
-
-func rewriteScenario() scenario {
-	return scenario{"rewrite", func(ctx context.Context, p *Pool, c cast) error {
-		_, _, err := p.Rewrite(ctx, c.Dataset.ID, nil)
-		if errors.Is(err, dataset.ErrUnsupported) { // on btrfs
-			err = nil
-		}
-		return err
-	}, false, func(f *fixture, c cast, _ bool) {
-		f.isWhole(c.Dataset.ID, "two", true)
-		f.hasSnapshot(c.Snapshot, "one", true)
-	}}
-}

@@ -1,11 +1,9 @@
 package loop
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
+	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,21 +13,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
 )
-
-// scenario is one operation on a dataset whose file a has "two" in the head and "one" in the snapshot.
-type scenario struct {
-	name string
-	// do runs the operation. It is repeated after an interruption and after success.
-	do    func(ctx context.Context, p *Pool, c cast) error
-	grows bool
-	// check checks the pool after the operation was interrupted or has succeeded.
-	check func(f *fixture, c cast, done bool)
-}
 
 // cast is the datasets and snapshots of a scenario.
 type cast struct {
@@ -40,87 +30,6 @@ type cast struct {
 }
 
 const larger = testSize + 64*dataset.MiB
-
-func scenarios() []scenario {
-	return slices.Concat(copyScenarios(), []scenario{
-		{"write after a snapshot for another node", func(ctx context.Context, p *Pool, c cast) error {
-			c.Keep.Kind = dataset.SnapshotTransfer
-			if err := p.Snapshot(ctx, c.Keep, nil); err != nil {
-				return err
-			}
-			att, err := p.Attach(ctx, c.Dataset.ID, backends.AttachOptions{})
-			if err != nil {
-				return err
-			}
-			return att.Release()
-		}, false, checkWritten},
-		{"create", func(ctx context.Context, p *Pool, c cast) error {
-			_, err := p.Create(ctx, c.Other)
-			return err
-		}, false, func(f *fixture, c cast, done bool) { f.isWhole(c.Other.ID, "", done) }},
-		{"clone", func(ctx context.Context, p *Pool, c cast) error {
-			_, err := p.Clone(ctx, c.Other, at(c.Snapshot), nil)
-			return err
-		}, false, func(f *fixture, c cast, done bool) { f.isWhole(c.Other.ID, "one", done) }},
-		{"clone a larger one", func(ctx context.Context, p *Pool, c cast) error {
-			c.Other.Size = larger
-			_, err := p.Clone(ctx, c.Other, head0(c.Dataset), nil)
-			return err
-		}, true, func(f *fixture, c cast, done bool) {
-			f.isWhole(c.Other.ID, "two", done)
-			if done {
-				f.hasSize(c.Other.ID, larger)
-			}
-		}},
-		{"commit", func(ctx context.Context, p *Pool, c cast) error {
-			_, err := p.Create(ctx, c.Other)
-			return errors.Join(err, p.Commit(ctx, c.Other.ID), p.WriteRecord(ctx, c.Other, true))
-		}, false, func(f *fixture, c cast, done bool) { f.isWhole(c.Other.ID, "", done) }},
-		{"snapshot", func(ctx context.Context, p *Pool, c cast) error {
-			return p.Snapshot(ctx, c.Keep, nil)
-		}, false, func(f *fixture, c cast, done bool) { f.hasSnapshot(c.Keep, "two", done) }},
-		{"snapshot-delete", func(ctx context.Context, p *Pool, c cast) error {
-			return p.DeleteSnapshot(ctx, c.Dataset.ID, c.Snapshot.ID)
-		}, false, func(f *fixture, c cast, done bool) {
-			f.isWhole(c.Dataset.ID, "two", true)
-			if done {
-				f.lacksSnapshot(c.Snapshot)
-			}
-		}},
-		{"restore", func(ctx context.Context, p *Pool, c cast) error {
-			return p.Restore(ctx, c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
-		}, false, checkRestore},
-		{"resize", func(ctx context.Context, p *Pool, c cast) error {
-			return p.Resize(ctx, c.Dataset.ID, larger, nil)
-		}, true, func(f *fixture, c cast, done bool) {
-			f.isWhole(c.Dataset.ID, "two", true)
-			if done {
-				f.hasSize(c.Dataset.ID, larger)
-			}
-		}},
-		rewriteScenario(),
-		{"delete", func(ctx context.Context, p *Pool, c cast) error {
-			return p.Delete(ctx, c.Dataset.ID)
-		}, false, func(f *fixture, c cast, done bool) {
-			if done {
-				_, err := f.Stat(f.Context(), c.Dataset.ID)
-				f.isKind(err, dataset.ErrNotFound)
-				return
-			}
-			f.isWhole(c.Dataset.ID, "two", false)
-		}},
-	})
-}
-
-func checkRestore(f *fixture, c cast, done bool) {
-	f.Helper()
-	got := f.get(c.Dataset.ID, "a")
-	if got != "one" && (got != "two" || done) {
-		f.Errorf("the head has %q", got)
-	}
-	f.hasSnapshot(c.Keep, "two", done || got == "one")
-	f.hasSnapshot(c.Snapshot, "one", true)
-}
 
 // isWhole checks that a dataset can be mounted and read. Unless must is set, it may be absent.
 func (f *fixture) isWhole(id uuid.UUID, want string, must bool) {
@@ -210,181 +119,79 @@ func (f *fixture) settled() {
 	f.Helper()
 	_, err := f.Reap(f.Context(), func(uuid.UUID) bool { return false })
 	f.must(err)
+	remains := []string{"*/*/next*", "*/*/part*", "*/*/tmp-*", "templates/*.tmp", "deleting/*"}
 	for _, e := range f.entries() {
+		if e.Partial != nil { // it is received later
+			remains = slices.DeleteFunc(remains, func(glob string) bool { return glob == "*/*/part*" })
+		}
 		if e.Problem != "" || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
 			f.Errorf("left over: %+v", e)
 		}
 	}
-	for _, glob := range []string{"*/*/next*", "*/*/part*", "*/*/tmp-*", "templates/*.tmp", "deleting/*"} {
+	for _, glob := range remains {
 		if left, _ := filepath.Glob(filepath.Join(f.home.path, glob)); len(left) > 0 {
 			f.Errorf("left over: %v", left)
 		}
 	}
 }
 
-// stepsOf returns the number of steps of an operation.
-func (f *fixture) stepsOf(s scenario, c cast) int {
-	f.Helper()
-	n := 0
-	f.backend.step = func(string) { n++ }
-	defer func() { f.backend.step = func(string) {} }()
-	f.must(s.do(f.Context(), f.Pool, c))
-	return n
+// stepping returns a backend that calls step between two acts.
+func stepping(step func(string)) backends.Kind {
+	b, _ := newBackend()
+	b.step = step
+	return b
 }
 
-// orders is the task of the test's child process.
-type orders struct {
-	ID   uuid.UUID
-	Path string
-	Name string // of the scenario
-	Step int    // the step at which the process kills itself
-	Cast cast
+func TestMain(m *testing.M) { os.Exit(crashing.Main(m, stepping)) }
 
-	Encrypted bool
-}
-
-const ordersVariable = "DROVER_LOOP_TEST_ORDERS"
-
-func obey(raw string) {
-	var o orders
-	if err := json.Unmarshal([]byte(raw), &o); err != nil {
-		panic(err)
-	}
-	n := 0
-	b := New(&run.System{})
-	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart
-	b.step = func(string) {
-		if n == o.Step {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-		n++
-	}
-	cfg := backends.Config{ID: o.ID, Path: o.Path}
-	if o.Encrypted {
-		cfg.Keys = oneKey{}
-	}
-	pool, err := b.Open(context.Background(), cfg)
-	if err != nil {
-		panic(err)
-	}
-	for _, s := range scenarios() {
-		if s.name == o.Name {
-			if err := s.do(context.Background(), pool.(*Pool), o.Cast); err != nil {
-				panic(err)
+// crashes is what the crash matrix checks of a pool besides the list: sizes and remains. The fixture's T is set by
+// whoever makes the pool.
+func crashes(f *fixture) backendtest.Crashes {
+	return backendtest.Crashes{
+		Crash: crashing.Killed,
+		Sized: func(_ backendtest.T, p backends.Pool, id uuid.UUID, done bool, sizes ...dataset.Size) {
+			if done { // else the image may be larger already
+				(&fixture{T: f.T, Pool: p.(*Pool)}).hasSize(id, sizes[0])
 			}
-		}
+		},
+		Settled: func(_ backendtest.T, p backends.Pool) {
+			(&fixture{T: f.T, Pool: p.(*Pool)}).settled()
+		},
+		Repeats:     long.Rounds(2, math.MaxInt), // little exists at the first steps, and the second attempt does everything
+		Alternate:   !long.Enabled(),
+		SameStreams: true,
 	}
 }
 
-func TestMain(m *testing.M) {
-	if raw := os.Getenv(ordersVariable); raw != "" {
-		obey(raw)
-		return
-	}
-	os.Exit(scratch.Main(m))
-}
-
-// killed runs a scenario in another process, which is killed at a step.
-func (f *fixture) killed(s scenario, c cast, step int) {
-	f.Helper()
-	raw, err := json.Marshal(orders{ID: f.ID(), Path: f.home.path, Name: s.name, Step: step, Cast: c, Encrypted: f.containers.HasKeys()})
-	f.must(err)
-	exe, err := os.Executable()
-	f.must(err)
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), ordersVariable+"="+string(raw))
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		f.Fatalf("step %d: the process ended with %v: %s", step, err, out)
-	}
-}
-
-// C1: kill -9 at every step of every operation leaves the state before or after it, and repeating the operation ends
-// as if nothing had happened.
+// C1: kill -9 at every step of every operation leaves the state before or after it.
 func TestC1KilledAtEveryStep(t *testing.T) {
-	onPools(t, func(f *fixture) {
-		for _, s := range scenarios() {
-			filesystems := []string{xfs}
-			if s.grows {
-				filesystems = append(filesystems, ext4) // a different code path
-			}
-			for _, fs := range filesystems {
-				f.Run(s.name+"/"+fs, func(t *testing.T) {
-					f := &fixture{T: t, Pool: f.Pool, disk: f.disk, forks: f.forks}
-					f.killedAtEveryStep(s, fs)
-				})
-			}
-		}
-	})
-}
-
-func (f *fixture) killedAtEveryStep(s scenario, fs string) {
-	f.Helper()
-	steps := f.stepsOf(s, f.stage(fs))
-	if steps == 0 {
-		f.Fatal("no steps")
-	}
-	for step := range steps {
-		c := f.stage(fs)
-		f.killed(s, c, step)
-		g := f.reopen(f.disk)
-		s.check(g, c, false)
-		f.must(s.do(f.Context(), g.Pool, c))
-		s.check(g, c, true)
-		f.must(s.do(f.Context(), g.Pool, c))
-		g.settled()
-		for _, id := range []uuid.UUID{c.Dataset.ID, c.Other.ID} {
-			f.must(g.Delete(f.Context(), id))
-		}
+	for _, fstype := range []string{"xfs", "btrfs"} {
+		var f fixture
+		crashing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
+			f.T = t
+			b, _ := newBackend()
+			return b, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(t, fstype, 1<<30), "pool")}
+		}, crashes(&f))
 	}
 }
 
 // I2: a power cut at every step leaves the state before or after the operation, and everything that was acknowledged
-// is there. The disk is copied without the memory of the kernel.
+// is there. So does a power cut after an operation that was interrupted and repeated.
 func TestI2PowerCutAtEveryStep(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
-		for _, s := range scenarios() {
-			t.Run(fstype+"/"+s.name, func(t *testing.T) {
-				t.Parallel()
-				disk := scratch.Image(t, fstype, 1<<30)
-				f := fixtureAt(t, scratch.MountImage(t, fstype, disk))
-				f.backend.tuning.Ahead = false
-				c := f.stage(xfs)
-				scratch.Run(t, "sync", "-f", f.disk)
-				var copies []string
-				keep := func(step string) {
-					if step == "loop.receive.flushed" {
-						// Another file causes the journal to be written, and with it all names.
-						f.write(filepath.Join(f.disk, "other"), step)
-					}
-					to := filepath.Join(t.TempDir(), "copy")
-					scratch.Copy(t, disk, to)
-					copies = append(copies, to)
+		var f fixture
+		crashing.PowerCuts(t, fstype, func(disk string, step func()) backends.Kind {
+			b := stepping(func(name string) {
+				if name == "loop.receive.flushed" {
+					// Another file causes the journal to be written, and with it all names.
+					f.write(filepath.Join(disk, "other"), name)
 				}
-				f.backend.step = keep
-				f.must(s.do(t.Context(), f.Pool, c))
-				keep("done")
-				for i, image := range copies {
-					done := i == len(copies)-1
-					t.Logf("cut %d of %d", i+1, len(copies))
-					g := f.reopen(scratch.MountImage(t, fstype, image, copyOptions(fstype)...))
-					s.check(g, c, done)
-					f.must(s.do(t.Context(), g.Pool, c))
-					s.check(g, c, true)
-					g.settled()
-				}
-			})
-		}
+				step()
+			}).(*Backend)
+			b.tuning.Ahead = false
+			return b
+		}, crashes(&f), func(t *testing.T, _ string) { f.T = t })
 	}
-}
-
-func copyOptions(fstype string) []string {
-	if fstype == "xfs" {
-		return []string{"nouuid"}
-	}
-	return nil
 }
 
 // The name of each step says which operation it belongs to.

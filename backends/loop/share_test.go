@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"testing"
 
@@ -192,19 +191,4 @@ func TestComparedOnce(t *testing.T) {
 		f.must(errors.Join(err, f.DeleteSnapshot(t.Context(), c.Dataset.ID, last.ID)))
 		f.put(c.Dataset.ID, "more", string(make([]byte, 1<<20)))
 	}
-}
-
-// checkWritten checks that later writes to the head are in the head and not in the snapshot.
-func checkWritten(f *fixture, c cast, done bool) {
-	f.Helper()
-	c.Keep.Kind = dataset.SnapshotTransfer
-	f.hasSnapshot(c.Keep, "two", done)
-	e, err := f.Stat(f.Context(), c.Dataset.ID)
-	f.must(err)
-	if !slices.ContainsFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == c.Keep.ID }) {
-		return
-	}
-	f.put(c.Dataset.ID, "a", "three")
-	f.hasSnapshot(c.Keep, "two", true)
-	f.isWhole(c.Dataset.ID, "three", true)
 }

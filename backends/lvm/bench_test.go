@@ -269,3 +269,21 @@ func (b *bench) has(ds, snapshot uuid.UUID) bool {
 	}
 	return false
 }
+
+// cast is who plays in a scenario: a dataset that holds "new", its snapshot that holds
+// "old", and what is to be made.
+type cast struct {
+	ds, other      dataset.Dataset
+	snapshot, keep dataset.Snapshot
+}
+
+func (b *bench) stage() cast {
+	b.Helper()
+	c := cast{ds: b.create(little), other: b.record(more)}
+	c.snapshot = dataset.Snapshot{ID: uuid.New(), Dataset: c.ds.ID}
+	c.keep = dataset.Snapshot{ID: uuid.New(), Dataset: c.ds.ID}
+	b.write(c.ds.ID, "old")
+	b.must(b.Snapshot(b.Context(), c.snapshot, nil))
+	b.write(c.ds.ID, "new")
+	return c
+}

@@ -50,13 +50,6 @@ func (b *bench) nothingOpen(when string) {
 	}
 }
 
-// C1 of what is encrypted.
-func TestC1Encrypted(t *testing.T) {
-	b := newSealed(t)
-	cutAtEveryStep(t, b, scenarios())
-	b.nothingOpen("in the end")
-}
-
 // A volume grows in use to all of its size, and by itself at the next mount; what a killed process
 // left on it goes with the next start, or with the volume; and in use it is said to be so.
 func TestEncryptedVolume(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +14,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -23,12 +27,13 @@ import (
 // bench is a pool whose commands of zfs a test can cut short.
 type bench struct {
 	*testing.T
-	home string // the filesystem that the pool's directory lies on
-	cfg  backends.Config
-	pool backends.Pool
-	left int  // commands that change something until the crash; -1: no crash
-	late bool // the crash comes behind the next command, and not before it
-	done []string
+	home    string // the filesystem that the pool's directory lies on
+	cfg     backends.Config
+	pool    backends.Pool
+	left    int  // commands that change something until the crash; -1: no crash
+	late    bool // the crash comes behind the next command, and not before it
+	crashed bool
+	done    []string
 
 	clock clock.Clock
 	asked int // commands that change nothing
@@ -55,6 +60,7 @@ func (b *bench) open() {
 // run runs what only asks, and so many of the commands that change something.
 func (b *bench) run(ctx context.Context, c run.Command) (run.Result, error) {
 	if c.Args[0] != "get" && c.Args[0] != "list" && c.Args[0] != "send" {
+		b.crashed = b.crashed || b.left == 0
 		if b.left == 0 && b.late {
 			b.late = false
 			b.done = append(b.done, strings.Join(c.Args, " "))
@@ -173,64 +179,6 @@ func (b *bench) list() (ready []uuid.UUID) {
 	return ready
 }
 
-// TestCrashAtEachStep cuts each operation short before and behind each of its commands; the pool is
-// opened again, and either asked again or reaped. Nothing of it may be left then that
-// nobody asked for, and nothing that was acknowledged may be gone. In the short form each
-// command has one of the four ends, in turn.
-func TestCrashAtEachStep(t *testing.T) {
-	for _, op := range []struct {
-		name string
-		// prepare returns the operation, which can be called again, and what holds when
-		// it was done, and when it was not.
-		prepare func(b *bench) (do func() error, done, undone func())
-	}{
-		{"create", crashCreate}, {"snapshot", crashSnapshot}, {"clone", crashClone}, {"clone-head", crashCloneHead},
-		{"restore", crashRestore}, {"delete", crashDelete}, {"delete-with-clone", crashDeleteWithClone},
-		{"delete-snapshot", crashDeleteSnapshot}, {"delete-clone", crashDeleteClone},
-		{"receive", crashReceive}, {"promote", crashPromote}, {"promote-last", crashPromoteLast}, {"promote-again", crashPromoteAgain},
-		{"demote", crashDemote}, {"demote-restored", crashDemoteRestored}, {"supersede", crashSupersede},
-	} {
-		t.Run(op.name, func(t *testing.T) {
-			if slices.Contains([]string{"receive", "promote", "promote-last", "promote-again", "demote", "demote-restored"}, op.name) {
-				long.Only(t)
-			}
-			b := newBench(t)
-			for at, finished := 0, false; !finished; at++ {
-				ends := []string{"again", "reaped", "late again", "late reaped"}
-				if !long.Enabled() {
-					ends = ends[at%len(ends):][:1]
-				}
-				for _, then := range ends {
-					do, done, undone := op.prepare(b)
-					b.left, b.late, b.done = at, strings.HasPrefix(then, "late"), nil
-					err := do()
-					b.left, b.late = -1, false
-					if err == nil {
-						finished = true
-						done()
-						continue
-					}
-					b.open()
-					if strings.HasSuffix(then, "again") {
-						if err := do(); err != nil {
-							t.Fatalf("after a crash behind %q: %v", b.done, err)
-						}
-						done()
-					}
-					b.reap()
-					if strings.HasSuffix(then, "reaped") {
-						undone()
-					}
-					b.list()
-					if t.Failed() {
-						t.Fatalf("after a crash behind %q, then %s; left: %q", b.done, then, b.names())
-					}
-				}
-			}
-		})
-	}
-}
-
 // has wants something of such a name in the pool, or nothing.
 func (b *bench) has(want bool, part string) {
 	b.Helper()
@@ -240,123 +188,65 @@ func (b *bench) has(want bool, part string) {
 	}
 }
 
-func crashCreate(b *bench) (do func() error, done, undone func()) {
-	mode := uint32(0o700)
-	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Owner: &dataset.Owner{UID: 5, GID: 6, Mode: &mode}}}
-	return func() error { _, err := b.pool.Create(b.Context(), d); return err },
-		func() {
-			b.in(d.ID, func(root *os.Root) {
-				info, err := root.Stat(".")
-				b.ok(err)
-				if st := info.Mode().Perm(); st != 0o700 {
-					b.Errorf("the root is %o", st)
-				}
-			})
-		},
-		func() { b.has(false, d.ID.String()) }
-}
-
-func crashSnapshot(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.write(d.ID, "content")
-	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
-	return func() error { return b.pool.Snapshot(b.Context(), s, nil) },
-		func() { b.has(true, s.ID.String()); b.holds(d.ID, "content") },
-		func() { b.has(false, s.ID.String()); b.holds(d.ID, "content") }
-}
-
-func crashClone(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.write(d.ID, "content")
-	s := b.snapshot(d.ID)
-	c := dataset.Dataset{ID: uuid.New()}
-	return func() error {
-			_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
-			return err
-		},
-		func() { b.holds(c.ID, "content") },
-		func() { b.has(false, c.ID.String()); b.has(true, s.ID.String()); b.holds(d.ID, "content") }
-}
-
-func crashCloneHead(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.write(d.ID, "content")
-	c := dataset.Dataset{ID: uuid.New()}
-	return func() error {
-			_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID}, nil)
-			return err
-		},
-		func() { b.holds(c.ID, "content") },
-		func() { b.has(false, c.ID.String()); b.holds(d.ID, "content") }
-}
-
-// crashRestore also writes between the crash and the second try: that must be kept.
-func crashRestore(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.write(d.ID, "old")
-	s := b.snapshot(d.ID)
-	b.write(d.ID, "new")
-	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
-	again, want := false, "new"
-	return func() error {
-			if again {
-				want = "later"
-				b.write(d.ID, want)
-			}
-			again = true
-			return b.pool.Restore(b.Context(), d.ID, s.ID, keep, nil)
-		},
-		func() {
-			b.holds(d.ID, "old")
-			c := dataset.Dataset{ID: uuid.New()}
-			_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: keep.ID}, nil)
-			b.ok(err)
-			b.holds(c.ID, want)
-		},
-		func() { b.has(false, keep.ID.String()); b.holds(d.ID, "new") }
-}
-
-func crashDelete(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.snapshot(d.ID)
-	gone := func() { b.has(false, d.ID.String()) }
-	return func() error { return b.pool.Delete(b.Context(), d.ID) }, gone, gone
-}
-
-// crashDeleteWithClone: the clone lives on, and with it goes all that is left.
-func crashDeleteWithClone(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	b.write(d.ID, "content")
-	s := b.snapshot(d.ID)
-	c := dataset.Dataset{ID: uuid.New()}
-	_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
-	b.ok(err)
-	b.ok(b.pool.Commit(b.Context(), c.ID))
-	gone := func() {
-		if slices.Contains(b.list(), d.ID) {
-			b.Error("the dataset is listed")
+// C1: each operation is cut short before and behind each of its commands. All commands after it fail.
+func TestC1CrashAtEachStep(t *testing.T) {
+	benches := map[string]*bench{} // by the path of the pool
+	crashing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
+		copies := []string{"receive", "promote", "commit_a_copy", "promote_the_last", "promote_another", "demote", "demote_what_was_restored"}
+		if slices.Contains(copies, path.Base(t.Name())) {
+			long.Only(t)
 		}
-		b.holds(c.ID, "content")
-		b.has(true, "deleted/")
-		b.ok(b.pool.Delete(b.Context(), c.ID))
-		b.has(false, c.ID.String())
-		b.has(false, s.ID.String())
-		b.has(false, "deleted/")
-	}
-	return func() error { return b.pool.Delete(b.Context(), d.ID) }, gone, gone
+		home, mnt := zpool(t, 1<<30)
+		cfg := backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
+		benches[cfg.Path] = &bench{T: t, home: home, left: -1, clock: clock.System{}, cfg: cfg}
+		return zfs.New(&run.System{}, clock.System{}), cfg
+	}, backendtest.Crashes{
+		Crash: func(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
+			t.Helper()
+			b := &bench{T: benches[cfg.Path].T, left: -1, clock: clock.System{}, cfg: cfg}
+			b.open()
+			b.left, b.late = step/2, step%2 == 1
+			if !long.Enabled() { // each command has one of the four ends, in turn
+				b.left, b.late = step, step/2%2 == 1
+			}
+			err := call.Run(t.Context(), b.pool)
+			if err != nil && !b.crashed {
+				t.Fatal(err)
+			}
+			return b.crashed
+		},
+		Settled: func(_ backendtest.T, p backends.Pool) {
+			b := *benches[p.Info().Path]
+			b.pool, b.cfg.ID = p, p.ID()
+			b.onlyKnownNames()
+		},
+		Alternate: !long.Enabled(),
+	})
 }
 
-func crashDeleteSnapshot(b *bench) (do func() error, done, undone func()) {
-	d := b.create()
-	s := b.snapshot(d.ID)
-	gone := func() { b.has(false, s.ID.String()) }
-	return func() error { return b.pool.DeleteSnapshot(b.Context(), d.ID, s.ID) }, func() {}, gone
-}
-
-// crashDeleteClone: what a clone of a head began as goes with it.
-func crashDeleteClone(b *bench) (do func() error, done, undone func()) {
-	d, c := b.create(), dataset.Dataset{ID: uuid.New()}
-	_, err := b.pool.Clone(b.Context(), c, dataset.Source{Dataset: d.ID}, nil)
+// onlyKnownNames fails the test if the pool has a filesystem or a snapshot that belongs to nothing in its list. A
+// deleted dataset stays as long as it has clones.
+func (b *bench) onlyKnownNames() {
+	b.Helper()
+	entries, err := b.pool.List(b.Context())
 	b.ok(err)
-	return func() error { return b.pool.Delete(b.Context(), c.ID) }, func() {}, func() { b.has(false, c.ID.String()); b.list() }
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.ID.String()] = true
+		for _, s := range e.Snapshots {
+			known[s.ID.String()] = true
+		}
+	}
+	for _, name := range b.names() {
+		if strings.HasPrefix(name, "deleted/") && len(entries) > 0 {
+			continue
+		}
+		for _, id := range uuidPattern.FindAllString(name, -1) {
+			if !known[id] {
+				b.Errorf("%q is of nothing in the list; the pool has %q", name, b.names())
+			}
+		}
+	}
 }
+
+var uuidPattern = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)

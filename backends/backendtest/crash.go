@@ -1,0 +1,545 @@
+package backendtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Crashes is what a backend adds to the crash matrix.
+type Crashes struct {
+	// Crash runs a call on the pool of cfg as another process would, and crashes at a step, counted from 0. It
+	// returns false if the call ended before it reached the step.
+	Crash func(t T, cfg backends.Config, call Call, step int) bool
+	// Sized fails the test unless a dataset has one of these sizes. Done means that no resize is interrupted. If nil,
+	// sizes are not checked.
+	Sized func(t T, pool backends.Pool, id uuid.UUID, done bool, sizes ...dataset.Size)
+	// Settled fails the test if a pool that was reaped has remains of an operation. If nil, only the list is checked.
+	Settled func(t T, pool backends.Pool)
+	// Stepless names operations of which the backend has no steps.
+	Stepless []string
+	// Only names the operations that crash. If nil, all of them do.
+	Only []string
+	// Alternate crashes once at each step and reaps after every other crash, instead of crashing twice at each step.
+	// AlternateCopies does so for operations on copies.
+	Alternate, AlternateCopies bool
+	// Repeats is how many of the last steps of an operation are interrupted, and the operation is repeated, before the
+	// power is cut. A large number is all of them.
+	Repeats int
+	// SameStreams means that a received snapshot is sent as the bytes that it was received as.
+	SameStreams bool
+}
+
+// larger is the size that a dataset of size little gets in the crash matrix.
+const larger = 384 * dataset.MiB
+
+// Call is an operation on the dataset of a trial. Another process can decode it from JSON and run it.
+type Call struct {
+	Operation string
+	Dataset   dataset.Dataset
+	Clone     dataset.Dataset  // the dataset to make
+	Old, Mid  dataset.Snapshot // of Dataset
+	Keep      dataset.Snapshot // the snapshot to take
+	Arrivals  []arrival        // the snapshots to receive
+}
+
+// Run runs the call. It can be repeated.
+func (c Call) Run(ctx context.Context, pool backends.Pool) error {
+	t := &trial{
+		fixture: &fixture{}, d: c.Dataset, clone: c.Clone, old: c.Old, mid: c.Mid, keep: c.Keep, arrivals: c.Arrivals,
+	}
+	t.ctx, t.pool = ctx, pool
+	for _, o := range crashOperations() {
+		if o.name == c.Operation {
+			return o.call(t)
+		}
+	}
+	return fmt.Errorf("no operation %q", c.Operation)
+}
+
+func (t *trial) asCall(o operation) Call {
+	return Call{o.name, t.d, t.clone, t.old, t.mid, t.keep, t.arrivals}
+}
+
+// labelled is a T whose messages begin with what the test did.
+type labelled struct {
+	T
+	label string
+}
+
+func (l labelled) Errorf(format string, args ...any) {
+	l.Helper()
+	l.T.Errorf("%s: %s", l.label, fmt.Sprintf(format, args...))
+}
+
+func (l labelled) Fatalf(format string, args ...any) {
+	l.Helper()
+	l.T.Fatalf("%s: %s", l.label, fmt.Sprintf(format, args...))
+}
+
+func (l labelled) Error(args ...any) { l.Helper(); l.Errorf("%s", fmt.Sprint(args...)) }
+func (l labelled) Fatal(args ...any) { l.Helper(); l.Fatalf("%s", fmt.Sprint(args...)) }
+
+// Crashing is the crash matrix: each operation crashes at each of its steps. Then the pool is opened as after a
+// restart, and must hold the state before or after the operation, also after reaping. The operation is repeated twice,
+// must succeed, and leaves nothing else behind. It needs root. Package crashing has two ways to crash.
+func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
+	t.Run(name, func(t R) {
+		for _, o := range crashOperations() {
+			if c.Only != nil && !slices.Contains(c.Only, o.name) {
+				continue
+			}
+			t.Run(o.name, func(t R) {
+				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
+				for _, fs := range o.filesystems(f) {
+					s := crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+					for step := 0; s.at(step); step++ {
+					}
+				}
+			})
+		}
+	})
+}
+
+// apartRestorer is the part of backends.Sharer that pools have also without other hosts.
+type apartRestorer interface {
+	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
+}
+
+// filesystems returns the filesystems that make a difference for the operation: none if the pool does not support the
+// operation.
+func (o operation) filesystems(f *fixture) []string {
+	_, apart := f.pool.(apartRestorer)
+	_, rewrites := f.pool.(backends.Rewriter)
+	switch {
+	case o.delta && !f.can.Delta, o.shares && !apart, o.rewrites && !rewrites, o.grows && !f.can.EnforcesSize:
+		return nil
+	case o.grows:
+		return f.kinds()
+	}
+	return []string{""}
+}
+
+// crashed is an operation of the crash matrix on a pool.
+type crashed struct {
+	*fixture
+	Crashes
+	o          operation
+	fs         string // of the dataset; "": the pool's default
+	unlabelled T
+	arrivals   []arrival // from another pool; they are the same at each step
+}
+
+// at crashes at a step. It returns false if the operation has no such step.
+func (s *crashed) at(step int) (reached bool) {
+	s.Helper()
+	for _, reap := range []bool{false, true} {
+		if (s.Alternate || s.AlternateCopies && s.o.delta) && reap != ((step+1)/2%2 == 1) {
+			continue
+		}
+		label := fmt.Sprintf("%s %s after a crash at step %d (reaped: %t)", s.o.name, s.fs, step, reap)
+		s.T = labelled{s.unlabelled, label}
+		t := s.stage()
+		before := t.worlds
+		stopped := s.Crash(t.T, t.cfg, t.asCall(s.o), step)
+		if !stopped && step == 0 && !s.o.stepless && !slices.Contains(s.Stepless, s.o.name) {
+			t.Errorf("it has no steps")
+		}
+		reached = reached || stopped
+		t.restart()
+		t.change(s.o.done(t))
+		after := t.worlds
+		if stopped {
+			t.interrupted(s.o, before)
+			t.look(s, false)
+			if reap {
+				s.reaped(t)
+				t.look(s, false)
+			}
+			t.worlds = after
+		}
+		if stopped && reap && s.o.instead != nil {
+			s.o.instead(t)
+		} else {
+			t.twice(func() error { return t.asCall(s.o).Run(t.ctx, t.pool) })
+			s.finished(t)
+		}
+		s.removed(t)
+	}
+	return reached
+}
+
+// stage makes the dataset and the snapshots that the operation needs.
+func (s *crashed) stage() *trial {
+	s.Helper()
+	size := dataset.Size(0)
+	if s.can.EnforcesSize {
+		size = little
+	}
+	t := newTrial(s.fixture, size, s.fs, false)
+	t.unread = s.o.demotes
+	if s.o.keeps != "" {
+		t.keep.Kind = s.o.keeps
+	}
+	if s.o.receives {
+		if s.arrivals == nil {
+			s.arrivals = t.send(size)
+		}
+		t.arrivals = s.arrivals
+		t.clone = s.arrivals[0].Dataset
+	}
+	if s.o.prepare != nil {
+		s.o.prepare(t)
+	}
+	return t
+}
+
+// look checks that the pool holds one of the possible worlds, with all contents and sizes.
+func (t *trial) look(s *crashed, done bool) {
+	t.Helper()
+	now := t.observed("look")
+	t.fits("look", now)
+	for id := range now.has {
+		t.holdsSnapshot("look", now, id)
+	}
+	if s.Sized != nil && now.state == backends.EntryReady && t.d.Size > 0 && !t.unread {
+		switch {
+		case !s.o.resizes:
+			s.Sized(t.T, t.pool, t.d.ID, true, t.d.Size)
+		case done:
+			s.Sized(t.T, t.pool, t.d.ID, true, larger)
+		default:
+			s.Sized(t.T, t.pool, t.d.ID, false, t.d.Size, larger)
+		}
+	}
+	if s.o.check != nil {
+		s.o.check(t, s, done)
+	}
+}
+
+// finished checks the pool after the operation, and what the operation is for.
+func (s *crashed) finished(t *trial) {
+	t.Helper()
+	t.look(s, true)
+	if s.o.then != nil {
+		s.o.then(t)
+	}
+}
+
+// reaped reaps the pool, drops datasets that are not committed, and checks that nothing else is left of an operation.
+func (s *crashed) reaped(t *trial) {
+	t.Helper()
+	for try := range 2 {
+		n, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return true })
+		t.ok(err)
+		if n != 0 && try > 0 {
+			t.Errorf("reaping again removed %d things", n)
+		}
+	}
+	list, err := t.pool.List(t.ctx)
+	t.ok(err)
+	for _, e := range list {
+		if e.Problem != "" || e.State != backends.EntryReady && e.State != backends.EntryCopy {
+			t.Errorf("the list has %+v", e)
+		}
+	}
+	if s.Settled != nil {
+		s.Settled(t.T, t.pool)
+	}
+}
+
+// removed deletes everything that a trial made.
+func (s *crashed) removed(t *trial) {
+	t.Helper()
+	s.reaped(t)
+	for _, id := range []uuid.UUID{t.d.ID, t.clone.ID} {
+		t.ok(t.pool.Delete(t.ctx, id))
+	}
+	s.reaped(t)
+	if list, err := t.pool.List(t.ctx); err != nil || len(list) > 0 {
+		t.Fatalf("after all was removed the list has %+v, %v", list, err)
+	}
+}
+
+// arrival is a snapshot that another pool sent into a file.
+type arrival struct {
+	Dataset  dataset.Dataset
+	Snapshot dataset.Snapshot
+	Base     uuid.UUID
+	File     string
+}
+
+// send makes a dataset with two snapshots in another pool, and sends both.
+func (t *trial) send(size dataset.Size) (sent []arrival) {
+	t.Helper()
+	o := t.other()
+	d, base := o.sized(size), uuid.Nil
+	d.Size = size
+	for i, content := range []string{first, third} {
+		o.write(d.ID, "file", content)
+		a := arrival{d, o.take(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
+		stream, _ := o.stream(a.Snapshot, base)
+		t.ok(os.WriteFile(a.File, stream, 0o600))
+		sent, base = append(sent, a), a.Snapshot.ID
+	}
+	return sent
+}
+
+// receiveAll receives the snapshots that another pool sent, each from where the received bytes end.
+func (t *trial) receiveAll() error {
+	for _, a := range t.arrivals {
+		have, err := t.copier().Received(t.ctx, a.Dataset.ID, a.Snapshot.ID)
+		if err != nil {
+			return err
+		}
+		file, err := os.Open(a.File)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if _, err := file.Seek(have.Bytes, io.SeekStart); err != nil {
+			return err
+		}
+		if err := t.receive(a.Dataset, a.Snapshot, a.Base, have.Bytes, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isReceived checks a copy, whose snapshots may be missing unless done is set.
+func isReceived(t *trial, s *crashed, done bool) {
+	t.Helper()
+	e, err := t.pool.Stat(t.ctx, t.clone.ID)
+	if errors.Is(err, dataset.ErrNotFound) && !done {
+		return
+	}
+	t.ok(err)
+	if e.State != backends.EntryCopy || e.Promoted || e.Problem != "" {
+		t.Errorf("the copy is %+v", e)
+	}
+	for i, a := range t.arrivals {
+		if !done && !slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == a.Snapshot.ID }) {
+			continue
+		}
+		t.cloneHolds(a.Snapshot, "file", []string{first, third}[i])
+		if s.SameStreams {
+			again, _ := t.stream(a.Snapshot, a.Base)
+			t.fileHolds(a.File, string(again))
+		}
+	}
+}
+
+// cloneHolds fails unless a clone of a snapshot has a file with that content; "" means no file.
+func (t *trial) cloneHolds(s dataset.Snapshot, name, content string) {
+	t.Helper()
+	c := t.record()
+	_, err := t.pool.Clone(t.ctx, c, t.source(s), nil)
+	t.ok(err)
+	t.holds(c.ID, name, content)
+	t.ok(t.pool.Delete(t.ctx, c.ID))
+}
+
+// makes checks the dataset that an operation makes. It may be missing unless done is set.
+func makes(content string) func(t *trial, s *crashed, done bool) {
+	return func(t *trial, s *crashed, done bool) {
+		t.Helper()
+		_, err := t.pool.Stat(t.ctx, t.clone.ID)
+		if errors.Is(err, dataset.ErrNotFound) && !done {
+			return
+		}
+		t.ok(err)
+		t.holds(t.clone.ID, "file", content)
+		if s.Sized != nil && t.clone.Size > 0 {
+			s.Sized(t.T, t.pool, t.clone.ID, true, t.clone.Size)
+		}
+		if o := t.clone.Profile.Owner; o != nil {
+			t.ownedBy(t.clone.ID, *o)
+		}
+	}
+}
+
+// writesApart writes to the head once the snapshot is listed, which must not change.
+func writesApart(t *trial, _ *crashed, _ bool) {
+	t.Helper()
+	e, err := t.pool.Stat(t.ctx, t.d.ID)
+	t.ok(err)
+	kept := slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == t.keep.ID })
+	if kept && e.State == backends.EntryReady {
+		t.write(t.d.ID, "later", "content")
+		t.cloneHolds(t.keep, "later", "")
+	}
+}
+
+func (t *trial) promote(s dataset.Snapshot) error {
+	if err := t.copier().Promote(t.ctx, t.d.ID, s.ID); err != nil {
+		return err
+	}
+	return t.pool.Commit(t.ctx, t.d.ID)
+}
+
+// promoted makes a home of the dataset again, if it is none, and checks its content.
+func (t *trial) promoted(s dataset.Snapshot, content string) {
+	t.Helper()
+	if t.state() == backends.EntryCopy {
+		t.ok(t.promote(s))
+	}
+	t.holds(t.d.ID, "file", content)
+	t.cloneHolds(s, "file", content)
+	t.write(t.d.ID, "later", "content")
+	t.cloneHolds(s, "later", "")
+}
+
+// ownedBy checks the owner and the mode of a dataset's root.
+func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
+	t.Helper()
+	m := t.mount(id)
+	defer m.unmount()
+	var st unix.Stat_t
+	t.ok(unix.Fstat(int(m.root.Fd()), &st))
+	if int64(st.Uid) != int64(want.UID) || int64(st.Gid) != int64(want.GID) || st.Mode != unix.S_IFDIR|*want.Mode {
+		t.Errorf("the root is %d:%d %o, want %+v", st.Uid, st.Gid, st.Mode, want)
+	}
+}
+
+// restart opens the pool as a new process does after a crash, which closed nothing.
+func (t *trial) restart() {
+	t.Helper()
+	pool, err := t.kind.Open(t.ctx, t.cfg)
+	t.ok(err)
+	t.pool = pool
+}
+
+// CutAtEachStep is the crash matrix with power cuts: the disk is copied at each step, without the writes that the
+// kernel has not sent, and the pool on the copy is opened. Kind returns a backend that calls step between two acts.
+func CutAtEachStep[R Runner[R]](
+	t R,
+	name string,
+	newDisk func(R) Disk,
+	kind func(disk Disk, step func()) backends.Kind,
+	c Crashes,
+) {
+	for _, o := range crashOperations() {
+		t.Run(name+"/"+o.name, func(t R) {
+			var disk Disk
+			step := func() {}
+			f := newFixture(t, func() (backends.Kind, backends.Config) {
+				disk = newDisk(t)
+				cfg := backends.Config{Name: "test", Path: filepath.Join(disk.Path, "pool")}
+				return kind(disk, func() { step() }), cfg
+			})
+			mine := disk // another pool has another
+			for _, fs := range o.filesystems(f)[:min(1, len(o.filesystems(f)))] {
+				s := &crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+				s.cutAtEachStep(mine, &step)
+				if c.Repeats > 0 {
+					steps := s.steps(&step)
+					for at := max(0, steps-c.Repeats); at < steps; at++ {
+						s.cutAfterSecondTry(mine, &step, at)
+					}
+				}
+			}
+		})
+	}
+}
+
+// synced stages an operation, and writes everything to the disk.
+func (s *crashed) synced() *trial {
+	s.Helper()
+	t := s.stage()
+	dir, err := os.Open(t.cfg.Path)
+	t.ok(err)
+	t.ok(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
+	return t
+}
+
+// steps returns the number of steps of the operation. The first operation of a pool can have more.
+func (s *crashed) steps(step *func()) (n int) {
+	s.Helper()
+	t := s.stage()
+	*step = func() { n++ }
+	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	*step = func() {}
+	s.removed(t)
+	return n
+}
+
+// cutAtEachStep cuts the power at each step and after the operation.
+func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
+	s.Helper()
+	t := s.synced()
+	var copies []string
+	*step = func() { copies = append(copies, disk.Copy()) }
+	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	(*step)()
+	*step = func() {}
+	before := t.worlds
+	t.change(s.o.done(t))
+	after := t.worlds
+	for i, path := range copies {
+		s.T = labelled{s.unlabelled, fmt.Sprintf("%s after power cut %d of %d", s.o.name, i+1, len(copies))}
+		c := t.at(path)
+		c.worlds = after
+		done := i == len(copies)-1
+		if !done {
+			c.interrupted(s.o, before)
+		}
+		c.look(s, done)
+		c.worlds = after
+		c.ok(c.asCall(s.o).Run(c.ctx, c.pool))
+		s.finished(c)
+		s.removed(c)
+	}
+	s.removed(t)
+}
+
+// cutAfterSecondTry interrupts the operation at a step, runs it again, and cuts the power when it returns: the second
+// try finds what the first one did, and must not acknowledge it before it is on the disk.
+func (s *crashed) cutAfterSecondTry(disk Disk, step *func(), at int) {
+	s.Helper()
+	s.T = labelled{s.unlabelled, fmt.Sprintf("%s repeated after step %d", s.o.name, at)}
+	t := s.synced()
+	t.interrupt(step, at, func() { t.ok(t.asCall(s.o).Run(t.ctx, t.pool)) })
+	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	c := t.at(disk.Copy())
+	c.change(s.o.done(c))
+	s.finished(c)
+	s.removed(t)
+}
+
+// interrupt runs do up to a step, and leaves everything as it is at that step.
+func (t *trial) interrupt(step *func(), at int, do func()) {
+	t.Helper()
+	type interruption struct{}
+	*step = func() {
+		if at == 0 {
+			panic(interruption{})
+		}
+		at--
+	}
+	defer func() {
+		*step = func() {}
+		if r := recover(); r != (interruption{}) {
+			t.Fatalf("not interrupted: %v", r)
+		}
+	}()
+	do()
+}
+
+// at returns the trial on the pool of a copied disk.
+func (t *trial) at(disk string) *trial {
+	t.Helper()
+	c := *t
+	c.fixture = t.fixture.at(disk)
+	return &c
+}

@@ -1,0 +1,147 @@
+// Package crashing runs the crash matrix of backendtest, with the two ways in which an operation crashes at a step.
+package crashing
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// Stepping returns a backend that calls step between two acts.
+type Stepping func(step func(string)) backends.Kind
+
+// Run runs the crash matrix as subtests of t, under name.
+func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T], c backendtest.Crashes) {
+	backendtest.Crashing(t, name, factory, c)
+}
+
+// PowerCuts runs the crash matrix with power cuts, on filesystems of fstype. Prepare is called with each disk before
+// there is a pool.
+func PowerCuts(
+	t *testing.T,
+	fstype string,
+	kind func(disk string, step func()) backends.Kind,
+	c backendtest.Crashes,
+	prepare ...func(t *testing.T, disk string),
+) {
+	backendtest.CutAtEachStep(t, fstype, func(t *testing.T) backendtest.Disk {
+		image := scratch.Image(t, fstype, 1<<30)
+		disk := scratch.MountImage(t, fstype, image)
+		for _, ready := range prepare {
+			ready(t, disk)
+		}
+		return backendtest.Disk{Path: disk, Copy: func() string { return scratch.Cut(t, fstype, image) }}
+	}, func(disk backendtest.Disk, step func()) backends.Kind { return kind(disk.Path, step) }, c)
+}
+
+// Stopped has an operation end at a step in this process: files are closed, and nothing else is done.
+func Stopped(kind Stepping) func(backendtest.T, backends.Config, backendtest.Call, int) bool {
+	return func(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() {
+			defer close(done)
+			done <- run(t.Context(), kind, cfg, call, step, runtime.Goexit)
+		}()
+		err, ended := <-done
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !ended
+	}
+}
+
+// run runs an operation on the pool of cfg. It calls crash at a step, counted from 0.
+func run(
+	ctx context.Context,
+	kind Stepping,
+	cfg backends.Config,
+	call backendtest.Call,
+	step int,
+	crash func(),
+) error {
+	opened, n := false, 0
+	pool, err := kind(func(string) {
+		if !opened {
+			return
+		}
+		if n == step {
+			crash()
+		}
+		n++
+	}).Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	opened = true
+	return call.Run(ctx, pool)
+}
+
+// orders is the task of the process that Killed starts.
+type orders struct {
+	Config    backends.Config
+	Encrypted bool
+	Call      backendtest.Call
+	Step      int
+}
+
+const variable = "DROVER_TEST_CRASH"
+
+// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. Keys of pools are
+// those of backendtest.
+func Main(m *testing.M, kind Stepping) int {
+	raw := os.Getenv(variable)
+	if raw == "" {
+		return scratch.Main(m)
+	}
+	var o orders
+	if err := json.Unmarshal([]byte(raw), &o); err != nil {
+		panic(err)
+	}
+	if o.Encrypted {
+		o.Config.Keys = backendtest.NewKeys()
+	}
+	err := run(context.Background(), kind, o.Config, o.Call, o.Step, func() {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	})
+	if err != nil {
+		panic(err)
+	}
+	return 0
+}
+
+// Killed runs an operation in another process, which SIGKILL ends at a step. The tests of the package call Main.
+func Killed(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
+	t.Helper()
+	o := orders{Config: cfg, Encrypted: cfg.Keys != nil, Call: call, Step: step}
+	o.Config.Keys = nil
+	raw, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), variable+"="+string(raw))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return false
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the process ended with %v: %s", err, out)
+	}
+	return true
+}
