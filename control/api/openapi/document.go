@@ -30,6 +30,7 @@ func New() *huma.OpenAPI {
 				"with a stable code; lists are paged. Whatever changes something becomes an operation and " +
 				"can be asked again " +
 				"with the same ID.",
+			Contact: &huma.Contact{Name: "Drover", URL: "https://github.com/droverhq/drover"},
 			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Servers: []*huma.Server{
@@ -57,19 +58,29 @@ func New() *huma.OpenAPI {
 		// The empty requirement is for the unix socket, and for a host that joins with a token.
 		Security: []map[string][]string{{clientCertificate: {}}, {}},
 		Tags: []*huma.Tag{
-			{Name: "volumes", Description: "Names that people give, each for one dataset"},
-			{Name: "snapshots", Description: "Points in time, and copies that start as one"},
-			{Name: "trash", Description: "Datasets whose name was deleted"},
-			{Name: "profiles", Description: "Named sets of choices"},
-			{Name: "pools", Description: "Places that keep datasets"},
-			{Name: "operations", Description: "Work on record, and what happens"},
-			{Name: "nodes", Description: "Hosts"},
-			{Name: "host", Description: "What the agent of this host answers by itself"},
-			{Name: "agents", Description: "Endpoints that agents call on control, each for its own node. " +
+			{Name: "volumes", Description: "Volumes: named data for containers"},
+			{Name: "snapshots", Description: "Snapshots of volumes, and clones"},
+			{Name: "trash", Description: "Datasets whose volume was deleted, until they are purged"},
+			{Name: "profiles", Description: "Named sets of options for volumes"},
+			{Name: "pools", Description: "Storage of a node, in which a backend keeps datasets"},
+			{Name: "operations", Description: "Recorded work, and events"},
+			{Name: "nodes", Description: "Nodes and members of the cluster"},
+			{Name: "host", Description: "The host of the server, and its store"},
+			{Name: agentsTag, Description: "Endpoints that agents call on control, each for its own node. " +
 				"Operators do not use them"},
 		},
+		// Several tools show the groups of tags, such as Redoc.
+		Extensions: map[string]any{"x-tagGroups": []map[string]any{
+			{"name": "For operators", "tags": []string{
+				"volumes", "snapshots", "trash", "profiles", "pools", "operations", "nodes", "host",
+			}},
+			{"name": "For agents", "tags": []string{agentsTag}},
+		}},
 	}
 }
+
+// agentsTag is the tag of the endpoints for agents.
+const agentsTag = "agents"
 
 // Document is the complete description of the API. JSON and YAML render it on their first call.
 type Document struct {
@@ -108,6 +119,7 @@ func Complete(doc *huma.OpenAPI) *Document {
 		}
 	}
 	describeProperties(doc.Components.Schemas)
+	describeEndpoints(doc.Paths)
 	return &Document{
 		JSON: sync.OnceValues(func() ([]byte, error) { return json.Marshal(doc) }),
 		YAML: sync.OnceValues(doc.YAML),

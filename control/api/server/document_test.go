@@ -23,6 +23,7 @@ func TestOpenAPIIsServed(t *testing.T) {
 		Paths   map[string]map[string]struct {
 			OperationID string
 			Summary     string
+			Description string
 			Tags        []string
 			Responses   map[string]any
 		}
@@ -36,7 +37,7 @@ func TestOpenAPIIsServed(t *testing.T) {
 	}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
-			if op.OperationID == "" || op.Summary == "" || len(op.Tags) != 1 || op.Responses["4XX"] == nil || op.Responses["5XX"] == nil {
+			if op.OperationID == "" || op.Summary == "" || op.Description == "" || len(op.Tags) != 1 || op.Responses["4XX"] == nil || op.Responses["5XX"] == nil {
 				t.Errorf("%s %s: %+v", method, path, op)
 			}
 		}

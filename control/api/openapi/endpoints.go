@@ -1,0 +1,61 @@
+package openapi
+
+import "github.com/danielgtaylor/huma/v2"
+
+// endpointTexts describes the endpoints whose handlers give no description, by operation ID.
+var endpointTexts = map[string]string{
+	"cancel-operation":   "Creates, clones, imports, snapshots and moves can be cancelled until they end. Idempotent.",
+	"certify":            "An agent asks before its certificate expires.",
+	"commit":             "Everything on which the decision depended is checked again, in one transaction. Idempotent.",
+	"copied":             "The report replaces the previous one.",
+	"cordon-node":        "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
+	"create-pool":        "The server must be an agent: control has no pools.",
+	"create-snapshot":    "The snapshot is at least consistent after a crash. The profile says whether writers are paused.",
+	"delete-snapshot":    "The snapshot is named by a prefix of its UUID or, with volume, by its name.",
+	"diff-snapshot":      "The pool of the volume must be on the host of the server.",
+	"doctor":             "The agent examines its host during the request.",
+	"facts":              "Small changes are not recorded, and no change within a minute of the previous one.",
+	"fence-node":         "The caller vouches that the unreachable node no longer writes. Its volumes can then move. Idempotent.",
+	"generations":        "The answer has the highest generations that control knows. They show pools that went back in time.",
+	"get-failover":       "The answer has the reason if automatic failover is halted.",
+	"get-operation":      "Operations are kept for a day after their end.",
+	"get-profile":        "The profile is complete: what it inherits is included.",
+	"get-snapshot":       "A name identifies a snapshot only within its volume.",
+	"get-trust":          "Members refuse the certificates that are listed as revoked.",
+	"get-version":        "The answer names the version of the server, and the node if the server is an agent.",
+	"get-volume":         "The answer includes the last report of the agent of the volume's home.",
+	"guest":              "Control records the use before the node mounts the volume, and after the node has unmounted it.",
+	"heartbeat":          "The report has the state of pools and datasets, and the progress of operations. It is not recorded.",
+	"hold":               "The report is kept in memory. It replaces the previous one.",
+	"list-nodes":         "With filter, only the nodes for which the expression is true, with their last facts.",
+	"list-operations":    "In the order of their UUIDs: operations that have not ended, and those of the last day.",
+	"list-pools":         "In the order of nodes and names, with the last report of each. Pools that could not be made are included.",
+	"list-profiles":      "In the order of their names.",
+	"list-snapshots":     "Oldest first for one volume. Otherwise in the order of datasets.",
+	"list-trash":         "In the order of their UUIDs.",
+	"list-volumes":       "Volumes whose name was deleted are in the trash.",
+	"plan":               "Nothing is recorded.",
+	"protect-volume":     "A protected volume is deleted only with force.",
+	"rebuild":            "The answer says what became of each dataset.",
+	"rebuild-store":      "Every pool of the host must be online, unless skip_offline is set.",
+	"recall":             "The node that receives the volume calls it. The answer is the operation as it is now. Idempotent.",
+	"record":             "Operations that end quickly are only committed.",
+	"register-node":      "The agent registers when it starts, and when its pools change.",
+	"renew":              "The answer says how long the agent counts as alive from now on.",
+	"resize-volume":      "Not every backend can make a volume smaller, or change its size while it is mounted.",
+	"restore-trash":      "The body can give it another name than before.",
+	"set-volume-profile": "Refused if the volume was made in a way that the profile excludes, such as another backend.",
+	"sync":               "Without rev the answer has everything about the node. Otherwise it has what changed since.",
+	"yield":              "The home reports what it relinquished, or who still uses the volume.",
+}
+
+// describeEndpoints gives every endpoint without a description its text.
+func describeEndpoints(paths map[string]*huma.PathItem) {
+	for _, item := range paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
+			if op != nil && op.Description == "" {
+				op.Description = endpointTexts[op.OperationID]
+			}
+		}
+	}
+}
