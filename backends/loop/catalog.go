@@ -1,16 +1,25 @@
 package loop
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/loop/transfer"
+	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/claims"
-	"github.com/google/uuid"
 )
 
 // catalog finds and lists the datasets of a pool, and keeps the claims on them.
@@ -131,4 +140,268 @@ func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string)
 func (cat *catalog) isBegun(dir folder.Dir) (bool, error) {
 	c, err := layout.ContentsOf(cat.layout, dir)
 	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
+}
+
+// List implements backends.Pool.
+func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
+	root, err := p.home.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for {
+		before := p.catalog.moves.Count()
+		list, err := p.catalog.list(ctx, root)
+		if err != nil {
+			return nil, fmt.Errorf("list pool %s: %w", p.name, err)
+		}
+		if p.catalog.moves.Count() == before {
+			return list, nil
+		}
+	}
+}
+
+// list reads the directories of the pool in the order in which a dataset moves through them, so that it misses no
+// dataset that moves meanwhile.
+func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry, error) {
+	list, err := cat.foreign(root)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[uuid.UUID]int{}
+	for _, place := range []struct {
+		dir   string
+		state backends.EntryState
+	}{
+		{layout.Incoming, backends.EntryIncoming},
+		{layout.Copies, backends.EntryCopy},
+		{layout.Datasets, backends.EntryReady},
+		{layout.Deleting, backends.EntryDeleting},
+	} {
+		entries, err := root.Entries(place.dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			// An entry that is not ok was moved meanwhile, or was never whole.
+			entry, ok := cat.entry(root, filepath.Join(place.dir, e.Name()), place.state)
+			if !ok {
+				continue
+			}
+			if i, before := seen[entry.ID]; before && entry.State == backends.EntryReady {
+				list[i] = entry // it was committed meanwhile
+				continue
+			}
+			if place.state == backends.EntryIncoming || place.state == backends.EntryCopy {
+				seen[entry.ID] = len(list)
+			}
+			list = append(list, entry)
+		}
+	}
+	return list, nil
+}
+
+// foreign lists the files in the pool's directory that do not belong to a pool.
+func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
+	entries, err := root.Entries(".")
+	if err != nil {
+		return nil, err
+	}
+	own := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
+	var list []backends.Entry
+	for _, e := range entries {
+		if !slices.Contains(own, e.Name()) && !trialdir.Is(cat.home.path, e.Name()) {
+			list = append(list, cat.foreignEntry(e.Name(), "not a thing that a pool has"))
+		}
+	}
+	return list, nil
+}
+
+// foreignEntry returns the entry of something that does not belong to the pool.
+func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.home.path, name), Problem: problem}
+}
+
+// noDataset is the problem of a directory that has the name of a dataset and nothing else of one.
+const noDataset = "a dataset's name, but nothing of a dataset in it: drover made no such thing"
+
+// entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
+func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
+	base := filepath.Base(name)
+	id, err := layout.ParseID(base)
+	if state == backends.EntryDeleting {
+		id, err = layout.HiddenID(base)
+	}
+	if err != nil {
+		return cat.foreignEntry(name, "its name is not the UUID of a dataset"), true
+	}
+	e = backends.Entry{ID: id, State: state, Path: root.Path(name)}
+	dir, err := root.Sub(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return e, false
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return cat.foreignEntry(name, "a dataset's name, but no directory"), true
+	case err != nil:
+		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		return e, true
+	}
+	defer dir.Close()
+	c, err := layout.ContentsOf(cat.layout, dir)
+	if err != nil { // one bad directory must not hide the rest of the pool
+		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		return e, !errors.Is(err, os.ErrNotExist)
+	}
+	headless := !slices.Contains(c.Items, layout.Head)
+	switch {
+	case state == backends.EntryIncoming && headless && len(c.Foreign) == 0:
+		return e, false
+	case state == backends.EntryCopy && len(c.Items)+len(c.Records)+len(c.Foreign) == 0:
+		return e, false
+	case state == backends.EntryCopy && len(c.Items)+len(c.Records) == 0:
+		return cat.foreignEntry(name, noDataset), true
+	case state == backends.EntryReady && headless && !slices.Contains(c.Records, layout.RecordFile):
+		return cat.foreignEntry(name, noDataset), true
+	}
+	cat.fillEntry(&e, dir, c)
+	return e, true
+}
+
+// fillEntry adds the content of the records in dir to an entry, and the problems of the dataset.
+func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Contents) {
+	var problems []string
+	var err error
+	if e.Record, err = layout.DatasetRecord(dir, e.ID); err != nil {
+		e.Record = nil
+		problems = append(problems, fmt.Sprintf("its record can't be read: %v", err))
+	}
+	headless := !slices.Contains(c.Items, layout.Head)
+	switch e.State {
+	case backends.EntryCopy:
+		e.Promoted = !headless
+		if have, err := transfer.ReadPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
+			e.Partial = &backends.Partial{Snapshot: have.Snapshot, Base: have.Header.Base, Bytes: have.Mark.Offset}
+		}
+	case backends.EntryDeleting:
+	default:
+		_, _, err := cat.images.Inspect(dir, layout.Head)
+		switch gone := errors.Is(err, os.ErrNotExist); {
+		case gone && headless: // on btrfs a listing can miss an item that gets its name meanwhile
+			problems = append(problems, "its image is missing")
+		case err != nil && !gone: // an image that is gone may have moved meanwhile
+			problems = append(problems, dataset.OneLine(err))
+		}
+	}
+	for _, item := range c.Items {
+		id, err := uuid.Parse(item)
+		if err != nil {
+			continue // head, next, part
+		}
+		s := dataset.Snapshot{}
+		err = layout.ReadRecord(dir, layout.SnapshotRecord(id), &s)
+		if err == nil && (s.ID != id || s.Dataset != e.ID) {
+			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
+		}
+		if s.Kind == dataset.SnapshotRestore {
+			if waits, err := cat.images.Unfinished(dir, item); err == nil && waits {
+				continue
+			}
+		}
+		if errors.Is(err, os.ErrNotExist) && cat.isGone(dir, item) {
+			continue
+		}
+		if err != nil {
+			s = dataset.Snapshot{ID: id, Dataset: e.ID}
+			problems = append(problems, fmt.Sprintf("the record of snapshot %s can't be read: %v", id, err))
+		}
+		e.Snapshots = append(e.Snapshots, s)
+	}
+	slices.SortFunc(e.Snapshots, func(a, b dataset.Snapshot) int { return a.Created.Compare(b.Created) })
+	if len(c.Foreign) > 0 {
+		problems = append(problems, "it holds what no pool has: "+strings.Join(c.Foreign, ", "))
+	}
+	e.Problem = strings.Join(problems, "; ")
+}
+
+// isGone reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot removes
+// its record last.
+func (cat *catalog) isGone(dir folder.Dir, item string) bool {
+	now, err := layout.ContentsOf(cat.layout, dir)
+	return err == nil && !slices.Contains(now.Items, item)
+}
+
+// Stat implements backends.Pool.
+func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
+	root, err := p.home.open()
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer root.Close()
+	dir, place, err := p.catalog.findAny(root, id)
+	if err != nil {
+		return backends.Entry{}, err
+	}
+	defer dir.Close()
+	e := backends.Entry{ID: id, State: backends.EntryReady, Path: dir.Name()}
+	switch place {
+	case layout.Incoming:
+		e.State = backends.EntryIncoming
+	case layout.Copies:
+		e.State = backends.EntryCopy
+	}
+	c, err := layout.ContentsOf(p.layout, dir)
+	if err != nil {
+		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
+	}
+	p.catalog.fillEntry(&e, dir, c)
+	return e, nil
+}
+
+// Used implements backends.Pool. It reads the blocks of the head's image from the inode.
+func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
+	var used dataset.Size
+	err := p.catalog.within(id, func(dir folder.Dir) error {
+		f, err := dir.Open(p.layout.Image(layout.Head))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return err
+		}
+		const unit = 512 // bytes in a unit of st_blocks: stat(2)
+		used = dataset.Size(st.Blocks) * unit
+		_, _, err = imagefile.InspectFile(f, layout.Head)
+		return err
+	})
+	if err != nil {
+		return used, fmt.Errorf("used bytes of dataset %s: %w", id, err)
+	}
+	return used, nil
+}
+
+// Reap implements backends.Pool.
+func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	root, err := p.home.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	r := reaper{layout: p.layout, catalog: p.catalog, images: p.images, remover: p.remover, root: root}
+	err = errors.Join(
+		r.incoming(ctx, drop),
+		r.deleting(ctx),
+		r.within(ctx, layout.Datasets),
+		r.within(ctx, layout.Copies),
+	)
+	made, tErr := p.templates.Reap(root)
+	r.count += made
+	if err = errors.Join(err, tErr); err != nil {
+		err = fmt.Errorf("reap pool %s: %w", p.name, err)
+	}
+	return r.count, err
 }
