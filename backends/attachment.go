@@ -1,5 +1,13 @@
 package backends
 
+import (
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
 // AttachOptions say how a dataset will be mounted.
 type AttachOptions struct {
 	ReadOnly bool
@@ -27,4 +35,38 @@ type Mount struct {
 // MountFlags are the flags of a mount.
 type MountFlags struct {
 	ReadOnly, NoDev bool
+}
+
+// Attached counts the attachments of datasets that were not released. The zero value is ready. It is safe for
+// concurrent use.
+type Attached struct {
+	mu    sync.Mutex
+	count map[uuid.UUID]int
+}
+
+// Add adds an attachment of a dataset. The returned function ends it.
+func (a *Attached) Add(id uuid.UUID) (release func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.count == nil {
+		a.count = map[uuid.UUID]int{}
+	}
+	a.count[id]++
+	return sync.OnceFunc(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.count[id]--; a.count[id] == 0 {
+			delete(a.count, id)
+		}
+	})
+}
+
+// None fails with dataset.ErrInUse if the dataset has attachments.
+func (a *Attached) None(id uuid.UUID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.count[id] > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	}
+	return nil
 }

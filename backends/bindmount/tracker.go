@@ -7,7 +7,6 @@ package bindmount
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,8 +21,7 @@ import (
 // Tracker counts the attachments of the datasets of a pool, and finds out whether a dataset is in use. The zero value
 // is ready. It is safe for concurrent use.
 type Tracker struct {
-	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+	attached backends.Attached
 
 	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.Elsewhere
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
@@ -31,13 +29,7 @@ type Tracker struct {
 
 // Attach attaches a directory, which is the head of a dataset; see backends.Pool.
 func (t *Tracker) Attach(id uuid.UUID, directory string, readOnly bool) backends.Attachment {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.attached == nil {
-		t.attached = map[uuid.UUID]int{}
-	}
-	t.attached[id]++
-	var once sync.Once
+	release := t.attached.Add(id)
 	return backends.Attachment{
 		Mount: backends.Mount{
 			Source: directory,
@@ -46,17 +38,9 @@ func (t *Tracker) Attach(id uuid.UUID, directory string, readOnly bool) backends
 			Flags: backends.MountFlags{ReadOnly: readOnly, NoDev: true},
 		},
 		Release: func() error {
-			once.Do(func() { t.release(id) })
+			release()
 			return nil
 		},
-	}
-}
-
-func (t *Tracker) release(id uuid.UUID) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.attached[id]--; t.attached[id] == 0 {
-		delete(t.attached, id)
 	}
 }
 
@@ -76,11 +60,8 @@ const (
 // process. A backend calls Idle before it replaces or destroys a head, or copies one file by file. A check
 // that fails is an error.
 func (t *Tracker) Idle(ctx context.Context, id uuid.UUID, folder string) error {
-	t.mu.Lock()
-	n := t.attached[id]
-	t.mu.Unlock()
-	if n > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	if err := t.attached.None(id); err != nil {
+		return err
 	}
 	began := clock.System{}.Steady()
 	for try := 0; ; try++ {

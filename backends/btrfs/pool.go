@@ -170,25 +170,12 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	f, err := p.shelf.FindAny(id)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if f.State == backends.EntryCopy {
-		return p.copier.commit(f)
-	}
-	return p.shelf.Commit(id)
+	return p.shelf.CommitAny(id, p.copier.commit)
 }
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.FindAny(d.ID)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.WriteRecord(d, sync)
+	return p.shelf.WriteRecord(d, sync)
 }
 
 // List implements backends.Pool.

@@ -61,14 +61,8 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	}
 	defer f.Close()
 	r.step("btrfs.receive.copy")
-	have, err := f.Received(d.Snapshot.ID, streamOf)
-	switch {
-	case err != nil:
-		return out, err
-	case have.Whole:
-		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
-	}
-	if err := d.Follows(have); err != nil {
+	out, whole, err := f.BeginReceive(d, streamOf)
+	if err != nil || whole {
 		return out, err
 	}
 	if err := r.space.room(); err != nil {

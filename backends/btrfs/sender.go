@@ -62,20 +62,8 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		}
 		defer old.Close()
 	}
-	frames, err := spool.NewWriter(w, spool.Header{
-		Kind:     Name,
-		Dataset:  src.Dataset,
-		Snapshot: src.Snapshot,
-		Base:     base,
-		Size:     kept.Limit,
-	}, from)
-	if err != nil {
-		return out, err
-	}
-	if err := btrfsctl.Send(ctx, tree, old, true, spool.Counting(frames, progress)); err != nil {
-		return out, err
-	}
-	return frames.Close()
+	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: kept.Limit}
+	return spool.Send(w, h, from, progress, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 }
 
 // Changed implements backends.Sender. The kernel lists the differences of two subvolumes without their data.

@@ -268,12 +268,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.Find(d.ID)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.WriteRecord(d, sync)
+	return p.shelf.WriteRecord(d, sync)
 }
 
 // List implements backends.Pool.

@@ -27,17 +27,15 @@ type attachments struct {
 	*storage
 	volumes    *volumes
 	encryption *encryption
-
-	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+	attached   backends.Attached
 }
 
 // Attach implements backends.Pool.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	p.attachments.hold(id)
+	release := p.attachments.attached.Add(id)
 	a, err := p.attachments.attach(ctx, id, opts)
 	if err != nil {
-		p.attachments.letGo(id)
+		release()
 		return a, fmt.Errorf("attach dataset %s: %w", id, err)
 	}
 	var once sync.Once
@@ -45,7 +43,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	a.Release = func() (err error) {
 		once.Do(func() {
 			err = end()
-			p.attachments.letGo(id)
+			release()
 		})
 		return err
 	}
@@ -146,20 +144,6 @@ func mountOptions(fsType string, more []string) []string {
 	return append(opts, more...)
 }
 
-func (a *attachments) hold(id uuid.UUID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.attached[id]++
-}
-
-func (a *attachments) letGo(id uuid.UUID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.attached[id]--; a.attached[id] == 0 {
-		delete(a.attached, id)
-	}
-}
-
 // A process that is being forked has a copy of our open files until its exec; udev reads a device after it was closed.
 const (
 	busyTries = 40
@@ -172,11 +156,8 @@ func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.attachme
 // unused fails with dataset.ErrInUse while a dataset is attached, or its device open or
 // mounted, in whichever mount namespace. A folder without a head is not in use.
 func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
-	a.mu.Lock()
-	n := a.attached[id]
-	a.mu.Unlock()
-	if n > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	if err := a.attached.None(id); err != nil {
+		return err
 	}
 	f, err := a.shelf.Find(id)
 	if errors.Is(err, dataset.ErrNotFound) {

@@ -234,9 +234,7 @@ func newPool(s *storage, keys backends.Keys) *Pool {
 	p := &Pool{storage: s}
 	p.volumes = &volumes{storage: s, atRest: map[string]dataset.Size{}}
 	p.encryption = &encryption{storage: s, keys: keys}
-	p.attachments = &attachments{
-		storage: s, volumes: p.volumes, encryption: p.encryption, attached: map[uuid.UUID]int{},
-	}
+	p.attachments = &attachments{storage: s, volumes: p.volumes, encryption: p.encryption}
 	p.space = &space{storage: s, volumes: p.volumes}
 	p.remover = &remover{storage: s, volumes: p.volumes, encryption: p.encryption}
 	p.maker = &maker{
@@ -307,12 +305,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.Find(d.ID)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.WriteRecord(d, sync)
+	return p.shelf.WriteRecord(d, sync)
 }
 
 // Used implements backends.Pool: the kernel counts a volume's blocks. Of one that is not active

@@ -84,39 +84,17 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	defer f.Close()
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	kept, err := f.Kept(keep.ID)
+	plan, err := f.PlanRestore(id, keep.ID,
+		func() error { return p.attachments.unused(ctx, ds) },
+		func(snapshot uuid.UUID) error { return p.DeleteSnapshot(ctx, ds, snapshot) })
 	switch {
-	case errors.Is(err, dataset.ErrNotFound):
-	case err != nil:
+	case err != nil || plan.Done:
 		return err
-	case kept.Tree != shelf.TreeOf(keep.ID):
-		return p.retire(ctx, f, kept.Tree) // done before: the former head is kept
-	default: // of a moment before: the head may have been written to since
-		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
-			return err
-		}
+	case plan.Kept != nil:
+		return p.retire(ctx, f, plan.Kept.Tree)
 	}
-	s, err := f.Kept(id)
-	if err != nil {
-		return err
-	}
-	if done, err := f.Restored(keep.ID); err != nil {
-		return err
-	} else if done {
-		return shelf.SyncDir(f.Root) // the former head that it kept was deleted since
-	}
-	old, err := f.Head()
-	if err != nil {
-		return err
-	}
-	fresh := shelf.RestoredTree(keep.ID)
-	if err := p.attachments.unused(ctx, ds); err != nil {
-		return err
-	}
-	if err := p.refill(ctx, f, s.Tree, old.Tree, fresh); err != nil {
+	old, fresh := plan.Old, shelf.RestoredTree(keep.ID)
+	if err := p.refill(ctx, f, plan.From.Tree, old.Tree, fresh); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	was := shelf.Kept{Snapshot: keep, Tree: old.Tree}

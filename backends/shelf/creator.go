@@ -126,3 +126,26 @@ func (c *creator) Commit(id uuid.UUID) error {
 	defer root.Close()
 	return root.Rename(filepath.Join(incomingArea, id.String()), filepath.Join(readyArea, id.String()))
 }
+
+// CommitAny is Commit for a backend that keeps copies. commitCopy commits the head of a copy.
+func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error {
+	f, err := c.catalog.FindAny(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.State == backends.EntryCopy {
+		return commitCopy(f)
+	}
+	return c.Commit(id)
+}
+
+// WriteRecord writes the record of a dataset or copy; see backends.Pool.
+func (c *creator) WriteRecord(d dataset.Dataset, sync bool) error {
+	f, err := c.catalog.FindAny(d.ID)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.WriteRecord(d, sync)
+}

@@ -140,6 +140,20 @@ func (f *Folder) Received(snapshot uuid.UUID,
 	return backends.Received{}, nil
 }
 
+// BeginReceive begins a delivery into the folder. If the snapshot is complete, it returns the stream by which it was
+// received and whole, and the snapshot is durable. It fails if the delivery does not continue the received part.
+func (f *Folder) BeginReceive(d backends.Delivery,
+	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (last backends.Stream, whole bool, err error) {
+	have, err := f.Received(d.Snapshot.ID, streamOf)
+	switch {
+	case err != nil:
+		return last, false, err
+	case have.Whole:
+		return have.Last, true, errors.Join(spool.Drop(f.Root), SyncDir(f.Root))
+	}
+	return last, false, d.Follows(have)
+}
+
 // Spool returns the spool in which the folder gathers a snapshot that arrives.
 func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spool {
 	return spool.Spool{

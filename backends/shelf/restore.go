@@ -59,14 +59,14 @@ func (f *Folder) PlanRestore(id, keep uuid.UUID, idle func() error, remove func(
 	if plan.From, err = f.Kept(id); err != nil {
 		return plan, err
 	}
-	if err := idle(); err != nil {
-		return plan, err
-	}
 	if plan.Done, err = f.Restored(keep); err != nil {
 		return plan, err
 	}
 	if plan.Done { // the snapshot that it kept was deleted since
 		return plan, SyncDir(f.Root)
+	}
+	if err := idle(); err != nil {
+		return plan, err
 	}
 	plan.Old, err = f.Head()
 	return plan, err

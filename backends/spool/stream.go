@@ -64,6 +64,20 @@ func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	return s, s.frame(framing.Start, raw)
 }
 
+// Send frames the stream that write writes, without its first from bytes. It returns the description of the stream.
+func Send(
+	w io.Writer, h Header, from int64, progress backends.Progress, write func(io.Writer) error,
+) (out backends.Stream, err error) {
+	s, err := NewWriter(w, h, from)
+	if err != nil {
+		return out, err
+	}
+	if err := write(Counting(s, progress)); err != nil {
+		return out, err
+	}
+	return s.Close()
+}
+
 // Write implements io.Writer. The frames do not depend on how the bytes are divided into calls.
 func (s *Writer) Write(b []byte) (int, error) {
 	n := 0

@@ -26,8 +26,7 @@ type attachments struct {
 
 	staging  sync.Mutex // held while a head of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
-	mu       sync.Mutex
-	attached map[uuid.UUID]int // attachments that were not released
+	attached backends.Attached
 }
 
 // fsType is the kernel's name of the filesystem type.
@@ -58,10 +57,10 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 		return backends.Attachment{}, fmt.Errorf("dataset %s: %w", id, err)
 	}
 	source, kind := head.name, fsType
-	p.attachments.hold(id)
+	release := p.attachments.attached.Add(id)
 	if p.home.fuse {
 		if source, err = p.attachments.stage(ctx, id, head.name); err != nil {
-			p.attachments.letGo(id)
+			release()
 			return backends.Attachment{}, err
 		}
 		kind = "bind"
@@ -74,24 +73,10 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 			Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
 		},
 		Release: func() error {
-			once.Do(func() { p.attachments.letGo(id); lock() })
+			once.Do(func() { release(); lock() })
 			return nil
 		},
 	}, nil
-}
-
-func (a *attachments) hold(id uuid.UUID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.attached[id]++
-}
-
-func (a *attachments) letGo(id uuid.UUID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.attached[id]--; a.attached[id] == 0 {
-		delete(a.attached, id)
-	}
 }
 
 // open opens the root of a head that is not mounted.
@@ -112,11 +97,8 @@ func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.attachment
 // unused fails with dataset.ErrInUse while a dataset is attached, or mounted in this mount
 // namespace or in another: it says where, or who has it.
 func (a *attachments) unused(id uuid.UUID) error {
-	a.mu.Lock()
-	n := a.attached[id]
-	a.mu.Unlock()
-	if n > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is about to be mounted", id)
+	if err := a.attached.None(id); err != nil {
+		return err
 	}
 	at, err := a.mountedAt(id)
 	if err != nil {

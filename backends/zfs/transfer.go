@@ -59,20 +59,10 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 		}
 		older = n.snapshotName(f.ID, b.FS, base)
 	}
-	frames, err := spool.NewWriter(w, spool.Header{
-		Kind:     Name,
-		Dataset:  src.Dataset,
-		Snapshot: src.Snapshot,
-		Base:     base,
-		Size:     s.Refquota,
-	}, from)
-	if err != nil {
-		return out, err
-	}
-	if err := n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), spool.Counting(frames, progress)); err != nil {
-		return out, err
-	}
-	return frames.Close()
+	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
+	return spool.Send(w, h, from, progress, func(w io.Writer) error {
+		return n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), w)
+	})
 }
 
 // sendArgs returns the arguments for the stream of a snapshot. older is its base, if it has one.
@@ -295,14 +285,8 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 		return out, err
 	}
 	defer f.Close()
-	have, err := f.Received(d.Snapshot.ID, cameBy)
-	switch {
-	case err != nil:
-		return out, err
-	case have.Whole:
-		return have.Last, errors.Join(spool.Drop(f.Root), shelf.SyncDir(f.Root))
-	}
-	if err := d.Follows(have); err != nil {
+	out, whole, err := f.BeginReceive(d, cameBy)
+	if err != nil || whole {
 		return out, err
 	}
 	if err := c.space.room(); err != nil {

@@ -232,7 +232,7 @@ type Pool struct {
 func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *Pool {
 	p := &Pool{storage: s, vdevs: own, listing: listing{clock: clock}}
 	p.keys = &datasetKeys{storage: s, source: keys}
-	p.attachments = &attachments{storage: s, attached: map[uuid.UUID]int{}, staged: map[uuid.UUID]bool{}}
+	p.attachments = &attachments{storage: s, staged: map[uuid.UUID]bool{}}
 	p.space = &space{storage: s}
 	p.remover = &remover{storage: s, attachments: p.attachments}
 	p.sender = &sender{storage: s, keys: p.keys}
@@ -338,25 +338,12 @@ func (p *Pool) Close() error {
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	f, err := p.shelf.FindAny(id)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if f.State == backends.EntryCopy {
-		return p.heads.commitCopy(f)
-	}
-	return p.shelf.Commit(id)
+	return p.shelf.CommitAny(id, p.heads.commitCopy)
 }
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	f, err := p.shelf.FindAny(d.ID)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.WriteRecord(d, sync)
+	return p.shelf.WriteRecord(d, sync)
 }
 
 // storage is what all parts of an open pool use: the records in the directory, the command, and the names of the ZFS
