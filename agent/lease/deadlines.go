@@ -144,14 +144,6 @@ func (b *Deadlines) alone() bool {
 	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
 }
 
-// NeedsPromises reports whether what control says is not sufficient to keep datasets open here, so that promises of
-// other nodes are needed.
-func (b *Deadlines) NeedsPromises() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.alone()
-}
-
 // FenceTime returns how long a fence of a dataset takes at most, according to the guard, or 0 if that is not known.
 func (b *Deadlines) FenceTime(id uuid.UUID) time.Duration {
 	b.mu.Lock()

@@ -190,14 +190,6 @@ func (v *Verifier) Delay() {
 	v.verifyAt = v.restarted
 }
 
-// EndGrace ends the time that an engine which has just started has to mount its containers' volumes again. Tests with
-// the system's clock call it.
-func (v *Verifier) EndGrace() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.restarted = 0
-}
-
 // CheckBy schedules a check of the unverified uses for the first heartbeat after at.
 func (v *Verifier) CheckBy(at time.Duration) {
 	v.mu.Lock()
