@@ -228,9 +228,7 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 		t.Errorf("a mount: %v", err)
 	}
 	h.WriteFile("near", "token", "served")
-	if got := h.ReadFile("near", "token"); got != "served" {
-		t.Errorf("the other pool: %q", got)
-	}
+	h.WantFile("near", "token", "served")
 	if n := r.events("pool.offline"); n != 1 {
 		t.Errorf("%d events say that it is offline", n)
 	}

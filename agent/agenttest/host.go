@@ -312,6 +312,14 @@ func (h *Host) ReadFile(volume, file string) string {
 	return string(b)
 }
 
+// WantFile mounts a volume and expects the content of a file.
+func (h *Host) WantFile(volume, file, want string) {
+	h.T.Helper()
+	if got := h.ReadFile(volume, file); got != want {
+		h.T.Errorf("%s: file %s of volume %s has %q, want %q", h.NodeName, file, volume, got, want)
+	}
+}
+
 // Pool returns the pool with the name default.
 func (h *Host) Pool() backends.Pool {
 	h.T.Helper()

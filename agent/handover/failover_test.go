@@ -59,9 +59,7 @@ func TestMountOnOtherNodeFailsOver(t *testing.T) {
 	d := auto(f, "db@auto", "kept")
 	switchedOff(f.A)
 	began := f.B.Clock.Steady()
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 	if took := f.B.Clock.Steady() - began; took < session {
 		t.Errorf("it was opened %v after its home was heard last", took)
 	}
@@ -180,9 +178,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 		t.Errorf("%+v", v.Dataset)
 	}
 	works.Store(true)
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("%q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 	ran := c.Calls()
 	if want := []string{"-f", "host-a", d.Home.String()}; len(ran) != 2 || ran[1].Name != "/bin/true" || !slices.Equal(ran[1].Args, want) {
 		t.Errorf("%+v", ran)

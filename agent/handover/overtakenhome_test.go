@@ -157,8 +157,6 @@ func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 	f.B.Config.Control = reached
 	f.B.Start()
 	agenttest.Await(t, func() bool { return f.B.WouldOpen(d.ID) })
-	if got := f.B.ReadFile("db", "token"); got != "all of it" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "all of it")
 	f.A.AwaitSettled(d.ID)
 }

@@ -43,9 +43,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
 	f.Submit(api.Request{Kind: dataset.OpClone, Volume: "kept", Options: map[string]string{"from": op.Snapshot.ID.String()}})
 	agenttest.Await(t, func() bool { _, err := f.Service.Volume(t.Context(), "kept"); return err == nil })
-	if got := f.A.ReadFile("kept", "token"); got != "new" {
-		t.Errorf("what the restore kept holds %q", got)
-	}
+	f.A.WantFile("kept", "token", "new")
 	putBack()
 	f.B.Start()
 	agenttest.Await(t, func() bool {
@@ -69,9 +67,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	f.AwaitGuests("db", f.B)
 	f.B.MustUnmount("db", "user")
 	f.AwaitGuests("db")
-	if got := f.B.ReadFile("db", "token"); got != "old" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "old")
 	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}

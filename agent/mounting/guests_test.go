@@ -159,9 +159,7 @@ func TestGuestCrashesAtEveryAct(t *testing.T) {
 			}
 		}
 	}
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 }
 
 // With control away who has it mounted goes on, a further container too; nobody begins. What

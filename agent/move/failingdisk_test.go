@@ -66,12 +66,8 @@ func TestMoveFromAFailingDisk(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("by force: %+v", op.Problem)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "before" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.B.WantFile("db", "token", "before")
 	f.A.Start()
 	f.A.WriteFile("near", "token", "served")
-	if got := f.A.ReadFile("near", "token"); got != "served" {
-		t.Errorf("the other pool: %q", got)
-	}
+	f.A.WantFile("near", "token", "served")
 }

@@ -103,14 +103,10 @@ func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
 		}
 		f.A.Restart()
 	}
-	if got := f.B.ReadFile("db", "token"); got != "two" {
-		t.Errorf("its home has %q", got)
-	}
+	f.B.WantFile("db", "token", "two")
 	f.B.WriteFile("db", "token", "three")
 	f.Move("db", f.A)
-	if got := f.A.ReadFile("db", "token"); got != "three" {
-		t.Errorf("it came with %q", got)
-	}
+	f.A.WantFile("db", "token", "three")
 }
 
 // I3: what comes file by file comes beside the copy that it replaces. A move that does not come
@@ -162,9 +158,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 				}
 			}
 			f.Move("db", f.A)
-			if got := f.A.ReadFile("db", "token"); got != "two" {
-				t.Errorf("it came with %q", got)
-			}
+			f.A.WantFile("db", "token", "two")
 			agenttest.Await(t, func() bool { return hasOnly(f.A, d.ID) })
 			if pools[0] == "dir" {
 				return
@@ -177,9 +171,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			if err = errors.Join(err, f.A.Installer.TakePlaceAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
 				t.Error(err)
 			}
-			if got := f.A.ReadFile("db", "token"); got != "three" {
-				t.Errorf("what came took the place of what was written: %q", got)
-			}
+			f.A.WantFile("db", "token", "three")
 			if err := f.A.Pool().Delete(t.Context(), beside.ID); err != nil {
 				t.Error(err)
 			}

@@ -44,9 +44,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "before" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.A.WantFile("db", "token", "before")
 
 	f.B.Start()
 	agenttest.Await(t, func() bool { _, kept := f.B.Cache.Copy(d.ID); return kept })
@@ -240,9 +238,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			if _, kept := lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
 				t.Errorf("%+v, %v", e.Snapshots, err)
 			}
-			if got := f.B.ReadFile("db", "token"); got != "given up" {
-				t.Errorf("it goes on with %q", got)
-			}
+			f.B.WantFile("db", "token", "given up")
 		})
 	}
 }

@@ -70,9 +70,7 @@ func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Move("db", f.B)
-			if got := f.B.ReadFile("db", "token"); got != "late\n" {
-				t.Errorf("it arrived with %q", got)
-			}
+			f.B.WantFile("db", "token", "late\n")
 		})
 	}
 }

@@ -40,9 +40,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 			t.Errorf("on record: %+v", v)
 		}
 		from.AwaitSettled(d.ID)
-		if got := to.ReadFile("db", "token"); got != "second" {
-			t.Errorf("it holds %q", got)
-		}
+		to.WantFile("db", "token", "second")
 		e, err := to.Pool().Stat(t.Context(), d.ID)
 		if err != nil || e.State != backends.EntryReady || e.Problem != "" {
 			t.Errorf("%+v, %v", e, err)
@@ -54,9 +52,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 	if err := f.B.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "first" {
-		t.Errorf("the snapshot that travelled holds %q", got)
-	}
+	f.B.WantFile("db", "token", "first")
 	if list, err := f.A.Doctor(t.Context()); err != nil {
 		t.Error(err)
 	} else {
@@ -92,9 +88,7 @@ func TestMoveReusesUnchangedSnapshot(t *testing.T) {
 		if written {
 			want = "second"
 		}
-		if got := to.ReadFile("db", "token"); got != want {
-			t.Errorf("it holds %q", got)
-		}
+		to.WantFile("db", "token", want)
 		from.AwaitSettled(f.Recorded("db").ID)
 		if n := map[bool]int{false: 1, true: 2}[written]; taken != n {
 			t.Errorf("written to meanwhile %v: %d snapshots were taken, want %d", written, taken, n)
@@ -157,9 +151,7 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 				if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 					t.Fatalf("%s: %+v", op.State, op.Problem)
 				}
-				if got := f.A.ReadFile("db", "token"); got != "all of it" {
-					t.Errorf("it goes on with %q", got)
-				}
+				f.A.WantFile("db", "token", "all of it")
 			})
 		}
 	}
@@ -222,9 +214,7 @@ func TestMoveEndsWhenHomeHangs(t *testing.T) {
 	goOn()
 	f.B.Fuse.Set(-1, false, nil)
 	agenttest.Await(t, func() bool { _, given := f.A.Leases.Relinquished(d.ID); return !given })
-	if got := f.A.ReadFile("db", "token"); got != "new" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.A.WantFile("db", "token", "new")
 	op = f.AwaitEnd(f.BeginMove("db", f.B))
 	if op.State != dataset.OpDone {
 		t.Fatalf("%s: %+v", op.State, op.Problem)

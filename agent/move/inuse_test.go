@@ -86,9 +86,7 @@ func TestMoveContinuesAfterLastUnmount(t *testing.T) {
 		t.Fatalf("%+v", op.Problem)
 	}
 	f.A.AwaitSettled(d.ID)
-	if got := f.B.ReadFile("db", "token"); got != "old" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "old")
 }
 
 // What was given up is opened nowhere until the move has ended: not with control away,
@@ -129,9 +127,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 		t.Fatalf("%+v", op.Problem)
 	}
 	f.A.AwaitSettled(d.ID)
-	if got := f.B.ReadFile("db", "token"); got != "old" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "old")
 	if _, err := f.A.Mount(t.Context(), "db", "x"); err != nil && !errors.Is(err, dataset.ErrInUse) {
 		t.Errorf("it does not come back: %v", err)
 	}
@@ -261,17 +257,13 @@ func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
 				dd, ok := f.A.Cache.Dataset(d.ID)
 				return ok && dd.Epoch == epoch && f.A.Leases.MayOpen(dd, "mount") == nil
 			})
-			if got := f.A.ReadFile("db", "token"); got != "old" {
-				t.Errorf("it holds %q", got)
-			}
+			f.A.WantFile("db", "token", "old")
 			if e, err := f.B.Pool().Stat(t.Context(), d.ID); err == nil && (e.State != backends.EntryCopy || e.Promoted) {
 				t.Errorf("the target has %+v", e)
 			}
 			f.A.WriteFile("db", "token", "new")
 			f.Move("db", f.B)
-			if got := f.B.ReadFile("db", "token"); got != "new" {
-				t.Errorf("moved it holds %q", got)
-			}
+			f.B.WantFile("db", "token", "new")
 		})
 	}
 }
@@ -299,9 +291,7 @@ func TestMoveFromAFullPool(t *testing.T) {
 		t.Fatalf("the pool is not full: %v", err)
 	}
 	f.Move("db", f.B)
-	if got := f.B.ReadFile("db", "token"); got != "old" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "old")
 }
 
 // What is asked of a node that is not the home is done by the home.
@@ -374,7 +364,5 @@ func TestMoveOfVolumeMountedOutsideDrover(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Move("db", f.B)
-	if got := f.B.ReadFile("db", "token"); got != "late" {
-		t.Errorf("it arrived with %q", got)
-	}
+	f.B.WantFile("db", "token", "late")
 }

@@ -55,7 +55,5 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 		_, ids := has(f.A)
 		return !slices.ContainsFunc(before, func(id uuid.UUID) bool { return slices.Contains(ids, id) })
 	})
-	if got := f.A.ReadFile("db", "token"); got != "fourth" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "fourth")
 }

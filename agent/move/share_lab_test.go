@@ -136,9 +136,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	back = func() {}
 	f.AwaitNamed("the pool is back", func() bool { return !away() })
 	f.A.MustUnmount("db", "user")
-	if got := f.A.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "kept")
 }
 
 // network has what goes to the server, on this machine, come through or not.
@@ -227,7 +225,5 @@ func TestRestoreOnARealShare(t *testing.T) {
 	}
 	f.B.Start()
 	f.B.MustUnmount("db", "user")
-	if got := f.B.ReadFile("db", "token"); got != "old" {
-		t.Errorf("back again it reads %q", got)
-	}
+	f.B.WantFile("db", "token", "old")
 }

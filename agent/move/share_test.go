@@ -55,9 +55,7 @@ func TestMoveOnShareCopiesNothing(t *testing.T) {
 		if !os.SameFile(was, inode(to)) {
 			t.Error("it was copied")
 		}
-		if got := to.ReadFile("db", "token"); got != "later" {
-			t.Errorf("it holds %q", got)
-		}
+		to.WantFile("db", "token", "later")
 		if e, err := to.Pool().Stat(t.Context(), d.ID); err != nil || len(e.Snapshots) != 1 || e.Problem != "" || e.Record.Epoch != uint64(i+2) || e.Record.Home != to.Node() {
 			t.Errorf("it lies there as %+v, %v", e, err)
 		}
@@ -76,9 +74,7 @@ func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 	f.A.Restart()
 	f.A.NewVolume("db@hurry", nil)
 	f.A.WriteFile("db", "token", "kept")
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 	path := f.B.MustMount("db", "user")
 	if _, err := f.A.Mount(t.Context(), "db", "other"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "user") {
 		t.Errorf("mounted elsewhere meanwhile: %v", err)
@@ -87,9 +83,7 @@ func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 		t.Error(err)
 	}
 	f.B.MustUnmount("db", "user")
-	if got := f.A.ReadFile("db", "token"); got != "goes on" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "goes on")
 }
 
 // A home that was passed over by a person's word finds nothing to mount, nor takes it back:
@@ -107,9 +101,7 @@ func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 	if v := f.Recorded("db"); v.Home != f.B.Node() || v.Epoch != 2 || len(v.Copies) != 0 || len(v.Losses) != 0 {
 		t.Errorf("on record: %+v", v.Dataset)
 	}
@@ -123,9 +115,7 @@ func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 	f.A.Config.Control = link
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 }
 
 // A host that stands in for one that is gone, with the folder of that, does not take a volume
@@ -142,9 +132,7 @@ func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
 	if err := f.A.Mover.ClearPlace(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Errorf("cleared: %v", err)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "kept")
 }
 
 // What a crash left of a volume that went on at another node, which has not taken it yet, is
@@ -167,9 +155,7 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.Given{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.B.WantFile("db", "token", "kept")
 }
 
 // What lies with a home that was left, of a volume that its new home has not taken yet, is all
@@ -275,9 +261,7 @@ func TestMoveToCopyOfShareFails(t *testing.T) {
 	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 1 {
 		t.Errorf("on record: %+v", v.Dataset)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "kept")
 }
 
 // A pool on another share than it was made on is offline, and nothing is done in it, until its
@@ -303,9 +287,7 @@ func TestExchangedShareIsOffline(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.A.Restart()
-	if got := f.A.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "kept")
 }
 
 // A home that is cut off from control goes on; when another one takes its volume over, once a
@@ -341,9 +323,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
 	})
-	if got := g.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it goes on with %q", got)
-	}
+	g.B.WantFile("db", "token", "kept")
 	if v := g.Recorded("db"); v.Home != g.B.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.Kept) != 0 {
 		t.Errorf("%+v", v)
 	}
@@ -370,7 +350,5 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	if removed {
 		return
 	}
-	if got := g.B.ReadFile("db", "token"); got != "kept" {
-		t.Errorf("it holds %q", got)
-	}
+	g.B.WantFile("db", "token", "kept")
 }

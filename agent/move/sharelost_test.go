@@ -85,9 +85,7 @@ func TestInterruptedMoveOfFilesOnShare(t *testing.T) {
 			continue
 		}
 		f.Move("db", f.B)
-		if got := f.B.ReadFile("db", "token"); got != "kept" {
-			t.Errorf("it holds %q", got)
-		}
+		f.B.WantFile("db", "token", "kept")
 		f.Move("db", f.A)
 		f.B.AwaitSettled(d.ID)
 	}

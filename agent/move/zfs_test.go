@@ -27,9 +27,7 @@ func TestMoveOnZFS(t *testing.T) {
 			t.Errorf("on record: %+v", v)
 		}
 		f.Other(to).AwaitSettled(d.ID)
-		if got := to.ReadFile("db", "token"); got != "second" {
-			t.Errorf("it holds %q", got)
-		}
+		to.WantFile("db", "token", "second")
 		if e, err := to.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Problem != "" || e.Record.Home != to.Node() {
 			t.Errorf("%+v, %v", e, err)
 		}
@@ -38,7 +36,5 @@ func TestMoveOnZFS(t *testing.T) {
 	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "first" {
-		t.Errorf("the snapshot that travelled holds %q", got)
-	}
+	f.A.WantFile("db", "token", "first")
 }

@@ -117,9 +117,7 @@ func TestI3CommitRefusedAfterLostAnswerKeepsData(t *testing.T) {
 			if s := f.Recorded("db").Latest; s != uuid.Nil {
 				f.A.NewVolume("new@snapshot-"+s.String(), nil)
 			}
-			if got := f.A.ReadFile("new", "token"); got != "old" {
-				t.Errorf("it holds %q", got)
-			}
+			f.A.WantFile("new", "token", "old")
 		})
 	}
 }

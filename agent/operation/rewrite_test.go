@@ -35,9 +35,7 @@ func TestRewriteOnlyOfIdleVolume(t *testing.T) {
 	if op := f.AwaitEnd(rewrites(f, "db")); op.State != dataset.OpDone {
 		t.Errorf("%+v", op.Problem)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "one" {
-		t.Errorf("it has %q then", got)
-	}
+	f.A.WantFile("db", "token", "one")
 	f.A.MustMount("db", "user")
 	if op := f.AwaitEnd(rewrites(f, "db")); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "it is mounted by user") {
 		t.Errorf("of what is in use: %+v", op)

@@ -66,9 +66,7 @@ func TestForcedMoveGrowsSmallerCopy(t *testing.T) {
 	f.B.Stop()
 	ForceMove(f, "db", f.A, f.B)
 	WantSize(f.A, "db")
-	if got := f.A.ReadFile("db", "token"); got != "before" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.A.WantFile("db", "token", "before")
 	f.B.Start()
 }
 

@@ -70,9 +70,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	f.A.WriteFile("db", "token", "last")
 	f.Move("db", c)
 	WantSize(c, "db")
-	if got := c.ReadFile("db", "token"); got != "last" {
-		t.Errorf("it goes on with %q", got)
-	}
+	c.WantFile("db", "token", "last")
 	if u, known := c.Sizes.Deferred(d.ID); known {
 		t.Errorf("it is not of its size there: %+v", u)
 	}

@@ -256,9 +256,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", path, err)
 	}
-	if got := f.A.ReadFile("db", "token"); got != "lost" {
-		t.Errorf("it holds %q", got)
-	}
+	f.A.WantFile("db", "token", "lost")
 }
 
 // The agent dies at every act of a look, and of its end, before it and after. Started again

@@ -78,9 +78,7 @@ func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone || op.Loss.Taken.Before(written) {
 		t.Fatalf("%s: %+v, %+v", op.State, op.Problem, op.Loss)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "two" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.B.WantFile("db", "token", "two")
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
 }
@@ -98,9 +96,7 @@ func TestMoveToReplicaLeavesReplica(t *testing.T) {
 	written = time.Now()
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.A, "db", written) })
 	f.Move("db", f.A)
-	if got := f.A.ReadFile("db", "token"); got != "two" {
-		t.Errorf("back home it has %q", got)
-	}
+	f.A.WantFile("db", "token", "two")
 }
 
 // A home keeps what the next difference to a node rests on, for as long as that node says
@@ -230,9 +226,7 @@ func TestPromotionInterruptsRefresh(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Errorf("%s: %+v", op.State, op.Problem)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "one" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.B.WantFile("db", "token", "one")
 }
 
 // undecided is a control that does not say what became of an operation: what is brought

@@ -31,9 +31,7 @@ func TestReplicaOnZFS(t *testing.T) {
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("%s: %+v, %+v", op.State, op.Problem, op.Loss)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "two" {
-		t.Errorf("it goes on with %q", got)
-	}
+	f.B.WantFile("db", "token", "two")
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
 }
