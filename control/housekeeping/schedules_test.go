@@ -21,19 +21,23 @@ func scheduled(a *controltest.Agent) (kinds []dataset.OpKind) {
 	return kinds
 }
 
+// wantDue fails unless so many operations wait for the agent.
+func wantDue(a *controltest.Agent, want int, when string) {
+	a.Helper()
+	if got := a.OpenOperations(); len(got) != want {
+		a.Fatalf("%s: got %d operations %+v, want %d", when, len(got), got, want)
+	}
+}
+
 func TestSchedule(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("db@gold") // every quarter of an hour
 	a.MustCreate("plain@silver")
 	e.Round()
-	if n := len(a.OpenOperations()); n != 0 {
-		t.Fatalf("%d snapshots of a new volume", n)
-	}
+	wantDue(a, 0, "a new volume")
 	e.Tick(14 * time.Minute)
-	if n := len(a.OpenOperations()); n != 0 {
-		t.Fatalf("%d snapshots before the time", n)
-	}
+	wantDue(a, 0, "before the time")
 	for i := range 3 {
 		e.Tick(time.Minute)
 		for range 3 {
@@ -66,36 +70,26 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 	for range 20 {
 		e.Tick(15 * time.Minute)
 	}
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Fatalf("%d snapshots wait for the node", n)
-	}
+	wantDue(a, 1, "while the node is away")
 	// Nor does it when control restarts.
 	e.Restart()
 	for range 3 {
 		e.Tick(15 * time.Minute)
 	}
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Fatalf("%d snapshots wait for the node", n)
-	}
+	wantDue(a, 1, "while the node is away")
 	a.DoWork()
 	e.Tick(15 * time.Minute)
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Fatalf("%d snapshots are due when it is back", n)
-	}
+	wantDue(a, 1, "when the node is back")
 	a.DoWork()
 	// Control itself was away for a day.
 	e.Restart()
 	e.Tick(24 * time.Hour)
 	e.Round()
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Fatalf("%d snapshots to catch up with a day", n)
-	}
+	wantDue(a, 1, "after a day without control")
 	a.DoWork()
 	e.Restart()
 	e.Round()
-	if n := len(a.OpenOperations()); n != 0 {
-		t.Fatalf("%d snapshots again", n)
-	}
+	wantDue(a, 0, "after another restart")
 	e.CheckInvariants()
 }
 
@@ -113,9 +107,7 @@ func TestScheduleOfTwoServices(t *testing.T) {
 		e.Clock.Advance(15 * time.Minute)
 		e.Round()
 		other.Round()
-		if n := len(a.OpenOperations()); n != 1 {
-			t.Fatalf("%d snapshots", n)
-		}
+		wantDue(a, 1, "with two services")
 		a.DoWork()
 		other.Round()
 	}
@@ -134,20 +126,14 @@ func TestScheduleAfterFailure(t *testing.T) {
 	e.Round()
 	e.Restart()
 	e.Round()
-	if n := len(a.OpenOperations()); n != 0 {
-		t.Errorf("%d: asked for again at once", n)
-	}
+	wantDue(a, 0, "right after the failure")
 	e.Tick(15 * time.Minute)
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Errorf("%d at the next time", n)
-	}
+	wantDue(a, 1, "at the next time")
 	if _, err := e.CancelOperation(e.Ctx, a.OpenOperations()[0].ID.String()); err != nil {
 		t.Fatal(err)
 	}
 	e.Tick(15 * time.Minute)
-	if n := len(a.OpenOperations()); n != 1 {
-		t.Errorf("%d at the time after", n)
-	}
+	wantDue(a, 1, "at the time after that")
 }
 
 // Volumes come, go and change their profile between two rounds.
@@ -203,9 +189,7 @@ func TestScheduleOfOthers(t *testing.T) {
 		e.Round()
 	}
 	e.Tick(15 * time.Minute)
-	if got := len(a.OpenOperations()); got != 2 {
-		t.Errorf("%d snapshots, not 2", got)
-	}
+	wantDue(a, 2, "beside volumes without a schedule")
 	if len(e.Failures) != 3 { // each once
 		t.Errorf("%d failures: %v", len(e.Failures), e.Failures)
 	}
