@@ -88,30 +88,6 @@ func TestVerifyIsRefused(t *testing.T) {
 	}
 }
 
-// What the kernel has given up is seen; quotas that are off, and other filesystems, are not asked.
-func TestQuotasHold(t *testing.T) {
-	disk := scratch.Mount(t, "btrfs", scratch.Btrfs)
-	for _, path := range []string{disk, t.TempDir(), disk + "-x"} {
-		if verification.QuotasHold(path) {
-			t.Errorf("%s has none", path)
-		}
-	}
-	scratch.Quota(t, disk, "full")
-	scratch.Run(t, "btrfs", "subvolume", "create", filepath.Join(disk, "a"))
-	if err := os.WriteFile(filepath.Join(disk, "a", "file"), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	scratch.Run(t, "btrfs", "subvolume", "snapshot", filepath.Join(disk, "a"), filepath.Join(disk, "b"))
-	if !verification.QuotasHold(disk) {
-		t.Error("they do not hold from the start")
-	}
-	scratch.Run(t, "btrfs", "qgroup", "create", "1/7", disk)
-	scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", "0/256", "1/7", disk)
-	if verification.QuotasHold(disk) {
-		t.Error("they hold, and the kernel has given up")
-	}
-}
-
 // A pool that was just made is waited for until its node tells of it.
 func TestVerifyWaitsForANewPool(t *testing.T) {
 	w := theWorld()
