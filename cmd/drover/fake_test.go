@@ -129,7 +129,7 @@ func (f *fake) Snapshots(_ context.Context, ref string, p api.Page) (api.List[da
 			of = append(of, s)
 		}
 	}
-	return page(f, of, p, func(s dataset.Snapshot) string { return s.ID.String() }), err
+	return page(f, of, p, func(s dataset.Snapshot) string { return s.Dataset.String() + "/" + s.ID.String() }), err
 }
 
 func (f *fake) Snapshot(_ context.Context, ref, snapshot string) (dataset.Snapshot, error) {
