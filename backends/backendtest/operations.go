@@ -146,7 +146,7 @@ func crashOperations() []operation {
 			t.clone = t.fixture.clone(t.source(t.old))
 		}, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
 			done:  only(func(*trial, world) world { return world{} }),
-			check: func(t *trial, s *crashed, _ bool) { t.holds(t.clone.ID, "file", first) }},
+			check: func(t *trial, _ *crashed, _ bool) { t.holds(t.clone.ID, "file", first) }},
 		{name: "delete a clone", removes: true, prepare: func(t *trial) {
 			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			t.ok(err)

@@ -1,8 +1,6 @@
 package loop
 
 import (
-	"bytes"
-	"context"
 	"os"
 	"strings"
 	"testing"
@@ -13,21 +11,6 @@ import (
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
-
-// oneKey has one data key for every encrypted dataset.
-type oneKey struct{}
-
-func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
-	return bytes.Repeat([]byte("data key"), 8), nil
-}
-
-// keys returns the keys of the fixture's pool, or nil if it has none.
-func (f *fixture) keys() backends.Keys {
-	if f.containers.HasKeys() {
-		return oneKey{}
-	}
-	return nil
-}
 
 // newDataset returns a dataset that is encrypted if the pool has keys.
 func (f *fixture) newDataset(fs string) dataset.Dataset {

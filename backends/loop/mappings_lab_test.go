@@ -26,6 +26,30 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
+// oneKey has one data key for every encrypted dataset.
+type oneKey struct{}
+
+func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
+	return bytes.Repeat([]byte("data key"), 8), nil
+}
+
+// keys returns the keys of the fixture's pool, or nil if it has none.
+func (f *fixture) keys() backends.Keys {
+	if f.containers.HasKeys() {
+		return oneKey{}
+	}
+	return nil
+}
+
+// reopen returns the pool as a new process finds it.
+func (f *fixture) reopen(disk string) *fixture {
+	f.Helper()
+	b, rec := newBackend()
+	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys()})
+	f.must(err)
+	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
+}
+
 // encrypted returns a pool whose datasets are encrypted.
 func encrypted(t *testing.T, runner run.Runner) *fixture {
 	t.Helper()

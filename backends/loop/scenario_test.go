@@ -105,15 +105,6 @@ func (f *fixture) stage(fs string) cast {
 	return c
 }
 
-// reopen returns the pool as a new process finds it.
-func (f *fixture) reopen(disk string) *fixture {
-	f.Helper()
-	b, rec := newBackend()
-	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys()})
-	f.must(err)
-	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
-}
-
 // settled checks that an operation left no remains.
 func (f *fixture) settled() {
 	f.Helper()
